@@ -1,0 +1,16 @@
+"""Array backends for tinynet: what knows arrays and nothing of networks. Useful alone."""
+
+from tinynet_backends.backend import Backend, overrides, portable_operations
+from tinynet_backends.errors import BackendUnavailable
+from tinynet_backends.switch import available_backends, get_backend, set_backend, use_backend
+
+__all__ = [
+    "Backend",
+    "BackendUnavailable",
+    "available_backends",
+    "get_backend",
+    "overrides",
+    "portable_operations",
+    "set_backend",
+    "use_backend",
+]

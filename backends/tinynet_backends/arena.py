@@ -1,0 +1,48 @@
+"""The step arena: steps are alike, so the n-th request of a step gets the n-th buffer of the last one.
+
+It keeps the operating system from handing out, clearing and taking back the same pages at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+Array = Any
+
+
+class Arena:
+    """Buffers in the order in which a step asks for them. ``allocate(shape, dtype)`` makes one that is not there yet.
+
+    No buffer is handed out twice between two calls of `rewind`. A request for another shape than last time (the last,
+    smaller batch of an epoch) gets a view of the same bytes where they suffice, so that memory stays bounded by the
+    largest step.
+    """
+
+    def __init__(self, allocate: Callable[[tuple[int, ...], Any], Array]) -> None:
+        self.allocate = allocate
+        self.slots: list[tuple[tuple[int, ...], Any, Array, Array]] = []  # shape, dtype, view, all bytes' owner
+        self.next = 0
+
+    def rewind(self) -> Arena:
+        """Start over: all that was handed out may be handed out again."""
+        self.next = 0
+        return self
+
+    def take(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A buffer of ``shape`` and ``dtype`` whose values are not set."""
+        n, self.next = self.next, self.next + 1
+        if n == len(self.slots):
+            owner = self.allocate(shape, dtype)
+            self.slots.append((shape, dtype, owner, owner))
+            return owner
+        was, kind, view, owner = self.slots[n]
+        if was == shape and kind == dtype:
+            return view
+        if owner.dtype == dtype and owner.size >= prod(shape):
+            view = owner.reshape(-1)[: prod(shape)].reshape(shape)
+        else:
+            view = owner = self.allocate(shape, dtype)
+        self.slots[n] = (shape, dtype, view, owner)
+        return view

@@ -1,0 +1,285 @@
+"""What a backend does: the portable operations.
+
+Each operation is what one would want as a single kernel. Its body here, written in array API terms alone, *is* its
+specification; a subclass may replace it by something faster, and one test holds every replacement to the body below.
+A portable operation never calls another one through ``self``, so that it stays an oracle on every backend.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, TypeVar
+
+from tinynet_backends import exact, philox
+from tinynet_backends.permutation import permute
+
+Array = Any
+Formula = Callable[..., Any]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def portable(operation: F) -> F:
+    """Mark an operation as one that a backend may replace."""
+    operation.__portable__ = True  # type: ignore[attr-defined]
+    return operation
+
+
+class Backend:
+    """An array library on one device, and the operations that a network is made of.
+
+    ``xp`` is the array API namespace, ``device`` one of its devices (None: its default). Shapes below use ``n``
+    samples, ``i`` inputs, ``o`` outputs, ``k`` classes, ``p`` parameters; leading axes are allowed where "..." says so.
+    """
+
+    def __init__(self, name: str, xp: Any, device: Any = None) -> None:
+        self.name = name
+        self.xp = xp
+        self.device = device
+
+    def __repr__(self) -> str:
+        return f"<backend {self.name}>"
+
+    # Arrays in, arrays out ----------------------------------------------------------------------------------------
+
+    def dtype(self, name: str) -> Any:
+        """The library's own dtype object: 'float32', 'float64', 'int64', …"""
+        return getattr(self.xp, name)
+
+    def asarray(self, x: Any, dtype: str | None = None) -> Array:
+        """``x``, a host array or one of this backend's, as an array of this backend; copied only where it must be."""
+        kind = None if dtype is None else self.dtype(dtype)
+        if self.owns(x):
+            return x if kind is None else self.xp.astype(x, kind, copy=False)
+        return self.xp.asarray(x, dtype=kind, device=self.device)
+
+    def to_numpy(self, x: Array) -> Any:
+        """``x`` as a NumPy array on the host. Waits for the device: the only crossing."""
+        import numpy as np
+
+        return np.asarray(x)
+
+    def owns(self, x: Any) -> bool:
+        """Whether ``x`` is an array of this library on this device."""
+        import array_api_compat
+
+        if not array_api_compat.is_array_api_obj(x):
+            return False
+        if array_api_compat.array_namespace(x) is not self.xp:
+            return False
+        return self.device is None or bool(array_api_compat.device(x) == self.device)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array of ``dtype`` (this library's) whose values are not set."""
+        return self.xp.empty(shape, dtype=dtype, device=self.device)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self.xp.zeros(shape, dtype=dtype, device=self.device)
+
+    def arange(self, start: int, stop: int) -> Array:
+        """int64 numbers start, …, stop - 1."""
+        return self.xp.arange(start, stop, dtype=self.xp.int64, device=self.device)
+
+    @property
+    def generator(self) -> Backend:
+        """The backend on which integer streams are computed: itself, if its library has all of uint64 arithmetic."""
+        return self
+
+    def compile(self, step: F) -> F:
+        """``step``, made ready to run many times. What it returns lives until its next call: copy what is to stay."""
+        return step
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was asked to."""
+
+    def versions(self) -> str:
+        """What this is made of, in one line, for reports."""
+        return f"{getattr(self.xp, '__name__', self.name)} {getattr(self.xp, '__version__', '')}".strip()
+
+    # Dense layers ---------------------------------------------------------------------------------------------------
+
+    @portable
+    def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
+        """``x @ w + b``: (..., n, i), (..., i, o), (..., o) -> (..., n, o)."""
+        y = x @ w
+        return y if b is None else y + b[..., None, :]
+
+    @portable
+    def affine_grad(
+        self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
+    ) -> tuple[Array | None, Array, Array | None]:
+        """Gradients of `affine`: ``dx`` (..., n, i) unless not needed, ``dw`` (..., i, o), ``db`` (..., o) if
+        ``bias``."""
+        xp = self.xp
+        dx = dy @ xp.matrix_transpose(w) if need_dx else None
+        return dx, xp.matrix_transpose(x) @ dy, xp.sum(dy, axis=-2) if bias else None
+
+    # Elementwise ----------------------------------------------------------------------------------------------------
+
+    @portable
+    def elementwise(self, formula: Formula, *arrays: Array) -> Array:
+        """``formula(xp, *arrays)``: arrays of one shape and dtype -> the same. The formula must act on each element
+        alone."""
+        return formula(self.xp, *arrays)
+
+    @portable
+    def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
+        """In place: ``arrays[:] = formula(xp, *arrays, *inputs, *scalars)``, all (p,) vectors, element by element.
+
+        Ctrl-C waits: either all arrays are the new ones or none is, so that an interrupted run has whole weights.
+        """
+        new = formula(self.xp, *arrays, *inputs, *scalars)
+        interrupt = None
+        while new is not None:
+            try:
+                for a, value in zip(arrays, new, strict=True):
+                    a[...] = value
+                new = None
+            except KeyboardInterrupt as e:  # writing again what is written already does no harm
+                interrupt = e
+        if interrupt is not None:
+            raise interrupt
+
+    @portable
+    def pack(self, parts: Sequence[Array], out: Array) -> Array:
+        """``out`` (p,), in place: the parts, flattened in C order, one behind the other."""
+        start = 0
+        for part in parts:
+            stop = start + prod(part.shape)
+            out[start:stop] = self.xp.reshape(part, (-1,))
+            start = stop
+        return out
+
+    @portable
+    def clip_norm(self, g: Array, max_norm: float) -> Array:
+        """In place: scale ``g`` (p,) so that its Euclidean norm is at most ``max_norm``; the norm before, as () array.
+
+        The factor is ``min(1, max_norm / (norm + 1e-6))``, PyTorch's ``clip_grad_norm_``; NaN and infinity spread.
+        """
+        xp = self.xp
+        norm = xp.sqrt(xp.sum(g * g))
+        g[...] = g * xp.clip(max_norm / (norm + 1e-6), None, 1.0)
+        return norm
+
+    # Rows -----------------------------------------------------------------------------------------------------------
+
+    @portable
+    def softmax(self, x: Array) -> Array:
+        """Softmax over the last axis: (..., k) -> (..., k)."""
+        xp = self.xp
+        e = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
+        return e / xp.sum(e, axis=-1, keepdims=True)
+
+    @portable
+    def softmax_grad(self, dy: Array, y: Array) -> Array:
+        """Gradient of `softmax` from its output ``y``: (..., k), (..., k) -> (..., k)."""
+        return y * (dy - self.xp.sum(dy * y, axis=-1, keepdims=True))
+
+    @portable
+    def normalize(
+        self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
+    ) -> tuple[Array, Array, Array, Array, Array]:
+        """``gamma * (x - mean) / sqrt(var + eps) + beta`` with mean and biased variance along ``axis``.
+
+        x (n, i); gamma, beta (i,). axis -1 is layer norm (Ba, Kiros, Hinton 2016), axis -2 batch norm (Ioffe, Szegedy
+        2015). Returns y and what the gradient and running statistics need: normed x (n, i), 1/std, mean, var.
+        """
+        xp = self.xp
+        mean = xp.mean(x, axis=axis, keepdims=True)
+        centred = x - mean
+        var = xp.mean(centred * centred, axis=axis, keepdims=True)
+        rstd = 1.0 / xp.sqrt(var + eps)
+        normed = centred * rstd
+        return normed * gamma + beta, normed, rstd, mean, var
+
+    @portable
+    def normalize_grad(
+        self, dy: Array, normed: Array, rstd: Array, gamma: Array, axis: int
+    ) -> tuple[Array, Array, Array]:
+        """Gradients of `normalize`: dx (n, i), dgamma (i,), dbeta (i,)."""
+        xp = self.xp
+        d = dy * gamma
+        along = xp.mean(d, axis=axis, keepdims=True), xp.mean(d * normed, axis=axis, keepdims=True)
+        dx = rstd * (d - along[0] - normed * along[1])
+        return dx, xp.sum(dy * normed, axis=-2), xp.sum(dy, axis=-2)
+
+    # Losses: value and gradient together --------------------------------------------------------------------------
+
+    @portable
+    def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
+        """``sum(scale * l)`` () and its gradient in ``y`` (n, o), for ``l, dl = formula(xp, y, target)``; scale
+        (n,)."""
+        xp = self.xp
+        value, slope = formula(xp, y, target)
+        rows = scale[:, None]
+        return xp.sum(value * rows), slope * rows
+
+    @portable
+    def softmax_cross_entropy(
+        self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        """``-sum_i scale_i sum_k q_ik log softmax(z)_ik`` () and its gradient (n, k); logits z (n, k), scale (n,).
+
+        target: integer labels (n,) or probabilities t (n, k); ``q = class_weight * ((1 - smoothing) t + smoothing /
+        k)``.
+        """
+        xp = self.xp
+        k = z.shape[-1]
+        if target.ndim == 1:
+            classes = xp.arange(k, dtype=target.dtype, device=self.device)
+            target = xp.astype(target[:, None] == classes[None, :], z.dtype)
+        q = target * (1.0 - smoothing) + smoothing / k
+        if class_weight is not None:
+            q = q * class_weight
+        shifted = z - xp.max(z, axis=-1, keepdims=True)
+        e = xp.exp(shifted)
+        total = xp.sum(e, axis=-1, keepdims=True)
+        rows = scale[:, None]
+        # 0 * -inf is 0 here: a class that cannot occur costs nothing where the target does not ask for it
+        terms = xp.where(q == 0, xp.zeros_like(q), q * (shifted - xp.log(total)))
+        dz = (e / total * xp.sum(q, axis=-1, keepdims=True) - q) * rows
+        return -xp.sum(terms * rows), dz
+
+    # Numbers by counter -----------------------------------------------------------------------------------------------
+
+    @portable
+    def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
+        """Words start, …, start + n - 1 of a Philox4x64-10 stream: (n,) uint64, those of `numpy.random.Philox`."""
+        return philox.words(self.xp, key, counter, start, n, device=self.device)
+
+    @portable
+    def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array) -> Array:
+        """Blocks of four words of the same stream by number: (n,) int64 -> (n, 4) uint64."""
+        return philox.blocks_at(self.xp, key, counter, index)
+
+    @portable
+    def dropout(
+        self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
+    ) -> tuple[Array, Array]:
+        """``x / (1 - rate)`` where a uniform number is at least ``rate``, else 0; and that mask, both x's shape."""
+        xp = self.xp
+        size = prod(x.shape)
+        u = exact.uniform32(xp, philox.words(xp, key, counter, 0, (size + 1) // 2, device=self.device))
+        keep = xp.reshape(u[:size] >= rate, x.shape)
+        return xp.where(keep, x * (1.0 / (1.0 - rate)), xp.zeros_like(x)), keep
+
+    @portable
+    def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
+        """Places of ``index`` (m,) int64 in a keyed shuffle of range(n): (m,) int64, in O(m) memory."""
+        return permute(self.xp, index, n, keys)
+
+
+def portable_operations() -> tuple[str, ...]:
+    """Names of the operations that a backend may replace."""
+    return tuple(name for name, f in vars(Backend).items() if getattr(f, "__portable__", False))
+
+
+def overrides(backend: Backend) -> dict[str, Callable[..., Any]]:
+    """The portable operations that ``backend`` replaces, by name."""
+    own = {}
+    for name in portable_operations():
+        method = inspect.getattr_static(type(backend), name)
+        if method is not vars(Backend)[name]:
+            own[name] = getattr(backend, name)
+    return own

@@ -1,0 +1,63 @@
+"""CuPy on one CUDA device: the portable operations as they stand, eager and correct."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from tinynet_backends.backend import Array, Backend, F
+from tinynet_backends.errors import BackendUnavailable
+
+_EXTRA = "install one of the extras cuda12 and cuda13, whichever fits the driver"
+
+
+class CupyBackend(Backend):
+    def __init__(self, number: int = 0) -> None:
+        try:
+            import cupy as cp
+            from array_api_compat import cupy as xp
+        except ImportError as e:
+            raise BackendUnavailable(f"backend 'cupy' cannot be imported ({e}): {_EXTRA}") from e
+        try:
+            count = cp.cuda.runtime.getDeviceCount()
+        except Exception as e:
+            raise BackendUnavailable(
+                f"backend 'cupy' finds no CUDA device ({e}): check the driver, or use 'numpy'"
+            ) from e
+        if number >= count:
+            raise BackendUnavailable(f"backend 'cupy:{number}' is not there: devices are 0 to {count - 1}")
+        super().__init__("cupy" if number == 0 else f"cupy:{number}", xp, cp.cuda.Device(number))
+        self._cp = cp
+
+    def _here(self) -> AbstractContextManager[Any]:
+        device: AbstractContextManager[Any] = self._cp.cuda.Device(self.device.id)
+        return device
+
+    def asarray(self, x: Any, dtype: str | None = None) -> Array:
+        with self._here():
+            return super().asarray(x, dtype)
+
+    def to_numpy(self, x: Array) -> Any:
+        return self._cp.asnumpy(x)
+
+    def compile(self, step: F) -> F:
+        def compiled(*args: Any) -> Any:
+            with self._here():
+                return step(*args)
+
+        return compiled  # type: ignore[return-value]
+
+    def synchronize(self) -> None:
+        with self._here():
+            self._cp.cuda.get_current_stream().synchronize()
+
+    def versions(self) -> str:
+        runtime = self._cp.cuda.runtime
+        name = runtime.getDeviceProperties(self.device.id)["name"].decode()
+        return f"CuPy {self._cp.__version__}, CUDA {runtime.runtimeGetVersion()}, {name}"
+
+
+def make(device: str | None) -> CupyBackend:
+    if device is not None and not device.isdecimal():
+        raise ValueError(f"backend 'cupy' numbers its devices, not {device!r}: write 'cupy:0'")
+    return CupyBackend(int(device or 0))

@@ -1,0 +1,5 @@
+"""The error of a backend that was asked for and is not there."""
+
+
+class BackendUnavailable(RuntimeError):
+    """A known backend that cannot run here; the message says what to install."""

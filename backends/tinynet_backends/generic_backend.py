@@ -1,0 +1,72 @@
+"""Any other array API library: the portable operations as they stand, best effort.
+
+Integer streams are drawn on the host, because not every library has all of uint64 arithmetic; the bits are the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from tinynet_backends.backend import Array, Backend
+from tinynet_backends.errors import BackendUnavailable
+from tinynet_backends.numpy_backend import NumpyBackend
+
+# Library -> its array API namespace. A fixed table: a name from a file or a command line never imports anything else.
+NAMESPACES = {"torch": "array_api_compat.torch", "dpnp": "dpnp"}
+
+
+class GenericBackend(Backend):
+    def __init__(self, name: str, xp: Any, device: Any = None) -> None:
+        super().__init__(name, xp, device)
+        self._host = NumpyBackend()
+
+    @property
+    def generator(self) -> Backend:
+        return self._host
+
+    def asarray(self, x: Any, dtype: str | None = None) -> Array:
+        if not self.owns(x):
+            x = self._host.xp.array(
+                x, dtype
+            )  # a copy: libraries share memory with NumPy arrays, and some refuse read-only ones
+        return super().asarray(x, dtype)
+
+    def to_numpy(self, x: Array) -> Any:
+        import array_api_compat
+
+        return super().to_numpy(array_api_compat.to_device(x, "cpu"))
+
+    def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
+        return self.asarray(self._host.words(key, counter, start, n))
+
+    def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array) -> Array:
+        return self.asarray(self._host.words_at(key, counter, self.to_numpy(index)))
+
+    def dropout(
+        self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
+    ) -> tuple[Array, Array]:
+        ones = self._host.xp.ones(x.shape, "float32")
+        keep = self.asarray(self._host.dropout(ones, rate, key, counter)[1])
+        return self.xp.where(keep, x * (1.0 / (1.0 - rate)), self.xp.zeros_like(x)), keep
+
+    def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
+        return self.asarray(self._host.permute(self.to_numpy(index), n, keys))
+
+
+def make(name: str, device: str | None) -> GenericBackend:
+    try:
+        xp = importlib.import_module(NAMESPACES[name])
+    except ImportError as e:
+        raise BackendUnavailable(f"backend {name!r} needs a package that is missing ({e}): install {name}") from e
+    place: Any = device
+    if name == "torch":
+        import torch
+
+        try:
+            place = torch.device(device or "cpu")
+            torch.empty(0, device=place)
+        except Exception as e:
+            line = str(e).splitlines()[0]
+            raise BackendUnavailable(f"backend 'torch' has no device {device!r} ({line}): write 'torch'") from e
+    return GenericBackend(name if device is None else f"{name}:{device}", xp, place)

@@ -1,0 +1,117 @@
+"""NumPy on the CPU: the portable operations, with memory that stays and blocks that fit the cache."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinynet_backends import exact
+from tinynet_backends.arena import Arena
+from tinynet_backends.backend import Array, Backend, F, Formula
+
+BLOCK = 16384  # elements: a handful of float32 temporaries of this length fit a 1 MiB second-level cache
+
+
+class NumpyBackend(Backend):
+    def __init__(self, name: str = "numpy") -> None:
+        super().__init__(name, np)
+        self._running = threading.local()
+
+    def owns(self, x: Any) -> bool:
+        return isinstance(x, np.ndarray)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        arena: Arena | None = getattr(self._running, "arena", None)
+        return np.empty(shape, dtype) if arena is None else arena.take(shape, dtype)
+
+    def compile(self, step: F) -> F:
+        """``step`` with an arena of its own: its n-th buffer is the n-th buffer of its last call.
+
+        Floating-point warnings are off inside: what they would say, a loss that is not finite says.
+        """
+        arena = Arena(np.empty)
+        running = self._running
+
+        def compiled(*args: Any) -> Any:
+            outer = getattr(running, "arena", None)
+            running.arena = arena.rewind()
+            try:
+                with np.errstate(all="ignore"):
+                    return step(*args)
+            finally:
+                running.arena = outer
+
+        return compiled  # type: ignore[return-value]
+
+    def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
+        if x.ndim != 2 or w.ndim != 2:
+            return super().affine(x, w, b)
+        y = np.matmul(x, w, out=self.empty((x.shape[0], w.shape[1]), x.dtype))
+        if b is not None:
+            y += b
+        return y
+
+    def affine_grad(
+        self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
+    ) -> tuple[Array | None, Array, Array | None]:
+        if x.ndim != 2 or w.ndim != 2:
+            return super().affine_grad(dy, x, w, bias, need_dx)
+        dx = np.matmul(dy, w.T, out=self.empty(x.shape, x.dtype)) if need_dx else None
+        dw = np.matmul(x.T, dy, out=self.empty(w.shape, w.dtype))
+        return dx, dw, np.add.reduce(dy, 0) if bias else None
+
+    def elementwise(self, formula: Formula, *arrays: Array) -> Array:
+        x = arrays[0]
+        size = x.size
+        if size <= BLOCK or not all(a.flags.c_contiguous for a in arrays):
+            return formula(np, *arrays)
+        flat = [a.reshape(-1) for a in arrays]
+        out = self.empty(x.shape, x.dtype)
+        y = out.reshape(-1)
+        for start in range(0, size, BLOCK):
+            block = slice(start, start + BLOCK)
+            y[block] = formula(np, *[a[block] for a in flat])
+        return out
+
+    def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
+        size = arrays[0].size
+        start, new, interrupt = 0, None, None
+        while start < size:
+            block = slice(start, start + BLOCK)
+            try:
+                if new is None:
+                    new = formula(np, *[a[block] for a in arrays], *[a[block] for a in inputs], *scalars)
+                for a, value in zip(arrays, new, strict=True):
+                    a[block] = value
+                start, new = block.stop, None  # two stores, between which Python looks at no signal
+            except KeyboardInterrupt as e:
+                interrupt = e
+        if interrupt is not None:
+            raise interrupt
+
+    def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
+        first, skip = divmod(start, 4)
+        bits = np.random.Philox(key=np.asarray(key, np.uint64), counter=np.asarray((first, *counter), np.uint64))
+        return bits.random_raw(skip + n)[skip:]
+
+    def dropout(
+        self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
+    ) -> tuple[Array, Array]:
+        size = x.size
+        u = exact.uniform32(np, self.words(key, counter, 0, (size + 1) // 2))
+        keep = (u[:size] >= rate).reshape(x.shape)
+        y = np.multiply(x, 1.0 / (1.0 - rate), out=self.empty(x.shape, x.dtype))
+        y[~keep] = 0.0  # not a product with the mask: infinity times 0 is NaN
+        return y, keep
+
+    def versions(self) -> str:
+        return f"NumPy {np.__version__}"
+
+
+def make(device: str | None) -> NumpyBackend:
+    if device is not None:
+        raise ValueError(f"backend 'numpy' has no devices, not {device!r}: write 'numpy'")
+    return NumpyBackend()

@@ -1,0 +1,70 @@
+"""Philox4x64-10, the counter-based generator behind every random number: NumPy's own words on any array library.
+
+J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw (2011), *Parallel random numbers: as easy as 1, 2, 3*, SC '11,
+doi:10.1145/2063384.2063405. A word is a pure function of a key and a 256-bit counter, so any part of a stream can be
+had without the parts before it. Only uint64 ``+ * & ^ >>`` are used: the bits are the same on every device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Array = Any
+
+_MULTIPLIER = 0xD2E7470EE14C6C93, 0xCA5A826395121157
+_WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
+_LOW32 = 0xFFFFFFFF
+_LOW64 = 0xFFFFFFFFFFFFFFFF
+
+
+def words(
+    xp: Any, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int, device: Any = None
+) -> Array:
+    """Words ``start .. start + n`` of the stream (key, counter): (n,) uint64; ``0 <= start <= 2**64``.
+
+    The stream is the one that ``np.random.Philox(key=key, counter=[0, *counter]).random_raw`` gives.
+    """
+    first, skip = divmod(start, 4)
+    index = xp.arange((skip + n + 3) // 4, dtype=xp.uint64, device=device)
+    return xp.reshape(blocks_at(xp, key, counter, index + first), (-1,))[skip : skip + n]
+
+
+def blocks_at(xp: Any, key: tuple[int, int], counter: tuple[int, int, int], index: Array) -> Array:
+    """Row ``r`` is words ``4 * index[r] .. + 4`` of the stream (key, counter): (n,) int64 or uint64 -> (n, 4)
+    uint64."""
+    # NumPy increments its counter before it makes a block, so block 0 is the one at counter 1.
+    return xp.stack(blocks(xp, xp.astype(index, xp.uint64) + 1, *counter, key), axis=1)
+
+
+def blocks(
+    xp: Any, c0: Array, c1: Array | int, c2: Array | int, c3: Array | int, key: tuple[int, int]
+) -> tuple[Array, Array, Array, Array]:
+    """The four words of the block at each counter: uint64 ``c0``, and uint64 or int ``c1 c2 c3`` -> four of ``c0``'s
+    shape.
+
+    The counter is (c0, c1, c2, c3), least significant word first; ints are in [0, 2**64).
+    """
+    if c0.ndim == 0:
+        # NumPy turns 0-d results into scalars, and scalars warn where arrays wrap around.
+        c0, c1, c2, c3 = (c if isinstance(c, int) else xp.reshape(c, (1,)) for c in (c0, c1, c2, c3))
+        w0, w1, w2, w3 = (xp.reshape(w, ()) for w in blocks(xp, c0, c1, c2, c3, key))
+        return w0, w1, w2, w3
+    k0, k1 = key
+    for _ in range(10):
+        high0, low0 = _multiply(_MULTIPLIER[0], c0)
+        high1, low1 = _multiply(_MULTIPLIER[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _LOW64, (k1 + _WEYL[1]) & _LOW64
+    return c0, c1, c2, c3
+
+
+def _multiply(m: int, x: Array | int) -> tuple[Array | int, Array | int]:
+    """The high and the low 64 bits of ``m * x``, by the schoolbook product of 32-bit halves; no sum below exceeds 64
+    bits."""
+    if isinstance(x, int):  # counter words that are the same for all blocks cost nothing until they meet an array
+        return (m * x) >> 64, (m * x) & _LOW64
+    m0, m1 = m & _LOW32, m >> 32
+    x0, x1 = x & _LOW32, x >> 32
+    middle = x1 * m0 + ((x0 * m0) >> 32)
+    carry = x0 * m1 + (middle & _LOW32)
+    return x1 * m1 + (middle >> 32) + (carry >> 32), x * m

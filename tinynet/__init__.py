@@ -1,0 +1,100 @@
+"""tinynet: a neural network written once against the array API standard, on NumPy or CuPy, fed by data that is never
+stored."""
+
+from tinynet import data, initializers, losses, metrics, optim, schedules
+from tinynet.activations import ELU, GELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from tinynet.data import Arrays, Dataset, Loader
+from tinynet.errors import DivergedError, ModelFileError, StopTraining
+from tinynet.files import load
+from tinynet.layers import Context, Dense, Flatten, Layer, Residual, Sequential
+from tinynet.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Hinge,
+    Huber,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Poisson,
+    Quantile,
+    SumSquaredError,
+)
+from tinynet.model import Model
+from tinynet.optim import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
+from tinynet.regularization import BatchNorm, Dropout, LayerNorm
+from tinynet.training import EarlyStopping, History, Report, Run, fit, train
+from tinynet_backends import (
+    Backend,
+    BackendUnavailable,
+    available_backends,
+    get_backend,
+    overrides,
+    set_backend,
+    use_backend,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Arrays",
+    "Backend",
+    "BackendUnavailable",
+    "BatchNorm",
+    "BinaryCrossEntropy",
+    "Context",
+    "CrossEntropy",
+    "Dataset",
+    "Dense",
+    "DivergedError",
+    "Dropout",
+    "EarlyStopping",
+    "Flatten",
+    "Hinge",
+    "History",
+    "Huber",
+    "Identity",
+    "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "Lion",
+    "Loader",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Model",
+    "ModelFileError",
+    "NAdam",
+    "Poisson",
+    "Quantile",
+    "RMSprop",
+    "ReLU",
+    "Report",
+    "Residual",
+    "Run",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "StopTraining",
+    "SumSquaredError",
+    "Tanh",
+    "available_backends",
+    "data",
+    "fit",
+    "get_backend",
+    "initializers",
+    "load",
+    "losses",
+    "metrics",
+    "optim",
+    "overrides",
+    "schedules",
+    "set_backend",
+    "train",
+    "use_backend",
+]

@@ -1,0 +1,7 @@
+"""``python -m tinynet``"""
+
+import sys
+
+from tinynet.cli import main
+
+sys.exit(main())

@@ -1,0 +1,191 @@
+"""The command: ``tinynet train`` and ``tinynet info``. A user's mistake is one line on standard error and exit code
+2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from time import perf_counter
+
+from tinynet import __version__
+from tinynet.config import Config, parse, parse_option, read
+from tinynet.data import Spirals
+from tinynet.errors import DivergedError
+from tinynet.files import write_atomically
+from tinynet.model import Model
+from tinynet.training import EarlyStopping, History, fit
+from tinynet_backends import BackendUnavailable, available_backends, get_backend
+
+EXAMPLES = """\
+examples:
+  tinynet train                                       three noisy spirals, 5 million samples
+  tinynet train --data moons --samples 1e6 --hidden 16
+  tinynet train --data spirals --set n_classes=5 --set noise=0.05
+  tinynet train runs/mine/config.toml --seed 1        the same again, with another seed
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code: 0 done, 1 diverged, 2 a mistake in what was asked, 130 Ctrl-C."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        return code
+    except DivergedError as e:
+        print(f"tinynet: {e}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, OSError, BackendUnavailable) as e:
+        print(f"tinynet: error: {_one_line(e)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tinynet: interrupted", file=sys.stderr)
+        return 130
+
+
+def _one_line(e: Exception) -> str:
+    if isinstance(e, OSError) and e.filename is not None:
+        return f"{e.filename}: {e.strerror}"
+    return " ".join(str(e).split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("tinynet", description="A small neural network library.")
+    parser.add_argument("--version", action="version", version=f"tinynet {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train",
+        help="train a network on data that is computed, not stored",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument(
+        "config", nargs="?", metavar="CONFIG.toml", help="options from a file; those given here count more"
+    )
+    for f in fields(Config):
+        if f.name == "options":
+            train.add_argument("--set", dest="options", action="append", metavar="NAME=VALUE", help=f.metadata["help"])
+        else:
+            shown = f.default if f.default_factory is not list and not callable(f.default_factory) else "64,64"
+            text = f.metadata["help"] + (f" (default {shown})" if shown != "" else "")
+            train.add_argument(f"--{f.name.replace('_', '-')}", dest=f.name, metavar=f.name.upper(), help=text)
+    train.add_argument("--quiet", action="store_true", help="no progress")
+    train.set_defaults(run=_train)
+
+    info = commands.add_parser("info", help="list the backends, and why one is not there")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _info(args: argparse.Namespace) -> int:
+    print(f"tinynet {__version__} · Python {platform.python_version()} · {platform.system()} {platform.machine()}")
+    chosen, auto = get_backend().name, get_backend("auto").name
+    for name, what in available_backends().items():
+        marks = [mark for mark, which in (("in force", chosen), ("auto", auto)) if which == name]
+        print(f"  {name:<8}{what}{f'  [{chr(44).join(marks)}]' if marks else ''}")
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.WARNING, format="tinynet: %(message)s")
+    config = _config(args)
+    data = config.make_data()
+    training, validation = data.split(config.samples)
+    model = Model(
+        config.make_net(data), data.shape, seed=config.seed, backend=get_backend(config.backend), dtype=config.dtype
+    )
+    optimizer = config.make_optimizer()
+    folder = _run_folder(config)
+    write_atomically(folder / "config.toml", config.toml().encode())
+    print(f"{data!r}\n{model!r}\n{model.ops.versions()}")
+
+    began, interrupted = perf_counter(), False
+    try:
+        fit(
+            model,
+            training,
+            optimizer=optimizer,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            validation=validation,
+            clip=config.clip or None,
+            ema=config.ema or None,
+            accumulate=config.accumulate,
+            early_stopping=EarlyStopping(config.patience) if config.patience else None,
+            progress=not args.quiet,
+        )
+    except KeyboardInterrupt:
+        interrupted = True
+    seconds = perf_counter() - began
+    history = model.history
+    assert history is not None
+    write_atomically(folder / "history.jsonl", _lines(history).encode())
+    model.save(folder / "model.safetensors")
+    if interrupted:
+        print(f"interrupted; the model of the last finished step is in {folder}", file=sys.stderr)
+        return 130
+    seen = len(history) * config.samples
+    print(f"{seen:,} samples in {seconds:.1f} s ({seen / seconds:,.0f} a second)")
+    for name, value in history[-1].items():
+        if name.startswith("val_"):
+            print(f"{name} {value:.4f}")
+    if isinstance(data, Spirals):
+        best, _ = data.best_accuracy(range(config.samples, data.n))
+        print(
+            f"the noise allows an accuracy of {best:.4f}: Bayes' rule with the data's own density, on the same samples"
+        )
+    _picture(model, validation, history, folder, f"{config.data}, {config.samples:,} samples")
+    print(f"config, history, model and picture are in {folder}")
+    return 0
+
+
+def _config(args: argparse.Namespace) -> Config:
+    config = Config().change(read(args.config)) if args.config else Config()
+    given = {f.name: getattr(args, f.name) for f in fields(Config) if f.name != "options"}
+    changes = {name: parse(name, text) for name, text in given.items() if text is not None}
+    if args.options:
+        changes["options"] = config.options | dict(map(parse_option, args.options))
+    return config.change(changes)
+
+
+def _run_folder(config: Config) -> Path:
+    """A folder of its own for this run, made now: what cannot be written is known before training."""
+    if config.out:
+        folder = Path(config.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ValueError(f"run folder {folder} is not empty: give another with --out")
+        return folder
+    stem = f"{config.data}-{datetime.now():%Y%m%d-%H%M%S}"
+    for number in range(1, 1000):
+        folder = Path("runs") / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise ValueError(f"run folder runs/{stem} exists a thousand times: give another with --out")
+
+
+def _lines(history: History) -> str:
+    """History as JSON lines: the mean loss of some steps, or an epoch with all that was measured."""
+    steps = [json.dumps({"step": step, "loss": loss}) for step, loss in history.curve]
+    return "".join(line + "\n" for line in steps) + history.json_lines()
+
+
+def _picture(model: Model, data: object, history: History, folder: Path, title: str) -> None:
+    from tinynet.plot import training_png
+
+    try:
+        png = training_png(model, data, history.curve, title)  # type: ignore[arg-type]
+    except ImportError:
+        print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
+        return
+    write_atomically(folder / "training.png", png)

@@ -1,0 +1,202 @@
+"""What a run of the command is made of: one flat record, from defaults, a TOML file and the command line, in that
+order."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from tinynet import activations, layers, optim, regularization, schedules
+from tinynet.data import DATASETS, Virtual
+
+ACTIVATIONS = {
+    "sigmoid": activations.Sigmoid(),
+    "tanh": activations.Tanh(),
+    "relu": activations.ReLU(),
+    "leaky_relu": activations.LeakyReLU(),
+    "elu": activations.ELU(),
+    "gelu": activations.GELU(),
+    "silu": activations.SiLU(),
+    "softplus": activations.Softplus(),
+}
+OPTIMIZERS: dict[str, type[optim.Optimizer]] = {
+    "sgd": optim.SGD,
+    "adagrad": optim.Adagrad,
+    "rmsprop": optim.RMSprop,
+    "adam": optim.Adam,
+    "adamw": optim.AdamW,
+    "nadam": optim.NAdam,
+    "lion": optim.Lion,
+}
+NORMS = {"none": None, "layer": regularization.LayerNorm(), "batch": regularization.BatchNorm()}
+SCHEDULES = ("constant", "cosine", "one_cycle")
+
+
+def _option(default: Any, text: str) -> Any:
+    """A field with its help; lists are made anew for each record."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """The options of ``tinynet train``; each is a key of the TOML file and, with dashes, an option of the command."""
+
+    data: str = _option("spirals", f"data set: {', '.join(DATASETS)}")
+    samples: int = _option(5_000_000, "training samples; none is stored")
+    validation: int = _option(100_000, "further samples that are only evaluated")
+    hidden: list[int] = _option([64, 64], "widths of the hidden layers, as 64,64")
+    activation: str = _option("relu", f"after each hidden layer: {', '.join(ACTIVATIONS)}")
+    norm: str = _option("none", f"before each activation: {', '.join(NORMS)}")
+    dropout: float = _option(0.0, "fraction dropped after each activation, in [0, 1)")
+    optimizer: str = _option("adam", f"{', '.join(OPTIMIZERS)}")
+    lr: float = _option(0.01, "learning rate, the largest of a schedule")
+    schedule: str = _option("cosine", f"how the rate changes over the run: {', '.join(SCHEDULES)}")
+    batch_size: int = _option(4096, "samples a step")
+    epochs: int = _option(1, "times through the data")
+    clip: float = _option(0.0, "largest norm of the gradient; 0: any")
+    ema: float = _option(0.0, "weight of the old in an average of the weights, in [0, 1); 0: no average")
+    accumulate: int = _option(1, "parts in which a batch is gone through")
+    patience: int = _option(0, "epochs without a better val_loss before training stops; 0: never")
+    backend: str = _option("auto", "numpy, cupy, cupy:1, …, or auto")
+    dtype: str = _option("float32", "float32 or float64")
+    seed: int = _option(0, "decides weights, data, order and masks")
+    out: str = _option("", "run folder; by default a new one under runs/")
+    options: dict[str, Any] = _option({}, "hyperparameters of the data set, as noise=0.2 (in TOML a table)")
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, kind = getattr(self, f.name), type(_default(f))
+            if kind is float and type(value) is int:
+                object.__setattr__(self, f.name, float(value))
+            elif type(value) is not kind:
+                raise ValueError(f"option {f.name} = {value!r} is a {type(value).__name__}: expected {kind.__name__}")
+        if not all(type(width) is int for width in self.hidden):
+            raise ValueError(f"option hidden = {self.hidden!r} is no list of widths: expected whole numbers")
+        for name, table in (
+            ("data", DATASETS), ("activation", ACTIVATIONS), ("norm", NORMS), ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+        ):  # fmt: skip
+            if getattr(self, name) not in table:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(table)}")
+        for name, least in (
+            ("samples", 1),
+            ("validation", 1),
+            ("batch_size", 1),
+            ("epochs", 1),
+            ("patience", 0),
+            ("clip", 0),
+        ):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"option {name} = {getattr(self, name)!r} is out of range: give at least {least}")
+
+    # What it asks for -----------------------------------------------------------------------------------------------
+
+    def make_data(self) -> Virtual:
+        """The training samples and behind them those for validation."""
+        kind = DATASETS[self.data]
+        known = {f.name for f in fields(kind) if f.init} - {"n", "seed"}
+        for name in self.options:
+            if name not in known:
+                raise ValueError(f"data set {self.data} has no option {name!r}: choose from {', '.join(sorted(known))}")
+        try:
+            return kind(self.samples + self.validation, seed=self.seed, **self.options)
+        except TypeError as e:
+            raise ValueError(f"data set {self.data}: {e}") from None
+
+    def make_net(self, data: Virtual) -> layers.Sequential:
+        parts: list[layers.Layer] = []
+        for width in self.hidden:
+            norm = NORMS[self.norm]
+            parts += [layers.Dense(width), *([norm] if norm else []), ACTIVATIONS[self.activation]]
+            if self.dropout:
+                parts.append(regularization.Dropout(self.dropout))
+        return layers.Sequential(*parts, layers.Dense(data.classes or data.outputs or 1))
+
+    def make_optimizer(self) -> optim.Optimizer:
+        steps = self.epochs * -(-self.samples // self.batch_size)
+        rate: float | schedules.Schedule = self.lr
+        if self.schedule == "cosine":
+            rate = schedules.Cosine(self.lr, steps)
+        elif self.schedule == "one_cycle":
+            rate = schedules.OneCycle(self.lr, steps)
+        return OPTIMIZERS[self.optimizer](rate)
+
+    # As text ----------------------------------------------------------------------------------------------------------
+
+    def toml(self) -> str:
+        """This record as TOML, which `read` gives back."""
+        values = asdict(self)
+        options = values.pop("options")
+        lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
+        if options:
+            lines += ["", "[options]", *(f"{name} = {_toml(value)}" for name, value in options.items())]
+        return "\n".join(lines) + "\n"
+
+    def change(self, changes: dict[str, Any]) -> Config:
+        """A copy with some options changed; ValueError for one that does not exist."""
+        known = {f.name for f in fields(self)}
+        for name in changes:
+            if name not in known:
+                raise ValueError(f"unknown option {name!r}: choose from {', '.join(sorted(known))}")
+        return replace(self, **changes)
+
+
+def read(path: str | PathLike[str]) -> dict[str, Any]:
+    """The options that a TOML file sets; ValueError, naming the file, if it is no TOML."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path}: not a TOML file: {e}") from None
+
+
+def parse(name: str, text: str) -> Any:
+    """The value of an option as it is written on the command line: whole numbers also as 5_000_000 or 5e6."""
+    (f,) = (f for f in fields(Config) if f.name == name)
+    kind = type(_default(f))
+    try:
+        if kind is int:
+            return _whole(text)
+        if kind is list:
+            return [_whole(part) for part in text.split(",")] if text else []
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"option {name} = {text!r} is not understood: expected {kind.__name__}") from None
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """``name=value`` for a hyperparameter of the data set, the value as in TOML."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"option {text!r} is not understood: expected name=value")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        raise ValueError(f"option {name} = {value!r} is not understood: expected a number, true or false") from None
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        value = float(text)
+        if value != int(value):
+            raise
+        return int(value)
+
+
+def _default(f: Any) -> Any:
+    return f.default_factory() if callable(f.default_factory) else f.default
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -1,0 +1,15 @@
+"""The handful of errors that are ours."""
+
+from __future__ import annotations
+
+
+class DivergedError(RuntimeError):
+    """The loss or a weight stopped being finite; the model keeps the last weights that were seen to be good."""
+
+
+class ModelFileError(ValueError):
+    """A file that is no model of ours, or a damaged one; the message names the file."""
+
+
+class StopTraining(Exception):  # noqa: N818 - a request, not an error, as StopIteration is
+    """Raised by a callback to end training after the epoch that has just been reported."""

@@ -1,0 +1,145 @@
+"""Model files: safetensors with the architecture as JSON in its header. No pickles, and no name from a file is ever
+imported.
+
+A file is written whole or not at all: to a temporary file in the same folder, flushed, synchronised, then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinynet.errors import ModelFileError
+from tinynet.layers import Layer
+from tinynet.losses import Loss
+from tinynet.metrics import METRICS
+from tinynet.model import Model
+from tinynet.registry import describe, rebuild
+
+FORMAT = "1"
+LARGEST_HEADER = 16 * 2**20
+
+
+def write_atomically(path: str | PathLike[str], content: bytes) -> None:
+    """Write ``content`` to ``path`` so that whoever reads it finds the old file or the new one, never a part.
+
+    Mode by umask, as for any new file; an OSError leaves what was there, and no temporary file.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException:
+        if os.path.exists(name):
+            os.unlink(name)
+        raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def save(model: Model, path: str | PathLike[str]) -> None:
+    """Write ``model`` (weights, layer state, architecture, loss and metrics) to ``path``."""
+    from safetensors.numpy import save as to_bytes
+
+    about = {
+        "net": describe(model.net),
+        "in_shape": list(model.in_shape),
+        "seed": model.seed,
+        "dtype": model.dtype,
+        "loss": describe(model.loss),
+        "metrics": [m.name for m in model.metrics if METRICS.get(m.name) == m],
+    }
+    # safetensors 0.8 writes wrong bytes for arrays that are not C-contiguous, without a word: make each one so
+    arrays = {name: np.array(model.ops.to_numpy(a), order="C", copy=True) for name, a in model.weights().items()}
+    content = to_bytes(arrays, metadata={"tinynet": FORMAT, "model": json.dumps(about)})
+    write_atomically(path, content)
+
+
+def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
+    """The model that `Model.save` wrote to ``path``, on ``backend``.
+
+    Raises `ModelFileError`, which names the file and what is wrong with it, for anything else; OSError if it cannot be
+    read.
+    """
+    path = Path(path)
+    about, arrays = _read(path)
+    try:
+        net, loss = rebuild(about["net"]), rebuild(about["loss"])
+        if not isinstance(net, Layer) or not isinstance(loss, Loss | None):
+            raise ValueError("its architecture is not one")
+        n_in, seed, dtype = tuple(about["in_shape"]), about["seed"], about["dtype"]
+        names = about["metrics"]
+        metrics = tuple(METRICS[name] for name in names)
+        _fits(net, n_in, dtype, arrays)
+        model = Model(net, n_in, seed=seed, backend=backend, dtype=dtype)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+        raise ModelFileError(f"{path}: damaged model file: {e}") from None
+    for name, view in model.weights().items():
+        view[...] = model.ops.asarray(arrays[name])
+    model.loss, model.metrics = loss, metrics
+    return model
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metadata and arrays, or `ModelFileError`."""
+    from safetensors import SafetensorError, safe_open
+
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ModelFileError(f"{path}: not a regular file")
+    with open(path, "rb") as f:
+        size = int.from_bytes(f.read(8), "little")
+    if not 2 <= size <= min(LARGEST_HEADER, path.stat().st_size - 8):
+        raise ModelFileError(f"{path}: not a model file, or one that was cut short")
+    try:
+        with safe_open(path, framework="numpy") as f:
+            metadata = f.metadata() or {}
+            if metadata.get("tinynet") != FORMAT:
+                raise ModelFileError(
+                    f"{path}: not a tinynet model of format {FORMAT}, but {metadata.get('tinynet', 'another file')}"
+                )
+            about = json.loads(metadata["model"])
+            if not isinstance(about, dict):
+                raise ValueError("its description is no JSON object")
+            return about, {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as e:
+        if isinstance(e, ModelFileError):
+            raise
+        raise ModelFileError(f"{path}: damaged model file: {e}") from None
+
+
+def _fits(net: Layer, n_in: tuple[int, ...], dtype: str, arrays: dict[str, Any]) -> None:
+    """ValueError unless the arrays are exactly those that the network wants. Asked before any of its size is
+    allocated."""
+    from tinynet.layers import leaves
+
+    if any(type(d) is not int or d < 1 for d in n_in):
+        raise ValueError(f"its input shape {n_in} is not one")
+    spec = net.build(n_in)
+    wanted = {name: p.shape for tree in (spec.params, spec.state) for name, p in leaves(tree)}
+    if set(wanted) != set(arrays):
+        odd = sorted(set(wanted) ^ set(arrays))[0]
+        raise ValueError(f"array {odd!r} is {'missing' if odd in wanted else 'not part of the network'}")
+    for name, shape in wanted.items():
+        a = arrays[name]
+        if a.shape != shape or a.dtype != np.dtype(dtype):
+            raise ValueError(f"array {name!r} is {a.dtype} {a.shape}: expected {dtype} {shape}")
+        if not np.isfinite(a).all():
+            raise ValueError(f"array {name!r} has a value that is NaN or infinite")

@@ -1,0 +1,161 @@
+"""How weights begin: drawn once, on the host, so that every backend begins with the same bits.
+
+The spread of each comes from the fans of a weight matrix (i, o): ``fan_in = i``, ``fan_out = o``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod, sqrt
+from typing import Any, Protocol
+
+from tinynet.streams import Counter, Key
+from tinynet_backends import Backend, exact
+
+Array = Any
+Shape = tuple[int, ...]
+
+
+class Initializer(Protocol):
+    """``draw(shape, key, counter, host)`` -> float64 array on ``host``, a pure function of its arguments."""
+
+    def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array: ...
+
+
+def _uniform(shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
+    """Uniform in [0, 1), 53 bits."""
+    return host.xp.reshape(exact.uniform64(host.xp, host.words(key, counter, 0, prod(shape))), shape)
+
+
+def _normal(shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
+    return host.xp.reshape(exact.normal(host.xp, host.words(key, counter, 0, prod(shape))), shape)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Every weight is ``value``."""
+
+    value: float = 0.0
+
+    def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
+        return host.xp.full(shape, float(self.value), dtype=host.xp.float64)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform in [low, high)."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
+        return self.low + (self.high - self.low) * _uniform(shape, key, counter, host)
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """Mean 0 and variance ``gain**2 / fan``."""
+
+    gain: float = 1.0
+
+    def _variance(self, fan_in: int, fan_out: int) -> float:
+        raise NotImplementedError
+
+    def _std(self, shape: Shape) -> float:
+        fan_in, fan_out = (shape[0], shape[-1]) if len(shape) > 1 else (prod(shape), prod(shape))
+        return self.gain * sqrt(self._variance(fan_in, fan_out))
+
+
+@dataclass(frozen=True)
+class _Normal(_Scaled):
+    def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
+        return self._std(shape) * _normal(shape, key, counter, host)
+
+
+@dataclass(frozen=True)
+class _Uniform(_Scaled):
+    def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
+        bound = sqrt(3.0) * self._std(shape)  # a uniform in [-b, b) has variance b**2 / 3
+        return bound * (2.0 * _uniform(shape, key, counter, host) - 1.0)
+
+
+class _Glorot(_Scaled):
+    def _variance(self, fan_in: int, fan_out: int) -> float:
+        return 2.0 / (fan_in + fan_out)
+
+
+class _He(_Scaled):
+    def _variance(self, fan_in: int, fan_out: int) -> float:
+        return 2.0 / fan_in
+
+
+class _LeCun(_Scaled):
+    def _variance(self, fan_in: int, fan_out: int) -> float:
+        return 1.0 / fan_in
+
+
+class GlorotNormal(_Glorot, _Normal):
+    """Normal, variance ``gain**2 * 2 / (fan_in + fan_out)`` (Glorot, Bengio 2010, eq. 12)."""
+
+
+class GlorotUniform(_Glorot, _Uniform):
+    """Uniform, variance ``gain**2 * 2 / (fan_in + fan_out)`` (Glorot, Bengio 2010, eq. 16)."""
+
+
+class HeNormal(_He, _Normal):
+    """Normal, variance ``gain**2 * 2 / fan_in`` (He et al. 2015, eq. 10): for ReLU."""
+
+
+class HeUniform(_He, _Uniform):
+    """Uniform, variance ``gain**2 * 2 / fan_in`` (He et al. 2015)."""
+
+
+class LeCunNormal(_LeCun, _Normal):
+    """Normal, variance ``gain**2 / fan_in`` (LeCun et al. 1998, "Efficient BackProp", eq. 16)."""
+
+
+class LeCunUniform(_LeCun, _Uniform):
+    """Uniform, variance ``gain**2 / fan_in`` (LeCun et al. 1998)."""
+
+
+@dataclass(frozen=True)
+class Orthogonal:
+    """``gain`` times a random matrix with orthonormal rows or columns (Saxe et al. 2014): whichever are fewer.
+
+    A normal matrix, orthonormalised by Householder reflections whose sums run in a fixed order: no BLAS, so that the
+    bits do not depend on the machine. Costs O(i o min(i, o)) elementary operations; meant for widths up to about 1000.
+    """
+
+    gain: float = 1.0
+
+    def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
+        if len(shape) != 2:
+            raise ValueError(f"Orthogonal makes matrices, not shape {shape}: use another initializer")
+        xp = host.xp
+        rows, columns = max(shape), min(shape)
+        a = _normal((rows, columns), key, counter, host)
+        reflections, signs = [], []
+        for j in range(columns):
+            v = xp.asarray(a[j:, j], copy=True)
+            norm = xp.sqrt(_sum(xp, v * v))
+            sign = xp.where(v[0] < 0, -1.0, 1.0)
+            v[0] = v[0] + sign * norm
+            v = v / xp.sqrt(_sum(xp, v * v))
+            reflections.append(v)
+            signs.append(-sign)  # the sign of R's diagonal: taken out, the result is uniform (Mezzadri 2007)
+            a[j:, j:] = a[j:, j:] - 2.0 * v[:, None] * _sum(xp, v[:, None] * a[j:, j:])[None, :]
+        q = xp.eye(rows, columns, dtype=xp.float64)
+        for j in reversed(range(columns)):
+            v = reflections[j]
+            q[j:, j:] = q[j:, j:] - 2.0 * v[:, None] * _sum(xp, v[:, None] * q[j:, j:])[None, :]
+        q = self.gain * q * xp.stack(signs)[None, :]
+        return q if shape[0] >= shape[1] else xp.matrix_transpose(q)
+
+
+def _sum(xp: Any, x: Array) -> Array:
+    """Sum over the first axis by halves: the same order of additions on every machine."""
+    while x.shape[0] > 1:
+        half = x.shape[0] // 2
+        folded = x[:half] + x[half : 2 * half]
+        x = folded if x.shape[0] % 2 == 0 else xp.concat([folded, x[-1:]])
+    return x[0]

@@ -1,0 +1,207 @@
+"""Layers: hyperparameters that build shapes, run forward, and return their own way back.
+
+A layer holds no arrays. ``build`` takes the shape of one sample and says which parameters the layer wants and what
+comes out; ``forward`` returns the output and a function from the output's gradient to the input's and the parameters'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from math import prod
+from typing import Any
+
+from tinynet import initializers, streams
+from tinynet.initializers import Initializer, Shape
+from tinynet_backends import Backend
+
+Array = Any
+Params = Mapping[str, Any]  # name -> array, or the Params of an inner layer
+Backprop = Callable[[Array], tuple[Array, dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """All that a pass depends on beside parameters and input.
+
+    ``need_dx`` False says that nobody will use the gradient of this layer's input, which may then be None.
+    """
+
+    ops: Backend
+    train: bool = False
+    seed: int = 0
+    step: int = 0
+    path: int = 0
+    need_dx: bool = True
+
+    def child(self, number: int) -> Context:
+        """The context of an inner layer: the first alone stands where this one's input is."""
+        return Context(
+            self.ops, self.train, self.seed, self.step, self.path * 4096 + number + 1, self.need_dx or number > 0
+        )
+
+    @property
+    def masks(self) -> tuple[streams.Key, streams.Counter]:
+        """Key and counter of the random masks of this layer at this step."""
+        return (self.seed, streams.MASKS), (self.step, self.path & (2**64 - 1), self.path >> 64)
+
+
+@dataclass(frozen=True)
+class Param:
+    """A wish for one array of ``shape``, drawn by ``init``."""
+
+    shape: Shape
+    init: Initializer
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a layer needs (`params`, learned; `state`, kept beside them) and the shape of one sample of its output.
+
+    The values are `Param`, or for an inner layer the mapping of its own.
+    """
+
+    shape: Shape
+    params: Mapping[str, Any] = field(default_factory=dict)
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Layer:
+    """The protocol, and how a layer prints."""
+
+    def build(self, shape: Shape) -> Spec:
+        """What this layer wants for samples of ``shape``; ValueError if it cannot take them."""
+        return Spec(shape)
+
+    def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        """``y, backprop``: (n, *shape) -> (n, *out shape), and ``dy -> (dx, dparams)`` with the keys of
+        `Spec.params`."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Dense(Layer):
+    """``x @ w + b``: (n, i) -> (n, width), with w (i, width) and, unless ``bias`` is False, b (width,)."""
+
+    width: int
+    bias: bool = True
+    init: Initializer = initializers.GlorotUniform()
+    bias_init: Initializer = initializers.Constant(0.0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.width, int) or isinstance(self.width, bool) or self.width < 1:
+            raise ValueError(f"Dense width {self.width!r} is not a positive whole number")
+
+    def build(self, shape: Shape) -> Spec:
+        if len(shape) != 1:
+            raise ValueError(f"Dense takes vectors, not samples of shape {shape}: put Flatten() before it")
+        params = {"w": Param((shape[0], self.width), self.init)}
+        if self.bias:
+            params["b"] = Param((self.width,), self.bias_init)
+        return Spec((self.width,), params)
+
+    def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        w = params["w"]
+        y = ctx.ops.affine(x, w, params.get("b"))
+
+        def backprop(dy: Array) -> tuple[Array, dict[str, Any]]:
+            dx, dw, db = ctx.ops.affine_grad(dy, x, w, self.bias, ctx.need_dx)
+            return dx, {"w": dw, "b": db} if self.bias else {"w": dw}
+
+        return y, backprop
+
+
+@dataclass(frozen=True, repr=False)
+class Flatten(Layer):
+    """Samples of any shape as vectors, in C order: (n, a, b, …) -> (n, a b …)."""
+
+    def build(self, shape: Shape) -> Spec:
+        return Spec((prod(shape),))
+
+    def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        reshape, shape = ctx.ops.xp.reshape, x.shape
+        return reshape(x, (shape[0], prod(shape[1:]))), lambda dy: (reshape(dy, shape), {})
+
+
+class Sequential(Layer):
+    """One layer after another. Its parameters are those of its layers under their numbers: "0.w", "0.b", "2.w", …"""
+
+    layers: tuple[Layer, ...]
+
+    def __init__(self, *layers: Any) -> None:
+        for layer in layers:
+            if not isinstance(layer, Layer):
+                hint = ": write it with parentheses" if isinstance(layer, type) else ""
+                raise TypeError(f"Sequential takes layers, not {layer!r}{hint}")
+        self.layers = layers
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and isinstance(other, Sequential) and other.layers == self.layers
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.layers))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
+
+    def build(self, shape: Shape) -> Spec:
+        params, state = {}, {}
+        for number, layer in enumerate(self.layers):
+            try:
+                spec = layer.build(shape)
+            except ValueError as e:
+                raise ValueError(f"layer {number}: {e}") from None
+            shape = spec.shape
+            if spec.params:
+                params[str(number)] = spec.params
+            if spec.state:
+                state[str(number)] = spec.state
+        return Spec(shape, params, state)
+
+    def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        steps = []
+        for number, layer in enumerate(self.layers):
+            x, backprop = layer.forward(params.get(str(number), {}), x, ctx.child(number))
+            steps.append((str(number), backprop))
+
+        def backward(dy: Array) -> tuple[Array, dict[str, Any]]:
+            dparams = {}
+            for name, backprop in reversed(steps):
+                dy, d = backprop(dy)
+                if d:
+                    dparams[name] = d
+            return dy, dparams
+
+        return x, backward
+
+
+class Residual(Sequential):
+    """``x + f(x)``, f its layers one after another, which must give back the shape they take (He et al. 2016)."""
+
+    def build(self, shape: Shape) -> Spec:
+        spec = super().build(shape)
+        if spec.shape != shape:
+            raise ValueError(f"Residual takes samples {shape} and its layers give {spec.shape}: the two must be equal")
+        return spec
+
+    def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        y, inner = super().forward(params, x, ctx)
+
+        def backprop(dy: Array) -> tuple[Array, dict[str, Any]]:
+            dx, dparams = inner(dy)
+            return dx if dx is None else dy + dx, dparams
+
+        return x + y, backprop
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings in order, each under its dotted name."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

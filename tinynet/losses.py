@@ -1,0 +1,258 @@
+"""Losses: a number to bring down and its gradient, computed together because they share their work.
+
+Every loss is ``sum_i w_i l_i / W`` over the samples of a batch, ``w`` the sample weights (1 where none are given).
+``W`` is the denominator: the sum of the weights for means, 1 for sums. It may be handed in, so that the parts of a
+batch that is too large for one pass add up to the loss of the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, ClassVar
+
+from tinynet_backends import Backend
+
+Array = Any
+Shape = tuple[int, ...]
+
+
+class Loss:
+    """The protocol, and what elementwise losses share: ``l_i`` is the mean of the formula over the outputs of sample i.
+
+    ``formula(xp, y, target)`` gives the elementwise loss and its derivative in y.
+    """
+
+    labels: ClassVar[bool] = False  # whether integer labels (n,) are a target
+    mean: ClassVar[bool] = True  # whether W is a sum of weights, or 1
+
+    def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
+        raise NotImplementedError
+
+    def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
+        """``W`` for these targets: an int, or a () array where it depends on data."""
+        return target.shape[0] if weight is None else ops.xp.sum(weight)
+
+    def __call__(
+        self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
+    ) -> tuple[Array, Array]:
+        """Loss () and its gradient in the outputs: y (n, o), target (n, o), weight (n,) -> (), (n, o)."""
+        scale = self._scale(y, target, ops, weight, denominator, y.shape[-1])
+        return ops.elementwise_loss(self.formula, y, target, scale)
+
+    def _scale(self, y: Array, target: Array, ops: Backend, weight: Any, denominator: Any, width: int) -> Array:
+        """``w_i / (W width)``, (n,)."""
+        xp = ops.xp
+        if denominator is None:
+            denominator = self.denominator(target, weight, ops)
+        if weight is None:
+            weight = xp.ones((y.shape[0],), dtype=y.dtype, device=ops.device)
+        return weight / (denominator * width)
+
+    def check(self, out: Shape, target: Array, ops: Backend) -> None:
+        """ValueError unless targets of a whole data set, or a batch of it, fit outputs ``(n, *out)``."""
+        n = target.shape[0]
+        if tuple(target.shape[1:]) != tuple(out):
+            raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {(n, *out)}")
+        self.check_values(target, ops)
+
+    def check_values(self, target: Array, ops: Backend) -> None:
+        """ValueError if a target is outside of what the loss is defined for."""
+
+    def _demand(self, good: Array, target: Array, claim: str, ops: Backend) -> None:
+        xp = ops.xp
+        if not bool(ops.to_numpy(xp.all(good))):
+            flat = xp.astype(xp.reshape(good, (good.shape[0], -1)), xp.int8)
+            row = int(ops.to_numpy(xp.argmin(xp.min(flat, axis=1))))
+            raise ValueError(f"{type(self).__name__}: {claim}; row {row} is {ops.to_numpy(target[row, ...]).tolist()}")
+
+
+@dataclass(frozen=True)
+class SumSquaredError(Loss):
+    """``sum (y - t)**2`` over samples and outputs: the article's. Its sample weights multiply, nothing divides."""
+
+    mean: ClassVar[bool] = False
+
+    def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
+        e = y - target
+        return e * e, 2.0 * e
+
+    def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
+        return 1
+
+    def _scale(self, y: Array, target: Array, ops: Backend, weight: Any, denominator: Any, width: int) -> Array:
+        return super()._scale(y, target, ops, weight, denominator, 1)
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Loss):
+    """Mean of ``(y - t)**2``."""
+
+    def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
+        e = y - target
+        return e * e, 2.0 * e
+
+
+@dataclass(frozen=True)
+class MeanAbsoluteError(Loss):
+    """Mean of ``|y - t|``; its derivative at 0 is 0."""
+
+    def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
+        e = y - target
+        return xp.abs(e), xp.sign(e)
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    """Mean of ``e**2 / 2`` for ``|e| <= delta``, else ``delta * (|e| - delta / 2)`` (Huber 1964)."""
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.delta > 0 and isfinite(self.delta)):
+            raise ValueError(f"Huber delta {self.delta!r} is out of range: give a positive number")
+
+    def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
+        e = y - target
+        bounded = xp.clip(e, -self.delta, self.delta)
+        return bounded * (e - 0.5 * bounded), bounded
+
+
+@dataclass(frozen=True)
+class Quantile(Loss):
+    """Pinball loss, mean of ``q * max(t - y, 0) + (1 - q) * max(y - t, 0)``: least at the q-quantile (Koenker, Bassett
+    1978)."""
+
+    q: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.q < 1.0:
+            raise ValueError(f"Quantile q {self.q!r} is out of range: give a number in (0, 1)")
+
+    def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
+        e = y - target
+        slope = xp.where(e > 0, xp.full_like(e, 1.0 - self.q), xp.where(e < 0, xp.full_like(e, -self.q), 0.0 * e))
+        return slope * e, slope
+
+
+@dataclass(frozen=True)
+class Poisson(Loss):
+    """Mean of ``exp(y) - t * y``: y is the logarithm of the rate. Counts t must not be negative."""
+
+    def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
+        rate = xp.exp(y)
+        return rate - target * y, rate - target
+
+    def check_values(self, target: Array, ops: Backend) -> None:
+        self._demand(target >= 0, target, "counts must not be negative", ops)
+
+
+@dataclass(frozen=True)
+class Hinge(Loss):
+    """Mean of ``max(0, 1 - t * y)``, targets -1 and 1."""
+
+    def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
+        margin = 1.0 - target * y
+        zero = xp.zeros_like(margin)
+        return xp.maximum(margin, 0.0), xp.where(margin > 0, -target, zero)
+
+    def check_values(self, target: Array, ops: Backend) -> None:
+        self._demand(ops.xp.abs(target) == 1, target, "targets must be -1 or 1 (2 * t - 1 makes them of 0 and 1)", ops)
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Loss):
+    """Mean of ``-w1 t log s(y) - w0 (1 - t) log(1 - s(y))``, s the sigmoid: outputs y are logits, targets in [0, 1].
+
+    ``class_weight`` is (w0, w1); as PyTorch's ``pos_weight`` (which is w1 beside w0 = 1) it does not enter the
+    denominator.
+    """
+
+    class_weight: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.class_weight is not None:
+            object.__setattr__(self, "class_weight", _weights(self, self.class_weight))
+            if len(self.class_weight) != 2:
+                raise ValueError(f"BinaryCrossEntropy class_weight has {len(self.class_weight)} numbers: expected 2")
+
+    def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
+        e = xp.exp(-xp.abs(y))
+        soft = xp.log1p(e)
+        cost1, cost0 = soft - xp.minimum(y, 0.0), soft + xp.maximum(y, 0.0)  # -log s(y), -log(1 - s(y))
+        s = xp.where(y < 0, e, xp.ones_like(e)) / (1.0 + e)
+        one, zero = target, 1.0 - target
+        if self.class_weight is not None:
+            one, zero = one * self.class_weight[1], zero * self.class_weight[0]
+        return one * cost1 + zero * cost0, (one + zero) * s - one
+
+    def check_values(self, target: Array, ops: Backend) -> None:
+        self._demand((target >= 0) & (target <= 1), target, "targets must be in [0, 1]", ops)
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """``-log softmax(y)`` at the label: outputs y (n, k) are logits, targets labels (n,) or probabilities (n, k).
+
+    ``smoothing`` in [0, 1) mixes the target with the uniform distribution. ``class_weight`` has one number a class;
+    with labels the mean divides by the sum of the labels' weights, with probabilities by the samples. All as in
+    PyTorch.
+    """
+
+    smoothing: float = 0.0
+    class_weight: tuple[float, ...] | None = None
+    labels: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.smoothing < 1.0:
+            raise ValueError(f"CrossEntropy smoothing {self.smoothing!r} is out of range: give a number in [0, 1)")
+        if self.class_weight is not None:
+            object.__setattr__(self, "class_weight", _weights(self, self.class_weight))
+
+    def _classes(self, dtype: Any, ops: Backend) -> Array | None:
+        if self.class_weight is None:
+            return None
+        return ops.xp.asarray(self.class_weight, dtype=dtype, device=ops.device)
+
+    def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
+        if target.ndim != 1 or self.class_weight is None:
+            return super().denominator(target, weight, ops)
+        dtype = ops.xp.float64 if weight is None else weight.dtype
+        of_label = ops.xp.take(self._classes(dtype, ops), target, axis=0)
+        return ops.xp.sum(of_label if weight is None else of_label * weight)
+
+    def __call__(
+        self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
+    ) -> tuple[Array, Array]:
+        if denominator is None:
+            denominator = self.denominator(target, weight, ops)
+        if not isinstance(denominator, int):
+            denominator = ops.xp.astype(denominator, y.dtype)
+        scale = self._scale(y, target, ops, weight, denominator, 1)
+        return ops.softmax_cross_entropy(y, target, scale, self.smoothing, self._classes(y.dtype, ops))
+
+    def check(self, out: Shape, target: Array, ops: Backend) -> None:
+        n, k = target.shape[0], out[-1]
+        if self.class_weight is not None and len(self.class_weight) != k:
+            raise ValueError(f"class_weight has {len(self.class_weight)} numbers for {k} classes: expected {k}")
+        xp = ops.xp
+        if xp.isdtype(target.dtype, "integral"):
+            if target.ndim != 1:
+                raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}")
+            self._demand((target >= 0) & (target < k), target, f"labels must be in [0, {k})", ops)
+        elif tuple(target.shape) != (n, k):
+            raise ValueError(
+                f"targets {tuple(target.shape)} of a floating type do not fit outputs {(n, k)}: "
+                f"expected integer labels {(n,)} or probabilities {(n, k)}"
+            )
+        else:
+            self._demand(target >= 0, target, "probabilities must not be negative", ops)
+
+
+def _weights(loss: Loss, weights: Any) -> tuple[float, ...]:
+    values = tuple(float(w) for w in weights)
+    if not all(w >= 0 and isfinite(w) for w in values) or not any(values):
+        raise ValueError(
+            f"{type(loss).__name__} class_weight {values} is out of range: give numbers of at least 0, not all 0"
+        )
+    return values

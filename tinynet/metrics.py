@@ -1,0 +1,205 @@
+"""Metrics: sums gathered batch by batch on the device, made into one number at the end.
+
+``sums(y, target, weight, ops)`` is a vector that adds up over batches; ``result(sums)`` gets it as a list of floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, nan, sqrt
+from typing import Any
+
+from tinynet_backends import Backend
+
+Array = Any
+
+
+class Metric:
+    """The protocol. ``larger_is_better`` says which way early stopping looks."""
+
+    name: str
+    larger_is_better: bool = True
+
+    def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
+        """Outputs y (n, o), target, sample weights (n,) -> (s,) floating."""
+        raise NotImplementedError
+
+    def result(self, sums: list[float]) -> float:
+        raise NotImplementedError
+
+
+def _rows(y: Array, weight: Array | None, ops: Backend) -> Array:
+    return ops.xp.ones((y.shape[0],), dtype=y.dtype, device=ops.device) if weight is None else weight
+
+
+def _decide(y: Array, target: Array, ops: Backend) -> tuple[Array, Array]:
+    """Predicted and true labels (n,) int64. One output column is a logit (or a margin): positive means class 1."""
+    xp = ops.xp
+    if y.shape[-1] == 1:
+        return xp.astype(y[:, 0] > 0, xp.int64), xp.astype(xp.reshape(target, (-1,)) > 0, xp.int64)
+    if target.ndim == 2:
+        target = xp.argmax(target, axis=1)
+    return xp.astype(xp.argmax(y, axis=-1), xp.int64), xp.astype(target, xp.int64)
+
+
+class _Ratio(Metric):
+    """A weighted mean: sums are (numerator, denominator)."""
+
+    def result(self, sums: list[float]) -> float:
+        return sums[0] / sums[1] if sums[1] else nan
+
+    def _pair(self, values: Array, rows: Array, ops: Backend) -> Array:
+        return ops.xp.stack([ops.xp.sum(values * rows), ops.xp.sum(rows)])
+
+
+@dataclass(frozen=True)
+class Accuracy(_Ratio):
+    """Fraction of samples whose largest output is at the label; with one output column, whose sign is right."""
+
+    name: str = "accuracy"
+
+    def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
+        said, true = _decide(y, target, ops)
+        return self._pair(ops.xp.astype(said == true, y.dtype), _rows(y, weight, ops), ops)
+
+
+@dataclass(frozen=True)
+class TopK(_Ratio):
+    """Fraction of samples with fewer than ``k`` outputs above that at the label."""
+
+    k: int = 5
+    name: str = "top_k"
+
+    def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
+        xp = ops.xp
+        if target.ndim == 2:
+            target = xp.argmax(target, axis=1)
+        classes = xp.arange(y.shape[-1], dtype=target.dtype, device=ops.device)
+        here = target[:, None] == classes[None, :]
+        own = xp.sum(xp.where(here, y, xp.zeros_like(y)), axis=-1, keepdims=True)
+        above = xp.sum(xp.astype(y > own, xp.int64), axis=-1)
+        return self._pair(xp.astype(above < self.k, y.dtype), _rows(y, weight, ops), ops)
+
+
+@dataclass(frozen=True)
+class LogLoss(_Ratio):
+    """Mean ``-log p`` of the true class, outputs being logits; one output column: of a sigmoid."""
+
+    name: str = "log_loss"
+    larger_is_better: bool = False
+
+    def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
+        xp = ops.xp
+        if y.shape[-1] == 1:
+            z, t = y[:, 0], xp.astype(xp.reshape(target, (-1,)), y.dtype)
+            values = xp.maximum(z, 0.0) - z * t + xp.log1p(xp.exp(-xp.abs(z)))
+        else:
+            if target.ndim == 1:
+                classes = xp.arange(y.shape[-1], dtype=target.dtype, device=ops.device)
+                target = xp.astype(target[:, None] == classes[None, :], y.dtype)
+            shifted = y - xp.max(y, axis=-1, keepdims=True)
+            log = shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+            values = -xp.sum(target * log, axis=-1)
+        return self._pair(values, _rows(y, weight, ops), ops)
+
+
+@dataclass(frozen=True)
+class F1(Metric):
+    """Mean over the classes of ``2 tp / (2 tp + fp + fn)``; a class that neither occurs nor is said is left out.
+
+    One output column: of class 1 alone. scikit-learn's ``f1_score``, macro and binary.
+    """
+
+    name: str = "f1"
+
+    def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
+        xp = ops.xp
+        said, true = _decide(y, target, ops)
+        classes = xp.arange(max(2, y.shape[-1]), dtype=xp.int64, device=ops.device)[None, :]
+        rows = _rows(y, weight, ops)[:, None]
+        s = xp.astype(said[:, None] == classes, y.dtype) * rows
+        t = xp.astype(true[:, None] == classes, y.dtype)
+        both = xp.sum(s * t, axis=0), xp.sum(s, axis=0) + xp.sum(t * rows, axis=0)
+        binary = xp.zeros((1,), dtype=y.dtype, device=ops.device) + (1.0 if y.shape[-1] == 1 else 0.0)
+        return xp.concat([*both, binary])
+
+    def result(self, sums: list[float]) -> float:
+        k = len(sums) // 2
+        scores = [2.0 * tp / total if total else None for tp, total in zip(sums[:k], sums[k : 2 * k], strict=True)]
+        if sums[-1]:
+            return scores[1] or 0.0
+        there = [s for s in scores if s is not None]
+        return sum(there) / len(there) if there else nan
+
+
+class _Error(_Ratio):
+    larger_is_better = False
+
+    def _mean(self, e: Array, weight: Array | None, ops: Backend) -> Array:
+        return self._pair(ops.xp.mean(e, axis=-1), _rows(e, weight, ops), ops)
+
+
+@dataclass(frozen=True)
+class MAE(_Error):
+    """Mean of ``|y - t|`` over samples and outputs."""
+
+    name: str = "mae"
+
+    def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
+        return self._mean(ops.xp.abs(y - target), weight, ops)
+
+
+@dataclass(frozen=True)
+class RMSE(_Error):
+    """Root of the mean of ``(y - t)**2`` over samples and outputs."""
+
+    name: str = "rmse"
+
+    def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
+        return self._mean((y - target) ** 2, weight, ops)
+
+    def result(self, sums: list[float]) -> float:
+        return sqrt(super().result(sums))
+
+
+@dataclass(frozen=True)
+class R2(Metric):
+    """``1 - sum (y - t)**2 / sum (t - mean t)**2``, averaged over the outputs (scikit-learn's "uniform_average").
+
+    The sums run in float64. A target that does not vary gives 1 if it is met exactly, else 0.
+    """
+
+    name: str = "r2"
+
+    def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
+        xp = ops.xp
+        y, target = xp.astype(y, xp.float64), xp.astype(target, xp.float64)
+        rows = xp.astype(_rows(y, weight, ops), xp.float64)
+        total, w = xp.reshape(xp.sum(rows), (1,)), rows[:, None]
+        parts = xp.sum(w * (y - target) ** 2, axis=0), xp.sum(w * target, axis=0), xp.sum(w * target * target, axis=0)
+        return xp.concat([*parts, total])
+
+    def result(self, sums: list[float]) -> float:
+        o, total = len(sums) // 3, sums[-1]
+        scores = []
+        for j in range(o):
+            residual, t, t2 = sums[j], sums[o + j], sums[2 * o + j]
+            spread = t2 - t * t / total if total else 0.0
+            if spread > 1e-14 * t2:
+                scores.append(1.0 - residual / spread)
+            else:
+                scores.append(1.0 if residual == 0 else 0.0)
+        return sum(scores) / o
+
+
+METRICS: dict[str, Metric] = {m.name: m for m in (Accuracy(), TopK(), LogLoss(), F1(), R2(), MAE(), RMSE())}
+WORST = {True: -inf, False: inf}
+
+
+def as_metric(metric: str | Metric) -> Metric:
+    """A metric as it is, or the usual one of that name."""
+    if isinstance(metric, Metric):
+        return metric
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}: choose from {', '.join(METRICS)}")
+    return METRICS[metric]

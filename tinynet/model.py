@@ -1,0 +1,255 @@
+"""A model: a network and its numbers, all learned ones in a single vector ``theta``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import prod
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from tinynet import streams
+from tinynet.data import Batch, as_dataset
+from tinynet.initializers import Shape
+from tinynet.layers import Array, Context, Layer, Param, leaves
+from tinynet.losses import Loss
+from tinynet.metrics import Metric, as_metric
+from tinynet_backends import Backend, get_backend
+
+if TYPE_CHECKING:
+    from tinynet.training import History
+
+DTYPES = ("float32", "float64")
+
+
+class Model:
+    """A layer with parameters on a backend.
+
+    ``n_in`` is the number of features or the shape of one sample; every other width follows. ``seed`` decides the
+    initial weights, which have the same bits on every backend. ``theta`` (p,) holds the parameters and ``state`` (s,)
+    what layers keep beside them; both are only ever changed in place, so that `params`, cut out of them, stays true.
+    """
+
+    def __init__(
+        self,
+        net: Layer,
+        n_in: int | tuple[int, ...],
+        *,
+        seed: int = 0,
+        backend: str | Backend | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        if not isinstance(net, Layer):
+            raise TypeError(f"net {net!r} is not a layer: give one, such as Sequential(Dense(8), ReLU(), Dense(1))")
+        if dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
+        self.net = net
+        self.in_shape = _shape(n_in)
+        self.seed = streams.check_seed(seed)
+        self.dtype = dtype
+        self.ops = get_backend(backend)
+        self.spec = net.build(self.in_shape)
+        self.out_shape: Shape = self.spec.shape
+        self.loss: Loss | None = None
+        self.metrics: tuple[Metric, ...] = ()
+        self.history: History | None = None
+        names = [name for name, _ in leaves(self.spec.params)]
+        self.theta = self._draw(self.spec.params, first=0)
+        self.state = self._draw(self.spec.state, first=len(names))
+        self._cut()
+
+    def _draw(self, tree: Mapping[str, Any], first: int) -> Array:
+        host = get_backend("numpy")
+        key = streams.key(self.seed, streams.WEIGHTS)
+        parts = [
+            host.xp.reshape(p.init.draw(p.shape, key, (number, 0, 0), host), (-1,))
+            for number, (_, p) in enumerate(leaves(tree), start=first)
+        ]
+        return self.ops.asarray(host.xp.concat([host.zeros((0,), host.dtype("float64")), *parts]), self.dtype)
+
+    def _cut(self) -> None:
+        params = _cut(self.theta, self.spec.params, self.ops)
+        self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
+        self.params = _merge(params, _cut(self.state, self.spec.state, self.ops))
+        self._forward: Callable[[Array], Array] = self.ops.compile(
+            lambda x: self.net.forward(self.params, x, Context(self.ops, seed=self.seed))[0]
+        )
+
+    def __repr__(self) -> str:
+        shapes = f"{_plain(self.in_shape)} -> {_plain(self.out_shape)}"
+        return f"Model({self.net!r}, {shapes}, {self.theta.shape[0]} parameters, {self.dtype} on {self.ops.name})"
+
+    def weights(self) -> dict[str, Array]:
+        """Parameters and layer state by name, views of `theta` and `state`: "0.w" (i, o), "0.b" (o,), …"""
+        return dict(leaves(self.params))
+
+    def to(self, backend: str | Backend) -> Model:
+        """A copy of this model on another backend; its loss and metrics come along, its history does not."""
+        copy = Model(self.net, self.in_shape, seed=self.seed, backend=backend, dtype=self.dtype)
+        copy.theta[...] = copy.ops.asarray(self.ops.to_numpy(self.theta))
+        copy.state[...] = copy.ops.asarray(self.ops.to_numpy(self.state))
+        copy.loss, copy.metrics = self.loss, self.metrics
+        return copy
+
+    # Using it -------------------------------------------------------------------------------------------------------
+
+    def predict(self, x: Any, *, batch_size: int = 4096) -> Array:
+        """Outputs for X: (n, *in_shape) -> (n, *out_shape), an array of this model's backend.
+
+        X is an array or a list of rows, or a data set, whose inputs are taken. No activation is added: what the
+        network's last layer gives (logits, if it was trained with a loss on logits) comes out.
+        """
+        data = as_inputs(x, self)
+        out = self.ops.empty((data.n, *self.out_shape), self.ops.dtype(self.dtype))
+        for start in range(0, data.n, batch_size):
+            stop = min(start + batch_size, data.n)
+            out[start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
+        return out
+
+    def predict_labels(self, x: Any, *, batch_size: int = 4096) -> Array:
+        """Labels (n,) int64 for X: where the outputs are largest; with one output column, whether it is positive."""
+        y, xp = self.predict(x, batch_size=batch_size), self.ops.xp
+        return xp.astype(y[:, 0] > 0 if self.out_shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
+
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        loss: Loss | None = None,
+        metrics: Iterable[str | Metric] | None = None,
+        batch_size: int = 4096,
+    ) -> dict[str, float]:
+        """``{"loss": …, "accuracy": …}`` over all samples of ``data``; the loss and metrics of the last fit unless
+        given."""
+        loss = loss or self.loss
+        if loss is None:
+            raise ValueError("the model has no loss yet: fit it, or give evaluate(loss=…)")
+        data = as_dataset(data)
+        check_fit(self, data, loss)
+        return Evaluation(self, loss, self.metrics if metrics is None else tuple(map(as_metric, metrics)))(
+            data, batch_size
+        )
+
+    def fit(self, data: Any, **options: Any) -> History:
+        """Train on ``data``; the options are those of `tinynet.fit`, where they are explained."""
+        from tinynet.training import fit
+
+        return fit(self, data, **options)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the model to one safetensors file, whole or not at all; `tinynet.load` reads it."""
+        from tinynet.files import save
+
+        save(self, path)
+
+
+class Evaluation:
+    """Loss and metrics over a data set, with all sums on the device."""
+
+    def __init__(self, model: Model, loss: Loss, metrics: tuple[Metric, ...]) -> None:
+        ops, ctx = model.ops, Context(model.ops, seed=model.seed)
+
+        def step(x: Array, target: Array, weight: Array | None) -> list[Array]:
+            y = model.net.forward(model.params, x, ctx)[0]
+            total = loss.denominator(target, weight, ops)
+            value = loss(y, target, ops, weight, total)[0]
+            total = total + ops.xp.zeros_like(value) if isinstance(total, int) else ops.xp.astype(total, value.dtype)
+            return [ops.xp.stack([value * total, total]), *(m.sums(y, target, weight, ops) for m in metrics)]
+
+        self.model, self.loss, self.metrics = model, loss, metrics
+        self.step = ops.compile(step)
+
+    def __call__(self, data: Any, batch_size: int) -> dict[str, float]:
+        ops = self.model.ops
+        totals: list[list[float]] = []
+        for start in range(0, data.n, batch_size):
+            batch = data.batch(range(start, min(start + batch_size, data.n)), ops, self.model.dtype)
+            sums = [ops.to_numpy(s).tolist() for s in self.step(*batch)]  # float64 from here on: many batches add up
+            totals = (
+                [[a + b for a, b in zip(t, s, strict=True)] for t, s in zip(totals, sums, strict=True)]
+                if totals
+                else sums
+            )
+        (value, total), *rest = totals
+        result = {"loss": value / total if self.loss.mean else value}
+        return result | {m.name: m.result(s) for m, s in zip(self.metrics, rest, strict=True)}
+
+
+class _Inputs:
+    """The inputs of a model alone, with the face of a data set."""
+
+    def __init__(self, x: Array, ops: Backend) -> None:
+        self.x, self.ops, self.n = x, ops, int(x.shape[0])
+
+    def batch(self, index: range, ops: Backend, dtype: str) -> Batch:
+        return Batch(ops.asarray(self.x[index.start : index.stop, ...], dtype), None, None)
+
+
+def as_inputs(x: Any, model: Model) -> Any:
+    """``x`` as something with ``n`` and ``batch``; its shape is that of the model's inputs, or ValueError."""
+    from tinynet.data import Dataset, _adopt
+
+    if isinstance(x, Dataset):
+        _check_inputs(x.shape, model)
+        return x
+    array, ops = (x, model.ops) if model.ops.owns(x) else _adopt(x, "X")
+    if array.ndim < 2:
+        raise ValueError(f"X {tuple(array.shape)} is not a table: expected (n, {_plain(model.in_shape)})")
+    if ops.xp.isdtype(array.dtype, "complex floating") or not ops.xp.isdtype(array.dtype, ("numeric", "bool")):
+        raise TypeError(f"X of dtype {array.dtype} is not numeric: give real or whole numbers")
+    _check_inputs(tuple(array.shape[1:]), model)
+    return _Inputs(array, ops)
+
+
+def _check_inputs(shape: Shape, model: Model) -> None:
+    if tuple(shape) != model.in_shape:
+        raise ValueError(f"samples of shape {tuple(shape)} do not fit the model: expected {model.in_shape}")
+
+
+def check_fit(model: Model, data: Any, loss: Loss) -> None:
+    """ValueError unless the data's inputs fit the model and its targets fit the loss and the model's outputs."""
+    _check_inputs(data.shape, model)
+    out = model.out_shape
+    if data.stored:
+        data.check(lambda target, ops: loss.check(out, target, ops), model.ops)
+    elif data.classes is None and data.outputs != out[-1]:
+        raise ValueError(f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected width {out[-1]}")
+    elif data.classes is not None and not loss.labels:
+        raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
+    elif data.classes is not None and data.classes > out[-1]:
+        raise ValueError(f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}")
+
+
+def _cut(vector: Array, tree: Mapping[str, Any], ops: Backend, start: int = 0) -> dict[str, Any]:
+    """Views of ``vector`` in the shapes of a spec's tree."""
+
+    def walk(tree: Mapping[str, Any]) -> dict[str, Any]:
+        nonlocal start
+        out: dict[str, Any] = {}
+        for name, value in tree.items():
+            if isinstance(value, Param):
+                stop = start + prod(value.shape)
+                out[name] = ops.xp.reshape(vector[start:stop], value.shape)
+                start = stop
+            else:
+                out[name] = walk(value)
+        return out
+
+    return walk(tree)
+
+
+def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    out = dict(a)
+    for name, value in b.items():
+        out[name] = _merge(out[name], value) if isinstance(out.get(name), dict) else value
+    return out
+
+
+def _shape(n_in: int | tuple[int, ...]) -> Shape:
+    shape = (n_in,) if isinstance(n_in, int) else tuple(n_in)
+    if not shape or not all(isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in shape):
+        raise ValueError(f"n_in {n_in!r} is out of range: give the number of features, or the shape of one sample")
+    return shape
+
+
+def _plain(shape: Shape) -> str:
+    return str(shape[0]) if len(shape) == 1 else str(shape)

@@ -1,0 +1,227 @@
+"""Optimizers: each the arithmetic for one element of the parameter vector, in order of complexity.
+
+All follow PyTorch's conventions, and are held to its numbers where it has the same. ``lr`` is a number or a schedule
+``step -> rate``. ``l2`` adds ``l2 * theta`` to the gradient; ``weight_decay`` is decoupled: it multiplies theta by
+``1 - lr * weight_decay`` and leaves the gradient alone (Loshchilov, Hutter 2019).
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from math import isfinite, sqrt
+from typing import Any, ClassVar
+
+from tinynet.schedules import Schedule, rate_at
+from tinynet_backends import Backend
+
+Array = Any
+State = dict[str, Any]  # name -> (p,) array, or a float that depends on the step alone
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Plain arithmetic over flat vectors: ``rule(xp, theta, *slots, g, lr, *scalars)`` gives the new theta and
+    slots."""
+
+    lr: float | Schedule
+    _: KW_ONLY
+    l2: float = 0.0
+    weight_decay: float = 0.0
+
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not callable(self.lr) and not (isinstance(self.lr, (int, float)) and 0 <= self.lr < float("inf")):
+            raise ValueError(
+                f"{name} lr {self.lr!r} is out of range: give a finite number of at least 0, or step -> rate"
+            )
+        for field in ("l2", "weight_decay", "epsilon"):
+            value = getattr(self, field, 0.0)
+            if not (value >= 0 and isfinite(value)):
+                raise ValueError(f"{name} {field} {value!r} is out of range: give a finite number of at least 0")
+        for field in ("momentum", "beta1", "beta2", "decay"):
+            value = getattr(self, field, 0.0)
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} {field} {value!r} is out of range: give a number in [0, 1)")
+
+    def init(self, theta: Array, ops: Backend) -> State:
+        """State before the first step: a zero vector for each slot."""
+        return {name: ops.zeros(theta.shape, theta.dtype) for name in self.used_slots()}
+
+    def step(self, theta: Array, g: Array, state: State, t: int, ops: Backend) -> None:
+        """In place: one step on theta (p,) and state along gradient g (p,); ``t`` steps were done before."""
+        arrays = [theta, *(state[name] for name in self.used_slots())]
+        ops.update(self._decayed_rule, arrays, [g], rate_at(self.lr, t), *self.scalars(state, t))
+
+    def used_slots(self) -> tuple[str, ...]:
+        return self.slots
+
+    def scalars(self, state: State, t: int) -> tuple[float, ...]:
+        """What depends on the step and on nothing else, after lr."""
+        return ()
+
+    def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
+        raise NotImplementedError
+
+    def _decayed_rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
+        slots, g, lr, scalars = self._split(rest)
+        if self.l2:
+            g = g + self.l2 * theta
+        if self.weight_decay:
+            theta = theta * (1.0 - lr * self.weight_decay)
+        return self.rule(xp, theta, *slots, g, lr, *scalars)
+
+    def _split(self, rest: tuple[Any, ...]) -> tuple[Any, Any, Any, Any]:
+        n = len(self.used_slots())
+        return rest[:n], rest[n], rest[n + 1], rest[n + 2 :]
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """``v = momentum * v + g; theta -= lr * v``, or with Nesterov's look ahead ``theta -= lr * (g + momentum * v)``.
+
+    Sutskever et al. 2013 with lr outside of v, as PyTorch has it.
+    """
+
+    momentum: float = 0.0
+    nesterov: bool = False
+    slots: ClassVar[tuple[str, ...]] = ("v",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and not self.momentum:
+            raise ValueError("SGD nesterov=True needs a momentum: give one in (0, 1)")
+
+    def used_slots(self) -> tuple[str, ...]:
+        return self.slots if self.momentum else ()
+
+    def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
+        if not self.momentum:
+            g, lr = rest
+            return (theta - lr * g,)
+        v, g, lr = rest
+        v = self.momentum * v + g
+        return theta - lr * (g + self.momentum * v if self.nesterov else v), v
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """``s += g**2; theta -= lr * g / (sqrt(s) + epsilon)`` (Duchi et al. 2011)."""
+
+    lr: float | Schedule = 0.01
+    epsilon: float = 1e-10
+    slots: ClassVar[tuple[str, ...]] = ("s",)
+
+    def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
+        s, g, lr = rest
+        s = s + g * g
+        return theta - lr * (g / (xp.sqrt(s) + self.epsilon)), s
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """``s = decay * s + (1 - decay) * g**2; theta -= lr * g / (sqrt(s) + epsilon)`` (Hinton, lecture 6e, 2012).
+
+    epsilon is outside of the root, as in PyTorch (Keras has it inside). With a momentum, v gathers the quotients.
+    """
+
+    lr: float | Schedule = 0.01
+    decay: float = 0.99
+    epsilon: float = 1e-8
+    momentum: float = 0.0
+    slots: ClassVar[tuple[str, ...]] = ("s", "v")
+
+    def used_slots(self) -> tuple[str, ...]:
+        return self.slots if self.momentum else ("s",)
+
+    def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
+        s, g, lr = rest[0], rest[-2], rest[-1]
+        s = self.decay * s + (1.0 - self.decay) * (g * g)
+        quotient = g / (xp.sqrt(s) + self.epsilon)
+        if not self.momentum:
+            return theta - lr * quotient, s
+        v = self.momentum * rest[1] + quotient
+        return theta - lr * v, s, v
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Kingma, Ba 2015, algorithm 1; epsilon is added after the bias-corrected root, as in the paper and in PyTorch.
+
+    ``m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g**2;``
+    ``theta -= lr / (1 - beta1**t) * m / (sqrt(v / (1 - beta2**t)) + epsilon)``
+    """
+
+    lr: float | Schedule = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
+
+    def scalars(self, state: State, t: int) -> tuple[float, ...]:
+        return 1.0 - self.beta1 ** (t + 1), sqrt(1.0 - self.beta2 ** (t + 1))
+
+    def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
+        m, v, g, lr, correction1, root_correction2 = rest
+        m = m + (1.0 - self.beta1) * (g - m)
+        v = self.beta2 * v + (1.0 - self.beta2) * (g * g)
+        return theta - (lr / correction1) * (m / (xp.sqrt(v) / root_correction2 + self.epsilon)), m, v
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """`Adam` with decoupled weight decay, 0.01 unless said otherwise (Loshchilov, Hutter 2019)."""
+
+    _: KW_ONLY
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class NAdam(Adam):
+    """`Adam` with Nesterov's momentum (Dozat 2016), whose weight warms up as ``beta1 * (1 - 0.96**(t * psi) / 2)``.
+
+    psi is ``momentum_decay``. The product of these weights so far is the one scalar in the state.
+    """
+
+    lr: float | Schedule = 2e-3
+    momentum_decay: float = 4e-3
+
+    def init(self, theta: Array, ops: Backend) -> State:
+        return {**super().init(theta, ops), "product": 1.0}
+
+    def _weight(self, t: int) -> float:
+        return float(self.beta1 * (1.0 - 0.5 * 0.96 ** (t * self.momentum_decay)))
+
+    def scalars(self, state: State, t: int) -> tuple[float, ...]:
+        now, following = self._weight(t + 1), self._weight(t + 2)
+        product = state["product"] * now
+        along_g = (1.0 - now) / (1.0 - product)
+        along_m = following / (1.0 - product * following)
+        return along_g, along_m, sqrt(1.0 - self.beta2 ** (t + 1))
+
+    def step(self, theta: Array, g: Array, state: State, t: int, ops: Backend) -> None:
+        super().step(theta, g, state, t, ops)
+        state["product"] *= self._weight(t + 1)
+
+    def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
+        m, v, g, lr, along_g, along_m, root_correction2 = rest
+        m = m + (1.0 - self.beta1) * (g - m)
+        v = self.beta2 * v + (1.0 - self.beta2) * (g * g)
+        root = xp.sqrt(v) / root_correction2 + self.epsilon
+        return theta - lr * ((along_g * g + along_m * m) / root), m, v
+
+
+@dataclass(frozen=True)
+class Lion(Optimizer):
+    """``theta -= lr * sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g`` (Chen et al. 2023, algorithm 2)."""
+
+    lr: float | Schedule = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.99
+    slots: ClassVar[tuple[str, ...]] = ("m",)
+
+    def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
+        m, g, lr = rest
+        direction = xp.sign(self.beta1 * m + (1.0 - self.beta1) * g)
+        return theta - lr * direction, self.beta2 * m + (1.0 - self.beta2) * g

@@ -1,0 +1,77 @@
+"""Progress on standard error: a bar where it is a terminal, else one line an epoch."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+class Silent:
+    """Shows nothing; the face of the others."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def step(self, step: int, loss: float) -> None:
+        """``step`` steps are done."""
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """An epoch is done; ``row`` is its line of the history."""
+
+
+def line(row: dict[str, float]) -> str:
+    """A row of the history in one line."""
+    shown = [f"epoch {row['epoch']:.0f}", f"step {row['step']:.0f}"]
+    skipped = ("epoch", "step", "seconds", "samples_per_second")
+    shown += [f"{name} {value:.4f}" for name, value in row.items() if name not in skipped]
+    return "  ".join([*shown, f"{row['samples_per_second']:,.0f} samples/s"])
+
+
+class Lines(Silent):
+    """One line an epoch."""
+
+    def epoch(self, row: dict[str, float]) -> None:
+        print(line(row), file=sys.stderr, flush=True)
+
+
+class Bar(Silent):
+    """A bar with steps, samples a second, loss and the time that is left."""
+
+    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.total = epochs * steps_per_epoch
+        self.batch_size = batch_size
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}  loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self.task: Any = self.bar.add_task("training", total=self.total, rate="", loss="")
+
+    def __enter__(self) -> Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.bar.stop()
+
+    def step(self, step: int, loss: float) -> None:
+        speed = self.bar.tasks[0].speed
+        rate = f"{speed * self.batch_size:,.0f} samples/s" if speed else ""
+        self.bar.update(self.task, completed=step, rate=rate, loss=f"{loss:.4f}")
+
+    def epoch(self, row: dict[str, float]) -> None:
+        self.bar.console.print(line(row), highlight=False)
+
+
+def make(epochs: int, steps_per_epoch: int, batch_size: int) -> Silent:
+    """A bar if standard error is a terminal, else lines."""
+    return Bar(epochs, steps_per_epoch, batch_size) if sys.stderr.isatty() else Lines()

@@ -1,0 +1,67 @@
+"""Layers, initializers and losses as plain data, and back: from a fixed table, never by importing a name from a
+file."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from tinynet import activations, initializers, layers, losses, regularization
+
+_KINDS: tuple[type, ...] = (
+    layers.Dense, layers.Flatten, layers.Sequential, layers.Residual,
+    activations.Identity, activations.Sigmoid, activations.Tanh, activations.ReLU, activations.LeakyReLU,
+    activations.ELU, activations.GELU, activations.SiLU, activations.Softplus, activations.Softmax,
+    regularization.Dropout, regularization.LayerNorm, regularization.BatchNorm,
+    initializers.Constant, initializers.Uniform, initializers.GlorotNormal, initializers.GlorotUniform,
+    initializers.HeNormal, initializers.HeUniform, initializers.LeCunNormal, initializers.LeCunUniform,
+    initializers.Orthogonal,
+    losses.SumSquaredError, losses.MeanSquaredError, losses.MeanAbsoluteError, losses.Huber, losses.Quantile,
+    losses.Poisson, losses.Hinge, losses.BinaryCrossEntropy, losses.CrossEntropy,
+)  # fmt: skip
+TABLE: dict[str, type] = {kind.__name__: kind for kind in _KINDS}
+DEEPEST = 32
+
+
+def describe(thing: Any) -> Any:
+    """``thing`` as JSON data: ``{"kind": "Dense", "width": 64, …}``; numbers, strings and None as they are."""
+    if isinstance(thing, layers.Sequential):
+        return {"kind": _kind(thing), "layers": [describe(layer) for layer in thing.layers]}
+    if is_dataclass(thing):
+        return {"kind": _kind(thing), **{f.name: describe(getattr(thing, f.name)) for f in fields(thing)}}
+    if isinstance(thing, (list, tuple)):
+        return [describe(part) for part in thing]
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    raise TypeError(f"{type(thing).__name__} is not in the table of layers and losses and cannot be saved")
+
+
+def _kind(thing: Any) -> str:
+    name = type(thing).__name__
+    if TABLE.get(name) is not type(thing):
+        raise TypeError(
+            f"{name} is not in the table of layers and losses and cannot be saved: model.weights() has its arrays"
+        )
+    return name
+
+
+def rebuild(data: Any, depth: int = 0) -> Any:
+    """What `describe` was given. ValueError for anything that it does not write."""
+    if depth > DEEPEST:
+        raise ValueError(f"layers nest deeper than {DEEPEST}")
+    if isinstance(data, list):
+        return tuple(rebuild(part, depth + 1) for part in data)
+    if not isinstance(data, dict):
+        return data
+    values = dict(data)
+    name = values.pop("kind", None)
+    kind = TABLE.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ValueError(f"unknown kind {name!r}")
+    values = {key: rebuild(value, depth + 1) for key, value in values.items()}
+    try:
+        if issubclass(kind, layers.Sequential):
+            return kind(*values.pop("layers"), **values)
+        return kind(**values)
+    except (TypeError, KeyError) as e:
+        raise ValueError(f"{name}: {e}") from None

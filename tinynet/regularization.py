@@ -1,0 +1,115 @@
+"""Dropout, layer norm and batch norm: what acts differently in training, or across samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tinynet.initializers import Constant, Shape
+from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec
+
+
+@dataclass(frozen=True, repr=False)
+class Dropout(Layer):
+    """In training, each element is 0 with probability ``rate``, else ``x / (1 - rate)`` (Srivastava et al. 2014).
+
+    ``rate`` in [0, 1) is the fraction dropped. The mask is a pure function of (seed, step, place of the layer).
+    """
+
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.rate < 1.0:
+            raise ValueError(f"Dropout rate {self.rate!r} is out of range: give the fraction dropped, in [0, 1)")
+
+    def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        if not ctx.train or self.rate == 0.0:
+            return x, lambda dy: (dy, {})
+        y, keep = ctx.ops.dropout(x, self.rate, *ctx.masks)
+        xp, scale = ctx.ops.xp, 1.0 / (1.0 - self.rate)
+        return y, lambda dy: (xp.where(keep, dy * scale, xp.zeros_like(dy)), {})
+
+
+def _vectors(name: str, shape: Shape) -> Shape:
+    if len(shape) != 1:
+        raise ValueError(f"{name} takes vectors, not samples of shape {shape}: put Flatten() before it")
+    return shape
+
+
+@dataclass(frozen=True, repr=False)
+class LayerNorm(Layer):
+    """Each sample brought to mean 0 and variance 1 over its features, then ``gamma * x + beta`` (Ba et al. 2016).
+
+    ``epsilon`` is added to the biased variance, inside the root, as in PyTorch.
+    """
+
+    epsilon: float = 1e-5
+
+    def build(self, shape: Shape) -> Spec:
+        _vectors("LayerNorm", shape)
+        return Spec(shape, {"gamma": Param(shape, Constant(1.0)), "beta": Param(shape, Constant(0.0))})
+
+    def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        gamma = params["gamma"]
+        y, normed, rstd, _, _ = ctx.ops.normalize(x, gamma, params["beta"], -1, self.epsilon)
+
+        def backprop(dy: Array) -> tuple[Array, dict[str, Any]]:
+            dx, dgamma, dbeta = ctx.ops.normalize_grad(dy, normed, rstd, gamma, -1)
+            return dx, {"gamma": dgamma, "beta": dbeta}
+
+        return y, backprop
+
+
+@dataclass(frozen=True, repr=False)
+class BatchNorm(Layer):
+    """Each feature brought to mean 0 and variance 1 over the batch, then ``gamma * x + beta`` (Ioffe, Szegedy 2015).
+
+    In training it also moves, in place, the running mean and (unbiased) variance that stand in their place in
+    evaluation: ``running += momentum * (batch - running)``, PyTorch's convention.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.momentum <= 1.0:
+            raise ValueError(
+                f"BatchNorm momentum {self.momentum!r} is out of range: give the weight of the new, in [0, 1]"
+            )
+
+    def build(self, shape: Shape) -> Spec:
+        _vectors("BatchNorm", shape)
+        one, zero = Param(shape, Constant(1.0)), Param(shape, Constant(0.0))
+        return Spec(shape, {"gamma": one, "beta": zero}, {"mean": zero, "var": one})
+
+    def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        return (self._train if ctx.train else self._evaluate)(params, x, ctx)
+
+    def _train(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        ops, gamma, n = ctx.ops, params["gamma"], x.shape[0]
+        y, normed, rstd, mean, var = ops.normalize(x, gamma, params["beta"], -2, self.epsilon)
+        running = (params["mean"], params["var"])
+        batch = (ops.xp.reshape(mean, gamma.shape), ops.xp.reshape(var, gamma.shape))
+        ops.update(_move, running, batch, self.momentum, n / max(n - 1, 1))
+
+        def backprop(dy: Array) -> tuple[Array, dict[str, Any]]:
+            dx, dgamma, dbeta = ops.normalize_grad(dy, normed, rstd, gamma, -2)
+            return dx, {"gamma": dgamma, "beta": dbeta}
+
+        return y, backprop
+
+    def _evaluate(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        xp, gamma = ctx.ops.xp, params["gamma"]
+        rstd = 1.0 / xp.sqrt(params["var"] + self.epsilon)
+        normed = (x - params["mean"]) * rstd
+
+        def backprop(dy: Array) -> tuple[Array, dict[str, Any]]:
+            return dy * (gamma * rstd), {"gamma": xp.sum(dy * normed, axis=0), "beta": xp.sum(dy, axis=0)}
+
+        return normed * gamma + params["beta"], backprop
+
+
+def _move(
+    xp: Any, mean: Array, var: Array, batch_mean: Array, batch_var: Array, momentum: float, unbias: float
+) -> tuple[Array, Array]:
+    return mean + momentum * (batch_mean - mean), var + momentum * (unbias * batch_var - var)

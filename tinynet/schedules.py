@@ -1,0 +1,141 @@
+"""Learning rates that change: functions from the number of finished steps to the rate, in order of complexity.
+
+Any ``step -> rate`` function will do for an optimizer; these are the usual ones. Wrap one in `Warmup` to start gently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import cos, pi, sqrt
+
+Schedule = Callable[[int], float]
+
+
+def _positive(owner: object, **values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{type(owner).__name__} {name} {value!r} is out of range: give a positive number")
+
+
+@dataclass(frozen=True)
+class Constant:
+    """``rate`` at every step."""
+
+    rate: float
+
+    def __call__(self, step: int) -> float:
+        return self.rate
+
+
+@dataclass(frozen=True)
+class Step:
+    """``rate * factor**(step // every)``."""
+
+    rate: float
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _positive(self, every=self.every, factor=self.factor)
+
+    def __call__(self, step: int) -> float:
+        return self.rate * self.factor ** (step // self.every)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """``rate * factor**step``."""
+
+    rate: float
+    factor: float
+
+    def __post_init__(self) -> None:
+        _positive(self, factor=self.factor)
+
+    def __call__(self, step: int) -> float:
+        return float(self.rate * self.factor**step)
+
+
+@dataclass(frozen=True)
+class InverseSquareRoot:
+    """``rate * sqrt(scale / (scale + step))``."""
+
+    rate: float
+    scale: float = 1000.0
+
+    def __post_init__(self) -> None:
+        _positive(self, scale=self.scale)
+
+    def __call__(self, step: int) -> float:
+        return self.rate * sqrt(self.scale / (self.scale + step))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """From ``rate`` to ``final`` along half a cosine in ``steps`` steps, then constant (Loshchilov, Hutter 2017, eq.
+    5)."""
+
+    rate: float
+    steps: int
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(self, steps=self.steps)
+
+    def __call__(self, step: int) -> float:
+        done = min(step / self.steps, 1.0)
+        return self.final + 0.5 * (self.rate - self.final) * (1.0 + cos(pi * done))
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """``(step + 1) / steps`` of what ``then`` says in the first ``steps`` steps; afterwards ``then``, counted from
+    there."""
+
+    steps: int
+    then: float | Schedule
+
+    def __post_init__(self) -> None:
+        _positive(self, steps=self.steps)
+
+    def __call__(self, step: int) -> float:
+        if step < self.steps:
+            return rate_at(self.then, 0) * (step + 1) / self.steps
+        return rate_at(self.then, step - self.steps)
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Up from ``rate / start`` to ``rate``, then down to ``rate / start / end``, on half cosines (Smith, Topin 2018).
+
+    ``rise`` is the fraction of ``steps`` that goes up. PyTorch's ``OneCycleLR`` with its cosine and two phases.
+    """
+
+    rate: float
+    steps: int
+    rise: float = 0.3
+    start: float = 25.0
+    end: float = 1e4
+
+    def __post_init__(self) -> None:
+        _positive(self, steps=self.steps, start=self.start, end=self.end)
+        if not 0.0 < self.rise < 1.0:
+            raise ValueError(f"OneCycle rise {self.rise!r} is out of range: give a fraction in (0, 1)")
+
+    def __call__(self, step: int) -> float:
+        low = self.rate / self.start
+        step = min(step, self.steps - 1)
+        top = self.rise * self.steps - 1.0
+        if step <= top:
+            return _half_cosine(low, self.rate, step / top if top > 0 else 1.0)
+        return _half_cosine(self.rate, low / self.end, (step - top) / (self.steps - 1 - top))
+
+
+def _half_cosine(a: float, b: float, done: float) -> float:
+    return b + 0.5 * (a - b) * (1.0 + cos(pi * done))
+
+
+def rate_at(rate: float | Schedule, step: int) -> float:
+    """The rate at ``step``, of a number or of a schedule."""
+    return rate(step) if callable(rate) else float(rate)
