@@ -11,5 +11,5 @@ class ModelFileError(ValueError):
     """A file that is no model of ours, or a damaged one; the message names the file."""
 
 
-class StopTraining(Exception):  # noqa: N818 - a request, not an error, as StopIteration is
+class StopTraining(Exception):
     """Raised by a callback to end training after the epoch that has just been reported."""

@@ -23,7 +23,7 @@ from tinynet.metrics import METRICS
 from tinynet.model import Model
 from tinynet.registry import describe, rebuild
 
-FORMAT = "1"
+FORMAT = 1
 LARGEST_HEADER = 16 * 2**20
 
 
@@ -60,6 +60,7 @@ def save(model: Model, path: str | PathLike[str]) -> None:
     from safetensors.numpy import save as to_bytes
 
     about = {
+        "format": FORMAT,
         "net": describe(model.net),
         "in_shape": list(model.in_shape),
         "seed": model.seed,
@@ -69,7 +70,9 @@ def save(model: Model, path: str | PathLike[str]) -> None:
     }
     # safetensors 0.8 writes wrong bytes for arrays that are not C-contiguous, without a word: make each one so
     arrays = {name: np.array(model.ops.to_numpy(a), order="C", copy=True) for name, a in model.weights().items()}
-    content = to_bytes(arrays, metadata={"tinynet": FORMAT, "model": json.dumps(about)})
+    content = to_bytes(
+        arrays, metadata={"tinynet": json.dumps(about)}
+    )  # one entry: the library does not keep their order
     write_atomically(path, content)
 
 
@@ -111,13 +114,15 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as f:
             metadata = f.metadata() or {}
-            if metadata.get("tinynet") != FORMAT:
-                raise ModelFileError(
-                    f"{path}: not a tinynet model of format {FORMAT}, but {metadata.get('tinynet', 'another file')}"
-                )
-            about = json.loads(metadata["model"])
+            if "tinynet" not in metadata:
+                raise ModelFileError(f"{path}: not a model of tinynet, though a safetensors file")
+            about = json.loads(metadata["tinynet"])
             if not isinstance(about, dict):
                 raise ValueError("its description is no JSON object")
+            if about.get("format") != FORMAT:
+                raise ModelFileError(
+                    f"{path}: format {about.get('format')!r}, which this version does not read: expected {FORMAT}"
+                )
             return about, {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as e:
         if isinstance(e, ModelFileError):

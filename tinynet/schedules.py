@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, pi, sqrt
+from math import cos, inf, pi, sqrt
 
 Schedule = Callable[[int], float]
 
 
-def _positive(owner: object, **values: float) -> None:
-    for name, value in values.items():
+def _check(owner: object, rate: float, **positive: float) -> None:
+    name = type(owner).__name__
+    if not 0 <= rate < inf:
+        raise ValueError(f"{name} rate {rate!r} is out of range: give a finite number of at least 0")
+    for field, value in positive.items():
         if not value > 0:
-            raise ValueError(f"{type(owner).__name__} {name} {value!r} is out of range: give a positive number")
+            raise ValueError(f"{name} {field} {value!r} is out of range: give a positive number")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,9 @@ class Constant:
     """``rate`` at every step."""
 
     rate: float
+
+    def __post_init__(self) -> None:
+        _check(self, self.rate)
 
     def __call__(self, step: int) -> float:
         return self.rate
@@ -37,7 +43,7 @@ class Step:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _positive(self, every=self.every, factor=self.factor)
+        _check(self, self.rate, every=self.every, factor=self.factor)
 
     def __call__(self, step: int) -> float:
         return self.rate * self.factor ** (step // self.every)
@@ -51,7 +57,7 @@ class Exponential:
     factor: float
 
     def __post_init__(self) -> None:
-        _positive(self, factor=self.factor)
+        _check(self, self.rate, factor=self.factor)
 
     def __call__(self, step: int) -> float:
         return float(self.rate * self.factor**step)
@@ -65,7 +71,7 @@ class InverseSquareRoot:
     scale: float = 1000.0
 
     def __post_init__(self) -> None:
-        _positive(self, scale=self.scale)
+        _check(self, self.rate, scale=self.scale)
 
     def __call__(self, step: int) -> float:
         return self.rate * sqrt(self.scale / (self.scale + step))
@@ -81,7 +87,7 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive(self, steps=self.steps)
+        _check(self, self.rate, steps=self.steps)
 
     def __call__(self, step: int) -> float:
         done = min(step / self.steps, 1.0)
@@ -97,7 +103,7 @@ class Warmup:
     then: float | Schedule
 
     def __post_init__(self) -> None:
-        _positive(self, steps=self.steps)
+        _check(self, rate_at(self.then, 0), steps=self.steps)
 
     def __call__(self, step: int) -> float:
         if step < self.steps:
@@ -119,7 +125,7 @@ class OneCycle:
     end: float = 1e4
 
     def __post_init__(self) -> None:
-        _positive(self, steps=self.steps, start=self.start, end=self.end)
+        _check(self, self.rate, steps=self.steps, start=self.start, end=self.end)
         if not 0.0 < self.rise < 1.0:
             raise ValueError(f"OneCycle rise {self.rise!r} is out of range: give a fraction in (0, 1)")
 

@@ -260,9 +260,7 @@ def fit(
         check_fit(model, held_out, loss)
     names = _names(chosen, held_out)
     if stopping is not None and stopping.monitor not in names:
-        raise ValueError(
-            f"early stopping cannot watch {stopping.monitor!r}: choose from {', '.join(names)}; val_loss needs validation="
-        )
+        raise ValueError(f"early stopping cannot watch {stopping.monitor!r}: choose from {', '.join(names)}")
 
     model.loss, model.metrics, model.history = loss, chosen, History()
     history, best = model.history, _Best(model, stopping, chosen)
