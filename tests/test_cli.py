@@ -22,7 +22,7 @@ def _here(tmp_path, monkeypatch):
 def mistake(capsys, *argv):
     """The one line that a mistaken command says."""
     assert main(list(argv)) == 2
-    out, err = capsys.readouterr()
+    err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert err.startswith("tinynet: error: ")
     return err.removeprefix("tinynet: error: ").rstrip()

@@ -1,0 +1,22 @@
+"""The backends that the tests run over: what an array library may be, on a laptop and, with ``-m gpu``, on a CUDA device."""
+
+import pytest
+from tinynet_backends import BackendUnavailable, get_backend, set_backend
+
+NAMES = ["numpy", "strict:CPU_DEVICE", "strict:device1", "strict:device2", "torch"]
+
+
+@pytest.fixture(params=[*NAMES, pytest.param("cupy", marks=pytest.mark.gpu)])
+def ops(request):
+    """Every backend; one that is not there is skipped, with the reason that its own error gives."""
+    try:
+        return get_backend(request.param)
+    except BackendUnavailable as e:
+        pytest.skip(str(e))
+
+
+@pytest.fixture(autouse=True)
+def _no_choice_from_outside(monkeypatch):
+    monkeypatch.delenv("TINYNET_BACKEND", raising=False)
+    yield
+    set_backend(None)
