@@ -1,0 +1,182 @@
+"""Losses: gradients against differences, numbers against PyTorch's, and what weights mean."""
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+
+N, K = 12, 4
+RNG = np.random.default_rng(0)
+Y = RNG.standard_normal((N, K))
+REAL = RNG.standard_normal((N, K))
+LABELS = RNG.integers(0, K, N)
+SOFT = RNG.dirichlet(np.ones(K), N)
+WEIGHT = RNG.uniform(0.1, 2.0, N)
+CLASSES = (0.5, 1.0, 2.0, 0.25)
+
+CASES = [
+    (tn.SumSquaredError(), REAL), (tn.MeanSquaredError(), REAL), (tn.MeanAbsoluteError(), REAL), (tn.Huber(), REAL),
+    (tn.Huber(0.3), REAL), (tn.Quantile(0.5), REAL), (tn.Quantile(0.9), REAL), (tn.Poisson(), np.abs(REAL).round()),
+    (tn.Hinge(), np.sign(REAL)), (tn.BinaryCrossEntropy(), (REAL > 0) * 1.0), (tn.BinaryCrossEntropy(), SOFT),
+    (tn.BinaryCrossEntropy((0.5, 3.0)), (REAL > 0) * 1.0), (tn.CrossEntropy(), LABELS), (tn.CrossEntropy(0.1), LABELS),
+    (tn.CrossEntropy(0.1, CLASSES), LABELS), (tn.CrossEntropy(class_weight=CLASSES), SOFT), (tn.CrossEntropy(0.2), SOFT),
+]  # fmt: skip
+IDS = [f"{loss!r}-{target.ndim}" for loss, target in CASES]
+cases = pytest.mark.parametrize(("loss", "target"), CASES, ids=IDS)
+
+
+def put(ops, *arrays):
+    return [None if a is None else ops.asarray(a) for a in arrays]
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
+@cases
+def test_gradient(loss, target, weight, ops):
+    y, t, w = put(ops, Y, target, weight)
+    _, dy = loss(y, t, ops, w)
+    v, step = np.random.default_rng(1).standard_normal(Y.shape), 1e-6
+    above, below = (float(loss(ops.asarray(Y + s * step * v), t, ops, w)[0]) for s in (1, -1))
+    # kinks (|e|, hinge) are 1e-2 away or more from these points
+    assert (above - below) / (2 * step) == pytest.approx(np.sum(ops.to_numpy(dy) * v), rel=1e-7)
+
+
+@cases
+def test_weights_are_copies_and_zero_is_absence(loss, target, ops):
+    times = np.arange(N) % 3
+    again = np.repeat(np.arange(N), times)
+    y, t, w = put(ops, Y, target, times * 1.0)
+    value, dy = loss(y, t, ops, w)
+    copies, dcopies = loss(*put(ops, Y[again], target[again]), ops)
+    assert float(value) == pytest.approx(float(copies), rel=1e-13)
+    summed = np.zeros_like(Y)
+    np.add.at(summed, again, ops.to_numpy(dcopies))
+    np.testing.assert_allclose(ops.to_numpy(dy), summed, rtol=1e-12, atol=1e-16)
+
+
+@cases
+def test_parts_with_the_whole_s_denominator_add_up(loss, target, ops):
+    y, t, w = put(ops, Y, target, WEIGHT)
+    value, dy = loss(y, t, ops, w)
+    denominator = loss.denominator(t, w, ops)
+    parts = [loss(y[s, ...], t[s, ...], ops, w[s], denominator) for s in (slice(0, 5), slice(5, N))]
+    assert sum(float(p[0]) for p in parts) == pytest.approx(float(value), rel=1e-13)
+    np.testing.assert_allclose(np.concatenate([ops.to_numpy(p[1]) for p in parts]), ops.to_numpy(dy), rtol=1e-13)
+
+
+@cases
+def test_one_loss_on_every_backend_in_both_precisions(loss, target, ops):
+    host = tn.get_backend("numpy")
+    wanted, dwanted = loss(Y, target, host)
+    for dtype, rtol in (("float64", 1e-12), ("float32", 1e-5)):
+        t = ops.asarray(target, None if target.ndim == 1 else dtype)
+        value, dy = loss(ops.asarray(Y, dtype), t, ops)
+        assert value.shape == ()
+        assert value.dtype == dy.dtype == ops.dtype(dtype)
+        assert float(value) == pytest.approx(float(wanted), rel=rtol)
+        np.testing.assert_allclose(ops.to_numpy(dy), dwanted, rtol=rtol * 10, atol=rtol)
+
+
+def torch_of(loss):
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    f, tensor = torch.nn.functional, torch.tensor
+    match loss:
+        case tn.SumSquaredError():
+            return lambda y, t: f.mse_loss(y, t, reduction="sum")
+        case tn.MeanSquaredError():
+            return f.mse_loss
+        case tn.MeanAbsoluteError():
+            return f.l1_loss
+        case tn.Huber():
+            return lambda y, t: f.huber_loss(y, t, delta=loss.delta)
+        case tn.Poisson():
+            return lambda y, t: f.poisson_nll_loss(y, t, log_input=True, full=False)
+        case tn.BinaryCrossEntropy(class_weight=None):
+            return f.binary_cross_entropy_with_logits
+        case tn.BinaryCrossEntropy():
+            # pos_weight stands beside a weight of 1 for the negative
+            w0, w1 = loss.class_weight
+            return lambda y, t: w0 * f.binary_cross_entropy_with_logits(y, t, pos_weight=tensor(w1 / w0))
+        case tn.CrossEntropy():
+            weight = None if loss.class_weight is None else tensor(loss.class_weight, dtype=torch.float64)
+            return lambda y, t: f.cross_entropy(y, t, weight, label_smoothing=loss.smoothing)
+    pytest.skip("PyTorch has no such loss: its gradient and the formula are tested elsewhere")
+
+
+@cases
+def test_pytorch_s_numbers(loss, target, ops):
+    other = torch_of(loss)
+    torch = pytest.importorskip("torch")
+    y = torch.tensor(Y, requires_grad=True)
+    wanted = other(y, torch.tensor(target))
+    wanted.backward()
+    value, dy = loss(*put(ops, Y, target), ops)
+    assert float(value) == pytest.approx(wanted.item(), rel=1e-12)
+    np.testing.assert_allclose(ops.to_numpy(dy), y.grad.numpy(), rtol=1e-12, atol=1e-16)
+
+
+def test_hinge_and_quantile_by_their_formulas():
+    host = tn.get_backend("numpy")
+    t = np.sign(REAL)
+    assert float(tn.Hinge()(Y, t, host)[0]) == pytest.approx(np.maximum(0, 1 - t * Y).mean(), rel=1e-14)
+    e = REAL - Y
+    wanted = np.maximum(0.9 * e, (0.9 - 1) * e).mean()
+    assert float(tn.Quantile(0.9)(Y, REAL, host)[0]) == pytest.approx(wanted, rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_large_logits_stay_finite(ops, dtype):
+    z = ops.asarray(np.array([[1e4, -1e4], [-1e4, 1e4]]), dtype)
+    value, dz = tn.CrossEntropy()(z, ops.asarray(np.array([0, 0])), ops)
+    assert float(value) == 1e4  # half of the samples pay 2e4
+    assert np.isfinite(ops.to_numpy(dz)).all()
+    t = ops.asarray(np.array([[1.0, 0.0], [1.0, 0.0]]), dtype)
+    value, dz = tn.BinaryCrossEntropy()(z, t, ops)
+    assert float(value) == 5e3
+    assert np.isfinite(ops.to_numpy(dz)).all()
+
+
+def test_a_class_that_cannot_occur_costs_nothing(ops):
+    z = ops.asarray(np.array([[0.0, -np.inf, 1.0]]))
+    value, dz = tn.CrossEntropy()(z, ops.asarray(np.array([0])), ops)
+    assert float(value) == pytest.approx(np.log(1 + np.e))
+    assert ops.to_numpy(dz)[0, 1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("loss", "out", "target", "said"),
+    [
+        (tn.CrossEntropy(), (3,), [[0], [1]], "labels (2, 1) do not fit outputs (2, 3): expected (2,)"),
+        (tn.CrossEntropy(), (3,), [0, 1, 3], "CrossEntropy: labels must be in [0, 3); row 2 is 3"),
+        (tn.CrossEntropy(), (3,), [0, -1], "CrossEntropy: labels must be in [0, 3); row 1 is -1"),
+        (
+            tn.CrossEntropy(), (3,), [0.0, 1.0],
+            "targets (2,) of a floating type do not fit outputs (2, 3): expected integer labels (2,) or probabilities (2, 3)",
+        ),
+        (tn.CrossEntropy(), (2,), [[0.5, -0.5]], "CrossEntropy: probabilities must not be negative; row 0 is [0.5, -0.5]"),
+        (tn.CrossEntropy(0.0, (1, 2)), (3,), [0], "class_weight has 2 numbers for 3 classes: expected 3"),
+        (tn.MeanSquaredError(), (1,), [1.0, 2.0], "targets (2,) do not fit outputs (2, 1): expected (2, 1)"),
+        (tn.Poisson(), (1,), [[1.0], [-1.0]], "Poisson: counts must not be negative; row 1 is [-1.0]"),
+        (tn.BinaryCrossEntropy(), (1,), [[1.5]], "BinaryCrossEntropy: targets must be in [0, 1]; row 0 is [1.5]"),
+        (
+            tn.Hinge(), (1,), [[-1.0], [0.0]],
+            "Hinge: targets must be -1 or 1 (2 * t - 1 makes them of 0 and 1); row 1 is [0.0]",
+        ),
+    ],
+)  # fmt: skip
+def test_targets_that_do_not_fit(loss, out, target, said, ops):
+    with pytest.raises(ValueError) as e:
+        loss.check(out, ops.asarray(np.array(target)), ops)
+    assert str(e.value) == said
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tn.Huber(0.0), lambda: tn.Quantile(1.0), lambda: tn.CrossEntropy(1.0), lambda: tn.CrossEntropy(-0.1),
+        lambda: tn.CrossEntropy(class_weight=(0, 0)), lambda: tn.BinaryCrossEntropy((1, 2, 3)),
+        lambda: tn.BinaryCrossEntropy((1, float("nan"))),
+    ],
+)  # fmt: skip
+def test_hyperparameters_out_of_range(make):
+    with pytest.raises(ValueError, match="out of range|expected 2"):
+        make()
