@@ -58,7 +58,9 @@ def test_tinynet_knows_no_array_library() -> None:
 
 def test_backends_know_nothing_of_tinynet() -> None:
     trees = ((p, ast.parse(p.read_text("utf-8"))) for p in python_files("backends"))
-    found = [f"{p.name}:{line}" for p, tree in trees for line, name in imported(tree) if name.split(".")[0] == "tinynet"]
+    found = [
+        f"{p.name}:{line}" for p, tree in trees for line, name in imported(tree) if name.split(".")[0] == "tinynet"
+    ]
     assert found == []
 
 

@@ -196,7 +196,10 @@ def test_dropout_differs_by_step_place_and_seed_and_rests_in_evaluation():
         (lambda: tn.Dense(0), "Dense width 0 is not a positive whole number"),
         (lambda: tn.Dense(2.0), "Dense width 2.0 is not a positive whole number"),
         (lambda: tn.Dropout(1.0), "Dropout rate 1.0 is out of range: give the fraction dropped, in [0, 1)"),
-        (lambda: tn.BatchNorm(momentum=2), "BatchNorm momentum 2 is out of range: give the weight of the new, in [0, 1]"),
+        (
+            lambda: tn.BatchNorm(momentum=2),
+            "BatchNorm momentum 2 is out of range: give the weight of the new, in [0, 1]",
+        ),
         (
             lambda: tn.Sequential(tn.Dense(3), tn.ReLU),
             "Sequential takes layers, not <class 'tinynet.activations.ReLU'>: write it with parentheses",

@@ -1,6 +1,16 @@
 """tinynet: a neural network written once against the array API standard, on NumPy or CuPy, fed by data that is never
 stored."""
 
+from tinynet_backends import (
+    Backend,
+    BackendUnavailable,
+    available_backends,
+    get_backend,
+    overrides,
+    set_backend,
+    use_backend,
+)
+
 from tinynet import data, initializers, losses, metrics, optim, schedules
 from tinynet.activations import ELU, GELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from tinynet.data import Arrays, Dataset, Loader
@@ -22,15 +32,6 @@ from tinynet.model import Model
 from tinynet.optim import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
 from tinynet.regularization import BatchNorm, Dropout, LayerNorm
 from tinynet.training import EarlyStopping, History, Report, Run, fit, train
-from tinynet_backends import (
-    Backend,
-    BackendUnavailable,
-    available_backends,
-    get_backend,
-    overrides,
-    set_backend,
-    use_backend,
-)
 
 __version__ = "0.1.0"
 

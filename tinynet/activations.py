@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from math import pi, sqrt
 from typing import Any
 
-from tinynet.layers import Array, Backprop, Context, Layer, Params
 from tinynet_backends.special import erf
+
+from tinynet.layers import Array, Backprop, Context, Layer, Params
 
 
 class Activation(Layer):

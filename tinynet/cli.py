@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 
+from tinynet_backends import BackendUnavailable, available_backends, get_backend
+
 from tinynet import __version__
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import Spirals
@@ -21,7 +23,6 @@ from tinynet.errors import DivergedError
 from tinynet.files import write_atomically
 from tinynet.model import Model
 from tinynet.training import EarlyStopping, History, fit
-from tinynet_backends import BackendUnavailable, available_backends, get_backend
 
 EXAMPLES = """\
 examples:

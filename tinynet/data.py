@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from tinynet import streams
 from tinynet_backends import Backend, exact, get_backend
+
+from tinynet import streams
 
 Array = Any
 Shape = tuple[int, ...]

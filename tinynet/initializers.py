@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Any, Protocol
 
-from tinynet.streams import Counter, Key
 from tinynet_backends import Backend, exact
+
+from tinynet.streams import Counter, Key
 
 Array = Any
 Shape = tuple[int, ...]

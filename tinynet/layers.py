@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, fields
 from math import prod
 from typing import Any
 
+from tinynet_backends import Backend
+
 from tinynet import initializers, streams
 from tinynet.initializers import Initializer, Shape
-from tinynet_backends import Backend
 
 Array = Any
 Params = Mapping[str, Any]  # name -> array, or the Params of an inner layer

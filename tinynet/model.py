@@ -7,13 +7,14 @@ from math import prod
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from tinynet_backends import Backend, get_backend
+
 from tinynet import streams
 from tinynet.data import Batch, as_dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Context, Layer, Param, leaves
 from tinynet.losses import Loss
 from tinynet.metrics import Metric, as_metric
-from tinynet_backends import Backend, get_backend
 
 if TYPE_CHECKING:
     from tinynet.training import History

@@ -11,8 +11,9 @@ from dataclasses import KW_ONLY, dataclass
 from math import isfinite, sqrt
 from typing import Any, ClassVar
 
-from tinynet.schedules import Schedule, rate_at
 from tinynet_backends import Backend
+
+from tinynet.schedules import Schedule, rate_at
 
 Array = Any
 State = dict[str, Any]  # name -> (p,) array, or a float that depends on the step alone

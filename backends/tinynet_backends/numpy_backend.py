@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from tinynet_backends import exact
 from tinynet_backends.arena import Arena
 from tinynet_backends.backend import Array, Backend, F, Formula

@@ -1,0 +1,284 @@
+"""Every replacement equals its portable original: results, arrays changed in place, and signature.
+
+`CASES` has arguments for each portable operation. A replacement is compared with the original body on the same backend,
+so a new one is tested the moment it exists.
+"""
+
+import inspect
+
+import numpy as np
+import pytest
+from tinynet_backends import Backend, get_backend, overrides, portable_operations
+from tinynet_backends.numpy_backend import BLOCK
+
+import tinynet as tn
+
+RNG = np.random.default_rng(0)
+BIG = BLOCK + 37  # more than a block, and no multiple of it
+
+
+def real(*shape):
+    return RNG.standard_normal(shape)
+
+
+def odd(*shape):
+    """With NaN, infinities, zeros of both signs and a denormal number."""
+    x = real(*shape)
+    x.ravel()[: min(6, x.size)] = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-310][: min(6, x.size)]
+    return x
+
+
+def mish(xp, x):
+    return x * xp.tanh(xp.log1p(xp.exp(-xp.abs(x))) + xp.maximum(x, 0.0))
+
+
+def product(xp, x, y):
+    return x * y + 1.0
+
+
+def moments(xp, theta, m, g, lr, beta):
+    m = beta * m + (1.0 - beta) * g
+    return theta - lr * m, m
+
+
+def squares(xp, y, t):
+    return (y - t) ** 2, 2.0 * (y - t)
+
+
+KEY, COUNTER = (2**64 - 1, 3), (5, 0, 2**64 - 1)
+
+CASES = {
+    "affine": lambda f: [
+        (f(real(5, 3)), f(real(3, 4)), f(real(4))), (f(real(5, 3)), f(real(3, 4))), (f(real(0, 3)), f(real(3, 4)), f(real(4))),
+        (f(odd(1, 1)), f(real(1, 1)), f(real(1))), (f(real(3, 7).T), f(real(4, 3).T), f(real(4))),
+        (f(real(2, 5, 3)), f(real(2, 3, 4)), f(real(2, 4))), (f(odd(9, 6)), f(real(6, 2)), f(odd(2))),
+    ],
+    "affine_grad": lambda f: [
+        (f(real(5, 4)), f(real(5, 3)), f(real(3, 4)), True, True), (f(real(5, 4)), f(real(5, 3)), f(real(3, 4)), False, False),
+        (f(real(0, 4)), f(real(0, 3)), f(real(3, 4)), True, True), (f(odd(7, 2)), f(real(7, 1)), f(real(1, 2)), True, True),
+        (f(real(2, 5, 4)), f(real(2, 5, 3)), f(real(2, 3, 4)), True, True),
+    ],
+    "elementwise": lambda f: [
+        (mish, f(odd(3, 5))), (product, f(real(BIG)), f(odd(BIG))), (mish, f(odd(3, BLOCK))), (mish, f(real(0, 4))),
+        (product, f(real(200, 300).T), f(real(300, 200))), (mish, f(real(BLOCK))),
+    ],
+    "update": lambda f: [
+        (moments, [f(odd(n)), f(real(n))], [f(real(n))], 0.1, 0.9) for n in (0, 1, 7, BLOCK, BIG, 3 * BLOCK)
+    ],
+    "pack": lambda f: [([f(real(2, 3)), f(odd(6)), f(real(3, 2).T), f(real(0))], f(real(18)))],
+    "clip_norm": lambda f: [(f(real(9)), 0.1), (f(real(9)), 1e3), (f(np.zeros(3)), 1.0), (f(odd(9)), 1.0), (f(real(BIG)), 1.0)],
+    "softmax": lambda f: [(f(1e3 * real(4, 5)),), (f(real(0, 5)),), (f(real(2, 3, 5)),), (f(odd(3, 7)),)],
+    "softmax_grad": lambda f: [(f(real(4, 5)), f(RNG.dirichlet(np.ones(5), 4))), (f(odd(4, 5)), f(real(4, 5)))],
+    "normalize": lambda f: [(f(x), f(real(5)), f(real(5)), axis, 1e-5) for x in (real(7, 5), odd(7, 5), real(1, 5)) for axis in (-1, -2)],
+    "normalize_grad": lambda f: [
+        (f(real(7, 5)), f(real(7, 5)), f(real(7, 1) if axis == -1 else real(1, 5)), f(real(5)), axis) for axis in (-1, -2)
+    ],
+    "elementwise_loss": lambda f: [(squares, f(y), f(real(4, 3)), f(real(4))) for y in (real(4, 3), odd(4, 3))],
+    "softmax_cross_entropy": lambda f: [
+        (f(real(4, 3)), np.array([0, 2, 1, 1]), f(real(4))), (f(odd(4, 3)), np.array([0, 2, 1, 1]), f(real(4)), 0.1),
+        (f(real(4, 3)), f(RNG.dirichlet(np.ones(3), 4)), f(real(4)), 0.2, f(np.array([1.0, 0.0, 2.0]))),
+    ],
+    "words": lambda f: [(KEY, COUNTER, start, n) for start, n in ((0, 9), (3, 1), (5, 0), (2**64 - 8, 8), (2**40 + 1, 4099))],
+    "words_at": lambda f: [(KEY, COUNTER, np.array(index, dtype=np.int64)) for index in ([], [0], [7, 3, 3, 2**62 - 1])],
+    "dropout": lambda f: [(f(x), 0.3, KEY, COUNTER) for x in (real(5, 3), real(0, 3), odd(7), real(BIG))],
+    "permute": lambda f: [(np.arange(min(n, 50)), n, tuple(range(16))) for n in (1, 2, 999, 1000, 2**62)],
+}  # fmt: skip
+EXACT = {"words", "words_at", "dropout", "permute", "pack"}
+FORMULAS_ON_WORDS = {"words", "words_at", "dropout", "permute"}
+BACKENDS = ["numpy", "torch", pytest.param("cupy", marks=pytest.mark.gpu)]
+
+
+def host(ops, value):
+    """``value`` with its arrays on the host, copied."""
+    if isinstance(value, (tuple, list)):
+        return [host(ops, v) for v in value]
+    if hasattr(value, "shape") and not callable(value):
+        return np.array(value if isinstance(value, np.ndarray) else ops.to_numpy(value))
+    return value
+
+
+def device(ops, value):
+    """``value`` with its host arrays as fresh ones on the backend, in the same memory order."""
+    if isinstance(value, tuple):
+        return tuple(device(ops, v) for v in value)
+    if isinstance(value, list):
+        return [device(ops, v) for v in value]
+    return ops.asarray(value.copy(order="K")) if isinstance(value, np.ndarray) else value
+
+
+def assert_same(a, b, rtol):
+    if isinstance(a, (tuple, list)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y, rtol)
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * 10)
+    else:
+        assert a is b or a == b
+
+
+def test_every_portable_operation_has_cases():
+    assert set(CASES) == set(portable_operations())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
+def test_a_replacement_equals_its_original(backend, name, dtype, request):
+    if backend == "torch":
+        pytest.importorskip("torch", reason="the backend needs PyTorch")
+    ops = get_backend(backend)
+    if name not in overrides(ops):
+        return  # inherited: it is the original
+    # PyTorch has no uint64 shifts: the originals on words run on NumPy there
+    reference = get_backend("numpy") if backend == "torch" and name in FORMULAS_ON_WORDS else ops
+    # sums in another order differ in the last places; the rest is equal to the bit
+    rtol = 0.0 if name in EXACT else {"float32": 2e-6, "float64": 1e-14}[dtype]
+    for case in CASES[name](lambda a: a.astype(dtype)):
+        mine, theirs = device(ops, case), device(reference, case)
+        compiled = ops.compile(lambda *args: getattr(ops, name)(*args))
+        got = host(ops, compiled(*mine))
+        wanted = host(reference, getattr(Backend, name)(reference, *theirs))
+        assert_same(got, wanted, rtol)
+        assert_same(host(ops, list(mine)), host(reference, list(theirs)), rtol)
+        # once more, in the buffers of the first time
+        assert_same(host(ops, compiled(*device(ops, case))), wanted, rtol)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_replacement_has_the_signature_of_its_original(backend):
+    if backend == "torch":
+        pytest.importorskip("torch", reason="the backend needs PyTorch")
+    for name, method in overrides(get_backend(backend)).items():
+        own = list(inspect.signature(method).parameters.values())
+        wanted = list(inspect.signature(getattr(Backend, name)).parameters.values())[1:]
+        assert [(p.name, p.default, p.kind) for p in own] == [(p.name, p.default, p.kind) for p in wanted], name
+
+
+def test_numpy_replaces_what_it_says():
+    assert set(overrides(get_backend("numpy"))) == {
+        "affine",
+        "affine_grad",
+        "elementwise",
+        "update",
+        "words",
+        "dropout",
+    }
+    assert not overrides(get_backend("strict"))
+
+
+# The arena ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_arena_hands_out_each_buffer_once_a_step():
+    ops = get_backend("numpy")
+    step = ops.compile(lambda *shapes: [ops.empty(shape, np.dtype("float32")) for shape in shapes])
+    first = step((4, 3), (12,), (2, 2))
+    for i, a in enumerate(first):
+        assert not any(np.shares_memory(a, b) for b in first[:i])
+    assert [a is b for a, b in zip(first, step((4, 3), (12,), (2, 2)), strict=True)] == [True] * 3
+    smaller = step((2, 3), (7,), (9, 9))
+    assert [a.shape for a in smaller] == [(2, 3), (7,), (9, 9)]
+    assert np.shares_memory(smaller[0], first[0])
+    back = step((4, 3), (12,), (2, 2))
+    assert np.shares_memory(back[0], first[0])
+    assert back[0].shape == (4, 3)
+
+
+def test_two_compiled_steps_share_nothing():
+    ops = get_backend("numpy")
+    a, b = (ops.compile(lambda: ops.empty((5,), np.dtype("float64"))) for _ in range(2))
+    nested = ops.compile(lambda: (ops.empty((5,), np.dtype("float64")), a()))
+    outer, inner = nested()
+    assert not np.shares_memory(outer, inner)
+    assert not np.shares_memory(a(), b())
+    assert not np.shares_memory(ops.empty((5,), np.dtype("float64")), a())
+
+
+# In place, or not at all --------------------------------------------------------------------------------------------------
+
+
+class Interrupting(np.ndarray):
+    """An array that Ctrl-C hits at its n-th write, before or after it took place."""
+
+    def __setitem__(self, key, value):
+        self.count[0] -= 1
+        if self.count[0] == 0 and not self.count[1]:
+            raise KeyboardInterrupt
+        super().__setitem__(key, value)
+        if self.count[0] == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("portable", [True, False], ids=["portable", "numpy"])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("at", [1, 2])
+def test_ctrl_c_in_an_update_leaves_whole_vectors(at, after, portable):
+    ops = get_backend("numpy")
+    update = Backend.update if portable else type(ops).update
+    g = real(BIG)
+    wanted = [real(BIG), real(BIG)]
+    arrays = [a.copy().view(Interrupting) for a in wanted]
+    count = [at, after]
+    for a in arrays:
+        a.count = count
+    with pytest.raises(KeyboardInterrupt):
+        update(ops, moments, arrays, [g], 0.1, 0.9)
+    Backend.update(ops, moments, wanted, [g], 0.1, 0.9)
+    for a, b in zip(arrays, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# The switch -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_order_in_which_a_backend_is_chosen(monkeypatch):
+    import threading
+
+    assert tn.get_backend().name == "numpy"
+    monkeypatch.setenv("TINYNET_BACKEND", "strict:device1")
+    assert tn.get_backend().name == "strict:device1"
+    tn.set_backend("strict:device2")
+    assert tn.get_backend().name == "strict:device2"
+    with tn.use_backend("strict:CPU_DEVICE"):
+        assert tn.get_backend().name == "strict:CPU_DEVICE"
+        assert tn.get_backend("numpy").name == "numpy"
+        with pytest.raises(RuntimeError, match="inner"), tn.use_backend("numpy"):
+            raise RuntimeError("inner")
+        assert tn.get_backend().name == "strict:CPU_DEVICE"
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(tn.get_backend().name))
+        thread.start()
+        thread.join()
+        assert seen == ["strict:device2"]  # a new thread sees the process's default
+    assert tn.get_backend().name == "strict:device2"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nunpy", "unknown backend 'nunpy': choose from auto, numpy, cupy, strict, torch, dpnp"),
+        ("numpy:1", "backend 'numpy' has no devices, not '1': write 'numpy'"),
+        ("strict:gpu", "backend 'strict' has no device 'gpu': choose from CPU_DEVICE, device1, device2"),
+        ("os.path", "unknown backend 'os.path': choose from auto, numpy, cupy, strict, torch, dpnp"),
+    ],
+)
+def test_backends_that_do_not_exist(name, said):
+    with pytest.raises(ValueError) as e:
+        tn.get_backend(name)
+    assert str(e.value) == said
+
+
+def test_a_backend_that_is_missing_names_what_to_install(monkeypatch):
+    import sys
+
+    from tinynet_backends import switch
+
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    switch._load.cache_clear()
+    with pytest.raises(tn.BackendUnavailable, match="one of the extras cuda12 and cuda13"):
+        tn.get_backend("cupy")
+    assert tn.get_backend("auto").name == "numpy"

@@ -1,0 +1,163 @@
+"""Streams, exact functions and permutations: NumPy's own generator and the standard library are the judges."""
+
+from math import erfc, sqrt
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from tinynet_backends import exact, get_backend, permutation, philox
+from tinynet_backends.special import erf
+
+KEYS = tuple(int(k) for k in np.random.default_rng(0).integers(0, 2**32, 16))
+
+
+@pytest.fixture(params=["numpy", "strict:CPU_DEVICE", "strict:device1"])
+def lib(request):
+    """Backends that compute the portable formulas themselves."""
+    return get_backend(request.param)
+
+
+def words(n, seed=0):
+    return np.random.default_rng(seed).integers(0, 2**64, n, dtype=np.uint64)
+
+
+def test_words_are_numpy_s(ops):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        key, counter = rng.integers(0, 2**64, 2, dtype=np.uint64), rng.integers(0, 2**64, 3, dtype=np.uint64)
+        skip, n = (int(v) for v in rng.integers(0, 40, 2))
+        wanted = np.random.Philox(key=key, counter=np.array([0, *counter], np.uint64)).random_raw(skip + n)[skip:]
+        got = ops.words(tuple(map(int, key)), tuple(map(int, counter)), skip, n)
+        np.testing.assert_array_equal(ops.to_numpy(got), wanted)
+        blocks = ops.to_numpy(ops.words_at(tuple(map(int, key)), tuple(map(int, counter)), ops.arange(0, 10)))
+        wanted = np.random.Philox(key=key, counter=np.array([0, *counter], np.uint64)).random_raw(40)
+        np.testing.assert_array_equal(blocks.ravel(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "wanted"),
+    [  # Random123's known answers for philox4x64, 10 rounds
+        ((0, 0, 0, 0), (0, 0), (0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B)),
+        (
+            (2**64 - 1,) * 4, (2**64 - 1,) * 2,
+            (0x87B092C3013FE90B, 0x438C3C67BE8D0224, 0x9CC7D7C69CD777B6, 0xA09CAEBF594F0BA0),
+        ),
+        (
+            (0x243F6A8885A308D3, 0x13198A2E03707344, 0xA4093822299F31D0, 0x082EFA98EC4E6C89),
+            (0x452821E638D01377, 0xBE5466CF34E90C6C),
+            (0xA528F45403E61D95, 0x38C72DBD566E9788, 0xA5A1610E72FD18B5, 0x57BD43B5E52B7FE6),
+        ),
+    ],
+)  # fmt: skip
+def test_known_answers(counter, key, wanted, lib):
+    c0 = lib.xp.asarray([counter[0]], dtype=lib.xp.uint64, device=lib.device)
+    got = philox.blocks(lib.xp, c0, *counter[1:], key)
+    assert tuple(int(w[0]) for w in got) == wanted
+
+
+def test_uniforms_are_numpy_s(lib):
+    raw = np.random.Philox(key=7).random_raw(1000)
+    generator = np.random.Generator(np.random.Philox(key=7))
+    w = lib.asarray(raw)
+    np.testing.assert_array_equal(lib.to_numpy(exact.uniform64(lib.xp, w)), generator.random(1000))
+    generator = np.random.Generator(np.random.Philox(key=7))
+    got = lib.to_numpy(exact.uniform32(lib.xp, w))
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, generator.random(2000, dtype=np.float32))
+
+
+def test_normals_invert_the_distribution_function(lib):
+    w = words(20_000)
+    w = np.where(w >> 63, ~w, w)  # the lower half, where p is exact
+    z = lib.to_numpy(exact.normal(lib.xp, lib.asarray(w)))
+    p = ((w >> 11).astype(float) + 0.5) * 2.0**-53
+    wanted = [NormalDist().inv_cdf(v) for v in p]
+    np.testing.assert_allclose(z, wanted, rtol=1e-14, atol=1e-15)
+
+
+def test_normals_in_the_tails_and_at_their_ends(lib):
+    w = np.array([(k << 11) for e in range(53) for k in (2**e, 2**e + 1, 2 ** (e + 1) - 1)], dtype=np.uint64)
+    w = w[(w >> 11) < 2**52]
+    z = lib.to_numpy(exact.normal(lib.xp, lib.asarray(w)))
+    p = ((w >> 11).astype(float) + 0.5) * 2.0**-53
+    back = np.array([0.5 * erfc(-v / sqrt(2)) for v in z])
+    # an error of 1e-15 in z, at most 8.3, is one of z * 1e-15 * |z| in p, and erfc adds its own few ulp
+    np.testing.assert_allclose(back, p, rtol=3e-13)
+    np.testing.assert_array_equal(lib.to_numpy(exact.normal(lib.xp, lib.asarray(~w))), -z)
+    ends = lib.to_numpy(exact.normal(lib.xp, lib.asarray(np.array([0, 2**64 - 1], np.uint64))))
+    assert ends.tolist() == [-8.292361075813595, 8.292361075813595]  # of p = 2**-54
+
+
+def test_normals_are_distributed_as_they_should(lib):
+    n = 200_000
+    z = lib.to_numpy(exact.normal(lib.xp, lib.words((1, 2), (3, 4, 5), 0, n)))
+    assert abs(z.mean()) < 5 / n**0.5
+    assert abs(z.var() - 1) < 5 * (2 / n) ** 0.5
+    for bound in (0.5, 1.0, 2.0, 3.0):
+        p = erfc(bound / sqrt(2))
+        assert abs((np.abs(z) > bound).mean() - p) < 5 * (p * (1 - p) / n) ** 0.5
+
+
+def test_elementary_functions(lib):
+    rng = np.random.default_rng(1)
+    x = np.concatenate([np.exp(rng.uniform(-700, 40, 5000)), rng.uniform(0.5, 2.0, 5000), [1.0, 2.0**-1022]])
+    np.testing.assert_allclose(lib.to_numpy(exact.log(lib.xp, lib.asarray(x))), np.log(x), rtol=5e-16, atol=3e-16)
+    t = np.concatenate([rng.uniform(-3, 3, 5000), np.arange(-16, 17) / 8, [2.0**39 + 0.25]])
+    sine, cosine = (lib.to_numpy(v) for v in exact.sincos(lib.xp, lib.asarray(t)))
+    r = 2 * np.pi * (t - np.round(t))
+    np.testing.assert_allclose(sine, np.sin(r), atol=8e-16)
+    np.testing.assert_allclose(cosine, np.cos(r), atol=8e-16)
+    assert sine[5000:5033:2].tolist() == [0, 1, 0, -1] * 4 + [0]  # quarters of a turn are exact
+
+
+def test_every_function_has_the_same_bits_everywhere(lib):
+    host, w, t = np, words(4096), np.random.default_rng(2).uniform(-5, 5, 4096)
+    for f, x in ((exact.normal, w), (exact.uniform32, w), (exact.sincos, t), (exact.log, np.abs(t))):
+        here, there = f(lib.xp, lib.asarray(x)), f(host, x)
+        for a, b in zip(*((v if isinstance(v, tuple) else (v,)) for v in (here, there)), strict=True):
+            assert lib.to_numpy(a).tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize(
+    "n", [*range(1, 130), *(2**k + d for k in range(8, 13) for d in (-1, 0, 1)), 1000, 3599, 10_007]
+)
+def test_a_permutation_is_one_and_its_inverse_undoes_it(n):
+    index = np.arange(n)
+    there = permutation.permute(np, index, n, KEYS)
+    np.testing.assert_array_equal(np.sort(there), index)
+    np.testing.assert_array_equal(permutation.unpermute(np, there, n, KEYS), index)
+
+
+@pytest.mark.parametrize("n", [7, 1001, 10**12, 2**62])
+def test_a_permutation_has_the_same_bits_everywhere(n, lib):
+    index = np.linspace(0, n - 1, 50).astype(np.int64)
+    here = lib.to_numpy(permutation.permute(lib.xp, lib.asarray(index), n, KEYS))
+    assert here.dtype == np.int64
+    assert ((here >= 0) & (here < n)).all()
+    np.testing.assert_array_equal(here, permutation.permute(np, index, n, KEYS))
+
+
+def test_all_orders_are_equally_likely():
+    """Chi squared over the 24 orders of four things: 23 degrees of freedom, 54 is passed once in 3000 times."""
+    rng, counts = np.random.default_rng(3), {}
+    for _ in range(4800):
+        order = tuple(permutation.permute(np, np.arange(4), 4, tuple(map(int, rng.integers(0, 2**32, 16)))))
+        counts[order] = counts.get(order, 0) + 1
+    assert len(counts) == 24
+    assert sum((c - 200) ** 2 / 200 for c in counts.values()) < 54
+
+
+def test_sizes_that_have_no_permutation():
+    with pytest.raises(ValueError, match=r"no permutation of range\(0\): expected 1 <= n <= 2\*\*62"):
+        permutation.permute(np, np.arange(0), 0, KEYS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_erf(ops, dtype):
+    from math import erf as oracle
+
+    x = np.concatenate([np.linspace(-7, 7, 4001), [0.0, -0.0, 1e-300, np.inf, -np.inf, 0.46875, 4.0]]).astype(dtype)
+    got = ops.to_numpy(erf(ops.xp, ops.asarray(x)))
+    assert got.dtype == x.dtype
+    np.testing.assert_allclose(got, [oracle(float(v)) for v in x], rtol={"float32": 4e-7, "float64": 7e-16}[dtype])
+    assert np.isnan(ops.to_numpy(erf(ops.xp, ops.asarray(np.array([np.nan], dtype))))).all()

@@ -1,0 +1,303 @@
+"""Training: one path on every backend, going on as if it had never stopped, and what happens when it goes wrong."""
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+from tinynet import schedules
+from tinynet.training import CHECK
+
+DATA = tn.data.Moons(300, seed=1)
+
+
+def net(random=True):
+    middle = (tn.BatchNorm(), tn.Dropout(0.2)) if random else ()
+    # no bias before batch norm: its gradient is 0 but for rounding, and Adam would blow that up
+    return tn.Sequential(tn.Dense(6, bias=not random), *middle, tn.Tanh(), tn.Dense(2))
+
+
+def start(backend="numpy", random=True, dtype="float64", seed=3):
+    return tn.Model(net(random), 2, backend=backend, dtype=dtype, seed=seed)
+
+
+def options():
+    return {"optimizer": tn.AdamW(schedules.Warmup(5, schedules.Cosine(0.05, 40))), "loss": tn.CrossEntropy(0.1)}
+
+
+def numbers(model):
+    return model.ops.to_numpy(model.theta).copy(), model.ops.to_numpy(model.state).copy()
+
+
+def test_one_path_on_every_backend(ops):
+    results = []
+    for backend in ("numpy", ops):
+        model = start(backend)
+        model.fit(DATA, batch_size=32, epochs=2, clip=0.5, ema=0.9, shuffle=True, validation=DATA.take(50), **options())
+        results.append((*numbers(model), np.array([list(row.values())[:3] for row in model.history.rows])))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-12)  # sums in another order, twenty steps long
+
+
+@pytest.mark.parametrize("k", [0, 1, 9, 10, 11, 25, CHECK, CHECK + 1])
+def test_a_run_goes_on_as_if_it_had_never_stopped(k):
+    steps, extra = CHECK + 9, {"ema": 0.9, "clip": 1.0, "accumulate": 2}
+    loader = tn.Loader(DATA, 32, shuffle=True, seed=5)
+    whole, parts = start(), start()
+    args = (loader, options()["loss"], options()["optimizer"])
+    for report in tn.train(whole, *args, steps=steps, **extra):
+        last = report
+    run = None
+    for n in (k, steps - k):
+        for report in tn.train(parts, *args, steps=n, run=run, **extra):
+            run = report.run
+    assert run.step == last.run.step == steps
+    for a, b in zip(numbers(whole), numbers(parts), strict=True):
+        assert a.tobytes() == b.tobytes()
+    assert run.average.tobytes() == last.run.average.tobytes()
+    assert [run.slots[name].tobytes() for name in "mv"] == [last.run.slots[name].tobytes() for name in "mv"]
+
+
+def test_a_repeated_run_has_the_same_bits():
+    a, b = start(dtype="float32"), start(dtype="float32")
+    for model in (a, b):
+        model.fit(DATA, batch_size=32, epochs=2, shuffle=True)
+    assert a.theta.tobytes() == b.theta.tobytes()
+    assert a.history["loss"] == b.history["loss"]
+
+
+@pytest.mark.parametrize("loss", [tn.CrossEntropy(class_weight=(0.3, 2.0)), tn.CrossEntropy(0.1)], ids=repr)
+@pytest.mark.parametrize("accumulate", [2, 3, 50])
+def test_parts_of_a_batch_make_the_same_step(accumulate, loss):
+    rng = np.random.default_rng(0)
+    data = (rng.standard_normal((40, 2)), rng.integers(0, 2, 40), rng.uniform(0.1, 2, 40))
+    whole, parts = start(random=False), start(random=False)
+    whole.fit(data, loss=loss, batch_size=20, epochs=3)
+    parts.fit(data, loss=loss, batch_size=20, epochs=3, accumulate=accumulate)
+    np.testing.assert_allclose(parts.theta, whole.theta, rtol=1e-9)
+    np.testing.assert_allclose(parts.history["loss"], whole.history["loss"], rtol=1e-12)
+
+
+def test_reports_say_what_happened():
+    loader = tn.Loader(DATA, 64)
+    reports = list(tn.train(start(), loader, tn.CrossEntropy(), tn.Adam(), steps=12))
+    assert [r.step for r in reports] == list(range(1, 13))
+    assert [r.epoch for r in reports] == [0] * 5 + [1] * 5 + [2] * 2
+    assert [r.last_of_epoch for r in reports] == ([False] * 4 + [True]) * 2 + [False] * 2
+    assert [len(r.recent) for r in reports if r.recent] == [5, 5, 2]
+    assert [float(r.loss) for r in reports] == [loss for r in reports for loss in r.recent]
+
+
+def test_the_loss_in_the_history_is_the_mean_over_the_epoch():
+    model, other = start(), start()
+    history = model.fit(DATA, batch_size=2, epochs=1)
+    losses = [
+        float(r.loss) for r in tn.train(other, tn.Loader(DATA, 2, seed=3), tn.CrossEntropy(), tn.Adam(), steps=150)
+    ]
+    assert history[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-12)
+    assert history.curve[-1][0] == 150
+    assert history.curve[0][1] == pytest.approx(np.mean(losses[:8]), rel=1e-12)
+
+
+def test_a_long_curve_stays_short():
+    history = tn.History()
+    for step in range(64, 64 * 4001, 64):
+        history.draw(step, (1.0,) * 64)
+    assert len(history.curve) <= 4000
+    steps = [step for step, _ in history.curve]
+    assert steps == sorted(set(steps))
+    assert {loss for _, loss in history.curve} == {1.0}
+
+
+def test_training_learns(ops):
+    model = tn.Model(tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dense(2)), 2, backend=ops)
+    data = tn.data.Moons(2000)
+    history = model.fit(data, batch_size=50, epochs=4, optimizer=tn.Adam(0.02), validation=tn.data.Moons(500, seed=9))
+    assert history[-1]["val_accuracy"] > 0.95
+    assert history["loss"][-1] < history["loss"][0] / 2
+
+
+def test_regression_learns():
+    data, held_out = tn.data.Teacher(6000, n_features=5, hidden=4, seed=2).split(5000)
+    model = tn.Model(tn.Sequential(tn.Dense(32), tn.ReLU(), tn.Dense(1)), 5)
+    history = model.fit(
+        data, batch_size=50, epochs=5, optimizer=tn.Adam(0.01), validation=held_out, metrics=["r2", "rmse"]
+    )
+    assert history[-1]["val_r2"] > 0.95
+    assert history[-1]["val_rmse"] == pytest.approx(history[-1]["val_loss"] ** 0.5)
+
+
+# Stopping -----------------------------------------------------------------------------------------------------------------
+
+
+def test_early_stopping_keeps_the_best_weights():
+    rng = np.random.default_rng(0)
+    data = (rng.standard_normal((60, 2)), rng.integers(0, 2, 60))  # noise: it can only be learned by heart
+    held_out = (rng.standard_normal((60, 2)), rng.integers(0, 2, 60))
+    model = tn.Model(tn.Sequential(tn.Dense(64), tn.Tanh(), tn.Dense(2)), 2)
+    history = model.fit(data, epochs=200, optimizer=tn.Adam(0.05), validation=held_out, early_stopping=3)
+    best = int(np.argmin(history["val_loss"]))
+    assert len(history) == best + 4 < 200
+    assert history.best_epoch == best + 1
+    assert history.stopped == "val_loss has not become better for 3 epochs"
+    assert model.evaluate(held_out)["loss"] == pytest.approx(history["val_loss"][best], rel=1e-6)
+
+
+def test_early_stopping_knows_which_way_is_better():
+    model = start()
+    watch = tn.EarlyStopping(2, "val_accuracy")
+    history = model.fit(DATA, epochs=30, batch_size=50, optimizer=tn.Adam(0.02), validation=DATA, early_stopping=watch)
+    assert history[history.best_epoch - 1]["val_accuracy"] == max(history["val_accuracy"])
+
+
+def test_a_callback_sees_every_epoch_and_may_stop():
+    seen = []
+
+    def callback(model, row):
+        seen.append((row["epoch"], model))
+        if row["epoch"] == 3:
+            raise tn.StopTraining("enough")
+
+    model = start()
+    history = model.fit(DATA, epochs=9, callbacks=[callback])
+    assert [epoch for epoch, _ in seen] == [1, 2, 3]
+    assert all(m is model for _, m in seen)
+    assert history.stopped == "enough"
+
+
+@pytest.mark.parametrize("where", ["loader", "callback"])
+def test_ctrl_c_leaves_the_last_finished_step(where, monkeypatch):
+    model, same = start(random=False), start(random=False)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    if where == "loader":
+        batch = tn.Loader.batch
+        monkeypatch.setattr(
+            tn.Loader, "batch", lambda self, t, *rest: interrupt() if t == 14 else batch(self, t, *rest)
+        )
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(DATA, epochs=5, callbacks=[interrupt] if where == "callback" else [])
+    monkeypatch.undo()
+    steps = 14 if where == "loader" else 10
+    for _ in tn.train(same, tn.Loader(DATA, 32, seed=3), tn.CrossEntropy(), tn.Adam(), steps=steps):
+        pass
+    assert model.theta.tobytes() == same.theta.tobytes()
+    assert len(model.history) == 1
+
+
+def test_the_average_of_the_weights_is_what_is_left():
+    model, other = start(random=False), start(random=False)
+    history = model.fit(DATA, batch_size=50, epochs=2, ema=0.8, validation=DATA)
+    average = other.theta.copy()
+    for _ in tn.train(other, tn.Loader(DATA, 50, seed=3), tn.CrossEntropy(), tn.Adam(), steps=12):
+        average = 0.8 * average + 0.2 * other.theta
+    np.testing.assert_allclose(model.theta, average, rtol=1e-12)
+    assert model.evaluate(DATA)["loss"] == pytest.approx(history[-1]["val_loss"])
+
+
+def test_divergence_ends_the_run_with_the_last_good_weights(ops):
+    model = tn.Model(tn.Sequential(tn.Dense(4), tn.Dense(1)), 1, backend=ops)
+    x = np.linspace(-1, 1, 32).reshape(-1, 1)
+    before = ops.to_numpy(model.theta).copy()
+    with pytest.raises(tn.DivergedError, match=r"the model is back at step 0$") as e:
+        model.fit((x, 3 * x), optimizer=tn.SGD(1e6), epochs=100, batch_size=1)
+    assert "try a lower learning rate, clip=1.0 or scaled inputs" in str(e.value)
+    np.testing.assert_array_equal(ops.to_numpy(model.theta), before)
+
+
+def test_divergence_goes_back_to_the_last_look():
+    model, same = (tn.Model(tn.Dense(1), 1, dtype="float64") for _ in range(2))
+    x = np.ones((10, 1))
+    rate = lambda t: 0.01 if t < 25 else 1e200  # noqa: E731
+    with pytest.raises(tn.DivergedError, match="the model is back at step 20"):
+        model.fit((x, x), optimizer=tn.SGD(rate), batch_size=1, epochs=10)
+    same.fit((x, x), optimizer=tn.SGD(0.01), batch_size=1, epochs=2)
+    assert model.theta.tobytes() == same.theta.tobytes()
+    assert len(model.history) == 2
+
+
+# The rest -------------------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_s_arrays_are_changed():
+    rng = np.random.default_rng(0)
+    arrays = rng.standard_normal((50, 2)), rng.integers(0, 2, 50), rng.uniform(0.1, 1, 50)
+    copies = [a.copy() for a in arrays]
+    for a in arrays:
+        a.setflags(write=False)
+    for dtype in ("float32", "float64"):
+        model = start(dtype=dtype)
+        model.fit(arrays, epochs=2, validation=arrays, batch_size=7)
+        model.predict(arrays[0])
+    for a, b in zip(arrays, copies, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_lists_and_single_samples_will_do():
+    model = tn.Model(tn.Dense(2), 2)
+    model.fit(([[0.0, 1.0], [1.0, 0.0], [1, 1]], [0, 1, 1]), epochs=2, batch_size=2, drop_last=True)
+    model.fit(([[0, 1]], [1]))
+    assert model.history[0]["step"] == 1
+
+
+def test_progress_is_a_line_an_epoch_where_there_is_no_terminal(capsys):
+    start().fit(DATA, epochs=2, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split("  ")[0] for line in err.splitlines()] == ["epoch 1", "epoch 2"]
+    assert err.splitlines()[0].endswith("samples/s")
+    start().fit(DATA, epochs=2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_where_there_is_one(monkeypatch, capsys):
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    start().fit(DATA, epochs=2, progress=True)
+    err = capsys.readouterr().err
+    assert "training" in err
+    assert "20/20" in err
+    assert err.count("epoch ") == 2
+
+
+def test_history_as_json_lines():
+    import json
+
+    history = start().fit(DATA, epochs=2, validation=DATA)
+    rows = [json.loads(line) for line in history.json_lines().splitlines()]
+    assert rows == history.rows
+    assert history["val_loss"] == [row["val_loss"] for row in rows]
+    with pytest.raises(KeyError, match="history has no 'lose': choose from epoch, step, loss, "):
+        history["lose"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"epochs": 0}, "epochs 0 is not a positive whole number"),
+        ({"batch_size": 0}, "batch_size 0 is not a positive whole number"),
+        ({"batch_size": 999, "drop_last": True},
+         "batch_size 999 is larger than 300 samples and drop_last leaves none: choose a smaller one"),
+        ({"loss": tn.CrossEntropy}, f"loss {tn.CrossEntropy!r} is not a loss: give one, such as CrossEntropy()"),
+        ({"optimizer": "adam"}, "optimizer 'adam' is not an optimizer: give one, such as Adam(1e-3)"),
+        ({"loss": tn.MeanSquaredError()}, "MeanSquaredError does not take labels: use CrossEntropy, or other data"),
+        ({"metrics": ["acuracy"]}, "unknown metric 'acuracy': choose from accuracy, top_k, log_loss, f1, r2, mae, rmse"),
+        ({"early_stopping": 3}, "early stopping cannot watch 'val_loss': choose from loss"),
+        ({"early_stopping": 0}, "EarlyStopping patience 0 is not a positive whole number of epochs"),
+        ({"clip": -1.0}, "clip -1.0 is out of range: give a positive norm, or None"),
+        ({"ema": 1.0}, "ema 1.0 is out of range: give the weight of the old average, in [0, 1)"),
+        ({"accumulate": 0}, "accumulate 0 is not a positive whole number"),
+        ({"validation": tn.data.Blobs(9, n_features=3)}, "samples of shape (3,) do not fit the model: expected (2,)"),
+        ({"validation": tn.data.Spirals(9, n_classes=4)}, "4 classes do not fit outputs (n, 2): expected width 4"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be(wrong, said):
+    model = start()
+    before = model.theta.copy()
+    with pytest.raises((ValueError, TypeError)) as e:
+        model.fit(DATA, **wrong)
+    assert str(e.value) == said
+    np.testing.assert_array_equal(model.theta, before)
