@@ -1,7 +1,7 @@
 """The network of the tutorial that this library grew out of: four rows, four hidden units, 1500 steps.
 
-Every neuron is ``sigmoid(x @ w)``, without a bias. The error is the sum of squares, the gradient that of all four rows at
-once, the learning rate 1. Run it: ``python examples/first_network.py``
+Every neuron is ``sigmoid(x @ w)``, without a bias. The error is the sum of squares, the gradient that of all four rows
+at once, the learning rate 1. Run it: ``python examples/first_network.py``
 """
 
 import tinynet as tn

@@ -1,4 +1,5 @@
-"""The backends that the tests run over: what an array library may be, on a laptop and, with ``-m gpu``, on a CUDA device."""
+"""The backends that the tests run over: what an array library may be, on a laptop and, with ``-m gpu``, on a CUDA
+device."""
 
 import pytest
 from tinynet_backends import BackendUnavailable, get_backend, set_backend

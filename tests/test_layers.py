@@ -90,7 +90,7 @@ def test_the_first_layer_need_not_make_the_input_s_gradient():
         np.testing.assert_array_equal(a, b, err_msg=name)
 
 
-# Against PyTorch ------------------------------------------------------------------------------------------------------
+# Against PyTorch --------------------------------------------------------------------------------------------------
 
 
 def torch_of(layer):
@@ -145,7 +145,7 @@ def test_normalisation_is_pytorch_s(kind, ops):
         np.testing.assert_allclose(ops.to_numpy(m.params["var"]), other.running_var.numpy(), rtol=1e-12)
 
 
-# At the edges -----------------------------------------------------------------------------------------------------------
+# At the edges -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -220,7 +220,7 @@ def test_mistakes(make, said):
     assert str(e.value) == said
 
 
-# Initial weights --------------------------------------------------------------------------------------------------------
+# Initial weights --------------------------------------------------------------------------------------------------
 
 SCALED = {
     initializers.GlorotNormal: lambda i, o: 2 / (i + o),

@@ -69,7 +69,9 @@ CASES = {
     "clip_norm": lambda f: [(f(real(9)), 0.1), (f(real(9)), 1e3), (f(np.zeros(3)), 1.0), (f(odd(9)), 1.0), (f(real(BIG)), 1.0)],
     "softmax": lambda f: [(f(1e3 * real(4, 5)),), (f(real(0, 5)),), (f(real(2, 3, 5)),), (f(odd(3, 7)),)],
     "softmax_grad": lambda f: [(f(real(4, 5)), f(RNG.dirichlet(np.ones(5), 4))), (f(odd(4, 5)), f(real(4, 5)))],
-    "normalize": lambda f: [(f(x), f(real(5)), f(real(5)), axis, 1e-5) for x in (real(7, 5), odd(7, 5), real(1, 5)) for axis in (-1, -2)],
+    "normalize": lambda f: [
+        (f(x), f(real(5)), f(real(5)), axis, 1e-5) for x in (real(7, 5), odd(7, 5), real(1, 5)) for axis in (-1, -2)
+    ],
     "normalize_grad": lambda f: [
         (f(real(7, 5)), f(real(7, 5)), f(real(7, 1) if axis == -1 else real(1, 5)), f(real(5)), axis) for axis in (-1, -2)
     ],
@@ -170,7 +172,7 @@ def test_numpy_replaces_what_it_says():
     assert not overrides(get_backend("strict"))
 
 
-# The arena ----------------------------------------------------------------------------------------------------------------
+# The arena --------------------------------------------------------------------------------------------------------
 
 
 def test_the_arena_hands_out_each_buffer_once_a_step():
@@ -198,7 +200,7 @@ def test_two_compiled_steps_share_nothing():
     assert not np.shares_memory(ops.empty((5,), np.dtype("float64")), a())
 
 
-# In place, or not at all --------------------------------------------------------------------------------------------------
+# In place, or not at all ------------------------------------------------------------------------------------------
 
 
 class Interrupting(np.ndarray):
@@ -232,7 +234,7 @@ def test_ctrl_c_in_an_update_leaves_whole_vectors(at, after, portable):
         np.testing.assert_array_equal(a, b)
 
 
-# The switch -----------------------------------------------------------------------------------------------------------------
+# The switch -------------------------------------------------------------------------------------------------------
 
 
 def test_the_order_in_which_a_backend_is_chosen(monkeypatch):

@@ -95,7 +95,7 @@ class Config:
             if not getattr(self, name) >= least:
                 raise ValueError(f"option {name} = {getattr(self, name)!r} is out of range: give at least {least}")
 
-    # What it asks for -----------------------------------------------------------------------------------------------
+    # What it asks for ----------------------------------------------------------------------------------------------
 
     def make_data(self) -> Virtual:
         """The training samples and behind them those for validation."""
@@ -127,7 +127,7 @@ class Config:
             rate = schedules.OneCycle(self.lr, steps)
         return OPTIMIZERS[self.optimizer](rate)
 
-    # As text ----------------------------------------------------------------------------------------------------------
+    # As text -------------------------------------------------------------------------------------------------------
 
     def toml(self) -> str:
         """This record as TOML, which `read` gives back."""

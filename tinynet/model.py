@@ -91,7 +91,7 @@ class Model:
         copy.loss, copy.metrics = self.loss, self.metrics
         return copy
 
-    # Using it -------------------------------------------------------------------------------------------------------
+    # Using it ------------------------------------------------------------------------------------------------------
 
     def predict(self, x: Any, *, batch_size: int = 4096) -> Array:
         """Outputs for X: (n, *in_shape) -> (n, *out_shape), an array of this model's backend.

@@ -148,7 +148,7 @@ def _check_options(steps: int, clip: float | None, accumulate: int, ema: float |
         raise ValueError(f"ema {ema!r} is out of range: give the weight of the old average, in [0, 1)")
 
 
-# fit ------------------------------------------------------------------------------------------------------------------
+# fit --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass

@@ -41,7 +41,7 @@ class Backend:
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
 
-    # Arrays in, arrays out ----------------------------------------------------------------------------------------
+    # Arrays in, arrays out -----------------------------------------------------------------------------------------
 
     def dtype(self, name: str) -> Any:
         """The library's own dtype object: 'float32', 'float64', 'int64', …"""
@@ -97,7 +97,7 @@ class Backend:
         """What this is made of, in one line, for reports."""
         return f"{getattr(self.xp, '__name__', self.name)} {getattr(self.xp, '__version__', '')}".strip()
 
-    # Dense layers ---------------------------------------------------------------------------------------------------
+    # Dense layers --------------------------------------------------------------------------------------------------
 
     @portable
     def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
@@ -115,7 +115,7 @@ class Backend:
         dx = dy @ xp.matrix_transpose(w) if need_dx else None
         return dx, xp.matrix_transpose(x) @ dy, xp.sum(dy, axis=-2) if bias else None
 
-    # Elementwise ----------------------------------------------------------------------------------------------------
+    # Elementwise ---------------------------------------------------------------------------------------------------
 
     @portable
     def elementwise(self, formula: Formula, *arrays: Array) -> Array:
@@ -162,7 +162,7 @@ class Backend:
         g[...] = g * xp.clip(max_norm / (norm + 1e-6), None, 1.0)
         return norm
 
-    # Rows -----------------------------------------------------------------------------------------------------------
+    # Rows ----------------------------------------------------------------------------------------------------------
 
     @portable
     def softmax(self, x: Array) -> Array:
@@ -204,7 +204,7 @@ class Backend:
         dx = rstd * (d - along[0] - normed * along[1])
         return dx, xp.sum(dy * normed, axis=-2), xp.sum(dy, axis=-2)
 
-    # Losses: value and gradient together --------------------------------------------------------------------------
+    # Losses: value and gradient together ---------------------------------------------------------------------------
 
     @portable
     def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
@@ -241,7 +241,7 @@ class Backend:
         dz = (e / total * xp.sum(q, axis=-1, keepdims=True) - q) * rows
         return -xp.sum(q * log * rows), dz
 
-    # Numbers by counter -----------------------------------------------------------------------------------------------
+    # Numbers by counter --------------------------------------------------------------------------------------------
 
     @portable
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:

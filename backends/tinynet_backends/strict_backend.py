@@ -16,7 +16,8 @@ DEVICES = ("CPU_DEVICE", "device1", "device2")
 
 class StrictBackend(Backend):
     def compile(self, step: F) -> F:
-        """``step`` without the floating-point warnings of the NumPy below: a loss that is not finite says what they would."""
+        """``step`` without the floating-point warnings of the NumPy below: a loss that is not finite says what they
+        would."""
 
         def compiled(*args: Any) -> Any:
             with np.errstate(all="ignore"):

@@ -1,0 +1,257 @@
+"""Data by number: the same bits however they are asked for, what the sets look like, and the order of a loader."""
+
+import hashlib
+import time
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+from tinynet.data import Part
+
+D = tn.data
+SETS = [
+    D.Spirals(10**6, seed=1),
+    D.Spirals(10**6, seed=2**64 - 1, n_classes=5, noise=0.0, turns=1.5),
+    D.Blobs(10**6, seed=1, n_classes=4, n_features=7),
+    D.Moons(10**6, seed=1, noise=0.2),
+    D.Teacher(10**6, seed=1, n_features=6, n_outputs=3, noise=0.1),
+    D.Teacher(10**6, seed=1, n_features=5, n_classes=4),
+]
+# first 16 digits of the SHA-256 of samples 999 000 to 999 256, features then targets
+GOLDEN = {
+    ("Spirals(n=1000000, seed=1, n_classes=3, noise=0.1, turns=1.0)", "float32"): "78bdcd4d7c9bd091",
+    ("Spirals(n=1000000, seed=1, n_classes=3, noise=0.1, turns=1.0)", "float64"): "c92b617b0c1185e7",
+    ("Spirals(n=1000000, seed=18446744073709551615, n_classes=5, noise=0.0, turns=1.5)", "float32"): "03c5687d12cf2861",
+    ("Spirals(n=1000000, seed=18446744073709551615, n_classes=5, noise=0.0, turns=1.5)", "float64"): "1302dba7463d90ac",
+    ("Blobs(n=1000000, seed=1, n_classes=4, n_features=7, noise=1.0, box=10.0)", "float32"): "9c2ba20318a8f5f2",
+    ("Blobs(n=1000000, seed=1, n_classes=4, n_features=7, noise=1.0, box=10.0)", "float64"): "7b74b448646b4086",
+    ("Moons(n=1000000, seed=1, noise=0.2)", "float32"): "cc253c3a82d8bd13",
+    ("Moons(n=1000000, seed=1, noise=0.2)", "float64"): "427ae33f06ff7a46",
+    (
+        "Teacher(n=1000000, seed=1, n_features=6, hidden=16, n_outputs=3, n_classes=None, noise=0.1)",
+        "float32",
+    ): "acdafb06fa8424cb",
+    (
+        "Teacher(n=1000000, seed=1, n_features=6, hidden=16, n_outputs=3, n_classes=None, noise=0.1)",
+        "float64",
+    ): "118022047e1d510d",
+    (
+        "Teacher(n=1000000, seed=1, n_features=5, hidden=16, n_outputs=1, n_classes=4, noise=0.0)",
+        "float32",
+    ): "0de886a94c8b8232",
+    (
+        "Teacher(n=1000000, seed=1, n_features=5, hidden=16, n_outputs=1, n_classes=4, noise=0.0)",
+        "float64",
+    ): "e97c9123d2c0737e",
+}
+sets = pytest.mark.parametrize("data", SETS, ids=repr)
+
+
+def digest(batch, ops):
+    return hashlib.sha256(b"".join(ops.to_numpy(a).tobytes() for a in batch[:2])).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@sets
+def test_golden_bits(data, dtype, ops):
+    batch = data.batch(range(999_000, 999_257), ops, dtype)
+    assert digest(batch, ops) == GOLDEN[repr(data), dtype]
+
+
+@sets
+def test_any_way_to_ask_gives_the_same_bits(data, ops):
+    index = np.array([5, 999_999, 0, 17, 17, 6])
+    whole = [ops.to_numpy(a) for a in data.batch(index, ops, "float64")[:2]]
+    single = [data.batch(range(i, i + 1), ops, "float64")[:2] for i in index.tolist()]
+    for j in range(2):
+        np.testing.assert_array_equal(whole[j], np.concatenate([ops.to_numpy(s[j]) for s in single]))
+    halves = [data.batch(r, ops, "float64").x for r in (range(3, 8), range(8, 20))]
+    together = ops.to_numpy(data.batch(range(3, 20), ops, "float64").x)
+    np.testing.assert_array_equal(together, np.concatenate([ops.to_numpy(h) for h in halves]))
+
+
+def test_the_last_samples_of_the_largest_set(ops):
+    data = D.Spirals(2**62)
+    tail = data.batch(range(2**62 - 3, 2**62), ops, "float64")
+    again = data.batch(np.arange(2**62 - 3, 2**62), ops, "float64")
+    np.testing.assert_array_equal(ops.to_numpy(tail.x), ops.to_numpy(again.x))
+    assert len(data) == 2**62
+    assert len({*map(tuple, ops.to_numpy(tail.x).tolist())}) == 3
+
+
+@sets
+def test_shapes_types_and_classes(data, ops):
+    x, y, weight = data.batch(range(50), ops, "float32")
+    assert x.shape == (50, *data.shape)
+    assert x.dtype == ops.dtype("float32")
+    assert weight is None
+    if data.classes:
+        assert y.shape == (50,)
+        assert y.dtype == ops.dtype("int64")
+    else:
+        assert y.shape == (50, data.outputs)
+
+
+@pytest.mark.parametrize("data", [s for s in SETS if s.classes and not isinstance(s, D.Teacher)], ids=repr)
+def test_classes_are_equally_likely(data):
+    n, k = 50_000, data.classes
+    y = data.batch(range(n), tn.get_backend("numpy"), "float64").y
+    p = np.bincount(y, minlength=k) / n
+    assert np.abs(p - 1 / k).max() < 5 * ((1 / k) * (1 - 1 / k) / n) ** 0.5
+
+
+def test_seeds_make_different_sets_and_samples_are_independent():
+    host = tn.get_backend("numpy")
+    a, b = (D.Moons(1000, seed=s).batch(range(1000), host, "float64").x for s in (0, 1))
+    assert not (a == b).any()
+    lag = np.corrcoef(a[:-1, 0], a[1:, 0])[0, 1]
+    assert abs(lag) < 5 / 1000**0.5
+
+
+def test_points_lie_where_the_formula_says():
+    host, n = tn.get_backend("numpy"), 20_000
+    x, y, _ = D.Spirals(n, noise=0.0, n_classes=4, turns=1.25).batch(range(n), host, "float64")
+    t = np.hypot(*x.T)
+    np.testing.assert_allclose(t * np.cos(2 * np.pi * (1.25 * t + y / 4)), x[:, 0], atol=1e-12)
+    assert abs(t.mean() - 0.5) < 5 * (1 / 12 / n) ** 0.5
+    x, y, _ = D.Moons(n, noise=0.0).batch(range(n), host, "float64")
+    np.testing.assert_allclose(np.where(y == 0, np.hypot(*x.T), np.hypot(x[:, 0] - 1, x[:, 1] - 0.5)), 1, atol=1e-12)
+    assert (x[y == 0, 1] >= 0).all()
+    assert (x[y == 1, 1] <= 0.5).all()
+    blobs = D.Blobs(n, n_classes=3, n_features=2, noise=0.5)
+    x, y, _ = blobs.batch(range(n), host, "float64")
+    z = (x - blobs.centres(host)[y]) / 0.5
+    assert abs(z.mean()) < 5 / (2 * n) ** 0.5
+    assert abs(z.var() - 1) < 5 * (1 / n) ** 0.5
+
+
+def test_moons_are_distributed_as_scikit_learn_s():
+    datasets = pytest.importorskip("sklearn.datasets", reason="the namesake is scikit-learn's")
+    theirs, labels = datasets.make_moons(20_000, noise=0.1, random_state=0)
+    x, y, _ = D.Moons(20_000, noise=0.1).batch(range(20_000), tn.get_backend("numpy"), "float64")
+    for c in range(2):
+        np.testing.assert_allclose(x[y == c].mean(0), theirs[labels == c].mean(0), atol=0.05)
+        np.testing.assert_allclose(np.cov(x[y == c].T), np.cov(theirs[labels == c].T), atol=0.03)
+
+
+def test_the_best_accuracy_is_a_bound_that_the_data_meet():
+    clear = D.Spirals(1000, noise=0.0)
+    assert clear.best_accuracy() == (1.0, 0.0)
+    data = D.Spirals(40_000, noise=0.1)
+    best, error = data.best_accuracy()
+    assert abs(data.best_accuracy(range(20_000, 40_000))[0] - best) < 5 * 2**0.5 * error
+    assert abs(data.best_accuracy(points=2048)[0] - best) < 0.001  # the quadrature is fine enough
+    # the nearest arm, a good classifier but not the best, must be a little worse
+    host = tn.get_backend("numpy")
+    x, y, _ = data.batch(range(20_000), host, "float64")
+    t = np.linspace(0, 1, 300)
+    near = [((x[:, None, :] - data.arm(np, t, np.full(300, c))) ** 2).sum(-1).min(1) for c in range(3)]
+    nearest = (np.argmin(near, axis=0) == y).mean()
+    assert best - 0.03 < nearest < best
+
+
+# Parts and arrays -------------------------------------------------------------------------------------------------
+
+
+def test_split_and_take(ops):
+    data = D.Moons(100)
+    first, rest = data.split(0.75)
+    assert (len(first), len(rest), len(data.take(7)), len(rest.split(5)[0])) == (75, 25, 7, 5)
+    whole = ops.to_numpy(data.batch(range(100), ops, "float64").x)
+    np.testing.assert_array_equal(ops.to_numpy(rest.batch(range(25), ops, "float64").x), whole[75:])
+    np.testing.assert_array_equal(
+        ops.to_numpy(rest.split(5)[1].batch(np.array([3, 0]), ops, "float64").x), whole[[83, 80]]
+    )
+    assert isinstance(rest, Part)
+    assert rest.classes == 2
+    for wrong in (0, 100, 0.0, 1.0, 0.001, -3):
+        with pytest.raises(ValueError, match="leaves nothing on one side of 100 samples"):
+            data.split(wrong)
+
+
+def test_arrays_are_taken_as_they_are(ops):
+    x, y, w = np.arange(12.0).reshape(6, 2), np.arange(6) % 3, np.linspace(0, 1, 6)
+    for data in (D.Arrays(x, y, w), D.Arrays(x.tolist(), y.tolist(), w.tolist())):
+        assert (data.n, data.shape, data.classes, data.outputs) == (6, (2,), 3, None)
+        for index in (range(2, 5), np.array([4, 0, 4])):
+            batch = data.batch(index, ops, "float32")
+            picked = np.arange(6)[index.start : index.stop] if isinstance(index, range) else index
+            for got, wanted in zip(batch, (x, y, w), strict=True):
+                np.testing.assert_allclose(ops.to_numpy(got), wanted[picked], rtol=1e-7)
+
+
+def test_arrays_of_the_backend_s_own_library(ops):
+    with tn.use_backend(ops):
+        x, y = ops.asarray(np.random.default_rng(0).standard_normal((20, 3))), ops.asarray(np.arange(20) % 2)
+        model = tn.Model(tn.Dense(2), 3)
+        model.fit((x, y), epochs=2, batch_size=6)
+        assert ops.owns(model.predict(x))
+
+
+# The loader -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, 1), (1, 9), (10, 3), (100, 100), (1000, 64), (70_000, 999)])
+def test_every_epoch_goes_through_all_samples_in_an_order_of_its_own(n, size):
+    loader = tn.Loader((np.zeros((n, 1)), np.zeros(n, int)), size, seed=4)
+    epochs = []
+    for epoch in range(3):
+        steps = range(epoch * len(loader), (epoch + 1) * len(loader))
+        order = np.concatenate([np.asarray(loader.index(t)) for t in steps])
+        np.testing.assert_array_equal(np.sort(order), np.arange(n))
+        epochs.append(order)
+    if n >= 100:
+        assert not (epochs[0] == epochs[1]).all()
+        other = np.concatenate([np.asarray(tn.Loader(loader.data, size, seed=5).index(t)) for t in range(len(loader))])
+        assert not (epochs[0] == other).all()
+        assert not (epochs[1] == other).all()  # epoch 1 of seed 4 is not epoch 0 of seed 5
+
+
+def test_a_loader_is_a_function_of_the_step():
+    loader = tn.Loader(D.Moons(200_000), 700, shuffle=True)
+    forth = [loader.index(t) for t in range(0, 900, 97)]
+    back = [loader.index(t) for t in reversed(range(0, 900, 97))]
+    for a, b in zip(forth, reversed(back), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_batches_and_what_is_left_over():
+    loader = tn.Loader(D.Moons(10), 4)
+    assert [list(loader.index(t)) for t in range(4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [0, 1, 2, 3]]
+    loader = tn.Loader(D.Moons(10), 4, drop_last=True)
+    assert [list(loader.index(t)) for t in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]
+
+
+def test_a_shuffle_of_2_to_the_62_takes_a_moment_and_no_memory(ops):
+    loader = tn.Loader(D.Spirals(2**62), 100, shuffle=True)
+    began = time.perf_counter()
+    x = loader.batch(2**50 + 1, ops, "float32").x
+    assert x.shape == (100, 2)
+    assert time.perf_counter() - began < 30  # not a figure of speed: an order that is written down never comes
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: D.Spirals(0), "Spirals n 0 is out of range: give a whole number in [1, 2**62]"),
+        (lambda: D.Spirals(2**62 + 1), f"Spirals n {2**62 + 1} is out of range: give a whole number in [1, 2**62]"),
+        (lambda: D.Spirals(1e3), "Spirals n 1000.0 is out of range: give a whole number in [1, 2**62]"),
+        (lambda: D.Spirals(9, seed=2**64), f"seed {2**64} is out of range: give one in [0, 2**64)"),
+        (lambda: D.Spirals(9, seed=0.5), "seed 0.5 is not a whole number: give one in [0, 2**64)"),
+        (lambda: D.Spirals(9, n_classes=1), "Spirals n_classes 1 is out of range: give a whole number in [2, 65536)"),
+        (lambda: D.Blobs(9, n_features=0), "Blobs n_features 0 is out of range: give a whole number in [1, 65536)"),
+        (lambda: D.Moons(9, noise=-1), "Moons noise -1 is out of range: give a standard deviation of at least 0"),
+        (lambda: D.Teacher(9, hidden=0), "Teacher hidden 0 is out of range: give a positive whole number"),
+        (lambda: D.Moons(9).take(10), "take(10) is out of range: there are 9 samples"),
+        (lambda: tn.Loader(D.Moons(9), 3, seed=-1), "seed -1 is out of range: give one in [0, 2**64)"),
+        (
+            lambda: tn.Loader("x.csv", 3),
+            "data str is not understood: give a data set, or a tuple (X, y) or (X, y, weight)",
+        ),
+    ],
+)
+def test_mistakes(make, said):
+    with pytest.raises((ValueError, TypeError)) as e:
+        make()
+    assert str(e.value) == said

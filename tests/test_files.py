@@ -1,0 +1,256 @@
+"""Model files: what comes back, what a damaged one says, and what a failed write leaves."""
+
+import json
+import os
+import struct
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+from tinynet import initializers
+from tinynet.registry import TABLE, describe, rebuild
+
+NET = tn.Sequential(
+    tn.Flatten(), tn.Dense(5, init=initializers.Orthogonal(0.5)), tn.BatchNorm(0.2), tn.LeakyReLU(0.3), tn.Dropout(0.1),
+    tn.Residual(tn.LayerNorm(), tn.Dense(5, bias=False), tn.GELU(approximate=True)), tn.ELU(0.5), tn.Dense(3),
+)  # fmt: skip
+
+
+def trained(backend="numpy", dtype="float32"):
+    model = tn.Model(NET, (2, 3), seed=4, backend=backend, dtype=dtype)
+    rng = np.random.default_rng(0)
+    data = (rng.standard_normal((40, 2, 3)), rng.integers(0, 3, 40))
+    model.fit(data, loss=tn.CrossEntropy(0.1, (1, 2, 3)), metrics=["accuracy", "f1"], epochs=2)
+    return model, data
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_saved_comes_back(dtype, ops, tmp_path):
+    model, data = trained(ops, dtype)
+    model.save(tmp_path / "m.safetensors")
+    for backend in ("numpy", ops):
+        again = tn.load(tmp_path / "m.safetensors", backend=backend)
+        for name, a in model.weights().items():
+            np.testing.assert_array_equal(again.ops.to_numpy(again.weights()[name]), ops.to_numpy(a), err_msg=name)
+        assert (again.net, again.in_shape, again.dtype, again.loss) == (NET, (2, 3), dtype, model.loss)
+        assert again.metrics == model.metrics
+        if backend is ops:
+            assert again.evaluate(data) == model.evaluate(data)
+    other, path = tmp_path / "other.safetensors", tmp_path / "m.safetensors"
+    model.save(other)
+    assert other.read_bytes() == path.read_bytes()
+
+
+def test_every_kind_is_described_and_rebuilt():
+    things = {
+        "Dense": tn.Dense(3, False, initializers.Uniform(-1, 1)), "Sequential": NET, "Residual": tn.Residual(tn.Tanh()),
+        "Quantile": tn.Quantile(0.1), "BinaryCrossEntropy": tn.BinaryCrossEntropy((1, 2)),
+    }  # fmt: skip
+    for name, kind in TABLE.items():
+        thing = things.get(name) or kind()
+        assert rebuild(json.loads(json.dumps(describe(thing)))) == thing
+    with pytest.raises(TypeError, match=r"Mine is not in the table of layers and losses"):
+        describe(type("Mine", (tn.Tanh,), {})())
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [lambda v: v[::-1], lambda v: np.asfortranarray(v.reshape(-1, 1)).ravel(), lambda v: np.repeat(v, 2)[::2]],
+    ids=["reversed", "F", "sliced"],
+)
+def test_arrays_in_any_memory_order_are_written_right(cut, tmp_path, monkeypatch):
+    """safetensors 0.8 writes wrong bytes for these if they get to it as they are."""
+    model = tn.Model(tn.Dense(3), 4)
+    odd = {"w": np.asfortranarray(model.theta[:12].reshape(4, 3)), "b": cut(model.theta[12:].copy())}
+    monkeypatch.setattr(type(model), "weights", lambda self: odd)
+    model.save(tmp_path / "m")
+    monkeypatch.undo()
+    for name, a in tn.load(tmp_path / "m").weights().items():
+        np.testing.assert_array_equal(a, odd[name])
+
+
+def test_other_libraries_can_read_it(tmp_path):
+    from safetensors.numpy import load_file
+
+    model = trained()[0]
+    model.save(tmp_path / "m.safetensors")
+    arrays = load_file(tmp_path / "m.safetensors")
+    assert set(arrays) == set(model.weights())
+    np.testing.assert_array_equal(arrays["1.w"], model.weights()["1.w"])
+
+
+# Writing ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+def test_the_mode_is_that_of_any_new_file(tmp_path):
+    model = tn.Model(tn.Dense(1), 1)
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            model.save(tmp_path / "m")
+            assert os.stat(tmp_path / "m").st_mode & 0o777 == mode
+        finally:
+            os.umask(before)
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace", "chmod"])
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(fails, tmp_path, monkeypatch):
+    old, new = tn.Model(tn.Dense(1), 1, seed=1), tn.Model(tn.Dense(1), 1, seed=2)
+    path = tmp_path / "m"
+    old.save(path)
+    before = path.read_bytes()
+
+    def full(*args):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(os, fails, full)
+    with pytest.raises(OSError, match="No space left"):
+        new.save(path)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["m"]
+    new.save(path)
+    assert tn.load(path).theta.tobytes() == new.theta.tobytes()
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        tn.Model(tn.Dense(1), 1).save(tmp_path / "no" / "m")
+
+
+# Reading ------------------------------------------------------------------------------------------------------------------
+
+
+def forge(path, change=None, arrays=None):
+    """A file like that of a 2 -> 3 Dense, with its description changed, or with other arrays."""
+    from safetensors.numpy import save
+
+    model = tn.Model(tn.Dense(3), 2)
+    about = {
+        "format": 1, "net": describe(model.net), "in_shape": [2], "seed": 0, "dtype": "float32", "loss": None, "metrics": [],
+    }  # fmt: skip
+    about |= change or {}
+    arrays = dict(model.weights()) if arrays is None else arrays
+    path.write_bytes(
+        save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata={"tinynet": json.dumps(about)})
+    )
+    return path
+
+
+def refusal(path):
+    with pytest.raises(tn.ModelFileError) as e:
+        tn.load(path)
+    said = str(e.value)
+    assert said.startswith(f"{path}: ")
+    assert "\n" not in said
+    return said.removeprefix(f"{path}: ")
+
+
+def nested(depth):
+    net = {"kind": "Tanh"}
+    for _ in range(depth):
+        net = {"kind": "Sequential", "layers": [net]}
+    return net
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": 2}, "format 2, which this version does not read: expected 1"),
+        ({"net": {"kind": "os.system"}}, "damaged model file: unknown kind 'os.system'"),
+        ({"net": {"kind": "Dense", "width": 3, "evil": 1}}, "damaged model file: Dense: "),
+        ({"net": {"kind": "Dense", "width": -3}}, "damaged model file: Dense width -3 is not a positive whole number"),
+        (
+            {"net": {"kind": "Dense", "width": 10**12}},
+            "damaged model file: array 'w' is float32 (2, 3): expected float32 ",
+        ),
+        ({"net": {"kind": "Sequential"}}, "damaged model file: Sequential: "),
+        (
+            {"net": {"kind": "Sequential", "layers": [3]}},
+            "damaged model file: Sequential: Sequential takes layers, not 3",
+        ),
+        ({"net": nested(50)}, "damaged model file: layers nest deeper than 32"),
+        ({"net": 7}, "damaged model file: its architecture is not one"),
+        ({"net": {"kind": "Huber"}}, "damaged model file: its architecture is not one"),
+        ({"loss": {"kind": "Tanh"}}, "damaged model file: its architecture is not one"),
+        ({"in_shape": [10**12]}, "damaged model file: array 'w' is float32 (2, 3): expected float32 "),
+        ({"in_shape": [-1]}, "damaged model file: its input shape (-1,) is not one"),
+        ({"in_shape": []}, "damaged model file: Dense takes vectors, not samples of shape ()"),
+        ({"in_shape": 3}, "damaged model file: "),
+        ({"seed": -1}, "damaged model file: seed -1 is out of range"),
+        ({"dtype": "float16"}, "damaged model file: "),
+        ({"dtype": "os"}, "damaged model file: "),
+        ({"metrics": ["none"]}, "damaged model file: 'none'"),
+    ],
+)
+def test_descriptions_that_lie(change, said, tmp_path):
+    assert refusal(forge(tmp_path / "m", change)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({}, "damaged model file: array 'b' is missing"),
+        ({"w": np.zeros((2, 3), "float32")}, "damaged model file: array 'b' is missing"),
+        ({"w": np.zeros((2, 3), "f4"), "b": np.zeros(3, "f4"), "../x": np.zeros(1)},
+         "damaged model file: array '../x' is not part of the network"),
+        ({"w": np.zeros((3, 2), "f4"), "b": np.zeros(3, "f4")},
+         "damaged model file: array 'w' is float32 (3, 2): expected float32 (2, 3)"),
+        ({"w": np.zeros((2, 3), "f8"), "b": np.zeros(3, "f4")},
+         "damaged model file: array 'w' is float64 (2, 3): expected float32 (2, 3)"),
+        ({"w": np.full((2, 3), np.nan, "f4"), "b": np.zeros(3, "f4")},
+         "damaged model file: array 'w' has a value that is NaN or infinite"),
+    ],
+)  # fmt: skip
+def test_arrays_that_do_not_fit(arrays, said, tmp_path):
+    assert refusal(forge(tmp_path / "m", arrays=arrays)) == said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not a model file, or one that was cut short"),
+        (b"hello, this is text and no model", "not a model file, or one that was cut short"),
+        (struct.pack("<Q", 2**63) + b"{}", "not a model file, or one that was cut short"),
+        (struct.pack("<Q", 2**40) + b"{}" * 50, "not a model file, or one that was cut short"),
+        (struct.pack("<Q", 2) + b"{}", "not a model of tinynet, though a safetensors file"),
+        (struct.pack("<Q", 8) + b"not json", "damaged model file: "),
+        (b"\x80\x04\x95" + b"pickle" * 9, "not a model file, or one that was cut short"),
+    ],
+)
+def test_files_that_are_something_else(content, said, tmp_path):
+    (tmp_path / "m").write_bytes(content)
+    assert refusal(tmp_path / "m").startswith(said)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX")
+def test_what_is_no_file_at_all(tmp_path):
+    assert refusal(tmp_path) == "not a regular file"
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(tmp_path / "pipe") == "not a regular file"  # and does not wait for a writer
+    with pytest.raises(FileNotFoundError):
+        tn.load(tmp_path / "nothing")
+
+
+def test_a_file_that_was_cut_short_anywhere_is_refused(tmp_path):
+    content = forge(tmp_path / "m").read_bytes()
+    for length in range(len(content)):
+        (tmp_path / "m").write_bytes(content[:length])
+        refusal(tmp_path / "m")
+
+
+def test_a_flipped_bit_is_refused_or_leaves_a_model(tmp_path):
+    content = bytearray(forge(tmp_path / "m").read_bytes())
+    rng = np.random.default_rng(0)
+    refused = 0
+    for at in rng.integers(0, len(content) * 8, 600).tolist():
+        damaged = bytearray(content)
+        damaged[at // 8] ^= 1 << at % 8
+        (tmp_path / "m").write_bytes(damaged)
+        try:
+            tn.load(tmp_path / "m")
+        except tn.ModelFileError:
+            refused += 1
+    assert refused > 300

@@ -1,0 +1,92 @@
+"""Metrics against scikit-learn's, in one batch and in several, and against small cases by hand."""
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+from tinynet import metrics
+
+N, K = 60, 4
+RNG = np.random.default_rng(0)
+Z, LABELS = RNG.standard_normal((N, K)), RNG.integers(0, K, N)
+LOGIT, BINARY = RNG.standard_normal((N, 1)), RNG.integers(0, 2, (N, 1)) * 1.0
+REAL, TARGET = RNG.standard_normal((N, 3)), RNG.standard_normal((N, 3)) + 5.0
+WEIGHT = RNG.uniform(0.1, 2.0, N)
+
+
+def measure(metric, y, target, weight, ops, size):
+    total = None
+    for start in range(0, N, size):
+        rows = slice(start, start + size)
+        parts = [None if a is None else ops.asarray(a[rows]) for a in (y, target, weight)]
+        sums = ops.to_numpy(metric.sums(*parts, ops)).tolist()
+        total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
+    return metric.result(total)
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+CASES = [
+    ("accuracy", Z, LABELS, lambda m, w: m.accuracy_score(LABELS, Z.argmax(1), sample_weight=w)),
+    ("accuracy", LOGIT, BINARY, lambda m, w: m.accuracy_score(BINARY, LOGIT > 0, sample_weight=w)),
+    ("accuracy", Z, np.eye(K)[LABELS], lambda m, w: m.accuracy_score(LABELS, Z.argmax(1), sample_weight=w)),
+    ("log_loss", Z, LABELS, lambda m, w: m.log_loss(LABELS, softmax(Z), sample_weight=w)),
+    ("log_loss", LOGIT, BINARY, lambda m, w: m.log_loss(BINARY[:, 0], sigmoid(LOGIT[:, 0]), sample_weight=w)),
+    ("f1", Z, LABELS, lambda m, w: m.f1_score(LABELS, Z.argmax(1), average="macro", sample_weight=w)),
+    ("f1", LOGIT, BINARY, lambda m, w: m.f1_score(BINARY[:, 0], LOGIT[:, 0] > 0, sample_weight=w)),
+    ("r2", REAL, TARGET, lambda m, w: m.r2_score(TARGET, REAL, sample_weight=w)),
+    ("mae", REAL, TARGET, lambda m, w: m.mean_absolute_error(TARGET, REAL, sample_weight=w)),
+    ("rmse", REAL, TARGET, lambda m, w: m.mean_squared_error(TARGET, REAL, sample_weight=w) ** 0.5),
+    ("top_k", Z, LABELS, lambda m, w: m.top_k_accuracy_score(LABELS, Z, k=5, labels=range(K), sample_weight=w)),
+]
+
+
+@pytest.mark.filterwarnings("ignore:'k'")  # five of four classes: always right, in both
+@pytest.mark.parametrize("size", [N, 17])
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    ("name", "y", "target", "oracle"), CASES, ids=[f"{c[0]}-{c[1].shape[1]}-{c[2].ndim}" for c in CASES]
+)
+def test_scikit_learn_s_numbers(name, y, target, oracle, weight, size, ops):
+    judge = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn")
+    got = measure(metrics.METRICS[name], y, target, weight, ops, size)
+    assert got == pytest.approx(oracle(judge, weight), rel=1e-10)
+
+
+def test_top_k_by_hand(ops):
+    y = ops.asarray(np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 1.0, 3.0]]))
+    target = ops.asarray(np.array([1, 0, 2]))
+    ranks = {1: 1 / 3, 2: 2 / 3, 3: 1.0}
+    for k, wanted in ranks.items():
+        assert measure_one(metrics.TopK(k), y, target, ops) == pytest.approx(wanted)
+
+
+def measure_one(metric, y, target, ops):
+    return metric.result(ops.to_numpy(metric.sums(y, target, None, ops)).tolist())
+
+
+def test_edges(ops):
+    constant = ops.asarray(np.full((4, 1), 2.5))
+    assert measure_one(metrics.R2(), constant, constant, ops) == 1.0
+    assert measure_one(metrics.R2(), constant + 1.0, constant, ops) == 0.0
+    never = ops.asarray(np.array([[1.0, 0.0, 0.0]]))  # classes 1 and 2 neither occur nor are said
+    assert measure_one(metrics.F1(), never, ops.asarray(np.array([0])), ops) == 1.0
+
+
+def test_a_metric_of_one_s_own():
+    class Bias(metrics.MAE):
+        def sums(self, y, target, weight, ops):
+            return self._mean(y - target, weight, ops)
+
+    model = tn.Model(tn.Dense(1), 1)
+    x = np.ones((4, 1))
+    wanted = float((model.predict(x) - 3.0).mean())
+    got = model.evaluate((x, 3.0 * x), loss=tn.MeanSquaredError(), metrics=[Bias(name="bias")])
+    assert got["bias"] == pytest.approx(wanted, rel=1e-6)

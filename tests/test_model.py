@@ -1,0 +1,215 @@
+"""Models: shapes, predictions and evaluation; and every mistake at the door, in the same words on every backend."""
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+
+RNG = np.random.default_rng(0)
+X, LABELS, REAL = RNG.standard_normal((30, 4)), RNG.integers(0, 3, 30), RNG.standard_normal((30, 3))
+
+
+def made(backend="numpy", dtype="float64"):
+    return tn.Model(tn.Sequential(tn.Dense(5), tn.BatchNorm(), tn.Tanh(), tn.Dense(3)), 4, backend=backend, dtype=dtype)
+
+
+def test_predictions_do_not_depend_on_the_batch(ops):
+    model = made(ops)
+    whole = ops.to_numpy(model.predict(X))
+    assert whole.shape == (30, 3)
+    for size in (1, 7, 30, 4096):
+        np.testing.assert_allclose(ops.to_numpy(model.predict(X, batch_size=size)), whole, rtol=1e-12)
+    np.testing.assert_allclose(ops.to_numpy(model.predict(X.tolist())), whole, rtol=1e-12)
+    np.testing.assert_array_equal(ops.to_numpy(model.predict_labels(X)), whole.argmax(1))
+    assert model.predict(X[:0]).shape == (0, 3)
+
+
+def test_predictions_stay_when_the_next_are_made():
+    model = made()
+    first = model.predict(X)
+    kept = first.copy()
+    model.predict(X + 1)
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_data_set_is_predicted_too():
+    data = tn.data.Blobs(50, n_features=4)
+    model = made()
+    x = data.batch(range(50), model.ops, "float64").x
+    np.testing.assert_array_equal(model.predict(data), model.predict(x))
+
+
+def test_weights_are_views_of_one_vector(ops):
+    model = made(ops)
+    model.theta[...] = ops.asarray(np.arange(float(model.theta.shape[0])))
+    assert {name: tuple(w.shape) for name, w in model.weights().items()} == {
+        "0.w": (4, 5), "0.b": (5,), "1.gamma": (5,), "1.beta": (5,), "1.mean": (5,), "1.var": (5,), "3.w": (5, 3), "3.b": (3,),
+    }  # fmt: skip
+    np.testing.assert_array_equal(ops.to_numpy(model.weights()["0.w"]), np.arange(20.0).reshape(4, 5))
+    assert model.theta.shape == (53,)
+    assert model.state.shape == (10,)
+
+
+def test_a_model_moves(ops):
+    model = made()
+    model.fit((X, LABELS), epochs=2)
+    there = model.to(ops)
+    assert there.ops is ops
+    np.testing.assert_allclose(ops.to_numpy(there.predict(X)), model.predict(X), rtol=1e-12)
+    assert there.evaluate((X, LABELS))["loss"] == pytest.approx(model.evaluate((X, LABELS))["loss"], rel=1e-12)
+
+
+WEIGHT = RNG.uniform(0.1, 2.0, 30)
+
+
+@pytest.mark.parametrize("size", [30, 8, 1])
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [(tn.CrossEntropy(0.1, (1, 2, 3)), LABELS), (tn.SumSquaredError(), REAL), (tn.MeanAbsoluteError(), REAL)],
+)
+def test_evaluation_in_batches_is_that_of_the_whole(loss, target, weight, size, ops):
+    model = made(ops)
+    data = (X, target) if weight is None else (X, target, weight)
+    w = None if weight is None else ops.asarray(weight)
+    wanted = float(loss(model.predict(X), ops.asarray(target), ops, w)[0])
+    assert model.evaluate(data, loss=loss, batch_size=size)["loss"] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_model_says_what_it_is():
+    wanted = "Model(Sequential(Dense(width=3), ReLU()), 2 -> 3, 9 parameters, float32 on numpy)"
+    assert repr(tn.Model(tn.Sequential(tn.Dense(3), tn.ReLU()), 2)) == wanted
+
+
+def test_a_network_without_parameters():
+    model = tn.Model(tn.Sequential(tn.Flatten(), tn.Softmax()), (2, 2))
+    np.testing.assert_allclose(model.predict(np.zeros((1, 2, 2))), 0.25)
+    model.fit((np.zeros((3, 2, 2)), [0, 1, 2]))
+
+
+# Bad input --------------------------------------------------------------------------------------------------------------
+
+
+def bad(array, row, value):
+    array = array.astype(float).copy()
+    array[row] = value
+    return array
+
+
+MISTAKES = [
+    ((X[:, :3], LABELS), "samples of shape (3,) do not fit the model: expected (4,)"),
+    ((X[:, 0], LABELS), "X (30,) is not a table: expected (n, features); reshape(-1, 1) makes one column"),
+    ((X[:29], LABELS), "y (30,) does not fit X (29, 4): expected 29 rows"),
+    ((X[:0], LABELS[:0]), "X (0, 4) has no samples: give at least one"),
+    ((X, LABELS[:, None]), "labels (30, 1) do not fit outputs (30, 3): expected (30,)"),
+    ((X, bad(LABELS, 0, 1.0)),
+     "targets (30,) of a floating type do not fit outputs (30, 3): expected integer labels (30,) or probabilities (30, 3)"),
+    ((X, np.where(np.arange(30) == 7, 3, LABELS)), "CrossEntropy: labels must be in [0, 3); row 7 is 3"),
+    ((X, np.where(np.arange(30) == 9, -1, LABELS)), "CrossEntropy: labels must be in [0, 3); row 9 is -1"),
+    ((bad(X, (11, 2), np.nan), LABELS), "X has a value that is NaN or infinite: first in row 11"),
+    ((bad(X, (12, 0), -np.inf), LABELS), "X has a value that is NaN or infinite: first in row 12"),
+    ((X, bad(REAL, (5, 1), np.nan)), "y has a value that is NaN or infinite: first in row 5"),
+    ((X, LABELS, WEIGHT[:4]), "weight (4,) does not fit 30 samples: expected (30,)"),
+    ((X, LABELS, bad(WEIGHT, 3, -1)), "weight has a negative value: first in row 3"),
+    ((X, LABELS, 0 * WEIGHT), "weight is zero everywhere: give some sample a positive one"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "said"), MISTAKES, ids=[said[:30] for _, said in MISTAKES])
+def test_bad_data_says_the_same_on_every_backend(data, said, ops):
+    before = [a.copy() for a in data]
+    with tn.use_backend(ops):
+        model = made(ops)
+        theta = ops.to_numpy(model.theta).copy()
+        for arrays in (data, tuple(ops.asarray(a) for a in data)):
+            for use in (
+                lambda d: model.fit(d, loss=tn.CrossEntropy()),
+                lambda d: model.evaluate(d, loss=tn.CrossEntropy()),
+            ):
+                with pytest.raises(ValueError) as e:
+                    use(arrays)
+                assert str(e.value) == said
+    np.testing.assert_array_equal(ops.to_numpy(model.theta), theta)
+    for a, b in zip(data, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_column_against_a_vector():
+    model = tn.Model(tn.Dense(1), 4)
+    with pytest.raises(ValueError, match=r"^targets \(30,\) do not fit outputs \(30, 1\): expected \(30, 1\)$"):
+        model.fit((X, REAL[:, 0]))
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (X[:, :2], "samples of shape (2,) do not fit the model: expected (4,)"),
+        (X[0], "X (4,) is not a table: expected (n, 4)"),
+        (np.array([["a", "b", "c", "d"]]), "X of dtype <U1 is not numeric: give real or whole numbers"),
+        (X + 1j, "X of dtype complex128 is not numeric: give real or whole numbers"),
+        ([[1, 2], [3]], "X is no array: its rows differ in length"),
+        (tn.data.Moons(5), "samples of shape (2,) do not fit the model: expected (4,)"),
+    ],
+)
+def test_bad_inputs_to_predict(x, said):
+    with pytest.raises((ValueError, TypeError)) as e:
+        made().predict(x)
+    assert str(e.value) == said
+
+
+@pytest.mark.parametrize(
+    "y", [np.array(["a"] * 30), np.array([None] * 30), LABELS * 1j], ids=["text", "object", "complex"]
+)
+def test_targets_that_are_no_numbers(y):
+    with pytest.raises(TypeError, match=r"^y of dtype .* is not numeric: give real or whole numbers$"):
+        made().fit((X, y))
+
+
+def test_libraries_are_not_mixed():
+    strict = tn.get_backend("strict:device1")
+    other = tn.get_backend("strict:device2")
+    with pytest.raises(
+        TypeError, match=r"^X is a array_api_strict array on .*device1.*, which backend 'numpy' does not own: "
+    ):
+        made().fit((strict.asarray(X), LABELS))
+    with (
+        tn.use_backend(strict),
+        pytest.raises(TypeError, match=r"^y is a .*device2.* and X lies on 'strict:device1': bring"),
+    ):
+        made(strict).fit((strict.asarray(X), other.asarray(LABELS)))
+    with (
+        tn.use_backend(strict),
+        pytest.raises(TypeError, match=r"^y is a array_api_strict array on .* and X lies on 'numpy'"),
+    ):
+        made(strict).fit((X, strict.asarray(LABELS)))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: tn.Model(tn.Dense(1), 0),
+            "n_in 0 is out of range: give the number of features, or the shape of one sample",
+        ),
+        (
+            lambda: tn.Model(tn.Dense(1), ()),
+            "n_in () is out of range: give the number of features, or the shape of one sample",
+        ),
+        (lambda: tn.Model(tn.Dense(1), 2, dtype="int8"), "unknown dtype 'int8': choose from float32, float64"),
+        (lambda: tn.Model(tn.Dense(1), 2, seed=-1), "seed -1 is out of range: give one in [0, 2**64)"),
+        (
+            lambda: tn.Model(tn.Dense, 2),
+            f"net {tn.Dense!r} is not a layer: give one, such as Sequential(Dense(8), ReLU(), Dense(1))",
+        ),
+        (
+            lambda: tn.Model(tn.Dense(1), 2, backend=3),
+            "backend 3 is no name: choose from auto, numpy, cupy, strict, torch, dpnp",
+        ),
+        (lambda: made().evaluate((X, LABELS)), "the model has no loss yet: fit it, or give evaluate(loss=…)"),
+        (lambda: made().fit(X), "data ndarray is not understood: give a data set, or a tuple (X, y) or (X, y, weight)"),
+    ],
+)
+def test_mistakes(make, said):
+    with pytest.raises((ValueError, TypeError)) as e:
+        make()
+    assert str(e.value) == said
