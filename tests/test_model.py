@@ -9,6 +9,9 @@ RNG = np.random.default_rng(0)
 X, LABELS, REAL = RNG.standard_normal((30, 4)), RNG.integers(0, 3, 30), RNG.standard_normal((30, 3))
 
 
+EXAMPLE = "Sequential(Dense(8), ReLU(), Dense(1))"
+
+
 def made(backend="numpy", dtype="float64"):
     return tn.Model(tn.Sequential(tn.Dense(5), tn.BatchNorm(), tn.Tanh(), tn.Dense(3)), 4, backend=backend, dtype=dtype)
 
@@ -199,7 +202,7 @@ def test_libraries_are_not_mixed():
         (lambda: tn.Model(tn.Dense(1), 2, seed=-1), "seed -1 is out of range: give one in [0, 2**64)"),
         (
             lambda: tn.Model(tn.Dense, 2),
-            f"net {tn.Dense!r} is not a layer: give one, such as Sequential(Dense(8), ReLU(), Dense(1))",
+            f"net {tn.Dense!r} is not a layer: give one, such as " + EXAMPLE,
         ),
         (
             lambda: tn.Model(tn.Dense(1), 2, backend=3),

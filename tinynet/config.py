@@ -10,6 +10,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from tinynet_backends.switch import NAMES as BACKENDS
+
 from tinynet import activations, layers, optim, regularization, schedules
 from tinynet.data import DATASETS, Virtual
 
@@ -63,7 +65,7 @@ class Config:
     ema: float = _option(0.0, "weight of the old in an average of the weights, in [0, 1); 0: no average")
     accumulate: int = _option(1, "parts in which a batch is gone through")
     patience: int = _option(0, "epochs without a better val_loss before training stops; 0: never")
-    backend: str = _option("auto", "numpy, cupy, cupy:1, …, or auto")
+    backend: str = _option("auto", f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1")
     dtype: str = _option("float32", "float32 or float64")
     seed: int = _option(0, "decides weights, data, order and masks")
     out: str = _option("", "run folder; by default a new one under runs/")
