@@ -190,6 +190,14 @@ def test_dropout_differs_by_step_place_and_seed_and_rests_in_evaluation():
     assert tn.Dropout(0.5).forward({}, x, Context(host))[0] is x
 
 
+@pytest.mark.parametrize("wrap", [lambda layer: layer, tn.Sequential], ids=["plain", "nested"])
+def test_two_dropouts_in_a_network_have_masks_of_their_own(wrap):
+    net = tn.Sequential(wrap(tn.Dropout(0.5)), wrap(tn.Dropout(0.5)))
+    y = net.forward({}, np.ones((100, 100)), Context(tn.get_backend("numpy"), train=True))[0]
+    # one mask twice would keep half, two keep a quarter
+    assert abs((y > 0).mean() - 0.25) < 5 * (0.25 * 0.75 / y.size) ** 0.5
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

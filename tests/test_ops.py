@@ -82,7 +82,7 @@ CASES = {
     ],
     "words": lambda f: [(KEY, COUNTER, start, n) for start, n in ((0, 9), (3, 1), (5, 0), (2**64 - 8, 8), (2**40 + 1, 4099))],
     "words_at": lambda f: [(KEY, COUNTER, np.array(index, dtype=np.int64)) for index in ([], [0], [7, 3, 3, 2**62 - 1])],
-    "dropout": lambda f: [(f(x), 0.3, KEY, COUNTER) for x in (real(5, 3), real(0, 3), odd(7), real(BIG))],
+    "dropout": lambda f: [(f(x), 0.3, KEY, COUNTER) for x in (real(5, 3), real(0, 3), odd(7), np.full(40, np.inf), real(BIG))],
     "permute": lambda f: [(np.arange(min(n, 50)), n, tuple(range(16))) for n in (1, 2, 999, 1000, 2**62)],
 }  # fmt: skip
 EXACT = {"words", "words_at", "dropout", "permute", "pack"}

@@ -98,6 +98,19 @@ def test_the_loss_in_the_history_is_the_mean_over_the_epoch():
     assert history.curve[0][1] == pytest.approx(np.mean(losses[:8]), rel=1e-12)
 
 
+def test_every_step_draws_masks_of_its_own():
+    seen = []
+
+    class Spy(tn.Identity):
+        def forward(self, params, x, ctx):
+            seen.append((ctx.step, ctx.train, ctx.seed, ctx.masks[1][0]))
+            return super().forward(params, x, ctx)
+
+    model = tn.Model(tn.Sequential(tn.Dense(2), Spy()), 2, seed=8)
+    model.fit(DATA, batch_size=100, epochs=2, accumulate=2)
+    assert seen == [(step, True, 8, step) for step in range(6) for _ in range(2)]
+
+
 def test_a_long_curve_stays_short():
     history = tn.History()
     for step in range(64, 64 * 4001, 64):
