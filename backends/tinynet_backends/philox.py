@@ -7,6 +7,8 @@ had without the parts before it. Only uint64 ``+ * & ^ >>`` are used: the bits a
 
 from __future__ import annotations
 
+import operator
+from functools import reduce
 from typing import Any
 
 Array = Any
@@ -39,8 +41,7 @@ def blocks_at(xp: Any, key: tuple[int, int], counter: tuple[int, int, int], inde
 def blocks(
     xp: Any, c0: Array, c1: Array | int, c2: Array | int, c3: Array | int, key: tuple[int, int]
 ) -> tuple[Array, Array, Array, Array]:
-    """The four words of the block at each counter: uint64 ``c0``, and uint64 or int ``c1 c2 c3`` -> four of ``c0``'s
-    shape.
+    """The four words of the block at each counter: uint64 ``c0``, and uint64 or int ``c1 c2 c3`` -> four like ``c0``.
 
     The counter is (c0, c1, c2, c3), least significant word first; ints are in [0, 2**64).
     """
@@ -50,21 +51,28 @@ def blocks(
         w0, w1, w2, w3 = (xp.reshape(w, ()) for w in blocks(xp, c0, c1, c2, c3, key))
         return w0, w1, w2, w3
     k0, k1 = key
+    device = c0.device
+
+    def xor(*words: Array | int) -> Array | int:
+        """Exclusive or. CuPy takes no int from 2**63 up beside an array, so what the ints come to joins as an array."""
+        number = reduce(operator.xor, [w for w in words if isinstance(w, int)])
+        arrays = [w for w in words if not isinstance(w, int)]
+        return reduce(operator.xor, arrays, xp.asarray(number, dtype=xp.uint64, device=device)) if arrays else number
+
     for _ in range(10):
         high0, low0 = _multiply(_MULTIPLIER[0], c0)
         high1, low1 = _multiply(_MULTIPLIER[1], c2)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        c0, c1, c2, c3 = xor(high1, c1, k0), low1, xor(high0, c3, k1), low0
         k0, k1 = (k0 + _WEYL[0]) & _LOW64, (k1 + _WEYL[1]) & _LOW64
     return c0, c1, c2, c3
 
 
 def _multiply(m: int, x: Array | int) -> tuple[Array | int, Array | int]:
-    """The high and the low 64 bits of ``m * x``, by the schoolbook product of 32-bit halves; no sum below exceeds 64
-    bits."""
+    """High and low 64 bits of ``m * x`` by products of 32-bit halves; no sum in the high word overflows."""
     if isinstance(x, int):  # counter words that are the same for all blocks cost nothing until they meet an array
         return (m * x) >> 64, (m * x) & _LOW64
     m0, m1 = m & _LOW32, m >> 32
     x0, x1 = x & _LOW32, x >> 32
     middle = x1 * m0 + ((x0 * m0) >> 32)
     carry = x0 * m1 + (middle & _LOW32)
-    return x1 * m1 + (middle >> 32) + (carry >> 32), x * m
+    return x1 * m1 + (middle >> 32) + (carry >> 32), x * m0 + ((x * m1) << 32)
