@@ -275,3 +275,11 @@ def test_models_print_as_they_are_written():
     assert repr(net) == wanted
     assert net == tn.Sequential(*net.layers)
     assert net != tn.Residual(*net.layers)
+
+
+def test_nesting_has_no_depth_at_which_dropout_breaks():
+    net = tn.Dropout(0.5)
+    for _ in range(30):
+        net = tn.Sequential(net)
+    y = net.forward({}, np.ones((20, 20)), Context(tn.get_backend("numpy"), train=True))[0]
+    assert 0.3 < (y > 0).mean() < 0.7

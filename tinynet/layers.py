@@ -43,8 +43,9 @@ class Context:
 
     @property
     def masks(self) -> tuple[streams.Key, streams.Counter]:
-        """Key and counter of the random masks of this layer at this step."""
-        return (self.seed, streams.MASKS), (self.step, self.path & (2**64 - 1), self.path >> 64)
+        """Key and counter of the random masks of this layer at this step: distinct down to ten levels of 4095 layers."""
+        low = 2**64 - 1
+        return (self.seed, streams.MASKS), (self.step, self.path & low, self.path >> 64 & low)
 
 
 @dataclass(frozen=True)
