@@ -314,3 +314,11 @@ def test_options_that_cannot_be(wrong, said):
         model.fit(DATA, **wrong)
     assert str(e.value) == said
     np.testing.assert_array_equal(model.theta, before)
+
+
+def test_the_generator_complains_before_its_first_step():
+    with pytest.raises(ValueError, match=r"^steps -1 is not a whole number of at least 0$"):
+        tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=-1)
+    with pytest.raises(ValueError, match=r"^4 classes do not fit outputs \(n, 2\): expected width 4$"):
+        tn.train(start(), tn.Loader(tn.data.Spirals(9, n_classes=4), 8), tn.CrossEntropy(), tn.Adam(), steps=1)
+    assert not list(tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=0))

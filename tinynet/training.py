@@ -72,6 +72,18 @@ def train(
         run = Run(optimizer.init(theta, ops))
     if ema is not None and run.average is None:
         run.average = ops.xp.asarray(theta, copy=True)
+    step = _make_step(model, loss, optimizer, run, clip, accumulate, ema)
+    return _loop(model, loader, step, run, steps)
+
+
+Step = Callable[[Array, Array, Array | None, int], Array]
+
+
+def _make_step(
+    model: Model, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None
+) -> Step:
+    """One step on a batch, in place: (x, y, weight, number) -> loss ()."""
+    ops, theta = model.ops, model.theta
     g = ops.zeros(theta.shape, theta.dtype)
     part = ops.zeros(theta.shape, theta.dtype) if accumulate > 1 else g
 
@@ -96,12 +108,16 @@ def train(
             ops.update(_blend, [run.average], [theta], ema)
         return total
 
-    compiled = ops.compile(step)
+    return ops.compile(step)
+
+
+def _loop(model: Model, loader: Loader, step: Step, run: Run, steps: int) -> Iterator[Report]:
+    ops, theta = model.ops, model.theta
     losses = ops.zeros((CHECK,), theta.dtype)
     good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
     since, stop = run.step, run.step + steps  # since: the step at which all was last seen to be good
     for t in range(run.step, stop):
-        losses[t - since] = compiled(*loader.batch(t, ops, model.dtype), t)
+        losses[t - since] = step(*loader.batch(t, ops, model.dtype), t)
         value = losses[t - since]
         run.step = t + 1
         epoch, place = divmod(t, loader.steps_per_epoch)
