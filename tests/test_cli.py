@@ -135,6 +135,14 @@ def test_no_backend_in_place_of_one_that_is_missing(monkeypatch, capsys):
     assert "extras cuda12 and cuda13" in mistake(capsys, "train", "--backend", "cupy")
 
 
+def test_without_matplotlib_there_is_no_picture_and_it_says_so(monkeypatch, capsys):
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    assert main(["train", *SMALL, "--out", "r", "--quiet"]) == 0
+    assert capsys.readouterr().err == "no picture: it needs matplotlib, from the extra plot\n"
+    assert "training.png" not in os.listdir("r")
+
+
 def test_info_lists_every_backend_and_why_one_is_not_there(capsys):
     assert main(["info"]) == 0
     out = capsys.readouterr().out
