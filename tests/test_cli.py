@@ -86,7 +86,7 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--data", "spiral"], "unknown data 'spiral': choose from spirals, blobs, moons, teacher"),
+        (["--data", "spiral"], f"unknown data 'spiral': choose from {', '.join(tn.data.DATASETS)}"),
         (["--samples", "many"], "option samples = 'many' is not understood: expected int"),
         (["--samples", "0"], "option samples = 0 is out of range: give at least 1"),
         (["--hidden", "64,x"], "option hidden = '64,x' is not understood: expected list"),

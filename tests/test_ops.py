@@ -45,6 +45,13 @@ def squares(xp, y, t):
     return (y - t) ** 2, 2.0 * (y - t)
 
 
+def raw(n):
+    """Words, with those at the ends of the generator's range."""
+    w = RNG.integers(0, 2**64, n, dtype=np.uint64)
+    w[: min(6, n)] = np.array([0, 2**64 - 1, 2**63, 2**63 - 1, 2**11, 1], np.uint64)[: min(6, n)]
+    return w
+
+
 KEY, COUNTER = (2**64 - 1, 3), (5, 0, 2**64 - 1)
 
 CASES = {
@@ -81,12 +88,16 @@ CASES = {
         (f(real(4, 3)), f(RNG.dirichlet(np.ones(3), 4)), f(real(4)), 0.2, f(np.array([1.0, 0.0, 2.0]))),
     ],
     "words": lambda f: [(KEY, COUNTER, start, n) for start, n in ((0, 9), (3, 1), (5, 0), (2**64 - 8, 8), (2**40 + 1, 4099))],
-    "words_at": lambda f: [(KEY, COUNTER, np.array(index, dtype=np.int64)) for index in ([], [0], [7, 3, 3, 2**62 - 1])],
+    "words_at": lambda f: [
+        (KEY, COUNTER, np.array(index, dtype=np.int64), width) for index in ([], [0], [7, 3, 3, 2**62 - 1]) for width in (1, 4, 21)
+    ],
+    "normal": lambda f: [(raw(n),) for n in (0, 1, 7, BLOCK, 2 * BLOCK + 3)] + [(raw(30).reshape(6, 5)[:, 1:3],)],
+    "halves": lambda f: [(raw(n),) for n in (0, 1, 7)] + [(raw(30).reshape(6, 5)[:, 1:3],), (raw(30).reshape(5, 6).T,)],
     "dropout": lambda f: [(f(x), 0.3, KEY, COUNTER) for x in (real(5, 3), real(0, 3), odd(7), np.full(40, np.inf), real(BIG))],
     "permute": lambda f: [(np.arange(min(n, 50)), n, tuple(range(16))) for n in (1, 2, 999, 1000, 2**62)],
 }  # fmt: skip
-EXACT = {"words", "words_at", "dropout", "permute", "pack"}
-FORMULAS_ON_WORDS = {"words", "words_at", "dropout", "permute"}
+FORMULAS_ON_WORDS = {"words", "words_at", "normal", "halves", "dropout", "permute"}
+EXACT = FORMULAS_ON_WORDS | {"pack"}
 BACKENDS = ["numpy", "torch", pytest.param("cupy", marks=pytest.mark.gpu)]
 
 
@@ -167,6 +178,8 @@ def test_numpy_replaces_what_it_says():
         "elementwise",
         "update",
         "words",
+        "normal",
+        "halves",
         "dropout",
     }
     assert not overrides(get_backend("strict"))

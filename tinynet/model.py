@@ -187,7 +187,8 @@ class _Inputs:
 
 def as_inputs(x: Any, model: Model) -> Any:
     """``x`` as something with ``n`` and ``batch``; its shape is that of the model's inputs, or ValueError."""
-    from tinynet.data import Dataset, _adopt
+    from tinynet.data.arrays import _adopt
+    from tinynet.data.dataset import Dataset
 
     if isinstance(x, Dataset):
         _check_inputs(x.shape, model)

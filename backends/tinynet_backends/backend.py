@@ -33,6 +33,8 @@ class Backend:
     samples, ``i`` inputs, ``o`` outputs, ``k`` classes, ``p`` parameters; leading axes are allowed where "..." says so.
     """
 
+    block = 2**62  # elements that are best worked on at a time: all of them, unless a cache says otherwise
+
     def __init__(self, name: str, xp: Any, device: Any = None) -> None:
         self.name = name
         self.xp = xp
@@ -249,9 +251,19 @@ class Backend:
         return philox.words(self.xp, key, counter, start, n, device=self.device)
 
     @portable
-    def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array) -> Array:
-        """Blocks of four words of the same stream by number: (n,) int64 -> (n, 4) uint64."""
-        return philox.blocks_at(self.xp, key, counter, index)
+    def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
+        """Rows of ``width`` words of the same stream by number: (n,) int64 -> (n, width) uint64."""
+        return philox.words_at(self.xp, key, counter, index, width)
+
+    @portable
+    def normal(self, words: Array) -> Array:
+        """Words made into standard normal float64 of the same shape: `exact.normal`."""
+        return exact.normal(self.xp, words)
+
+    @portable
+    def halves(self, words: Array) -> Array:
+        """Words made into uniform float64 in [0, 1), two of each: (..., n) -> (..., 2n), `exact.halves`."""
+        return exact.halves(self.xp, words)
 
     @portable
     def dropout(

@@ -7,6 +7,7 @@ may not.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 Array = Any
@@ -15,6 +16,12 @@ Array = Any
 def uniform64(xp: Any, w: Array) -> Array:
     """uint64 words -> float64 in [0, 1), of any shape: the upper 53 bits, as NumPy's ``Generator.random``."""
     return xp.astype(w >> 11, xp.float64) * 2.0**-53
+
+
+def halves(xp: Any, w: Array) -> Array:
+    """uint64 words (..., n) -> float64 (..., 2n) in [0, 1): the lower 32 bits of each, then its upper 32."""
+    both = xp.stack([w & 0xFFFFFFFF, w >> 32], axis=-1)
+    return xp.astype(xp.reshape(both, (*w.shape[:-1], 2 * w.shape[-1])), xp.float64) * 2.0**-32
 
 
 def uniform32(xp: Any, w: Array) -> Array:
@@ -87,17 +94,11 @@ _F = (
 )  # fmt: skip
 
 
-def normal(xp: Any, w: Array) -> Array:
-    """uint64 words -> standard normal float64 of any shape: the inverse distribution function at the word's upper 53
-    bits.
+def quantile(xp: Any, p: Array) -> Array:
+    """The number that a standard normal exceeds with probability ``p``: float64 in (0, 1/2], of any shape, to 1e-15.
 
-    The probability is ``(2k + 1) / 2**54``, never 0 or 1, and the word with all bits flipped gives the negative.
-    Wichura's AS 241 with a logarithm of ours; values reach 8.29 on either side.
+    Wichura's AS 241 with a logarithm of ours.
     """
-    k = w >> 11
-    upper = k >= 2**52
-    folded = xp.where(upper, (2**53 - 1) - k, k)  # the smaller of p and 1 - p, exactly
-    p = (xp.astype(folded, xp.float64) + 0.5) * 2.0**-53
     q = 0.5 - p
     r = 0.180625 - q * q
     centre = q * (_polynomial(r, _A) / _polynomial(r, _B))
@@ -106,12 +107,45 @@ def normal(xp: Any, w: Array) -> Array:
     tail = xp.where(
         r <= 5.0, _polynomial(near, _C) / _polynomial(near, _D), _polynomial(far, _E) / _polynomial(far, _F)
     )
-    z = xp.where(q <= 0.425, centre, tail)
-    return xp.where(upper, z, -z)
+    return xp.where(q <= 0.425, centre, tail)
+
+
+CELLS = 1024  # straight pieces in each octave of the tail's probability: `normal` is off by at most 6e-8
+_OCTAVES = 53
+
+
+@lru_cache(maxsize=8)
+def normal_table(xp: Any, device: Any) -> tuple[Array, Array]:
+    """(a, b), float64 (53 * 1024,) each: the quantile is ``a + b * g`` in each cell of g, see `normal`."""
+    edge = 1.0 + xp.arange(CELLS, dtype=xp.float64, device=device) / CELLS
+    octave = [2.0**e * edge for e in range(_OCTAVES)]
+    g = xp.concat([*octave, xp.full((1,), 2.0**_OCTAVES, dtype=xp.float64, device=device)])
+    z = quantile(xp, g * 2.0 ** -(_OCTAVES + 1))
+    b = (z[1:] - z[:-1]) / (g[1:] - g[:-1])
+    return z[:-1] - b * g[:-1], b
+
+
+def normal(xp: Any, w: Array) -> Array:
+    """uint64 words -> standard normal float64 of any shape, one from each word; at most 8.29 on either side.
+
+    The word's first bit is the sign. Of the others 52 make an odd number g below 2**53, and ``g / 2**54`` is the
+    probability of the tail: its quantile is read from a line drawn between two of 1024 points in each octave of g, so
+    that the far tail is as finely drawn as the centre.
+    """
+    a, b = normal_table(xp, w.device)
+    g = xp.astype(((w << 1) >> 11) | 1, xp.float64)
+    x, octave = g, xp.zeros_like(g)
+    for power in (32, 16, 8, 4, 2, 1):
+        large = x >= 2.0**power
+        x = xp.where(large, x * 2.0**-power, x)
+        octave = xp.where(large, octave + power, octave)
+    cell = xp.reshape(xp.astype(octave * CELLS + xp.floor((x - 1.0) * CELLS), xp.int64), (-1,))
+    z = xp.reshape(xp.take(a, cell), g.shape) + xp.reshape(xp.take(b, cell), g.shape) * g
+    return xp.where((w >> 63) == 1, -z, z)
 
 
 # Taylor coefficients of sin(2 pi t) / t and cos(2 pi t) in t**2, the highest power first
-_TAU = 6.283185307179586476925
+_PI = 3.141592653589793
 
 
 def _taylor(first: int, terms: int) -> tuple[float, ...]:
@@ -127,14 +161,66 @@ def _taylor(first: int, terms: int) -> tuple[float, ...]:
 _SINE, _COSINE = _taylor(1, 9), _taylor(0, 9)
 
 
-def sincos(xp: Any, turns: Array) -> tuple[Array, Array]:
-    """Sine and cosine of ``2 pi turns``, float64 of any shape with ``|turns| < 2**40``, to 1e-15 absolute."""
+_POINTS = 1024
+
+
+@lru_cache(maxsize=8)
+def _circle(xp: Any, device: Any) -> tuple[Array, Array]:
+    """Sines and cosines of k / 1024 turns, (1024,) each, by Taylor's series: to half a unit in the last place or so."""
+    turns = xp.arange(_POINTS, dtype=xp.float64, device=device) / _POINTS
     quarter = xp.round(4.0 * turns)
     t = turns - 0.25 * quarter  # in [-1/8, 1/8], exact
     square = t * t
     sine, cosine = t * _polynomial(square, _SINE), _polynomial(square, _COSINE)
-    which = quarter - 4.0 * xp.floor(0.25 * quarter)  # 0, 1, 2 or 3
-    odd = (which == 1.0) | (which == 3.0)
+    odd = (quarter == 1.0) | (quarter == 3.0)
     s, c = xp.where(odd, cosine, sine), xp.where(odd, sine, cosine)
-    s = xp.where(which >= 2.0, -s, s)
-    return s, xp.where((which == 1.0) | (which == 2.0), -c, c)
+    s = xp.where((quarter == 2.0) | (quarter == 3.0), -s, s)
+    return s, xp.where((quarter == 1.0) | (quarter == 2.0), -c, c)
+
+
+def sincos(xp: Any, turns: Array) -> tuple[Array, Array]:
+    """Sine and cosine of ``2 pi turns``, float64 (n,) or of any shape with ``|turns| < 2**40``, to 1e-15 absolute.
+
+    From the nearest of 1024 points on the circle, by the formulas for a sum of angles.
+    """
+    near = xp.round(turns * _POINTS)
+    t = turns - near * (1.0 / _POINTS)  # at most 1/2048, exact
+    square = t * t
+    s, c = t * _polynomial(square, _SINE[-3:]), _polynomial(square, _COSINE[-3:])
+    k = xp.reshape(xp.astype(near, xp.int64) & (_POINTS - 1), (-1,))
+    sine, cosine = (xp.reshape(xp.take(table, k), turns.shape) for table in _circle(xp, turns.device))
+    return sine * c + cosine * s, cosine * c - sine * s
+
+
+_NODES = 256
+_ARCTAN = tuple((-1) ** n / (2 * n + 1) for n in range(30, 0, -1))
+
+
+@lru_cache(maxsize=8)
+def _arctangents(xp: Any, device: Any) -> Array:
+    """Arc tangents of k / 256, (257,), by Taylor's series below tan(pi / 8) and a difference with pi / 4 above."""
+    t = xp.arange(_NODES + 1, dtype=xp.float64, device=device) / _NODES
+    large = t > 0.41421356237309503
+    t = xp.where(large, (t - 1.0) / (t + 1.0), t)
+    square = t * t
+    angle = t + t * square * _polynomial(square, _ARCTAN)
+    return xp.where(large, angle + 0.25 * _PI, angle)
+
+
+def arctan(xp: Any, y: Array, x: Array) -> Array:
+    """Arc tangent of ``y / x`` in radians for float64 (n,) y and ``x >= 0``, to 1e-15; 0 where both are below 1e-300.
+
+    The smaller of the two over the larger is compared with the nearest of 257 tangents, by the formula for a
+    difference.
+    """
+    a = xp.abs(y)
+    t = xp.minimum(a, x) / xp.maximum(xp.maximum(a, x), 1e-300)
+    k = xp.round(t * _NODES)
+    node = k * (1.0 / _NODES)
+    u = (t - node) / (1.0 + t * node)  # at most 1/512
+    square = u * u
+    angle = xp.take(_arctangents(xp, y.device), xp.astype(k, xp.int64)) + (
+        u + u * square * _polynomial(square, _ARCTAN[-3:])
+    )
+    angle = xp.where(a > x, 0.5 * _PI - angle, angle)
+    return xp.copysign(angle, y)

@@ -40,8 +40,14 @@ class GenericBackend(Backend):
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
         return self.asarray(self._host.words(key, counter, start, n))
 
-    def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array) -> Array:
-        return self.asarray(self._host.words_at(key, counter, self.to_numpy(index)))
+    def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
+        return self.asarray(self._host.words_at(key, counter, self.to_numpy(index), width))
+
+    def normal(self, words: Array) -> Array:
+        return self.asarray(self._host.normal(self.to_numpy(words)))
+
+    def halves(self, words: Array) -> Array:
+        return self.asarray(self._host.halves(self.to_numpy(words)))
 
     def dropout(
         self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]

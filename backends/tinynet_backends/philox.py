@@ -22,20 +22,44 @@ _LOW64 = 0xFFFFFFFFFFFFFFFF
 def words(
     xp: Any, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int, device: Any = None
 ) -> Array:
-    """Words ``start .. start + n`` of the stream (key, counter): (n,) uint64; ``0 <= start <= 2**64``.
+    """Words ``start .. start + n`` of the stream (key, counter): (n,) uint64; ``0 <= start < 2**80``.
 
     The stream is the one that ``np.random.Philox(key=key, counter=[0, *counter]).random_raw`` gives.
     """
     first, skip = divmod(start, 4)
-    index = xp.arange((skip + n + 3) // 4, dtype=xp.uint64, device=device)
-    return xp.reshape(blocks_at(xp, key, counter, index + first), (-1,))[skip : skip + n]
+    count = (skip + n + 3) // 4
+    above, first = divmod(first + 1, 2**64)  # NumPy counts on before it makes a block: block 0 is the one at counter 1
+    if first + count > 2**64:  # the counter's first word runs over in the middle: rare, so in two parts
+        n0 = 4 * (2**64 - first) - skip
+        parts = words(xp, key, counter, start, n0, device), words(xp, key, counter, start + n0, n - n0, device)
+        return xp.concat(parts)
+    index = xp.arange(count, dtype=xp.uint64, device=device) + _constant(xp, first, device)
+    block = blocks(xp, index, (counter[0] + above) & _LOW64, *counter[1:], key)
+    return xp.reshape(xp.stack(block, axis=1), (-1,))[skip : skip + n]
 
 
-def blocks_at(xp: Any, key: tuple[int, int], counter: tuple[int, int, int], index: Array) -> Array:
-    """Row ``r`` is words ``4 * index[r] .. + 4`` of the stream (key, counter): (n,) int64 or uint64 -> (n, 4)
-    uint64."""
-    # NumPy increments its counter before it makes a block, so block 0 is the one at counter 1.
-    return xp.stack(blocks(xp, xp.astype(index, xp.uint64) + 1, *counter, key), axis=1)
+def words_at(xp: Any, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
+    """Row ``r`` is words ``width * index[r] .. + width`` of the stream (key, counter): (n,) int64 -> (n, width) uint64.
+
+    ``0 <= width * index < 2**80``: the number of a block may pass 64 bits and runs on in the counter's next word.
+    """
+    index = xp.astype(index, xp.uint64)
+    high, low = _multiply(width, index)
+    skip = low & 3
+    first = (low >> 2) | (high << 62)
+    device = index.device
+    above = (high >> 2) + _constant(xp, counter[0], device)
+    columns: list[Array] = []
+    # A row begins anywhere in a block, so a row that is no whole number of blocks may touch one more.
+    for b in range(1, (width + 3) // 4 + (width % 4 > 0) + 1):  # NumPy makes block 0 at counter 1
+        c0 = first + b
+        c1 = xp.where(c0 < first, above + 1, above)
+        columns += blocks(xp, c0, c1, *counter[1:], key)
+    row = xp.stack(columns, axis=1)
+    if width % 4 == 0:
+        return row
+    place = xp.astype(skip, xp.int64)[:, None] + xp.arange(width, dtype=xp.int64, device=device)[None, :]
+    return xp.take_along_axis(row, place, axis=1)
 
 
 def blocks(
@@ -54,10 +78,10 @@ def blocks(
     device = c0.device
 
     def xor(*words: Array | int) -> Array | int:
-        """Exclusive or. CuPy takes no int from 2**63 up beside an array, so what the ints come to joins as an array."""
+        """Exclusive or of arrays and ints."""
         number = reduce(operator.xor, [w for w in words if isinstance(w, int)])
         arrays = [w for w in words if not isinstance(w, int)]
-        return reduce(operator.xor, arrays, xp.asarray(number, dtype=xp.uint64, device=device)) if arrays else number
+        return reduce(operator.xor, arrays, _constant(xp, number, device)) if arrays else number
 
     for _ in range(10):
         high0, low0 = _multiply(_MULTIPLIER[0], c0)
@@ -65,6 +89,11 @@ def blocks(
         c0, c1, c2, c3 = xor(high1, c1, k0), low1, xor(high0, c3, k1), low0
         k0, k1 = (k0 + _WEYL[0]) & _LOW64, (k1 + _WEYL[1]) & _LOW64
     return c0, c1, c2, c3
+
+
+def _constant(xp: Any, number: int, device: Any) -> Array:
+    """An int as () uint64: CuPy takes none from 2**63 up beside an array."""
+    return xp.asarray(number, dtype=xp.uint64, device=device)
 
 
 def _multiply(m: int, x: Array | int) -> tuple[Array | int, Array | int]:

@@ -1,0 +1,352 @@
+"""Virtual data sets with classes. Where scikit-learn has a namesake, the class is drawn at random here and dealt out
+there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from functools import lru_cache
+from typing import Any
+
+from tinynet_backends import Backend, exact, get_backend
+
+from tinynet.data.dataset import Array
+from tinynet.data.virtual import (
+    ClassFirst,
+    Virtual,
+    affine,
+    check_classes,
+    check_finite,
+    check_noise,
+    check_whole,
+    once,
+    uniforms,
+)
+
+
+@dataclass(frozen=True)
+class Spirals(ClassFirst):
+    """Points on ``n_classes`` spiral arms around the origin, (n, 2), each arm a class.
+
+    At t uniform in [0, 1), arm c stands at radius t and at ``turns * t + c / n_classes`` turns; then normal noise of
+    standard deviation ``noise`` is added to both coordinates. Radii are between 0 and 1, so noise is on that scale.
+    """
+
+    n_classes: int = 3
+    noise: float = 0.1
+    turns: float = 1.0
+
+    def _shape_up(self) -> None:
+        check_classes(self, self.n_classes)
+        check_noise(self, self.noise)
+        check_finite(self, "turns", self.turns)
+        self._set(shape=(2,), classes=self.n_classes)
+
+    def _width(self) -> int:
+        return 4
+
+    def _points(self, label: Array, words: Array, ops: Backend) -> Array:
+        xp = ops.xp
+        x = self.arm(xp, exact.uniform64(xp, words[:, 1]), xp.astype(label, xp.float64))
+        return x + self.noise * ops.normal(words[:, 2:])
+
+    def arm(self, xp: Any, t: Array, label: Array) -> Array:
+        """The arm of ``label`` at ``t``, both (n,) float64, without noise: (n, 2)."""
+        sine, cosine = exact.sincos(xp, self.turns * t + label / self.n_classes)
+        return xp.stack([t * cosine, t * sine], axis=1)
+
+    def best_accuracy(self, index: range | None = None, *, points: int = 512) -> tuple[float, float]:
+        """The accuracy of the best possible classifier on the samples of ``index``, and the standard error of that
+        figure.
+
+        Bayes' rule with the density that the set is made by: each arm's, averaged over ``points`` places along it. By
+        default on the first 20 000 samples; reckoned on the host.
+        """
+        index = range(min(20_000, self.n)) if index is None else index
+        if self.noise == 0:
+            return 1.0, 0.0
+        ops = get_backend("numpy")
+        xp, right, chunk = ops.xp, 0, 1000
+        t = (xp.arange(points, dtype=xp.float64) + 0.5) / points
+        arms = [self.arm(xp, t, xp.full_like(t, float(c))) for c in range(self.n_classes)]
+        for start in range(index.start, index.stop, chunk):
+            x, label, _ = self.batch(range(start, min(start + chunk, index.stop)), ops, "float64")
+            density = []
+            for arm in arms:
+                square = (x[:, :1] - arm[None, :, 0]) ** 2 + (x[:, 1:] - arm[None, :, 1]) ** 2
+                density.append(xp.sum(xp.exp(-0.5 / self.noise**2 * square), axis=1))
+            right += int(xp.sum(xp.argmax(xp.stack(density, axis=1), axis=1) == label))
+        accuracy = right / len(index)
+        return accuracy, (accuracy * (1.0 - accuracy) / len(index)) ** 0.5
+
+
+@dataclass(frozen=True)
+class Blobs(ClassFirst):
+    """Points around ``n_classes`` centres in ``n_features`` dimensions, (n, n_features), each centre a class.
+
+    The centres are uniform in ``[-box, box)`` in every coordinate, the points normal around them with deviation
+    ``noise``: scikit-learn's ``make_blobs``.
+    """
+
+    n_classes: int = 3
+    n_features: int = 2
+    noise: float = 1.0
+    box: float = 10.0
+
+    def _shape_up(self) -> None:
+        check_classes(self, self.n_classes)
+        check_noise(self, self.noise)
+        check_finite(self, "box", self.box)
+        check_whole(self, "n_features", self.n_features)
+        self._set(shape=(self.n_features,), classes=self.n_classes)
+
+    def _width(self) -> int:
+        return 1 + self.n_features
+
+    @once
+    def centres(self, ops: Backend) -> Array:
+        """(n_classes, n_features) float64."""
+        u = exact.uniform64(ops.xp, self._constants(self.n_classes * self.n_features, ops))
+        return ops.xp.reshape(self.box * (2.0 * u - 1.0), (self.n_classes, self.n_features))
+
+    def _points(self, label: Array, words: Array, ops: Backend) -> Array:
+        centre = ops.xp.take(self.centres(ops), label, axis=0)
+        return centre + self.noise * ops.normal(words[:, 1:])
+
+
+@dataclass(frozen=True)
+class AnisotropicBlobs(Blobs):
+    """Blobs that are long in some directions and thin in others, each in its own: ``centre + noise * (z @ A)``.
+
+    z (n, n_features) is standard normal and each class has a matrix A whose entries are normal with variance
+    1 / n_features, so that a class has the covariance ``noise**2 * A.T @ A``.
+    """
+
+    @once
+    def transforms(self, ops: Backend) -> Array:
+        """(n_classes, n_features, n_features) float64."""
+        k, i = self.n_classes, self.n_features
+        words = self._constants(k * i + k * i * i, ops)[k * i :]  # behind the centres
+        return ops.xp.reshape(ops.normal(words) * i**-0.5, (k, i, i))
+
+    def _points(self, label: Array, words: Array, ops: Backend) -> Array:
+        xp, z = ops.xp, ops.normal(words[:, 1:])
+        y = xp.zeros_like(z)
+        for j in range(self.n_features):
+            y = y + z[:, j : j + 1] * xp.take(self.transforms(ops)[:, j, :], label, axis=0)
+        return xp.take(self.centres(ops), label, axis=0) + self.noise * y
+
+
+@dataclass(frozen=True)
+class Moons(ClassFirst):
+    """Two half circles that reach into each other, (n, 2), each a class: scikit-learn's ``make_moons``.
+
+    Class 0 is ``(cos a, sin a)``, class 1 ``(1 - cos a, 1/2 - sin a)``, a uniform in [0, pi) (evenly spaced there);
+    then normal ``noise``.
+    """
+
+    noise: float = 0.1
+
+    def _shape_up(self) -> None:
+        check_noise(self, self.noise)
+        self._set(shape=(2,), classes=2)
+
+    def _width(self) -> int:
+        return 4
+
+    def _points(self, label: Array, words: Array, ops: Backend) -> Array:
+        xp = ops.xp
+        sine, cosine = exact.sincos(xp, 0.5 * exact.uniform64(xp, words[:, 1]))
+        second = xp.astype(label, xp.float64)
+        side = 1.0 - 2.0 * second
+        x = xp.stack([second + side * cosine, 0.5 * second + side * sine], axis=1)
+        return x + self.noise * ops.normal(words[:, 2:])
+
+
+@dataclass(frozen=True)
+class Circles(ClassFirst):
+    """Two circles around the origin, (n, 2): class 0 of radius 1, class 1 of radius ``factor``; then normal ``noise``.
+
+    scikit-learn's ``make_circles``, with angles uniform where those are evenly spaced. ``factor`` is in [0, 1).
+    """
+
+    noise: float = 0.1
+    factor: float = 0.8
+
+    def _shape_up(self) -> None:
+        check_noise(self, self.noise)
+        if not 0 <= self.factor < 1:
+            raise ValueError(f"Circles factor {self.factor!r} is out of range: give a radius in [0, 1)")
+        self._set(shape=(2,), classes=2)
+
+    def _width(self) -> int:
+        return 4
+
+    def _points(self, label: Array, words: Array, ops: Backend) -> Array:
+        xp = ops.xp
+        radius = 1.0 + xp.astype(label, xp.float64) * (self.factor - 1.0)
+        sine, cosine = exact.sincos(xp, exact.uniform64(xp, words[:, 1]))
+        return xp.stack([radius * cosine, radius * sine], axis=1) + self.noise * ops.normal(words[:, 2:])
+
+
+@dataclass(frozen=True)
+class Checkerboard(Virtual):
+    """A board of ``cells`` fields along each of ``n_features`` axes, coloured in turns: (n, n_features) in [-1, 1).
+
+    Points are uniform; the class is the parity of the sum of the field's numbers.
+    """
+
+    cells: int = 4
+    n_features: int = 2
+
+    def _shape_up(self) -> None:
+        check_whole(self, "cells", self.cells)
+        check_whole(self, "n_features", self.n_features)
+        self._set(shape=(self.n_features,), classes=2)
+
+    def _width(self) -> int:
+        return (self.n_features + 1) // 2
+
+    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+        xp, u = ops.xp, uniforms(words, self.n_features, ops)
+        field = xp.astype(xp.floor(self.cells * u), xp.int64)
+        total = field[:, 0]
+        for j in range(1, self.n_features):
+            total = total + field[:, j]
+        return 2.0 * u - 1.0, total % 2
+
+
+@dataclass(frozen=True)
+class Parity(Virtual):
+    """Exclusive or in ``n_features`` dimensions, (n, n_features): points around the corners of a cube.
+
+    A corner is -1 or 1 in each coordinate, with equal chances; the class is whether the number of ones is odd; then
+    normal ``noise``. Two dimensions are the XOR problem.
+    """
+
+    n_features: int = 2
+    noise: float = 0.3
+
+    def _shape_up(self) -> None:
+        check_whole(self, "n_features", self.n_features)
+        check_noise(self, self.noise)
+        self._set(shape=(self.n_features,), classes=2)
+
+    def _width(self) -> int:
+        return self.n_features
+
+    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+        xp = ops.xp
+        bit = xp.astype(words & 1, xp.int64)  # a bit of the word that the normal does not use
+        total = bit[:, 0]
+        for j in range(1, self.n_features):
+            total = total + bit[:, j]
+        corner = 2.0 * xp.astype(bit, xp.float64) - 1.0
+        return corner + self.noise * ops.normal(words), total % 2
+
+
+@dataclass(frozen=True)
+class GaussianQuantiles(Virtual):
+    """Standard normal points, (n, n_features), in classes by their distance from the origin, all equally likely.
+
+    The bounds are the quantiles of the chi-squared distribution; scikit-learn's ``make_gaussian_quantiles`` takes
+    those of its sample.
+    """
+
+    n_features: int = 2
+    n_classes: int = 3
+
+    def _shape_up(self) -> None:
+        check_whole(self, "n_features", self.n_features)
+        check_classes(self, self.n_classes)
+        self._set(shape=(self.n_features,), classes=self.n_classes)
+
+    def _width(self) -> int:
+        return self.n_features
+
+    def bounds(self) -> tuple[float, ...]:
+        """Squared distances between the classes, n_classes - 1 of them."""
+        return tuple(chi_squared_quantile(c, self.n_classes, self.n_features) for c in range(1, self.n_classes))
+
+    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+        xp, x = ops.xp, ops.normal(words)
+        square = x[:, 0] * x[:, 0]
+        for j in range(1, self.n_features):
+            square = square + x[:, j] * x[:, j]
+        label = xp.zeros_like(square, dtype=xp.int64)
+        for bound in self.kept.get("bounds") or self.kept.setdefault("bounds", self.bounds()):
+            label = label + xp.astype(square >= bound, xp.int64)
+        return x, label
+
+
+@lru_cache(maxsize=4096)
+def chi_squared_quantile(part: int, of: int, degrees: int) -> float:
+    """x with ``P(chi squared <= x) = part / of``: Newton's method on the series of the incomplete gamma function.
+
+    In decimal arithmetic, which is software, so that the last bit is the same on every machine.
+    """
+    with localcontext() as context:
+        context.prec, context.Emin, context.Emax = 40, -(10**9), 10**9
+        a, p = Decimal(degrees) / 2, Decimal(part) / of
+        gamma = Decimal("3.141592653589793238462643383279502884197169").sqrt() if degrees % 2 else Decimal(1)
+        factor = Decimal(1) / 2 if degrees % 2 else Decimal(1)
+        while factor <= a:  # gamma(a + 1)
+            gamma, factor = gamma * factor, factor + 1
+        low, high, x = Decimal(0), Decimal(0), a
+        for _ in range(200):
+            power = (a * x.ln() - x).exp() / gamma  # x**a exp(-x) / gamma(a + 1)
+            term, total, n = power, power, a
+            while term > total * Decimal("1e-38"):
+                n += 1
+                term = term * x / n
+                total += term
+            low, high = (x, high) if total < p else (low, x)
+            step = (total - p) * x / (power * a)
+            new = x - step
+            if new <= low or (high and new >= high):  # Newton leaves what is known: halve that instead
+                new = (low + high) / 2 if high else 2 * x
+            if abs(new - x) < x * Decimal("1e-25"):
+                return float(2 * new)
+            x = new
+    raise ArithmeticError(f"no quantile {part}/{of} of chi squared with {degrees} degrees of freedom")
+
+
+@dataclass(frozen=True)
+class Logistic(Virtual):
+    """Normal features (n, n_features) and a class with the probabilities of a multinomial logistic model.
+
+    ``P(class = c | x) = softmax(x @ w + b)_c`` with w (n_features, n_classes) normal of variance ``scale**2 /
+    n_features`` and b (n_classes,) normal of variance ``scale**2 / 4``. The class is drawn as the largest logit after
+    standard Gumbel noise, which has just these probabilities (Gumbel 1954).
+    """
+
+    n_features: int = 20
+    n_classes: int = 2
+    scale: float = 3.0
+
+    def _shape_up(self) -> None:
+        check_whole(self, "n_features", self.n_features)
+        check_classes(self, self.n_classes)
+        check_noise(self, self.scale)
+        self._set(shape=(self.n_features,), classes=self.n_classes)
+
+    def _width(self) -> int:
+        return self.n_features + self.n_classes
+
+    @once
+    def coefficients(self, ops: Backend) -> Array:
+        """(n_features + 1, n_classes) float64: w, and b in the last row."""
+        i, k = self.n_features, self.n_classes
+        z = ops.xp.reshape(ops.normal(self._constants((i + 1) * k, ops)), (i + 1, k))
+        return ops.xp.concat([z[:i, :] * (self.scale * i**-0.5), z[i:, :] * (0.5 * self.scale)], axis=0)
+
+    def logits(self, x: Array, ops: Backend) -> Array:
+        """The logarithms of the class probabilities, up to a constant: (n, n_features) float64 -> (n, n_classes)."""
+        w = self.coefficients(ops)
+        return affine(ops.xp, x, w[: self.n_features, :], w[self.n_features :, :])
+
+    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+        xp, x = ops.xp, ops.normal(words[:, : self.n_features])
+        u = exact.uniform64(xp, words[:, self.n_features :]) + 2.0**-54  # in (0, 1): logarithms of both are finite
+        z = self.logits(x, ops) - exact.log(xp, -exact.log(xp, u))
+        return x, xp.astype(xp.argmax(z, axis=1), xp.int64)

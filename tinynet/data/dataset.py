@@ -1,0 +1,128 @@
+"""What a data set is: so many samples, any of which can be had by number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tinynet_backends import Backend, get_backend
+
+Array = Any
+Shape = tuple[int, ...]
+Index = Any  # a range of step 1, or int64 numbers on the host
+
+
+class Batch(NamedTuple):
+    """Inputs (n, *shape), targets (n,) or (n, o), and sample weights (n,) or None."""
+
+    x: Array
+    y: Array
+    weight: Array | None
+
+
+class Dataset:
+    """``n`` samples of ``shape``; ``classes`` if the targets are labels, else ``outputs`` numbers each.
+
+    A subclass sets these and says in `rows` how samples are had. `batch` and indexing are for its users.
+    """
+
+    n: int
+    shape: Shape
+    classes: int | None
+    outputs: int | None
+    ordered: bool = True  # whether neighbours may resemble each other, so that a shuffle is worth its time
+    stored: bool = True  # whether it came from outside, so that targets are checked and batches are fetched ahead
+
+    def __len__(self) -> int:
+        return self.n
+
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        """The samples of ``index``, which is in range, as arrays of ``ops``; floating-point ones in ``dtype``."""
+        raise NotImplementedError
+
+    def batch(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        """The samples of ``index``, a range or (m,) int64 on the host, on ``ops``; IndexError where there is none."""
+        least, most = _extremes(index)
+        if least < 0 or most >= self.n:
+            wrong = least if least < 0 else most
+            raise IndexError(f"sample {wrong} is out of range: there are {self.n}, numbered from 0")
+        return self.rows(index, ops, dtype)
+
+    def __getitem__(self, index: Any) -> Batch:
+        """``data[5]``, ``data[10:20]``, ``data[[3, 1]]``: samples on the backend in force, floating-point ones in
+        float32."""
+        if isinstance(index, slice):
+            start, stop, step = index.indices(self.n)
+            index = range(start, stop, step)
+        elif hasattr(index, "__index__") and not getattr(index, "ndim", 0):
+            number = index.__index__()
+            index = range(number, number + 1) if number >= 0 else range(self.n + number, self.n + number + 1)
+        if not isinstance(index, range) or index.step != 1:
+            xp = get_backend("numpy").xp
+            index = xp.asarray(index if not isinstance(index, range) else list(index))
+            if index.ndim != 1 or not (index.size == 0 or xp.isdtype(index.dtype, "integral")):
+                raise IndexError(f"samples have whole numbers in a list or a range, not {index.dtype} {index.shape}")
+            index = xp.astype(index, xp.int64)
+        return self.batch(index, get_backend(), "float32")
+
+    def split(self, first: float | int) -> tuple[Dataset, Dataset]:
+        """The samples before a point and those from there: a fraction in (0, 1), or a number of samples."""
+        n = round(self.n * first) if isinstance(first, float) else first
+        if not 0 < n < self.n:
+            raise ValueError(f"split at {first!r} leaves nothing on one side of {self.n} samples: choose between")
+        return Part(self, 0, n), Part(self, n, self.n)
+
+    def take(self, n: int) -> Dataset:
+        """The first ``n`` samples."""
+        if not 0 < n <= self.n:
+            raise ValueError(f"take({n!r}) is out of range: there are {self.n} samples")
+        return Part(self, 0, n)
+
+    def shard(self, rank: int, size: int) -> Dataset:
+        """The part of one of ``size`` workers: neighbouring samples, as many as the others have, or one more."""
+        if size < 1 or not 0 <= rank < size:
+            raise ValueError(f"shard {rank!r} of {size!r} does not exist: ranks are 0 to size - 1")
+        start, stop = self.n * rank // size, self.n * (rank + 1) // size
+        if start == stop:
+            raise ValueError(f"shard {rank} of {size} is empty: there are {self.n} samples")
+        return Part(self, start, stop)
+
+    def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
+        """Run ``check(targets, ops)`` over stored targets, wherever they are; a virtual set's are right by
+        construction."""
+
+    def fingerprint(self) -> str:
+        """Text that differs where the samples do, for a checkpoint to remember."""
+        return repr(self)
+
+
+def _extremes(index: Index) -> tuple[int, int]:
+    if len(index) == 0:
+        return 0, -1
+    if isinstance(index, range):
+        return index[0], index[-1]
+    return int(index.min()), int(index.max())
+
+
+class Part(Dataset):
+    """Samples start, …, stop - 1 of another data set."""
+
+    def __init__(self, whole: Dataset, start: int, stop: int) -> None:
+        self.whole, self.start, self.stop = whole, start, stop
+        self.n, self.shape = stop - start, whole.shape
+        self.classes, self.outputs = whole.classes, whole.outputs
+        self.ordered, self.stored = whole.ordered, whole.stored
+
+    def __repr__(self) -> str:
+        return f"{self.whole!r}[{self.start}:{self.stop}]"
+
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        if isinstance(index, range):
+            return self.whole.rows(range(index.start + self.start, index.stop + self.start), ops, dtype)
+        return self.whole.rows(index + self.start, ops, dtype)
+
+    def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
+        self.whole.check(check, ops)
+
+    def fingerprint(self) -> str:
+        return f"{self.whole.fingerprint()}[{self.start}:{self.stop}]"

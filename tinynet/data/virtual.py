@@ -1,0 +1,181 @@
+"""Data sets that are computed and never stored: sample i is a pure function of (seed, i)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
+from functools import wraps
+from typing import Any, ClassVar
+
+from tinynet_backends import Backend
+
+from tinynet import streams
+from tinynet.data.dataset import Array, Batch, Dataset, Index, Shape
+
+LARGEST = 2**62
+
+# The second word of a stream's counter says what it is for; its first counts on from the sample's number.
+SAMPLES, CONSTANTS = 0, 1
+
+
+@dataclass(frozen=True)
+class Virtual(Dataset):
+    """Sample i is made of words ``i * width`` to ``(i + 1) * width - 1`` of the stream (seed, DATA).
+
+    The same bits on every backend and machine and in every split into batches, because only integers and ``+ - * /
+    sqrt`` in a fixed order are used, in float64; float32 samples are those, rounded once. A subclass says how many
+    words a sample takes and what to make of them.
+    """
+
+    n: int
+    _: KW_ONLY
+    seed: int = 0
+    shape: Shape = field(init=False, repr=False, default=())
+    classes: int | None = field(init=False, repr=False, default=None)
+    outputs: int | None = field(init=False, repr=False, default=None)
+    kept: dict[Any, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    ordered: ClassVar[bool] = False  # type: ignore[misc]
+    stored: ClassVar[bool] = False  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        streams.check_seed(self.seed)
+        if not isinstance(self.n, int) or not 1 <= self.n <= LARGEST:
+            raise ValueError(f"{type(self).__name__} n {self.n!r} is out of range: give a whole number in [1, 2**62]")
+        self._shape_up()
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _shape_up(self) -> None:
+        """Check hyperparameters and set shape, classes and outputs."""
+        raise NotImplementedError
+
+    def _width(self) -> int:
+        """64-bit words that a sample is made of."""
+        raise NotImplementedError
+
+    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+        """(n, width) uint64 -> features float64 (n, *shape) and targets int64 (n,) or float64 (n, o)."""
+        raise NotImplementedError
+
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        def make(piece: Index, host: Backend) -> tuple[Array, Array]:
+            return self._samples(draw(self.seed, SAMPLES, 0, piece, self._width(), host), host)
+
+        return in_pieces(make, self, index, ops, dtype, self._width())
+
+    def _constants(self, count: int, ops: Backend) -> Array:
+        """Words that belong to the set as a whole, (count,) uint64."""
+        return ops.words(streams.key(self.seed, streams.DATA), (0, CONSTANTS, 0), 0, count)
+
+
+def draw(seed: int, purpose: int, depth: int, index: Index, width: int, host: Backend) -> Array:
+    """The words of each sample of ``index``: (n, width) uint64."""
+    key, counter = streams.key(seed, streams.DATA), (0, purpose, depth)
+    if isinstance(index, range):
+        return host.xp.reshape(host.words(key, counter, width * index.start, width * len(index)), (len(index), width))
+    return host.words_at(key, counter, host.asarray(index), width)
+
+
+def in_pieces(
+    make: Callable[[Index, Backend], tuple[Array, Array]],
+    data: Dataset,
+    index: Index,
+    ops: Backend,
+    dtype: str,
+    width: int,
+) -> Batch:
+    """``make(piece, host)`` -> (x, y) over pieces of ``index`` that suit the cache, put together on ``ops``."""
+    host, n = ops.generator, len(index)
+    kind = "int64" if data.classes else dtype
+    size = max(host.block // max(width, 1), 1)
+    if n <= size:
+        x, y = make(index, host)
+        return Batch(ops.asarray(x, dtype), ops.asarray(y, kind), None)
+    xs = ops.empty((n, *data.shape), ops.dtype(dtype))
+    ys = ops.empty((n,) if data.classes else (n, data.outputs or 1), ops.dtype(kind))
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        x, y = make(index[start:stop], host)
+        xs[start:stop, ...], ys[start:stop, ...] = ops.asarray(x, dtype), ops.asarray(y, kind)
+    return Batch(xs, ys, None)
+
+
+@dataclass(frozen=True)
+class ClassFirst(Virtual):
+    """A virtual set whose class is drawn first, from word 0, and the features given the class."""
+
+    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+        label = below(ops.xp, words[:, 0], self.classes or 1)
+        return self._points(label, words, ops), label
+
+    def _points(self, label: Array, words: Array, ops: Backend) -> Array:
+        """Features (n, *shape) float64 of samples of the classes ``label``; word 0 is spent already."""
+        raise NotImplementedError
+
+    def given(self, label: Array, index: Index, host: Backend) -> Array:
+        """The features that the samples of ``index`` would have, were their classes ``label``."""
+        return self._points(label, draw(self.seed, SAMPLES, 0, index, self._width(), host), host)
+
+
+def once(method: Callable[[Any, Backend], Array]) -> Callable[[Any, Backend], Array]:
+    """``method(self, ops)``, computed once for each backend."""
+
+    @wraps(method)
+    def remembered(self: Any, ops: Backend) -> Array:
+        key = method.__name__, ops
+        if key not in self.kept:
+            self.kept[key] = method(self, ops)
+        return self.kept[key]
+
+    return remembered
+
+
+def below(xp: Any, words: Array, n: int) -> Array:
+    """Whole numbers in [0, n) of words, int64: the upper 32 bits times n, upper half (bias below n / 2**32)."""
+    return xp.astype(((words >> 32) * n) >> 32, xp.int64)
+
+
+def affine(xp: Any, x: Array, w: Array, b: Array | None = None, scale: float = 1.0) -> Array:
+    """``scale * (x @ w) + b`` with its sums in a fixed order: no BLAS, so the same bits everywhere."""
+    y = x[:, :1] * w[:1, :]
+    for j in range(1, x.shape[1]):
+        y = y + x[:, j : j + 1] * w[j : j + 1, :]
+    y = y if scale == 1.0 else scale * y
+    return y if b is None else y + b
+
+
+def uniforms(words: Array, count: int, ops: Backend) -> Array:
+    """Uniform numbers in [0, 1) of 32 bits, two of each word: (n, width) -> (n, count) float64."""
+    return ops.halves(words[:, : (count + 1) // 2])[:, :count]
+
+
+# Hyperparameters ------------------------------------------------------------------------------------------------------
+
+
+def check_classes(owner: object, n: int, least: int = 2) -> None:
+    if not isinstance(n, int) or not least <= n < 2**16:
+        raise ValueError(
+            f"{type(owner).__name__} n_classes {n!r} is out of range: give a whole number in [{least}, 65536)"
+        )
+
+
+def check_noise(owner: object, noise: float) -> None:
+    if not 0 <= noise < float("inf"):
+        raise ValueError(
+            f"{type(owner).__name__} noise {noise!r} is out of range: give a standard deviation of at least 0"
+        )
+
+
+def check_whole(owner: object, name: str, n: int, least: int = 1, most: int = 2**16 - 1) -> None:
+    if not isinstance(n, int) or isinstance(n, bool) or not least <= n <= most:
+        raise ValueError(
+            f"{type(owner).__name__} {name} {n!r} is out of range: give a whole number in [{least}, {most + 1})"
+        )
+
+
+def check_finite(owner: object, name: str, value: float) -> None:
+    if not -float("inf") < value < float("inf"):
+        raise ValueError(f"{type(owner).__name__} {name} {value!r} is out of range: give a finite number")

@@ -1,0 +1,163 @@
+"""Virtual sets made harder: another data set with something changed, still a pure function of (seed, i).
+
+They compose: ``LabelNoise(Nuisance(Imbalanced(Moons(n), (0.9, 0.1)), 10), 0.05)``. Each draws from a stream of its own,
+so that none moves the numbers of another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field
+from math import fsum, prod
+from typing import Any
+
+from tinynet_backends import Backend, exact
+
+from tinynet import streams
+from tinynet.data.dataset import Array, Batch, Dataset, Index, Shape
+from tinynet.data.virtual import ClassFirst, below, check_noise, check_whole, draw
+
+_LABEL_NOISE, _FEATURE_NOISE, _NUISANCE, _IMBALANCED = 2, 3, 4, 5  # beside SAMPLES and CONSTANTS
+
+
+@dataclass(frozen=True)
+class Wrapper(Dataset):
+    """Another data set, changed. The ``seed`` is that of the change."""
+
+    data: Dataset
+    _: KW_ONLY
+    seed: int = 0
+    n: int = field(init=False, repr=False, default=0)
+    shape: Shape = field(init=False, repr=False, default=())
+
+    def __post_init__(self) -> None:
+        streams.check_seed(self.seed)
+        if not isinstance(self.data, Dataset):
+            raise TypeError(f"{type(self).__name__} takes a data set, not {type(self.data).__name__}")
+        for name in ("n", "shape", "classes", "outputs", "ordered", "stored"):
+            self._set(name, getattr(self.data, name))
+        self._set("depth", 1 + getattr(self.data, "depth", 0))
+        self._shape_up()
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _shape_up(self) -> None:
+        """Check hyperparameters."""
+
+    def _draw(self, purpose: int, index: Index, width: int, host: Backend) -> Array:
+        depth: int = self.depth  # type: ignore[attr-defined]
+        return draw(self.seed, purpose, depth, index, width, host)
+
+    def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
+        """Features float64 and targets of the samples of ``index``, changed."""
+        raise NotImplementedError
+
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        host = ops.generator
+        x, y, weight = self.data.rows(index, host, "float64")
+        x, y = self._change(x, y, index, host)
+        kind = "int64" if self.classes else dtype
+        return Batch(
+            ops.asarray(x, dtype), ops.asarray(y, kind), None if weight is None else ops.asarray(weight, dtype)
+        )
+
+    def given(self, label: Array, index: Index, host: Backend) -> Array:
+        """The features that the samples of ``index`` would have, were their classes ``label``."""
+        return self._change(_given(self, self.data)(label, index, host), label, index, host)[0]
+
+    def check(self, check: Any, ops: Backend) -> None:
+        self.data.check(check, ops)
+
+
+def _given(owner: object, data: Dataset) -> Any:
+    """``data.given``, where its classes are drawn first."""
+    if not isinstance(data, (ClassFirst, FeatureNoise, Nuisance)):
+        raise TypeError(
+            f"{type(owner).__name__} needs data whose class is drawn before the features, such as Blobs or Spirals, "
+            f"not {type(data).__name__}: Loader(balance=True) evens out any other"
+        )
+    if not isinstance(data, ClassFirst):
+        _given(owner, data.data)
+    return data.given
+
+
+@dataclass(frozen=True)
+class LabelNoise(Wrapper):
+    """A fraction ``rate`` of the labels, in [0, 1], replaced by one of the other classes, all equally likely."""
+
+    rate: float = 0.1
+
+    def _shape_up(self) -> None:
+        if not self.classes or self.classes < 2:
+            raise TypeError(f"LabelNoise needs data with classes, not {type(self.data).__name__}")
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"LabelNoise rate {self.rate!r} is out of range: give the fraction changed, in [0, 1]")
+
+    def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
+        xp, classes = host.xp, self.classes or 2
+        words = self._draw(_LABEL_NOISE, index, 2, host)
+        wrong = exact.uniform64(xp, words[:, 0]) < self.rate
+        other = (y + 1 + below(xp, words[:, 1], classes - 1)) % classes
+        return x, xp.where(wrong, other, y)
+
+
+@dataclass(frozen=True)
+class FeatureNoise(Wrapper):
+    """Normal noise of standard deviation ``noise`` added to every feature."""
+
+    noise: float = 0.1
+
+    def _shape_up(self) -> None:
+        check_noise(self, self.noise)
+
+    def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
+        z = host.normal(self._draw(_FEATURE_NOISE, index, prod(self.shape), host))
+        return x + self.noise * host.xp.reshape(z, x.shape), y
+
+
+@dataclass(frozen=True)
+class Nuisance(Wrapper):
+    """``n_features`` further features that say nothing: normal, of standard deviation ``scale``, behind the others."""
+
+    n_features: int = 1
+    scale: float = 1.0
+
+    def _shape_up(self) -> None:
+        check_whole(self, "n_features", self.n_features)
+        if len(self.shape) != 1:
+            raise ValueError(f"Nuisance takes samples that are rows of features, not of shape {self.shape}")
+        if not 0 <= self.scale < float("inf"):
+            raise ValueError(f"Nuisance scale {self.scale!r} is out of range: give a standard deviation of at least 0")
+        self._set("shape", (self.shape[0] + self.n_features,))
+
+    def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
+        z = host.normal(self._draw(_NUISANCE, index, self.n_features, host))
+        return host.xp.concat([x, self.scale * z], axis=1), y
+
+
+@dataclass(frozen=True)
+class Imbalanced(Wrapper):
+    """The classes in the proportions ``weights``, one not negative number for each, in place of equal ones."""
+
+    weights: tuple[float, ...] = ()
+
+    def _shape_up(self) -> None:
+        _given(self, self.data)
+        weights = tuple(float(w) for w in self.weights)
+        if len(weights) != self.classes:
+            raise ValueError(f"Imbalanced weights {weights} do not fit {self.classes} classes: give one for each")
+        total = fsum(weights)
+        if not all(0 <= w < float("inf") for w in weights) or not 0 < total < float("inf"):
+            raise ValueError(f"Imbalanced weights {weights} are out of range: give numbers of at least 0, not all 0")
+        self._set("weights", weights)
+        self._set("bounds", tuple(fsum(weights[:c]) / total for c in range(1, len(weights))))
+
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        host = ops.generator
+        xp, bounds = host.xp, self.bounds  # type: ignore[attr-defined]
+        u = exact.uniform64(xp, self._draw(_IMBALANCED, index, 1, host)[:, 0])
+        label = xp.zeros_like(u, dtype=xp.int64)
+        for bound in bounds:
+            label = label + xp.astype(u >= bound, xp.int64)
+        x = _given(self, self.data)(label, index, host)
+        return Batch(ops.asarray(x, dtype), ops.asarray(label, "int64"), None)
