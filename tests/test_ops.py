@@ -277,7 +277,7 @@ def test_the_order_in_which_a_backend_is_chosen(monkeypatch):
     [
         ("nunpy", "unknown backend 'nunpy': choose from auto, numpy, cupy, strict, torch, dpnp"),
         ("numpy:1", "backend 'numpy' has no devices, not '1': write 'numpy'"),
-        ("strict:gpu", "backend 'strict' has no device 'gpu': choose from CPU_DEVICE, device1, device2"),
+        ("strict:gpu", "backend 'strict' has no device 'gpu': choose from CPU_DEVICE, device1, device2, no_float64"),
         ("os.path", "unknown backend 'os.path': choose from auto, numpy, cupy, strict, torch, dpnp"),
     ],
 )

@@ -13,9 +13,12 @@ from tinynet_backends import (
 
 from tinynet import data, initializers, losses, metrics, optim, schedules
 from tinynet.activations import ELU, GELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from tinynet.checkpoints import Checkpoints
 from tinynet.data import Arrays, Dataset, Loader
 from tinynet.errors import DivergedError, ModelFileError, StopTraining
 from tinynet.files import load
+from tinynet.fitting import EarlyStopping, fit
+from tinynet.history import History
 from tinynet.layers import Context, Dense, Flatten, Layer, Residual, Sequential
 from tinynet.losses import (
     BinaryCrossEntropy,
@@ -31,7 +34,8 @@ from tinynet.losses import (
 from tinynet.model import Model
 from tinynet.optim import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
 from tinynet.regularization import BatchNorm, Dropout, LayerNorm
-from tinynet.training import EarlyStopping, History, Report, Run, fit, train
+from tinynet.streams import Stream
+from tinynet.training import Report, Run, train
 
 __version__ = "0.1.0"
 
@@ -47,6 +51,7 @@ __all__ = [
     "BackendUnavailable",
     "BatchNorm",
     "BinaryCrossEntropy",
+    "Checkpoints",
     "Context",
     "CrossEntropy",
     "Dataset",
@@ -82,6 +87,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "StopTraining",
+    "Stream",
     "SumSquaredError",
     "Tanh",
     "available_backends",

@@ -21,8 +21,9 @@ from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import Spirals
 from tinynet.errors import DivergedError
 from tinynet.files import write_atomically
+from tinynet.fitting import EarlyStopping, fit
+from tinynet.history import History
 from tinynet.model import Model
-from tinynet.training import EarlyStopping, History, fit
 
 EXAMPLES = """\
 examples:

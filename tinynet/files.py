@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tinynet_backends import Backend
 
 from tinynet.errors import ModelFileError
 from tinynet.layers import Layer
@@ -57,8 +58,6 @@ def write_atomically(path: str | PathLike[str], content: bytes) -> None:
 
 def save(model: Model, path: str | PathLike[str]) -> None:
     """Write ``model`` (weights, layer state, architecture, loss and metrics) to ``path``."""
-    from safetensors.numpy import save as to_bytes
-
     about = {
         "format": FORMAT,
         "net": describe(model.net),
@@ -68,12 +67,17 @@ def save(model: Model, path: str | PathLike[str]) -> None:
         "loss": describe(model.loss),
         "metrics": [m.name for m in model.metrics if METRICS.get(m.name) == m],
     }
+    write_tensors(path, model.weights(), about, model.ops)
+
+
+def write_tensors(path: str | PathLike[str], arrays: dict[str, Any], about: dict[str, Any], ops: Backend) -> None:
+    """Write arrays of ``ops`` and JSON data to a safetensors file, whole or not at all."""
+    from safetensors.numpy import save as to_bytes
+
     # safetensors 0.8 writes wrong bytes for arrays that are not C-contiguous, without a word: make each one so
-    arrays = {name: np.array(model.ops.to_numpy(a), order="C", copy=True) for name, a in model.weights().items()}
-    content = to_bytes(
-        arrays, metadata={"tinynet": json.dumps(about)}
-    )  # one entry: the library does not keep their order
-    write_atomically(path, content)
+    host = {name: np.array(ops.to_numpy(a), order="C", copy=True) for name, a in arrays.items()}
+    # one entry of metadata: the library does not keep their order
+    write_atomically(path, to_bytes(host, metadata={"tinynet": json.dumps(about)}))
 
 
 def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
@@ -83,7 +87,15 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
     read.
     """
     path = Path(path)
-    about, arrays = _read(path)
+    about, arrays = read_tensors(path)
+    if about.get("kind") == "checkpoint":
+        raise ModelFileError(
+            f"{path}: a checkpoint, not a model: fit(…, checkpoint=folder, resume=True) goes on from it"
+        )
+    if about.get("kind") == "weights":
+        raise ModelFileError(
+            f"{path}: weights of a network with layers that are not the library's: safetensors reads them"
+        )
     try:
         net, loss = rebuild(about["net"]), rebuild(about["loss"])
         if not isinstance(net, Layer) or not isinstance(loss, Loss | None):
@@ -101,8 +113,8 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
     return model
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metadata and arrays, or `ModelFileError`."""
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """JSON data and arrays that `write_tensors` wrote, or `ModelFileError`."""
     from safetensors import SafetensorError, safe_open
 
     if not stat.S_ISREG(path.stat().st_mode):
@@ -130,6 +142,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ModelFileError(f"{path}: damaged model file: {e}") from None
 
 
+def is_finite(a: Any) -> bool:
+    """Whether every number of a host array is finite."""
+    return bool(np.isfinite(a).all())
+
+
 def _fits(net: Layer, n_in: tuple[int, ...], dtype: str, arrays: dict[str, Any]) -> None:
     """ValueError unless the arrays are exactly those that the network wants. Asked before any of its size is
     allocated."""
@@ -146,5 +163,5 @@ def _fits(net: Layer, n_in: tuple[int, ...], dtype: str, arrays: dict[str, Any])
         a = arrays[name]
         if a.shape != shape or a.dtype != np.dtype(dtype):
             raise ValueError(f"array {name!r} is {a.dtype} {a.shape}: expected {dtype} {shape}")
-        if not np.isfinite(a).all():
+        if not is_finite(a):
             raise ValueError(f"array {name!r} has a value that is NaN or infinite")

@@ -17,7 +17,7 @@ from tinynet.losses import Loss
 from tinynet.metrics import Metric, as_metric
 
 if TYPE_CHECKING:
-    from tinynet.training import History
+    from tinynet.history import History
 
 DTYPES = ("float32", "float64")
 
@@ -132,7 +132,7 @@ class Model:
 
     def fit(self, data: Any, **options: Any) -> History:
         """Train on ``data``; the options are those of `tinynet.fit`, where they are explained."""
-        from tinynet.training import fit
+        from tinynet.fitting import fit
 
         return fit(self, data, **options)
 

@@ -6,8 +6,16 @@ layer a number belongs to. Nothing else in the library is random.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+from tinynet_backends import Backend, exact, get_backend, philox
+
+# The library's own purposes. Another number below 2**64 is a purpose of your own; these are kept below 256.
 WEIGHTS, DATA, ORDER, MASKS = 1, 2, 3, 4
 
+Array = Any
+Index = Any  # a range of step 1, or (n,) int64 numbers on the host
 Key = tuple[int, int]
 Counter = tuple[int, int, int]
 
@@ -26,3 +34,96 @@ def check_seed(seed: int) -> int:
 def key(seed: int, purpose: int) -> Key:
     """The Philox key of a purpose under ``seed``."""
     return check_seed(seed), purpose
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Random numbers by number: the i-th is a pure function of (seed, purpose, counter, i), the same on every backend.
+
+    ``purpose`` and the three numbers of ``counter`` are in [0, 2**64) and make streams that have nothing to do with
+    one another; ``counter[2]`` is below 2**32. The words are those of ``numpy.random.Philox(key=[seed, purpose],
+    counter=[0, *counter])``. Every method takes the numbers that are wanted, as a range or (n,) whole numbers in
+    [0, 2**62), and gives (n,) on ``ops``, by default the backend in force.
+    """
+
+    seed: int = 0
+    purpose: int = 256
+    counter: Counter = (0, 0, 0)
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        names = ("purpose", "counter[0]", "counter[1]", "counter[2]")
+        for name, value, bits in zip(names, (self.purpose, *self.counter), (64, 64, 64, 32), strict=True):
+            if not isinstance(value, int) or not 0 <= value < 2**bits:
+                raise ValueError(f"Stream {name} {value!r} is out of range: give a whole number in [0, 2**{bits})")
+
+    def words(self, index: Index, ops: Backend | None = None) -> Array:
+        """uint64 words."""
+        ops = ops or get_backend()
+        return ops.asarray(self._words(index, ops.generator, 0))
+
+    def uniform(self, index: Index, dtype: str = "float64", ops: Backend | None = None) -> Array:
+        """Numbers in [0, 1): the upper 53 bits of each word in float64, the upper 24 in float32."""
+        ops = ops or get_backend()
+        words = self._words(index, ops.generator, 0)
+        if dtype == "float32":
+            return ops.asarray(exact.fraction32(ops.generator.xp, words))
+        need_float64(ops.generator, "uniform numbers in float64")
+        return ops.asarray(exact.uniform64(ops.generator.xp, words), dtype)
+
+    def normal(self, index: Index, dtype: str = "float64", ops: Backend | None = None) -> Array:
+        """Standard normal numbers, see `tinynet_backends.exact.normal`; float32 ones are the float64 ones, rounded."""
+        ops = ops or get_backend()
+        need_float64(ops.generator, "normal numbers")
+        return ops.asarray(ops.generator.normal(self._words(index, ops.generator, 0)), dtype)
+
+    def integers(self, index: Index, n: int, ops: Backend | None = None) -> Array:
+        """Whole numbers in [0, n), int64, all equally likely, for n in [1, 2**63].
+
+        The upper half of ``word * n``, unless the lower half says that this number had one word more than others: then
+        from the word of the same number in a further stream. D. Lemire (2019), *Fast random integer generation in an
+        interval*, ACM TOMACS 29.
+        """
+        if not isinstance(n, int) or not 1 <= n <= 2**63:
+            raise ValueError(f"integers below {n!r} cannot be drawn: give a whole number in [1, 2**63]")
+        ops = ops or get_backend()
+        host = ops.generator
+        xp, again = host.xp, 0
+        high, low = philox.multiply(n, self._words(index, host, again))
+        surplus = philox.constant(xp, 2**64 % n, host.device)
+        while bool(host.to_numpy(xp.any(low < surplus))):
+            again += 1
+            new_high, new_low = philox.multiply(n, self._words(index, host, again))
+            high, low = xp.where(low < surplus, new_high, high), xp.where(low < surplus, new_low, low)
+        return ops.asarray(xp.astype(high, xp.int64))
+
+    def bernoulli(self, index: Index, p: float, ops: Backend | None = None) -> Array:
+        """True with probability ``p`` in [0, 1], exact to 2**-64."""
+        if not 0 <= p <= 1:
+            raise ValueError(f"probability {p!r} is out of range: give one in [0, 1]")
+        ops = ops or get_backend()
+        host = ops.generator
+        words = self._words(index, host, 0)
+        if p == 1:
+            return ops.asarray(host.xp.ones_like(words, dtype=host.xp.bool))
+        return ops.asarray(words < philox.constant(host.xp, int(p * 2.0**64), host.device))
+
+    def _words(self, index: Index, host: Backend, again: int) -> Array:
+        counter = *self.counter[:2], self.counter[2] + again * 2**32
+        key = self.seed, self.purpose
+        if isinstance(index, range):
+            if index.step == 1 and index.start >= 0 and index.stop <= 2**62:
+                return host.words(key, counter, index.start, len(index))
+        else:
+            index = get_backend("numpy").xp.asarray(index)
+            if index.ndim == 1 and (index.size == 0 or (index.min() >= 0 and index.max() < 2**62)):
+                return host.words_at(key, counter, host.asarray(index, "int64"), 1)[:, 0]
+        raise IndexError(f"numbers {index!r} of a stream do not exist: give a range or a list in [0, 2**62)")
+
+
+def need_float64(ops: Backend, what: str) -> None:
+    if not ops.has_float64:
+        raise TypeError(
+            f"{what} are computed in float64, which '{ops.name}' does not have: "
+            "words, integers, bernoulli and uniform(dtype='float32') do without"
+        )

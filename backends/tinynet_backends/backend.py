@@ -88,6 +88,11 @@ class Backend:
         """The backend on which integer streams are computed: itself, if its library has all of uint64 arithmetic."""
         return self
 
+    @property
+    def has_float64(self) -> bool:
+        """Whether the device computes in float64: some accelerators do not."""
+        return "float64" in self.xp.__array_namespace_info__().dtypes(device=self.device)
+
     def compile(self, step: F) -> F:
         """``step``, made ready to run many times. What it returns lives until its next call: copy what is to stay."""
         return step

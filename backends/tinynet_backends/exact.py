@@ -18,6 +18,11 @@ def uniform64(xp: Any, w: Array) -> Array:
     return xp.astype(w >> 11, xp.float64) * 2.0**-53
 
 
+def fraction32(xp: Any, w: Array) -> Array:
+    """uint64 words -> float32 in [0, 1), of any shape: the upper 24 bits. No float64 on the way."""
+    return xp.astype(w >> 40, xp.float32) * 2.0**-24
+
+
 def halves(xp: Any, w: Array) -> Array:
     """uint64 words (..., n) -> float64 (..., 2n) in [0, 1): the lower 32 bits of each, then its upper 32."""
     both = xp.stack([w & 0xFFFFFFFF, w >> 32], axis=-1)

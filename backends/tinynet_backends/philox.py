@@ -33,7 +33,7 @@ def words(
         n0 = 4 * (2**64 - first) - skip
         parts = words(xp, key, counter, start, n0, device), words(xp, key, counter, start + n0, n - n0, device)
         return xp.concat(parts)
-    index = xp.arange(count, dtype=xp.uint64, device=device) + _constant(xp, first, device)
+    index = xp.arange(count, dtype=xp.uint64, device=device) + constant(xp, first, device)
     block = blocks(xp, index, (counter[0] + above) & _LOW64, *counter[1:], key)
     return xp.reshape(xp.stack(block, axis=1), (-1,))[skip : skip + n]
 
@@ -44,14 +44,14 @@ def words_at(xp: Any, key: tuple[int, int], counter: tuple[int, int, int], index
     ``0 <= width * index < 2**80``: the number of a block may pass 64 bits and runs on in the counter's next word.
     """
     index = xp.astype(index, xp.uint64)
-    high, low = _multiply(width, index)
+    high, low = multiply(width, index)
     skip = low & 3
     first = (low >> 2) | (high << 62)
     device = index.device
-    above = (high >> 2) + _constant(xp, counter[0], device)
+    above = (high >> 2) + constant(xp, counter[0], device)
     columns: list[Array] = []
-    # A row begins anywhere in a block, so a row that is no whole number of blocks may touch one more.
-    for b in range(1, (width + 3) // 4 + (width % 4 > 0) + 1):  # NumPy makes block 0 at counter 1
+    latest = {0: 0, 2: 2}.get(width % 4, 3)  # where in its first block a row begins at the latest
+    for b in range(1, (latest + width + 3) // 4 + 1):  # NumPy makes block 0 at counter 1
         c0 = first + b
         c1 = xp.where(c0 < first, above + 1, above)
         columns += blocks(xp, c0, c1, *counter[1:], key)
@@ -81,22 +81,22 @@ def blocks(
         """Exclusive or of arrays and ints."""
         number = reduce(operator.xor, [w for w in words if isinstance(w, int)])
         arrays = [w for w in words if not isinstance(w, int)]
-        return reduce(operator.xor, arrays, _constant(xp, number, device)) if arrays else number
+        return reduce(operator.xor, arrays, constant(xp, number, device)) if arrays else number
 
     for _ in range(10):
-        high0, low0 = _multiply(_MULTIPLIER[0], c0)
-        high1, low1 = _multiply(_MULTIPLIER[1], c2)
+        high0, low0 = multiply(_MULTIPLIER[0], c0)
+        high1, low1 = multiply(_MULTIPLIER[1], c2)
         c0, c1, c2, c3 = xor(high1, c1, k0), low1, xor(high0, c3, k1), low0
         k0, k1 = (k0 + _WEYL[0]) & _LOW64, (k1 + _WEYL[1]) & _LOW64
     return c0, c1, c2, c3
 
 
-def _constant(xp: Any, number: int, device: Any) -> Array:
+def constant(xp: Any, number: int, device: Any) -> Array:
     """An int as () uint64: CuPy takes none from 2**63 up beside an array."""
     return xp.asarray(number, dtype=xp.uint64, device=device)
 
 
-def _multiply(m: int, x: Array | int) -> tuple[Array | int, Array | int]:
+def multiply(m: int, x: Array | int) -> tuple[Array | int, Array | int]:
     """High and low 64 bits of ``m * x`` by products of 32-bit halves; no sum in the high word overflows."""
     if isinstance(x, int):  # counter words that are the same for all blocks cost nothing until they meet an array
         return (m * x) >> 64, (m * x) & _LOW64

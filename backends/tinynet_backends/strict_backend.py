@@ -11,7 +11,7 @@ import numpy as np
 from tinynet_backends.backend import Array, Backend, F
 from tinynet_backends.errors import BackendUnavailable
 
-DEVICES = ("CPU_DEVICE", "device1", "device2")
+DEVICES = ("CPU_DEVICE", "device1", "device2", "no_float64")
 
 
 class StrictBackend(Backend):

@@ -31,7 +31,8 @@ class Dataset:
     classes: int | None
     outputs: int | None
     ordered: bool = True  # whether neighbours may resemble each other, so that a shuffle is worth its time
-    stored: bool = True  # whether it came from outside, so that targets are checked and batches are fetched ahead
+    stored: bool = True  # whether it came from outside, so that targets are checked
+    on_host: bool = True  # whether batches come from the host's memory or from files, so that fetching ahead may pay
 
     def __len__(self) -> int:
         return self.n
@@ -111,7 +112,7 @@ class Part(Dataset):
         self.whole, self.start, self.stop = whole, start, stop
         self.n, self.shape = stop - start, whole.shape
         self.classes, self.outputs = whole.classes, whole.outputs
-        self.ordered, self.stored = whole.ordered, whole.stored
+        self.ordered, self.stored, self.on_host = whole.ordered, whole.stored, whole.on_host
 
     def __repr__(self) -> str:
         return f"{self.whole!r}[{self.start}:{self.stop}]"

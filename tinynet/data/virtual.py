@@ -37,6 +37,7 @@ class Virtual(Dataset):
 
     ordered: ClassVar[bool] = False  # type: ignore[misc]
     stored: ClassVar[bool] = False  # type: ignore[misc]
+    on_host: ClassVar[bool] = False  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         streams.check_seed(self.seed)
@@ -73,6 +74,7 @@ class Virtual(Dataset):
 
 def draw(seed: int, purpose: int, depth: int, index: Index, width: int, host: Backend) -> Array:
     """The words of each sample of ``index``: (n, width) uint64."""
+    streams.need_float64(host, "samples")
     key, counter = streams.key(seed, streams.DATA), (0, purpose, depth)
     if isinstance(index, range):
         return host.xp.reshape(host.words(key, counter, width * index.start, width * len(index)), (len(index), width))

@@ -1,0 +1,221 @@
+"""Checkpoints: all that a run is, in one file, so that it goes on bit for bit as if it had never stopped.
+
+A checkpoint is (theta, layer state, optimizer state, average, best weights) as arrays, and the step, history, counters
+and a fingerprint of what was trained on what as JSON in the file's header.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from tinynet.errors import ModelFileError
+from tinynet.files import FORMAT, is_finite, read_tensors, save, write_tensors
+from tinynet.history import History
+from tinynet.losses import Loss
+from tinynet.model import Model
+from tinynet.optim import Optimizer
+from tinynet.training import Run
+
+if TYPE_CHECKING:
+    from tinynet.data.loader import BatchSource
+    from tinynet.fitting import Best, Tally
+
+_NAME = re.compile(r"step-(\d{12})\.safetensors")
+
+
+@dataclass
+class Snapshot:
+    """What changes in a run of `fit`; ``finished``: it ended by itself before its last epoch."""
+
+    model: Model
+    run: Run
+    best: Best
+    history: History
+    tally: Tally
+    finished: bool = False
+
+    def pack(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arrays by name, and the rest as JSON data."""
+        run, best, history, tally = self.run, self.best, self.history, self.tally
+        arrays = {"theta": self.model.theta, "state": self.model.state}
+        arrays |= {f"slot.{name}": value for name, value in run.slots.items() if not isinstance(value, float)}
+        if run.average is not None:
+            arrays["average"] = run.average
+        if best.kept is not None:
+            arrays["best.theta"], arrays["best.state"] = best.kept
+        about = {
+            "step": run.step,
+            "finished": self.finished,
+            "scalars": {name: value for name, value in run.slots.items() if isinstance(value, float)},
+            "best": [best.epoch, best.waited, best.value],
+            "tally": [tally.total, tally.counted, tally.elapsed()],
+            "history": [history.rows, history.stopped, history.curve, history.stride, history.pending],
+        }
+        return arrays, about
+
+    def unpack(self, arrays: dict[str, Any], about: dict[str, Any]) -> None:
+        """Take everything back, or raise ValueError, TypeError or KeyError and change nothing."""
+        model, run, best, history, tally = self.model, self.run, self.best, self.history, self.tally
+        p, s = tuple(model.theta.shape), tuple(model.state.shape)
+        vectors = {"theta": p, **{f"slot.{name}": p for name, v in run.slots.items() if not isinstance(v, float)}}
+        wanted = {**vectors, "state": s}
+        if run.average is not None:
+            wanted["average"] = p
+        if "best.theta" in arrays:
+            wanted |= {"best.theta": p, "best.state": s}
+        if set(wanted) != set(arrays):
+            raise ValueError(f"array {sorted(set(wanted) ^ set(arrays))[0]!r} is missing or not part of this run")
+        for name, shape in wanted.items():
+            if arrays[name].shape != shape or str(arrays[name].dtype) != model.dtype:
+                raise ValueError(f"array {name!r} is {arrays[name].dtype} {arrays[name].shape}: expected {shape}")
+            if not is_finite(arrays[name]):
+                raise ValueError(f"array {name!r} has a value that is NaN or infinite")
+        step, finished, scalars = int(about["step"]), bool(about["finished"]), about["scalars"]
+        epoch, waited, value = about["best"]
+        total, counted, seconds = about["tally"]
+        rows, stopped, curve, stride, pending = about["history"]
+        curve = [(int(t), float(v)) for t, v in curve]
+        rows, pending = [dict(row) for row in rows], [float(v) for v in pending]
+        numbers = int(epoch), int(waited), float(value), float(total), int(counted), float(seconds), int(stride)
+        if set(scalars) != {name for name, v in run.slots.items() if isinstance(v, float)} or step < 0:
+            raise ValueError("its counters are not those of this run")
+
+        ops = model.ops
+        new = {name: ops.asarray(a) for name, a in arrays.items()}
+        model.theta[...], model.state[...] = new["theta"], new["state"]
+        for name in run.slots:
+            if isinstance(run.slots[name], float):
+                run.slots[name] = float(scalars[name])
+            else:
+                run.slots[name][...] = new[f"slot.{name}"]
+        if run.average is not None:
+            run.average[...] = new["average"]
+        if "best.theta" in new:
+            best.kept = new["best.theta"], new["best.state"]
+        best.epoch, best.waited, best.value, tally.total, tally.counted, tally.seconds, history.stride = numbers
+        history.rows, history.stopped = rows, str(stopped) if finished else ""
+        history.curve, history.pending = curve, pending
+        run.step, self.finished = step, finished
+
+
+class Checkpoints:
+    """Where, when and how many checkpoints `fit` writes.
+
+    ``every`` is in steps; None is once an epoch. The last ``keep`` stay, and ``best.safetensors``, the model of the
+    epoch with the lowest validation loss (training loss without validation), which `tinynet.load` reads; of a network
+    with layers that are not the library's it has the weights alone. ``config`` is text of yours that is saved along.
+    """
+
+    def __init__(
+        self, folder: str | PathLike[str], *, every: int | None = None, keep: int = 3, config: str = ""
+    ) -> None:
+        for name, value in (("every", every), ("keep", keep)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"Checkpoints {name} {value!r} is not a positive whole number")
+        self.folder, self.every, self.keep, self.config = Path(folder), every, keep, config
+        self.stopping = ""
+        self._fingerprint: dict[str, str] = {}
+        self._least = float("inf")
+
+    def stop(self, why: str) -> None:
+        """Ask the run to finish its step, save and return. For signal handlers: it only takes a note."""
+        self.stopping = why
+
+    def due(self, step: int) -> bool:
+        """Whether to save after this step."""
+        return bool(self.stopping) or (self.every is not None and step % self.every == 0)
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that there are, the last one first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted((int(m[1]) for m in map(_NAME.fullmatch, os.listdir(self.folder)) if m), reverse=True)
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:012}.safetensors"
+
+    def open(self, snapshot: Snapshot, fingerprint: dict[str, str], resume: bool) -> None:
+        """Make the folder; with ``resume``, take the newest whole checkpoint in it.
+
+        A damaged one is reported with a warning, kept under another name, and the one before it used. ValueError if
+        they were written for something else, or if there are some and ``resume`` is not set.
+        """
+        self._fingerprint = fingerprint
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(".*.safetensors.*.tmp"):  # by a writer that was killed, unless it still writes
+            if time() - left.stat().st_mtime > 3600:
+                left.unlink(missing_ok=True)
+        steps = self.steps()
+        if steps and not resume:
+            raise ValueError(f"{self.folder} has checkpoints already: give resume=True, or another folder")
+        for step in steps:
+            path = self.path(step)
+            try:
+                about, arrays = read_tensors(path)
+                if about.get("kind") != "checkpoint":
+                    raise ModelFileError(f"{path}: not a checkpoint")
+                self._compare(about["fingerprint"], path)
+                snapshot.unpack(arrays, about)
+                self._least = float(about["least"])
+                return
+            except (_AnotherRun, OSError):
+                raise
+            except (ValueError, TypeError, KeyError, AttributeError) as e:
+                why = str(e) if isinstance(e, ModelFileError) else f"{path}: damaged checkpoint: {e}"
+                warnings.warn(f"{why}; going back to the one before", stacklevel=3)
+                os.replace(path, path.with_suffix(".damaged"))
+        if steps:
+            raise ModelFileError(f"{self.folder}: none of its {len(steps)} checkpoints is whole")
+
+    def _compare(self, theirs: dict[str, str], path: Path) -> None:
+        if not isinstance(theirs, dict):
+            raise TypeError("its fingerprint is none")
+        for name, mine in self._fingerprint.items():
+            if theirs.get(name) != mine:
+                raise _AnotherRun(f"{path} was written for another {name}: {theirs.get(name)} there, {mine} here")
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write a checkpoint, whole or not at all, and delete those that are too many."""
+        arrays, about = snapshot.pack()
+        about |= {"format": FORMAT, "kind": "checkpoint", "fingerprint": self._fingerprint}
+        about |= {"least": self._least, "config": self.config}
+        write_tensors(self.path(snapshot.run.step), arrays, about, snapshot.model.ops)
+        for step in self.steps()[self.keep :]:
+            self.path(step).unlink(missing_ok=True)
+
+    def rate(self, row: dict[str, float], model: Model) -> None:
+        """Keep ``model`` as the best if its epoch is."""
+        value = row.get("val_loss", row["loss"])
+        if value < self._least:
+            self._least = value
+            path = self.folder / "best.safetensors"
+            try:
+                save(model, path)
+            except TypeError:  # a layer of the user's own, which no file can name
+                write_tensors(path, model.weights(), {"format": FORMAT, "kind": "weights"}, model.ops)
+
+
+class _AnotherRun(ValueError):
+    """A whole checkpoint, of something else."""
+
+
+def fingerprint(
+    model: Model, loader: BatchSource, loss: Loss, optimizer: Optimizer, options: dict[str, Any]
+) -> dict[str, str]:
+    """What decides the path of a run, by name, as text that another process writes alike."""
+    batches = getattr(loader, "fingerprint", lambda: type(loader).__name__)
+    texts = {
+        "model": f"{model.net!r}, {model.in_shape}, seed={model.seed}, {model.dtype}",
+        "data set or loader": batches(),
+        "loss": repr(loss),
+        "optimizer": repr(optimizer),
+        **{name: repr(value) for name, value in options.items()},
+    }
+    return {name: re.sub(r" at 0x[0-9a-fA-F]+", "", text) for name, text in texts.items()}

@@ -1,0 +1,161 @@
+"""Orders in which samples are drawn: each maps (epoch, places) to numbers of samples, a pure function of the seed."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Protocol
+
+from tinynet_backends import get_backend
+
+from tinynet import streams
+from tinynet.data.dataset import Array, Dataset, Index
+
+_CHUNK = 65536  # places of a shuffle that are computed at a time: the cost of each array call spread over many
+_SHUFFLE, _WEIGHTED, _BALANCED = 0, 1, 2  # the second word of the stream's counter
+
+
+class Order(Protocol):
+    def draws(self, epoch: int, start: int, stop: int) -> Index:
+        """The samples at places start, …, stop - 1 of an epoch: a range, or int64 on the host."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Text that differs where the order does."""
+        ...
+
+
+def _keys(seed: int, epoch: int, purpose: int, number: int = 0) -> tuple[int, ...]:
+    """Sixteen 32-bit numbers that key the permutation of an epoch: drawn, never reckoned from seed and epoch."""
+    words = get_backend("numpy").words(streams.key(seed, streams.ORDER), (epoch, purpose, number), 0, 8)
+    return tuple(half for w in words.tolist() for half in (w & 0xFFFFFFFF, w >> 32))
+
+
+class Sequential:
+    """One after the other."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __repr__(self) -> str:
+        return "shuffle=False"
+
+    def fingerprint(self) -> str:
+        return repr(self)
+
+    def draws(self, epoch: int, start: int, stop: int) -> Index:
+        return range(start, stop)
+
+
+class Shuffled:
+    """Each sample once an epoch, in an order of the epoch's own that is nowhere written down."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n, self.seed = n, seed
+        self._chunk = lru_cache(maxsize=2)(self._make_chunk)
+
+    def __repr__(self) -> str:
+        return "shuffle=True"
+
+    def fingerprint(self) -> str:
+        return repr(self)
+
+    def draws(self, epoch: int, start: int, stop: int) -> Index:
+        parts = []
+        while start < stop:
+            number = start // _CHUNK
+            first, end = number * _CHUNK, min(stop, (number + 1) * _CHUNK)
+            parts.append(self._chunk(epoch, number)[start - first : end - first])
+            start = end
+        return parts[0] if len(parts) == 1 else get_backend("numpy").xp.concat(parts)
+
+    def _make_chunk(self, epoch: int, number: int) -> Array:
+        host = get_backend("numpy")
+        places = host.arange(number * _CHUNK, min((number + 1) * _CHUNK, self.n))
+        return host.permute(places, self.n, _keys(self.seed, epoch, _SHUFFLE))
+
+
+class Weighted:
+    """With replacement, each sample with a probability in proportion to its weight: exact to 2**-52 of it."""
+
+    def __init__(self, weights: Any, n: int, seed: int) -> None:
+        host = get_backend("numpy")
+        xp = host.xp
+        w = xp.asarray(weights, dtype=xp.float64)
+        if w.shape != (n,):
+            raise ValueError(f"weights {tuple(w.shape)} do not fit {n} samples: expected {(n,)}")
+        if not bool(xp.all(xp.isfinite(w) & (w >= 0))):
+            raise ValueError("weights have a value that is negative, NaN or infinite: give finite ones of at least 0")
+        running = xp.cumulative_sum(w)
+        total = float(running[-1])
+        if not 0 < total < float("inf"):
+            raise ValueError(f"weights add up to {total}: give some sample a positive one, and none too large")
+        # Places on a line of 2**62 points; a sample has those from the bound of the one before it up to its own.
+        self.bounds = xp.astype(xp.round(running / total * 2.0**62), xp.int64)
+        self.n, self.seed = n, seed
+
+    def __repr__(self) -> str:
+        return "weights=…"
+
+    def fingerprint(self) -> str:
+        from hashlib import sha256
+
+        return f"weights={sha256(self.bounds.tobytes()).hexdigest()[:16]}"
+
+    def draws(self, epoch: int, start: int, stop: int) -> Index:
+        host = get_backend("numpy")
+        words = host.words(streams.key(self.seed, streams.ORDER), (epoch, _WEIGHTED, 0), start, stop - start)
+        return host.xp.searchsorted(self.bounds, host.xp.astype(words >> 2, host.xp.int64), side="right")
+
+
+class Balanced:
+    """The classes in turn; within a class each sample once before any comes again, in an order of its own."""
+
+    def __init__(self, data: Dataset, seed: int) -> None:
+        if not data.classes:
+            raise TypeError(f"balance needs data with classes, and {data!r} has none")
+        if data.n > 2**31:
+            raise ValueError(
+                f"balance keeps a number for each of {data.n} samples, which are too many: "
+                "data.Imbalanced changes how often a virtual set draws its classes"
+            )
+        host = get_backend("numpy")
+        xp, piece = host.xp, 2**20
+        parts = [data.rows(range(s, min(s + piece, data.n)), host, "float32").y for s in range(0, data.n, piece)]
+        labels = xp.concat(parts)
+        order = xp.argsort(labels, stable=True)
+        counts = [int(c) for c in xp.unique_counts(labels).counts]
+        self.members, start = [], 0
+        for count in counts:
+            self.members.append(order[start : start + count])
+            start += count
+        self.n, self.seed = data.n, seed
+        self._pass = lru_cache(maxsize=2 * len(counts))(self._make_pass)
+
+    def __repr__(self) -> str:
+        return "balance=True"
+
+    def fingerprint(self) -> str:
+        return repr(self)
+
+    def draws(self, epoch: int, start: int, stop: int) -> Index:
+        host, k = get_backend("numpy"), len(self.members)
+        out = host.xp.empty(stop - start, dtype=host.xp.int64)
+        first, last = epoch * self.n + start, epoch * self.n + stop  # draws since the run began
+        for c in range(k):
+            skip = (c - first) % k
+            turn, stop_turn, parts = (first + skip) // k, (last - c + k - 1) // k, []
+            m = len(self.members[c])
+            while turn < stop_turn:
+                number, place = divmod(turn, m)
+                end = min(m, place + stop_turn - turn)
+                parts.append(self._pass(c, number)[place:end])
+                turn += end - place
+            if parts:
+                out[skip::k] = host.xp.concat(parts)
+        return out
+
+    def _make_pass(self, c: int, number: int) -> Array:
+        """The samples of class ``c`` in the order of its ``number``-th time through."""
+        host, members = get_backend("numpy"), self.members[c]
+        m = len(members)
+        return members[host.permute(host.arange(0, m), m, _keys(self.seed, number, _BALANCED, c))]

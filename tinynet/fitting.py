@@ -1,0 +1,234 @@
+"""`fit`: training with everything that a user expects around the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from time import perf_counter
+from typing import Any
+
+from tinynet import progress as bars
+from tinynet.checkpoints import Checkpoints, Snapshot, fingerprint
+from tinynet.data import Dataset, Loader, as_dataset
+from tinynet.data.loader import BatchSource
+from tinynet.errors import StopTraining
+from tinynet.history import History
+from tinynet.layers import Array
+from tinynet.losses import CrossEntropy, Loss, MeanSquaredError
+from tinynet.metrics import METRICS, Metric, as_metric
+from tinynet.model import Evaluation, Model, check_fit
+from tinynet.optim import Adam, Optimizer
+from tinynet.training import Run, train
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop when ``monitor`` has not become better by more than ``min_delta`` for ``patience`` epochs; keep the best
+    weights.
+
+    ``monitor`` is a name in the history, by default "val_loss".
+    """
+
+    patience: int = 5
+    monitor: str = "val_loss"
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.patience, int) or self.patience < 1:
+            raise ValueError(f"EarlyStopping patience {self.patience!r} is not a positive whole number of epochs")
+        if not self.min_delta >= 0:
+            raise ValueError(f"EarlyStopping min_delta {self.min_delta!r} is out of range: give at least 0")
+
+
+Callback = Callable[[Model, dict[str, float]], None]
+
+
+@dataclass
+class Tally:
+    """What an epoch has come to so far."""
+
+    total: float = 0.0
+    counted: int = 0
+    seconds: float = 0.0  # of the epoch's steps before the run was last stopped
+    began: float = field(default_factory=perf_counter)
+
+    def add(self, losses: Iterable[float]) -> None:
+        for loss in losses:  # one by one, so that it does not matter where a run was stopped
+            self.total, self.counted = self.total + loss, self.counted + 1
+
+    def elapsed(self) -> float:
+        return self.seconds + perf_counter() - self.began
+
+
+class Best:
+    """The best weights so far by what early stopping watches, and for how long there were none better."""
+
+    def __init__(self, stopping: EarlyStopping | None, larger_is_better: bool) -> None:
+        self.stopping = stopping
+        self.sign = -1.0 if larger_is_better else 1.0
+        self.kept: tuple[Array, Array] | None = None
+        self.epoch, self.waited, self.value = 0, 0, float("inf")
+
+    def see(self, row: dict[str, float], model: Model) -> str:
+        """Why to stop, or nothing."""
+        if self.stopping is None:
+            return ""
+        value = self.sign * row[self.stopping.monitor]
+        if value < self.value - self.stopping.min_delta:
+            copy = model.ops.xp.asarray
+            self.kept = copy(model.theta, copy=True), copy(model.state, copy=True)
+            self.epoch, self.waited, self.value = int(row["epoch"]), 0, value
+            return ""
+        self.waited += 1
+        if self.waited < self.stopping.patience:
+            return ""
+        return f"{self.stopping.monitor} has not become better for {self.waited} epochs"
+
+
+def fit(
+    model: Model,
+    data: Any,
+    *,
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
+    batch_size: int = 32,
+    epochs: int = 1,
+    validation: Any = None,
+    metrics: Iterable[str | Metric] | None = None,
+    shuffle: bool | None = None,
+    drop_last: bool = False,
+    weights: Any = None,
+    balance: bool = False,
+    clip: float | None = None,
+    accumulate: int = 1,
+    ema: float | None = None,
+    early_stopping: EarlyStopping | int | None = None,
+    callbacks: Iterable[Callback] = (),
+    checkpoint: Checkpoints | str | PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> History:
+    """Train ``model`` in place on ``data`` and return the history.
+
+    ``data`` is a data set, (X, y) or (X, y, weight), a path, a loader, or `data.Batches`. ``loss`` is by default
+    `CrossEntropy` for labels and `MeanSquaredError` for numbers, ``optimizer`` `Adam`, ``metrics`` accuracy or R².
+    ``validation`` is data that is evaluated after each epoch, as "val_loss" and so on. ``early_stopping`` is an
+    `EarlyStopping`, or its patience. Callbacks are called as ``callback(model, row)`` after each epoch; `StopTraining`
+    raised by one ends the run. ``ema`` averages the weights; validation then sees the average, and so does the caller
+    afterwards. ``progress`` shows a bar where standard error is a terminal, else a line an epoch. For ``clip`` and
+    ``accumulate`` see `train`; for ``batch_size``, ``shuffle``, ``drop_last``, ``weights`` and ``balance`` `Loader`.
+
+    ``checkpoint`` is a folder, or `Checkpoints`, where the run is saved; with ``resume`` it goes on from there, bit for
+    bit as if it had never stopped, and begins where there is nothing yet. ``epochs`` may be another number then.
+
+    Ctrl-C passes through: the model is then as the last finished step left it, and ``model.history`` has the epochs so
+    far.
+    """
+    loader = _loader(data, batch_size, model.seed, shuffle, drop_last, weights, balance)
+    held_out = None if validation is None else as_dataset(validation)
+    loss = loss or (CrossEntropy() if loader.data.classes else MeanSquaredError())
+    optimizer = optimizer or Adam()
+    if not isinstance(loss, Loss):
+        raise TypeError(f"loss {loss!r} is not a loss: give one, such as CrossEntropy()")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer {optimizer!r} is not an optimizer: give one, such as Adam(1e-3)")
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs {epochs!r} is not a positive whole number")
+    chosen = _usual_metrics(loader.data) if metrics is None else tuple(as_metric(m) for m in metrics)
+    stopping = EarlyStopping(early_stopping) if isinstance(early_stopping, int) else early_stopping
+    if held_out is not None:
+        check_fit(model, held_out, loss)
+    names = ("loss",) if held_out is None else ("loss", "val_loss", *(f"val_{m.name}" for m in chosen))
+    if stopping is not None and stopping.monitor not in names:
+        raise ValueError(f"early stopping cannot watch {stopping.monitor!r}: choose from {', '.join(names)}")
+    saver = Checkpoints(checkpoint) if isinstance(checkpoint, (str, PathLike)) else checkpoint
+    if resume and saver is None:
+        raise ValueError("resume goes on from a checkpoint: say where it is, checkpoint='folder'")
+
+    larger = stopping is not None and stopping.monitor in {f"val_{m.name}" for m in chosen if m.larger_is_better}
+    best, history, tally = Best(stopping, larger), History(), Tally()
+    run = Run(optimizer.init(model.theta, model.ops))
+    if ema is not None:
+        run.average = model.ops.xp.asarray(model.theta, copy=True)
+    snapshot = Snapshot(model, run, best, history, tally)
+    if saver is not None:
+        options = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": stopping}
+        saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
+    steps = epochs * loader.steps_per_epoch
+    loop = train(
+        model, loader, loss, optimizer, steps=0 if snapshot.finished else max(steps - run.step, 0),
+        clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
+    )  # fmt: skip
+
+    model.loss, model.metrics, model.history = loss, chosen, history
+    evaluate = Evaluation(model, loss, chosen)
+    with bars.make(epochs, loader.steps_per_epoch, loader.batch_size) if progress else bars.Silent() as bar:
+        for report in loop:
+            if report.recent:
+                tally.add(report.recent)
+                history.draw(report.step, report.recent, report.last_of_epoch)
+                bar.step(report.step, sum(report.recent) / len(report.recent))
+            if report.last_of_epoch:
+                row: dict[str, float] = {"epoch": report.epoch + 1, "step": report.step}
+                seconds = tally.elapsed()
+                row |= {"loss": tally.total / tally.counted, "seconds": round(seconds, 4)}
+                row["samples_per_second"] = round(loader.steps_per_epoch * loader.batch_size / seconds, 1)
+                with _averaged(model, run):
+                    if held_out is not None:
+                        scores = evaluate(held_out, max(loader.batch_size, 4096))
+                        row |= {f"val_{name}": value for name, value in scores.items()}
+                    history.rows.append(row)
+                    bar.epoch(row)
+                    history.stopped = best.see(row, model)
+                    try:
+                        for callback in callbacks:
+                            callback(model, row)
+                    except StopTraining as e:
+                        history.stopped = str(e) or "a callback asked for it"
+                    if saver is not None:
+                        saver.rate(row, model)
+                tally.__init__()  # type: ignore[misc]
+                snapshot.finished = bool(history.stopped)
+            last = snapshot.finished or report.step == steps
+            if saver is not None and (last or saver.due(report.step) or (report.last_of_epoch and not saver.every)):
+                saver.save(snapshot)
+                if saver.stopping and not last:
+                    history.stopped = saver.stopping
+                    return history
+            if last:
+                break
+    if run.average is not None:
+        model.theta[...] = run.average
+    if best.kept is not None:
+        model.theta[...], model.state[...] = best.kept
+        history.best_epoch = best.epoch
+    return history
+
+
+def _loader(
+    data: Any, batch_size: int, seed: int, shuffle: bool | None, drop_last: bool, weights: Any, balance: bool
+) -> BatchSource:
+    if hasattr(data, "steps_per_epoch"):
+        loader: BatchSource = data
+        return loader
+    return Loader(data, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, weights=weights, balance=balance)
+
+
+def _usual_metrics(data: Dataset) -> tuple[Metric, ...]:
+    return (METRICS["accuracy"],) if data.classes else (METRICS["r2"],)
+
+
+@contextmanager
+def _averaged(model: Model, run: Run) -> Iterator[None]:
+    """Inside, the model has the average of its weights, if there is one."""
+    if run.average is None:
+        yield
+        return
+    raw = model.ops.xp.asarray(model.theta, copy=True)
+    model.theta[...] = run.average
+    try:
+        yield
+    finally:
+        model.theta[...] = raw

@@ -1,0 +1,50 @@
+"""What a run leaves behind: a row an epoch, and a curve of losses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+LONGEST = 4000  # entries of a curve, an even number: at so many, neighbours become one
+
+
+@dataclass
+class History:
+    """One row an epoch: ``history["val_loss"]`` is a column, ``history[-1]`` a row, a mapping of names to numbers."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    stopped: str = ""  # why training ended before its last epoch, if it did
+    best_epoch: int | None = None
+    curve: list[tuple[int, float]] = field(default_factory=list)  # (step, mean loss of the steps since the one before)
+    stride: int = 8  # steps between two entries of the curve
+    pending: list[float] = field(default_factory=list)  # losses that wait for their entry
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | str) -> Any:
+        if isinstance(key, int):
+            return self.rows[key]
+        if self.rows and key not in self.rows[0]:
+            raise KeyError(f"history has no {key!r}: choose from {', '.join(self.rows[0])}")
+        return [row[key] for row in self.rows]
+
+    def draw(self, step: int, losses: tuple[float, ...], end: bool = False) -> None:
+        """Add the losses of the steps up to ``step`` to the curve; ``end``: they are the last of an epoch.
+
+        The curve is the same however the losses are handed in, and stays below 4000 entries however long the run.
+        """
+        for place, loss in enumerate(losses, start=step - len(losses) + 1):
+            self.pending.append(loss)
+            if len(self.pending) >= self.stride or (end and place == step):
+                self.curve.append((place, sum(self.pending) / len(self.pending)))
+                self.pending.clear()
+            if len(self.curve) == LONGEST:
+                pairs = zip(self.curve[::2], self.curve[1::2], strict=True)
+                self.curve = [(b[0], 0.5 * (a[1] + b[1])) for a, b in pairs]
+                self.stride *= 2
+
+    def json_lines(self) -> str:
+        """A JSON object an epoch, each on a line of its own."""
+        return "".join(json.dumps(row) + "\n" for row in self.rows)
