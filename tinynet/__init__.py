@@ -34,6 +34,7 @@ from tinynet.losses import (
 from tinynet.model import Model
 from tinynet.optim import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
 from tinynet.regularization import BatchNorm, Dropout, LayerNorm
+from tinynet.standardize import Standardize
 from tinynet.streams import Stream
 from tinynet.training import Report, Run, train
 
@@ -86,6 +87,7 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Softplus",
+    "Standardize",
     "StopTraining",
     "Stream",
     "SumSquaredError",

@@ -20,6 +20,7 @@ from tinynet.losses import CrossEntropy, Loss, MeanSquaredError
 from tinynet.metrics import METRICS, Metric, as_metric
 from tinynet.model import Evaluation, Model, check_fit
 from tinynet.optim import Adam, Optimizer
+from tinynet.standardize import standardizer
 from tinynet.training import Run, train
 
 
@@ -156,6 +157,7 @@ def fit(
     if saver is not None:
         options = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": stopping}
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
+    _adapt(model, loader, run)
     steps = epochs * loader.steps_per_epoch
     loop = train(
         model, loader, loss, optimizer, steps=0 if snapshot.finished else max(steps - run.step, 0),
@@ -214,6 +216,16 @@ def _loader(
         loader: BatchSource = data
         return loader
     return Loader(data, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, weights=weights, balance=balance)
+
+
+def _adapt(model: Model, loader: BatchSource, run: Run) -> None:
+    """Set a leading `Standardize` that nobody has set yet."""
+    layer = standardizer(model.net, model.params)
+    if layer is None or run.step:
+        return
+    ops = model.ops
+    if bool(ops.to_numpy(ops.xp.all(layer["mean"] == 0) & ops.xp.all(layer["scale"] == 1))):
+        model.adapt(loader.data)
 
 
 def _usual_metrics(data: Dataset) -> tuple[Metric, ...]:

@@ -15,6 +15,7 @@ from tinynet.initializers import Shape
 from tinynet.layers import Array, Context, Layer, Param, leaves
 from tinynet.losses import Loss
 from tinynet.metrics import Metric, as_metric
+from tinynet.standardize import moments, standardizer
 
 if TYPE_CHECKING:
     from tinynet.history import History
@@ -129,6 +130,18 @@ class Model:
         return Evaluation(self, loss, self.metrics if metrics is None else tuple(map(as_metric, metrics)))(
             data, batch_size
         )
+
+    def adapt(self, data: Any, *, samples: int | None = None) -> None:
+        """Set the leading `Standardize` by one pass over ``data``, or over its first ``samples``."""
+        layer = standardizer(self.net, self.params)
+        if layer is None:
+            raise ValueError(f"{self.net!r} does not begin with Standardize(): put it first")
+        data = as_dataset(data)
+        _check_inputs(data.shape, self)
+        mean, deviation = moments(data, self.ops.generator, samples)
+        xp = self.ops.generator.xp
+        scale = 1.0 / xp.where(deviation > 0, deviation, 1.0)
+        layer["mean"][...], layer["scale"][...] = (self.ops.asarray(a, self.dtype) for a in (mean, scale))
 
     def fit(self, data: Any, **options: Any) -> History:
         """Train on ``data``; the options are those of `tinynet.fit`, where they are explained."""

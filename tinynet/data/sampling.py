@@ -85,12 +85,12 @@ class Weighted:
             raise ValueError(f"weights {tuple(w.shape)} do not fit {n} samples: expected {(n,)}")
         if not bool(xp.all(xp.isfinite(w) & (w >= 0))):
             raise ValueError("weights have a value that is negative, NaN or infinite: give finite ones of at least 0")
-        running = xp.cumulative_sum(w)
-        total = float(running[-1])
-        if not 0 < total < float("inf"):
-            raise ValueError(f"weights add up to {total}: give some sample a positive one, and none too large")
+        largest = float(xp.max(w))
+        if largest == 0:
+            raise ValueError("weights are zero everywhere: give some sample a positive one")
+        running = xp.cumulative_sum(w / largest)
         # Places on a line of 2**62 points; a sample has those from the bound of the one before it up to its own.
-        self.bounds = xp.astype(xp.round(running / total * 2.0**62), xp.int64)
+        self.bounds = xp.astype(xp.round(running / running[-1] * 2.0**62), xp.int64)
         self.n, self.seed = n, seed
 
     def __repr__(self) -> str:

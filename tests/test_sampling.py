@@ -1,0 +1,163 @@
+"""Draws other than each sample once an epoch, and batches got ready in the background."""
+
+import threading
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+from tinynet.data import loader as loading
+
+RNG = np.random.default_rng(0)
+LABELS = np.repeat([0, 1, 3], [70, 25, 5])[RNG.permutation(100)]
+DATA = tn.Arrays(np.arange(100.0).reshape(100, 1), LABELS)
+
+
+def draws(loader, epochs, first=0):
+    steps = range(first * len(loader), (first + epochs) * len(loader))
+    return np.concatenate([np.asarray(loader.index(t)) for t in steps])
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_balance_deals_the_classes_out_in_turn(size):
+    loader = tn.Loader(DATA, size, seed=2, balance=True)
+    d = draws(loader, 9)
+    assert len(d) == 900
+    np.testing.assert_array_equal(np.bincount(LABELS[d]), [300, 300, 0, 300])
+    for window in range(0, 900, 3):
+        assert set(LABELS[d[window : window + 3]]) == {0, 1, 3}
+    for c, m in ((0, 70), (1, 25), (3, 5)):  # within a class each sample once before any comes again
+        own = d[LABELS[d] == c]
+        passes = [own[s : s + m] for s in range(0, len(own) - m + 1, m)]
+        assert all(len(set(p)) == m for p in passes)
+        assert not all((a == b).all() for a, b in pairwise(passes))
+
+
+@pytest.mark.parametrize("options", [{"balance": True}, {"weights": RNG.uniform(0, 1, 100)}, {"shuffle": True}])
+def test_draws_are_a_function_of_the_step_and_the_seed(options):
+    loader = tn.Loader(DATA, 7, seed=2, **options)
+    forth = [loader.index(t) for t in range(40)]
+    for t in reversed(range(40)):
+        np.testing.assert_array_equal(tn.Loader(DATA, 7, seed=2, **options).index(t), forth[t])
+    other = tn.Loader(DATA, 7, seed=3, **options)
+    assert not all((other.index(t) == forth[t]).all() for t in range(40))
+
+
+def test_weights_have_their_expectation():
+    w = RNG.uniform(0, 1, 100) ** 3
+    w[[0, 50, 99]] = 0.0
+    loader = tn.Loader(DATA, 100, seed=5, weights=w)
+    epochs = 2000
+    counts = np.bincount(draws(loader, epochs), minlength=100)
+    p = w / w.sum()
+    n = 100 * epochs
+    assert (np.abs(counts - n * p) <= 5 * np.sqrt(n * p * (1 - p))).all()
+    assert (counts[w == 0] == 0).all()
+    assert loader.order.bounds[-1] == 2**62  # the line is full: each draw finds a sample
+    widths = np.diff(loader.order.bounds, prepend=0) / 2.0**62
+    np.testing.assert_allclose(widths, p, rtol=1e-12, atol=1e-15)
+
+
+def test_one_weight_alone_is_always_drawn():
+    for value in (1e-300, 1e308):
+        w = np.zeros(100)
+        w[99] = value
+        assert set(draws(tn.Loader(DATA, 10, weights=w), 3)) == {99}
+    assert len(set(draws(tn.Loader(DATA, 10, weights=np.full(100, 1e308)), 9))) > 90
+
+
+def test_balanced_training_learns_the_rare_class():
+    x = np.concatenate([RNG.normal(0, 1, (980, 2)), RNG.normal(1.5, 1, (20, 2))])
+    y = np.repeat([0, 1], [980, 20])
+    recall = []
+    for balance in (False, True):
+        model = tn.Model(tn.Dense(2), 2)
+        model.fit((x, y), epochs=20, batch_size=50, optimizer=tn.Adam(0.05), balance=balance)
+        recall.append((np.asarray(model.predict_labels(x))[980:] == 1).mean())
+    assert recall[0] < 0.3 < 0.7 < recall[1]
+
+
+@pytest.mark.parametrize("prefetch", [True, False, None])
+@pytest.mark.parametrize("first", [0, 5])
+def test_batches_are_the_same_from_a_thread(prefetch, first, ops, monkeypatch):
+    monkeypatch.setattr(loading, "TRIAL", 4)
+    loader = tn.Loader((DATA.x, DATA.y, np.linspace(0.1, 1, 100)), 7, shuffle=True, prefetch=prefetch)
+    coming = loading.batches(loader, first, ops, "float32")
+    for t in range(first, first + 30):
+        batch, wanted = next(coming), loader.batch(t, ops, "float32")
+        for a, b in zip(batch, wanted, strict=True):
+            assert ops.owns(a)
+            np.testing.assert_array_equal(ops.to_numpy(a), ops.to_numpy(b))
+    coming.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("tinynet-loader")]
+
+
+def test_threads_are_tried_where_data_are_stored_and_kept_where_they_pay(monkeypatch):
+    """With a clock of ours: fetching takes 3 of a step's 10 ticks, and a step takes 7 with a thread."""
+    monkeypatch.setattr(loading, "TRIAL", 4)
+    for with_thread, stored, kept in ((7, True, True), (11, True, False), (7, False, False)):
+        now, threads = [0.0], []
+        monkeypatch.setattr(loading, "perf_counter", lambda now=now: now[0])
+        ahead = loading._ahead
+
+        def watched(*args, threads=threads, ahead=ahead):
+            threads.append(args[-1])
+            yield from ahead(*args)
+
+        monkeypatch.setattr(loading, "_ahead", watched)
+        loader = tn.Loader(DATA if stored else tn.data.Moons(100), 10)
+        batch = loader.batch
+
+        def slow(*args, now=now, batch=batch):
+            now[0] += 3
+            return batch(*args)
+
+        loader.batch = slow
+        coming = loading.batches(loader, 0, tn.get_backend("numpy"), "float32")
+        for _ in range(20):
+            next(coming)
+            now[0] += with_thread if threads and threads[-1] == 4 else 7
+        assert (None in threads) == kept
+        assert (4 in threads) == stored
+        coming.close()
+        monkeypatch.setattr(loading, "_ahead", ahead)
+
+
+def test_an_error_in_the_thread_is_the_caller_s():
+    class Broken(tn.Arrays):
+        def rows(self, index, ops, dtype):
+            if 40 in list(index):
+                raise OSError("the disk is gone")
+            return super().rows(index, ops, dtype)
+
+    loader = tn.Loader(Broken(DATA.x, DATA.y), 10, shuffle=False, prefetch=True)
+    with pytest.raises(OSError, match="the disk is gone"):
+        for _ in tn.train(tn.Model(tn.Dense(4), 1), loader, tn.CrossEntropy(), tn.Adam(), steps=10):
+            pass
+    assert not [t for t in threading.enumerate() if t.name.startswith("tinynet-loader")]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: tn.Loader(DATA, 5, weights=[1.0]), "weights (1,) do not fit 100 samples: expected (100,)"),
+        (lambda: tn.Loader(DATA, 5, weights=-np.ones(100)),
+         "weights have a value that is negative, NaN or infinite: give finite ones of at least 0"),
+        (lambda: tn.Loader(DATA, 5, weights=np.zeros(100)),
+         "weights are zero everywhere: give some sample a positive one"),
+        (lambda: tn.Loader(DATA, 5, weights=np.ones(100), balance=True),
+         "weights and balance are two ways to draw: give one of them"),
+        (lambda: tn.Loader(DATA, 5, balance=True, shuffle=False),
+         "weights and balance draw in an order of their own: leave shuffle out"),
+        (lambda: tn.Loader(tn.data.Linear(9), 5, balance=True),
+         f"balance needs data with classes, and {tn.data.Linear(9)!r} has none"),
+        (lambda: tn.Loader(tn.data.Moons(2**40), 5, balance=True),
+         (f"balance keeps a number for each of {2**40} samples, which are too many: "
+          "data.Imbalanced changes how often a virtual set draws its classes")),
+    ],
+)  # fmt: skip
+def test_mistakes(make, said):
+    with pytest.raises((ValueError, TypeError)) as e:
+        make()
+    assert str(e.value) == said

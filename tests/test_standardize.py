@@ -1,0 +1,73 @@
+"""Standardising: moments in one pass, kept with the model, the same on every backend."""
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+from tinynet import standardize
+from tinynet.standardize import moments
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((500, 3)) * [1.0, 1e-3, 50.0] + [0.0, 1e6, -7.0]
+Y = (X[:, 2] > 0).astype(int)
+
+
+@pytest.mark.parametrize("piece", [3, 64 * 3, 2**20])
+def test_moments_are_numpy_s_in_pieces_of_any_size(piece, ops, monkeypatch):
+    monkeypatch.setattr(standardize, "_PIECE", piece)
+    host = ops.generator
+    mean, deviation = (host.to_numpy(a) for a in moments(tn.Arrays(X, Y), host))
+    np.testing.assert_allclose(mean, X.mean(0), rtol=1e-12)
+    # a deviation of 1e-3 around 1e6: the differences have an error of 1e-10, 1e-7 of the deviation
+    np.testing.assert_allclose(deviation, X.std(0), rtol=1e-6)
+    mean, _ = moments(tn.Arrays(X, Y), host, samples=100)
+    np.testing.assert_allclose(host.to_numpy(mean), X[:100].mean(0), rtol=1e-12)
+
+
+def test_scikit_learn_s_scaler_gives_the_same():
+    preprocessing = pytest.importorskip("sklearn.preprocessing", reason="the oracle is scikit-learn's")
+    model = tn.Model(tn.Standardize(), 3, dtype="float64")
+    model.adapt((X, Y))
+    np.testing.assert_allclose(model.predict(X), preprocessing.StandardScaler().fit_transform(X), rtol=1e-5, atol=1e-6)
+
+
+def test_fit_sets_it_once_and_the_file_has_it(ops, tmp_path):
+    net = tn.Sequential(tn.Sequential(tn.Standardize(), tn.Dense(4)), tn.Tanh(), tn.Dense(2))
+    model = tn.Model(net, 3, backend=ops)
+    model.fit((X, Y), epochs=3, batch_size=50, optimizer=tn.Adam(0.05))
+    seen = ops.to_numpy(model.state).copy()
+    np.testing.assert_allclose(seen, np.concatenate([X.mean(0), 1 / X.std(0)]), rtol=1e-6)
+    assert model.history["loss"][-1] < 0.3
+    model.fit((X + 100, Y))
+    np.testing.assert_array_equal(ops.to_numpy(model.state), seen)
+    model.save(tmp_path / "m.safetensors")
+    again = tn.load(tmp_path / "m.safetensors", backend=ops)
+    np.testing.assert_array_equal(ops.to_numpy(again.predict(X)), ops.to_numpy(model.predict(X)))
+
+
+def test_a_feature_that_never_varies_is_left_in_its_scale():
+    model = tn.Model(tn.Standardize(), 2)
+    model.adapt(([[1.0, 5.0], [3.0, 5.0]], [0, 1]))
+    assert model.predict([[1.0, 5.0], [2.0, 7.0]]).tolist() == [[-1.0, 0.0], [0.0, 2.0]]
+
+
+def test_samples_of_any_shape():
+    x = RNG.standard_normal((30, 2, 4))
+    model = tn.Model(tn.Sequential(tn.Standardize(), tn.Flatten()), (2, 4), dtype="float64")
+    model.adapt((x, np.zeros(30, int)))
+    np.testing.assert_allclose(model.predict(x), ((x - x.mean(0)) / x.std(0)).reshape(30, 8), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: tn.Model(tn.Sequential(tn.Dense(2), tn.Standardize()), 3).adapt((X, Y)),
+         "Sequential(Dense(width=2), Standardize()) does not begin with Standardize(): put it first"),
+        (lambda: tn.Model(tn.Standardize(), 2).adapt((X, Y)), "samples of shape (3,) do not fit the model: expected (2,)"),
+        (lambda: tn.Model(tn.Standardize(), 3).adapt((X, Y), samples=501), "samples 501 is out of range: there are 500"),
+    ],
+)  # fmt: skip
+def test_mistakes(make, said):
+    with pytest.raises(ValueError) as e:
+        make()
+    assert str(e.value) == said

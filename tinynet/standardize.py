@@ -1,0 +1,65 @@
+"""Inputs brought to mean 0 and variance 1, by what one pass over the training data says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from tinynet_backends import Backend
+
+from tinynet.data.dataset import Dataset
+from tinynet.initializers import Constant, Shape
+from tinynet.layers import Array, Backprop, Context, Layer, Param, Sequential, Spec
+
+_PIECE = 2**20  # numbers that are looked at at a time
+
+
+@dataclass(frozen=True, repr=False)
+class Standardize(Layer):
+    """``(x - mean) * scale``, the first layer of a network: mean and 1 / standard deviation of the training inputs.
+
+    Both are layer state (shape of a sample), so they are saved with the model and belong to what is exported.
+    `Model.adapt` sets them from data; `fit` does so before its first step where nobody did. Until then mean is 0 and
+    scale 1. A feature that never varies keeps scale 1.
+    """
+
+    def build(self, shape: Shape) -> Spec:
+        return Spec(shape, {}, {"mean": Param(shape, Constant(0.0)), "scale": Param(shape, Constant(1.0))})
+
+    def forward(self, params: Mapping[str, Any], x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        scale = params["scale"]
+        return (x - params["mean"]) * scale, lambda dy: (dy * scale, {})
+
+
+def standardizer(net: Layer, params: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Mean and scale of the `Standardize` that the inputs of ``net`` meet before anything else, if they do."""
+    while isinstance(net, Sequential) and net.layers:
+        net, params = net.layers[0], params.get("0", {})
+    return params if isinstance(net, Standardize) else None
+
+
+def moments(data: Dataset, ops: Backend, samples: int | None = None) -> tuple[Array, Array]:
+    """Mean and standard deviation (divisor n) of each feature, in the shape of a sample, float64, on ``ops``.
+
+    One pass over the first ``samples`` (all), in pieces whose moments are put together as T. F. Chan, G. H. Golub, R.
+    J. LeVeque (1979) do, *Updating formulae and a pairwise algorithm for computing sample variances*.
+    """
+    if samples is not None and not 0 < samples <= data.n:
+        raise ValueError(f"samples {samples!r} is out of range: there are {data.n}")
+    xp, n = ops.xp, data.n if samples is None else samples
+    rows = max(1, _PIECE // prod(data.shape))
+    count, mean, squares = 0, None, None
+    for start in range(0, n, rows):
+        x = data.rows(range(start, min(start + rows, n)), ops, "float64").x
+        m, own = x.shape[0], xp.mean(x, axis=0)
+        spread = xp.sum((x - own) ** 2, axis=0)
+        if mean is None:
+            mean, squares = own, spread
+        else:
+            gap = own - mean
+            mean = mean + gap * (m / (count + m))
+            squares = squares + spread + gap * gap * (count * m / (count + m))
+        count += m
+    return mean, xp.sqrt(squares / count)
