@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 import tomllib
 
 import pytest
@@ -31,7 +35,13 @@ def mistake(capsys, *argv):
 def test_a_run_leaves_config_history_model_and_picture(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
     assert main(["train", *SMALL, "--out", "r", "--epochs", "2"]) == 0
-    assert sorted(os.listdir("r")) == ["config.toml", "history.jsonl", "model.safetensors", "training.png"]
+    assert sorted(os.listdir("r")) == [
+        "checkpoints",
+        "config.toml",
+        "history.jsonl",
+        "model.safetensors",
+        "training.png",
+    ]
     assert (tmp_path / "r/training.png").read_bytes().startswith(b"\x89PNG\r\n")
     rows = [json.loads(line) for line in (tmp_path / "r/history.jsonl").read_text().splitlines()]
     epochs = [row for row in rows if "epoch" in row]
@@ -52,6 +62,22 @@ def test_a_config_that_a_run_wrote_trains_the_same_again(tmp_path):
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
 
 
+def test_another_config_cannot_go_on_with_a_run_and_leaves_it_as_it_was(tmp_path, capsys):
+    assert main(["train", *SMALL, "--out", "r", "--quiet"]) == 0
+    before = (tmp_path / "r/config.toml").read_text()
+    said = mistake(capsys, "train", "--resume", "r", "--hidden", "9", "--epochs", "2")
+    assert "was written for another model: Sequential(Dense(width=8)" in said
+    assert "there, Sequential(Dense(width=9)" in said
+    assert (tmp_path / "r/config.toml").read_text() == before
+
+
+def test_standardized_inputs(tmp_path):
+    assert main(["train", *SMALL, "--standardize", "true", "--data", "friedman2", "--out", "r", "--quiet"]) == 0
+    model = tn.load("r/model.safetensors")
+    assert repr(model.net).startswith("Sequential(Standardize(), Dense(width=8)")
+    assert (model.params["0"]["mean"][:2] > 10).all()
+
+
 def test_quiet_is_silent_and_runs_get_folders_of_their_own(capsys):
     for _ in range(2):
         assert main(["train", *SMALL, "--quiet", "--data", "teacher", "--norm", "batch", "--optimizer", "sgd"]) == 0
@@ -59,20 +85,94 @@ def test_quiet_is_silent_and_runs_get_folders_of_their_own(capsys):
     assert len(os.listdir("runs")) == 2
 
 
-def test_ctrl_c_leaves_the_model_of_the_last_finished_step(monkeypatch, capsys):
-    batch, calls = tn.Loader.batch, []
+LONG = [
+    "--samples",
+    "4_000",
+    "--batch-size",
+    "100",
+    "--epochs",
+    "2",
+    "--dropout",
+    "0.2",
+    "--norm",
+    "batch",
+    "--ema",
+    "0.9",
+]
 
-    def interrupted(self, step, ops, dtype):
-        calls.append(step)
-        if step == 7:
-            raise KeyboardInterrupt
+
+@pytest.mark.parametrize(
+    ("number", "word", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)]
+)
+@pytest.mark.parametrize("at", [1, 40, 57, 80])
+def test_a_signal_ends_the_step_and_resume_goes_on_bit_for_bit(number, word, code, at, monkeypatch, tmp_path, capsys):
+    assert main(["train", *SMALL, *LONG, "--out", "whole", "--quiet"]) == 0
+    batch = tn.Loader.batch
+
+    def signalled(self, step, ops, dtype):
+        if step == at - 1:
+            signal.raise_signal(number)
         return batch(self, step, ops, dtype)
 
-    monkeypatch.setattr(tn.Loader, "batch", interrupted)
-    assert main(["train", *SMALL, "--out", "r", "--quiet"]) == 130
-    assert calls[-1] == 7
-    assert tn.load("r/model.safetensors").loss == tn.CrossEntropy()
-    assert "interrupted" in capsys.readouterr().err
+    monkeypatch.setattr(tn.Loader, "batch", signalled)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    capsys.readouterr()
+    done = main(["train", *SMALL, *LONG, "--out", "r", "--quiet"])
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    if at == 80:  # the last step: there is nothing left to go on with
+        assert done == 0
+    else:
+        assert done == code
+        assert capsys.readouterr().err == f"{word} after step {at}: go on with tinynet train --resume r\n"
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        assert main(["train", "--resume", "r", "--quiet"]) == 0
+    for file in ("model.safetensors", "checkpoints/best.safetensors"):
+        assert (tmp_path / "r" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    curves = [[line for line in (tmp_path / run / "history.jsonl").read_text().splitlines() if "epoch" not in line]
+              for run in ("r", "whole")]  # fmt: skip
+    assert curves[0] == curves[1]
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path):
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "import time, tinynet as tn\nfrom tinynet.cli import main\nbatch = tn.Loader.batch\n"
+        "def slow(*args):\n    print('step', flush=True)\n    time.sleep(60)\n    return batch(*args)\n"
+        f"tn.Loader.batch = slow\nmain({['train', *SMALL, '--out', 'r']!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        while process.stdout.readline() != "step\n":
+            pass
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert process.poll() is None  # the step goes on
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM
+
+
+def test_a_finished_run_may_be_resumed_for_more_epochs(tmp_path):
+    some = [*SMALL, "--quiet", "--schedule", "constant"]
+    assert main(["train", *some, "--epochs", "2", "--out", "a"]) == 0
+    assert main(["train", *some, "--out", "b"]) == 0
+    assert main(["train", "--resume", "b", "--epochs", "2", "--quiet"]) == 0
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    assert "epochs = 2" in (tmp_path / "b/config.toml").read_text()
+
+
+def test_a_damaged_checkpoint_is_a_line_and_the_one_before_is_used(tmp_path, capsys):
+    assert main(["train", *SMALL, "--out", "r", "--quiet", "--checkpoint", "7"]) == 0
+    model = (tmp_path / "r/model.safetensors").read_bytes()
+    folder = tmp_path / "r/checkpoints"
+    names = sorted(name for name in os.listdir(folder) if name.startswith("step"))
+    assert [int(name[5:17]) for name in names] == [7, 14, 20]
+    (folder / names[-1]).write_bytes(b"no")
+    capsys.readouterr()
+    assert main(["train", "--resume", "r", "--quiet"]) == 0
+    assert capsys.readouterr().err == (
+        f"tinynet: r/checkpoints/{names[-1]}: not a model file, or one that was cut short; going back to the one before\n"
+    )
+    assert (tmp_path / "r/model.safetensors").read_bytes() == model
 
 
 def test_a_run_that_diverges_says_so_and_exits_1(capsys):
@@ -80,7 +180,8 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         main(["train", *SMALL, "--data", "teacher", "--optimizer", "sgd", "--lr", "1e30", "--out", "r", "--quiet"]) == 1
     )
     assert "try a lower learning rate" in capsys.readouterr().err
-    assert os.listdir("r") == ["config.toml"]
+    assert sorted(os.listdir("r")) == ["checkpoints", "config.toml"]
+    assert os.listdir("r/checkpoints") == []
 
 
 @pytest.mark.parametrize(
@@ -100,6 +201,10 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         (["--seed", "-1"], "seed -1 is out of range: give one in [0, 2**64)"),
         (["--dropout", "1"], "Dropout rate 1.0 is out of range: give the fraction dropped, in [0, 1)"),
         (["--lr", "nan"], "Cosine rate nan is out of range: give a finite number of at least 0"),
+        (["--standardize", "perhaps"], "option standardize = 'perhaps' is not understood: expected bool"),
+        (["--checkpoint", "-1"], "option checkpoint = -1 is out of range: give at least 0"),
+        (["--resume", "full"], "full/config.toml: No such file or directory"),
+        (["x.toml", "--resume", "full"], "x.toml and --resume full are two configs: give one of them"),
         (["missing.toml"], "missing.toml: No such file or directory"),
         (["--out", "file/in/it"], "file/in/it: Not a directory"),
         (["--out", "full"], "run folder full is not empty: give another with --out"),

@@ -7,8 +7,12 @@ import argparse
 import json
 import logging
 import platform
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +21,7 @@ from time import perf_counter
 from tinynet_backends import BackendUnavailable, available_backends, get_backend
 
 from tinynet import __version__
+from tinynet.checkpoints import Checkpoints
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import Spirals
 from tinynet.errors import DivergedError
@@ -31,11 +36,13 @@ examples:
   tinynet train --data moons --samples 1e6 --hidden 16
   tinynet train --data spirals --set n_classes=5 --set noise=0.05
   tinynet train runs/mine/config.toml --seed 1        the same again, with another seed
+  tinynet train --resume runs/mine                    on from its last checkpoint, bit for bit
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code: 0 done, 1 diverged, 2 a mistake in what was asked, 130 Ctrl-C."""
+    """Run the command; the exit code: 0 done, 1 diverged or a check that failed, 2 a mistake in what was asked, 130
+    Ctrl-C, 143 SIGTERM."""
     args = _parser().parse_args(argv)
     try:
         code: int = args.run(args)
@@ -78,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
             shown = f.default if f.default_factory is not list and not callable(f.default_factory) else "64,64"
             text = f.metadata["help"] + (f" (default {shown})" if shown != "" else "")
             train.add_argument(f"--{f.name.replace('_', '-')}", dest=f.name, metavar=f.name.upper(), help=text)
+    train.add_argument(
+        "--resume", metavar="RUN", help="go on with the run in this folder; options given here count more"
+    )
     train.add_argument("--quiet", action="store_true", help="no progress")
     train.set_defaults(run=_train)
 
@@ -104,13 +114,15 @@ def _train(args: argparse.Namespace) -> int:
         config.make_net(data), data.shape, seed=config.seed, backend=get_backend(config.backend), dtype=config.dtype
     )
     optimizer = config.make_optimizer()
-    folder = _run_folder(config)
-    write_atomically(folder / "config.toml", config.toml().encode())
+    folder = Path(args.resume) if args.resume else _run_folder(config)
+    if not args.resume:
+        write_atomically(folder / "config.toml", config.toml().encode())
+    checkpoints = Checkpoints(folder / "checkpoints", every=config.checkpoint or None, config=config.toml())
     print(f"{data!r}\n{model!r}\n{model.ops.versions()}")
 
-    began, interrupted = perf_counter(), False
-    try:
-        fit(
+    began = perf_counter()
+    with _signals(checkpoints) as signals, _one_line_warnings():
+        history = fit(
             model,
             training,
             optimizer=optimizer,
@@ -121,20 +133,21 @@ def _train(args: argparse.Namespace) -> int:
             ema=config.ema or None,
             accumulate=config.accumulate,
             early_stopping=EarlyStopping(config.patience) if config.patience else None,
+            checkpoint=checkpoints,
+            resume=bool(args.resume),
             progress=not args.quiet,
         )
-    except KeyboardInterrupt:
-        interrupted = True
     seconds = perf_counter() - began
-    history = model.history
-    assert history is not None
+    write_atomically(folder / "config.toml", config.toml().encode())  # of a resumed run the one that goes with it now
     write_atomically(folder / "history.jsonl", _lines(history).encode())
     model.save(folder / "model.safetensors")
-    if interrupted:
-        print(f"interrupted; the model of the last finished step is in {folder}", file=sys.stderr)
-        return 130
+    if signals and history.stopped == checkpoints.stopping:
+        step = checkpoints.steps()[0]
+        print(f"{history.stopped} after step {step}: go on with tinynet train --resume {folder}", file=sys.stderr)
+        return 128 + signals[0]
     seen = len(history) * config.samples
-    print(f"{seen:,} samples in {seconds:.1f} s ({seen / seconds:,.0f} a second)")
+    speed = "" if args.resume else f" in {seconds:.1f} s ({seen / seconds:,.0f} a second)"
+    print(f"{seen:,} samples{speed}")
     for name, value in history[-1].items():
         if name.startswith("val_"):
             print(f"{name} {value:.4f}")
@@ -144,12 +157,48 @@ def _train(args: argparse.Namespace) -> int:
             f"the noise allows an accuracy of {best:.4f}: Bayes' rule with the data's own density, on the same samples"
         )
     _picture(model, validation, history, folder, f"{config.data}, {config.samples:,} samples")
-    print(f"config, history, model and picture are in {folder}")
+    print(f"config, history, checkpoints, model and picture are in {folder}")
     return 0
 
 
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Inside, a warning is a line on standard error, without a place in our code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"tinynet: {message}", file=sys.stderr)
+        yield
+
+
+@contextmanager
+def _signals(checkpoints: Checkpoints) -> Iterator[list[int]]:
+    """Inside, the first SIGINT or SIGTERM asks the run to stop after its step, and a second one ends the process."""
+    caught: list[int] = []
+
+    def first(number: int, frame: object) -> None:
+        caught.append(number)
+        checkpoints.stop("interrupted" if number == signal.SIGINT else "terminated")
+        for which in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(which, signal.SIG_DFL)
+
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python takes no handlers
+        yield caught
+        return
+    before = {which: signal.signal(which, first) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
 def _config(args: argparse.Namespace) -> Config:
-    config = Config().change(read(args.config)) if args.config else Config()
+    path = args.config
+    if args.resume:
+        if path:
+            raise ValueError(f"{path} and --resume {args.resume} are two configs: give one of them")
+        path = Path(args.resume) / "config.toml"
+    config = Config().change(read(path)) if path else Config()
     given = {f.name: getattr(args, f.name) for f in fields(Config) if f.name != "options"}
     changes = {name: parse(name, text) for name, text in given.items() if text is not None}
     if args.options:

@@ -14,6 +14,7 @@ from tinynet_backends.switch import NAMES as BACKENDS
 
 from tinynet import activations, layers, optim, regularization, schedules
 from tinynet.data import DATASETS, Virtual
+from tinynet.standardize import Standardize
 
 ACTIVATIONS = {
     "sigmoid": activations.Sigmoid(),
@@ -61,6 +62,7 @@ class Config:
     schedule: str = _option("cosine", f"how the rate changes over the run: {', '.join(SCHEDULES)}")
     batch_size: int = _option(4096, "samples a step")
     epochs: int = _option(1, "times through the data")
+    standardize: bool = _option(False, "bring features to mean 0 and variance 1 first: true or false")
     clip: float = _option(0.0, "largest norm of the gradient; 0: any")
     ema: float = _option(0.0, "weight of the old in an average of the weights, in [0, 1); 0: no average")
     accumulate: int = _option(1, "parts in which a batch is gone through")
@@ -68,6 +70,7 @@ class Config:
     backend: str = _option("auto", f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1")
     dtype: str = _option("float32", "float32 or float64")
     seed: int = _option(0, "decides weights, data, order and masks")
+    checkpoint: int = _option(1000, "steps between two checkpoints; 0: one an epoch")
     out: str = _option("", "run folder; by default a new one under runs/")
     options: dict[str, Any] = _option({}, "hyperparameters of the data set, as noise=0.2 (in TOML a table)")
 
@@ -92,6 +95,7 @@ class Config:
             ("batch_size", 1),
             ("epochs", 1),
             ("patience", 0),
+            ("checkpoint", 0),
             ("clip", 0),
         ):
             if not getattr(self, name) >= least:
@@ -112,7 +116,7 @@ class Config:
             raise ValueError(f"data set {self.data}: {e}") from None
 
     def make_net(self, data: Virtual) -> layers.Sequential:
-        parts: list[layers.Layer] = []
+        parts: list[layers.Layer] = [Standardize()] if self.standardize else []
         for width in self.hidden:
             norm = NORMS[self.norm]
             parts += [layers.Dense(width), *([norm] if norm else []), ACTIVATIONS[self.activation]]
@@ -164,10 +168,12 @@ def parse(name: str, text: str) -> Any:
     try:
         if kind is int:
             return _whole(text)
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
         if kind is list:
             return [_whole(part) for part in text.split(",")] if text else []
         return kind(text)
-    except ValueError:
+    except (ValueError, KeyError):
         raise ValueError(f"option {name} = {text!r} is not understood: expected {kind.__name__}") from None
 
 

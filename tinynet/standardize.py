@@ -50,7 +50,9 @@ def moments(data: Dataset, ops: Backend, samples: int | None = None) -> tuple[Ar
         raise ValueError(f"samples {samples!r} is out of range: there are {data.n}")
     xp, n = ops.xp, data.n if samples is None else samples
     rows = max(1, _PIECE // prod(data.shape))
-    count, mean, squares = 0, None, None
+    count = 0
+    mean: Array = None
+    squares: Array = None
     for start in range(0, n, rows):
         x = data.rows(range(start, min(start + rows, n)), ops, "float64").x
         m, own = x.shape[0], xp.mean(x, axis=0)
