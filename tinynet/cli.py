@@ -1,4 +1,4 @@
-"""The command: ``tinynet train`` and ``tinynet info``. A user's mistake is one line on standard error and exit code
+"""The command: ``tinynet train``, ``verify`` and ``info``. A user's mistake is one line on standard error and exit code
 2."""
 
 from __future__ import annotations
@@ -91,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--quiet", action="store_true", help="no progress")
     train.set_defaults(run=_train)
 
+    check = commands.add_parser("verify", help="try what is promised, on every backend that is here")
+    check.add_argument("--backend", action="append", metavar="NAME", help="this one only; may be given again")
+    check.set_defaults(run=_verify)
+
     info = commands.add_parser("info", help="list the backends, and why one is not there")
     info.set_defaults(run=_info)
     return parser
@@ -103,6 +107,15 @@ def _info(args: argparse.Namespace) -> int:
         marks = [mark for mark, which in (("in force", chosen), ("auto", auto)) if which == name]
         print(f"  {name:<8}{what}{f'  [{chr(44).join(marks)}]' if marks else ''}")
     return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from tinynet.verify import verify
+
+    here = [name for name, what in available_backends().items() if not what.startswith("not here")]
+    held = verify(args.backend or here)
+    print("all held" if held else "NOT all held")
+    return 0 if held else 1
 
 
 def _train(args: argparse.Namespace) -> int:
