@@ -107,14 +107,14 @@ LONG = [
 @pytest.mark.parametrize("at", [1, 40, 57, 80])
 def test_a_signal_ends_the_step_and_resume_goes_on_bit_for_bit(number, word, code, at, monkeypatch, tmp_path, capsys):
     assert main(["train", *SMALL, *LONG, "--out", "whole", "--quiet"]) == 0
-    batch = tn.Loader.batch
+    step = tn.Adam.step
 
-    def signalled(self, step, ops, dtype):
-        if step == at - 1:
+    def signalled(self, theta, g, state, t, ops):
+        if t == at - 1:
             signal.raise_signal(number)
-        return batch(self, step, ops, dtype)
+        return step(self, theta, g, state, t, ops)
 
-    monkeypatch.setattr(tn.Loader, "batch", signalled)
+    monkeypatch.setattr(tn.Adam, "step", signalled)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     capsys.readouterr()
     done = main(["train", *SMALL, *LONG, "--out", "r", "--quiet"])

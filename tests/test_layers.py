@@ -12,7 +12,8 @@ ACTIVATIONS = [
     tn.GELU(approximate=True), tn.SiLU(), tn.Softplus(), tn.Softmax(),
 ]  # fmt: skip
 LAYERS = [
-    *ACTIVATIONS, tn.Dense(3), tn.Dense(3, bias=False), tn.Dropout(0.4), tn.LayerNorm(), tn.LayerNorm(0.1), tn.BatchNorm(), tn.Standardize(),
+    *ACTIVATIONS, tn.Dense(3), tn.Dense(3, bias=False), tn.Dropout(0.4), tn.LayerNorm(), tn.LayerNorm(0.1), tn.BatchNorm(),
+    tn.Standardize(),
     tn.Sequential(tn.Dense(5), tn.Tanh(), tn.Sequential(tn.LayerNorm(), tn.Dense(2))),
     tn.Sequential(tn.Dropout(0.3), tn.Dense(4), tn.BatchNorm(), tn.SiLU(), tn.Dropout(0.3)),
     tn.Residual(tn.Dense(7), tn.Sigmoid(), tn.Dense(4)),

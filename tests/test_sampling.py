@@ -80,12 +80,15 @@ def test_balanced_training_learns_the_rare_class():
 
 @pytest.mark.parametrize("prefetch", [True, False, None])
 @pytest.mark.parametrize("first", [0, 5])
-def test_batches_are_the_same_from_a_thread(prefetch, first, ops, monkeypatch):
-    monkeypatch.setattr(loading, "TRIAL", 4)
-    loader = tn.Loader((DATA.x, DATA.y, np.linspace(0.1, 1, 100)), 7, shuffle=True, prefetch=prefetch)
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_batches_are_the_same_from_a_thread(prefetch, first, drop_last, ops, monkeypatch):
+    monkeypatch.setattr(loading, "_STRETCH", 3 * 7)  # several stretches in an epoch
+    loader = tn.Loader(
+        (DATA.x, DATA.y, np.linspace(0.1, 1, 100)), 7, shuffle=True, prefetch=prefetch, drop_last=drop_last
+    )
     coming = loading.batches(loader, first, ops, "float32")
     for t in range(first, first + 30):
-        batch, wanted = next(coming), loader.batch(t, ops, "float32")
+        batch, wanted = next(coming), loader.data.batch(loader.index(t), ops, "float32")
         for a, b in zip(batch, wanted, strict=True):
             assert ops.owns(a)
             np.testing.assert_array_equal(ops.to_numpy(a), ops.to_numpy(b))
@@ -93,35 +96,30 @@ def test_batches_are_the_same_from_a_thread(prefetch, first, ops, monkeypatch):
     assert not [t for t in threading.enumerate() if t.name.startswith("tinynet-loader")]
 
 
-def test_threads_are_tried_where_data_are_stored_and_kept_where_they_pay(monkeypatch):
-    """With a clock of ours: fetching takes 3 of a step's 10 ticks, and a step takes 7 with a thread."""
-    monkeypatch.setattr(loading, "TRIAL", 4)
-    for with_thread, stored, kept in ((7, True, True), (11, True, False), (7, False, False)):
-        now, threads = [0.0], []
-        monkeypatch.setattr(loading, "perf_counter", lambda now=now: now[0])
-        ahead = loading._ahead
+@pytest.mark.parametrize(("with_thread", "kept"), [(7, True), (11, False)])
+def test_a_thread_is_tried_and_kept_where_it_pays(with_thread, kept, monkeypatch):
+    """With a clock of ours: without a thread a step and its batch take 10 ticks, with one as many as is said."""
+    now, threads = [0.0], []
+    monkeypatch.setattr(loading, "perf_counter", lambda: now[0])
+    ahead, batch = loading._ahead, tn.Loader.batch
 
-        def watched(*args, threads=threads, ahead=ahead):
-            threads.append(args[-1])
-            yield from ahead(*args)
+    def watched(*args):
+        threads.append(args[1])
+        return ahead(*args)
 
-        monkeypatch.setattr(loading, "_ahead", watched)
-        loader = tn.Loader(DATA if stored else tn.data.Moons(100), 10)
-        batch = loader.batch
+    def slow(*args):
+        now[0] += 3
+        return batch(*args)
 
-        def slow(*args, now=now, batch=batch):
-            now[0] += 3
-            return batch(*args)
-
-        loader.batch = slow
-        coming = loading.batches(loader, 0, tn.get_backend("numpy"), "float32")
-        for _ in range(20):
-            next(coming)
-            now[0] += with_thread if threads and threads[-1] == 4 else 7
-        assert (None in threads) == kept
-        assert (4 in threads) == stored
-        coming.close()
-        monkeypatch.setattr(loading, "_ahead", ahead)
+    monkeypatch.setattr(loading, "_ahead", watched)
+    monkeypatch.setattr(tn.Loader, "batch", slow)
+    loader = tn.Loader(DATA, 10)
+    coming = loading.batches(loader, 0, tn.get_backend("numpy"), "float32")
+    for _ in range(10 * loader.span):
+        next(coming)
+        now[0] += with_thread if threads else 7
+    coming.close()
+    assert len(threads) == 1 + kept
 
 
 def test_an_error_in_the_thread_is_the_caller_s():

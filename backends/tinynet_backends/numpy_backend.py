@@ -21,6 +21,7 @@ class NumpyBackend(Backend):
     def __init__(self, name: str = "numpy") -> None:
         super().__init__(name, np)
         self._running = threading.local()
+        _keep_pages()
 
     def owns(self, x: Any) -> bool:
         return isinstance(x, np.ndarray)
@@ -152,6 +153,15 @@ class NumpyBackend(Backend):
 
     def versions(self) -> str:
         return f"NumPy {np.__version__}"
+
+
+def _keep_pages() -> None:
+    """Have the C library keep freed memory for the next temporary, where it is glibc.
+
+    Blocks above a threshold come from the system, page by page, and go back to it; freeing one raises the threshold to
+    its size, up to 32 MiB. The pages of this one are never touched.
+    """
+    np.empty(2**25 - 2**13, np.uint8)
 
 
 def make(device: str | None) -> NumpyBackend:

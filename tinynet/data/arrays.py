@@ -22,6 +22,7 @@ class Arrays(Dataset):
 
     def __init__(self, x: Any, y: Any, weight: Any = None, *, finite: bool = True) -> None:
         self.x, self.ops = _adopt(x, "X")
+        self.on_host = self.ops is get_backend("numpy")
         self.y, self.weight = _follow(y, "y", self.ops), None
         xp = self.ops.xp
         if self.x.ndim < 2:

@@ -20,6 +20,7 @@ from tinynet.data.virtual import (
     check_noise,
     check_whole,
     once,
+    place,
     uniforms,
 )
 
@@ -43,12 +44,12 @@ class Spirals(ClassFirst):
         self._set(shape=(2,), classes=self.n_classes)
 
     def _width(self) -> int:
-        return 4
+        return 3
 
     def _points(self, label: Array, words: Array, ops: Backend) -> Array:
         xp = ops.xp
-        x = self.arm(xp, exact.uniform64(xp, words[:, 1]), xp.astype(label, xp.float64))
-        return x + self.noise * ops.normal(words[:, 2:])
+        x = self.arm(xp, place(xp, words), xp.astype(label, xp.float64))
+        return x + self.noise * ops.normal(words[:, 1:])
 
     def arm(self, xp: Any, t: Array, label: Array) -> Array:
         """The arm of ``label`` at ``t``, both (n,) float64, without noise: (n, 2)."""
@@ -152,15 +153,15 @@ class Moons(ClassFirst):
         self._set(shape=(2,), classes=2)
 
     def _width(self) -> int:
-        return 4
+        return 3
 
     def _points(self, label: Array, words: Array, ops: Backend) -> Array:
         xp = ops.xp
-        sine, cosine = exact.sincos(xp, 0.5 * exact.uniform64(xp, words[:, 1]))
+        sine, cosine = exact.sincos(xp, 0.5 * place(xp, words))
         second = xp.astype(label, xp.float64)
         side = 1.0 - 2.0 * second
         x = xp.stack([second + side * cosine, 0.5 * second + side * sine], axis=1)
-        return x + self.noise * ops.normal(words[:, 2:])
+        return x + self.noise * ops.normal(words[:, 1:])
 
 
 @dataclass(frozen=True)
@@ -180,13 +181,13 @@ class Circles(ClassFirst):
         self._set(shape=(2,), classes=2)
 
     def _width(self) -> int:
-        return 4
+        return 3
 
     def _points(self, label: Array, words: Array, ops: Backend) -> Array:
         xp = ops.xp
         radius = 1.0 + xp.astype(label, xp.float64) * (self.factor - 1.0)
-        sine, cosine = exact.sincos(xp, exact.uniform64(xp, words[:, 1]))
-        return xp.stack([radius * cosine, radius * sine], axis=1) + self.noise * ops.normal(words[:, 2:])
+        sine, cosine = exact.sincos(xp, place(xp, words))
+        return xp.stack([radius * cosine, radius * sine], axis=1) + self.noise * ops.normal(words[:, 1:])
 
 
 @dataclass(frozen=True)

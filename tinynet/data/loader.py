@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from math import prod
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -38,7 +40,7 @@ class Loader:
     Both keep a number for each sample in memory.
 
     ``prefetch`` gets the next batch in a background thread while a step runs; None tries whether that is faster, where
-    data come from the host's memory or from files. The batches are the same either way.
+    batches come from the host's memory, from files or from the host's arithmetic. They are the same either way.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Loader:
             self.order = Shuffled(n, self.seed)
         else:
             self.order = Sequential(n)
+        self._kept: tuple[int, str, Batch] | None = None  # the stretch that was made last
 
     def __repr__(self) -> str:
         return f"Loader({self.data!r}, {self.batch_size}, seed={self.seed}, {self.order!r})"
@@ -95,59 +98,102 @@ class Loader:
 
     def index(self, step: int) -> Index:
         """Numbers of the samples of a step: a range, or int64 on the host."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        start = place * self.batch_size
-        return self.order.draws(epoch, start, min(start + self.batch_size, self.data.n))
+        epoch, start, stop = self._places(step, 1)
+        return self.order.draws(epoch, start, stop)
+
+    def _places(self, step: int, steps: int) -> tuple[int, int, int]:
+        """The epoch of a step, and the places in it of that step and those after it, ``steps`` in all."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        start = number * self.batch_size
+        return epoch, start, min(start + steps * self.batch_size, self.data.n)
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
         """The batch of a step on ``ops``."""
-        return self.data.rows(self.index(step), ops, dtype)
+        if not self.made_on_host(ops):
+            return self.data.rows(self.index(step), ops, dtype)
+        first = self.first_of_stretch(step)
+        if self._kept is None or self._kept[:2] != (first, dtype):
+            self._kept = first, dtype, self.stretch(first, dtype)[1]
+        return self.cut(self._kept[2], step - first, ops)
+
+    # On the host the batches of several steps, a stretch, are made together: the cost of calls and of a cold cache is
+    # spread over them.
+
+    def made_on_host(self, ops: Backend) -> bool:
+        """Whether batches for ``ops`` are made by the host."""
+        return self.data.on_host or (not self.data.stored and ops.generator is get_backend("numpy"))
+
+    @property
+    def span(self) -> int:
+        """Steps in a stretch."""
+        return min(16, max(1, _STRETCH // (self.batch_size * prod(self.data.shape))))
+
+    def first_of_stretch(self, step: int) -> int:
+        """The first step of the stretch that a step belongs to; none crosses the end of an epoch."""
+        return step - step % self.steps_per_epoch % self.span
+
+    def stretch(self, first: int, dtype: str) -> tuple[int, Batch]:
+        """How many steps the stretch has that begins at ``first``, and their batches as one, on the host."""
+        steps = min(self.span, self.steps_per_epoch - first % self.steps_per_epoch)
+        epoch, start, stop = self._places(first, steps)
+        return steps, self.data.rows(self.order.draws(epoch, start, stop), get_backend("numpy"), dtype)
+
+    def cut(self, stretch: Batch, number: int, ops: Backend) -> Batch:
+        """The batch of the ``number``-th step of a stretch, on ``ops``."""
+        rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        x, y, weight = (None if a is None else ops.asarray(a[rows]) for a in stretch)
+        return Batch(x, y, weight)
 
 
-TRIAL = 16  # steps in which it is found out whether a background thread pays
+_STRETCH = 2**21  # numbers in a stretch, at most
 
 
 def batches(loader: BatchSource, first: int, ops: Backend, dtype: str) -> Generator[Batch]:
     """The batches of steps first, first + 1, … without end, perhaps got ready in a background thread."""
-    step = first
-    if isinstance(loader, Loader) and loader.data.stored and loader.data.on_host and loader.prefetch is not False:
-        threaded = True
-        if loader.prefetch is None:
-            began, waited = perf_counter(), 0.0
-            for step in range(first, first + 2 * TRIAL):
-                if step == first + TRIAL:  # the first steps are slower than others: they do not count
-                    began, waited = perf_counter(), 0.0
-                asked = perf_counter()
-                batch = loader.batch(step, ops, dtype)
-                waited += perf_counter() - asked
-                yield batch
-            step += 1
-            without = perf_counter() - began
-            threaded = waited > 0.02 * without
-            if threaded:
-                began = perf_counter()
-                yield from _ahead(loader, step, ops, dtype, TRIAL)
-                step += TRIAL
-                threaded = perf_counter() - began < without
-        if threaded:
-            yield from _ahead(loader, step, ops, dtype, None)
+    step: int = first
+    ahead: bool | None = False
+    if isinstance(loader, Loader) and loader.made_on_host(ops):
+        ahead = loader.prefetch
+        if ahead is None:
+            ahead, step = yield from _trial(loader, first, ops, dtype)
+        if ahead:
+            yield from _ahead(loader, step, ops, dtype)
     while True:
         yield loader.batch(step, ops, dtype)
         step += 1
 
 
-def _ahead(loader: Loader, first: int, ops: Backend, dtype: str, count: int | None) -> Generator[Batch]:
-    """``count`` batches (None: without end), each fetched on the host while the step before it runs."""
-    host = get_backend("numpy")
+def _trial(loader: Loader, first: int, ops: Backend, dtype: str) -> Generator[Batch, None, tuple[bool, int]]:
+    """Batches without a thread, then as many with one: whether it was faster, and the next step."""
+    span = loader.span
+    for step in range(first, first + span):  # slower than others: these do not count
+        yield loader.batch(step, ops, dtype)
+    began, waited = perf_counter(), 0.0
+    steps = range(first + span, first + 3 * span)
+    for step in steps:
+        asked = perf_counter()
+        batch = loader.batch(step, ops, dtype)
+        waited += perf_counter() - asked
+        yield batch
+    without = perf_counter() - began
+    if waited < 0.02 * without:
+        return False, steps.stop
+    with closing(_ahead(loader, steps.stop, ops, dtype)) as coming:
+        yield next(coming)  # the first stretch is not made in the background
+        began = perf_counter()
+        for _ in steps:
+            yield next(coming)
+        return perf_counter() - began < without, steps.stop + 1 + len(steps)
 
-    def fetch(step: int) -> Batch:
-        return loader.data.rows(loader.index(step), host, dtype)
 
+def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch]:
+    """Batches without end: while those of a stretch are used, the next stretch is made in a background thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="tinynet-loader") as pool:
-        step, stop = first, None if count is None else first + count
-        coming: Future[Batch] | None = pool.submit(fetch, step)
-        while coming is not None:
-            x, y, weight = coming.result()
-            step += 1
-            coming = pool.submit(fetch, step) if stop is None or step < stop else None
-            yield Batch(ops.asarray(x), ops.asarray(y), None if weight is None else ops.asarray(weight))
+        first = loader.first_of_stretch(step)
+        coming = pool.submit(loader.stretch, first, dtype)
+        while True:
+            steps, stretch = coming.result()
+            coming = pool.submit(loader.stretch, first + steps, dtype)
+            for number in range(step - first, steps):
+                yield loader.cut(stretch, number, ops)
+            step = first = first + steps

@@ -107,14 +107,14 @@ def in_pieces(
 
 @dataclass(frozen=True)
 class ClassFirst(Virtual):
-    """A virtual set whose class is drawn first, from word 0, and the features given the class."""
+    """A virtual set whose class is drawn first, from the upper half of word 0, and the features given the class."""
 
     def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
         label = below(ops.xp, words[:, 0], self.classes or 1)
         return self._points(label, words, ops), label
 
     def _points(self, label: Array, words: Array, ops: Backend) -> Array:
-        """Features (n, *shape) float64 of samples of the classes ``label``; word 0 is spent already."""
+        """Features (n, *shape) float64 of samples of the classes ``label``; of word 0 the lower half is left."""
         raise NotImplementedError
 
     def given(self, label: Array, index: Index, host: Backend) -> Array:
@@ -138,6 +138,11 @@ def once(method: Callable[[Any, Backend], Array]) -> Callable[[Any, Backend], Ar
 def below(xp: Any, words: Array, n: int) -> Array:
     """Whole numbers in [0, n) of words, int64: the upper 32 bits times n, upper half (bias below n / 2**32)."""
     return xp.astype(((words >> 32) * n) >> 32, xp.int64)
+
+
+def place(xp: Any, words: Array) -> Array:
+    """A uniform number in [0, 1) from the lower half of each row's first word, which drew the class with its upper."""
+    return xp.astype(words[:, 0] & 0xFFFFFFFF, xp.float64) * 2.0**-32
 
 
 def affine(xp: Any, x: Array, w: Array, b: Array | None = None, scale: float = 1.0) -> Array:
