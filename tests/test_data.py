@@ -246,8 +246,8 @@ def test_a_shuffle_of_2_to_the_62_takes_a_moment_and_no_memory(ops):
         (lambda: D.Moons(9).take(10), "take(10) is out of range: there are 9 samples"),
         (lambda: tn.Loader(D.Moons(9), 3, seed=-1), "seed -1 is out of range: give one in [0, 2**64)"),
         (
-            lambda: tn.Loader("x.csv", 3),
-            "data str is not understood: give a data set, or a tuple (X, y) or (X, y, weight)",
+            lambda: tn.Loader(3, 3),
+            "data int is not understood: give a data set, a path, or a tuple (X, y) or (X, y, weight)",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from tinynet import data, initializers, losses, metrics, optim, schedules
 from tinynet.activations import ELU, GELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from tinynet.checkpoints import Checkpoints
 from tinynet.data import Arrays, Dataset, Loader
-from tinynet.errors import DivergedError, ModelFileError, StopTraining
+from tinynet.errors import DataFileError, DivergedError, ModelFileError, StopTraining
 from tinynet.files import load
 from tinynet.fitting import EarlyStopping, fit
 from tinynet.history import History
@@ -55,6 +55,7 @@ __all__ = [
     "Checkpoints",
     "Context",
     "CrossEntropy",
+    "DataFileError",
     "Dataset",
     "Dense",
     "DivergedError",

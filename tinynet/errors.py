@@ -11,5 +11,9 @@ class ModelFileError(ValueError):
     """A file that is no model of ours, or a damaged one; the message names the file."""
 
 
+class DataFileError(ValueError):
+    """A file without the data that were asked of it, or a damaged one; the message names the file."""
+
+
 class StopTraining(Exception):
     """Raised by a callback to end training after the epoch that has just been reported."""

@@ -24,9 +24,10 @@ from tinynet.data.regression import (
     SparseUncorrelated,
     Teacher,
 )
-from tinynet.data.sources import as_dataset
+from tinynet.data.sources import Batches, Concatenated, as_dataset, read
 from tinynet.data.virtual import Virtual
 from tinynet.data.wrappers import FeatureNoise, Imbalanced, LabelNoise, Nuisance
+from tinynet.data.writing import write
 
 DATASETS: dict[str, type[Virtual]] = {
     "spirals": Spirals,
@@ -53,9 +54,11 @@ __all__ = [
     "AnisotropicBlobs",
     "Arrays",
     "Batch",
+    "Batches",
     "Blobs",
     "Checkerboard",
     "Circles",
+    "Concatenated",
     "Dataset",
     "FeatureNoise",
     "Friedman1",
@@ -78,4 +81,6 @@ __all__ = [
     "Teacher",
     "Virtual",
     "as_dataset",
+    "read",
+    "write",
 ]

@@ -1,15 +1,20 @@
-"""Data that lies in memory."""
+"""Data that lies in memory, or in files that are mapped into it."""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
+from hashlib import sha256
+from math import prod
 from typing import Any
 
 from tinynet_backends import Backend, get_backend
 
 from tinynet.data.dataset import Array, Batch, Dataset, Index
 
-_PIECE = 2**22  # numbers that are looked at at a time, so that looking takes no memory to speak of
+_PIECE = 2**20  # numbers that are looked at at a time, so that looking takes no memory to speak of
+RELEASE = 2**28  # bytes of mapped files that may have become resident before they are let go
+_FAULT = 2**16  # bytes that reading one row may make resident: Linux maps what lies around it too
 
 
 class Arrays(Dataset):
@@ -17,7 +22,8 @@ class Arrays(Dataset):
 
     X (n, *shape) floating or whole numbers; y integer labels (n,), or numbers (n, o); weight (n,), not negative. All
     are checked once: their lengths, and that every number is finite (``finite=False`` leaves that out). Nothing is
-    modified.
+    modified. ``np.memmap`` arrays stay in their files: of those larger than 256 MiB about twice that is resident at
+    most.
     """
 
     def __init__(self, x: Any, y: Any, weight: Any = None, *, finite: bool = True) -> None:
@@ -32,6 +38,8 @@ class Arrays(Dataset):
         self.n, self.shape = int(self.x.shape[0]), tuple(self.x.shape[1:])
         if self.n == 0:
             raise ValueError(f"X {tuple(self.x.shape)} has no samples: give at least one")
+        if 0 in self.shape:
+            raise ValueError(f"X {tuple(self.x.shape)} has no features: give at least one")
         if self.y.ndim == 0 or self.y.shape[0] != self.n:
             raise ValueError(f"y {tuple(self.y.shape)} does not fit X {tuple(self.x.shape)}: expected {self.n} rows")
         if weight is not None:
@@ -40,22 +48,27 @@ class Arrays(Dataset):
                 raise ValueError(
                     f"weight {tuple(self.weight.shape)} does not fit {self.n} samples: expected {(self.n,)}"
                 )
+        self._maps = [m for a in (self.x, self.y, self.weight) if (m := _mapping(a)) is not None]
+        self._mapped, self._touched = sum(len(m) for m in self._maps), 0
         for name, a in (("X", self.x), ("y", self.y), ("weight", self.weight)):
             if a is None:
                 continue
             if not xp.isdtype(a.dtype, ("real floating", "integral", "bool")):
                 raise TypeError(f"{name} of dtype {a.dtype} is not numeric: give real or whole numbers")
             if finite and xp.isdtype(a.dtype, "real floating"):
-                _first_bad(xp.isfinite(a), f"{name} has a value that is NaN or infinite", self.ops)
+                self._demand(a, xp.isfinite, f"{name} has a value that is NaN or infinite")
         if self.weight is not None:
-            _first_bad(self.weight >= 0, "weight has a negative value", self.ops)
-            if not bool(self.ops.to_numpy(xp.any(self.weight > 0))):
+            self._demand(self.weight, lambda w: w >= 0, "weight has a negative value")
+            if not any(bool(self.ops.to_numpy(xp.any(w > 0))) for _, w in self._pieces(self.weight)):
                 raise ValueError("weight is zero everywhere: give some sample a positive one")
         labels = self.y.ndim == 1 and xp.isdtype(self.y.dtype, ("integral", "bool"))
         if labels and xp.isdtype(self.y.dtype, "bool"):
             self.y = xp.astype(self.y, xp.int64)
-        self.classes = int(self.ops.to_numpy(xp.max(self.y))) + 1 if labels else None
-        self.outputs = None if labels else (int(self.y.shape[1]) if self.y.ndim > 1 else 1)
+        self.classes, self.outputs = None, None
+        if labels:
+            self.classes = max(int(self.ops.to_numpy(xp.max(y))) for _, y in self._pieces(self.y)) + 1
+        else:
+            self.outputs = int(self.y.shape[1]) if self.y.ndim > 1 else 1
 
     def __repr__(self) -> str:
         return f"Arrays(X {tuple(self.x.shape)}, y {tuple(self.y.shape)}, on {self.ops.name})"
@@ -68,6 +81,8 @@ class Arrays(Dataset):
             i, take = self.ops.asarray(index), self.ops.xp.take
             x, y = take(self.x, i, axis=0), take(self.y, i, axis=0)
             weight = None if self.weight is None else take(self.weight, i, axis=0)
+        if self._mapped > RELEASE:
+            self._touch(x.nbytes + y.nbytes if isinstance(index, range) else len(index) * _FAULT)
         integers = self.ops.xp.isdtype(y.dtype, "integral") and y.ndim == 1
         x = ops.asarray(x, dtype)
         y = ops.asarray(y, "int64" if integers else dtype)
@@ -75,6 +90,50 @@ class Arrays(Dataset):
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
         check(self.y, self.ops)
+
+    def fingerprint(self) -> str:
+        """Shapes, dtypes, and a hash of up to 4096 rows that are spread evenly."""
+        host, digest = get_backend("numpy"), sha256()
+        count = min(self.n, 4096)
+        index = host.asarray([row * (self.n - 1) // max(count - 1, 1) for row in range(count)], "int64")
+        for a in self.rows(index, host, "float64"):
+            if a is not None:
+                digest.update(host.xp.ascontiguousarray(a).tobytes())
+        kinds = [f"{str(a.dtype).rpartition('.')[2]} {tuple(a.shape)}" for a in (self.x, self.y)]
+        return f"Arrays({', '.join(kinds)}, {digest.hexdigest()[:16]})"
+
+    def _pieces(self, a: Array) -> Any:
+        """(first row, rows) over ``a``, in pieces that take little memory."""
+        size = max(1, _PIECE // prod(a.shape[1:]))
+        for start in range(0, self.n, size):
+            piece = a[start : min(start + size, self.n), ...]
+            if self._mapped > RELEASE:
+                self._touch(piece.nbytes)
+            yield start, piece
+
+    def _demand(self, a: Array, good: Callable[[Array], Array], claim: str) -> None:
+        """ValueError that names the first row of ``a`` where not all is good."""
+        xp, ops = self.ops.xp, self.ops
+        for start, piece in self._pieces(a):
+            fine = good(piece)
+            if not bool(ops.to_numpy(xp.all(fine))):
+                rows = xp.min(xp.astype(xp.reshape(fine, (fine.shape[0], -1)), xp.int8), axis=1)
+                raise ValueError(f"{claim}: first in row {start + int(ops.to_numpy(xp.argmin(rows)))}")
+
+    def _touch(self, size: int) -> None:
+        """Count what has become resident, and let it go when it is much; the system still has it in its cache."""
+        self._touched += size
+        if self._touched > RELEASE and hasattr(mmap, "MADV_DONTNEED"):
+            for m in self._maps:
+                m.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+
+
+def _mapping(a: Any) -> Any:
+    """The map of a file that ``a`` is read through, if letting its pages go loses nothing: not one with changes of its
+    own."""
+    mapping = getattr(a, "_mmap", None)
+    return mapping if isinstance(mapping, mmap.mmap) and getattr(a, "mode", "") in ("r", "r+") else None
 
 
 def _adopt(x: Any, name: str) -> tuple[Array, Backend]:
@@ -102,11 +161,3 @@ def _follow(x: Any, name: str, ops: Backend) -> Array:
             raise TypeError(f"{name} is a {kind} and X lies on '{ops.name}': bring both to one library and device")
         return x
     return ops.asarray(get_backend("numpy").xp.asarray(x))
-
-
-def _first_bad(good: Array, claim: str, ops: Backend) -> None:
-    xp = ops.xp
-    if bool(ops.to_numpy(xp.all(good))):
-        return
-    rows = xp.min(xp.astype(xp.reshape(good, (good.shape[0], -1)), xp.int8), axis=1)
-    raise ValueError(f"{claim}: first in row {int(ops.to_numpy(xp.argmin(rows)))}")

@@ -1,15 +1,459 @@
+"""Data in files, and data that comes in batches.
+
+Whatever the format, a file ends up as arrays that are mapped into memory, so that a global shuffle costs the same
+everywhere: in place where the format lays numbers out flat, else decoded once, in pieces, to a scratch file that lives
+as long as the data set.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import weakref
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from tinynet_backends import Backend
+
 from tinynet.data.arrays import Arrays
-from tinynet.data.dataset import Dataset
+from tinynet.data.dataset import Array, Batch, Dataset, Index
+from tinynet.errors import DataFileError
+
+ROWS = 65536  # rows of a table that are decoded at a time
+_EXACT_IN_32 = ("float", "halffloat", "int8", "int16", "uint8", "uint16", "bool")  # Arrow's names
 
 
 def as_dataset(data: Any) -> Dataset:
-    """A data set of ours as it is; (X, y) or (X, y, weight) as `Arrays`."""
+    """A data set of ours as it is; (X, y) or (X, y, weight) as `Arrays`; a path, or a list of paths, as what `read`
+    gives."""
     if isinstance(data, Dataset):
         return data
+    if isinstance(data, (str, PathLike)):
+        return read(data)
+    if isinstance(data, (list, tuple)) and data and all(isinstance(part, (str, PathLike)) for part in data):
+        return read(data)
     if isinstance(data, (tuple, list)) and len(data) in (2, 3):
         return Arrays(*data)
     raise TypeError(
-        f"data {type(data).__name__} is not understood: give a data set, or a tuple (X, y) or (X, y, weight)"
+        f"data {type(data).__name__} is not understood: give a data set, a path, or a tuple (X, y) or (X, y, weight)"
     )
+
+
+def read(
+    path: str | PathLike[str] | Sequence[str | PathLike[str]], *, target: str | PathLike[str] | None = None
+) -> Dataset:
+    """The data set in a file, or in several that are its shards, in order.
+
+    - ``.npz``: arrays ``X`` and ``y``, perhaps ``weight``; ``.h5`` and ``.hdf5``: data sets of these names.
+    - ``.npy``: a table whose last column is the target (labels if the table has whole numbers), or X alone and
+      ``target`` the path of y.
+    - ``.parquet``, ``.csv``: numeric columns. ``target`` names the target's (by default ``y`` or ``target``, or all of
+      ``y0``, ``y1``, …), a column ``weight`` has sample weights, the others are features in their order.
+
+    Whole-number targets are labels. Resident memory stays below about twice `arrays.RELEASE` (256 MiB), however large
+    the file. Raises `DataFileError`, which names the file and what is wrong with it; OSError if it is not there.
+    """
+    if not isinstance(path, (str, PathLike)):
+        return Concatenated([read(part, target=target) for part in path])
+    path = Path(path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataFileError(f"{path}: unknown kind of file: choose from {', '.join(_READERS)}")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DataFileError(f"{path}: not a regular file")
+    with _reading(path):
+        data: Dataset = reader(path, target)
+        return data
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Inside, whatever a parser makes of a bad file becomes one line that names the file."""
+    try:
+        yield
+    except (DataFileError, KeyboardInterrupt):
+        raise
+    except ImportError as e:
+        raise DataFileError(f"{path}: {e.name} is needed for this kind of file: install the extra files") from None
+    except Exception as e:  # the parsers of five libraries raise a dozen kinds
+        if isinstance(e, OSError) and e.filename is not None:
+            raise
+        line = next(iter(str(e).splitlines()), "") or type(e).__name__
+        raise DataFileError(f"{path}: cannot be read: {line}") from None
+
+
+class _File(Arrays):
+    """`Arrays` mapped from a file; scratch files go when the data set does."""
+
+    def __init__(self, path: Path, x: Any, y: Any, weight: Any = None, scratch: Path | None = None) -> None:
+        self.path = path
+        if scratch is not None:
+            weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+        try:
+            super().__init__(x, y, weight)
+        except (ValueError, TypeError) as e:
+            raise DataFileError(f"{path}: {e}") from None
+        if self.classes is not None:
+            try:
+                self._demand(self.y, lambda y: y >= 0, "y has a negative label")
+            except ValueError as e:
+                raise DataFileError(f"{path}: {e}") from None
+
+    def __repr__(self) -> str:
+        return f"{str(self.path)!r} (X {tuple(self.x.shape)}, y {tuple(self.y.shape)})"
+
+
+# Flat files -----------------------------------------------------------------------------------------------------------
+
+
+def _npy(path: Path, target: Any) -> Dataset:
+    table = np.load(path, mmap_mode="r", allow_pickle=False)
+    if target is not None:
+        with _reading(Path(target)):
+            return _File(path, table, np.load(target, mmap_mode="r", allow_pickle=False))
+    if table.ndim != 2 or table.shape[1] < 2:
+        raise DataFileError(f"{path}: {table.shape} is not a table with a target: give two columns, or target='y.npy'")
+    return _File(path, table[:, :-1], table[:, -1])
+
+
+def _npz(path: Path, target: Any) -> Dataset:
+    scratch = _scratch()
+    try:
+        with zipfile.ZipFile(path) as z:
+            members = {info.filename: info for info in z.infolist()}
+            arrays = {}
+            for name, spelled in (("X", ("X.npy", "x.npy")), ("y", ("y.npy",)), ("weight", ("weight.npy",))):
+                info = next((members[s] for s in spelled if s in members), None)
+                if info is not None:
+                    arrays[name] = _member(path, z, info, scratch / f"{name}.bin")
+        for name in ("X", "y"):
+            if name not in arrays:
+                raise DataFileError(f"{path}: has no array {name!r}, but {', '.join(sorted(members)) or 'nothing'}")
+        return _File(path, arrays["X"], arrays["y"], arrays.get("weight"), scratch)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _member(path: Path, z: zipfile.ZipFile, info: zipfile.ZipInfo, scratch: Path) -> Array:
+    """An array of an .npz: mapped where it lies if it is stored, else inflated to ``scratch``."""
+    with z.open(info) as f:
+        shape, fortran, dtype = _npy_header(path, info.filename, f)
+        size = dtype.itemsize * int(np.prod(shape, dtype=object))
+        header = f.tell()
+        if header + size != info.file_size:
+            raise DataFileError(f"{path}: {info.filename} has {info.file_size - header} bytes: expected {size}")
+        if size == 0:
+            return np.empty(shape, dtype)
+        if info.compress_type != zipfile.ZIP_STORED:
+            with open(scratch, "wb") as out:
+                while block := f.read(2**20):
+                    out.write(block)
+            return np.memmap(scratch, dtype, "r", 0, shape, "F" if fortran else "C")
+    with open(path, "rb") as f:
+        f.seek(info.header_offset + 26)
+        lengths = f.read(4)
+    start = info.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+    return np.memmap(path, dtype, "r", start + header, shape, "F" if fortran else "C")
+
+
+def _npy_header(path: Path, name: str, f: Any) -> tuple[tuple[int, ...], bool, Any]:
+    version = np.lib.format.read_magic(f)
+    if version not in ((1, 0), (2, 0)):
+        raise DataFileError(f"{path}: {name} has version {version} of the .npy format: expected (1, 0) or (2, 0)")
+    of = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = of(f)
+    if dtype.hasobject:
+        raise DataFileError(f"{path}: {name} holds Python objects, which are not read: store numbers")
+    return shape, fortran, dtype
+
+
+def _hdf5(path: Path, target: Any) -> Dataset:
+    import h5py
+
+    scratch = _scratch()
+    try:
+        with h5py.File(path, "r") as f:
+            arrays = {}
+            for name, spelled in (("X", ("X", "x")), ("y", ("y",)), ("weight", ("weight",))):
+                found = next((f[s] for s in spelled if s in f), None)
+                if isinstance(found, h5py.Dataset):
+                    arrays[name] = _hdf5_array(path, found, scratch / f"{name}.bin")
+            for name in ("X", "y"):
+                if name not in arrays:
+                    raise DataFileError(f"{path}: has no data set {name!r}, but {', '.join(f) or 'nothing'}")
+        return _File(path, arrays["X"], arrays["y"], arrays.get("weight"), scratch)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
+    """A data set of HDF5: mapped where it lies if it lies there in one piece, else decoded to ``scratch``."""
+    if data.dtype.hasobject or data.dtype.kind not in "biuf":
+        raise DataFileError(f"{path}: {data.name} of dtype {data.dtype} is not numeric: store numbers")
+    if data.size == 0:
+        return np.empty(data.shape, data.dtype)
+    offset = data.id.get_offset() if data.chunks is None and not data.external else None
+    if offset is not None and offset + data.nbytes <= os.path.getsize(path):
+        return np.memmap(path, data.dtype, "r", offset, data.shape)
+    rows = max(1, ROWS * data.shape[0] // max(data.size, 1))
+    with open(scratch, "wb") as out:
+        for start in range(0, data.shape[0], rows):
+            out.write(np.ascontiguousarray(data[start : start + rows]).tobytes())
+    return np.memmap(scratch, data.dtype, "r", 0, data.shape)
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def _parquet(path: Path, target: Any) -> Dataset:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as f:
+        schema = f.schema_arrow
+        return _table(path, schema.names, schema.types, f.iter_batches(ROWS), target)
+
+
+def _csv(path: Path, target: Any) -> Dataset:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    with open(path, "rb") as f:
+        first = f.readline(2**20).decode("utf-8-sig", "replace").rstrip("\r\n")
+    names = [name.strip('"') for name in first.split(",")]
+    targets = _targets(path, names, target)
+    # Features are numbers with a point, whatever the first rows look like; a target may be labels.
+    convert = csv.ConvertOptions(column_types={name: pa.float64() for name in names if name not in targets})
+    with csv.open_csv(path, convert_options=convert) as f:
+        return _table(path, f.schema.names, f.schema.types, f, target)
+
+
+def _targets(path: Path, names: Sequence[str], target: Any) -> list[str]:
+    double = next((name for n, name in enumerate(names) if name in names[:n]), None)
+    if double is not None:
+        raise DataFileError(f"{path}: has two columns {double!r}")
+    if target is not None:
+        found = [name for name in names if name == str(target)]
+    else:
+        found = [name for name in ("y", "target") if name in names][:1]
+        found = found or [name for name in names if name[:1] == "y" and name[1:].isdecimal()]
+    if not found:
+        asked = "y or target" if target is None else repr(str(target))
+        raise DataFileError(f"{path}: has no column {asked}: name one with target=, out of {', '.join(names)}")
+    return found
+
+
+def _table(path: Path, names: Sequence[str], types: Sequence[Any], batches: Iterable[Any], target: Any) -> Dataset:
+    """Decode record batches of Arrow to scratch files."""
+    import pyarrow as pa
+
+    targets = _targets(path, names, target)
+    features = [name for name in names if name not in (*targets, "weight")]
+    if not features:
+        raise DataFileError(f"{path}: has no features beside {', '.join(targets)}")
+    kinds = dict(zip(names, types, strict=True))
+    for name in (*features, *targets):
+        kind = kinds[name]
+        if pa.types.is_null(kind):
+            raise DataFileError(f"{path}: column {name!r} has no value in any row")
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            remedy = "number the classes 0, 1, …" if name in targets else "leave it out, or make it numbers"
+            raise DataFileError(f"{path}: column {name!r} of type {kind} is not numeric: {remedy}")
+    small = all(str(kinds[name]) in _EXACT_IN_32 for name in features)
+    labels = len(targets) == 1 and not pa.types.is_floating(kinds[targets[0]])
+    wide = np.dtype(np.float32 if small else np.float64)
+    scratch = _scratch()
+    try:
+        parts: dict[str, tuple[list[str], Any]] = {
+            "X": (features, wide), "y": (targets, np.dtype(np.int64) if labels else np.dtype(np.float64)),
+        }  # fmt: skip
+        if "weight" in names and "weight" not in targets:
+            parts["weight"] = ["weight"], np.dtype(np.float64)
+        n = 0
+        files = {name: open(scratch / name, "wb") for name in parts}  # noqa: SIM115 - several, closed below
+        try:
+            for batch in batches:
+                for name, (columns, dtype) in parts.items():
+                    files[name].write(_columns(path, batch, columns, dtype, n).tobytes())
+                n += batch.num_rows
+        finally:
+            for f in files.values():
+                f.close()
+        if n == 0:
+            raise DataFileError(f"{path}: has no rows")
+        arrays = {}
+        for name, (columns, dtype) in parts.items():
+            flat = name == "weight" or (name == "y" and labels)
+            shape = (n,) if flat else (n, len(columns))
+            arrays[name] = np.memmap(scratch / name, dtype, "r", 0, shape)
+        return _File(path, arrays["X"], arrays["y"], arrays.get("weight"), scratch)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _columns(path: Path, batch: Any, names: list[str], dtype: Any, first: int) -> Array:
+    """Columns of a record batch side by side, (n, len(names)); none may have a gap."""
+    out = np.empty((batch.num_rows, len(names)), dtype)
+    for j, name in enumerate(names):
+        column = batch.column(name)
+        gap = column.null_count and np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]
+        if not column.null_count:
+            out[:, j] = column.to_numpy(zero_copy_only=False)
+            if dtype.kind == "f" and not np.isfinite(out[:, j]).all():
+                gap = np.flatnonzero(~np.isfinite(out[:, j]))[0]
+            else:
+                continue
+        raise DataFileError(f"{path}: column {name!r} has no finite number in row {first + int(gap)}: fill or drop it")
+    return out
+
+
+def _scratch() -> Path:
+    return Path(tempfile.mkdtemp(prefix="tinynet-"))
+
+
+_READERS = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".parquet": _parquet, ".csv": _csv}
+
+
+# Several sources ------------------------------------------------------------------------------------------------------
+
+
+class Concatenated(Dataset):
+    """Data sets of one kind, one behind the other."""
+
+    def __init__(self, parts: Sequence[Dataset]) -> None:
+        if not parts:
+            raise ValueError("no shards: give at least one")
+        first = parts[0]
+        for part in parts[1:]:
+            if part.shape != first.shape or (part.classes is None) != (first.classes is None):
+                raise ValueError(f"{part!r} does not continue {first!r}: shapes or kinds of target differ")
+            if part.outputs != first.outputs:
+                raise ValueError(f"{part!r} does not continue {first!r}: numbers of outputs differ")
+        self.parts = list(parts)
+        self.shape, self.outputs = first.shape, first.outputs
+        self.classes = max(part.classes or 0 for part in parts) or None
+        self.ordered, self.stored = any(p.ordered for p in parts), any(p.stored for p in parts)
+        self.on_host = all(p.on_host for p in parts)
+        self.ends = np.cumsum([part.n for part in parts], dtype=np.int64)
+        self.n = int(self.ends[-1])
+
+    def __repr__(self) -> str:
+        return f"Concatenated({self.parts!r})"
+
+    def fingerprint(self) -> str:
+        return f"Concatenated({', '.join(part.fingerprint() for part in self.parts)})"
+
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        xp = ops.xp
+        if isinstance(index, range):
+            pieces, back = [], None
+            for part, end in zip(self.parts, self.ends.tolist(), strict=True):
+                start, stop = max(index.start, end - part.n), min(index.stop, end)
+                if start < stop:
+                    pieces.append(part.rows(range(start - end + part.n, stop - end + part.n), ops, dtype))
+        else:
+            which = np.searchsorted(self.ends, index, side="right")
+            order = np.argsort(which, kind="stable")
+            back = ops.asarray(np.argsort(order, kind="stable"))
+            pieces = []
+            for number in np.unique(which).tolist():
+                part, end = self.parts[number], int(self.ends[number])
+                pieces.append(part.rows(index[which == number] - (end - part.n), ops, dtype))
+        if not pieces:
+            return self.parts[0].rows(range(0), ops, dtype)
+
+        def joined(arrays: list[Array]) -> Array:
+            whole = arrays[0] if len(arrays) == 1 else xp.concat(arrays, axis=0)
+            return whole if back is None else xp.take(whole, back, axis=0)
+
+        weights = [
+            xp.ones((p.x.shape[0],), dtype=p.x.dtype, device=ops.device) if p.weight is None else p.weight
+            for p in pieces
+        ]
+        weighted = any(p.weight is not None for p in pieces)
+        return Batch(
+            joined([p.x for p in pieces]), joined([p.y for p in pieces]), joined(weights) if weighted else None
+        )
+
+    def check(self, check: Any, ops: Backend) -> None:
+        for part in self.parts:
+            part.check(check, ops)
+
+
+class Batches:
+    """Batches (x, y) or (x, y, weight) from an iterator, or from anything that can be gone through again.
+
+    ``steps`` is how many an epoch has; it is known where ``source`` has a length. An iterator goes on in the next
+    epoch; a list, or another thing with a length, starts anew. Steps come in order, so such a run cannot be resumed or
+    shuffled: give a data set or a path for that.
+    """
+
+    def __init__(self, source: Iterable[Any], *, steps: int | None = None) -> None:
+        self._again = iter(source) is not source
+        if steps is None:
+            if not (self._again and hasattr(source, "__len__")):
+                raise ValueError("an iterator has no length: say how many steps an epoch has, Batches(source, steps=…)")
+            steps = len(source)  # type: ignore[arg-type]
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+            raise ValueError(f"Batches steps {steps!r} is not a positive whole number")
+        self.steps_per_epoch, self._source, self._iterator, self._next = steps, source, iter(source), 0
+        self._first: Arrays | None = self._take()
+        self.data: Dataset = self._first
+        self.batch_size = self.data.n
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return self.steps_per_epoch
+
+    def __repr__(self) -> str:
+        return f"Batches({type(self._source).__name__}, steps={self.steps_per_epoch})"
+
+    def fingerprint(self) -> str:
+        return f"Batches of {self.data.fingerprint()}"
+
+    def _take(self) -> Arrays:
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            if self._next == 0:
+                raise ValueError("the source of batches is empty: give at least one") from None
+            raise ValueError(
+                f"the source of batches ended after {self._next}, and an epoch has {self.steps_per_epoch}: "
+                "say how many with steps=…"
+            ) from None
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            raise TypeError(f"a batch is (x, y) or (x, y, weight), not {type(batch).__name__}")
+        return Arrays(*(_host(a) for a in batch))
+
+    def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
+        if step != self._next:
+            raise ValueError(
+                f"batches that are handed in cannot go to step {step} (the next is {self._next}): "
+                "give a data set or a path, which can"
+            )
+        if self._first is not None:
+            data, self._first = self._first, None
+        else:
+            if self._again and step % self.steps_per_epoch == 0:
+                self._iterator = iter(self._source)
+            data = self._take()
+        if data.shape != self.data.shape or data.outputs != self.data.outputs:
+            raise ValueError(f"batch {step} is {data!r}, and the first was {self.data!r}: shapes or targets differ")
+        self._next += 1
+        return data.rows(range(data.n), ops, dtype)
+
+
+def _host(a: Any) -> Any:
+    """Arrays of other libraries on the CPU, such as a data loader's, as NumPy's."""
+    if isinstance(a, np.ndarray) or not hasattr(a, "__dlpack__"):
+        return a
+    return np.asarray(a)

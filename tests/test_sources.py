@@ -1,0 +1,472 @@
+"""Files and iterators: what is read is what was written, at any order, in bounded memory; bad files are one line."""
+
+import gc
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+from tinynet.data import arrays as mapped
+from tinynet.data import sources, writing
+
+D = tn.data
+HOST = tn.get_backend("numpy")
+RNG = np.random.default_rng(0)
+X, Y, W = RNG.standard_normal((50, 3)), RNG.integers(0, 4, 50), RNG.uniform(0.1, 1, 50)
+NEEDS = {".parquet": "pyarrow", ".csv": "pyarrow", ".h5": "h5py"}
+FORMATS = [".npy", ".npz", ".parquet", ".csv", ".h5"]
+
+
+def need(suffix):
+    if suffix in NEEDS:
+        pytest.importorskip(NEEDS[suffix], reason="the format needs it")
+
+
+def parts(data, index, dtype="float64"):
+    return [None if a is None else HOST.to_numpy(a) for a in data.batch(index, HOST, dtype)]
+
+
+@pytest.mark.parametrize("rows", [7, 65536])
+@pytest.mark.parametrize(
+    "data", [D.Blobs(40, n_features=3), D.Linear(40, n_features=2), D.Linear(40, n_outputs=3)], ids=repr
+)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_what_is_written_is_read(suffix, data, rows, tmp_path, monkeypatch):
+    need(suffix)
+    monkeypatch.setattr(writing, "ROWS", rows)
+    monkeypatch.setattr(sources, "ROWS", rows)
+    path, done = tmp_path / f"d{suffix}", []
+    D.write(data, path, progress=done.append)
+    assert done[-1] == 40
+    assert os.listdir(tmp_path) == [path.name]
+    if suffix == ".npy" and data.outputs == 3:
+        table = np.load(path)
+        np.save(tmp_path / "y.npy", table[:, -3:])
+        np.save(path, table[:, :-3])
+        again = D.read(path, target=tmp_path / "y.npy")
+    else:
+        again = D.read(path)
+    assert (again.n, again.shape) == (data.n, data.shape)
+    if suffix == ".npy":  # a table has one type, so labels are numbers there
+        assert again.outputs == (data.outputs or 1)
+    else:
+        assert (again.classes, again.outputs) == (data.classes, data.outputs)
+    for index in (range(5, 31), np.array([39, 0, 7, 7, 20])):
+        wanted = data.batch(index, HOST, "float32")
+        got = again.batch(index, HOST, "float32")
+        np.testing.assert_array_equal(got.x, wanted.x)
+        np.testing.assert_array_equal(got.y.reshape(wanted.y.shape), wanted.y)
+
+
+def test_every_backend_trains_from_a_file(ops, tmp_path):
+    D.write(D.Moons(400), tmp_path / "m.npz")
+    model = tn.Model(tn.Sequential(tn.Dense(16), tn.Tanh(), tn.Dense(2)), 2, backend=ops)
+    history = model.fit(str(tmp_path / "m.npz"), epochs=8, batch_size=20, optimizer=tn.Adam(0.05))
+    assert history["loss"][-1] < 0.35
+    assert model.evaluate(tmp_path / "m.npz")["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", ">f4"])
+def test_npz_as_numpy_saves_it(compressed, dtype, tmp_path):
+    x = np.asfortranarray((10 * X).astype(dtype))
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "d.npz", other=np.arange(3), X=x, y=Y, weight=W)
+    data = D.read(tmp_path / "d.npz")
+    assert data.classes == 4
+    index = RNG.permutation(50)
+    got = parts(data, index)
+    for a, b in zip(got, (x, Y, W), strict=True):
+        np.testing.assert_array_equal(a, b[index])
+    mapped_file = Path(data.x.filename)
+    assert (mapped_file == tmp_path / "d.npz") == (not compressed)  # in place where it can be
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "chunked", "big-endian"])
+def test_hdf5_as_h5py_saves_it(kind, tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py", reason="the format needs it")
+    monkeypatch.setattr(sources, "ROWS", 11)
+    with h5py.File(tmp_path / "d.h5", "w") as f:
+        options = {"chunks": (7, 2), "compression": "gzip"} if kind == "chunked" else {}
+        f.create_dataset("X", data=X.astype(">f8" if kind == "big-endian" else "f8"), **options)
+        f["y"], f["weight"] = X[:, :2], W
+    data = D.read(tmp_path / "d.h5")
+    got = parts(data, np.arange(50)[::-1].copy())
+    for a, b in zip(got, (X, X[:, :2], W), strict=True):
+        np.testing.assert_array_equal(a, b[::-1])
+    assert (Path(data.x.filename) == tmp_path / "d.h5") == (kind != "chunked")
+
+
+def test_tables_with_columns_of_all_kinds(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="the format needs it")
+    import pyarrow.parquet as pq
+
+    columns = {
+        "b": Y > 1,
+        "target": Y.astype(np.int8),
+        "h": X[:, 0].astype(np.float16),
+        "weight": W,
+        "u": Y.astype(np.uint16),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet", row_group_size=9)
+    data = D.read(tmp_path / "d.parquet")
+    assert (data.shape, data.classes) == ((3,), 4)
+    assert data.x.dtype == np.float32
+    x, y, w = parts(data, range(50))
+    np.testing.assert_array_equal(x, np.column_stack([columns["b"], columns["h"], columns["u"]]))
+    np.testing.assert_array_equal(y, Y)
+    np.testing.assert_array_equal(w, W)
+    other = D.read(tmp_path / "d.parquet", target="h")
+    assert (other.shape, other.outputs) == ((3,), 1)
+    columns["i"] = Y.astype(np.int64) + 2**40
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    data = D.read(tmp_path / "d.parquet")
+    assert data.x.dtype == np.float64
+    np.testing.assert_array_equal(parts(data, range(50))[0][:, 3], columns["i"])
+
+
+def test_csv_as_people_write_it(tmp_path):
+    pytest.importorskip("pyarrow", reason="the format needs it")
+    (tmp_path / "d.csv").write_text('\ufeff"a",b,y\n1,2,0\n3,4.5,1\n-1e3,0,1\n')
+    data = D.read(tmp_path / "d.csv")
+    x, y, _ = parts(data, range(3))
+    assert x.tolist() == [[1, 2], [3, 4.5], [-1000, 0]]
+    assert y.tolist() == [0, 1, 1]
+    assert D.read(tmp_path / "d.csv", target="b").outputs == 1
+
+
+def test_shards_are_one_data_set_in_order(ops, tmp_path):
+    pytest.importorskip("pyarrow", reason="one of the formats needs it")
+    data = D.Blobs(100, n_features=3)
+    paths = []
+    for number, (start, stop) in enumerate(((0, 10), (10, 11), (11, 70), (70, 100))):
+        paths.append(tmp_path / f"{number}{FORMATS[1 + number % 2]}")
+        D.write(D.Part(data, start, stop), paths[-1])
+    whole = D.as_dataset(paths)
+    assert (len(whole), whole.classes, whole.shape) == (100, 3, (3,))
+    for index in (range(100), range(9, 12), range(5, 5), np.array([99, 0, 10, 70, 69, 10]), RNG.permutation(100)):
+        got, wanted = whole.batch(index, ops, "float32"), data.batch(index, ops, "float32")
+        np.testing.assert_array_equal(ops.to_numpy(got.x), ops.to_numpy(wanted.x))
+        np.testing.assert_array_equal(ops.to_numpy(got.y), ops.to_numpy(wanted.y))
+    assert whole.fingerprint() != D.Concatenated(whole.parts[::-1]).fingerprint()
+    with pytest.raises(ValueError, match=r"does not continue .*: shapes or kinds of target differ"):
+        D.Concatenated([data, D.Moons(9)])
+
+
+def test_fingerprints_tell_contents_apart_and_nothing_else(tmp_path):
+    np.savez(tmp_path / "a.npz", X=X, y=Y)
+    np.savez_compressed(tmp_path / "b.npz", X=X, y=Y)
+    prints = {D.read(tmp_path / name).fingerprint() for name in ("a.npz", "b.npz")} | {tn.Arrays(X, Y).fingerprint()}
+    assert len(prints) == 1
+    changed = X.copy()
+    changed[49, 2] += 1e-12
+    for other in (tn.Arrays(changed, Y), tn.Arrays(X, (Y + 1) % 4), tn.Arrays(X, Y, W), tn.Arrays(X[:49], Y[:49])):
+        assert other.fingerprint() not in prints
+
+
+def test_scratch_files_go_with_the_data_set(tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    np.savez_compressed(tmp_path / "d.npz", X=X, y=Y)
+    data = D.read(tmp_path / "d.npz")
+    (folder,) = scratch.iterdir()
+    assert {f.name for f in folder.iterdir()} == {"X.bin", "y.bin"}
+    del data
+    gc.collect()
+    assert list(scratch.iterdir()) == []
+    np.savez_compressed(tmp_path / "d.npz", X=X)
+    with pytest.raises(tn.DataFileError):
+        D.read(tmp_path / "d.npz")
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(suffix, tmp_path, monkeypatch):
+    need(suffix)
+    path = tmp_path / f"d{suffix}"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(writing, "ROWS", 10)
+
+    def stop(done):
+        if done == 30:
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        D.write(D.Moons(100), path, progress=stop)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+# Memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_pages_of_large_maps_are_let_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "RELEASE", 2**18)
+    monkeypatch.setattr(mapped, "_PIECE", 1000)
+    x = RNG.standard_normal((20_000, 4))
+    np.save(tmp_path / "x.npy", x)
+    y = np.arange(20_000) % 3
+    data = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), y)
+    calls = []
+    touch = data._touch
+    monkeypatch.setattr(data, "_touch", lambda size: (calls.append(size), touch(size)))
+    for _ in range(5):
+        index = RNG.integers(0, 20_000, 100)
+        np.testing.assert_array_equal(parts(data, index)[0], x[index])
+        assert data._touched <= 2**18
+    assert calls == [100 * 2**16] * 5
+    private = np.load(tmp_path / "x.npy", mmap_mode="c")
+    private[0, 0] = 5.0  # a change that is nowhere but in the page
+    data = tn.Arrays(private, y)
+    assert data._maps == []
+    assert parts(data, range(1))[0][0, 0] == 5.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
+def test_resident_memory_is_bounded(tmp_path):
+    """Random rows of a file of 1.5 GB, which would all be resident in the end."""
+    path = tmp_path / "x.npy"
+    np.lib.format.open_memmap(path, "w+", np.float32, (6_000_000, 64)).flush()
+    code = f"""
+import sys; sys.path[:0] = {sys.path!r}
+import numpy as np, tinynet as tn
+x = np.load({str(path)!r}, mmap_mode="r")
+resident = lambda: sum(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(("RssFile", "RssAnon"))) / 1024
+data = tn.Arrays(x, np.zeros(6_000_000, np.int8))
+loader, ops, most = tn.Loader(data, 4096, shuffle=True), tn.get_backend("numpy"), 0
+before = resident()
+for t in range(400):
+    loader.batch(t, ops, "float32")
+    most = max(most, resident())
+print(before, most)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, most = map(float, done.stdout.split())
+    # twice 256 MiB of pages, a stretch of 8192 rows * 64 KiB that is read before it is counted, and the batch itself
+    assert most < 512 + 512 + 200, (before, most)
+
+
+# Bad files --------------------------------------------------------------------------------------------------------
+
+
+def npy(path, header, body=b""):
+    header = header.encode().ljust(117) + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body)
+
+
+def npz(path, **members):
+    with zipfile.ZipFile(path, "w") as z:
+        for name, content in members.items():
+            z.writestr(name.replace("__", "/") + ".npy", content)
+
+
+def member(shape, descr="<f8", body=None):
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    content = np.zeros(shape).tobytes() if body is None else body
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
+
+
+BAD = {
+    "objects.npy": (lambda p: np.save(p, np.array([[1, None]], object)), "cannot be read: "),
+    "pickle.npy": (lambda p: p.write_bytes(b"\x80\x04K\x01."), "cannot be read: "),
+    "empty.npy": (lambda p: p.write_bytes(b""), "cannot be read: "),
+    "magic.npy": (lambda p: p.write_bytes(b"\x93NUMPX" + b"0" * 200), "cannot be read: "),
+    "short.npy": (
+        lambda p: npy(p, "{'descr': '<f8', 'fortran_order': False, 'shape': (9, 3), }", b"\0" * 100), "cannot be read: "),
+    "huge.npy": (
+        lambda p: npy(p, "{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 3), }"), "cannot be read: "),
+    "code.npy": (lambda p: npy(p, "__import__('os').system('false')"), "cannot be read: "),
+    "vector.npy": (lambda p: np.save(p, np.zeros(5)), "(5,) is not a table with a target: "),
+    "text.npy": (lambda p: np.save(p, np.array([["a", "b"]])), "X of dtype <U1 is not numeric: give real or whole numbers"),
+    "nan.npy": (lambda p: np.save(p, [[1, 2.0], [np.nan, 1]]), "X has a value that is NaN or infinite: first in row 1"),
+    "none.npy": (lambda p: np.save(p, np.zeros((0, 3))), "X (0, 2) has no samples: give at least one"),
+    "folder.npy": (lambda p: p.mkdir(), "not a regular file"),
+    "fifo.npy": (os.mkfifo, "not a regular file"),
+    "d.txt": (lambda p: p.write_text("1"), "unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv"),
+    "no.npz": (lambda p: p.write_bytes(b"PK\x03\x04no"), "cannot be read: File is not a zip file"),
+    "noy.npz": (lambda p: np.savez(p, X=X), "has no array 'y', but X.npy"),
+    "path.npz": (lambda p: npz(p, **{"..__X": member((2, 2)), "y": member((2,))}), "has no array 'X', but ../X.npy, y.npy"),
+    "objects.npz": (lambda p: npz(p, X=member((1, 1), "|O", b"12345678"), y=member((1,))),
+                    "X.npy holds Python objects, which are not read: store numbers"),
+    "long.npz": (lambda p: npz(p, X=member((2, 2), body=b"\0" * 999), y=member((2,))), "X.npy has 999 bytes: expected 32"),
+    "bomb.npz": (lambda p: npz(p, X=member((10**9, 10**3), body=b""), y=member((2,))),
+                 "X.npy has 0 bytes: expected 8000000000000"),
+    "rows.npz": (lambda p: np.savez(p, X=X, y=Y[:9]), "y (9,) does not fit X (50, 3): expected 50 rows"),
+    "negative.npz": (lambda p: np.savez(p, X=X, y=Y - 1), f"y has a negative label: first in row {int(np.argmin(Y))}"),
+    "weight.npz": (lambda p: np.savez(p, X=X, y=Y, weight=-W), "weight has a negative value: first in row 0"),
+    "no.parquet": (lambda p: p.write_bytes(b"PAR1no"), "cannot be read: "),
+    "no.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n"), "cannot be read: "),
+    "empty.csv": (lambda p: p.write_text(""), "has no column y or target: "),
+    "header.csv": (lambda p: p.write_text("a,b,y\n"), "column 'y' has no value in any row"),
+    "notarget.csv": (lambda p: p.write_text("a,b\n1,2\n"), "has no column y or target: name one with target=, out of a, b"),
+    "double.csv": (lambda p: p.write_text("a,a,y\n1,2,3\n"), "has two columns 'a'"),
+    "words.csv": (lambda p: p.write_text("a,y\nred,1\n"), "cannot be read: "),
+    "labels.csv": (lambda p: p.write_text("a,y\n1,cat\n"), "column 'y' of type string is not numeric: number the classes"),
+    "gap.csv": (lambda p: p.write_text("a,y\n1,1\n,2\n"), "column 'a' has no finite number in row 1: fill or drop it"),
+    "inf.csv": (lambda p: p.write_text("a,y\n1,1\n1,0\ninf,1\n"), "column 'a' has no finite number in row 2: fill or drop it"),
+    "onlyy.csv": (lambda p: p.write_text("y\n1\n"), "has no features beside y"),
+    "ragged.csv": (lambda p: p.write_text("a,y\n1,2\n1,2,3\n"), "cannot be read: "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_one_line_that_names_it(name, tmp_path):
+    need(Path(name).suffix)
+    make, said = BAD[name]
+    path = tmp_path / name
+    make(path)
+    with pytest.raises(tn.DataFileError) as e:
+        D.read(path)
+    assert str(e.value).startswith(f"{path}: {said}")
+    assert "\n" not in str(e.value)
+
+
+def test_missing_files_and_loops_are_the_system_s_errors(tmp_path):
+    (tmp_path / "loop.npy").symlink_to(tmp_path / "loop.npy")
+    for name in ("missing.npy", "loop.npy"):
+        with pytest.raises(OSError, match=name):
+            D.read(tmp_path / name)
+
+
+def test_a_missing_library_is_named(tmp_path, monkeypatch):
+    for name in ("pyarrow", "pyarrow.parquet", "h5py"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for suffix in (".parquet", ".h5"):
+        (tmp_path / f"d{suffix}").write_bytes(b"x")
+        with pytest.raises(
+            ValueError, match=r"d\.(parquet|h5): .* is needed for this kind of file: install the extra files"
+        ):
+            D.read(tmp_path / f"d{suffix}")
+        with pytest.raises(ValueError, match="is needed for this kind of file: install the extra files"):
+            D.write(D.Moons(9), tmp_path / f"e{suffix}")
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def small_files(folder):
+    """One small file of each kind that can be made here."""
+    for suffix in FORMATS:
+        try:
+            D.write(D.Blobs(20, n_features=2), folder / f"d{suffix}")
+        except ValueError:
+            continue
+        yield folder / f"d{suffix}"
+    np.savez_compressed(folder / "c.npz", X=X, y=Y)
+    yield folder / "c.npz"
+
+
+def readable_or_refused(path):
+    said = f"{path}: one line"
+    try:
+        data = D.read(path)
+        data.batch(range(min(5, data.n)), HOST, "float32")
+    except (ValueError, OSError) as e:
+        said = str(e)
+    assert path.name in said
+    assert "\n" not in said
+
+
+def test_damaged_files_are_read_or_refused(tmp_path):
+    rng = np.random.default_rng(1)
+    for path in small_files(tmp_path):
+        content = path.read_bytes()
+        for _ in range(25):
+            damaged = bytearray(content)
+            for _ in range(int(rng.integers(1, 4))):
+                damaged[int(rng.integers(0, len(content)))] ^= 1 << int(rng.integers(0, 8))
+            path.write_bytes(damaged)
+            readable_or_refused(path)
+        for end in rng.integers(0, len(content), 10):
+            path.write_bytes(content[: int(end)])
+            readable_or_refused(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+def test_the_readers_under_fire(suffix, tmp_path):
+    hypothesis = pytest.importorskip("hypothesis", reason="it makes up the files")
+    need(suffix)
+    st = hypothesis.strategies
+    good = tmp_path / f"good{suffix}"
+    D.write(D.Blobs(20, n_features=2), good)
+    content = good.read_bytes()
+    edits = st.lists(st.tuples(st.integers(0, len(content) - 1), st.binary(max_size=9), st.integers(0, 9)), max_size=5)
+
+    @hypothesis.settings(max_examples=1500, deadline=None, database=None)
+    @hypothesis.given(edits)
+    def fire(edits):
+        damaged = content
+        for place, new, cut in edits:
+            damaged = damaged[:place] + new + damaged[place + cut :]
+        path = tmp_path / f"d{suffix}"
+        path.write_bytes(damaged)
+        readable_or_refused(path)
+
+    fire()
+
+
+# Batches that are handed in ---------------------------------------------------------------------------------------
+
+
+def some(n=6):
+    for t in range(n):
+        yield X[8 * t : 8 * t + 8], Y[8 * t : 8 * t + 8]
+
+
+def test_an_iterator_trains_as_the_same_batches_do(ops):
+    a, b = (tn.Model(tn.Sequential(tn.Dense(5), tn.Tanh(), tn.Dense(4)), 3, backend=ops) for _ in range(2))
+    a.fit(D.Batches(some(), steps=3), epochs=2)
+    b.fit((X[:48], Y[:48]), batch_size=8, shuffle=False)
+    np.testing.assert_array_equal(ops.to_numpy(a.theta), ops.to_numpy(b.theta))
+    assert a.history["step"] == [3, 6]
+
+
+def test_a_list_starts_anew_each_epoch():
+    a, b = (tn.Model(tn.Dense(4), 3) for _ in range(2))
+    a.fit(D.Batches(list(some())), epochs=3)
+    b.fit((X[:48], Y[:48]), batch_size=8, shuffle=False, epochs=3)
+    assert a.theta.tobytes() == b.theta.tobytes()
+
+
+def test_a_data_loader_of_pytorch_will_do():
+    torch = pytest.importorskip("torch", reason="its loader is tried")
+    data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    loader = torch.utils.data.DataLoader(data, batch_size=10, shuffle=True)
+    model = tn.Model(tn.Dense(4), 3)
+    assert len(model.fit(D.Batches(loader), epochs=2)) == 2
+    assert model.history[1]["step"] == 10
+
+
+def drain(batches, steps):
+    for t in steps:
+        batches.batch(t, HOST, "float32")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: D.Batches(some()), "an iterator has no length: say how many steps an epoch has, Batches(source, steps=…)"),
+        (lambda: D.Batches(iter([]), steps=2), "the source of batches is empty: give at least one"),
+        (lambda: D.Batches(some(), steps=0), "Batches steps 0 is not a positive whole number"),
+        (lambda: D.Batches([3]), "a batch is (x, y) or (x, y, weight), not int"),
+        (lambda: drain(D.Batches(some(), steps=9), range(9)),
+         "the source of batches ended after 6, and an epoch has 9: say how many with steps=…"),
+        (lambda: drain(D.Batches(some(), steps=6), [0, 1, 0]),
+         "batches that are handed in cannot go to step 0 (the next is 2): give a data set or a path, which can"),
+        (lambda: drain(D.Batches([(X, Y), (X[:, :2], Y)]), range(2)),
+         ("batch 1 is Arrays(X (50, 2), y (50,), on numpy), and the first was Arrays(X (50, 3), y (50,), on numpy): "
+          "shapes or targets differ")),
+        (lambda: tn.Model(tn.Dense(2), 3).fit(D.Batches([(X, Y)])), "CrossEntropy: labels must be in [0, 2); row 1 is 2"),
+    ],
+)  # fmt: skip
+def test_mistakes_with_batches(make, said):
+    with pytest.raises((ValueError, TypeError)) as e:
+        make()
+    assert str(e.value).startswith(said)

@@ -1,0 +1,148 @@
+"""Data sets written to files, a piece at a time, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tinynet_backends import get_backend
+
+from tinynet.data.dataset import Array, Dataset
+
+ROWS = 65536  # samples that are written at a time
+
+
+def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int], object] = lambda done: None) -> None:
+    """Write ``data`` to ``path``, which `read` reads again; ``progress(done)`` is called as samples are written.
+
+    ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns x0, x1, … and y, or
+    y0, y1, …). Features and numbers are float32, labels int64. An error or Ctrl-C leaves what was there before.
+    """
+    path = Path(path)
+    writer = _WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise ValueError(f"{path}: unknown kind of file: choose from {', '.join(_WRITERS)}")
+    if len(data.shape) != 1 and path.suffix.lower() in (".npy", ".parquet", ".csv"):
+        raise ValueError(
+            f"{path}: a table holds rows of features, not samples of shape {data.shape}: write .npz or .h5"
+        )
+    with _replacing(path) as new:
+        try:
+            writer(new, data, _pieces(data, progress))
+        except ImportError as e:
+            raise ValueError(f"{path}: {e.name} is needed for this kind of file: install the extra files") from None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place at the end, unless something went wrong."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        with open(name, "rb+") as f:
+            os.fsync(f.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException:
+        if os.path.exists(name):
+            os.unlink(name)
+        raise
+
+
+def _pieces(data: Dataset, progress: Callable[[int], object]) -> Iterator[tuple[Array, Array]]:
+    """Features float32 (n, *shape) and targets int64 (n,) or float32 (n, o), a piece at a time."""
+    host = get_backend("numpy")
+    for start in range(0, data.n, ROWS):
+        stop = min(start + ROWS, data.n)
+        x, y, _ = data.rows(range(start, stop), host, "float32")
+        yield x, y
+        progress(stop)
+
+
+def _columns(data: Dataset) -> list[str]:
+    targets = ["y"] if data.classes or data.outputs == 1 else [f"y{j}" for j in range(data.outputs or 1)]
+    return [f"x{j}" for j in range(data.shape[0])] + targets
+
+
+def _npy(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
+    with open(path, "wb") as f:
+        _header(f, np.float32, (data.n, len(_columns(data))))
+        for x, y in pieces:
+            f.write(np.column_stack([x, y]).astype(np.float32).tobytes())
+
+
+def _npz(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
+    """Two members that are not compressed, so that they can be mapped; y waits in memory: it is small beside X."""
+    targets = []
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z:
+        with z.open("X.npy", "w", force_zip64=True) as f:
+            _header(f, np.float32, (data.n, *data.shape))
+            for x, y in pieces:
+                f.write(np.ascontiguousarray(x).tobytes())
+                targets.append(y)
+        with z.open("y.npy", "w", force_zip64=True) as f:
+            np.lib.format.write_array(f, np.concatenate(targets), allow_pickle=False)
+
+
+def _header(f: Any, dtype: Any, shape: tuple[int, ...]) -> None:
+    about = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(f, about)
+
+
+def _hdf5(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as f:
+        x_all = f.create_dataset("X", (data.n, *data.shape), np.float32)
+        shape = (data.n,) if data.classes else (data.n, data.outputs)
+        y_all = f.create_dataset("y", shape, np.int64 if data.classes else np.float32)
+        start = 0
+        for x, y in pieces:
+            x_all[start : start + len(x)], y_all[start : start + len(x)] = x, y
+            start += len(x)
+
+
+def _batches(data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> tuple[Any, Iterator[Any]]:
+    import pyarrow as pa
+
+    names = _columns(data)
+    target = pa.int64() if data.classes else pa.float32()
+    schema = pa.schema([(name, pa.float32() if name[0] == "x" else target) for name in names])
+
+    def batches() -> Iterator[Any]:
+        for x, y in pieces:
+            columns = [*np.ascontiguousarray(x.T), *np.ascontiguousarray(y.reshape(len(y), -1).T)]
+            yield pa.record_batch([pa.array(c) for c in columns], schema=schema)
+
+    return schema, batches()
+
+
+def _parquet(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
+    import pyarrow.parquet as pq
+
+    schema, batches = _batches(data, pieces)
+    with pq.ParquetWriter(path, schema) as f:
+        for batch in batches:
+            f.write_batch(batch)
+
+
+def _csv(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
+    from pyarrow import csv
+
+    schema, batches = _batches(data, pieces)
+    with csv.CSVWriter(path, schema) as f:
+        for batch in batches:
+            f.write_batch(batch)
+
+
+_WRITERS = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".parquet": _parquet, ".csv": _csv}
