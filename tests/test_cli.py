@@ -248,6 +248,46 @@ def test_without_matplotlib_there_is_no_picture_and_it_says_so(monkeypatch, caps
     assert "training.png" not in os.listdir("r")
 
 
+def test_data_writes_what_the_set_is(tmp_path, capsys):
+    assert main(["data", "blobs", "--samples", "1e3", "--seed", "4", "--set", "n_features=3", "--out", "b.npz"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith(
+        "Blobs(n=1000, seed=4, n_classes=3, n_features=3, noise=1.0, box=10.0)\nb.npz: 1,000 samples, "
+    )
+    read, made = tn.data.read("b.npz"), tn.data.Blobs(1000, seed=4, n_features=3)
+    ops = tn.get_backend("numpy")
+    for a, b in zip(read.batch(range(1000), ops, "float32"), made.batch(range(1000), ops, "float32"), strict=True):
+        assert (a is None and b is None) or (a == b).all()
+
+
+def test_data_shows_a_bar_where_there_is_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(["data", "moons", "--samples", "100", "--out", "m.npy"]) == 0
+    err = capsys.readouterr().err
+    assert "writing" in err
+    assert "100%" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["moon", "--out", "x.npz"], f"unknown data 'moon': choose from {', '.join(tn.data.DATASETS)}"),
+        (
+            ["moons", "--out", "x.txt"],
+            "x.txt: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv",
+        ),
+        (["moons", "--samples", "0", "--out", "x.npz"], "option samples = 0 is out of range: give at least 1"),
+        (["moons", "--out", "no/x.npz"], "no: No such file or directory"),
+        (["moons", "--seed", "-1", "--out", "x.npz"], "seed -1 is out of range: give one in [0, 2**64)"),
+    ],
+)
+def test_mistakes_with_data_are_one_line_and_leave_nothing(argv, said, capsys):
+    assert mistake(capsys, "data", *argv) == said
+    assert os.listdir() == []
+
+
 def test_info_lists_every_backend_and_why_one_is_not_there(capsys):
     assert main(["info"]) == 0
     out = capsys.readouterr().out

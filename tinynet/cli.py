@@ -1,5 +1,7 @@
-"""The command: ``tinynet train``, ``verify`` and ``info``. A user's mistake is one line on standard error and exit code
-2."""
+"""The command: ``tinynet train``, ``data``, ``verify`` and ``info``.
+
+A user's mistake is one line on standard error and exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,12 @@ from time import perf_counter
 
 from tinynet_backends import BackendUnavailable, available_backends, get_backend
 
-from tinynet import __version__
+from tinynet import __version__, progress
+from tinynet.atomic import write_atomically
 from tinynet.checkpoints import Checkpoints
 from tinynet.config import Config, parse, parse_option, read
-from tinynet.data import Spirals
+from tinynet.data import DATASETS, Spirals, write
 from tinynet.errors import DivergedError
-from tinynet.files import write_atomically
 from tinynet.fitting import EarlyStopping, fit
 from tinynet.history import History
 from tinynet.model import Model
@@ -91,6 +93,24 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--quiet", action="store_true", help="no progress")
     train.set_defaults(run=_train)
 
+    data = commands.add_parser(
+        "data",
+        help="write a virtual data set to a file",
+        epilog="example:\n  tinynet data spirals --samples 1e7 --out spirals.parquet --set noise=0.2\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    data.add_argument("data", metavar="NAME", help=f"{', '.join(DATASETS)}")
+    data.add_argument("--samples", default="1e6", help="how many (default 1e6)")
+    data.add_argument("--seed", default="0", help="which of the data sets of that name (default 0)")
+    data.add_argument(
+        "--set", dest="options", action="append", metavar="NAME=VALUE", default=[], help="a hyperparameter"
+    )
+    data.add_argument(
+        "--out", required=True, metavar="FILE", help=".npy, .npz, .h5, .parquet or .csv; replaced if there"
+    )
+    data.add_argument("--quiet", action="store_true", help="no progress")
+    data.set_defaults(run=_data)
+
     check = commands.add_parser("verify", help="try what is promised, on every backend that is here")
     check.add_argument("--backend", action="append", metavar="NAME", help="this one only; may be given again")
     check.set_defaults(run=_verify)
@@ -106,6 +126,18 @@ def _info(args: argparse.Namespace) -> int:
     for name, what in available_backends().items():
         marks = [mark for mark, which in (("in force", chosen), ("auto", auto)) if which == name]
         print(f"  {name:<8}{what}{f'  [{chr(44).join(marks)}]' if marks else ''}")
+    return 0
+
+
+def _data(args: argparse.Namespace) -> int:
+    options = dict(map(parse_option, args.options))
+    samples, seed = parse("samples", args.samples), parse("seed", args.seed)
+    data = Config(data=args.data, samples=samples, seed=seed, options=options).make_data(samples)
+    began = perf_counter()
+    with progress.samples(samples, args.quiet) as shown:
+        write(data, args.out, progress=shown)
+    seconds = perf_counter() - began
+    print(f"{data!r}\n{args.out}: {samples:,} samples, {Path(args.out).stat().st_size:,} bytes, in {seconds:.1f} s")
     return 0
 
 

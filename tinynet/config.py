@@ -103,15 +103,15 @@ class Config:
 
     # What it asks for ----------------------------------------------------------------------------------------------
 
-    def make_data(self) -> Virtual:
-        """The training samples and behind them those for validation."""
+    def make_data(self, n: int | None = None) -> Virtual:
+        """``n`` samples; by default those for training and behind them those for validation."""
         kind = DATASETS[self.data]
         known = {f.name for f in fields(kind) if f.init} - {"n", "seed"}
         for name in self.options:
             if name not in known:
                 raise ValueError(f"data set {self.data} has no option {name!r}: choose from {', '.join(sorted(known))}")
         try:
-            return kind(self.samples + self.validation, seed=self.seed, **self.options)
+            return kind(self.samples + self.validation if n is None else n, seed=self.seed, **self.options)
         except TypeError as e:
             raise ValueError(f"data set {self.data}: {e}") from None
 

@@ -1,15 +1,10 @@
 """Model files: safetensors with the architecture as JSON in its header. No pickles, and no name from a file is ever
-imported.
-
-A file is written whole or not at all: to a temporary file in the same folder, flushed, synchronised, then renamed.
-"""
+imported."""
 
 from __future__ import annotations
 
 import json
-import os
 import stat
-import tempfile
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,6 +12,7 @@ from typing import Any
 import numpy as np
 from tinynet_backends import Backend
 
+from tinynet.atomic import write_atomically
 from tinynet.errors import ModelFileError
 from tinynet.layers import Layer
 from tinynet.losses import Loss
@@ -26,34 +22,6 @@ from tinynet.registry import describe, rebuild
 
 FORMAT = 1
 LARGEST_HEADER = 16 * 2**20
-
-
-def write_atomically(path: str | PathLike[str], content: bytes) -> None:
-    """Write ``content`` to ``path`` so that whoever reads it finds the old file or the new one, never a part.
-
-    Mode by umask, as for any new file; an OSError leaves what was there, and no temporary file.
-    """
-    path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        if os.path.exists(name):
-            os.unlink(name)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def save(model: Model, path: str | PathLike[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -75,3 +77,17 @@ class Bar(Silent):
 def make(epochs: int, steps_per_epoch: int, batch_size: int) -> Silent:
     """A bar if standard error is a terminal, else lines."""
     return Bar(epochs, steps_per_epoch, batch_size) if sys.stderr.isatty() else Lines()
+
+
+@contextmanager
+def samples(total: int, quiet: bool) -> Iterator[Callable[[int], object]]:
+    """A function to call with the number of samples that are done; it shows a bar where standard error is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("writing", total=total)
+        yield lambda done: bar.update(task, completed=done)

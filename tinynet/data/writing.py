@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import numpy as np
 from tinynet_backends import get_backend
 
+from tinynet.atomic import replacing
 from tinynet.data.dataset import Array, Dataset
 
 ROWS = 65536  # samples that are written at a time
@@ -33,30 +31,11 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
         raise ValueError(
             f"{path}: a table holds rows of features, not samples of shape {data.shape}: write .npz or .h5"
         )
-    with _replacing(path) as new:
+    with replacing(path) as new:
         try:
             writer(new, data, _pieces(data, progress))
         except ImportError as e:
             raise ValueError(f"{path}: {e.name} is needed for this kind of file: install the extra files") from None
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place at the end, unless something went wrong."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    try:
-        yield Path(name)
-        with open(name, "rb+") as f:
-            os.fsync(f.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        if os.path.exists(name):
-            os.unlink(name)
-        raise
 
 
 def _pieces(data: Dataset, progress: Callable[[int], object]) -> Iterator[tuple[Array, Array]]:
