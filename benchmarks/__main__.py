@@ -1,4 +1,5 @@
-"""``python -m benchmarks [--seconds S]``: time a step in this library and in PyTorch, in turns, and print the ratios.
+"""``python -m benchmarks [steps] [--seconds S]``: time a step in this library and in PyTorch, in turns, and print the
+ratios; ``python -m benchmarks data``: what data cost.
 
 Each contender runs in a process of its own with as many threads as there are cores; the processes take turns, several
 times, so that a busy machine is busy for all. Losses of the first steps are compared before anything is timed.
@@ -42,11 +43,17 @@ def run(name: str, row: int, seconds: float) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser("benchmarks", description=__doc__)
+    parser.add_argument("what", nargs="?", default="steps", choices=("steps", "data"))
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each measurement")
     args = parser.parse_args()
     if args.child:
         child(args.child[0], int(args.child[1]), args.seconds)
+        return
+    if args.what == "data":
+        from benchmarks import data
+
+        data.main()
         return
     names = [name for name in CONTENDERS if name == "tinynet" or importlib.util.find_spec(name)]
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores; median of {ROUNDS} rounds in turns; µs a step")

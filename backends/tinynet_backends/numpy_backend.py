@@ -114,7 +114,7 @@ class NumpyBackend(Backend):
     def normal(self, words: Array) -> Array:
         # The bits of a float64 are its octave and its place in the octave: one shift gives the table's cell.
         a, b = exact.normal_table(self.xp, words.device)
-        flat = np.ascontiguousarray(words).reshape(-1)
+        flat = words.reshape(-1)  # of one column of many it is a view, read where it lies
         z = np.empty(flat.shape)
         size = min(BLOCK, flat.size)
         integers, cells, lines = np.empty(size, np.uint64), np.empty(size, np.int64), np.empty(size)

@@ -25,6 +25,11 @@ from tinynet.data.virtual import (
 )
 
 
+def noisy_plane(x0: Array, x1: Array, noise: float, words: Array, ops: Backend) -> Array:
+    """Points (n, 2) of two coordinates (n,), with normal noise from words 1 and 2 of each row."""
+    return ops.xp.stack([x0 + noise * ops.normal(words[:, 1]), x1 + noise * ops.normal(words[:, 2])], axis=1)
+
+
 @dataclass(frozen=True)
 class Spirals(ClassFirst):
     """Points on ``n_classes`` spiral arms around the origin, (n, 2), each arm a class.
@@ -48,13 +53,12 @@ class Spirals(ClassFirst):
 
     def _points(self, label: Array, words: Array, ops: Backend) -> Array:
         xp = ops.xp
-        x = self.arm(xp, place(xp, words), xp.astype(label, xp.float64))
-        return x + self.noise * ops.normal(words[:, 1:])
+        return noisy_plane(*self.arm(xp, place(xp, words), xp.astype(label, xp.float64)), self.noise, words, ops)
 
-    def arm(self, xp: Any, t: Array, label: Array) -> Array:
-        """The arm of ``label`` at ``t``, both (n,) float64, without noise: (n, 2)."""
+    def arm(self, xp: Any, t: Array, label: Array) -> tuple[Array, Array]:
+        """The arm of ``label`` at ``t``, both (n,) float64, without noise: both coordinates, (n,) each."""
         sine, cosine = exact.sincos(xp, self.turns * t + label / self.n_classes)
-        return xp.stack([t * cosine, t * sine], axis=1)
+        return t * cosine, t * sine
 
     def best_accuracy(self, index: range | None = None, *, points: int = 512) -> tuple[float, float]:
         """The accuracy of the best possible classifier on the samples of ``index``, and the standard error of that
@@ -74,7 +78,7 @@ class Spirals(ClassFirst):
             x, label, _ = self.batch(range(start, min(start + chunk, index.stop)), ops, "float64")
             density = []
             for arm in arms:
-                square = (x[:, :1] - arm[None, :, 0]) ** 2 + (x[:, 1:] - arm[None, :, 1]) ** 2
+                square = (x[:, :1] - arm[0][None, :]) ** 2 + (x[:, 1:] - arm[1][None, :]) ** 2
                 density.append(xp.sum(xp.exp(-0.5 / self.noise**2 * square), axis=1))
             right += int(xp.sum(xp.argmax(xp.stack(density, axis=1), axis=1) == label))
         accuracy = right / len(index)
@@ -160,8 +164,7 @@ class Moons(ClassFirst):
         sine, cosine = exact.sincos(xp, 0.5 * place(xp, words))
         second = xp.astype(label, xp.float64)
         side = 1.0 - 2.0 * second
-        x = xp.stack([second + side * cosine, 0.5 * second + side * sine], axis=1)
-        return x + self.noise * ops.normal(words[:, 1:])
+        return noisy_plane(second + side * cosine, 0.5 * second + side * sine, self.noise, words, ops)
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ class Circles(ClassFirst):
         xp = ops.xp
         radius = 1.0 + xp.astype(label, xp.float64) * (self.factor - 1.0)
         sine, cosine = exact.sincos(xp, place(xp, words))
-        return xp.stack([radius * cosine, radius * sine], axis=1) + self.noise * ops.normal(words[:, 1:])
+        return noisy_plane(radius * cosine, radius * sine, self.noise, words, ops)
 
 
 @dataclass(frozen=True)

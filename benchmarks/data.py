@@ -1,0 +1,175 @@
+"""What data cost: making a virtual set, a loader around a training step, and memory. ``python -m benchmarks data``.
+
+Contenders take turns in one process, so that a busy machine is busy for both; ratios are medians of paired rounds. No
+peer is needed for our own figures; ratios want scikit-learn and PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+import tinynet as tn
+
+D = tn.data
+N, FEATURES, BATCH = 10**6, 20, 4096
+
+# our set, and the namesake's function and arguments; those without n_features have a fixed number
+NAMESAKES: dict[str, tuple[tn.Dataset, dict[str, object]]] = {
+    "make_blobs": (D.Blobs(N, n_features=FEATURES), {"n_features": FEATURES, "centers": 3}),
+    "make_gaussian_quantiles": (D.GaussianQuantiles(N, n_features=FEATURES), {"n_features": FEATURES, "n_classes": 3}),
+    "make_regression": (
+        D.Linear(N, n_features=FEATURES, n_informative=10), {"n_features": FEATURES, "n_informative": 10}),
+    "make_friedman1": (D.Friedman1(N, n_features=FEATURES), {"n_features": FEATURES}),
+    "make_sparse_uncorrelated": (D.SparseUncorrelated(N, n_features=FEATURES), {"n_features": FEATURES}),
+    "make_moons": (D.Moons(N, noise=0.1), {"noise": 0.1}),
+    "make_circles": (D.Circles(N, noise=0.1), {"noise": 0.1}),
+    "make_friedman2": (D.Friedman2(N), {}),
+    "make_friedman3": (D.Friedman3(N), {}),
+}  # fmt: skip
+
+
+def seconds(action: Callable[[], object]) -> float:
+    began = perf_counter()
+    action()
+    return perf_counter() - began
+
+
+def generators(rounds: int = 5) -> None:
+    """Throughput of each virtual set on NumPy, beside scikit-learn's generator of the same name."""
+    ops = tn.get_backend("numpy")
+    theirs = importlib.import_module("sklearn.datasets") if importlib.util.find_spec("sklearn") else None
+    print(f"\n{N:,} samples of {FEATURES} features (or as many as the set has), float32; seconds, best of {rounds}")
+    print(f"{'set':<28}{'ours':>8}{'scikit-learn':>14}{'ratio':>8}")
+    for name, (data, options) in NAMESAKES.items():
+
+        def make(data: tn.Dataset = data) -> object:
+            return data.batch(range(N), ops, "float32")
+
+        def peer(name: str = name, options: dict[str, object] = options) -> object:
+            return getattr(theirs, name)(n_samples=N, random_state=0, **options)
+
+        mine, other = [], []
+        for _ in range(rounds):
+            mine.append(seconds(make))
+            if theirs:
+                other.append(seconds(peer))
+        ratios = [b / a for a, b in zip(mine, other, strict=False)]
+        text = f"{min(other):>14.3f}{statistics.median(ratios):>8.1f}" if other else ""
+        print(f"{name.removeprefix('make_'):<28}{min(mine):>8.3f}{text}", flush=True)
+    rest = [kind for kind in D.DATASETS.values() if kind not in {type(d) for d, _ in NAMESAKES.values()}]
+    for kind in rest:
+        some = kind(N // 10)
+
+        def make(data: tn.Dataset = some) -> object:
+            return data.batch(range(data.n), ops, "float32")
+
+        best = 10 * min(seconds(make) for _ in range(rounds))
+        print(f"{kind.__name__.lower():<28}{best:>8.3f}   ({some.shape[0]} features, no namesake)", flush=True)
+
+
+class Fixed:
+    """A loader that hands out one batch again and again."""
+
+    def __init__(self, loader: tn.Loader) -> None:
+        self.data, self.batch_size, self.steps_per_epoch = loader.data, loader.batch_size, 2**40
+        self.one = loader.batch(0, tn.get_backend("numpy"), "float32")
+
+    def batch(self, step: int, ops: tn.Backend, dtype: str) -> D.Batch:
+        return self.one
+
+
+def steps(loader: object, features: int) -> Iterator[tn.Report]:
+    net = tn.Sequential(tn.Dense(64), tn.ReLU(), tn.Dense(64), tn.ReLU(), tn.Dense(3))
+    return tn.train(tn.Model(net, features), loader, tn.CrossEntropy(), tn.Adam(1e-3), steps=2**40)  # type: ignore[arg-type]
+
+
+def overhead(rounds: int = 15, count: int = 48) -> None:
+    """(step with data - step on a fixed batch) / step, for a 64-64 network at batch 4096."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((N, FEATURES)).astype(np.float32), rng.integers(0, 3, N)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "x.npy", x)
+        loaders: dict[str, object] = {
+            "virtual: spirals": tn.Loader(D.Spirals(N), BATCH),
+            "virtual: blobs of 20 features": tn.Loader(D.Blobs(N, n_features=FEATURES), BATCH),
+            "arrays": tn.Loader((x, y), BATCH),
+            "memmap": tn.Loader((np.load(folder / "x.npy", mmap_mode="r"), y), BATCH),
+        }
+        if importlib.util.find_spec("pyarrow"):
+            D.write(tn.Arrays(x, y), folder / "d.parquet")
+            loaders["Parquet"] = tn.Loader(folder / "d.parquet", BATCH)
+        if importlib.util.find_spec("torch"):
+            import torch
+
+            data = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+            for workers in (0, 2):
+                loaders[f"PyTorch's DataLoader, {workers} workers"] = D.Batches(
+                    torch.utils.data.DataLoader(data, BATCH, shuffle=True, num_workers=workers, drop_last=True)
+                )
+            loaders["PyTorch's, whole batches by index"] = D.Batches(
+                torch.utils.data.DataLoader(
+                    data, batch_size=None,
+                    sampler=torch.utils.data.BatchSampler(torch.utils.data.RandomSampler(data), BATCH, drop_last=True),
+                )
+            )  # fmt: skip
+        print(
+            f"\nA step of a 64-64 network at batch {BATCH}, ms; shuffled but for virtual sets; median of {rounds} rounds"
+        )
+        print(f"{'data':<38}{'fixed batch':>12}{'with data':>12}{'overhead':>10}")
+        for label, loader in loaders.items():
+            like = loader if isinstance(loader, tn.Loader) else loaders["arrays"]
+            features = loader.data.shape[0]  # type: ignore[attr-defined]
+            runs = steps(Fixed(like), features), steps(loader, features)  # type: ignore[arg-type]
+            for run in runs:
+                for _ in range(120):
+                    next(run)
+            times: list[list[float]] = [[], []]
+            for turn in range(rounds):
+                for which in (turn % 2, 1 - turn % 2):
+                    times[which].append(seconds(lambda run=runs[which]: [next(run) for _ in range(count)]) / count)  # type: ignore[misc]
+            share = statistics.median(b / a - 1 for a, b in zip(*times, strict=True))
+            fixed, with_data = (1e3 * statistics.median(t) for t in times)
+            print(f"{label:<38}{fixed:>12.2f}{with_data:>12.2f}{share:>10.1%}", flush=True)
+
+
+MEMORY = """
+import sys; sys.path[:0] = {path!r}
+import tinynet as tn
+loader = tn.Loader(tn.data.Spirals(int(sys.argv[1])), 4096, shuffle=True)
+model = tn.Model(tn.Sequential(tn.Dense(64), tn.ReLU(), tn.Dense(3)), 2)
+for _ in tn.train(model, loader, tn.CrossEntropy(), tn.Adam(1e-3), steps=60):
+    pass
+status = open("/proc/self/status").read()  # getrusage counts what the parent had when it forked
+print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+"""
+
+
+def memory() -> None:
+    """Resident memory of a shuffled run, over the number of samples."""
+    if not Path("/proc/self/status").exists():
+        return
+    print("\nPeak resident memory of 60 shuffled steps, MB")
+    for power in (4, 6, 8, 10, 12):
+        code = MEMORY.format(path=sys.path)
+        command = [sys.executable, "-c", code, str(10**power)]
+        peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"  10^{power:<4}{peak:>8.0f}", flush=True)
+
+
+def main() -> None:
+    print(f"Python {platform.python_version()}, NumPy {np.__version__}, {os.cpu_count()} cores")
+    generators()
+    overhead()
+    memory()
