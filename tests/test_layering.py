@@ -13,7 +13,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIBRARIES = {"numpy", "cupy", "torch", "jax", "numba", "array_api_strict"}
 SPELLED = ("cupy", "numba", "torch")  # "numpy" is also the name of the backend that is always there
-HOST_SIDE = {"files.py", "plot.py", "sources.py", "writing.py"}  # may import numpy: a file and a picture are on the host
+HOST_SIDE = {
+    "files.py",
+    "plot.py",
+    "sources.py",
+    "writing.py",
+}  # may import numpy: a file and a picture are on the host
 LAZY = {"cupy", "numba", "torch", "sklearn", "matplotlib", "array_api_strict", "rich", "safetensors", "pyarrow", "h5py"}
 
 

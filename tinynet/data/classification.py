@@ -331,7 +331,7 @@ class Logistic(Virtual):
     def _shape_up(self) -> None:
         check_whole(self, "n_features", self.n_features)
         check_classes(self, self.n_classes)
-        check_noise(self, self.scale)
+        check_noise(self, self.scale, "scale")
         self._set(shape=(self.n_features,), classes=self.n_classes)
 
     def _width(self) -> int:

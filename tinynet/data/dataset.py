@@ -57,7 +57,10 @@ class Dataset:
             index = range(start, stop, step)
         elif hasattr(index, "__index__") and not getattr(index, "ndim", 0):
             number = index.__index__()
-            index = range(number, number + 1) if number >= 0 else range(self.n + number, self.n + number + 1)
+            if not -self.n <= number < self.n:
+                raise IndexError(f"sample {number} is out of range: there are {self.n}, numbered from 0")
+            number %= self.n
+            index = range(number, number + 1)
         if not isinstance(index, range) or index.step != 1:
             xp = get_backend("numpy").xp
             index = xp.asarray(index if not isinstance(index, range) else list(index))
@@ -68,21 +71,23 @@ class Dataset:
 
     def split(self, first: float | int) -> tuple[Dataset, Dataset]:
         """The samples before a point and those from there: a fraction in (0, 1), or a number of samples."""
-        n = round(self.n * first) if isinstance(first, float) else first
+        n = first.__index__() if hasattr(first, "__index__") else round(self.n * float(first))
         if not 0 < n < self.n:
             raise ValueError(f"split at {first!r} leaves nothing on one side of {self.n} samples: choose between")
         return Part(self, 0, n), Part(self, n, self.n)
 
     def take(self, n: int) -> Dataset:
         """The first ``n`` samples."""
-        if not 0 < n <= self.n:
+        if not hasattr(n, "__index__") or not 0 < n <= self.n:
             raise ValueError(f"take({n!r}) is out of range: there are {self.n} samples")
-        return Part(self, 0, n)
+        return Part(self, 0, n.__index__())
 
     def shard(self, rank: int, size: int) -> Dataset:
         """The part of one of ``size`` workers: neighbouring samples, as many as the others have, or one more."""
-        if size < 1 or not 0 <= rank < size:
+        whole = hasattr(rank, "__index__") and hasattr(size, "__index__")
+        if not whole or size < 1 or not 0 <= rank < size:
             raise ValueError(f"shard {rank!r} of {size!r} does not exist: ranks are 0 to size - 1")
+        rank, size = rank.__index__(), size.__index__()
         start, stop = self.n * rank // size, self.n * (rank + 1) // size
         if start == stop:
             raise ValueError(f"shard {rank} of {size} is empty: there are {self.n} samples")
@@ -111,6 +116,7 @@ class Part(Dataset):
     def __init__(self, whole: Dataset, start: int, stop: int) -> None:
         self.whole, self.start, self.stop = whole, start, stop
         self.n, self.shape = stop - start, whole.shape
+        self.depth = getattr(whole, "depth", 0)  # of wrappers within: see Wrapper
         self.classes, self.outputs = whole.classes, whole.outputs
         self.ordered, self.stored, self.on_host = whole.ordered, whole.stored, whole.on_host
 

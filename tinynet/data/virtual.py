@@ -49,6 +49,9 @@ class Virtual(Dataset):
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kept": {}}  # computed again where it is wanted; a backend cannot be pickled
+
     def _shape_up(self) -> None:
         """Check hyperparameters and set shape, classes and outputs."""
         raise NotImplementedError
@@ -169,10 +172,10 @@ def check_classes(owner: object, n: int, least: int = 2) -> None:
         )
 
 
-def check_noise(owner: object, noise: float) -> None:
+def check_noise(owner: object, noise: float, name: str = "noise") -> None:
     if not 0 <= noise < float("inf"):
         raise ValueError(
-            f"{type(owner).__name__} noise {noise!r} is out of range: give a standard deviation of at least 0"
+            f"{type(owner).__name__} {name} {noise!r} is out of range: give a standard deviation of at least 0"
         )
 
 

@@ -65,6 +65,9 @@ class Wrapper(Dataset):
         """The features that the samples of ``index`` would have, were their classes ``label``."""
         return self._change(_given(self, self.data)(label, index, host), label, index, host)[0]
 
+    def fingerprint(self) -> str:
+        return f"{self!r} of {self.data.fingerprint()}"
+
     def check(self, check: Any, ops: Backend) -> None:
         self.data.check(check, ops)
 
@@ -146,9 +149,10 @@ class Imbalanced(Wrapper):
         weights = tuple(float(w) for w in self.weights)
         if len(weights) != self.classes:
             raise ValueError(f"Imbalanced weights {weights} do not fit {self.classes} classes: give one for each")
-        total = fsum(weights)
-        if not all(0 <= w < float("inf") for w in weights) or not 0 < total < float("inf"):
+        most = max(weights)
+        if not all(0 <= w < float("inf") for w in weights) or not 0 < most <= 1e300:
             raise ValueError(f"Imbalanced weights {weights} are out of range: give numbers of at least 0, not all 0")
+        total = fsum(weights)
         self._set("weights", weights)
         self._set("bounds", tuple(fsum(weights[:c]) / total for c in range(1, len(weights))))
 
