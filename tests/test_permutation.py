@@ -21,8 +21,8 @@ def stats():
 
 
 def draw_keys(count, seed=0):
-    """16 keys for each of ``count`` permutations: (16, count) uint64."""
-    return np.random.default_rng(seed).integers(0, 2**32, (16, count), dtype=np.uint64)
+    """24 keys for each of ``count`` permutations: (24, count) uint64."""
+    return np.random.default_rng(seed).integers(0, 2**32, (24, count), dtype=np.uint64)
 
 
 def images(index, n, keys):
@@ -116,10 +116,10 @@ def test_many_permutations_at_once_are_those_one_by_one(n):
 
 
 def test_every_bit_of_every_key_that_is_used_matters():
-    for n, used in ((500, 16), (4093, 8)):
+    for n, used in ((500, 24), (4093, 8)):
         keys, index = one(), np.arange(n)
         before = permutation.permute(np, index, n, keys)
-        for j in range(16):
+        for j in range(24):
             for bit in range(32):
                 other = (*keys[:j], keys[j] ^ (1 << bit), *keys[j + 1 :])
                 same = (permutation.permute(np, index, n, other) == before).mean()
@@ -309,7 +309,7 @@ def test_too_few_rounds_are_seen_in_where_an_index_goes(rounds, stats, monkeypat
 
 @pytest.mark.parametrize(("n", "rounds"), [(4, 4), (5, 8), (6, 8)])
 def test_too_few_rounds_are_seen_in_the_orders_of_a_few_things(n, rounds, stats, monkeypatch):
-    """8 rounds, which do for 1000 things, do not for 5: why small sizes have 16."""
+    """8 rounds, which do for 1000 things, do not for 5: why small sizes have 24."""
     monkeypatch.setattr(permutation, "_rounds", lambda n: rounds)
     assert all_orders(stats, n, 300) < UNLIKELY
 

@@ -8,7 +8,7 @@ import pytest
 from tinynet_backends import exact, get_backend, permutation, philox
 from tinynet_backends.special import erf
 
-KEYS = tuple(int(k) for k in np.random.default_rng(0).integers(0, 2**32, 16))
+KEYS = tuple(int(k) for k in np.random.default_rng(0).integers(0, 2**32, 24))
 
 
 @pytest.fixture(params=["numpy", "strict:CPU_DEVICE", "strict:device1"])
@@ -195,7 +195,7 @@ def test_all_orders_are_equally_likely():
     """Chi squared over the 24 orders of four things: 23 degrees of freedom, 54 is passed once in 3000 times."""
     rng, counts = np.random.default_rng(3), {}
     for _ in range(4800):
-        order = tuple(permutation.permute(np, np.arange(4), 4, tuple(map(int, rng.integers(0, 2**32, 16)))))
+        order = tuple(permutation.permute(np, np.arange(4), 4, tuple(map(int, rng.integers(0, 2**32, 24)))))
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 24
     assert sum((c - 200) ** 2 / 200 for c in counts.values()) < 54
@@ -204,6 +204,8 @@ def test_all_orders_are_equally_likely():
 def test_sizes_that_have_no_permutation():
     with pytest.raises(ValueError, match=r"no permutation of range\(0\): expected 1 <= n <= 2\*\*62"):
         permutation.permute(np, np.arange(0), 0, KEYS)
+    with pytest.raises(ValueError, match="^a permutation takes 24 keys, not 16$"):
+        permutation.permute(np, np.arange(9), 9, KEYS[:16])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from tinynet_backends import get_backend
+from tinynet_backends.permutation import KEYS
 
 from tinynet import streams
 from tinynet.data.dataset import Array, Dataset, Index
@@ -25,8 +26,8 @@ class Order(Protocol):
 
 
 def _keys(seed: int, epoch: int, purpose: int, number: int = 0) -> tuple[int, ...]:
-    """Sixteen 32-bit numbers that key the permutation of an epoch: drawn, never reckoned from seed and epoch."""
-    words = get_backend("numpy").words(streams.key(seed, streams.ORDER), (epoch, purpose, number), 0, 8)
+    """The 32-bit numbers that key the permutation of an epoch: drawn, never reckoned from seed and epoch."""
+    words = get_backend("numpy").words(streams.key(seed, streams.ORDER), (epoch, purpose, number), 0, KEYS // 2)
     return tuple(half for w in words.tolist() for half in (w & 0xFFFFFFFF, w >> 32))
 
 
