@@ -209,7 +209,10 @@ def test_libraries_are_not_mixed():
             "backend 3 is no name: choose from auto, numpy, cupy, strict, torch, dpnp",
         ),
         (lambda: made().evaluate((X, LABELS)), "the model has no loss yet: fit it, or give evaluate(loss=…)"),
-        (lambda: made().fit(X), "data ndarray is not understood: give a data set, or a tuple (X, y) or (X, y, weight)"),
+        (
+            lambda: made().fit(X),
+            "data ndarray is not understood: give a data set, a path, or a tuple (X, y) or (X, y, weight)",
+        ),
     ],
 )
 def test_mistakes(make, said):
