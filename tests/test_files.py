@@ -225,6 +225,33 @@ def test_files_that_are_something_else(content, said, tmp_path):
     assert refusal(tmp_path / "m").startswith(said)
 
 
+def raw(path, header, body):
+    header = header.encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + body)
+    return path
+
+
+def test_names_that_come_twice(tmp_path):
+    """Neither of two arrays of one name is taken for the other: the file is refused."""
+    content = forge(tmp_path / "m").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + size].decode().rstrip()
+    entry = json.dumps({"b": json.loads(header)["b"]})[1:-1]
+    said = refusal(raw(tmp_path / "m", f"{header[:-1]}, {entry}}}", content[8 + size :]))
+    assert said == "damaged model file: 'b' comes twice"
+
+
+def test_three_hundred_thousand_tensors_are_refused_at_once(tmp_path):
+    entries = [f'"{i}":{{"dtype":"U8","shape":[1],"data_offsets":[{i},{i + 1}]}}' for i in range(300_000)]
+    refusal(raw(tmp_path / "m", "{" + ",".join(entries) + "}", bytes(300_000)))
+
+
+def test_a_link_to_a_model_is_the_model(tmp_path):
+    forge(tmp_path / "m")
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    assert tn.load(tmp_path / "link").out_shape == (3,)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX")
 def test_what_is_no_file_at_all(tmp_path):
     assert refusal(tmp_path) == "not a regular file"

@@ -89,9 +89,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ModelFileError(f"{path}: not a regular file")
     with open(path, "rb") as f:
         size = int.from_bytes(f.read(8), "little")
-    if not 2 <= size <= min(LARGEST_HEADER, path.stat().st_size - 8):
-        raise ModelFileError(f"{path}: not a model file, or one that was cut short")
+        if not 2 <= size <= min(LARGEST_HEADER, path.stat().st_size - 8):
+            raise ModelFileError(f"{path}: not a model file, or one that was cut short")
+        header = f.read(size)
     try:
+        json.loads(header, object_pairs_hook=_once)
         with safe_open(path, framework="numpy") as f:
             metadata = f.metadata() or {}
             if "tinynet" not in metadata:
@@ -113,6 +115,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def is_finite(a: Any) -> bool:
     """Whether every number of a host array is finite."""
     return bool(np.isfinite(a).all())
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, each name of which comes once: safetensors would take the last."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} comes twice")
+        found[name] = value
+    return found
 
 
 def _fits(net: Layer, n_in: tuple[int, ...], dtype: str, arrays: dict[str, Any]) -> None:
