@@ -71,7 +71,8 @@ class Dataset:
 
     def split(self, first: float | int) -> tuple[Dataset, Dataset]:
         """The samples before a point and those from there: a fraction in (0, 1), or a number of samples."""
-        n = first.__index__() if hasattr(first, "__index__") else round(self.n * float(first))
+        whole = getattr(first, "__index__", None)
+        n = round(self.n * float(first)) if whole is None else whole()
         if not 0 < n < self.n:
             raise ValueError(f"split at {first!r} leaves nothing on one side of {self.n} samples: choose between")
         return Part(self, 0, n), Part(self, n, self.n)
