@@ -167,7 +167,9 @@ class Adam(Optimizer):
         m, v, g, lr, correction1, root_correction2 = rest
         m = m + (1.0 - self.beta1) * (g - m)
         v = self.beta2 * v + (1.0 - self.beta2) * (g * g)
-        return theta - (lr / correction1) * (m / (xp.sqrt(v) / root_correction2 + self.epsilon)), m, v
+        # root_correction2 times numerator and denominator: a pass over v less
+        rate = lr * root_correction2 / correction1
+        return theta - rate * (m / (xp.sqrt(v) + self.epsilon * root_correction2)), m, v
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import reduce
 from math import isfinite
+from operator import getitem
 from typing import Any
 
 from tinynet.data.loader import BatchSource, batches
 from tinynet.errors import DivergedError
-from tinynet.layers import Array, Context, leaves
+from tinynet.layers import Array, Context
 from tinynet.losses import Loss
 from tinynet.model import Model, check_fit
 from tinynet.optim import Optimizer, State
@@ -85,6 +87,7 @@ def _make_step(
     ops, theta = model.ops, model.theta
     g = ops.zeros(theta.shape, theta.dtype)
     part = ops.zeros(theta.shape, theta.dtype) if accumulate > 1 else g
+    paths = [name.split(".") for name in model.gradient_names]
 
     def step(x: Array, y: Array, weight: Array | None, t: int) -> Array:
         ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False)
@@ -95,8 +98,8 @@ def _make_step(
             w = None if weight is None else weight[rows]
             out, backprop = model.net.forward(model.params, x[rows, ...], ctx)
             value, dy = loss(out, y[rows, ...], ops, w, denominator)
-            dparams = dict(leaves(backprop(dy)[1]))
-            ops.pack([dparams[name] for name in model.gradient_names], part if start else g)
+            dparams = backprop(dy)[1]
+            ops.pack([reduce(getitem, path, dparams) for path in paths], part if start else g)
             if start:
                 ops.update(_add, [g], [part])
             total = value if total is None else total + value

@@ -24,10 +24,15 @@ class Arena:
         self.allocate = allocate
         self.slots: list[tuple[tuple[int, ...], Any, Array, Array]] = []  # shape, dtype, view, all bytes' owner
         self.next = 0
+        self.gradients: list[Array] = []
+        self.next_gradient = 0
+        self.packed: dict[
+            tuple[Any, ...], tuple[Array, list[Array]]
+        ] = {}  # a vector, and the places of gradients in it
 
     def rewind(self) -> Arena:
         """Start over: all that was handed out may be handed out again."""
-        self.next = 0
+        self.next = self.next_gradient = 0
         return self
 
     def take(self, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -46,3 +51,18 @@ class Arena:
             view = owner = self.allocate(shape, dtype)
         self.slots[n] = (shape, dtype, view, owner)
         return view
+
+    def take_gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A buffer from a row of its own, for a gradient that is going to be moved."""
+        n, self.next_gradient = self.next_gradient, self.next_gradient + 1
+        if n == len(self.gradients):
+            self.gradients.append(self.allocate(shape, dtype))
+        elif self.gradients[n].shape != shape or self.gradients[n].dtype != dtype:
+            self.gradients[n] = self.allocate(shape, dtype)
+        return self.gradients[n]
+
+    def move(self, buffer: Array, place: Array) -> None:
+        """Hand out ``place`` from now on where ``buffer`` was: what is written there need not be copied to it."""
+        for n, gradient in enumerate(self.gradients):
+            if gradient is buffer:
+                self.gradients[n] = place

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from tinynet_backends import exact
 from tinynet_backends.arena import Arena
 from tinynet_backends.backend import Array, Backend, F, Formula
+from tinynet_backends.passes import Passes, write_passes
+from tinynet_backends.tracing import traced
 
 _SIGN = np.uint64(2**63)
-BLOCK = 16384  # elements: a handful of float32 temporaries of this length fit a 1 MiB second-level cache
+BLOCK = 32768  # elements: a handful of float32 temporaries of this length fit a 1 MiB second-level cache
 
 
 class NumpyBackend(Backend):
-    block = 4 * BLOCK  # random words at a time, which pass through fewer hands
+    block = 2 * BLOCK  # random words at a time, which pass through fewer hands
 
     def __init__(self, name: str = "numpy") -> None:
         super().__init__(name, np)
@@ -63,30 +66,86 @@ class NumpyBackend(Backend):
         if x.ndim != 2 or w.ndim != 2:
             return super().affine_grad(dy, x, w, bias, need_dx)
         dx = np.matmul(dy, w.T, out=self.empty(x.shape, x.dtype)) if need_dx else None
-        dw = np.matmul(x.T, dy, out=self.empty(w.shape, w.dtype))
-        return dx, dw, np.add.reduce(dy, 0) if bias else None
+        dw = np.matmul(x.T, dy, out=self._gradient(w.shape, w.dtype))
+        db = np.add.reduce(dy, 0, out=self._gradient((dy.shape[1],), dy.dtype)) if bias else None
+        return dx, dw, db
+
+    def _gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A buffer for what `pack` will be asked to put in its place."""
+        arena: Arena | None = getattr(self._running, "arena", None)
+        return np.empty(shape, dtype) if arena is None else arena.take_gradient(shape, dtype)
 
     def elementwise(self, formula: Formula, *arrays: Array) -> Array:
-        x = arrays[0]
-        size = x.size
-        if size <= BLOCK or not all(a.flags.c_contiguous for a in arrays):
+        trace = traced(formula, len(arrays))
+        if trace is None or not _alike(arrays):
             return formula(np, *arrays)
-        flat = [a.reshape(-1) for a in arrays]
-        out = self.empty(x.shape, x.dtype)
-        y = out.reshape(-1)
-        for start in range(0, size, BLOCK):
-            block = slice(start, start + BLOCK)
-            y[block] = formula(np, *[a[block] for a in flat])
+        out = self.empty(arrays[0].shape, arrays[0].dtype)
+        self._in_blocks(write_passes(trace), [a.reshape(-1) for a in arrays], [out.reshape(-1)])
         return out
 
+    def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
+        trace = traced(formula, 2)
+        if trace is None or y.ndim != 2 or y.shape != target.shape or not _alike((y, target)):
+            return super().elementwise_loss(formula, y, target, scale)
+        value, slope = self.empty(y.shape, y.dtype), self.empty(y.shape, y.dtype)
+        self._in_blocks(
+            write_passes(trace), [y.reshape(-1), target.reshape(-1)], [value.reshape(-1), slope.reshape(-1)]
+        )
+        rows = scale[:, None]
+        value *= rows
+        slope *= rows
+        return np.sum(value), slope
+
+    def _in_blocks(
+        self, passes: Passes, inputs: list[Array], outputs: list[Array], numbers: tuple[float, ...] = ()
+    ) -> None:
+        size = outputs[0].size
+        if size <= BLOCK:
+            passes.run([*inputs, *numbers], outputs, *self._scratch(passes, size, outputs[0].dtype))
+            return
+        for start in range(0, size, BLOCK):
+            block = slice(start, start + BLOCK)
+            out = [a[block] for a in outputs]
+            scratch = self._scratch(passes, out[0].size, out[0].dtype)
+            passes.run([*[a[block] for a in inputs], *numbers], out, *scratch)
+
+    def _scratch(self, passes: Passes, size: int, dtype: Any, more: int = 0) -> tuple[list[Array], list[Array]]:
+        """Blocks that passes write what is in between to, this thread's own, and as ``more`` for their results."""
+        kept = self._running.__dict__.setdefault("scratch", {})
+        arrays, masks = kept.setdefault(dtype, []), kept.setdefault("masks", [])
+        while len(arrays) < passes.scratch + more:
+            arrays.append(np.empty(BLOCK, dtype))
+        while len(masks) < passes.masks:
+            masks.append(np.empty(BLOCK, np.bool_))
+        return [a[:size] for a in arrays[: passes.scratch + more]], [m[:size] for m in masks[: passes.masks]]
+
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
+        trace = traced(formula, len(arrays) + len(inputs), len(scalars))
+        values = [*arrays, *inputs]
+        results: list[Array] = []
+        scratch: list[Array] = []
+        masks: list[Array] = []
+        run = None
+        if trace is not None and _alike(values):
+            passes = write_passes(trace)
+            blocks, masks = self._scratch(passes, min(BLOCK, arrays[0].size), arrays[0].dtype, len(arrays))
+            results, scratch, run = blocks[: len(arrays)], blocks[len(arrays) :], passes.run
         size = arrays[0].size
         start, new, interrupt = 0, None, None
         while start < size:
             block = slice(start, start + BLOCK)
             try:
                 if new is None:
-                    new = formula(np, *[a[block] for a in arrays], *[a[block] for a in inputs], *scalars)
+                    parts = values if size <= BLOCK else [a[block] for a in values]
+                    if run is None:
+                        new = formula(np, *parts, *scalars)
+                    else:
+                        if size - start < BLOCK < size:
+                            results, scratch, masks = (
+                                [a[: size - start] for a in b] for b in (results, scratch, masks)
+                            )
+                        run([*parts, *scalars], results, scratch, masks)
+                        new = results
                 for a, value in zip(arrays, new, strict=True):
                     a[block] = value
                 start, new = block.stop, None  # two stores, between which Python looks at no signal
@@ -94,6 +153,47 @@ class NumpyBackend(Backend):
                 interrupt = e
         if interrupt is not None:
             raise interrupt
+
+    def pack(self, parts: Sequence[Array], out: Array) -> Array:
+        """As it is specified; and what came from this step's arena is from the next step on written in its place."""
+        arena: Arena | None = getattr(self._running, "arena", None)
+        kept = {} if arena is None else arena.packed
+        key = id(out), *[part.shape for part in parts]
+        if key not in kept:
+            starts = accumulate((part.size for part in parts), initial=0)
+            kept[key] = (
+                out,
+                [out[n : n + part.size].reshape(part.shape) for n, part in zip(starts, parts, strict=False)],
+            )
+        moves = [(part, place) for part, place in zip(parts, kept[key][1], strict=True) if part is not place]
+        copies = [part.copy() if np.may_share_memory(part, out) else part for part, _ in moves]
+        for copy, (part, place) in zip(copies, moves, strict=True):
+            place[...] = copy
+            # where gradients come in another order than last time, two may not end up in one place
+            if arena is not None and not any(np.may_share_memory(place, other) for other in arena.gradients):
+                arena.move(part, place)
+        return out
+
+    def softmax_cross_entropy(
+        self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        n, k = z.shape
+        plain = target.ndim == 1 and n > 0 and smoothing == 0.0 and class_weight is None
+        if not plain or np.min(target) < 0 or np.max(target) >= k:
+            return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
+        dz = np.subtract(z, np.max(z, axis=1, keepdims=True), out=self.empty(z.shape, z.dtype))
+        labels = np.arange(0, n * k, k)
+        labels += target
+        chosen = np.take(dz, labels)
+        np.exp(dz, out=dz)
+        total = np.add.reduce(dz, 1)
+        loss = np.log(total)
+        loss -= chosen
+        loss *= scale
+        np.divide(scale, total, out=total)
+        dz *= total[:, None]
+        dz.reshape(-1)[labels] -= scale
+        return np.add.reduce(loss), dz
 
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
         first, skip = divmod(start, 4)
@@ -153,6 +253,14 @@ class NumpyBackend(Backend):
 
     def versions(self) -> str:
         return f"NumPy {np.__version__}"
+
+
+def _alike(arrays: Sequence[Array]) -> bool:
+    """Whether all are of one shape and floating dtype and lie in C order."""
+    first = arrays[0]
+    return first.dtype.kind == "f" and all(
+        a.shape == first.shape and a.dtype == first.dtype and a.flags.c_contiguous for a in arrays
+    )
 
 
 def _keep_pages() -> None:

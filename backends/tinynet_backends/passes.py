@@ -1,0 +1,96 @@
+"""A traced formula written out for NumPy: the fewest passes, every result in a buffer that is used again.
+
+A formula as it stands asks for an array at every operator. Here each operator writes into a scratch block whose last
+reader is behind it, and the last ones straight into the results, so that all of a block stays in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import inf, nan
+from typing import Any
+
+import numpy as np
+from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Passes:
+    """``run(inputs, outputs, scratch, masks)``: flat inputs and then numbers, outputs, and as many flat ``scratch`` arrays
+    (of the inputs' dtype) and ``masks`` (of bools) as it takes, all of one length. Outputs must not lie where inputs do.
+    """
+
+    run: Callable[[Sequence[Any], Sequence[Array], Sequence[Array], Sequence[Array]], None]
+    scratch: int
+    masks: int
+
+
+@lru_cache(maxsize=1024)
+def write_passes(trace: Trace) -> Passes:
+    """The passes that a trace comes down to, compiled from their text."""
+    pools: dict[str, list[str]] = {"array": [], "truth": []}
+    made = {"array": 0, "truth": 0}
+    letter = {"array": "t", "truth": "m"}
+    names = {n: f"a{n}" for n in range(trace.inputs)}
+    outputs = {ref.number: f"o{n}" for n, ref in enumerate(trace.outputs) if ref.number >= trace.inputs}
+    last, lines = trace.last_uses(), []
+
+    def buffer(kind: str) -> str:
+        if pools[kind]:
+            return pools[kind].pop()
+        made[kind] += 1
+        return f"{letter[kind]}{made[kind] - 1}"
+
+    for n, (op, args, kind) in enumerate(trace.instructions):
+        number = trace.inputs + n
+        values = [names[a.number] if isinstance(a, Ref) else a for a in args]
+        if kind == "number":
+            names[number] = f"s{n}"
+            lines.append(f"s{n} = {f' {ON_NUMBERS[op]} '.join(values) if len(values) == 2 else '-' + values[0]}")
+            continue
+        dead = {
+            names[a.number] for a in args if isinstance(a, Ref) and last[a.number] == n and names[a.number][0] in "tm"
+        }
+        if op != "where":  # which reads its operands more than once: it writes elsewhere
+            for name in dead:
+                pools["array" if name[0] == "t" else "truth"].append(name)
+        names[number] = own = outputs.get(number) or buffer(kind)
+        if op == "where":
+            lines.append(f"select({', '.join(values)}, {own})")
+        else:
+            lines.append(f"np.{op}({', '.join(values)}, out={own})")
+        if op == "where":
+            for name in dead:
+                pools["array" if name[0] == "t" else "truth"].append(name)
+    for n, ref in enumerate(trace.outputs):
+        if names[ref.number] != f"o{n}":
+            lines.append(f"o{n}[...] = {names[ref.number]}")
+    heads = {"a": trace.inputs, "o": len(trace.outputs), "t": made["array"], "m": made["truth"]}
+    sources = {"a": "inputs", "o": "outputs", "t": "scratch", "m": "masks"}
+    for kind, count in heads.items():
+        if count:
+            lines.insert(0, "".join(f"{kind}{n}, " for n in range(count)) + f"= {sources[kind]}")
+    space: dict[str, Any] = {"np": np, "select": select, "inf": inf, "nan": nan}
+    exec("def run(inputs, outputs, scratch, masks):\n    " + "\n    ".join(lines), space)
+    return Passes(space["run"], made["array"], made["truth"])
+
+
+_INTEGER = {2: np.dtype(np.int16), 4: np.dtype(np.int32), 8: np.dtype(np.int64)}
+
+
+def select(condition: Array, x: Any, y: Any, out: Array) -> None:
+    """``out = x where condition else y``, by the bits: a branch at every element takes several times as long."""
+    kind: Any = _INTEGER[out.dtype.itemsize]
+    mask = np.negative(condition.view(np.int8), dtype=kind)
+    xs, ys = (v.view(kind) if isinstance(v, np.ndarray) else out.dtype.type(v).view(kind) for v in (x, y))
+    bits = out.view(kind)
+    if not isinstance(y, np.ndarray) and ys == 0:
+        np.bitwise_and(xs, mask, out=bits)
+        return
+    np.bitwise_xor(xs, ys, out=bits)
+    np.bitwise_and(bits, mask, out=bits)
+    np.bitwise_xor(bits, ys, out=bits)

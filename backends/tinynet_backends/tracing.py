@@ -1,0 +1,170 @@
+"""Formulas as lists of instructions: a formula is run once on symbols, and a backend writes down what it saw.
+
+An elementwise formula is Python code in array API terms. Run on symbols in place of arrays it leaves a `Trace`, which can
+be turned into whatever loop suits a machine. What a formula does with plain numbers (rates, corrections) stays arithmetic
+on Python's floats, as it is where the formula is computed at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+_log = logging.getLogger("tinynet")
+
+# Functions that act on each element alone; they have the same name in the array API, in NumPy and in a trace.
+UNARY = ("abs", "negative", "sign", "sqrt", "exp", "expm1", "log", "log1p", "tanh", "floor", "logical_not")
+BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum", "logical_and", "logical_or")
+COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
+ON_NUMBERS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "negative": "-"}
+
+
+class Untraceable(TypeError):
+    """The formula does what a trace cannot say."""
+
+
+class Ref(NamedTuple):
+    """The value with this number: inputs come first, then the results of the instructions, one each."""
+
+    number: int
+
+
+class Instruction(NamedTuple):
+    """``op`` on values and constants, those as text, in which 0.0 and -0.0 differ.
+
+    The result's ``kind`` is 'array', 'truth' (an array of bools) or 'number'.
+    """
+
+    op: str
+    args: tuple[Ref | str, ...]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A formula of ``arrays`` arrays of one shape and dtype and, after them, ``numbers`` Python floats."""
+
+    arrays: int
+    numbers: int
+    instructions: tuple[Instruction, ...]
+    outputs: tuple[Ref, ...]
+
+    @property
+    def inputs(self) -> int:
+        return self.arrays + self.numbers
+
+    def last_uses(self) -> dict[int, int]:
+        """For each value the number of the last instruction that reads it; outputs are read at the end."""
+        last = {a.number: n for n, i in enumerate(self.instructions) for a in i.args if isinstance(a, Ref)}
+        return last | dict.fromkeys((ref.number for ref in self.outputs), len(self.instructions))
+
+
+def trace(formula: Callable[..., Any], arrays: int, numbers: int = 0) -> Trace:
+    """What ``formula(xp, *arrays, *numbers)`` does to each element; `Untraceable` if that cannot be said."""
+    recorder = _Recorder(arrays, numbers)
+    kinds = ["array"] * arrays + ["number"] * numbers
+    results = formula(recorder, *[Symbol(recorder, Ref(n), kind) for n, kind in enumerate(kinds)])
+    outputs = results if isinstance(results, tuple) else (results,)
+    if not all(isinstance(y, Symbol) and y.kind == "array" for y in outputs):
+        raise Untraceable("a result that is not an array")
+    return Trace(arrays, numbers, tuple(recorder.instructions), tuple(y.ref for y in outputs))
+
+
+class _Recorder:
+    """The array API namespace that a formula is traced with."""
+
+    def __init__(self, arrays: int, numbers: int) -> None:
+        self.inputs = arrays + numbers
+        self.instructions: dict[Instruction, int] = {}  # and the number of its result: none is computed twice
+
+    def __getattr__(self, name: str) -> Any:
+        if name in UNARY or name in BINARY or name in COMPARISONS:
+            return lambda *args: self.do(name, *args)
+        raise Untraceable(f"the function {name}")
+
+    def do(self, op: str, *args: Any) -> Symbol:
+        kinds = {a.kind for a in args if isinstance(a, Symbol)}
+        if not all(isinstance(a, (Symbol, int, float)) for a in args):
+            raise Untraceable(f"{op} of {args!r}")
+        if kinds == {"number"}:
+            if op not in ON_NUMBERS:
+                raise Untraceable(f"{op} of numbers")
+            kind = "number"
+        else:
+            kind = "truth" if op in COMPARISONS or op.startswith("logical") else "array"
+        refs = tuple(a.ref if isinstance(a, Symbol) else repr(float(a)) for a in args)
+        instruction = Instruction(op, refs, kind)
+        number = self.instructions.setdefault(instruction, self.inputs + len(self.instructions))
+        return Symbol(self, Ref(number), kind)
+
+    def where(self, condition: Symbol, x: Any, y: Any) -> Symbol:
+        return self.do("where", condition, x, y)
+
+    def clip(self, x: Symbol, low: float | None = None, high: float | None = None) -> Symbol:
+        x = x if low is None else self.do("maximum", x, low)
+        return x if high is None else self.do("minimum", x, high)
+
+    # A constant of an array's shape is the constant: it takes the shape and dtype of whatever it meets.
+
+    def zeros_like(self, x: Symbol) -> float:
+        return 0.0
+
+    def ones_like(self, x: Symbol) -> float:
+        return 1.0
+
+    def full_like(self, x: Symbol, value: float) -> float:
+        return value
+
+
+class Symbol:
+    """An array or a number that is not there yet."""
+
+    def __init__(self, recorder: _Recorder, ref: Ref, kind: str) -> None:
+        self.recorder, self.ref, self.kind = recorder, ref, kind
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __bool__(self) -> bool:
+        raise Untraceable("a branch on values")
+
+    def __pow__(self, exponent: Any) -> Symbol:
+        if not isinstance(exponent, Symbol) and exponent == 2:
+            return self.recorder.do("multiply", self, self)
+        raise Untraceable(f"the power {exponent!r}")
+
+
+def _operator(op: str, reflected: bool) -> Callable[..., Symbol]:
+    def method(self: Symbol, *others: Any) -> Symbol:
+        return self.recorder.do(op, *others, self) if reflected else self.recorder.do(op, self, *others)
+
+    return method
+
+
+for _name, _op in {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide"}.items():
+    setattr(Symbol, f"__{_name}__", _operator(_op, reflected=False))
+    setattr(Symbol, f"__r{_name}__", _operator(_op, reflected=True))
+for _name, _op in {
+    "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal",
+    "neg": "negative", "abs": "abs", "and": "logical_and", "or": "logical_or", "invert": "logical_not",
+}.items():  # fmt: skip
+    setattr(Symbol, f"__{_name}__", _operator(_op, reflected=False))
+
+
+@lru_cache(maxsize=1024)
+def _known(formula: Callable[..., Any], arrays: int, numbers: int) -> Trace | None:
+    try:
+        return trace(formula, arrays, numbers)
+    except (TypeError, AttributeError) as e:  # of a symbol that is asked for what only an array has, too
+        _log.debug("%r is computed as it stands: %s", formula, e)
+        return None
+
+
+def traced(formula: Callable[..., Any], arrays: int, numbers: int = 0) -> Trace | None:
+    """`trace`, remembered; None for a formula that cannot be traced."""
+    try:
+        return _known(formula, arrays, numbers)
+    except TypeError:  # no hash: a method of a mutable object
+        return None

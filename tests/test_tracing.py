@@ -1,0 +1,187 @@
+"""Formulas run on symbols, and the passes that NumPy makes of them: the same bits as the formula as it stands."""
+
+import numpy as np
+import pytest
+from tinynet_backends import get_backend
+from tinynet_backends.numpy_backend import BLOCK
+from tinynet_backends.passes import write_passes
+from tinynet_backends.tracing import Untraceable, trace, traced
+
+import tinynet as tn
+
+ACTIVATIONS = [
+    tn.Sigmoid(), tn.Tanh(), tn.ReLU(), tn.LeakyReLU(0.2), tn.ELU(0.7), tn.GELU(approximate=True), tn.GELU(), tn.SiLU(),
+    tn.Softplus(),
+]  # fmt: skip
+LOSSES = [
+    tn.MeanSquaredError(), tn.SumSquaredError(), tn.MeanAbsoluteError(), tn.Huber(0.3), tn.Quantile(0.2), tn.Poisson(),
+    tn.Hinge(), tn.BinaryCrossEntropy(), tn.BinaryCrossEntropy(class_weight=(0.5, 3.0)),
+]  # fmt: skip
+OPTIMIZERS = [
+    tn.SGD(0.1), tn.SGD(0.1, momentum=0.9, nesterov=True, l2=0.1), tn.Adagrad(), tn.RMSprop(momentum=0.5), tn.Adam(),
+    tn.AdamW(1e-2), tn.NAdam(), tn.Lion(),
+]  # fmt: skip
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
+
+
+def numbers(size, dtype, seed=0):
+    x = np.random.default_rng(seed).standard_normal(size).astype(dtype)
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e30], dtype)[:size]
+    x[: special.size] = np.roll(special, seed)
+    return x
+
+
+def equal_bits(a, b):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(np.signbit(a[~np.isnan(a)]), np.signbit(b[~np.isnan(b)]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [0, 1, 13, BLOCK + 37])
+@pytest.mark.parametrize("layer", ACTIVATIONS, ids=repr)
+def test_activations(layer, size, dtype):
+    ops, x, dy = get_backend("numpy"), numbers(size, dtype), numbers(size, dtype, 1)
+    assert traced(layer.f, 1) is not None
+    assert traced(layer.df, 3) is not None
+    y = layer.f(np, x)
+    equal_bits(ops.elementwise(layer.f, x), y)
+    equal_bits(ops.elementwise(layer.df, dy, x, y), layer.df(np, dy, x, y))
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_losses(loss):
+    ops, y, t = get_backend("numpy"), numbers(60, "float32").reshape(20, 3), numbers(60, "float32", 2).reshape(20, 3)
+    assert traced(loss.formula, 2) is not None
+    wanted = loss.formula(np, y, t)
+    slope = ops.elementwise_loss(loss.formula, y, t, np.ones(20, "float32"))[1]
+    equal_bits(slope, wanted[1])
+    finite = np.abs(np.nan_to_num(y, posinf=1.0, neginf=1.0)) + 0.5
+    value = ops.elementwise_loss(loss.formula, finite, finite[::-1].copy(), np.full(20, 0.25, "float32"))[0]
+    np.testing.assert_allclose(value, 0.25 * loss.formula(np, finite, finite[::-1])[0].sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, BLOCK, 2 * BLOCK + 5])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_optimizers(optimizer, size, monkeypatch):
+    ops, theta, g = get_backend("numpy"), numbers(size, "float32"), numbers(size, "float32", 3)
+    ours, state = theta.copy(), optimizer.init(theta, ops)
+    other, plain = theta.copy(), optimizer.init(theta, ops)
+    for t in range(3):
+        optimizer.step(ours, g, state, t, ops)
+    with monkeypatch.context() as patch:
+        patch.setattr("tinynet_backends.numpy_backend.traced", lambda *_: None)
+        for t in range(3):
+            optimizer.step(other, g, plain, t, ops)
+    equal_bits(ours, other)
+    for name in optimizer.used_slots():
+        equal_bits(state[name], plain[name])
+
+
+def test_zeros_of_both_signs_are_two_constants():
+    x = np.array([1.0, -1.0])
+    out = np.empty(2), np.empty(2)
+    passes = write_passes(trace(lambda xp, x: (xp.where(x > 0, x, -0.0), xp.where(x > 0, x, 0.0)), 1))
+    passes.run([x], out, [np.empty(2) for _ in range(passes.scratch)], [np.empty(2, bool) for _ in range(passes.masks)])
+    assert np.signbit(out[0]).tolist() == [False, True]
+    assert np.signbit(out[1]).tolist() == [False, False]
+
+
+def test_a_result_may_be_an_input_or_come_twice():
+    ops, a, b = get_backend("numpy"), np.array([1.0, 2.0]), np.array([3.0, 4.0])
+    ops.update(lambda xp, a, b: (b, a), [a, b], [])
+    assert (a.tolist(), b.tolist()) == ([3.0, 4.0], [1.0, 2.0])
+    ops.update(lambda xp, a, b: (a + b,) * 2, [a, b], [])
+    assert a.tolist() == b.tolist() == [4.0, 6.0]
+
+
+def test_the_same_is_not_computed_twice():
+    assert len(trace(lambda xp, x: xp.exp(-x) * xp.exp(-x), 1).instructions) == 3
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        lambda xp, x: x if xp.max(x) > 0 else -x,
+        lambda xp, x: x**3,
+        lambda xp, x: xp.reshape(x, (-1,)),
+        lambda xp, x: x * x.dtype.type(2),
+        lambda xp, x: x * np.arange(4.0),
+        lambda xp, x: x if x > 0 else -x,
+        lambda xp, x: 1.0,
+    ],
+)
+def test_what_cannot_be_traced(formula):
+    assert traced(formula, 1) is None
+    with pytest.raises((TypeError, AttributeError)):
+        trace(formula, 1)
+
+
+def test_a_formula_that_cannot_be_traced_is_computed_as_it_stands():
+    x = np.arange(-2.0, 2.0)
+    assert get_backend("numpy").elementwise(lambda xp, x: x**3, x).tolist() == [-8.0, -1.0, 0.0, 1.0]
+    with pytest.raises(Untraceable, match="a branch on values"):
+        trace(lambda xp, x: x if x > 0 else -x, 1)
+
+
+def test_a_formula_without_a_hash():
+    class Unhashable:
+        __hash__ = None
+
+        def f(self, xp, x):
+            return 2.0 * x
+
+    assert get_backend("numpy").elementwise(Unhashable().f, np.ones(3)).tolist() == [2.0] * 3
+
+
+# Gradients that are written where they are packed
+
+
+def steps(backward, times=4):
+    """What ``backward(ops, number)`` packs in each step of one compiled function; and the arrays it packed."""
+    ops, g = get_backend("numpy"), np.empty(8)
+    seen = []
+
+    def step(number):
+        parts = backward(ops, number)
+        ops.pack(parts, g)
+        return parts
+
+    compiled = ops.compile(step)
+    for number in range(times):
+        parts = compiled(number)
+        seen.append((g.copy(), [np.shares_memory(p, g) for p in parts]))
+    return seen
+
+
+def gradient(ops, value):
+    """A (2, 2) gradient of `affine` whose elements are all ``value``."""
+    return ops.affine_grad(np.full((1, 2), float(value)), np.ones((1, 2)), np.ones((2, 2)), False)[1]
+
+
+def test_gradients_are_written_in_place_from_the_second_step_on():
+    seen = steps(lambda ops, n: [gradient(ops, n), gradient(ops, 10 + n)])
+    for n, (g, inside) in enumerate(seen):
+        assert g.tolist() == [float(n)] * 4 + [10.0 + n] * 4
+        assert inside == [n > 0] * 2
+
+
+def test_gradients_that_change_places():
+    def backward(ops, n):
+        parts = [gradient(ops, n), gradient(ops, 10 + n)]
+        return parts[::-1] if n % 2 else parts
+
+    for n, (g, _) in enumerate(steps(backward)):
+        first, second = (10 + n, n) if n % 2 else (n, 10 + n)
+        assert g.tolist() == [float(first)] * 4 + [float(second)] * 4
+
+
+def test_one_gradient_for_two_parameters():
+    for n, (g, _) in enumerate(steps(lambda ops, n: [gradient(ops, n)] * 2)):
+        assert g.tolist() == [float(n)] * 8
+
+
+def test_a_gradient_that_a_layer_made_itself():
+    for n, (g, inside) in enumerate(steps(lambda ops, n: [gradient(ops, n), np.full((2, 2), 10.0 + n)])):
+        assert g.tolist() == [float(n)] * 4 + [10.0 + n] * 4
+        assert inside == [n > 0, False]
