@@ -1,75 +1,147 @@
-"""``python -m benchmarks [steps] [--seconds S]``: time a step in this library and in PyTorch, in turns, and print the
-ratios; ``python -m benchmarks data``: what data cost.
+"""What it costs, side by side with peers, in one interleaved run.
 
-Each contender runs in a process of its own with as many threads as there are cores; the processes take turns, several
-times, so that a busy machine is busy for all. Losses of the first steps are compared before anything is timed.
+``python -m benchmarks cpu`` training steps, fit, scikit-learn, time to accuracy, imports, growth; ``ops`` operations
+beside their portable originals; ``data`` what data cost; ``gpu`` training steps on a CUDA device; ``peers`` who is here;
+``table FILE`` and ``plot FILE OUT.png`` show what ``--save`` has kept.
+
+Each contender runs in a process of its own; the processes take turns, several times, so that a busy machine is busy for
+all, and a control shows how busy it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
-from time import perf_counter
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
 
-from benchmarks.steps import CONTENDERS, SHAPES
+from benchmarks import machine, table
+from benchmarks.comparison import Comparison
+from benchmarks.runner import Options, Runner
 
-ROUNDS = 5
-
-
-def child(name: str, row: int, seconds: float) -> None:
-    """Print losses of the first steps and the median time of a step, as JSON."""
-    step = CONTENDERS[name](*SHAPES[row])
-    losses = [step() for _ in range(5)]
-    times: list[float] = []
-    end = perf_counter() + seconds
-    while perf_counter() < end:
-        began = perf_counter()
-        step()
-        times.append(perf_counter() - began)
-    print(json.dumps({"losses": losses, "median": statistics.median(times)}))
+RESULTS = Path(__file__).parent / "results"
+Section = Callable[[Runner], Iterator[Comparison]]
 
 
-def run(name: str, row: int, seconds: float) -> dict[str, object]:
-    command = [sys.executable, "-m", "benchmarks", "--child", name, str(row), "--seconds", str(seconds)]
-    out: dict[str, object] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return out
+def _sections(what: str, chosen: list[str]) -> list[Section]:
+    """What is to be run; imported here, so that ``table`` and ``peers`` need nothing."""
+    if what == "ops":
+        from benchmarks import ops
+
+        return [ops.run]
+    if what == "gpu":
+        from benchmarks import gpu
+
+        return [gpu.run]
+    from benchmarks.sections import accuracy, classifier, fit, growth, imports, steps
+
+    known = {
+        "steps": steps,
+        "fit": fit,
+        "sklearn": classifier,
+        "accuracy": accuracy,
+        "import": imports,
+        "growth": growth,
+    }
+    if unknown := set(chosen) - set(known):
+        raise SystemExit(f"unknown section {', '.join(sorted(unknown))}: choose from {', '.join(known)}")
+    return [module.run for name, module in known.items() if not chosen or name in chosen]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser("benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="?", default="steps", choices=("steps", "data"))
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=float, default=1.0, help="time for each measurement")
-    args = parser.parse_args()
-    if args.child:
-        child(args.child[0], int(args.child[1]), args.seconds)
-        return
+def measure(what: str, sections: list[Section], options: Options) -> dict[str, Any]:
+    """Run everything, print each comparison as it comes, and return what a results file holds."""
+    runner = Runner(options)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for section in sections:
+        title = (section.__doc__ or "").strip()
+        print(f"\n{title}", flush=True)
+        for comparison in section(runner):
+            show(comparison)
+            found.setdefault(title, []).append(comparison.to_json())
+    return {
+        "what": what,
+        "date": date.today().isoformat(),
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+        "threads": options.threads,
+        "threads in use": runner.threads,
+        "repeats": options.repeats,
+        "control": _control(runner.control),
+        "sections": found,
+    }
+
+
+def _control(times: list[float]) -> dict[str, Any]:
+    return {"median": median(times), "spread": [min(times), max(times)], "times": times} if times else {}
+
+
+def show(c: Comparison) -> None:
+    """A comparison on the terminal."""
+    print(f"  {c.label}")
+    for name in c.times:
+        ratios = [f"best peer / this {best:.2f}"] if name in c.ours and (best := c.against_best(name)) else []
+        kept = [f"{kind} {value:.3g}" for kind, value in c.notes.get(name, {}).items()]
+        print(f"    {name:<22}{table.duration(c.median(name)):>9}  ({table.span(*c.spread(name))})  ", end="")
+        print("; ".join(ratios + kept), flush=True)
+    for name, why in c.left_out.items():
+        print(f"    {name:<22}left out: {why}", flush=True)
+
+
+def save(results: dict[str, Any]) -> Path:
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{results['what']}-{results['date']}.json"
+    path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    return path
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add("what", nargs="?", default="cpu", choices=("cpu", "ops", "data", "gpu", "peers", "table", "plot"))
+    add("files", nargs="*", help="for table and plot")
+    add("--seconds", type=float, default=0.5, help="time for each measurement")
+    add("--repeats", type=int, default=3, help="turns that each contender takes")
+    add("--threads", type=int, help="for everyone; by default all cores")
+    add("--only", type=_names, default=[], metavar="NAME,NAME", help="contenders")
+    add("--rows", type=_names, default=[], metavar="1,2", help="rows of the table of steps")
+    add("--sections", type=_names, default=[], metavar="NAME,NAME", help="steps,fit,sklearn,accuracy,import,growth")
+    add("--save", action="store_true", help="keep the results under benchmarks/results")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = _parse(arguments)
     if args.what == "data":
         from benchmarks import data
 
         data.main()
-        return
-    names = [name for name in CONTENDERS if name == "tinynet" or importlib.util.find_spec(name)]
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores; median of {ROUNDS} rounds in turns; µs a step")
-    print(f"{'network × batch':<28}" + "".join(f"{name:>12}" for name in names) + f"{'ratio':>10}")
-    for row, (widths, batch) in enumerate(SHAPES):
-        rounds = [{name: run(name, row, args.seconds) for name in names} for _ in range(ROUNDS)]
-        losses = [rounds[0][name]["losses"] for name in names]
-        for other in losses[1:]:
-            worst = max(abs(a - b) / abs(a) for a, b in zip(losses[0], other, strict=True))
-            if worst > 1e-3:
-                raise SystemExit(f"losses differ by {worst:.1e}: the contenders do not compute the same")
-        medians = [statistics.median(r[name]["median"] for r in rounds) for name in names]
-        ratios = [r["torch"]["median"] / r["tinynet"]["median"] for r in rounds] if "torch" in names else []
-        ratio = f"{statistics.median(ratios):>10.2f}" if ratios else ""
-        label = "-".join(map(str, widths)) + f" × {batch}"
-        print(f"{label:<28}" + "".join(f"{1e6 * m:>12.0f}" for m in medians) + ratio, flush=True)
+    elif args.what == "peers":
+        from benchmarks import peers
+
+        peers.main()
+    elif args.what in ("table", "plot"):
+        saved = json.loads(Path(args.files[0]).read_text("utf-8"))
+        if args.what == "table":
+            print(table.markdown(saved))
+        else:
+            from benchmarks import plot
+
+            plot.draw(saved, args.files[1])
+    else:
+        options = Options(args.seconds, args.repeats, args.threads, tuple(args.only), tuple(map(int, args.rows)))
+        results = measure(args.what, _sections(args.what, args.sections), options)
+        if results["control"]:
+            low, high = results["control"]["spread"]
+            print(f"\nControl: {table.duration(results['control']['median'])} ({table.span(low, high)})")
+        if args.save:
+            print(f"Saved: {save(results)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""What a benchmark finds: times of contenders, measured in turns, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+REFERENCES = ("numpy",)  # what we stand on: it shows what is possible and is nobody's peer
+
+
+def is_ours(name: str) -> bool:
+    return name.startswith("tinynet")
+
+
+@dataclass
+class Comparison:
+    """Seconds of each contender, one a repeat. Times at the same place were taken in the same turn: they are pairs.
+
+    ``notes`` has other numbers by contender and name, ``left_out`` the reason why a contender is not there.
+    """
+
+    label: str
+    times: dict[str, list[float]]
+    notes: dict[str, dict[str, float]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> list[str]:
+        return [name for name in self.times if is_ours(name)]
+
+    @property
+    def peers(self) -> list[str]:
+        return [name for name in self.times if not is_ours(name) and name not in REFERENCES]
+
+    def median(self, name: str) -> float:
+        return median(self.times[name])
+
+    def spread(self, name: str) -> tuple[float, float]:
+        """The fastest and the slowest repeat."""
+        return min(self.times[name]), max(self.times[name])
+
+    def ratio(self, others: str | Iterable[str], mine: str) -> float:
+        """How many times faster ``mine`` is than the best of the others: the median of the ratios within each repeat.
+
+        A machine that is busy for a while slows both halves of a pair, and their ratio stays what it is.
+        """
+        names = [others] if isinstance(others, str) else list(others)
+        best = [min(turn) for turn in zip(*(self.times[name] for name in names), strict=True)]
+        return median(b / a for a, b in zip(self.times[mine], best, strict=True))
+
+    def against_best(self, mine: str) -> float | None:
+        """The ratio to the fastest peer of each repeat; None without a peer."""
+        return self.ratio(self.peers, mine) if self.peers else None
+
+    def to_json(self) -> dict[str, Any]:
+        """All that was measured, and the medians and ratios that follow, for whoever reads the file by eye."""
+        follows = {
+            "medians": {name: self.median(name) for name in self.times},
+            "ratios": {mine: {peer: self.ratio(peer, mine) for peer in self.peers} for mine in self.ours},
+        }
+        return asdict(self) | follows
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> Comparison:
+        return cls(saved["label"], saved["times"], saved.get("notes", {}), saved.get("left_out", {}))

@@ -1,0 +1,41 @@
+"""Who runs. Each module makes, of a task, a function that does one training step and returns its loss, uncollected:
+``float`` of it waits for the device."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.tasks import Task
+
+Step = Callable[[], Any]
+
+CPU: dict[str, tuple[str, dict[str, Any]]] = {
+    "tinynet numpy": ("ours", {"backend": "numpy"}),
+    "tinynet numba": ("ours", {"backend": "numba"}),
+    "torch": ("pytorch", {}),
+    "torch compiled": ("pytorch", {"compiled": True}),
+    "jax": ("xla", {}),
+    "article": ("article", {}),
+    "numpy": ("bare", {}),
+}
+
+GPU: dict[str, tuple[str, dict[str, Any]]] = {
+    "tinynet cupy": ("ours", {"backend": "cupy"}),
+    "torch cuda": ("pytorch", {"device": "cuda"}),
+    "torch cuda compiled": ("pytorch", {"device": "cuda", "compiled": True}),
+    "jax gpu": ("xla", {"device": "gpu"}),
+}
+
+
+def entered(names: dict[str, Any], task: Task) -> list[str]:
+    """Those of ``names`` that can run the task at all: the article's class knows one network."""
+    return [name for name in names if name != "article" or task.article]
+
+
+def make(name: str, task: Task) -> Step:
+    """The step of a contender. Whatever is raised here is the reason why it is left out."""
+    module, options = (CPU | GPU)[name]
+    step: Step = importlib.import_module(f"benchmarks.contenders.{module}").make(task, **options)
+    return step

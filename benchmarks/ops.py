@@ -1,0 +1,108 @@
+"""Each operation that a backend replaces, beside the portable original on the same backend: ``benchmarks ops``.
+
+Arguments are three sizes of what networks have. Replacements run as they do in a step, in an arena.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+from statistics import median
+from typing import Any
+
+import tinynet as tn
+from benchmarks.clock import elapsed
+from benchmarks.comparison import Comparison
+from benchmarks.runner import Failed, Order, Runner
+
+BACKENDS = ("numpy", "numba", "cupy", "torch")
+SIZES = ((32, 64), (128, 256), (512, 1024))  # samples, width
+KEY, COUNTER = (7, 5), (1, 2, 3)
+
+
+def _gelu_like(xp: Any, x: Any) -> Any:
+    return x / (1.0 + xp.exp(-1.702 * x))
+
+
+def _squares(xp: Any, y: Any, target: Any) -> tuple[Any, Any]:
+    e = y - target
+    return e * e, 2.0 * e
+
+
+def arguments(name: str, ops: tn.Backend, n: int, k: int) -> tuple[Any, ...]:
+    """Arguments of an operation for ``n`` samples of width ``k``."""
+    xp, stream = ops.xp, tn.Stream(1)
+
+    def real(*shape: int) -> Any:
+        return xp.reshape(stream.normal(range(prod(shape)), "float32", ops), shape)
+
+    labels, words = stream.integers(range(n), k, ops), stream.words(range(n * k), ops)
+    adam = tn.Adam(1e-3)
+    cases: dict[str, Callable[[], tuple[Any, ...]]] = {
+        "affine": lambda: (real(n, k), real(k, k), real(k)),
+        "affine_grad": lambda: (real(n, k), real(n, k), real(k, k), True),
+        "elementwise": lambda: (_gelu_like, real(n, k)),
+        "update": lambda: (
+            adam._decayed_rule, [real(k * k), real(k * k), abs(real(k * k))], [real(k * k)], 1e-3,
+            *adam.scalars({}, 9),
+        ),
+        "pack": lambda: ([real(k, k), real(k), real(k, k), real(k)], real(2 * k * k + 2 * k)),
+        "clip_norm": lambda: (real(k * k), 1e9),
+        "softmax": lambda: (real(n, k),),
+        "softmax_grad": lambda: (real(n, k), real(n, k)),
+        "normalize": lambda: (real(n, k), real(k), real(k), -1, 1e-5),
+        "normalize_grad": lambda: (real(n, k), real(n, k), real(n, 1), real(k), -1),
+        "elementwise_loss": lambda: (_squares, real(n, k), real(n, k), real(n)),
+        "softmax_cross_entropy": lambda: (real(n, k), labels, real(n)),
+        "words": lambda: (KEY, COUNTER, 3, n * k),
+        "words_at": lambda: (KEY, COUNTER, labels, k),
+        "normal": lambda: (words,),
+        "halves": lambda: (words,),
+        "dropout": lambda: (real(n, k), 0.3, KEY, COUNTER),
+        "permute": lambda: (labels, 10**6, tuple(range(24))),
+    }  # fmt: skip
+    return cases[name]()
+
+
+def _time(action: Callable[[], object], ops: tn.Backend, seconds: float) -> float:
+    """The median time of a call; a device is waited for."""
+
+    def once() -> None:
+        action()
+        ops.synchronize()
+
+    once()
+    count = 1 + int(seconds / 5 / (elapsed(once) + 1e-6))
+    laps = [elapsed(lambda: [once() for _ in range(count)]) / count for _ in range(5)]  # type: ignore[func-returns-value]
+    return median(laps)
+
+
+def measure(backend: str, seconds: float) -> dict[str, dict[str, list[float]]]:
+    """In the child: for each operation and size, the seconds of the replacement and of the original."""
+    ops = tn.get_backend(backend)
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in tn.overrides(ops):
+        for n, k in SIZES:
+            args = arguments(name, ops, n, k)
+            mine, original = ops.compile(getattr(ops, name)), ops.compile(getattr(tn.Backend, name))
+            found[f"{backend}: {name} {n} × {k}"] = {
+                "tinynet": [_time(lambda f=mine, a=args: f(*a), ops, seconds)],  # type: ignore[misc]
+                "portable": [_time(lambda f=original, a=args: f(ops, *a), ops, seconds)],  # type: ignore[misc]
+            }
+    return found
+
+
+def run(runner: Runner) -> Iterator[Comparison]:
+    """Seconds of an operation: the backend's own, and the portable original"""
+    seconds = runner.options.seconds / 10
+    for backend in runner.options.chosen(list(BACKENDS)):
+        try:
+            turns = [
+                runner.run(Order("benchmarks.ops:measure", {"backend": backend, "seconds": seconds}))["result"]
+                for _ in range(runner.options.repeats)
+            ]
+        except Failed as e:
+            print(f"{backend} is left out: {e}")
+            continue
+        for label in turns[0]:
+            yield Comparison(label, {who: [t[label][who][0] for t in turns] for who in turns[0][label]})

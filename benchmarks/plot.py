@@ -1,0 +1,77 @@
+"""A picture of a results file: times of the contenders, and how many times faster we are than each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.comparison import REFERENCES, Comparison, is_ours
+
+# Okabe, Ito 2008: told apart by colour-blind eyes too
+OURS = ("#0072B2", "#56B4E9")
+THEIRS = ("#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442")
+GREY = "#999999"
+
+
+def colours(names: list[str]) -> dict[str, str]:
+    """Blues are ours, grey is what we stand on, the rest are peers."""
+    mine, theirs = iter(OURS * 9), iter(THEIRS * 9)
+    return {n: next(mine) if is_ours(n) else GREY if n in REFERENCES else next(theirs) for n in names}
+
+
+def _bars(axes: Any, comparisons: list[Comparison], palette: dict[str, str]) -> None:
+    """Groups of bars, each with the whisker of its spread; a contender that is not there takes no room."""
+    for place, c in enumerate(comparisons):
+        names = [name for name in palette if c.times.get(name)]
+        width = 0.84 / max(len(names), 1)
+        for number, name in enumerate(names):
+            middle, (low, high) = c.median(name), c.spread(name)
+            x = place + (number - (len(names) - 1) / 2) * width
+            axes.bar(x, middle, 0.92 * width, color=palette[name], label=name)
+            axes.errorbar(x, middle, [[middle - low], [high - middle]], color="#333333", linewidth=0.8, capsize=1.5)
+    axes.set(yscale="log", ylabel="seconds", title="Time (lower is better)")
+
+
+def _ratios(axes: Any, comparisons: list[Comparison], palette: dict[str, str]) -> None:
+    """For each of ours a bar to the best peer, upwards where we are faster."""
+    mine = [name for name in palette if is_ours(name)]
+    width = 0.84 / max(len(mine), 1)
+    for place, c in enumerate(comparisons):
+        for number, name in enumerate(mine):
+            ratio = c.against_best(name) if c.times.get(name) else None
+            if ratio is None:
+                continue
+            x = place + (number - (len(mine) - 1) / 2) * width
+            axes.bar(x, ratio - 1, 0.92 * min(width, 0.42), bottom=1, color=palette[name])
+            where = {"va": "bottom" if ratio >= 1 else "top", "xytext": (0, 3 if ratio >= 1 else -3)}
+            axes.annotate(f"{ratio:.2g}", (x, ratio), ha="center", textcoords="offset points", fontsize=8, **where)
+    axes.axhline(1, color="#333333", linewidth=0.8)
+    axes.set(yscale="log", ylabel="best peer's time / ours", title="Ratio (higher is better)")
+    axes.margins(y=0.15)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+
+
+def draw(saved: dict[str, Any], path: str | Path) -> None:
+    """A picture of the first section; ImportError without matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    title, rows = next(iter(saved["sections"].items()))
+    comparisons = [Comparison.from_json(row) for row in rows]
+    palette = colours(list(dict.fromkeys(name for c in comparisons for name in c.times)))
+    figure = Figure(figsize=(max(7.0, 1.9 * len(comparisons)), 7.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    _bars(upper, comparisons, palette)
+    _ratios(lower, comparisons, palette)
+    for axes in (upper, lower):
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+    lower.set_xticks(range(len(comparisons)), [c.label.replace(" × ", "\n× ") for c in comparisons])
+    handles = dict(zip(*reversed(upper.get_legend_handles_labels()), strict=True))
+    ordered = [name for name in palette if name in handles]
+    figure.legend([handles[n] for n in ordered], ordered, loc="outside lower center", ncols=len(ordered), frameon=False)
+    machine = saved["machine"]
+    figure.suptitle(f"{title} · {machine['cpu']}, {machine['cores']} cores · {saved['date']}", fontsize=11)
+    figure.savefig(path)

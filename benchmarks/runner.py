@@ -1,0 +1,115 @@
+"""The contenders in turns, each in a process of its own, with a control beside them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.comparison import Comparison
+
+ROOT = Path(__file__).parents[1]
+TOLERANCE = 1e-3  # relative, of a float32 loss after five steps: sums in another order, and a float64 contender
+
+
+@dataclass(frozen=True)
+class Options:
+    """How long, how often and what."""
+
+    seconds: float = 0.5
+    repeats: int = 3
+    threads: int | None = None
+    only: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
+
+    def chosen(self, names: list[str]) -> list[str]:
+        return [name for name in names if not self.only or name in self.only]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A function for a child to call, "module:function", which returns its time under "seconds"."""
+
+    target: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+CONTROL = Order("benchmarks.control:measure")
+
+
+class Failed(Exception):
+    """Why a child could not do what it was asked to."""
+
+
+class Runner:
+    """Runs children, and remembers what holds for the whole run: the control's times and the threads."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.control: list[float] = []
+        self.threads: dict[str, dict[str, int]] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="tinynet-bench-", ignore_cleanup_errors=True)
+
+    def run(self, order: Order) -> dict[str, Any]:
+        """The answer of a fresh child; `Failed` with its reason."""
+        sent = {"target": order.target, "arguments": order.arguments, "threads": self.options.threads}
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.child", json.dumps(sent)],
+            capture_output=True, text=True, cwd=ROOT,
+            env=machine.environment(self.options.threads, self._folder.name),
+        )  # fmt: skip
+        if done.returncode:
+            raise Failed(f"its process ended with {done.returncode}: {done.stderr.strip().rpartition(chr(10))[2]}")
+        said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        if "error" in said:
+            raise Failed(said["error"])
+        return said
+
+    def compare(self, label: str, orders: Mapping[str, Order]) -> Comparison:
+        """Each order once a repeat, in turns; every repeat begins with the next one, and the control with each.
+
+        Losses that are returned are compared before a time is taken over. Notes are those of the first repeat, in
+        which nothing was compiled yet.
+        """
+        found = Comparison(label, {name: [] for name in orders})
+        for repeat in range(self.options.repeats):
+            self.control.append(float(self.run(CONTROL)["result"]["seconds"]))
+            said = self._turn(found, orders, repeat)
+            check({name: answer["result"].get("losses", []) for name, answer in said.items()})
+            for name, answer in said.items():
+                found.times[name].append(answer["result"]["seconds"])
+                peak = {"peak, MB": answer["peak_mb"]}
+                found.notes.setdefault(name, peak | answer["result"].get("notes", {}))
+                self.threads[name] = answer["threads"]
+        return found
+
+    def _turn(self, found: Comparison, orders: Mapping[str, Order], repeat: int) -> dict[str, dict[str, Any]]:
+        names = list(found.times)
+        turned = names[repeat % len(names) :] + names[: repeat % len(names)] if names else []
+        said = {}
+        for name in turned:
+            try:
+                said[name] = self.run(orders[name])
+            except Failed as e:
+                found.left_out[name] = str(e)
+                del found.times[name]
+        return {name: said[name] for name in names if name in said}
+
+
+def check(losses: dict[str, list[float]]) -> None:
+    """SystemExit unless all contenders computed the same losses."""
+    compared = {name: values for name, values in losses.items() if values}
+    if not compared:
+        return
+    first, *others = compared
+    for other in others:
+        pairs = zip(compared[first], compared[other], strict=True)
+        worst = max(abs(a - b) / abs(a) for a, b in pairs)
+        if not worst <= TOLERANCE:
+            raise SystemExit(f"losses of {first} and {other} differ by {worst:.1e}: they do not compute the same")

@@ -1,0 +1,55 @@
+"""``fit`` beside that of scikit-learn's MLPClassifier: the same layers, batches, epochs and optimizer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import tinynet as tn
+from benchmarks.clock import elapsed
+from benchmarks.comparison import Comparison
+from benchmarks.learners import RATE, perceptron
+from benchmarks.runner import Order, Runner
+from benchmarks.samples import SAMPLES, Split
+
+HIDDEN, BATCH = 100, 200
+EPOCHS = {"digits": 20, "million": 1}
+
+
+def ours(samples: str, backend: str) -> dict[str, Any]:
+    x, y, x_held, _ = split = SAMPLES[samples]()
+    net = tn.Sequential(tn.Dense(HIDDEN), tn.ReLU(), tn.Dense(int(y.max()) + 1))
+    model = tn.Model(net, x.shape[1], backend=backend)
+    seconds = elapsed(
+        lambda: model.fit((x, y), optimizer=tn.Adam(RATE), batch_size=BATCH, epochs=EPOCHS[samples], shuffle=True)
+    )
+    return _result(seconds, model.ops.to_numpy(model.predict_labels(x_held)), split)
+
+
+def theirs(samples: str) -> dict[str, Any]:
+    x, y, x_held, _ = split = SAMPLES[samples]()
+    epochs = EPOCHS[samples]
+    net = perceptron((HIDDEN,), BATCH, max_iter=epochs, n_iter_no_change=epochs + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has not converged: it was not meant to
+        seconds = elapsed(lambda: net.fit(x, y))
+    return _result(seconds, net.predict(x_held), split)
+
+
+def _result(seconds: float, labels: Any, split: Split) -> dict[str, Any]:
+    return {"seconds": seconds, "notes": {"accuracy": float(np.mean(labels == split[3]))}}
+
+
+def run(runner: Runner) -> Iterator[Comparison]:
+    """Seconds of fit beside scikit-learn's MLPClassifier"""
+    here = "benchmarks.sections.classifier:"
+    for samples, epochs in EPOCHS.items():
+        orders = {
+            f"tinynet {backend}": Order(here + "ours", {"samples": samples, "backend": backend})
+            for backend in ("numpy", "numba")
+        } | {"scikit-learn": Order(here + "theirs", {"samples": samples})}
+        names = runner.options.chosen(list(orders))
+        yield runner.compare(f"{samples}, {epochs} epochs", {name: orders[name] for name in names})

@@ -1,0 +1,88 @@
+"""Comparisons as Markdown: medians with their spread, and how many times faster we are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from benchmarks.comparison import Comparison
+
+UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+
+
+def duration(seconds: float) -> str:
+    """Three digits and the unit that suits: 2.35 ms."""
+    size, unit = next(((size, unit) for size, unit in UNITS if seconds >= size), UNITS[-1])
+    return f"{seconds / size:.3g} {unit}"
+
+
+def span(low: float, high: float) -> str:
+    return f"{duration(low)} to {duration(high)}"
+
+
+def _names(comparisons: Iterable[Comparison]) -> list[str]:
+    """All contenders, each where it first comes."""
+    return list(dict.fromkeys(name for c in comparisons for name in c.times))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(c: Comparison, name: str) -> str:
+    return f"{duration(c.median(name))} ({span(*c.spread(name))})" if c.times.get(name) else ""
+
+
+def _ratios(c: Comparison, mine: list[str], peers: list[str]) -> Iterator[str]:
+    for name in mine:
+        for peer in peers:
+            yield f"{c.ratio(peer, name):.2f}" if c.times.get(name) and c.times.get(peer) else ""
+        best = c.against_best(name) if c.times.get(name) else None
+        if len(peers) > 1:
+            yield "" if best is None else f"**{best:.2f}**"
+
+
+def times(comparisons: list[Comparison]) -> str:
+    """A row a comparison: the times, then for each of ours the ratio to each peer and to the best of each repeat."""
+    names = _names(comparisons)
+    mine = [n for n in names if any(n in c.ours for c in comparisons)]
+    peers = [n for n in names if any(n in c.peers for c in comparisons)]
+    heads = [f"{p} / {m}" for m in mine for p in (*peers, *(["**best peer**"] if len(peers) > 1 else []))]
+    lines = [_line(["", *names, *heads]), _line(["---"] * (1 + len(names) + len(heads)))]
+    lines += [_line([c.label, *(_cell(c, name) for name in names), *_ratios(c, mine, peers)]) for c in comparisons]
+    return "\n".join(lines)
+
+
+def notes(comparisons: list[Comparison]) -> str:
+    """A row a contender of a comparison: memory, the first step, accuracy, whatever it has noted."""
+    kinds = list(dict.fromkeys(kind for c in comparisons for note in c.notes.values() for kind in note))
+    if not kinds:
+        return ""
+    lines = [_line(["", "", *kinds]), _line(["---"] * (2 + len(kinds)))]
+    for c in comparisons:
+        for name, note in c.notes.items():
+            lines.append(_line([c.label, name, *(f"{note[k]:.3g}" if k in note else "" for k in kinds)]))
+    return "\n".join(lines)
+
+
+def left_out(comparisons: list[Comparison]) -> str:
+    """Who is missing, once for each reason."""
+    reasons = dict.fromkeys((name, why) for c in comparisons for name, why in c.left_out.items())
+    return "\n".join(f"{name} is left out: {why}" for name, why in reasons)
+
+
+def markdown(saved: dict[str, Any]) -> str:
+    """A whole results file."""
+    machine, control = saved["machine"], saved["control"]
+    versions = ", ".join(f"{name} {version}" for name, version in saved["versions"].items())
+    parts = [
+        f"{saved['what']}, {saved['date']}: {machine['cpu']}, {machine['cores']} cores, {machine['os']}; {versions}.",
+        f"Threads: {saved['threads'] or 'all cores'}; {saved['repeats']} repeats in turns: median (fastest to slowest).",
+    ]
+    if control:
+        low, high = control["spread"]
+        parts.append(f"Control: {duration(control['median'])} ({span(low, high)}).")
+    for title, rows in saved["sections"].items():
+        comparisons = [Comparison.from_json(row) for row in rows]
+        parts += [f"**{title}**", times(comparisons), notes(comparisons), left_out(comparisons)]
+    return "\n\n".join(part for part in parts if part)
