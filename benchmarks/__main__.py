@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -53,14 +54,15 @@ def _sections(what: str, chosen: list[str]) -> list[Section]:
 
 def measure(what: str, sections: list[Section], options: Options) -> dict[str, Any]:
     """Run everything, print each comparison as it comes, and return what a results file holds."""
-    runner = Runner(options)
     found: dict[str, list[dict[str, Any]]] = {}
-    for section in sections:
-        title = (section.__doc__ or "").strip()
-        print(f"\n{title}", flush=True)
-        for comparison in section(runner):
-            show(comparison)
-            found.setdefault(title, []).append(comparison.to_json())
+    with tempfile.TemporaryDirectory(prefix="tinynet-benchmarks-", ignore_cleanup_errors=True) as cache:
+        runner = Runner(options, cache)
+        for section in sections:
+            title = (section.__doc__ or "").strip()
+            print(f"\n{title}", flush=True)
+            for comparison in section(runner):
+                show(comparison)
+                found.setdefault(title, []).append(comparison.to_json())
     return {
         "what": what,
         "date": date.today().isoformat(),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from statistics import median
 from typing import Any
 
-REFERENCES = ("numpy",)  # what we stand on: it shows what is possible and is nobody's peer
+REFERENCES = ("numpy", "python")  # what we stand on: they show what is possible and are nobody's peers
 
 
 def is_ours(name: str) -> bool:
@@ -18,11 +18,13 @@ def is_ours(name: str) -> bool:
 class Comparison:
     """Seconds of each contender, one a repeat. Times at the same place were taken in the same turn: they are pairs.
 
-    ``notes`` has other numbers by contender and name, ``left_out`` the reason why a contender is not there.
+    ``control`` has the seconds of a fixed piece of work in each of these turns, ``notes`` other numbers by contender and
+    name, ``left_out`` the reason why a contender is not there.
     """
 
     label: str
     times: dict[str, list[float]]
+    control: list[float] = field(default_factory=list)
     notes: dict[str, dict[str, float]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -64,4 +66,4 @@ class Comparison:
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Comparison:
-        return cls(saved["label"], saved["times"], saved.get("notes", {}), saved.get("left_out", {}))
+        return cls(**{f.name: saved[f.name] for f in fields(cls) if f.name in saved})

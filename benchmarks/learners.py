@@ -76,7 +76,7 @@ class Sklearn:
         self.net = perceptron(hidden, batch)
 
     def epoch(self) -> None:
-        self.net.partial_fit(self.x, self.y, self.classes)
+        self.net.partial_fit(self.x, self.y, classes=self.classes)
 
     def predict(self, x: Array) -> Array:
         labels: Array = self.net.predict(x)

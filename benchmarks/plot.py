@@ -34,6 +34,8 @@ def _bars(axes: Any, comparisons: list[Comparison], palette: dict[str, str]) -> 
 
 def _ratios(axes: Any, comparisons: list[Comparison], palette: dict[str, str]) -> None:
     """For each of ours a bar to the best peer, upwards where we are faster."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     mine = [name for name in palette if is_ours(name)]
     width = 0.84 / max(len(mine), 1)
     for place, c in enumerate(comparisons):
@@ -43,13 +45,16 @@ def _ratios(axes: Any, comparisons: list[Comparison], palette: dict[str, str]) -
                 continue
             x = place + (number - (len(mine) - 1) / 2) * width
             axes.bar(x, ratio - 1, 0.92 * min(width, 0.42), bottom=1, color=palette[name])
-            where = {"va": "bottom" if ratio >= 1 else "top", "xytext": (0, 3 if ratio >= 1 else -3)}
-            axes.annotate(f"{ratio:.2g}", (x, ratio), ha="center", textcoords="offset points", fontsize=8, **where)
+            side, gap = ("bottom", 3) if ratio >= 1 else ("top", -3)
+            axes.annotate(
+                f"{ratio:.2f}", (x, ratio), (0, gap), textcoords="offset points", ha="center", va=side, fontsize=9
+            )
     axes.axhline(1, color="#333333", linewidth=0.8)
-    axes.set(yscale="log", ylabel="best peer's time / ours", title="Ratio (higher is better)")
-    axes.margins(y=0.15)
+    axes.set(yscale="log", ylabel="best peer's time / ours", title="Ratio (above 1 we are faster)")
+    axes.margins(y=0.2)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def draw(saved: dict[str, Any], path: str | Path) -> None:
@@ -71,7 +76,9 @@ def draw(saved: dict[str, Any], path: str | Path) -> None:
     lower.set_xticks(range(len(comparisons)), [c.label.replace(" × ", "\n× ") for c in comparisons])
     handles = dict(zip(*reversed(upper.get_legend_handles_labels()), strict=True))
     ordered = [name for name in palette if name in handles]
-    figure.legend([handles[n] for n in ordered], ordered, loc="outside lower center", ncols=len(ordered), frameon=False)
+    figure.legend(
+        [handles[n] for n in ordered], ordered, loc="outside lower center", ncols=min(4, len(ordered)), frameon=False
+    )
     machine = saved["machine"]
     figure.suptitle(f"{title} · {machine['cpu']}, {machine['cores']} cores · {saved['date']}", fontsize=11)
     figure.savefig(path)

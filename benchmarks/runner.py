@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,13 +47,15 @@ class Failed(Exception):
 
 
 class Runner:
-    """Runs children, and remembers what holds for the whole run: the control's times and the threads."""
+    """Runs children, and remembers what holds for the whole run: the control's times and the threads.
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
+    ``cache`` is a folder for what contenders compile, empty at first, so that every run begins cold.
+    """
+
+    def __init__(self, options: Options, cache: str) -> None:
+        self.options, self.cache = options, cache
         self.control: list[float] = []
         self.threads: dict[str, dict[str, int]] = {}
-        self._folder = tempfile.TemporaryDirectory(prefix="tinynet-bench-", ignore_cleanup_errors=True)
 
     def run(self, order: Order) -> dict[str, Any]:
         """The answer of a fresh child; `Failed` with its reason."""
@@ -62,7 +63,7 @@ class Runner:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.child", json.dumps(sent)],
             capture_output=True, text=True, cwd=ROOT,
-            env=machine.environment(self.options.threads, self._folder.name),
+            env=machine.environment(self.options.threads, self.cache),
         )  # fmt: skip
         if done.returncode:
             raise Failed(f"its process ended with {done.returncode}: {done.stderr.strip().rpartition(chr(10))[2]}")
@@ -79,7 +80,7 @@ class Runner:
         """
         found = Comparison(label, {name: [] for name in orders})
         for repeat in range(self.options.repeats):
-            self.control.append(float(self.run(CONTROL)["result"]["seconds"]))
+            found.control.append(self.run(CONTROL)["result"]["seconds"])
             said = self._turn(found, orders, repeat)
             check({name: answer["result"].get("losses", []) for name, answer in said.items()})
             for name, answer in said.items():
@@ -87,6 +88,7 @@ class Runner:
                 peak = {"peak, MB": answer["peak_mb"]}
                 found.notes.setdefault(name, peak | answer["result"].get("notes", {}))
                 self.threads[name] = answer["threads"]
+        self.control += found.control
         return found
 
     def _turn(self, found: Comparison, orders: Mapping[str, Order], repeat: int) -> dict[str, dict[str, Any]]:
@@ -109,7 +111,6 @@ def check(losses: dict[str, list[float]]) -> None:
         return
     first, *others = compared
     for other in others:
-        pairs = zip(compared[first], compared[other], strict=True)
-        worst = max(abs(a - b) / abs(a) for a, b in pairs)
-        if not worst <= TOLERANCE:
-            raise SystemExit(f"losses of {first} and {other} differ by {worst:.1e}: they do not compute the same")
+        for a, b in zip(compared[first], compared[other], strict=True):
+            if not abs(a - b) <= TOLERANCE * abs(a):
+                raise SystemExit(f"{first} has the loss {a} where {other} has {b}: they do not compute the same")

@@ -15,7 +15,7 @@ CPU: dict[str, tuple[str, dict[str, Any]]] = {
     "tinynet numpy": ("ours", {"backend": "numpy"}),
     "tinynet numba": ("ours", {"backend": "numba"}),
     "torch": ("pytorch", {}),
-    "torch compiled": ("pytorch", {"compiled": True}),
+    "torch compiled": ("pytorch_compiled", {}),
     "jax": ("xla", {}),
     "article": ("article", {}),
     "numpy": ("bare", {}),
@@ -24,7 +24,7 @@ CPU: dict[str, tuple[str, dict[str, Any]]] = {
 GPU: dict[str, tuple[str, dict[str, Any]]] = {
     "tinynet cupy": ("ours", {"backend": "cupy"}),
     "torch cuda": ("pytorch", {"device": "cuda"}),
-    "torch cuda compiled": ("pytorch", {"device": "cuda", "compiled": True}),
+    "torch cuda compiled": ("pytorch_compiled", {"device": "cuda"}),
     "jax gpu": ("xla", {"device": "gpu"}),
 }
 

@@ -1,4 +1,4 @@
-"""PyTorch, eager and compiled."""
+"""PyTorch, eager."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def _network(task: Task) -> nn.Sequential:
     return nn.Sequential(*(parts if task.article else parts[:-1]))
 
 
-def make(task: Task, device: str = "cpu", compiled: bool = False) -> Step:
-    """Compiled, it is the whole step that goes to ``torch.compile``: forward, backward and optimizer."""
+def make(task: Task, device: str = "cpu") -> Step:
     net = _network(task).to(device)
     optimizer = torch.optim.SGD(net.parameters(), 1.0) if task.article else torch.optim.Adam(net.parameters(), 1e-3)
     loss_of = nn.MSELoss(reduction="sum") if task.article else nn.CrossEntropyLoss()
@@ -39,4 +38,4 @@ def make(task: Task, device: str = "cpu", compiled: bool = False) -> Step:
         optimizer.step()
         return loss.detach()
 
-    return torch.compile(step) if compiled else step
+    return step

@@ -1,0 +1,173 @@
+"""What the benchmarks say follows from what they measured, and they measure the same work."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+from benchmarks import __main__ as command
+from benchmarks import child, contenders, machine, runner, tasks
+from benchmarks.clock import WARM, time_steps
+from benchmarks.comparison import Comparison
+
+TIMES = {
+    "tinynet numpy": [1.0, 10.0, 2.0],
+    "torch": [3.0, 20.0, 10.0],
+    "jax": [4.0, 15.0, 12.0],
+    "numpy": [0.5, 5.0, 1.0],
+}
+
+
+def saved(*comparisons):
+    return {
+        "what": "cpu", "date": "2026-01-02", "machine": {"cpu": "a CPU", "cores": 2, "os": "an OS"},
+        "versions": {"numpy": "2.4"}, "threads": 1, "repeats": 3,
+        "control": {"median": 0.05, "spread": [0.04, 0.06]},
+        "sections": {"Seconds of a step": [c.to_json() for c in comparisons]},
+    }  # fmt: skip
+
+
+def made_up():
+    c = Comparison("2-3 × 4", {k: [1e-3 * t for t in v] for k, v in TIMES.items()})
+    c.notes["torch"] = {"peak, MB": 300.0}
+    c.left_out["tinynet numba"] = "ValueError: unknown backend"
+    return [c, Comparison("5-6 × 7", {"tinynet numpy": [2e-6], "torch": [1e-6]})]
+
+
+def test_ratios_are_medians_of_pairs():
+    c = Comparison("", TIMES)
+    assert c.peers == ["torch", "jax"]  # numpy is nobody's peer
+    assert c.ours == ["tinynet numpy"]
+    assert c.ratio("torch", "tinynet numpy") == 3.0  # of 3, 2, 5; the ratio of the medians would be 5
+    assert c.ratio("jax", "tinynet numpy") == 4.0  # of 4, 1.5, 6
+    assert c.against_best("tinynet numpy") == 3.0  # of 3, 1.5, 5: the best of each turn
+    assert c.median("torch") == 10.0
+    assert c.spread("torch") == (3.0, 20.0)
+
+
+def test_without_a_peer_there_is_no_ratio():
+    assert Comparison("", {"tinynet numpy": [1.0], "numpy": [1.0]}).against_best("tinynet numpy") is None
+
+
+def test_a_comparison_comes_back_from_json():
+    for c in made_up():
+        assert Comparison.from_json(json.loads(json.dumps(c.to_json()))) == c
+
+
+def losses(name, task):
+    step = contenders.make(name, task)
+    return [float(step()) for _ in range(5)]
+
+
+NAMES = [
+    "numpy",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("torch", "torch compiled", "jax")),
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # of other libraries' own making
+@pytest.mark.parametrize("task", tasks.CPU[:2], ids=lambda task: task.label)
+@pytest.mark.parametrize("name", NAMES)
+def test_contenders_compute_the_same(name, task):
+    if name != "numpy" and importlib.util.find_spec(name.split()[0]) is None:
+        pytest.skip(f"{name} is not installed")
+    mine = losses("tinynet numpy", task)
+    np.testing.assert_allclose(losses(name, task), mine, rtol=1e-5)
+    runner.check({"a": mine, "b": losses(name, task)})
+    assert mine[4] < mine[0]
+
+
+def test_the_article_s_class_computes_the_same():
+    np.testing.assert_allclose(losses("article", tasks.CPU[0]), losses("tinynet numpy", tasks.CPU[0]), rtol=1e-5)
+    assert "article" not in contenders.entered(contenders.CPU, tasks.CPU[1])
+
+
+def test_contenders_that_disagree_are_not_compared():
+    runner.check({"a": [1.0, 0.5], "b": [1.0, 0.5004], "c": []})
+    for other in (0.501, float("nan")):
+        with pytest.raises(SystemExit, match="they do not compute the same"):
+            runner.check({"a": [1.0, 0.5], "b": [1.0, other]})
+
+
+def test_the_clock_sets_the_first_steps_apart():
+    calls = []
+    found = time_steps(lambda: calls.append(1) or len(calls), seconds=0.01)
+    assert found["losses"] == [1.0, 2.0, 3.0, 4.0, 5.0][:WARM]
+    assert 0 < found["seconds"] < 1e-3
+    assert found["notes"]["first step, s"] > 0
+
+
+def test_our_step_does_not_end_an_epoch():
+    model = tasks.CPU[0].model()
+    from benchmarks.contenders.ours import Fixed
+
+    reports = tn.train(model, Fixed(tasks.CPU[0], model.ops), tn.SumSquaredError(), tn.SGD(1.0), steps=10)
+    assert not any(report.last_of_epoch or (report.recent and report.step < 10) for report in reports)
+
+
+def test_a_child_answers_or_says_why_not():
+    assert child.answer("math:sqrt", {})["error"].startswith("TypeError: ")
+    assert child.answer("benchmarks.table:duration", {"seconds": 0.002}) == {"result": "2 ms"}
+    assert child.answer("no_such_module:f", {}) == {"error": "ModuleNotFoundError: No module named 'no_such_module'"}
+
+
+def test_a_child_is_a_process_with_the_threads_it_was_given():
+    order = {"target": "benchmarks.table:duration", "arguments": {"seconds": 1}, "threads": 1}
+    command = [sys.executable, "-m", "benchmarks.child", json.dumps(order)]
+    env = machine.environment(1, "cache") | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout)
+    assert said["result"] == "1 s"
+    assert 1 < said["peak_mb"] < 1000
+    if hasattr(os, "sched_setaffinity"):
+        assert said["threads"]["cores"] == 1
+    assert env["OMP_NUM_THREADS"] == env["NUMBA_NUM_THREADS"] == "1"
+
+
+class Scripted(runner.Runner):
+    """A runner whose children answer at once."""
+
+    def run(self, order):
+        self.order = [*getattr(self, "order", []), order.target]
+        if order.target == "broken":
+            raise runner.Failed("it is broken")
+        return {"result": {"seconds": len(self.order), "losses": [1.0]}, "threads": {"cores": 1}, "peak_mb": 5.0}
+
+
+def test_contenders_take_turns_and_whoever_fails_is_left_out():
+    fake = Scripted(runner.Options(repeats=2), "cache")
+    c = fake.compare("x", {name: runner.Order(name) for name in ("a", "b", "broken")})
+    control = runner.CONTROL.target
+    assert fake.order == [control, "a", "b", "broken", control, "b", "a"]
+    assert c.times == {"a": [2, 7], "b": [3, 6]}
+    assert c.left_out == {"broken": "it is broken"}
+    assert c.control == fake.control == [1, 5]
+    assert c.notes["a"] == {"peak, MB": 5.0}
+
+
+def test_the_table(tmp_path, capsys):
+    path = tmp_path / "saved.json"
+    path.write_text(json.dumps(saved(*made_up())), "utf-8")
+    command.main(["table", str(path)])
+    said = capsys.readouterr().out
+    assert "cpu, 2026-01-02: a CPU, 2 cores, an OS; numpy 2.4." in said
+    assert "Control: 50 ms (40 ms to 60 ms)." in said
+    assert "| 2-3 × 4 | 2 ms (1 ms to 10 ms) | 10 ms (3 ms to 20 ms) |" in said
+    assert "| 3.00 | 4.00 | **3.00** |" in said
+    assert "| 2 µs (2 µs to 2 µs) | 1 µs (1 µs to 1 µs) |  |  | 0.50 |  | **0.50** |" in said
+    assert "tinynet numba is left out: ValueError: unknown backend" in said
+    widths = [line.count("|") for line in said.splitlines() if line.startswith("|")]
+    assert widths == [9] * 4 + [4] * 3
+
+
+def test_the_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    path, picture = tmp_path / "saved.json", tmp_path / "out.png"
+    path.write_text(json.dumps(saved(*made_up())), "utf-8")
+    command.main(["plot", str(path), str(picture)])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 10_000
