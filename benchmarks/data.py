@@ -13,13 +13,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 
 import tinynet as tn
+from benchmarks.clock import elapsed
 
 D = tn.data
 N, FEATURES, BATCH = 10**6, 20, 4096
@@ -39,12 +39,6 @@ NAMESAKES: dict[str, tuple[tn.Dataset, dict[str, object]]] = {
 }  # fmt: skip
 
 
-def seconds(action: Callable[[], object]) -> float:
-    began = perf_counter()
-    action()
-    return perf_counter() - began
-
-
 def generators(rounds: int = 5) -> None:
     """Throughput of each virtual set on NumPy, beside scikit-learn's generator of the same name."""
     ops = tn.get_backend("numpy")
@@ -61,9 +55,9 @@ def generators(rounds: int = 5) -> None:
 
         mine, other = [], []
         for _ in range(rounds):
-            mine.append(seconds(make))
+            mine.append(elapsed(make))
             if theirs:
-                other.append(seconds(peer))
+                other.append(elapsed(peer))
         ratios = [b / a for a, b in zip(mine, other, strict=False)]
         text = f"{min(other):>14.3f}{statistics.median(ratios):>8.1f}" if other else ""
         print(f"{name.removeprefix('make_'):<28}{min(mine):>8.3f}{text}", flush=True)
@@ -74,7 +68,7 @@ def generators(rounds: int = 5) -> None:
         def make(data: tn.Dataset = some) -> object:
             return data.batch(range(data.n), ops, "float32")
 
-        best = 10 * min(seconds(make) for _ in range(rounds))
+        best = 10 * min(elapsed(make) for _ in range(rounds))
         print(f"{kind.__name__.lower():<28}{best:>8.3f}   ({some.shape[0]} features, no namesake)", flush=True)
 
 
@@ -138,7 +132,7 @@ def overhead(rounds: int = 15, count: int = 48) -> None:
             times: list[list[float]] = [[], []]
             for turn in range(rounds):
                 for which in (turn % 2, 1 - turn % 2):
-                    times[which].append(seconds(lambda run=runs[which]: [next(run) for _ in range(count)]) / count)  # type: ignore[misc]
+                    times[which].append(elapsed(lambda run=runs[which]: [next(run) for _ in range(count)]) / count)  # type: ignore[misc]
             share = statistics.median(b / a - 1 for a, b in zip(*times, strict=True))
             fixed, with_data = (1e3 * statistics.median(t) for t in times)
             print(f"{label:<38}{fixed:>12.2f}{with_data:>12.2f}{share:>10.1%}", flush=True)
@@ -147,12 +141,12 @@ def overhead(rounds: int = 15, count: int = 48) -> None:
 MEMORY = """
 import sys; sys.path[:0] = {path!r}
 import tinynet as tn
+from benchmarks.machine import peak_mb
 loader = tn.Loader(tn.data.Spirals(int(sys.argv[1])), 4096, shuffle=True)
 model = tn.Model(tn.Sequential(tn.Dense(64), tn.ReLU(), tn.Dense(3)), 2)
 for _ in tn.train(model, loader, tn.CrossEntropy(), tn.Adam(1e-3), steps=60):
     pass
-status = open("/proc/self/status").read()  # getrusage counts what the parent had when it forked
-print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+print(peak_mb())
 """
 
 

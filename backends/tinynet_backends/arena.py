@@ -26,9 +26,8 @@ class Arena:
         self.next = 0
         self.gradients: list[Array] = []
         self.next_gradient = 0
-        self.packed: dict[
-            tuple[Any, ...], tuple[Array, list[Array]]
-        ] = {}  # a vector, and the places of gradients in it
+        # a vector that gradients are packed into, and their places in it
+        self.packed: dict[tuple[Any, ...], tuple[Array, list[Array]]] = {}
 
     def rewind(self) -> Arena:
         """Start over: all that was handed out may be handed out again."""

@@ -96,18 +96,16 @@ class NumpyBackend(Backend):
         slope *= rows
         return np.sum(value), slope
 
-    def _in_blocks(
-        self, passes: Passes, inputs: list[Array], outputs: list[Array], numbers: tuple[float, ...] = ()
-    ) -> None:
+    def _in_blocks(self, passes: Passes, inputs: list[Array], outputs: list[Array]) -> None:
         size = outputs[0].size
         if size <= BLOCK:
-            passes.run([*inputs, *numbers], outputs, *self._scratch(passes, size, outputs[0].dtype))
+            passes.run(inputs, outputs, *self._scratch(passes, size, outputs[0].dtype))
             return
         for start in range(0, size, BLOCK):
             block = slice(start, start + BLOCK)
             out = [a[block] for a in outputs]
             scratch = self._scratch(passes, out[0].size, out[0].dtype)
-            passes.run([*[a[block] for a in inputs], *numbers], out, *scratch)
+            passes.run([a[block] for a in inputs], out, *scratch)
 
     def _scratch(self, passes: Passes, size: int, dtype: Any, more: int = 0) -> tuple[list[Array], list[Array]]:
         """Blocks that passes write what is in between to, this thread's own, and as ``more`` for their results."""

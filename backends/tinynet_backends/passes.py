@@ -32,18 +32,21 @@ class Passes:
 @lru_cache(maxsize=1024)
 def write_passes(trace: Trace) -> Passes:
     """The passes that a trace comes down to, compiled from their text."""
-    pools: dict[str, list[str]] = {"array": [], "truth": []}
-    made = {"array": 0, "truth": 0}
-    letter = {"array": "t", "truth": "m"}
+    free: dict[str, list[str]] = {"t": [], "m": []}  # buffers by their letter: t for numbers, m for masks
+    made = {"t": 0, "m": 0}
     names = {n: f"a{n}" for n in range(trace.inputs)}
     outputs = {ref.number: f"o{n}" for n, ref in enumerate(trace.outputs) if ref.number >= trace.inputs}
     last, lines = trace.last_uses(), []
 
-    def buffer(kind: str) -> str:
-        if pools[kind]:
-            return pools[kind].pop()
-        made[kind] += 1
-        return f"{letter[kind]}{made[kind] - 1}"
+    def take(letter: str) -> str:
+        if free[letter]:
+            return free[letter].pop()
+        made[letter] += 1
+        return f"{letter}{made[letter] - 1}"
+
+    def release(buffers: set[str]) -> None:
+        for name in buffers:
+            free[name[0]].append(name)
 
     for n, (op, args, kind) in enumerate(trace.instructions):
         number = trace.inputs + n
@@ -52,31 +55,29 @@ def write_passes(trace: Trace) -> Passes:
             names[number] = f"s{n}"
             lines.append(f"s{n} = {f' {ON_NUMBERS[op]} '.join(values) if len(values) == 2 else '-' + values[0]}")
             continue
-        dead = {
-            names[a.number] for a in args if isinstance(a, Ref) and last[a.number] == n and names[a.number][0] in "tm"
-        }
-        if op != "where":  # which reads its operands more than once: it writes elsewhere
-            for name in dead:
-                pools["array" if name[0] == "t" else "truth"].append(name)
-        names[number] = own = outputs.get(number) or buffer(kind)
-        if op == "where":
+        letter = "m" if kind == "truth" else "t"
+        refs = {a.number for a in args if isinstance(a, Ref)}
+        dead = {names[r] for r in refs if last[r] == n and names[r][0] in free}
+        if op == "where":  # it reads its operands more than once: it writes elsewhere
+            own = outputs.get(number) or take(letter)
+            release(dead)
             lines.append(f"select({', '.join(values)}, {own})")
         else:
+            release(dead)
+            own = outputs.get(number) or take(letter)
             lines.append(f"np.{op}({', '.join(values)}, out={own})")
-        if op == "where":
-            for name in dead:
-                pools["array" if name[0] == "t" else "truth"].append(name)
+        names[number] = own
     for n, ref in enumerate(trace.outputs):
         if names[ref.number] != f"o{n}":
             lines.append(f"o{n}[...] = {names[ref.number]}")
-    heads = {"a": trace.inputs, "o": len(trace.outputs), "t": made["array"], "m": made["truth"]}
+    heads = {"a": trace.inputs, "o": len(trace.outputs), **made}
     sources = {"a": "inputs", "o": "outputs", "t": "scratch", "m": "masks"}
     for kind, count in heads.items():
         if count:
             lines.insert(0, "".join(f"{kind}{n}, " for n in range(count)) + f"= {sources[kind]}")
     space: dict[str, Any] = {"np": np, "select": select, "inf": inf, "nan": nan}
     exec("def run(inputs, outputs, scratch, masks):\n    " + "\n    ".join(lines), space)
-    return Passes(space["run"], made["array"], made["truth"])
+    return Passes(space["run"], made["t"], made["m"])
 
 
 _INTEGER = {2: np.dtype(np.int16), 4: np.dtype(np.int32), 8: np.dtype(np.int64)}

@@ -124,8 +124,7 @@ def _npy(path: Path, target: Any) -> Dataset:
 
 
 def _npz(path: Path, target: Any) -> Dataset:
-    scratch = _scratch()
-    try:
+    with _scratch() as scratch:
         with zipfile.ZipFile(path) as z:
             members = {info.filename: info for info in z.infolist()}
             arrays = {}
@@ -137,9 +136,6 @@ def _npz(path: Path, target: Any) -> Dataset:
             if name not in arrays:
                 raise DataFileError(f"{path}: has no array {name!r}, but {', '.join(sorted(members)) or 'nothing'}")
         return _File(path, arrays["X"], arrays["y"], arrays.get("weight"), scratch)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
 
 
 def _member(path: Path, z: zipfile.ZipFile, info: zipfile.ZipInfo, scratch: Path) -> Array:
@@ -178,8 +174,7 @@ def _npy_header(path: Path, name: str, f: Any) -> tuple[tuple[int, ...], bool, A
 def _hdf5(path: Path, target: Any) -> Dataset:
     import h5py
 
-    scratch = _scratch()
-    try:
+    with _scratch() as scratch:
         with h5py.File(path, "r") as f:
             arrays = {}
             for name, spelled in (("X", ("X", "x")), ("y", ("y",)), ("weight", ("weight",))):
@@ -190,9 +185,6 @@ def _hdf5(path: Path, target: Any) -> Dataset:
                 if name not in arrays:
                     raise DataFileError(f"{path}: has no data set {name!r}, but {', '.join(f) or 'nothing'}")
         return _File(path, arrays["X"], arrays["y"], arrays.get("weight"), scratch)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
 
 
 def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
@@ -270,8 +262,7 @@ def _table(path: Path, names: Sequence[str], types: Sequence[Any], batches: Iter
     small = all(str(kinds[name]) in _EXACT_IN_32 for name in features)
     labels = len(targets) == 1 and not pa.types.is_floating(kinds[targets[0]])
     wide = np.dtype(np.float32 if small else np.float64)
-    scratch = _scratch()
-    try:
+    with _scratch() as scratch:
         parts: dict[str, tuple[list[str], Any]] = {
             "X": (features, wide), "y": (targets, np.dtype(np.int64) if labels else np.dtype(np.float64)),
         }  # fmt: skip
@@ -295,9 +286,6 @@ def _table(path: Path, names: Sequence[str], types: Sequence[Any], batches: Iter
             shape = (n,) if flat else (n, len(columns))
             arrays[name] = np.memmap(scratch / name, dtype, "r", 0, shape)
         return _File(path, arrays["X"], arrays["y"], arrays.get("weight"), scratch)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
 
 
 def _columns(path: Path, batch: Any, names: list[str], dtype: Any, first: int) -> Array:
@@ -316,8 +304,15 @@ def _columns(path: Path, batch: Any, names: list[str], dtype: Any, first: int) -
     return out
 
 
-def _scratch() -> Path:
-    return Path(tempfile.mkdtemp(prefix="tinynet-"))
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for what a file is decoded to; it is gone if that fails."""
+    folder = Path(tempfile.mkdtemp(prefix="tinynet-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 _READERS = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".parquet": _parquet, ".csv": _csv}
