@@ -30,6 +30,7 @@ class Bomb(tn.Identity):
     """Passes everything through and, at a call that is set from outside, kills the run."""
 
     def forward(self, params, x, ctx):
+        ctx.ops.as_written("it counts its calls")
         Bomb.calls += 1
         if Bomb.calls == Bomb.fuse:
             raise Kill

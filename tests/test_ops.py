@@ -94,6 +94,7 @@ CASES = {
     "normal": lambda f: [(raw(n),) for n in (0, 1, 7, BLOCK, 2 * BLOCK + 3)] + [(raw(30).reshape(6, 5)[:, 1:3],)],
     "halves": lambda f: [(raw(n),) for n in (0, 1, 7)] + [(raw(30).reshape(6, 5)[:, 1:3],), (raw(30).reshape(5, 6).T,)],
     "dropout": lambda f: [(f(x), 0.3, KEY, COUNTER) for x in (real(5, 3), real(0, 3), odd(7), np.full(40, np.inf), real(BIG))],
+    "dropout_grad": lambda f: [(f(x), real(*x.shape) > 0, 0.3) for x in (real(5, 3), real(0, 3), odd(7), np.full(40, np.inf))],
     "permute": lambda f: [(np.arange(min(n, 50)), n, tuple(range(24))) for n in (1, 2, 999, 1000, 2**62)],
 }  # fmt: skip
 FORMULAS_ON_WORDS = {"words", "words_at", "normal", "halves", "dropout", "permute"}

@@ -82,7 +82,8 @@ def test_zeros_of_both_signs_are_two_constants():
     x = np.array([1.0, -1.0])
     out = np.empty(2), np.empty(2)
     passes = write_passes(trace(lambda xp, x: (xp.where(x > 0, x, -0.0), xp.where(x > 0, x, 0.0)), 1))
-    passes.run([x], out, [np.empty(2) for _ in range(passes.scratch)], [np.empty(2, bool) for _ in range(passes.masks)])
+    scratch = [np.empty(2) for _ in range(passes.scratch)], [np.empty(2, bool) for _ in range(passes.masks)]
+    passes.run(x, *out, *scratch[0], *scratch[1])
     assert np.signbit(out[0]).tolist() == [False, True]
     assert np.signbit(out[1]).tolist() == [False, False]
 
@@ -142,12 +143,13 @@ def steps(backward, times=4):
     ops, g = get_backend("numpy"), np.empty(8)
     seen = []
 
-    def step(number):
+    def step(g, number):
+        ops.as_written("it makes arrays of a number")
         parts = backward(ops, number)
         ops.pack(parts, g)
         return parts
 
-    compiled = ops.compile(step)
+    compiled = ops.compile(step, g)
     for number in range(times):
         parts = compiled(number)
         seen.append((g.copy(), [np.shares_memory(p, g) for p in parts]))

@@ -12,7 +12,7 @@ from tinynet_backends import Backend, get_backend
 from tinynet import streams
 from tinynet.data import Batch, as_dataset
 from tinynet.initializers import Shape
-from tinynet.layers import Array, Context, Layer, Param, leaves
+from tinynet.layers import Array, Context, Layer, Param, Params, leaves
 from tinynet.losses import Loss
 from tinynet.metrics import Metric, as_metric
 from tinynet.standardize import moments, standardizer
@@ -72,8 +72,9 @@ class Model:
         params = _cut(self.theta, self.spec.params, self.ops)
         self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
         self.params = _merge(params, _cut(self.state, self.spec.state, self.ops))
+        ctx = Context(self.ops, seed=self.seed)
         self._forward: Callable[[Array], Array] = self.ops.compile(
-            lambda x: self.net.forward(self.params, x, Context(self.ops, seed=self.seed))[0]
+            lambda params, x: self.net.forward(params, x, ctx)[0], self.params
         )
 
     def __repr__(self) -> str:
@@ -162,15 +163,15 @@ class Evaluation:
     def __init__(self, model: Model, loss: Loss, metrics: tuple[Metric, ...]) -> None:
         ops, ctx = model.ops, Context(model.ops, seed=model.seed)
 
-        def step(x: Array, target: Array, weight: Array | None) -> list[Array]:
-            y = model.net.forward(model.params, x, ctx)[0]
+        def step(params: Params, x: Array, target: Array, weight: Array | None) -> list[Array]:
+            y = model.net.forward(params, x, ctx)[0]
             total = loss.denominator(target, weight, ops)
             value = loss(y, target, ops, weight, total)[0]
             total = total + ops.xp.zeros_like(value) if isinstance(total, int) else ops.xp.astype(total, value.dtype)
             return [ops.xp.stack([value * total, total]), *(m.sums(y, target, weight, ops) for m in metrics)]
 
         self.model, self.loss, self.metrics = model, loss, metrics
-        self.step = ops.compile(step)
+        self.step = ops.compile(step, model.params)
 
     def __call__(self, data: Any, batch_size: int) -> dict[str, float]:
         ops = self.model.ops

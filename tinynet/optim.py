@@ -52,8 +52,15 @@ class Optimizer:
 
     def step(self, theta: Array, g: Array, state: State, t: int, ops: Backend) -> None:
         """In place: one step on theta (p,) and state along gradient g (p,); ``t`` steps were done before."""
-        arrays = [theta, *(state[name] for name in self.used_slots())]
-        ops.update(self._decayed_rule, arrays, [g], rate_at(self.lr, t), *self.scalars(state, t))
+        self.apply(theta, g, state, self.numbers(state, t), ops)
+
+    def numbers(self, state: State, t: int) -> tuple[float, ...]:
+        """The first half of `step`, without arrays: the rate and `scalars`; numbers in ``state`` move on, in place."""
+        return rate_at(self.lr, t), *self.scalars(state, t)
+
+    def apply(self, theta: Array, g: Array, state: State, numbers: tuple[float, ...], ops: Backend) -> None:
+        """The second half of `step`, arithmetic on vectors alone, in place."""
+        ops.update(self._decayed_rule, [theta, *(state[name] for name in self.used_slots())], [g], *numbers)
 
     def used_slots(self) -> tuple[str, ...]:
         return self.slots
@@ -203,9 +210,10 @@ class NAdam(Adam):
         along_m = following / (1.0 - product * following)
         return along_g, along_m, sqrt(1.0 - self.beta2 ** (t + 1))
 
-    def step(self, theta: Array, g: Array, state: State, t: int, ops: Backend) -> None:
-        super().step(theta, g, state, t, ops)
+    def numbers(self, state: State, t: int) -> tuple[float, ...]:
+        numbers = super().numbers(state, t)
         state["product"] *= self._weight(t + 1)
+        return numbers
 
     def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
         m, v, g, lr, along_g, along_m, root_correction2 = rest

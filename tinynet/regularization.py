@@ -26,8 +26,7 @@ class Dropout(Layer):
         if not ctx.train or self.rate == 0.0:
             return x, lambda dy: (dy, {})
         y, keep = ctx.ops.dropout(x, self.rate, *ctx.masks)
-        xp, scale = ctx.ops.xp, 1.0 / (1.0 - self.rate)
-        return y, lambda dy: (xp.where(keep, dy * scale, xp.zeros_like(dy)), {})
+        return y, lambda dy: (ctx.ops.dropout_grad(dy, keep, self.rate), {})
 
 
 def _vectors(name: str, shape: Shape) -> Shape:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import reduce
 from math import isfinite
 from operator import getitem
-from typing import Any
+from typing import Any, NamedTuple
 
+from tinynet.data import Batch
 from tinynet.data.loader import BatchSource, batches
 from tinynet.errors import DivergedError
-from tinynet.layers import Array, Context
+from tinynet.layers import Array, Context, Params
 from tinynet.losses import Loss
 from tinynet.model import Model, check_fit
 from tinynet.optim import Optimizer, State
@@ -29,8 +30,7 @@ class Run:
     average: Array | None = None  # of the weights, where they are averaged
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """A finished step: ``step`` counts from 1, ``epoch`` from 0. ``loss`` () is that of the batch, before the step.
 
     ``float(report.loss)`` waits for the device. Where the loop has waited anyway, ``recent`` has the losses since the
@@ -77,26 +77,29 @@ def train(
     return _loop(model, loader, step, run, steps, due)
 
 
-Step = Callable[[Array, Array, Array | None, int], Array]
+Step = Callable[[Batch, int], Array]
 
 
 def _make_step(
     model: Model, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None
 ) -> Step:
-    """One step on a batch, in place: (x, y, weight, number) -> loss ()."""
+    """One step on a batch, in place: (batch, number) -> loss ()."""
     ops, theta = model.ops, model.theta
-    g = ops.zeros(theta.shape, theta.dtype)
-    part = ops.zeros(theta.shape, theta.dtype) if accumulate > 1 else g
     paths = [name.split(".") for name in model.gradient_names]
+    vectors = [ops.zeros(theta.shape, theta.dtype) for _ in range(2 if accumulate > 1 else 1)]
 
-    def step(x: Array, y: Array, weight: Array | None, t: int) -> Array:
+    def step(
+        params: Params, theta: Array, slots: State, average: Array | None, vectors: list[Array],
+        x: Array, y: Array, weight: Array | None, t: int, *numbers: float,
+    ) -> Array:  # fmt: skip
         ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False)
         total, denominator = None, loss.denominator(y, weight, ops)
+        g, part = vectors[0], vectors[-1]
         size = -(-x.shape[0] // accumulate)
         for start in range(0, x.shape[0], size):
             rows = slice(start, min(start + size, x.shape[0]))
             w = None if weight is None else weight[rows]
-            out, backprop = model.net.forward(model.params, x[rows, ...], ctx)
+            out, backprop = model.net.forward(params, x[rows, ...], ctx)
             value, dy = loss(out, y[rows, ...], ops, w, denominator)
             dparams = backprop(dy)[1]
             ops.pack([reduce(getitem, path, dparams) for path in paths], part if start else g)
@@ -105,12 +108,14 @@ def _make_step(
             total = value if total is None else total + value
         if clip is not None:
             ops.clip_norm(g, clip)
-        optimizer.step(theta, g, run.slots, t, ops)
+        optimizer.apply(theta, g, slots, numbers, ops)
         if ema is not None:
-            ops.update(_blend, [run.average], [theta], ema)
+            ops.update(_blend, [average], [theta], ema)
         return total
 
-    return ops.compile(step)
+    arrays = {name: value for name, value in run.slots.items() if not isinstance(value, float)}
+    compiled = ops.compile(step, model.params, theta, arrays, run.average, vectors)
+    return lambda batch, t: compiled(*batch, t, *optimizer.numbers(run.slots, t))
 
 
 def _loop(
@@ -123,7 +128,7 @@ def _loop(
     with closing(batches(loader, run.step, ops, model.dtype)) as coming:
         while run.step < stop:
             t = run.step
-            losses[t - since] = step(*next(coming), t)
+            losses[t - since] = step(next(coming), t)
             value = losses[t - since]
             run.step = t + 1
             epoch, place = divmod(t, loader.steps_per_epoch)

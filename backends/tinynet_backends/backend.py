@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any, TypeVar
 
@@ -93,9 +94,19 @@ class Backend:
         """Whether the device computes in float64: some accelerators do not."""
         return "float64" in self.xp.__array_namespace_info__().dtypes(device=self.device)
 
-    def compile(self, step: F) -> F:
-        """``step``, made ready to run many times. What it returns lives until its next call: copy what is to stay."""
-        return step
+    def compile(self, step: F, *fixed: Any) -> F:
+        """``step(*fixed, …)``, made ready to run many times.
+
+        ``fixed`` are arrays, or dicts and sequences of them, that stay where they are: their values may change between
+        calls. All else that changes from call to call, arrays and numbers, is an argument of the result. A backend may
+        write down what ``step`` does to these and from then on do that without it: what a step does beside, printing or
+        counting, is then done no more, unless it calls `as_written`. What it returns lives until its next call: copy
+        what is to stay.
+        """
+        return partial(step, *fixed) if fixed else step  # type: ignore[return-value]
+
+    def as_written(self, reason: str) -> None:
+        """Within a compiled step: run its Python every time, for ``reason``, which is logged."""
 
     def synchronize(self) -> None:
         """Wait until the device has done all it was asked to."""
@@ -280,6 +291,11 @@ class Backend:
         u = exact.uniform32(xp, philox.words(xp, key, counter, 0, (size + 1) // 2, device=self.device))
         keep = xp.reshape(u[:size] >= rate, x.shape)
         return xp.where(keep, x * (1.0 / (1.0 - rate)), xp.zeros_like(x)), keep
+
+    @portable
+    def dropout_grad(self, dy: Array, keep: Array, rate: float) -> Array:
+        """Gradient of `dropout` from its mask: ``dy / (1 - rate)`` where ``keep``, else 0, dy's shape."""
+        return self.xp.where(keep, dy * (1.0 / (1.0 - rate)), self.xp.zeros_like(dy))
 
     @portable
     def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:

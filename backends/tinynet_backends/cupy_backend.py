@@ -40,10 +40,10 @@ class CupyBackend(Backend):
     def to_numpy(self, x: Array) -> Any:
         return self._cp.asnumpy(x)
 
-    def compile(self, step: F) -> F:
+    def compile(self, step: F, *fixed: Any) -> F:
         def compiled(*args: Any) -> Any:
             with self._here():
-                return step(*args)
+                return step(*fixed, *args)
 
         return compiled  # type: ignore[return-value]
 

@@ -6,7 +6,7 @@ reader is behind it, and the last ones straight into the results, so that all of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf, nan
@@ -20,11 +20,12 @@ Array = Any
 
 @dataclass(frozen=True)
 class Passes:
-    """``run(inputs, outputs, scratch, masks)``: flat inputs and then numbers, outputs, and as many flat ``scratch`` arrays
-    (of the inputs' dtype) and ``masks`` (of bools) as it takes, all of one length. Outputs must not lie where inputs do.
+    """``run(*inputs, *outputs, *scratch, *masks)``: flat inputs and then numbers, outputs, and as many flat ``scratch``
+    arrays (of the inputs' dtype) and ``masks`` (of bools) as it takes, all of one length. Outputs must not lie where
+    inputs do.
     """
 
-    run: Callable[[Sequence[Any], Sequence[Array], Sequence[Array], Sequence[Array]], None]
+    run: Callable[..., None]
     scratch: int
     masks: int
 
@@ -70,13 +71,10 @@ def write_passes(trace: Trace) -> Passes:
     for n, ref in enumerate(trace.outputs):
         if names[ref.number] != f"o{n}":
             lines.append(f"o{n}[...] = {names[ref.number]}")
-    heads = {"a": trace.inputs, "o": len(trace.outputs), **made}
-    sources = {"a": "inputs", "o": "outputs", "t": "scratch", "m": "masks"}
-    for kind, count in heads.items():
-        if count:
-            lines.insert(0, "".join(f"{kind}{n}, " for n in range(count)) + f"= {sources[kind]}")
+    names_in_order = {"a": trace.inputs, "o": len(trace.outputs), **made}
+    head = ", ".join(f"{letter}{n}" for letter, count in names_in_order.items() for n in range(count))
     space: dict[str, Any] = {"np": np, "select": select, "inf": inf, "nan": nan}
-    exec("def run(inputs, outputs, scratch, masks):\n    " + "\n    ".join(lines), space)
+    exec(f"def run({head}):\n    " + "\n    ".join(lines or ["pass"]), space)
     return Passes(space["run"], made["t"], made["m"])
 
 

@@ -15,13 +15,13 @@ DEVICES = ("CPU_DEVICE", "device1", "device2", "no_float64")
 
 
 class StrictBackend(Backend):
-    def compile(self, step: F) -> F:
+    def compile(self, step: F, *fixed: Any) -> F:
         """``step`` without the floating-point warnings of the NumPy below: a loss that is not finite says what they
         would."""
 
         def compiled(*args: Any) -> Any:
             with np.errstate(all="ignore"):
-                return step(*args)
+                return step(*fixed, *args)
 
         return compiled  # type: ignore[return-value]
 

@@ -1,0 +1,291 @@
+"""A step written down while it runs: its calls on arrays, without the Python that led from one to the next.
+
+Stand-ins take the places of a step's arrays and numbers. Every call that meets one is carried out on the array behind it
+and put on a tape, its results staying where they are, so that the tape can be played again for other inputs. A step is
+captured by running it, so shapes and values are the real ones. What a tape cannot hold, a branch on values or a crossing
+to Python, breaks it: the step still ends as it should, and `Tape.broken` says what it was.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+Array = Any
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+
+class Tape:
+    """Calls in the order in which a step made them: functions and their arguments, among them stand-ins."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.broken = ""
+
+    def stop(self, reason: str) -> None:
+        """The step does what a tape cannot hold."""
+        self.broken = self.broken or reason
+
+    def do(self, f: Callable[..., Any], *args: Any) -> None:
+        """``f(*args)`` now, and whenever the tape is played. What it returns is lost: results go to arguments."""
+        f(*[real(a) for a in args])
+        self.calls.append((f, args))
+
+    def array(self, value: Array, source: Source | None = None) -> Stand:
+        """A stand-in for ``value``, a part of ``source`` if that is given."""
+        return Stand(self, value, source)
+
+
+class Source:
+    """An argument that is another array, or another number, at every call. An array's ``value`` lies in C order."""
+
+    def __init__(self, number: int, value: Any) -> None:
+        self.number, self.value = number, value
+
+
+class Number:
+    """Stands for a number that is another at every call: it can be handed on, and nothing else."""
+
+    def __init__(self, tape: Tape, source: Source) -> None:
+        self.tape, self.value, self.source = tape, source.value, source
+
+
+class Stand(np.lib.mixins.NDArrayOperatorsMixin):
+    """Stands for an array of the step.
+
+    ``source`` is the argument that it is, or is a view of; None for an array that keeps its place in memory.
+    """
+
+    def __init__(self, tape: Tape, value: Array, source: Source | None) -> None:
+        self.tape, self.value, self.source = tape, value, source
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{self.shape} {self.dtype} of a captured step>"
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _PLAIN:
+            return getattr(self.value, name)
+        if name in ("T", "mT", "real", "imag"):
+            return self._wrap(getattr(self.value, name))
+        if name in _METHODS:
+            return partial(getattr(np, name), self)
+        self.tape.stop(f"the attribute {name!r} of an array")
+        return getattr(self.value, name)
+
+    def astype(self, dtype: Any, copy: bool = True) -> Any:
+        return np.astype(self, dtype, copy=copy)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Any) -> Any:
+        names = [key] if not isinstance(key, tuple) else list(key)
+        if all(isinstance(k, (int, slice, type(None), type(...))) for k in names):
+            return self._wrap(self.value[key])
+        return self._function(lambda x, k: x[k], (self, key), {})
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        part = self.value[key] if not isinstance(key, tuple) or not any(isinstance(k, Stand) for k in key) else None
+        if self.source is not None or part is None or not np.may_share_memory(part, self.value):
+            self.tape.stop("a write to selected elements")
+            self.value[real(key)] = real(value)
+            return
+        self.tape.do(partial(np.copyto, part, casting="unsafe"), value)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        tape, out = self.tape, options.pop("out", None)
+        if any(isinstance(value, Stand) for value in options.values()):  # where=
+            tape.stop("a mask among the options of a call")
+            options = {name: real(value) for name, value in options.items()}
+        f = ufunc if method == "__call__" else getattr(ufunc, method)
+        f = partial(f, **options) if options else f
+        if out is None:
+            if ufunc.nout != 1 or method in ("at", "reduceat"):
+                tape.stop(f"{ufunc.__name__}.{method}")
+                return f(*[real(a) for a in inputs])
+            return self._into(f, inputs)
+        (target,) = out
+        if not isinstance(target, Stand) or target.source is not None or method == "at":
+            tape.stop("a result written to an array that the step does not own")
+            return f(*[real(a) for a in inputs], out=real(target))
+        tape.do(f if method == "__call__" else partial(_out, f), *inputs, target)
+        return target
+
+    def _into(self, f: Callable[..., Any], inputs: Sequence[Any]) -> Stand:
+        """``f(*inputs)``, a ufunc or a method of one, in an array of its own."""
+        value = np.asarray(f(*[real(a) for a in inputs]))
+        result = self.tape.array(value)
+        self.tape.calls.append((partial(_out, f), (*inputs, result)))
+        return result
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        name = function.__name__
+        if name in _OF_SHAPES:
+            return function(*real(args), **real(kwargs))
+        if kwargs.get("out") is not None or name in _OF_UNKNOWN_SHAPE or name.startswith("unique"):
+            self.tape.stop(f"the function {name}")
+            return function(*real(args), **real(kwargs))
+        return self._function(function, args, kwargs)
+
+    def _function(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Any function: a view of an argument is one again; other results are copied to arrays of their own."""
+        met: list[Stand] = []
+        value = function(*real(args, met), **real(kwargs, met))
+        several = isinstance(value, (tuple, list))
+        values = list(value) if several else [value]
+        if not all(isinstance(v, (np.ndarray, np.generic)) for v in values):
+            self.tape.stop(f"the function {function.__name__}")
+            return value
+        seen = [m for m in met if any(isinstance(m, Stand) and np.may_share_memory(v, m.value) for v in values)]
+        if seen:
+            results = [seen[0]._wrap(v) for v in values]
+        else:
+            results = [self.tape.array(np.asarray(v)) for v in values]
+            places = [r.value for r in results]
+
+            def again(*found: Any) -> None:
+                left = list(found)
+                new = function(*_refill(args, left), **_refill(kwargs, left))
+                for place, v in zip(places, new if several else [new], strict=True):
+                    np.copyto(place, v)
+
+            self.tape.calls.append((again, tuple(met)))
+        if not several:
+            return results[0]
+        return type(value)(*results) if hasattr(value, "_fields") else type(value)(results)
+
+    def _wrap(self, view: Any) -> Any:
+        if isinstance(view, np.ndarray):
+            return Stand(self.tape, view, self.source)
+        self.tape.stop("an element read as a number")
+        return view
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        self.tape.stop("an array made of one (asarray)")
+        return np.array(self.value, dtype, copy=copy)
+
+
+_OF_SHAPES = {"shape", "ndim", "size", "result_type", "isdtype", "can_cast"}
+_OF_UNKNOWN_SHAPE = {"nonzero", "flatnonzero", "argwhere", "extract", "compress", "trim_zeros", "union1d", "intersect1d",
+                     "setdiff1d", "setxor1d"}  # fmt: skip
+
+# What is the same at every call, and methods that are functions of NumPy as well.
+_PLAIN = {"shape", "ndim", "dtype", "size", "itemsize", "nbytes", "strides", "flags", "device"}
+_METHODS = {"reshape", "ravel", "transpose", "squeeze", "swapaxes", "sum", "mean", "max", "min", "prod", "std", "var",
+            "any", "all", "argmax", "argmin", "take", "cumsum", "clip", "round", "repeat", "diagonal", "dot",
+            "copy"}  # fmt: skip
+
+
+def _crossing(name: str, f: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: Any, *args: Any) -> Any:
+        if any(isinstance(a, Stand) for a in args):
+            return NotImplemented  # an array does that itself
+        self.tape.stop(f"a value needed by Python ({name})")
+        return f(self.value, *[real(a) for a in args])
+
+    return method
+
+
+for _name, _f in {"bool": bool, "int": int, "float": float, "complex": complex, "index": operator.index}.items():
+    setattr(Stand, f"__{_name}__", _crossing(_name, _f))
+    setattr(Number, f"__{_name}__", _crossing(_name, _f))
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    _f = getattr(operator, _name)
+    setattr(Number, f"__{_name}__", _crossing(_name, _f))
+    setattr(Number, f"__r{_name}__", _crossing(_name, lambda x, y, f=_f: f(y, x)))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "abs"):
+    setattr(Number, f"__{_name}__", _crossing(_name, getattr(operator, _name)))
+Number.__hash__ = _crossing("hash", hash)  # type: ignore[method-assign]
+
+
+def _out(f: Callable[..., Any], *args: Any) -> None:
+    f(*args[:-1], out=args[-1])
+
+
+def real(value: Any, met: list[Stand] | None = None) -> Any:
+    """``value`` with the arrays and numbers themselves for the stand-ins in it, which are appended to ``met``."""
+    if isinstance(value, (Stand, Number)):
+        if met is not None:
+            met.append(value)  # type: ignore[arg-type]
+        return value.value
+    if isinstance(value, dict):
+        return {name: real(v, met) for name, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        values = [real(v, met) for v in value]
+        return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
+    return value
+
+
+def _refill(value: Any, found: list[Any]) -> Any:
+    """``value`` with what is in ``found`` in the stand-ins' places, in the order of `real`; ``found`` gets shorter."""
+    if isinstance(value, (Stand, Number)):
+        return found.pop(0)
+    if isinstance(value, dict):
+        return {name: _refill(v, found) for name, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        values = [_refill(v, found) for v in value]
+        return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
+    return value
+
+
+class Replay:
+    """A tape that can be played: ``replay(inputs)`` with arrays and numbers like those that it was captured with.
+
+    ``calls`` are those of the tape, or what a backend made of them; ``places[n]`` are functions that put a new n-th
+    input where the calls look for it.
+    """
+
+    def __init__(self, result: Any, inputs: int) -> None:
+        self.result = real(result)
+        self.calls: list[tuple[Callable[..., Any], list[Any]]] = []
+        self.places: list[list[Callable[[Any], None]]] = [[] for _ in range(inputs)]
+        self.last: list[Any] = [None] * inputs
+
+    def add(self, f: Callable[..., Any], args: Sequence[Any]) -> None:
+        values = [real(a) for a in args]
+        for n, a in enumerate(args):
+            if isinstance(a, (Stand, Number)) and a.source is not None:
+                self.places[a.source.number].append(partial(_put, values, n, where(a)))
+        self.calls.append((f, values))
+
+    def __call__(self, *inputs: Any) -> Any:
+        for n, new in enumerate(inputs):
+            if new is not self.last[n]:
+                self.last[n] = new
+                for put in self.places[n]:
+                    put(new)
+        for f, args in self.calls:
+            f(*args)
+        return self.result
+
+
+def _put(values: list[Any], n: int, part: Callable[[Any], Any] | None, new: Any) -> None:
+    values[n] = new if part is None else part(new)
+
+
+def where(a: Stand | Number) -> Callable[[Any], Any] | None:
+    """How to cut the same part out of another source; None if it is all of it."""
+    if isinstance(a, Number) or a.value is a.source.value:
+        return None
+    view, whole = a.value, a.source.value
+    offset, shape, strides = offset_of(a), view.shape, view.strides
+    return lambda new: np.ndarray(shape, whole.dtype, new, offset, strides)
+
+
+def offset_of(a: Stand) -> int:
+    """Bytes from the first of the source to the first of the stand-in."""
+    return a.value.__array_interface__["data"][0] - a.source.value.__array_interface__["data"][0]
+
+
+def has_source(tree: Any) -> bool:
+    """Whether an input, or a view of one, is in ``tree``."""
+    met: list[Any] = []
+    real(tree, met)
+    return any(m.source is not None for m in met)
