@@ -4,7 +4,7 @@ device."""
 import pytest
 from tinynet_backends import BackendUnavailable, get_backend, set_backend
 
-NAMES = ["numpy", "strict:CPU_DEVICE", "strict:device1", "strict:device2", "torch"]
+NAMES = ["numpy", "numba", "strict:CPU_DEVICE", "strict:device1", "strict:device2", "torch"]
 
 
 @pytest.fixture(params=[*NAMES, pytest.param("cupy", marks=pytest.mark.gpu)])

@@ -99,7 +99,7 @@ CASES = {
 }  # fmt: skip
 FORMULAS_ON_WORDS = {"words", "words_at", "normal", "halves", "dropout", "permute"}
 EXACT = FORMULAS_ON_WORDS | {"pack"}
-BACKENDS = ["numpy", "torch", pytest.param("cupy", marks=pytest.mark.gpu)]
+BACKENDS = ["numpy", "numba", "torch", pytest.param("cupy", marks=pytest.mark.gpu)]
 
 
 def host(ops, value):
@@ -279,10 +279,10 @@ def test_the_order_in_which_a_backend_is_chosen(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nunpy", "unknown backend 'nunpy': choose from auto, numpy, cupy, strict, torch, dpnp"),
+        ("nunpy", "unknown backend 'nunpy': choose from auto, numpy, numba, cupy, strict, torch, dpnp"),
         ("numpy:1", "backend 'numpy' has no devices, not '1': write 'numpy'"),
         ("strict:gpu", "backend 'strict' has no device 'gpu': choose from CPU_DEVICE, device1, device2, no_float64"),
-        ("os.path", "unknown backend 'os.path': choose from auto, numpy, cupy, strict, torch, dpnp"),
+        ("os.path", "unknown backend 'os.path': choose from auto, numpy, numba, cupy, strict, torch, dpnp"),
     ],
 )
 def test_backends_that_do_not_exist(name, said):

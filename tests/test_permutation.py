@@ -315,8 +315,8 @@ def test_too_few_rounds_are_seen_in_the_orders_of_a_few_things(n, rounds, stats,
 
 
 def test_two_odd_sides_would_make_even_permutations_only(stats, monkeypatch):
-    """Why `permutation._shape` asks for an even product."""
-    monkeypatch.setattr(permutation, "_shape", lambda n: (45, 45))
+    """Why `permutation.sides` asks for an even product."""
+    monkeypatch.setattr(permutation, "sides", lambda n: (45, 45))
     assert failing(stats, orders(2025, 400)) == {"even and odd"}
 
 

@@ -25,8 +25,8 @@ def permute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
 
     ``keys`` are 24 or more ints in [0, 2**32). Raises `ValueError` for fewer, and unless ``1 <= n <= 2**62``.
     """
-    a, b = _shape(n)
-    used = _used(keys, n)
+    a, b = sides(n)
+    used = list(enumerate(used_keys(keys, n)))
 
     def forward(x: Array) -> Array:
         l = x // b
@@ -46,8 +46,8 @@ def permute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
 
 def unpermute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
     """The inverse of `permute` with the same n and keys: (m,) int64 -> (m,) int64, both in [0, n)."""
-    a, b = _shape(n)
-    used = _used(keys, n)
+    a, b = sides(n)
+    used = list(enumerate(used_keys(keys, n)))
 
     def backward(x: Array) -> Array:
         l = x // b
@@ -70,14 +70,14 @@ def _walk(xp: Any, step: Callable[[Array], Array], index: Array, n: int, size: i
     y = step(xp.astype(index, xp.uint64))
     if size > n:
         # Ends: every index walks along its cycle of step, which leads back to the index itself, and that is below n. It
-        # asks the device for one bool a turn; a second turn is rare, as size - n is small (see _shape).
+        # asks the device for one bool a turn; a second turn is rare, as size - n is small (see `sides`).
         while bool(xp.any(y >= n)):
             y = xp.where(y >= n, step(y), y)
     return xp.astype(y, xp.int64)
 
 
 @lru_cache(maxsize=256)
-def _shape(n: int) -> tuple[int, int]:
+def sides(n: int) -> tuple[int, int]:
     """(a, b), both near the root of n, with ``a * b >= n`` even and as small as a short search finds.
 
     Even: on Z_a x Z_b with a and b odd every round, and so the whole, is an even permutation; half of all would never
@@ -97,10 +97,11 @@ def _rounds(n: int) -> int:
     return 24 if n < 1000 else 8
 
 
-def _used(keys: Sequence[int], n: int) -> list[tuple[int, int]]:
+def used_keys(keys: Sequence[int], n: int) -> Sequence[int]:
+    """The keys of the rounds that are made, an even number of them."""
     if len(keys) < KEYS:
         raise ValueError(f"a permutation takes {KEYS} keys, not {len(keys)}")
-    return list(enumerate(keys[: _rounds(n)]))
+    return keys[: _rounds(n)]
 
 
 def _below(bound: int, x: Array, key: int) -> Array:

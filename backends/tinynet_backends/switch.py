@@ -14,8 +14,8 @@ from tinynet_backends.backend import Backend
 from tinynet_backends.errors import BackendUnavailable
 from tinynet_backends.generic_backend import NAMESPACES
 
-NAMES = ("numpy", "cupy", "strict", *NAMESPACES)
-AUTO = ("cupy", "numpy")  # the first that is there
+NAMES = ("numpy", "numba", "cupy", "strict", *NAMESPACES)
+AUTO = ("cupy", "numba", "numpy")  # the first that is there
 
 _log = logging.getLogger("tinynet")
 _block: ContextVar[str | Backend | None] = ContextVar("tinynet_backend", default=None)

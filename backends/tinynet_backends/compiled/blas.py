@@ -1,0 +1,68 @@
+"""NumPy's own matrix product, called by address."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Blas:
+    """The OpenBLAS that a NumPy wheel brings: addresses of its products by dtype, and how many threads it uses.
+
+    While `alone` is in force it uses one, because the work is then shared out by parts. The number that it had before
+    is the one that OMP_NUM_THREADS or threadpoolctl asked for, and bounds our threads as well.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.gemm = {
+            np.dtype(name): _address(getattr(library, f"scipy_cblas_{letter}gemm64_"))
+            for name, letter in {"float32": "s", "float64": "d"}.items()
+        }
+        self._get, self._set = library.scipy_openblas_get_num_threads64_, library.scipy_openblas_set_num_threads64_
+        self._lock, self._users, self._before = threading.Lock(), 0, 1
+
+    def threads(self) -> int:
+        """How many threads it may use."""
+        return int(self._get()) if not self._users else self._before
+
+    @contextmanager
+    def alone(self) -> Iterator[int]:
+        """Inside, products are computed by the thread that asks for them; gives the number of threads allowed."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._before = int(self._get())
+                if self._before > 1:
+                    self._set(1)
+            allowed = self._before
+        try:
+            yield allowed
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users and allowed > 1:
+                    self._set(allowed)
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+@cache
+def find() -> Blas | None:
+    """The library inside of the NumPy package, or None where NumPy was built with another."""
+    package = Path(np.__file__).parent
+    folders = package.with_name("numpy.libs"), package / ".dylibs"
+    for path in (p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir()) if "openblas64" in p.name):
+        try:
+            return Blas(ctypes.CDLL(str(path)))
+        except (OSError, AttributeError):
+            continue
+    return None

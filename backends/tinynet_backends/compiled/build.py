@@ -1,0 +1,160 @@
+"""Kernels compiled, once a machine: numba keeps them on disk, and what is written here has a file for it to stand by.
+
+A traced formula becomes the text of a kernel; the text is kept as a module in the user's cache folder, named by its hash.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numba import cfunc, float32, float64
+from tinynet_backends.compiled.program import KERNEL
+from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
+
+_log = logging.getLogger("tinynet")
+_REAL = {np.dtype("float32"): float32, np.dtype("float64"): float64}
+_HEAD = '''"""A traced formula as a kernel; written by tinynet_backends.compiled.build, version 1."""
+
+import math
+
+import numpy as np
+from numba import float64, types
+from tinynet_backends.compiled.intrinsics import pointer
+from tinynet_backends.compiled.kernels import share
+
+
+def make(real):
+    inf, nan = math.inf, math.nan
+
+    def kernel(at, part, parts):
+        w, s = pointer(types.int64, at), pointer(float64, at)
+'''
+_compiled: list[Any] = []  # what is compiled lives as long as the process: tapes know it by address
+
+
+def supported(dtype: Any) -> bool:
+    """Whether there are kernels for arrays of ``dtype``."""
+    return dtype in _REAL
+
+
+@cache
+def written(maker: Callable[[Any], Any], dtype: Any) -> int:
+    """The address of one of `kernels` for ``dtype``."""
+    return _compile(maker(_REAL[dtype]), maker.__name__, kept=True)
+
+
+@cache
+def formula(trace: Trace, dtype: Any, kind: str) -> int:
+    """The address of a kernel for a formula.
+
+    "map": [n, inputs, numbers, outputs]; "update": [n, arrays and inputs, numbers], the outputs being the first arrays;
+    "loss": [n, o, y, target, scale, cost, slope], by rows: ``cost[i] = sum(value[i] * scale[i])``, ``slope * scale``.
+    """
+    text = _HEAD + "".join(f"        {line}\n" for line in _lines(trace, kind)) + "\n    return kernel\n"
+    made, kept = _module(text)
+    return _compile(made(_REAL[dtype]), f"a formula ({kind})", kept)
+
+
+def _compile(body: Callable[..., None], name: str, kept: bool) -> int:
+    began = perf_counter()
+    made = cfunc(KERNEL, cache=kept, error_model="numpy")(body)
+    seconds = perf_counter() - began
+    if not getattr(made, "cache_hits", 0):
+        if not any(not getattr(other, "cache_hits", 0) for other in _compiled):
+            _log.warning("compiling kernels for this machine; they are kept, so only a first run waits for them")
+        _log.info("compiled %s in %.2f s", name, seconds)
+    _compiled.append(made)
+    return int(made.address)
+
+
+def _module(text: str) -> tuple[Any, bool]:
+    """The function `make` of a module with this text, and whether the module has a file."""
+    name = f"tinynet_formula_{sha256(text.encode()).hexdigest()[:24]}"
+    path = cache_folder() / f"{name}.py"
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{os.getpid()}")
+            draft.write_text(text)
+            os.replace(draft, path)
+        if path.read_text() != text:
+            raise OSError(f"{path} is not what was written")
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+        sys.modules[name] = module
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+        return module.make, True
+    except OSError as e:
+        _log.info("formulas are compiled anew in every process: %s", e)
+        space: dict[str, Any] = {}
+        exec(text, space)
+        return space["make"], False
+
+
+def cache_folder() -> Path:
+    """Where formulas are kept: $TINYNET_CACHE, else the user's cache folder."""
+    if named := os.environ.get("TINYNET_CACHE"):
+        return Path(named)
+    if os.name == "nt":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "tinynet"
+
+
+_SPELLED = {
+    "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}", "negative": "-{}", "abs": "abs({})",
+    "sqrt": "math.sqrt({})", "exp": "math.exp({})", "expm1": "math.expm1({})", "log": "math.log({})",
+    "log1p": "math.log1p({})", "tanh": "math.tanh({})", "floor": "np.floor({})",
+    "sign": "({0} if {0} != {0} else real({0} > 0) - real({0} < 0))",
+    "maximum": "({0} if ({0} >= {1}) | ({0} != {0}) else {1})", "minimum": "({0} if ({0} <= {1}) | ({0} != {0}) else {1})",
+    "less": "{} < {}", "less_equal": "{} <= {}", "greater": "{} > {}", "greater_equal": "{} >= {}", "equal": "{} == {}",
+    "not_equal": "{} != {}", "logical_and": "{} & {}", "logical_or": "{} | {}", "logical_not": "not {}",
+    "where": "({1} if {0} else {2})",
+}  # fmt: skip
+
+
+def _lines(trace: Trace, kind: str) -> list[str]:
+    """The body of a kernel: arrays are called a and v, numbers s, masks m."""
+    first = 2 if kind == "loss" else 1  # where the inputs stand among the kernel's words
+    names = [f"{'a' if n < trace.arrays else 's'}{n}" for n in range(trace.inputs)]
+    before = [f"p{n} = pointer(real, w[{first + n}])" for n in range(trace.arrays)]
+    before += [f"s{n} = s[{first + n}]" for n in range(trace.arrays, trace.inputs)]
+    inside = [f"a{n} = p{n}[i]" for n in range(trace.arrays)]
+    for op, args, result in trace.instructions:
+        values = [names[a.number] if isinstance(a, Ref) else a for a in args]
+        name = f"{ {'number': 's', 'truth': 'm', 'array': 'v'}[result] }{len(names)}"
+        names.append(name)
+        if result == "number":
+            before.append(f"{name} = " + (f" {ON_NUMBERS[op]} ".join(values) if len(values) == 2 else f"-{values[0]}"))
+            continue
+        for n, v in enumerate(values):
+            if v[0] not in "av" and not op.startswith("logical") and (op, n) != ("where", 0):
+                values[n] = f"real({v})"
+        inside.append(f"{name} = {_SPELLED[op].format(*values)}")
+    inside += [f"r{n} = {names[ref.number]}" for n, ref in enumerate(trace.outputs)]
+    if kind == "loss":
+        return [
+            *before, "scale, cost, slope = pointer(real, w[4]), pointer(real, w[5]), pointer(real, w[6])",
+            "low, high = share(w[0], part, parts, 1)", "for row in range(low, high):", "    c, factor = real(0.0), scale[row]",
+            "    for i in range(row * w[1], (row + 1) * w[1]):",
+            *[f"        {line}" for line in (*inside, "c += r0 * factor", "slope[i] = r1 * factor")], "    cost[row] = c",
+        ]  # fmt: skip
+    for n in range(len(trace.outputs)):
+        if kind == "map":
+            before.append(f"o{n} = pointer(real, w[{first + trace.inputs + n}])")
+        inside.append(f"{'p' if kind == 'update' else 'o'}{n}[i] = r{n}")
+    return [*before, "low, high = share(w[0], part, parts, 64)", "for i in range(low, high):",
+            *[f"    {line}" for line in inside]]  # fmt: skip

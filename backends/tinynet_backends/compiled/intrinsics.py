@@ -1,0 +1,124 @@
+"""What kernels say in machine terms: memory by address, calls by address, atomic words."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_WORD, _INT, _VOID = ir.IntType(64), ir.IntType(32), ir.VoidType()
+_FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+
+
+@intrinsic
+def pointer(context: Any, kind: Any, address: Any) -> Any:
+    """The memory at ``address`` as numbers of ``kind``, a numba type."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(kind.instance_type)(kind, types.int64), write
+
+
+@intrinsic
+def call(context: Any, kernel: Any, args: Any, part: Any, parts: Any) -> Any:
+    """``kernel(args, part, parts)``, for the address of one."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function = ir.FunctionType(_VOID, [_WORD] * 3)
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), write
+
+
+@intrinsic
+def gemm(
+    context: Any, function: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, one: Any, a: Any, lda: Any, b: Any, ldb: Any,
+    zero: Any, c: Any, ldc: Any,
+) -> Any:  # fmt: skip
+    """``c = op(a) @ op(b)`` by a row-major CBLAS ``function`` with 64-bit sizes; all but ``one`` and ``zero`` are words."""
+    real = _FLOATS[one]
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        order, ta, tb = _INT(101), *(builder.trunc(a, _INT) for a in args[1:3])
+        kinds = [_INT] * 3 + [_WORD] * 3 + [real] + [_WORD] * 4 + [real] + [_WORD] * 2
+        function = ir.FunctionType(_VOID, kinds)
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), [order, ta, tb, *args[3:]])
+        return context.get_dummy_value()
+
+    words = [types.int64] * 4
+    return types.void(*[types.int64] * 6, one, *words, one, *words[:2]), write
+
+
+@intrinsic
+def fetch_add(context: Any, address: Any, value: Any) -> Any:
+    """Add to the word at ``address`` atomically; the word before."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", builder.inttoptr(args[0], _WORD.as_pointer()), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), write
+
+
+@intrinsic
+def load(context: Any, address: Any) -> Any:
+    """The word at ``address``, atomically."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(builder.inttoptr(args[0], _WORD.as_pointer()), "seq_cst", 8)
+
+    return types.int64(types.int64), write
+
+
+@intrinsic
+def store(context: Any, address: Any, value: Any) -> Any:
+    """Set the word at ``address``, atomically."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], builder.inttoptr(args[0], _WORD.as_pointer()), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), write
+
+
+_X86 = platform.machine() in ("x86_64", "AMD64")
+
+
+@intrinsic
+def pause(context: Any) -> Any:
+    """Tell the processor that this is a loop that waits."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if _X86:
+            function = ir.FunctionType(_VOID, [])
+            builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), write
+
+
+@intrinsic
+def bits(context: Any, kind: Any, value: Any) -> Any:
+    """``value`` read as another ``kind`` of number of the same size."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[1], context.get_value_type(signature.return_type))
+
+    return kind.instance_type(kind, value), write
+
+
+@intrinsic
+def multiply_high(context: Any, a: Any, b: Any) -> Any:
+    """The upper 64 bits of the product of two unsigned words."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
+        return builder.trunc(builder.lshr(product, wide(64)), _WORD)
+
+    return types.uint64(types.uint64, types.uint64), write

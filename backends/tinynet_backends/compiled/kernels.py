@@ -1,0 +1,357 @@
+"""The kernels written by hand, each made for ``real``, numba's float32 or float64.
+
+Sizes and addresses come as words, Python's numbers as float64. A kernel does its part of the rows, columns or elements,
+so that no result depends on how many parts there are; sums over samples run in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from numba import float64, njit, types, uint8, uint64
+from tinynet_backends.compiled.intrinsics import gemm, multiply_high, pointer
+
+Body = Callable[[Any, Any, Any], None]
+
+
+@njit(inline="always")
+def share(n, part, parts, grain):  # type: ignore[no-untyped-def]
+    """The part of range(n) that is meant, in multiples of ``grain``."""
+    blocks = (n + grain - 1) // grain
+    return min(n, blocks * part // parts * grain), min(n, blocks * (part + 1) // parts * grain)
+
+
+# Dense layers ----------------------------------------------------------------------------------------------------------
+
+
+def product(real: Any) -> Body:
+    """[gemm, ta, tb, m, n, k, a, lda, b, ldb, c, ldc, bias]: ``c = op(a) @ op(b) + bias``, by rows or columns."""
+    size = real.bitwidth // 8
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        ta, tb, m, n, k, a, lda, b, ldb, c, ldc = w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11]
+        if m >= n:
+            low, high = share(m, part, parts, 4)
+            rows, columns = high - low, n
+            a += size * low * (lda if ta == 111 else 1)
+            c += size * low * ldc
+            first = 0
+        else:
+            first, last = share(n, part, parts, 16)
+            rows, columns = m, last - first
+            b += size * first * (1 if tb == 111 else ldb)
+            c += size * first
+        if rows == 0 or columns == 0:
+            return
+        gemm(w[0], ta, tb, rows, columns, k, real(1.0), a, lda, b, ldb, real(0.0), c, ldc)
+        if w[12] != 0:
+            bias = pointer(real, w[12] + size * first)
+            for i in range(rows):
+                row = pointer(real, c + size * i * ldc)
+                for j in range(columns):
+                    row[j] += bias[j]
+
+    return kernel
+
+
+def column_sums(real: Any) -> Body:
+    """[n, o, x, out]: ``out = x.sum(0)``, by columns."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        n, o, x, out = w[0], w[1], pointer(real, w[2]), pointer(real, w[3])
+        low, high = share(o, part, parts, 16)
+        for j in range(low, high):
+            out[j] = real(0.0)
+        for i in range(n):
+            for j in range(low, high):
+                out[j] += x[i * o + j]
+
+    return kernel
+
+
+# Losses and sums -------------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(real: Any) -> Body:
+    """[n, k, z, target, scale, cost, dz]: `Backend.softmax_cross_entropy` with labels, by rows; cost (n,) adds up to it."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        n, k, z, target, scale = w[0], w[1], pointer(real, w[2]), pointer(types.int64, w[3]), pointer(real, w[4])
+        cost, dz = pointer(real, w[5]), pointer(real, w[6])
+        low, high = share(n, part, parts, 1)
+        for i in range(low, high):
+            label, base = target[i], i * k
+            inside = real(1.0) if 0 <= label < k else real(0.0)
+            top = z[base]
+            for j in range(1, k):
+                top = max(top, z[base + j])
+            total = real(0.0)
+            for j in range(k):
+                e = math.exp(z[base + j] - top)
+                dz[base + j] = e
+                total += e
+            factor = inside * scale[i] / total
+            for j in range(k):
+                dz[base + j] *= factor
+            cost[i] = real(0.0)
+            if inside != real(0.0):
+                dz[base + label] -= scale[i]
+                cost[i] = scale[i] * (math.log(total) - (z[base + label] - top))
+
+    return kernel
+
+
+def total(real: Any) -> Body:
+    """[n, x, out]: ``out = x.sum()``."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        x, s = pointer(real, w[1]), 0.0
+        for i in range(w[0]):
+            s += x[i]
+        pointer(real, w[2])[0] = real(s)
+
+    return kernel
+
+
+SQUARES = 4096  # elements whose squares are added up as one
+
+
+def squares(real: Any) -> Body:
+    """[p, g, sums]: the sum of the squares of each 4096 elements of g (p,), in float64."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        p, g, sums = w[0], pointer(real, w[1]), pointer(float64, w[2])
+        low, high = share(p, part, parts, SQUARES)
+        for block in range(low // SQUARES, (high + SQUARES - 1) // SQUARES):
+            s = 0.0
+            for i in range(block * SQUARES, min(p, (block + 1) * SQUARES)):
+                s += float64(g[i]) * float64(g[i])
+            sums[block] = s
+
+    return kernel
+
+
+def norm(real: Any) -> Body:
+    """[blocks, sums, norm]: the root of the sum of `squares`, ()."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        sums, s = pointer(float64, w[1]), 0.0
+        for block in range(w[0]):
+            s += sums[block]
+        pointer(real, w[2])[0] = real(math.sqrt(s))
+
+    return kernel
+
+
+def clip(real: Any) -> Body:
+    """[p, g, norm, max_norm]: scale g (p,) by ``min(1, max_norm / (norm + 1e-6))``."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        p, g, most = w[0], pointer(real, w[1]), pointer(float64, at)[3]
+        factor = real(most) / (pointer(real, w[2])[0] + real(1e-6))
+        if factor > real(1.0):
+            factor = real(1.0)
+        low, high = share(p, part, parts, 64)
+        for i in range(low, high):
+            g[i] *= factor
+
+    return kernel
+
+
+# Numbers by counter ----------------------------------------------------------------------------------------------------
+
+_M0, _M1 = uint64(0xD2E7470EE14C6C93), uint64(0xCA5A826395121157)
+_W0, _W1 = uint64(0x9E3779B97F4A7C15), uint64(0xBB67AE8584CAA73B)
+
+
+@njit(inline="always")
+def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+    """The four words at a counter: `tinynet_backends.philox.blocks`."""
+    for _ in range(10):
+        h0, l0 = multiply_high(_M0, c0), _M0 * c0
+        h1, l1 = multiply_high(_M1, c2), _M1 * c2
+        c0, c1, c2, c3 = h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
+        k0, k1 = k0 + _W0, k1 + _W1
+    return c0, c1, c2, c3
+
+
+def words(real: Any) -> Body:
+    """[n, k0, k1, c0, c1, c2, c3, skip, out]: n words from the block at (c0, c1, c2, c3), the first ``skip`` left out."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w, u = pointer(types.int64, at), pointer(uint64, at)
+        n, skip, out = w[0], w[7], pointer(uint64, w[8])
+        low, high = share((n + skip + 3) // 4, part, parts, 1)
+        for block in range(low, high):
+            c0 = u[3] + uint64(block)
+            c1 = u[4] + uint64(1) if c0 < u[3] else u[4]
+            w0, w1, w2, w3 = philox(c0, c1, u[5], u[6], u[1], u[2])
+            place = 4 * block - skip
+            if place >= 0 and place + 4 <= n:
+                out[place] = w0
+                out[place + 1] = w1
+                out[place + 2] = w2
+                out[place + 3] = w3
+            else:
+                if 0 <= place < n:
+                    out[place] = w0
+                if 0 <= place + 1 < n:
+                    out[place + 1] = w1
+                if 0 <= place + 2 < n:
+                    out[place + 2] = w2
+                if 0 <= place + 3 < n:
+                    out[place + 3] = w3
+
+    return kernel
+
+
+def words_at(real: Any) -> Body:
+    """[n, k0, k1, c0, c1, c2, width, index, out]: rows of ``width`` words, `tinynet_backends.philox.words_at`."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w, u = pointer(types.int64, at), pointer(uint64, at)
+        n, width, index, out = w[0], w[6], pointer(uint64, w[7]), pointer(uint64, w[8])
+        low, high = share(n, part, parts, 1)
+        for row in range(low, high):
+            below, above = uint64(width) * index[row], multiply_high(uint64(width), index[row])
+            skip = types.int64(below & uint64(3))
+            first = (below >> uint64(2)) | (above << uint64(62))
+            second = (above >> uint64(2)) + u[3]
+            base = row * width - skip
+            for block in range((skip + width + 3) // 4):
+                c0 = first + uint64(block + 1)
+                c1 = second + uint64(1) if c0 < first else second
+                w0, w1, w2, w3 = philox(c0, c1, u[4], u[5], u[1], u[2])
+                place = 4 * block
+                if skip <= place < skip + width:
+                    out[base + place] = w0
+                if skip <= place + 1 < skip + width:
+                    out[base + place + 1] = w1
+                if skip <= place + 2 < skip + width:
+                    out[base + place + 2] = w2
+                if skip <= place + 3 < skip + width:
+                    out[base + place + 3] = w3
+
+    return kernel
+
+
+def dropout(real: Any) -> Body:
+    """[n, x, rate, k0, k1, c0, c1, c2, y, keep]: `Backend.dropout`."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w, u = pointer(types.int64, at), pointer(uint64, at)
+        n, x, y, keep = w[0], pointer(real, w[1]), pointer(real, w[8]), pointer(uint8, w[9])
+        rate = pointer(float64, at)[2]
+        least, scale = types.float32(rate), real(1.0 / (1.0 - rate))
+        low, high = share((n + 7) // 8, part, parts, 1)
+        for block in range(low, high):
+            w0, w1, w2, w3 = philox(uint64(block + 1), u[5], u[6], u[7], u[3], u[4])
+            for j in range(min(8, n - 8 * block)):
+                word = w0 if j < 2 else w1 if j < 4 else w2 if j < 6 else w3
+                half = word >> uint64(32) if j & 1 else word & uint64(0xFFFFFFFF)
+                i = 8 * block + j
+                kept = types.float32(half >> uint64(8)) * types.float32(2.0**-24) >= least
+                keep[i] = kept
+                y[i] = x[i] * scale if kept else real(0.0)
+
+    return kernel
+
+
+def dropout_grad(real: Any) -> Body:
+    """[n, dy, keep, rate, dx]: `Backend.dropout_grad`."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        dy, keep, dx = pointer(real, w[1]), pointer(uint8, w[2]), pointer(real, w[4])
+        scale = real(1.0 / (1.0 - pointer(float64, at)[3]))
+        low, high = share(w[0], part, parts, 64)
+        for i in range(low, high):
+            d = dy[i] * scale
+            dx[i] = d if keep[i] else real(0.0)
+
+    return kernel
+
+
+def normal(real: Any) -> Body:
+    """[rows, columns, words, stride, a, b, cells, out]: `exact.normal` of rows of words that lie ``stride`` words apart."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        rows, columns, source, stride = w[0], w[1], pointer(uint64, w[2]), w[3]
+        a, b, one, out = pointer(float64, w[4]), pointer(float64, w[5]), 1023 * w[6], w[7]
+        low, high = share(rows, part, parts, 1)
+        z, raw = pointer(float64, out), pointer(uint64, out)
+        sign = uint64(1) << uint64(63)
+        for i in range(low, high):
+            for j in range(columns):
+                word, place = source[i * stride + j], i * columns + j
+                z[place] = float64(types.int64(((word << uint64(1)) >> uint64(11)) | uint64(1)))
+                cell = types.int64(raw[place] >> uint64(42)) - one
+                z[place] = a[cell] + z[place] * b[cell]
+                raw[place] ^= word & sign
+
+    return kernel
+
+
+def halves(real: Any) -> Body:
+    """[rows, columns, words, stride, out]: `exact.halves` of rows of words that lie ``stride`` words apart."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        rows, columns, source, stride, out = w[0], w[1], pointer(uint64, w[2]), w[3], pointer(float64, w[4])
+        low, high = share(rows, part, parts, 1)
+        for i in range(low, high):
+            for j in range(columns):
+                word, place = source[i * stride + j], 2 * (i * columns + j)
+                out[place] = float64(types.int64(word & uint64(0xFFFFFFFF))) * 2.0**-32
+                out[place + 1] = float64(types.int64(word >> uint64(32))) * 2.0**-32
+
+    return kernel
+
+
+@njit(inline="always")
+def _below(bound, x, key):  # type: ignore[no-untyped-def]
+    """A hash of (x, key) in [0, bound): `permutation._below`."""
+    low = uint64(0xFFFFFFFF)
+    x = x ^ key
+    x ^= x >> uint64(16)
+    x = (x * uint64(0x7FEB352D)) & low
+    x ^= x >> uint64(15)
+    x = (x * uint64(0x846CA68B)) & low
+    x ^= x >> uint64(16)
+    return (x * bound) >> uint64(32)
+
+
+def permute(real: Any) -> Body:
+    """[m, index, out, n, a, b, rounds, keys]: `permutation.permute` of each index."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w, u = pointer(types.int64, at), pointer(uint64, at)
+        index, out, keys = pointer(uint64, w[1]), pointer(uint64, w[2]), pointer(uint64, w[7])
+        n, a, b, rounds = u[3], u[4], u[5], w[6]
+        low, high = share(w[0], part, parts, 1)
+        for i in range(low, high):
+            x = index[i]
+            while True:
+                l = x // b
+                r = x - l * b
+                for j in range(0, rounds, 2):
+                    l += _below(a, r, keys[j])
+                    l = l - a if l >= a else l
+                    r += _below(b, l, keys[j + 1])
+                    r = r - b if r >= b else r
+                x = l * b + r
+                if x < n:
+                    break
+            out[i] = x
+
+    return kernel

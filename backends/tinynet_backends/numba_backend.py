@@ -1,0 +1,253 @@
+"""NumPy's arrays with compiled kernels: one pass where NumPy takes several, on all cores, and a step as one program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+from tinynet_backends import exact, permutation
+from tinynet_backends.backend import Array, Backend, Formula
+from tinynet_backends.capture import Call, Replay, real
+from tinynet_backends.errors import BackendUnavailable
+from tinynet_backends.numpy_backend import NumpyBackend
+from tinynet_backends.tracing import traced
+
+try:
+    import numba
+    from tinynet_backends.compiled import build, kernels, program
+    from tinynet_backends.compiled.program import Kernel
+except ImportError as e:
+    raise BackendUnavailable(f"backend 'numba' cannot be imported ({e}): install the extra fast") from e
+
+GRAIN = 16384  # elements that are worth another thread
+_FLOPS = 2**18  # multiplications of a product that are
+_PLAIN, _TURNED = 111, 112  # CBLAS for a matrix as it lies, and transposed
+
+
+class NumbaBackend(NumpyBackend):
+    """What has no kernel here, a dtype, a layout, an operation, is as NumPy does it."""
+
+    def __init__(self) -> None:
+        super().__init__("numba")
+        self._cores = program.cores()
+
+    def _lower(self, calls: Sequence[Call], replay: Replay) -> None:
+        program.lower(calls, replay)
+
+    def _parts(self, work: int, grain: int = GRAIN) -> int:
+        return max(1, min(self._cores, work // grain))
+
+    def _run(self, maker: Any, dtype: Any, parts: int, *args: Any) -> None:
+        self._do(Kernel(build.written(maker, dtype), parts), *args)
+
+    # Dense layers --------------------------------------------------------------------------------------------------
+
+    def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
+        if not _matrices(x, w) or (b is not None and (b.ndim != 1 or not _ready(b, x.dtype))):
+            return super().affine(x, w, b)
+        y = self.empty((x.shape[0], w.shape[1]), x.dtype)
+        self._product(x, w, y, b)
+        return y
+
+    def affine_grad(
+        self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
+    ) -> tuple[Array | None, Array, Array | None]:
+        if not _matrices(dy, x, w):
+            return super().affine_grad(dy, x, w, bias, need_dx)
+        dx = db = None
+        if need_dx:
+            dx = self.empty(x.shape, x.dtype)
+            self._product(dy, w.T, dx)
+        dw = self._gradient(w.shape, w.dtype)
+        self._product(x.T, dy, dw)
+        if bias:
+            n, o = dy.shape
+            db = self._gradient((o,), dy.dtype)
+            if dy.flags.c_contiguous:
+                self._run(kernels.column_sums, dy.dtype, min(self._parts(n * o), max(1, o // 16)), n, o, dy, db)
+            else:
+                self._do(_sum_rows, dy, db)
+        return dx, dw, db
+
+    def _product(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
+        """``c[...] = a @ b + bias`` by NumPy's own BLAS."""
+        blas, (m, k), n = program.library(), a.shape, b.shape[1]
+        (ta, lda), (tb, ldb) = _layout(a), _layout(b)
+        if blas is None or not m or not n or not k:
+            self._do(np.matmul, a, b, c)
+            if bias is not None:
+                self._do(np.add, c, bias, c)
+            return
+        parts = self._parts(m * n * k, _FLOPS)
+        more = 0 if bias is None else bias
+        self._run(kernels.product, c.dtype, parts, blas.gemm[c.dtype], ta, tb, m, n, k, a, lda, b, ldb, c, n, more)
+
+    # Elementwise ---------------------------------------------------------------------------------------------------
+
+    def elementwise(self, formula: Formula, *arrays: Array) -> Array:
+        trace = traced(formula, len(arrays))
+        if trace is None or not _alike(arrays):
+            return super().elementwise(formula, *arrays)
+        out = self.empty(arrays[0].shape, arrays[0].dtype)
+        kernel = Kernel(build.formula(trace, out.dtype, "map"), self._parts(out.size))
+        self._do(kernel, out.size, *arrays, out)
+        return out
+
+    def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
+        trace = traced(formula, 2)
+        if trace is None or y.ndim != 2 or not _alike((y, target)) or not _ready(scale, y.dtype):
+            return super().elementwise_loss(formula, y, target, scale)
+        n, o = y.shape
+        slope, cost, loss = (self.empty(shape, y.dtype) for shape in (y.shape, (n,), ()))
+        kernel = Kernel(build.formula(trace, y.dtype, "loss"), self._parts(n * o))
+        self._do(kernel, n, o, y, target, scale, cost, slope)
+        self._run(kernels.total, y.dtype, 1, n, cost, loss)
+        return loss, slope
+
+    def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
+        values = [*arrays, *inputs]
+        trace = traced(formula, len(values), len(scalars))
+        if trace is None or not _alike(values) or len(trace.outputs) != len(arrays):
+            super().update(formula, arrays, inputs, *scalars)
+            return
+        size = arrays[0].size
+        kernel = Kernel(build.formula(trace, arrays[0].dtype, "update"), self._parts(size))
+        self._do(kernel, size, *values, *scalars)
+
+    def clip_norm(self, g: Array, max_norm: float) -> Array:
+        if not _ready(g, g.dtype) or g.ndim != 1:
+            return super().clip_norm(g, max_norm)
+        norm = self.empty((), g.dtype)
+        sums = self.empty((-(-g.size // kernels.SQUARES),), np.dtype(np.float64))
+        parts = self._parts(g.size)
+        self._run(kernels.squares, g.dtype, parts, g.size, g, sums)
+        self._run(kernels.norm, g.dtype, 1, sums.size, sums, norm)
+        self._run(kernels.clip, g.dtype, parts, g.size, g, norm, float(max_norm))
+        return norm
+
+    # Losses --------------------------------------------------------------------------------------------------------
+
+    def softmax_cross_entropy(
+        self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        plain = target.ndim == 1 and smoothing == 0.0 and class_weight is None and target.dtype == np.int64
+        if not plain or not z.size or not _ready(z, z.dtype) or not _ready(scale, z.dtype) or not _dense(target):
+            return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
+        n, k = z.shape
+        loss, cost, dz = (self.empty(shape, z.dtype) for shape in ((), (n,), z.shape))
+        self._run(kernels.cross_entropy, z.dtype, self._parts(n * k, GRAIN // 8), n, k, z, target, scale, cost, dz)
+        self._run(kernels.total, z.dtype, 1, n, cost, loss)
+        return loss, dz
+
+    # Numbers by counter --------------------------------------------------------------------------------------------
+
+    def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
+        first, skip = divmod(start, 4)
+        above, first = divmod(first + 1, 2**64)  # NumPy's block 0 is the one at counter 1
+        out = np.empty(n, np.uint64)
+        place = first, (counter[0] + above) % 2**64, *counter[1:]
+        self._run(kernels.words, _F8, self._parts(n, GRAIN // 4), n, *key, *place, skip, out)
+        return out
+
+    def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
+        out = np.empty((index.size, width), np.uint64)
+        index = np.ascontiguousarray(index)
+        parts = self._parts(out.size, GRAIN // 4)
+        self._run(kernels.words_at, _F8, parts, index.size, *key, *counter, width, index, out)
+        return out
+
+    def normal(self, words: Array) -> Array:
+        table, (rows, columns, stride), words = exact.normal_table(np, words.device), *_rows(words)
+        out = np.empty(words.shape)
+        parts = min(self._parts(out.size), max(rows, 1))
+        self._run(kernels.normal, _F8, parts, rows, columns, words, stride, *table, exact.CELLS, out)
+        return out
+
+    def halves(self, words: Array) -> Array:
+        (rows, columns, stride), words = _rows(words)
+        out = np.empty((*words.shape[:-1], 2 * words.shape[-1]))
+        self._run(kernels.halves, _F8, self._parts(out.size), rows, columns, words, stride, out)
+        return out
+
+    def dropout(
+        self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
+    ) -> tuple[Array, Array]:
+        if not _ready(x, x.dtype):
+            return super().dropout(x, rate, key, counter)
+        y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, np.dtype(np.bool_))
+        self._run(kernels.dropout, x.dtype, self._parts(x.size), x.size, x, float(rate), *key, *counter, y, keep)
+        return y, keep
+
+    def dropout_grad(self, dy: Array, keep: Array, rate: float) -> Array:
+        if not _ready(dy, dy.dtype) or not _dense(keep) or keep.dtype != np.bool_ or keep.shape != dy.shape:
+            return super().dropout_grad(dy, keep, rate)
+        dx = self.empty(dy.shape, dy.dtype)
+        self._run(kernels.dropout_grad, dy.dtype, self._parts(dy.size), dy.size, dy, keep, float(rate), dx)
+        return dx
+
+    def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
+        a, b = permutation.sides(n)
+        used = np.asarray(permutation.used_keys(keys, n), np.uint64)
+        index = np.ascontiguousarray(index, np.int64)
+        out = np.empty(index.shape, np.int64)
+        self._run(kernels.permute, _F8, self._parts(index.size, GRAIN // 8), index.size, index, out, n, a, b, used.size, used)
+        return out
+
+    def versions(self) -> str:
+        return f"NumPy {np.__version__}, numba {numba.__version__}, {self._cores} threads"
+
+
+_F8 = np.dtype(np.float64)
+
+
+def _sum_rows(x: Array, out: Array) -> None:
+    np.add.reduce(x, 0, out=out)
+
+
+def _dense(a: Array) -> bool:
+    return bool(a.flags.c_contiguous and a.flags.aligned)
+
+
+def _ready(a: Array, dtype: Any) -> bool:
+    """Whether a kernel can take ``a`` as an array of ``dtype``."""
+    return a.dtype == dtype and build.supported(a.dtype) and _dense(a)
+
+
+def _alike(arrays: Sequence[Array]) -> bool:
+    """Whether all are of one shape and dtype, and ready."""
+    first = arrays[0]
+    return all(a.shape == first.shape and _ready(a, first.dtype) for a in arrays)
+
+
+def _matrices(*arrays: Array) -> bool:
+    """Whether BLAS can take all of them."""
+    first = arrays[0].dtype
+    return build.supported(first) and all(a.ndim == 2 and a.dtype == first and _layout(a)[0] for a in arrays)
+
+
+def _layout(a: Array) -> tuple[int, int]:
+    """How a matrix lies for BLAS, and the distance of its rows or columns in elements; 0 if it cannot take it."""
+    size, (rows, columns), (down, right) = a.itemsize, a.shape, a.strides
+    if right == size and down % size == 0 and down >= size * columns and a.flags.aligned:
+        return _PLAIN, max(down // size, columns, 1)
+    if down == size and right % size == 0 and right >= size * rows and a.flags.aligned:
+        return _TURNED, max(right // size, rows, 1)
+    return 0, 0
+
+
+def _rows(words: Array) -> tuple[tuple[int, int, int], Array]:
+    """(rows, columns, distance of rows in words) of words of any shape; copied unless rows lie in order."""
+    if words.ndim == 2 and words.strides[1] == 8 and words.strides[0] >= 0 and words.strides[0] % 8 == 0:
+        return (*words.shape, words.strides[0] // 8), words
+    if words.ndim == 1 and words.strides[0] > 8:
+        return (words.size, 1, words.strides[0] // 8), words
+    return (words.size, 1, 1), np.ascontiguousarray(words)
+
+
+def make(device: str | None) -> NumbaBackend:
+    if device is not None:
+        raise ValueError(f"backend 'numba' has no devices, not {device!r}: write 'numba'")
+    return NumbaBackend()
