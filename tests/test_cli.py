@@ -192,7 +192,7 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         (["--samples", "0"], "option samples = 0 is out of range: give at least 1"),
         (["--hidden", "64,x"], "option hidden = '64,x' is not understood: expected list"),
         (["--hidden", "0"], "Dense width 0 is not a positive whole number"),
-        (["--backend", "nunpy"], "unknown backend 'nunpy': choose from auto, numpy, cupy, strict, torch, dpnp"),
+        (["--backend", "nunpy"], "unknown backend 'nunpy': choose from auto, numpy, numba, cupy, strict, torch, dpnp"),
         (["--dtype", "float16"], "unknown dtype 'float16': choose from float32, float64"),
         (["--set", "nose=1"], "data set spirals has no option 'nose': choose from n_classes, noise, turns"),
         (["--set", "noise=loud"], "option noise = 'loud' is not understood: expected a number, true or false"),

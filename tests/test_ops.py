@@ -296,8 +296,15 @@ def test_a_backend_that_is_missing_names_what_to_install(monkeypatch):
 
     from tinynet_backends import switch
 
-    monkeypatch.setitem(sys.modules, "cupy", None)
+    for name in [*sys.modules]:
+        if name == "tinynet_backends.numba_backend" or name.startswith("tinynet_backends.compiled"):
+            monkeypatch.delitem(sys.modules, name)
+    for name in ("cupy", "numba"):
+        monkeypatch.setitem(sys.modules, name, None)
     switch._load.cache_clear()
     with pytest.raises(tn.BackendUnavailable, match="one of the extras cuda12 and cuda13"):
         tn.get_backend("cupy")
+    with pytest.raises(tn.BackendUnavailable, match="backend 'numba' cannot be imported .*: install the extra fast"):
+        tn.get_backend("numba")
     assert tn.get_backend("auto").name == "numpy"
+    switch._load.cache_clear()

@@ -195,9 +195,13 @@ class Residual(Sequential):
 
         def backprop(dy: Array) -> tuple[Array, dict[str, Any]]:
             dx, dparams = inner(dy)
-            return dx if dx is None else dy + dx, dparams
+            return dx if dx is None else ctx.ops.elementwise(_add, dy, dx), dparams
 
-        return x + y, backprop
+        return ctx.ops.elementwise(_add, x, y), backprop
+
+
+def _add(xp: Any, a: Array, b: Array) -> Array:
+    return a + b
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

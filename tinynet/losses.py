@@ -212,7 +212,7 @@ class CrossEntropy(Loss):
     def _classes(self, dtype: Any, ops: Backend) -> Array | None:
         if self.class_weight is None:
             return None
-        return ops.xp.asarray(self.class_weight, dtype=dtype, device=ops.device)
+        return ops.asarray(self.class_weight, "float64" if dtype == ops.dtype("float64") else "float32")
 
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
         if target.ndim != 1 or self.class_weight is None:

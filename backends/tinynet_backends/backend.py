@@ -34,6 +34,7 @@ class Backend:
     samples, ``i`` inputs, ``o`` outputs, ``k`` classes, ``p`` parameters; leading axes are allowed where "..." says so.
     """
 
+    on_host = False  # whether its arrays are NumPy's
     block = 2**62  # elements that are best worked on at a time: all of them, unless a cache says otherwise
 
     def __init__(self, name: str, xp: Any, device: Any = None) -> None:
@@ -51,7 +52,8 @@ class Backend:
         return getattr(self.xp, name)
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
-        """``x``, a host array or one of this backend's, as an array of this backend; copied only where it must be."""
+        """``x``, numbers, a host array or one of this backend's, as an array of this backend; copied only where it must
+        be."""
         kind = None if dtype is None else self.dtype(dtype)
         if self.owns(x):
             return x if kind is None else self.xp.astype(x, kind, copy=False)

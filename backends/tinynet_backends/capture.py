@@ -26,6 +26,7 @@ class Tape:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.broken = ""
+        self.wrote = False  # to an array that was there before the step, so that the step cannot be begun anew
 
     def stop(self, reason: str) -> None:
         """The step does what a tape cannot hold."""
@@ -78,17 +79,19 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
         if name in ("T", "mT", "real", "imag"):
             return self._wrap(getattr(self.value, name))
         if name in _METHODS:
-            return partial(getattr(np, name), self)
+            return partial(self._method, name)
+        if name.startswith("__"):
+            raise AttributeError(name)  # protocols that somebody asks for: __array__ is there
         self.tape.stop(f"the attribute {name!r} of an array")
         return getattr(self.value, name)
 
-    def astype(self, dtype: Any, copy: bool = True) -> Any:
-        return np.astype(self, dtype, copy=copy)  # type: ignore[arg-type]
+    def _method(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._function(lambda x, *args, **kwargs: getattr(x, name)(*args, **kwargs), (self, *args), kwargs)
 
     def __getitem__(self, key: Any) -> Any:
         names = [key] if not isinstance(key, tuple) else list(key)
         if all(isinstance(k, (int, slice, type(None), type(...))) for k in names):
-            return self._wrap(self.value[key])
+            return self._wrap(self.value[(*names, ...) if ... not in names else key])  # () views, where NumPy has scalars
         return self._function(lambda x, k: x[k], (self, key), {})
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -97,6 +100,7 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
             self.tape.stop("a write to selected elements")
             self.value[real(key)] = real(value)
             return
+        self.tape.wrote = True
         self.tape.do(partial(np.copyto, part, casting="unsafe"), value)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
@@ -115,6 +119,7 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
         if not isinstance(target, Stand) or target.source is not None or method == "at":
             tape.stop("a result written to an array that the step does not own")
             return f(*[real(a) for a in inputs], out=real(target))
+        tape.wrote = True
         tape.do(f if method == "__call__" else partial(_out, f), *inputs, target)
         return target
 
@@ -161,11 +166,8 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
             return results[0]
         return type(value)(*results) if hasattr(value, "_fields") else type(value)(results)
 
-    def _wrap(self, view: Any) -> Any:
-        if isinstance(view, np.ndarray):
-            return Stand(self.tape, view, self.source)
-        self.tape.stop("an element read as a number")
-        return view
+    def _wrap(self, view: Array) -> Stand:
+        return Stand(self.tape, view, self.source)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         self.tape.stop("an array made of one (asarray)")
@@ -176,11 +178,11 @@ _OF_SHAPES = {"shape", "ndim", "size", "result_type", "isdtype", "can_cast"}
 _OF_UNKNOWN_SHAPE = {"nonzero", "flatnonzero", "argwhere", "extract", "compress", "trim_zeros", "union1d", "intersect1d",
                      "setdiff1d", "setxor1d"}  # fmt: skip
 
-# What is the same at every call, and methods that are functions of NumPy as well.
+# What is the same at every call, and methods that change nothing.
 _PLAIN = {"shape", "ndim", "dtype", "size", "itemsize", "nbytes", "strides", "flags", "device"}
 _METHODS = {"reshape", "ravel", "transpose", "squeeze", "swapaxes", "sum", "mean", "max", "min", "prod", "std", "var",
             "any", "all", "argmax", "argmin", "take", "cumsum", "clip", "round", "repeat", "diagonal", "dot",
-            "copy"}  # fmt: skip
+            "copy", "astype", "flatten"}  # fmt: skip
 
 
 def _crossing(name: str, f: Callable[..., Any]) -> Callable[..., Any]:

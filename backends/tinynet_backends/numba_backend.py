@@ -110,9 +110,12 @@ class NumbaBackend(NumpyBackend):
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
-        if trace is None or not _alike(values) or len(trace.outputs) != len(arrays):
+        floats = all(isinstance(real(s), float) for s in scalars)  # a kernel takes them as words, and 1 is not 1.0
+        if trace is None or not _alike(values) or not floats or len(trace.outputs) != len(arrays):
             super().update(formula, arrays, inputs, *scalars)
             return
+        if self._running.tape is not None:
+            self._running.tape.wrote = True
         size = arrays[0].size
         kernel = Kernel(build.formula(trace, arrays[0].dtype, "update"), self._parts(size))
         self._do(kernel, size, *values, *scalars)
@@ -127,6 +130,50 @@ class NumbaBackend(NumpyBackend):
         self._run(kernels.norm, g.dtype, 1, sums.size, sums, norm)
         self._run(kernels.clip, g.dtype, parts, g.size, g, norm, float(max_norm))
         return norm
+
+    # Rows ----------------------------------------------------------------------------------------------------------
+
+    def softmax(self, x: Array) -> Array:
+        if not x.size or not _ready(x, x.dtype):
+            return super().softmax(x)
+        y, k = self.empty(x.shape, x.dtype), x.shape[-1]
+        self._run(kernels.softmax, x.dtype, self._parts(x.size, GRAIN // 8), x.size // k, k, x, y)
+        return y
+
+    def softmax_grad(self, dy: Array, y: Array) -> Array:
+        if not y.size or not _alike((dy, y)):
+            return super().softmax_grad(dy, y)
+        dx, k = self.empty(y.shape, y.dtype), y.shape[-1]
+        self._run(kernels.softmax_grad, y.dtype, self._parts(y.size), y.size // k, k, dy, y, dx)
+        return dx
+
+    def normalize(
+        self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
+    ) -> tuple[Array, Array, Array, Array, Array]:
+        if x.ndim != 2 or not x.size or axis not in (-1, -2) or not all(_ready(a, x.dtype) for a in (x, gamma, beta)):
+            return super().normalize(x, gamma, beta, axis, eps)
+        n, i = x.shape
+        y, normed = self.empty(x.shape, x.dtype), self.empty(x.shape, x.dtype)
+        rstd, mean, var = (self.empty((n, 1) if axis == -1 else (1, i), x.dtype) for _ in range(3))
+        maker = kernels.normalize_rows if axis == -1 else kernels.normalize_columns
+        self._run(maker, x.dtype, self._parts(x.size), n, i, x, gamma, beta, float(eps), y, normed, rstd, mean, var)
+        return y, normed, rstd, mean, var
+
+    def normalize_grad(
+        self, dy: Array, normed: Array, rstd: Array, gamma: Array, axis: int
+    ) -> tuple[Array, Array, Array]:
+        usual = dy.ndim == 2 and dy.size and axis in (-1, -2) and _alike((dy, normed))
+        if not usual or not all(_ready(a, dy.dtype) for a in (rstd, gamma)):
+            return super().normalize_grad(dy, normed, rstd, gamma, axis)
+        n, i = dy.shape
+        dx, dgamma, dbeta = self.empty(dy.shape, dy.dtype), *(self._gradient((i,), dy.dtype) for _ in range(2))
+        self._run(kernels.scale_grad, dy.dtype, self._parts(dy.size), n, i, dy, normed, dgamma, dbeta)
+        if axis == -1:
+            self._run(kernels.normalize_rows_grad, dy.dtype, self._parts(dy.size), n, i, dy, normed, rstd, gamma, dx)
+        else:
+            parts = self._parts(dy.size)
+            self._run(kernels.normalize_columns_grad, dy.dtype, parts, n, i, dy, normed, rstd, gamma, dgamma, dbeta, dx)
+        return dx, dgamma, dbeta
 
     # Losses --------------------------------------------------------------------------------------------------------
 

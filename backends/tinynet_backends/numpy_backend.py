@@ -34,6 +34,7 @@ class Running(threading.local):
 
 
 class NumpyBackend(Backend):
+    on_host = True
     block = 2 * BLOCK  # random words at a time, which pass through fewer hands
 
     def __init__(self, name: str = "numpy") -> None:
@@ -43,6 +44,10 @@ class NumpyBackend(Backend):
 
     def owns(self, x: Any) -> bool:
         return isinstance(x, (np.ndarray, Stand))
+
+    def asarray(self, x: Any, dtype: str | None = None) -> Array:
+        made, tape = super().asarray(x, dtype), self._running.tape
+        return made if tape is None or isinstance(made, Stand) else tape.array(made)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         running = self._running
@@ -170,6 +175,8 @@ class NumpyBackend(Backend):
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
+        if self._running.tape is not None:
+            self._running.tape.wrote = True
         if trace is None or not _alike(values):
             self._do(partial(self._update, formula, None, len(arrays)), *values, *scalars)
         else:
@@ -319,40 +326,59 @@ class Compilation:
     def __init__(self, ops: NumpyBackend, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
         self.ops, self.step, self.fixed = ops, step, fixed
         self.arena = Arena(np.empty)
-        self.replays: dict[Any, Replay | str] = {}  # or why there is none
+        self.replays: dict[Any, Replay | str] = {}  # or why there is none; "" where it is still to be tried
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
+        running = self.ops._running
+        if running.tape is not None:  # within another step that is being captured: a part of it
+            return self.step(*_stand_in(self.fixed, running.tape), *args)
         kind = tuple([(a.shape, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in args])
         replay = self.replays.get(kind)
-        if type(replay) is Replay:
-            with np.errstate(all="ignore"):
-                return replay(*[np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a for a in args])
-        running = self.ops._running
-        outer = running.arena, running.tape
-        running.arena, running.tape = self.arena.rewind(), None
-        try:
-            with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):
+            if type(replay) is Replay:
+                return replay(*[_in_order(a) for a in args])
+            outer = running.arena
+            running.arena = self.arena.rewind()
+            try:
                 if replay is None:
-                    self.replays[kind] = "" if all(isinstance(a, _KINDS) for a in args) else "arguments of other kinds"
+                    usual = all(isinstance(a, _KINDS) for a in args)
+                    self.replays[kind] = "" if usual else "arguments that are neither arrays nor numbers"
                 if replay == "":
                     return self._capture(kind, args)
                 return self.step(*self.fixed, *args)
-        finally:
-            running.arena, running.tape = outer
+            finally:
+                running.arena = outer
 
     def _capture(self, kind: Any, args: tuple[Any, ...]) -> Any:
         tape = self.ops._running.tape = Tape()
-        sources = [Source(n, np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a) for n, a in enumerate(args)]
-        result = self.step(*_stand_in(self.fixed, tape), *[_stand(tape, source) for source in sources])
-        if has_source(result):
+        sources = [Source(n, _in_order(a)) for n, a in enumerate(args)]
+        result, failed = None, False
+        try:
+            result = self.step(*_stand_in(self.fixed, tape), *[_stand(tape, source) for source in sources])
+        except Exception as e:
+            if tape.wrote:
+                e.add_note("while a compiled step was being captured: what cannot be should call ops.as_written first")
+                raise
+            tape.stop(f"{type(e).__name__}: {e}")
+            failed = True
+        finally:
+            self.ops._running.tape = None
+        if not tape.broken and has_source(result):
             tape.stop("an input that is returned")
-        if tape.broken:
-            _log.info("a step is not captured, and runs call by call: %s", tape.broken)
-            self.replays[kind] = tape.broken
-        else:
+        if not tape.broken:
             replay = self.replays[kind] = Replay(result, len(args))
             self.ops._lower(tape.calls, replay)
+            return replay.result
+        _log.info("a step is not captured, and runs call by call: %s", tape.broken)
+        self.replays[kind] = tape.broken
+        if failed:
+            self.arena.rewind()
+            return self.step(*self.fixed, *args)
         return real(result)
+
+
+def _in_order(a: Any) -> Any:
+    return a if not isinstance(a, np.ndarray) or a.flags.c_contiguous else a.copy()
 
 
 _KINDS = (np.ndarray, int, float, type(None))

@@ -96,10 +96,10 @@ class Loader:
         """Steps in an epoch."""
         return self.steps_per_epoch
 
-    def index(self, step: int) -> Index:
+    def index(self, step: int, ops: Backend | None = None) -> Index:
         """Numbers of the samples of a step: a range, or int64 on the host."""
         epoch, start, stop = self._places(step, 1)
-        return self.order.draws(epoch, start, stop)
+        return self.order.draws(epoch, start, stop, _host(ops or get_backend()))
 
     def _places(self, step: int, steps: int) -> tuple[int, int, int]:
         """The epoch of a step, and the places in it of that step and those after it, ``steps`` in all."""
@@ -110,10 +110,10 @@ class Loader:
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
         """The batch of a step on ``ops``."""
         if not self.made_on_host(ops):
-            return self.data.rows(self.index(step), ops, dtype)
+            return self.data.rows(self.index(step, ops), ops, dtype)
         first = self.first_of_stretch(step)
         if self._kept is None or self._kept[:2] != (first, dtype):
-            self._kept = first, dtype, self.stretch(first, dtype)[1]
+            self._kept = first, dtype, self.stretch(first, ops, dtype)[1]
         return self.cut(self._kept[2], step - first, ops)
 
     # On the host the batches of several steps, a stretch, are made together: the cost of calls and of a cold cache is
@@ -121,7 +121,7 @@ class Loader:
 
     def made_on_host(self, ops: Backend) -> bool:
         """Whether batches for ``ops`` are made by the host."""
-        return self.data.on_host or (not self.data.stored and ops.generator is get_backend("numpy"))
+        return self.data.on_host or (not self.data.stored and ops.generator.on_host)
 
     @property
     def span(self) -> int:
@@ -132,17 +132,23 @@ class Loader:
         """The first step of the stretch that a step belongs to; none crosses the end of an epoch."""
         return step - step % self.steps_per_epoch % self.span
 
-    def stretch(self, first: int, dtype: str) -> tuple[int, Batch]:
-        """How many steps the stretch has that begins at ``first``, and their batches as one, on the host."""
+    def stretch(self, first: int, ops: Backend, dtype: str) -> tuple[int, Batch]:
+        """How many steps the stretch has that begins at ``first``, and their batches as one, on the host of ``ops``."""
         steps = min(self.span, self.steps_per_epoch - first % self.steps_per_epoch)
         epoch, start, stop = self._places(first, steps)
-        return steps, self.data.rows(self.order.draws(epoch, start, stop), get_backend("numpy"), dtype)
+        host = _host(ops)
+        return steps, self.data.rows(self.order.draws(epoch, start, stop, host), host, dtype)
 
     def cut(self, stretch: Batch, number: int, ops: Backend) -> Batch:
         """The batch of the ``number``-th step of a stretch, on ``ops``."""
         rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
         x, y, weight = (None if a is None else ops.asarray(a[rows]) for a in stretch)
         return Batch(x, y, weight)
+
+
+def _host(ops: Backend) -> Backend:
+    """Who makes on the host what ``ops`` is fed."""
+    return ops if ops.on_host else get_backend("numpy")
 
 
 _STRETCH = 2**21  # numbers in a stretch, at most
@@ -190,10 +196,10 @@ def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Bat
     """Batches without end: while those of a stretch are used, the next stretch is made in a background thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="tinynet-loader") as pool:
         first = loader.first_of_stretch(step)
-        coming = pool.submit(loader.stretch, first, dtype)
+        coming = pool.submit(loader.stretch, first, ops, dtype)
         while True:
             steps, stretch = coming.result()
-            coming = pool.submit(loader.stretch, first + steps, dtype)
+            coming = pool.submit(loader.stretch, first + steps, ops, dtype)
             for number in range(step - first, steps):
                 yield loader.cut(stretch, number, ops)
             step = first = first + steps

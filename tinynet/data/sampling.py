@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Protocol
 
-from tinynet_backends import get_backend
+from tinynet_backends import Backend, get_backend
 from tinynet_backends.permutation import KEYS
 
 from tinynet import streams
@@ -16,8 +16,8 @@ _SHUFFLE, _WEIGHTED, _BALANCED = 0, 1, 2  # the second word of the stream's coun
 
 
 class Order(Protocol):
-    def draws(self, epoch: int, start: int, stop: int) -> Index:
-        """The samples at places start, …, stop - 1 of an epoch: a range, or int64 on the host."""
+    def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
+        """The samples at places start, …, stop - 1 of an epoch: a range, or int64 numbers of ``host``."""
         ...
 
     def fingerprint(self) -> str:
@@ -43,7 +43,7 @@ class Sequential:
     def fingerprint(self) -> str:
         return repr(self)
 
-    def draws(self, epoch: int, start: int, stop: int) -> Index:
+    def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
         return range(start, stop)
 
 
@@ -60,17 +60,16 @@ class Shuffled:
     def fingerprint(self) -> str:
         return repr(self)
 
-    def draws(self, epoch: int, start: int, stop: int) -> Index:
+    def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
         parts = []
         while start < stop:
             number = start // _CHUNK
             first, end = number * _CHUNK, min(stop, (number + 1) * _CHUNK)
-            parts.append(self._chunk(epoch, number)[start - first : end - first])
+            parts.append(self._chunk(epoch, number, host)[start - first : end - first])
             start = end
-        return parts[0] if len(parts) == 1 else get_backend("numpy").xp.concat(parts)
+        return parts[0] if len(parts) == 1 else host.xp.concat(parts)
 
-    def _make_chunk(self, epoch: int, number: int) -> Array:
-        host = get_backend("numpy")
+    def _make_chunk(self, epoch: int, number: int, host: Backend) -> Array:
         places = host.arange(number * _CHUNK, min((number + 1) * _CHUNK, self.n))
         return host.permute(places, self.n, _keys(self.seed, epoch, _SHUFFLE))
 
@@ -102,8 +101,7 @@ class Weighted:
 
         return f"weights={sha256(self.bounds.tobytes()).hexdigest()[:16]}"
 
-    def draws(self, epoch: int, start: int, stop: int) -> Index:
-        host = get_backend("numpy")
+    def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
         words = host.words(streams.key(self.seed, streams.ORDER), (epoch, _WEIGHTED, 0), start, stop - start)
         return host.xp.searchsorted(self.bounds, host.xp.astype(words >> 2, host.xp.int64), side="right")
 
@@ -138,8 +136,8 @@ class Balanced:
     def fingerprint(self) -> str:
         return repr(self)
 
-    def draws(self, epoch: int, start: int, stop: int) -> Index:
-        host, k = get_backend("numpy"), len(self.members)
+    def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
+        k = len(self.members)
         out = host.xp.empty(stop - start, dtype=host.xp.int64)
         first, last = epoch * self.n + start, epoch * self.n + stop  # draws since the run began
         for c in range(k):
@@ -149,14 +147,14 @@ class Balanced:
             while turn < stop_turn:
                 number, place = divmod(turn, m)
                 end = min(m, place + stop_turn - turn)
-                parts.append(self._pass(c, number)[place:end])
+                parts.append(self._pass(c, number, host)[place:end])
                 turn += end - place
             if parts:
                 out[skip::k] = host.xp.concat(parts)
         return out
 
-    def _make_pass(self, c: int, number: int) -> Array:
+    def _make_pass(self, c: int, number: int, host: Backend) -> Array:
         """The samples of class ``c`` in the order of its ``number``-th time through."""
-        host, members = get_backend("numpy"), self.members[c]
+        members = self.members[c]
         m = len(members)
         return members[host.permute(host.arange(0, m), m, _keys(self.seed, number, _BALANCED, c))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,14 @@ class Blas:
         }
         self._get, self._set = library.scipy_openblas_get_num_threads64_, library.scipy_openblas_set_num_threads64_
         self._lock, self._users, self._before = threading.Lock(), 0, 1
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        """The threads that were in `alone` are not in the child."""
+        if self._users:
+            self._set(self._before)
+        self._lock, self._users = threading.Lock(), 0
 
     def threads(self) -> int:
         """How many threads it may use."""

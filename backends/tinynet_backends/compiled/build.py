@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numba import cfunc, float32, float64
+from tinynet_backends.compiled import kernels
 from tinynet_backends.compiled.program import KERNEL
 from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
 
@@ -50,7 +51,7 @@ def supported(dtype: Any) -> bool:
 @cache
 def written(maker: Callable[[Any], Any], dtype: Any) -> int:
     """The address of one of `kernels` for ``dtype``."""
-    return _compile(maker(_REAL[dtype]), maker.__name__, kept=True)
+    return _compile(maker(_REAL[dtype]), maker.__name__, kept=True, reorder=maker in kernels.REORDERED)
 
 
 @cache
@@ -65,9 +66,9 @@ def formula(trace: Trace, dtype: Any, kind: str) -> int:
     return _compile(made(_REAL[dtype]), f"a formula ({kind})", kept)
 
 
-def _compile(body: Callable[..., None], name: str, kept: bool) -> int:
+def _compile(body: Callable[..., None], name: str, kept: bool, reorder: bool = False) -> int:
     began = perf_counter()
-    made = cfunc(KERNEL, cache=kept, error_model="numpy")(body)
+    made = cfunc(KERNEL, cache=kept, error_model="numpy", fastmath={"reassoc"} if reorder else False)(body)
     seconds = perf_counter() - began
     if not getattr(made, "cache_hits", 0):
         if not any(not getattr(other, "cache_hits", 0) for other in _compiled):

@@ -1,5 +1,6 @@
 """The kernels written by hand, each made for ``real``, numba's float32 or float64.
 
+Where a row is added up, the compiler may take its numbers in another order (`REORDERED`), as NumPy does.
 Sizes and addresses come as words, Python's numbers as float64. A kernel does its part of the rows, columns or elements,
 so that no result depends on how many parts there are; sums over samples run in float64.
 """
@@ -69,6 +70,170 @@ def column_sums(real: Any) -> Body:
         for i in range(n):
             for j in range(low, high):
                 out[j] += x[i * o + j]
+
+    return kernel
+
+
+# Rows and columns ------------------------------------------------------------------------------------------------------
+
+
+def softmax(real: Any) -> Body:
+    """[n, k, x, y]: `Backend.softmax`, by rows."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        k, x, y = w[1], pointer(real, w[2]), pointer(real, w[3])
+        low, high = share(w[0], part, parts, 1)
+        for base in range(low * k, high * k, k):
+            top, total = x[base], real(0.0)
+            for j in range(1, k):
+                top = max(top, x[base + j])
+            for j in range(k):
+                e = math.exp(x[base + j] - top)
+                y[base + j] = e
+                total += e
+            for j in range(k):
+                y[base + j] /= total
+
+    return kernel
+
+
+def softmax_grad(real: Any) -> Body:
+    """[n, k, dy, y, dx]: `Backend.softmax_grad`, by rows."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        k, dy, y, dx = w[1], pointer(real, w[2]), pointer(real, w[3]), pointer(real, w[4])
+        low, high = share(w[0], part, parts, 1)
+        for base in range(low * k, high * k, k):
+            total = real(0.0)
+            for j in range(k):
+                total += dy[base + j] * y[base + j]
+            for j in range(k):
+                dx[base + j] = y[base + j] * (dy[base + j] - total)
+
+    return kernel
+
+
+def normalize_rows(real: Any) -> Body:
+    """[n, i, x, gamma, beta, eps, y, normed, rstd, mean, var]: `Backend.normalize` along axis -1, by rows."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        i, x, gamma, beta = w[1], pointer(real, w[2]), pointer(real, w[3]), pointer(real, w[4])
+        y, normed = pointer(real, w[6]), pointer(real, w[7])
+        eps, size = real(pointer(float64, at)[5]), real(i)
+        low, high = share(w[0], part, parts, 1)
+        for row in range(low, high):
+            base = row * i
+            total = real(0.0)
+            for j in range(i):
+                total += x[base + j]
+            mean = total / size
+            total = real(0.0)
+            for j in range(i):
+                d = x[base + j] - mean
+                total += d * d
+            var = total / size
+            rstd = real(1.0) / math.sqrt(var + eps)
+            for j in range(i):
+                z = (x[base + j] - mean) * rstd
+                normed[base + j] = z
+                y[base + j] = z * gamma[j] + beta[j]
+            pointer(real, w[8])[row] = rstd
+            pointer(real, w[9])[row] = mean
+            pointer(real, w[10])[row] = var
+
+    return kernel
+
+
+def normalize_columns(real: Any) -> Body:
+    """[n, i, x, gamma, beta, eps, y, normed, rstd, mean, var]: `Backend.normalize` along axis -2, by columns."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        n, i, x, gamma, beta = w[0], w[1], pointer(real, w[2]), pointer(real, w[3]), pointer(real, w[4])
+        y, normed, rstd = pointer(real, w[6]), pointer(real, w[7]), pointer(real, w[8])
+        mean, var = pointer(real, w[9]), pointer(real, w[10])
+        eps, size = real(pointer(float64, at)[5]), real(n)
+        low, high = share(i, part, parts, 16)
+        for j in range(low, high):
+            mean[j] = real(0.0)
+            var[j] = real(0.0)
+        for row in range(n):
+            for j in range(low, high):
+                mean[j] += x[row * i + j]
+        for j in range(low, high):
+            mean[j] /= size
+        for row in range(n):
+            for j in range(low, high):
+                d = x[row * i + j] - mean[j]
+                var[j] += d * d
+        for j in range(low, high):
+            var[j] /= size
+            rstd[j] = real(1.0) / math.sqrt(var[j] + eps)
+        for row in range(n):
+            for j in range(low, high):
+                z = (x[row * i + j] - mean[j]) * rstd[j]
+                normed[row * i + j] = z
+                y[row * i + j] = z * gamma[j] + beta[j]
+
+    return kernel
+
+
+def scale_grad(real: Any) -> Body:
+    """[n, i, dy, normed, dgamma, dbeta]: sums of ``dy * normed`` and of ``dy``, by columns."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        i, dy, normed = w[1], pointer(real, w[2]), pointer(real, w[3])
+        dgamma, dbeta = pointer(real, w[4]), pointer(real, w[5])
+        low, high = share(i, part, parts, 16)
+        for j in range(low, high):
+            dgamma[j] = real(0.0)
+            dbeta[j] = real(0.0)
+        for row in range(w[0]):
+            for j in range(low, high):
+                dgamma[j] += dy[row * i + j] * normed[row * i + j]
+                dbeta[j] += dy[row * i + j]
+
+    return kernel
+
+
+def normalize_rows_grad(real: Any) -> Body:
+    """[n, i, dy, normed, rstd, gamma, dx]: the input's part of `Backend.normalize_grad` along axis -1, by rows."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        i, dy, normed, rstd = w[1], pointer(real, w[2]), pointer(real, w[3]), pointer(real, w[4])
+        gamma, dx, size = pointer(real, w[5]), pointer(real, w[6]), real(i)
+        low, high = share(w[0], part, parts, 1)
+        for row in range(low, high):
+            base, sum0, sum1 = row * i, real(0.0), real(0.0)
+            for j in range(i):
+                d = dy[base + j] * gamma[j]
+                sum0 += d
+                sum1 += d * normed[base + j]
+            sum0 /= size
+            sum1 /= size
+            for j in range(i):
+                dx[base + j] = rstd[row] * (dy[base + j] * gamma[j] - sum0 - normed[base + j] * sum1)
+
+    return kernel
+
+
+def normalize_columns_grad(real: Any) -> Body:
+    """[n, i, dy, normed, rstd, gamma, dgamma, dbeta, dx]: the same along axis -2; its sums are those of `scale_grad`."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        n, i, dy, normed, rstd = w[0], w[1], pointer(real, w[2]), pointer(real, w[3]), pointer(real, w[4])
+        gamma, dgamma, dbeta, dx = pointer(real, w[5]), pointer(real, w[6]), pointer(real, w[7]), pointer(real, w[8])
+        low, high = share(n, part, parts, 1)
+        for row in range(low, high):
+            for j in range(i):
+                d = dy[row * i + j] - (dbeta[j] + normed[row * i + j] * dgamma[j]) / real(n)
+                dx[row * i + j] = rstd[j] * gamma[j] * d
 
     return kernel
 
@@ -355,3 +520,6 @@ def permute(real: Any) -> Body:
             out[i] = x
 
     return kernel
+
+
+REORDERED = {softmax_grad, normalize_rows, normalize_rows_grad}

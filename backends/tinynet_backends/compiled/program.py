@@ -75,10 +75,11 @@ def lower(calls: Sequence[Call], replay: Replay) -> None:
             continue
         words += [3 + len(args), f.address, f.parts]
         for a in args:
-            if isinstance(a, (Stand, Number)) and a.source is not None:
-                places.append((len(words), a))
             words.append(_word(real(a)))
-            kept.append(real(a))
+            if isinstance(a, (Stand, Number)) and a.source is not None:
+                places.append((len(words) - 1, a))
+            else:
+                kept.append(real(a))
         parts = max(parts, f.parts)
     close()
 

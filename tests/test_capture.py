@@ -1,0 +1,288 @@
+"""A captured step does what the step does, to the bit, and says so where it cannot."""
+
+import logging
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from test_layers import LAYERS, names
+from test_ops import CASES, assert_same
+from tinynet_backends import Backend, BackendUnavailable, get_backend
+from tinynet_backends.numpy_backend import NumpyBackend
+
+import tinynet as tn
+from tinynet import schedules
+
+DATA = tn.data.Blobs(70, n_features=5, n_classes=3, seed=1)
+
+
+@pytest.fixture(params=["numpy", "numba"])
+def ops(request):
+    try:
+        return get_backend(request.param)
+    except BackendUnavailable as e:
+        pytest.skip(str(e))
+
+
+@pytest.fixture
+def reasons(caplog):
+    """Why steps were not captured."""
+    caplog.set_level(logging.INFO, logger="tinynet")
+    return lambda: [r.getMessage().split(": ", 1)[1] for r in caplog.records if "is not captured" in r.getMessage()]
+
+
+def flat(case):
+    """The arrays among arguments, also those in lists, and how to put others in their places."""
+    arrays = [a for value in case for a in (value if isinstance(value, list) else [value]) if isinstance(a, np.ndarray)]
+
+    def refill(arrays):
+        left = iter(arrays)
+        return [
+            [next(left) for _ in value] if isinstance(value, list) else next(left) if isinstance(value, np.ndarray) else value
+            for value in case
+        ]
+
+    return arrays, refill
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_an_operation_that_is_played_follows_its_arguments(ops, name, dtype):
+    for case in CASES[name](lambda a: a.astype(dtype)):
+        arrays, refill = flat(case)
+        compiled = ops.compile(lambda *given, refill=refill: getattr(ops, name)(*refill(given)))
+        for turn in range(4):
+            given = [np.roll(a, turn).copy(order="K") for a in arrays]
+            plain = [a.copy(order="K") for a in given]
+            got = compiled(*given)
+            wanted = getattr(ops, name)(*refill(plain))
+            for a, b in ((got, wanted), (given, plain)):
+                assert_same(as_lists(a), as_lists(b), 0.0)
+
+
+def as_lists(value):
+    if isinstance(value, (tuple, list)):
+        return [as_lists(v) for v in value]
+    return np.asarray(value) if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def trained(net, ops, loss=None, dtype="float32", data=DATA, **options):
+    model = tn.Model(net, data.shape, backend=ops, dtype=dtype, seed=2)
+    history = model.fit(data, loss=loss, batch_size=32, epochs=3, **options)
+    return model, history
+
+
+def as_written(monkeypatch):
+    """Compiled steps run as they are written, every time."""
+    monkeypatch.setattr("tinynet_backends.numpy_backend.Replay", lambda *args: "off")
+    monkeypatch.setattr(NumpyBackend, "_lower", lambda *args: None)
+    monkeypatch.setattr("tinynet_backends.numpy_backend.Compilation._capture", lambda self, kind, args: self.step(*self.fixed, *args))
+
+
+def compare(make, ops, reasons, monkeypatch):
+    """``make()`` -> (model, history), captured and not."""
+    model, history = make()
+    assert reasons() == []
+    with monkeypatch.context() as patch:
+        as_written(patch)
+        other, wanted = make()
+    assert model.theta.tobytes() == other.theta.tobytes()
+    assert model.state.tobytes() == other.state.tobytes()
+    assert history["loss"] == wanted["loss"]
+    x = DATA.batch(range(40), ops, model.dtype).x
+    whole = model.predict(x)
+    for _ in range(3):  # played by now
+        np.testing.assert_array_equal(model.predict(x), whole)
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=names(LAYERS))
+def test_every_layer_is_captured(layer, ops, reasons, monkeypatch):
+    net = tn.Sequential(tn.Dense(4), layer, tn.Dense(3))
+    compare(lambda: trained(net, ops), ops, reasons, monkeypatch)
+
+
+LOSSES = [
+    tn.SumSquaredError(), tn.MeanSquaredError(), tn.MeanAbsoluteError(), tn.Huber(0.5), tn.Quantile(0.3), tn.Poisson(),
+    tn.BinaryCrossEntropy(), tn.BinaryCrossEntropy((0.5, 2.0)), tn.Hinge(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_every_loss_is_captured(loss, weighted, ops, reasons, monkeypatch):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, (70, 2)).astype("float32") * (2 if isinstance(loss, tn.Hinge) else 1)
+    y = y - 1 if isinstance(loss, tn.Hinge) else y
+    data = tn.Arrays(rng.standard_normal((70, 5)).astype("float32"), y, rng.random(70) if weighted else None)
+    compare(lambda: trained(tn.Sequential(tn.Dense(2)), ops, loss, data=data), ops, reasons, monkeypatch)
+
+
+@pytest.mark.parametrize("loss", [tn.CrossEntropy(0.1), tn.CrossEntropy(class_weight=(1, 2, 0.5))], ids=repr)
+def test_cross_entropies_are_captured(loss, ops, reasons, monkeypatch):
+    compare(lambda: trained(tn.Sequential(tn.Dense(3)), ops, loss), ops, reasons, monkeypatch)
+
+
+OPTIMIZERS = [tn.SGD(0.1), tn.SGD(0.1, momentum=0.9, nesterov=True), tn.Adagrad(), tn.RMSprop(momentum=0.5), tn.Adam(l2=0.1),
+              tn.AdamW(schedules.Warmup(3, schedules.Cosine(0.05, 9))), tn.NAdam(), tn.Lion()]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_every_optimizer_is_captured(optimizer, dtype, ops, reasons, monkeypatch):
+    net = tn.Sequential(tn.Dense(4), tn.Tanh(), tn.Dense(3))
+    options = {"optimizer": optimizer, "clip": 0.5, "accumulate": 2, "ema": 0.9, "validation": DATA.take(33)}
+    compare(lambda: trained(net, ops, dtype=dtype, **options), ops, reasons, monkeypatch)
+
+
+# What cannot be captured runs as it is written
+
+
+@dataclass(frozen=True, repr=False)
+class Own(tn.Layer):
+    """A layer that does with its input what it is told."""
+
+    f: object
+
+    def forward(self, params, x, ctx):
+        return self.f(x), lambda dy: (dy, {})
+
+
+UNCAPTURABLE = {
+    "a value needed by Python (bool)": lambda x: x + 1 if x[0, 0] > 0 else x,
+    "a value needed by Python (float)": lambda x: x * min(1.0, float(x.sum())),
+    "a value needed by Python (int)": lambda x: x * int(x[0, 0] * 0 + 2),
+    "a value needed by Python (index)": lambda x: x * range(1, 9)[np.argmax(x[0])],
+    "an array made of one (asarray)": lambda x: x + np.asarray(x).mean(),
+    "the function unique": lambda x: x + np.unique(x)[0],
+    "the function array_equal": lambda x: x + float(np.array_equal(x, x)),
+    "the attribute 'tolist' of an array": lambda x: x + np.mean(x.tolist()),
+    "a result written to an array that the step does not own": lambda x: np.add(np.zeros(x.shape, x.dtype), x, out=np.ones(x.shape, x.dtype)),
+    "TypeError: only arrays here": lambda x: only_arrays(x),
+}  # fmt: skip
+
+
+def only_arrays(x):
+    if not isinstance(x, np.ndarray):
+        raise TypeError("only arrays here")
+    return x * 2
+
+
+@pytest.mark.parametrize("reason", UNCAPTURABLE)
+def test_what_cannot_be_captured_runs_as_it_is_written(reason, ops, reasons, monkeypatch):
+    f = UNCAPTURABLE[reason]
+    net = tn.Sequential(tn.Dense(5), Own(f), tn.Dense(3))
+    model, history = trained(net, ops)
+    said = reasons()
+    assert said
+    assert all(reason in text for text in said), said
+    with monkeypatch.context() as patch:
+        as_written(patch)
+        other, wanted = trained(net, ops)
+    assert model.theta.tobytes() == other.theta.tobytes()
+    assert history["loss"] == wanted["loss"]
+
+
+CAPTURABLE = {
+    "views and functions": lambda x: np.concatenate([x[:, 2:].reshape(-1, 3), x.T[:2].T], axis=1),
+    "several results": lambda x: np.stack(np.split(x.mT, 5), axis=0).sum(axis=0).T * np.ones(5, x.dtype),
+    "where, take, cumsum": lambda x: np.where(x > 0, np.take(x, np.arange(5), axis=1), np.cumsum(x, axis=0)),
+    "methods": lambda x: (x - x.mean(axis=0)) / (1 + abs(x).max(axis=1, keepdims=True)).astype(x.dtype),
+    "in place": lambda x: in_place(x),
+    "selected by numbers": lambda x: x[:, np.array([4, 3, 2, 1, 0])] + x[np.arange(len(x))],
+    "one by one": lambda x: x + x[0, 0] * x[1][2] + sum(row[0] for row in x),
+    "reductions": lambda x: x * np.logaddexp.reduce(x, axis=1, keepdims=True) + np.add.outer(x[:, 0], x[0]),
+}
+
+
+def in_place(x):
+    y = x * 2.0
+    y += 1.0
+    y[:, :2] *= x[:, :2]
+    y[...] = y - x
+    return y
+
+
+@pytest.mark.parametrize("kind", CAPTURABLE)
+def test_calls_of_numpy_are_captured(kind, ops, reasons, monkeypatch):
+    net = tn.Sequential(tn.Dense(5), Own(CAPTURABLE[kind]), tn.Dense(3))
+    compare(lambda: trained(net, ops), ops, reasons, monkeypatch)
+
+
+def test_a_failure_after_a_write_is_not_run_twice(ops):
+    def step(theta, x):
+        theta[...] = theta + x
+        return only_arrays(x)
+
+    theta = np.zeros(3)
+    compiled = ops.compile(step, theta)
+    compiled(np.ones(3))
+    with pytest.raises(TypeError, match="only arrays here") as e:
+        compiled(np.ones(3))
+    assert "as_written" in e.value.__notes__[0]
+    assert theta.tolist() == [2.0] * 3
+
+
+def test_inputs_of_every_layout_and_shape(ops):
+    compiled = ops.compile(lambda x: ops.elementwise(double, x))
+    x = np.arange(60.0).reshape(6, 10)
+    for a in (x, x.T, x[::2], x[:, ::-1], x[:0], x[0], np.asarray(3.0), x.astype("float32"), x.astype("<i4")) * 4:
+        np.testing.assert_array_equal(compiled(a), 2 * a)
+        assert compiled(a).dtype == a.dtype
+
+
+def double(xp, x):
+    return x + x
+
+
+def test_numbers_are_read_anew(ops):
+    theta = np.zeros(40_000, "float32")
+    compiled = ops.compile(lambda theta, rate: ops.update(lambda xp, a, r: (a + r,), [theta], [], rate), theta)
+    for n in range(6):
+        compiled(float(n))
+        compiled(n)
+    assert set(theta.tolist()) == {30.0}
+
+
+def test_a_step_within_a_step_is_part_of_it(ops):
+    w = np.ones((3, 2))
+    inner = ops.compile(lambda w, x: ops.affine(x, w), w)
+    outer = ops.compile(lambda w, x: inner(x) + ops.affine(x, w), w)
+    for n in range(5):
+        w[...] = n
+        np.testing.assert_array_equal(outer(np.full((4, 3), 2.0)), np.full((4, 2), 12.0 * n))
+
+
+def test_an_input_that_is_returned(ops):
+    compiled = ops.compile(lambda x: (x, x.T))
+    for n in range(4):
+        x = np.full((2, 3), float(n))
+        assert compiled(x)[1].tolist() == x.T.tolist()
+
+
+def test_threads_have_tapes_of_their_own(ops):
+    model = tn.Model(tn.Sequential(tn.Dense(64), tn.Tanh(), tn.Dense(3)), 5, backend=ops)
+    x = np.random.default_rng(0).standard_normal((8, 200, 5)).astype("float32")
+    wanted = [np.array(model.predict(part)) for part in x]
+    wrong = []
+
+    def predict(n):
+        for _ in range(40):
+            if not np.array_equal(model.predict(x[n]), wanted[n]):
+                wrong.append(n)
+
+    threads = [threading.Thread(target=predict, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_where_nothing_is_captured_nothing_is_said(caplog):
+    strict = get_backend("strict")
+    with caplog.at_level(logging.INFO, logger="tinynet"):
+        assert isinstance(strict, Backend)
+        strict.as_written("no reason")
+    assert not caplog.records

@@ -1,0 +1,182 @@
+"""The numba backend's machinery: parts and threads, the caller's limits, what is kept on disk. Its operations are held to
+the portable ones in test_ops.py and its steps to themselves in test_capture.py."""
+
+import logging
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from tinynet_backends import get_backend
+
+import tinynet as tn
+
+pytest.importorskip("numba", reason="the backend needs numba")
+from tinynet_backends.compiled import blas, build, kernels, program
+from tinynet_backends.tracing import trace
+
+DATA = tn.data.Blobs(2000, n_features=30, n_classes=4, seed=1)
+
+
+def trained(epochs=2, seed=3, backend="numba"):
+    """Large enough that products and passes have several parts."""
+    net = tn.Sequential(tn.Dense(200), tn.ReLU(), tn.Dropout(0.1), tn.Dense(200), tn.Tanh(), tn.LayerNorm(), tn.Dense(4))
+    model = tn.Model(net, 30, backend=backend, seed=seed)
+    model.fit(DATA, batch_size=256, epochs=epochs, clip=1.0)
+    return model.theta.tobytes()
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    return trained()
+
+
+def test_work_is_shared_out(monkeypatch):
+    """Each part once, whoever does it, many times over."""
+    monkeypatch.setattr(program._machine(), "cores", 4)  # more helpers than there may be cores
+    x, g = np.arange(1e5), np.ones(1)
+    for parts in (1, 2, 3, 7, 64):
+        kernel = program.Kernel(build.formula(trace(lambda xp, x: x + 1.0, 1), x.dtype, "update"), parts)
+        for _ in range(50):
+            kernel(x.size, x)
+    np.testing.assert_array_equal(x, np.arange(1e5) + 250)
+    program.Kernel(build.written(kernels.squares, g.dtype), 5)(1, np.full(1, 3.0), g)
+    assert g[0] == 9.0
+
+
+def test_threads_of_the_caller(wanted):
+    """Runs side by side in threads: the same bits, whoever has the helpers."""
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(trained())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [wanted] * 4
+
+
+def test_the_callers_limit_is_kept_and_changes_no_bit(wanted):
+    library = blas.find()
+    if library is None:
+        pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
+    before = library.threads()
+    try:
+        for limit in (1, 2):
+            library._set(limit)
+            assert trained() == wanted
+            assert library.threads() == limit
+    finally:
+        library._set(before)
+
+
+def test_threadpoolctl():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    machine = program._machine()
+    if machine.blas is None:
+        pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
+    with threadpoolctl.threadpool_limits(1), machine.blas.alone() as allowed:
+        assert allowed == 1
+
+
+def test_blas_is_alone_while_any_program_runs():
+    library = blas.find()
+    if library is None or library.threads() < 2:
+        pytest.skip("NumPy's BLAS has one thread")
+    before = library.threads()
+    with library.alone() as first:
+        with library.alone() as second:
+            assert int(library._get()) == 1
+            assert library.threads() == before
+        assert int(library._get()) == 1
+    assert first == second == int(library._get()) == before
+    with pytest.raises(ValueError), library.alone():
+        raise ValueError
+    assert int(library._get()) == before
+
+
+def _child(queue):
+    queue.put(trained())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_goes_on(wanted):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_child, args=(queue,))
+    child.start()
+    assert queue.get(timeout=60) == wanted
+    child.join()
+    assert trained() == wanted
+
+
+def test_without_numpys_openblas(monkeypatch, wanted):
+    monkeypatch.setattr(program._machine(), "blas", None)
+    theta = np.frombuffer(trained(), "float32")
+    np.testing.assert_allclose(theta, np.frombuffer(wanted, "float32"), rtol=1e-3, atol=1e-3)
+
+
+def test_one_thread_from_the_environment():
+    code = "import tinynet as tn; print(tn.get_backend('numba').versions())"
+    for names in ({"OMP_NUM_THREADS": "1"}, {"OPENBLAS_NUM_THREADS": "1"}):
+        if blas.find() is not None:
+            done = subprocess.run([sys.executable, "-c", code], env=os.environ | names, capture_output=True, text=True, check=True)
+            assert done.stdout.strip().endswith(", 1 threads")
+
+
+# What is kept on disk
+
+
+def formula(xp, x):
+    return x * 3.0 + 0.25
+
+
+def test_a_formula_has_a_file_that_later_processes_find(monkeypatch, tmp_path):
+    monkeypatch.setenv("TINYNET_CACHE", str(tmp_path / "new"))
+    traced = trace(formula, 1)
+    build.formula.__wrapped__(traced, np.dtype("float32"), "map")
+    (path,) = (tmp_path / "new").glob("*.py")
+    text = path.read_text()
+    build.formula.__wrapped__(traced, np.dtype("float32"), "map")
+    assert build._compiled[-1].cache_hits == 1
+    # a damaged file is not believed
+    path.write_text(text.replace("0.25", "0.5"))
+    x, y = np.ones(3), np.empty(3)
+    program.Kernel(build.formula.__wrapped__(traced, np.dtype("float64"), "map"))(3, x, y)
+    assert y.tolist() == [3.25] * 3
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TINYNET_CACHE", str(tmp_path / "file" / "folder"))
+    x, y = np.ones(3), np.empty(3)
+    with caplog.at_level(logging.INFO, logger="tinynet"):
+        program.Kernel(build.formula.__wrapped__(trace(formula, 1), np.dtype("float64"), "map"))(3, x, y)
+    assert y.tolist() == [3.25] * 3
+    assert "formulas are compiled anew in every process" in caplog.text
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+def test_where_formulas_are_kept(system, monkeypatch, tmp_path):
+    for name in ("TINYNET_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", system)
+    folder = build.cache_folder()
+    assert folder.name == "tinynet"
+    assert folder.is_relative_to(os.path.expanduser("~"))
+
+
+def test_layouts_that_blas_takes_and_does_not():
+    ops = get_backend("numba")
+    rng = np.random.default_rng(0)
+    big = rng.standard_normal((40, 60))
+    for x in (big[:20, :30], big[::2, :30], big.T[:20, :30], big[:20, 1:61:2], big[:20, ::-1][:, :30], big[:1, :30], big[:20, :1],
+              np.broadcast_to(big[:1, :30], (20, 30)), np.broadcast_to(big[:20, :1], (20, 30))):  # fmt: skip
+        w, b = rng.standard_normal((x.shape[1], 7)), rng.standard_normal(7)
+        np.testing.assert_allclose(ops.affine(x, w, b), x @ w + b, rtol=1e-12, atol=1e-12)
+        dy = rng.standard_normal((x.shape[0], 7))
+        for got, want in zip(ops.affine_grad(dy, x, w, True), (dy @ w.T, x.T @ dy, dy.sum(0)), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
