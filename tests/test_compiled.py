@@ -23,7 +23,9 @@ DATA = tn.data.Blobs(2000, n_features=30, n_classes=4, seed=1)
 
 def trained(epochs=2, seed=3, backend="numba"):
     """Large enough that products and passes have several parts."""
-    net = tn.Sequential(tn.Dense(200), tn.ReLU(), tn.Dropout(0.1), tn.Dense(200), tn.Tanh(), tn.LayerNorm(), tn.Dense(4))
+    net = tn.Sequential(
+        tn.Dense(200), tn.ReLU(), tn.Dropout(0.1), tn.Dense(200), tn.Tanh(), tn.LayerNorm(), tn.Dense(4)
+    )
     model = tn.Model(net, 30, backend=backend, seed=seed)
     model.fit(DATA, batch_size=256, epochs=epochs, clip=1.0)
     return model.theta.tobytes()
@@ -123,7 +125,9 @@ def test_one_thread_from_the_environment():
     code = "import tinynet as tn; print(tn.get_backend('numba').versions())"
     for names in ({"OMP_NUM_THREADS": "1"}, {"OPENBLAS_NUM_THREADS": "1"}):
         if blas.find() is not None:
-            done = subprocess.run([sys.executable, "-c", code], env=os.environ | names, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, "-c", code], env=os.environ | names, capture_output=True, text=True, check=True
+            )
             assert done.stdout.strip().endswith(", 1 threads")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -73,9 +73,7 @@ class Model:
         self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
         self.params = _merge(params, _cut(self.state, self.spec.state, self.ops))
         ctx = Context(self.ops, seed=self.seed)
-        self._forward: Callable[[Array], Array] = self.ops.compile(
-            lambda params, x: self.net.forward(params, x, ctx)[0], self.params
-        )
+        self._forward = self.ops.compile(lambda params, x: self.net.forward(params, x, ctx)[0], self.params)
 
     def __repr__(self) -> str:
         shapes = f"{_plain(self.in_shape)} -> {_plain(self.out_shape)}"

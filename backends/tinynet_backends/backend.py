@@ -19,6 +19,7 @@ from tinynet_backends.permutation import permute
 Array = Any
 Formula = Callable[..., Any]
 F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
 
 
 def portable(operation: F) -> F:
@@ -96,7 +97,7 @@ class Backend:
         """Whether the device computes in float64: some accelerators do not."""
         return "float64" in self.xp.__array_namespace_info__().dtypes(device=self.device)
 
-    def compile(self, step: F, *fixed: Any) -> F:
+    def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
         """``step(*fixed, …)``, made ready to run many times.
 
         ``fixed`` are arrays, or dicts and sequences of them, that stay where they are: their values may change between
@@ -105,7 +106,7 @@ class Backend:
         counting, is then done no more, unless it calls `as_written`. What it returns lives until its next call: copy
         what is to stay.
         """
-        return partial(step, *fixed) if fixed else step  # type: ignore[return-value]
+        return partial(step, *fixed) if fixed else step
 
     def as_written(self, reason: str) -> None:
         """Within a compiled step: run its Python every time, for ``reason``, which is logged."""

@@ -9,7 +9,7 @@ to Python, breaks it: the step still ends as it should, and `Tape.broken` says w
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 
 Array = Any
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
-
 
 
 class Tape:
@@ -63,7 +62,8 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
     """
 
     def __init__(self, tape: Tape, value: Array, source: Source | None) -> None:
-        self.tape, self.value, self.source = tape, value, source
+        self.tape, self.value = tape, value
+        self.source: Any = source
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -72,6 +72,9 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __len__(self) -> int:
         return len(self.value)
+
+    def __iter__(self) -> Iterator[Stand]:
+        return (self[n] for n in range(len(self)))
 
     def __getattr__(self, name: str) -> Any:
         if name in _PLAIN:
@@ -91,7 +94,9 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
     def __getitem__(self, key: Any) -> Any:
         names = [key] if not isinstance(key, tuple) else list(key)
         if all(isinstance(k, (int, slice, type(None), type(...))) for k in names):
-            return self._wrap(self.value[(*names, ...) if ... not in names else key])  # () views, where NumPy has scalars
+            return self._wrap(
+                self.value[(*names, ...) if ... not in names else key]
+            )  # () views, where NumPy has scalars
         return self._function(lambda x, k: x[k], (self, key), {})
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -195,7 +200,14 @@ def _crossing(name: str, f: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-for _name, _f in {"bool": bool, "int": int, "float": float, "complex": complex, "index": operator.index}.items():
+_CROSSINGS: dict[str, Callable[..., Any]] = {
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "complex": complex,
+    "index": operator.index,
+}
+for _name, _f in _CROSSINGS.items():
     setattr(Stand, f"__{_name}__", _crossing(_name, _f))
     setattr(Number, f"__{_name}__", _crossing(_name, _f))
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
@@ -274,16 +286,17 @@ def _put(values: list[Any], n: int, part: Callable[[Any], Any] | None, new: Any)
 
 def where(a: Stand | Number) -> Callable[[Any], Any] | None:
     """How to cut the same part out of another source; None if it is all of it."""
-    if isinstance(a, Number) or a.value is a.source.value:
+    view = a.value
+    if isinstance(a, Number) or view is a.source.value:
         return None
-    view, whole = a.value, a.source.value
-    offset, shape, strides = offset_of(a), view.shape, view.strides
-    return lambda new: np.ndarray(shape, whole.dtype, new, offset, strides)
+    shape, dtype, offset, strides = view.shape, view.dtype, offset_of(a), view.strides
+    return lambda new: np.ndarray(shape, dtype, new, offset, strides)
 
 
 def offset_of(a: Stand) -> int:
     """Bytes from the first of the source to the first of the stand-in."""
-    return a.value.__array_interface__["data"][0] - a.source.value.__array_interface__["data"][0]
+    first, whole = (x.__array_interface__["data"][0] for x in (a.value, a.source.value))
+    return int(first - whole)
 
 
 def has_source(tree: Any) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from tinynet_backends.backend import Array, Backend, F
+from tinynet_backends.backend import Array, Backend, R
 from tinynet_backends.errors import BackendUnavailable
 
 _EXTRA = "install one of the extras cuda12 and cuda13, whichever fits the driver"
@@ -40,12 +41,12 @@ class CupyBackend(Backend):
     def to_numpy(self, x: Array) -> Any:
         return self._cp.asnumpy(x)
 
-    def compile(self, step: F, *fixed: Any) -> F:
-        def compiled(*args: Any) -> Any:
+    def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
+        def compiled(*args: Any) -> R:
             with self._here():
                 return step(*fixed, *args)
 
-        return compiled  # type: ignore[return-value]
+        return compiled
 
     def synchronize(self) -> None:
         with self._here():

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from math import prod
 from typing import Any
 
 import numpy as np
 from tinynet_backends import exact, permutation
-from tinynet_backends.backend import Array, Backend, Formula
+from tinynet_backends.backend import Array, Formula
 from tinynet_backends.capture import Call, Replay, real
 from tinynet_backends.errors import BackendUnavailable
 from tinynet_backends.numpy_backend import NumpyBackend
@@ -207,7 +205,7 @@ class NumbaBackend(NumpyBackend):
         return out
 
     def normal(self, words: Array) -> Array:
-        table, (rows, columns, stride), words = exact.normal_table(np, words.device), *_rows(words)
+        table, (rows, columns, stride), words = exact.normal_table(self.xp, words.device), *_rows(words)
         out = np.empty(words.shape)
         parts = min(self._parts(out.size), max(rows, 1))
         self._run(kernels.normal, _F8, parts, rows, columns, words, stride, *table, exact.CELLS, out)
@@ -240,7 +238,9 @@ class NumbaBackend(NumpyBackend):
         used = np.asarray(permutation.used_keys(keys, n), np.uint64)
         index = np.ascontiguousarray(index, np.int64)
         out = np.empty(index.shape, np.int64)
-        self._run(kernels.permute, _F8, self._parts(index.size, GRAIN // 8), index.size, index, out, n, a, b, used.size, used)
+        self._run(
+            kernels.permute, _F8, self._parts(index.size, GRAIN // 8), index.size, index, out, n, a, b, used.size, used
+        )
         return out
 
     def versions(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tinynet_backends import exact
 from tinynet_backends.arena import Arena
-from tinynet_backends.backend import Array, Backend, F, Formula
+from tinynet_backends.backend import Array, Backend, Formula, R
 from tinynet_backends.capture import Call, Number, Replay, Source, Stand, Tape, has_source, real
 from tinynet_backends.passes import Passes, write_passes
 from tinynet_backends.tracing import traced
@@ -61,7 +61,7 @@ class NumpyBackend(Backend):
         zeros[...] = 0
         return zeros
 
-    def compile(self, step: F, *fixed: Any) -> F:
+    def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
         """``step(*fixed, …)`` with memory of its own: the second call with arguments alike is captured, those after it
         are played from the tape (`tinynet_backends.capture`).
 
@@ -69,13 +69,14 @@ class NumpyBackend(Backend):
         """
         of_thread = threading.local()
 
-        def compiled(*args: Any) -> Any:
+        def compiled(*args: Any) -> R:
             compilation: Compilation | None = getattr(of_thread, "compilation", None)
             if compilation is None:
                 compilation = of_thread.compilation = Compilation(self, step, fixed)
-            return compilation(args)
+            result: R = compilation(args)
+            return result
 
-        return compiled  # type: ignore[return-value]
+        return compiled
 
     def as_written(self, reason: str) -> None:
         if self._running.tape is not None:
@@ -159,7 +160,8 @@ class NumpyBackend(Backend):
         for start in range(0, size, BLOCK):
             rest = size - start
             passes.run(
-                *[a[start : start + BLOCK] for a in arrays], *(scratch if rest >= BLOCK else [a[:rest] for a in scratch])
+                *[a[start : start + BLOCK] for a in arrays],
+                *(scratch if rest >= BLOCK else [a[:rest] for a in scratch]),
             )
 
     def _scratch(self, passes: Passes, size: int, dtype: Any, more: int = 0) -> list[Array]:
@@ -310,7 +312,9 @@ class NumpyBackend(Backend):
         self._do(self._dropout, x, rate, *key, *counter, y, keep)
         return y, keep
 
-    def _dropout(self, x: Array, rate: float, k0: int, k1: int, c0: int, c1: int, c2: int, y: Array, keep: Array) -> None:
+    def _dropout(
+        self, x: Array, rate: float, k0: int, k1: int, c0: int, c1: int, c2: int, y: Array, keep: Array
+    ) -> None:
         u = exact.uniform32(np, self.words((k0, k1), (c0, c1, c2), 0, (x.size + 1) // 2))
         np.greater_equal(u[: x.size].reshape(x.shape), rate, out=keep)
         np.multiply(x, 1.0 / (1.0 - rate), out=y)

@@ -5,25 +5,26 @@ Boolean indexing and data-dependent shapes are switched off, because a captured 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tinynet_backends.backend import Array, Backend, F
+from tinynet_backends.backend import Array, Backend, R
 from tinynet_backends.errors import BackendUnavailable
 
 DEVICES = ("CPU_DEVICE", "device1", "device2", "no_float64")
 
 
 class StrictBackend(Backend):
-    def compile(self, step: F, *fixed: Any) -> F:
+    def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
         """``step`` without the floating-point warnings of the NumPy below: a loss that is not finite says what they
         would."""
 
-        def compiled(*args: Any) -> Any:
+        def compiled(*args: Any) -> R:
             with np.errstate(all="ignore"):
                 return step(*fixed, *args)
 
-        return compiled  # type: ignore[return-value]
+        return compiled
 
     def to_numpy(self, x: Array) -> Any:
         return super().to_numpy(self.xp.asarray(x, device=self.xp.Device("CPU_DEVICE"), copy=True))

@@ -69,7 +69,9 @@ def find() -> Blas | None:
     """The library inside of the NumPy package, or None where NumPy was built with another."""
     package = Path(np.__file__).parent
     folders = package.with_name("numpy.libs"), package / ".dylibs"
-    for path in (p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir()) if "openblas64" in p.name):
+    for path in (
+        p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir()) if "openblas64" in p.name
+    ):
         try:
             return Blas(ctypes.CDLL(str(path)))
         except (OSError, AttributeError):

@@ -75,7 +75,7 @@ def _compile(body: Callable[..., None], name: str, kept: bool, reorder: bool = F
             _log.warning("compiling kernels for this machine; they are kept, so only a first run waits for them")
         _log.info("compiled %s in %.2f s", name, seconds)
     _compiled.append(made)
-    return int(made.address)
+    return made.address or 0
 
 
 def _module(text: str) -> tuple[Any, bool]:

@@ -8,8 +8,9 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
 
+intrinsic: Any = _intrinsic
 _WORD, _INT, _VOID = ir.IntType(64), ir.IntType(32), ir.VoidType()
 _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 

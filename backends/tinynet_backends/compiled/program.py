@@ -17,13 +17,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit, types
+from numba import cfunc, types
 from tinynet_backends.capture import Call, Number, Replay, Stand, offset_of, real
-from tinynet_backends.compiled import blas
-from tinynet_backends.compiled.intrinsics import call, fetch_add, load, pause, pointer, store
+from tinynet_backends.compiled import blas, loop
 
-KERNEL = types.void(types.int64, types.int64, types.int64)
-_TICKET, _DONE, _KERNEL, _ARGS = 0, 8, 16, 17  # words of the pool's memory, on cache lines of their own
+KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
 _SPINS = 20_000  # turns of about 40 ns that a worker waits for more before it goes to sleep
 
 
@@ -46,8 +44,8 @@ def _word(value: Any) -> int:
         return int(value.__array_interface__["data"][0])
     if isinstance(value, float):
         return int(struct.unpack("q", struct.pack("d", value))[0])
-    value = int(value)
-    return value - 2**64 if value >= 2**63 else value
+    number = int(value)
+    return number - 2**64 if number >= 2**63 else number
 
 
 def lower(calls: Sequence[Call], replay: Replay) -> None:
@@ -126,61 +124,14 @@ def library() -> blas.Blas | None:
     return _machine().blas
 
 
-@njit(cache=True)
-def _work(pool):  # type: ignore[no-untyped-def]
-    """Do a part, if one is left. The ticket holds the number of parts above, the next one below."""
-    ticket = load(pool)
-    if (ticket & 0xFFFFFFFF) >= (ticket >> 32):
-        return False
-    ticket = fetch_add(pool, 1)
-    part, parts = ticket & 0xFFFFFFFF, ticket >> 32
-    if part >= parts:
-        return False
-    words = pointer(types.int64, pool)
-    call(words[_KERNEL], words[_ARGS], part, parts)
-    fetch_add(pool + 8 * _DONE, 1)
-    return True
-
-
-def _run(first, last, pool):  # type: ignore[no-untyped-def]
-    place = first
-    while place < last:
-        record = pointer(types.int64, place)
-        kernel, parts = record[1], record[2]
-        if parts == 1 or pool == 0:
-            for part in range(parts):
-                call(kernel, place + 24, part, parts)
-        else:
-            words = pointer(types.int64, pool)
-            words[_KERNEL] = kernel
-            words[_ARGS] = place + 24
-            store(pool + 8 * _DONE, 0)
-            store(pool, parts << 32)
-            while _work(pool):
-                pass
-            while load(pool + 8 * _DONE) < parts:
-                pause()
-        place += 8 * record[0]
-
-
-def _help(pool, spins):  # type: ignore[no-untyped-def]
-    idle = 0
-    while idle < spins:
-        if _work(pool):
-            idle = 0
-        else:
-            idle += 1
-            pause()
-
-
 class Machine:
     """The compiled loop over records, and the threads that help with their parts."""
 
     def __init__(self) -> None:
         word = ctypes.c_int64
-        self._compiled = cfunc(KERNEL, cache=True)(_run), cfunc(types.void(types.int64, types.int64), cache=True)(_help)
-        self.run = ctypes.CFUNCTYPE(None, word, word, word)(self._compiled[0].address)
-        self._help = ctypes.CFUNCTYPE(None, word, word)(self._compiled[1].address)
+        self._compiled = cfunc(KERNEL, cache=True)(loop.run), cfunc(_ASSIST, cache=True)(loop.assist)
+        self.run = ctypes.CFUNCTYPE(None, word, word, word)(self._compiled[0].address or 0)
+        self._help = ctypes.CFUNCTYPE(None, word, word)(self._compiled[1].address or 0)
         self.blas = blas.find()
         self.cores = self.blas.threads() if self.blas else (os.cpu_count() or 1)
         self._fresh()
@@ -189,7 +140,7 @@ class Machine:
 
     def _fresh(self) -> None:
         """No helpers: a child process has none of its parent's threads."""
-        self._pool = np.zeros(64, np.int64)
+        self._pool = np.zeros(loop.POOL, np.int64)
         self._address = self._pool.ctypes.data
         self._busy, self._wake = threading.Lock(), threading.Semaphore(0)
         self._helpers = self._asleep = 0

@@ -1,0 +1,60 @@
+"""The compiled loops: over the records of a program, and over parts that somebody else's records have to give away.
+
+The pool is 64 words that threads share. Its first word is the ticket, the number of parts of the record in work above and
+the number of the next part below, so that one atomic addition claims a part; another word counts those that are done.
+"""
+
+from __future__ import annotations
+
+from numba import njit, types
+from tinynet_backends.compiled.intrinsics import call, fetch_add, load, pause, pointer, store
+
+POOL = 64
+_DONE, _KERNEL, _ARGS = 8, 16, 17  # words of the pool, those that are written in turns on cache lines of their own
+
+
+@njit(cache=True)
+def _work(pool):  # type: ignore[no-untyped-def]
+    """Do a part, if one is left. The ticket holds the number of parts above, the next one below."""
+    ticket = load(pool)
+    if (ticket & 0xFFFFFFFF) >= (ticket >> 32):
+        return False
+    ticket = fetch_add(pool, 1)
+    part, parts = ticket & 0xFFFFFFFF, ticket >> 32
+    if part >= parts:
+        return False
+    words = pointer(types.int64, pool)
+    call(words[_KERNEL], words[_ARGS], part, parts)
+    fetch_add(pool + 8 * _DONE, 1)
+    return True
+
+
+def run(first, last, pool):  # type: ignore[no-untyped-def]
+    place = first
+    while place < last:
+        record = pointer(types.int64, place)
+        kernel, parts = record[1], record[2]
+        if parts == 1 or pool == 0:
+            for part in range(parts):
+                call(kernel, place + 24, part, parts)
+        else:
+            words = pointer(types.int64, pool)
+            words[_KERNEL] = kernel
+            words[_ARGS] = place + 24
+            store(pool + 8 * _DONE, 0)
+            store(pool, parts << 32)
+            while _work(pool):
+                pass
+            while load(pool + 8 * _DONE) < parts:
+                pause()
+        place += 8 * record[0]
+
+
+def assist(pool, spins):  # type: ignore[no-untyped-def]
+    idle = 0
+    while idle < spins:
+        if _work(pool):
+            idle = 0
+        else:
+            idle += 1
+            pause()
