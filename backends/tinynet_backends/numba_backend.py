@@ -192,13 +192,13 @@ class NumbaBackend(NumpyBackend):
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
         first, skip = divmod(start, 4)
         above, first = divmod(first + 1, 2**64)  # NumPy's block 0 is the one at counter 1
-        out = np.empty(n, np.uint64)
+        out = self.empty((n,), _U8)
         place = first, (counter[0] + above) % 2**64, *counter[1:]
         self._run(kernels.words, _F8, self._parts(n, GRAIN // 4), n, *key, *place, skip, out)
         return out
 
     def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
-        out = np.empty((index.size, width), np.uint64)
+        out = self.empty((index.size, width), _U8)
         index = np.ascontiguousarray(index)
         parts = self._parts(out.size, GRAIN // 4)
         self._run(kernels.words_at, _F8, parts, index.size, *key, *counter, width, index, out)
@@ -206,14 +206,14 @@ class NumbaBackend(NumpyBackend):
 
     def normal(self, words: Array) -> Array:
         table, (rows, columns, stride), words = exact.normal_table(self.xp, words.device), *_rows(words)
-        out = np.empty(words.shape)
+        out = self.empty(words.shape, _F8)
         parts = min(self._parts(out.size), max(rows, 1))
         self._run(kernels.normal, _F8, parts, rows, columns, words, stride, *table, exact.CELLS, out)
         return out
 
     def halves(self, words: Array) -> Array:
         (rows, columns, stride), words = _rows(words)
-        out = np.empty((*words.shape[:-1], 2 * words.shape[-1]))
+        out = self.empty((*words.shape[:-1], 2 * words.shape[-1]), _F8)
         self._run(kernels.halves, _F8, self._parts(out.size), rows, columns, words, stride, out)
         return out
 
@@ -237,7 +237,7 @@ class NumbaBackend(NumpyBackend):
         a, b = permutation.sides(n)
         used = np.asarray(permutation.used_keys(keys, n), np.uint64)
         index = np.ascontiguousarray(index, np.int64)
-        out = np.empty(index.shape, np.int64)
+        out = self.empty(index.shape, index.dtype)
         self._run(
             kernels.permute, _F8, self._parts(index.size, GRAIN // 8), index.size, index, out, n, a, b, used.size, used
         )
@@ -247,7 +247,7 @@ class NumbaBackend(NumpyBackend):
         return f"NumPy {np.__version__}, numba {numba.__version__}, {self._cores} threads"
 
 
-_F8 = np.dtype(np.float64)
+_F8, _U8 = np.dtype(np.float64), np.dtype(np.uint64)
 
 
 def _sum_rows(x: Array, out: Array) -> None:

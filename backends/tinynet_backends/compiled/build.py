@@ -24,12 +24,13 @@ from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
 
 _log = logging.getLogger("tinynet")
 _REAL = {np.dtype("float32"): float32, np.dtype("float64"): float64}
-_HEAD = '''"""A traced formula as a kernel; written by tinynet_backends.compiled.build, version 1."""
+_HEAD = '''"""A traced formula as a kernel; written by tinynet_backends.compiled.build, version 2."""
 
 import math
 
 import numpy as np
 from numba import float64, types
+from tinynet_backends.compiled.functions import exp, expm1, tanh
 from tinynet_backends.compiled.intrinsics import pointer
 from tinynet_backends.compiled.kernels import share
 
@@ -117,8 +118,8 @@ def cache_folder() -> Path:
 
 _SPELLED = {
     "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}", "negative": "-{}", "abs": "abs({})",
-    "sqrt": "math.sqrt({})", "exp": "math.exp({})", "expm1": "math.expm1({})", "log": "math.log({})",
-    "log1p": "math.log1p({})", "tanh": "math.tanh({})", "floor": "np.floor({})",
+    "sqrt": "math.sqrt({})", "exp": "exp({})", "expm1": "expm1({})", "log": "math.log({})",
+    "log1p": "math.log1p({})", "tanh": "tanh({})", "floor": "np.floor({})",
     "sign": "({0} if {0} != {0} else real({0} > 0) - real({0} < 0))",
     "maximum": "({0} if ({0} >= {1}) | ({0} != {0}) else {1})", "minimum": "({0} if ({0} <= {1}) | ({0} != {0}) else {1})",
     "less": "{} < {}", "less_equal": "{} <= {}", "greater": "{} > {}", "greater_equal": "{} >= {}", "equal": "{} == {}",

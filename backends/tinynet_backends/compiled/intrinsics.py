@@ -114,12 +114,13 @@ def bits(context: Any, kind: Any, value: Any) -> Any:
 
 
 @intrinsic
-def multiply_high(context: Any, a: Any, b: Any) -> Any:
-    """The upper 64 bits of the product of two unsigned words."""
+def multiply(context: Any, a: Any, b: Any) -> Any:
+    """The upper and the lower 64 bits of the product of two unsigned words."""
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         wide = ir.IntType(128)
         product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
-        return builder.trunc(builder.lshr(product, wide(64)), _WORD)
+        halves = [builder.trunc(builder.lshr(product, wide(64)), _WORD), builder.trunc(product, _WORD)]
+        return context.make_tuple(builder, signature.return_type, halves)
 
-    return types.uint64(types.uint64, types.uint64), write
+    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), write

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import float64, njit, types, uint8, uint64
-from tinynet_backends.compiled.intrinsics import gemm, multiply_high, pointer
+from tinynet_backends.compiled.functions import exp
+from tinynet_backends.compiled.intrinsics import gemm, multiply, pointer
 
 Body = Callable[[Any, Any, Any], None]
 
@@ -77,6 +78,23 @@ def column_sums(real: Any) -> Body:
 # Rows and columns ------------------------------------------------------------------------------------------------------
 
 
+@njit
+def largest(x, base, k):  # type: ignore[no-untyped-def]
+    """The largest of k numbers, in four turns that do not wait for one another; NaN if the first of a turn is."""
+    a = b = c = d = x[base]
+    j = 1
+    while j + 4 <= k:
+        a = max(a, x[base + j])
+        b = max(b, x[base + j + 1])
+        c = max(c, x[base + j + 2])
+        d = max(d, x[base + j + 3])
+        j += 4
+    while j < k:
+        a = max(a, x[base + j])
+        j += 1
+    return max(max(a, b), max(c, d))
+
+
 def softmax(real: Any) -> Body:
     """[n, k, x, y]: `Backend.softmax`, by rows."""
 
@@ -85,13 +103,11 @@ def softmax(real: Any) -> Body:
         k, x, y = w[1], pointer(real, w[2]), pointer(real, w[3])
         low, high = share(w[0], part, parts, 1)
         for base in range(low * k, high * k, k):
-            top, total = x[base], real(0.0)
-            for j in range(1, k):
-                top = max(top, x[base + j])
+            top, total = largest(x, base, k), real(0.0)
             for j in range(k):
-                e = math.exp(x[base + j] - top)
-                y[base + j] = e
-                total += e
+                y[base + j] = exp(x[base + j] - top)
+            for j in range(k):
+                total += y[base + j]
             for j in range(k):
                 y[base + j] /= total
 
@@ -252,14 +268,11 @@ def cross_entropy(real: Any) -> Body:
         for i in range(low, high):
             label, base = target[i], i * k
             inside = real(1.0) if 0 <= label < k else real(0.0)
-            top = z[base]
-            for j in range(1, k):
-                top = max(top, z[base + j])
-            total = real(0.0)
+            top, total = largest(z, base, k), real(0.0)
             for j in range(k):
-                e = math.exp(z[base + j] - top)
-                dz[base + j] = e
-                total += e
+                dz[base + j] = exp(z[base + j] - top)
+            for j in range(k):
+                total += dz[base + j]
             factor = inside * scale[i] / total
             for j in range(k):
                 dz[base + j] *= factor
@@ -335,18 +348,40 @@ def clip(real: Any) -> Body:
 # Numbers by counter ----------------------------------------------------------------------------------------------------
 
 _M0, _M1 = uint64(0xD2E7470EE14C6C93), uint64(0xCA5A826395121157)
+_LOW = uint64(0xFFFFFFFF)
 _W0, _W1 = uint64(0x9E3779B97F4A7C15), uint64(0xBB67AE8584CAA73B)
 
 
 @njit(inline="always")
-def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
-    """The four words at a counter: `tinynet_backends.philox.blocks`."""
+def _round(c, k0, k1):  # type: ignore[no-untyped-def]
+    h0, l0 = multiply(_M0, c[0])
+    h1, l1 = multiply(_M1, c[2])
+    return h1 ^ c[1] ^ k0, l1, h0 ^ c[3] ^ k1, l0
+
+
+@njit(inline="always")
+def philox(c, k0, k1):  # type: ignore[no-untyped-def]
+    """The four words at a counter of four: `tinynet_backends.philox.blocks`."""
     for _ in range(10):
-        h0, l0 = multiply_high(_M0, c0), _M0 * c0
-        h1, l1 = multiply_high(_M1, c2), _M1 * c2
-        c0, c1, c2, c3 = h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
+        c = _round(c, k0, k1)
         k0, k1 = k0 + _W0, k1 + _W1
-    return c0, c1, c2, c3
+    return c
+
+
+@njit(inline="always")
+def philox_pair(c, d, k0, k1):  # type: ignore[no-untyped-def]
+    """`philox` at two counters, taking turns: each alone waits for its own products most of the time."""
+    for _ in range(10):
+        c, d = _round(c, k0, k1), _round(d, k0, k1)
+        k0, k1 = k0 + _W0, k1 + _W1
+    return c, d
+
+
+@njit(inline="always")
+def _counter(u, block):  # type: ignore[no-untyped-def]
+    """The counter of a block from the one at words 3 to 6 on: its first word runs over into the second."""
+    c0 = u[3] + uint64(block)
+    return c0, (u[4] + uint64(1) if c0 < u[3] else u[4]), u[5], u[6]
 
 
 def words(real: Any) -> Body:
@@ -355,26 +390,22 @@ def words(real: Any) -> Body:
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w, u = pointer(types.int64, at), pointer(uint64, at)
         n, skip, out = w[0], w[7], pointer(uint64, w[8])
-        low, high = share((n + skip + 3) // 4, part, parts, 1)
-        for block in range(low, high):
-            c0 = u[3] + uint64(block)
-            c1 = u[4] + uint64(1) if c0 < u[3] else u[4]
-            w0, w1, w2, w3 = philox(c0, c1, u[5], u[6], u[1], u[2])
+        low, high = share((n + skip + 3) // 4, part, parts, 2)
+        block = low
+        while block < high:
             place = 4 * block - skip
-            if place >= 0 and place + 4 <= n:
-                out[place] = w0
-                out[place + 1] = w1
-                out[place + 2] = w2
-                out[place + 3] = w3
+            if place >= 0 and place + 8 <= n and block + 2 <= high:
+                c, d = philox_pair(_counter(u, block), _counter(u, block + 1), u[1], u[2])
+                for j in range(4):
+                    out[place + j] = c[j]
+                    out[place + 4 + j] = d[j]
+                block += 2
             else:
-                if 0 <= place < n:
-                    out[place] = w0
-                if 0 <= place + 1 < n:
-                    out[place + 1] = w1
-                if 0 <= place + 2 < n:
-                    out[place + 2] = w2
-                if 0 <= place + 3 < n:
-                    out[place + 3] = w3
+                one = philox(_counter(u, block), u[1], u[2])
+                for j in range(4):
+                    if 0 <= place + j < n:
+                        out[place + j] = one[j]
+                block += 1
 
     return kernel
 
@@ -387,26 +418,25 @@ def words_at(real: Any) -> Body:
         n, width, index, out = w[0], w[6], pointer(uint64, w[7]), pointer(uint64, w[8])
         low, high = share(n, part, parts, 1)
         for row in range(low, high):
-            below, above = uint64(width) * index[row], multiply_high(uint64(width), index[row])
+            above, below = multiply(uint64(width), index[row])
             skip = types.int64(below & uint64(3))
             first = (below >> uint64(2)) | (above << uint64(62))
             second = (above >> uint64(2)) + u[3]
             base = row * width - skip
             for block in range((skip + width + 3) // 4):
                 c0 = first + uint64(block + 1)
-                c1 = second + uint64(1) if c0 < first else second
-                w0, w1, w2, w3 = philox(c0, c1, u[4], u[5], u[1], u[2])
-                place = 4 * block
-                if skip <= place < skip + width:
-                    out[base + place] = w0
-                if skip <= place + 1 < skip + width:
-                    out[base + place + 1] = w1
-                if skip <= place + 2 < skip + width:
-                    out[base + place + 2] = w2
-                if skip <= place + 3 < skip + width:
-                    out[base + place + 3] = w3
+                one = philox((c0, second + uint64(1) if c0 < first else second, u[4], u[5]), u[1], u[2])
+                for place in range(4 * block, 4 * block + 4):
+                    if skip <= place < skip + width:
+                        out[base + place] = one[place - 4 * block]
 
     return kernel
+
+
+@njit(inline="always")
+def chosen(half, least):  # type: ignore[no-untyped-def]
+    """Whether a uniform number from 32 bits is at least ``least``: `exact.uniform32`."""
+    return types.float32(half >> uint64(8)) * types.float32(2.0**-24) >= least
 
 
 def dropout(real: Any) -> Body:
@@ -417,16 +447,24 @@ def dropout(real: Any) -> Body:
         n, x, y, keep = w[0], pointer(real, w[1]), pointer(real, w[8]), pointer(uint8, w[9])
         rate = pointer(float64, at)[2]
         least, scale = types.float32(rate), real(1.0 / (1.0 - rate))
-        low, high = share((n + 7) // 8, part, parts, 1)
-        for block in range(low, high):
-            w0, w1, w2, w3 = philox(uint64(block + 1), u[5], u[6], u[7], u[3], u[4])
-            for j in range(min(8, n - 8 * block)):
-                word = w0 if j < 2 else w1 if j < 4 else w2 if j < 6 else w3
-                half = word >> uint64(32) if j & 1 else word & uint64(0xFFFFFFFF)
-                i = 8 * block + j
-                kept = types.float32(half >> uint64(8)) * types.float32(2.0**-24) >= least
-                keep[i] = kept
-                y[i] = x[i] * scale if kept else real(0.0)
+        low, high = share((n + 15) // 16, part, parts, 1)
+        for pair in range(low, high):
+            c, d = philox_pair(
+                (uint64(2 * pair + 1), u[5], u[6], u[7]), (uint64(2 * pair + 2), u[5], u[6], u[7]), u[3], u[4]
+            )
+            if 16 * pair + 16 <= n:
+                for j in range(4):
+                    place = 16 * pair + 2 * j
+                    keep[place] = chosen(c[j] & _LOW, least)
+                    keep[place + 1] = chosen(c[j] >> uint64(32), least)
+                    keep[place + 8] = chosen(d[j] & _LOW, least)
+                    keep[place + 9] = chosen(d[j] >> uint64(32), least)
+            else:
+                for j in range(n - 16 * pair):
+                    word = c[j // 2] if j < 8 else d[j // 2 - 4]
+                    keep[16 * pair + j] = chosen(word >> uint64(32) if j & 1 else word & _LOW, least)
+            for i in range(16 * pair, min(16 * pair + 16, n)):
+                y[i] = x[i] * scale if keep[i] else real(0.0)
 
     return kernel
 
@@ -446,6 +484,15 @@ def dropout_grad(real: Any) -> Body:
     return kernel
 
 
+@njit(inline="always")
+def put_normal(word, z, raw, place, a, b, one):  # type: ignore[no-untyped-def]
+    """A normal number of a word, at ``place`` in z, which is ``raw`` read as numbers."""
+    z[place] = float64(types.int64(((word << uint64(1)) >> uint64(11)) | uint64(1)))
+    cell = types.int64(raw[place] >> uint64(42)) - one
+    z[place] = a[cell] + z[place] * b[cell]
+    raw[place] ^= word & (uint64(1) << uint64(63))
+
+
 def normal(real: Any) -> Body:
     """[rows, columns, words, stride, a, b, cells, out]: `exact.normal` of rows of words that lie ``stride`` words apart."""
 
@@ -455,14 +502,13 @@ def normal(real: Any) -> Body:
         a, b, one, out = pointer(float64, w[4]), pointer(float64, w[5]), 1023 * w[6], w[7]
         low, high = share(rows, part, parts, 1)
         z, raw = pointer(float64, out), pointer(uint64, out)
-        sign = uint64(1) << uint64(63)
-        for i in range(low, high):
-            for j in range(columns):
-                word, place = source[i * stride + j], i * columns + j
-                z[place] = float64(types.int64(((word << uint64(1)) >> uint64(11)) | uint64(1)))
-                cell = types.int64(raw[place] >> uint64(42)) - one
-                z[place] = a[cell] + z[place] * b[cell]
-                raw[place] ^= word & sign
+        if columns == 1:
+            for i in range(low, high):
+                put_normal(source[i * stride], z, raw, i, a, b, one)
+        else:
+            for i in range(low, high):
+                for j in range(columns):
+                    put_normal(source[i * stride + j], z, raw, i * columns + j, a, b, one)
 
     return kernel
 
@@ -477,7 +523,7 @@ def halves(real: Any) -> Body:
         for i in range(low, high):
             for j in range(columns):
                 word, place = source[i * stride + j], 2 * (i * columns + j)
-                out[place] = float64(types.int64(word & uint64(0xFFFFFFFF))) * 2.0**-32
+                out[place] = float64(types.int64(word & _LOW)) * 2.0**-32
                 out[place + 1] = float64(types.int64(word >> uint64(32))) * 2.0**-32
 
     return kernel
@@ -522,4 +568,4 @@ def permute(real: Any) -> Body:
     return kernel
 
 
-REORDERED = {softmax_grad, normalize_rows, normalize_rows_grad}
+REORDERED = {softmax, softmax_grad, cross_entropy, normalize_rows, normalize_rows_grad, squares}
