@@ -44,6 +44,7 @@ def cores() -> int:
 def environment(threads: int | None, cache: str) -> dict[str, str]:
     """Variables for a child. What is compiled is kept in ``cache``, so that a run begins cold, whatever ran before."""
     env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor", "NUMBA_CACHE_DIR": f"{cache}/numba"}
+    env["TINYNET_CACHE"] = f"{cache}/tinynet"
     if threads is not None:
         env |= dict.fromkeys(POOLS, str(threads))
         env["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"

@@ -6,6 +6,7 @@ Arguments are three sizes of what networks have. Both run as they do in a step, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import prod
 from statistics import median
 from typing import Any
@@ -65,6 +66,10 @@ def arguments(name: str, ops: tn.Backend, n: int, k: int) -> tuple[Any, ...]:
     return cases[name]()
 
 
+def _call(operation: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    return operation(*args)
+
+
 def _time(action: Callable[[], object], ops: tn.Backend, seconds: float) -> float:
     """The median time of a call; a device is waited for."""
 
@@ -86,10 +91,10 @@ def measure(backend: str, seconds: float) -> dict[str, dict[str, list[float]]]:
     for name in tn.overrides(ops):
         for n, k in SIZES:
             args = arguments(name, ops, n, k)
-            mine = ops.compile(lambda args, f=getattr(ops, name): f(*args), args)
-            original = ops.compile(lambda args, f=getattr(tn.Backend, name): f(ops, *args), args)
-            if name in ("words", "dropout"):  # what is drawn is a constant of the original's tape
-                original = lambda args=args, f=getattr(tn.Backend, name): f(ops, *args)  # noqa: E731
+            mine, original = (partial(_call, getattr(where, name)) for where in (ops, tn.Backend))
+            drawn = name in ("words", "dropout")  # numbers of a constant counter would be constants of the tape
+            original = partial(original, (ops, *args)) if drawn else ops.compile(original, (ops, *args))
+            mine = ops.compile(mine, args)
             found[f"{backend}: {name} {n} × {k}"] = {
                 "tinynet": [_time(mine, ops, seconds)],
                 "portable": [_time(original, ops, seconds)],

@@ -9,7 +9,7 @@ import pytest
 from test_layers import LAYERS, names
 from test_ops import CASES, assert_same
 from tinynet_backends import Backend, BackendUnavailable, get_backend
-from tinynet_backends.numpy_backend import Compilation
+from tinynet_backends.replay import Compilation
 
 import tinynet as tn
 from tinynet import schedules

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tinynet.history import History
 
 DTYPES = ("float32", "float64")
+_CACHED = 2**19  # numbers in a layer's output that is read while it is still in the cache
 
 
 class Model:
@@ -72,6 +73,8 @@ class Model:
         params = _cut(self.theta, self.spec.params, self.ops)
         self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
         self.params = _merge(params, _cut(self.state, self.spec.state, self.ops))
+        widest = max(prod(self.in_shape), *(p.shape[-1] for _, p in leaves(self.spec.params)), 1)
+        self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
         self._forward = self.ops.compile(lambda params, x: self.net.forward(params, x, ctx)[0], self.params)
 
@@ -93,20 +96,25 @@ class Model:
 
     # Using it ------------------------------------------------------------------------------------------------------
 
-    def predict(self, x: Any, *, batch_size: int = 4096) -> Array:
+    def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Outputs for X: (n, *in_shape) -> (n, *out_shape), an array of this model's backend.
+
+        They are computed ``batch_size`` rows at a time, by default as many as a cache has room for.
 
         X is an array or a list of rows, or a data set, whose inputs are taken. No activation is added: what the
         network's last layer gives (logits, if it was trained with a loss on logits) comes out.
         """
         data = as_inputs(x, self)
         out = self.ops.empty((data.n, *self.out_shape), self.ops.dtype(self.dtype))
-        for start in range(0, data.n, batch_size):
-            stop = min(start + batch_size, data.n)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size {batch_size!r} is not a positive whole number")
+        rows = batch_size or self._rows
+        for start in range(0, data.n, rows):
+            stop = min(start + rows, data.n)
             out[start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
         return out
 
-    def predict_labels(self, x: Any, *, batch_size: int = 4096) -> Array:
+    def predict_labels(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Labels (n,) int64 for X: where the outputs are largest; with one output column, whether it is positive."""
         y, xp = self.predict(x, batch_size=batch_size), self.ops.xp
         return xp.astype(y[:, 0] > 0 if self.out_shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from tinynet_backends import exact, permutation
 from tinynet_backends.backend import Array, Formula
-from tinynet_backends.capture import Call, Replay, real
+from tinynet_backends.capture import Call, real
 from tinynet_backends.errors import BackendUnavailable
 from tinynet_backends.numpy_backend import NumpyBackend
+from tinynet_backends.replay import Replay
 from tinynet_backends.tracing import traced
 
 try:
@@ -74,7 +75,8 @@ class NumbaBackend(NumpyBackend):
         """``c[...] = a @ b + bias`` by NumPy's own BLAS."""
         blas, (m, k), n = program.library(), a.shape, b.shape[1]
         (ta, lda), (tb, ldb) = _layout(a), _layout(b)
-        if blas is None or not m or not n or not k:
+        vector = min(m, n) == 1 and m * n * k > _FLOPS // 4  # NumPy has a product for matrix and vector
+        if blas is None or vector or not m or not n or not k:
             self._do(np.matmul, a, b, c)
             if bias is not None:
                 self._do(np.add, c, bias, c)
@@ -112,8 +114,7 @@ class NumbaBackend(NumpyBackend):
         if trace is None or not _alike(values) or not floats or len(trace.outputs) != len(arrays):
             super().update(formula, arrays, inputs, *scalars)
             return
-        if self._running.tape is not None:
-            self._running.tape.wrote = True
+        self._writes()
         size = arrays[0].size
         kernel = Kernel(build.formula(trace, arrays[0].dtype, "update"), self._parts(size))
         self._do(kernel, size, *values, *scalars)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,11 +12,11 @@ import numpy as np
 from tinynet_backends import exact
 from tinynet_backends.arena import Arena
 from tinynet_backends.backend import Array, Backend, Formula, R
-from tinynet_backends.capture import Call, Number, Replay, Source, Stand, Tape, has_source, real
+from tinynet_backends.capture import Call, Stand, Tape, real
 from tinynet_backends.passes import Passes, write_passes
+from tinynet_backends.replay import Compilation, Replay
 from tinynet_backends.tracing import traced
 
-_log = logging.getLogger("tinynet")
 _SIGN = np.uint64(2**63)
 BLOCK = 32768  # elements: a handful of float32 temporaries of this length fit a 1 MiB second-level cache
 
@@ -94,6 +93,11 @@ class NumpyBackend(Backend):
             f(*args)
         else:
             tape.do(f, *args)
+
+    def _writes(self) -> None:
+        """What comes changes arrays that outlive the step."""
+        if self._running.tape is not None:
+            self._running.tape.wrote = True
 
     def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
         if x.ndim != 2 or w.ndim != 2:
@@ -177,8 +181,7 @@ class NumpyBackend(Backend):
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
-        if self._running.tape is not None:
-            self._running.tape.wrote = True
+        self._writes()
         if trace is None or not _alike(values):
             self._do(partial(self._update, formula, None, len(arrays)), *values, *scalars)
         else:
@@ -322,85 +325,6 @@ class NumpyBackend(Backend):
 
     def versions(self) -> str:
         return f"NumPy {np.__version__}"
-
-
-class Compilation:
-    """A step of one thread, its arena, and a tape for each kind of arguments."""
-
-    def __init__(self, ops: NumpyBackend, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
-        self.ops, self.step, self.fixed = ops, step, fixed
-        self.arena = Arena(np.empty)
-        self.replays: dict[Any, Replay | str] = {}  # or why there is none; "" where it is still to be tried
-
-    def __call__(self, args: tuple[Any, ...]) -> Any:
-        running = self.ops._running
-        if running.tape is not None:  # within another step that is being captured: a part of it
-            return self.step(*_stand_in(self.fixed, running.tape), *args)
-        kind = tuple([(a.shape, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in args])
-        replay = self.replays.get(kind)
-        with np.errstate(all="ignore"):
-            if type(replay) is Replay:
-                return replay(*[_in_order(a) for a in args])
-            outer = running.arena
-            running.arena = self.arena.rewind()
-            try:
-                if replay is None:
-                    usual = all(isinstance(a, _KINDS) for a in args)
-                    self.replays[kind] = "" if usual else "arguments that are neither arrays nor numbers"
-                if replay == "":
-                    return self._capture(kind, args)
-                return self.step(*self.fixed, *args)
-            finally:
-                running.arena = outer
-
-    def _capture(self, kind: Any, args: tuple[Any, ...]) -> Any:
-        tape = self.ops._running.tape = Tape()
-        sources = [Source(n, _in_order(a)) for n, a in enumerate(args)]
-        result, failed = None, False
-        try:
-            result = self.step(*_stand_in(self.fixed, tape), *[_stand(tape, source) for source in sources])
-        except Exception as e:
-            if tape.wrote:
-                e.add_note("while a compiled step was being captured: what cannot be should call ops.as_written first")
-                raise
-            tape.stop(f"{type(e).__name__}: {e}")
-            failed = True
-        finally:
-            self.ops._running.tape = None
-        if not tape.broken and has_source(result):
-            tape.stop("an input that is returned")
-        if not tape.broken:
-            replay = self.replays[kind] = Replay(result, len(args))
-            self.ops._lower(tape.calls, replay)
-            return replay.result
-        _log.info("a step is not captured, and runs call by call: %s", tape.broken)
-        self.replays[kind] = tape.broken
-        if failed:
-            self.arena.rewind()
-            return self.step(*self.fixed, *args)
-        return real(result)
-
-
-def _in_order(a: Any) -> Any:
-    return a if not isinstance(a, np.ndarray) or a.flags.c_contiguous else a.copy()
-
-
-_KINDS = (np.ndarray, int, float, type(None))
-
-
-def _stand(tape: Tape, source: Source) -> Any:
-    if source.value is None:
-        return None
-    return Stand(tape, source.value, source) if isinstance(source.value, np.ndarray) else Number(tape, source)
-
-
-def _stand_in(tree: Any, tape: Tape) -> Any:
-    """``tree``, of dicts, lists and tuples, with stand-ins for its arrays."""
-    if isinstance(tree, dict):
-        return {name: _stand_in(value, tape) for name, value in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(_stand_in(value, tape) for value in tree)
-    return tape.array(tree) if isinstance(tree, np.ndarray) else tree
 
 
 def _sum_rows(x: Array, out: Array) -> None:

@@ -78,11 +78,16 @@ def write_passes(trace: Trace) -> Passes:
     return Passes(space["run"], made["t"], made["m"])
 
 
+_FEW = 512  # elements that are chosen one by one sooner than by the bits
 _INTEGER = {2: np.dtype(np.int16), 4: np.dtype(np.int32), 8: np.dtype(np.int64)}
 
 
 def select(condition: Array, x: Any, y: Any, out: Array) -> None:
     """``out = x where condition else y``, by the bits: a branch at every element takes several times as long."""
+    if out.size <= _FEW:
+        np.copyto(out, y)
+        np.copyto(out, x, where=condition)
+        return
     kind: Any = _INTEGER[out.dtype.itemsize]
     mask = np.negative(condition.view(np.int8), dtype=kind)
     xs, ys = (v.view(kind) if isinstance(v, np.ndarray) else out.dtype.type(v).view(kind) for v in (x, y))

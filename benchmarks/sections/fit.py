@@ -16,7 +16,7 @@ EPOCHS = 3
 NUMBERS = 2**24  # in an epoch; no more than 1024 steps, and no fewer than 32
 
 
-def measure(widths: list[int], batch: int, article: bool, backend: str = "numpy") -> dict[str, float]:
+def measure(widths: list[int], batch: int, article: bool, backend: str) -> dict[str, float]:
     """In the child: seconds of a step within ``fit`` on blobs, the first epoch left out."""
     steps = max(32, min(1024, NUMBERS // (batch * widths[0])))
     data = tn.data.Blobs(batch * steps, n_features=widths[0], n_classes=widths[-1])
@@ -28,11 +28,14 @@ def measure(widths: list[int], batch: int, article: bool, backend: str = "numpy"
 def run(runner: Runner) -> Iterator[Comparison]:
     """Seconds of a step within fit, on data that are computed"""
     for task in tasks.CPU[2:5]:
-        found = runner.compare(task.label, {
-            "tinynet step": order("tinynet numpy", task, runner.options.seconds),
-            "tinynet fit": Order("benchmarks.sections.fit:measure", asdict(task)),
-        })  # fmt: skip
-        if found.left_out:
-            raise SystemExit(f"fit: {found.left_out}")
-        found.notes["tinynet fit"]["overhead, %"] = 100 * (1 / found.ratio("tinynet step", "tinynet fit") - 1)
+        orders = {}
+        for backend in runner.options.chosen(["numpy", "numba"]):
+            name = f"tinynet {backend}"
+            orders[f"{name} step"] = order(name, task, runner.options.seconds)
+            orders[f"{name} fit"] = Order("benchmarks.sections.fit:measure", asdict(task) | {"backend": backend})
+        found = runner.compare(task.label, orders)
+        for name in list(found.times):
+            step = name.replace(" fit", " step")
+            if name != step and step in found.times:
+                found.notes[name]["overhead, %"] = 100 * (1 / found.ratio(step, name) - 1)
         yield found

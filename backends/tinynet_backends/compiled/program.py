@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 from numba import cfunc, types
-from tinynet_backends.capture import Call, Number, Replay, Stand, offset_of, real
+from tinynet_backends.capture import Call, Number, Stand, real
 from tinynet_backends.compiled import blas, loop
+from tinynet_backends.replay import Replay, offset_of
 
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
 _SPINS = 20_000  # turns of about 40 ns that a worker waits for more before it goes to sleep

@@ -1,0 +1,153 @@
+"""A compiled step: which of its calls run as they are written, which one is captured, and how a tape is played."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from tinynet_backends.arena import Arena
+from tinynet_backends.capture import Number, Source, Stand, Tape, real
+
+_log = logging.getLogger("tinynet")
+
+
+class Replay:
+    """A tape that can be played: ``replay(inputs)`` with arrays and numbers like those that it was captured with.
+
+    ``calls`` are those of the tape, or what a backend made of them; ``places[n]`` are functions that put a new n-th
+    input where the calls look for it.
+    """
+
+    def __init__(self, result: Any, inputs: int) -> None:
+        self.result = real(result)
+        self.calls: list[tuple[Callable[..., Any], list[Any]]] = []
+        self.places: list[list[Callable[[Any], None]]] = [[] for _ in range(inputs)]
+        self.last: list[Any] = [None] * inputs
+
+    def add(self, f: Callable[..., Any], args: Sequence[Any]) -> None:
+        values = [real(a) for a in args]
+        for n, a in enumerate(args):
+            if isinstance(a, (Stand, Number)) and a.source is not None:
+                self.places[a.source.number].append(partial(_put, values, n, where(a)))
+        self.calls.append((f, values))
+
+    def __call__(self, *inputs: Any) -> Any:
+        for n, new in enumerate(inputs):
+            if new is not self.last[n]:
+                self.last[n] = new
+                for put in self.places[n]:
+                    put(new)
+        for f, args in self.calls:
+            f(*args)
+        return self.result
+
+
+def _put(values: list[Any], n: int, part: Callable[[Any], Any] | None, new: Any) -> None:
+    values[n] = new if part is None else part(new)
+
+
+def where(a: Stand | Number) -> Callable[[Any], Any] | None:
+    """How to cut the same part out of another source; None if it is all of it."""
+    view = a.value
+    if isinstance(a, Number) or view is a.source.value:
+        return None
+    shape, dtype, offset, strides = view.shape, view.dtype, offset_of(a), view.strides
+    return lambda new: np.ndarray(shape, dtype, new, offset, strides)
+
+
+def offset_of(a: Stand) -> int:
+    """Bytes from the first of the source to the first of the stand-in."""
+    first, whole = (x.__array_interface__["data"][0] for x in (a.value, a.source.value))
+    return int(first - whole)
+
+
+def has_source(tree: Any) -> bool:
+    """Whether an input, or a view of one, is in ``tree``."""
+    met: list[Any] = []
+    real(tree, met)
+    return any(m.source is not None for m in met)
+
+
+class Compilation:
+    """A step of one thread, its arena, and a tape for each kind of arguments.
+
+    Of a kind, the first call runs as it is written, the second is captured, and those after it are played.
+    """
+
+    def __init__(self, ops: Any, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
+        self.ops, self.step, self.fixed = ops, step, fixed
+        self.arena = Arena(np.empty)
+        self.replays: dict[Any, Replay | str] = {}  # or why there is none; "" where it is still to be tried
+
+    def __call__(self, args: tuple[Any, ...]) -> Any:
+        running = self.ops._running
+        if running.tape is not None:  # within another step that is being captured: a part of it
+            return self.step(*_stand_in(self.fixed, running.tape), *args)
+        kind = tuple([(a.shape, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in args])
+        replay = self.replays.get(kind)
+        with np.errstate(all="ignore"):
+            if type(replay) is Replay:
+                return replay(*[_in_order(a) for a in args])
+            outer = running.arena
+            running.arena = self.arena.rewind()
+            try:
+                if replay is None:
+                    usual = all(isinstance(a, _KINDS) for a in args)
+                    self.replays[kind] = "" if usual else "arguments that are neither arrays nor numbers"
+                if replay == "":
+                    return self._capture(kind, args)
+                return self.step(*self.fixed, *args)
+            finally:
+                running.arena = outer
+
+    def _capture(self, kind: Any, args: tuple[Any, ...]) -> Any:
+        tape = self.ops._running.tape = Tape()
+        sources = [Source(n, _in_order(a)) for n, a in enumerate(args)]
+        result, failed = None, False
+        try:
+            result = self.step(*_stand_in(self.fixed, tape), *[_stand(tape, source) for source in sources])
+        except Exception as e:
+            if tape.wrote:
+                e.add_note("while a compiled step was being captured: what cannot be should call ops.as_written first")
+                raise
+            tape.stop(f"{type(e).__name__}: {e}")
+            failed = True
+        finally:
+            self.ops._running.tape = None
+        if not tape.broken and has_source(result):
+            tape.stop("an input that is returned")
+        if not tape.broken:
+            replay = self.replays[kind] = Replay(result, len(args))
+            self.ops._lower(tape.calls, replay)
+            return replay.result
+        _log.info("a step is not captured, and runs call by call: %s", tape.broken)
+        self.replays[kind] = tape.broken
+        if failed:
+            self.arena.rewind()
+            return self.step(*self.fixed, *args)
+        return real(result)
+
+
+def _in_order(a: Any) -> Any:
+    return a if not isinstance(a, np.ndarray) or a.flags.c_contiguous else a.copy()
+
+
+_KINDS = (np.ndarray, int, float, type(None))
+
+
+def _stand(tape: Tape, source: Source) -> Any:
+    if source.value is None:
+        return None
+    return Stand(tape, source.value, source) if isinstance(source.value, np.ndarray) else Number(tape, source)
+
+
+def _stand_in(tree: Any, tape: Tape) -> Any:
+    """``tree``, of dicts, lists and tuples, with stand-ins for its arrays."""
+    if isinstance(tree, dict):
+        return {name: _stand_in(value, tape) for name, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_stand_in(value, tape) for value in tree)
+    return tape.array(tree) if isinstance(tree, np.ndarray) else tree
