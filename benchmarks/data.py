@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from benchmarks.clock import elapsed
 
 D = tn.data
 N, FEATURES, BATCH = 10**6, 20, 4096
+BACKENDS = ["numpy", *(["numba"] if importlib.util.find_spec("numba") else [])]
 
 # our set, and the namesake's function and arguments; those without n_features have a fixed number
 NAMESAKES: dict[str, tuple[tn.Dataset, dict[str, object]]] = {
@@ -40,36 +41,40 @@ NAMESAKES: dict[str, tuple[tn.Dataset, dict[str, object]]] = {
 
 
 def generators(rounds: int = 5) -> None:
-    """Throughput of each virtual set on NumPy, beside scikit-learn's generator of the same name."""
-    ops = tn.get_backend("numpy")
+    """Throughput of each virtual set, beside scikit-learn's generator of the same name."""
     theirs = importlib.import_module("sklearn.datasets") if importlib.util.find_spec("sklearn") else None
     print(f"\n{N:,} samples of {FEATURES} features (or as many as the set has), float32; seconds, best of {rounds}")
-    print(f"{'set':<28}{'ours':>8}{'scikit-learn':>14}{'ratio':>8}")
+    print("ratio: scikit-learn's seconds / ours, median of rounds")
+    print(f"{'set':<22}{'scikit-learn':>14}" + "".join(f"{name:>10}{'ratio':>7}" for name in BACKENDS))
     for name, (data, options) in NAMESAKES.items():
-
-        def make(data: tn.Dataset = data) -> object:
-            return data.batch(range(N), ops, "float32")
 
         def peer(name: str = name, options: dict[str, object] = options) -> object:
             return getattr(theirs, name)(n_samples=N, random_state=0, **options)
 
-        mine, other = [], []
-        for _ in range(rounds):
-            mine.append(elapsed(make))
-            if theirs:
-                other.append(elapsed(peer))
-        ratios = [b / a for a, b in zip(mine, other, strict=False)]
-        text = f"{min(other):>14.3f}{statistics.median(ratios):>8.1f}" if other else ""
-        print(f"{name.removeprefix('make_'):<28}{min(mine):>8.3f}{text}", flush=True)
+        other, mine = [], made(data, rounds, lambda: other.append(elapsed(peer)) if theirs else None)
+        text = f"{min(other):>14.3f}" if other else f"{'':>14}"
+        for seconds in mine:
+            ratios = [b / a for a, b in zip(seconds, other, strict=False)]
+            text += f"{min(seconds):>10.3f}" + (f"{statistics.median(ratios):>7.1f}" if other else f"{'':>7}")
+        print(f"{name.removeprefix('make_'):<22}{text}", flush=True)
     rest = [kind for kind in D.DATASETS.values() if kind not in {type(d) for d, _ in NAMESAKES.values()}]
     for kind in rest:
         some = kind(N // 10)
+        text = "".join(f"{10 * min(seconds):>10.3f}{'':>7}" for seconds in made(some, rounds, lambda: None))
+        print(f"{kind.__name__.lower():<22}{'no namesake':>14}{text}  ({some.shape[0]} features)", flush=True)
 
-        def make(data: tn.Dataset = some) -> object:
-            return data.batch(range(data.n), ops, "float32")
 
-        best = 10 * min(elapsed(make) for _ in range(rounds))
-        print(f"{kind.__name__.lower():<28}{best:>8.3f}   ({some.shape[0]} features, no namesake)", flush=True)
+def made(data: tn.Dataset, rounds: int, between: Callable[[], object]) -> list[list[float]]:
+    """For each backend the seconds of making all of a set, in rounds, with ``between`` called in each."""
+    found: list[list[float]] = [[] for _ in BACKENDS]
+    for name in BACKENDS:
+        data.batch(range(min(data.n, 1000)), tn.get_backend(name), "float32")  # compiled, if it has to be
+    for _ in range(rounds):
+        for name, seconds in zip(BACKENDS, found, strict=True):
+            ops = tn.get_backend(name)
+            seconds.append(elapsed(lambda ops=ops: data.batch(range(data.n), ops, "float32")))  # type: ignore[misc]
+        between()
+    return found
 
 
 class Fixed:
@@ -77,7 +82,7 @@ class Fixed:
 
     def __init__(self, loader: tn.Loader) -> None:
         self.data, self.batch_size, self.steps_per_epoch = loader.data, loader.batch_size, 2**40
-        self.one = loader.batch(0, tn.get_backend("numpy"), "float32")
+        self.one = loader.batch(0, tn.get_backend(), "float32")
 
     def batch(self, step: int, ops: tn.Backend, dtype: str) -> D.Batch:
         return self.one
@@ -121,21 +126,33 @@ def overhead(rounds: int = 15, count: int = 48) -> None:
         print(
             f"\nA step of a 64-64 network at batch {BATCH}, ms; shuffled but for virtual sets; median of {rounds} rounds"
         )
-        print(f"{'data':<38}{'fixed batch':>12}{'with data':>12}{'overhead':>10}")
+        print(
+            f"{'data':<38}" + "".join(f"{name + ': fixed':>14}{'with data':>11}{'overhead':>10}" for name in BACKENDS)
+        )
         for label, loader in loaders.items():
-            like = loader if isinstance(loader, tn.Loader) else loaders["arrays"]
-            features = loader.data.shape[0]  # type: ignore[attr-defined]
-            runs = steps(Fixed(like), features), steps(loader, features)  # type: ignore[arg-type]
-            for run in runs:
-                for _ in range(120):
-                    next(run)
-            times: list[list[float]] = [[], []]
-            for turn in range(rounds):
-                for which in (turn % 2, 1 - turn % 2):
-                    times[which].append(elapsed(lambda run=runs[which]: [next(run) for _ in range(count)]) / count)  # type: ignore[misc]
-            share = statistics.median(b / a - 1 for a, b in zip(*times, strict=True))
-            fixed, with_data = (1e3 * statistics.median(t) for t in times)
-            print(f"{label:<38}{fixed:>12.2f}{with_data:>12.2f}{share:>10.1%}", flush=True)
+            text = f"{label:<38}"
+            for name in BACKENDS:
+                with tn.use_backend(name):
+                    fixed, with_data, share = _overhead(loader, loaders["arrays"], rounds, count)
+                text += f"{1e3 * fixed:>14.2f}{1e3 * with_data:>11.2f}{share:>10.1%}"
+            print(text, flush=True)
+
+
+def _overhead(loader: object, arrays: object, rounds: int, count: int) -> tuple[float, float, float]:
+    """Seconds of a step on a fixed batch, of one with data, and the difference as a part of the first."""
+    like = loader if isinstance(loader, tn.Loader) else arrays
+    features = loader.data.shape[0]  # type: ignore[attr-defined]
+    runs = steps(Fixed(like), features), steps(loader, features)  # type: ignore[arg-type]
+    for run in runs:
+        for _ in range(120):
+            next(run)
+    times: list[list[float]] = [[], []]
+    for turn in range(rounds):
+        for which in (turn % 2, 1 - turn % 2):
+            times[which].append(elapsed(lambda run=runs[which]: [next(run) for _ in range(count)]) / count)  # type: ignore[misc]
+    share = statistics.median(b / a - 1 for a, b in zip(*times, strict=True))
+    fixed, with_data = (statistics.median(t) for t in times)
+    return fixed, with_data, share
 
 
 MEMORY = """

@@ -30,6 +30,13 @@ def _squares(xp: Any, y: Any, target: Any) -> tuple[Any, Any]:
     return e * e, 2.0 * e
 
 
+def circle(ops: tn.Backend, words: Any) -> tuple[Any, Any]:
+    """A formula of samples: points near a circle."""
+    z = ops.normal(words[:, :2])
+    sine, cosine = ops.sincos(z[:, 0])
+    return ops.xp.stack([sine, cosine], axis=1) + 0.1 * z, z[:, 1:]
+
+
 def arguments(name: str, ops: tn.Backend, n: int, k: int) -> tuple[Any, ...]:
     """Arguments of an operation for ``n`` samples of width ``k``."""
     xp, stream = ops.xp, tn.Stream(1)
@@ -61,6 +68,12 @@ def arguments(name: str, ops: tn.Backend, n: int, k: int) -> tuple[Any, ...]:
         "halves": lambda: (words,),
         "dropout": lambda: (real(n, k), 0.3, KEY, COUNTER),
         "dropout_grad": lambda: (real(n, k), real(n, k) > 0, 0.3),
+        "sincos": lambda: (xp.astype(real(n * k), xp.float64),),
+        "arctan": lambda: (xp.astype(real(n * k), xp.float64), xp.astype(abs(real(n * k)), xp.float64)),
+        "log": lambda: (xp.astype(abs(real(n * k)), xp.float64),),
+        "sum_in_order": lambda: (xp.astype(real(n, k), xp.float64),),
+        "affine_in_order": lambda: (xp.astype(real(n, k), xp.float64), xp.astype(real(k, 8), xp.float64)),
+        "samples": lambda: (circle, xp.reshape(words, (n, k)), [], "float32"),
         "permute": lambda: (labels, 10**6, tuple(range(24))),
     }  # fmt: skip
     return cases[name]()

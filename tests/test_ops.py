@@ -52,6 +52,30 @@ def raw(n):
     return w
 
 
+def mixture(ops, words, centre, w):
+    """A formula of samples with all that those of the library are made of."""
+    xp = ops.xp
+    label = xp.astype(((words[:, 0] >> 32) * 3) >> 32, xp.int64)
+    u, z = ops.halves(words[:, :5])[:, :9], ops.normal(words[:, 1:4])
+    sine, cosine = ops.sincos(4.0 * u[:, 0] - z[:, 0])
+    angle = ops.arctan(z[:, 1], u[:, 1] + 1.0)
+    x = xp.stack([sine, -cosine, xp.floor(5.0 * angle)], axis=1) + xp.take(centre, label, axis=0) * z
+    y = ops.affine_in_order(u, w[:-1, :], w[-1:, :], 0.5) - ops.log(u + 2.0**-40)[:, :1]
+    odd = ops.sum_in_order(xp.astype(words & 1, xp.int64)) % 2
+    more = xp.where(odd == 1, xp.sqrt(u[:, 2]), 1.0 / (1.0 + xp.abs(z[:, 2])))
+    return x, xp.stack([more, xp.maximum(y[:, 0], y[:, 1]), y[:, 2] * w[9, 0]], axis=1)
+
+
+def labelled(ops, words):
+    z = ops.normal(words)
+    return 2.0 * z, ops.xp.argmax(z * z, axis=1)
+
+
+def untraceable(ops, words):
+    z = ops.normal(words)
+    return ops.xp.concat([z, z[:, ::-1]], axis=1), ops.xp.sum(z, axis=1)[:, None]
+
+
 KEY, COUNTER = (2**64 - 1, 3), (5, 0, 2**64 - 1)
 
 CASES = {
@@ -95,10 +119,32 @@ CASES = {
     "halves": lambda f: [(raw(n),) for n in (0, 1, 7)] + [(raw(30).reshape(6, 5)[:, 1:3],), (raw(30).reshape(5, 6).T,)],
     "dropout": lambda f: [(f(x), 0.3, KEY, COUNTER) for x in (real(5, 3), real(0, 3), odd(7), np.full(40, np.inf), real(BIG))],
     "dropout_grad": lambda f: [(f(x), real(*x.shape) > 0, 0.3) for x in (real(5, 3), real(0, 3), odd(7), np.full(40, np.inf))],
+    "sincos": lambda f: [(4 * real(40),), (real(3, 5),), (np.array([0.125, -0.25, 0.5, 1.0, 0.0, 2.0**39]),)],
+    "arctan": lambda f: [(real(50), np.abs(real(50))), (np.array([1.0, -1.0, 0.0, -0.0, 3.0]), np.array([0.0, 1, 1, 1, 1e300]))],
+    "log": lambda f: [(np.abs(real(50)) + 1e-9,), (np.array([[1.0, 2.0**-1022], [2.0**63, 0.5]]),)],
+    "sum_in_order": lambda f: [(real(7, 5),), (real(3, 1),), (raw(30).reshape(2, 15) >> 60,)],
+    "affine_in_order": lambda f: [(real(7, 5), real(5, 4)), (real(7, 5), real(5, 4), real(1, 4), 0.3), (real(2, 1), real(1, 9))],
+    "samples": lambda f: [
+        (mixture, raw(70).reshape(10, 7), [real(3, 3), real(10, 3)], f(real(1)).dtype.name),
+        (mixture, raw(90).reshape(10, 9)[:, :7], [real(3, 3), real(10, 12)], "float64"),
+        (labelled, raw(60).reshape(20, 3), [], f(real(1)).dtype.name), (labelled, raw(60).reshape(3, 20), [], "float64"),
+        (labelled, raw(0).reshape(0, 4), [], "float64"), (untraceable, raw(60).reshape(20, 3), [], f(real(1)).dtype.name),
+    ],
     "permute": lambda f: [(np.arange(min(n, 50)), n, tuple(range(24))) for n in (1, 2, 999, 1000, 2**62)],
 }  # fmt: skip
-FORMULAS_ON_WORDS = {"words", "words_at", "normal", "halves", "dropout", "permute"}
-EXACT = FORMULAS_ON_WORDS | {"pack"}
+FORMULAS_ON_WORDS = {
+    "words",
+    "words_at",
+    "normal",
+    "halves",
+    "dropout",
+    "permute",
+    "samples",
+    "sincos",
+    "arctan",
+    "log",
+}
+EXACT = FORMULAS_ON_WORDS | {"pack", "sum_in_order", "affine_in_order"}
 BACKENDS = ["numpy", "numba", "torch", pytest.param("cupy", marks=pytest.mark.gpu)]
 
 

@@ -305,6 +305,54 @@ class Backend:
         """Places of ``index`` (m,) int64 in a keyed shuffle of range(n): (m,) int64, in O(m) memory."""
         return permute(self.xp, index, n, keys)
 
+    # Samples -------------------------------------------------------------------------------------------------------
+
+    @portable
+    def sincos(self, turns: Array) -> tuple[Array, Array]:
+        """Sine and cosine of ``2 pi turns``, float64 of any shape: `exact.sincos`."""
+        return exact.sincos(self.xp, turns)
+
+    @portable
+    def arctan(self, y: Array, x: Array) -> Array:
+        """Arc tangent of ``y / x`` for float64 (n,) y and ``x >= 0``: `exact.arctan`."""
+        return exact.arctan(self.xp, y, x)
+
+    @portable
+    def log(self, x: Array) -> Array:
+        """Natural logarithm of positive float64 of any shape: `exact.log`."""
+        return exact.log(self.xp, x)
+
+    @portable
+    def sum_in_order(self, x: Array) -> Array:
+        """Sum of each row, the numbers added one after the other: (n, k) -> (n,)."""
+        y = x[:, 0]
+        for j in range(1, x.shape[1]):
+            y = y + x[:, j]
+        return y
+
+    @portable
+    def affine_in_order(self, x: Array, w: Array, b: Array | None = None, scale: float = 1.0) -> Array:
+        """``scale * (x @ w) + b`` with its sums in a fixed order, so the same bits everywhere: (n, i), (i, o), (1, o) ->
+        (n, o)."""
+        y = x[:, :1] * w[:1, :]
+        for j in range(1, x.shape[1]):
+            y = y + x[:, j : j + 1] * w[j : j + 1, :]
+        y = y if scale == 1.0 else scale * y
+        return y if b is None else y + b
+
+    @portable
+    def samples(self, formula: Formula, words: Array, tables: Sequence[Array], dtype: str) -> tuple[Array, Array]:
+        """``formula(ops, words, *tables)``: words (n, w) uint64 -> features (n, k) and targets, labels int64 (n,) or
+        (n, o).
+
+        The formula works in float64, as do its tables, and makes each row from that row's words alone; what it makes is
+        rounded to ``dtype``, 'float32' or 'float64'.
+        """
+        xp, real = self.xp, self.dtype(dtype)
+        x, y = formula(self, words, *tables)
+        whole = xp.isdtype(y.dtype, "integral")
+        return xp.astype(x, real, copy=False), y if whole else xp.astype(y, real, copy=False)
+
 
 def portable_operations() -> tuple[str, ...]:
     """Names of the operations that a backend may replace."""

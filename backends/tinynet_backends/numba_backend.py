@@ -12,6 +12,7 @@ from tinynet_backends.capture import Call, real
 from tinynet_backends.errors import BackendUnavailable
 from tinynet_backends.numpy_backend import NumpyBackend
 from tinynet_backends.replay import Replay
+from tinynet_backends.rowwise import traced as traced_rows
 from tinynet_backends.tracing import traced
 
 try:
@@ -243,6 +244,22 @@ class NumbaBackend(NumpyBackend):
             kernels.permute, _F8, self._parts(index.size, GRAIN // 8), index.size, index, out, n, a, b, used.size, used
         )
         return out
+
+    def samples(self, formula: Formula, words: Array, tables: Sequence[Array], dtype: str) -> tuple[Array, Array]:
+        (n, width), (whole, right), kind = words.shape, words.strides, np.dtype(dtype)
+        trace = traced_rows(formula, width, tuple(t.shape for t in tables))
+        if trace is None or right != 8 or whole % 8 or not all(_ready(t, _F8) for t in tables):
+            return super().samples(formula, words, tables, dtype)
+        address, scratch = build.rows(trace, kind)
+        k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
+        x = self.empty((n, k or 0), kind)
+        y = self.empty((n,), np.dtype(np.int64)) if o is None else self.empty((n, o), kind)
+        kernel = Kernel(address, max(1, min(self._parts(n * len(trace.instructions)), n)))
+        room = self.empty((kernel.parts, scratch), _F8)
+        known = (*exact.normal_table(self.xp, x.device), *exact._circle(self.xp, x.device))
+        angles = exact._arctangents(self.xp, x.device)
+        self._do(kernel, n, words, whole // 8, x, y, room, scratch, *known, angles, *tables)
+        return x, y
 
     def versions(self) -> str:
         return f"NumPy {np.__version__}, numba {numba.__version__}, {self._cores} threads"

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import lru_cache
-from typing import Any
 
 from tinynet_backends import Backend, exact, get_backend
 
@@ -14,7 +13,6 @@ from tinynet.data.dataset import Array
 from tinynet.data.virtual import (
     ClassFirst,
     Virtual,
-    affine,
     check_classes,
     check_finite,
     check_noise,
@@ -25,9 +23,9 @@ from tinynet.data.virtual import (
 )
 
 
-def noisy_plane(x0: Array, x1: Array, noise: float, words: Array, ops: Backend) -> Array:
+def noisy_plane(ops: Backend, x0: Array, x1: Array, noise: float, words: Array) -> Array:
     """Points (n, 2) of two coordinates (n,), with normal noise from words 1 and 2 of each row."""
-    return ops.xp.stack([x0 + noise * ops.normal(words[:, 1]), x1 + noise * ops.normal(words[:, 2])], axis=1)
+    return ops.xp.stack([x0, x1], axis=1) + noise * ops.normal(words[:, 1:3])
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,13 @@ class Spirals(ClassFirst):
     def _width(self) -> int:
         return 3
 
-    def _points(self, label: Array, words: Array, ops: Backend) -> Array:
+    def _points(self, ops: Backend, label: Array, words: Array, *tables: Array) -> Array:
         xp = ops.xp
-        return noisy_plane(*self.arm(xp, place(xp, words), xp.astype(label, xp.float64)), self.noise, words, ops)
+        return noisy_plane(ops, *self.arm(ops, place(xp, words), xp.astype(label, xp.float64)), self.noise, words)
 
-    def arm(self, xp: Any, t: Array, label: Array) -> tuple[Array, Array]:
+    def arm(self, ops: Backend, t: Array, label: Array) -> tuple[Array, Array]:
         """The arm of ``label`` at ``t``, both (n,) float64, without noise: both coordinates, (n,) each."""
-        sine, cosine = exact.sincos(xp, self.turns * t + label / self.n_classes)
+        sine, cosine = ops.sincos(self.turns * t + label / self.n_classes)
         return t * cosine, t * sine
 
     def best_accuracy(self, index: range | None = None, *, points: int = 512) -> tuple[float, float]:
@@ -73,7 +71,7 @@ class Spirals(ClassFirst):
         ops = get_backend("numpy")
         xp, right, chunk = ops.xp, 0, 1000
         t = (xp.arange(points, dtype=xp.float64) + 0.5) / points
-        arms = [self.arm(xp, t, xp.full_like(t, float(c))) for c in range(self.n_classes)]
+        arms = [self.arm(ops, t, xp.full_like(t, float(c))) for c in range(self.n_classes)]
         for start in range(index.start, index.stop, chunk):
             x, label, _ = self.batch(range(start, min(start + chunk, index.stop)), ops, "float64")
             density = []
@@ -114,9 +112,12 @@ class Blobs(ClassFirst):
         u = exact.uniform64(ops.xp, self._constants(self.n_classes * self.n_features, ops))
         return ops.xp.reshape(self.box * (2.0 * u - 1.0), (self.n_classes, self.n_features))
 
-    def _points(self, label: Array, words: Array, ops: Backend) -> Array:
-        centre = ops.xp.take(self.centres(ops), label, axis=0)
-        return centre + self.noise * ops.normal(words[:, 1:])
+    def _tables(self, ops: Backend) -> tuple[Array, ...]:
+        return (self.centres(ops),)
+
+    def _points(self, ops: Backend, label: Array, words: Array, *tables: Array) -> Array:
+        (centres,) = tables
+        return ops.xp.take(centres, label, axis=0) + self.noise * ops.normal(words[:, 1:])
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,15 @@ class AnisotropicBlobs(Blobs):
         words = self._constants(k * i + k * i * i, ops)[k * i :]  # behind the centres
         return ops.xp.reshape(ops.normal(words) * i**-0.5, (k, i, i))
 
-    def _points(self, label: Array, words: Array, ops: Backend) -> Array:
-        xp, z = ops.xp, ops.normal(words[:, 1:])
+    def _tables(self, ops: Backend) -> tuple[Array, ...]:
+        return self.centres(ops), self.transforms(ops)
+
+    def _points(self, ops: Backend, label: Array, words: Array, *tables: Array) -> Array:
+        xp, z, (centres, transforms) = ops.xp, ops.normal(words[:, 1:]), tables
         y = xp.zeros_like(z)
         for j in range(self.n_features):
-            y = y + z[:, j : j + 1] * xp.take(self.transforms(ops)[:, j, :], label, axis=0)
-        return xp.take(self.centres(ops), label, axis=0) + self.noise * y
+            y = y + z[:, j : j + 1] * xp.take(transforms[:, j, :], label, axis=0)
+        return xp.take(centres, label, axis=0) + self.noise * y
 
 
 @dataclass(frozen=True)
@@ -159,12 +163,12 @@ class Moons(ClassFirst):
     def _width(self) -> int:
         return 3
 
-    def _points(self, label: Array, words: Array, ops: Backend) -> Array:
+    def _points(self, ops: Backend, label: Array, words: Array, *tables: Array) -> Array:
         xp = ops.xp
-        sine, cosine = exact.sincos(xp, 0.5 * place(xp, words))
+        sine, cosine = ops.sincos(0.5 * place(xp, words))
         second = xp.astype(label, xp.float64)
         side = 1.0 - 2.0 * second
-        return noisy_plane(second + side * cosine, 0.5 * second + side * sine, self.noise, words, ops)
+        return noisy_plane(ops, second + side * cosine, 0.5 * second + side * sine, self.noise, words)
 
 
 @dataclass(frozen=True)
@@ -186,11 +190,11 @@ class Circles(ClassFirst):
     def _width(self) -> int:
         return 3
 
-    def _points(self, label: Array, words: Array, ops: Backend) -> Array:
+    def _points(self, ops: Backend, label: Array, words: Array, *tables: Array) -> Array:
         xp = ops.xp
         radius = 1.0 + xp.astype(label, xp.float64) * (self.factor - 1.0)
-        sine, cosine = exact.sincos(xp, place(xp, words))
-        return noisy_plane(radius * cosine, radius * sine, self.noise, words, ops)
+        sine, cosine = ops.sincos(place(xp, words))
+        return noisy_plane(ops, radius * cosine, radius * sine, self.noise, words)
 
 
 @dataclass(frozen=True)
@@ -211,13 +215,10 @@ class Checkerboard(Virtual):
     def _width(self) -> int:
         return (self.n_features + 1) // 2
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         xp, u = ops.xp, uniforms(words, self.n_features, ops)
         field = xp.astype(xp.floor(self.cells * u), xp.int64)
-        total = field[:, 0]
-        for j in range(1, self.n_features):
-            total = total + field[:, j]
-        return 2.0 * u - 1.0, total % 2
+        return 2.0 * u - 1.0, ops.sum_in_order(field) % 2
 
 
 @dataclass(frozen=True)
@@ -239,14 +240,11 @@ class Parity(Virtual):
     def _width(self) -> int:
         return self.n_features
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         xp = ops.xp
         bit = xp.astype(words & 1, xp.int64)  # a bit of the word that the normal does not use
-        total = bit[:, 0]
-        for j in range(1, self.n_features):
-            total = total + bit[:, j]
         corner = 2.0 * xp.astype(bit, xp.float64) - 1.0
-        return corner + self.noise * ops.normal(words), total % 2
+        return corner + self.noise * ops.normal(words), ops.sum_in_order(bit) % 2
 
 
 @dataclass(frozen=True)
@@ -272,11 +270,9 @@ class GaussianQuantiles(Virtual):
         """Squared distances between the classes, n_classes - 1 of them."""
         return tuple(chi_squared_quantile(c, self.n_classes, self.n_features) for c in range(1, self.n_classes))
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         xp, x = ops.xp, ops.normal(words)
-        square = x[:, 0] * x[:, 0]
-        for j in range(1, self.n_features):
-            square = square + x[:, j] * x[:, j]
+        square = ops.sum_in_order(x * x)
         label = xp.zeros_like(square, dtype=xp.int64)
         for bound in self.kept.get("bounds") or self.kept.setdefault("bounds", self.bounds()):
             label = label + xp.astype(square >= bound, xp.int64)
@@ -346,11 +342,17 @@ class Logistic(Virtual):
 
     def logits(self, x: Array, ops: Backend) -> Array:
         """The logarithms of the class probabilities, up to a constant: (n, n_features) float64 -> (n, n_classes)."""
-        w = self.coefficients(ops)
-        return affine(ops.xp, x, w[: self.n_features, :], w[self.n_features :, :])
+        return _logits(ops, x, self.coefficients(ops))
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+    def _tables(self, ops: Backend) -> tuple[Array, ...]:
+        return (self.coefficients(ops),)
+
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         xp, x = ops.xp, ops.normal(words[:, : self.n_features])
         u = exact.uniform64(xp, words[:, self.n_features :]) + 2.0**-54  # in (0, 1): logarithms of both are finite
-        z = self.logits(x, ops) - exact.log(xp, -exact.log(xp, u))
+        z = _logits(ops, x, *tables) - ops.log(-ops.log(u))
         return x, xp.astype(xp.argmax(z, axis=1), xp.int64)
+
+
+def _logits(ops: Backend, x: Array, w: Array) -> Array:
+    return ops.affine_in_order(x, w[:-1, :], w[-1:, :])

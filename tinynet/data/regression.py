@@ -10,7 +10,7 @@ from math import comb
 from tinynet_backends import Backend, exact
 
 from tinynet.data.dataset import Array
-from tinynet.data.virtual import Virtual, affine, check_classes, check_finite, check_noise, check_whole, once, uniforms
+from tinynet.data.virtual import Virtual, check_classes, check_finite, check_noise, check_whole, once, uniforms
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,13 @@ class Linear(Virtual):
         used = self.n_features if self.n_informative is None else self.n_informative
         return ops.xp.concat([w[:used, :], 0.0 * w[used:i, :], w[i:, :]], axis=0)
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
-        z, w, i = ops.normal(words), self.coefficients(ops), self.n_features
+    def _tables(self, ops: Backend) -> tuple[Array, ...]:
+        return (self.coefficients(ops),)
+
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
+        z, (w,), i = ops.normal(words), tables, self.n_features
         used = max(i if self.n_informative is None else self.n_informative, 1)
-        y = affine(ops.xp, z[:, :used], w[:used, :], w[i:, :])
+        y = ops.affine_in_order(z[:, :used], w[:used, :], w[i:, :])
         return z[:, :i], y + self.noise * z[:, i:] if self.noise else y
 
 
@@ -73,13 +76,13 @@ class Friedman1(Virtual):
     def _width(self) -> int:
         return (self.n_features + 1) // 2 + bool(self.noise)
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         x = uniforms(words, self.n_features, ops)
         x0, x1, x2, x3, x4 = (x[:, j] for j in range(5))
-        sine, _ = exact.sincos(ops.xp, 0.5 * (x0 * x1))
+        sine, _ = ops.sincos(0.5 * (x0 * x1))
         middle = x2 - 0.5
         y = 10.0 * sine + 20.0 * (middle * middle) + 10.0 * x3 + 5.0 * x4
-        return x, _noisy(y, self.noise, words, ops)
+        return x, _noisy(ops, y, self.noise, words)
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,10 @@ class Friedman2(Virtual):
     def _width(self) -> int:
         return 2 + bool(self.noise)
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
-        x, resistance, reactance = _circuit(words, ops)
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
+        x, resistance, reactance = _circuit(ops, words)
         y = ops.xp.sqrt(resistance * resistance + reactance * reactance)
-        return x, _noisy(y, self.noise, words, ops)
+        return x, _noisy(ops, y, self.noise, words)
 
 
 @dataclass(frozen=True)
@@ -121,15 +124,15 @@ class Friedman3(Virtual):
     def _width(self) -> int:
         return 2 + bool(self.noise)
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
-        x, resistance, reactance = _circuit(words, ops)
-        return x, _noisy(exact.arctan(ops.xp, reactance, resistance), self.noise, words, ops)
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
+        x, resistance, reactance = _circuit(ops, words)
+        return x, _noisy(ops, ops.arctan(reactance, resistance), self.noise, words)
 
 
 _PI = 3.141592653589793
 
 
-def _circuit(words: Array, ops: Backend) -> tuple[Array, Array, Array]:
+def _circuit(ops: Backend, words: Array) -> tuple[Array, Array, Array]:
     """Features (n, 4), resistance and reactance (n,)."""
     u = uniforms(words, 4, ops)
     x0, x1 = 100.0 * u[:, 0], 40.0 * _PI + 520.0 * _PI * u[:, 1]
@@ -137,7 +140,7 @@ def _circuit(words: Array, ops: Backend) -> tuple[Array, Array, Array]:
     return ops.xp.stack([x0, x1, x2, x3], axis=1), x0, x1 * x2 - 1.0 / (x1 * x3)
 
 
-def _noisy(y: Array, noise: float, words: Array, ops: Backend) -> Array:
+def _noisy(ops: Backend, y: Array, noise: float, words: Array) -> Array:
     """(n,) -> (n, 1), with normal noise from each row's last word."""
     return (y + noise * ops.normal(words[:, -1]) if noise else y)[:, None]
 
@@ -161,7 +164,7 @@ class SparseUncorrelated(Virtual):
     def _width(self) -> int:
         return self.n_features + 1
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         z = ops.normal(words)
         y = z[:, 0] + 2.0 * z[:, 1] - 2.0 * z[:, 2] - 1.5 * z[:, 3] + self.noise * z[:, -1]
         return z[:, :-1], y[:, None]
@@ -199,14 +202,15 @@ class Sinusoid(Virtual):
         a = xp.reshape(ops.normal(words[(i + 1) * k :]) * k**-0.5, (1, k))
         return xp.concat([self.frequency * (2.0 * u[:i, :] - 1.0), u[i:, :], a], axis=0)
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
-        xp, i, c = ops.xp, self.n_features, self.coefficients(ops)
+    def _tables(self, ops: Backend) -> tuple[Array, ...]:
+        return (self.coefficients(ops),)
+
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
+        (c,), i = tables, self.n_features
         x = 2.0 * uniforms(words, i, ops) - 1.0
-        sine, _ = exact.sincos(xp, affine(xp, x, c[:i, :], c[i : i + 1, :]))
-        y = sine[:, 0] * c[i + 1, 0]
-        for k in range(1, self.waves):
-            y = y + sine[:, k] * c[i + 1, k]
-        return x, _noisy(y, self.noise, words, ops)
+        sine, _ = ops.sincos(ops.affine_in_order(x, c[:i, :], c[i : i + 1, :]))
+        y = ops.sum_in_order(sine * c[i + 1 :, :])
+        return x, _noisy(ops, y, self.noise, words)
 
 
 @dataclass(frozen=True)
@@ -243,15 +247,18 @@ class Polynomial(Virtual):
         """A coefficient for each of `terms`, float64."""
         return ops.normal(self._constants(len(self.terms()), ops))
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+    def _tables(self, ops: Backend) -> tuple[Array, ...]:
+        return (self.coefficients(ops),)
+
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         x = 2.0 * uniforms(words, self.n_features, ops) - 1.0
-        c = self.coefficients(ops)
+        (c,) = tables
         product: dict[tuple[int, ...], Array] = {(): 1.0}
         y = 0.0 * x[:, 0] + c[0]
         for number, term in enumerate(self.terms()[1:], start=1):
             product[term] = product[term[:-1]] * x[:, term[-1]]
             y = y + c[number] * product[term]
-        return x, _noisy(y, self.noise, words, ops)
+        return x, _noisy(ops, y, self.noise, words)
 
 
 @lru_cache(maxsize=64)
@@ -308,13 +315,16 @@ class Teacher(Virtual):
             start += i * o
         return parts
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+    def _tables(self, ops: Backend) -> tuple[Array, ...]:
+        return tuple(self.weights(ops))
+
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         xp, z, i = ops.xp, ops.normal(words), self.n_features
-        y, layers = z[:, :i], self.weights(ops)
-        for number, w in enumerate(layers, start=1):
-            last = number == len(layers)
+        y = z[:, :i]
+        for number, w in enumerate(tables, start=1):
+            last = number == len(tables)
             fan_in = w.shape[0] - 1
-            y = affine(xp, y, w[:-1, :], w[-1:, :], ((1.0 if last else 2.0) / fan_in) ** 0.5)
+            y = ops.affine_in_order(y, w[:-1, :], w[-1:, :], ((1.0 if last else 2.0) / fan_in) ** 0.5)
             y = y if last else xp.maximum(y, 0.0)
         if self.noise:
             y = y + self.noise * z[:, i:]

@@ -60,13 +60,19 @@ class Virtual(Dataset):
         """64-bit words that a sample is made of."""
         raise NotImplementedError
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
-        """(n, width) uint64 -> features float64 (n, *shape) and targets int64 (n,) or float64 (n, o)."""
+    def _tables(self, ops: Backend) -> tuple[Array, ...]:
+        """Constants of the set that its samples are made with: float64 arrays."""
+        return ()
+
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
+        """(n, width) uint64 -> features float64 (n, k) and targets int64 (n,) or float64 (n, o): see
+        `Backend.samples`."""
         raise NotImplementedError
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         def make(piece: Index, host: Backend) -> tuple[Array, Array]:
-            return self._samples(draw(self.seed, SAMPLES, 0, piece, self._width(), host), host)
+            words = draw(self.seed, SAMPLES, 0, piece, self._width(), host)
+            return host.samples(self._samples, words, self._tables(host), dtype)
 
         return in_pieces(make, self, index, ops, dtype, self._width())
 
@@ -112,17 +118,18 @@ def in_pieces(
 class ClassFirst(Virtual):
     """A virtual set whose class is drawn first, from the upper half of word 0, and the features given the class."""
 
-    def _samples(self, words: Array, ops: Backend) -> tuple[Array, Array]:
+    def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         label = below(ops.xp, words[:, 0], self.classes or 1)
-        return self._points(label, words, ops), label
+        return self._points(ops, label, words, *tables), label
 
-    def _points(self, label: Array, words: Array, ops: Backend) -> Array:
-        """Features (n, *shape) float64 of samples of the classes ``label``; of word 0 the lower half is left."""
+    def _points(self, ops: Backend, label: Array, words: Array, *tables: Array) -> Array:
+        """Features (n, k) float64 of samples of the classes ``label``; of word 0 the lower half is left."""
         raise NotImplementedError
 
     def given(self, label: Array, index: Index, host: Backend) -> Array:
         """The features that the samples of ``index`` would have, were their classes ``label``."""
-        return self._points(label, draw(self.seed, SAMPLES, 0, index, self._width(), host), host)
+        words = draw(self.seed, SAMPLES, 0, index, self._width(), host)
+        return self._points(host, label, words, *self._tables(host))
 
 
 def once(method: Callable[[Any, Backend], Array]) -> Callable[[Any, Backend], Array]:
@@ -146,15 +153,6 @@ def below(xp: Any, words: Array, n: int) -> Array:
 def place(xp: Any, words: Array) -> Array:
     """A uniform number in [0, 1) from the lower half of each row's first word, which drew the class with its upper."""
     return xp.astype(words[:, 0] & 0xFFFFFFFF, xp.float64) * 2.0**-32
-
-
-def affine(xp: Any, x: Array, w: Array, b: Array | None = None, scale: float = 1.0) -> Array:
-    """``scale * (x @ w) + b`` with its sums in a fixed order: no BLAS, so the same bits everywhere."""
-    y = x[:, :1] * w[:1, :]
-    for j in range(1, x.shape[1]):
-        y = y + x[:, j : j + 1] * w[j : j + 1, :]
-    y = y if scale == 1.0 else scale * y
-    return y if b is None else y + b
 
 
 def uniforms(words: Array, count: int, ops: Backend) -> Array:

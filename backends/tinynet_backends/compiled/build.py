@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 from numba import cfunc, float32, float64
-from tinynet_backends.compiled import kernels
+from tinynet_backends.compiled import kernels, samples
 from tinynet_backends.compiled.program import KERNEL
+from tinynet_backends.rowwise import RowTrace
 from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
 
 _log = logging.getLogger("tinynet")
@@ -65,6 +66,18 @@ def formula(trace: Trace, dtype: Any, kind: str) -> int:
     text = _HEAD + "".join(f"        {line}\n" for line in _lines(trace, kind)) + "\n    return kernel\n"
     made, kept = _module(text)
     return _compile(made(_REAL[dtype]), f"a formula ({kind})", kept)
+
+
+@cache
+def rows(trace: RowTrace, dtype: Any) -> tuple[int, int]:
+    """The address of a kernel for a formula of samples, and how many numbers of scratch each part of it needs.
+
+    [n, words, stride, features, target, scratch, numbers of it, normal table a, b, sines, cosines, angles, tables].
+    """
+    body, scratch = samples.lines(trace)
+    text = samples.HEAD + "".join(f"        {line}\n" for line in body) + "\n    return kernel\n"
+    made, kept = _module(text)
+    return _compile(made(_REAL[dtype]), "a formula of samples", kept), scratch
 
 
 def _compile(body: Callable[..., None], name: str, kept: bool, reorder: bool = False) -> int:

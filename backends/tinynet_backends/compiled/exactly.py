@@ -1,0 +1,84 @@
+"""The functions of `tinynet_backends.exact`, number by number: the same bits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import float64, int64, njit, types, uint64
+from tinynet_backends import exact
+from tinynet_backends.compiled.intrinsics import bits
+
+_SINE, _COSINE = exact._SINE[-2:], exact._COSINE[-3:]
+_POINTS, _NODES = float(exact._POINTS), float(exact._NODES)
+_LAST = exact._POINTS - 1
+_SERIES = exact._LOG_SERIES
+_HIGH, _LOW = exact._LOG2_HIGH, exact._LOG2_LOW
+_FIRST_CELL = 1023 * exact.CELLS
+
+
+@njit
+def normal(word, a, b):  # type: ignore[no-untyped-def]
+    """A standard normal number, by the table (a, b): an exponent is an octave, the bits behind it are the cell."""
+    g = float64(types.int64(((word << uint64(1)) >> uint64(11)) | uint64(1)))
+    cell = types.int64(bits(types.uint64, g) >> uint64(42)) - _FIRST_CELL
+    z = bits(types.uint64, a[cell] + b[cell] * g) ^ (word & (uint64(1) << uint64(63)))
+    return bits(types.float64, z)
+
+
+@njit
+def half(word, upper):  # type: ignore[no-untyped-def]
+    """A uniform number in [0, 1) from the lower or the upper 32 bits."""
+    return float64(types.int64((word >> (uint64(32) * uint64(upper))) & uint64(0xFFFFFFFF))) * 2.0**-32
+
+
+@njit
+def _near(turns):  # type: ignore[no-untyped-def]
+    near = np.rint(turns * _POINTS)
+    t = turns - near * (1.0 / _POINTS)
+    square = t * t
+    s = t * (_SINE[0] * square + _SINE[1])
+    c = (_COSINE[0] * square + _COSINE[1]) * square + _COSINE[2]
+    return int64(near) & _LAST, s, c
+
+
+@njit
+def sine(turns, sines, cosines):  # type: ignore[no-untyped-def]
+    k, s, c = _near(turns)
+    return sines[k] * c + cosines[k] * s
+
+
+@njit
+def cosine(turns, sines, cosines):  # type: ignore[no-untyped-def]
+    k, s, c = _near(turns)
+    return cosines[k] * c - sines[k] * s
+
+
+@njit
+def arctan(y, x, angles):  # type: ignore[no-untyped-def]
+    a = abs(y)
+    t = min(a, x) / max(a, x)
+    k = np.rint(t * _NODES)
+    node = k * (1.0 / _NODES)
+    u = (t - node) / (1.0 + t * node)
+    angle = angles[int64(k)] + (u - u * u * u * (1.0 / 3.0))
+    angle = 0.5 * exact._PI - angle if a > x else angle
+    return math.copysign(angle, y)
+
+
+@njit
+def log(x):  # type: ignore[no-untyped-def]
+    """Of a normal positive number: the exponent is read, not divided out."""
+    raw = bits(types.uint64, x)
+    exponent = float64(types.int64(raw >> uint64(52)) - 1023)
+    m = bits(types.float64, (raw & uint64(0xFFFFFFFFFFFFF)) | (uint64(1023) << uint64(52)))
+    large = m >= 1.4142135623730951
+    m = m * 0.5 if large else m
+    exponent = exponent + 1.0 if large else exponent
+    s = (m - 1.0) / (m + 1.0)
+    square = s * s
+    c = _SERIES
+    p = c[0] * square + c[1]
+    for n in range(2, len(c)):
+        p = p * square + c[n]
+    return exponent * _HIGH + (exponent * _LOW + (2.0 * s + s * square * p))
