@@ -51,7 +51,13 @@ def generators(rounds: int = 5) -> None:
         def peer(name: str = name, options: dict[str, object] = options) -> object:
             return getattr(theirs, name)(n_samples=N, random_state=0, **options)
 
-        other, mine = [], made(data, rounds, lambda: other.append(elapsed(peer)) if theirs else None)
+        other: list[float] = []
+
+        def between(other: list[float] = other, peer: Callable[[], object] = peer) -> None:
+            if theirs:
+                other.append(elapsed(peer))
+
+        mine = made(data, rounds, between)
         text = f"{min(other):>14.3f}" if other else f"{'':>14}"
         for seconds in mine:
             ratios = [b / a for a, b in zip(seconds, other, strict=False)]
