@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,29 +108,17 @@ def overhead(rounds: int = 15, count: int = 48) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.save(folder / "x.npy", x)
-        loaders: dict[str, object] = {
-            "virtual: spirals": tn.Loader(D.Spirals(N), BATCH),
-            "virtual: blobs of 20 features": tn.Loader(D.Blobs(N, n_features=FEATURES), BATCH),
-            "arrays": tn.Loader((x, y), BATCH),
-            "memmap": tn.Loader((np.load(folder / "x.npy", mmap_mode="r"), y), BATCH),
-        }
+        virtual = {"spirals": D.Spirals(N), "blobs of 20 features": D.Blobs(N, n_features=FEATURES)}
+        arrays = tn.Arrays(x, y)
+        stored = {"arrays": arrays, "memmap": tn.Arrays(np.load(folder / "x.npy", mmap_mode="r"), y)}
         if importlib.util.find_spec("pyarrow"):
-            D.write(tn.Arrays(x, y), folder / "d.parquet")
-            loaders["Parquet"] = tn.Loader(folder / "d.parquet", BATCH)
+            D.write(arrays, folder / "d.parquet")
+            stored["Parquet"] = D.read(folder / "d.parquet")
+        loaders: dict[str, Callable[[], object]] = {
+            name: partial(tn.Loader, data, BATCH) for name, data in (virtual | stored).items()
+        }
         if importlib.util.find_spec("torch"):
-            import torch
-
-            data = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
-            for workers in (0, 2):
-                loaders[f"PyTorch's DataLoader, {workers} workers"] = D.Batches(
-                    torch.utils.data.DataLoader(data, BATCH, shuffle=True, num_workers=workers, drop_last=True)
-                )
-            loaders["PyTorch's, whole batches by index"] = D.Batches(
-                torch.utils.data.DataLoader(
-                    data, batch_size=None,
-                    sampler=torch.utils.data.BatchSampler(torch.utils.data.RandomSampler(data), BATCH, drop_last=True),
-                )
-            )  # fmt: skip
+            loaders |= _of_pytorch(x, y)
         print(
             f"\nA step of a 64-64 network at batch {BATCH}, ms; shuffled but for virtual sets; median of {rounds} rounds"
         )
@@ -139,9 +129,29 @@ def overhead(rounds: int = 15, count: int = 48) -> None:
             text = f"{label:<38}"
             for name in BACKENDS:
                 with tn.use_backend(name):
-                    fixed, with_data, share = _overhead(loader, loaders["arrays"], rounds, count)
+                    fixed, with_data, share = _overhead(loader(), tn.Loader(arrays, BATCH), rounds, count)
                 text += f"{1e3 * fixed:>14.2f}{1e3 * with_data:>11.2f}{share:>10.1%}"
             print(text, flush=True)
+
+
+def _of_pytorch(x: Any, y: Any) -> dict[str, Callable[[], object]]:
+    """PyTorch's ways to the same batches."""
+    from torch import from_numpy
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+    data = TensorDataset(from_numpy(x), from_numpy(y))
+
+    def whole() -> object:
+        return DataLoader(data, batch_size=None, sampler=BatchSampler(RandomSampler(data), BATCH, drop_last=True))
+
+    def single(workers: int) -> object:
+        return DataLoader(data, BATCH, shuffle=True, num_workers=workers, drop_last=True)
+
+    return {
+        "PyTorch's DataLoader, 0 workers": lambda: D.Batches(single(0)),
+        "PyTorch's DataLoader, 2 workers": lambda: D.Batches(single(2)),
+        "PyTorch's, whole batches by index": lambda: D.Batches(whole()),
+    }
 
 
 def _overhead(loader: object, arrays: object, rounds: int, count: int) -> tuple[float, float, float]:

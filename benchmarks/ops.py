@@ -73,6 +73,7 @@ def arguments(name: str, ops: tn.Backend, n: int, k: int) -> tuple[Any, ...]:
         "log": lambda: (xp.astype(abs(real(n * k)), xp.float64),),
         "sum_in_order": lambda: (xp.astype(real(n, k), xp.float64),),
         "affine_in_order": lambda: (xp.astype(real(n, k), xp.float64), xp.astype(real(k, 8), xp.float64)),
+        "gather": lambda: (real(100_000, k), stream.integers(range(n), 100_000, ops)),
         "samples": lambda: (circle, xp.reshape(words, (n, k)), [], "float32"),
         "permute": lambda: (labels, 10**6, tuple(range(24))),
     }  # fmt: skip

@@ -124,6 +124,11 @@ CASES = {
     "log": lambda f: [(np.abs(real(50)) + 1e-9,), (np.array([[1.0, 2.0**-1022], [2.0**63, 0.5]]),)],
     "sum_in_order": lambda f: [(real(7, 5),), (real(3, 1),), (raw(30).reshape(2, 15) >> 60,)],
     "affine_in_order": lambda f: [(real(7, 5), real(5, 4)), (real(7, 5), real(5, 4), real(1, 4), 0.3), (real(2, 1), real(1, 9))],
+    "gather": lambda f: [
+        (f(odd(9, 3)), np.array([8, 0, 3, 3, 1])), (f(odd(9)), np.array([2, 7])), (f(real(5, 2, 3)), np.arange(5)[::-2]),
+        (f(real(4, 3))[:, :2], np.array([3, 0])), (np.arange(6) > 2, np.array([5, 1])), (f(real(3, 2)), np.zeros(0, np.int64)),
+        (np.arange(12).reshape(6, 2), np.array([5, 1, 4])), (f(real(3, 0)), np.array([1])),
+    ],
     "samples": lambda f: [
         (mixture, raw(70).reshape(10, 7), [real(3, 3), real(10, 3)], f(real(1)).dtype.name),
         (mixture, raw(90).reshape(10, 9)[:, :7], [real(3, 3), real(10, 12)], "float64"),
@@ -144,7 +149,7 @@ FORMULAS_ON_WORDS = {
     "arctan",
     "log",
 }
-EXACT = FORMULAS_ON_WORDS | {"pack", "sum_in_order", "affine_in_order"}
+EXACT = FORMULAS_ON_WORDS | {"pack", "sum_in_order", "affine_in_order", "gather"}
 BACKENDS = ["numpy", "numba", "torch", pytest.param("cupy", marks=pytest.mark.gpu)]
 
 

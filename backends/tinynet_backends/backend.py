@@ -341,6 +341,11 @@ class Backend:
         return y if b is None else y + b
 
     @portable
+    def gather(self, x: Array, index: Array) -> Array:
+        """Rows of x by number: (n, ...), (m,) int64 -> (m, ...)."""
+        return self.xp.take(x, index, axis=0)
+
+    @portable
     def samples(self, formula: Formula, words: Array, tables: Sequence[Array], dtype: str) -> tuple[Array, Array]:
         """``formula(ops, words, *tables)``: words (n, w) uint64 -> features (n, k) and targets, labels int64 (n,) or
         (n, o).

@@ -239,10 +239,18 @@ class NumbaBackend(NumpyBackend):
         a, b = permutation.sides(n)
         used = np.asarray(permutation.used_keys(keys, n), np.uint64)
         index = np.ascontiguousarray(index, np.int64)
-        out = self.empty(index.shape, index.dtype)
-        self._run(
-            kernels.permute, _F8, self._parts(index.size, GRAIN // 8), index.size, index, out, n, a, b, used.size, used
-        )
+        out, parts = self.empty(index.shape, index.dtype), self._parts(index.size, GRAIN // 8)
+        tiles = self.empty((parts, kernels.TILE), _U8)
+        self._run(kernels.permute, _F8, parts, index.size, index, out, n, a, b, used.size, used, tiles)
+        return out
+
+    def gather(self, x: Array, index: Array) -> Array:
+        plain = type(index) is np.ndarray and index.dtype == np.int64 and index.ndim == 1 and index.size and x.size
+        if not plain or not _dense(x) or x.dtype.hasobject or index.min() < 0 or index.max() >= len(x):
+            return super().gather(x, index)
+        out = self.empty((index.size, *x.shape[1:]), x.dtype)
+        parts, size = self._parts(out.size, GRAIN // 4), x.nbytes // len(x)
+        self._run(kernels.gather, _F8, parts, index.size, size, np.ascontiguousarray(index), x, out)
         return out
 
     def samples(self, formula: Formula, words: Array, tables: Sequence[Array], dtype: str) -> tuple[Array, Array]:

@@ -78,9 +78,9 @@ class Arrays(Dataset):
             x, y = self.x[index.start : index.stop, ...], self.y[index.start : index.stop, ...]
             weight = None if self.weight is None else self.weight[index.start : index.stop]
         else:
-            i, take = self.ops.asarray(index), self.ops.xp.take
-            x, y = take(self.x, i, axis=0), take(self.y, i, axis=0)
-            weight = None if self.weight is None else take(self.weight, i, axis=0)
+            i, take = self.ops.asarray(index), (ops if ops.on_host and self.ops.on_host else self.ops).gather
+            x, y = take(self.x, i), take(self.y, i)
+            weight = None if self.weight is None else take(self.weight, i)
         if self._mapped > RELEASE:
             self._touch(x.nbytes + y.nbytes if isinstance(index, range) else len(index) * _FAULT)
         integers = self.ops.xp.isdtype(y.dtype, "integral") and y.ndim == 1

@@ -124,3 +124,30 @@ def multiply(context: Any, a: Any, b: Any) -> Any:
         return context.make_tuple(builder, signature.return_type, halves)
 
     return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), write
+
+
+@intrinsic
+def copy(context: Any, target: Any, source: Any, size: Any) -> Any:
+    """Copy ``size`` bytes from one address to another; they do not overlap."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        places = [builder.inttoptr(a, byte) for a in args[:2]]
+        cgutils.raw_memcpy(builder, *places, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), write
+
+
+@intrinsic
+def prefetch(context: Any, address: Any) -> Any:
+    """Ask for the memory at ``address``, which may be anything, to be read soon."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = ir.FunctionType(_VOID, [byte, word, word, word])
+        ask = cgutils.get_or_insert_function(builder.module, function, f"llvm.prefetch.{byte.intrinsic_name}")
+        builder.call(ask, [builder.inttoptr(args[0], byte), word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), write

@@ -13,7 +13,7 @@ from typing import Any
 
 from numba import float64, njit, types, uint8, uint64
 from tinynet_backends.compiled.functions import exp
-from tinynet_backends.compiled.intrinsics import gemm, multiply, pointer
+from tinynet_backends.compiled.intrinsics import copy, gemm, multiply, pointer, prefetch
 
 Body = Callable[[Any, Any, Any], None]
 
@@ -542,28 +542,67 @@ def _below(bound, x, key):  # type: ignore[no-untyped-def]
     return (x * bound) >> uint64(32)
 
 
+TILE = 256  # indices that go through the rounds together, as vectors
+
+
 def permute(real: Any) -> Body:
-    """[m, index, out, n, a, b, rounds, keys]: `permutation.permute` of each index."""
+    """[m, index, out, n, a, b, rounds, keys, scratch]: `permutation.permute`; scratch holds a tile for each part."""
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w, u = pointer(types.int64, at), pointer(uint64, at)
         index, out, keys = pointer(uint64, w[1]), pointer(uint64, w[2]), pointer(uint64, w[7])
-        n, a, b, rounds = u[3], u[4], u[5], w[6]
+        n, a, b, rounds, l = u[3], u[4], u[5], w[6], pointer(uint64, w[8] + 8 * TILE * part)
         low, high = share(w[0], part, parts, 1)
-        for i in range(low, high):
-            x = index[i]
-            while True:
-                l = x // b
-                r = x - l * b
-                for j in range(0, rounds, 2):
-                    l += _below(a, r, keys[j])
-                    l = l - a if l >= a else l
-                    r += _below(b, l, keys[j + 1])
-                    r = r - b if r >= b else r
-                x = l * b + r
-                if x < n:
-                    break
-            out[i] = x
+        for first in range(low, high, TILE):
+            size, r = min(TILE, high - first), pointer(uint64, w[2] + 8 * first)
+            for i in range(size):
+                x = index[first + i]
+                l[i] = x // b
+                r[i] = x - l[i] * b
+            for j in range(0, rounds, 2):
+                for i in range(size):
+                    left = l[i] + _below(a, r[i], keys[j])
+                    left = left - a if left >= a else left
+                    right = r[i] + _below(b, left, keys[j + 1])
+                    l[i] = left
+                    r[i] = right - b if right >= b else right
+            for i in range(first, first + size):
+                x = l[i - first] * b + out[i]
+                while x >= n:  # rare: walk on
+                    left = x // b
+                    right = x - left * b
+                    for j in range(0, rounds, 2):
+                        left += _below(a, right, keys[j])
+                        left = left - a if left >= a else left
+                        right += _below(b, left, keys[j + 1])
+                        right = right - b if right >= b else right
+                    x = left * b + right
+                out[i] = x
+
+    return kernel
+
+
+_AHEAD = 12  # rows that are asked for before they are copied: they lie anywhere
+
+
+def gather(real: Any) -> Body:
+    """[m, size, index, x, out]: rows of ``size`` bytes by number."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        size, index, x, out = w[1], pointer(types.int64, w[2]), w[3], w[4]
+        low, high = share(w[0], part, parts, 1)
+        if size == 8:  # labels, say: numbers are copied faster than bytes
+            words, found = pointer(uint64, x), pointer(uint64, out)
+            for row in range(low, high):
+                found[row] = words[index[row]]
+            return
+        for row in range(low, high):
+            if row + _AHEAD < high:
+                coming = x + index[row + _AHEAD] * size
+                prefetch(coming)
+                prefetch(coming + size - 1)
+            copy(out + row * size, x + index[row] * size, size)
 
     return kernel
 
