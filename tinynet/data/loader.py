@@ -170,7 +170,7 @@ def batches(loader: BatchSource, first: int, ops: Backend, dtype: str) -> Genera
 
 
 def _trial(loader: Loader, first: int, ops: Backend, dtype: str) -> Generator[Batch, None, tuple[bool, int]]:
-    """Batches without a thread, then as many with one: whether it was faster, and the next step."""
+    """Batches without a thread, then as many with one: whether it was faster by more than chance, and the next step."""
     span = loader.span
     for step in range(first, first + span):  # slower than others: these do not count
         yield loader.batch(step, ops, dtype)
@@ -189,7 +189,7 @@ def _trial(loader: Loader, first: int, ops: Backend, dtype: str) -> Generator[Ba
         began = perf_counter()
         for _ in steps:
             yield next(coming)
-        return perf_counter() - began < without, steps.stop + 1 + len(steps)
+        return perf_counter() - began < 0.95 * without, steps.stop + 1 + len(steps)
 
 
 def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch]:
