@@ -87,7 +87,9 @@ def _weights(model: Model, graph: Graph) -> Names:
     """Parameters and layer state as constants of the graph, under the names that `Model.weights` has for them."""
     size = (model.theta.shape[0] + model.state.shape[0]) * (8 if model.dtype == "float64" else 4)
     if size > LARGEST:
-        raise ValueError(f"weights of {size} bytes do not fit into an ONNX file: expected at most {LARGEST}")
+        raise ValueError(
+            f"weights of {size} bytes do not fit into an ONNX file: expected at most {LARGEST}; save() takes any"
+        )
 
     def walk(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         names: dict[str, Any] = {}

@@ -122,8 +122,9 @@ class _Stored:
 
     def __init__(self, file: Any, name: str) -> None:
         about = file.get_slice(name)
-        code = about.get_dtype()
-        self.dtype = {"F32": "float32", "F64": "float64", "I64": "int64"}.get(code, code)
+        code = about.get_dtype()  # F32, BF16, I64, …
+        kind = code.rstrip("0123456789")
+        self.dtype = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}.get(kind, kind) + code[len(kind) :]
         self.shape = about.get_shape()
         self.read: Callable[[], Array] = lambda: file.get_tensor(name)
 
@@ -132,13 +133,16 @@ def _checked(state: Mapping[str, Any], entries: list[_Entry], dtype: str) -> dic
     """The arrays of ``state`` on the host, if they are what the entries want."""
     wanted = {e.name: e for e in entries}
     missing = [name for name, e in wanted.items() if e.kept and name not in state]
-    odd = [name for name in state if name not in wanted]
+    odd = sorted((name for name in state if name not in wanted), key=str)
     if missing or odd:
-        faults = [f"{_few(missing)} missing"] * bool(missing) + [f"{_few(odd)} not part of it"] * bool(odd)
-        raise ValueError(f"the state does not fit the network: {', '.join(faults)}")
+        faults = ((missing, "missing"), (odd, "not part of it"))
+        said = ", ".join(f"{_few(names)} {fault}" for names, fault in faults if names)
+        raise ValueError(f"the state does not fit the network: {said}")
     found = {}
-    for name, a in state.items():
-        entry = wanted[name]
+    for name, entry in wanted.items():
+        if name not in state:
+            continue
+        a = state[name]
         if not hasattr(a, "dtype") or not hasattr(a, "shape"):
             raise TypeError(f"{name!r} is of type {type(a).__name__}: expected an array or a tensor")
         kind, shape = str(a.dtype).rpartition(".")[2], tuple(a.shape)  # PyTorch writes torch.float32
