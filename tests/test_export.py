@@ -270,6 +270,26 @@ class Branch(tn.Tanh):
         return x if xp.all(x > 0) else -x
 
 
+@dataclass(frozen=True, repr=False)
+class Shaped(tn.Tanh):
+    def f(self, xp, x):
+        return x * x.shape[-1]
+
+
+@dataclass(frozen=True, repr=False)
+class Hidden(tn.Tanh):
+    """Its formula is not what it computes."""
+
+    def forward(self, params, x, ctx):
+        return 2 * x, None
+
+
+@dataclass(frozen=True, repr=False)
+class Ends(tn.Tanh):
+    def f(self, xp, x):
+        return xp.expm1(xp.log1p(x))
+
+
 class Wide(tn.Dense):
     pass
 
@@ -282,6 +302,13 @@ def test_an_activation_of_one_s_own_is_traced(dtype, rt):
     close(got, want, dtype)
     near = np.abs(x) < 1e-3
     np.testing.assert_allclose(got[near], want[near], rtol=3e-6 if dtype == "float32" else 1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_expm1_and_log1p_at_their_ends(dtype, rt):
+    x = np.array([[-2.0], [-1.0], [0.0], [1e30], [np.inf], [-np.inf], [np.nan]])
+    got = served(rt, tn.Model(Ends(), 1, dtype=dtype), x)
+    np.testing.assert_allclose(got[:, 0], [np.nan, -1, 0, 1e30, np.inf, np.nan, np.nan], rtol=1e-5)
 
 
 def test_a_layer_of_one_s_own_goes_into_the_table(rt, monkeypatch):
@@ -310,6 +337,12 @@ REFUSED = [
     (lambda: tn.Model(tn.Sequential(tn.Dense(2), Branch()), 2), {},
      ("layer 1, Branch(), cannot be exported: its formula cannot be traced (the function all): "
       "tinynet.export.NODES[Branch] = lambda layer, params, x, graph: graph.add(…) gives its operators")),
+    (lambda: tn.Model(Shaped(), 2), {},
+     ("the network, Shaped(), cannot be exported: its formula cannot be traced ('Symbol' object has no attribute 'shape'): "
+      "tinynet.export.NODES[Shaped] = lambda layer, params, x, graph: graph.add(…) gives its operators")),
+    (lambda: tn.Model(Hidden(), 2), {},
+     ("the network, Hidden(), cannot be exported: Hidden is not in the table of ONNX operators: "
+      "tinynet.export.NODES[Hidden] = lambda layer, params, x, graph: graph.add(…) adds it")),
     (lambda: with_nan(tn.Sequential(tn.Dense(2), tn.Dense(3))), {},
      "weight '1.b' has a value that is NaN or infinite: the model cannot be exported"),
     (lambda: tn.Model(tn.Dense(3), 2), {"classes": ["a", "b"]}, "2 classes do not fit outputs (n, 3): expected 3"),

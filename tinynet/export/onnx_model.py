@@ -53,7 +53,7 @@ def to_onnx(
 
     graph = Graph(model.dtype)
     y = export_layer(model.net, _weights(model, graph), INPUT, graph)
-    op, attributes = _head(model.loss) if probabilities else _head(None)
+    op, attributes = _head(model.loss if probabilities else None)
     out = graph.add(op, y, name=LOGITS if op == "Identity" else PROBABILITIES, **attributes)
 
     kind = onnx.TensorProto.DOUBLE if model.dtype == "float64" else onnx.TensorProto.FLOAT
