@@ -11,7 +11,7 @@ from tinynet_backends import (
     use_backend,
 )
 
-from tinynet import data, initializers, losses, metrics, optim, schedules
+from tinynet import data, export, initializers, losses, metrics, optim, schedules
 from tinynet.activations import ELU, GELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from tinynet.checkpoints import Checkpoints
 from tinynet.data import Arrays, Dataset, Loader
@@ -95,6 +95,7 @@ __all__ = [
     "Tanh",
     "available_backends",
     "data",
+    "export",
     "fit",
     "get_backend",
     "initializers",

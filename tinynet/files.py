@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -40,12 +42,17 @@ def save(model: Model, path: str | PathLike[str]) -> None:
 
 def write_tensors(path: str | PathLike[str], arrays: dict[str, Any], about: dict[str, Any], ops: Backend) -> None:
     """Write arrays of ``ops`` and JSON data to a safetensors file, whole or not at all."""
+    # one entry of metadata: the library does not keep their order
+    write_host(path, {name: ops.to_numpy(a) for name, a in arrays.items()}, {"tinynet": json.dumps(about)})
+
+
+def write_host(path: str | PathLike[str], arrays: dict[str, Any], metadata: dict[str, str]) -> None:
+    """Write host arrays to a safetensors file, whole or not at all."""
     from safetensors.numpy import save as to_bytes
 
     # safetensors 0.8 writes wrong bytes for arrays that are not C-contiguous, without a word: make each one so
-    host = {name: np.array(ops.to_numpy(a), order="C", copy=True) for name, a in arrays.items()}
-    # one entry of metadata: the library does not keep their order
-    write_atomically(path, to_bytes(host, metadata={"tinynet": json.dumps(about)}))
+    host = {name: np.array(a, order="C", copy=True) for name, a in arrays.items()}
+    write_atomically(path, to_bytes(host, metadata=metadata))
 
 
 def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
@@ -83,6 +90,23 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """JSON data and arrays that `write_tensors` wrote, or `ModelFileError`."""
+    with opened(path) as f:
+        metadata = f.metadata() or {}
+        if "tinynet" not in metadata:
+            raise ModelFileError(f"{path}: not a model of tinynet, though a safetensors file")
+        about = json.loads(metadata["tinynet"])
+        if not isinstance(about, dict):
+            raise ValueError("its description is no JSON object")
+        if about.get("format") != FORMAT:
+            raise ModelFileError(
+                f"{path}: format {about.get('format')!r}, which this version does not read: expected {FORMAT}"
+            )
+        return about, {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a mapping
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, open for reading; `ModelFileError` if it is none, or for anything that is wrong in it."""
     from safetensors import SafetensorError, safe_open
 
     if not stat.S_ISREG(path.stat().st_mode):
@@ -95,17 +119,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         json.loads(header, object_pairs_hook=_once)
         with safe_open(path, framework="numpy") as f:
-            metadata = f.metadata() or {}
-            if "tinynet" not in metadata:
-                raise ModelFileError(f"{path}: not a model of tinynet, though a safetensors file")
-            about = json.loads(metadata["tinynet"])
-            if not isinstance(about, dict):
-                raise ValueError("its description is no JSON object")
-            if about.get("format") != FORMAT:
-                raise ModelFileError(
-                    f"{path}: format {about.get('format')!r}, which this version does not read: expected {FORMAT}"
-                )
-            return about, {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a mapping
+            yield f
     except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as e:
         if isinstance(e, ModelFileError):
             raise

@@ -1,0 +1,223 @@
+"""Models as ONNX: raw rows go in, and where the loss works on logits, probabilities come out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from tinynet_backends.tracing import Untraceable
+
+from tinynet import activations, layers, losses, regularization, standardize
+from tinynet.activations import Activation
+from tinynet.atomic import write_atomically
+from tinynet.export.graph import INPUT, LOGITS, OPSET, PROBABILITIES, Graph, Tensor
+from tinynet.files import is_finite
+from tinynet.model import Model
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+LARGEST = 2**31 - 2**20  # bytes of weights: a protobuf message holds 2 GiB, and the graph needs its share
+BATCH = "n"
+
+Names = Mapping[str, Any]  # a layer's parameters: name -> the tensor, or the Names of an inner layer
+Exporter = Callable[[Any, Names, Tensor, Graph], Tensor]
+
+
+def to_onnx(
+    model: Model,
+    path: str | PathLike[str] | None = None,
+    *,
+    probabilities: bool = True,
+    classes: Sequence[str | int] | None = None,
+) -> ModelProto:
+    """``model`` at inference as an ONNX model (opset 20), also written to ``path`` if that is given, whole or not at
+    all.
+
+    Its input "x" is (n, *in_shape) and n may be any number of rows; weights and rows are of the model's dtype. A
+    leading `Standardize` is part of it. The output is "probabilities" if the model's loss is `CrossEntropy` (their
+    softmax) or `BinaryCrossEntropy` (their sigmoid), else, or where ``probabilities`` is False, "y", what
+    `Model.predict` gives. ``classes`` are the names of the classes, kept as JSON in the metadata "classes".
+
+    TypeError for a layer that ONNX has no words for: `NODES` takes those of your own. ValueError for weights that are
+    not finite or take more than 2 GiB, and for ``classes`` that are not as many as the model's. ImportError without
+    the extra ``onnx``.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise ImportError("onnx is needed for this export: install the extra onnx", name="onnx") from None
+    from tinynet import __version__
+
+    graph = Graph(model.dtype)
+    y = export_layer(model.net, _weights(model, graph), INPUT, graph)
+    op, attributes = _head(model.loss if probabilities else None)
+    out = graph.add(op, y, name=LOGITS if op == "Identity" else PROBABILITIES, **attributes)
+
+    kind = onnx.TensorProto.DOUBLE if model.dtype == "float64" else onnx.TensorProto.FLOAT
+    opset = onnx.helper.make_opsetid("", OPSET)
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes,
+            "tinynet",
+            [onnx.helper.make_tensor_value_info(INPUT, kind, [BATCH, *model.in_shape])],
+            [onnx.helper.make_tensor_value_info(out, kind, [BATCH, *model.out_shape])],
+            list(graph.constants.values()),
+            doc_string=repr(model.net),
+        ),
+        producer_name="tinynet",
+        producer_version=__version__,
+        opset_imports=[opset],
+        ir_version=onnx.helper.find_min_ir_version_for([opset]),  # older runtimes refuse a newer one unseen
+    )
+    if classes is not None:
+        onnx.helper.set_model_props(proto, {"classes": _as_json(classes, model)})
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
+        raise ValueError(f"the graph of {model.net!r} is no valid ONNX: {' '.join(str(e).split())}") from None
+    if path is not None:
+        write_atomically(path, proto.SerializeToString(deterministic=True))
+    return proto
+
+
+def _weights(model: Model, graph: Graph) -> Names:
+    """Parameters and layer state as constants of the graph, under the names that `Model.weights` has for them."""
+    size = (model.theta.shape[0] + model.state.shape[0]) * (8 if model.dtype == "float64" else 4)
+    if size > LARGEST:
+        raise ValueError(
+            f"weights of {size} bytes do not fit into an ONNX file: expected at most {LARGEST}; save() takes any"
+        )
+
+    def walk(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        names: dict[str, Any] = {}
+        for key, value in tree.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                names[key] = walk(value, f"{name}.")
+                continue
+            host = model.ops.to_numpy(value)
+            if not is_finite(host):
+                raise ValueError(f"weight {name!r} has a value that is NaN or infinite: the model cannot be exported")
+            names[key] = graph.constant(host, name)
+        return names
+
+    return walk(model.params, "")
+
+
+def _head(loss: losses.Loss | None) -> tuple[str, dict[str, Any]]:
+    """The operator that makes what ``loss`` takes into what a user wants: probabilities of logits."""
+    if isinstance(loss, losses.CrossEntropy):
+        return "Softmax", {"axis": -1}
+    return ("Sigmoid" if isinstance(loss, losses.BinaryCrossEntropy) else "Identity"), {}
+
+
+def _as_json(classes: Any, model: Model) -> str:
+    names = classes.tolist() if hasattr(classes, "tolist") else list(classes)
+    width = model.out_shape[-1]
+    if len(names) != max(width, 2):
+        raise ValueError(f"{len(names)} classes do not fit outputs (n, {width}): expected {max(width, 2)}")
+    try:
+        return json.dumps(names)
+    except TypeError:
+        raise TypeError(f"classes {names!r} are not names: give strings or numbers") from None
+
+
+# Layers -----------------------------------------------------------------------------------------------------------------
+
+
+def export_layer(layer: layers.Layer, params: Names, x: Tensor, graph: Graph) -> Tensor:
+    """Add ``layer`` to ``graph``: the name of its output, as ``layer.forward`` gives the output for the input."""
+    export = NODES.get(type(layer))  # of a subclass nobody knows whether its forward is still that of its parent
+    if export is None and isinstance(layer, Activation) and type(layer).forward is Activation.forward:
+        export = _formula
+    place = f"layer {graph.path[:-1]}" if graph.path else "the network"
+    kind = type(layer).__name__
+    if export is None:
+        raise TypeError(
+            f"{place}, {layer!r}, cannot be exported: {kind} is not in the table of ONNX operators: "
+            f"tinynet.export.NODES[{kind}] = lambda layer, params, x, graph: graph.add(…) adds it"
+        )
+    try:
+        return export(layer, params, x, graph)
+    except Untraceable as e:
+        raise TypeError(
+            f"{place}, {layer!r}, cannot be exported: its formula cannot be traced ({e}): "
+            f"tinynet.export.NODES[{kind}] = lambda layer, params, x, graph: graph.add(…) gives its operators"
+        ) from None
+
+
+def _formula(layer: Any, params: Names, x: Tensor, graph: Graph) -> Tensor:
+    return graph.formula(layer.f, x)
+
+
+def _float32(op: Exporter) -> Exporter:
+    """``op`` in float32 alone: ONNX Runtime computes it in no other type. In float64 the layer's own formula."""
+    return lambda layer, params, x, graph: (op if graph.dtype == "float32" else _formula)(layer, params, x, graph)
+
+
+def _sequential(layer: layers.Sequential, params: Names, x: Tensor, graph: Graph) -> Tensor:
+    for number, inner in enumerate(layer.layers):
+        x = export_layer(inner, params.get(str(number), {}), x, graph.child(number))
+    return x
+
+
+def _dense(layer: layers.Dense, params: Names, x: Tensor, graph: Graph) -> Tensor:
+    return graph.add("Gemm", x, params["w"], *([params["b"]] if layer.bias else []))
+
+
+def _standardize(layer: standardize.Standardize, params: Names, x: Tensor, graph: Graph) -> Tensor:
+    return graph.add("Mul", graph.add("Sub", x, params["mean"]), params["scale"])
+
+
+def _layer_norm(layer: regularization.LayerNorm, params: Names, x: Tensor, graph: Graph) -> Tensor:
+    # the type that mean and deviation are computed in is an attribute, float32 unless it is given
+    from onnx import TensorProto
+
+    stash = TensorProto.DOUBLE if graph.dtype == "float64" else TensorProto.FLOAT
+    gamma, beta = params["gamma"], params["beta"]
+    return graph.add("LayerNormalization", x, gamma, beta, axis=-1, epsilon=layer.epsilon, stash_type=stash)
+
+
+def _batch_norm(layer: regularization.BatchNorm, params: Names, x: Tensor, graph: Graph) -> Tensor:
+    """In parts, as `BatchNorm` computes it.
+
+    ONNX Runtime's own BatchNormalization is ``x * k + (beta - mean * k)``, which in float32 loses the digits that mean
+    and x have in common: it is off by 1e-4 where the mean is a thousand standard deviations, and in parts by 1e-6.
+    """
+    deviation = graph.add("Sqrt", graph.add("Add", params["var"], graph.constant(layer.epsilon)))
+    normed = graph.add("Div", graph.add("Sub", x, params["mean"]), deviation)
+    return graph.add("Add", graph.add("Mul", normed, params["gamma"]), params["beta"])
+
+
+def _as_it_is(layer: layers.Layer, params: Names, x: Tensor, graph: Graph) -> Tensor:
+    return x
+
+
+# How each kind of layer is written: like its `forward`, a function of (layer, params, x, graph), where params, x and
+# what it returns are names. `Graph.add` adds an operator, `Graph.formula` an elementwise formula. A layer of your own
+# goes here; an `Activation` of your own needs no line, because its formula is traced.
+NODES: dict[type[layers.Layer], Exporter] = {
+    layers.Dense: _dense,
+    layers.Flatten: lambda layer, params, x, graph: graph.add("Flatten", x, axis=1),
+    layers.Sequential: _sequential,
+    layers.Residual: lambda layer, params, x, graph: graph.add("Add", x, _sequential(layer, params, x, graph)),
+    regularization.Dropout: _as_it_is,
+    regularization.LayerNorm: _layer_norm,
+    regularization.BatchNorm: _batch_norm,
+    standardize.Standardize: _standardize,
+    activations.Identity: _as_it_is,
+    activations.Sigmoid: lambda layer, params, x, graph: graph.add("Sigmoid", x),
+    activations.Tanh: lambda layer, params, x, graph: graph.add("Tanh", x),
+    activations.ReLU: lambda layer, params, x, graph: graph.add("Relu", x),
+    activations.LeakyReLU: _float32(lambda layer, params, x, graph: graph.add("LeakyRelu", x, alpha=layer.slope)),
+    activations.ELU: _float32(lambda layer, params, x, graph: graph.add("Elu", x, alpha=layer.alpha)),
+    activations.GELU: _float32(
+        lambda layer, params, x, graph: graph.add("Gelu", x, approximate="tanh" if layer.approximate else "none")
+    ),
+    activations.SiLU: lambda layer, params, x, graph: graph.add("Mul", x, graph.add("Sigmoid", x)),
+    activations.Softplus: _float32(lambda layer, params, x, graph: graph.add("Softplus", x)),
+    activations.Softmax: lambda layer, params, x, graph: graph.add("Softmax", x, axis=-1),
+}
