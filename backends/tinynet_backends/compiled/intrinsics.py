@@ -132,8 +132,8 @@ def copy(context: Any, target: Any, source: Any, size: Any) -> Any:
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         byte = ir.IntType(8).as_pointer()
-        places = [builder.inttoptr(a, byte) for a in args[:2]]
-        cgutils.raw_memcpy(builder, *places, args[2], 1)
+        to, from_ = (builder.inttoptr(a, byte) for a in args[:2])
+        cgutils.raw_memcpy(builder, to, from_, args[2], 1)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3), write
