@@ -1,0 +1,33 @@
+// Keyed permutations: integers alone.
+
+struct Keys { u32 of[24]; };
+
+// A hash of (x, key) in [0, bound): permutation._below
+DEVICE u64 below(u64 bound, u64 value, u32 key) {
+    // the portable one keeps what a value has above 32 bits until its first product
+    u64 x = value ^ key;
+    x ^= x >> 16;
+    x = (u32)(x * 0x7FEB352Dull);
+    x ^= x >> 15;
+    x = (u32)(x * 0x846CA68Bull);
+    x ^= x >> 16;
+    return x * bound >> 32;
+}
+
+// Backend.permute: places of the indices in a shuffle of range(n), a * b >= n.
+KERNEL permute(i64 m, const i64* __restrict__ index, u64 n, u64 a, u64 b, i64 rounds, const Keys keys, i64* __restrict__ out) {
+    for (i64 i = thread(); i < m; i += threads()) {
+        u64 x = (u64)index[i];
+        do {  // ends: the walk along a cycle comes back to the index itself, which is below n
+            u64 l = x / b, r = x - l * b;
+            for (int j = 0; j < rounds; j += 2) {
+                l += below(a, r, keys.of[j]);
+                if (l >= a) l -= a;
+                r += below(b, l, keys.of[j + 1]);
+                if (r >= b) r -= b;
+            }
+            x = l * b + r;
+        } while (x >= n);
+        out[i] = (i64)x;
+    }
+}
