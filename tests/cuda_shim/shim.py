@@ -43,7 +43,7 @@ def joined(sources: Sequence[Source], export: bool = True) -> str:
 
 
 class Shim:
-    """A `tinynet_backends.cuda.operations.Launch` that runs on the host, in several orders, which must agree.
+    """What stands in for `CupyBackend._launch`: on the host, in several orders, which must agree.
 
     What it compiles it keeps in ``folder``. ``launches`` counts.
     """
@@ -70,7 +70,7 @@ class Shim:
         library = ctypes.CDLL(str(path))
         self._found |= {source: (library, f"n{n}") for n, source in enumerate(new)}
 
-    def __call__(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
+    def launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
         assert blocks > 0, f"{kernel} in {blocks} blocks"
         assert THREADS % row == 0
         self.prepare([source])
@@ -146,11 +146,14 @@ class Copy:
 class ShimBackend(CudaOperations):
     """NumPy's arrays under the CUDA backend's launches. Fresh memory is all ones: what no kernel writes shows."""
 
-    def __init__(self, launch: Shim) -> None:
+    def __init__(self, shim: Shim) -> None:
         from array_api_compat import numpy as xp
 
         super().__init__("shim", xp)
-        self._launch = launch
+        self.shim = shim
+
+    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
+        self.shim.launch(source, kernel, blocks, row, *args)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         made = np.empty(shape, dtype)

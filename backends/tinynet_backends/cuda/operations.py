@@ -6,7 +6,7 @@ A launch is a call of ``self._launch``, so that the same lines run on a CUDA dev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tinynet_backends import exact, permutation
@@ -20,24 +20,21 @@ _BLOCKS = 4096  # at most in a grid; kernels go on in strides of it
 _PARTS = 1024  # at most of a sum over a vector
 _CHUNK = 8192  # elements at least in each of them
 _ROWS, _DEEP = 64, 128  # rows at least in a chunk of columns, and such chunks at most
+_TOGETHER = 64  # parts that one kernel packs
 _TILE = 32  # columns that a block does, as in kernels/norms.cu
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
 _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 
 
-class Launch(Protocol):
-    """Runs ``kernel`` of ``source`` in so many blocks of ``THREADS`` threads, of which ``row`` have one threadIdx.y.
-
-    Arguments are arrays, None for no array, and NumPy scalars of the kernel's types.
-    """
-
-    def __call__(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None: ...
-
-
 class CudaOperations(Backend):
     """What has no kernel here, a dtype, a layout, an operation, is as the portable one does it."""
 
-    _launch: Launch
+    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
+        """Run ``kernel`` of ``source`` in so many blocks of `THREADS` threads, ``row`` of them with one threadIdx.y.
+
+        Arguments are arrays, None for no array, and NumPy scalars (one structured) of the kernel's types.
+        """
+        raise NotImplementedError
 
     # Elementwise ---------------------------------------------------------------------------------------------------
 
@@ -81,6 +78,19 @@ class CudaOperations(Backend):
             numbers = [x for scalar in scalars for x in _number(scalar, np.float64)]
             self._launch(emit.kernel(trace, first.dtype, kind), "formula", *_over(first), *values, *numbers, *more)
         return True
+
+    def pack(self, parts: Sequence[Array], out: Array) -> Array:
+        usual = _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)
+        if not usual or any(self.xp.may_share_memory(part, out) for part in parts):
+            return super().pack(parts, out)
+        stop, dense = 0, [self._dense(part, out.dtype) for part in parts if part.size]
+        for first in range(0, len(dense), _TOGETHER):
+            some = dense[first : first + _TOGETHER]
+            start, stop = stop, stop + sum(part.size for part in some)
+            sizes = (x for part in some for x in (part, np.int64(part.size)))
+            blocks = _over(max(some, key=lambda part: part.size))[:2]
+            self._launch(emit.pack(len(some), out.dtype), "pack", *blocks, *sizes, out[start:stop])
+        return out
 
     def clip_norm(self, g: Array, max_norm: float) -> Array:
         if not _ready(g, g.dtype) or g.ndim != 1 or not g.size:
