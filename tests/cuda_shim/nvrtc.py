@@ -29,8 +29,9 @@ def missing() -> str:
 
 
 def compiled(text: str, architecture: str) -> bytes:
-    """The cubin of ``text`` for ``architecture``, such as sm_90, by the options that CuPy gives. ValueError with the
-    compiler's log."""
+    """What ``text`` comes to for ``architecture``, by the options that CuPy gives: a cubin for sm_90, say, and PTX for
+    compute_90. ValueError with the compiler's log."""
+    kind = "CUBIN" if architecture.startswith("sm") else "PTX"
     nvrtc, program, size = library(), ctypes.c_void_p(), ctypes.c_size_t()
 
     def call(name: str, *args: Any) -> int:
@@ -38,7 +39,7 @@ def compiled(text: str, architecture: str) -> bytes:
 
     assert call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None) == 0
     try:
-        options = [f"-arch={architecture}", *OPTIONS, "-ftz=true"]
+        options = [f"-arch={architecture}", *OPTIONS, "-ftz=true", "--device-as-default-execution-space"]
         words = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
         status = call("nvrtcCompileProgram", program, len(options), words)
         if status:
@@ -46,9 +47,9 @@ def compiled(text: str, architecture: str) -> bytes:
             log = ctypes.create_string_buffer(size.value)
             call("nvrtcGetProgramLog", program, log)
             raise ValueError(f"{nvrtc.nvrtcGetErrorString(status).decode()}\n{log.value.decode()}")
-        assert call("nvrtcGetCUBINSize", program, ctypes.byref(size)) == 0
+        assert call(f"nvrtcGet{kind}Size", program, ctypes.byref(size)) == 0
         code = ctypes.create_string_buffer(size.value)
-        assert call("nvrtcGetCUBIN", program, code) == 0
+        assert call(f"nvrtcGet{kind}", program, code) == 0
         return code.raw
     finally:
         call("nvrtcDestroyProgram", ctypes.byref(program))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tinynet_backends.cuda.operations import THREADS, CudaOperations
-from tinynet_backends.cuda.source import Source
+from tinynet_backends import Backend
+from tinynet_backends.cuda.operations import THREADS
+from tinynet_backends.cuda.source import OPTIONS
+from tinynet_backends.cupy_backend import CupyBackend
 
 HEADER = Path(__file__).with_name("shim.h")
 FLAGS = ["-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-w", "-shared", "-fPIC"]
@@ -30,52 +35,67 @@ def missing() -> str:
     return "" if shutil.which("g++") else "the shim needs g++"
 
 
-def joined(sources: Sequence[Source], export: bool = True) -> str:
+def joined(texts: Sequence[str], export: bool = True) -> str:
     """One text of many, each in a namespace of its own: n0, n1, …"""
     parts = []
-    for n, source in enumerate(sources):
-        body = source.text.replace('extern "C" ', "")
+    for n, text in enumerate(texts):
+        body = text.replace('extern "C" ', "")
         parts.append(f"namespace n{n} {{\n{body}\n}}\n")
         if export:
-            kernels = re.findall(r"^KERNEL (\w+)\(", source.text, re.M)
+            kernels = re.findall(r"^KERNEL (\w+)\(", text, re.M)
             parts += [f"SHIM_EXPORT(n{n}_{name}, n{n}::{name})\n" for name in kernels]
     return "".join(parts)
 
 
-class Shim:
-    """What stands in for `CupyBackend._launch`: on the host, in several orders, which must agree.
+class Module:
+    def __init__(self, shim: Shim, text: str) -> None:
+        self.shim, self.text = shim, text
 
-    What it compiles it keeps in ``folder``. ``launches`` counts.
+    def get_function(self, name: str) -> Any:
+        return lambda grid, block, args: self.shim.launch(self.text, name, grid, block, args)
+
+
+class Shim:
+    """What stands in for the module cupy: kernels run on the host, in several orders, which must agree.
+
+    What it compiles it keeps in ``folder``. ``launched`` has the names of the kernels in the order of their launches.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.launches = 0
-        self._found: dict[Source, tuple[Any, str]] = {}
+        self.launched: list[str] = []
+        self._found: dict[str, tuple[Any, str]] = {}
 
-    def prepare(self, sources: Sequence[Source]) -> None:
-        """Compile what is new of ``sources``, together."""
-        new = [source for source in dict.fromkeys(sources) if source not in self._found]
+    def RawModule(self, code: str, options: tuple[str, ...]) -> Module:
+        assert options == OPTIONS
+        self.prepare([code])
+        return Module(self, code)
+
+    def asnumpy(self, x: Any) -> Any:
+        return np.asarray(x)
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Compile what is new of ``texts``, together."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._found]
         if not new:
             return
         text = f"{HEADER.read_text()}\n{joined(new)}"
         path = self.folder / f"{sha256((text + str(FLAGS)).encode()).hexdigest()[:24]}.so"
         if not path.exists():
-            draft = path.with_suffix(".draft")
-            done = subprocess.run(
-                ["g++", *FLAGS, "-x", "c++", "-", "-o", str(draft)], input=text, capture_output=True, text=True, check=False
-            )
+            draft = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+            command = ["g++", *FLAGS, "-x", "c++", "-", "-o", str(draft)]
+            done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr[:4000]
             draft.replace(path)
         library = ctypes.CDLL(str(path))
-        self._found |= {source: (library, f"n{n}") for n, source in enumerate(new)}
+        self._found |= {text: (library, f"n{n}") for n, text in enumerate(new)}
 
-    def launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
+    def launch(self, text: str, kernel: str, grid: tuple[int, ...], block: tuple[int, int], args: Sequence[Any]) -> None:
+        (blocks,), (row, rows) = grid, block
         assert blocks > 0, f"{kernel} in {blocks} blocks"
-        assert THREADS % row == 0
-        self.prepare([source])
-        self.launches += 1
-        library, space = self._found[source]
+        assert row * rows == THREADS
+        self.launched.append(kernel)
+        library, space = self._found[text]
         run, takes = (getattr(library, f"{space}_{kernel}_{what}") for what in ("run", "takes"))
         run.restype = takes.restype = ctypes.c_char_p
         wanted = takes().decode().split()
@@ -86,7 +106,7 @@ class Shim:
         for order, most in SCHEDULES:
             copies = [Copy(arg) for arg in args]
             words = (ctypes.c_void_p * len(args))(*[copy.argument for copy in copies])
-            error = run(words, min(blocks, most), row, THREADS // row, order)
+            error = run(words, min(blocks, most), row, rows, order)
             assert not error, f"{kernel}: {error.decode()}"
             assert all(copy.whole() for copy in copies), f"{kernel} writes outside of an array"
             results.append(copies)
@@ -143,19 +163,19 @@ class Copy:
                 ctypes.memmove(low, self.bytes(), self.size)
 
 
-class ShimBackend(CudaOperations):
-    """NumPy's arrays under the CUDA backend's launches. Fresh memory is all ones: what no kernel writes shows."""
+class ShimBackend(CupyBackend):
+    """The CuPy backend on NumPy's arrays. Fresh memory is all ones: what no kernel writes shows."""
 
     def __init__(self, shim: Shim) -> None:
         from array_api_compat import numpy as xp
 
-        super().__init__("shim", xp)
-        self.shim = shim
+        Backend.__init__(self, "shim", xp)
+        self._cp, self._kernels = shim, {}
 
-    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
-        self.shim.launch(source, kernel, blocks, row, *args)
+    def _here(self) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         made = np.empty(shape, dtype)
-        made.view(np.uint8).fill(255) if made.ndim else made.reshape(1).view(np.uint8).fill(255)
+        made.reshape(-1).view(np.uint8).fill(255)
         return made
