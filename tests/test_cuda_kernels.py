@@ -21,7 +21,6 @@ F4, F8 = np.dtype("float32"), np.dtype("float64")
 ARCHITECTURES = ["sm_80", "sm_90"]
 RTOL = {F4: 2e-6, F8: 1e-14}  # sums in another order, and another library's exp
 RNG = np.random.default_rng(0)
-needs_shim = pytest.mark.skipif(bool(shim.missing()), reason=shim.missing())
 needs_nvrtc = pytest.mark.skipif(bool(nvrtc.missing()), reason=nvrtc.missing())
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
 
@@ -360,3 +359,92 @@ def test_a_run_trains_as_it_does_on_numpy(ops):
     # a bias before batch norm has no gradient but rounding errors, of which Adam makes steps
     np.testing.assert_allclose(*thetas, rtol=1e-6, atol=1e-8)
     assert {"cross_entropy", "normalize_columns_grad", "dropout", "normalize_rows", "clip", "pack"} <= set(ops._cp.launched)
+
+
+# The shim itself -----------------------------------------------------------------------------------------------------
+
+HEAD = "KERNEL bad(i64 n, const real* x, real* y, bool* flags) {\n    const int t = threadIdx.x;\n"
+MISTAKES = {
+    "a missing barrier": (
+        "__shared__ real all[THREADS]; all[t] = x[t]; y[t] = all[THREADS - 1 - t];",
+        "argument 2 of bad depends on the order 1 or grid 1",
+    ),
+    "a second sum over the first": (
+        "__shared__ real s; if (t == 0) s = x[0]; __syncthreads(); y[t] = s; if (t == 0) s = x[1]; __syncthreads(); y[t] += s;",
+        "argument 2 of bad depends on the order 1 or grid 1",
+    ),
+    "a result that depends on the grid": ("if (t == 0) y[blockIdx.x] = gridDim.x;", "argument 2 of bad depends on the order 1 or grid 1"),
+    "a block that waits for another": ("if (t == 0) y[blockIdx.x] = blockIdx.x ? y[blockIdx.x - 1] + 1 : 0;", "depends on the order"),
+    "a write behind the end": ("if (t == 0) y[n] = 1;", "bad writes outside of an array"),
+    "a write before the beginning": ("if (t == 0) y[-1] = 1;", "bad writes outside of an array"),
+    "a barrier in a branch": ("if (t < 7) __syncthreads(); y[0] = 1;", "threads wait at a barrier or a shuffle to which others do not come"),
+    "a shuffle in a branch": ("if (t < 7) y[t] = __shfl_xor_sync(~0u, x[t], 1);", "to which others do not come"),
+    "a shuffle of others": ("y[t] = t % 32 ? __shfl_xor_sync(~1u, x[t], 0) : __shfl_xor_sync(~1u, x[t], 0);", "a lane shuffles that its mask"),
+}  # fmt: skip
+
+
+def bad(lines):
+    return source.whole("bad", f"{HEAD}    {lines}\n}}\n", F4)
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_is_seen(what, ops):
+    ops._cp.prepare([bad(lines).text for lines, _ in MISTAKES.values()])
+    lines, said = MISTAKES[what]
+    x, y = np.arange(256, dtype=F4), np.zeros(256, F4)
+    with pytest.raises(AssertionError) as e:
+        ops._launch(bad(lines), "bad", 4, 256, np.int64(256), x, y, None)
+    assert said in str(e.value)
+    softmax = ops.softmax(x.reshape(2, 128))  # and the next launch is as it should be
+    np.testing.assert_allclose(softmax.sum(1), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ((np.int32(1), np.zeros(1, F4), np.zeros(1, F4), None), "argument 0 of bad is np.int32(1): expected i8"),
+        ((np.int64(1), np.zeros(1, F8), np.zeros(1, F4), None), "expected *f4"),
+        ((np.int64(1), np.zeros(1, F4), np.zeros(1, F4), np.zeros(1)), "expected *b1"),
+        ((1, np.zeros(1, F4), np.zeros(1, F4), None), "argument 0 of bad is 1: expected i8"),
+        ((np.int64(1),), "bad takes 4 arguments, not 1"),
+    ],
+)
+def test_an_argument_of_another_type_is_seen(args, said, ops):
+    ops._cp.prepare([bad(lines).text for lines, _ in MISTAKES.values()])
+    with pytest.raises(AssertionError) as e:
+        ops._launch(bad(MISTAKES["a missing barrier"][0]), "bad", 1, 256, *args)
+    assert said in str(e.value)
+
+
+# NVRTC -----------------------------------------------------------------------------------------------------------------
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", source.FILES)
+def test_nvrtc_compiles_the_files(name, architecture):
+    for dtype in source.REAL:
+        assert nvrtc.compiled(source.load(name, dtype).text, architecture).startswith(b"\x7fELF")
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(("architecture", "dtype"), [("compute_80", F4), ("compute_90", F8)], ids=str)
+def test_nvrtc_compiles_formulas(architecture, dtype):
+    """Together, and to PTX, which is what depends on the text; `test_nvrtc_compiles_each_formula` goes all the way."""
+    made = texts(formulas(dtype))
+    assert nvrtc.compiled(shim.joined(made, export=False), architecture).count(b".visible .entry") == len(made)
+
+
+@needs_nvrtc
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [F4, F8], ids=str)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nvrtc_compiles_each_formula(architecture, dtype):
+    for made in formulas(dtype):
+        assert nvrtc.compiled(made.text, architecture).startswith(b"\x7fELF"), made.text
+
+
+@needs_nvrtc
+def test_nvrtc_says_what_is_wrong():
+    with pytest.raises(ValueError, match=r'NVRTC_ERROR_COMPILATION(.|\n)*identifier "nothing" is undefined'):
+        nvrtc.compiled(source.whole("wrong", "KERNEL wrong(real* x) { x[0] = nothing; }", F4).text, "sm_80")

@@ -42,6 +42,9 @@ class CupyBackend(CudaOperations):
                 run = self._kernels[source, kernel] = module.get_function(kernel)
             run((blocks,), (row, THREADS // row), args)
 
+    def _address(self, a: Array) -> int:
+        return int(a.data.ptr)
+
     def _here(self) -> AbstractContextManager[Any]:
         device: AbstractContextManager[Any] = self._cp.cuda.Device(self.device.id)
         return device

@@ -6,6 +6,7 @@
 
 #pragma once
 #include <cmath>
+#include <csetjmp>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -48,9 +49,11 @@ extern "C" char __start_shim_shared[] __attribute__((weak)), __stop_shim_shared[
 enum class Shim { ready, block, warp, done };
 
 struct ShimFiber {
-    ucontext_t context;
+    ucontext_t begin;
+    jmp_buf place;  // where it goes on: a jump is a hundred times as fast as a change of context, which asks the system
     std::unique_ptr<char[]> stack;
     Shim state;
+    bool begun;
     uint3 index;
     unsigned mask, source;  // of the shuffle it waits for: lanes, and from which of them
     uint64_t value;
@@ -58,19 +61,43 @@ struct ShimFiber {
 
 static std::vector<ShimFiber> shim_fibers;
 static ShimFiber* shim_current;
-static ucontext_t shim_scheduler;
+static jmp_buf shim_scheduler;
 static void (*shim_body)(const void*);
 static const void* shim_argument;
 
 static void shim_wait(Shim state) {
     ShimFiber* self = shim_current;
     self->state = state;
-    swapcontext(&self->context, &shim_scheduler);
+    if (!_setjmp(self->place)) _longjmp(shim_scheduler, 1);
 }
 
 static void shim_start() {
-    shim_body(shim_argument);
-    shim_wait(Shim::done);
+    for (;;) {  // block after block
+        shim_body(shim_argument);
+        shim_wait(Shim::done);
+    }
+}
+
+static void shim_resume(ShimFiber& f) {
+    shim_current = &f;
+    threadIdx = f.index;
+    if (_setjmp(shim_scheduler)) return;
+    if (f.begun) _longjmp(f.place, 1);
+    f.begun = true;
+    setcontext(&f.begin);
+}
+
+static void shim_make_fibers(unsigned columns, unsigned rows) {
+    const size_t size = 65536;
+    shim_fibers = std::vector<ShimFiber>(size_t(columns) * rows);
+    for (ShimFiber& f : shim_fibers) {
+        f.stack.reset(new char[size]);
+        getcontext(&f.begin);
+        f.begin.uc_stack.ss_sp = f.stack.get();
+        f.begin.uc_stack.ss_size = size;
+        f.begin.uc_link = nullptr;
+        makecontext(&f.begin, shim_start, 0);
+    }
 }
 
 static inline void __syncthreads() { shim_wait(Shim::block); }
@@ -110,23 +137,10 @@ static bool shim_shuffle(ShimFiber* lanes, size_t count, std::string& error) {
 static void shim_block(const std::vector<unsigned>& order, std::string& error) {
     const size_t threads = shim_fibers.size();
     if (__start_shim_shared) std::memset(__start_shim_shared, 0xff, __stop_shim_shared - __start_shim_shared);
-    for (size_t t = 0; t < threads; ++t) {
-        ShimFiber& f = shim_fibers[t];
-        getcontext(&f.context);
-        f.context.uc_stack.ss_sp = f.stack.get();
-        f.context.uc_stack.ss_size = 65536;
-        f.context.uc_link = nullptr;
-        makecontext(&f.context, shim_start, 0);
-        f.state = Shim::ready;
-    }
+    for (ShimFiber& f : shim_fibers) f.state = Shim::ready;
     while (error.empty()) {
-        for (unsigned t : order) {
-            ShimFiber& f = shim_fibers[t];
-            if (f.state != Shim::ready) continue;
-            shim_current = &f;
-            threadIdx = f.index;
-            swapcontext(&shim_scheduler, &f.context);
-        }
+        for (unsigned t : order)
+            if (shim_fibers[t].state == Shim::ready) shim_resume(shim_fibers[t]);
         bool moved = false;
         size_t waiting = 0, done = 0;
         for (size_t w = 0; w < threads; w += 32) moved |= shim_shuffle(&shim_fibers[w], std::min<size_t>(32, threads - w), error);
@@ -146,10 +160,7 @@ template <class F> static const char* shim_launch(unsigned grid, unsigned column
     error.clear();
     gridDim = {grid, 1, 1};
     blockDim = {columns, rows, 1};
-    if (shim_fibers.size() != size_t(columns) * rows) {
-        shim_fibers = std::vector<ShimFiber>(size_t(columns) * rows);
-        for (ShimFiber& f : shim_fibers) f.stack.reset(new char[65536]);
-    }
+    if (shim_fibers.size() != size_t(columns) * rows) shim_make_fibers(columns, rows);
     for (size_t t = 0; t < shim_fibers.size(); ++t) shim_fibers[t].index = {unsigned(t % columns), unsigned(t / columns), 0};
     shim_body = [](const void* f) { (*static_cast<const F*>(f))(); };
     shim_argument = &call;
@@ -164,6 +175,7 @@ template <class F> static const char* shim_launch(unsigned grid, unsigned column
         shim_block(threads, error);
         if (!error.empty()) break;
     }
+    if (!error.empty()) shim_fibers.clear();  // some are in the middle of it
     return error.c_str();
 }
 

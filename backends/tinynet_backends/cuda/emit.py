@@ -36,27 +36,6 @@ def kernel(trace: Trace, dtype: Any, kind: str) -> Source:
     return whole(f"a formula ({kind})", "\n".join([*_element(trace), *body, ""]), dtype)
 
 
-@lru_cache(maxsize=64)
-def pack(parts: int, dtype: Any) -> Source:
-    """A kernel called ``pack``, of each part and its size, and then the vector in which they come to lie one behind the other."""
-    numbers = range(parts)
-    lines = [
-        f"KERNEL pack({''.join(f'const real* a{n}, i64 n{n}, ' for n in numbers)}real* out) {{",
-        *[f"    copy(a{n}, n{n}, out), out += n{n};" for n in numbers],
-        "}",
-    ]
-    return whole(f"a vector of {parts} parts", "\n".join([_COPY, *lines, ""]), dtype)
-
-
-_COPY = """\
-DEVICE void copy(const real* __restrict__ from, i64 n, real* __restrict__ to) {
-    const i64 packs = aligned((u64)from | (u64)to) ? n / LANES : 0;
-    for (i64 i = thread(); i < packs; i += threads()) ((Pack*)to)[i] = ((const Pack*)from)[i];
-    for (i64 i = packs * LANES + thread(); i < n; i += threads()) to[i] = from[i];
-}
-"""
-
-
 def _names(letter: str, numbers: range) -> list[str]:
     return [f"{letter}{n}" for n in numbers]
 

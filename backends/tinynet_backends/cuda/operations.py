@@ -20,8 +20,9 @@ _BLOCKS = 4096  # at most in a grid; kernels go on in strides of it
 _PARTS = 1024  # at most of a sum over a vector
 _CHUNK = 8192  # elements at least in each of them
 _ROWS, _DEEP = 64, 128  # rows at least in a chunk of columns, and such chunks at most
-_TOGETHER = 64  # parts that one kernel packs
+_TOGETHER = 64  # parts that one launch packs, as in kernels/pack.cu
 _TILE = 32  # columns that a block does, as in kernels/norms.cu
+_PARTS_GIVEN = np.dtype([("from", np.uint64, (_TOGETHER,)), ("size", np.int64, (_TOGETHER,))])
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
 _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 
@@ -34,6 +35,10 @@ class CudaOperations(Backend):
 
         Arguments are arrays, None for no array, and NumPy scalars (one structured) of the kernel's types.
         """
+        raise NotImplementedError
+
+    def _address(self, a: Array) -> int:
+        """Where ``a`` lies in the memory that kernels see."""
         raise NotImplementedError
 
     # Elementwise ---------------------------------------------------------------------------------------------------
@@ -85,11 +90,12 @@ class CudaOperations(Backend):
             return super().pack(parts, out)
         stop, dense = 0, [self._dense(part, out.dtype) for part in parts if part.size]
         for first in range(0, len(dense), _TOGETHER):
-            some = dense[first : first + _TOGETHER]
-            start, stop = stop, stop + sum(part.size for part in some)
-            sizes = (x for part in some for x in (part, np.int64(part.size)))
+            some, given = dense[first : first + _TOGETHER], np.zeros((), _PARTS_GIVEN)
+            given["from"][: len(some)] = [self._address(part) for part in some]
+            given["size"][: len(some)] = [part.size for part in some]
+            start, stop = stop, stop + int(given["size"].sum())
             blocks = _over(max(some, key=lambda part: part.size))[:2]
-            self._launch(emit.pack(len(some), out.dtype), "pack", *blocks, *sizes, out[start:stop])
+            self._launch(load("pack", out.dtype), "pack", *blocks, np.int64(len(some)), given, out[start:stop])
         return out
 
     def clip_norm(self, g: Array, max_norm: float) -> Array:
