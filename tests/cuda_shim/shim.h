@@ -20,6 +20,7 @@
 #define __device__ static
 #define __forceinline__ inline
 #define __launch_bounds__(threads)
+#define __grid_constant__
 #define __shared__ static __attribute__((section("shim_shared")))
 #define __restrict__ __restrict
 

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from tinynet_backends import Backend
 from tinynet_backends.cuda.operations import THREADS
-from tinynet_backends.cuda.source import OPTIONS
+from tinynet_backends.cuda.source import OPTIONS, Source
 from tinynet_backends.cupy_backend import CupyBackend
 
 HEADER = Path(__file__).with_name("shim.h")
-FLAGS = ["-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-w", "-shared", "-fPIC", "-U_FORTIFY_SOURCE"]
+FLAGS = "-std=c++17 -O0 -ffp-contract=off -fno-strict-aliasing -w -shared -fPIC -U_FORTIFY_SOURCE".split()
 MARGIN = 64  # bytes on either side of an array that nobody may write to
 # (order of turns, most blocks): what a kernel does may depend on neither
 SCHEDULES = [(0, 2**31), (1, 1), (7, 3)]
@@ -35,16 +35,17 @@ def missing() -> str:
     return "" if shutil.which("g++") else "the shim needs g++"
 
 
-def joined(texts: Sequence[str], export: bool = True) -> str:
-    """One text of many, each in a namespace of its own: n0, n1, …"""
-    parts = []
-    for n, text in enumerate(texts):
-        body = text.replace('extern "C" ', "")
-        parts.append(f"namespace n{n} {{\n{body}\n}}\n")
-        if export:
-            kernels = re.findall(r"^KERNEL (\w+)\(", text, re.M)
-            parts += [f"SHIM_EXPORT(n{n}_{name}, n{n}::{name})\n" for name in kernels]
-    return "".join(parts)
+def joined(sources: Sequence[Source], export: bool = True) -> str:
+    """One text of many, each in a namespace of its own, n0, n1, …, within one for each head."""
+    heads: dict[str, list[str]] = {}
+    exports = []
+    for n, source in enumerate(sources):
+        heads.setdefault(source.head, []).append(f"namespace n{n} {{\n{source.body}\n}}\n")
+        place = f"h{[*heads].index(source.head)}::n{n}"
+        kernels = re.findall(r"^KERNEL (\w+)\(", source.body, re.M)
+        exports += [f"SHIM_EXPORT(n{n}_{name}, {place}::{name})\n" for name in kernels if export]
+    spaces = [f"namespace h{n} {{\n{head}{''.join(parts)}}}\n" for n, (head, parts) in enumerate(heads.items())]
+    return "".join([*spaces, *exports]).replace('extern "C" __global__', "__global__")
 
 
 class Module:
@@ -68,15 +69,16 @@ class Shim:
 
     def RawModule(self, code: str, options: tuple[str, ...]) -> Module:
         assert options == OPTIONS
-        self.prepare([code])
+        if code not in self._found:
+            self.prepare([Source("", "", code)])
         return Module(self, code)
 
     def asnumpy(self, x: Any) -> Any:
         return np.asarray(x)
 
-    def prepare(self, texts: Sequence[str]) -> None:
-        """Compile what is new of ``texts``, together."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._found]
+    def prepare(self, sources: Sequence[Source]) -> None:
+        """Compile what is new of ``sources``, together."""
+        new = [source for source in dict.fromkeys(sources) if source.text not in self._found]
         if not new:
             return
         text = f"{HEADER.read_text()}\n{joined(new)}"
@@ -88,9 +90,11 @@ class Shim:
             assert done.returncode == 0, done.stderr[:4000]
             draft.replace(path)
         library = ctypes.CDLL(str(path))
-        self._found |= {text: (library, f"n{n}") for n, text in enumerate(new)}
+        self._found |= {source.text: (library, f"n{n}") for n, source in enumerate(new)}
 
-    def launch(self, text: str, kernel: str, grid: tuple[int, ...], block: tuple[int, int], args: Sequence[Any]) -> None:
+    def launch(
+        self, text: str, kernel: str, grid: tuple[int, ...], block: tuple[int, int], args: Sequence[Any]
+    ) -> None:
         (blocks,), (row, rows) = grid, block
         assert blocks > 0, f"{kernel} in {blocks} blocks"
         assert row * rows == THREADS
@@ -112,7 +116,9 @@ class Shim:
             results.append(copies)
         for n, (first, *others) in enumerate(zip(*results, strict=True)):
             for (order, most), other in zip(SCHEDULES[1:], others, strict=True):
-                assert first.bytes() == other.bytes(), f"argument {n} of {kernel} depends on the order {order} or grid {most}"
+                assert first.bytes() == other.bytes(), (
+                    f"argument {n} of {kernel} depends on the order {order} or grid {most}"
+                )
         for arg, copy in zip(args, results[0], strict=True):
             copy.back(arg)
 

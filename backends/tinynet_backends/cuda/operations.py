@@ -6,6 +6,7 @@ A launch is a call of ``self._launch``, so that the same lines run on a CUDA dev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,12 @@ class CudaOperations(Backend):
             super().update(formula, arrays, inputs, *scalars)
 
     def update_and_round(
-        self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], scalars: Sequence[float], rounded: Array
+        self,
+        formula: Formula,
+        arrays: Sequence[Array],
+        inputs: Sequence[Array],
+        scalars: Sequence[float],
+        rounded: Array,
     ) -> None:
         """`update` of float32 vectors and, in the same pass, ``rounded`` (p,): the new ``arrays[0]`` in bfloat16, ties to
         even, in any dtype of 16 bits.
@@ -155,9 +161,7 @@ class CudaOperations(Backend):
             chunks = np.int64(parts[0].shape[0])
             self._launch(source, "column_totals", *_threads(i), np.int64(i), chunks, *parts, dgamma, dbeta)
         else:
-            self._launch(
-                source, "normalize_columns_grad", *columns, dy, normed, rstd, gamma, *parts, dx, dgamma, dbeta
-            )
+            self._launch(source, "normalize_columns_grad", *columns, dy, normed, rstd, gamma, *parts, dx, dgamma, dbeta)
         return dx, dgamma, dbeta
 
     def _columns(self, n: int, i: int) -> tuple[tuple[Any, ...], tuple[Array, Array]]:
@@ -251,7 +255,8 @@ class CudaOperations(Backend):
             return super().dropout(x, rate, key, counter)
         y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, np.dtype(np.bool_))
         if x.size:
-            least, scale = np.float64(np.float32(rate)), np.float64(1.0 / (1.0 - rate))
+            # a number of 24 bits, over 2**24, is compared with the rate as float32: in integers, that is without rounding
+            least, scale = np.int32(ceil(float(np.float32(rate)) * 2**24)), np.float64(1.0 / (1.0 - rate))
             numbers = *map(np.uint64, key), *(x for number in counter for x in _number(number, np.uint64))
             blocks = _threads(-(-x.size // 8))
             self._launch(
@@ -321,7 +326,9 @@ def _number(number: Any, kind: Any) -> tuple[Any, Any]:
     if isinstance(number, (int, float, np.generic)):
         return kind(number), None
     if number.dtype != kind or number.shape != ():
-        raise TypeError(f"a number on the device is a {number.shape} array of {number.dtype}: expected () {kind.__name__}")
+        raise TypeError(
+            f"a number on the device is a {number.shape} array of {number.dtype}: expected () {kind.__name__}"
+        )
     return kind(0), number
 
 

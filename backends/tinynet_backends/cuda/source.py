@@ -15,10 +15,16 @@ REAL = {np.dtype("float32"): "float", np.dtype("float64"): "double"}
 
 
 class Source(NamedTuple):
-    """CUDA C++ that NVRTC can compile by itself with `OPTIONS`, and a name for messages."""
+    """CUDA C++ in two pieces, of which the first is many sources', and a name for messages."""
 
     name: str
-    text: str
+    head: str
+    body: str
+
+    @property
+    def text(self) -> str:
+        """What NVRTC can compile by itself, with `OPTIONS`."""
+        return self.head + self.body
 
 
 @cache
@@ -27,8 +33,12 @@ def load(name: str, dtype: Any) -> Source:
     return whole(f"{name}.cu", (FOLDER / f"{name}.cu").read_text("utf-8"), dtype)
 
 
-def whole(name: str, text: str, dtype: Any) -> Source:
-    """``text`` behind what all kernels share, for arrays of ``dtype``."""
+def whole(name: str, body: str, dtype: Any) -> Source:
+    """``body`` behind what all kernels share, for arrays of ``dtype``."""
     real = REAL[np.dtype(dtype)]
-    common = (FOLDER / "common.cuh").read_text("utf-8")
-    return Source(f"{name} ({real})", f"#undef REAL\n#define REAL {real}\n{common}\n{text}")
+    return Source(f"{name} ({real})", _head(real), body)
+
+
+@cache
+def _head(real: str) -> str:
+    return f"#undef REAL\n#define REAL {real}\n{(FOLDER / 'common.cuh').read_text('utf-8')}\n"

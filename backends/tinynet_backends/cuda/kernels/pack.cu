@@ -5,7 +5,7 @@
 struct Parts { const real* from[MOST]; i64 size[MOST]; };
 
 // Backend.pack
-KERNEL pack(i64 count, const Parts parts, real* __restrict__ to) {
+KERNEL pack(i64 count, const __grid_constant__ Parts parts, real* __restrict__ to) {
     for (i64 part = 0; part < count; ++part) {
         const real* from = parts.from[part];
         const i64 n = parts.size[part], packs = aligned((u64)from | (u64)to) ? n / LANES : 0;

@@ -42,7 +42,7 @@ KERNEL words_at(
     i64 n, i64 width, i64 reach, u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, const i64* __restrict__ index, u64* __restrict__ out
 ) {
     for (i64 item = thread(); item < n * reach; item += threads()) {
-        const i64 row = item / reach, block = item % reach;
+        const i64 row = quotient(item, reach), block = item - row * reach;
         const u64 below = (u64)width * (u64)index[row], above = __umul64hi((u64)width, (u64)index[row]);
         const i64 skip = (i64)(below & 3);
         const u64 first = below >> 2 | above << 62, second = (above >> 2) + c0, place = first + (u64)(block + 1);
@@ -62,7 +62,8 @@ KERNEL normal(
     const double* __restrict__ b, i64 one, double* __restrict__ out
 ) {
     for (i64 i = thread(); i < rows * columns; i += threads()) {
-        const u64 word = words[quotient(i, columns) * stride + i % columns];
+        const i64 row = quotient(i, columns);
+        const u64 word = words[row * stride + i - row * columns];
         const double g = (double)(i64)(word << 1 >> 11 | 1);
         const i64 cell = (__double_as_longlong(g) >> 42) - one;
         const double z = __dadd_rn(a[cell], __dmul_rn(b[cell], g));
@@ -73,28 +74,50 @@ KERNEL normal(
 // Backend.halves of rows of words that lie `stride` words apart
 KERNEL halves(i64 rows, i64 columns, i64 stride, const u64* __restrict__ words, double* __restrict__ out) {
     for (i64 i = thread(); i < rows * columns; i += threads()) {
-        const u64 word = words[quotient(i, columns) * stride + i % columns];
+        const i64 row = quotient(i, columns);
+        const u64 word = words[row * stride + i - row * columns];
         out[2 * i] = __dmul_rn((double)(u32)word, 0x1p-32);
         out[2 * i + 1] = __dmul_rn((double)(u32)(word >> 32), 0x1p-32);
     }
 }
 
-// Backend.dropout: a thread makes eight uniform numbers, those of one block. They are compared in float64, which is exact: in
-// float32 a `rate` too small to be normal would be flushed to 0.
+// Backend.dropout: a thread makes eight numbers of 24 bits, those of one block, and keeps what has one of at least `least`.
 KERNEL dropout(
-    i64 n, const real* __restrict__ x, double rate, double scale, u64 k0, u64 k1, u64 c0, const u64* c0_place, u64 c1,
+    i64 n, const real* __restrict__ x, int least, double scale, u64 k0, u64 k1, u64 c0, const u64* c0_place, u64 c1,
     const u64* c1_place, u64 c2, const u64* c2_place, real* __restrict__ y, bool* __restrict__ keep
 ) {
     c0 = number(c0, c0_place), c1 = number(c1, c1_place), c2 = number(c2, c2_place);
+    const bool wide = aligned((u64)x | (u64)y | (u64)keep);
     for (i64 block = thread(); block < (n + 7) / 8; block += threads()) {
         const Block b = philox(k0, k1, (u64)block + 1, c0, c1, c2);
+        const bool whole = wide && 8 * block + 8 <= n;
+        Pack packs[8 / LANES];
+        u64 kept = 0;  // a byte each
+#pragma unroll
+        for (int q = 0; q < 8 / LANES; ++q) {
+            if (whole) packs[q] = ((const Pack*)x)[block * (8 / LANES) + q];
+            else for (int j = 0; j < LANES; ++j) {
+                const i64 i = 8 * block + q * LANES + j;
+                packs[q].v[j] = i < n ? x[i] : 0;
+            }
+        }
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
-            const i64 i = 8 * block + j;
-            if (i >= n) break;
-            const u32 half = (u32)(b.w[j / 2] >> 32 * (j % 2));
-            keep[i] = (double)(half >> 8) * 0x1p-24 >= rate;
-            y[i] = keep[i] ? x[i] * (real)scale : (real)0;
+            const bool chosen = (int)((u32)(b.w[j / 2] >> 32 * (j % 2)) >> 8) >= least;
+            real& value = packs[j / LANES].v[j % LANES];
+            value = chosen ? value * (real)scale : 0;
+            kept |= (u64)chosen << 8 * j;
+        }
+        if (whole) {
+            ((u64*)keep)[block] = kept;
+#pragma unroll
+            for (int q = 0; q < 8 / LANES; ++q) ((Pack*)y)[block * (8 / LANES) + q] = packs[q];
+        } else {
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                const i64 i = 8 * block + j;
+                if (i < n) keep[i] = kept >> 8 * j & 1, y[i] = packs[j / LANES].v[j % LANES];
+            }
         }
     }
 }
