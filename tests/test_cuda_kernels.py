@@ -386,7 +386,7 @@ DEPENDS, ALONE = (
 MISTAKES = {
     "a missing barrier": ("__shared__ real all[THREADS]; all[t] = x[t]; y[t] = all[THREADS - 1 - t];", DEPENDS),
     "a second value over the first": (
-        "__shared__ real s; if (t == 0) s = x[0]; __syncthreads(); y[t] = s; if (t == 0) s = x[1]; __syncthreads(); y[t] += s;", DEPENDS,
+        "__shared__ real s; if (!t) s = x[0]; __syncthreads(); y[t] = s; if (!t) s = x[1]; __syncthreads(); y[t] += s;", DEPENDS,
     ),
     "a result that depends on the grid": ("if (t == 0) y[blockIdx.x] = gridDim.x;", DEPENDS),
     "a block that waits for another": ("if (t == 0) y[blockIdx.x] = blockIdx.x ? y[blockIdx.x - 1] + 1 : 0;", DEPENDS),

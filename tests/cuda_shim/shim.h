@@ -1,8 +1,8 @@
-// CUDA C++ on the host, for tests: a kernel's blocks one after the other, the threads of a block as fibers of one thread.
+// CUDA C++ on the host, for tests: a kernel's blocks run one after the other, the threads of a block as fibers.
 //
-// A fiber runs until it meets the others at __syncthreads or a shuffle. In which order fibers and blocks take their turns is the
-// launch's: a missing barrier or a dependency between blocks shows as a result that depends on it. Shared memory and what a
-// shuffle reads from nobody is all ones, which is NaN.
+// A fiber runs until it meets the others at __syncthreads or a shuffle. In which order fibers and blocks take their
+// turns is the launch's: a missing barrier or a dependency between blocks shows as a result that depends on it. Shared
+// memory begins as all ones, which is NaN.
 
 #pragma once
 #include <cmath>
@@ -26,10 +26,14 @@
 
 using std::abs, std::exp, std::expm1, std::fabs, std::floor, std::log, std::log1p, std::sqrt, std::tanh;
 
+static inline int min(unsigned a, int b) { return int(a) < b ? int(a) : b; }  // as CUDA's for small numbers
+
 struct uint3 { unsigned x, y, z; };
 static uint3 threadIdx, blockIdx, blockDim, gridDim;
 
-static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned __int128)a * b >> 64; }
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned __int128)a * b >> 64;
+}
 static inline double __dadd_rn(double a, double b) { return a + b; }
 static inline double __dmul_rn(double a, double b) { return a * b; }
 
@@ -43,7 +47,7 @@ static inline double __longlong_as_double(long long x) { return shim_bits<double
 static inline long long __double_as_longlong(double x) { return shim_bits<long long>(x); }
 static inline unsigned __float_as_uint(float x) { return shim_bits<unsigned>(x); }
 
-// Fibers ---------------------------------------------------------------------------------------------------------------------
+// Fibers -------------------------------------------------------------------------------------------------------------
 
 extern "C" char __start_shim_shared[] __attribute__((weak)), __stop_shim_shared[] __attribute__((weak));
 
@@ -51,7 +55,7 @@ enum class Shim { ready, block, warp, done };
 
 struct ShimFiber {
     ucontext_t begin;
-    jmp_buf place;  // where it goes on: a jump is a hundred times as fast as a change of context, which asks the system
+    jmp_buf place;  // where it goes on: unlike a change of context, a jump does not ask the system
     std::unique_ptr<char[]> stack;
     Shim state;
     bool begun;
@@ -114,19 +118,17 @@ template <class T> static inline T __shfl_xor_sync(unsigned mask, T value, int l
     return value;
 }
 
-// Lets a warp go on whose lanes have all come to the shuffle that names them; whether it did.
-static bool shim_shuffle(ShimFiber* lanes, size_t count, std::string& error) {
+// Lets those of a warp's 32 lanes go on that wait at a shuffle with all whom it names; whether there were any.
+static bool shim_shuffle(ShimFiber* lanes, std::string& error) {
     unsigned waiting = 0;
-    for (size_t l = 0; l < count; ++l) waiting |= unsigned(lanes[l].state == Shim::warp) << l;
+    for (size_t l = 0; l < 32; ++l) waiting |= unsigned(lanes[l].state == Shim::warp) << l;
     unsigned going = 0;
-    for (size_t l = 0; l < count; ++l)
-        if (lanes[l].state == Shim::warp && (lanes[l].mask & waiting) == (count < 32 ? lanes[l].mask & ((1u << count) - 1) : lanes[l].mask))
-            going |= 1u << l;
+    for (size_t l = 0; l < 32; ++l) going |= unsigned(waiting >> l & 1 && !(lanes[l].mask & ~waiting)) << l;
     if (!going) return false;
     uint64_t values[32];
     std::memset(values, 0xff, sizeof values);
-    for (size_t l = 0; l < count; ++l) if (going >> l & 1) values[l] = lanes[l].value;
-    for (size_t l = 0; l < count; ++l) {
+    for (size_t l = 0; l < 32; ++l) if (going >> l & 1) values[l] = lanes[l].value;
+    for (size_t l = 0; l < 32; ++l) {
         if (!(going >> l & 1)) continue;
         if (!(lanes[l].mask >> l & 1)) error = "a lane shuffles that its mask does not name";
         lanes[l].value = values[lanes[l].source % 32];
@@ -144,7 +146,7 @@ static void shim_block(const std::vector<unsigned>& order, std::string& error) {
             if (shim_fibers[t].state == Shim::ready) shim_resume(shim_fibers[t]);
         bool moved = false;
         size_t waiting = 0, done = 0;
-        for (size_t w = 0; w < threads; w += 32) moved |= shim_shuffle(&shim_fibers[w], std::min<size_t>(32, threads - w), error);
+        for (size_t w = 0; w < threads; w += 32) moved |= shim_shuffle(&shim_fibers[w], error);
         for (ShimFiber& f : shim_fibers) waiting += f.state == Shim::block, done += f.state == Shim::done;
         if (done == threads) return;
         if (moved) continue;
@@ -154,15 +156,16 @@ static void shim_block(const std::vector<unsigned>& order, std::string& error) {
     }
 }
 
-// Launches -------------------------------------------------------------------------------------------------------------------
+// Launches -----------------------------------------------------------------------------------------------------------
 
-template <class F> static const char* shim_launch(unsigned grid, unsigned columns, unsigned rows, unsigned order, const F& call) {
+template <class F>
+static const char* shim_launch(unsigned grid, unsigned columns, unsigned rows, unsigned order, const F& call) {
     static std::string error;
     error.clear();
     gridDim = {grid, 1, 1};
     blockDim = {columns, rows, 1};
     if (shim_fibers.size() != size_t(columns) * rows) shim_make_fibers(columns, rows);
-    for (size_t t = 0; t < shim_fibers.size(); ++t) shim_fibers[t].index = {unsigned(t % columns), unsigned(t / columns), 0};
+    for (unsigned t = 0; t < shim_fibers.size(); ++t) shim_fibers[t].index = {t % columns, t / columns, 0};
     shim_body = [](const void* f) { (*static_cast<const F*>(f))(); };
     shim_argument = &call;
     std::vector<unsigned> threads(shim_fibers.size()), blocks(grid);
@@ -180,32 +183,40 @@ template <class F> static const char* shim_launch(unsigned grid, unsigned column
     return error.c_str();
 }
 
-template <class T> static std::string shim_type(T*) {
-    const char* kind = std::is_same_v<T, bool> ? "b" : std::is_floating_point_v<T> ? "f" : std::is_unsigned_v<T> ? "u" : "i";
-    return kind + std::to_string(sizeof(T));
-}
-template <class T> struct ShimName { static std::string of() { return std::is_class_v<T> ? "V" + std::to_string(sizeof(T)) : shim_type((T*)nullptr); } };
-template <class T> struct ShimName<T*> { static std::string of() { return "*" + shim_type((std::remove_const_t<T>*)nullptr); } };
+template <class T> struct ShimType {
+    static std::string name() {
+        const char* kind = std::is_class_v<T>            ? "V"
+                           : std::is_same_v<T, bool>     ? "b"
+                           : std::is_floating_point_v<T> ? "f"
+                           : std::is_unsigned_v<T>       ? "u"
+                                                         : "i";
+        return kind + std::to_string(sizeof(T));
+    }
+};
+template <class T> struct ShimType<T*> { static std::string name() { return "*" + ShimType<T>::name(); } };
+template <class T> struct ShimType<const T> : ShimType<T> {};
 
 // What a kernel takes, as NumPy names its types, with * before those of arrays.
-template <class... A> static const char* shim_signature(void (*)(A...)) {
+template <class... A> static const char* shim_takes(void (*)(A...)) {
     static std::string text;
     text.clear();
-    ((text += ShimName<std::remove_const_t<A>>::of() + " "), ...);
+    ((text += ShimType<A>::name() + " "), ...);
     return text.c_str();
 }
 
+struct ShimSchedule { unsigned grid, columns, rows, order; };
+
 template <class... A, size_t... I>
-static const char* shim_call(void (*kernel)(A...), void** args, unsigned grid, unsigned columns, unsigned rows, unsigned order, std::index_sequence<I...>) {
-    return shim_launch(grid, columns, rows, order, [&] { kernel(*static_cast<std::remove_reference_t<A>*>(args[I])...); });
+static const char* shim_run(void (*kernel)(A...), void** args, ShimSchedule s, std::index_sequence<I...>) {
+    return shim_launch(s.grid, s.columns, s.rows, s.order, [&] { kernel(*static_cast<A*>(args[I])...); });
+}
+template <class... A> static const char* shim_run(void (*kernel)(A...), void** args, ShimSchedule schedule) {
+    return shim_run(kernel, args, schedule, std::index_sequence_for<A...>());
 }
 
 // Exports a kernel as <name>_run and <name>_takes.
-#define SHIM_EXPORT(name, kernel)                                                                                           \
-    extern "C" const char* name##_takes() { return shim_signature(kernel); }                                                \
-    extern "C" const char* name##_run(void** args, unsigned grid, unsigned columns, unsigned rows, unsigned order) {        \
-        return shim_run(kernel, args, grid, columns, rows, order);                                                          \
+#define SHIM_EXPORT(name, kernel)                                                                                   \
+    extern "C" const char* name##_takes() { return shim_takes(kernel); }                                            \
+    extern "C" const char* name##_run(void** args, unsigned grid, unsigned columns, unsigned rows, unsigned order) { \
+        return shim_run(kernel, args, {grid, columns, rows, order});                                                \
     }
-template <class... A> static const char* shim_run(void (*kernel)(A...), void** args, unsigned grid, unsigned columns, unsigned rows, unsigned order) {
-    return shim_call(kernel, args, grid, columns, rows, order, std::index_sequence_for<A...>());
-}

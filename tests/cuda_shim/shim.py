@@ -22,7 +22,16 @@ from tinynet_backends.cuda.source import OPTIONS, Source
 from tinynet_backends.cupy_backend import CupyBackend
 
 HEADER = Path(__file__).with_name("shim.h")
-FLAGS = "-std=c++17 -O0 -ffp-contract=off -fno-strict-aliasing -w -shared -fPIC -U_FORTIFY_SOURCE".split()
+FLAGS = [
+    "-std=c++17",
+    "-O0",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    "-w",
+    "-shared",
+    "-fPIC",
+    "-U_FORTIFY_SOURCE",
+]
 MARGIN = 64  # bytes on either side of an array that nobody may write to
 # (order of turns, most blocks): what a kernel does may depend on neither
 SCHEDULES = [(0, 2**31), (1, 1), (7, 3)]

@@ -1,8 +1,8 @@
 // What all kernels share. The text is compiled twice, with REAL as float and as double.
 //
-// A result never depends on the grid: a kernel goes through its rows, elements or chunks in strides of the grid, sums have a
-// fixed order, and what is summed up together depends on sizes alone. Contraction is off (--fmad=false), so + - * / sqrt
-// round as they do on the host.
+// A result never depends on the grid: a kernel goes through its rows, elements or chunks in strides of the grid, sums
+// have a fixed order, and what is summed up together depends on sizes alone. Contraction is off (--fmad=false), so
+// + - * / sqrt round as they do on the host.
 
 typedef REAL real;
 typedef long long i64;
@@ -29,8 +29,8 @@ DEVICE i64 threads() { return (i64)gridDim.x * THREADS; }
 
 DEVICE bool aligned(u64 addresses) { return (addresses & 15) == 0; }
 
-// A number that is another at every step comes by value, or from where it lies in device memory, so that a recorded launch
-// reads the one of its own step.
+// A number that is another at every step comes by value, or from where it lies in device memory, so that a recorded
+// launch reads the one of its own step.
 DEVICE double number(double value, const double* place) { return place ? *place : value; }
 DEVICE u64 number(u64 value, const u64* place) { return place ? *place : value; }
 
@@ -53,11 +53,11 @@ DEVICE Rounded bfloat16(const Pack& pack) {
     return rounded;
 }
 
-// A row belongs to a team: the blockDim.x threads with one threadIdx.y, a power of two. Every thread of the block calls these,
-// those without a row too, and every thread of a team gets the same bits.
+// A row belongs to a team: the blockDim.x threads with one threadIdx.y, a power of two. Every thread of the block
+// calls these, those without a row too, and every thread of a team gets the same bits.
 DEVICE real team_sum(real x) {
     __shared__ real parts[THREADS / 32];
-    for (int mask = (blockDim.x < 32 ? blockDim.x : 32) / 2; mask; mask /= 2) x += __shfl_xor_sync(~0u, x, mask);
+    for (int mask = min(blockDim.x, 32) / 2; mask; mask /= 2) x += __shfl_xor_sync(~0u, x, mask);
     if (blockDim.x <= 32) return x;
     __syncthreads();  // the parts of the last sum have been read
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
@@ -69,7 +69,7 @@ DEVICE real team_sum(real x) {
 
 DEVICE real team_largest(real x) {
     __shared__ real parts[THREADS / 32];
-    for (int mask = (blockDim.x < 32 ? blockDim.x : 32) / 2; mask; mask /= 2) x = larger(x, __shfl_xor_sync(~0u, x, mask));
+    for (int mask = min(blockDim.x, 32) / 2; mask; mask /= 2) x = larger(x, __shfl_xor_sync(~0u, x, mask));
     if (blockDim.x <= 32) return x;
     __syncthreads();
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
@@ -79,10 +79,10 @@ DEVICE real team_largest(real x) {
     return x;
 }
 
-// The rows of a block from `first` on, whose threads stay together so that all meet at the sums: `inside` is whether this team has
-// a row.
-#define FOR_ROWS(first, last, stride)                                                                                       \
-    for (i64 base = (first), row = base + threadIdx.y; base < (last); base += (stride), row = base + threadIdx.y)           \
+// The rows of a block from `first` on, whose threads stay together so that all meet at the sums: `inside` is whether
+// this team has a row.
+#define FOR_ROWS(first, last, stride) \
+    for (i64 base = (first), row = base + threadIdx.y; base < (last); base += (stride), row = base + threadIdx.y) \
         if (const bool inside = row < (last); true)
 #define FOR_ALL_ROWS(n) FOR_ROWS((i64)blockIdx.x * blockDim.y, n, (i64)gridDim.x * blockDim.y)
 #define FOR_COLUMNS(k) for (i64 j = inside ? threadIdx.x : (k); j < (k); j += blockDim.x)
@@ -99,7 +99,8 @@ DEVICE double block_sum(double x) {
     return x;
 }
 
-// The sum of a chunk, from what each thread of the block has of it: the result itself where there is one chunk, else a part.
+// The sum of a chunk, from what each thread of the block has of it: the result itself where there is one chunk, else
+// a part.
 DEVICE void put_sum(double x, i64 chunk, i64 chunks, double* parts, real* result) {
     x = block_sum(x);
     if (place_in_block() != 0) return;

@@ -1,12 +1,13 @@
 // Layer norm by rows and batch norm by columns: x (n, i).
 //
-// Columns are summed in chunks of `size` rows by blocks of 32 x 8 threads, each a tile of 32 columns; whoever needs the sums
-// adds up the chunks' parts (chunks, i), in their order and in float64.
+// Columns are summed in chunks of `size` rows by blocks of 32 x 8 threads, each a tile of 32 columns; whoever needs
+// the sums adds up the chunks' parts (chunks, i), in their order and in float64.
 
 // Backend.normalize along axis -1, a team a row
 KERNEL normalize_rows(
     i64 n, i64 i, const real* __restrict__ x, const real* __restrict__ gamma, const real* __restrict__ beta, double eps,
-    real* __restrict__ y, real* __restrict__ normed, real* __restrict__ rstd, real* __restrict__ mean, real* __restrict__ var
+    real* __restrict__ y, real* __restrict__ normed, real* __restrict__ rstd, real* __restrict__ mean,
+    real* __restrict__ var
 ) {
     FOR_ALL_ROWS(n) {
         const real* from = x + row * i;
@@ -56,19 +57,20 @@ DEVICE real column_sum(real x) {
     return x;
 }
 
-// A block's chunks and tiles. The tile of threadIdx.x is column j, of which the rows `begin + threadIdx.y`, 8 apart, to `end` are
-// this thread's: none where there is no such column.
-#define FOR_TILES                                                                                                           \
-    const i64 tiles = (i + TILE - 1) / TILE;                                                                                 \
+// A block's chunks and tiles. The tile of threadIdx.x is column j, of which the rows `begin + threadIdx.y`, 8 apart,
+// to `end` are this thread's: none where there is no such column.
+#define FOR_TILES \
+    const i64 tiles = (i + TILE - 1) / TILE; \
     for (i64 item = blockIdx.x; item < tiles * chunks; item += gridDim.x)
-#define THIS_TILE                                                                                                           \
-    const i64 chunk = item / tiles, j = item % tiles * TILE + threadIdx.x, begin = chunk * size;                            \
+#define THIS_TILE \
+    const i64 chunk = item / tiles, j = item % tiles * TILE + threadIdx.x, begin = chunk * size; \
     const i64 end = j >= i ? begin : begin + size < n ? begin + size : n
 #define FOR_TILE_ROWS for (i64 row = begin + threadIdx.y; row < end; row += DEEP)
 
 // Of each chunk and column, the sum and the sum of squared distances from the chunk's own mean.
 KERNEL column_moments(
-    i64 n, i64 i, i64 size, i64 chunks, const real* __restrict__ x, double* __restrict__ sums, double* __restrict__ squares
+    i64 n, i64 i, i64 size, i64 chunks, const real* __restrict__ x, double* __restrict__ sums,
+    double* __restrict__ squares
 ) {
     FOR_TILES {
         THIS_TILE;
@@ -82,12 +84,14 @@ KERNEL column_moments(
     }
 }
 
-// Backend.normalize along axis -2, from the parts of `column_moments`. Moments of parts are put together as in T. F. Chan,
-// G. H. Golub, R. J. LeVeque (1983), Algorithms for computing the sample variance, The American Statistician 37.
+// Backend.normalize along axis -2, from the parts of `column_moments`. Moments of parts are put together as in T. F.
+// Chan, G. H. Golub, R. J. LeVeque (1983), Algorithms for computing the sample variance, The American Statistician
+// 37.
 KERNEL normalize_columns(
     i64 n, i64 i, i64 size, i64 chunks, const real* __restrict__ x, const real* __restrict__ gamma,
     const real* __restrict__ beta, double eps, const double* __restrict__ sums, const double* __restrict__ squares,
-    real* __restrict__ y, real* __restrict__ normed, real* __restrict__ rstd, real* __restrict__ mean, real* __restrict__ var
+    real* __restrict__ y, real* __restrict__ normed, real* __restrict__ rstd, real* __restrict__ mean,
+    real* __restrict__ var
 ) {
     FOR_TILES {
         THIS_TILE;

@@ -15,7 +15,10 @@ DEVICE u64 below(u64 bound, u64 value, u32 key) {
 }
 
 // Backend.permute: places of the indices in a shuffle of range(n), a * b >= n.
-KERNEL permute(i64 m, const i64* __restrict__ index, u64 n, u64 a, u64 b, i64 rounds, const __grid_constant__ Keys keys, i64* __restrict__ out) {
+KERNEL permute(
+    i64 m, const i64* __restrict__ index, u64 n, u64 a, u64 b, i64 rounds, const __grid_constant__ Keys keys,
+    i64* __restrict__ out
+) {
     for (i64 i = thread(); i < m; i += threads()) {
         u64 x = (u64)index[i];
         do {  // ends: the walk along a cycle comes back to the index itself, which is below n

@@ -1,4 +1,5 @@
-// Numbers by counter, bit for bit those of numpy.random.Philox and of exact.py: nothing here depends on REAL but dropout.
+// Numbers by counter, bit for bit those of numpy.random.Philox and of exact.py: nothing here depends on REAL but
+// dropout.
 
 #define MULTIPLIER0 0xD2E7470EE14C6C93ull
 #define MULTIPLIER1 0xCA5A826395121157ull
@@ -19,8 +20,8 @@ DEVICE Block philox(u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, u64 c3) {
     return {{c0, c1, c2, c3}};
 }
 
-// Backend.words: n words from the block at (c0, c1, c2, c3) on, the first `skip` left out. The first word of the counter runs
-// over into the second.
+// Backend.words: n words from the block at (c0, c1, c2, c3) on, the first `skip` left out. The first word of the
+// counter runs over into the second.
 KERNEL words(i64 n, u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, u64 c3, i64 skip, u64* __restrict__ out) {
     const bool wide = skip == 0 && aligned((u64)out);
     for (i64 block = thread(); block < (skip + n + 3) / 4; block += threads()) {
@@ -37,9 +38,11 @@ KERNEL words(i64 n, u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, u64 c3, i64 skip, u6
     }
 }
 
-// Backend.words_at: rows of `width` words, a thread for each block of four that a row may need; `reach` is how many those are.
+// Backend.words_at: rows of `width` words, a thread for each block of four that a row may need; `reach` is how many
+// those are.
 KERNEL words_at(
-    i64 n, i64 width, i64 reach, u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, const i64* __restrict__ index, u64* __restrict__ out
+    i64 n, i64 width, i64 reach, u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, const i64* __restrict__ index,
+    u64* __restrict__ out
 ) {
     for (i64 item = thread(); item < n * reach; item += threads()) {
         const i64 row = quotient(item, reach), block = item - row * reach;
@@ -55,8 +58,8 @@ KERNEL words_at(
     }
 }
 
-// Backend.normal of rows of words that lie `stride` words apart. The bits of a float64 are its octave and its place in the
-// octave, so one shift gives the table's cell; `one` is the cell of 1.
+// Backend.normal of rows of words that lie `stride` words apart. The bits of a float64 are its octave and its place
+// in the octave, so one shift gives the table's cell; `one` is the cell of 1.
 KERNEL normal(
     i64 rows, i64 columns, i64 stride, const u64* __restrict__ words, const double* __restrict__ a,
     const double* __restrict__ b, i64 one, double* __restrict__ out
@@ -81,7 +84,8 @@ KERNEL halves(i64 rows, i64 columns, i64 stride, const u64* __restrict__ words, 
     }
 }
 
-// Backend.dropout: a thread makes eight numbers of 24 bits, those of one block, and keeps what has one of at least `least`.
+// Backend.dropout: a thread makes eight numbers of 24 bits, those of one block, and keeps what has one of at least
+// `least`.
 KERNEL dropout(
     i64 n, const real* __restrict__ x, int least, double scale, u64 k0, u64 k1, u64 c0, const u64* c0_place, u64 c1,
     const u64* c1_place, u64 c2, const u64* c2_place, real* __restrict__ y, bool* __restrict__ keep
@@ -123,6 +127,8 @@ KERNEL dropout(
 }
 
 // Backend.dropout_grad
-KERNEL dropout_grad(i64 n, const real* __restrict__ dy, const bool* __restrict__ keep, double scale, real* __restrict__ dx) {
+KERNEL dropout_grad(
+    i64 n, const real* __restrict__ dy, const bool* __restrict__ keep, double scale, real* __restrict__ dx
+) {
     for (i64 i = thread(); i < n; i += threads()) dx[i] = keep[i] ? dy[i] * (real)scale : (real)0;
 }

@@ -25,7 +25,9 @@ KERNEL squares(i64 p, i64 size, i64 chunks, const real* __restrict__ g, double* 
 }
 
 // Backend.clip_norm, from the parts of `squares`, which every block adds up for itself.
-KERNEL clip(i64 p, i64 chunks, const double* __restrict__ parts, double max_norm, real* __restrict__ g, real* __restrict__ norm) {
+KERNEL clip(
+    i64 p, i64 chunks, const double* __restrict__ parts, double max_norm, real* __restrict__ g, real* __restrict__ norm
+) {
     const real length = (real)sqrt(sum_of(parts, chunks));
     if (thread() == 0) *norm = length;
     const real factor = (real)max_norm / (length + (real)1e-6);
