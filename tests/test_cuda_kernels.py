@@ -85,10 +85,11 @@ def formulas(*dtypes):
 
 
 @pytest.fixture(scope="module")
-def machine(request):
+def machine(request, tmp_path_factory):
     if shim.missing():
         pytest.skip(shim.missing())
-    made = shim.Shim(request.config.cache.mkdir("cuda_shim"))
+    kept = hasattr(request.config, "cache")
+    made = shim.Shim(request.config.cache.mkdir("cuda_shim") if kept else tmp_path_factory.mktemp("cuda_shim"))
     made.prepare([*files(), *formulas(), *[bad(lines) for lines, _ in MISTAKES.values()]])
     return made
 
@@ -166,7 +167,8 @@ MORE = {
     "words": lambda f: [
         ((7, 2**64 - 1), (2**64 - 1, 2**64 - 1, 9), start, n) for start in (0, 2, 2**66 - 9, 2**70) for n in (0, 1, 2, 30)
     ],
-    "words_at": lambda f: [((1, 2), (2**64 - 1, 3, 4), RNG.integers(0, 2**62, 9)[::2], width) for width in (2, 3, 5, 6, 8, 63)],
+    "words_at": lambda f: [((1, 2), (2**64 - 1, 3, 4), RNG.integers(0, 2**62, 9)[::2], width) for width in (2, 3, 5, 6, 8, 63)]
+    + [((1, 2), (2**64 - 1, 3, 4), np.array([2**62 - 1]), width) for width in (16, 17, 2**9)],
     "dropout": lambda f: [
         (f(real(n)), rate, (1, 2), (3, 4, 5)) for n in range(1, 18) for rate in (0.0, 1e-40, 0.5, 0.999)
     ] + [(shifted(f(odd(700, 3))), 0.1, (2**64 - 1, 0), (2**64 - 1,) * 3)],
@@ -394,6 +396,7 @@ MISTAKES = {
     "a write before the beginning": ("if (t == 0) y[-1] = 1;", "bad writes outside of an array"),
     "a barrier in a branch": ("if (t < 7) __syncthreads(); y[0] = 1;", ALONE),
     "a shuffle in a branch": ("if (t < 7) y[t] = __shfl_xor_sync(~0u, x[t], 1);", ALONE),
+    "an access of 16 bytes elsewhere": ("if (t == 0) ((Pack*)(y + 1))[0] = ((Pack*)(y + 1))[4];", "an address is not aligned"),
     "a shuffle of others": ("y[t] = __shfl_xor_sync(~1u, x[t], 0);", "a lane shuffles that its mask does not name"),
 }  # fmt: skip
 

@@ -24,7 +24,7 @@
 #define __shared__ static __attribute__((section("shim_shared")))
 #define __restrict__ __restrict
 
-using std::abs, std::exp, std::expm1, std::fabs, std::floor, std::log, std::log1p, std::sqrt, std::tanh;
+using std::abs, std::exp, std::expm1, std::fabs, std::floor, std::fmax, std::log, std::log1p, std::sqrt, std::tanh;
 
 static inline int min(unsigned a, int b) { return int(a) < b ? int(a) : b; }  // as CUDA's for small numbers
 
@@ -92,9 +92,9 @@ static void shim_resume(ShimFiber& f) {
     setcontext(&f.begin);
 }
 
-static void shim_make_fibers(unsigned columns, unsigned rows) {
+static void shim_make_fibers(size_t threads) {
     const size_t size = 65536;
-    shim_fibers = std::vector<ShimFiber>(size_t(columns) * rows);
+    shim_fibers = std::vector<ShimFiber>(threads);
     for (ShimFiber& f : shim_fibers) {
         f.stack.reset(new char[size]);
         getcontext(&f.begin);
@@ -137,51 +137,63 @@ static bool shim_shuffle(ShimFiber* lanes, std::string& error) {
     return true;
 }
 
-static void shim_block(const std::vector<unsigned>& order, std::string& error) {
-    const size_t threads = shim_fibers.size();
+using ShimTurns = std::vector<unsigned>;
+
+static void shim_block(const ShimTurns& warps, const ShimTurns& lanes, std::string& error) {
     if (__start_shim_shared) std::memset(__start_shim_shared, 0xff, __stop_shim_shared - __start_shim_shared);
     for (ShimFiber& f : shim_fibers) f.state = Shim::ready;
     while (error.empty()) {
-        for (unsigned t : order)
-            if (shim_fibers[t].state == Shim::ready) shim_resume(shim_fibers[t]);
-        bool moved = false;
+        // one warp as far as it comes, then the next: they get as far apart as barriers let them
+        for (unsigned warp : warps) {
+            ShimFiber* fibers = &shim_fibers[32 * warp];
+            do
+                for (unsigned lane : lanes) if (fibers[lane].state == Shim::ready) shim_resume(fibers[lane]);
+            while (shim_shuffle(fibers, error));
+        }
         size_t waiting = 0, done = 0;
-        for (size_t w = 0; w < threads; w += 32) moved |= shim_shuffle(&shim_fibers[w], error);
         for (ShimFiber& f : shim_fibers) waiting += f.state == Shim::block, done += f.state == Shim::done;
-        if (done == threads) return;
-        if (moved) continue;
+        if (done == shim_fibers.size()) return;
         // a barrier that some threads never come to is a mistake, though devices may let it pass
-        if (waiting != threads) error = "threads wait at a barrier or a shuffle to which others do not come";
+        if (waiting != shim_fibers.size()) error = "threads wait at a barrier or a shuffle to which others do not come";
         for (ShimFiber& f : shim_fibers) f.state = Shim::ready;
     }
 }
 
 // Launches -----------------------------------------------------------------------------------------------------------
 
+// 0, …, n - 1 in the order in which they have their turns: upwards, downwards, or mixed.
+static ShimTurns shim_turns(unsigned n, unsigned order) {
+    ShimTurns turns(n);
+    std::mt19937 random(order);
+    for (unsigned i = 0; i < n; ++i) turns[i] = order == 1 ? n - 1 - i : i;
+    if (order > 1) for (unsigned i = n; i > 1; --i) std::swap(turns[i - 1], turns[random() % i]);
+    return turns;
+}
+
+static std::string shim_error;
+
 template <class F>
 static const char* shim_launch(unsigned grid, unsigned columns, unsigned rows, unsigned order, const F& call) {
-    static std::string error;
-    error.clear();
+    const unsigned threads = columns * rows;  // whole warps
+    shim_error.clear();
     gridDim = {grid, 1, 1};
     blockDim = {columns, rows, 1};
-    if (shim_fibers.size() != size_t(columns) * rows) shim_make_fibers(columns, rows);
-    for (unsigned t = 0; t < shim_fibers.size(); ++t) shim_fibers[t].index = {t % columns, t / columns, 0};
+    if (shim_fibers.size() != threads) shim_make_fibers(threads);
+    for (unsigned t = 0; t < threads; ++t) shim_fibers[t].index = {t % columns, t / columns, 0};
     shim_body = [](const void* f) { (*static_cast<const F*>(f))(); };
     shim_argument = &call;
-    std::vector<unsigned> threads(shim_fibers.size()), blocks(grid);
-    std::mt19937 random(order);
-    for (auto* turns : {&threads, &blocks}) {
-        for (size_t n = 0; n < turns->size(); ++n) (*turns)[n] = unsigned(order == 1 ? turns->size() - 1 - n : n);
-        if (order > 1) for (size_t n = turns->size(); n > 1; --n) std::swap((*turns)[n - 1], (*turns)[random() % n]);
+    const ShimTurns warps = shim_turns(threads / 32, order), lanes = shim_turns(32, order);
+    for (unsigned block : shim_turns(grid, order)) {
+        blockIdx = {block, 0, 0};
+        shim_block(warps, lanes, shim_error);
+        if (!shim_error.empty()) break;
     }
-    for (unsigned b : blocks) {
-        blockIdx = {b, 0, 0};
-        shim_block(threads, error);
-        if (!error.empty()) break;
-    }
-    if (!error.empty()) shim_fibers.clear();  // some are in the middle of it
-    return error.c_str();
+    if (!shim_error.empty()) shim_fibers.clear();  // some are in the middle of it
+    return shim_error.c_str();
 }
+
+// With -fsanitize=alignment, what is called for an access elsewhere than at a multiple of the type's alignment.
+extern "C" void __ubsan_handle_type_mismatch_v1(void*, void*) { shim_error = "an address is not aligned"; }
 
 template <class T> struct ShimType {
     static std::string name() {

@@ -23,14 +23,8 @@ from tinynet_backends.cupy_backend import CupyBackend
 
 HEADER = Path(__file__).with_name("shim.h")
 FLAGS = [
-    "-std=c++17",
-    "-O0",
-    "-ffp-contract=off",
-    "-fno-strict-aliasing",
-    "-w",
-    "-shared",
-    "-fPIC",
-    "-U_FORTIFY_SOURCE",
+    *("-std=c++17", "-O0", "-ffp-contract=off", "-fno-strict-aliasing", "-fsanitize=alignment"),
+    *("-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC"),
 ]
 MARGIN = 64  # bytes on either side of an array that nobody may write to
 # (order of turns, most blocks): what a kernel does may depend on neither

@@ -91,7 +91,8 @@ class CudaOperations(Backend):
         return True
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
-        usual = _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)
+        usual = out.ndim == 1 and _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)
+        usual = usual and sum(part.size for part in parts) <= out.size
         if not usual or any(self.xp.may_share_memory(part, out) for part in parts):
             return super().pack(parts, out)
         stop, dense = 0, [self._dense(part, out.dtype) for part in parts if part.size]
@@ -132,7 +133,8 @@ class CudaOperations(Backend):
     def normalize(
         self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
     ) -> tuple[Array, Array, Array, Array, Array]:
-        if x.ndim != 2 or not x.size or axis not in (-1, -2) or not all(_ready(a, x.dtype) for a in (x, gamma, beta)):
+        usual = x.ndim == 2 and x.size and axis in (-1, -2) and _ready(x, x.dtype)
+        if not usual or not all(_ready(a, x.dtype) and a.shape == x.shape[1:] for a in (gamma, beta)):
             return super().normalize(x, gamma, beta, axis, eps)
         source, (n, i) = load("norms", x.dtype), x.shape
         y, normed = self.empty(x.shape, x.dtype), self.empty(x.shape, x.dtype)
@@ -150,7 +152,10 @@ class CudaOperations(Backend):
         self, dy: Array, normed: Array, rstd: Array, gamma: Array, axis: int
     ) -> tuple[Array, Array, Array]:
         usual = dy.ndim == 2 and dy.size and axis in (-1, -2) and _alike((dy, normed))
-        if not usual or not all(_ready(a, dy.dtype) for a in (rstd, gamma)):
+        shapes = ((dy.shape[0], 1) if axis == -1 else (1, *dy.shape[1:])), dy.shape[1:]
+        if not usual or not all(
+            _ready(a, dy.dtype) and a.shape == s for a, s in zip((rstd, gamma), shapes, strict=True)
+        ):
             return super().normalize_grad(dy, normed, rstd, gamma, axis)
         source, (n, i) = load("norms", dy.dtype), dy.shape
         dx, dgamma, dbeta = (self.empty(shape, dy.dtype) for shape in (dy.shape, (i,), (i,)))
@@ -176,7 +181,8 @@ class CudaOperations(Backend):
     def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
         trace = traced(formula, 2)
         usual = trace is not None and len(trace.outputs) == 2 and y.ndim == 2 and y.size
-        if trace is None or not usual or not _alike((y, target)) or not _ready(scale, y.dtype):
+        usual = usual and _ready(scale, y.dtype) and scale.shape == y.shape[:1]
+        if trace is None or not usual or not _alike((y, target)):
             return super().elementwise_loss(formula, y, target, scale)
         size, chunks = _chunks(y.size, _CHUNK, _PARTS)
         sizes = (np.int64(number) for number in (y.shape[1], y.size, size, chunks))
@@ -187,18 +193,20 @@ class CudaOperations(Backend):
     def softmax_cross_entropy(
         self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
     ) -> tuple[Array, Array]:
-        usual = z.ndim == 2 and z.size and _ready(z, z.dtype) and _ready(scale, z.dtype)
-        usual = usual and (class_weight is None or _ready(class_weight, z.dtype))
-        if not usual or not (target.dtype.kind in "iu" if target.ndim == 1 else _alike((z, target))):
+        usual = z.ndim == 2 and z.size and _ready(z, z.dtype) and _ready(scale, z.dtype) and scale.shape == z.shape[:1]
+        if class_weight is not None:
+            usual = usual and _ready(class_weight, z.dtype) and class_weight.shape == z.shape[1:]
+        labels = target.dtype.kind in "iu" and target.shape == z.shape[:1]
+        if not usual or not (labels or _alike((z, target))):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = z.shape
         row = _team(k)
         size, chunks = _chunks(n, max(THREADS // row, _CHUNK // k), _PARTS)
-        labels, target = (self._dense(target, _I8), None) if target.ndim == 1 else (None, target)
+        label, target = (self._dense(target, _I8), None) if labels else (None, target)
         sizes = (np.int64(number) for number in (n, k, size, chunks))
         share = np.float64(1.0 - smoothing), np.float64(smoothing / k)
         dz, source = self.empty(z.shape, z.dtype), load("rows", z.dtype)
-        given = z, labels, target, class_weight, scale, *share
+        given = z, label, target, class_weight, scale, *share
         return self._sum(source, "cross_entropy", chunks, row, *sizes, *given, dz), dz
 
     def _sum(self, source: Source, kernel: str, chunks: int, row: int, *args: Any) -> Array:

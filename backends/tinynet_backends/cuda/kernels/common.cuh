@@ -37,9 +37,6 @@ DEVICE u64 number(u64 value, const u64* place) { return place ? *place : value; 
 // a / b for what is almost always below 2**32, where a division is short.
 DEVICE i64 quotient(i64 a, i64 b) { return ((u64)a | (u64)b) >> 32 ? a / b : (i64)((u32)a / (u32)b); }
 
-// The larger of two, NaN if one is.
-DEVICE real larger(real a, real b) { return a >= b || a != a ? a : b; }
-
 // To bfloat16, ties to even.
 DEVICE u16 bfloat16(float x) {
     const u32 bits = __float_as_uint(x);
@@ -67,15 +64,16 @@ DEVICE real team_sum(real x) {
     return x;
 }
 
+// The largest number; NaN is none, and gets into a row by its exponentials.
 DEVICE real team_largest(real x) {
     __shared__ real parts[THREADS / 32];
-    for (int mask = min(blockDim.x, 32) / 2; mask; mask /= 2) x = larger(x, __shfl_xor_sync(~0u, x, mask));
+    for (int mask = min(blockDim.x, 32) / 2; mask; mask /= 2) x = fmax(x, __shfl_xor_sync(~0u, x, mask));
     if (blockDim.x <= 32) return x;
     __syncthreads();
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
     __syncthreads();
     x = parts[0];
-    for (int warp = 1; warp < blockDim.x / 32; ++warp) x = larger(x, parts[warp]);
+    for (int warp = 1; warp < blockDim.x / 32; ++warp) x = fmax(x, parts[warp]);
     return x;
 }
 

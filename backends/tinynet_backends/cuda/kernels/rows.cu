@@ -5,7 +5,7 @@ KERNEL softmax(i64 n, i64 k, const real* __restrict__ x, real* __restrict__ y) {
     FOR_ALL_ROWS(n) {
         const real* from = x + row * k;
         real top = (real)-INF, total = 0;
-        FOR_COLUMNS(k) top = larger(top, from[j]);
+        FOR_COLUMNS(k) top = fmax(top, from[j]);
         top = team_largest(top);
         FOR_COLUMNS(k) total += exp(from[j] - top);
         total = team_sum(total);
@@ -42,7 +42,7 @@ KERNEL cross_entropy(
         FOR_ROWS(chunk * size, end, blockDim.y) {
             const i64 at = row * k, label = inside && labels ? labels[row] : -1;
             real top = (real)-INF, total = 0, mass = 0, cost = 0;
-            FOR_COLUMNS(k) top = larger(top, z[at + j]);
+            FOR_COLUMNS(k) top = fmax(top, z[at + j]);
             top = team_largest(top);
             FOR_COLUMNS(k) total += exp(z[at + j] - top);
             total = team_sum(total);
