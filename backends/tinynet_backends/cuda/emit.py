@@ -25,7 +25,7 @@ _SPELLED = {
 
 @lru_cache(maxsize=1024)
 def kernel(trace: Trace, dtype: Any, kind: str) -> Source:
-    """A kernel called ``formula`` with these arguments; outputs of "update" are the first arrays.
+    """A kernel called ``formula``, for arrays of ``dtype``. Its arguments, by ``kind``:
 
     "map": elements, arrays, numbers, outputs. "update": elements, arrays, numbers, the outputs being the first arrays;
     "update_bfloat16": at the end also a copy of the first output, rounded. "loss": o, elements, elements a chunk, chunks, y and

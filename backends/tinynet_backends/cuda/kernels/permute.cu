@@ -2,14 +2,12 @@
 
 struct Keys { u32 of[24]; };
 
-// A hash of (x, key) in [0, bound): permutation._below
-DEVICE u64 below(u64 bound, u64 value, u32 key) {
-    // the portable one keeps what a value has above 32 bits until its first product
-    u64 x = value ^ key;
+// A hash of x in [0, bound): permutation._below. Sides are below 2**32, as n is at most 2**62.
+DEVICE u64 below(u64 bound, u32 x) {
     x ^= x >> 16;
-    x = (u32)(x * 0x7FEB352Dull);
+    x *= 0x7FEB352D;
     x ^= x >> 15;
-    x = (u32)(x * 0x846CA68Bull);
+    x *= 0x846CA68B;
     x ^= x >> 16;
     return x * bound >> 32;
 }
@@ -24,9 +22,9 @@ KERNEL permute(
         do {  // ends: the walk along a cycle comes back to the index itself, which is below n
             u64 l = x / b, r = x - l * b;
             for (int j = 0; j < rounds; j += 2) {
-                l += below(a, r, keys.of[j]);
+                l += below(a, (u32)r ^ keys.of[j]);
                 if (l >= a) l -= a;
-                r += below(b, l, keys.of[j + 1]);
+                r += below(b, (u32)l ^ keys.of[j + 1]);
                 if (r >= b) r -= b;
             }
             x = l * b + r;
