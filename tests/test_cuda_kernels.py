@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from cuda_shim import nvrtc, shim
 from test_ops import CASES, EXACT, assert_same, device, host, moments, odd, real, squares
-from tinynet_backends import Backend, exact, get_backend, overrides
-from tinynet_backends.cuda import emit, source
+from tinynet_backends import Backend, exact, get_backend, overrides, rowwise
+from tinynet_backends.cuda import emit, samples, source
 from tinynet_backends.tracing import trace
 
 import tinynet as tn
@@ -80,8 +80,29 @@ def files():
     return [source.load(name, dtype) for name in source.FILES for dtype in source.REAL]
 
 
+SETS = [
+    *[kind(50) for kind in tn.data.DATASETS.values()],
+    tn.data.Blobs(50, n_features=40), tn.data.AnisotropicBlobs(50, n_features=12), tn.data.Checkerboard(50, n_features=21),
+    tn.data.Logistic(50, n_features=3, n_classes=12), tn.data.Linear(50, noise=0.5, n_outputs=10, n_informative=3),
+    tn.data.Sinusoid(50, n_features=9, waves=20), tn.data.Polynomial(50, n_features=3, degree=4),
+    tn.data.Teacher(50, n_features=5, hidden=(4, 30), n_outputs=3, noise=0.1), tn.data.Teacher(50, n_classes=12),
+]  # fmt: skip
+
+
+def row_traces():
+    """Of every virtual set, and of the formulas in CASES."""
+    host = get_backend("numpy")
+    for data in SETS:
+        yield rowwise.trace(data._samples, data._width(), [t.shape for t in data._tables(host)])
+    for formula, words, tables, _ in CASES["samples"](lambda a: a):
+        if (found := rowwise.traced(formula, words.shape[1], tuple(t.shape for t in tables))) is not None:
+            yield found
+
+
 def formulas(*dtypes):
-    return [*dict.fromkeys(emit.kernel(t, d, kind) for d in dtypes or (F4, F8) for t, kind in traces())]
+    every = dtypes or (F4, F8)
+    made = [emit.kernel(t, d, kind) for d in every for t, kind in traces()]
+    return [*dict.fromkeys([*made, *[samples.kernel(t, d) for d in every for t in row_traces()]])]
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +211,9 @@ def test_an_operation_equals_the_portable_one(name, dtype, ops):
 
 
 def test_which_operations_have_kernels(ops):
-    """All but the matrix products."""
-    assert set(CASES) - set(overrides(ops)) == {"affine", "affine_grad"}
+    """All but the matrix products, rows by number, and what formulas of samples are made of, which is in `samples`."""
+    within = {"sincos", "arctan", "log", "sum_in_order", "affine_in_order"}
+    assert set(CASES) - set(overrides(ops)) == {"affine", "affine_grad", "gather"} | within
 
 
 @pytest.mark.parametrize("dtype", [F4, F8], ids=str)
@@ -205,6 +227,15 @@ def test_formulas(dtype, ops):
         holds(ops, "elementwise_loss", (loss.formula, x[2:], target[2:], dy[2, :2].copy()), RTOL[dtype])
         holds(ops, "elementwise_loss", (loss.formula, x, target, dy[2, :4].copy()), RTOL[dtype])
     assert set(ops._cp.launched) == {"formula"}
+
+
+@pytest.mark.parametrize("data", SETS, ids=lambda data: type(data).__name__)
+def test_virtual_sets_have_the_bits_of_the_host(data, ops):
+    for index in (range(3, 40), np.array([49, 0, 7])):
+        for dtype in ("float32", "float64"):
+            got, wanted = data.rows(index, ops, dtype), data.rows(index, get_backend("numpy"), dtype)
+            assert_same(list(got[:2]), list(wanted[:2]), 0.0)
+    assert "samples" in ops._cp.launched
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)

@@ -13,7 +13,10 @@ import numpy as np
 from tinynet_backends import exact, permutation
 from tinynet_backends.backend import Array, Backend, Formula
 from tinynet_backends.cuda import emit
+from tinynet_backends.cuda import samples as rows
 from tinynet_backends.cuda.source import REAL, Source, load
+from tinynet_backends.rowtext import tables as tables_of
+from tinynet_backends.rowwise import traced as traced_rows
 from tinynet_backends.tracing import traced
 
 THREADS = 256  # in every block, as in kernels/common.cuh
@@ -292,6 +295,21 @@ class CudaOperations(Backend):
             blocks = _threads(out.size)
             self._launch(_PERMUTE, "permute", *blocks, np.int64(out.size), index, *sizes, rounds, given, out)
         return out
+
+    # Samples -------------------------------------------------------------------------------------------------------
+
+    def samples(self, formula: Formula, words: Array, tables: Sequence[Array], dtype: str) -> tuple[Array, Array]:
+        trace = traced_rows(formula, words.shape[1], tuple(t.shape for t in tables))
+        if trace is None or not words.size or not all(_ready(t, _F8) for t in tables):
+            return super().samples(formula, words, tables, dtype)
+        kind, ((n, _, stride), words) = np.dtype(dtype), self._strided(words)
+        k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
+        x = self.empty((int(n), k or 0), kind)
+        y = self.empty((int(n),), _I8) if o is None else self.empty((int(n), o), kind)
+        known = *exact.normal_table(self.xp, words.device), *exact._circle(self.xp, words.device)
+        given = *known, exact._arctangents(self.xp, words.device), *[tables[number] for number in tables_of(trace)]
+        self._launch(rows.kernel(trace, kind), "samples", *_threads(int(n)), n, words, stride, x, y, *given)
+        return x, y
 
     # What kernels are given ----------------------------------------------------------------------------------------
 
