@@ -8,7 +8,7 @@ import inspect
 
 import numpy as np
 import pytest
-from tinynet_backends import Backend, get_backend, overrides, portable_operations
+from tinynet_backends import Backend, backend_of, get_backend, overrides, portable_operations
 from tinynet_backends.numpy_backend import BLOCK
 
 import tinynet as tn
@@ -327,6 +327,27 @@ def test_the_order_in_which_a_backend_is_chosen(monkeypatch):
     assert tn.get_backend().name == "strict:device2"
 
 
+def test_the_default_is_in_force_where_nobody_has_chosen():
+    assert tn.get_backend(default="strict").name == "strict:device1"
+    with tn.use_backend("numpy"):
+        assert tn.get_backend(default="strict").name == "numpy"
+    assert tn.get_backend("host").on_host
+
+
+def test_the_backend_of_an_array(ops):
+    x = ops.asarray([1.0, 2.0])
+    made = backend_of(x)
+    assert made.owns(x)
+    assert made is backend_of(ops.asarray([3]))
+    assert made.to_numpy(x).tolist() == [1.0, 2.0]
+    assert type(made) is (type(ops) if ops.name != "numba" else type(get_backend("numpy")))
+
+
+def test_what_is_no_array_is_numpy_s():
+    for x in ([1.0], 2.0, None, "text", range(3), np.float64(1), np.zeros(3)):
+        assert backend_of(x) is get_backend("numpy")
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -358,4 +379,5 @@ def test_a_backend_that_is_missing_names_what_to_install(monkeypatch):
     with pytest.raises(tn.BackendUnavailable, match="backend 'numba' cannot be imported .*: install the extra fast"):
         tn.get_backend("numba")
     assert tn.get_backend("auto").name == "numpy"
+    assert tn.get_backend("host").name == "numpy"
     switch._load.cache_clear()

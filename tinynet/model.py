@@ -147,7 +147,9 @@ class Model:
         _check_inputs(data.shape, self)
         mean, deviation = moments(data, self.ops.generator, samples)
         xp = self.ops.generator.xp
-        scale = 1.0 / xp.where(deviation > 0, deviation, 1.0)
+        # A mean is rounded, so the deviation of a feature that never varies may come out a little above 0.
+        least = 8.0 * xp.finfo(mean.dtype).eps * xp.abs(mean)
+        scale = 1.0 / xp.where(deviation > least, deviation, 1.0)
         layer["mean"][...], layer["scale"][...] = (self.ops.asarray(a, self.dtype) for a in (mean, scale))
 
     def fit(self, data: Any, **options: Any) -> History:

@@ -43,20 +43,29 @@ def standardizer(net: Layer, params: Mapping[str, Any]) -> Mapping[str, Any] | N
 def moments(data: Dataset, ops: Backend, samples: int | None = None) -> tuple[Array, Array]:
     """Mean and standard deviation (divisor n) of each feature, in the shape of a sample, float64, on ``ops``.
 
-    One pass over the first ``samples`` (all), in pieces whose moments are put together as T. F. Chan, G. H. Golub, R.
-    J. LeVeque (1979) do, *Updating formulae and a pairwise algorithm for computing sample variances*.
+    Weighted, if the data have sample weights: a weight of k is k samples. One pass over the first ``samples`` (all), in
+    pieces whose moments are put together as T. F. Chan, G. H. Golub, R. J. LeVeque (1979) do, *Updating formulae and a
+    pairwise algorithm for computing sample variances*.
     """
     if samples is not None and not 0 < samples <= data.n:
         raise ValueError(f"samples {samples!r} is out of range: there are {data.n}")
     xp, n = ops.xp, data.n if samples is None else samples
     rows = max(1, _PIECE // prod(data.shape))
-    count = 0
+    count: Any = 0
     mean: Array = None
     squares: Array = None
     for start in range(0, n, rows):
-        x = data.rows(range(start, min(start + rows, n)), ops, "float64").x
-        m, own = x.shape[0], xp.mean(x, axis=0)
-        spread = xp.sum((x - own) ** 2, axis=0)
+        x, _, weight = data.rows(range(start, min(start + rows, n)), ops, "float64")
+        if weight is None:
+            m, own = x.shape[0], xp.mean(x, axis=0)
+            spread = xp.sum((x - own) ** 2, axis=0)
+        else:
+            m = float(ops.to_numpy(xp.sum(weight)))
+            if not m:
+                continue
+            w = xp.reshape(weight, (-1, *(1 for _ in data.shape)))
+            own = xp.sum(w * x, axis=0) / m
+            spread = xp.sum(w * (x - own) ** 2, axis=0)
         if mean is None:
             mean, squares = own, spread
         else:
