@@ -94,8 +94,8 @@ def row_traces():
     host = get_backend("numpy")
     for data in SETS:
         yield rowwise.trace(data._samples, data._width(), [t.shape for t in data._tables(host)])
-    for formula, words, tables, _ in CASES["samples"](lambda a: a):
-        if (found := rowwise.traced(formula, words.shape[1], tuple(t.shape for t in tables))) is not None:
+    for formula, *_, width, tables, _ in CASES["samples"](lambda a: a):
+        if (found := rowwise.traced(formula, width, tuple(t.shape for t in tables))) is not None:
             yield found
 
 

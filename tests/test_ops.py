@@ -130,10 +130,11 @@ CASES = {
         (np.arange(12).reshape(6, 2), np.array([5, 1, 4])), (f(real(3, 0)), np.array([1])),
     ],
     "samples": lambda f: [
-        (mixture, raw(70).reshape(10, 7), [real(3, 3), real(10, 3)], f(real(1)).dtype.name),
-        (mixture, raw(90).reshape(10, 9)[:, :7], [real(3, 3), real(10, 12)], "float64"),
-        (labelled, raw(60).reshape(20, 3), [], f(real(1)).dtype.name), (labelled, raw(60).reshape(3, 20), [], "float64"),
-        (labelled, raw(0).reshape(0, 4), [], "float64"), (untraceable, raw(60).reshape(20, 3), [], f(real(1)).dtype.name),
+        (mixture, KEY, COUNTER, range(3, 13), 7, [real(3, 3), real(10, 3)], f(real(1)).dtype.name),
+        (mixture, KEY, COUNTER, np.array([2**62, 0, 5, 5]), 9, [real(3, 3), real(10, 12)], "float64"),
+        (labelled, KEY, COUNTER, range(2**60, 2**60 + 20), 3, [], f(real(1)).dtype.name),
+        (labelled, KEY, COUNTER, np.array([9, 1, 8]), 20, [], "float64"), (labelled, KEY, COUNTER, range(4, 4), 4, [], "float64"),
+        (untraceable, KEY, COUNTER, range(20), 3, [], f(real(1)).dtype.name),
     ],
     "permute": lambda f: [(np.arange(min(n, 50)), n, tuple(range(24))) for n in (1, 2, 999, 1000, 2**62)],
 }  # fmt: skip

@@ -345,16 +345,29 @@ class Backend:
         """Rows of x by number: (n, ...), (m,) int64 -> (m, ...)."""
         return self.xp.take(x, index, axis=0)
 
+    def draw(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> Array:
+        """The words of samples by number, (n, width) uint64: those of sample i begin with word ``i * width``.
+
+        ``index`` is a range or int64 (n,).
+        """
+        if isinstance(index, range):
+            words = self.words(key, counter, width * index.start, width * len(index))
+            return self.xp.reshape(words, (len(index), width))
+        return self.words_at(key, counter, self.asarray(index), width)
+
     @portable
-    def samples(self, formula: Formula, words: Array, tables: Sequence[Array], dtype: str) -> tuple[Array, Array]:
-        """``formula(ops, words, *tables)``: words (n, w) uint64 -> features (n, k) and targets, labels int64 (n,) or
-        (n, o).
+    def samples(
+        self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
+        tables: Sequence[Array], dtype: str,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """``formula(ops, words, *tables)`` of the words that `draw` gives: features (n, k) and targets, labels int64 (n,)
+        or numbers (n, o).
 
         The formula works in float64, as do its tables, and makes each row from that row's words alone; what it makes is
         rounded to ``dtype``, 'float32' or 'float64'.
         """
         xp, real = self.xp, self.dtype(dtype)
-        x, y = formula(self, words, *tables)
+        x, y = formula(self, self.draw(key, counter, index, width), *tables)
         whole = xp.isdtype(y.dtype, "integral")
         return xp.astype(x, real, copy=False), y if whole else xp.astype(y, real, copy=False)
 

@@ -253,11 +253,14 @@ class NumbaBackend(NumpyBackend):
         self._run(kernels.gather, _F8, parts, index.size, size, np.ascontiguousarray(index), x, out)
         return out
 
-    def samples(self, formula: Formula, words: Array, tables: Sequence[Array], dtype: str) -> tuple[Array, Array]:
-        (n, width), (whole, right), kind = words.shape, words.strides, np.dtype(dtype)
+    def samples(
+        self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
+        tables: Sequence[Array], dtype: str,
+    ) -> tuple[Array, Array]:  # fmt: skip
         trace = traced_rows(formula, width, tuple(t.shape for t in tables))
-        if trace is None or right != 8 or whole % 8 or not all(_ready(t, _F8) for t in tables):
-            return super().samples(formula, words, tables, dtype)
+        if trace is None or not all(_ready(t, _F8) for t in tables):
+            return super().samples(formula, key, counter, index, width, tables, dtype)
+        words, n, kind = self.draw(key, counter, index, width), len(index), np.dtype(dtype)
         address, scratch = build.rows(trace, kind)
         k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
         x = self.empty((n, k or 0), kind)
@@ -266,7 +269,7 @@ class NumbaBackend(NumpyBackend):
         room = self.empty((kernel.parts, scratch), _F8)
         known = (*exact.normal_table(self.xp, x.device), *exact._circle(self.xp, x.device))
         angles = exact._arctangents(self.xp, x.device)
-        self._do(kernel, n, words, whole // 8, x, y, room, scratch, *known, angles, *tables)
+        self._do(kernel, n, words, x, y, room, scratch, *known, angles, *tables)
         return x, y
 
     def versions(self) -> str:
