@@ -26,7 +26,7 @@ class Cuda:
         self.spelled = {
             "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}",
             "remainder": "remainder_of({}, {})", "bitwise_and": "{} & {}", "bitwise_or": "{} | {}", "bitwise_xor": "{} ^ {}",
-            "left_shift": "{} << {}", "right_shift": "{} >> {}", "negative": "-{}", "abs": "fabs({})", "floor": "floor({})",
+            "left_shift": "{} << {}", "right_shift": "{} >> {}", "negative": "-{}", "abs": "magnitude({})", "floor": "floor({})",
             "sqrt": "sqrt({})", "maximum": "{0} >= {1} || {0} != {0} ? {0} : {1}",
             "minimum": "{0} <= {1} || {0} != {0} ? {0} : {1}", "less": "{} < {}", "less_equal": "{} <= {}",
             "greater": "{} > {}", "greater_equal": "{} >= {}", "equal": "{} == {}", "not_equal": "{} != {}",
