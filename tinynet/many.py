@@ -55,8 +55,12 @@ def fit_many(
     """
     if others:
         raise TypeError(f"fit_many does not take {', '.join(others)}: all networks take the same steps; use fit for one")
+    if hasattr(data, "steps_per_epoch") and not isinstance(data, Loader):
+        kind = type(data).__name__
+        raise TypeError(f"fit_many does not take {kind}: give a data set, arrays, a path or a Loader")
     source = data if isinstance(data, Loader) else as_dataset(data)
-    loss, optimizer, chosen = settle(source.data if isinstance(source, Loader) else source, loss, optimizer, metrics, epochs)
+    samples = source.data if isinstance(source, Loader) else source
+    loss, optimizer, chosen = settle(samples, loss, optimizer, metrics, epochs)
     numbers, rates = _pairs(model.seed if seeds is None else seeds, optimizer.lr if lr is None else lr)
     each = [replace(optimizer, lr=rate) for rate in rates]  # which says what is no rate
     models = [Model(model.net, model.in_shape, seed=n, backend=model.ops, dtype=model.dtype) for n in numbers]
@@ -171,7 +175,11 @@ def _pairs(seeds: Any, lr: Any) -> tuple[list[int], list[float | Schedule]]:
     """A seed and a rate for each network."""
     numbers = list(seeds) if isinstance(seeds, Iterable) else [seeds]
     given = list(lr) if isinstance(lr, Iterable) else [lr]
-    rates = [rate if callable(rate) or isinstance(rate, str) else float(rate) for rate in given]
+    rates = []
+    for rate in given:
+        if not callable(rate) and (isinstance(rate, str) or not hasattr(rate, "__float__")):
+            raise TypeError(f"lr {rate!r} is not a number or a schedule")
+        rates.append(rate if callable(rate) else float(rate))
     for name, values in (("seeds", numbers), ("lr", rates)):
         if not values:
             raise ValueError(f"{name} is empty: give at least one")

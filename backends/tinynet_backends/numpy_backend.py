@@ -237,7 +237,7 @@ class NumpyBackend(Backend):
         for copy, (part, place) in zip(copies, moves, strict=True):
             self._do(np.copyto, place, copy)
             # where gradients come in another order than last time, two may not end up in one place
-            if arena is not None and not any(np.may_share_memory(place, other) for other in arena.gradients):
+            if arena is not None and not any(np.shares_memory(place, other) for other in arena.gradients):
                 arena.move(real(part), place)
         return out
 
