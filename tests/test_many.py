@@ -20,6 +20,15 @@ LABELS = RNG.integers(0, 3, 41)
 NUMBERS = RNG.standard_normal((41, 2))
 
 
+@pytest.fixture(params=["numpy", "numba", "strict:device1", pytest.param("cupy", marks=pytest.mark.gpu)])
+def few(request):
+    """For the long tables: the two with kernels of their own, and the portable operations once."""
+    try:
+        return tn.get_backend(request.param)
+    except tn.BackendUnavailable as e:
+        pytest.skip(str(e))
+
+
 def net(*layers):
     return tn.Sequential(tn.Dense(6), *layers, tn.Dense(3))
 
@@ -73,10 +82,10 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
-def test_every_layer(layers, ops):
+def test_every_layer(layers, few):
     # SGD: a bias before batch norm has a gradient of rounding alone, of which Adam would make whole steps
     options = {"optimizer": tn.SGD(0.1, momentum=0.9), "batch_size": 16, "epochs": 3, "validation": (X[:9], LABELS[:9])}
-    agree(ops, net(*layers), (X, LABELS), seeds=[3, 8], lr=[0.1, 0.3], **options)
+    agree(few, net(*layers), (X, LABELS), seeds=[3, 8], lr=[0.1, 0.3], **options)
 
 
 def test_layers_before_the_first_product(ops):
@@ -107,11 +116,11 @@ LOSSES = {
 
 @pytest.mark.parametrize(("loss", "y"), LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
-def test_every_loss(loss, y, weighted, ops):
+def test_every_loss(loss, y, weighted, few):
     data = (X, y, RNG.uniform(0.5, 2.0, 41)) if weighted else (X, y)
     held_out = (X[:9], y[:9])
     network = tn.Sequential(tn.Dense(6), tn.Tanh(), tn.Dense(2))
-    agree(ops, network, data, seeds=[0, 5], loss=loss, batch_size=16, epochs=3, validation=held_out, accumulate=2)
+    agree(few, network, data, seeds=[0, 5], loss=loss, batch_size=16, epochs=3, validation=held_out, accumulate=2)
 
 
 OPTIMIZERS = [
@@ -121,10 +130,13 @@ OPTIMIZERS = [
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-def test_every_optimizer(optimizer, ops):
+def test_every_optimizer(optimizer, few):
     rates = [0.001, tn.schedules.Step(0.02, every=2), 0.0, tn.schedules.Warmup(3, tn.schedules.Cosine(0.01, 9))]
-    agree(ops, net(tn.Tanh()), (X, LABELS), seeds=[4, 5, 6, 7], lr=rates, optimizer=optimizer, batch_size=16, epochs=3)
-    agree(ops, net(tn.Tanh()), (X, LABELS), seeds=[4, 5], lr=rates[1], optimizer=optimizer, batch_size=16, epochs=3)
+    agree(few, net(tn.Tanh()), (X, LABELS), seeds=5, lr=rates, optimizer=optimizer, batch_size=16, epochs=3)
+
+
+def test_a_schedule_for_all(ops):
+    agree(ops, net(tn.Tanh()), (X, LABELS), seeds=[4, 5], lr=tn.schedules.Step(0.02, every=2), batch_size=16, epochs=2)
 
 
 def test_clipping_and_averages_are_each_networks_own(ops):
@@ -137,17 +149,17 @@ def test_clipping_and_averages_are_each_networks_own(ops):
     "options",
     [
         {"shuffle": False}, {"drop_last": True}, {"balance": True}, {"weights": np.arange(41.0)}, {"batch_size": 100},
-        {"batch_size": 41}, {"batch_size": 1},
+        {"batch_size": 41}, {"batch_size": 1, "epochs": 1},
     ],
     ids=repr,
 )  # fmt: skip
-def test_every_order_of_samples(options, ops):
-    agree(ops, net(), (X, LABELS), seeds=[2, 9, 2], **({"batch_size": 4, "epochs": 2} | options))
+def test_every_order_of_samples(options, few):
+    agree(few, net(), (X, LABELS), seeds=[2, 9, 2], **({"batch_size": 8, "epochs": 2} | options))
 
 
 @pytest.mark.parametrize("shuffle", [None, True])
 def test_data_that_are_computed(shuffle, ops):
-    data = tn.data.Blobs(150, n_features=5, n_classes=3)
+    data = tn.data.Blobs(22, n_features=5, n_classes=3)
     if not ops.has_float64:
         pytest.skip("samples are computed in float64")
     agree(ops, net(tn.ReLU()), data, seeds=range(3), batch_size=4, epochs=2, shuffle=shuffle, validation=data)
@@ -172,7 +184,9 @@ def test_an_ensemble_predicts_with_mean_and_spread(ops):
     y = ops.to_numpy(ensemble.predict(X))
     assert y.shape == (4, 41, 3)
     np.testing.assert_array_equal(y, ops.to_numpy(ensemble.predict(X, batch_size=41)))
-    np.testing.assert_allclose(y, ops.to_numpy(ensemble.predict(tn.Arrays(X, LABELS), batch_size=7)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        y, ops.to_numpy(ensemble.predict(tn.Arrays(X, LABELS), batch_size=7)), rtol=1e-5, atol=1e-6
+    )
     for number, model in enumerate(ensemble):
         np.testing.assert_allclose(y[number], ops.to_numpy(model.predict(X)), rtol=1e-5, atol=1e-6)
         assert model.history is ensemble.histories[number]
@@ -198,14 +212,14 @@ def test_a_model_of_an_ensemble_is_a_copy(ops, tmp_path):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
 def test_a_network_that_diverges_leaves_the_others_alone(ops):
     network, data = tn.Sequential(tn.Dense(6), tn.Dense(2)), (X, NUMBERS)
-    rates, options = [0.01, 1e6, 0.02], {"batch_size": 8, "epochs": 40, "clip": None, "validation": data}
+    rates, options = [0.01, 1e12, 0.02], {"batch_size": 8, "epochs": 5, "clip": None, "validation": data}
     template = tn.Model(network, 5, backend=ops, dtype="float64")
     ensemble = tn.fit_many(template, data, seeds=range(3), lr=rates, optimizer=tn.SGD(0.1), **options)
     assert list(ensemble.diverged) == [1]
     said = ensemble.diverged[1]
+    alone = tn.Model(network, 5, seed=1, backend=ops, dtype="float64")
     with pytest.raises(tn.DivergedError, match=said.partition(" is not finite")[0]):
-        alone = tn.Model(network, 5, seed=1, backend=ops, dtype="float64")
-        alone.fit(data, optimizer=tn.SGD(1e6), **options)
+        alone.fit(data, optimizer=tn.SGD(1e12), **options)
     close(ops, ensemble.theta[1, ...], alone.theta)  # back where it was last seen to be good
     assert ensemble.histories[1].stopped == said
     assert isnan(ensemble.histories[1][-1]["loss"])
@@ -240,10 +254,12 @@ def test_when_all_diverge_it_ends():
         ({"seeds": "12"}, TypeError, "seed '1' is not a whole number: give one in [0, 2**64)"),
         ({"lr": [0.1, -1.0]}, ValueError, "Adam lr -1.0 is out of range: give a finite number of at least 0, or step -> rate"),
         ({"lr": ["0.1"]}, TypeError, "lr '0.1' is not a number or a schedule"),
-        ({"lr": None, "early_stopping": 3, "resume": True}, TypeError, "fit_many does not take early_stopping, resume: all networks take the same steps; use fit for one"),
+        ({"early_stopping": 3, "resume": True}, TypeError,
+         "fit_many does not take early_stopping, resume: all networks take the same steps; use fit for one"),
         ({"epochs": 0}, ValueError, "epochs 0 is not a positive whole number"),
         ({"clip": 0.0}, ValueError, "clip 0.0 is out of range: give a positive norm, or None"),
-        ({"data": tn.data.Batches([(X, LABELS)])}, TypeError, "fit_many does not take Batches: give a data set, arrays, a path or a Loader"),
+        ({"data": tn.data.Batches([(X, LABELS)])}, TypeError,
+         "fit_many does not take Batches: give a data set, arrays, a path or a Loader"),
         ({"validation": (X[:, :2], LABELS)}, ValueError, "samples of shape (2,) do not fit the model: expected (5,)"),
     ],
     ids=lambda value: str(value)[:20],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from tinynet.history import History
@@ -39,7 +38,7 @@ class Ensemble:
         self.diverged: dict[int, str] = {}
         self.loss: Loss | None = None
         self.metrics: tuple[Metric, ...] = ()
-        self._rows = max(256 // len(models), first._rows // len(models), 1)
+        self._rows = max(first._rows // len(models), 1)
         ctx = Context(self.ops, seed=self.seed)
 
         def forward(params: Any, x: Array) -> Array:
@@ -52,7 +51,8 @@ class Ensemble:
         return self.seeds
 
     def __repr__(self) -> str:
-        return f"<{len(self)} networks {self.net!r}, {prod(self.theta.shape)} parameters, {self.dtype} on {self.ops.name}>"
+        n, p = self.theta.shape
+        return f"<{n} networks {self.net!r}, {p} parameters each, {self.dtype} on {self.ops.name}>"
 
     def __len__(self) -> int:
         return len(self.seeds)

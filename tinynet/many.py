@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import Any
 
-from tinynet.data import Loader, as_dataset
+from tinynet.data import Dataset, Loader, as_dataset
 from tinynet.data.together import Together
 from tinynet.ensemble import Ensemble
 from tinynet.fitting import Tally, adapt, averaged, settle
@@ -17,6 +17,7 @@ from tinynet.metrics import Metric
 from tinynet.model import Evaluation, Model, check_fit
 from tinynet.optim import Optimizer
 from tinynet.schedules import Schedule, rate_at
+from tinynet.standardize import standardizer
 from tinynet.training import Run, check_options, loop, make_step
 
 _ROWS = 4096  # samples times networks that are evaluated at a time
@@ -54,32 +55,32 @@ def fit_many(
     A network that diverges leaves the others alone: its losses are NaN from then on, and `Ensemble.diverged` names it.
     """
     if others:
-        raise TypeError(f"fit_many does not take {', '.join(others)}: all networks take the same steps; use fit for one")
+        names = ", ".join(others)
+        raise TypeError(f"fit_many does not take {names}: all networks take the same steps; use fit for one")
     if hasattr(data, "steps_per_epoch") and not isinstance(data, Loader):
         kind = type(data).__name__
         raise TypeError(f"fit_many does not take {kind}: give a data set, arrays, a path or a Loader")
-    source = data if isinstance(data, Loader) else as_dataset(data)
-    samples = source.data if isinstance(source, Loader) else source
-    loss, optimizer, chosen = settle(samples, loss, optimizer, metrics, epochs)
+    source = data.data if isinstance(data, Loader) else as_dataset(data)
+    held_out = None if validation is None else as_dataset(validation)
+    loss, optimizer, chosen = settle(source, loss, optimizer, metrics, epochs)
     numbers, rates = _pairs(model.seed if seeds is None else seeds, optimizer.lr if lr is None else lr)
     each = [replace(optimizer, lr=rate) for rate in rates]  # which says what is no rate
     models = [Model(model.net, model.in_shape, seed=n, backend=model.ops, dtype=model.dtype) for n in numbers]
-    first = models[0]
-    if isinstance(source, Loader):
-        loaders = {seed: source for seed in numbers}
-    else:
-        options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
-        loaders = {seed: Loader(source, batch_size, seed=seed, **options) for seed in dict.fromkeys(numbers)}
-    loader = Together([loaders[seed] for seed in numbers])
+
+    def order(seed: int) -> Loader:
+        if isinstance(data, Loader):
+            return data
+        draw: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
+        return Loader(source, batch_size, seed=seed, **draw)
+
+    orders = {seed: order(seed) for seed in dict.fromkeys(numbers)}
+    loader = Together([orders[seed] for seed in numbers])
     steps = epochs * loader.steps_per_epoch
     check_options(steps, clip, accumulate, ema)
-    check_fit(first, loader.data, loss)
-    held_out = None if validation is None else as_dataset(validation)
-    if held_out is not None:
-        check_fit(first, held_out, loss)
-    adapt(first, loader.data)
-    for other in models[1:]:
-        other.state[...] = first.state  # before the first step it has what the data say, and nothing drawn
+    for samples in (source, held_out):
+        if samples is not None:
+            check_fit(models[0], samples, loss)
+    _adapt(models, source)
 
     ensemble = Ensemble(models, rates)
     ensemble.loss, ensemble.metrics = loss, chosen
@@ -114,6 +115,15 @@ def fit_many(
         ensemble.theta[...] = run.average
     watch.finish()
     return ensemble
+
+
+def _adapt(models: list[Model], data: Dataset) -> None:
+    """Set a leading `Standardize` of all, by one pass."""
+    adapt(models[0], data)
+    layers = [standardizer(model.net, model.params) for model in models]
+    for layer in layers[1:]:
+        if layer is not None and layers[0] is not None:
+            layer["mean"][...], layer["scale"][...] = layers[0]["mean"], layers[0]["scale"]
 
 
 class _Rates:

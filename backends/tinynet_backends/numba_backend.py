@@ -349,7 +349,9 @@ def _stacks(*arrays: Array) -> bool:
 
 def _rows_ready(b: Array, w: Array) -> bool:
     """Whether b (n, o) goes with the matrices w (n, i, o), each of its rows without gaps."""
-    return bool(b.dtype == w.dtype and b.shape == (len(w), w.shape[2]) and b.strides[1] == b.itemsize and b.flags.aligned)
+    return bool(
+        b.dtype == w.dtype and b.shape == (len(w), w.shape[2]) and b.strides[1] == b.itemsize and b.flags.aligned
+    )
 
 
 def _layout(a: Array) -> tuple[int, int]:
