@@ -296,3 +296,18 @@ def test_batches_side_by_side_are_those_of_each_loader(batch, monkeypatch):
             for number, loader in enumerate(loaders):
                 for a, b in zip(got, loader.batch(step, ops, "float64"), strict=True):
                     np.testing.assert_array_equal(a[min(number, len(a) - 1)], b)
+
+
+def test_a_loss_that_was_infinite_once_is_enough(ops):
+    """As alone: a network is put to rest even if its weights are finite, and could go on."""
+    from tinynet.many import _Watch
+
+    ensemble = tn.fit_many(tn.Model(net(), 5, backend=ops), (X, LABELS), seeds=[1, 2])
+    before = ops.to_numpy(ensemble.theta).copy()
+    good = [ops.xp.asarray(a, copy=True) for a in (ensemble.theta, ensemble.state)]
+    watch = _Watch(ensemble)
+    watch(ensemble, ops.asarray([[1.0, 2.0], [1.0, float("inf")], [1.0, 3.0]], "float32"), good, 10)
+    assert ensemble.diverged == {1: "the loss of step 12 is not finite; the network is back at step 10"}
+    assert np.isnan(ops.to_numpy(ensemble.theta)).all(axis=1).tolist() == [False, True]
+    watch.finish()
+    np.testing.assert_array_equal(ops.to_numpy(ensemble.theta), before)
