@@ -5,7 +5,7 @@ Work that is queued while a graph is captured is noted and not done, as on a dev
 
 import threading
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import cublaslt
 import numpy as np
@@ -28,12 +28,40 @@ class Graph:
         self.work, self.launches = work, 0
 
 
+class Event:
+    def __init__(self):
+        self.count = self.reached = 0  # records queued, and done
+
+
+class Stream:
+    """Work that is queued, and done when it is asked to: not before what it waits for."""
+
+    others = []
+
+    def __init__(self):
+        self.queue = []
+        Stream.others.append(self)
+
+    def step(self):
+        if not self.queue:
+            return False
+        what, *rest = self.queue[0]
+        if what == "wait" and rest[0].reached < rest[1]:
+            return False
+        self.queue.pop(0)
+        if what == "record":
+            rest[0].reached = rest[1]
+        elif what == "do":
+            rest[0]()
+        return True
+
+
 class Runtime:
     """What `cuda.runtime` is, on the host."""
 
-    def __init__(self, room=1 << 21):
+    def __init__(self, room=1 << 23):
         self.memory = np.full(room, 0xFF, "uint8")  # float NaN: what nobody wrote shows
-        self.next = GUARD
+        self.next, self.lock = GUARD, threading.Lock()
         self.running = threading.local()
         self.clock = {}
         self.timed = 0
@@ -41,6 +69,8 @@ class Runtime:
         self.pools = weakref.WeakSet()
         self.refuses = ""  # why a capture ends badly
         self.launched = 0
+        self.main = Stream()
+        Stream.others.clear()
         self.copied = []
 
     # Arrays
@@ -48,8 +78,9 @@ class Runtime:
     def empty(self, shape, dtype, pool=None):
         dtype = np.dtype("float32" if str(dtype) == "bfloat16" else dtype)
         size = int(np.prod(shape)) * dtype.itemsize
-        start = self.next
-        self.next = -(-(start + size + GUARD) // 256) * 256
+        with self.lock:
+            start = self.next
+            self.next = -(-(start + size + GUARD) // 256) * 256
         if self.next > self.memory.size:
             raise MemoryError("the fake device is full")
         return self.memory[start : start + size].view(dtype).reshape(shape)
@@ -117,7 +148,41 @@ class Runtime:
         """A few numbers of the host to an array of the device."""
         assert self.work is None
         self.copied.append(list(numbers))
-        to[: len(numbers)] = numbers
+        to[0].view("float64")[...] = numbers
+        to[1] = [a % 2**64 if type(a) is int else 0 for a in numbers]
+
+    # Copies from the host: two streams, that wait for one another's events, and where each can be held up
+
+    def pinned(self, shape, dtype):
+        return np.zeros(shape, dtype)
+
+    def event(self):
+        return Event()
+
+    def new_stream(self):
+        return Stream()
+
+    def record(self, event, stream=None):
+        event.count += 1
+        (stream or self.main).queue.append(("record", event, event.count))
+
+    def wait(self, event, stream=None):
+        (stream or self.main).queue.append(("wait", event, event.count))
+
+    def wait_on_host(self, event):
+        while event.reached < event.count:
+            assert self.step_of_some_stream(), "the host waits for what never comes"
+
+    def copy_from_pinned(self, to, host, stream=None):
+        (stream or self.main).queue.append(("do", lambda: np.copyto(to, host)))
+
+    def step_of_some_stream(self, order=(0, 1)):
+        """Let the first stream that can do something do it."""
+        streams = [self.main, *Stream.others]
+        for n in order:
+            if n < len(streams) and streams[n].step():
+                return True
+        return False
 
     # Clock
 

@@ -76,7 +76,8 @@ class Model:
         widest = max(prod(self.in_shape), *(p.shape[-1] for _, p in leaves(self.spec.params)), 1)
         self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
-        self._forward = self.ops.compile(lambda params, x: self.net.forward(params, x, ctx)[0], self.params)
+        net = self.net  # and not self: a cycle would keep a device's memory until somebody looks for it
+        self._forward = self.ops.compile(lambda params, x: net.forward(params, x, ctx)[0], self.params)
 
     def __repr__(self) -> str:
         shapes = f"{_plain(self.in_shape)} -> {_plain(self.out_shape)}"

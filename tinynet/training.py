@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from tinynet.data import Batch
 from tinynet.data.loader import BatchSource, batches
 from tinynet.errors import DivergedError
+from tinynet.footprint import step_bytes
 from tinynet.layers import Array, Context, Params
 from tinynet.losses import Loss
 from tinynet.model import Model, Trainable, check_fit
@@ -69,6 +70,12 @@ def train(
     check_options(steps, clip, accumulate, ema)
     check_fit(model, loader.data, loss)
     ops, theta = model.ops, model.theta
+    needed = step_bytes(
+        model.net, model.in_shape, theta.shape[0], len(optimizer.used_slots()) if run is None else 0,
+        batch_size=loader.batch_size, itemsize=4 if model.dtype == "float32" else 8, accumulate=accumulate,
+        average=ema is not None,
+    )  # fmt: skip
+    ops.admit(needed, f"training with batch_size {loader.batch_size}")
     if run is None:
         run = Run(optimizer.init(theta, ops))
     if ema is not None and run.average is None:
