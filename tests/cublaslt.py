@@ -49,7 +49,9 @@ def matmul(plan, a, b, d, bias=None, aux=None, offsets=(0, 0, 0)):
         assert alignment & (alignment - 1) == 0, "an alignment is a power of two"
     assert plan.a.dtype == plan.b.dtype == OPERANDS[plan.precision]
     assert plan.batch == 1 or plan.d.stride >= plan.d.extent, "results of a batch overlap"
-    mats = [matrices(x, lay, plan.batch, o) for x, lay, o in zip((a, b, d), (plan.a, plan.b, plan.d), offsets, strict=True)]
+    mats = [
+        matrices(x, lay, plan.batch, o) for x, lay, o in zip((a, b, d), (plan.a, plan.b, plan.d), offsets, strict=True)
+    ]
     A = rounded(mats[0].swapaxes(1, 2) if plan.transpose_a else mats[0], plan.precision)
     B = rounded(mats[1].swapaxes(1, 2) if plan.transpose_b else mats[1], plan.precision)
     assert A.shape[1:] == (plan.m, plan.k)

@@ -5,7 +5,8 @@ Work that is queued while a graph is captured is noted and not done, as on a dev
 
 import threading
 import weakref
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from typing import ClassVar
 
 import cublaslt
 import numpy as np
@@ -36,7 +37,7 @@ class Event:
 class Stream:
     """Work that is queued, and done when it is asked to: not before what it waits for."""
 
-    others = []
+    others: ClassVar[list] = []
 
     def __init__(self):
         self.queue = []
@@ -179,10 +180,7 @@ class Runtime:
     def step_of_some_stream(self, order=(0, 1)):
         """Let the first stream that can do something do it."""
         streams = [self.main, *Stream.others]
-        for n in order:
-            if n < len(streams) and streams[n].step():
-                return True
-        return False
+        return any(n < len(streams) and streams[n].step() for n in order)
 
     # Clock
 
@@ -212,7 +210,9 @@ class Problem:
     def run(self, handle, algorithm, a, b, d, bias, aux, workspace, stream):
         assert (workspace != 0) == (algorithm.workspace != 0)
         plan, rt = self.plan, self.runtime
-        assert not any((address - BASE) % alignment for address, alignment in zip((a, b, d), plan.alignments, strict=True))
+        assert not any(
+            (address - BASE) % alignment for address, alignment in zip((a, b, d), plan.alignments, strict=True)
+        )
         real = np.dtype(plan.d.dtype)
         whole = rt.memory.view(real)
         at = [(address - BASE) // real.itemsize for address in (a, b, d, bias)]

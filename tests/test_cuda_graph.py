@@ -305,9 +305,7 @@ def test_threads_have_graphs_of_their_own(device):
     def work(n):
         mine = device.array(float(n))
         barrier.wait()
-        for _ in range(20):
-            if step(mine).tolist() != [n + 2.0]:
-                wrong.append(n)
+        wrong.extend(n for _ in range(20) if step(mine).tolist() != [n + 2.0])
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for t in threads:

@@ -1,5 +1,7 @@
 """How much memory a device has for us, what is said when it is not enough, and batches on their way there."""
 
+from contextlib import nullcontext
+
 import fake_cuda
 import numpy as np
 import pytest
@@ -100,7 +102,7 @@ def test_a_run_that_does_not_fit_is_told_before_it_starts():
 
 def backend(rt, pool):
     made = CudaDevice.__new__(CudaDevice)
-    made._here = fake_cuda.nullcontext
+    made._here = nullcontext
     rt.room = Room(pool, 8 * GIB)
     made._attach(rt, Products(rt, None, None, None, "float32"))
     return made

@@ -73,7 +73,9 @@ def test_affine_in_every_layout(x_lies, w_lies, precision):
 
 
 @pytest.mark.parametrize("precision", RTOL)
-@pytest.mark.parametrize(("x_lies", "dy_lies", "w_lies"), [(a, b, c) for a in LYING for b, c in zip(LYING, [*LYING][1:], strict=False)])
+@pytest.mark.parametrize(
+    ("x_lies", "dy_lies", "w_lies"), [(a, b, c) for a in LYING for b, c in zip(LYING, [*LYING][1:], strict=False)]
+)
 def test_affine_grad_in_every_layout(x_lies, dy_lies, w_lies, precision):
     p = products(precision)
     for n, i, o in SHAPES:
@@ -166,7 +168,13 @@ def test_nothing_but_results_is_written():
 
 
 def test_operands_in_either_order_are_not_copied():
-    for shape, strides in (((6, 8), (8, 1)), ((6, 8), (1, 6)), ((6, 8), (24, 1)), ((6, 8), (1, 100)), ((3, 6, 8), (48, 8, 1))):
+    for shape, strides in (
+        ((6, 8), (8, 1)),
+        ((6, 8), (1, 6)),
+        ((6, 8), (24, 1)),
+        ((6, 8), (1, 100)),
+        ((3, 6, 8), (48, 8, 1)),
+    ):
         x = plans.Array(shape, strides, "float32")
         w = plans.Array((8, 4), (4, 1), "float32")
         out = plans.Array((*shape[:-1], 4), (24, 4, 1)[-len(shape) :], "float32")
@@ -203,7 +211,7 @@ def test_the_fastest_variant_is_taken_and_the_choice_is_kept():
     p = products("tf32")
     rt = p.runtime
     x, w = rt.array(real(8, 16).astype("float32")), rt.array(real(16, 10).astype("float32"))
-    rt.clock = {n: 1.0 for n in range(1, 10)} | {5: 0.5}  # the second of the second variant
+    rt.clock = dict.fromkeys(range(1, 10), 1.0) | {5: 0.5}  # the second of the second variant
     wanted = p.affine(x, w, None)
     planned = p.planned(x, w)
     assert rt.timed == 9

@@ -3,6 +3,7 @@
 import gc
 import tracemalloc
 import weakref
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -66,3 +67,38 @@ def test_a_model_goes_without_a_search_for_cycles():
         assert there() is None
     finally:
         gc.enable()
+
+
+def test_everything_of_a_model_runs_on_its_device(monkeypatch):
+    """Whatever a model is asked, no array function runs while another device is the current one."""
+    ops, inside, outside = get_backend("numpy"), [], []
+
+    @contextmanager
+    def active():
+        inside.append(1)
+        try:
+            yield
+        finally:
+            inside.pop()
+
+    model = tn.Model(tn.Sequential(tn.Standardize(), tn.Dense(3)), 2, backend=ops)
+    monkeypatch.setattr(ops, "active", active)
+
+    class Watched(type(np)):
+        def __getattr__(self, name):
+            if not inside and name not in ("float32", "float64", "int64", "dtype"):
+                outside.append(name)
+            return getattr(np, name)
+
+    monkeypatch.setattr(ops, "xp", Watched("numpy"))
+    data = tn.data.Spirals(n=64)
+    model.fit(data, batch_size=32, epochs=2, validation=data)
+    model.predict(data)
+    model.predict_labels(data)
+    model.evaluate(data)
+    model.adapt(data)
+    loader = tn.Loader(data, 32)
+    reports = tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=4, ema=0.9)
+    for _ in reports:
+        assert not inside  # and the caller's device is the caller's
+    assert outside == []

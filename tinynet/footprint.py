@@ -7,7 +7,9 @@ from math import prod
 from tinynet.initializers import Shape
 from tinynet.layers import Layer, Sequential
 
-_VALUES = 3  # arrays of each layer's output that are there at once: it, its gradient, and what leads from one to the other
+_VALUES = (
+    3  # arrays of each layer's output that are there at once: it, its gradient, and what leads from one to the other
+)
 
 
 def step_bytes(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from math import prod
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tinynet_backends import Backend, get_backend
 
@@ -22,6 +23,20 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float64")
 _CACHED = 2**19  # numbers in a layer's output that is read while it is still in the cache
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def _on_its_device(method: M) -> M:
+    """A method of a model, with its backend's device the current one."""
+
+    @wraps(method)
+    def active(self: Model, *args: Any, **options: Any) -> Any:
+        with self.ops.active():
+            return method(self, *args, **options)
+
+    return active  # type: ignore[return-value]
 
 
 class Model:
@@ -97,6 +112,7 @@ class Model:
 
     # Using it ------------------------------------------------------------------------------------------------------
 
+    @_on_its_device
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Outputs for X: (n, *in_shape) -> (n, *out_shape), an array of this model's backend.
 
@@ -115,11 +131,13 @@ class Model:
             out[start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
         return out
 
+    @_on_its_device
     def predict_labels(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Labels (n,) int64 for X: where the outputs are largest; with one output column, whether it is positive."""
         y, xp = self.predict(x, batch_size=batch_size), self.ops.xp
         return xp.astype(y[:, 0] > 0 if self.out_shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
 
+    @_on_its_device
     def evaluate(
         self,
         data: Any,
@@ -139,6 +157,7 @@ class Model:
             data, batch_size
         )
 
+    @_on_its_device
     def adapt(self, data: Any, *, samples: int | None = None) -> None:
         """Set the leading `Standardize` by one pass over ``data``, or over its first ``samples``."""
         layer = standardizer(self.net, self.params)
@@ -153,6 +172,7 @@ class Model:
         scale = 1.0 / xp.where(deviation > least, deviation, 1.0)
         layer["mean"][...], layer["scale"][...] = (self.ops.asarray(a, self.dtype) for a in (mean, scale))
 
+    @_on_its_device
     def fit(self, data: Any, **options: Any) -> History:
         """Train on ``data``; the options are those of `tinynet.fit`, where they are explained."""
         from tinynet.fitting import fit

@@ -36,6 +36,8 @@ class CupyBackend(CudaDevice, CudaOperations):
             raise BackendUnavailable(
                 f"backend 'cupy' finds no CUDA device ({_line(e)}): check the driver, or use 'numpy'"
             ) from e
+        if not count:
+            raise BackendUnavailable("backend 'cupy' finds no CUDA device: check the driver, or use 'numpy'")
         if number >= count:
             raise BackendUnavailable(f"backend 'cupy:{number}' is not there: devices are 0 to {count - 1}")
         name = "cupy" if number == 0 else f"cupy:{number}"

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 

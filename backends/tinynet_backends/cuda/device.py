@@ -33,6 +33,9 @@ class CudaDevice(Backend):
         """The device is the current one inside."""
         raise NotImplementedError
 
+    def active(self) -> AbstractContextManager[Any]:
+        return self._here()
+
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
         """``step(*fixed, …)``: the second call with arguments alike is captured as a CUDA graph, those after it launch
         it (`cuda.graph`)."""

@@ -17,7 +17,9 @@ from tinynet_backends import capture
 Array = Any
 
 _log = logging.getLogger("tinynet")
-KINDS = 16  # graphs that a step keeps: a further kind of arguments takes the place of the one that was used least recently
+KINDS = (
+    16  # graphs that a step keeps: a further kind of arguments takes the place of the one that was used least recently
+)
 _NUMBERS = (int, float)
 
 

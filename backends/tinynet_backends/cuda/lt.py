@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from tinynet_backends.cuda.plan import Layout, Plan
-from tinynet_backends.errors import BackendUnavailable
 
 WORKSPACE = 32 << 20  # bytes that an algorithm may ask for: what NVIDIA advises for Hopper
 CANDIDATES = 8
@@ -119,9 +118,7 @@ class Problem:
             if plan.batch > 1:
                 self._set("aux_stride", C.c_int64(plan.aux_stride))
         self._a, self._b, self._d = map(self._layout, (plan.a, plan.b, plan.d))
-        self._preference = library.made(
-            "cublasLtMatmulPreferenceCreate", "cublasLtMatmulPreferenceDestroy", self
-        )
+        self._preference = library.made("cublasLtMatmulPreferenceCreate", "cublasLtMatmulPreferenceDestroy", self)
         self._prefer("workspace", C.c_uint64(WORKSPACE))
         for name, alignment in zip("abd", plan.alignments, strict=True):
             self._prefer(name, C.c_uint32(alignment))
@@ -202,7 +199,7 @@ _found: list[Library] = []
 
 
 def library() -> Library:
-    """cublasLt as the CUDA wheels or the toolkit brought it; `BackendUnavailable` where neither did."""
+    """cublasLt as the CUDA wheels or the toolkit brought it; OSError where neither did."""
     if not _found:
         _found.append(Library(_load()))
     return _found[0]
@@ -210,12 +207,13 @@ def library() -> Library:
 
 def _load() -> Any:
     missing = "no file of that name"
-    for load in (_with_pathfinder, *(partial(C.CDLL, name) for name in _names())):
+    ways: list[Callable[[], Any]] = [_with_pathfinder, *(partial(C.CDLL, name) for name in _names())]
+    for load in ways:
         try:
             return load()
         except Exception as e:  # whatever a finder raises, the next may find it
             missing = str(e).strip().partition("\n")[0] or missing
-    raise BackendUnavailable(f"cublasLt cannot be loaded ({missing}): install the extra cuda12 or cuda13, or the toolkit")
+    raise OSError(f"cublasLt cannot be loaded ({missing})")
 
 
 def _with_pathfinder() -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntFlag
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -182,9 +183,7 @@ def with_copies(plan: Plan, copied: str) -> Plan:
     layouts = {name: getattr(plan, name) for name in "abd"}
     for name in copied:
         layouts[name] = layouts[name].padded(layouts[name].dtype)
-    alignments = tuple(
-        ALIGNED if name in copied else old for name, old in zip("abd", plan.alignments, strict=True)
-    )
+    alignments = tuple(ALIGNED if name in copied else old for name, old in zip("abd", plan.alignments, strict=True))
     return replace(plan, **layouts, alignments=alignments, copied=copied)  # type: ignore[arg-type]
 
 
@@ -213,7 +212,7 @@ def _even(shape: Sequence[int], strides: Sequence[int], axes: Sequence[int]) -> 
     missing = len(axes) - len(shape)
     steps = [0] * missing + [0 if n == 1 else s for n, s in zip(shape, strides, strict=True)]
     far = [(n, s) for n, s in zip(axes, steps, strict=True) if n > 1]
-    if any(outer != n * inner for (_, outer), (n, inner) in zip(far, far[1:], strict=False)):
+    if any(outer != n * inner for (_, outer), (n, inner) in pairwise(far)):
         return None
     return far[-1][1] if far else 0
 

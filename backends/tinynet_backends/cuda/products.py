@@ -30,7 +30,9 @@ class Products:
     (`cuda.lt`). ``precision`` is that of float32 arrays: "float32", "tf32" or "bf16"; float64 stays what it is.
     """
 
-    def __init__(self, runtime: Any, problem: Callable[[Plan], Any], handle: Any, choices: Choices, precision: str) -> None:
+    def __init__(
+        self, runtime: Any, problem: Callable[[Plan], Any], handle: Any, choices: Choices, precision: str
+    ) -> None:
         self.runtime, self.problem, self.handle, self.choices = runtime, problem, handle, choices
         self.precision = precision
         self._ready: dict[Plan, _Ready | None] = {}
@@ -93,8 +95,8 @@ class Products:
         shape = (*_axes(x, w), x.shape[-2], w.shape[-1])
         strides = tuple(prod(shape[n + 1 :]) for n in range(len(shape)))
         precision = self.precision if x.dtype.name == "float32" else "float64"
-        arrays = [plans.Array.of(a, self.runtime.address(a)) for a in (x, w)]
-        return plans.plan(*arrays, plans.Array(shape, strides, x.dtype.name), precision, epilogue)
+        first, second = (plans.Array.of(a, self.runtime.address(a)) for a in (x, w))
+        return plans.plan(first, second, plans.Array(shape, strides, x.dtype.name), precision, epilogue)
 
     def _how(self, planned: Plan, *arrays: Array) -> _Ready | None:
         if planned in self._ready:
@@ -127,9 +129,7 @@ class Products:
     def _run(self, ready: _Ready, *arrays: Array) -> Callable[[], None]:
         return lambda: self._carry_out(ready, *arrays)
 
-    def _carry_out(
-        self, ready: _Ready, x: Array, w: Array, out: Array, bias: Array | None, aux: Array | None
-    ) -> None:
+    def _carry_out(self, ready: _Ready, x: Array, w: Array, out: Array, bias: Array | None, aux: Array | None) -> None:
         how, address = ready.plan, self.runtime.address
         a = self._copied(w, how.a, how.transpose_a, how.batch) if "a" in how.copied else w
         b = self._copied(x, how.b, how.transpose_b, how.batch) if "b" in how.copied else x
@@ -168,5 +168,3 @@ def _axes(x: Array, w: Array) -> tuple[int, ...]:
 
 def _transposed(a: Array) -> Array:
     return a.swapaxes(-1, -2)
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -64,10 +64,8 @@ class Runtime:
             try:
                 yield made
             except BaseException:
-                try:
+                with suppress(RuntimeError):  # the capture is invalid, and ended all the same
                     stream.end_capture()
-                except RuntimeError:  # the capture is invalid: it is ended all the same
-                    pass
                 raise
             made.append(stream.end_capture())
         self.room.share()
@@ -81,7 +79,7 @@ class Runtime:
     def send(self, to: Array, numbers: Sequence[float]) -> None:
         """Numbers as float64 bits to ``to[0]``, whole ones as words to ``to[1]``; the host does not wait."""
         width = 1 << len(numbers).bit_length()
-        rings: dict[int, _Ring] = self._rings.__dict__
+        rings: dict[Any, _Ring] = self._rings.__dict__
         if width not in rings:
             rings[width] = _Ring(self, width)
         row, event = rings[width].next()

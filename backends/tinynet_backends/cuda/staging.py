@@ -36,8 +36,8 @@ class Staging:
     def put(self, arrays: Sequence[Array | None]) -> list[Array | None]:
         """The arrays (NumPy's, or None) on the device, in order on the caller's stream."""
         rt = self.runtime
-        for place in self._places[self._turn].values():
-            rt.record(place.used)  # all that reads the last batch has been queued by now
+        for last in self._places[self._turn].values():
+            rt.record(last.used)  # all that reads the last batch has been queued by now
         self._turn = (self._turn + 1) % PLACES
         places = self._places[self._turn]
         result: list[Array | None] = []
@@ -45,15 +45,15 @@ class Staging:
             if a is None:
                 result.append(None)
                 continue
-            place = places.get(n)
-            if place is None or place.host.shape != a.shape or place.host.dtype != a.dtype:
-                place = places[n] = _Place(rt, a.shape, a.dtype)
-                rt.record(place.used)  # the memory may come from something that was queued before
-            rt.wait_on_host(place.copied)  # the copy before last still reads this memory
-            place.host[...] = a
-            rt.wait(place.used, self.stream)
-            rt.copy_from_pinned(place.device, place.host, self.stream)
-            rt.record(place.copied, self.stream)
-            rt.wait(place.copied)
-            result.append(place.device)
+            found = places.get(n)
+            if found is None or found.host.shape != a.shape or found.host.dtype != a.dtype:
+                found = places[n] = _Place(rt, a.shape, a.dtype)
+                rt.record(found.used)  # the memory may come from something that was queued before
+            rt.wait_on_host(found.copied)  # the copy before last still reads this memory
+            found.host[...] = a
+            rt.wait(found.used, self.stream)
+            rt.copy_from_pinned(found.device, found.host, self.stream)
+            rt.record(found.copied, self.stream)
+            rt.wait(found.copied)
+            result.append(found.device)
         return result
