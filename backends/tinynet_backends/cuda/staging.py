@@ -47,6 +47,8 @@ class Staging:
                 continue
             found = places.get(n)
             if found is None or found.host.shape != a.shape or found.host.dtype != a.dtype:
+                if found is not None:
+                    rt.wait_on_host(found.copied)  # page-locked memory goes back to a pool that waits for no stream
                 found = places[n] = _Place(rt, a.shape, a.dtype)
                 rt.record(found.used)  # the memory may come from something that was queued before
             rt.wait_on_host(found.copied)  # the copy before last still reads this memory
