@@ -121,7 +121,9 @@ def trained(ops, net, poisoned=False, **options):
     model = tn.Model(net, DATA.shape, backend=ops, seed=2)
     loader = tn.Loader(DATA, 32, seed=2)
     losses = []
-    for report in tn.train(model, loader, tn.CrossEntropy(), options.pop("optimizer", tn.Adam(1e-2)), steps=12, **options):
+    for report in tn.train(
+        model, loader, tn.CrossEntropy(), options.pop("optimizer", tn.Adam(1e-2)), steps=12, **options
+    ):
         losses.append(float(report.loss))
         if poisoned:
             poison(ops)
@@ -141,7 +143,9 @@ def test_captured_steps_give_the_bits_of_steps_as_written(layer, ops, reasons, m
 
 
 @pytest.mark.parametrize(
-    "optimizer", [tn.SGD(0.1, momentum=0.9), tn.Adam(l2=0.1), tn.AdamW(tn.schedules.Cosine(0.05, 9)), tn.Lion()], ids=repr
+    "optimizer",
+    [tn.SGD(0.1, momentum=0.9), tn.Adam(l2=0.1), tn.AdamW(tn.schedules.Cosine(0.05, 9)), tn.Lion()],
+    ids=repr,
 )
 def test_rates_and_corrections_are_read_at_every_launch(optimizer, ops, reasons, monkeypatch):
     net = tn.Sequential(tn.Dense(4), tn.Tanh(), tn.Dropout(0.3), tn.Dense(3))
@@ -189,7 +193,7 @@ def test_all_that_is_promised_holds(ops):
 
 
 def test_a_run_goes_from_the_host_to_the_device_and_back(ops, tmp_path):
-    net = tn.Sequential(tn.Dense(16), tn.BatchNorm(), tn.ReLU(), tn.Dense(3))
+    net = tn.Sequential(tn.Dense(16, bias=False), tn.BatchNorm(), tn.ReLU(), tn.Dense(3))
     options = {"batch_size": 32, "optimizer": tn.Adam(1e-2)}
     whole = tn.Model(net, DATA.shape, seed=3)
     whole.fit(DATA, epochs=6, **options)
