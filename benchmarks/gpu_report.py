@@ -81,7 +81,7 @@ def ceilings(ops: Any) -> Lines:
     cp = ops._cp
     source = draw(ops, 1 << 28)
     target = cp.empty_like(source)
-    rate = 2 * source.nbytes / seconds(ops, lambda: cp.copyto(target, source))
+    rate = 2 * source.nbytes / seconds(ops, partial(cp.copyto, target, source))
     yield f"copies, read and written: {rate / 1e12:.2f} TB/s"
     del source, target
     n = 8192
@@ -218,7 +218,7 @@ def report(ops: Any, parts: tuple[Callable[[Any], Lines], ...], say: Callable[[s
         try:
             for line in part(ops):
                 say(f"- {line}")
-        except Exception as e:  # the next part may tell why
+        except (Exception, SystemExit) as e:  # contenders that disagree end with the latter; the next part may tell why
             whole = False
             say(f"- FAILED: {type(e).__name__}: {e}")
             if not isinstance(e, Wrong):
