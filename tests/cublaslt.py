@@ -5,7 +5,7 @@ says that cublasLt would refuse, or that reads or writes beyond a buffer, is an 
 """
 
 import numpy as np
-from tinynet_backends.cuda.plan import ALIGNED, OPERANDS, SIZES
+from tinynet_backends.cuda.plan import OPERANDS, SIZES
 
 DROPPED = {"bf16": 16, "tf32": 13}  # bits of a float32 that the operands of a product lose
 
@@ -20,14 +20,15 @@ def rounded(x, precision):
     return bits.astype("uint32").view("float32").reshape(x.shape)
 
 
-def matrices(buffer, layout, batch, offset=0):
+def matrices(buffer, layout, batch):
     """The column-major matrices that a layout finds in a buffer: (batch, rows, cols), a view."""
     assert layout.ld >= layout.rows, "the leading dimension is smaller than a column"
-    last = offset + (batch - 1) * layout.stride + (layout.cols - 1) * layout.ld + layout.rows
-    assert 0 <= offset <= last <= buffer.size, f"elements {offset} to {last} of {buffer.size}"
+    assert layout.stride >= 0
+    last = (batch - 1) * layout.stride + (layout.cols - 1) * layout.ld + layout.rows
+    assert last <= buffer.size, f"{last} elements of {buffer.size}"
     size = buffer.itemsize
     return np.lib.stride_tricks.as_strided(
-        buffer[offset:], (batch, layout.rows, layout.cols), (layout.stride * size, size, layout.ld * size)
+        buffer, (batch, layout.rows, layout.cols), (layout.stride * size, size, layout.ld * size)
     )
 
 
@@ -41,7 +42,7 @@ def gelu_gradient(x):
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
 
 
-def matmul(plan, a, b, d, bias=None, aux=None, offsets=(0, 0, 0)):
+def matmul(plan, a, b, d, bias=None, aux=None):
     """``D = epilogue(op(A) op(B))`` into ``d``, and what the epilogue writes into ``bias`` and ``aux`` (bytes)."""
     e = int(plan.epilogue)
     for layout, alignment in zip((plan.a, plan.b, plan.d), plan.alignments, strict=True):
@@ -49,9 +50,7 @@ def matmul(plan, a, b, d, bias=None, aux=None, offsets=(0, 0, 0)):
         assert alignment & (alignment - 1) == 0, "an alignment is a power of two"
     assert plan.a.dtype == plan.b.dtype == OPERANDS[plan.precision]
     assert plan.batch == 1 or plan.d.stride >= plan.d.extent, "results of a batch overlap"
-    mats = [
-        matrices(x, lay, plan.batch, o) for x, lay, o in zip((a, b, d), (plan.a, plan.b, plan.d), offsets, strict=True)
-    ]
+    mats = [matrices(x, layout, plan.batch) for x, layout in ((a, plan.a), (b, plan.b), (d, plan.d))]
     A = rounded(mats[0].swapaxes(1, 2) if plan.transpose_a else mats[0], plan.precision)
     B = rounded(mats[1].swapaxes(1, 2) if plan.transpose_b else mats[1], plan.precision)
     assert A.shape[1:] == (plan.m, plan.k)
@@ -94,7 +93,3 @@ def matmul(plan, a, b, d, bias=None, aux=None, offsets=(0, 0, 0)):
     if e & 256:
         vectors[...] = A.sum(axis=2)
     mats[2][...] = y
-
-
-def is_aligned(buffer):
-    return buffer.ctypes.data % ALIGNED == 0

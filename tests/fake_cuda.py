@@ -3,6 +3,7 @@
 Work that is queued while a graph is captured is noted and not done, as on a device, and done at each launch.
 """
 
+import ctypes
 import threading
 import weakref
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ from typing import ClassVar
 import cublaslt
 import numpy as np
 from tinynet_backends.cuda.lt import Algorithm
+from tinynet_backends.cuda.memory import Room
+from tinynet_backends.cuda.plan import SIZES
 
-BASE = 1 << 40  # addresses begin here
 GUARD = 256  # bytes between two allocations, which nobody may touch
 CODE = b"algorithm".ljust(64, b".")
 
@@ -27,6 +29,30 @@ class Pool:
 class Graph:
     def __init__(self, work):
         self.work, self.launches = work, 0
+
+
+class MemoryPool:
+    """CuPy's pool, as far as a `Room` asks."""
+
+    def __init__(self, limit=0, used=0, total=0):
+        self.limit, self.used, self.total, self.freed = limit, used, total, 0
+
+    def get_limit(self):
+        return self.limit
+
+    def set_limit(self, size):
+        assert size > 0, "0 is no limit at all"
+        self.limit = size
+
+    def used_bytes(self):
+        return self.used
+
+    def total_bytes(self):
+        return self.total
+
+    def free_all_blocks(self):
+        self.freed += 1
+        self.total = self.used
 
 
 class Event:
@@ -61,7 +87,8 @@ class Runtime:
     """What `cuda.runtime` is, on the host."""
 
     def __init__(self, room=1 << 23):
-        self.memory = np.full(room, 0xFF, "uint8")  # float NaN: what nobody wrote shows
+        whole = np.full(room + 256, 0xFF, "uint8")  # float NaN: what nobody wrote shows
+        self.memory = whole[-whole.ctypes.data % 256 :][:room]
         self.next, self.lock = GUARD, threading.Lock()
         self.running = threading.local()
         self.clock = {}
@@ -71,6 +98,7 @@ class Runtime:
         self.refuses = ""  # why a capture ends badly
         self.launched = 0
         self.main = Stream()
+        self.room = Room(MemoryPool(), 1 << 33)
         Stream.others.clear()
         self.copied = []
 
@@ -95,7 +123,7 @@ class Runtime:
         return isinstance(x, np.ndarray)
 
     def address(self, a):
-        return BASE + a.ctypes.data - self.memory.ctypes.data if a.size else BASE
+        return a.ctypes.data
 
     # Streams and graphs
 
@@ -191,6 +219,16 @@ class Runtime:
         return self.clock.get(self.timed, self.timed)
 
 
+class Choices:
+    """What is fastest, not kept."""
+
+    def find(self, plan):
+        return None
+
+    def keep(self, plan, choice):
+        pass
+
+
 class Problem:
     """Descriptors, and the interpreter that carries them out."""
 
@@ -209,13 +247,21 @@ class Problem:
 
     def run(self, handle, algorithm, a, b, d, bias, aux, workspace, stream):
         assert (workspace != 0) == (algorithm.workspace != 0)
-        plan, rt = self.plan, self.runtime
+        plan = self.plan
         assert not any(
-            (address - BASE) % alignment for address, alignment in zip((a, b, d), plan.alignments, strict=True)
+            (address | layout.stride * SIZES[layout.dtype]) % alignment
+            for address, layout, alignment in zip((a, b, d), (plan.a, plan.b, plan.d), plan.alignments, strict=True)
         )
         real = np.dtype(plan.d.dtype)
-        whole = rt.memory.view(real)
-        at = [(address - BASE) // real.itemsize for address in (a, b, d, bias)]
-        rows = whole[at[3] : at[3] + plan.batch * plan.m] if bias else None
-        mask = rt.memory[aux - BASE : aux - BASE + plan.aux_bytes] if aux else None
-        rt.do(lambda: cublaslt.matmul(plan, whole, whole, whole, rows, mask, at[:3]))
+        matrices = [
+            at(address, (plan.batch - 1) * layout.stride + layout.extent, real)
+            for address, layout in ((a, plan.a), (b, plan.b), (d, plan.d))
+        ]
+        vectors = at(bias, plan.batch * plan.m, real) if bias else None
+        kept = at(aux, plan.aux_bytes, np.dtype("uint8")) if aux else None
+        self.runtime.do(lambda: cublaslt.matmul(plan, *matrices, vectors, kept))
+
+
+def at(address, size, dtype):
+    """Memory by its address."""
+    return np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(address), dtype)

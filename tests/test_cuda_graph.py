@@ -133,6 +133,7 @@ def test_graphs_that_were_not_used_for_long_are_dropped(device):
     launched = device.rt.launched
     step(device.array(0.0))
     assert device.rt.launched == launched + 1  # it was used all the time
+    assert device.python == 2 * (KINDS + 4)
 
 
 CROSSINGS = {

@@ -5,36 +5,13 @@ from contextlib import nullcontext
 import fake_cuda
 import numpy as np
 import pytest
+from fake_cuda import MemoryPool as Pool
 from tinynet_backends.cuda.device import CudaDevice
 from tinynet_backends.cuda.memory import Room, limit_from, shown
 from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.staging import Staging
 
 GIB = 2**30
-
-
-class Pool:
-    """CuPy's pool, as far as a `Room` asks."""
-
-    def __init__(self, limit=0, used=0, total=0):
-        self.limit, self.used, self.total, self.freed = limit, used, total, 0
-
-    def get_limit(self):
-        return self.limit
-
-    def set_limit(self, size):
-        assert size > 0, "0 is no limit at all"
-        self.limit = size
-
-    def used_bytes(self):
-        return self.used
-
-    def total_bytes(self):
-        return self.total
-
-    def free_all_blocks(self):
-        self.freed += 1
-        self.total = self.used
 
 
 @pytest.mark.parametrize(

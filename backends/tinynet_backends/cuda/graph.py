@@ -114,7 +114,7 @@ class _Compilation:
         self.kinds: dict[Any, _Captured | str] = {}  # or why there is none; "" where it is still to be tried
 
     def __call__(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        if self.running.recording is not None or self.runtime.capturing():
+        if self.runtime.capturing():
             return self._as_written(calls)  # a part of the graph that is being captured
         try:
             kind = tuple([tuple([self._kind(a) for a in args]) for args in calls])

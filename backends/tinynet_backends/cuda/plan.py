@@ -201,8 +201,7 @@ def _stored(array: Array, axes: tuple[int, ...], kind: str) -> tuple[Layout, boo
         layout = Layout(array.dtype, r, c, right if c > 1 else r, stride)
     else:
         layout = Layout(array.dtype, c, r, down if by_rows and r > 1 else c, stride)
-    overlapping = stride < 0 or 0 < stride < layout.extent
-    if array.dtype == kind and (by_rows or by_columns) and not overlapping:
+    if array.dtype == kind and (by_rows or by_columns) and stride >= 0:
         return layout, by_columns and not by_rows, False
     return layout.padded(kind), by_columns and not by_rows, True
 
