@@ -335,3 +335,35 @@ def test_all_goes_when_the_step_goes(device):
     finally:
         gc.enable()
     assert result.tolist() == [2.0]
+
+
+def test_the_first_call_finds_its_arrays_where_the_graph_will(device):
+    seen = []
+
+    def step(x):
+        seen.append((device.rt.address(x), x.flags.c_contiguous))
+        return device.add(x, 0)
+
+    compiled = device.compile(step)
+    whole = device.array(*range(24)).reshape(4, 6)
+    for x in (whole[:, 1:3], whole.T[:4, :2], whole[:, ::4]):
+        assert compiled(x).tolist() == x.tolist()
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    assert seen[0][1]
+
+
+def test_ctrl_c_in_a_first_call(device):
+    hit = []
+
+    def step(x):
+        if not hit:
+            hit.append(1)
+            raise KeyboardInterrupt
+        return device.add(x, 1)
+
+    compiled = device.compile(step)
+    with pytest.raises(KeyboardInterrupt):
+        compiled(device.array(1.0))
+    for n in range(3):
+        assert compiled(device.array(float(n))).tolist() == [n + 1.0]

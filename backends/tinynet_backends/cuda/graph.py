@@ -105,13 +105,15 @@ class _Compilation:
     """The graphs of one thread, by kind of arguments.
 
     Of a kind, the first calls run as they are written, which compiles kernels and times products; the second are
-    captured and launched, and those after them are launched.
+    captured and launched, and those after them are launched. The first too find their arrays where the graph will: how
+    products are computed depends on alignments, and the first of a run that is resumed is one of the later of another.
     """
 
     def __init__(self, runtime: Any, running: Running, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
         self.runtime, self.running, self.step, self.fixed = runtime, running, step, fixed
         self.said: set[str] = set()
-        self.kinds: dict[Any, _Captured | str] = {}  # or why there is none; "" where it is still to be tried
+        # the graph; its inputs, where it is still to be made; or why there is none
+        self.kinds: dict[Any, _Captured | list[Array] | str] = {}
 
     def __call__(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         if self.runtime.capturing():
@@ -125,18 +127,21 @@ class _Compilation:
             return self._as_written(calls)
         found = self.kinds.pop(kind, None)
         if found is None:
-            self.kinds[kind] = ""
-            while len(self.kinds) > KINDS:
+            while len(self.kinds) >= KINDS:
                 del self.kinds[next(iter(self.kinds))]
-            return self._as_written(calls)
+            inputs = [self.runtime.empty(a.shape, a.dtype) for args in calls for a in args if self.runtime.owns(a)]
+            self.kinds[kind] = inputs
+            self._fill(inputs, calls)
+            left = iter(inputs)
+            return self._as_written([[next(left) if self.runtime.owns(a) else a for a in args] for args in calls])
         self.kinds[kind] = found  # last again
-        if found == "":
-            found = self.kinds[kind] = self._capture(calls)
+        if isinstance(found, list):
+            found = self.kinds[kind] = self._capture(calls, found)
             if isinstance(found, str):
                 _log.info("a step is not captured, and runs call by call: %s", found)
         return self._as_written(calls) if isinstance(found, str) else self._launch(found, calls)
 
-    def _as_written(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def _as_written(self, calls: Sequence[Sequence[Any]]) -> list[Any]:
         return [self.step(*self.fixed, *args) for args in calls]
 
     def _kind(self, a: Any) -> Any:
@@ -148,7 +153,13 @@ class _Compilation:
             return type(a)
         raise Uncapturable(f"an argument that is neither an array of the device nor a number: {type(a).__name__}")
 
-    def _capture(self, calls: Sequence[tuple[Any, ...]]) -> _Captured | str:
+    def _fill(self, inputs: list[Array], calls: Sequence[tuple[Any, ...]]) -> None:
+        arrays = [a for args in calls for a in args if self.runtime.owns(a)]
+        for to, a in zip(inputs, arrays, strict=True):
+            if to is not a:
+                self.runtime.copy(to, a)
+
+    def _capture(self, calls: Sequence[tuple[Any, ...]], inputs: list[Array]) -> _Captured | str:
         """The graph of these calls, not launched yet; or why there is none."""
         rt, recording = self.runtime, Recording()
         flat = [a for args in calls for a in args]
@@ -156,7 +167,6 @@ class _Compilation:
         results: list[Any] = []
         try:
             pool = rt.new_pool()
-            inputs = [rt.empty(a.shape, a.dtype, pool) for a in flat if rt.owns(a)]
             numbers = rt.empty((2, count), "uint64", pool) if count else None
             self.running.recording = recording
             with rt.capture(pool) as made:
@@ -185,15 +195,9 @@ class _Compilation:
         return Number(recording, a, numbers[0, n, ...].view("float64"), numbers[1, n, ...] if type(a) is int else None)
 
     def _launch(self, captured: _Captured, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        rt, arrays, numbers = self.runtime, iter(captured.inputs), []
-        for args in calls:
-            for a in args:
-                if type(a) in _NUMBERS:
-                    numbers.append(a)
-                elif rt.owns(a):
-                    to = next(arrays)
-                    if to is not a:
-                        rt.copy(to, a)
+        rt = self.runtime
+        self._fill(captured.inputs, calls)
+        numbers = [a for args in calls for a in args if type(a) in _NUMBERS]
         if numbers:
             rt.send(captured.numbers, numbers)
         rt.launch(captured.graph)
