@@ -46,7 +46,7 @@ class CupyBackend(CudaDevice, CudaOperations):
         self._kernels: dict[tuple[Source, str], Any] = {}
         with self._here():
             try:
-                cp.arange(2) + 1  # compiled by the libraries that come with the extra
+                cp.arange(2)  # a kernel, compiled by the libraries that come with the extra
                 library = lt.library()
                 handle = library.handle(number)  # before any capture
                 runtime = Runtime(cp, number)
