@@ -10,12 +10,13 @@ import pytest
 from cuda_shim import nvrtc, shim
 from test_ops import CASES, EXACT, assert_same, device, host, moments, odd, real, squares
 from tinynet_backends import Backend, exact, get_backend, overrides, rowwise
-from tinynet_backends.cuda import emit, samples, source
+from tinynet_backends.cuda import emit, graph, samples, source
 from tinynet_backends.tracing import trace
 
 import tinynet as tn
 
 F4, F8 = np.dtype("float32"), np.dtype("float64")
+PRODUCTS = {"affine", "affine_grad"}
 ARCHITECTURES = ["sm_80", "sm_90"]
 RTOL = {F4: 2e-6, F8: 1e-14}  # sums in another order, and another library's exp
 RNG = np.random.default_rng(0)
@@ -207,13 +208,14 @@ def test_an_operation_equals_the_portable_one(name, dtype, ops):
     for cases in (CASES[name], MORE.get(name, lambda f: [])):
         for case in cases(lambda a: a.astype(dtype)):
             holds(ops, name, case, 0.0 if name in EXACT else RTOL[dtype])
-    assert ops._cp.launched
+    assert ops._products._ready if name in PRODUCTS else ops._cp.launched
 
 
 def test_which_operations_have_kernels(ops):
-    """All but the matrix products, rows by number, and what formulas of samples are made of, which is in `samples`."""
+    """All but rows by number, and what formulas of samples are made of, which is in `samples`; products are cublasLt's."""
     within = {"sincos", "arctan", "log", "sum_in_order", "affine_in_order"}
-    assert set(CASES) - set(overrides(ops)) == {"affine", "affine_grad", "gather"} | within
+    assert set(CASES) - set(overrides(ops)) == {"gather"} | within
+    assert set(overrides(ops)) >= PRODUCTS
 
 
 @pytest.mark.parametrize("dtype", [F4, F8], ids=str)
@@ -517,3 +519,31 @@ def test_nvrtc_compiles_each_formula(architecture, dtype):
 def test_nvrtc_says_what_is_wrong():
     with pytest.raises(ValueError, match=r'NVRTC_ERROR_COMPILATION(.|\n)*identifier "nothing" is undefined'):
         nvrtc.compiled(source.whole("wrong", "KERNEL wrong(real* x) { x[0] = nothing; }", F4).text, "sm_80")
+
+
+# Kernels, products and graphs together ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "optimizer", [tn.Adam(1e-2), tn.SGD(tn.schedules.Cosine(0.1, 9), momentum=0.9), tn.NAdam()], ids=repr
+)
+def test_training_is_captured_and_gives_the_bits_of_steps_as_written(optimizer, ops, monkeypatch, caplog):
+    net = tn.Sequential(tn.Dense(6), tn.ReLU(), tn.Dropout(0.3), tn.LayerNorm(), tn.Dense(3))
+    data = tn.data.Blobs(60, n_features=4, n_classes=3, seed=1)
+    x, y = (np.asarray(a) for a in data.batch(range(60), get_backend("numpy"), "float32")[:2])
+
+    def trained():
+        model = tn.Model(net, 4, backend=ops, seed=2)
+        loader = tn.Loader(tn.Arrays(x, y), 20, shuffle=False, prefetch=False)
+        reports = tn.train(model, loader, tn.CrossEntropy(), optimizer, steps=9, clip=0.5, ema=0.9)
+        return [float(report.loss) for report in reports], model.theta
+
+    before = ops._runtime.launched
+    with caplog.at_level("INFO", logger="tinynet"):
+        losses, theta = trained()
+    assert not [r for r in caplog.records if "captured" in r.getMessage()]
+    assert ops._runtime.launched - before == 8
+    monkeypatch.setattr(graph._Compilation, "__call__", lambda self, calls: self._as_written(calls))
+    wanted, other = trained()
+    assert losses == wanted
+    assert theta.tobytes() == other.tobytes()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from math import prod
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tinynet_backends import Backend, get_backend
 
@@ -22,6 +23,20 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float64")
 _CACHED = 2**19  # numbers in a layer's output that is read while it is still in the cache
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def _on_its_device(method: M) -> M:
+    """A method of a model, with its backend's device the current one."""
+
+    @wraps(method)
+    def active(self: Model, *args: Any, **options: Any) -> Any:
+        with self.ops.active():
+            return method(self, *args, **options)
+
+    return active  # type: ignore[return-value]
 
 
 class Model:
@@ -76,7 +91,8 @@ class Model:
         widest = max(prod(self.in_shape), *(p.shape[-1] for _, p in leaves(self.spec.params)), 1)
         self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
-        self._forward = self.ops.compile(lambda params, x: self.net.forward(params, x, ctx)[0], self.params)
+        net = self.net  # and not self: a cycle would keep a device's memory until somebody looks for it
+        self._forward = self.ops.compile(lambda params, x: net.forward(params, x, ctx)[0], self.params)
 
     def __repr__(self) -> str:
         shapes = f"{_plain(self.in_shape)} -> {_plain(self.out_shape)}"
@@ -96,6 +112,7 @@ class Model:
 
     # Using it ------------------------------------------------------------------------------------------------------
 
+    @_on_its_device
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Outputs for X: (n, *in_shape) -> (n, *out_shape), an array of this model's backend.
 
@@ -114,11 +131,13 @@ class Model:
             out[start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
         return out
 
+    @_on_its_device
     def predict_labels(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Labels (n,) int64 for X: where the outputs are largest; with one output column, whether it is positive."""
         y, xp = self.predict(x, batch_size=batch_size), self.ops.xp
         return xp.astype(y[:, 0] > 0 if self.out_shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
 
+    @_on_its_device
     def evaluate(
         self,
         data: Any,
@@ -138,6 +157,7 @@ class Model:
             data, batch_size
         )
 
+    @_on_its_device
     def adapt(self, data: Any, *, samples: int | None = None) -> None:
         """Set the leading `Standardize` by one pass over ``data``, or over its first ``samples``."""
         layer = standardizer(self.net, self.params)
@@ -152,6 +172,7 @@ class Model:
         scale = 1.0 / xp.where(deviation > least, deviation, 1.0)
         layer["mean"][...], layer["scale"][...] = (self.ops.asarray(a, self.dtype) for a in (mean, scale))
 
+    @_on_its_device
     def fit(self, data: Any, **options: Any) -> History:
         """Train on ``data``; the options are those of `tinynet.fit`, where they are explained."""
         from tinynet.fitting import fit

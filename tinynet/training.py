@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from tinynet.data import Batch
 from tinynet.data.loader import BatchSource, batches
 from tinynet.errors import DivergedError
+from tinynet.footprint import step_bytes
 from tinynet.layers import Array, Context, Params
 from tinynet.losses import Loss
 from tinynet.model import Model, Trainable, check_fit
@@ -69,10 +70,17 @@ def train(
     check_options(steps, clip, accumulate, ema)
     check_fit(model, loader.data, loss)
     ops, theta = model.ops, model.theta
-    if run is None:
-        run = Run(optimizer.init(theta, ops))
-    if ema is not None and run.average is None:
-        run.average = ops.xp.asarray(theta, copy=True)
+    needed = step_bytes(
+        model.net, model.in_shape, theta.shape[0], len(optimizer.used_slots()) if run is None else 0,
+        batch_size=loader.batch_size, itemsize=4 if model.dtype == "float32" else 8, accumulate=accumulate,
+        average=ema is not None,
+    )  # fmt: skip
+    ops.admit(needed, f"training with batch_size {loader.batch_size}")
+    with ops.active():
+        if run is None:
+            run = Run(optimizer.init(theta, ops))
+        if ema is not None and run.average is None:
+            run.average = ops.xp.asarray(theta, copy=True)
     step = make_step(model, loss, optimizer, run, clip, accumulate, ema)
     return loop(model, loader, step, run, steps, due, _look)
 
@@ -135,22 +143,24 @@ def loop(
     """Run so many steps; where it waits for the device it calls ``look``, which gives what is `Report.recent`."""
     ops, theta = model.ops, model.theta
     shape = CHECK, *theta.shape[:-1]
-    losses = ops.zeros(shape, theta.dtype)
-    good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
+    with ops.active():
+        losses = ops.zeros(shape, theta.dtype)
+        good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
     since, stop = run.step, run.step + steps  # since: the step at which all was last seen to be good
     with closing(batches(loader, run.step, ops, model.dtype)) as coming:
         while run.step < stop:
-            t = run.step
-            losses[t - since, ...] = step(next(coming), t)
-            value = losses[t - since, ...]
-            run.step = t + 1
-            epoch, place = divmod(t, loader.steps_per_epoch)
-            last = place + 1 == loader.steps_per_epoch
-            recent: tuple[float, ...] = ()
-            if last or run.step - since == CHECK or run.step == stop or (due is not None and due(run.step)):
-                recent = look(model, losses[: run.step - since, ...], good, since)
-                losses = ops.zeros(shape, theta.dtype)  # another one: the reports keep looking at theirs
-                since = run.step
+            with ops.active():
+                t = run.step
+                losses[t - since, ...] = step(next(coming), t)
+                value = losses[t - since, ...]
+                run.step = t + 1
+                epoch, place = divmod(t, loader.steps_per_epoch)
+                last = place + 1 == loader.steps_per_epoch
+                recent: tuple[float, ...] = ()
+                if last or run.step - since == CHECK or run.step == stop or (due is not None and due(run.step)):
+                    recent = look(model, losses[: run.step - since, ...], good, since)
+                    losses = ops.zeros(shape, theta.dtype)  # another one: the reports keep looking at theirs
+                    since = run.step
             yield Report(run.step, epoch, last, value, run, recent)
 
 

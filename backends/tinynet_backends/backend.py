@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import prod
 from typing import Any, TypeVar
@@ -110,6 +111,20 @@ class Backend:
 
     def as_written(self, reason: str) -> None:
         """Within a compiled step: run its Python every time, for ``reason``, which is logged."""
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Inside, in this thread, arrays are computed on this backend's device also where no operation is called."""
+        return nullcontext()
+
+    def admit(self, needed: int, what: str) -> None:
+        """MemoryError, with the figures, if ``what`` takes ``needed`` bytes and the device is known not to have them."""
+
+    def feed(self) -> Callable[[Sequence[Any]], list[Any]]:
+        """A function that gives host arrays (or None) as arrays of this backend, perhaps copied while it computes.
+
+        What it gives is to be used before its next call, and changes with the one after that: for batches in turn.
+        """
+        return lambda arrays: [None if a is None else self.asarray(a) for a in arrays]
 
     def synchronize(self) -> None:
         """Wait until the device has done all it was asked to."""
