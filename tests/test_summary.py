@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 
 import pytest
@@ -15,7 +16,9 @@ NETS = {
     "norms": (tn.Sequential(tn.Flatten(), tn.Standardize(), tn.Dense(6), tn.BatchNorm(), tn.LayerNorm()), (4, 2)),
     "nested": (tn.Sequential(tn.Sequential(tn.Dense(4), tn.Sequential(tn.Tanh(), tn.Dense(2)))), (7,)),
     "residual": (
-        tn.Sequential(tn.Dense(8), tn.Residual(tn.Dense(16), tn.ReLU(), tn.Residual(tn.Tanh()), tn.Dense(8)), tn.GELU()),
+        tn.Sequential(
+            tn.Dense(8), tn.Residual(tn.Dense(16), tn.ReLU(), tn.Residual(tn.Tanh()), tn.Dense(8)), tn.GELU()
+        ),
         (3,),
     ),
 }
@@ -66,7 +69,7 @@ def test_flops_are_those_that_torch_counts():
 
     widths = (5, 17, 9, 3)
     net = tn.Sequential(*(layer for width in widths[1:] for layer in (tn.Dense(width), tn.ReLU())))
-    pairs = zip(widths, widths[1:], strict=False)
+    pairs = pairwise(widths)
     other = torch.nn.Sequential(*(m for i, o in pairs for m in (torch.nn.Linear(i, o), torch.nn.ReLU())))
     with FlopCounterMode(display=False) as counter:
         other(torch.zeros(1, widths[0]))
@@ -120,7 +123,11 @@ def test_every_parameter_is_in_the_drawing(name):
     net, shape = NETS[name]
     model = tn.Model(net, shape)
     lines = str(model).splitlines()[2:]
-    counts = [int(line.rpartition("  ")[2].replace(",", "")) for line in lines if line.endswith(tuple("0123456789")) and "│  " in line]
+    counts = [
+        int(line.rpartition("  ")[2].replace(",", ""))
+        for line in lines
+        if line.endswith(tuple("0123456789")) and "│  " in line
+    ]
     assert sum(counts) == model.theta.shape[0]
     assert lines[0] == " × ".join(map(str, shape))
     assert max(map(len, lines)) < 80

@@ -11,7 +11,7 @@ from tinynet_backends import (
     use_backend,
 )
 
-from tinynet import data, export, initializers, losses, metrics, optim, schedules
+from tinynet import data, export, initializers, losses, metrics, optim, plot, schedules
 from tinynet.activations import ELU, GELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from tinynet.checkpoints import Checkpoints
 from tinynet.data import Arrays, Dataset, Loader
@@ -20,6 +20,7 @@ from tinynet.files import load
 from tinynet.fitting import EarlyStopping, fit
 from tinynet.history import History
 from tinynet.layers import Context, Dense, Flatten, Layer, Residual, Sequential
+from tinynet.logs import CSVLog, JSONLines, TensorBoard
 from tinynet.losses import (
     BinaryCrossEntropy,
     CrossEntropy,
@@ -33,6 +34,7 @@ from tinynet.losses import (
 )
 from tinynet.model import Model
 from tinynet.optim import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
+from tinynet.rates import RateTest, find_rate
 from tinynet.regularization import BatchNorm, Dropout, LayerNorm
 from tinynet.standardize import Standardize
 from tinynet.streams import Stream
@@ -52,6 +54,7 @@ __all__ = [
     "BackendUnavailable",
     "BatchNorm",
     "BinaryCrossEntropy",
+    "CSVLog",
     "Checkpoints",
     "Context",
     "CrossEntropy",
@@ -66,6 +69,7 @@ __all__ = [
     "History",
     "Huber",
     "Identity",
+    "JSONLines",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
@@ -79,6 +83,7 @@ __all__ = [
     "Poisson",
     "Quantile",
     "RMSprop",
+    "RateTest",
     "ReLU",
     "Report",
     "Residual",
@@ -93,9 +98,11 @@ __all__ = [
     "Stream",
     "SumSquaredError",
     "Tanh",
+    "TensorBoard",
     "available_backends",
     "data",
     "export",
+    "find_rate",
     "fit",
     "get_backend",
     "initializers",
@@ -104,6 +111,7 @@ __all__ = [
     "metrics",
     "optim",
     "overrides",
+    "plot",
     "schedules",
     "set_backend",
     "train",

@@ -101,7 +101,9 @@ class CSVLog(_Lines):
     def check(self, lines: list[bytes], rest: bytes, row: Row) -> None:
         head = _csv(row).encode()
         if not (lines[0] + b"\n" == head if lines else head.startswith(rest)):
-            raise DataFileError(f"{self.path} has other columns than {', '.join(row)}: give another path, or move it away")
+            raise DataFileError(
+                f"{self.path} has other columns than {', '.join(row)}: give another path, or move it away"
+            )
 
 
 def _csv(cells: Iterable[object]) -> str:
