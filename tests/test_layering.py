@@ -22,7 +22,7 @@ HOST_SIDE = {
 EXPORT = "export"  # its files may spell PyTorch, whose names for weights they write and read, and import no part of it
 LAZY = {
     "cupy", "numba", "torch", "sklearn", "matplotlib", "array_api_strict", "rich", "safetensors", "pyarrow", "h5py", "onnx",
-    "onnxruntime",
+    "onnxruntime", "tensorboardX",
 }  # fmt: skip
 
 

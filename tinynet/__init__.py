@@ -15,9 +15,11 @@ from tinynet import data, export, initializers, losses, metrics, optim, plot, sc
 from tinynet.activations import ELU, GELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from tinynet.checkpoints import Checkpoints
 from tinynet.data import Arrays, Dataset, Loader
-from tinynet.errors import DataFileError, DivergedError, ModelFileError, StopTraining
+from tinynet.diagnosis import Diagnosis, Finding
+from tinynet.errors import DataFileError, DivergedError, GradientError, ModelFileError, StopTraining
 from tinynet.files import load
 from tinynet.fitting import EarlyStopping, fit
+from tinynet.gradients import check_gradients
 from tinynet.history import History
 from tinynet.layers import Context, Dense, Flatten, Layer, Residual, Sequential
 from tinynet.logs import CSVLog, JSONLines, TensorBoard
@@ -61,10 +63,13 @@ __all__ = [
     "DataFileError",
     "Dataset",
     "Dense",
+    "Diagnosis",
     "DivergedError",
     "Dropout",
     "EarlyStopping",
+    "Finding",
     "Flatten",
+    "GradientError",
     "Hinge",
     "History",
     "Huber",
@@ -100,6 +105,7 @@ __all__ = [
     "Tanh",
     "TensorBoard",
     "available_backends",
+    "check_gradients",
     "data",
     "export",
     "find_rate",
