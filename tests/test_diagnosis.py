@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +31,13 @@ def looked(model, data=MOONS, loss=None):
     return diagnosis
 
 
-def test_nothing_is_said_of_what_is_well(ops):
-    for seed in range(3):
+def test_nothing_is_said_of_what_is_well():
+    for seed in range(2):
         diagnosis = tn.Diagnosis(MOONS)
         net = tn.Sequential(
             tn.Dense(32), tn.BatchNorm(), tn.ReLU(), tn.Dropout(0.2), tn.Dense(32), tn.Tanh(), tn.Dense(2)
         )
-        tn.Model(net, 2, seed=seed, backend=ops).fit(MOONS, epochs=3, callbacks=[diagnosis])
+        tn.Model(net, 2, seed=seed).fit(MOONS, epochs=2, callbacks=[diagnosis])
         assert diagnosis.findings == []
         assert len(diagnosis.losses) > 5
 
@@ -84,7 +85,7 @@ def test_gradients_that_explode(ops):
     model = tn.Model(network(*[32] * 5, activation=tn.Identity), 2, backend=ops)
     for name in ("2.w", "4.w", "6.w", "8.w"):
         model.weights()[name][...] = 30.0 * model.weights()[name]
-    findings = looked(model, loss=tn.Hinge() if False else tn.CrossEntropy()).findings
+    findings = looked(model).findings
     assert [(f.kind, f.place) for f in findings] == [("exploding", "0")]
     assert findings[0].text.endswith("draw smaller weights, or add LayerNorm()")
 
@@ -96,10 +97,10 @@ def test_what_is_not_finite_is_said_without_a_warning(ops):
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(300.0, 0.0), (1.0, 1500.0), (0.01, 0.0), (0.01, 1.0)])
-def test_inputs_that_are_not_scaled(ops, scale, shift):
+def test_inputs_that_are_not_scaled(scale, shift):
     x, y, _ = MOONS[:500]
     x = np.asarray(x) * scale + shift
-    finding = looked(tn.Model(network(8), 2, backend=ops), Arrays(x, np.asarray(y))).findings[0]
+    finding = looked(tn.Model(network(8), 2), Arrays(x, np.asarray(y))).findings[0]
     assert (finding.kind, finding.place) == ("inputs", "0")
     j = int(finding.text.split("feature ")[1].split()[0])
     mean, deviation = (
@@ -107,7 +108,7 @@ def test_inputs_that_are_not_scaled(ops, scale, shift):
     )
     assert mean == pytest.approx(x[:, j].mean(), rel=1e-3, abs=1e-4)
     assert deviation == pytest.approx(x[:, j].std(), rel=1e-2)
-    well = tn.Model(tn.Sequential(tn.Standardize(), *network(8).layers), 2, backend=ops)
+    well = tn.Model(tn.Sequential(tn.Standardize(), *network(8).layers), 2)
     diagnosis = tn.Diagnosis(Arrays(x, np.asarray(y)))
     well.fit(Arrays(x, np.asarray(y)), callbacks=[diagnosis])
     assert "inputs" not in kinds(diagnosis)
@@ -121,13 +122,11 @@ def test_sparse_inputs_and_constants_are_well():
 
 
 @pytest.mark.parametrize("optimizer", [tn.SGD(300.0), tn.Adam(3.0)])
-def test_a_rate_that_diverges(ops, optimizer):
+def test_a_rate_that_diverges(optimizer):
     diagnosis = tn.Diagnosis(MOONS)
-    model = tn.Model(network(64, 64), 2, backend=ops)
-    try:
-        model.fit(MOONS, optimizer=optimizer, epochs=3, callbacks=[diagnosis])
-    except tn.DivergedError:
-        pass
+    model = tn.Model(network(64, 64), 2)
+    with suppress(tn.DivergedError):
+        model.fit(MOONS, optimizer=optimizer, callbacks=[diagnosis])
     finding = next(f for f in diagnosis.findings if f.kind == "rate")
     assert finding.step <= 64
     assert "lower the rate, to a tenth or what find_rate suggests" in finding.text
@@ -148,8 +147,8 @@ def test_nothing_changes_by_looking(ops):
         tn.Dense(16), tn.BatchNorm(), tn.ReLU(), tn.Dropout(0.5), tn.Residual(tn.Dense(16)), tn.Dense(2)
     )
     plain, watched = (tn.Model(net, 2, backend=ops) for _ in range(2))
-    one = plain.fit(MOONS, epochs=2)
-    two = watched.fit(MOONS, epochs=2, callbacks=[tn.Diagnosis(MOONS, every=3)])
+    one = plain.fit(MOONS.take(200))
+    two = watched.fit(MOONS.take(200), callbacks=[tn.Diagnosis(MOONS, samples=50, every=3)])
     assert np.array_equal(ops.to_numpy(plain.theta), ops.to_numpy(watched.theta))
     assert np.array_equal(ops.to_numpy(plain.state), ops.to_numpy(watched.state))
     assert one.curve == two.curve

@@ -10,6 +10,7 @@ from tinynet.activations import Sigmoid, Softmax
 from tinynet.data import as_dataset
 from tinynet.layers import Layer, Sequential
 from tinynet.model import Model
+from tinynet.plot.labels import labels
 from tinynet.plot.style import COLOURS, GREY, dress, figure, place
 
 _PIECE = 65536  # samples at a time
@@ -29,9 +30,9 @@ def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -
     """The confusion matrix, coloured by the fraction of each true class; ``names`` are those of the classes."""
     counts = confusion_matrix(model, data)
     k = len(counts)
-    labels = [str(c) for c in range(k)] if names is None else [str(name) for name in names]
-    if len(labels) != k:
-        raise ValueError(f"{len(labels)} names do not fit {k} classes: give one each")
+    words = [str(c) for c in range(k)] if names is None else [str(name) for name in names]
+    if len(words) != k:
+        raise ValueError(f"{len(words)} names do not fit {k} classes: give one each")
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(4.2, 2.0 + 0.55 * k), 11.0)
     axes = place(axes, side + 0.8, side)
@@ -45,9 +46,9 @@ def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -
     right = np.trace(counts) / max(counts.sum(), 1)
     dress(axes, title=f"Confusion matrix, accuracy {right:.4f}", x="predicted class", y="true class", grid=False)
     ticks = range(0, k, max(1, -(-k // 25)))
-    turned = max(map(len, labels)) > 4
-    axes.set_xticks(ticks, [labels[t] for t in ticks], **({"rotation": 45, "ha": "right"} if turned else {}))
-    axes.set_yticks(ticks, [labels[t] for t in ticks])
+    turned = max(map(len, words)) > 4
+    axes.set_xticks(ticks, [words[t] for t in ticks], **({"rotation": 45, "ha": "right"} if turned else {}))
+    axes.set_yticks(ticks, [words[t] for t in ticks])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}")
@@ -102,19 +103,17 @@ def calibration(model: Model, data: Any, *, bins: int = 10) -> Any:
 def _pieces(model: Model, data: Any) -> Any:
     """Outputs (n, o) and labels (n,), piece by piece, on the host."""
     data = as_dataset(data)
-    if data.classes is None:
-        raise ValueError("the targets are numbers, not labels: this picture is of classes")
     for start in range(0, data.n, _PIECE):
         index = range(start, min(start + _PIECE, data.n))
         batch = data.batch(index, model.ops, model.dtype)
-        yield model.ops.to_numpy(model.predict(batch.x)), model.ops.to_numpy(batch.y)
+        yield model.ops.to_numpy(model.predict(batch.x)), labels(model.ops.to_numpy(batch.y))
 
 
 def _labels(model: Model, data: Any) -> tuple[Any, Any, int]:
     said, true = [], []
-    for y, labels in _pieces(model, data):
+    for y, one in _pieces(model, data):
         said.append(y[:, 0] > 0 if y.shape[1] == 1 else y.argmax(axis=1))
-        true.append(labels)
+        true.append(one)
     a, b = np.concatenate(said).astype(np.int64), np.concatenate(true).astype(np.int64)
     return a, b, max(2, model.out_shape[-1], int(b.max()) + 1)
 
@@ -122,17 +121,17 @@ def _labels(model: Model, data: Any) -> tuple[Any, Any, int]:
 def _confidence(model: Model, data: Any) -> tuple[Any, Any]:
     """Probabilities (n,), and whether what they are of was so, as 0 and 1."""
     last, p, hit = _last(model.net), [], []
-    for y, labels in _pieces(model, data):
+    for y, true in _pieces(model, data):
         y = y.astype(np.float64)
         if y.shape[1] == 1:
             p.append(y[:, 0] if isinstance(last, Sigmoid) else 0.5 * (1.0 + np.tanh(0.5 * y[:, 0])))
-            hit.append(labels == 1)
+            hit.append(true == 1)
         else:
             if not isinstance(last, Softmax):
                 y = np.exp(y - y.max(axis=1, keepdims=True))
                 y /= y.sum(axis=1, keepdims=True)
             p.append(y.max(axis=1))
-            hit.append(labels == y.argmax(axis=1))
+            hit.append(true == y.argmax(axis=1))
     return np.concatenate(p), np.concatenate(hit).astype(np.float64)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tinynet.data import as_dataset
 from tinynet.model import Model
+from tinynet.plot.labels import labels
 from tinynet.plot.style import COLOURS, dress, figure, place, png
 
 
@@ -18,13 +19,13 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
     times ``grid`` places.
     """
     data = as_dataset(data)
-    if not drawable(data):
-        k = "no" if data.classes is None else data.classes
+    k = max(2, data.classes or 0, model.out_shape[-1])
+    if tuple(data.shape) != (2,) or k > len(COLOURS):
         raise ValueError(
             f"decision regions are a picture of two features and at most {len(COLOURS)} classes: "
             f"these samples have shape {tuple(data.shape)} and {k} classes"
         )
-    x, labels = _spread(model, data, points)
+    x, true = _spread(model, data, points)
     sides = [np.linspace(a, b, grid) for a, b in _bounds(x)]
     places = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
     said = model.ops.to_numpy(model.predict_labels(places)).reshape(grid, grid)
@@ -32,15 +33,13 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
     from matplotlib.colors import ListedColormap
 
     axes = place(axes)
-    k = max(data.classes or 0, int(said.max()) + 1)
     span = {"vmin": -0.5, "vmax": k - 0.5, "cmap": ListedColormap(COLOURS[:k])}
     axes.pcolormesh(*sides, said, alpha=0.25, shading="nearest", rasterized=True, linewidth=0, **span)
-    edges = [c + 0.5 for c in range(k - 1)]
-    if edges and said.min() < said.max():
-        for c in range(k):  # between all pairs of classes, not only neighbouring numbers
+    if said.min() < said.max():
+        for c in np.unique(said):  # between all pairs of classes, not only neighbouring numbers
             axes.contour(*sides, said == c, levels=[0.5], colors="white", linewidths=0.9)
     for c in range(k):
-        own = labels == c
+        own = true == c
         axes.scatter(x[own, 0], x[own, 1], color=COLOURS[c], s=9, linewidths=0, label=f"{c}")
     dress(axes, title="Decision regions", x="x₁", y="x₂", grid=False)
     axes.set_aspect("equal", adjustable="box")
@@ -48,16 +47,12 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
     return axes.figure
 
 
-def drawable(data: Any) -> bool:
-    return tuple(data.shape) == (2,) and data.classes is not None and data.classes <= len(COLOURS)
-
-
 def _spread(model: Model, data: Any, points: int) -> tuple[Any, Any]:
     """Features and labels of at most ``points`` samples, evenly spread over the data."""
     m = min(points, data.n)
     index = np.arange(m, dtype=np.int64) * data.n // m
     batch = data.batch(index, model.ops, model.dtype)
-    return model.ops.to_numpy(batch.x), model.ops.to_numpy(batch.y)
+    return model.ops.to_numpy(batch.x), labels(model.ops.to_numpy(batch.y))
 
 
 def _bounds(x: Any) -> list[tuple[float, float]]:
@@ -72,7 +67,7 @@ def training_png(model: Model, data: Any, curve: list[tuple[int, float]], title:
     ``curve`` is (step, loss); ``data`` gives the points that are drawn over the regions. ImportError without
     matplotlib.
     """
-    regions = drawable(data)
+    regions = tuple(data.shape) == (2,) and data.classes is not None and data.classes <= len(COLOURS)
     sheet = figure(11 if regions else 6, 4.8)
     left = sheet.add_subplot(1, 2 if regions else 1, 1)
     steps, losses = zip(*curve, strict=True)
