@@ -17,6 +17,7 @@ from tinynet.layers import Array, Context, Layer, Param, Params, leaves
 from tinynet.losses import Loss
 from tinynet.metrics import Metric, as_metric
 from tinynet.standardize import moments, standardizer
+from tinynet.summary import Summary, drawing, summarize
 
 if TYPE_CHECKING:
     from tinynet.history import History
@@ -97,6 +98,15 @@ class Model:
     def __repr__(self) -> str:
         shapes = f"{_plain(self.in_shape)} -> {_plain(self.out_shape)}"
         return f"Model({self.net!r}, {shapes}, {self.theta.shape[0]} parameters, {self.dtype} on {self.ops.name})"
+
+    def __str__(self) -> str:
+        p = self.theta.shape[0]
+        head = f"{type(self).__name__}, {p:,} parameters, {self.dtype} on {self.ops.name}"
+        return f"{head}\n\n{drawing(self.net, self.in_shape)}"
+
+    def summary(self) -> Summary:
+        """Layers, shapes, parameters, bytes and FLOPs; ``print(model.summary())`` is a table."""
+        return summarize(self.net, self.in_shape, self.dtype)
 
     def weights(self) -> dict[str, Array]:
         """Parameters and layer state by name, views of `theta` and `state`: "0.w" (i, o), "0.b" (o,), …"""
