@@ -14,7 +14,7 @@ import pytest
 
 import tinynet as tn
 from tinynet.data import arrays as mapped
-from tinynet.data import sources, writing
+from tinynet.data import sources, tables, writing
 
 D = tn.data
 HOST = tn.get_backend("numpy")
@@ -42,6 +42,7 @@ def test_what_is_written_is_read(suffix, data, rows, tmp_path, monkeypatch):
     need(suffix)
     monkeypatch.setattr(writing, "ROWS", rows)
     monkeypatch.setattr(sources, "ROWS", rows)
+    monkeypatch.setattr(tables, "ROWS", rows)
     path, done = tmp_path / f"d{suffix}", []
     D.write(data, path, progress=done.append)
     assert done[-1] == 40

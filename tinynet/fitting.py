@@ -164,7 +164,7 @@ def fit(
         clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
     )  # fmt: skip
 
-    model.loss, model.metrics, model.history = loss, chosen, history
+    model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     evaluate = Evaluation(model, loss, chosen)
     with bars.make(epochs, loader.steps_per_epoch, loader.batch_size) if progress else bars.Silent() as bar:
         for report in loop:
