@@ -40,8 +40,11 @@ def standardizer(net: Layer, params: Mapping[str, Any]) -> Mapping[str, Any] | N
     return params if isinstance(net, Standardize) else None
 
 
-def moments(data: Dataset, ops: Backend, samples: int | None = None) -> tuple[Array, Array]:
-    """Mean and standard deviation (divisor n) of each feature, in the shape of a sample, float64, on ``ops``.
+def moments(
+    data: Dataset, ops: Backend, samples: int | None = None, *, of_targets: bool = False
+) -> tuple[Array, Array]:
+    """Mean and standard deviation (divisor n) of each feature, in the shape of a sample, float64, on ``ops``;
+    ``of_targets``: of each column of the targets, which are numbers, (o,).
 
     One pass over the first ``samples`` (all), in pieces whose moments are put together as T. F. Chan, G. H. Golub, R.
     J. LeVeque (1979) do, *Updating formulae and a pairwise algorithm for computing sample variances*.
@@ -54,7 +57,8 @@ def moments(data: Dataset, ops: Backend, samples: int | None = None) -> tuple[Ar
     mean: Array = None
     squares: Array = None
     for start in range(0, n, rows):
-        x = data.rows(range(start, min(start + rows, n)), ops, "float64").x
+        batch = data.rows(range(start, min(start + rows, n)), ops, "float64")
+        x = ops.xp.reshape(batch.y, (batch.y.shape[0], -1)) if of_targets else batch.x
         m, own = x.shape[0], xp.mean(x, axis=0)
         spread = xp.sum((x - own) ** 2, axis=0)
         if mean is None:

@@ -15,13 +15,12 @@ import numpy as np
 from tinynet.data import tables
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape
-from tinynet.data.sources import npz_arrays, scratch_folder
+from tinynet.data.sources import KINDS, npz_arrays, scratch_folder
 from tinynet.data.tables import reading
 from tinynet.errors import DataFileError
 
 _PIECE = 2**21  # numbers that are read at a time
 PIPE = "-"
-KINDS = (".npy", ".npz", ".h5", ".hdf5", ".parquet", ".csv")
 
 
 def inputs(path: str, shape: Shape, columns: Columns | None = None) -> Iterator[Array]:
@@ -39,19 +38,21 @@ def inputs(path: str, shape: Shape, columns: Columns | None = None) -> Iterator[
     if path != PIPE and not place.is_file():
         open(path, "rb").close()  # the system's own words, if it is not there
         raise DataFileError(f"{path}: not a regular file")
+    done = 0
     with reading(place):
         if suffix in (".csv", ".parquet"):
-            yield from _of_table(place, suffix, path == PIPE, shape, columns)
+            pieces = _of_table(place, suffix, path == PIPE, shape, columns)
         else:
-            done = 0
-            for x in _of_arrays(place, suffix, shape):
-                finite = np.isfinite(x.reshape(len(x), -1)).all(axis=1)
-                if not finite.all():
-                    raise DataFileError(
-                        f"{place}: X has a value that is NaN or infinite in row {done + int(np.argmin(finite))}"
-                    )
-                yield x
-                done += len(x)
+            pieces = _of_arrays(place, suffix, shape)
+        for x in pieces:
+            finite = np.isfinite(x.reshape(len(x), -1)).all(axis=1)
+            if not finite.all():
+                row = done + int(np.argmin(finite))
+                raise DataFileError(f"{place}: X has a value that is NaN or infinite in row {row}: fill or drop it")
+            yield x
+            done += len(x)
+        if done == 0:
+            raise DataFileError(f"{place}: has no rows")
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------

@@ -258,6 +258,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 _READERS = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".parquet": _parquet, ".csv": _csv}
+KINDS = tuple(_READERS)
 
 
 # Several sources ------------------------------------------------------------------------------------------------------

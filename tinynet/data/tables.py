@@ -213,10 +213,9 @@ def decode(table: Table, asked: Asked, scratch: Path) -> tuple[dict[str, Array],
 
     path, names, task, columns = table.path, table.names, asked.task, asked.columns
     target = targets(path, names, asked)
+    features = [name for name in names if name not in (*target, "weight")]
     if columns:
         features = demand(path, names, columns.features)
-    else:
-        features = [name for name in names if name not in (*target, "weight")]
     if not features:
         raise DataFileError(f"{path}: has no features beside {', '.join(target)}")
     kinds = dict(zip(names, table.types, strict=True))
