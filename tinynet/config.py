@@ -43,7 +43,7 @@ SCHEDULES = ("constant", "cosine", "one_cycle")
 
 
 COMPUTED, STORED = "data that are computed", "data in a file"
-FOR_FILES = {"batch_size": 32, "epochs": 50, "standardize": True}  # other defaults: files are small, and have any scale
+FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True}  # other defaults: files are small, and have any scale
 
 
 def _option(default: Any, text: str, of: str = "") -> Any:

@@ -65,7 +65,7 @@ def _argument(action: argparse.Action) -> Argument:
 
 
 def bash(commands: list[Command]) -> Iterator[str]:
-    """Options and values are offered by name; where none fits, files are (``-o default``)."""
+    """Values are offered by name, and options to what begins with a dash; where none fits, files are (``-o default``)."""
     yield "_tinynet() {"
     yield '    local current=${COMP_WORDS[COMP_CWORD]} words=""'
     yield '    case "$COMP_CWORD ${COMP_WORDS[1]} ${COMP_WORDS[COMP_CWORD-1]}" in'
@@ -77,7 +77,8 @@ def bash(commands: list[Command]) -> Iterator[str]:
                 yield f'        {pattern}) words="{" ".join(a.values)}" ;;'
         flags = [flag for a in c.arguments for flag in a.flags]
         values = [value for a in c.arguments if not a.flags for value in a.values]
-        yield f'        *" {c.name} "*) words="{" ".join((*values, *flags))}" ;;'
+        yield f'        *" {c.name} "*) words="{" ".join(values)}"'
+        yield f'            [[ $current == -* ]] && words="{" ".join(flags)}" ;;'
     yield "    esac"
     yield '    COMPREPLY=($(compgen -W "$words" -- "$current"))'
     yield "}"
@@ -100,7 +101,7 @@ def zsh(commands: list[Command]) -> Iterator[str]:
             last = " ;;" if place == len(c.arguments) - 1 else " \\"
             what = ("_default" if a.files else "") if not a.values else f"({' '.join(a.values)})"
             if a.values and a.files:
-                what = f"_alternative 'values:value:({' '.join(a.values)})' 'files:file:_files'"
+                what = f'{{_alternative "values\\:value\\:({" ".join(a.values)})" "files\\:file\\:_files"}}'
             for flag in a.flags or ("",):
                 spec = f"*{flag}[{help}]" if flag else ""
                 spec += f":{flag.strip('-') or 'argument'}:{what}" if a.takes_value else ""
@@ -117,10 +118,9 @@ def fish(commands: list[Command]) -> Iterator[str]:
         for a in c.arguments:
             line = f"complete -c tinynet -n '__fish_seen_subcommand_from {c.name}'"
             line += "".join(f" -l {f[2:]}" if f.startswith("--") else f" -s {f[1:]}" for f in a.flags)
-            line += " -r" if a.flags and a.takes_value else ""
-            line += " -F" if a.files else ""
+            line += (" -r -F" if a.files else " -x") if a.takes_value and a.flags else " -F" if a.files else ""
             line += f" -a {_quoted(' '.join(a.values))}" if a.values else ""
-            yield f"{line} -d {_quoted(a.help)}"
+            yield f"{line} -d {_quoted(a.help.split(':')[0].split(' (')[0])}"
 
 
 def _quoted(text: str) -> str:

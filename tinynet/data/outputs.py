@@ -43,15 +43,21 @@ def outputs(path: str, names: Sequence[str]) -> Iterator[Write]:
 
 @contextmanager
 def _csv(f: BinaryIO, names: Sequence[str]) -> Iterator[Write]:
-    def write(columns: Sequence[Sequence[Any]]) -> None:
+    begun = False
+
+    def write(columns: list[Array]) -> None:
+        nonlocal begun
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
+        writer = csv.writer(text, lineterminator="\n")
+        if not begun:  # now, so that a mistake in the input is said before anything is
+            writer.writerow(names)
+            begun = True
+        # str of a NumPy scalar is the shortest text that reads as the same number of its type
+        writer.writerows(zip(*(a.tolist() if a.dtype.kind in "Ui" else map(str, a) for a in columns), strict=True))
         f.write(text.getvalue().encode())
         f.flush()
 
-    write([[name] for name in names])
-    # str of a NumPy scalar is the shortest text that reads as the same number of its type
-    yield lambda columns: write([a.tolist() if a.dtype.kind in "Ui" else list(map(str, a)) for a in columns])
+    yield write
 
 
 @contextmanager

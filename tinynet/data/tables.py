@@ -170,7 +170,7 @@ def targets(path: Path, names: Sequence[str], asked: Asked) -> list[str]:
         found = found or [name for name in names if name[:1] == "y" and name[1:].isdecimal()]
     if not found:
         asked = "y or target" if target is None else repr(str(target))
-        raise DataFileError(f"{path}: has no column {asked}: name one with target=, out of {', '.join(names)}")
+        raise DataFileError(f"{path}: has no column {asked}: name the target, out of {', '.join(names)}")
     return found
 
 
