@@ -43,7 +43,7 @@ SCHEDULES = ("constant", "cosine", "one_cycle")
 
 
 COMPUTED, STORED = "data that are computed", "data in a file"
-FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True}  # other defaults: files are small, and have any scale
+FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True}  # files are small, and of any scale
 
 
 def _option(default: Any, text: str, of: str = "") -> Any:
@@ -78,7 +78,9 @@ class Config:
     schedule: str = _option("cosine", f"how the rate changes over the run: {', '.join(SCHEDULES)}")
     batch_size: int = _option(4096, "samples a step")
     epochs: int = _option(1, "times through the data")
-    standardize: bool = _option(False, "bring features to mean 0 and variance 1 first: true or false")
+    standardize: bool = _option(
+        False, "bring features to mean 0 and variance 1 first, and a file's targets that are numbers: true or false"
+    )
     clip: float = _option(0.0, "largest norm of the gradient; 0: any")
     ema: float = _option(0.0, "weight of the old in an average of the weights, in [0, 1); 0: no average")
     accumulate: int = _option(1, "parts in which a batch is gone through")
@@ -143,8 +145,8 @@ class Config:
     def make_split(self) -> tuple[Dataset, Dataset, Dataset]:
         """All samples, those for training, and those for validation."""
         if not self.stored:
-            data = self.make_data()
-            return data, *data.split(self.samples)
+            computed = self.make_data()
+            return computed, *computed.split(self.samples)
         data = read_data(self.data, target=self.target or None, task=self.task)
         if data.classes == 1:
             raise ValueError(f"{self.data}: the target is the same in every row: there is nothing to learn")
@@ -158,10 +160,10 @@ class Config:
             if self.dropout:
                 parts.append(regularization.Dropout(self.dropout))
         parts.append(layers.Dense(data.classes or data.outputs or 1))
-        return layers.Sequential(*parts, *([Standardize()] if self.scales_outputs(data) else []))
+        return layers.Sequential(*parts)
 
-    def scales_outputs(self, data: Dataset) -> bool:
-        """Whether the network ends in a `Standardize` that brings its outputs to the scale of a file's numbers."""
+    def scales_targets(self, data: Dataset) -> bool:
+        """Whether the numbers that are a file's targets are standardized, as its features are."""
         return self.stored and self.standardize and not data.classes
 
     def make_optimizer(self, samples: int) -> optim.Optimizer:
@@ -219,7 +221,7 @@ def help_of(f: Any) -> str:
     default = _default(f)
     shown = ",".join(map(str, default)) if isinstance(default, list) else str(default).lower()
     shown += f"; of a file {str(FOR_FILES[f.name]).lower()}" if f.name in FOR_FILES else ""
-    return f.metadata["help"] + (f" (default {shown})" if shown else "")
+    return f"{f.metadata['help']}{f' (default {shown})' if shown else ''}"
 
 
 def parse(name: str, text: str) -> Any:

@@ -10,6 +10,7 @@ import argparse
 import os
 import platform
 from collections.abc import Iterator
+from itertools import islice
 from math import isfinite
 from statistics import median
 from time import perf_counter
@@ -62,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"seconds {args.seconds!r} is out of range: give a positive number")
     there = available_backends()
     names = args.backend or [name for name in AUTO if not there[name].startswith("not here")]
+    made = [f"  {name}: {get_backend(name).versions()}" for name in names]
     print(f"tinynet {__version__} · Python {platform.python_version()} · {platform.machine()}, {os.cpu_count()} cores")
-    for name in names:
-        print(f"  {name}: {get_backend(name).versions()}")
+    print("\n".join(made))
     print(f"steps a second with Adam, float32: median (least – most) of {ROUNDS} turns")
     for task in TASKS:
         print(f"{' - '.join(map(str, task.widths))}, {task.batch_size} samples a step", flush=True)
@@ -82,7 +83,7 @@ def measure(task: Task, names: list[str], seconds: float) -> dict[str, list[floa
     """Steps a second of each turn, by backend."""
     runs = {name: _steps(task, name) for name in names}
     for steps in runs.values():
-        next(steps), next(steps)  # compiles, captures and fills the buffers
+        sum(islice(steps, 2))  # compiles, captures and fills the buffers
     rates: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(ROUNDS):
         for name, steps in runs.items():

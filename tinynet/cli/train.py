@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
@@ -27,10 +27,11 @@ from tinynet.cli.common import Commands, command, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import DATASETS, Dataset, Spirals
+from tinynet.data.tables import TASKS
 from tinynet.fitting import EarlyStopping, fit
 from tinynet.history import History
 from tinynet.model import DTYPES, Model
-from tinynet.standardize import moments
+from tinynet.scaling import Scale, Scaled
 
 EXAMPLES = """
 tinynet train                                       three noisy spirals, 5 million samples
@@ -41,13 +42,13 @@ tinynet train --data spirals --set n_classes=5 --set noise=0.05
 tinynet train runs/mine/config.toml --seed 1        the same again, with another seed
 tinynet train --resume runs/mine                    on from its last checkpoint, bit for bit
 """
-SUGGESTED = {
+SUGGESTED: dict[str, Iterable[str]] = {
     "data": DATASETS,
     "activation": options.ACTIVATIONS,
     "norm": options.NORMS,
     "optimizer": options.OPTIMIZERS,
     "schedule": options.SCHEDULES,
-    "task": options.TASKS,
+    "task": TASKS,
     "standardize": ("true", "false"),
     "backend": ("auto", *BACKENDS),
     "dtype": DTYPES,
@@ -78,10 +79,12 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="tinynet: %(message)s")
     config = _config(args)
     backend = get_backend(config.backend)
-    data, training, validation = config.make_split()
+    data, training, held_out = config.make_split()
+    scale = Scale.of(training) if config.scales_targets(data) else None
+    validation = held_out
+    if scale:
+        training, validation = Scaled(training, scale), Scaled(held_out, scale)
     model = Model(config.make_net(data), data.shape, seed=config.seed, backend=backend, dtype=config.dtype)
-    if config.scales_outputs(data):
-        _scale_outputs(model, training)
     optimizer = config.make_optimizer(training.n)
     folder = Path(args.resume) if args.resume else _run_folder(config)
     if not args.resume:
@@ -109,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
             progress=not args.quiet,
         )
     seconds = perf_counter() - began
+    if scale:
+        model = scale.undo(model)
     write_atomically(folder / "config.toml", config.toml().encode())  # of a resumed run the one that goes with it now
     write_atomically(folder / "history.jsonl", _lines(history).encode())
     model.save(folder / "model.safetensors")
@@ -128,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
             f"the noise allows an accuracy of {best:.4f}: Bayes' rule with the data's own density, on the same samples"
         )
     try:
-        write_atomically(folder / "training.png", picture(model, validation, history.curve, config, training.n))
+        write_atomically(folder / "training.png", picture(model, held_out, history.curve, config, training.n))
     except ImportError:
         print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
     print(f"config, history, checkpoints, model and picture are in {folder}")
@@ -141,18 +146,8 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
     if data.classes:
         found = f"{data.classes} classes{f' ({chr(44).join(names)})' if names else ''}"
     else:
-        found = f"numbers, {data.outputs} a sample"
+        found = "numbers, and errors are in units of their deviation"
     return f"target: {found}; {training.n:,} samples to train on, {validation.n:,} held out"
-
-
-def _scale_outputs(model: Model, data: Dataset) -> None:
-    """Set the `Standardize` that ends the network to the reverse of standardizing: numbers come out as the targets are,
-    whatever their unit."""
-    host, last = model.ops.generator, model.params[str(len(model.net.layers) - 1)]  # type: ignore[attr-defined]
-    mean, deviation = moments(data, host, of_targets=True)
-    deviation = host.xp.where(deviation > 0, deviation, 1.0)
-    last["mean"][...] = model.ops.asarray(-mean / deviation, model.dtype)
-    last["scale"][...] = model.ops.asarray(deviation, model.dtype)
 
 
 @contextmanager

@@ -126,11 +126,11 @@ def _pieces(path: Path, x: Any, shape: Shape) -> Iterator[Array]:
         wanted = ", ".join(map(str, ("n", *shape)))
         raise DataFileError(f"{path}: X {tuple(x.shape)} does not fit the model: expected ({wanted})")
     rows = max(1, _PIECE // prod(shape))
-    mapped = isinstance(x, np.memmap) and x.flags.c_contiguous and x.size > 0
+    file = x.filename if isinstance(x, np.memmap) and x.flags.c_contiguous and x.size else None
     for start in range(0, x.shape[0], rows):
         stop = min(start + rows, x.shape[0])
-        if mapped:  # by itself, so that the pages of a piece go with it
+        if file is not None:  # by itself, so that the pages of a piece go with it
             place = x.offset + start * x.strides[0]
-            yield np.asarray(np.memmap(x.filename, x.dtype, "r", place, (stop - start, *shape)))
+            yield np.asarray(np.memmap(file, x.dtype, "r", place, (stop - start, *shape)))
         else:
             yield np.asarray(x[start:stop])

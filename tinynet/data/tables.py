@@ -169,8 +169,8 @@ def targets(path: Path, names: Sequence[str], asked: Asked) -> list[str]:
         found = [name for name in ("y", "target") if name in names][:1]
         found = found or [name for name in names if name[:1] == "y" and name[1:].isdecimal()]
     if not found:
-        asked = "y or target" if target is None else repr(str(target))
-        raise DataFileError(f"{path}: has no column {asked}: name the target, out of {', '.join(names)}")
+        sought = "y or target" if target is None else repr(str(target))
+        raise DataFileError(f"{path}: has no column {sought}: name the target, out of {', '.join(names)}")
     return found
 
 
