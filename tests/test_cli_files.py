@@ -105,8 +105,10 @@ def test_a_run_on_a_file_goes_on_and_notices_that_the_file_is_another(tmp_path, 
     assert "was written for another data set" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("optimizer", [[], ["--optimizer", "sgd", "--lr", "0.05", "--clip", "1"]])
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e9])
+SGD = ["--optimizer", "sgd", "--lr", "0.05", "--clip", "1"]
+
+
+@pytest.mark.parametrize(("scale", "optimizer"), [(1e-6, []), (1e-6, SGD), (1e9, []), (1e9, SGD)])
 def test_numbers_of_any_scale_are_learned(scale, optimizer, tmp_path):
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (200, 2))
@@ -359,9 +361,8 @@ def test_bench_measures_each_backend_on_each_network(monkeypatch, capsys):
     assert main(["bench", "--backend", "numpy", "--seconds", "0.05"]) == 0
     out = capsys.readouterr().out
     assert "20 - 32 - 2, 32 samples a step\n  numpy " in out
-    rates = bench.measure(bench.TASKS[0], ["numpy"], 0.05)
-    assert len(rates["numpy"]) == bench.ROUNDS
-    assert min(rates["numpy"]) > 0
+    least, most = (float(out.rpartition(mark)[2].split()[0].strip("()").replace(",", "")) for mark in ("(", "– "))
+    assert 0 < least <= most
 
 
 # Mistakes -------------------------------------------------------------------------------------------------------------
