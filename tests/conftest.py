@@ -1,8 +1,12 @@
 """The backends that the tests run over: what an array library may be, on a laptop and, with ``-m gpu``, on a CUDA
 device."""
 
+import os
+
 import pytest
 from tinynet_backends import BackendUnavailable, get_backend, set_backend
+
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn takes other arrays than NumPy's only where SciPy does
 
 NAMES = ["numpy", "numba", "strict:CPU_DEVICE", "strict:device1", "strict:device2", "torch"]
 

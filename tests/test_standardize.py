@@ -24,6 +24,25 @@ def test_moments_are_numpy_s_in_pieces_of_any_size(piece, ops, monkeypatch):
     np.testing.assert_allclose(host.to_numpy(mean), X[:100].mean(0), rtol=1e-12)
 
 
+@pytest.mark.parametrize("piece", [3, 64 * 3, 2**20])
+def test_a_weight_of_k_is_k_samples(piece, ops, monkeypatch):
+    monkeypatch.setattr(standardize, "_PIECE", piece)
+    host, weight = ops.generator, RNG.integers(0, 4, 100)
+    weight[:64] = 0  # whole pieces without any
+    weighted = moments(tn.Arrays(X[:100], Y[:100], weight), host)
+    rows = np.repeat(np.arange(100), weight)
+    for a, b in zip(weighted, (X[rows].mean(0), X[rows].std(0)), strict=True):
+        np.testing.assert_allclose(host.to_numpy(a), b, rtol=1e-6)
+
+
+def test_a_feature_that_never_varies_may_have_a_mean_that_is_rounded():
+    x = np.full((37, 2), [0.1, 1e5 / 3])
+    assert x.std(0).max() > 0  # so it is
+    model = tn.Model(tn.Standardize(), 2, dtype="float64")
+    model.adapt((x, np.zeros(37)))
+    np.testing.assert_allclose(model.predict([[2.1, 1e5 / 3]]), [[2.0, 0.0]], atol=1e-10)
+
+
 def test_scikit_learn_s_scaler_gives_the_same():
     preprocessing = pytest.importorskip("sklearn.preprocessing", reason="the oracle is scikit-learn's")
     model = tn.Model(tn.Standardize(), 3, dtype="float64")

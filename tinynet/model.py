@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import prod
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tinynet_backends import Backend, get_backend
 
@@ -148,7 +148,9 @@ class Model:
         _check_inputs(data.shape, self)
         mean, deviation = moments(data, self.ops.generator, samples)
         xp = self.ops.generator.xp
-        scale = 1.0 / xp.where(deviation > 0, deviation, 1.0)
+        # A mean is rounded, so the deviation of a feature that never varies may come out a little above 0.
+        least = 8.0 * xp.finfo(mean.dtype).eps * xp.abs(mean)
+        scale = 1.0 / xp.where(deviation > least, deviation, 1.0)
         layer["mean"][...], layer["scale"][...] = (self.ops.asarray(a, self.dtype) for a in (mean, scale))
 
     def fit(self, data: Any, **options: Any) -> History:
@@ -164,14 +166,36 @@ class Model:
         save(self, path)
 
 
+class Trainable(Protocol):
+    """What training and evaluation ask of a model; of many, with an axis of networks first in all arrays."""
+
+    net: Layer
+    ops: Backend
+    dtype: str
+    in_shape: Shape
+    out_shape: Shape
+    theta: Array
+    state: Array
+    params: dict[str, Any]
+    gradient_names: tuple[str, ...]
+
+    @property
+    def seed(self) -> int | tuple[int, ...]: ...
+
+
 class Evaluation:
     """Loss and metrics over a data set, with all sums on the device."""
 
-    def __init__(self, model: Model, loss: Loss, metrics: tuple[Metric, ...]) -> None:
-        ops, ctx = model.ops, Context(model.ops, seed=model.seed)
+    def __init__(self, model: Trainable, loss: Loss, metrics: tuple[Metric, ...]) -> None:
+        ops, ctx, lead = model.ops, Context(model.ops, seed=model.seed), model.theta.shape[:-1]
 
-        def step(params: Params, x: Array, target: Array, weight: Array | None) -> list[Array]:
-            y = model.net.forward(params, x, ctx)[0]
+        def step(params: Params, x: Array, target: Array, weight: Array | None) -> list[list[Array]]:
+            if not lead:
+                return [sums(model.net.forward(params, x, ctx)[0], target, weight)]
+            y = model.net.forward(params, ops.xp.broadcast_to(x, (*lead, *x.shape)), ctx)[0]
+            return [sums(y[number, ...], target, weight) for number in range(*lead)]
+
+        def sums(y: Array, target: Array, weight: Array | None) -> list[Array]:
             total = loss.denominator(target, weight, ops)
             value = loss(y, target, ops, weight, total)[0]
             total = total + ops.xp.zeros_like(value) if isinstance(total, int) else ops.xp.astype(total, value.dtype)
@@ -181,19 +205,28 @@ class Evaluation:
         self.step = ops.compile(step, model.params)
 
     def __call__(self, data: Any, batch_size: int) -> dict[str, float]:
+        """Of a model that is one."""
+        return self.each(data, batch_size)[0]
+
+    def each(self, data: Any, batch_size: int) -> list[dict[str, float]]:
+        """Of each network."""
         ops = self.model.ops
-        totals: list[list[float]] = []
+        totals: list[list[list[float]]] = []
         for start in range(0, data.n, batch_size):
             batch = data.batch(range(start, min(start + batch_size, data.n)), ops, self.model.dtype)
-            sums = [ops.to_numpy(s).tolist() for s in self.step(*batch)]  # float64 from here on: many batches add up
-            totals = (
-                [[a + b for a, b in zip(t, s, strict=True)] for t, s in zip(totals, sums, strict=True)]
-                if totals
-                else sums
-            )
-        (value, total), *rest = totals
+            # float64 from here on: many batches add up
+            sums = [[ops.to_numpy(s).tolist() for s in network] for network in self.step(*batch)]
+            totals = [_added(t, s) for t, s in zip(totals, sums, strict=True)] if totals else sums
+        return [self._result(*network) for network in totals]
+
+    def _result(self, loss: list[float], *rest: list[float]) -> dict[str, float]:
+        value, total = loss
         result = {"loss": value / total if self.loss.mean else value}
         return result | {m.name: m.result(s) for m, s in zip(self.metrics, rest, strict=True)}
+
+
+def _added(totals: list[list[float]], sums: list[list[float]]) -> list[list[float]]:
+    return [[a + b for a, b in zip(t, s, strict=True)] for t, s in zip(totals, sums, strict=True)]
 
 
 class _Inputs:
@@ -206,7 +239,7 @@ class _Inputs:
         return Batch(ops.asarray(self.x[index.start : index.stop, ...], dtype), None, None)
 
 
-def as_inputs(x: Any, model: Model) -> Any:
+def as_inputs(x: Any, model: Trainable) -> Any:
     """``x`` as something with ``n`` and ``batch``; its shape is that of the model's inputs, or ValueError."""
     from tinynet.data.arrays import _adopt
     from tinynet.data.dataset import Dataset
@@ -223,12 +256,12 @@ def as_inputs(x: Any, model: Model) -> Any:
     return _Inputs(array, ops)
 
 
-def _check_inputs(shape: Shape, model: Model) -> None:
+def _check_inputs(shape: Shape, model: Trainable) -> None:
     if tuple(shape) != model.in_shape:
         raise ValueError(f"samples of shape {tuple(shape)} do not fit the model: expected {model.in_shape}")
 
 
-def check_fit(model: Model, data: Any, loss: Loss) -> None:
+def check_fit(model: Trainable, data: Any, loss: Loss) -> None:
     """ValueError unless the data's inputs fit the model and its targets fit the loss and the model's outputs."""
     _check_inputs(data.shape, model)
     out = model.out_shape
@@ -251,7 +284,7 @@ def _cut(vector: Array, tree: Mapping[str, Any], ops: Backend, start: int = 0) -
         for name, value in tree.items():
             if isinstance(value, Param):
                 stop = start + prod(value.shape)
-                out[name] = ops.xp.reshape(vector[start:stop], value.shape)
+                out[name] = ops.xp.reshape(vector[..., start:stop], (*vector.shape[:-1], *value.shape))
                 start = stop
             else:
                 out[name] = walk(value)

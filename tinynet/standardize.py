@@ -29,8 +29,9 @@ class Standardize(Layer):
         return Spec(shape, {}, {"mean": Param(shape, Constant(0.0)), "scale": Param(shape, Constant(1.0))})
 
     def forward(self, params: Mapping[str, Any], x: Array, ctx: Context) -> tuple[Array, Backprop]:
-        scale = params["scale"]
-        return (x - params["mean"]) * scale, lambda dy: (dy * scale, {})
+        xp, lead = ctx.ops.xp, ctx.axes - 1
+        mean, scale = (xp.expand_dims(params[name], axis=lead) for name in ("mean", "scale"))  # one for all samples
+        return (x - mean) * scale, lambda dy: (dy * scale, {})
 
 
 def standardizer(net: Layer, params: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -46,21 +47,30 @@ def moments(
     """Mean and standard deviation (divisor n) of each feature, in the shape of a sample, float64, on ``ops``;
     ``of_targets``: of each column of the targets, which are numbers, (o,).
 
-    One pass over the first ``samples`` (all), in pieces whose moments are put together as T. F. Chan, G. H. Golub, R.
-    J. LeVeque (1979) do, *Updating formulae and a pairwise algorithm for computing sample variances*.
+    Weighted, if the data have sample weights: a weight of k is k samples. One pass over the first ``samples`` (all), in
+    pieces whose moments are put together as T. F. Chan, G. H. Golub, R. J. LeVeque (1979) do, *Updating formulae and a
+    pairwise algorithm for computing sample variances*.
     """
     if samples is not None and not 0 < samples <= data.n:
         raise ValueError(f"samples {samples!r} is out of range: there are {data.n}")
     xp, n = ops.xp, data.n if samples is None else samples
     rows = max(1, _PIECE // prod(data.shape))
-    count = 0
+    count: Any = 0
     mean: Array = None
     squares: Array = None
     for start in range(0, n, rows):
-        batch = data.rows(range(start, min(start + rows, n)), ops, "float64")
-        x = ops.xp.reshape(batch.y, (batch.y.shape[0], -1)) if of_targets else batch.x
-        m, own = x.shape[0], xp.mean(x, axis=0)
-        spread = xp.sum((x - own) ** 2, axis=0)
+        x, y, weight = data.rows(range(start, min(start + rows, n)), ops, "float64")
+        x = xp.reshape(y, (y.shape[0], -1)) if of_targets else x
+        if weight is None:
+            m, own = x.shape[0], xp.mean(x, axis=0)
+            spread = xp.sum((x - own) ** 2, axis=0)
+        else:
+            m = float(ops.to_numpy(xp.sum(weight)))
+            if not m:
+                continue
+            w = xp.reshape(weight, (-1, *(1 for _ in x.shape[1:])))
+            own = xp.sum(w * x, axis=0) / m
+            spread = xp.sum(w * (x - own) ** 2, axis=0)
         if mean is None:
             mean, squares = own, spread
         else:

@@ -2,12 +2,13 @@
 
 from tinynet_backends.backend import Backend, overrides, portable_operations
 from tinynet_backends.errors import BackendUnavailable
-from tinynet_backends.switch import available_backends, get_backend, set_backend, use_backend
+from tinynet_backends.switch import available_backends, backend_of, get_backend, set_backend, use_backend
 
 __all__ = [
     "Backend",
     "BackendUnavailable",
     "available_backends",
+    "backend_of",
     "get_backend",
     "overrides",
     "portable_operations",

@@ -1,4 +1,4 @@
-"""CuPy on one CUDA device: the portable operations as they stand, eager and correct."""
+"""CuPy on one CUDA device: kernels where one does what takes CuPy several, and the portable operations elsewhere."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from tinynet_backends.backend import Array, Backend, R
+from tinynet_backends.backend import Array, R
+from tinynet_backends.cuda.operations import THREADS, CudaOperations
+from tinynet_backends.cuda.source import OPTIONS, Source
 from tinynet_backends.errors import BackendUnavailable
 
 _EXTRA = "install one of the extras cuda12 and cuda13, whichever fits the driver"
 
 
-class CupyBackend(Backend):
+class CupyBackend(CudaOperations):
     def __init__(self, number: int = 0) -> None:
         try:
             import cupy as cp
@@ -29,6 +31,19 @@ class CupyBackend(Backend):
             raise BackendUnavailable(f"backend 'cupy:{number}' is not there: devices are 0 to {count - 1}")
         super().__init__("cupy" if number == 0 else f"cupy:{number}", xp, cp.cuda.Device(number))
         self._cp = cp
+        self._kernels: dict[tuple[Source, str], Any] = {}
+
+    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
+        """On the current stream. A source is compiled the first time; CuPy keeps what comes of it on disk."""
+        with self._here():
+            run = self._kernels.get((source, kernel))
+            if run is None:
+                module = self._cp.RawModule(code=source.text, options=OPTIONS)
+                run = self._kernels[source, kernel] = module.get_function(kernel)
+            run((blocks,), (row, THREADS // row), args)
+
+    def _address(self, a: Array) -> int:
+        return int(a.data.ptr)
 
     def _here(self) -> AbstractContextManager[Any]:
         device: AbstractContextManager[Any] = self._cp.cuda.Device(self.device.id)

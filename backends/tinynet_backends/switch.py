@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from types import ModuleType
+from typing import Any
 
 from tinynet_backends.backend import Backend
 from tinynet_backends.errors import BackendUnavailable
 from tinynet_backends.generic_backend import NAMESPACES
 
 NAMES = ("numpy", "numba", "cupy", "strict", *NAMESPACES)
-AUTO = ("cupy", "numba", "numpy")  # the first that is there
+# Of each list the first that is there.
+CHOICES = {"auto": ("cupy", "numba", "numpy"), "host": ("numba", "numpy")}
 
 _log = logging.getLogger("tinynet")
 _block: ContextVar[str | Backend | None] = ContextVar("tinynet_backend", default=None)
@@ -24,14 +27,14 @@ _process: list[str | Backend | None] = [None]
 
 @cache
 def _load(name: str) -> Backend:
-    if name == "auto":
-        for candidate in AUTO:
+    if name in CHOICES:
+        for candidate in CHOICES[name]:
             try:
                 backend = _load(candidate)
             except BackendUnavailable as e:
-                _log.debug("auto passes over %s: %s", candidate, e)
+                _log.debug("%s passes over %s: %s", name, candidate, e)
                 continue
-            _log.info("backend auto is %s", backend.name)
+            _log.info("backend %s is %s", name, backend.name)
             return backend
     library, _, device = name.partition(":")
     if library in NAMESPACES:
@@ -44,18 +47,47 @@ def _load(name: str) -> Backend:
     return made
 
 
-def get_backend(backend: str | Backend | None = None) -> Backend:
-    """The backend of that name, or the one in force where None: 'numpy', 'cupy', 'cupy:1', 'auto', ….
+def get_backend(backend: str | Backend | None = None, default: str = "numpy") -> Backend:
+    """The backend of that name, or the one in force where None: 'numpy', 'cupy', 'cupy:1', 'auto', 'host' (the fastest
+    on NumPy arrays), ….  ``default`` is in force where nobody has chosen.
 
     Raises ValueError for an unknown name and `BackendUnavailable` for one that cannot run here; never another in its
     place.
     """
-    chosen = backend or _block.get() or _process[0] or os.environ.get("TINYNET_BACKEND") or "numpy"
+    chosen = backend or _block.get() or _process[0] or os.environ.get("TINYNET_BACKEND") or default
     if isinstance(chosen, Backend):
         return chosen
     if not isinstance(chosen, str):
         raise TypeError(f"backend {chosen!r} is no name: choose from auto, {', '.join(NAMES)}")
     return _load(chosen.strip().lower() if ":" not in chosen else chosen.strip())
+
+
+def backend_of(x: object) -> Backend:
+    """The backend that owns ``x``: of its library, on its device. numpy for what is no array of any such library.
+
+    What is in force does not matter. array-api-strict keeps the flags that it has.
+    """
+    import array_api_compat
+
+    if not array_api_compat.is_array_api_obj(x) or array_api_compat.is_numpy_array(x):
+        return _load("numpy")
+    device = array_api_compat.device(x)
+    if array_api_compat.is_cupy_array(x):
+        return _load(f"cupy:{device.id}" if device.id else "cupy")
+    xp = array_api_compat.array_namespace(x)
+    library = xp.__name__.rpartition(".")[2]
+    return _around(xp, f"{library}:{getattr(device, '_device', device)}", device)
+
+
+@cache
+def _around(xp: ModuleType, name: str, device: Any) -> Backend:
+    if xp.__name__ == "array_api_strict":
+        from tinynet_backends.strict_backend import StrictBackend
+
+        return StrictBackend(name, xp, device)
+    from tinynet_backends.generic_backend import GenericBackend
+
+    return GenericBackend(name, xp, device)
 
 
 def set_backend(backend: str | Backend | None) -> None:

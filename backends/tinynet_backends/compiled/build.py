@@ -72,7 +72,7 @@ def formula(trace: Trace, dtype: Any, kind: str) -> int:
 def rows(trace: RowTrace, dtype: Any) -> tuple[int, int]:
     """The address of a kernel for a formula of samples, and how many numbers of scratch each part of it needs.
 
-    [n, words, stride, features, target, scratch, numbers of it, normal table a, b, sines, cosines, angles, tables].
+    [n, words, features, target, scratch, numbers of it, normal table a, b, sines, cosines, angles, tables].
     """
     body, scratch = samples.lines(trace)
     text = samples.HEAD + "".join(f"        {line}\n" for line in body) + "\n    return kernel\n"

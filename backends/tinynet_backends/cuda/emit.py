@@ -1,0 +1,139 @@
+"""Traced formulas written out as kernels: one pass over memory, 16 bytes at a time where arrays lie so.
+
+Numbers of a formula, a rate or a correction, are pairs (value, place): float64 by value, or from where they lie in device
+memory, so that a launch recorded in a CUDA graph reads those of its own step.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from tinynet_backends.cuda.source import Source, whole
+from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
+
+_SPELLED = {
+    "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}", "negative": "-{}",
+    "abs": "fabs({})", "sqrt": "sqrt({})", "exp": "exp({})", "expm1": "expm1({})", "log": "log({})", "log1p": "log1p({})",
+    "tanh": "tanh({})", "floor": "floor({})", "sign": "{0} != {0} ? {0} : (real)({0} > 0) - (real)({0} < 0)",
+    "maximum": "{0} >= {1} || {0} != {0} ? {0} : {1}", "minimum": "{0} <= {1} || {0} != {0} ? {0} : {1}",
+    "less": "{} < {}", "less_equal": "{} <= {}", "greater": "{} > {}", "greater_equal": "{} >= {}", "equal": "{} == {}",
+    "not_equal": "{} != {}", "logical_and": "{} && {}", "logical_or": "{} || {}", "logical_not": "!{}",
+    "where": "{0} ? {1} : {2}",
+}  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def kernel(trace: Trace, dtype: Any, kind: str) -> Source:
+    """A kernel called ``formula``, for arrays of ``dtype``. Its arguments, by ``kind``:
+
+    "map": elements, arrays, numbers, outputs. "update": elements, arrays, numbers, the outputs being the first arrays;
+    "update_bfloat16": at the end also a copy of the first output, rounded. "loss": o, elements, elements a chunk, chunks, y and
+    target (n, o), scale (n,), and three results: ``slope * scale``, the parts of the sum of ``value * scale`` if there is more
+    than one chunk, else the sum.
+    """
+    body = _loss(trace) if kind == "loss" else _elementwise(trace, kind)
+    return whole(f"a formula ({kind})", "\n".join([*_element(trace), *body, ""]), dtype)
+
+
+def _names(letter: str, numbers: range) -> list[str]:
+    return [f"{letter}{n}" for n in numbers]
+
+
+def _arrays(trace: Trace) -> list[str]:
+    return _names("a", range(trace.arrays))
+
+
+def _numbers(trace: Trace) -> list[str]:
+    return _names("s", range(trace.arrays, trace.inputs))
+
+
+def _results(trace: Trace) -> list[str]:
+    return _names("r", range(len(trace.outputs)))
+
+
+def _literal(text: str) -> str:
+    """A float as Python writes it, in C."""
+    return text.replace("inf", "INF").replace("nan", "NOT_A_NUMBER")
+
+
+def _element(trace: Trace) -> list[str]:
+    """The formula as a function of one element: arrays are a, what comes of them v, numbers s, masks m."""
+    names = [*_arrays(trace), *_numbers(trace)]
+    lines = []
+    for op, args, kind in trace.instructions:
+        values = [names[a.number] if isinstance(a, Ref) else _literal(a) for a in args]
+        name = f"{ {'number': 's', 'truth': 'm', 'array': 'v'}[kind] }{len(names)}"
+        names.append(name)
+        if kind == "number":
+            value = f" {ON_NUMBERS[op]} ".join(values) if len(values) == 2 else f"-{values[0]}"
+            lines.append(f"    const double {name} = {value};")
+            continue
+        for n, v in enumerate(values):
+            if v[0] not in "av" and not op.startswith("logical") and (op, n) != ("where", 0):
+                values[n] = f"(real){v}"
+        lines.append(f"    const {'bool' if kind == 'truth' else 'real'} {name} = {_SPELLED[op].format(*values)};")
+    lines += [f"    r{n} = {names[ref.number]};" for n, ref in enumerate(trace.outputs)]
+    arguments = [f"double {s}" for s in _numbers(trace)]
+    arguments += [f"real {a}" for a in _arrays(trace)] + [f"real& {r}" for r in _results(trace)]
+    return [f"DEVICE void element({', '.join(arguments)}) {{", *lines, "}"]
+
+
+def _call(trace: Trace, array: str, result: str) -> str:
+    """The call of `element` with its arrays and results as these patterns say."""
+    arrays, results = map(array.format, _arrays(trace)), map(result.format, _results(trace))
+    return f"element({', '.join([*_numbers(trace), *arrays, *results])});"
+
+
+def _elementwise(trace: Trace, kind: str) -> list[str]:
+    arrays, numbers, results = _arrays(trace), _numbers(trace), _results(trace)
+    if kind == "map":
+        out, source, target = _names("o", range(len(results))), "const real* __restrict__ {}", "real* __restrict__ {}"
+        pointers = [*map(source.format, arrays), *map(target.format, out)]
+    else:  # what is changed in place may be given twice, so nothing is promised about it
+        out, pointers = arrays[: len(results)], [f"real* {a}" for a in arrays]
+    pairs = [f"double {s}, const double* {s}_place" for s in numbers]
+    rounded = ["u16* rounded"] if kind == "update_bfloat16" else []
+    head = ["i64 n", *pointers[: len(arrays)], *pairs, *pointers[len(arrays) :], *rounded]
+    addresses = dict.fromkeys([*arrays, *out, *(["rounded"] if rounded else [])])
+    return [
+        f"KERNEL formula({', '.join(head)}) {{",
+        *[f"    {s} = number({s}, {s}_place);" for s in numbers],
+        f"    const i64 packs = aligned({' | '.join(f'(u64){p}' for p in addresses)}) ? n / LANES : 0;",
+        "    for (i64 i = thread(); i < packs; i += threads()) {",
+        *[f"        const Pack p_{a} = ((const Pack*){a})[i];" for a in arrays],
+        *[f"        Pack p_{r};" for r in results],
+        "#pragma unroll",
+        f"        for (int j = 0; j < LANES; ++j) {_call(trace, 'p_{}.v[j]', 'p_{}.v[j]')}",
+        *[f"        ((Pack*){o})[i] = p_{r};" for o, r in zip(out, results, strict=True)],
+        *(["        ((Rounded*)rounded)[i] = bfloat16(p_r0);"] if rounded else []),
+        "    }",
+        "    for (i64 i = packs * LANES + thread(); i < n; i += threads()) {",
+        f"        real {', '.join(results)};",
+        f"        {_call(trace, '{}[i]', '{}')}",
+        *[f"        {o}[i] = {r};" for o, r in zip(out, results, strict=True)],
+        *(["        rounded[i] = bfloat16(r0);"] if rounded else []),
+        "    }",
+        "}",
+    ]
+
+
+def _loss(trace: Trace) -> list[str]:
+    return f"""\
+KERNEL formula(
+    i64 o, i64 n, i64 size, i64 chunks, const real* __restrict__ a0, const real* __restrict__ a1,
+    const real* __restrict__ scale, real* __restrict__ slope, double* __restrict__ parts, real* __restrict__ loss
+) {{
+    for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {{
+        const i64 end = (chunk + 1) * size < n ? (chunk + 1) * size : n;
+        double cost = 0.0;
+        for (i64 i = chunk * size + threadIdx.x; i < end; i += THREADS) {{
+            const real factor = scale[quotient(i, o)];
+            real r0, r1;
+            {_call(trace, "{}[i]", "{}")}
+            cost += (double)(r0 * factor);
+            slope[i] = r1 * factor;
+        }}
+        put_sum(cost, chunk, chunks, parts, loss);
+    }}
+}}""".splitlines()

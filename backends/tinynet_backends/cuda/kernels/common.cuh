@@ -1,0 +1,114 @@
+// What all kernels share. The text is compiled twice, with REAL as float and as double.
+//
+// A result never depends on the grid: a kernel goes through its rows, elements or chunks in strides of the grid, sums
+// have a fixed order, and what is summed up together depends on sizes alone. Contraction is off (--fmad=false), so
+// + - * / sqrt round as they do on the host.
+
+typedef REAL real;
+typedef long long i64;
+typedef unsigned long long u64;
+typedef unsigned int u32;
+typedef unsigned short u16;
+
+#define THREADS 256  // in every block
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
+#define DEVICE __device__ __forceinline__
+#define INF __longlong_as_double(0x7ff0000000000000LL)
+#define NOT_A_NUMBER __longlong_as_double(0x7ff8000000000000LL)
+
+// Elements that one access of 16 bytes takes.
+#define LANES (16 / (int)sizeof(real))
+struct alignas(16) Pack { real v[LANES]; };
+struct alignas(2 * LANES) Rounded { u16 v[LANES]; };
+struct alignas(16) Words { u64 v[2]; };
+
+// Where threads stand in a grid of one dimension whose blocks may have two.
+DEVICE u32 place_in_block() { return threadIdx.y * blockDim.x + threadIdx.x; }
+DEVICE i64 thread() { return (i64)blockIdx.x * THREADS + place_in_block(); }
+DEVICE i64 threads() { return (i64)gridDim.x * THREADS; }
+
+DEVICE bool aligned(u64 addresses) { return (addresses & 15) == 0; }
+
+// A number that is another at every step comes by value, or from where it lies in device memory, so that a recorded
+// launch reads the one of its own step.
+DEVICE double number(double value, const double* place) { return place ? *place : value; }
+DEVICE u64 number(u64 value, const u64* place) { return place ? *place : value; }
+
+// a / b for what is almost always below 2**32, where a division is short.
+DEVICE i64 quotient(i64 a, i64 b) { return ((u64)a | (u64)b) >> 32 ? a / b : (i64)((u32)a / (u32)b); }
+
+// To bfloat16, ties to even.
+DEVICE u16 bfloat16(float x) {
+    const u32 bits = __float_as_uint(x);
+    return x != x ? (u16)(bits >> 16 | 0x40) : (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+DEVICE Rounded bfloat16(const Pack& pack) {
+    Rounded rounded;
+#pragma unroll
+    for (int j = 0; j < LANES; ++j) rounded.v[j] = bfloat16((float)pack.v[j]);
+    return rounded;
+}
+
+// A row belongs to a team: the blockDim.x threads with one threadIdx.y, a power of two. Every thread of the block
+// calls these, those without a row too, and every thread of a team gets the same bits.
+DEVICE real team_sum(real x) {
+    __shared__ real parts[THREADS / 32];
+    for (int mask = min(blockDim.x, 32) / 2; mask; mask /= 2) x += __shfl_xor_sync(~0u, x, mask);
+    if (blockDim.x <= 32) return x;
+    __syncthreads();  // the parts of the last sum have been read
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = parts[0];
+    for (int warp = 1; warp < blockDim.x / 32; ++warp) x += parts[warp];
+    return x;
+}
+
+// The largest number; NaN is none, and gets into a row by its exponentials.
+DEVICE real team_largest(real x) {
+    __shared__ real parts[THREADS / 32];
+    for (int mask = min(blockDim.x, 32) / 2; mask; mask /= 2) x = fmax(x, __shfl_xor_sync(~0u, x, mask));
+    if (blockDim.x <= 32) return x;
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = parts[0];
+    for (int warp = 1; warp < blockDim.x / 32; ++warp) x = fmax(x, parts[warp]);
+    return x;
+}
+
+// The rows of a block from `first` on, whose threads stay together so that all meet at the sums: `inside` is whether
+// this team has a row.
+#define FOR_ROWS(first, last, stride) \
+    for (i64 base = (first), row = base + threadIdx.y; base < (last); base += (stride), row = base + threadIdx.y) \
+        if (const bool inside = row < (last); true)
+#define FOR_ALL_ROWS(n) FOR_ROWS((i64)blockIdx.x * blockDim.y, n, (i64)gridDim.x * blockDim.y)
+#define FOR_COLUMNS(k) for (i64 j = inside ? threadIdx.x : (k); j < (k); j += blockDim.x)
+
+// The sum over all threads of a block, the same bits in each.
+DEVICE double block_sum(double x) {
+    __shared__ double parts[THREADS / 32];
+    for (int mask = 16; mask; mask /= 2) x += __shfl_xor_sync(~0u, x, mask);
+    __syncthreads();
+    if (place_in_block() % 32 == 0) parts[place_in_block() / 32] = x;
+    __syncthreads();
+    x = parts[0];
+    for (int warp = 1; warp < THREADS / 32; ++warp) x += parts[warp];
+    return x;
+}
+
+// The sum of a chunk, from what each thread of the block has of it: the result itself where there is one chunk, else
+// a part.
+DEVICE void put_sum(double x, i64 chunk, i64 chunks, double* parts, real* result) {
+    x = block_sum(x);
+    if (place_in_block() != 0) return;
+    if (chunks == 1) *result = (real)x;
+    else parts[chunk] = x;
+}
+
+// The sum of `put_sum`'s parts, by one block, the same bits in each of its threads.
+DEVICE double sum_of(const double* parts, i64 chunks) {
+    double x = 0.0;
+    for (i64 chunk = place_in_block(); chunk < chunks; chunk += THREADS) x += parts[chunk];
+    return block_sum(x);
+}

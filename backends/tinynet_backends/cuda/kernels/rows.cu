@@ -1,0 +1,67 @@
+// Rows of k numbers, each done by a team.
+
+// Backend.softmax
+KERNEL softmax(i64 n, i64 k, const real* __restrict__ x, real* __restrict__ y) {
+    FOR_ALL_ROWS(n) {
+        const real* from = x + row * k;
+        real top = (real)-INF, total = 0;
+        FOR_COLUMNS(k) top = fmax(top, from[j]);
+        top = team_largest(top);
+        FOR_COLUMNS(k) total += exp(from[j] - top);
+        total = team_sum(total);
+        FOR_COLUMNS(k) y[row * k + j] = exp(from[j] - top) / total;
+    }
+}
+
+// Backend.softmax_grad
+KERNEL softmax_grad(i64 n, i64 k, const real* __restrict__ dy, const real* __restrict__ y, real* __restrict__ dx) {
+    FOR_ALL_ROWS(n) {
+        real total = 0;
+        FOR_COLUMNS(k) total += dy[row * k + j] * y[row * k + j];
+        total = team_sum(total);
+        FOR_COLUMNS(k) dx[row * k + j] = y[row * k + j] * (dy[row * k + j] - total);
+    }
+}
+
+// What is asked of class j: weight * ((1 - smoothing) * target + smoothing / k), see Backend.softmax_cross_entropy.
+DEVICE real wanted(i64 at, i64 j, i64 label, const real* target, const real* weight, real sure, real smooth) {
+    const real t = target ? target[at + j] : (real)(j == label);
+    const real q = t * sure + smooth;
+    return weight ? q * weight[j] : q;
+}
+
+// Backend.softmax_cross_entropy of labels, or of probabilities in `target`; a chunk is `size` rows.
+KERNEL cross_entropy(
+    i64 n, i64 k, i64 size, i64 chunks, const real* __restrict__ z, const i64* __restrict__ labels,
+    const real* __restrict__ target, const real* __restrict__ weight, const real* __restrict__ scale, double sure,
+    double smooth, real* __restrict__ dz, double* __restrict__ parts, real* __restrict__ loss
+) {
+    for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
+        const i64 end = (chunk + 1) * size < n ? (chunk + 1) * size : n;
+        double costs = 0.0;
+        FOR_ROWS(chunk * size, end, blockDim.y) {
+            const i64 at = row * k, label = inside && labels ? labels[row] : -1;
+            real top = (real)-INF, total = 0, mass = 0, cost = 0;
+            FOR_COLUMNS(k) top = fmax(top, z[at + j]);
+            top = team_largest(top);
+            FOR_COLUMNS(k) total += exp(z[at + j] - top);
+            total = team_sum(total);
+            const real log_total = log(total);
+            FOR_COLUMNS(k) {
+                const real q = wanted(at, j, label, target, weight, (real)sure, (real)smooth);
+                mass += q;
+                // 0 * -inf is 0 here: a class that cannot occur costs nothing where the target does not ask for it
+                if (q != 0) cost -= q * (z[at + j] - top - log_total);
+            }
+            mass = team_sum(mass);
+            cost = team_sum(cost);
+            if (!inside) continue;
+            FOR_COLUMNS(k) {
+                const real q = wanted(at, j, label, target, weight, (real)sure, (real)smooth);
+                dz[at + j] = (exp(z[at + j] - top) / total * mass - q) * scale[row];
+            }
+            if (threadIdx.x == 0) costs += (double)(cost * scale[row]);
+        }
+        put_sum(costs, chunk, chunks, parts, loss);
+    }
+}

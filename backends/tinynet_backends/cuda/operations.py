@@ -1,0 +1,391 @@
+"""Portable operations as launches of kernels: how much is done by how many, and what is handed over.
+
+A launch is a call of ``self._launch``, so that the same lines run on a CUDA device and, in the tests, on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+import numpy as np
+from tinynet_backends import exact, permutation
+from tinynet_backends.backend import Array, Backend, Formula
+from tinynet_backends.cuda import emit
+from tinynet_backends.cuda import samples as rows
+from tinynet_backends.cuda.source import REAL, Source, load
+from tinynet_backends.rowtext import tables as tables_of
+from tinynet_backends.rowwise import traced as traced_rows
+from tinynet_backends.tracing import traced
+
+THREADS = 256  # in every block, as in kernels/common.cuh
+_BLOCKS = 4096  # at most in a grid; kernels go on in strides of it
+_PARTS = 1024  # at most of a sum over a vector
+_CHUNK = 8192  # elements at least in each of them
+_ROWS, _DEEP = 64, 128  # rows at least in a chunk of columns, and such chunks at most
+_TOGETHER = 64  # parts that one launch packs, as in kernels/pack.cu
+_TILE = 32  # columns that a block does, as in kernels/norms.cu
+_PARTS_GIVEN = np.dtype([("from", np.uint64, (_TOGETHER,)), ("size", np.int64, (_TOGETHER,))])
+_KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
+_F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
+
+
+class CudaOperations(Backend):
+    """What has no kernel here, a dtype, a layout, an operation, is as the portable one does it."""
+
+    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
+        """Run ``kernel`` of ``source`` in so many blocks of `THREADS` threads, ``row`` of them with one threadIdx.y.
+
+        Arguments are arrays, None for no array, and NumPy scalars (one structured) of the kernel's types.
+        """
+        raise NotImplementedError
+
+    def _address(self, a: Array) -> int:
+        """Where ``a`` lies in the memory that kernels see."""
+        raise NotImplementedError
+
+    # Elementwise ---------------------------------------------------------------------------------------------------
+
+    def elementwise(self, formula: Formula, *arrays: Array) -> Array:
+        trace = traced(formula, len(arrays))
+        if trace is None or len(trace.outputs) != 1 or not _alike(arrays):
+            return super().elementwise(formula, *arrays)
+        first = arrays[0]
+        out = self.empty(first.shape, first.dtype)
+        if first.size:
+            self._launch(emit.kernel(trace, first.dtype, "map"), "formula", *_over(first), *arrays, out)
+        return out
+
+    def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
+        if not self._update("update", formula, arrays, inputs, scalars):
+            super().update(formula, arrays, inputs, *scalars)
+
+    def update_and_round(
+        self,
+        formula: Formula,
+        arrays: Sequence[Array],
+        inputs: Sequence[Array],
+        scalars: Sequence[float],
+        rounded: Array,
+    ) -> None:
+        """`update` of float32 vectors and, in the same pass, ``rounded`` (p,): the new ``arrays[0]`` in bfloat16, ties to
+        even, in any dtype of 16 bits.
+        """
+        if not self._update("update_bfloat16", formula, arrays, inputs, scalars, rounded):
+            raise TypeError("a rounded copy is made of traceable formulas of contiguous float32 vectors of one length")
+
+    def _update(
+        self, kind: str, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], scalars: Any, *more: Array
+    ) -> bool:
+        """Whether there was a kernel for it. A scalar may be a () float64 array, which is read when the kernel runs."""
+        values = [*arrays, *inputs]
+        trace = traced(formula, len(values), len(scalars))
+        if trace is None or not _alike(values) or len(trace.outputs) != len(arrays):
+            return False
+        first = values[0]
+        if any(a.shape != first.shape or a.dtype.itemsize != 2 or not a.flags.c_contiguous for a in more):
+            return False
+        if more and first.dtype != np.float32:
+            return False
+        if first.size:
+            numbers = [x for scalar in scalars for x in _number(scalar, np.float64)]
+            self._launch(emit.kernel(trace, first.dtype, kind), "formula", *_over(first), *values, *numbers, *more)
+        return True
+
+    def pack(self, parts: Sequence[Array], out: Array) -> Array:
+        usual = out.ndim == 1 and _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)
+        usual = usual and sum(part.size for part in parts) <= out.size
+        if not usual or any(self.xp.may_share_memory(part, out) for part in parts):
+            return super().pack(parts, out)
+        stop, dense = 0, [self._dense(part, out.dtype) for part in parts if part.size]
+        for first in range(0, len(dense), _TOGETHER):
+            some, given = dense[first : first + _TOGETHER], np.zeros((), _PARTS_GIVEN)
+            given["from"][: len(some)] = [self._address(part) for part in some]
+            given["size"][: len(some)] = [part.size for part in some]
+            start, stop = stop, stop + int(given["size"].sum())
+            blocks = _over(max(some, key=lambda part: part.size))[:2]
+            self._launch(load("pack", out.dtype), "pack", *blocks, np.int64(len(some)), given, out[start:stop])
+        return out
+
+    def clip_norm(self, g: Array, max_norm: float) -> Array:
+        if not _ready(g, g.dtype) or g.ndim != 1 or not g.size:
+            return super().clip_norm(g, max_norm)
+        source, (size, chunks) = load("reduce", g.dtype), _chunks(g.size, _CHUNK, _PARTS)
+        norm, parts = self.empty((), g.dtype), self.empty((chunks,), _F8)
+        self._launch(source, "squares", chunks, THREADS, np.int64(g.size), np.int64(size), np.int64(chunks), g, parts)
+        self._launch(source, "clip", *_over(g), np.int64(chunks), parts, np.float64(max_norm), g, norm)
+        return norm
+
+    # Rows ----------------------------------------------------------------------------------------------------------
+
+    def softmax(self, x: Array) -> Array:
+        if not x.size or not _ready(x, x.dtype):
+            return super().softmax(x)
+        y, k = self.empty(x.shape, x.dtype), x.shape[-1]
+        self._launch(load("rows", x.dtype), "softmax", *_rows(x.size // k, k), x, y)
+        return y
+
+    def softmax_grad(self, dy: Array, y: Array) -> Array:
+        if not y.size or not _alike((dy, y)):
+            return super().softmax_grad(dy, y)
+        dx, k = self.empty(y.shape, y.dtype), y.shape[-1]
+        self._launch(load("rows", y.dtype), "softmax_grad", *_rows(y.size // k, k), dy, y, dx)
+        return dx
+
+    def normalize(
+        self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
+    ) -> tuple[Array, Array, Array, Array, Array]:
+        usual = x.ndim == 2 and x.size and axis in (-1, -2) and _ready(x, x.dtype)
+        if not usual or not all(_ready(a, x.dtype) and a.shape == x.shape[1:] for a in (gamma, beta)):
+            return super().normalize(x, gamma, beta, axis, eps)
+        source, (n, i) = load("norms", x.dtype), x.shape
+        y, normed = self.empty(x.shape, x.dtype), self.empty(x.shape, x.dtype)
+        rstd, mean, var = (self.empty((n, 1) if axis == -1 else (1, i), x.dtype) for _ in range(3))
+        given, results = (x, gamma, beta, np.float64(eps)), (y, normed, rstd, mean, var)
+        if axis == -1:
+            self._launch(source, "normalize_rows", *_rows(n, i), *given, *results)
+            return results
+        columns, parts = self._columns(n, i)
+        self._launch(source, "column_moments", *columns, x, *parts)
+        self._launch(source, "normalize_columns", *columns, *given, *parts, *results)
+        return results
+
+    def normalize_grad(
+        self, dy: Array, normed: Array, rstd: Array, gamma: Array, axis: int
+    ) -> tuple[Array, Array, Array]:
+        usual = dy.ndim == 2 and dy.size and axis in (-1, -2) and _alike((dy, normed))
+        shapes = ((dy.shape[0], 1) if axis == -1 else (1, *dy.shape[1:])), dy.shape[1:]
+        if not usual or not all(
+            _ready(a, dy.dtype) and a.shape == s for a, s in zip((rstd, gamma), shapes, strict=True)
+        ):
+            return super().normalize_grad(dy, normed, rstd, gamma, axis)
+        source, (n, i) = load("norms", dy.dtype), dy.shape
+        dx, dgamma, dbeta = (self.empty(shape, dy.dtype) for shape in (dy.shape, (i,), (i,)))
+        columns, parts = self._columns(n, i)
+        self._launch(source, "column_products", *columns, dy, normed, *parts)
+        if axis == -1:
+            self._launch(source, "normalize_rows_grad", *_rows(n, i), dy, normed, rstd, gamma, dx)
+            chunks = np.int64(parts[0].shape[0])
+            self._launch(source, "column_totals", *_threads(i), np.int64(i), chunks, *parts, dgamma, dbeta)
+        else:
+            self._launch(source, "normalize_columns_grad", *columns, dy, normed, rstd, gamma, *parts, dx, dgamma, dbeta)
+        return dx, dgamma, dbeta
+
+    def _columns(self, n: int, i: int) -> tuple[tuple[Any, ...], tuple[Array, Array]]:
+        """A launch over the columns of (n, i) in chunks of rows, its sizes, and room for two sums of each."""
+        size, chunks = _chunks(n, _ROWS, _DEEP)
+        sizes = (np.int64(number) for number in (n, i, size, chunks))
+        blocks = min(chunks * -(-i // _TILE), _BLOCKS)
+        return (blocks, _TILE, *sizes), (self.empty((chunks, i), _F8), self.empty((chunks, i), _F8))
+
+    # Losses --------------------------------------------------------------------------------------------------------
+
+    def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
+        trace = traced(formula, 2)
+        usual = trace is not None and len(trace.outputs) == 2 and y.ndim == 2 and y.size
+        usual = usual and _ready(scale, y.dtype) and scale.shape == y.shape[:1]
+        if trace is None or not usual or not _alike((y, target)):
+            return super().elementwise_loss(formula, y, target, scale)
+        size, chunks = _chunks(y.size, _CHUNK, _PARTS)
+        sizes = (np.int64(number) for number in (y.shape[1], y.size, size, chunks))
+        slope = self.empty(y.shape, y.dtype)
+        source = emit.kernel(trace, y.dtype, "loss")
+        return self._sum(source, "formula", chunks, THREADS, *sizes, y, target, scale, slope), slope
+
+    def softmax_cross_entropy(
+        self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        usual = z.ndim == 2 and z.size and _ready(z, z.dtype) and _ready(scale, z.dtype) and scale.shape == z.shape[:1]
+        if class_weight is not None:
+            usual = usual and _ready(class_weight, z.dtype) and class_weight.shape == z.shape[1:]
+        labels = target.dtype.kind in "iu" and target.shape == z.shape[:1]
+        if not usual or not (labels or _alike((z, target))):
+            return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
+        n, k = z.shape
+        row = _team(k)
+        size, chunks = _chunks(n, max(THREADS // row, _CHUNK // k), _PARTS)
+        label, target = (self._dense(target, _I8), None) if labels else (None, target)
+        sizes = (np.int64(number) for number in (n, k, size, chunks))
+        share = np.float64(1.0 - smoothing), np.float64(smoothing / k)
+        dz, source = self.empty(z.shape, z.dtype), load("rows", z.dtype)
+        given = z, label, target, class_weight, scale, *share
+        return self._sum(source, "cross_entropy", chunks, row, *sizes, *given, dz), dz
+
+    def _sum(self, source: Source, kernel: str, chunks: int, row: int, *args: Any) -> Array:
+        """A sum () over chunks, of arrays with the dtype of the last argument."""
+        result, parts = self.empty((), args[-1].dtype), self.empty((chunks,), _F8)
+        self._launch(source, kernel, chunks, row, *args, parts, result)
+        if chunks > 1:
+            self._launch(load("reduce", result.dtype), "total", 1, THREADS, np.int64(chunks), parts, result)
+        return result
+
+    # Numbers by counter --------------------------------------------------------------------------------------------
+
+    def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
+        first, skip = divmod(start, 4)
+        above, first = divmod(first + 1, 2**64)  # NumPy's block 0 is the one at counter 1
+        out = self.empty((n,), _U8)
+        if n:
+            place = first, (counter[0] + above) % 2**64, *counter[1:]
+            numbers = (np.uint64(number) for number in (*key, *place))
+            self._launch(_INTEGERS, "words", *_threads(n // 4 + 1), np.int64(n), *numbers, np.int64(skip), out)
+        return out
+
+    def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
+        (n,) = index.shape
+        out = self.empty((n, width), _U8)
+        if out.size:
+            reach = ({0: 0, 2: 2}.get(width % 4, 3) + width + 3) // 4  # blocks of a row that begins at the latest place
+            sizes, numbers = (np.int64(number) for number in (n, width, reach)), map(np.uint64, (*key, *counter))
+            blocks = _threads(n * reach)
+            self._launch(_INTEGERS, "words_at", *blocks, *sizes, *numbers, self._dense(index, _I8), out)
+        return out
+
+    def normal(self, words: Array) -> Array:
+        out = self.empty(words.shape, _F8)
+        if out.size:
+            sizes, words = self._strided(words)
+            table = exact.normal_table(self.xp, words.device)
+            one = np.int64(1023 * exact.CELLS)
+            self._launch(_INTEGERS, "normal", *_threads(out.size), *sizes, words, *table, one, out)
+        return out
+
+    def halves(self, words: Array) -> Array:
+        out = self.empty((*words.shape[:-1], 2 * words.shape[-1]), _F8)
+        if out.size:
+            sizes, words = self._strided(words)
+            self._launch(_INTEGERS, "halves", *_threads(words.size), *sizes, words, out)
+        return out
+
+    def dropout(
+        self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
+    ) -> tuple[Array, Array]:
+        """As it is specified; a number of the counter may be a () uint64 array, which is read when the kernel runs."""
+        if not _ready(x, x.dtype):
+            return super().dropout(x, rate, key, counter)
+        y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, np.dtype(np.bool_))
+        if x.size:
+            # a number of 24 bits, over 2**24, is compared with the rate as float32: in integers, that is without rounding
+            least, scale = np.int32(ceil(float(np.float32(rate)) * 2**24)), np.float64(1.0 / (1.0 - rate))
+            numbers = *map(np.uint64, key), *(x for number in counter for x in _number(number, np.uint64))
+            blocks = _threads(-(-x.size // 8))
+            self._launch(
+                load("philox", x.dtype), "dropout", *blocks, np.int64(x.size), x, least, scale, *numbers, y, keep
+            )
+        return y, keep
+
+    def dropout_grad(self, dy: Array, keep: Array, rate: float) -> Array:
+        usual = _ready(dy, dy.dtype) and keep.flags.c_contiguous and keep.dtype == np.bool_ and keep.shape == dy.shape
+        if not usual or not dy.size:
+            return super().dropout_grad(dy, keep, rate)
+        dx, scale = self.empty(dy.shape, dy.dtype), np.float64(1.0 / (1.0 - rate))
+        blocks = _threads(dy.size)
+        self._launch(load("philox", dy.dtype), "dropout_grad", *blocks, np.int64(dy.size), dy, keep, scale, dx)
+        return dx
+
+    def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
+        sides, used = permutation.sides(n), permutation.used_keys(keys, n)
+        rounds, given = np.int64(len(used)), np.zeros((), _KEYS)
+        given["of"][: len(used)] = used
+        out = self.empty(index.shape, _I8)
+        if out.size:
+            sizes = (np.uint64(number) for number in (n, *sides))
+            index = self._dense(index, _I8)
+            blocks = _threads(out.size)
+            self._launch(_PERMUTE, "permute", *blocks, np.int64(out.size), index, *sizes, rounds, given, out)
+        return out
+
+    # Samples -------------------------------------------------------------------------------------------------------
+
+    def samples(
+        self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
+        tables: Sequence[Array], dtype: str,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        n, trace = len(index), traced_rows(formula, width, tuple(t.shape for t in tables))
+        if trace is None or not n or not all(_ready(t, _F8) for t in tables):
+            return super().samples(formula, key, counter, index, width, tables, dtype)
+        k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
+        kind = np.dtype(dtype)
+        x = self.empty((n, k or 0), kind)
+        y = self.empty((n,), _I8) if o is None else self.empty((n, o), kind)
+        known = *exact.normal_table(self.xp, x.device), *exact._circle(self.xp, x.device)
+        given = *known, exact._arctangents(self.xp, x.device), *[tables[number] for number in tables_of(trace)]
+        first, numbers = (index.start, None) if isinstance(index, range) else (0, self._dense(self.asarray(index), _I8))
+        place = *map(np.uint64, (*key, *counter)), np.int64(first), numbers
+        self._launch(rows.kernel(trace, kind), "samples", *_threads(n), np.int64(n), *place, x, y, *given)
+        return x, y
+
+    # What kernels are given ----------------------------------------------------------------------------------------
+
+    def _dense(self, a: Array, dtype: Any) -> Array:
+        """``a`` in C order, of ``dtype``; copied only where it must be."""
+        if a.dtype == dtype and a.flags.c_contiguous:
+            return a
+        copy = self.empty(a.shape, dtype)
+        copy[...] = a
+        return copy
+
+    def _strided(self, words: Array) -> tuple[tuple[Any, Any, Any], Array]:
+        """(rows, columns, distance of rows in words) of words of any shape; copied unless rows lie in order."""
+        if words.ndim == 2 and words.strides[1] == 8 and words.strides[0] > 0 and words.strides[0] % 8 == 0:
+            sizes = *words.shape, words.strides[0] // 8
+        elif words.ndim == 1 and words.strides[0] > 8 and words.strides[0] % 8 == 0:
+            sizes = words.size, 1, words.strides[0] // 8
+        else:
+            sizes, words = (words.size, 1, 1), self._dense(words, _U8)
+        rows, columns, stride = (np.int64(number) for number in sizes)
+        return (rows, columns, stride), words
+
+
+_INTEGERS, _PERMUTE = load("philox", _F8), load("permute", _F8)
+
+
+def _ready(a: Array, dtype: Any) -> bool:
+    """Whether a kernel can take ``a`` as an array of ``dtype``."""
+    return a.dtype == dtype and a.dtype in REAL and bool(a.flags.c_contiguous)
+
+
+def _alike(arrays: Sequence[Array]) -> bool:
+    """Whether all are of one shape and dtype, and ready."""
+    first = arrays[0]
+    return all(a.shape == first.shape and _ready(a, first.dtype) for a in arrays)
+
+
+def _number(number: Any, kind: Any) -> tuple[Any, Any]:
+    """A number as kernels take it: its value, or where it lies, which is then an array of ``kind``."""
+    if isinstance(number, (int, float, np.generic)):
+        return kind(number), None
+    if number.dtype != kind or number.shape != ():
+        raise TypeError(
+            f"a number on the device is a {number.shape} array of {number.dtype}: expected () {kind.__name__}"
+        )
+    return kind(0), number
+
+
+def _threads(items: int) -> tuple[int, int]:
+    """A launch with a thread for each item."""
+    return min(-(-items // THREADS), _BLOCKS), THREADS
+
+
+def _over(a: Array) -> tuple[int, int, Any]:
+    """A launch over ``a``, 16 bytes a thread, and its size."""
+    return *_threads(-(-a.nbytes // 16)), np.int64(a.size)
+
+
+def _team(k: int) -> int:
+    """Threads that share a row of k numbers: a few for a short one, a block for a long one."""
+    return THREADS if k > 1024 else min(1 << (k - 1).bit_length(), 32)
+
+
+def _rows(n: int, k: int) -> tuple[int, int, Any, Any]:
+    """A launch over n rows of k numbers, and both."""
+    row = _team(k)
+    return min(-(-n * row // THREADS), _BLOCKS), row, np.int64(n), np.int64(k)
+
+
+def _chunks(n: int, least: int, most: int) -> tuple[int, int]:
+    """Items a chunk and chunks: at most ``most`` of at least ``least`` items, by n alone; sizes are multiples of 4."""
+    size = max(least, -(-n // most))
+    size += -size % 4
+    return size, -(-n // size)

@@ -1,0 +1,98 @@
+"""Formulas of samples as kernels: a thread makes a row, from its words to its features and its target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from tinynet_backends import exact
+from tinynet_backends.cuda.source import Source, read, whole
+from tinynet_backends.rowtext import Writer, tables
+from tinynet_backends.rowwise import RowTrace
+
+_TYPES = {"float64": "double", "int64": "i64", "uint64": "u64", "bool": "bool", "real": "real"}
+_DEFINED = {
+    "CELLS": exact.CELLS, "POINTS": exact._POINTS, "NODES": float(exact._NODES), "QUARTER": 0.5 * exact._PI,
+    "SINE0": exact._SINE[-2], "SINE1": exact._SINE[-1], "COSINE0": exact._COSINE[-3], "COSINE1": exact._COSINE[-2],
+    "COSINE2": exact._COSINE[-1], "LOG2_HIGH": exact._LOG2_HIGH, "LOG2_LOW": exact._LOG2_LOW,
+}  # fmt: skip
+
+
+class Cuda:
+    """CUDA C++; vectors are kept in arrays of the thread."""
+
+    def __init__(self) -> None:
+        self.spelled = {
+            "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}",
+            "remainder": "remainder_of({}, {})", "bitwise_and": "{} & {}", "bitwise_or": "{} | {}", "bitwise_xor": "{} ^ {}",
+            "left_shift": "{} << {}", "right_shift": "{} >> {}", "negative": "-{}", "abs": "magnitude({})", "floor": "floor({})",
+            "sqrt": "sqrt({})", "maximum": "{0} >= {1} || {0} != {0} ? {0} : {1}",
+            "minimum": "{0} <= {1} || {0} != {0} ? {0} : {1}", "less": "{} < {}", "less_equal": "{} <= {}",
+            "greater": "{} > {}", "greater_equal": "{} >= {}", "equal": "{} == {}", "not_equal": "{} != {}",
+            "where": "{0} ? {1} : {2}", "constant": "{}", "log": "logarithm({})", "sine": "sine({}, sines, cosines)",
+            "cosine": "cosine({}, sines, cosines)", "arctan": "arctan({}, {}, angles)", "normal": "normal({}, a, b)",
+        }  # fmt: skip
+
+    def let(self, name: str, kind: str, value: str) -> str:
+        return f"{_TYPES[kind]} {name} = {value};"
+
+    def put(self, target: str, value: str) -> str:
+        return f"{target} = {value};"
+
+    def loop(self, name: str, first: int, end: int, lines: Sequence[str]) -> list[str]:
+        return [f"for (i64 {name} = {first}; {name} < {end}; ++{name}) {{", *[f"    {line}" for line in lines], "}"]
+
+    def when(self, condition: str, lines: Sequence[str]) -> list[str]:
+        return [f"if ({condition}) {{", *[f"    {line}" for line in lines], "}"]
+
+    def room(self, number: int, kind: str, width: int) -> tuple[list[str], str]:
+        return [f"{_TYPES[kind]} k{number}[{width}];"], f"k{number}[{{}}]"
+
+    def constant(self, text: str) -> str:
+        if "(" in text:
+            kind, _, value = text[:-1].partition("(")
+            return f"({_TYPES[kind]}){value}" + ("ull" if kind == "uint64" else "ll")
+        text = text.replace("inf", "INF").replace("nan", "NOT_A_NUMBER")
+        return f"({text})" if text[0] == "-" else text
+
+    def word(self, place: str) -> str:
+        return f"word(words, {place})"
+
+    def cast(self, kind: str, value: str) -> str:
+        return f"(({_TYPES[kind]})({value}))"
+
+    def either(self, a: str, b: str) -> str:
+        return f"({a}) || ({b})"
+
+    def both(self, a: str, b: str) -> str:
+        return f"({a}) && ({b})"
+
+
+@lru_cache(maxsize=256)
+def kernel(trace: RowTrace, dtype: Any) -> Source:
+    """A kernel called ``samples``: rows, key and counter, the first sample's number or, if there are any, the numbers of all,
+    features, labels or targets, the tables of `exact` (normal a and b, sines, cosines, angles), the formula's tables that
+    are used, in order."""
+    target = trace.instructions[trace.target.number].width
+    more = [f"const double* __restrict__ t{n}" for n in tables(trace)]
+    known = [f"const double* __restrict__ {name}" for name in ("a", "b", "sines", "cosines", "angles")]
+    result = "i64* __restrict__ labels" if target is None else "real* __restrict__ targets"
+    stream = ["u64 k0", "u64 k1", "u64 c0", "u64 c1", "u64 c2", "i64 first", "const i64* __restrict__ index"]
+    arguments = ["i64 n", *stream, "real* __restrict__ x", result, *known, *more]
+    lines = [
+        *[f"#define {name} {value!r}" for name, value in _DEFINED.items()],
+        f"#define SERIES {{{', '.join(map(repr, exact._LOG_SERIES))}}}",
+        read("philox.cuh"),
+        read("exact.cuh"),
+        f"KERNEL samples({', '.join(arguments)}) {{",
+        "    for (i64 row = thread(); row < n; row += threads()) {",
+        "        const i64 number = index ? index[row] : first + row;",
+        f"        SampleWords words = words_of(k0, k1, c0, c1, c2, number, {trace.instructions[0].width});",
+        *[f"        {line}" for line in Writer(trace, Cuda()).text],
+        "    }",
+        "}",
+        *[f"#undef {name}" for name in (*_DEFINED, "SERIES")],
+        "",
+    ]
+    return whole("a formula of samples", "\n".join(lines), dtype)

@@ -1,0 +1,219 @@
+"""Formulas of samples written out as loops over rows, in any language that has numbers, assignments and loops.
+
+Vectors of a few numbers become as many names; longer ones are computed where they are read, or kept if they are read twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from tinynet_backends.rowwise import Instruction, RowTrace, Table
+from tinynet_backends.tracing import Ref
+
+FEW = 8  # numbers of a vector that get a name each
+_VIEWS = {"words", "part", "column", "halves", "take", "constant"}  # read again rather than kept
+_KEPT = {"float64", "uint64", "int64"}
+
+
+class Language(Protocol):
+    """How things are said. Values and places are expressions, statements are lists of lines."""
+
+    spelled: dict[str, str]  # an operation on numbers, with {} for each
+
+    def let(self, name: str, kind: str, value: str) -> str:
+        """A new variable."""
+        ...
+
+    def put(self, target: str, value: str) -> str:
+        """An assignment."""
+        ...
+
+    def loop(self, name: str, first: int, end: int, lines: Sequence[str]) -> list[str]: ...
+
+    def when(self, condition: str, lines: Sequence[str]) -> list[str]: ...
+
+    def room(self, number: int, kind: str, width: int) -> tuple[list[str], str]:
+        """What has to be said to keep vector ``number``, and how its elements are called, with {} for the place."""
+        ...
+
+    def word(self, place: str) -> str:
+        """One of the row's words."""
+        ...
+
+    def constant(self, text: str) -> str: ...
+
+    def cast(self, kind: str, value: str) -> str:
+        """A value as another kind, 'real' being the samples'."""
+        ...
+
+    def either(self, a: str, b: str) -> str: ...
+
+    def both(self, a: str, b: str) -> str: ...
+
+
+class Writer:
+    """The text of a row, statement by statement, in ``text``. Its results go to ``x``, and to ``labels`` or ``targets``."""
+
+    def __init__(self, trace: RowTrace, language: Language) -> None:
+        self.trace, self.language, self.text = trace, language, list[str]()
+        self.kept: dict[int, str] = {}  # vectors that are stored, and how their elements are called
+        self.uses = Counter([trace.features.number, trace.target.number])
+        for n, made in reversed(list(enumerate(trace.instructions))):  # reading a view is reading what it is a view of
+            often = self.uses[n] if made.op in _VIEWS else min(self.uses[n], 1)
+            self.uses.update({a.number: often for a in made.args if isinstance(a, Ref)})
+        for n in range(len(trace.instructions)):
+            if self.uses[n]:
+                self._instruction(n)
+        self._result("x", trace.features)
+        self._result("labels" if trace.instructions[trace.target.number].width is None else "targets", trace.target)
+
+    def _result(self, name: str, ref: Ref) -> None:
+        width, language = self.trace.instructions[ref.number].width, self.language
+        if width is None:
+            self.text.append(language.put(f"{name}[row]", self.read(ref)))
+            return
+        self._each(
+            width, lambda j: language.put(f"{name}[row * {width} + {j}]", language.cast("real", self.read(ref, j)))
+        )
+
+    def _each(self, count: int, line: Callable[[str], str], name: str = "j") -> None:
+        if count <= FEW:
+            self.text += [line(str(j)) for j in range(count)]
+        else:
+            self.text += self.language.loop(name, 0, count, [line(name)])
+
+    # Values --------------------------------------------------------------------------------------------------------
+
+    def read(self, value: Ref | Table | str, place: str = "0") -> str:
+        """The number of a value at a place of its vector, or the value, if it is a number."""
+        if isinstance(value, str):
+            return self.language.constant(value)
+        if isinstance(value, Table):
+            return _entry(value, [place] if len(value.shape) == 1 else ["0", place] if value.shape else [])
+        n = value.number
+        made = self.trace.instructions[n]
+        if made.width is None:
+            return f"v{n}"
+        place = "0" if made.width == 1 else place
+        if n in self.kept:
+            return self.kept[n].format(place)
+        named = made.width <= FEW and place.isdigit()
+        return f"v{n}_{place}" if named else self.expression(made, place)
+
+    def expression(self, made: Instruction, place: str = "0") -> str:
+        args = made.args
+        if made.op == "words":
+            return self.language.word(place)
+        if made.op in ("element", "part"):
+            first = made.places[0]
+            inside = f"({first} + {place})" if made.op == "part" else str(first)
+            return self.read(args[0], str(first + int(place)) if place.isdigit() else inside)
+        if made.op == "column":
+            return self.read(args[0])
+        if made.op == "halves":
+            word, upper = ((f"({place} >> 1)", f"({place} & 1)") if not place.isdigit() else
+                           (str(int(place) // 2), str(int(place) % 2)))  # fmt: skip
+            return f"half({self.read(args[0], word)}, {upper})"
+        if made.op == "take":
+            table, index = args
+            assert isinstance(table, Table)
+            return _entry(table, [self.read(index), place][: len(table.shape)])
+        if made.op == "astype":
+            return self.language.cast(made.kind, self.read(args[0], place))
+        return "(" + self.language.spelled[made.op].format(*[self.read(a, place) for a in args]) + ")"
+
+    # Instructions --------------------------------------------------------------------------------------------------
+
+    def _instruction(self, n: int) -> None:
+        made, language = self.trace.instructions[n], self.language
+        special = {"sum": self._sum, "argmax": self._argmax, "affine": self._affine, "stack": self._stack}.get(made.op)
+        if special:
+            special(n, made)
+        elif made.width is None:
+            self.text.append(language.let(f"v{n}", made.kind, self.expression(made)))
+        elif made.width <= FEW:
+            self._names(n, made, [self.expression(made, str(j)) for j in range(made.width)])
+        elif self.uses[n] > 1 and made.op not in _VIEWS and made.kind in _KEPT:
+            place = self._keep(n, made)
+            self._each(made.width, lambda j: language.put(place.format(j), self.expression(made, j)))
+
+    def _names(self, n: int, made: Instruction, values: Sequence[str]) -> None:
+        self.text += [self.language.let(f"v{n}_{j}", made.kind, value) for j, value in enumerate(values)]
+
+    def _keep(self, n: int, made: Instruction) -> str:
+        lines, self.kept[n] = self.language.room(n, made.kind, made.width or 1)
+        self.text += lines
+        return self.kept[n]
+
+    def _stack(self, n: int, made: Instruction) -> None:
+        values = [self.read(a) for a in made.args]
+        if len(values) <= FEW:
+            self._names(n, made, values)
+            return
+        place = self._keep(n, made)
+        self.text += [self.language.put(place.format(j), value) for j, value in enumerate(values)]
+
+    def _sum(self, n: int, made: Instruction) -> None:
+        (x,) = made.args
+        self.text.append(self.language.let(f"v{n}", made.kind, self.read(x)))
+        self._rest(x, lambda j: [self.language.put(f"v{n}", f"v{n} + {self.read(x, j)}")])
+
+    def _argmax(self, n: int, made: Instruction) -> None:
+        (x,), say = made.args, self.language
+        self.text += [say.let(f"v{n}", "int64", "0"), say.let(f"top{n}", "float64", self.read(x))]
+        self.text.append(say.let(f"new{n}", "float64", f"top{n}"))
+        nan = say.both(f"new{n} != new{n}", f"top{n} == top{n}")
+
+        def turn(j: str) -> list[str]:
+            larger = [say.put(f"v{n}", j), say.put(f"top{n}", f"new{n}")]
+            return [say.put(f"new{n}", self.read(x, j)), *say.when(say.either(f"new{n} > top{n}", nan), larger)]
+
+        self._rest(x, turn)
+
+    def _affine(self, n: int, made: Instruction) -> None:
+        x, w, *more, scale = made.args
+        assert isinstance(w, Table)
+        outputs, say = made.width or 0, self.language
+        first = [f"{self.read(x)} * {_entry(w, ['0', str(o)])}" for o in range(min(outputs, FEW))]
+        few = outputs <= FEW
+        if few:
+            self._names(n, made, first)
+        place = f"v{n}_{{}}" if few else self._keep(n, made)
+        if not few:
+            self._each(outputs, lambda o: say.put(place.format(o), f"{self.read(x)} * {_entry(w, ['0', o])}"), "o")
+
+        def add(i: str, o: str) -> str:
+            return say.put(place.format(o), f"{place.format(o)} + z{n} * {_entry(w, [i, o])}")
+
+        def turn(i: str) -> list[str]:
+            every = [add(i, str(o)) for o in range(outputs)] if few else say.loop("o", 0, outputs, [add(i, "o")])
+            return [say.put(f"z{n}", self.read(x, i)), *every]
+
+        self.text.append(say.let(f"z{n}", "float64", "0.0"))
+        self._rest(x, turn)
+        if scale != "1.0":
+            self._each(outputs, lambda o: say.put(place.format(o), f"{self.read(scale)} * {place.format(o)}"), "o")
+        if more:
+            self._each(outputs, lambda o: say.put(place.format(o), f"{place.format(o)} + {self.read(more[0], o)}"), "o")
+
+    def _rest(self, x: Ref | Table | str, turn: Callable[[str], Sequence[str]]) -> None:
+        """``turn`` for each place of a vector behind the first."""
+        assert isinstance(x, Ref)
+        count = self.trace.instructions[x.number].width or 0
+        if count <= FEW:
+            self.text += [line for j in range(1, count) for line in turn(str(j))]
+        else:
+            self.text += self.language.loop("i", 1, count, turn("i"))
+
+
+def tables(trace: RowTrace) -> list[int]:
+    """The numbers of the tables that a formula reads."""
+    return sorted({a.number for i in trace.instructions for a in i.args if isinstance(a, Table)})
+
+
+def _entry(table: Table, places: Sequence[str]) -> str:
+    """An entry of a table by its place."""
+    terms = [str(table.offset), *[f"{p} * {s}" for p, s in zip(places, table.strides, strict=True)]]
+    return f"t{table.number}[{' + '.join(terms)}]"

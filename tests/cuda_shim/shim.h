@@ -1,0 +1,235 @@
+// CUDA C++ on the host, for tests: a kernel's blocks run one after the other, the threads of a block as fibers.
+//
+// A fiber runs until it meets the others at __syncthreads or a shuffle. In which order fibers and blocks take their
+// turns is the launch's: a missing barrier or a dependency between blocks shows as a result that depends on it. Shared
+// memory begins as all ones, which is NaN.
+
+#pragma once
+#include <cmath>
+#include <csetjmp>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__ static
+#define __forceinline__ inline
+#define __launch_bounds__(threads)
+#define __grid_constant__
+#define __shared__ static __attribute__((section("shim_shared")))
+#define __restrict__ __restrict
+
+using std::copysign, std::exp, std::expm1, std::fabs, std::floor, std::fmax, std::fmod, std::log, std::log1p;
+using std::rint, std::sqrt, std::tanh;
+
+static inline int min(unsigned a, int b) { return int(a) < b ? int(a) : b; }  // as CUDA's for small numbers
+
+struct uint3 { unsigned x, y, z; };
+static uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned __int128)a * b >> 64;
+}
+static inline double __dadd_rn(double a, double b) { return a + b; }
+static inline double __dmul_rn(double a, double b) { return a * b; }
+
+template <class To, class From> static inline To shim_bits(From from) {
+    static_assert(sizeof(To) == sizeof(From), "as many bits");
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+static inline double __longlong_as_double(long long x) { return shim_bits<double>(x); }
+static inline long long __double_as_longlong(double x) { return shim_bits<long long>(x); }
+static inline unsigned __float_as_uint(float x) { return shim_bits<unsigned>(x); }
+
+// Fibers -------------------------------------------------------------------------------------------------------------
+
+extern "C" char __start_shim_shared[] __attribute__((weak)), __stop_shim_shared[] __attribute__((weak));
+
+enum class Shim { ready, block, warp, done };
+
+struct ShimFiber {
+    ucontext_t begin;
+    jmp_buf place;  // where it goes on: unlike a change of context, a jump does not ask the system
+    std::unique_ptr<char[]> stack;
+    Shim state;
+    bool begun;
+    uint3 index;
+    unsigned mask, source;  // of the shuffle it waits for: lanes, and from which of them
+    uint64_t value;
+};
+
+static std::vector<ShimFiber> shim_fibers;
+static ShimFiber* shim_current;
+static jmp_buf shim_scheduler;
+static void (*shim_body)(const void*);
+static const void* shim_argument;
+
+static void shim_wait(Shim state) {
+    ShimFiber* self = shim_current;
+    self->state = state;
+    if (!_setjmp(self->place)) _longjmp(shim_scheduler, 1);
+}
+
+static void shim_start() {
+    for (;;) {  // block after block
+        shim_body(shim_argument);
+        shim_wait(Shim::done);
+    }
+}
+
+static void shim_resume(ShimFiber& f) {
+    shim_current = &f;
+    threadIdx = f.index;
+    if (_setjmp(shim_scheduler)) return;
+    if (f.begun) _longjmp(f.place, 1);
+    f.begun = true;
+    setcontext(&f.begin);
+}
+
+static void shim_make_fibers(size_t threads) {
+    const size_t size = 65536;
+    shim_fibers = std::vector<ShimFiber>(threads);
+    for (ShimFiber& f : shim_fibers) {
+        f.stack.reset(new char[size]);
+        getcontext(&f.begin);
+        f.begin.uc_stack.ss_sp = f.stack.get();
+        f.begin.uc_stack.ss_size = size;
+        f.begin.uc_link = nullptr;
+        makecontext(&f.begin, shim_start, 0);
+    }
+}
+
+static inline void __syncthreads() { shim_wait(Shim::block); }
+
+template <class T> static inline T __shfl_xor_sync(unsigned mask, T value, int lanes) {
+    ShimFiber* self = shim_current;
+    self->mask = mask;
+    self->source = unsigned(self - shim_fibers.data()) % 32 ^ unsigned(lanes);
+    self->value = 0;
+    std::memcpy(&self->value, &value, sizeof value);
+    shim_wait(Shim::warp);
+    std::memcpy(&value, &self->value, sizeof value);
+    return value;
+}
+
+// Lets those of a warp's 32 lanes go on that wait at a shuffle with all whom it names; whether there were any.
+static bool shim_shuffle(ShimFiber* lanes, std::string& error) {
+    unsigned waiting = 0;
+    for (size_t l = 0; l < 32; ++l) waiting |= unsigned(lanes[l].state == Shim::warp) << l;
+    unsigned going = 0;
+    for (size_t l = 0; l < 32; ++l) going |= unsigned(waiting >> l & 1 && !(lanes[l].mask & ~waiting)) << l;
+    if (!going) return false;
+    uint64_t values[32];
+    std::memset(values, 0xff, sizeof values);
+    for (size_t l = 0; l < 32; ++l) if (going >> l & 1) values[l] = lanes[l].value;
+    for (size_t l = 0; l < 32; ++l) {
+        if (!(going >> l & 1)) continue;
+        if (!(lanes[l].mask >> l & 1)) error = "a lane shuffles that its mask does not name";
+        lanes[l].value = values[lanes[l].source % 32];
+        lanes[l].state = Shim::ready;
+    }
+    return true;
+}
+
+using ShimTurns = std::vector<unsigned>;
+
+static void shim_block(const ShimTurns& warps, const ShimTurns& lanes, std::string& error) {
+    if (__start_shim_shared) std::memset(__start_shim_shared, 0xff, __stop_shim_shared - __start_shim_shared);
+    for (ShimFiber& f : shim_fibers) f.state = Shim::ready;
+    while (error.empty()) {
+        // one warp as far as it comes, then the next: they get as far apart as barriers let them
+        for (unsigned warp : warps) {
+            ShimFiber* fibers = &shim_fibers[32 * warp];
+            do
+                for (unsigned lane : lanes) if (fibers[lane].state == Shim::ready) shim_resume(fibers[lane]);
+            while (shim_shuffle(fibers, error));
+        }
+        size_t waiting = 0, done = 0;
+        for (ShimFiber& f : shim_fibers) waiting += f.state == Shim::block, done += f.state == Shim::done;
+        if (done == shim_fibers.size()) return;
+        // a barrier that some threads never come to is a mistake, though devices may let it pass
+        if (waiting != shim_fibers.size()) error = "threads wait at a barrier or a shuffle to which others do not come";
+        for (ShimFiber& f : shim_fibers) f.state = Shim::ready;
+    }
+}
+
+// Launches -----------------------------------------------------------------------------------------------------------
+
+// 0, …, n - 1 in the order in which they have their turns: upwards, downwards, or mixed.
+static ShimTurns shim_turns(unsigned n, unsigned order) {
+    ShimTurns turns(n);
+    std::mt19937 random(order);
+    for (unsigned i = 0; i < n; ++i) turns[i] = order == 1 ? n - 1 - i : i;
+    if (order > 1) for (unsigned i = n; i > 1; --i) std::swap(turns[i - 1], turns[random() % i]);
+    return turns;
+}
+
+static std::string shim_error;
+
+template <class F>
+static const char* shim_launch(unsigned grid, unsigned columns, unsigned rows, unsigned order, const F& call) {
+    const unsigned threads = columns * rows;  // whole warps
+    shim_error.clear();
+    gridDim = {grid, 1, 1};
+    blockDim = {columns, rows, 1};
+    if (shim_fibers.size() != threads) shim_make_fibers(threads);
+    for (unsigned t = 0; t < threads; ++t) shim_fibers[t].index = {t % columns, t / columns, 0};
+    shim_body = [](const void* f) { (*static_cast<const F*>(f))(); };
+    shim_argument = &call;
+    const ShimTurns warps = shim_turns(threads / 32, order), lanes = shim_turns(32, order);
+    for (unsigned block : shim_turns(grid, order)) {
+        blockIdx = {block, 0, 0};
+        shim_block(warps, lanes, shim_error);
+        if (!shim_error.empty()) break;
+    }
+    if (!shim_error.empty()) shim_fibers.clear();  // some are in the middle of it
+    return shim_error.c_str();
+}
+
+// With -fsanitize=alignment, what is called for an access elsewhere than at a multiple of the type's alignment.
+extern "C" void __ubsan_handle_type_mismatch_v1(void*, void*) { shim_error = "an address is not aligned"; }
+
+template <class T> struct ShimType {
+    static std::string name() {
+        const char* kind = std::is_class_v<T>            ? "V"
+                           : std::is_same_v<T, bool>     ? "b"
+                           : std::is_floating_point_v<T> ? "f"
+                           : std::is_unsigned_v<T>       ? "u"
+                                                         : "i";
+        return kind + std::to_string(sizeof(T));
+    }
+};
+template <class T> struct ShimType<T*> { static std::string name() { return "*" + ShimType<T>::name(); } };
+template <class T> struct ShimType<const T> : ShimType<T> {};
+
+// What a kernel takes, as NumPy names its types, with * before those of arrays.
+template <class... A> static const char* shim_takes(void (*)(A...)) {
+    static std::string text;
+    text.clear();
+    ((text += ShimType<A>::name() + " "), ...);
+    return text.c_str();
+}
+
+struct ShimSchedule { unsigned grid, columns, rows, order; };
+
+template <class... A, size_t... I>
+static const char* shim_run(void (*kernel)(A...), void** args, ShimSchedule s, std::index_sequence<I...>) {
+    return shim_launch(s.grid, s.columns, s.rows, s.order, [&] { kernel(*static_cast<A*>(args[I])...); });
+}
+template <class... A> static const char* shim_run(void (*kernel)(A...), void** args, ShimSchedule schedule) {
+    return shim_run(kernel, args, schedule, std::index_sequence_for<A...>());
+}
+
+// Exports a kernel as <name>_run and <name>_takes.
+#define SHIM_EXPORT(name, kernel)                                                                                   \
+    extern "C" const char* name##_takes() { return shim_takes(kernel); }                                            \
+    extern "C" const char* name##_run(void** args, unsigned grid, unsigned columns, unsigned rows, unsigned order) { \
+        return shim_run(kernel, args, {grid, columns, rows, order});                                                \
+    }

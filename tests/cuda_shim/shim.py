@@ -1,0 +1,191 @@
+"""Kernels compiled for the host and launched on NumPy's arrays, with the arguments that CuPy would hand to a device."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tinynet_backends import Backend
+from tinynet_backends.cuda.operations import THREADS
+from tinynet_backends.cuda.source import OPTIONS, Source
+from tinynet_backends.cupy_backend import CupyBackend
+
+HEADER = Path(__file__).with_name("shim.h")
+FLAGS = [
+    *("-std=c++17", "-O0", "-ffp-contract=off", "-fno-strict-aliasing", "-fsanitize=alignment"),
+    *("-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC"),
+]
+MARGIN = 64  # bytes on either side of an array that nobody may write to
+# (order of turns, most blocks): what a kernel does may depend on neither
+SCHEDULES = [(0, 2**31), (1, 1), (7, 3)]
+
+
+def missing() -> str:
+    """Why the shim cannot be had here; nothing if it can."""
+    if not sys.platform.startswith("linux"):
+        return "the shim's fibers and sections are those of Linux"
+    return "" if shutil.which("g++") else "the shim needs g++"
+
+
+def joined(sources: Sequence[Source], export: bool = True) -> str:
+    """One text of many, each in a namespace of its own, n0, n1, …, within one for each head."""
+    heads: dict[str, list[str]] = {}
+    exports = []
+    for n, source in enumerate(sources):
+        heads.setdefault(source.head, []).append(f"namespace n{n} {{\n{source.body}\n}}\n")
+        place = f"h{[*heads].index(source.head)}::n{n}"
+        kernels = re.findall(r"^KERNEL (\w+)\(", source.body, re.M)
+        exports += [f"SHIM_EXPORT(n{n}_{name}, {place}::{name})\n" for name in kernels if export]
+    spaces = [f"namespace h{n} {{\n{head}{''.join(parts)}}}\n" for n, (head, parts) in enumerate(heads.items())]
+    return "".join([*spaces, *exports]).replace('extern "C" __global__', "__global__")
+
+
+class Module:
+    def __init__(self, shim: Shim, text: str) -> None:
+        self.shim, self.text = shim, text
+
+    def get_function(self, name: str) -> Any:
+        return lambda grid, block, args: self.shim.launch(self.text, name, grid, block, args)
+
+
+class Shim:
+    """What stands in for the module cupy: kernels run on the host, in several orders, which must agree.
+
+    What it compiles it keeps in ``folder``. ``launched`` has the names of the kernels in the order of their launches.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.launched: list[str] = []
+        self._found: dict[str, tuple[Any, str]] = {}
+
+    def RawModule(self, code: str, options: tuple[str, ...]) -> Module:
+        assert options == OPTIONS
+        if code not in self._found:
+            self.prepare([Source("", "", code)])
+        return Module(self, code)
+
+    def asnumpy(self, x: Any) -> Any:
+        return np.asarray(x)
+
+    def prepare(self, sources: Sequence[Source]) -> None:
+        """Compile what is new of ``sources``, together."""
+        new = [source for source in dict.fromkeys(sources) if source.text not in self._found]
+        if not new:
+            return
+        text = f"{HEADER.read_text()}\n{joined(new)}"
+        path = self.folder / f"{sha256((text + str(FLAGS)).encode()).hexdigest()[:24]}.so"
+        if not path.exists():
+            draft = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+            command = ["g++", *FLAGS, "-x", "c++", "-", "-o", str(draft)]
+            done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[:4000]
+            draft.replace(path)
+        library = ctypes.CDLL(str(path))
+        self._found |= {source.text: (library, f"n{n}") for n, source in enumerate(new)}
+
+    def launch(
+        self, text: str, kernel: str, grid: tuple[int, ...], block: tuple[int, int], args: Sequence[Any]
+    ) -> None:
+        (blocks,), (row, rows) = grid, block
+        assert blocks > 0, f"{kernel} in {blocks} blocks"
+        assert row * rows == THREADS
+        self.launched.append(kernel)
+        library, space = self._found[text]
+        run, takes = (getattr(library, f"{space}_{kernel}_{what}") for what in ("run", "takes"))
+        run.restype = takes.restype = ctypes.c_char_p
+        wanted = takes().decode().split()
+        assert len(wanted) == len(args), f"{kernel} takes {len(wanted)} arguments, not {len(args)}"
+        for n, (arg, kind) in enumerate(zip(args, wanted, strict=True)):
+            assert fits(arg, kind), f"argument {n} of {kernel} is {arg!r}: expected {kind}"
+        results = []
+        for order, most in SCHEDULES:
+            copies = [Copy(arg) for arg in args]
+            words = (ctypes.c_void_p * len(args))(*[copy.argument for copy in copies])
+            error = run(words, min(blocks, most), row, rows, order)
+            assert not error, f"{kernel}: {error.decode()}"
+            assert all(copy.whole() for copy in copies), f"{kernel} writes outside of an array"
+            results.append(copies)
+        for n, (first, *others) in enumerate(zip(*results, strict=True)):
+            for (order, most), other in zip(SCHEDULES[1:], others, strict=True):
+                assert first.bytes() == other.bytes(), (
+                    f"argument {n} of {kernel} depends on the order {order} or grid {most}"
+                )
+        for arg, copy in zip(args, results[0], strict=True):
+            copy.back(arg)
+
+
+def fits(arg: Any, kind: str) -> bool:
+    """Whether ``arg`` is what a kernel takes as ``kind``."""
+    if kind[0] != "*":
+        return isinstance(arg, (np.generic, np.ndarray)) and arg.size == 1 and arg.dtype.str[1:] == kind
+    if arg is None:
+        return True
+    return isinstance(arg, np.ndarray) and arg.dtype.isnative and arg.dtype.str[1:] == kind[1:]
+
+
+class Copy:
+    """An argument for one launch: an array lies between margins, at an address that is as far from 16 as it was."""
+
+    def __init__(self, arg: Any) -> None:
+        self.array = isinstance(arg, np.ndarray) and arg.dtype.names is None
+        if not self.array:
+            self.memory = ctypes.create_string_buffer(bytes(8) if arg is None else arg.tobytes())
+            self.argument = ctypes.addressof(self.memory)
+            return
+        low, high = np.lib.array_utils.byte_bounds(arg)
+        self.shift, self.size = low % 16, high - low
+        self.memory = ctypes.create_string_buffer(self.size + 2 * MARGIN + 32)
+        ctypes.memset(self.memory, 0xFF, len(self.memory))
+        base = ctypes.addressof(self.memory)
+        self.start = -base % 16 + MARGIN + self.shift
+        ctypes.memmove(base + self.start, low, self.size)
+        self.place = ctypes.c_void_p(base + self.start)
+        self.argument = ctypes.addressof(self.place)
+
+    def bytes(self) -> bytes:
+        return self.memory.raw[self.start : self.start + self.size] if self.array else b""
+
+    def whole(self) -> bool:
+        if not self.array:
+            return True
+        raw = self.memory.raw
+        return not (raw[: self.start] + raw[self.start + self.size :]).strip(b"\xff")
+
+    def back(self, arg: Any) -> None:
+        if self.array:
+            low, _ = np.lib.array_utils.byte_bounds(arg)
+            if self.bytes() != ctypes.string_at(low, self.size):
+                ctypes.memmove(low, self.bytes(), self.size)
+
+
+class ShimBackend(CupyBackend):
+    """The CuPy backend on NumPy's arrays. Fresh memory is all ones: what no kernel writes shows."""
+
+    def __init__(self, shim: Shim) -> None:
+        from array_api_compat import numpy as xp
+
+        Backend.__init__(self, "shim", xp)
+        self._cp, self._kernels = shim, {}
+
+    def _here(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def _address(self, a: Any) -> int:
+        return int(a.ctypes.data)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        made = np.empty(shape, dtype)
+        made.reshape(-1).view(np.uint8).fill(255)
+        return made

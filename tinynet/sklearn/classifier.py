@@ -1,0 +1,215 @@
+"""`MLPClassifier`."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
+
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.metrics import accuracy_score
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
+from sklearn.utils.validation import column_or_1d
+from tinynet_backends import Backend, get_backend
+
+from tinynet.losses import BinaryCrossEntropy, CrossEntropy, Loss
+from tinynet.sklearn.base import MLP
+from tinynet.sklearn.following import Array, move, to_host
+from tinynet.sklearn.loop import Samples
+from tinynet.sklearn.watching import with_callbacks
+
+
+def _has_probabilities(estimator: Any) -> bool:
+    if isinstance(estimator.loss, (str, CrossEntropy, BinaryCrossEntropy)):
+        return True
+    raise AttributeError(f"{type(estimator.loss).__name__} gives no probabilities: use loss='log_loss'")
+
+
+@dataclass(eq=False, repr=False)
+class MLPClassifier(ClassifierMixin, MLP):
+    """A network that classifies, as a scikit-learn estimator: one label a sample, of any kind, or several (y (n, k) of 0
+    and 1).
+
+    The parameters are those of `Hyperparameters`, and
+
+    - ``loss``: "log_loss", cross-entropy; of the sigmoid of each output by itself for two classes and for several labels
+      a sample, of the softmax otherwise. Or any loss of tinynet's, for a column of outputs a class (one for two
+      classes). All but the cross-entropies get targets -1 and 1, and give no probabilities.
+    - ``class_weight``: "balanced", a dict of label -> weight (a list of such for several labels a sample), or None.
+
+    With scikit-learn's array API dispatch on, everything follows X: it may be an array of any library that tinynet has
+    a backend for, trains there, and what is predicted and ``classes_`` (unless they are strings) come back there.
+
+    Fitted: ``classes_`` (k,), ``coefs_`` and ``intercepts_`` of the dense layers, ``model_`` (the `Model`, to be saved or
+    exported), ``theta_``, ``layer_state_`` and ``optimizer_state_`` (its numbers), ``loss_``, ``best_loss_``,
+    ``loss_curve_``, ``validation_scores_``, ``best_validation_score_``, ``history_`` (a row an epoch), ``n_iter_``,
+    ``t_``, ``n_layers_``, ``n_outputs_``, ``out_activation_``, ``n_features_in_``, ``feature_names_in_``.
+    """
+
+    _: KW_ONLY
+    loss: str | Loss = "log_loss"
+    class_weight: Any = None
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **MLP._parameter_constraints,
+        "loss": [StrOptions({"log_loss"}), Loss],
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
+    }
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> MLPClassifier:  # fmt: skip
+        """Train on X (n, i) and y, with sample weights (n,) that are not negative: a weight of k is k samples.
+
+        ``X_val``, ``y_val`` and ``sample_weight_val`` are evaluated after each epoch (``validation_scores_``, and "val_loss"
+        in ``history_``), and decide about the end with ``early_stopping``. Raises what scikit-learn raises: ValueError
+        for data and parameters that do not fit, TypeError for sparse X.
+        """
+        self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> MLPClassifier:
+        """Train for one epoch more, on these samples: X (n, i), y.
+
+        The first call needs ``classes``, all that may come, and decides about weights and standardizing.
+        """
+        if self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                "class_weight 'balanced' is not supported for partial_fit, which never sees all labels: give a dict"
+            )
+        if hasattr(self, "classes_"):
+            self.classes_ = to_host(self.classes_)
+        _check_partial_fit_first_call(self, None if classes is None else to_host(classes))
+        self._fit(X, y, sample_weight, (None, None, None), one_epoch=True)
+        return self
+
+    # Labels are looked up on the host, where they may be strings ---------------------------------------------------
+
+    def _prepare(self, y: Any, known: bool, home: Backend) -> Any:
+        y = to_host(y.toarray() if hasattr(y, "toarray") else y)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        kind = type_of_target(y, input_name="y")
+        if kind == "multiclass-multioutput":
+            raise ValueError(
+                f"y {y.shape} has many classes in several columns: give labels (n,), or columns of 0 and 1"
+            )
+        multilabel = kind == "multilabel-indicator"
+        classes: Any = get_backend("numpy").xp.arange(y.shape[1]) if multilabel else LabelEncoder().fit(y).classes_
+        if not known:
+            self.classes_ = classes
+        fitted = to_host(self.classes_)
+        if known and hasattr(self, "_multilabel") and multilabel != self._multilabel:
+            raise ValueError(f"y is {kind} and was not in the last fit: give labels of one kind")
+        unseen = sorted(set(classes.tolist()) - set(fitted.tolist()))
+        if unseen:
+            raise ValueError(f"`y` has classes not in `self.classes_`: {unseen} are not among {fitted.tolist()}")
+        self._multilabel = multilabel
+        self.classes_ = fitted if _text(fitted) else move(fitted, home)
+        return y
+
+    def _loss(self) -> Loss:
+        if isinstance(self.loss, Loss):
+            if self._multilabel and isinstance(self.loss, CrossEntropy):
+                raise ValueError("CrossEntropy takes one label a sample and y has several: use BinaryCrossEntropy()")
+            return self.loss
+        return BinaryCrossEntropy() if self._multilabel or self.classes_.shape[0] == 2 else CrossEntropy()
+
+    def _width(self) -> int:
+        k, pair = int(self.classes_.shape[0]), not self._multilabel and not isinstance(self._loss(), CrossEntropy)
+        self.n_outputs_ = 1 if pair and k == 2 else k
+        return self.n_outputs_
+
+    def _targets(self, y: Any, ops: Backend, dtype: str) -> Array:
+        """Numbers of classes for `CrossEntropy`; else a column for each class, or one for two: 1 where it is the
+        sample's, otherwise 0 for `BinaryCrossEntropy` and -1 for what separates by sign."""
+        encoder, loss, xp = LabelEncoder(), self._loss(), get_backend("numpy").xp
+        encoder.classes_ = to_host(self.classes_)
+        if isinstance(loss, CrossEntropy):
+            return ops.asarray(encoder.transform(y), "int64")
+        columns = y != 0 if self._multilabel else encoder.transform(y)[:, None] == xp.arange(len(encoder.classes_))
+        low = 0.0 if isinstance(loss, BinaryCrossEntropy) else -1.0
+        return ops.asarray(xp.where(columns[:, -self.n_outputs_ :], 1.0, low), dtype)
+
+    def _class_weights(self, y: Any) -> Any:
+        return None if self.class_weight is None else compute_sample_weight(self.class_weight, y)
+
+    def _strata(self, samples: Samples) -> Any:
+        return None if self._multilabel else to_host(samples.y)
+
+    def _rate_outputs(self, y: Any, out: Array, weight: Any) -> float:
+        xp = get_backend("numpy").xp
+        truth = y if isinstance(self._loss(), CrossEntropy) else self._decide(y, xp)
+        return float(accuracy_score(truth, self._decide(out, xp), sample_weight=weight))
+
+    def _decide(self, out: Array, xp: Any) -> Array:
+        """The number of the class, (n,), or 0 and 1 for several labels, (n, k)."""
+        if self._multilabel:
+            return xp.astype(out > 0, xp.int64)
+        return xp.astype(
+            out[:, 0] > 0 if self.n_outputs_ < self.classes_.shape[0] else xp.argmax(out, axis=1), xp.int64
+        )
+
+    # Using it ------------------------------------------------------------------------------------------------------
+
+    def predict(self, X: Any) -> Array:
+        """Labels (n,), or (n, k) zeros and ones where a sample has several, in the namespace of X; strings on the
+        host."""
+        out, xp, home = self._outputs(X, "predict")
+        codes = self._decide(out, xp)
+        if self._multilabel:
+            return codes
+        if _text(self.classes_):
+            return self.classes_[to_host(codes)]
+        return xp.take(move(self.classes_, home), codes, axis=0)
+
+    @available_if(_has_probabilities)
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities (n, k), in the order of ``classes_``; of each label by itself where a sample has several."""
+        log, xp = self._log_proba(X, "predict_proba")
+        return xp.exp(log)
+
+    @available_if(_has_probabilities)
+    def predict_log_proba(self, X: Any) -> Array:
+        """Logarithms of `predict_proba` (n, k), finite where that rounds to 0."""
+        return self._log_proba(X, "predict_log_proba")[0]
+
+    def _log_proba(self, X: Any, method: str) -> tuple[Array, Any]:
+        z, xp, _ = self._outputs(X, method)
+        if not isinstance(self._loss(), CrossEntropy):
+            log = xp.minimum(z, xp.zeros_like(z)) - xp.log1p(xp.exp(-xp.abs(z)))  # of the sigmoid
+            if self._multilabel:
+                return log, xp
+            if self.n_outputs_ < self.classes_.shape[0]:
+                return xp.concat([log - z, log], axis=1), xp  # 1 - sigmoid(z) is sigmoid(-z)
+            z = log
+        z = z - xp.max(z, axis=1, keepdims=True)
+        return z - xp.log(xp.sum(xp.exp(z), axis=1, keepdims=True)), xp
+
+    @property
+    def out_activation_(self) -> str:
+        """What makes outputs probabilities: 'softmax' or 'logistic'; 'identity' where nothing does."""
+        loss = self._loss()
+        if isinstance(loss, CrossEntropy):
+            return "softmax"
+        return "logistic" if isinstance(loss, BinaryCrossEntropy) else "identity"
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def _text(classes: Any) -> bool:
+    """Whether labels are strings or other objects, which live on the host alone."""
+    return getattr(classes.dtype, "kind", "i") not in "biuf"

@@ -1,0 +1,50 @@
+"""Everything follows X: where X lies, what computes there, and how other arrays get there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn import get_config
+from tinynet_backends import Backend, backend_of, get_backend
+
+Array = Any
+
+
+def dispatches() -> bool:
+    """Whether scikit-learn's array API dispatch is on; else every array is made NumPy's."""
+    return bool(get_config()["array_api_dispatch"])
+
+
+def home_of(x: Any) -> Backend:
+    """The backend that X lies on; with dispatch off, and for lists and data frames, NumPy's."""
+    return backend_of(x) if dispatches() else get_backend("numpy")
+
+
+def computer(name: str | None, home: Backend) -> Backend:
+    """The backend that trains on arrays of ``home``: the one of that name; else the arrays' own, on the host the one
+    in force, or the fastest there where nobody has chosen."""
+    if name is not None:
+        return get_backend(name)
+    return get_backend(default="host") if home.on_host else home
+
+
+def to_host(x: Any) -> Any:
+    """An array of any library as NumPy's; anything else as it is."""
+    return backend_of(x).to_numpy(x) if hasattr(x, "__dlpack__") else x
+
+
+def move(x: Array, ops: Backend, dtype: str | None = None) -> Array:
+    """An array of any library on ``ops``."""
+    return ops.asarray(x if ops.owns(x) else backend_of(x).to_numpy(x), dtype)
+
+
+def check_same_home(x: Any, fitted: Array, estimator: object, method: str) -> None:
+    """ValueError, as scikit-learn words it, unless X lies where the X of `fit` lay."""
+    if not dispatches():
+        return
+    now, then = backend_of(x), backend_of(fitted)
+    if now is not then:
+        raise ValueError(
+            f"Inputs passed to {type(estimator).__name__}.{method}() must use the same namespace and the same device "
+            f"as those passed to fit(): this X lies on '{now.name}', that of fit() on '{then.name}'"
+        )

@@ -1,0 +1,217 @@
+"""The parameters of both estimators, and what they stand for: a network, an optimizer, a rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
+from tinynet_backends import Backend
+
+from tinynet.activations import Identity
+from tinynet.config import ACTIVATIONS, NORMS, OPTIMIZERS
+from tinynet.layers import Dense, Layer, Sequential
+from tinynet.model import DTYPES, Model
+from tinynet.optim import SGD, Adam, Optimizer, State
+from tinynet.regularization import Dropout
+from tinynet.schedules import Schedule
+from tinynet.standardize import Standardize
+
+Array = Any
+
+_ACTIVATIONS = {"identity": Identity(), "logistic": ACTIVATIONS["sigmoid"], **ACTIVATIONS}
+_NORMS = {name: layer for name, layer in NORMS.items() if layer is not None}
+_SLOWEST = 1e-6  # an adaptive rate below this ends training, as in scikit-learn
+
+
+@dataclass(eq=False, repr=False)
+class Hyperparameters(BaseEstimator):
+    """What an estimator is given; looked at when it is fitted, and never changed.
+
+    As in scikit-learn's MLPs, in meaning and default, unless said otherwise:
+
+    - ``hidden_layer_sizes``: widths of the hidden layers. ``activation`` after each: "relu", "identity", "logistic",
+      "tanh", another of tinynet's by name ("gelu", "silu", "elu", "leaky_relu", "softplus"), or a layer.
+    - ``solver``: "adam", "sgd", "adamw", "nadam", "rmsprop", "adagrad", "lion", or an optimizer with a rate of its own.
+      ``momentum`` in [0, 1) and ``nesterovs_momentum`` are for "sgd"; ``beta_1``, ``beta_2`` and ``epsilon`` for the
+      Adams. There is no "lbfgs".
+    - ``alpha``: the loss has ``alpha / 2`` times the sum of squared weights, biases left out, over the (mean) weight of
+      a batch. ``loss_`` is without it.
+    - ``learning_rate_init``, and ``learning_rate``, here for every solver: "constant"; "invscaling", divided by the
+      number of samples seen, plus 1, to the power ``power_t``; "adaptive", divided by 5 when there is no progress; or a
+      schedule ``step -> rate``.
+    - ``batch_size``: samples a step; "auto" is 200, or all if they are fewer. ``shuffle`` them in each epoch.
+    - ``max_iter``: epochs, at most. Training ends when for more than ``n_iter_no_change`` of them the loss has not sunk
+      by ``tol``; with ``early_stopping`` when the score of held-out samples has not risen by as much, and the best
+      weights are kept. Held out is the fraction ``validation_fraction``, or what `fit` gets as ``X_val`` and ``y_val``.
+    - ``random_state`` decides weights, order, masks and what is held out. ``verbose`` prints a line an epoch.
+    - ``warm_start``: `fit` goes on where the last one ended, the state of the optimizer included, which
+      scikit-learn begins anew.
+
+    Beyond those:
+
+    - ``standardize``: features are brought to mean 0 and variance 1 first, by the (weighted) samples of the first fit.
+    - ``dropout``: the fraction dropped after each activation, in [0, 1). ``norm``: "layer", "batch" or a layer, before
+      each activation.
+    - ``callbacks``: each is called as ``callback(model, row)`` after an epoch, with the `Model` and a mapping of names
+      to numbers, the rows of ``history_``; one that raises `StopTraining` ends training.
+    - ``backend``: the name of the one that trains, wherever X lies. By default that of X, and for NumPy's arrays the one
+      in force, or the fastest on the host where nobody has chosen one.
+    - ``precision``: "float32" or "float64"; by default the dtype of X, float64 if it is another.
+    """
+
+    hidden_layer_sizes: Any = (100,)
+    activation: str | Layer = "relu"
+    _: KW_ONLY
+    solver: str | Optimizer = "adam"
+    alpha: float = 1e-4
+    batch_size: int | str = "auto"
+    learning_rate: str | Schedule = "constant"
+    learning_rate_init: float = 1e-3
+    power_t: float = 0.5
+    max_iter: int = 200
+    shuffle: bool = True
+    random_state: Any = None
+    tol: float = 1e-4
+    verbose: bool = False
+    warm_start: bool = False
+    momentum: float = 0.9
+    nesterovs_momentum: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    n_iter_no_change: int = 10
+    standardize: bool = True
+    dropout: float = 0.0
+    norm: str | Layer | None = None
+    callbacks: Iterable[Callable[[Model, dict[str, float]], None]] | None = None
+    backend: str | None = None
+    precision: str | None = None
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(_ACTIVATIONS)), Layer],
+        "solver": [StrOptions(set(OPTIMIZERS)), Optimizer],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"}), callable],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {float("inf")})],
+        "standardize": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "norm": [StrOptions(set(_NORMS)), Layer, None],
+        "callbacks": [HasMethods("__iter__"), None],
+        "backend": [str, None],
+        "precision": [StrOptions(set(DTYPES)), None],
+    }
+
+    def _net(self, outputs: int) -> Sequential:
+        sizes = self.hidden_layer_sizes
+        widths = [int(width) for width in (sizes if hasattr(sizes, "__iter__") else [sizes])]
+        if any(width <= 0 for width in widths):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {widths}.")
+        layers: list[Layer] = [Standardize()] if self.standardize else []
+        activation = _chosen(self.activation, _ACTIVATIONS)
+        for width in widths:
+            norm = [] if self.norm is None else [_chosen(self.norm, _NORMS)]
+            layers += [Dense(width), *norm, activation, *([Dropout(self.dropout)] if self.dropout else [])]
+        return Sequential(*layers, Dense(outputs))
+
+    def _optimizer(self, rate: Rate) -> Optimizer:
+        if isinstance(self.solver, Optimizer):
+            return self.solver
+        kind = OPTIMIZERS[self.solver]
+        if kind is SGD:
+            return SGD(rate, momentum=self.momentum, nesterov=self.nesterovs_momentum and self.momentum > 0)
+        if issubclass(kind, Adam):
+            return kind(rate, beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon)
+        return kind(rate)
+
+    def _rate(self, samples: int, steps: int) -> Rate:
+        """The learning rate for epochs of so many ``samples`` and ``steps``."""
+        if callable(self.learning_rate):
+            return Rate(self.learning_rate_init, self.learning_rate)
+        if self.learning_rate == "invscaling":
+            first, power = self.learning_rate_init, self.power_t
+            return Rate(first, lambda step: first / (step // steps * samples + 1) ** power)
+        return Rate(self.learning_rate_init, adaptive=self.learning_rate == "adaptive")
+
+
+class Rate:
+    """The learning rate: a schedule, or one that is constant until it is `lowered`."""
+
+    def __init__(self, first: float, schedule: Schedule | None = None, adaptive: bool = False) -> None:
+        self.now, self.schedule, self.adaptive = float(first), schedule, adaptive
+
+    def __call__(self, step: int) -> float:
+        return self.now if self.schedule is None else self.schedule(step)
+
+    def lowered(self) -> bool:
+        """Divide an adaptive rate by 5; False where there is no lower one, and training is over."""
+        if self.adaptive and self.now > _SLOWEST:
+            self.now /= 5.0
+            return True
+        return False
+
+
+class Penalized(Optimizer):
+    """Another optimizer, for the loss with ``alpha / 2`` times the sum of squared weights, biases left out.
+
+    ``penalty`` is alpha over the weight of a batch. Which parameters are weights is a vector of ones and zeros among
+    the slots, the penalty a number that is handed on at every step: neither is compiled into a kernel.
+    """
+
+    def __init__(self, inner: Optimizer, penalty: float, model: Model) -> None:
+        object.__setattr__(self, "inner", inner)
+        object.__setattr__(self, "penalty", float(penalty))
+        ones, zeros = (make for make in (model.ops.xp.ones, model.ops.xp.zeros))
+        options = {"dtype": model.theta.dtype, "device": model.ops.device}
+        weights = model.weights()
+        parts = [
+            (ones if name.rpartition(".")[2] == "w" else zeros)(weights[name].shape, **options)
+            for name in model.gradient_names
+        ]
+        object.__setattr__(self, "mask", model.ops.pack(parts, model.ops.xp.zeros_like(model.theta)))
+
+    inner: Optimizer
+    penalty: float
+    mask: Array
+
+    def init(self, theta: Array, ops: Backend) -> State:
+        return {**self.inner.init(theta, ops), "penalized": self.mask}
+
+    def numbers(self, state: State, t: int) -> tuple[float, ...]:
+        return self.penalty, *self.inner.numbers(state, t)
+
+    def apply(
+        self, theta: Array, g: Array, state: State, numbers: tuple[float, ...], ops: Backend, rate: Array | None = None
+    ) -> None:
+        ops.update(_pull, [g], [theta, state["penalized"]], numbers[0])
+        self.inner.apply(theta, g, state, numbers[1:], ops, rate)
+
+
+def _pull(xp: Any, g: Array, theta: Array, mask: Array, penalty: float) -> tuple[Array]:
+    return (g + penalty * (mask * theta),)
+
+
+def _chosen(value: str | Layer, table: Mapping[str, Layer]) -> Layer:
+    return table[value] if isinstance(value, str) else value

@@ -1,0 +1,148 @@
+"""`MLPRegressor`."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
+
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import column_or_1d
+from tinynet_backends import Backend, get_backend
+
+from tinynet.losses import BinaryCrossEntropy, Loss, Poisson
+from tinynet.sklearn.base import MLP
+from tinynet.sklearn.following import Array, move
+from tinynet.sklearn.loop import Samples
+from tinynet.sklearn.watching import with_callbacks
+
+
+@dataclass(frozen=True)
+class HalfSquaredError(Loss):
+    """Mean over samples of ``(y - t)**2 / 2``, summed over outputs and divided by their number: scikit-learn's."""
+
+    def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
+        e = y - target
+        return 0.5 * (e * e), e
+
+
+_LOSSES: dict[str, Loss] = {"squared_error": HalfSquaredError(), "poisson": Poisson()}
+
+
+@dataclass(eq=False, repr=False)
+class MLPRegressor(RegressorMixin, MLP):
+    """A network that predicts numbers, as a scikit-learn estimator: y (n,), or (n, o) for several outputs.
+
+    The parameters are those of `Hyperparameters`, and
+
+    - ``loss``: "squared_error", half of the square; "poisson", for counts, where predictions are exp of the outputs; or
+      any loss of tinynet's. With `BinaryCrossEntropy` predictions are the sigmoid of the outputs.
+
+    The biases of the outputs begin at the mean of y, and not around 0: a network that has learned nothing has an R² of 0.
+
+    Where X may lie, and what a fit leaves behind, is as in `MLPClassifier`, but for ``classes_``.
+    """
+
+    _: KW_ONLY
+    loss: str | Loss = "squared_error"
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **MLP._parameter_constraints,
+        "loss": [StrOptions(set(_LOSSES)), Loss],
+    }
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> MLPRegressor:  # fmt: skip
+        """Train on X (n, i) and y, with sample weights (n,) that are not negative: a weight of k is k samples.
+
+        ``X_val``, ``y_val`` and ``sample_weight_val`` are evaluated after each epoch (``validation_scores_``, and "val_loss"
+        in ``history_``), and decide about the end with ``early_stopping``. Raises what scikit-learn raises: ValueError
+        for data and parameters that do not fit, TypeError for sparse X.
+        """
+        self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
+        """Train for one epoch more, on these samples: X (n, i), y. The first call decides about weights and standardizing."""
+        if self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        self._fit(X, y, sample_weight, (None, None, None), one_epoch=True)
+        return self
+
+    @property
+    def _of_y(self) -> dict[str, Any]:
+        return {"y_numeric": True}
+
+    def _prepare(self, y: Any, known: bool, home: Backend) -> Any:
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        outputs = 1 if y.ndim == 1 else int(y.shape[1])
+        if known and hasattr(self, "n_outputs_") and outputs != self.n_outputs_:
+            raise ValueError(f"y has {outputs} outputs and {self.n_outputs_} before: give as many")
+        self.n_outputs_ = outputs
+        return y
+
+    def _loss(self) -> Loss:
+        return _LOSSES[self.loss] if isinstance(self.loss, str) else self.loss
+
+    def _width(self) -> int:
+        return self.n_outputs_
+
+    def _targets(self, y: Any, ops: Backend, dtype: str) -> Array:
+        return ops.xp.reshape(move(y, ops, dtype), (-1, self.n_outputs_))
+
+    def _begin_bias(self, samples: Samples, ops: Backend) -> Array | None:
+        """The mean of the targets: a network that has learned nothing then has an R² of 0."""
+        xp, y = ops.xp, samples.y
+        if samples.weight is None:
+            mean = xp.mean(y, axis=0)
+        else:
+            w = ops.asarray(samples.weight / samples.weight.sum(), str(y.dtype).rpartition(".")[2])
+            mean = xp.sum(w[:, None] * y, axis=0)
+        return self._unlink(mean, xp)
+
+    def _unlink(self, mean: Array, xp: Any) -> Array:
+        loss, tiny = self._loss(), xp.finfo(mean.dtype).eps
+        if isinstance(loss, Poisson):
+            return xp.log(xp.clip(mean, tiny, None))
+        if isinstance(loss, BinaryCrossEntropy):
+            mean = xp.clip(mean, tiny, 1.0 - tiny)
+            return xp.log(mean) - xp.log1p(-mean)
+        return mean
+
+    def _link(self, out: Array, xp: Any) -> Array:
+        """Predictions of outputs."""
+        loss = self._loss()
+        if isinstance(loss, Poisson):
+            return xp.exp(out)
+        if isinstance(loss, BinaryCrossEntropy):
+            return 0.5 * (1.0 + xp.tanh(0.5 * out))
+        return out
+
+    def _rate_outputs(self, y: Any, out: Array, weight: Any) -> float:
+        return float(r2_score(y, self._link(out, get_backend("numpy").xp), sample_weight=weight))
+
+    def predict(self, X: Any) -> Array:
+        """Numbers (n,), or (n, o) for several outputs, in the namespace of X."""
+        out, xp, _ = self._outputs(X, "predict")
+        y = self._link(out, xp)
+        return y[:, 0] if self.n_outputs_ == 1 else y
+
+    @property
+    def out_activation_(self) -> str:
+        """What makes outputs predictions: 'exp', 'logistic' or 'identity'."""
+        loss = self._loss()
+        if isinstance(loss, Poisson):
+            return "exp"
+        return "logistic" if isinstance(loss, BinaryCrossEntropy) else "identity"
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
