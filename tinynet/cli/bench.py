@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from tinynet_backends import available_backends, get_backend
-from tinynet_backends.switch import AUTO
+from tinynet_backends.switch import CHOICES
 
 from tinynet import __version__
 from tinynet.activations import ReLU
@@ -44,15 +44,16 @@ class Task(NamedTuple):
     batch_size: int
 
 
+MEANT = CHOICES["auto"]
 TASKS = (Task((20, 32, 2), 32), Task((784, 256, 128, 10), 128), Task((512, 512, 512, 10), 1024))
 
 
 def add(commands: Commands) -> None:
     parser = command(commands, "bench", "measure training steps a second on this machine", run, EXAMPLES)
     action = parser.add_argument(
-        "--backend", action="append", metavar="NAME", help=f"default those of {', '.join(AUTO)} that are here"
+        "--backend", action="append", metavar="NAME", help=f"default those of {', '.join(MEANT)} that are here"
     )
-    suggest(action, AUTO)
+    suggest(action, MEANT)
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="measured for each network on each backend (default 3)"
     )
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if not (isfinite(args.seconds) and args.seconds > 0):
         raise ValueError(f"seconds {args.seconds!r} is out of range: give a positive number")
     there = available_backends()
-    names = args.backend or [name for name in AUTO if not there[name].startswith("not here")]
+    names = args.backend or [name for name in MEANT if not there[name].startswith("not here")]
     made = [f"  {name}: {get_backend(name).versions()}" for name in names]
     print(f"tinynet {__version__} · Python {platform.python_version()} · {platform.machine()}, {os.cpu_count()} cores")
     print("\n".join(made))
