@@ -15,8 +15,11 @@ LIBRARIES = {"numpy", "cupy", "torch", "jax", "numba", "array_api_strict"}
 SPELLED = ("cupy", "numba", "torch")  # "numpy" is also the name of the backend that is always there
 HOST_SIDE = {
     "files.py",
+    "inputs.py",
+    "outputs.py",
     "plot",
     "sources.py",
+    "tables.py",
     "writing.py",
 }  # may import numpy: a file and a picture are on the host
 EXPORT = "export"  # its files may spell PyTorch, whose names for weights they write and read, and import no part of it

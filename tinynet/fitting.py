@@ -159,7 +159,7 @@ def fit(
         clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
     )  # fmt: skip
 
-    model.loss, model.metrics, model.history = loss, chosen, history
+    model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     evaluate = Evaluation(model, loss, chosen)
     told = list(callbacks)
     steppers = [callback.at_step for callback in told if hasattr(callback, "at_step")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from tinynet_backends import Backend, get_backend
 
 from tinynet import streams
-from tinynet.data import Batch, as_dataset
+from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Context, Layer, Param, Params, leaves
 from tinynet.losses import Loss
@@ -71,6 +71,7 @@ class Model:
         self.loss: Loss | None = None
         self.metrics: tuple[Metric, ...] = ()
         self.history: History | None = None
+        self.columns: Columns | None = None  # what the table it was fitted to calls its columns and classes
         names = [name for name, _ in leaves(self.spec.params)]
         self.theta = self._draw(self.spec.params, first=0)
         self.state = self._draw(self.spec.state, first=len(names))
@@ -117,7 +118,7 @@ class Model:
         copy = Model(self.net, self.in_shape, seed=self.seed, backend=backend, dtype=self.dtype)
         copy.theta[...] = copy.ops.asarray(self.ops.to_numpy(self.theta))
         copy.state[...] = copy.ops.asarray(self.ops.to_numpy(self.state))
-        copy.loss, copy.metrics = self.loss, self.metrics
+        copy.loss, copy.metrics, copy.columns = self.loss, self.metrics, self.columns
         return copy
 
     # Using it ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from tinynet.data import Loader
 from tinynet.errors import DivergedError
-from tinynet.fitting import _adapt
+from tinynet.fitting import adapt
 from tinynet.losses import CrossEntropy, Loss, MeanSquaredError
 from tinynet.model import Model
 from tinynet.optim import Adam, Optimizer
@@ -67,7 +67,7 @@ def find_rate(
     rising = replace(optimizer or Adam(), lr=growth)
     copy = model.to(model.ops)
     run = Run(rising.init(copy.theta, copy.ops))
-    _adapt(copy, loader, run)
+    adapt(copy, loader.data)
     losses: list[float] = []
     try:
         for report in train(copy, loader, loss, rising, steps=steps, run=run, due=lambda step: True):
