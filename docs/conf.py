@@ -63,7 +63,7 @@ html_theme_options = {
 def escape_shapes(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """In place: ``(n, *shape)`` in running text is a shape, and to reStructuredText the beginning of an emphasis."""
     parts = "\n".join(lines).split("``")
-    parts[::2] = [re.sub(r"(?<=[( ])\*(?=\w+[,)])", r"\\*", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"(?<=[( ])\*(?=\w[\w ]*[,)])", r"\\*", part) for part in parts[::2]]
     lines[:] = "``".join(parts).split("\n")
 
 

@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import io
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -58,7 +57,7 @@ def run(text, name):
         if kind == "needs":
             need(block)
         if kind == "text":
-            assert number and found[number - 1][0] == "python", "output without the code that prints it"
+            assert [before for before, _ in found[:number]][-1:] == ["python"], "output without the code that prints it"
         if kind == "python":
             shown = found[number + 1][1] if number + 1 < len(found) and found[number + 1][0] == "text" else ""
             printed = io.StringIO()
@@ -123,7 +122,8 @@ def test_examples_of_docstrings(name, tmp_path, monkeypatch):
     for example in found:
         said = io.StringIO()
         doctest.DocTestRunner().run(example, out=said.write)
-        assert not said.getvalue(), said.getvalue()
+        if said.getvalue():
+            pytest.fail(said.getvalue(), pytrace=False)
 
 
 # The reference, the generated pages, the links --------------------------------------------------------------------------
@@ -169,8 +169,8 @@ def test_how_fast_is_what_the_newest_files_say(tmp_path, monkeypatch):
     speed = made_by("speed", monkeypatch)
     assert speed.page(tmp_path / "results", tmp_path) == speed.NOTHING
     (tmp_path / "results").mkdir()
-    for saved in (results("cpu", "2031-02-03", 0.25), results("cpu", "2030-01-01", 0.125), results("gpu", "2029-01-01", 4)):
-        (tmp_path / "results" / f"{saved['what']}-{saved['date']}.json").write_text(json.dumps(saved))
+    for what, date, seconds in (("cpu", "2031-02-03", 0.25), ("cpu", "2030-01-01", 0.125), ("gpu", "2029-01-01", 4)):
+        (tmp_path / "results" / f"{what}-{date}.json").write_text(json.dumps(results(what, date, seconds)))
     (tmp_path / "results" / "other.json").write_text('{"format": 1}')
     text = speed.page(tmp_path / "results", tmp_path)
     assert "2031-02-03" in text
@@ -194,6 +194,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_pages_name_tests_and_files_that_there_are():
+    named = re.compile(r"`((?:tests|examples|benchmarks|tinynet)/[\w/.]+\.py)`")
     for page in PAGES:
-        for name in re.findall(r"`((?:tests|examples|benchmarks|tinynet)/[\w/.]+\.py)`", (DOCS / page).read_text("utf-8")):
-            assert os.path.exists(ROOT / name), f"{page}: {name}"
+        for name in named.findall((DOCS / page).read_text("utf-8")):
+            assert (ROOT / name).exists(), f"{page}: {name}"

@@ -27,8 +27,7 @@ def newest(folder: Path) -> list[dict[str, Any]]:
             continue  # a report of another kind
         if saved["what"] not in found or saved["date"] >= found[saved["what"]]["date"]:
             found[saved["what"]] = {**saved, "file": path.name}
-    order = list(KINDS)
-    return sorted(found.values(), key=lambda saved: order.index(saved["what"]) if saved["what"] in order else len(order))
+    return [found[what] for what in sorted(found, key=[*KINDS, *found].index)]
 
 
 def about(saved: dict[str, Any]) -> Iterator[str]:
