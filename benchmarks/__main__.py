@@ -1,6 +1,6 @@
 """What it costs, side by side with peers, in one interleaved run.
 
-``python -m benchmarks cpu`` training steps, fit, scikit-learn, time to accuracy, imports, growth; ``ops`` operations
+``python -m benchmarks cpu`` training steps, fit, many networks, scikit-learn, time to accuracy, imports, growth; ``ops`` operations
 beside their portable originals; ``data`` what data cost; ``gpu`` training steps on a CUDA device; ``peers`` who is here;
 ``table FILE`` and ``plot FILE OUT.png`` show what ``--save`` has kept.
 
@@ -37,11 +37,12 @@ def _sections(what: str, chosen: list[str]) -> list[Section]:
         from benchmarks import gpu
 
         return [gpu.run]
-    from benchmarks.sections import accuracy, classifier, fit, growth, imports, steps
+    from benchmarks.sections import accuracy, classifier, fit, growth, imports, many, steps
 
     known = {
         "steps": steps,
         "fit": fit,
+        "many": many,
         "sklearn": classifier,
         "accuracy": accuracy,
         "import": imports,
@@ -113,7 +114,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--threads", type=int, help="for everyone; by default all cores")
     add("--only", type=_names, default=[], metavar="NAME,NAME", help="contenders")
     add("--rows", type=_names, default=[], metavar="1,2", help="rows of the table of steps")
-    add("--sections", type=_names, default=[], metavar="NAME,NAME", help="steps,fit,sklearn,accuracy,import,growth")
+    add(
+        "--sections", type=_names, default=[], metavar="NAME,NAME", help="steps,fit,many,sklearn,accuracy,import,growth"
+    )
     add("--save", action="store_true", help="keep the results under benchmarks/results")
     return parser.parse_args(arguments)
 

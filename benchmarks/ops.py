@@ -74,7 +74,7 @@ def arguments(name: str, ops: tn.Backend, n: int, k: int) -> tuple[Any, ...]:
         "sum_in_order": lambda: (xp.astype(real(n, k), xp.float64),),
         "affine_in_order": lambda: (xp.astype(real(n, k), xp.float64), xp.astype(real(k, 8), xp.float64)),
         "gather": lambda: (real(100_000, k), stream.integers(range(n), 100_000, ops)),
-        "samples": lambda: (circle, xp.reshape(words, (n, k)), [], "float32"),
+        "samples": lambda: (circle, KEY, COUNTER, range(n), k, [], "float32"),
         "permute": lambda: (labels, 10**6, tuple(range(24))),
     }  # fmt: skip
     return cases[name]()
@@ -106,7 +106,11 @@ def measure(backend: str, seconds: float) -> dict[str, dict[str, list[float]]]:
         for n, k in SIZES:
             args = arguments(name, ops, n, k)
             mine, original = (partial(_call, getattr(where, name)) for where in (ops, tn.Backend))
-            drawn = name in ("words", "dropout")  # numbers of a constant counter would be constants of the tape
+            drawn = name in (
+                "words",
+                "dropout",
+                "samples",
+            )  # numbers of a constant counter would be constants of the tape
             original = partial(original, (ops, *args)) if drawn else ops.compile(original, (ops, *args))
             mine = ops.compile(mine, args)
             found[f"{backend}: {name} {n} × {k}"] = {

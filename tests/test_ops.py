@@ -95,20 +95,31 @@ CASES = {
     ],
     "update": lambda f: [
         (moments, [f(odd(n)), f(real(n))], [f(real(n))], 0.1, 0.9) for n in (0, 1, 7, BLOCK, BIG, 3 * BLOCK)
+    ] + [(moments, [f(odd(3, BLOCK)), f(real(3, BLOCK))], [f(real(3, BLOCK))], 0.1, 0.9),
+         (moments, [f(odd(3, 7)), f(real(7, 3).T)], [f(real(3, 7))], 0.1, 0.9)],
+    "pack": lambda f: [
+        ([f(real(2, 3)), f(odd(6)), f(real(3, 2).T), f(real(0))], f(real(18))),
+        ([f(real(2, 2, 3)), f(odd(2, 6)), f(real(2, 0))], f(real(2, 12))),
     ],
-    "pack": lambda f: [([f(real(2, 3)), f(odd(6)), f(real(3, 2).T), f(real(0))], f(real(18)))],
-    "clip_norm": lambda f: [(f(real(9)), 0.1), (f(real(9)), 1e3), (f(np.zeros(3)), 1.0), (f(odd(9)), 1.0), (f(real(BIG)), 1.0)],
+    "clip_norm": lambda f: [
+        (f(real(9)), 0.1), (f(real(9)), 1e3), (f(np.zeros(3)), 1.0), (f(odd(9)), 1.0), (f(real(BIG)), 1.0),
+        (f(np.stack([odd(9), real(9), np.zeros(9)])), 0.1),
+    ],
     "softmax": lambda f: [(f(1e3 * real(4, 5)),), (f(real(0, 5)),), (f(real(2, 3, 5)),), (f(odd(3, 7)),)],
     "softmax_grad": lambda f: [(f(real(4, 5)), f(RNG.dirichlet(np.ones(5), 4))), (f(odd(4, 5)), f(real(4, 5)))],
     "normalize": lambda f: [
         (f(x), f(real(5)), f(real(5)), axis, 1e-5) for x in (real(7, 5), odd(7, 5), real(1, 5)) for axis in (-1, -2)
-    ],
+    ] + [(f(real(2, 7, 5)), f(real(2, 5)), f(real(2, 5)), axis, 1e-5) for axis in (-1, -2)],
     "normalize_grad": lambda f: [
         (f(real(7, 5)), f(real(7, 5)), f(real(7, 1) if axis == -1 else real(1, 5)), f(real(5)), axis) for axis in (-1, -2)
+    ] + [(f(real(2, 7, 5)), f(real(2, 7, 5)), f(real(2, 7, 1)), f(real(2, 5)), -1)],
+    "elementwise_loss": lambda f: [
+        (squares, f(y), f(real(*y.shape)), f(real(*y.shape[:-1]))) for y in (real(4, 3), odd(4, 3), real(2, 4, 3))
     ],
-    "elementwise_loss": lambda f: [(squares, f(y), f(real(4, 3)), f(real(4))) for y in (real(4, 3), odd(4, 3))],
     "softmax_cross_entropy": lambda f: [
         (f(real(4, 3)), np.array([0, 2, 1, 1]), f(real(4))), (f(odd(4, 3)), np.array([0, 2, 1, 1]), f(real(4)), 0.1),
+        (f(odd(2, 3, 4)), np.array([[0, 2, 1], [3, 3, 0]]), f(real(2, 3))), (f(real(2, 1, 2)), np.array([[0], [2]]), f(real(2, 1))),
+        (f(real(2, 3, 4)), f(real(2, 3, 4)), f(real(2, 3)), 0.1),
         (f(real(4, 3)), f(RNG.dirichlet(np.ones(3), 4)), f(real(4)), 0.2, f(np.array([1.0, 0.0, 2.0]))),
     ],
     "words": lambda f: [(KEY, COUNTER, start, n) for start, n in ((0, 9), (3, 1), (5, 0), (2**64 - 8, 8), (2**40 + 1, 4099))],
@@ -130,10 +141,11 @@ CASES = {
         (np.arange(12).reshape(6, 2), np.array([5, 1, 4])), (f(real(3, 0)), np.array([1])),
     ],
     "samples": lambda f: [
-        (mixture, raw(70).reshape(10, 7), [real(3, 3), real(10, 3)], f(real(1)).dtype.name),
-        (mixture, raw(90).reshape(10, 9)[:, :7], [real(3, 3), real(10, 12)], "float64"),
-        (labelled, raw(60).reshape(20, 3), [], f(real(1)).dtype.name), (labelled, raw(60).reshape(3, 20), [], "float64"),
-        (labelled, raw(0).reshape(0, 4), [], "float64"), (untraceable, raw(60).reshape(20, 3), [], f(real(1)).dtype.name),
+        (mixture, KEY, COUNTER, range(3, 13), 7, [real(3, 3), real(10, 3)], f(real(1)).dtype.name),
+        (mixture, KEY, COUNTER, np.array([2**62, 0, 5, 5]), 9, [real(3, 3), real(10, 12)], "float64"),
+        (labelled, KEY, COUNTER, range(2**60, 2**60 + 20), 3, [], f(real(1)).dtype.name),
+        (labelled, KEY, COUNTER, np.array([9, 1, 8]), 20, [], "float64"), (labelled, KEY, COUNTER, range(4, 4), 4, [], "float64"),
+        (untraceable, KEY, COUNTER, range(20), 3, [], f(real(1)).dtype.name),
     ],
     "permute": lambda f: [(np.arange(min(n, 50)), n, tuple(range(24))) for n in (1, 2, 999, 1000, 2**62)],
 }  # fmt: skip

@@ -15,6 +15,7 @@ from tinynet import data, export, initializers, losses, metrics, optim, schedule
 from tinynet.activations import ELU, GELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from tinynet.checkpoints import Checkpoints
 from tinynet.data import Arrays, Dataset, Loader
+from tinynet.ensemble import Ensemble
 from tinynet.errors import DataFileError, DivergedError, ModelFileError, StopTraining
 from tinynet.files import load
 from tinynet.fitting import EarlyStopping, fit
@@ -31,6 +32,7 @@ from tinynet.losses import (
     Quantile,
     SumSquaredError,
 )
+from tinynet.many import fit_many
 from tinynet.model import Model
 from tinynet.optim import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
 from tinynet.regularization import BatchNorm, Dropout, LayerNorm
@@ -61,6 +63,7 @@ __all__ = [
     "DivergedError",
     "Dropout",
     "EarlyStopping",
+    "Ensemble",
     "Flatten",
     "Hinge",
     "History",
@@ -97,6 +100,7 @@ __all__ = [
     "data",
     "export",
     "fit",
+    "fit_many",
     "get_backend",
     "initializers",
     "load",

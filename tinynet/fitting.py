@@ -18,7 +18,7 @@ from tinynet.history import History
 from tinynet.layers import Array
 from tinynet.losses import CrossEntropy, Loss, MeanSquaredError
 from tinynet.metrics import METRICS, Metric, as_metric
-from tinynet.model import Evaluation, Model, check_fit
+from tinynet.model import Evaluation, Model, Trainable, check_fit
 from tinynet.optim import Adam, Optimizer
 from tinynet.standardize import standardizer
 from tinynet.training import Run, train
@@ -142,15 +142,7 @@ def fit(
     """
     loader = _loader(data, batch_size, model.seed, shuffle, drop_last, weights, balance)
     held_out = None if validation is None else as_dataset(validation)
-    loss = loss or (CrossEntropy() if loader.data.classes else MeanSquaredError())
-    optimizer = optimizer or Adam()
-    if not isinstance(loss, Loss):
-        raise TypeError(f"loss {loss!r} is not a loss: give one, such as CrossEntropy()")
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer {optimizer!r} is not an optimizer: give one, such as Adam(1e-3)")
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs {epochs!r} is not a positive whole number")
-    chosen = _usual_metrics(loader.data) if metrics is None else tuple(as_metric(m) for m in metrics)
+    loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics, epochs)
     stopping = EarlyStopping(early_stopping) if isinstance(early_stopping, int) else early_stopping
     if held_out is not None:
         check_fit(model, held_out, loss)
@@ -170,7 +162,8 @@ def fit(
     if saver is not None:
         options = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": stopping}
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
-    _adapt(model, loader, run)
+    if not run.step:
+        adapt(model, loader.data)
     steps = epochs * loader.steps_per_epoch
     loop = train(
         model, loader, loss, optimizer, steps=0 if snapshot.finished else max(steps - run.step, 0),
@@ -190,7 +183,7 @@ def fit(
                 seconds = tally.elapsed()
                 row |= {"loss": tally.total / tally.counted, "seconds": round(seconds, 4)}
                 row["samples_per_second"] = round(loader.steps_per_epoch * loader.batch_size / seconds, 1)
-                with _averaged(model, run):
+                with averaged(model, run):
                     if held_out is not None:
                         scores = evaluate(held_out, max(loader.batch_size, 4096))
                         row |= {f"val_{name}": value for name, value in scores.items()}
@@ -222,6 +215,21 @@ def fit(
     return history
 
 
+def settle(
+    data: Dataset, loss: Loss | None, optimizer: Optimizer | None, metrics: Iterable[str | Metric] | None, epochs: int
+) -> tuple[Loss, Optimizer, tuple[Metric, ...]]:
+    """Loss, optimizer and metrics, the usual ones where none is given; TypeError or ValueError for what is none."""
+    loss = loss or (CrossEntropy() if data.classes else MeanSquaredError())
+    optimizer = optimizer or Adam()
+    if not isinstance(loss, Loss):
+        raise TypeError(f"loss {loss!r} is not a loss: give one, such as CrossEntropy()")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer {optimizer!r} is not an optimizer: give one, such as Adam(1e-3)")
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs {epochs!r} is not a positive whole number")
+    return loss, optimizer, _usual_metrics(data) if metrics is None else tuple(as_metric(m) for m in metrics)
+
+
 def _loader(
     data: Any, batch_size: int, seed: int, shuffle: bool | None, drop_last: bool, weights: Any, balance: bool
 ) -> BatchSource:
@@ -231,14 +239,14 @@ def _loader(
     return Loader(data, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, weights=weights, balance=balance)
 
 
-def _adapt(model: Model, loader: BatchSource, run: Run) -> None:
+def adapt(model: Model, data: Dataset) -> None:
     """Set a leading `Standardize` that nobody has set yet."""
     layer = standardizer(model.net, model.params)
-    if layer is None or run.step:
+    if layer is None:
         return
     ops = model.ops
     if bool(ops.to_numpy(ops.xp.all(layer["mean"] == 0) & ops.xp.all(layer["scale"] == 1))):
-        model.adapt(loader.data)
+        model.adapt(data)
 
 
 def _usual_metrics(data: Dataset) -> tuple[Metric, ...]:
@@ -246,7 +254,7 @@ def _usual_metrics(data: Dataset) -> tuple[Metric, ...]:
 
 
 @contextmanager
-def _averaged(model: Model, run: Run) -> Iterator[None]:
+def averaged(model: Trainable, run: Run) -> Iterator[None]:
     """Inside, the model has the average of its weights, if there is one."""
     if run.average is None:
         yield

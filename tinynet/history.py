@@ -42,9 +42,12 @@ class History:
 
         The curve is the same however the losses are handed in, and stays below 4000 entries however long the run.
         """
-        for place, loss in enumerate(losses, start=step - len(losses) + 1):
-            self.pending.append(loss)
-            if len(self.pending) >= self.stride or (end and place == step):
+        place = step - len(losses)
+        while place < step:
+            more = losses[place - step :][: self.stride - len(self.pending)]
+            self.pending += more
+            place += len(more)
+            if len(self.pending) == self.stride or (end and place == step):
                 self.curve.append((place, sum(self.pending) / len(self.pending)))
                 self.pending.clear()
             if len(self.curve) == LONGEST:

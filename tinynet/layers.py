@@ -7,7 +7,7 @@ comes out; ``forward`` returns the output and a function from the output's gradi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import Any
 
@@ -25,12 +25,13 @@ Backprop = Callable[[Array], tuple[Array, dict[str, Any]]]
 class Context:
     """All that a pass depends on beside parameters and input.
 
-    ``need_dx`` False says that nobody will use the gradient of this layer's input, which may then be None.
+    ``need_dx`` False says that nobody will use the gradient of this layer's input, which may then be None. ``seed`` is
+    one seed, or the seeds of many networks that run as one: all arrays then have an axis of networks before their own.
     """
 
     ops: Backend
     train: bool = False
-    seed: int = 0
+    seed: int | tuple[int, ...] = 0
     step: int = 0
     path: int = 0
     need_dx: bool = True
@@ -42,8 +43,20 @@ class Context:
         )
 
     @property
+    def axes(self) -> int:
+        """Axes before those of a sample: 1, or 2 where there are many networks."""
+        return 2 if isinstance(self.seed, tuple) else 1
+
+    def each(self) -> list[Context]:
+        """The contexts of many networks one by one."""
+        seeds = self.seed if isinstance(self.seed, tuple) else (self.seed,)
+        return [replace(self, seed=seed) for seed in seeds]
+
+    @property
     def masks(self) -> tuple[streams.Key, streams.Counter]:
         """Key and counter of the random masks of this layer at this step: distinct down to ten levels of 4095 layers."""
+        if isinstance(self.seed, tuple):
+            raise TypeError("many networks have masks of their own: take those of each context in ctx.each()")
         low = 2**64 - 1
         return (self.seed, streams.MASKS), (self.step, self.path & low, self.path >> 64 & low)
 
@@ -138,7 +151,8 @@ class Flatten(Layer):
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
         reshape, shape = ctx.ops.xp.reshape, x.shape
-        return reshape(x, (shape[0], prod(shape[1:]))), lambda dy: (reshape(dy, shape), {})
+        flat = *shape[: ctx.axes], prod(shape[ctx.axes :])
+        return reshape(x, flat), lambda dy: (reshape(dy, shape), {})
 
 
 class Sequential(Layer):

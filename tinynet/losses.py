@@ -2,7 +2,8 @@
 
 Every loss is ``sum_i w_i l_i / W`` over the samples of a batch, ``w`` the sample weights (1 where none are given).
 ``W`` is the denominator: the sum of the weights for means, 1 for sums. It may be handed in, so that the parts of a
-batch that is too large for one pass add up to the loss of the whole.
+batch that is too large for one pass add up to the loss of the whole. An axis of networks may come before that of the
+samples in all arrays: there is then a loss for each network.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ class Loss:
 
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
         """``W`` for these targets: an int, or a () array where it depends on data."""
-        return target.shape[0] if weight is None else ops.xp.sum(weight)
+        if weight is not None:
+            return ops.xp.sum(weight, axis=-1)
+        return target.shape[-1 if self._of_labels(target, ops) else -2]
+
+    def _of_labels(self, target: Array, ops: Backend) -> bool:
+        return self.labels and bool(ops.xp.isdtype(target.dtype, "integral"))
 
     def __call__(
         self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
@@ -46,8 +52,9 @@ class Loss:
         if denominator is None:
             denominator = self.denominator(target, weight, ops)
         if weight is None:
-            weight = xp.ones((y.shape[0],), dtype=y.dtype, device=ops.device)
-        return weight / (denominator * width)
+            weight = xp.ones(y.shape[:-1], dtype=y.dtype, device=ops.device)
+        total = denominator * width
+        return weight / (total if isinstance(total, (int, float)) else total[..., None])
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
         """ValueError unless targets of a whole data set, or a batch of it, fit outputs ``(n, *out)``."""
@@ -231,11 +238,11 @@ class CrossEntropy(Loss):
         return ops.asarray(self.class_weight, "float64" if dtype == ops.dtype("float64") else "float32")
 
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
-        if target.ndim != 1 or self.class_weight is None:
+        if self.class_weight is None or not self._of_labels(target, ops):
             return super().denominator(target, weight, ops)
-        dtype = ops.xp.float64 if weight is None else weight.dtype
-        of_label = ops.xp.take(self._classes(dtype, ops), target, axis=0)
-        return ops.xp.sum(of_label if weight is None else of_label * weight)
+        xp, dtype = ops.xp, ops.xp.float64 if weight is None else weight.dtype
+        of_label = xp.reshape(xp.take(self._classes(dtype, ops), xp.reshape(target, (-1,)), axis=0), target.shape)
+        return xp.sum(of_label if weight is None else of_label * weight, axis=-1)
 
     def __call__(
         self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from math import prod
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tinynet_backends import Backend, get_backend
 
@@ -22,6 +23,20 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float64")
 _CACHED = 2**19  # numbers in a layer's output that is read while it is still in the cache
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def _on_its_device(method: M) -> M:
+    """A method of a model, with its backend's device the current one."""
+
+    @wraps(method)
+    def active(self: Model, *args: Any, **options: Any) -> Any:
+        with self.ops.active():
+            return method(self, *args, **options)
+
+    return active  # type: ignore[return-value]
 
 
 class Model:
@@ -84,7 +99,8 @@ class Model:
         widest = max(prod(self.in_shape), *(p.shape[-1] for _, p in leaves(self.spec.params)), 1)
         self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
-        self._forward = self.ops.compile(lambda params, x: self.net.forward(params, x, ctx)[0], self.params)
+        net = self.net  # and not self: a cycle would keep a device's memory until somebody looks for it
+        self._forward = self.ops.compile(lambda params, x: net.forward(params, x, ctx)[0], self.params)
 
     def __repr__(self) -> str:
         shapes = f"{_plain(self.in_shape)} -> {_plain(self.out_shape)}"
@@ -111,6 +127,7 @@ class Model:
 
     # Using it ------------------------------------------------------------------------------------------------------
 
+    @_on_its_device
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Outputs for X: (n, *in_shape) -> (n, *out_shape), an array of this model's backend.
 
@@ -135,6 +152,7 @@ class Model:
             out[start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
         return out
 
+    @_on_its_device
     def predict_labels(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Labels (n,) int64 for X: where the outputs are largest; with one output column, whether it is positive.
 
@@ -147,6 +165,7 @@ class Model:
         y, xp = self.predict(x, batch_size=batch_size), self.ops.xp
         return xp.astype(y[:, 0] > 0 if self.out_shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
 
+    @_on_its_device
     def evaluate(
         self,
         data: Any,
@@ -173,6 +192,7 @@ class Model:
             data, batch_size
         )
 
+    @_on_its_device
     def adapt(self, data: Any, *, samples: int | None = None) -> None:
         """Set the leading `Standardize` by one pass over ``data``, or over its first ``samples``.
 
@@ -195,6 +215,7 @@ class Model:
         scale = 1.0 / xp.where(deviation > least, deviation, 1.0)
         layer["mean"][...], layer["scale"][...] = (self.ops.asarray(a, self.dtype) for a in (mean, scale))
 
+    @_on_its_device
     def fit(self, data: Any, **options: Any) -> History:
         """Train on ``data``; the options are those of `tinynet.fit`, where they are explained."""
         from tinynet.fitting import fit
@@ -216,14 +237,36 @@ class Model:
         save(self, path)
 
 
+class Trainable(Protocol):
+    """What training and evaluation ask of a model; of many, with an axis of networks first in all arrays."""
+
+    net: Layer
+    ops: Backend
+    dtype: str
+    in_shape: Shape
+    out_shape: Shape
+    theta: Array
+    state: Array
+    params: dict[str, Any]
+    gradient_names: tuple[str, ...]
+
+    @property
+    def seed(self) -> int | tuple[int, ...]: ...
+
+
 class Evaluation:
     """Loss and metrics over a data set, with all sums on the device."""
 
-    def __init__(self, model: Model, loss: Loss, metrics: tuple[Metric, ...]) -> None:
-        ops, ctx = model.ops, Context(model.ops, seed=model.seed)
+    def __init__(self, model: Trainable, loss: Loss, metrics: tuple[Metric, ...]) -> None:
+        ops, ctx, lead = model.ops, Context(model.ops, seed=model.seed), model.theta.shape[:-1]
 
-        def step(params: Params, x: Array, target: Array, weight: Array | None) -> list[Array]:
-            y = model.net.forward(params, x, ctx)[0]
+        def step(params: Params, x: Array, target: Array, weight: Array | None) -> list[list[Array]]:
+            if not lead:
+                return [sums(model.net.forward(params, x, ctx)[0], target, weight)]
+            y = model.net.forward(params, ops.xp.broadcast_to(x, (*lead, *x.shape)), ctx)[0]
+            return [sums(y[number, ...], target, weight) for number in range(*lead)]
+
+        def sums(y: Array, target: Array, weight: Array | None) -> list[Array]:
             total = loss.denominator(target, weight, ops)
             value = loss(y, target, ops, weight, total)[0]
             total = total + ops.xp.zeros_like(value) if isinstance(total, int) else ops.xp.astype(total, value.dtype)
@@ -233,19 +276,28 @@ class Evaluation:
         self.step = ops.compile(step, model.params)
 
     def __call__(self, data: Any, batch_size: int) -> dict[str, float]:
+        """Of a model that is one."""
+        return self.each(data, batch_size)[0]
+
+    def each(self, data: Any, batch_size: int) -> list[dict[str, float]]:
+        """Of each network."""
         ops = self.model.ops
-        totals: list[list[float]] = []
+        totals: list[list[list[float]]] = []
         for start in range(0, data.n, batch_size):
             batch = data.batch(range(start, min(start + batch_size, data.n)), ops, self.model.dtype)
-            sums = [ops.to_numpy(s).tolist() for s in self.step(*batch)]  # float64 from here on: many batches add up
-            totals = (
-                [[a + b for a, b in zip(t, s, strict=True)] for t, s in zip(totals, sums, strict=True)]
-                if totals
-                else sums
-            )
-        (value, total), *rest = totals
+            # float64 from here on: many batches add up
+            sums = [[ops.to_numpy(s).tolist() for s in network] for network in self.step(*batch)]
+            totals = [_added(t, s) for t, s in zip(totals, sums, strict=True)] if totals else sums
+        return [self._result(*network) for network in totals]
+
+    def _result(self, loss: list[float], *rest: list[float]) -> dict[str, float]:
+        value, total = loss
         result = {"loss": value / total if self.loss.mean else value}
         return result | {m.name: m.result(s) for m, s in zip(self.metrics, rest, strict=True)}
+
+
+def _added(totals: list[list[float]], sums: list[list[float]]) -> list[list[float]]:
+    return [[a + b for a, b in zip(t, s, strict=True)] for t, s in zip(totals, sums, strict=True)]
 
 
 class _Inputs:
@@ -258,7 +310,7 @@ class _Inputs:
         return Batch(ops.asarray(self.x[index.start : index.stop, ...], dtype), None, None)
 
 
-def as_inputs(x: Any, model: Model) -> Any:
+def as_inputs(x: Any, model: Trainable) -> Any:
     """``x`` as something with ``n`` and ``batch``; its shape is that of the model's inputs, or ValueError."""
     from tinynet.data.arrays import _adopt
     from tinynet.data.dataset import Dataset
@@ -275,12 +327,12 @@ def as_inputs(x: Any, model: Model) -> Any:
     return _Inputs(array, ops)
 
 
-def _check_inputs(shape: Shape, model: Model) -> None:
+def _check_inputs(shape: Shape, model: Trainable) -> None:
     if tuple(shape) != model.in_shape:
         raise ValueError(f"samples of shape {tuple(shape)} do not fit the model: expected {model.in_shape}")
 
 
-def check_fit(model: Model, data: Any, loss: Loss) -> None:
+def check_fit(model: Trainable, data: Any, loss: Loss) -> None:
     """ValueError unless the data's inputs fit the model and its targets fit the loss and the model's outputs."""
     _check_inputs(data.shape, model)
     out = model.out_shape
@@ -303,7 +355,7 @@ def _cut(vector: Array, tree: Mapping[str, Any], ops: Backend, start: int = 0) -
         for name, value in tree.items():
             if isinstance(value, Param):
                 stop = start + prod(value.shape)
-                out[name] = ops.xp.reshape(vector[start:stop], value.shape)
+                out[name] = ops.xp.reshape(vector[..., start:stop], (*vector.shape[:-1], *value.shape))
                 start = stop
             else:
                 out[name] = walk(value)

@@ -31,8 +31,13 @@ class Dropout(Layer):
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
         if not ctx.train or self.rate == 0.0:
             return x, lambda dy: (dy, {})
-        y, keep = ctx.ops.dropout(x, self.rate, *ctx.masks)
-        return y, lambda dy: (ctx.ops.dropout_grad(dy, keep, self.rate), {})
+        ops = ctx.ops
+        if ctx.axes == 1:
+            y, keep = ops.dropout(x, self.rate, *ctx.masks)
+        else:
+            each = [ops.dropout(x[n, ...], self.rate, *one.masks) for n, one in enumerate(ctx.each())]
+            y, keep = (ops.xp.stack(parts) for parts in zip(*each, strict=True))
+        return y, lambda dy: (ops.dropout_grad(dy, keep, self.rate), {})
 
 
 def _vectors(name: str, shape: Shape) -> Shape:
@@ -91,7 +96,7 @@ class BatchNorm(Layer):
         return (self._train if ctx.train else self._evaluate)(params, x, ctx)
 
     def _train(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
-        ops, gamma, n = ctx.ops, params["gamma"], x.shape[0]
+        ops, gamma, n = ctx.ops, params["gamma"], x.shape[-2]
         y, normed, rstd, mean, var = ops.normalize(x, gamma, params["beta"], -2, self.epsilon)
         running = (params["mean"], params["var"])
         batch = (ops.xp.reshape(mean, gamma.shape), ops.xp.reshape(var, gamma.shape))
@@ -104,14 +109,15 @@ class BatchNorm(Layer):
         return y, backprop
 
     def _evaluate(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
-        xp, gamma = ctx.ops.xp, params["gamma"]
-        rstd = 1.0 / xp.sqrt(params["var"] + self.epsilon)
-        normed = (x - params["mean"]) * rstd
+        xp = ctx.ops.xp
+        gamma, beta, mean, var = (params[name][..., None, :] for name in ("gamma", "beta", "mean", "var"))
+        rstd = 1.0 / xp.sqrt(var + self.epsilon)
+        normed = (x - mean) * rstd
 
         def backprop(dy: Array) -> tuple[Array, dict[str, Any]]:
-            return dy * (gamma * rstd), {"gamma": xp.sum(dy * normed, axis=0), "beta": xp.sum(dy, axis=0)}
+            return dy * (gamma * rstd), {"gamma": xp.sum(dy * normed, axis=-2), "beta": xp.sum(dy, axis=-2)}
 
-        return normed * gamma + params["beta"], backprop
+        return normed * gamma + beta, backprop
 
 
 def _move(

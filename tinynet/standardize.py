@@ -29,8 +29,9 @@ class Standardize(Layer):
         return Spec(shape, {}, {"mean": Param(shape, Constant(0.0)), "scale": Param(shape, Constant(1.0))})
 
     def forward(self, params: Mapping[str, Any], x: Array, ctx: Context) -> tuple[Array, Backprop]:
-        scale = params["scale"]
-        return (x - params["mean"]) * scale, lambda dy: (dy * scale, {})
+        xp, lead = ctx.ops.xp, ctx.axes - 1
+        mean, scale = (xp.expand_dims(params[name], axis=lead) for name in ("mean", "scale"))  # one for all samples
+        return (x - mean) * scale, lambda dy: (dy * scale, {})
 
 
 def standardizer(net: Layer, params: Mapping[str, Any]) -> Mapping[str, Any] | None:

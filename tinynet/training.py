@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from tinynet.data import Batch
 from tinynet.data.loader import BatchSource, batches
 from tinynet.errors import DivergedError
+from tinynet.footprint import step_bytes
 from tinynet.layers import Array, Context, Params
 from tinynet.losses import Loss
-from tinynet.model import Model, check_fit
+from tinynet.model import Model, Trainable, check_fit
 from tinynet.optim import Optimizer, State
 
 CHECK = 64  # steps between two looks at the loss: each look waits for the device
@@ -76,41 +77,55 @@ def train(
     10 0 ()
     20 1 ()
     """
-    _check_options(steps, clip, accumulate, ema)
+    check_options(steps, clip, accumulate, ema)
     check_fit(model, loader.data, loss)
     ops, theta = model.ops, model.theta
-    if run is None:
-        run = Run(optimizer.init(theta, ops))
-    if ema is not None and run.average is None:
-        run.average = ops.xp.asarray(theta, copy=True)
-    step = _make_step(model, loss, optimizer, run, clip, accumulate, ema)
-    return _loop(model, loader, step, run, steps, due)
+    needed = step_bytes(
+        model.net, model.in_shape, theta.shape[0], len(optimizer.used_slots()) if run is None else 0,
+        batch_size=loader.batch_size, itemsize=4 if model.dtype == "float32" else 8, accumulate=accumulate,
+        average=ema is not None,
+    )  # fmt: skip
+    ops.admit(needed, f"training with batch_size {loader.batch_size}")
+    with ops.active():
+        if run is None:
+            run = Run(optimizer.init(theta, ops))
+        if ema is not None and run.average is None:
+            run.average = ops.xp.asarray(theta, copy=True)
+    step = make_step(model, loss, optimizer, run, clip, accumulate, ema)
+    return loop(model, loader, step, run, steps, due, _look)
 
 
 Step = Callable[[Batch, int], Array]
 
 
-def _make_step(
-    model: Model, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None
-) -> Step:
-    """One step on a batch, in place: (batch, number) -> loss ()."""
+def make_step(
+    model: Trainable, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None,
+    rate: Array | None = None,
+) -> Step:  # fmt: skip
+    """One step on a batch, in place: (batch, number) -> loss (), or the losses of many networks; for ``rate`` see
+    `Optimizer.apply`."""
     ops, theta = model.ops, model.theta
+    lead = theta.shape[:-1]  # (), or the number of networks
+    all_networks = (slice(None),) * len(lead)
     paths = [name.split(".") for name in model.gradient_names]
     vectors = [ops.zeros(theta.shape, theta.dtype) for _ in range(2 if accumulate > 1 else 1)]
 
     def step(
-        params: Params, theta: Array, slots: State, average: Array | None, vectors: list[Array],
+        params: Params, theta: Array, slots: State, average: Array | None, vectors: list[Array], rate: Array | None,
         x: Array, y: Array, weight: Array | None, t: int, *numbers: float,
     ) -> Array:  # fmt: skip
         ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False)
         total, denominator = None, loss.denominator(y, weight, ops)
         g, part = vectors[0], vectors[-1]
-        size = -(-x.shape[0] // accumulate)
-        for start in range(0, x.shape[0], size):
-            rows = slice(start, min(start + size, x.shape[0]))
+        n = x.shape[len(lead)]
+        if lead:
+            x = ops.xp.broadcast_to(x, (*lead, *x.shape[1:]))  # all may look at the same samples
+        size = -(-n // accumulate)
+        for start in range(0, n, size):
+            rows = *all_networks, slice(start, min(start + size, n))
             w = None if weight is None else weight[rows]
-            out, backprop = model.net.forward(params, x[rows, ...], ctx)
-            value, dy = loss(out, y[rows, ...], ops, w, denominator)
+            out, backprop = model.net.forward(params, x[(*rows, ...)], ctx)
+            value, dy = loss(out, y[(*rows, ...)], ops, w, denominator)
             dparams = backprop(dy)[1]
             ops.pack([reduce(getitem, path, dparams) for path in paths], part if start else g)
             if start:
@@ -118,36 +133,44 @@ def _make_step(
             total = value if total is None else total + value
         if clip is not None:
             ops.clip_norm(g, clip)
-        optimizer.apply(theta, g, slots, numbers, ops)
+        optimizer.apply(theta, g, slots, numbers, ops, rate)
         if ema is not None:
             ops.update(_blend, [average], [theta], ema)
         return total
 
     arrays = {name: value for name, value in run.slots.items() if not isinstance(value, float)}
-    compiled = ops.compile(step, model.params, theta, arrays, run.average, vectors)
+    compiled = ops.compile(step, model.params, theta, arrays, run.average, vectors, rate)
     return lambda batch, t: compiled(*batch, t, *optimizer.numbers(run.slots, t))
 
 
-def _loop(
-    model: Model, loader: BatchSource, step: Step, run: Run, steps: int, due: Callable[[int], bool] | None
-) -> Iterator[Report]:
+Look = Callable[[Any, Array, list[Array], int], tuple[Any, ...]]
+
+
+def loop(
+    model: Trainable, loader: BatchSource, step: Step, run: Run, steps: int,
+    due: Callable[[int], bool] | None, look: Look,
+) -> Iterator[Report]:  # fmt: skip
+    """Run so many steps; where it waits for the device it calls ``look``, which gives what is `Report.recent`."""
     ops, theta = model.ops, model.theta
-    losses = ops.zeros((CHECK,), theta.dtype)
-    good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
+    shape = CHECK, *theta.shape[:-1]
+    with ops.active():
+        losses = ops.zeros(shape, theta.dtype)
+        good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
     since, stop = run.step, run.step + steps  # since: the step at which all was last seen to be good
     with closing(batches(loader, run.step, ops, model.dtype)) as coming:
         while run.step < stop:
-            t = run.step
-            losses[t - since] = step(next(coming), t)
-            value = losses[t - since]
-            run.step = t + 1
-            epoch, place = divmod(t, loader.steps_per_epoch)
-            last = place + 1 == loader.steps_per_epoch
-            recent: tuple[float, ...] = ()
-            if last or run.step - since == CHECK or run.step == stop or (due is not None and due(run.step)):
-                recent = _look(model, losses[: run.step - since], good, since)
-                losses = ops.zeros((CHECK,), theta.dtype)  # another one: the reports keep looking at theirs
-                since = run.step
+            with ops.active():
+                t = run.step
+                losses[t - since, ...] = step(next(coming), t)
+                value = losses[t - since, ...]
+                run.step = t + 1
+                epoch, place = divmod(t, loader.steps_per_epoch)
+                last = place + 1 == loader.steps_per_epoch
+                recent: tuple[float, ...] = ()
+                if last or run.step - since == CHECK or run.step == stop or (due is not None and due(run.step)):
+                    recent = look(model, losses[: run.step - since, ...], good, since)
+                    losses = ops.zeros(shape, theta.dtype)  # another one: the reports keep looking at theirs
+                    since = run.step
             yield Report(run.step, epoch, last, value, run, recent)
 
 
@@ -174,7 +197,7 @@ def _blend(xp: Any, average: Array, theta: Array, decay: float) -> tuple[Array]:
     return (average + (1.0 - decay) * (theta - average),)
 
 
-def _check_options(steps: int, clip: float | None, accumulate: int, ema: float | None) -> None:
+def check_options(steps: int, clip: float | None, accumulate: int, ema: float | None) -> None:
     if not isinstance(steps, int) or steps < 0:
         raise ValueError(f"steps {steps!r} is not a whole number of at least 0")
     if clip is not None and not clip > 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import prod
 from typing import Any, TypeVar
@@ -111,6 +112,20 @@ class Backend:
     def as_written(self, reason: str) -> None:
         """Within a compiled step: run its Python every time, for ``reason``, which is logged."""
 
+    def active(self) -> AbstractContextManager[Any]:
+        """Inside, in this thread, arrays are computed on this backend's device also where no operation is called."""
+        return nullcontext()
+
+    def admit(self, needed: int, what: str) -> None:
+        """MemoryError, with the figures, if ``what`` takes ``needed`` bytes and the device is known not to have them."""
+
+    def feed(self) -> Callable[[Sequence[Any]], list[Any]]:
+        """A function that gives host arrays (or None) as arrays of this backend, perhaps copied while it computes.
+
+        What it gives is to be used before its next call, and changes with the one after that: for batches in turn.
+        """
+        return lambda arrays: [None if a is None else self.asarray(a) for a in arrays]
+
     def synchronize(self) -> None:
         """Wait until the device has done all it was asked to."""
 
@@ -146,7 +161,7 @@ class Backend:
 
     @portable
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
-        """In place: ``arrays[:] = formula(xp, *arrays, *inputs, *scalars)``, all (p,) vectors, element by element.
+        """In place: ``arrays[:] = formula(xp, *arrays, *inputs, *scalars)``, arrays of one shape, element by element.
 
         Ctrl-C waits: either all arrays are the new ones or none is, so that an interrupted run has whole weights.
         """
@@ -164,23 +179,23 @@ class Backend:
 
     @portable
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
-        """``out`` (p,), in place: the parts, flattened in C order, one behind the other."""
-        start = 0
+        """``out`` (..., p), in place: the parts (..., *shape), flattened in C order, one behind the other."""
+        lead, start = out.shape[:-1], 0
         for part in parts:
-            stop = start + prod(part.shape)
-            out[start:stop] = self.xp.reshape(part, (-1,))
-            start = stop
+            size = prod(part.shape[len(lead) :])
+            out[..., start : start + size] = self.xp.reshape(part, (*lead, size))
+            start += size
         return out
 
     @portable
     def clip_norm(self, g: Array, max_norm: float) -> Array:
-        """In place: scale ``g`` (p,) so that its Euclidean norm is at most ``max_norm``; the norm before, as () array.
+        """In place: scale ``g`` (..., p) so that its Euclidean norm is at most ``max_norm``; the norm before, (...).
 
         The factor is ``min(1, max_norm / (norm + 1e-6))``, PyTorch's ``clip_grad_norm_``; NaN and infinity spread.
         """
         xp = self.xp
-        norm = xp.sqrt(xp.sum(g * g))
-        g[...] = g * xp.clip(max_norm / (norm + 1e-6), None, 1.0)
+        norm = xp.sqrt(xp.sum(g * g, axis=-1))
+        g[...] = g * xp.clip(max_norm / (norm + 1e-6), None, 1.0)[..., None]
         return norm
 
     # Rows ----------------------------------------------------------------------------------------------------------
@@ -211,8 +226,8 @@ class Backend:
     ) -> tuple[Array, Array, Array, Array, Array]:
         """``gamma * (x - mean) / sqrt(var + eps) + beta`` with mean and biased variance along ``axis``.
 
-        x (n, i); gamma, beta (i,). axis -1 is layer norm (Ba, Kiros, Hinton 2016), axis -2 batch norm (Ioffe, Szegedy
-        2015). Returns y and what the gradient and running statistics need: normed x (n, i), 1/std, mean, var.
+        x (..., n, i); gamma, beta (..., i). axis -1 is layer norm (Ba, Kiros, Hinton 2016), axis -2 batch norm (Ioffe,
+        Szegedy 2015). Returns y and what the gradient and running statistics need: normed x, 1/std, mean, var.
         """
         xp = self.xp
         mean = xp.mean(x, axis=axis, keepdims=True)
@@ -220,15 +235,15 @@ class Backend:
         var = xp.mean(centred * centred, axis=axis, keepdims=True)
         rstd = 1.0 / xp.sqrt(var + eps)
         normed = centred * rstd
-        return normed * gamma + beta, normed, rstd, mean, var
+        return normed * gamma[..., None, :] + beta[..., None, :], normed, rstd, mean, var
 
     @portable
     def normalize_grad(
         self, dy: Array, normed: Array, rstd: Array, gamma: Array, axis: int
     ) -> tuple[Array, Array, Array]:
-        """Gradients of `normalize`: dx (n, i), dgamma (i,), dbeta (i,)."""
+        """Gradients of `normalize`: dx (..., n, i), dgamma (..., i), dbeta (..., i)."""
         xp = self.xp
-        d = dy * gamma
+        d = dy * gamma[..., None, :]
         along = xp.mean(d, axis=axis, keepdims=True), xp.mean(d * normed, axis=axis, keepdims=True)
         dx = rstd * (d - along[0] - normed * along[1])
         return dx, xp.sum(dy * normed, axis=-2), xp.sum(dy, axis=-2)
@@ -237,38 +252,38 @@ class Backend:
 
     @portable
     def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
-        """``sum(scale * l)`` () and its gradient in ``y`` (n, o), for ``l, dl = formula(xp, y, target)``; scale
-        (n,)."""
+        """``sum(scale * l)`` (...) and its gradient in ``y`` (..., n, o), for ``l, dl = formula(xp, y, target)``; scale
+        (..., n)."""
         xp = self.xp
         value, slope = formula(xp, y, target)
-        rows = scale[:, None]
-        return xp.sum(value * rows), slope * rows
+        rows = scale[..., None]
+        return xp.sum(value * rows, axis=(-2, -1)), slope * rows
 
     @portable
     def softmax_cross_entropy(
         self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
     ) -> tuple[Array, Array]:
-        """``-sum_i scale_i sum_k q_ik log softmax(z)_ik`` () and its gradient (n, k); logits z (n, k), scale (n,).
+        """``-sum_i scale_i sum_k q_ik log softmax(z)_ik`` (...) and its gradient; logits z (..., n, k), scale (..., n).
 
-        target: integer labels (n,) or probabilities t (n, k); ``q = class_weight * ((1 - smoothing) t + smoothing /
-        k)``.
+        target: integer labels (..., n) or probabilities t (..., n, k); ``q = class_weight * ((1 - smoothing) t +
+        smoothing / k)``.
         """
         xp = self.xp
         k = z.shape[-1]
-        if target.ndim == 1:
+        if target.ndim < z.ndim:
             classes = xp.arange(k, dtype=target.dtype, device=self.device)
-            target = xp.astype(target[:, None] == classes[None, :], z.dtype)
+            target = xp.astype(target[..., None] == classes, z.dtype)
         q = target * (1.0 - smoothing) + smoothing / k
         if class_weight is not None:
             q = q * class_weight
         shifted = z - xp.max(z, axis=-1, keepdims=True)
         e = xp.exp(shifted)
         total = xp.sum(e, axis=-1, keepdims=True)
-        rows = scale[:, None]
+        rows = scale[..., None]
         # 0 * -inf is 0 here: a class that cannot occur costs nothing where the target does not ask for it
         log = xp.where(q == 0, xp.zeros_like(q), shifted - xp.log(total))
         dz = (e / total * xp.sum(q, axis=-1, keepdims=True) - q) * rows
-        return -xp.sum(q * log * rows), dz
+        return -xp.sum(q * log * rows, axis=(-2, -1)), dz
 
     # Numbers by counter --------------------------------------------------------------------------------------------
 
@@ -353,16 +368,29 @@ class Backend:
         """Rows of x by number: (n, ...), (m,) int64 -> (m, ...)."""
         return self.xp.take(x, index, axis=0)
 
+    def draw(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> Array:
+        """The words of samples by number, (n, width) uint64: those of sample i begin with word ``i * width``.
+
+        ``index`` is a range or int64 (n,).
+        """
+        if isinstance(index, range):
+            words = self.words(key, counter, width * index.start, width * len(index))
+            return self.xp.reshape(words, (len(index), width))
+        return self.words_at(key, counter, self.asarray(index), width)
+
     @portable
-    def samples(self, formula: Formula, words: Array, tables: Sequence[Array], dtype: str) -> tuple[Array, Array]:
-        """``formula(ops, words, *tables)``: words (n, w) uint64 -> features (n, k) and targets, labels int64 (n,) or
-        (n, o).
+    def samples(
+        self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
+        tables: Sequence[Array], dtype: str,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """``formula(ops, words, *tables)`` of the words that `draw` gives: features (n, k) and targets, labels int64 (n,)
+        or numbers (n, o).
 
         The formula works in float64, as do its tables, and makes each row from that row's words alone; what it makes is
         rounded to ``dtype``, 'float32' or 'float64'.
         """
         xp, real = self.xp, self.dtype(dtype)
-        x, y = formula(self, words, *tables)
+        x, y = formula(self, self.draw(key, counter, index, width), *tables)
         whole = xp.isdtype(y.dtype, "integral")
         return xp.astype(x, real, copy=False), y if whole else xp.astype(y, real, copy=False)
 

@@ -1,37 +1,59 @@
-"""CuPy on one CUDA device: kernels where one does what takes CuPy several, and the portable operations elsewhere."""
+"""CuPy on one CUDA device: products on cublasLt, steps as CUDA graphs, kernels where one does what takes CuPy several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
-from tinynet_backends.backend import Array, R
+from tinynet_backends.backend import Array
+from tinynet_backends.cuda import lt
+from tinynet_backends.cuda.device import CudaDevice
 from tinynet_backends.cuda.operations import THREADS, CudaOperations
+from tinynet_backends.cuda.products import Products
+from tinynet_backends.cuda.runtime import Runtime
 from tinynet_backends.cuda.source import OPTIONS, Source
+from tinynet_backends.cuda.tune import Choices
 from tinynet_backends.errors import BackendUnavailable
 
+PRECISIONS = ("float32", "tf32", "bf16")
 _EXTRA = "install one of the extras cuda12 and cuda13, whichever fits the driver"
 
 
-class CupyBackend(CudaOperations):
-    def __init__(self, number: int = 0) -> None:
+class CupyBackend(CudaDevice, CudaOperations):
+    """``precision`` is how products of float32 arrays are computed: "float32" as they are, "tf32" and "bf16" on tensor
+    cores, with operands rounded to that and sums in float32. Arrays, and all else that is computed, stay float32."""
+
+    def __init__(self, number: int = 0, precision: str = "float32") -> None:
         try:
             import cupy as cp
             from array_api_compat import cupy as xp
         except ImportError as e:
-            raise BackendUnavailable(f"backend 'cupy' cannot be imported ({e}): {_EXTRA}") from e
+            raise BackendUnavailable(f"backend 'cupy' cannot be imported ({_line(e)}): {_EXTRA}") from e
         try:
             count = cp.cuda.runtime.getDeviceCount()
         except Exception as e:
             raise BackendUnavailable(
-                f"backend 'cupy' finds no CUDA device ({e}): check the driver, or use 'numpy'"
+                f"backend 'cupy' finds no CUDA device ({_line(e)}): check the driver, or use 'numpy'"
             ) from e
+        if not count:
+            raise BackendUnavailable("backend 'cupy' finds no CUDA device: check the driver, or use 'numpy'")
         if number >= count:
             raise BackendUnavailable(f"backend 'cupy:{number}' is not there: devices are 0 to {count - 1}")
-        super().__init__("cupy" if number == 0 else f"cupy:{number}", xp, cp.cuda.Device(number))
+        name = "cupy" if number == 0 else f"cupy:{number}"
+        super().__init__(name if precision == "float32" else f"{name}:{precision}", xp, cp.cuda.Device(number))
         self._cp = cp
         self._kernels: dict[tuple[Source, str], Any] = {}
+        with self._here():
+            try:
+                cp.arange(2)  # a kernel, compiled by the libraries that come with the extra
+                library = lt.library()
+                handle = library.handle(number)  # before any capture
+                runtime = Runtime(cp, number)
+            except (ImportError, OSError, RuntimeError) as e:
+                raise BackendUnavailable(f"backend {self.name!r} cannot use its device ({_line(e)}): {_EXTRA}") from e
+            choices = Choices(runtime.machine() | {"cublaslt": library.version})
+            self._attach(runtime, Products(runtime, partial(lt.Problem, library), handle, choices, precision))
 
     def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
         """On the current stream. A source is compiled the first time; CuPy keeps what comes of it on disk."""
@@ -56,13 +78,6 @@ class CupyBackend(CudaOperations):
     def to_numpy(self, x: Array) -> Any:
         return self._cp.asnumpy(x)
 
-    def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
-        def compiled(*args: Any) -> R:
-            with self._here():
-                return step(*fixed, *args)
-
-        return compiled
-
     def synchronize(self) -> None:
         with self._here():
             self._cp.cuda.get_current_stream().synchronize()
@@ -73,7 +88,18 @@ class CupyBackend(CudaOperations):
         return f"CuPy {self._cp.__version__}, CUDA {runtime.runtimeGetVersion()}, {name}"
 
 
+def _line(e: Exception) -> str:
+    """The first line of an error: CuPy explains at length."""
+    return str(e).strip().partition("\n")[0] or type(e).__name__
+
+
 def make(device: str | None) -> CupyBackend:
-    if device is not None and not device.isdecimal():
-        raise ValueError(f"backend 'cupy' numbers its devices, not {device!r}: write 'cupy:0'")
-    return CupyBackend(int(device or 0))
+    """ "1", "bf16" or "1:bf16": the device's number, the precision of products, or both."""
+    number, _, precision = (device or "0").partition(":")
+    if number in PRECISIONS and not precision:
+        number, precision = "0", number
+    if not number.isdecimal():
+        raise ValueError(f"backend 'cupy' numbers its devices, not {number!r}: write 'cupy:0'")
+    if precision and precision not in PRECISIONS:
+        raise ValueError(f"backend 'cupy' has no precision {precision!r}: choose from {', '.join(PRECISIONS)}")
+    return CupyBackend(int(number), precision or "float32")

@@ -46,6 +46,10 @@ class NumbaBackend(NumpyBackend):
     # Dense layers --------------------------------------------------------------------------------------------------
 
     def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
+        if _stacks(x, w) and (b is None or _rows_ready(b, w)):
+            y = self.empty((*x.shape[:2], w.shape[2]), x.dtype)
+            self._products(x, w, y, b)
+            return y
         if not _matrices(x, w) or (b is not None and (b.ndim != 1 or not _ready(b, x.dtype))):
             return super().affine(x, w, b)
         y = self.empty((x.shape[0], w.shape[1]), x.dtype)
@@ -55,6 +59,8 @@ class NumbaBackend(NumpyBackend):
     def affine_grad(
         self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
     ) -> tuple[Array | None, Array, Array | None]:
+        if _stacks(dy, x, w) and _dense(dy):
+            return self._affine_grads(dy, x, w, bias, need_dx)
         if not _matrices(dy, x, w):
             return super().affine_grad(dy, x, w, bias, need_dx)
         dx = db = None
@@ -71,6 +77,36 @@ class NumbaBackend(NumpyBackend):
             else:
                 self._do(_sum_rows, dy, db)
         return dx, dw, db
+
+    def _affine_grads(
+        self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool
+    ) -> tuple[Array | None, Array, Array | None]:
+        """`affine_grad` of many networks."""
+        dx = db = None
+        if need_dx:
+            dx = self.empty(x.shape, x.dtype)
+            self._products(dy, w.mT, dx)
+        dw = self._gradient(w.shape, w.dtype)
+        self._products(x.mT, dy, dw)
+        if bias:
+            (count, n, o), parts = dy.shape, min(self._parts(dy.size), dy.shape[0])
+            db = self._gradient((count, o), dy.dtype)
+            self._run(kernels.columns_of_each, dy.dtype, parts, count, n, o, dy, db, db.strides[0])
+        return dx, dw, db
+
+    def _products(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
+        """``c[i] = a[i] @ b[i] + bias[i]``, the networks i shared out among the cores."""
+        blas, (count, m, k), n = program.library(), a.shape, b.shape[2]
+        if blas is None or not a.size or not b.size:
+            self._do(np.matmul, a, b, c)
+            if bias is not None:
+                self._do(np.add, c, bias[:, None, :], c)
+            return
+        (ta, lda), (tb, ldb), (_, ldc) = _layout(a), _layout(b), _layout(c)
+        steps = [0 if array is None else array.strides[0] for array in (a, b, c, bias)]
+        parts = min(self._parts(count * m * n * k, _FLOPS), count)
+        matrices = blas.gemm[c.dtype], ta, tb, m, n, k, a, lda, b, ldb, c, ldc, 0 if bias is None else bias
+        self._run(kernels.products, c.dtype, parts, count, *steps, *matrices)
 
     def _product(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
         """``c[...] = a @ b + bias`` by NumPy's own BLAS."""
@@ -99,13 +135,13 @@ class NumbaBackend(NumpyBackend):
 
     def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
         trace = traced(formula, 2)
-        if trace is None or y.ndim != 2 or not _alike((y, target)) or not _ready(scale, y.dtype):
+        if trace is None or y.ndim < 2 or not _alike((y, target)) or not _ready(scale, y.dtype):
             return super().elementwise_loss(formula, y, target, scale)
-        n, o = y.shape
-        slope, cost, loss = (self.empty(shape, y.dtype) for shape in (y.shape, (n,), ()))
+        n, o = scale.size, y.shape[-1]
+        slope, cost, loss = (self.empty(shape, y.dtype) for shape in (y.shape, scale.shape, scale.shape[:-1]))
         kernel = Kernel(build.formula(trace, y.dtype, "loss"), self._parts(n * o))
         self._do(kernel, n, o, y, target, scale, cost, slope)
-        self._run(kernels.total, y.dtype, 1, n, cost, loss)
+        self._run(kernels.total, y.dtype, 1, loss.size, cost.shape[-1], cost, loss)
         return loss, slope
 
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
@@ -180,13 +216,13 @@ class NumbaBackend(NumpyBackend):
     def softmax_cross_entropy(
         self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
     ) -> tuple[Array, Array]:
-        plain = target.ndim == 1 and smoothing == 0.0 and class_weight is None and target.dtype == np.int64
+        plain = target.ndim < z.ndim and smoothing == 0.0 and class_weight is None and target.dtype == np.int64
         if not plain or not z.size or not _ready(z, z.dtype) or not _ready(scale, z.dtype) or not _dense(target):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
-        n, k = z.shape
-        loss, cost, dz = (self.empty(shape, z.dtype) for shape in ((), (n,), z.shape))
+        n, k = target.size, z.shape[-1]
+        loss, cost, dz = (self.empty(shape, z.dtype) for shape in (scale.shape[:-1], scale.shape, z.shape))
         self._run(kernels.cross_entropy, z.dtype, self._parts(n * k, GRAIN // 8), n, k, z, target, scale, cost, dz)
-        self._run(kernels.total, z.dtype, 1, n, cost, loss)
+        self._run(kernels.total, z.dtype, 1, loss.size, cost.shape[-1], cost, loss)
         return loss, dz
 
     # Numbers by counter --------------------------------------------------------------------------------------------
@@ -253,11 +289,14 @@ class NumbaBackend(NumpyBackend):
         self._run(kernels.gather, _F8, parts, index.size, size, np.ascontiguousarray(index), x, out)
         return out
 
-    def samples(self, formula: Formula, words: Array, tables: Sequence[Array], dtype: str) -> tuple[Array, Array]:
-        (n, width), (whole, right), kind = words.shape, words.strides, np.dtype(dtype)
+    def samples(
+        self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
+        tables: Sequence[Array], dtype: str,
+    ) -> tuple[Array, Array]:  # fmt: skip
         trace = traced_rows(formula, width, tuple(t.shape for t in tables))
-        if trace is None or right != 8 or whole % 8 or not all(_ready(t, _F8) for t in tables):
-            return super().samples(formula, words, tables, dtype)
+        if trace is None or not all(_ready(t, _F8) for t in tables):
+            return super().samples(formula, key, counter, index, width, tables, dtype)
+        words, n, kind = self.draw(key, counter, index, width), len(index), np.dtype(dtype)
         address, scratch = build.rows(trace, kind)
         k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
         x = self.empty((n, k or 0), kind)
@@ -266,7 +305,7 @@ class NumbaBackend(NumpyBackend):
         room = self.empty((kernel.parts, scratch), _F8)
         known = (*exact.normal_table(self.xp, x.device), *exact._circle(self.xp, x.device))
         angles = exact._arctangents(self.xp, x.device)
-        self._do(kernel, n, words, whole // 8, x, y, room, scratch, *known, angles, *tables)
+        self._do(kernel, n, words, x, y, room, scratch, *known, angles, *tables)
         return x, y
 
     def versions(self) -> str:
@@ -301,9 +340,26 @@ def _matrices(*arrays: Array) -> bool:
     return build.supported(first) and all(a.ndim == 2 and a.dtype == first and _layout(a)[0] for a in arrays)
 
 
+def _stacks(*arrays: Array) -> bool:
+    """Whether all are matrices of as many networks that BLAS can take."""
+    first = arrays[0]
+    return (
+        first.ndim == 3
+        and build.supported(first.dtype)
+        and all(a.ndim == 3 and len(a) == len(first) and a.dtype == first.dtype and _layout(a)[0] for a in arrays)
+    )
+
+
+def _rows_ready(b: Array, w: Array) -> bool:
+    """Whether b (n, o) goes with the matrices w (n, i, o), each of its rows without gaps."""
+    return bool(
+        b.dtype == w.dtype and b.shape == (len(w), w.shape[2]) and b.strides[1] == b.itemsize and b.flags.aligned
+    )
+
+
 def _layout(a: Array) -> tuple[int, int]:
-    """How a matrix lies for BLAS, and the distance of its rows or columns in elements; 0 if it cannot take it."""
-    size, (rows, columns), (down, right) = a.itemsize, a.shape, a.strides
+    """How matrices lie for BLAS, and the distance of their rows or columns in elements; 0 if it cannot take them."""
+    size, (rows, columns), (down, right) = a.itemsize, a.shape[-2:], a.strides[-2:]
     if right == size and down % size == 0 and down >= size * columns and a.flags.aligned:
         return _PLAIN, max(down // size, columns, 1)
     if down == size and right % size == 0 and right >= size * rows and a.flags.aligned:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -100,27 +101,27 @@ class NumpyBackend(Backend):
             self._running.tape.wrote = True
 
     def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
-        if x.ndim != 2 or w.ndim != 2:
+        if x.ndim < 2 or x.shape[:-2] != w.shape[:-2]:
             return super().affine(x, w, b)
-        y = self.empty((x.shape[0], w.shape[1]), x.dtype)
+        y = self.empty((*x.shape[:-1], w.shape[-1]), x.dtype)
         self._do(np.matmul, x, w, y)
         if b is not None:
-            self._do(np.add, y, b, y)
+            self._do(np.add, y, b[..., None, :], y)
         return y
 
     def affine_grad(
         self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
     ) -> tuple[Array | None, Array, Array | None]:
-        if x.ndim != 2 or w.ndim != 2:
+        if x.ndim < 2 or not dy.shape[:-2] == x.shape[:-2] == w.shape[:-2]:
             return super().affine_grad(dy, x, w, bias, need_dx)
         dx = db = None
         if need_dx:
             dx = self.empty(x.shape, x.dtype)
-            self._do(np.matmul, dy, w.T, dx)
+            self._do(np.matmul, dy, w.mT, dx)
         dw = self._gradient(w.shape, w.dtype)
-        self._do(np.matmul, x.T, dy, dw)
+        self._do(np.matmul, x.mT, dy, dw)
         if bias:
-            db = self._gradient((dy.shape[1],), dy.dtype)
+            db = self._gradient((*dy.shape[:-2], dy.shape[-1]), dy.dtype)
             self._do(_sum_rows, dy, db)
         return dx, dw, db
 
@@ -140,14 +141,15 @@ class NumpyBackend(Backend):
 
     def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
         trace = traced(formula, 2)
-        if trace is None or y.ndim != 2 or y.shape != target.shape or not _alike((y, target)):
+        if trace is None or y.ndim < 2 or y.shape != target.shape or not _alike((y, target)):
             return super().elementwise_loss(formula, y, target, scale)
-        value, slope, loss = (self.empty(shape, y.dtype) for shape in (y.shape, y.shape, ()))
+        lead = y.shape[:-2]
+        value, slope, loss = (self.empty(shape, y.dtype) for shape in (y.shape, y.shape, lead))
         self._in_blocks(write_passes(trace), *[a.reshape(-1) for a in (y, target, value, slope)])
-        rows = scale[:, None]
+        rows = scale[..., None]
         self._do(np.multiply, value, rows, value)
         self._do(np.multiply, slope, rows, slope)
-        self._do(_sum, value.reshape(-1), loss)
+        self._do(_sum, value.reshape((*lead, y.shape[-2] * y.shape[-1])), loss)
         return loss, slope
 
     def _in_blocks(self, passes: Passes, *arrays: Array) -> None:
@@ -185,13 +187,14 @@ class NumpyBackend(Backend):
         if trace is None or not _alike(values):
             self._do(partial(self._update, formula, None, len(arrays)), *values, *scalars)
         else:
-            self._do(partial(self._update, formula, write_passes(trace), len(arrays)), *values, *scalars)
+            flat = [a if a.ndim == 1 else a.reshape(-1) for a in values]
+            self._do(partial(self._update, formula, write_passes(trace), len(arrays)), *flat, *scalars)
 
     def _update(self, formula: Formula, passes: Passes | None, count: int, *args: Any) -> None:
-        """`update` of the first ``count`` of flat arrays, followed by numbers."""
+        """`update` of the first ``count`` of arrays, flat ones for passes, followed by numbers."""
         values = [a for a in args if isinstance(a, np.ndarray)]
         arrays, scalars = values[:count], args[len(values) :]
-        size = arrays[0].size
+        size = len(arrays[0])
         scratch: list[Array] = []
         if passes is not None:
             scratch = self._scratch(passes, min(BLOCK, size), arrays[0].dtype, more=count)
@@ -222,45 +225,49 @@ class NumpyBackend(Backend):
         kept = {} if arena is None else arena.packed
         key = id(vector), *[part.shape for part in parts]
         if key not in kept:
-            starts = accumulate((part.size for part in parts), initial=0)
-            cuts = [vector[n : n + part.size].reshape(part.shape) for n, part in zip(starts, parts, strict=False)]
+            sizes = [prod(part.shape[vector.ndim - 1 :]) for part in parts]
+            starts = accumulate(sizes, initial=0)
+            cuts = [
+                vector[..., n : n + size].reshape(part.shape)
+                for n, size, part in zip(starts, sizes, parts, strict=False)
+            ]
             kept[key] = vector, cuts
         moves = [(part, place) for part, place in zip(parts, kept[key][1], strict=True) if real(part) is not place]
         copies = [part.copy() if np.may_share_memory(real(part), vector) else part for part, _ in moves]
         for copy, (part, place) in zip(copies, moves, strict=True):
             self._do(np.copyto, place, copy)
             # where gradients come in another order than last time, two may not end up in one place
-            if arena is not None and not any(np.may_share_memory(place, other) for other in arena.gradients):
+            if arena is not None and not any(np.shares_memory(place, other) for other in arena.gradients):
                 arena.move(real(part), place)
         return out
 
     def softmax_cross_entropy(
         self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
     ) -> tuple[Array, Array]:
-        if target.ndim != 1 or z.shape[0] == 0 or smoothing != 0.0 or class_weight is not None:
+        if target.ndim == z.ndim or target.size == 0 or smoothing != 0.0 or class_weight is not None:
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
-        loss, dz = self.empty((), z.dtype), self.empty(z.shape, z.dtype)
+        loss, dz = self.empty(z.shape[:-2], z.dtype), self.empty(z.shape, z.dtype)
         self._do(self._cross_entropy, z, target, scale, loss, dz)
         return loss, dz
 
     def _cross_entropy(self, z: Array, target: Array, scale: Array, loss: Array, dz: Array) -> None:
-        n, k = z.shape
+        n, k = target.size, z.shape[-1]
         if np.min(target) < 0 or np.max(target) >= k:
             loss[...], dz[...] = Backend.softmax_cross_entropy(self, z, target, scale)
             return
-        np.subtract(z, np.max(z, axis=1, keepdims=True), out=dz)
-        labels = np.arange(0, n * k, k)
+        np.subtract(z, np.max(z, axis=-1, keepdims=True), out=dz)
+        labels = np.arange(0, n * k, k).reshape(target.shape)
         labels += target
         chosen = np.take(dz, labels)
         np.exp(dz, out=dz)
-        total = np.add.reduce(dz, 1)
+        total = np.add.reduce(dz, -1)
         costs = np.log(total)
         costs -= chosen
         costs *= scale
         np.divide(scale, total, out=total)
-        dz *= total[:, None]
+        dz *= total[..., None]
         dz.reshape(-1)[labels] -= scale
-        np.add.reduce(costs, out=loss)
+        np.add.reduce(costs, -1, out=loss)
 
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
         first, skip = divmod(start, 4)
@@ -328,11 +335,11 @@ class NumpyBackend(Backend):
 
 
 def _sum_rows(x: Array, out: Array) -> None:
-    np.add.reduce(x, 0, out=out)
+    np.add.reduce(x, -2, out=out)
 
 
 def _sum(x: Array, out: Array) -> None:
-    np.add.reduce(x, out=out)
+    np.add.reduce(x, -1, out=out)
 
 
 def _alike(arrays: Sequence[Array]) -> bool:

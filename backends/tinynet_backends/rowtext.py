@@ -38,6 +38,10 @@ class Language(Protocol):
         """What has to be said to keep vector ``number``, and how its elements are called, with {} for the place."""
         ...
 
+    def word(self, place: str) -> str:
+        """One of the row's words."""
+        ...
+
     def constant(self, text: str) -> str: ...
 
     def cast(self, kind: str, value: str) -> str:
@@ -50,8 +54,7 @@ class Language(Protocol):
 
 
 class Writer:
-    """The text of a row, statement by statement, in ``text``. A row's words are ``words[row * stride + j]``, its results
-    go to ``x``, and to ``labels`` or ``targets``."""
+    """The text of a row, statement by statement, in ``text``. Its results go to ``x``, and to ``labels`` or ``targets``."""
 
     def __init__(self, trace: RowTrace, language: Language) -> None:
         self.trace, self.language, self.text = trace, language, list[str]()
@@ -102,7 +105,7 @@ class Writer:
     def expression(self, made: Instruction, place: str = "0") -> str:
         args = made.args
         if made.op == "words":
-            return f"words[row * stride + {place}]"
+            return self.language.word(place)
         if made.op in ("element", "part"):
             first = made.places[0]
             inside = f"({first} + {place})" if made.op == "part" else str(first)

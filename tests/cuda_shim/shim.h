@@ -24,7 +24,8 @@
 #define __shared__ static __attribute__((section("shim_shared")))
 #define __restrict__ __restrict
 
-using std::abs, std::copysign, std::exp, std::expm1, std::fabs, std::floor, std::fmax, std::log, std::log1p, std::rint, std::sqrt, std::tanh;
+using std::copysign, std::exp, std::expm1, std::fabs, std::floor, std::fmax, std::fmod, std::log, std::log1p;
+using std::rint, std::sqrt, std::tanh;
 
 static inline int min(unsigned a, int b) { return int(a) < b ? int(a) : b; }  // as CUDA's for small numbers
 

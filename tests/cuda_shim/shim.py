@@ -11,13 +11,16 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import fake_cuda
 import numpy as np
 from tinynet_backends import Backend
 from tinynet_backends.cuda.operations import THREADS
+from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.source import OPTIONS, Source
 from tinynet_backends.cupy_backend import CupyBackend
 
@@ -178,6 +181,13 @@ class ShimBackend(CupyBackend):
 
         Backend.__init__(self, "shim", xp)
         self._cp, self._kernels = shim, {}
+        runtime = fake_cuda.Runtime()
+        problem = partial(fake_cuda.Problem, runtime)
+        self._attach(runtime, Products(runtime, problem, None, fake_cuda.Choices(), "float32"))
+
+    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
+        """Now, or when the graph is launched that is being captured."""
+        self._runtime.do(partial(super()._launch, source, kernel, blocks, row, *args))
 
     def _here(self) -> AbstractContextManager[Any]:
         return nullcontext()

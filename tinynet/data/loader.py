@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from math import prod
@@ -147,10 +147,11 @@ class Loader:
         host = _host(ops)
         return steps, self.data.rows(self.order.draws(epoch, start, stop, host), host, dtype)
 
-    def cut(self, stretch: Batch, number: int, ops: Backend) -> Batch:
-        """The batch of the ``number``-th step of a stretch, on ``ops``."""
+    def cut(self, stretch: Batch, number: int, ops: Backend, put: Feed | None = None) -> Batch:
+        """The batch of the ``number``-th step of a stretch, on ``ops``; ``put`` there by `Backend.feed`, if given."""
         rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        x, y, weight = (None if a is None else ops.asarray(a[rows]) for a in stretch)
+        parts = [None if a is None else a[rows] for a in stretch]
+        x, y, weight = put(parts) if put else (None if a is None else ops.asarray(a) for a in parts)
         return Batch(x, y, weight)
 
 
@@ -159,6 +160,7 @@ def _host(ops: Backend) -> Backend:
     return ops if ops.on_host else get_backend("numpy")
 
 
+Feed = Callable[[Sequence[Any]], list[Any]]
 _STRETCH = 2**21  # numbers in a stretch, at most
 
 
@@ -201,7 +203,10 @@ def _trial(loader: Loader, first: int, ops: Backend, dtype: str) -> Generator[Ba
 
 
 def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch]:
-    """Batches without end: while those of a stretch are used, the next stretch is made in a background thread."""
+    """Batches without end: while those of a stretch are used, the next stretch is made in a background thread.
+
+    Each is to be used before the next is asked for, which may lie where an earlier one did."""
+    put = ops.feed()
     with ThreadPoolExecutor(1, thread_name_prefix="tinynet-loader") as pool:
         first = loader.first_of_stretch(step)
         coming = pool.submit(loader.stretch, first, ops, dtype)
@@ -209,5 +214,5 @@ def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Bat
             steps, stretch = coming.result()
             coming = pool.submit(loader.stretch, first + steps, ops, dtype)
             for number in range(step - first, steps):
-                yield loader.cut(stretch, number, ops)
+                yield loader.cut(stretch, number, ops, put)
             step = first = first + steps

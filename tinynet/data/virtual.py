@@ -71,8 +71,8 @@ class Virtual(Dataset):
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         def make(piece: Index, host: Backend) -> tuple[Array, Array]:
-            words = draw(self.seed, SAMPLES, 0, piece, self._width(), host)
-            return host.samples(self._samples, words, self._tables(host), dtype)
+            key, counter = _stream(self.seed, SAMPLES, 0, host)
+            return host.samples(self._samples, key, counter, piece, self._width(), self._tables(host), dtype)
 
         return in_pieces(make, self, index, ops, dtype, self._width())
 
@@ -83,11 +83,13 @@ class Virtual(Dataset):
 
 def draw(seed: int, purpose: int, depth: int, index: Index, width: int, host: Backend) -> Array:
     """The words of each sample of ``index``: (n, width) uint64."""
+    return host.draw(*_stream(seed, purpose, depth, host), index, width)
+
+
+def _stream(seed: int, purpose: int, depth: int, host: Backend) -> tuple[tuple[int, int], tuple[int, int, int]]:
+    """Key and counter of the stream that samples are made of."""
     streams.need_float64(host, "samples")
-    key, counter = streams.key(seed, streams.DATA), (0, purpose, depth)
-    if isinstance(index, range):
-        return host.xp.reshape(host.words(key, counter, width * index.start, width * len(index)), (len(index), width))
-    return host.words_at(key, counter, host.asarray(index), width)
+    return streams.key(seed, streams.DATA), (0, purpose, depth)
 
 
 def in_pieces(

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numba import cfunc, float32, float64
+from tinynet_backends.cache import cache_folder
 from tinynet_backends.compiled import kernels, samples
 from tinynet_backends.compiled.program import KERNEL
 from tinynet_backends.rowwise import RowTrace
@@ -72,7 +72,7 @@ def formula(trace: Trace, dtype: Any, kind: str) -> int:
 def rows(trace: RowTrace, dtype: Any) -> tuple[int, int]:
     """The address of a kernel for a formula of samples, and how many numbers of scratch each part of it needs.
 
-    [n, words, stride, features, target, scratch, numbers of it, normal table a, b, sines, cosines, angles, tables].
+    [n, words, features, target, scratch, numbers of it, normal table a, b, sines, cosines, angles, tables].
     """
     body, scratch = samples.lines(trace)
     text = samples.HEAD + "".join(f"        {line}\n" for line in body) + "\n    return kernel\n"
@@ -114,19 +114,6 @@ def _module(text: str) -> tuple[Any, bool]:
         space: dict[str, Any] = {}
         exec(text, space)
         return space["make"], False
-
-
-def cache_folder() -> Path:
-    """Where formulas are kept: $TINYNET_CACHE, else the user's cache folder."""
-    if named := os.environ.get("TINYNET_CACHE"):
-        return Path(named)
-    if os.name == "nt":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "tinynet"
 
 
 _SPELLED = {

@@ -59,6 +59,27 @@ def product(real: Any) -> Body:
     return kernel
 
 
+def products(real: Any) -> Body:
+    """[count, sa, sb, sc, sbias] and then the words of `product`: so many products of operands so many bytes apart."""
+    size = real.bitwidth // 8
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        s, w = pointer(types.int64, at), pointer(types.int64, at + 40)
+        m, n, k, lda, ldb, ldc = w[3], w[4], w[5], w[7], w[9], w[11]
+        low, high = share(s[0], part, parts, 1)
+        for i in range(low, high):
+            a, b, c = w[6] + i * s[1], w[8] + i * s[2], w[10] + i * s[3]
+            gemm(w[0], w[1], w[2], m, n, k, real(1.0), a, lda, b, ldb, real(0.0), c, ldc)
+            if w[12] != 0:
+                bias = pointer(real, w[12] + i * s[4])
+                for row in range(m):
+                    y = pointer(real, c + row * ldc * size)
+                    for j in range(n):
+                        y[j] += bias[j]
+
+    return kernel
+
+
 def column_sums(real: Any) -> Body:
     """[n, o, x, out]: ``out = x.sum(0)``, by columns."""
 
@@ -71,6 +92,25 @@ def column_sums(real: Any) -> Body:
         for i in range(n):
             for j in range(low, high):
                 out[j] += x[i * o + j]
+
+    return kernel
+
+
+def columns_of_each(real: Any) -> Body:
+    """[count, n, o, x, out, step]: ``out = x.sum(1)`` of x (count, n, o), its rows ``step`` bytes apart."""
+    size = real.bitwidth // 8
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        n, o = w[1], w[2]
+        low, high = share(w[0], part, parts, 1)
+        for i in range(low, high):
+            x, out = pointer(real, w[3] + i * n * o * size), pointer(real, w[4] + i * w[5])
+            for j in range(o):
+                out[j] = real(0.0)
+            for row in range(n):
+                for j in range(o):
+                    out[j] += x[row * o + j]
 
     return kernel
 
@@ -285,14 +325,16 @@ def cross_entropy(real: Any) -> Body:
 
 
 def total(real: Any) -> Body:
-    """[n, x, out]: ``out = x.sum()``."""
+    """[count, n, x, out]: ``out = x.sum(1)`` of x (count, n)."""
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w = pointer(types.int64, at)
-        x, s = pointer(real, w[1]), 0.0
+        n, x, out = w[1], pointer(real, w[2]), pointer(real, w[3])
         for i in range(w[0]):
-            s += x[i]
-        pointer(real, w[2])[0] = real(s)
+            s = 0.0
+            for j in range(i * n, (i + 1) * n):
+                s += x[j]
+            out[i] = real(s)
 
     return kernel
 

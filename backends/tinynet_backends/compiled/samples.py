@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tinynet_backends.rowtext import Writer, tables
 from tinynet_backends.rowwise import RowTrace
 
-HEAD = '''"""A formula of samples as a kernel; written by tinynet_backends.compiled.samples, version 2."""
+HEAD = '''"""A formula of samples as a kernel; written by tinynet_backends.compiled.samples, version 3."""
 
 import math
 
@@ -23,20 +23,20 @@ def make(real):
 
     def kernel(at, part, parts):
         w = pointer(types.int64, at)
-        words, stride, x, y = pointer(uint64, w[1]), w[2], pointer(real, w[3]), w[4]
-        scratch = w[5] + 8 * part * w[6]
+        words, x, y = pointer(uint64, w[1]), pointer(real, w[2]), w[3]
+        scratch = w[4] + 8 * part * w[5]
         float64s, uint64s, int64s = pointer(float64, scratch), pointer(uint64, scratch), pointer(int64, scratch)
-        a, b, sines = pointer(float64, w[7]), pointer(float64, w[8]), pointer(float64, w[9])
-        cosines, angles = pointer(float64, w[10]), pointer(float64, w[11])
+        a, b, sines = pointer(float64, w[6]), pointer(float64, w[7]), pointer(float64, w[8])
+        cosines, angles = pointer(float64, w[9]), pointer(float64, w[10])
 '''
-_FIRST_TABLE = 12  # the word behind those
+_FIRST_TABLE = 11  # the word behind those
 
 
 class Numba:
     """Python as numba takes it; vectors are kept in a scratch row of each part."""
 
-    def __init__(self) -> None:
-        self.scratch = 0
+    def __init__(self, width: int | None) -> None:
+        self.scratch, self.width = 0, width
         self.spelled = {
             "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}", "remainder": "{} % {}",
             "bitwise_and": "{} & {}", "bitwise_or": "{} | {}", "bitwise_xor": "{} ^ {}", "left_shift": "{} << {}",
@@ -67,6 +67,9 @@ class Numba:
     def constant(self, text: str) -> str:
         return text
 
+    def word(self, place: str) -> str:
+        return f"words[row * {self.width} + {place}]"
+
     def cast(self, kind: str, value: str) -> str:
         return f"{kind}({value})"
 
@@ -79,7 +82,7 @@ class Numba:
 
 def lines(trace: RowTrace) -> tuple[list[str], int]:
     """The body of a kernel, and the numbers of scratch that a part needs."""
-    language = Numba()
+    language = Numba(trace.instructions[0].width)
     row = Writer(trace, language).text
     named = trace.instructions[trace.target.number].width is None
     return [

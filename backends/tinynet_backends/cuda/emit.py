@@ -54,8 +54,7 @@ def _results(trace: Trace) -> list[str]:
 
 def _literal(text: str) -> str:
     """A float as Python writes it, in C."""
-    text = text.replace("inf", "INF").replace("nan", "NOT_A_NUMBER")
-    return f"({text})" if text[0] == "-" else text
+    return text.replace("inf", "INF").replace("nan", "NOT_A_NUMBER")
 
 
 def _element(trace: Trace) -> list[str]:

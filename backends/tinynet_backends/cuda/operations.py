@@ -298,17 +298,22 @@ class CudaOperations(Backend):
 
     # Samples -------------------------------------------------------------------------------------------------------
 
-    def samples(self, formula: Formula, words: Array, tables: Sequence[Array], dtype: str) -> tuple[Array, Array]:
-        trace = traced_rows(formula, words.shape[1], tuple(t.shape for t in tables))
-        if trace is None or not words.size or not all(_ready(t, _F8) for t in tables):
-            return super().samples(formula, words, tables, dtype)
-        kind, ((n, _, stride), words) = np.dtype(dtype), self._strided(words)
+    def samples(
+        self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
+        tables: Sequence[Array], dtype: str,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        n, trace = len(index), traced_rows(formula, width, tuple(t.shape for t in tables))
+        if trace is None or not n or not all(_ready(t, _F8) for t in tables):
+            return super().samples(formula, key, counter, index, width, tables, dtype)
         k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
-        x = self.empty((int(n), k or 0), kind)
-        y = self.empty((int(n),), _I8) if o is None else self.empty((int(n), o), kind)
-        known = *exact.normal_table(self.xp, words.device), *exact._circle(self.xp, words.device)
-        given = *known, exact._arctangents(self.xp, words.device), *[tables[number] for number in tables_of(trace)]
-        self._launch(rows.kernel(trace, kind), "samples", *_threads(int(n)), n, words, stride, x, y, *given)
+        kind = np.dtype(dtype)
+        x = self.empty((n, k or 0), kind)
+        y = self.empty((n,), _I8) if o is None else self.empty((n, o), kind)
+        known = *exact.normal_table(self.xp, x.device), *exact._circle(self.xp, x.device)
+        given = *known, exact._arctangents(self.xp, x.device), *[tables[number] for number in tables_of(trace)]
+        first, numbers = (index.start, None) if isinstance(index, range) else (0, self._dense(self.asarray(index), _I8))
+        place = *map(np.uint64, (*key, *counter)), np.int64(first), numbers
+        self._launch(rows.kernel(trace, kind), "samples", *_threads(n), np.int64(n), *place, x, y, *given)
         return x, y
 
     # What kernels are given ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from tinynet_backends import exact
-from tinynet_backends.cuda.source import FOLDER, Source, whole
+from tinynet_backends.cuda.source import Source, read, whole
 from tinynet_backends.rowtext import Writer, tables
 from tinynet_backends.rowwise import RowTrace
 
@@ -26,7 +26,7 @@ class Cuda:
         self.spelled = {
             "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}",
             "remainder": "remainder_of({}, {})", "bitwise_and": "{} & {}", "bitwise_or": "{} | {}", "bitwise_xor": "{} ^ {}",
-            "left_shift": "{} << {}", "right_shift": "{} >> {}", "negative": "-{}", "abs": "fabs({})", "floor": "floor({})",
+            "left_shift": "{} << {}", "right_shift": "{} >> {}", "negative": "-{}", "abs": "magnitude({})", "floor": "floor({})",
             "sqrt": "sqrt({})", "maximum": "{0} >= {1} || {0} != {0} ? {0} : {1}",
             "minimum": "{0} <= {1} || {0} != {0} ? {0} : {1}", "less": "{} < {}", "less_equal": "{} <= {}",
             "greater": "{} > {}", "greater_equal": "{} >= {}", "equal": "{} == {}", "not_equal": "{} != {}",
@@ -56,6 +56,9 @@ class Cuda:
         text = text.replace("inf", "INF").replace("nan", "NOT_A_NUMBER")
         return f"({text})" if text[0] == "-" else text
 
+    def word(self, place: str) -> str:
+        return f"word(words, {place})"
+
     def cast(self, kind: str, value: str) -> str:
         return f"(({_TYPES[kind]})({value}))"
 
@@ -68,19 +71,24 @@ class Cuda:
 
 @lru_cache(maxsize=256)
 def kernel(trace: RowTrace, dtype: Any) -> Source:
-    """A kernel called ``samples``: rows, words, distance of rows in words, features, labels or targets, the tables of
-    `exact` (normal a and b, sines, cosines, angles), the formula's tables that are used, in order."""
+    """A kernel called ``samples``: rows, key and counter, the first sample's number or, if there are any, the numbers of all,
+    features, labels or targets, the tables of `exact` (normal a and b, sines, cosines, angles), the formula's tables that
+    are used, in order."""
     target = trace.instructions[trace.target.number].width
     more = [f"const double* __restrict__ t{n}" for n in tables(trace)]
     known = [f"const double* __restrict__ {name}" for name in ("a", "b", "sines", "cosines", "angles")]
     result = "i64* __restrict__ labels" if target is None else "real* __restrict__ targets"
-    arguments = ["i64 n", "const u64* __restrict__ words", "i64 stride", "real* __restrict__ x", result, *known, *more]
+    stream = ["u64 k0", "u64 k1", "u64 c0", "u64 c1", "u64 c2", "i64 first", "const i64* __restrict__ index"]
+    arguments = ["i64 n", *stream, "real* __restrict__ x", result, *known, *more]
     lines = [
         *[f"#define {name} {value!r}" for name, value in _DEFINED.items()],
         f"#define SERIES {{{', '.join(map(repr, exact._LOG_SERIES))}}}",
-        (FOLDER / "exact.cuh").read_text("utf-8"),
+        read("philox.cuh"),
+        read("exact.cuh"),
         f"KERNEL samples({', '.join(arguments)}) {{",
         "    for (i64 row = thread(); row < n; row += threads()) {",
+        "        const i64 number = index ? index[row] : first + row;",
+        f"        SampleWords words = words_of(k0, k1, c0, c1, c2, number, {trace.instructions[0].width});",
         *[f"        {line}" for line in Writer(trace, Cuda()).text],
         "    }",
         "}",

@@ -11,6 +11,7 @@ import numpy as np
 FOLDER = Path(__file__).parent / "kernels"
 FILES = ("rows", "norms", "reduce", "pack", "philox", "permute")
 OPTIONS = ("--std=c++17", "--fmad=false")  # CuPy adds -ftz=true: float32 numbers too small to be normal are 0
+_BEHIND = {"philox": ("philox.cuh",)}  # what a file's text stands behind
 REAL = {np.dtype("float32"): "float", np.dtype("float64"): "double"}
 
 
@@ -30,7 +31,12 @@ class Source(NamedTuple):
 @cache
 def load(name: str, dtype: Any) -> Source:
     """The kernels of ``kernels/<name>.cu`` for arrays of ``dtype``, one of `REAL`."""
-    return whole(f"{name}.cu", (FOLDER / f"{name}.cu").read_text("utf-8"), dtype)
+    return whole(f"{name}.cu", "".join(map(read, (*_BEHIND.get(name, ()), f"{name}.cu"))), dtype)
+
+
+def read(name: str) -> str:
+    """The text of one of the files of ``kernels/``."""
+    return (FOLDER / name).read_text("utf-8")
 
 
 def whole(name: str, body: str, dtype: Any) -> Source:

@@ -53,3 +53,11 @@ DEVICE double logarithm(double x) {
 // As Python divides: the rest has the sign of the divisor.
 DEVICE i64 remainder_of(i64 a, i64 b) { const i64 r = a % b; return r && (r < 0) != (b < 0) ? r + b : r; }
 DEVICE u64 remainder_of(u64 a, u64 b) { return a % b; }
+DEVICE double remainder_of(double a, double b) {
+    const double r = fmod(a, b);  // exact
+    return r == 0 ? copysign(r, b) : (r < 0) != (b < 0) ? r + b : r;
+}
+
+DEVICE i64 magnitude(i64 x) { return x < 0 ? -x : x; }
+DEVICE u64 magnitude(u64 x) { return x; }
+DEVICE double magnitude(double x) { return fabs(x); }

@@ -1,25 +1,6 @@
 // Numbers by counter, bit for bit those of numpy.random.Philox and of exact.py: nothing here depends on REAL but
 // dropout.
 
-#define MULTIPLIER0 0xD2E7470EE14C6C93ull
-#define MULTIPLIER1 0xCA5A826395121157ull
-#define WEYL0 0x9E3779B97F4A7C15ull
-#define WEYL1 0xBB67AE8584CAA73Bull
-
-struct Block { u64 w[4]; };
-
-// The four words at a counter: philox.blocks
-DEVICE Block philox(u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, u64 c3) {
-#pragma unroll
-    for (int round = 0; round < 10; ++round) {
-        const u64 high0 = __umul64hi(MULTIPLIER0, c0), low0 = MULTIPLIER0 * c0;
-        const u64 high1 = __umul64hi(MULTIPLIER1, c2), low1 = MULTIPLIER1 * c2;
-        c0 = high1 ^ c1 ^ k0, c1 = low1, c2 = high0 ^ c3 ^ k1, c3 = low0;
-        k0 += WEYL0, k1 += WEYL1;
-    }
-    return {{c0, c1, c2, c3}};
-}
-
 // Backend.words: n words from the block at (c0, c1, c2, c3) on, the first `skip` left out. The first word of the
 // counter runs over into the second.
 KERNEL words(i64 n, u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, u64 c3, i64 skip, u64* __restrict__ out) {

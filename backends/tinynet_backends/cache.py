@@ -1,0 +1,20 @@
+"""Where what was found out about this machine is kept from one process to the next."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """$TINYNET_CACHE, else the user's cache folder."""
+    if named := os.environ.get("TINYNET_CACHE"):
+        return Path(named)
+    if os.name == "nt":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "tinynet"

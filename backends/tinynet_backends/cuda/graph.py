@@ -1,0 +1,211 @@
+"""Compiled steps as CUDA graphs: what a step queues is captured once for a kind of arguments and launched from then on.
+
+A capture queues nothing: kernels are noted with the addresses and numbers that they were given. So what is new at every
+call has to lie where it lay when the graph was captured. Arrays are copied into inputs of the graph's own; numbers go to
+a row of device memory, and the step is handed a `Number` that kernels read there.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from tinynet_backends import capture
+
+Array = Any
+
+_log = logging.getLogger("tinynet")
+KINDS = (
+    16  # graphs that a step keeps: a further kind of arguments takes the place of the one that was used least recently
+)
+_NUMBERS = (int, float)
+
+
+class Uncapturable(Exception):
+    """The step does what a graph cannot hold; the message says what."""
+
+
+class Recording:
+    """A capture that a thread is in the middle of."""
+
+    def __init__(self) -> None:
+        self.broken = ""
+
+    def stop(self, reason: str) -> None:
+        """Give up; the step runs as it is written. Nothing that was captured has been done yet."""
+        self.broken = self.broken or reason
+        raise Uncapturable(reason)
+
+
+class Number(capture.Number):
+    """A number that is another at every launch, read on the device: ``real`` () float64, ``whole`` () uint64 if it is one.
+
+    It can be handed on to a kernel, and nothing else: Python's arithmetic on it ends the capture.
+    """
+
+    def __init__(self, recording: Recording, value: float, real: Array, whole: Array | None) -> None:
+        self.tape = recording  # type: ignore[assignment]
+        self.value, self.real, self.whole = value, real, whole
+        self.source: Any = None
+
+
+def real(value: Any) -> Any:
+    """What a kernel takes for a floating-point number: where it lies, if it is a `Number`."""
+    return value.real if isinstance(value, Number) else value
+
+
+def whole(value: Any) -> Any:
+    """What a kernel takes for a word: where it lies, if it is a whole `Number`."""
+    if not isinstance(value, Number):
+        return value
+    return value if value.whole is None else value.whole
+
+
+class _Captured(NamedTuple):
+    """A graph, and all that it reads and writes beside the step's fixed arrays: this keeps it alive."""
+
+    graph: Any
+    pool: Any
+    inputs: list[Array]
+    numbers: Array | None
+    results: list[Any]
+
+
+class Running(threading.local):
+    """What a thread is in the middle of."""
+
+    def __init__(self) -> None:
+        self.recording: Recording | None = None
+
+
+class Compiled:
+    """``step(*fixed, …)`` on a device: ``compiled(*args)``, or several calls in one launch.
+
+    Every thread has graphs of its own. All of them, and their memory, go when this object goes.
+    """
+
+    def __init__(self, runtime: Any, running: Running, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
+        self._parts = runtime, running, step, fixed
+        self._of_thread = threading.local()
+
+    def __call__(self, *args: Any) -> Any:
+        return self.several([args])[0]
+
+    def several(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The results of several calls, made one after another in one launch."""
+        compilation: _Compilation | None = getattr(self._of_thread, "compilation", None)
+        if compilation is None:
+            compilation = self._of_thread.compilation = _Compilation(*self._parts)
+        return compilation(calls)
+
+
+class _Compilation:
+    """The graphs of one thread, by kind of arguments.
+
+    Of a kind, the first calls run as they are written, which compiles kernels and times products; the second are
+    captured and launched, and those after them are launched. The first too find their arrays where the graph will: how
+    products are computed depends on alignments, and the first of a run that is resumed is one of the later of another.
+    """
+
+    def __init__(self, runtime: Any, running: Running, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
+        self.runtime, self.running, self.step, self.fixed = runtime, running, step, fixed
+        self.said: set[str] = set()
+        # the graph; its inputs, where it is still to be made; or why there is none
+        self.kinds: dict[Any, _Captured | list[Array] | str] = {}
+
+    def __call__(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if self.runtime.capturing():
+            return self._as_written(calls)  # a part of the graph that is being captured
+        try:
+            kind = tuple([tuple([self._kind(a) for a in args]) for args in calls])
+        except Uncapturable as e:
+            if str(e) not in self.said:
+                self.said.add(str(e))
+                _log.info("a step is not captured, and runs call by call: %s", e)
+            return self._as_written(calls)
+        found = self.kinds.pop(kind, None)
+        if found is None:
+            while len(self.kinds) >= KINDS:
+                del self.kinds[next(iter(self.kinds))]
+            inputs = [self.runtime.empty(a.shape, a.dtype) for args in calls for a in args if self.runtime.owns(a)]
+            self.kinds[kind] = inputs
+            self._fill(inputs, calls)
+            left = iter(inputs)
+            return self._as_written([[next(left) if self.runtime.owns(a) else a for a in args] for args in calls])
+        self.kinds[kind] = found  # last again
+        if isinstance(found, list):
+            found = self.kinds[kind] = self._capture(calls, found)
+            if isinstance(found, str):
+                _log.info("a step is not captured, and runs call by call: %s", found)
+        return self._as_written(calls) if isinstance(found, str) else self._launch(found, calls)
+
+    def _as_written(self, calls: Sequence[Sequence[Any]]) -> list[Any]:
+        return [self.step(*self.fixed, *args) for args in calls]
+
+    def _kind(self, a: Any) -> Any:
+        if self.runtime.owns(a):
+            return a.shape, a.dtype
+        if a is None or type(a) is bool:
+            return a
+        if type(a) in _NUMBERS:
+            return type(a)
+        raise Uncapturable(f"an argument that is neither an array of the device nor a number: {type(a).__name__}")
+
+    def _fill(self, inputs: list[Array], calls: Sequence[tuple[Any, ...]]) -> None:
+        arrays = [a for args in calls for a in args if self.runtime.owns(a)]
+        for to, a in zip(inputs, arrays, strict=True):
+            if to is not a:
+                self.runtime.copy(to, a)
+
+    def _capture(self, calls: Sequence[tuple[Any, ...]], inputs: list[Array]) -> _Captured | str:
+        """The graph of these calls, not launched yet; or why there is none."""
+        rt, recording = self.runtime, Recording()
+        flat = [a for args in calls for a in args]
+        count = sum(type(a) in _NUMBERS for a in flat)
+        results: list[Any] = []
+        try:
+            pool = rt.new_pool()
+            numbers = rt.empty((2, count), "uint64", pool) if count else None
+            self.running.recording = recording
+            with rt.capture(pool) as made:
+                arrays, places = iter(inputs), iter(range(count))
+                for args in calls:
+                    stand_ins = [self._stand_in(a, recording, arrays, numbers, places) for a in args]
+                    result = self.step(*self.fixed, *stand_ins)
+                    _no_numbers(result)
+                    results.append(result)
+            if recording.broken:  # and somebody caught it
+                raise Uncapturable(recording.broken)
+        except Uncapturable as e:
+            return str(e)
+        except Exception as e:  # whatever it is: if it is the step's own, it comes again when the step runs as written
+            return f"{type(e).__name__}: {str(e).partition(chr(10))[0]}"
+        finally:
+            self.running.recording = None
+        return _Captured(made[0], pool, inputs, numbers, results)
+
+    def _stand_in(self, a: Any, recording: Recording, arrays: Any, numbers: Array, places: Any) -> Any:
+        if self.runtime.owns(a):
+            return next(arrays)
+        if type(a) not in _NUMBERS:
+            return a
+        n = next(places)
+        return Number(recording, a, numbers[0, n, ...].view("float64"), numbers[1, n, ...] if type(a) is int else None)
+
+    def _launch(self, captured: _Captured, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        rt = self.runtime
+        self._fill(captured.inputs, calls)
+        numbers = [a for args in calls for a in args if type(a) in _NUMBERS]
+        if numbers:
+            rt.send(captured.numbers, numbers)
+        rt.launch(captured.graph)
+        return captured.results
+
+
+def _no_numbers(value: Any) -> None:
+    if isinstance(value, Number):
+        raise Uncapturable("a number that is returned")
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ():
+        _no_numbers(part)

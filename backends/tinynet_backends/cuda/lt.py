@@ -1,0 +1,228 @@
+"""cublasLt by ctypes: descriptors made from a plan, the algorithms it proposes, and the product itself.
+
+CuPy refuses cuBLAS while a stream is captured; cublasLt is told stream and workspace at every call and has no such state.
+All but the handle and what takes one works without a driver.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from tinynet_backends.cuda.plan import Layout, Plan
+
+WORKSPACE = 32 << 20  # bytes that an algorithm may ask for: what NVIDIA advises for Hopper
+CANDIDATES = 8
+
+# From cublasLt.h, cublas_api.h and library_types.h.
+TYPES = {"float32": 0, "float64": 1, "bfloat16": 14}
+COMPUTE = {"float32": 68, "bf16": 68, "tf32": 77, "float64": 70}
+DESC = {"transa": 3, "transb": 4, "epilogue": 7, "bias": 8, "bias_stride": 10, "aux": 11, "aux_ld": 12, "aux_stride": 13,
+        "bias_type": 26}  # fmt: skip
+LAYOUT = {"batch": 5, "stride": 6}
+PREFERENCE = {"workspace": 1, "a": 5, "b": 6, "c": 7, "d": 8}
+NO_ALGORITHM = 15  # CUBLAS_STATUS_NOT_SUPPORTED
+_ALLOCATED = 256  # an address aligned like one of the allocator's, for the heuristic, which reads no more of it
+
+
+class Algorithm(NamedTuple):
+    """A way to compute a product: cublasLt's 64 bytes, of which only it knows the meaning, and bytes of workspace."""
+
+    code: bytes
+    workspace: int
+
+
+class _Heuristic(C.Structure):
+    _fields_ = [
+        ("algo", C.c_uint64 * 8), ("workspace", C.c_size_t), ("state", C.c_int), ("waves", C.c_float),
+        ("reserved", C.c_int * 4),
+    ]  # fmt: skip
+
+
+class LtError(RuntimeError):
+    """cublasLt refused."""
+
+    def __init__(self, call: str, status: int, name: str) -> None:
+        super().__init__(f"{call} of cublasLt failed with {name} ({status})")
+        self.status = status
+
+
+class Library:
+    """libcublasLt, once a process."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        library.cublasLtGetStatusName.restype = C.c_char_p
+        library.cublasLtGetVersion.restype = C.c_size_t
+        pointers, word = C.c_void_p, C.c_size_t
+        library.cublasLtMatmul.argtypes = [pointers] * 15 + [word, pointers]
+        library.cublasLtCreate.argtypes = [pointers]
+        library.cublasLtMatmulDescSetAttribute.argtypes = [pointers, C.c_int, pointers, word]
+        self._handles: dict[int, C.c_void_p] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def version(self) -> int:
+        return int(self._library.cublasLtGetVersion())
+
+    def call(self, name: str, *args: Any) -> None:
+        status = getattr(self._library, name)(*args)
+        if status:
+            raise LtError(name, status, self._library.cublasLtGetStatusName(status).decode())
+
+    def handle(self, device: int) -> C.c_void_p:
+        """The handle for a device, which must be the current one. Made at the first call, kept for the process."""
+        with self._lock:
+            if device not in self._handles:
+                handle = C.c_void_p()
+                self.call("cublasLtCreate", C.byref(handle))
+                self._handles[device] = handle
+            return self._handles[device]
+
+    def made(self, create: str, destroy: str, owner: Any, *args: Any) -> C.c_void_p:
+        """One of cublasLt's objects, destroyed with ``owner``."""
+        made = C.c_void_p()
+        self.call(create, C.byref(made), *args)
+        weakref.finalize(owner, getattr(self._library, destroy), made)
+        return made
+
+
+class Problem:
+    """The descriptors of one plan."""
+
+    def __init__(self, library: Library, plan: Plan) -> None:
+        self.library, self.plan = library, plan
+        self._lock = threading.Lock()  # the pointers of bias and mask are a part of the descriptor
+        scalar = C.c_double if plan.precision == "float64" else C.c_float
+        self._one, self._zero = scalar(1.0), scalar(0.0)
+        of_scale = TYPES["float64" if plan.precision == "float64" else "float32"]
+        self._desc = library.made(
+            "cublasLtMatmulDescCreate", "cublasLtMatmulDescDestroy", self, COMPUTE[plan.precision], of_scale
+        )
+        self._set("transa", C.c_int32(plan.transpose_a))
+        self._set("transb", C.c_int32(plan.transpose_b))
+        self._set("epilogue", C.c_uint32(int(plan.epilogue)))
+        if plan.epilogue.has_bias:
+            self._set("bias", C.c_void_p(_ALLOCATED))
+            self._set("bias_type", C.c_int32(TYPES[plan.d.dtype]))
+            if plan.batch > 1:
+                self._set("bias_stride", C.c_int64(plan.m))
+        if plan.epilogue.has_aux:
+            self._set("aux", C.c_void_p(_ALLOCATED))
+            self._set("aux_ld", C.c_int64(plan.aux_ld))
+            if plan.batch > 1:
+                self._set("aux_stride", C.c_int64(plan.aux_stride))
+        self._a, self._b, self._d = map(self._layout, (plan.a, plan.b, plan.d))
+        self._preference = library.made("cublasLtMatmulPreferenceCreate", "cublasLtMatmulPreferenceDestroy", self)
+        self._prefer("workspace", C.c_uint64(WORKSPACE))
+        for name, alignment in zip("abd", plan.alignments, strict=True):
+            self._prefer(name, C.c_uint32(alignment))
+        self._prefer("c", C.c_uint32(plan.alignments[2]))
+
+    def _set(self, name: str, value: Any) -> None:
+        self.library.call("cublasLtMatmulDescSetAttribute", self._desc, DESC[name], C.byref(value), C.sizeof(value))
+
+    def _prefer(self, name: str, value: Any) -> None:
+        size = C.c_size_t(C.sizeof(value))
+        which = PREFERENCE[name]
+        self.library.call("cublasLtMatmulPreferenceSetAttribute", self._preference, which, C.byref(value), size)
+
+    def _layout(self, layout: Layout) -> C.c_void_p:
+        sizes = C.c_uint64(layout.rows), C.c_uint64(layout.cols), C.c_int64(layout.ld)
+        made = self.library.made(
+            "cublasLtMatrixLayoutCreate", "cublasLtMatrixLayoutDestroy", self, TYPES[layout.dtype], *sizes
+        )
+        if self.plan.batch > 1:
+            for name, value in (("batch", C.c_int32(self.plan.batch)), ("stride", C.c_int64(layout.stride))):
+                size = C.c_size_t(C.sizeof(value))
+                self.library.call("cublasLtMatrixLayoutSetAttribute", made, LAYOUT[name], C.byref(value), size)
+        return made
+
+    def get(self, name: str, kind: Callable[[], Any]) -> Any:
+        """An attribute of the descriptor, read back."""
+        value, written = kind(), C.c_size_t()
+        size = C.c_size_t(C.sizeof(value))
+        self.library.call(
+            "cublasLtMatmulDescGetAttribute", self._desc, DESC[name], C.byref(value), size, C.byref(written)
+        )
+        return value.value
+
+    def candidates(self, handle: C.c_void_p) -> list[Algorithm]:
+        """The algorithms that cublasLt proposes, the one that it thinks fastest first; none if it has none."""
+        found, count = (_Heuristic * CANDIDATES)(), C.c_int()
+        try:
+            self.library.call(
+                "cublasLtMatmulAlgoGetHeuristic", handle, self._desc, self._a, self._b, self._d, self._d,
+                self._preference, C.c_int(CANDIDATES), found, C.byref(count),
+            )  # fmt: skip
+        except LtError as e:
+            if e.status != NO_ALGORITHM:
+                raise
+            return []
+        return [Algorithm(bytes(h.algo), h.workspace) for h in found[: count.value] if h.state == 0]
+
+    def checked(self, handle: C.c_void_p, code: bytes) -> Algorithm | None:
+        """The algorithm with these bytes, if it can compute this product in the workspace that we allow."""
+        algo, found = (C.c_uint64 * 8).from_buffer_copy(code), _Heuristic()
+        try:
+            self.library.call(
+                "cublasLtMatmulAlgoCheck", handle, self._desc, self._a, self._b, self._d, self._d, C.byref(algo),
+                C.byref(found),
+            )  # fmt: skip
+        except LtError:
+            return None
+        return Algorithm(code, found.workspace) if found.workspace <= WORKSPACE else None
+
+    def run(
+        self, handle: C.c_void_p, algorithm: Algorithm, a: int, b: int, d: int, bias: int, aux: int, workspace: int,
+        stream: int,
+    ) -> None:  # fmt: skip
+        """Queue the product of what lies at these addresses on a stream; it may be one that is being captured."""
+        algo = (C.c_uint64 * 8).from_buffer_copy(algorithm.code)
+        with self._lock:
+            if bias:
+                self._set("bias", C.c_void_p(bias))
+            if aux:
+                self._set("aux", C.c_void_p(aux))
+            self.library.call(
+                "cublasLtMatmul", handle, self._desc, C.byref(self._one), a, self._a, b, self._b, C.byref(self._zero),
+                d, self._d, d, self._d, C.byref(algo), workspace, algorithm.workspace, stream,
+            )  # fmt: skip
+
+
+_found: list[Library] = []
+
+
+def library() -> Library:
+    """cublasLt as the CUDA wheels or the toolkit brought it; OSError where neither did."""
+    if not _found:
+        _found.append(Library(_load()))
+    return _found[0]
+
+
+def _load() -> Any:
+    missing = "no file of that name"
+    ways: list[Callable[[], Any]] = [_with_pathfinder, *(partial(C.CDLL, name) for name in _names())]
+    for load in ways:
+        try:
+            return load()
+        except Exception as e:  # whatever a finder raises, the next may find it
+            missing = str(e).strip().partition("\n")[0] or missing
+    raise OSError(f"cublasLt cannot be loaded ({missing})")
+
+
+def _with_pathfinder() -> Any:
+    from cuda.pathfinder import load_nvidia_dynamic_lib
+
+    return C.CDLL(load_nvidia_dynamic_lib("cublasLt").abs_path)
+
+
+def _names() -> list[str]:
+    if sys.platform == "win32":
+        return [f"cublasLt64_{major}.dll" for major in (13, 12)]
+    return [f"libcublasLt.so.{major}" for major in (13, 12)]

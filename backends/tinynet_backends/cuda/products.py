@@ -1,0 +1,170 @@
+"""Dense layers' products on cublasLt: planned, tuned once for a shape, and queued on the current stream."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from math import prod
+from typing import Any, NamedTuple
+
+from tinynet_backends.cuda import plan as plans
+from tinynet_backends.cuda.lt import Algorithm
+from tinynet_backends.cuda.plan import Epilogue, Layout, Plan
+from tinynet_backends.cuda.tune import Choice, Choices, fastest
+
+Array = Any
+
+
+class _Ready(NamedTuple):
+    """How a plan is carried out from now on."""
+
+    plan: Plan  # one of its variants
+    problem: Any
+    algorithm: Algorithm
+
+
+class Products:
+    """Products of a device's arrays in one precision.
+
+    ``runtime`` allocates, copies and times (`cuda.runtime`), ``problem(plan)`` gives what cublasLt makes of a plan
+    (`cuda.lt`). ``precision`` is that of float32 arrays: "float32", "tf32" or "bf16"; float64 stays what it is.
+    """
+
+    def __init__(
+        self, runtime: Any, problem: Callable[[Plan], Any], handle: Any, choices: Choices, precision: str
+    ) -> None:
+        self.runtime, self.problem, self.handle, self.choices = runtime, problem, handle, choices
+        self.precision = precision
+        self._ready: dict[Plan, _Ready | None] = {}
+        self._lock = threading.Lock()
+
+    def affine(self, x: Array, w: Array, b: Array | None) -> Array | None:
+        """``x @ w + b`` as a new array: (..., n, i), (..., i, o), (..., o) -> (..., n, o); None if cublasLt cannot."""
+        y = None if b is None else self.product(x, w, Epilogue.BIAS, b)
+        if y is None:
+            y = self.product(x, w)
+            if y is not None and b is not None:
+                y += b[..., None, :]
+        return y
+
+    def weight_gradient(self, x: Array, dy: Array, bias: bool) -> tuple[Array, Array | None] | None:
+        """``x.T @ dy`` and, if ``bias``, dy's sum over the samples: (..., n, i), (..., n, o) -> (..., i, o), (..., o);
+        None if cublasLt cannot."""
+        xt = _transposed(x)
+        if bias and dy.shape[:-2] == _axes(x, dy):
+            db = self.runtime.empty((*dy.shape[:-2], dy.shape[-1]), dy.dtype)
+            dw = self.product(xt, dy, Epilogue.SUM_A, db)
+            if dw is not None:
+                return dw, db
+        dw = self.product(xt, dy)
+        return None if dw is None else (dw, dy.sum(axis=-2) if bias else None)
+
+    def input_gradient(self, dy: Array, w: Array) -> Array | None:
+        """``dy @ w.T``: (..., n, o), (..., i, o) -> (..., n, i); None if cublasLt cannot."""
+        return self.product(dy, _transposed(w))
+
+    def product(
+        self, x: Array, w: Array, epilogue: int = Epilogue.NONE, bias: Array | None = None, aux: Array | None = None
+    ) -> Array | None:
+        """``epilogue(x @ w)`` as a new array: (..., n, k), (..., k, m) -> (..., n, m); None if there is no way.
+
+        ``bias`` (..., m) and ``aux`` are read or written as the epilogue says; `planned` tells how large aux has to be.
+        """
+        if x.dtype != w.dtype or x.dtype.name not in ("float32", "float64"):
+            return None
+        if bias is not None and (bias.dtype != x.dtype or bias.shape != (*_axes(x, w), w.shape[-1])):
+            return None
+        planned = self.planned(x, w, epilogue)
+        if planned is None:
+            return None
+        if bias is not None and not bias.flags.c_contiguous:
+            if planned.epilogue.writes_bias:
+                return None
+            bias = bias.copy()
+        out = self.runtime.empty((*_axes(x, w), x.shape[-2], w.shape[-1]), x.dtype)
+        ready = self._how(planned, x, w, out, bias, aux)
+        if ready is None:
+            return None
+        self._carry_out(ready, x, w, out, bias, aux)
+        return out
+
+    def planned(self, x: Array, w: Array, epilogue: int = Epilogue.NONE) -> Plan | None:
+        """The plan for a product into a new array."""
+        if min(x.ndim, w.ndim) < 2 or x.shape[-1] != w.shape[-2]:
+            return None
+        shape = (*_axes(x, w), x.shape[-2], w.shape[-1])
+        strides = tuple(prod(shape[n + 1 :]) for n in range(len(shape)))
+        precision = self.precision if x.dtype.name == "float32" else "float64"
+        first, second = (plans.Array.of(a, self.runtime.address(a)) for a in (x, w))
+        return plans.plan(first, second, plans.Array(shape, strides, x.dtype.name), precision, epilogue)
+
+    def _how(self, planned: Plan, *arrays: Array) -> _Ready | None:
+        if planned in self._ready:
+            return self._ready[planned]
+        with self._lock:
+            found = [(v, self.problem(v)) for v in plans.variants(planned)]
+            if (known := self.choices.find(planned)) is not None and known.variant < len(found):
+                variant, problem = found[known.variant]
+                algorithm = problem.checked(self.handle, known.code)
+                if algorithm is not None:
+                    self._ready[planned] = _Ready(variant, problem, algorithm)
+                    return self._ready[planned]
+            candidates = [
+                (n, _Ready(variant, problem, algorithm))
+                for n, (variant, problem) in enumerate(found)
+                for algorithm in problem.candidates(self.handle)
+            ]
+            if self.runtime.capturing():  # no clock runs now
+                return candidates[0][1] if candidates else None
+            runs = [self._run(ready, *arrays) for _, ready in candidates]
+            best = fastest(runs, self.runtime.seconds)
+            if best is None:
+                self._ready[planned] = None
+                return None
+            number, ready = candidates[best]
+            self.choices.keep(planned, Choice(number, ready.algorithm.code))
+            self._ready[planned] = ready
+            return ready
+
+    def _run(self, ready: _Ready, *arrays: Array) -> Callable[[], None]:
+        return lambda: self._carry_out(ready, *arrays)
+
+    def _carry_out(self, ready: _Ready, x: Array, w: Array, out: Array, bias: Array | None, aux: Array | None) -> None:
+        how, address = ready.plan, self.runtime.address
+        a = self._copied(w, how.a, how.transpose_a, how.batch) if "a" in how.copied else w
+        b = self._copied(x, how.b, how.transpose_b, how.batch) if "b" in how.copied else x
+        d = self._buffer(how.d, how.batch) if "d" in how.copied else out
+        # Allocated and given back in the order of the stream: what comes after it may use it again
+        workspace = self.runtime.empty((ready.algorithm.workspace,), "uint8") if ready.algorithm.workspace else None
+        ready.problem.run(
+            self.handle, ready.algorithm, address(a), address(b), address(d),
+            0 if bias is None else address(bias), 0 if aux is None else address(aux),
+            0 if workspace is None else address(workspace), self.runtime.stream(),
+        )  # fmt: skip
+        if d is not out:
+            out[...] = d[:, :, : how.m].reshape(out.shape)
+
+    def _buffer(self, layout: Layout, batch: int) -> Array:
+        count = batch if layout.stride else 1
+        return self.runtime.empty((count, layout.cols, layout.ld), layout.dtype)
+
+    def _copied(self, array: Array, layout: Layout, itself: bool, batch: int) -> Array:
+        """A copy of an operand where its layout says: columns of memory are rows of the array, unless it is the matrix
+        itself that lies there."""
+        buffer = self._buffer(layout, batch)
+        lying = _transposed(array) if itself else array
+        if not layout.stride:
+            lying = lying[(0,) * (array.ndim - 2)]
+        buffer[:, :, : layout.rows] = lying.reshape((len(buffer), layout.cols, layout.rows))
+        return buffer
+
+
+def _axes(x: Array, w: Array) -> tuple[int, ...]:
+    """Leading axes of a product."""
+    import numpy as np
+
+    return np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
+
+
+def _transposed(a: Array) -> Array:
+    return a.swapaxes(-1, -2)

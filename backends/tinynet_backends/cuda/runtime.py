@@ -1,0 +1,168 @@
+"""What graphs, products and copies ask of a device, said to CuPy. The only file here that knows it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+from tinynet_backends.cuda.memory import Room
+
+Array = Any
+_ROWS = 128  # calls whose numbers may be on their way to the device at once
+
+
+class Runtime:
+    """One device. Whoever calls has made it the current one."""
+
+    def __init__(self, cp: Any, number: int) -> None:
+        self.cp, self.number = cp, number
+        total = int(cp.cuda.Device(number).mem_info[1])
+        with cp.cuda.Device(number):
+            self.room = Room(cp.get_default_memory_pool(), total)
+        self._rings = threading.local()
+
+    # Arrays --------------------------------------------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype: Any, pool: Any = None) -> Array:
+        if str(dtype) == "bfloat16":
+            from ml_dtypes import bfloat16 as dtype
+        if pool is None:
+            return self.cp.empty(shape, dtype)
+        with self.cp.cuda.using_allocator(pool.malloc):
+            return self.cp.empty(shape, dtype)
+
+    def owns(self, a: Any) -> bool:
+        return isinstance(a, self.cp.ndarray) and a.device.id == self.number
+
+    def address(self, a: Array) -> int:
+        return int(a.data.ptr)
+
+    # Streams and graphs --------------------------------------------------------------------------------------------
+
+    def stream(self) -> int:
+        return int(self.cp.cuda.get_current_stream().ptr)
+
+    def capturing(self) -> bool:
+        stream = self.cp.cuda.get_current_stream()
+        return stream.ptr > 2 and bool(stream.is_capturing())  # 0 to 2 are the default streams, which cannot be
+
+    def new_pool(self) -> Any:
+        pool = Pool(self.cp.cuda, self.number)
+        self.room.add(pool)
+        return pool
+
+    @contextmanager
+    def capture(self, pool: Any) -> Iterator[list[Any]]:
+        """Capture what is queued inside; gives a list that holds the graph afterwards. It is ended in any case."""
+        made: list[Any] = []
+        stream = self.cp.cuda.Stream(non_blocking=True)
+        with self.cp.cuda.using_allocator(pool.malloc), stream:
+            stream.begin_capture()
+            try:
+                yield made
+            except BaseException:
+                with suppress(RuntimeError):  # the capture is invalid, and ended all the same
+                    stream.end_capture()
+                raise
+            made.append(stream.end_capture())
+        self.room.share()
+
+    def launch(self, graph: Any) -> None:
+        graph.launch()
+
+    def copy(self, to: Array, what: Array) -> None:
+        self.cp.copyto(to, what)
+
+    def send(self, to: Array, numbers: Sequence[float]) -> None:
+        """Numbers as float64 bits to ``to[0]``, whole ones as words to ``to[1]``; the host does not wait."""
+        width = 1 << len(numbers).bit_length()
+        rings: dict[Any, _Ring] = self._rings.__dict__
+        if width not in rings:
+            rings[width] = _Ring(self, width)
+        row, event = rings[width].next()
+        self.wait_on_host(event)
+        row = row[: 2 * len(numbers)].reshape(2, len(numbers))
+        row[0].view(np.float64)[...] = numbers
+        row[1] = [a % 2**64 if type(a) is int else 0 for a in numbers]
+        self.copy_from_pinned(to, row)
+        self.record(event)
+
+    # Copies from the host --------------------------------------------------------------------------------------------
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        import cupyx
+
+        return cupyx.empty_pinned(shape, dtype)
+
+    def event(self) -> Any:
+        return self.cp.cuda.Event(disable_timing=True)
+
+    def new_stream(self) -> Any:
+        return self.cp.cuda.Stream(non_blocking=True)
+
+    def record(self, event: Any, stream: Any = None) -> None:
+        event.record(stream)
+
+    def wait(self, event: Any, stream: Any = None) -> None:
+        """What is queued from now on waits for the event."""
+        (stream or self.cp.cuda.get_current_stream()).wait_event(event)
+
+    def wait_on_host(self, event: Any) -> None:
+        if not event.done:
+            event.synchronize()
+
+    def copy_from_pinned(self, to: Array, host: Any, stream: Any = None) -> None:
+        to.data.copy_from_host_async(host.ctypes.data, host.nbytes, stream or self.cp.cuda.get_current_stream())
+
+    # Clock and names -------------------------------------------------------------------------------------------------
+
+    def seconds(self, run: Callable[[], None]) -> float:
+        """Seconds that the device takes for ``run``: the least of a few times, after one that does not count."""
+        cuda = self.cp.cuda
+        run()
+        begin, end, least = cuda.Event(), cuda.Event(), float("inf")
+        for _ in range(5):
+            begin.record()
+            run()
+            end.record()
+            end.synchronize()
+            least = min(least, cuda.get_elapsed_time(begin, end) / 1e3)
+            if least > 0.01:
+                break
+        return least
+
+    def machine(self) -> dict[str, Any]:
+        """What timings depend on."""
+        runtime = self.cp.cuda.runtime
+        name = runtime.getDeviceProperties(self.number)["name"].decode()
+        return {"gpu": name, "driver": int(runtime.driverGetVersion())}
+
+
+class Pool:
+    """Memory of a graph's own. It lives as long as anything allocated from it: CuPy's pool alone would not."""
+
+    def __init__(self, cuda: Any, device: int) -> None:
+        self._cuda, self._device, self._pool = cuda, device, cuda.MemoryPool()
+        self.set_limit, self.total_bytes = self._pool.set_limit, self._pool.total_bytes
+
+    def malloc(self, size: int) -> Any:
+        """CuPy's protocol of an allocator."""
+        found = self._pool.malloc(size)
+        owned = self._cuda.UnownedMemory(found.ptr, size, (found, self), self._device)
+        return self._cuda.MemoryPointer(owned, 0)
+
+
+class _Ring:
+    """Page-locked rows that numbers are sent from, each with the event after which it is free again."""
+
+    def __init__(self, runtime: Runtime, width: int) -> None:
+        self._rows = runtime.pinned((_ROWS, 2 * width), np.uint64)
+        self._events = [runtime.event() for _ in range(_ROWS)]
+        self._next = 0
+
+    def next(self) -> tuple[Any, Any]:
+        n, self._next = self._next, (self._next + 1) % _ROWS
+        return self._rows[n], self._events[n]

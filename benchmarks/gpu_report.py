@@ -1,0 +1,249 @@
+"""The first run on a GPU, in the order in which one thing rests on another: ``python -m benchmarks.gpu_report [FILE]``.
+
+What the device can do; products and their epilogues against float64; the same captured; golden bits; captured training
+against training as written; whether anything waits; times beside peers. One report in Markdown. A part that fails says why
+and the next goes on; the exit code is 1 if one did, 2 where no device answers.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import date
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+import tinynet as tn
+from benchmarks import gpu, machine
+from benchmarks.__main__ import show
+from benchmarks.runner import Options, Runner
+from tinynet import verify
+
+PRECISIONS = {"float32": 1e-5, "tf32": 3e-3, "bf16": 2e-2}  # relative error of a product in the norm, at most
+LAYERS = [
+    (784, 512, 1024),
+    (784, 1024, 8192),
+    (1024, 2048, 8192),
+    (4096, 1000, 16384),
+    (64, 64, 262144),
+    (64, 10, 1024),
+]
+Lines = Iterator[str]
+
+
+class Wrong(Exception):
+    """Something that was held against a reference is not what it should be."""
+
+
+def backend(precision: str) -> Any:
+    return tn.get_backend("cupy" if precision == "float32" else f"cupy:{precision}")
+
+
+def seconds(ops: Any, run: Callable[[], object], repeats: int = 20) -> float:
+    """Median seconds on the device."""
+    cuda = ops._cp.cuda
+    for _ in range(3):
+        run()
+    times = []
+    for _ in range(repeats):
+        begin, end = cuda.Event(), cuda.Event()
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(cuda.get_elapsed_time(begin, end) / 1e3)
+    return median(times)
+
+
+def error(got: Any, wanted: Any) -> float:
+    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+
+
+def held(name: str, value: float, limit: float) -> str:
+    if not value <= limit:
+        raise Wrong(f"{name}: {value:.2e}, where {limit:.0e} is allowed")
+    return f"{name}: {value:.2e}"
+
+
+def draw(ops: Any, *shape: int) -> Any:
+    return ops.asarray(np.random.default_rng().standard_normal(shape).astype("float32"))
+
+
+def ceilings(ops: Any) -> Lines:
+    """What the device can do"""
+    cp = ops._cp
+    source = draw(ops, 1 << 28)
+    target = cp.empty_like(source)
+    rate = 2 * source.nbytes / seconds(ops, partial(cp.copyto, target, source))
+    yield f"copies, read and written: {rate / 1e12:.2f} TB/s"
+    del source, target
+    n = 8192
+    x, w = draw(ops, n, n), draw(ops, n, n)
+    for precision in PRECISIONS:
+        one = backend(precision)
+        took = seconds(one, partial(one.affine, x, w))
+        yield f"products of {n} x {n}, {precision}, operands converted each time: {2 * n**3 / took / 1e12:.1f} TFLOP/s"
+
+
+def products(ops: Any) -> Lines:
+    """Products against float64, and which epilogues have an algorithm"""
+    from tinynet_backends.cuda.plan import Epilogue
+
+    for precision, limit in PRECISIONS.items():
+        one = backend(precision)
+        for i, o, n in LAYERS:
+            n = min(n, 4096)
+            x, w, b, dy = draw(one, n, i), draw(one, i, o), draw(one, o), draw(one, n, o)
+            exact = [one.to_numpy(a).astype("float64") for a in (x, w, b, dy)]
+            wanted = exact[0] @ exact[1] + exact[2], exact[3] @ exact[1].T, exact[0].T @ exact[3], exact[3].sum(axis=0)
+            got = one.affine(x, w, b), *one.affine_grad(dy, x, w, True)
+            worst = max(error(one.to_numpy(a), c) for a, c in zip(got, wanted, strict=True))
+            yield held(f"{precision} {n} x {i} x {o}", worst, limit)
+            refused = []
+            for epilogue in (1, 4, 6, 134, 36, 164, 136, 152, 192, 208, 256):
+                plan = one._products.planned(x, w, epilogue)
+                if not one._products.problem(plan).candidates(one._products.handle):
+                    refused.append(Epilogue(epilogue).name)
+            yield f"  epilogues without an algorithm: {', '.join(map(str, refused)) or 'none'}"
+
+
+def captured(ops: Any) -> Lines:
+    """Products under capture, launched again into poisoned results"""
+    for precision in PRECISIONS:
+        one = backend(precision)
+        x, w, b = draw(one, 512, 784), draw(one, 784, 10), draw(one, 10)
+        step = one.compile(lambda w, b, x, one=one: one.affine(x, w, b), w, b)
+        wanted = one.to_numpy(step(x)).copy()
+        for _ in range(3):
+            result = step(x)
+            if not np.array_equal(one.to_numpy(result), wanted):
+                raise Wrong(f"{precision}: a launch differs from the call as it is written")
+            result[...] = one.xp.nan
+        yield f"{precision}: three launches, the bits of the call as it is written"
+
+
+def golden(ops: Any) -> Lines:
+    """What is promised: tinynet verify"""
+    lines: list[str] = []
+    whole = verify.verify([ops.name], lines.append)
+    yield from lines
+    if not whole:
+        raise Wrong("a promise does not hold")
+
+
+def run_of(task: Any, ops: Any, steps: int) -> tuple[list[float], Any]:
+    from benchmarks.contenders.ours import Fixed
+
+    model = task.model(ops)
+    reports = tn.train(model, Fixed(task, ops), tn.CrossEntropy(), tn.Adam(1e-3), steps=steps)
+    return [float(report.loss) for report in reports], ops.to_numpy(model.theta)
+
+
+def training(ops: Any) -> Lines:
+    """Captured training against training as written"""
+    from tinynet_backends.cuda import graph
+
+    from benchmarks.tasks import GPU
+
+    launch = graph._Compilation.__call__
+    for precision in PRECISIONS:
+        one = backend(precision)
+        for task in GPU[1:3]:
+            losses, theta = run_of(task, one, 50)
+            graph._Compilation.__call__ = lambda self, calls: self._as_written(calls)  # type: ignore[method-assign]
+            try:
+                wanted, other = run_of(task, one, 50)
+            finally:
+                graph._Compilation.__call__ = launch  # type: ignore[method-assign]
+            if losses != wanted or not np.array_equal(theta, other):
+                raise Wrong(f"{precision} {task.label}: the weights differ by {error(theta, other):.1e}")
+            yield f"{precision} {task.label}: 50 steps, the same bits; loss {losses[0]:.4f} to {losses[-1]:.4f}"
+
+
+def launches(ops: Any) -> Lines:
+    """Several steps in one launch"""
+    theta, g = ops.zeros((235_000,), ops.dtype("float32")), draw(ops, 235_000)
+    step = ops.compile(lambda t, g, r: ops.update(lambda xp, a, g, r: (a - r * g,), [t], [g], r), theta)
+    for k in (1, 8, 32):
+        took = seconds(ops, lambda k=k: step.several([(g, 0.1)] * k))
+        yield f"{k} updates of 235 000 numbers in one launch: {took / k * 1e6:.1f} µs each"
+
+
+def waiting(ops: Any) -> Lines:
+    """Whether anything waits for the device between two looks at the loss"""
+    import cupyx
+
+    from benchmarks.contenders.ours import Fixed
+    from benchmarks.tasks import GPU
+
+    task = GPU[1]
+    reports = tn.train(task.model(ops), Fixed(task, ops), tn.CrossEntropy(), tn.Adam(1e-3), steps=64)
+    for _ in range(5):
+        next(reports)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with cupyx.allow_synchronize(False):
+            for _ in range(40):
+                next(reports)
+    yield "40 steps: nothing did"
+
+
+def times(ops: Any) -> Lines:
+    """Times beside peers: PyTorch as written and compiled with graphs, JAX"""
+    with tempfile.TemporaryDirectory(prefix="tinynet-report-", ignore_cleanup_errors=True) as cache:
+        for comparison in gpu.run(Runner(Options(), cache)):
+            show(comparison)
+            took = ", ".join(f"{name} {comparison.median(name) * 1e6:.0f} µs" for name in comparison.times)
+            best = [f"best peer / {name} {r:.2f}" for name in comparison.ours if (r := comparison.against_best(name))]
+            yield f"{comparison.label}: {'; '.join([took, *best])}"
+            for name, why in comparison.left_out.items():
+                yield f"  {name} is left out: {why}"
+
+
+PARTS = (ceilings, products, captured, golden, training, launches, waiting, times)
+
+
+def report(ops: Any, parts: tuple[Callable[[Any], Lines], ...], say: Callable[[str], object]) -> bool:
+    """Every part in turn, each line as it comes; whether none failed."""
+    whole = True
+    for part in parts:
+        say(f"\n## {part.__doc__}\n")
+        try:
+            for line in part(ops):
+                say(f"- {line}")
+        except (Exception, SystemExit) as e:  # contenders that disagree end with the latter; the next part may tell why
+            whole = False
+            say(f"- FAILED: {type(e).__name__}: {e}")
+            if not isinstance(e, Wrong):
+                say(f"```\n{traceback.format_exc()}```")
+    return whole
+
+
+def main(arguments: list[str]) -> int:
+    path = Path(arguments[0]) if arguments else Path(__file__).parent / "results" / f"gpu-{date.today().isoformat()}.md"
+    try:
+        ops = tn.get_backend("cupy")
+    except tn.BackendUnavailable as e:
+        print(f"no report: {e}")
+        return 2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+
+        def say(line: str) -> None:
+            print(line, flush=True)
+            print(line, file=file, flush=True)
+
+        versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
+        say(f"# {ops.versions()}\n\n{date.today().isoformat()}, tinynet {tn.__version__}, {versions}")
+        return 0 if report(ops, PARTS, say) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

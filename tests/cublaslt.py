@@ -1,0 +1,95 @@
+"""What cublasLt does with descriptors, in NumPy, written from its header: the other side of `cuda.plan` in the tests.
+
+Memory is flat: a buffer is a one-dimensional array of its elements, an address an index into it. Whatever a descriptor
+says that cublasLt would refuse, or that reads or writes beyond a buffer, is an error here.
+"""
+
+import numpy as np
+from tinynet_backends.cuda.plan import OPERANDS, SIZES
+
+DROPPED = {"bf16": 16, "tf32": 13}  # bits of a float32 that the operands of a product lose
+
+
+def rounded(x, precision):
+    """float32 as a product takes it: rounded to nearest, ties to even."""
+    if precision not in DROPPED:
+        return x
+    drop = DROPPED[precision]
+    bits = np.ascontiguousarray(x, "float32").view("uint32").astype("uint64")
+    bits = (bits + (1 << (drop - 1)) - 1 + (bits >> drop & 1)) >> drop << drop
+    return bits.astype("uint32").view("float32").reshape(x.shape)
+
+
+def matrices(buffer, layout, batch):
+    """The column-major matrices that a layout finds in a buffer: (batch, rows, cols), a view."""
+    assert layout.ld >= layout.rows, "the leading dimension is smaller than a column"
+    assert layout.stride >= 0
+    last = (batch - 1) * layout.stride + (layout.cols - 1) * layout.ld + layout.rows
+    assert last <= buffer.size, f"{last} elements of {buffer.size}"
+    size = buffer.itemsize
+    return np.lib.stride_tricks.as_strided(
+        buffer, (batch, layout.rows, layout.cols), (layout.stride * size, size, layout.ld * size)
+    )
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def gelu_gradient(x):
+    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    t = np.tanh(inner)
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
+
+
+def matmul(plan, a, b, d, bias=None, aux=None):
+    """``D = epilogue(op(A) op(B))`` into ``d``, and what the epilogue writes into ``bias`` and ``aux`` (bytes)."""
+    e = int(plan.epilogue)
+    for layout, alignment in zip((plan.a, plan.b, plan.d), plan.alignments, strict=True):
+        assert layout.dtype in SIZES
+        assert alignment & (alignment - 1) == 0, "an alignment is a power of two"
+    assert plan.a.dtype == plan.b.dtype == OPERANDS[plan.precision]
+    assert plan.batch == 1 or plan.d.stride >= plan.d.extent, "results of a batch overlap"
+    mats = [matrices(x, layout, plan.batch) for x, layout in ((a, plan.a), (b, plan.b), (d, plan.d))]
+    A = rounded(mats[0].swapaxes(1, 2) if plan.transpose_a else mats[0], plan.precision)
+    B = rounded(mats[1].swapaxes(1, 2) if plan.transpose_b else mats[1], plan.precision)
+    assert A.shape[1:] == (plan.m, plan.k)
+    assert B.shape[1:] == (plan.k, plan.n)
+    assert mats[2].shape[1:] == (plan.m, plan.n)
+    y = A @ B
+    vectors = None
+    if e & (4 | 16 | 256):
+        assert bias.size >= plan.batch * plan.m
+        vectors = bias.reshape(-1)[: plan.batch * plan.m].reshape(plan.batch, plan.m)
+    if e & 4:
+        y = y + vectors[:, :, None]
+    if e & 128:
+        mask = bool(e & (2 | 8))
+        assert plan.aux_ld % (128 if mask else 8) == 0
+        assert plan.aux_ld >= plan.m
+        assert plan.aux_stride >= (plan.aux_ld * plan.n if plan.batch > 1 else 0)
+        assert aux.nbytes >= plan.aux_bytes
+        if mask:
+            kept = np.unpackbits(aux[: plan.aux_bytes], bitorder="little").reshape(plan.batch, plan.n, plan.aux_ld)
+        else:
+            kept = aux[: plan.aux_bytes].view(d.dtype).reshape(plan.batch, plan.n, plan.aux_ld)
+        kept = kept.swapaxes(1, 2)[:, : plan.m]  # columns of D lie one after the other
+    if e & 2:
+        if e & 128:
+            whole = np.zeros((plan.batch, plan.n, plan.aux_ld), "uint8")
+            whole[:, :, : plan.m] = (y > 0).swapaxes(1, 2)
+            aux[: plan.aux_bytes] = np.packbits(whole.reshape(-1), bitorder="little")
+        y = np.maximum(y, 0)
+    elif e & 32:
+        if e & 128:
+            kept[...] = y
+        y = gelu(y)
+    elif e & 8:
+        y = np.where(kept, y, 0)
+    elif e & 64:
+        y = y * gelu_gradient(kept.astype(y.dtype))
+    if e & 16:
+        vectors[...] = y.sum(axis=2)
+    if e & 256:
+        vectors[...] = A.sum(axis=2)
+    mats[2][...] = y

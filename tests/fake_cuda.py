@@ -1,0 +1,267 @@
+"""A CUDA device for tests without one: memory is one array, a stream a list of what was queued, cublasLt the interpreter.
+
+Work that is queued while a graph is captured is noted and not done, as on a device, and done at each launch.
+"""
+
+import ctypes
+import threading
+import weakref
+from contextlib import contextmanager
+from typing import ClassVar
+
+import cublaslt
+import numpy as np
+from tinynet_backends.cuda.lt import Algorithm
+from tinynet_backends.cuda.memory import Room
+from tinynet_backends.cuda.plan import SIZES
+
+GUARD = 256  # bytes between two allocations, which nobody may touch
+CODE = b"algorithm".ljust(64, b".")
+
+
+class Pool:
+    """Allocations of one pool, and whether they were given back."""
+
+    def __init__(self, runtime):
+        self.runtime, self.bytes = runtime, 0
+
+
+class Graph:
+    def __init__(self, work):
+        self.work, self.launches = work, 0
+
+
+class MemoryPool:
+    """CuPy's pool, as far as a `Room` asks."""
+
+    def __init__(self, limit=0, used=0, total=0):
+        self.limit, self.used, self.total, self.freed = limit, used, total, 0
+
+    def get_limit(self):
+        return self.limit
+
+    def set_limit(self, size):
+        assert size > 0, "0 is no limit at all"
+        self.limit = size
+
+    def used_bytes(self):
+        return self.used
+
+    def total_bytes(self):
+        return self.total
+
+    def free_all_blocks(self):
+        self.freed += 1
+        self.total = self.used
+
+
+class Event:
+    def __init__(self):
+        self.count = self.reached = 0  # records queued, and done
+
+
+class Stream:
+    """Work that is queued, and done when it is asked to: not before what it waits for."""
+
+    others: ClassVar[list] = []
+
+    def __init__(self):
+        self.queue = []
+        Stream.others.append(self)
+
+    def step(self):
+        if not self.queue:
+            return False
+        what, *rest = self.queue[0]
+        if what == "wait" and rest[0].reached < rest[1]:
+            return False
+        self.queue.pop(0)
+        if what == "record":
+            rest[0].reached = rest[1]
+        elif what == "do":
+            rest[0]()
+        return True
+
+
+class Runtime:
+    """What `cuda.runtime` is, on the host."""
+
+    def __init__(self, room=1 << 23):
+        whole = np.full(room + 256, 0xFF, "uint8")  # float NaN: what nobody wrote shows
+        self.memory = whole[-whole.ctypes.data % 256 :][:room]
+        self.next, self.lock = GUARD, threading.Lock()
+        self.running = threading.local()
+        self.clock = {}
+        self.timed = 0
+        self.graphs = weakref.WeakSet()
+        self.pools = weakref.WeakSet()
+        self.refuses = ""  # why a capture ends badly
+        self.launched = 0
+        self.main = Stream()
+        self.room = Room(MemoryPool(), 1 << 33)
+        Stream.others.clear()
+        self.copied = []
+
+    # Arrays
+
+    def empty(self, shape, dtype, pool=None):
+        dtype = np.dtype("float32" if str(dtype) == "bfloat16" else dtype)
+        size = int(np.prod(shape)) * dtype.itemsize
+        with self.lock:
+            start = self.next
+            self.next = -(-(start + size + GUARD) // 256) * 256
+        if self.next > self.memory.size:
+            raise MemoryError("the fake device is full")
+        return self.memory[start : start + size].view(dtype).reshape(shape)
+
+    def array(self, x):
+        made = self.empty(x.shape, x.dtype)
+        made[...] = x
+        return made
+
+    def owns(self, x):
+        return isinstance(x, np.ndarray)
+
+    def address(self, a):
+        return a.ctypes.data
+
+    # Streams and graphs
+
+    @property
+    def work(self):
+        return getattr(self.running, "work", None)
+
+    def capturing(self):
+        return self.work is not None
+
+    def do(self, f):
+        """A kernel: now, or whenever the graph is launched."""
+        if self.work is None:
+            f()
+        else:
+            self.work.append(f)
+
+    def stream(self):
+        return 7
+
+    def new_pool(self):
+        pool = Pool(self)
+        self.pools.add(pool)
+        return pool
+
+    @contextmanager
+    def capture(self, pool):
+        """Note what is queued inside; gives a list that holds the graph afterwards."""
+        assert self.work is None
+        self.running.work = []
+        made = []
+        try:
+            yield made
+            if self.refuses:
+                raise RuntimeError(self.refuses)
+            graph = Graph(self.work)
+            self.graphs.add(graph)
+            made.append(graph)
+        finally:
+            self.running.work = None
+
+    def launch(self, graph):
+        self.launched += 1
+        for f in graph.work:
+            f()
+
+    def copy(self, to, what):
+        self.do(lambda: np.copyto(to, what))
+
+    def send(self, to, numbers):
+        """A few numbers of the host to an array of the device."""
+        assert self.work is None
+        self.copied.append(list(numbers))
+        to[0].view("float64")[...] = numbers
+        to[1] = [a % 2**64 if type(a) is int else 0 for a in numbers]
+
+    # Copies from the host: two streams, that wait for one another's events, and where each can be held up
+
+    def pinned(self, shape, dtype):
+        return np.zeros(shape, dtype)
+
+    def event(self):
+        return Event()
+
+    def new_stream(self):
+        return Stream()
+
+    def record(self, event, stream=None):
+        event.count += 1
+        (stream or self.main).queue.append(("record", event, event.count))
+
+    def wait(self, event, stream=None):
+        (stream or self.main).queue.append(("wait", event, event.count))
+
+    def wait_on_host(self, event):
+        while event.reached < event.count:
+            assert self.step_of_some_stream(), "the host waits for what never comes"
+
+    def copy_from_pinned(self, to, host, stream=None):
+        (stream or self.main).queue.append(("do", lambda: np.copyto(to, host)))
+
+    def step_of_some_stream(self, order=(0, 1)):
+        """Let the first stream that can do something do it."""
+        streams = [self.main, *Stream.others]
+        return any(n < len(streams) and streams[n].step() for n in order)
+
+    # Clock
+
+    def seconds(self, run):
+        assert self.work is None, "there is no clock in a capture"
+        run()
+        self.timed += 1
+        return self.clock.get(self.timed, self.timed)
+
+
+class Choices:
+    """What is fastest, not kept."""
+
+    def find(self, plan):
+        return None
+
+    def keep(self, plan, choice):
+        pass
+
+
+class Problem:
+    """Descriptors, and the interpreter that carries them out."""
+
+    refused = frozenset()  # epilogues without an algorithm
+
+    def __init__(self, runtime, plan):
+        self.runtime, self.plan = runtime, plan
+
+    def candidates(self, handle):
+        if int(self.plan.epilogue) in self.refused:
+            return []
+        return [Algorithm(bytes([n]) + CODE[1:], 1024 * n) for n in range(3)]
+
+    def checked(self, handle, code):
+        return Algorithm(code, 0) if code[1:] == CODE[1:] else None
+
+    def run(self, handle, algorithm, a, b, d, bias, aux, workspace, stream):
+        assert (workspace != 0) == (algorithm.workspace != 0)
+        plan = self.plan
+        assert not any(
+            (address | layout.stride * SIZES[layout.dtype]) % alignment
+            for address, layout, alignment in zip((a, b, d), (plan.a, plan.b, plan.d), plan.alignments, strict=True)
+        )
+        real = np.dtype(plan.d.dtype)
+        matrices = [
+            at(address, (plan.batch - 1) * layout.stride + layout.extent, real)
+            for address, layout in ((a, plan.a), (b, plan.b), (d, plan.d))
+        ]
+        vectors = at(bias, plan.batch * plan.m, real) if bias else None
+        kept = at(aux, plan.aux_bytes, np.dtype("uint8")) if aux else None
+        self.runtime.do(lambda: cublaslt.matmul(plan, *matrices, vectors, kept))
+
+
+def at(address, size, dtype):
+    """Memory by its address."""
+    return np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(address), dtype)

@@ -1,0 +1,147 @@
+"""Where CUDA is not, or not whole: what is said, and that nothing else is the worse for it."""
+
+import ctypes
+import sys
+import types
+
+import pytest
+from tinynet_backends import BackendUnavailable, get_backend, switch
+from tinynet_backends.cuda import lt
+
+import tinynet as tn
+from tinynet.cli import main
+
+LONG = """libnvrtc.so.13: cannot open shared object file
+
+================================================================
+CuPy is installed, and the rest of this text explains at length.
+"""
+
+
+class FakeCupy(types.ModuleType):
+    """CuPy as far as it comes."""
+
+    def __init__(self, devices=1, count=None, compiles=None):
+        super().__init__("cupy")
+
+        def get_device_count():
+            if count is not None:
+                raise count
+            return devices
+
+        class Device:
+            def __init__(self, number):
+                self.id = number
+                self.mem_info = 900, 1000
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *args):
+                return None
+
+        def arange(n):
+            if compiles is not None:
+                raise compiles
+            return n
+
+        runtime = types.SimpleNamespace(getDeviceCount=get_device_count)
+        self.cuda = types.SimpleNamespace(runtime=runtime, Device=Device)
+        self.arange = arange
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """Puts a CuPy, or None, in the place of the one that is installed, if one is."""
+
+    def put(fake):
+        monkeypatch.setitem(sys.modules, "cupy", fake)
+        monkeypatch.setitem(sys.modules, "array_api_compat.cupy", fake)
+        monkeypatch.delattr(sys.modules["array_api_compat"], "cupy", raising=False)
+
+    import array_api_compat
+
+    assert array_api_compat
+    switch._load.cache_clear()
+    yield put
+    switch._load.cache_clear()
+
+
+NO_DRIVER = RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version")
+INSTALL = "install one of the extras cuda12 and cuda13, whichever fits the driver"
+CASES = {
+    "no CuPy": (None, f"backend 'cupy' cannot be imported (import of cupy halted; None in sys.modules): {INSTALL}"),
+    "no driver": (
+        FakeCupy(count=NO_DRIVER),
+        f"backend 'cupy' finds no CUDA device ({NO_DRIVER}): check the driver, or use 'numpy'",
+    ),
+    "no device": (FakeCupy(devices=0), "backend 'cupy' finds no CUDA device: check the driver, or use 'numpy'"),
+    "no toolkit": (
+        FakeCupy(compiles=RuntimeError(LONG)),
+        f"backend 'cupy' cannot use its device (libnvrtc.so.13: cannot open shared object file): {INSTALL}",
+    ),
+    "no headers": (
+        FakeCupy(compiles=ImportError("cuda_fp16.h is missing")),
+        f"backend 'cupy' cannot use its device (cuda_fp16.h is missing): {INSTALL}",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_missing_is_said_in_one_line(case, cupy, capsys):
+    fake, said = CASES[case]
+    cupy(fake)
+    with pytest.raises(BackendUnavailable) as e:
+        get_backend("cupy")
+    assert str(e.value) == said
+    assert get_backend("auto").name in ("numba", "numpy")
+    assert main(["info"]) == 0
+    out = capsys.readouterr()
+    assert f"  cupy    not here: {said}\n" in out.out
+    assert out.err == ""
+
+
+def test_a_cupy_that_cannot_load_its_libraries(cupy, monkeypatch):
+    cupy(FakeCupy())
+    monkeypatch.setitem(sys.modules, "array_api_compat.cupy", None)
+    with pytest.raises(BackendUnavailable, match="backend 'cupy' cannot be imported .*: install one of the extras"):
+        get_backend("cupy")
+
+
+def test_a_device_that_is_not_there(cupy):
+    cupy(FakeCupy(devices=2))
+    with pytest.raises(BackendUnavailable) as e:
+        get_backend("cupy:2:tf32")
+    assert str(e.value) == "backend 'cupy:2' is not there: devices are 0 to 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cupy:gpu", "backend 'cupy' numbers its devices, not 'gpu': write 'cupy:0'"),
+        ("cupy:0:fp8", "backend 'cupy' has no precision 'fp8': choose from float32, tf32, bf16"),
+        ("cupy:tf32:1", "backend 'cupy' numbers its devices, not 'tf32': write 'cupy:0'"),
+        ("cupy:-1", "backend 'cupy' numbers its devices, not '-1': write 'cupy:0'"),
+    ],
+)
+def test_names_that_are_none(name, said, cupy):
+    cupy(FakeCupy())
+    with pytest.raises(ValueError) as e:
+        get_backend(name)
+    assert str(e.value) == said
+
+
+def test_without_cublaslt(cupy, monkeypatch):
+    def missing(name, *args, **options):
+        raise OSError(f"{name}: cannot open shared object file\nand so on")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
+    monkeypatch.setattr(lt, "_found", [])
+    cupy(FakeCupy())
+    with pytest.raises(BackendUnavailable) as e:
+        tn.get_backend("cupy")
+    last = lt._names()[-1]
+    assert str(e.value) == (
+        f"backend 'cupy' cannot use its device (cublasLt cannot be loaded ({last}: cannot open shared object file)): {INSTALL}"
+    )

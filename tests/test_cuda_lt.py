@@ -1,0 +1,94 @@
+"""The binding of cublasLt, on the real library where it is: everything up to the handle works without a driver."""
+
+import ctypes
+import gc
+import re
+from pathlib import Path
+
+import pytest
+from tinynet_backends.cuda import lt
+from tinynet_backends.cuda.plan import Array, Epilogue, plan, variants
+
+
+@pytest.fixture(scope="module")
+def library():
+    try:
+        return lt.library()
+    except OSError as e:
+        pytest.skip(f"{e}: pip install nvidia-cublas")
+
+
+def arrays(batch, *shapes):
+    """Arrays in rows; with leading axes where there is a batch."""
+    axes = (batch,) if batch else ()
+    return [Array((*axes, r, c), (r * c, c, 1)[-len(axes) - 2 :], "float32") for r, c in shapes]
+
+
+EPILOGUES = [1, 2, 4, 6, 130, 134, 136, 152, 32, 36, 160, 164, 192, 208, 256]
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+@pytest.mark.parametrize("batch", [0, 3])
+def test_the_library_takes_every_descriptor(library, precision, batch):
+    for epilogue in EPILOGUES:
+        made = plan(*arrays(batch, (64, 784), (784, 10), (64, 10)), precision, epilogue)
+        for variant in variants(made):
+            problem = lt.Problem(library, variant)
+            assert problem.get("epilogue", ctypes.c_uint32) == epilogue
+            assert problem.get("transa", ctypes.c_int32) == 0
+            assert problem.get("transb", ctypes.c_int32) == 0
+            if variant.epilogue.has_aux:
+                assert problem.get("aux_ld", ctypes.c_int64) == variant.aux_ld
+                assert problem.get("aux_stride", ctypes.c_int64) == variant.aux_stride
+            if variant.epilogue.has_bias:
+                assert problem.get("bias", ctypes.c_void_p)
+                assert problem.get("bias_stride", ctypes.c_int64) == (10 if batch else 0)
+    del problem
+    gc.collect()
+
+
+def test_transposed_operands_say_so(library):
+    x, w, out = arrays(0, (64, 784), (784, 10), (64, 10))
+    turned = Array((784, 10), (1, 784), "float32")
+    problem = lt.Problem(library, plan(x, turned, out))
+    assert problem.get("transa", ctypes.c_int32) == 1
+    problem = lt.Problem(library, plan(Array((64, 784), (1, 64), "float32"), w, out))
+    assert problem.get("transb", ctypes.c_int32) == 1
+
+
+def test_what_it_refuses_is_said(library):
+    with pytest.raises(lt.LtError) as e:
+        library.call("cublasLtMatmulDescCreate", None, 68, 0)
+    assert str(e.value) == "cublasLtMatmulDescCreate of cublasLt failed with CUBLAS_STATUS_INVALID_VALUE (7)"
+    assert library.version >= 120000
+
+
+def test_our_numbers_are_the_header_s(library):
+    header = Path(library._library._name).parents[1] / "include" / "cublasLt.h"
+    if not header.exists():
+        pytest.skip("the wheel brought no header")
+    text = header.read_text("utf-8") + header.with_name("cublas_api.h").read_text("utf-8")
+    values = dict(re.findall(r"(CUBLAS\w+)\s*=\s*([^,/\n]+)", text))
+
+    def number(name):
+        return eval(re.sub(r"CUBLAS\w+", lambda m: str(number(m[0])), values[name]))
+
+    desc = {"transa": "TRANSA", "transb": "TRANSB", "epilogue": "EPILOGUE", "bias": "BIAS_POINTER",
+            "bias_stride": "BIAS_BATCH_STRIDE", "aux": "EPILOGUE_AUX_POINTER", "aux_ld": "EPILOGUE_AUX_LD",
+            "aux_stride": "EPILOGUE_AUX_BATCH_STRIDE", "bias_type": "BIAS_DATA_TYPE"}  # fmt: skip
+    assert {k: number(f"CUBLASLT_MATMUL_DESC_{v}") for k, v in desc.items()} == lt.DESC
+    layout = {"batch": "BATCH_COUNT", "stride": "STRIDED_BATCH_OFFSET"}
+    assert {k: number(f"CUBLASLT_MATRIX_LAYOUT_{v}") for k, v in layout.items()} == lt.LAYOUT
+    preference = {"workspace": "MAX_WORKSPACE_BYTES"} | {k: f"MIN_ALIGNMENT_{k.upper()}_BYTES" for k in "abcd"}
+    assert {k: number(f"CUBLASLT_MATMUL_PREF_{v}") for k, v in preference.items()} == lt.PREFERENCE
+    compute = {"float32": "32F", "bf16": "32F", "tf32": "32F_FAST_TF32", "float64": "64F"}
+    assert {k: number(f"CUBLAS_COMPUTE_{v}") for k, v in compute.items()} == lt.COMPUTE
+    assert number("CUBLAS_STATUS_NOT_SUPPORTED") == lt.NO_ALGORITHM
+    names = {
+        "DEFAULT": Epilogue.NONE, "RELU": Epilogue.RELU, "BIAS": Epilogue.BIAS, "RELU_AUX": Epilogue.RELU_KEEP,
+        "RELU_AUX_BIAS": Epilogue.RELU_KEEP | Epilogue.BIAS, "DRELU": Epilogue.DRELU, "GELU": Epilogue.GELU,
+        "DRELU_BGRAD": Epilogue.DRELU | Epilogue.BIAS_GRADIENT, "GELU_AUX": Epilogue.GELU_KEEP, "DGELU": Epilogue.DGELU,
+        "DGELU_BGRAD": Epilogue.DGELU | Epilogue.BIAS_GRADIENT, "BGRADA": Epilogue.SUM_A,
+        "GELU_AUX_BIAS": Epilogue.GELU_KEEP | Epilogue.BIAS,
+    }  # fmt: skip
+    assert {name: number(f"CUBLASLT_EPILOGUE_{name}") for name in names} == {k: int(v) for k, v in names.items()}

@@ -1,0 +1,363 @@
+"""Products for cublasLt, planned and then carried out by an interpreter of its descriptors, equal the portable ones."""
+
+import itertools
+import json
+from functools import partial
+
+import cublaslt
+import fake_cuda
+import numpy as np
+import pytest
+from tinynet_backends import Backend, get_backend
+from tinynet_backends.cuda import plan as plans
+from tinynet_backends.cuda.plan import Epilogue
+from tinynet_backends.cuda.products import Products
+from tinynet_backends.cuda.tune import Choice, Choices, fastest, key
+
+import tinynet as tn
+
+RNG = np.random.default_rng(0)
+PORTABLE = get_backend("numpy")
+MACHINE = {"gpu": "fake", "driver": 1, "cublaslt": 2}
+RTOL = {"float64": 1e-12, "float32": 2e-6, "tf32": 2e-3, "bf16": 2e-2}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("TINYNET_CACHE", str(tmp_path))
+
+
+def products(precision="float32", runtime=None):
+    rt = runtime or fake_cuda.Runtime()
+    return Products(rt, partial(fake_cuda.Problem, rt), None, Choices(MACHINE), precision)
+
+
+def real(*shape):
+    return RNG.standard_normal(shape)
+
+
+def near(got, wanted, precision):
+    """To within the precision's rounding of numbers of the size that was added up."""
+    scale = max(1.0, float(np.abs(wanted).max())) if wanted.size else 1.0
+    assert got.shape == wanted.shape
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=RTOL[precision] * scale * 4)
+
+
+# How an operand of a given shape may lie in memory
+LYING = {
+    "in rows": lambda put, x: put(x),
+    "in columns": lambda put, x: put(x.swapaxes(-1, -2)).swapaxes(-1, -2),
+    "rows apart": lambda put, x: put(np.pad(x, [(0, 0)] * (x.ndim - 1) + [(2, 3)], constant_values=np.nan))[..., 2:-3],
+    "columns apart": lambda put, x: LYING["rows apart"](put, x.swapaxes(-1, -2)).swapaxes(-1, -2),
+    "every other row": lambda put, x: put(np.repeat(x, 2, axis=-2))[..., ::2, :],
+    "every other column": lambda put, x: put(np.repeat(x, 2, axis=-1))[..., ::2],
+    "backwards": lambda put, x: put(x[..., ::-1, ::-1])[..., ::-1, ::-1],
+    "all rows alike": lambda put, x: np.broadcast_to(put(x[..., :1, :]), x.shape),
+}
+SHAPES = [(4, 3, 5), (8, 16, 8), (1, 7, 3), (17, 10, 1)]
+
+
+def kind(precision):
+    return "float64" if precision == "float64" else "float32"
+
+
+@pytest.mark.parametrize("precision", ["float64", "bf16"])
+@pytest.mark.parametrize(("x_lies", "w_lies"), [*itertools.product(LYING, LYING)])
+def test_affine_in_every_layout(x_lies, w_lies, precision):
+    p = products(precision)
+    for n, i, o in SHAPES:
+        put = lambda a: p.runtime.array(a.astype(kind(precision)))  # noqa: E731
+        x, w, b = LYING[x_lies](put, real(n, i)), LYING[w_lies](put, real(i, o)), put(real(o))
+        for bias in (b, None):
+            near(p.affine(x, w, bias), Backend.affine(PORTABLE, x, w, bias), precision)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("x_lies", "dy_lies", "w_lies"), [(a, b, c) for a in LYING for b, c in zip(LYING, [*LYING][1:], strict=False)]
+)
+def test_affine_grad_in_every_layout(x_lies, dy_lies, w_lies, precision):
+    p = products(precision)
+    for n, i, o in SHAPES:
+        put = lambda a: p.runtime.array(a.astype(kind(precision)))  # noqa: E731
+        x, w, dy = LYING[x_lies](put, real(n, i)), LYING[w_lies](put, real(i, o)), LYING[dy_lies](put, real(n, o))
+        dx, dw, db = Backend.affine_grad(PORTABLE, dy, x, w, True)
+        near(p.input_gradient(dy, w), dx, precision)
+        for got, wanted in zip(p.weight_gradient(x, dy, True), (dw, db), strict=True):
+            near(got, wanted, precision)
+        assert p.weight_gradient(x, dy, False)[1] is None
+
+
+@pytest.mark.parametrize("precision", ["float64", "bf16"])
+@pytest.mark.parametrize("x_axes", [(3,), (), (1,), (2, 3)])
+@pytest.mark.parametrize("w_axes", [(3,), (), (2, 3), (2, 1)])
+def test_leading_axes_are_a_batch(x_axes, w_axes, precision):
+    p = products(precision)
+    put = lambda a: p.runtime.array(a.astype(kind(precision)))  # noqa: E731
+    for lies in ("in rows", "in columns", "rows apart"):
+        x, w = LYING[lies](put, real(*x_axes, 5, 6)), LYING[lies](put, real(*w_axes, 6, 3))
+        axes = np.broadcast_shapes(x_axes, w_axes)
+        b, dy = put(real(*axes, 3)), put(real(*axes, 5, 3))
+        got = p.affine(x, w, b)
+        uneven = axes == (2, 3) and {x_axes, w_axes} & {(3,), (1, 3), (2, 1)}
+        assert (got is None) == bool(uneven)
+        if uneven:
+            continue
+        near(got, Backend.affine(PORTABLE, x, w, b), precision)
+        _, dw, db = Backend.affine_grad(PORTABLE, dy, x, np.broadcast_to(w, (*axes, 6, 3)), True)
+        for mine, wanted in zip(p.weight_gradient(x, dy, True), (dw, db), strict=True):
+            near(mine, wanted, precision)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_matrices_that_lie_unusually_one_after_another(precision):
+    p = products(precision)
+    put = lambda a: p.runtime.array(a.astype("float32"))  # noqa: E731
+    w = put(real(3, 6, 4))
+    for x in (put(real(3, 5, 6))[::-1], put(real(3, 7, 6))[:, 1:6], put(real(3, 31)).reshape(3, 31)[:, :30].reshape(3, 5, 6),
+              np.lib.stride_tricks.sliding_window_view(put(real(7, 6)), 5, axis=0).swapaxes(1, 2)):  # fmt: skip
+        near(p.affine(x, w, None), x @ w, precision)
+        near(p.affine(x, w[::-1], None), x @ w[::-1], precision)
+
+
+@pytest.mark.parametrize("last", [3, 6, 9])
+def test_every_variant_gives_the_result(last):
+    p = products("tf32")
+    rt = p.runtime
+    rt.clock = dict.fromkeys(range(1, 10), 1.0) | {last: 0.5}
+    x, w = rt.array(real(8, 15).astype("float32")), rt.array(real(15, 10).astype("float32"))
+    for _ in range(2):
+        near(p.affine(x, w, None), x @ w, "tf32")
+    assert p._ready[p.planned(x, w)].plan.copied == {3: "", 6: "ab", 9: "abd"}[last]
+
+
+def test_sums_are_written_to_vectors_that_lie_together():
+    p = products()
+    x, w, sums = (p.runtime.array(real(*s).astype("float32")) for s in ((5, 3), (3, 4), (4, 2)))
+    assert p.product(x, w, Epilogue.SUM_A, sums[:, 0]) is None
+    near(p.product(x, w, Epilogue.BIAS, sums[:, 0]), x @ w + sums[:, 0], "float32")
+
+
+@pytest.mark.parametrize("shapes", [((0, 3), (3, 4)), ((5, 0), (0, 4)), ((5, 3), (3, 0)), ((0, 5, 3), (0, 3, 4))])
+def test_nothing_to_compute_is_left_to_the_portable_operation(shapes):
+    p = products()
+    assert p.affine(*[p.runtime.array(np.zeros(s, "float32")) for s in shapes], None) is None
+
+
+def test_other_dtypes_and_shapes_are_left_to_the_portable_operation():
+    p = products()
+    x, w = p.runtime.array(np.ones((2, 3), "float32")), p.runtime.array(np.ones((3, 4)))
+    assert p.affine(x, w, None) is None
+    assert p.affine(x.astype("int32"), w.astype("int32"), None) is None
+    assert p.affine(x[0], w.astype("float32"), None) is None
+    assert p.product(x, w.astype("float32"), Epilogue.BIAS, p.runtime.array(np.ones(3, "float32"))) is None
+
+
+ACTIVATIONS = {Epilogue.RELU: tn.ReLU(), Epilogue.GELU: tn.GELU(approximate=True)}
+
+
+@pytest.mark.parametrize("precision", RTOL)
+@pytest.mark.parametrize("which", ACTIVATIONS)
+@pytest.mark.parametrize("axes", [(), (3,)])
+def test_activations_and_their_gradients_in_the_epilogue(which, axes, precision):
+    layer, p = ACTIVATIONS[which], products(precision)
+    put = lambda a: p.runtime.array(a.astype(kind(precision)))  # noqa: E731
+    for n, i, o, o2 in ((4, 3, 5, 2), (1, 1, 1, 1), (130, 10, 131, 7), (16, 16, 128, 16)):
+        x, w, b = put(real(*axes, n, i)), put(real(*axes, i, o)), put(real(*axes, o))
+        z = Backend.affine(PORTABLE, x, w, b)
+        wanted = layer.f(np, z)
+        for extra in (Epilogue.BIAS, Epilogue.NONE):
+            plain = z if extra == Epilogue.BIAS else Backend.affine(PORTABLE, x, w)
+            got = p.product(x, w, which | extra & Epilogue.BIAS, b if extra == Epilogue.BIAS else None)
+            near(got, layer.f(np, plain), precision)
+        forward = which | Epilogue.KEEP | Epilogue.BIAS
+        aux = p.runtime.empty((p.planned(x, w, forward).aux_bytes,), "uint8")
+        near(p.product(x, w, forward, b, aux), wanted, precision)
+        # through the next layer's weights, back to before the activation; and the bias gradient there
+        dy, w2 = put(real(*axes, n, o2)), put(real(*axes, o, o2))
+        sums = p.runtime.empty((*axes, o), kind(precision))
+        back = Epilogue.DRELU if which == Epilogue.RELU else Epilogue.DGELU
+        dz = p.product(dy, w2.swapaxes(-1, -2), back | Epilogue.BIAS_GRADIENT, sums, aux)
+        # where rounding may have moved an input across ReLU's corner, either side is right
+        clear = np.abs(z) > 8 * RTOL[precision] * max(1, np.abs(z).max())
+        dx = Backend.affine_grad(PORTABLE, dy, np.zeros_like(z), w2, False)[0]
+        expected = layer.df(np, dx, z, wanted)
+        near(np.where(clear, dz, 0), np.where(clear, expected, 0), precision)
+        near(sums, dz.sum(axis=-2), precision)
+        near(p.product(dy, w2.swapaxes(-1, -2), back, None, aux), dz, precision)
+
+
+def test_nothing_but_results_is_written():
+    p = products("bf16")
+    rt = p.runtime
+    x, w, b = (rt.array(real(*s).astype("float32")) for s in ((5, 3), (3, 7), (7,)))
+    before, end = rt.memory.copy(), rt.next
+    p.affine(x, w, b)
+    np.testing.assert_array_equal(rt.memory[:end], before[:end])
+
+
+def test_operands_in_either_order_are_not_copied():
+    for shape, strides in (
+        ((6, 8), (8, 1)),
+        ((6, 8), (1, 6)),
+        ((6, 8), (24, 1)),
+        ((6, 8), (1, 100)),
+        ((3, 6, 8), (48, 8, 1)),
+    ):
+        x = plans.Array(shape, strides, "float32")
+        w = plans.Array((8, 4), (4, 1), "float32")
+        out = plans.Array((*shape[:-1], 4), (24, 4, 1)[-len(shape) :], "float32")
+        assert plans.plan(x, w, out).copied == ""
+        assert plans.plan(x, w, out, "tf32").copied == ""
+        assert plans.plan(x, w, out, "bf16").copied == "ab"
+
+
+def test_odd_widths_are_tried_with_padding_where_tensor_cores_work():
+    x, w, out = (plans.Array(s, (s[1], 1), "float32") for s in ((64, 784), (784, 10), (64, 10)))
+    assert [p.copied for p in plans.variants(plans.plan(x, w, out, "float32"))] == [""]
+    assert [p.copied for p in plans.variants(plans.plan(x, w, out, "tf32"))] == ["", "a", "ad"]
+    assert [p.copied for p in plans.variants(plans.plan(x, w, out, "bf16"))] == ["ab", "abd"]
+    for variant in plans.variants(plans.plan(x, w, out, "bf16")):
+        assert (variant.a.ld, variant.b.ld) == (16, 784)
+    even = plans.Array((784, 16), (16, 1), "float32")
+    out = plans.Array((64, 16), (16, 1), "float32")
+    assert [p.copied for p in plans.variants(plans.plan(x, even, out, "tf32"))] == [""]
+    off = plans.Array((784, 16), (16, 1), "float32", alignment=4)
+    assert [p.copied for p in plans.variants(plans.plan(x, off, out, "tf32"))] == ["", "a"]
+
+
+def test_the_alignment_that_is_promised_is_there():
+    rt = fake_cuda.Runtime()
+    a = rt.empty((9, 8), "float32")
+    found = [plans.Array.of(v, rt.address(v)).alignment for v in (a, a[1:], a[:, 1:], a[:, 2:], a[:, 4:])]
+    assert found == [256, 32, 4, 8, 16]
+
+
+# Tuning
+
+
+def test_the_fastest_variant_is_taken_and_the_choice_is_kept():
+    p = products("tf32")
+    rt = p.runtime
+    x, w = rt.array(real(8, 16).astype("float32")), rt.array(real(16, 10).astype("float32"))
+    rt.clock = dict.fromkeys(range(1, 10), 1.0) | {5: 0.5}  # the second of the second variant
+    wanted = p.affine(x, w, None)
+    planned = p.planned(x, w)
+    assert rt.timed == 9
+    assert p._ready[planned].plan.copied == "a"
+    assert p._ready[planned].algorithm.code[0] == 1
+    p.affine(x, w, None)
+    assert rt.timed == 9
+    other = products("tf32", rt)  # another process
+    near(other.affine(x, w, None), wanted, "tf32")
+    assert rt.timed == 9
+    assert other._ready[planned].plan.copied == "a"
+
+
+def test_choices_are_a_machine_s_own(tmp_path):
+    p = plans.plan(*(plans.Array(s, (s[1], 1), "float32") for s in ((4, 3), (3, 2), (4, 2))))
+    Choices(MACHINE).keep(p, Choice(0, fake_cuda.CODE))
+    assert Choices(MACHINE).find(p) == Choice(0, fake_cuda.CODE)
+    for name in MACHINE:
+        assert Choices(MACHINE | {name: "another"}).find(p) is None
+
+
+@pytest.mark.parametrize("damage", ["", "{", "null", "[]", "cut", "flip", "machine", "short", "binary"])
+def test_a_damaged_file_is_tuned_again(damage, caplog):
+    p = plans.plan(*(plans.Array(s, (s[1], 1), "float32") for s in ((4, 3), (3, 2), (4, 2))))
+    choices = Choices(MACHINE)
+    choices.keep(p, Choice(0, fake_cuda.CODE))
+    text = choices.path.read_text()
+    whole = json.loads(text)
+    code = fake_cuda.CODE.hex()
+    damaged = {
+        "cut": text[: len(text) // 2], "flip": text.replace(code, code[:-1] + "f"), "short": text.replace(code, code[:-2]),
+        "machine": json.dumps(whole | {"machine": {}}), "binary": None,
+    }.get(damage, damage)  # fmt: skip
+    if damaged is None:
+        choices.path.write_bytes(b"\xff\xfe\x00")
+    else:
+        assert damaged != text
+        choices.path.write_text(damaged)
+    with caplog.at_level("INFO", logger="tinynet"):
+        again = Choices(MACHINE)
+    assert again.find(p) is None
+    assert "timed again" in caplog.text
+    again.keep(p, Choice(1, fake_cuda.CODE))
+    assert Choices(MACHINE).find(p) == Choice(1, fake_cuda.CODE)
+
+
+def test_an_algorithm_that_no_longer_fits_is_tuned_again():
+    p = products()
+    x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
+    planned = p.planned(x, w)
+    for choice in (Choice(0, b"?" * 64), Choice(9, fake_cuda.CODE)):
+        p.choices.keep(planned, choice)
+        p._ready.clear()
+        before = p.runtime.timed
+        near(p.affine(x, w, None), x @ w, "float32")
+        assert p.runtime.timed > before
+
+
+def test_two_processes_add_to_one_file():
+    shapes = [((n, 3), (3, 2), (n, 2)) for n in (4, 5)]
+    first, second = Choices(MACHINE), Choices(MACHINE)
+    made = [plans.plan(*(plans.Array(s, (s[1], 1), "float32") for s in group)) for group in shapes]
+    first.keep(made[0], Choice(0, fake_cuda.CODE))
+    second.keep(made[1], Choice(0, fake_cuda.CODE))
+    assert all(Choices(MACHINE).find(p) for p in made)
+    assert len({key(p) for p in made}) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TINYNET_CACHE", str(tmp_path / "file"))
+    with caplog.at_level("INFO", logger="tinynet"):
+        p = products()
+        x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
+        near(p.affine(x, w, None), x @ w, "float32")
+    assert "found out anew in every process" in caplog.text
+
+
+def test_a_candidate_that_fails_is_out():
+    def fails():
+        raise RuntimeError("no")
+
+    assert fastest([fails, lambda: None, lambda: None], lambda run: (run(), 1.0)[1]) == 1
+    assert fastest([fails], lambda run: (run(), 1.0)[1]) is None
+    assert fastest([], lambda run: 0.0) is None
+
+
+@pytest.mark.parametrize("refused", [{4}, {256}, {4, 256}, {1, 4, 256}])
+def test_without_an_algorithm_for_the_epilogue_it_is_the_plain_product(refused, monkeypatch):
+    monkeypatch.setattr(fake_cuda.Problem, "refused", frozenset(refused))
+    p = products()
+    x, w, b, dy = (p.runtime.array(real(*s).astype("float32")) for s in ((5, 3), (3, 4), (4,), (5, 4)))
+    got, gradients = p.affine(x, w, b), p.weight_gradient(x, dy, True)
+    if 1 in refused:
+        assert got is None
+        assert gradients is None
+        return
+    near(got, x @ w + b, "float32")
+    near(gradients[0], x.T @ dy, "float32")
+    near(gradients[1], dy.sum(axis=0), "float32")
+
+
+def test_no_clock_runs_in_a_capture():
+    p = products()
+    x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
+    with p.runtime.capture(None) as made:
+        y = p.affine(x, w, None)
+    assert p.runtime.timed == 0
+    assert np.isnan(y).all()
+    p.runtime.launch(made[0])
+    near(y, x @ w, "float32")
+    assert p.planned(x, w) not in p._ready
+    p.affine(x, w, None)
+    assert p.runtime.timed > 0
+
+
+def test_the_interpreter_rounds_as_bfloat16_does():
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="the oracle for bfloat16")
+    x = np.concatenate([real(1000), [0.0, -0.0, 1e38, 3.0, 1e-30]]).astype("float32")
+    np.testing.assert_array_equal(cublaslt.rounded(x, "bf16"), x.astype(ml_dtypes.bfloat16).astype("float32"))

@@ -1,0 +1,104 @@
+"""What a step takes is known before it runs, and graphs go with their model."""
+
+import gc
+import tracemalloc
+import weakref
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from tinynet_backends import get_backend
+
+import tinynet as tn
+from tinynet.footprint import step_bytes
+
+
+def test_it_follows_from_shapes():
+    net = tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Residual(tn.Dense(8)), tn.Dense(3))
+    # outputs 8 + 8 + 8 + 3; vectors: gradient, good, update of theta and two slots, the slots
+    assert step_bytes(net, (5,), 100, 2, batch_size=10, itemsize=4) == 4 * (7 * 100 + 2 * 10 * 5 + 10 * 3 * 27)
+    more = step_bytes(net, (5,), 100, 2, batch_size=10, itemsize=8, accumulate=4, average=True)
+    assert more == 8 * (9 * 100 + 2 * 10 * 5 + 3 * 3 * 27)
+
+
+@pytest.mark.parametrize(("widths", "batch"), [((256, 256, 10), 4096), ((1024, 1024, 10), 64)])
+def test_it_is_near_what_is_taken(widths, batch):
+    net = tn.Sequential(*[layer for w in widths for layer in (tn.Dense(w), tn.ReLU())][:-1])
+    data = tn.Arrays(np.ones((batch, 64), "float32"), np.zeros(batch, "int64"))
+    model = tn.Model(net, 64)
+    parameters = model.theta.shape[0]
+    tracemalloc.start()
+    try:
+        reports = tn.train(model, tn.Loader(data, batch), tn.CrossEntropy(), tn.Adam(1e-3), steps=3)
+        for _ in reports:
+            pass
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    said = step_bytes(net, (64,), parameters, 2, batch_size=batch, itemsize=4)
+    assert 0.5 < said / taken < 2
+
+
+def test_a_backend_is_asked_before_anything_is_allocated(monkeypatch):
+    asked = []
+
+    def admit(needed, what):
+        asked.append((needed, what))
+        raise MemoryError(what)
+
+    model = tn.Model(tn.Sequential(tn.Dense(3)), 2)
+    monkeypatch.setattr(model.ops, "admit", admit)
+    loader = tn.Loader(tn.data.Spirals(n=64), 32)
+    with pytest.raises(MemoryError, match="training with batch_size 32"):
+        tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=1)
+    assert asked[0][0] > 0
+
+
+def test_a_model_goes_without_a_search_for_cycles():
+    gc.collect()
+    gc.disable()
+    try:
+        model = tn.Model(tn.Sequential(tn.Dense(3)), 2, backend=get_backend("numpy"))
+        for _ in range(3):
+            model.predict(np.ones((4, 2), "float32"))
+        model.fit(tn.data.Spirals(n=64), batch_size=32)
+        there = weakref.ref(model)
+        del model
+        assert there() is None
+    finally:
+        gc.enable()
+
+
+def test_everything_of_a_model_runs_on_its_device(monkeypatch):
+    """Whatever a model is asked, no array function runs while another device is the current one."""
+    ops, inside, outside = get_backend("numpy"), [], []
+
+    @contextmanager
+    def active():
+        inside.append(1)
+        try:
+            yield
+        finally:
+            inside.pop()
+
+    model = tn.Model(tn.Sequential(tn.Standardize(), tn.Dense(3)), 2, backend=ops)
+    monkeypatch.setattr(ops, "active", active)
+
+    class Watched(type(np)):
+        def __getattr__(self, name):
+            if not inside and name not in ("float32", "float64", "int64", "dtype"):
+                outside.append(name)
+            return getattr(np, name)
+
+    monkeypatch.setattr(ops, "xp", Watched("numpy"))
+    data = tn.data.Spirals(n=64)
+    model.fit(data, batch_size=32, epochs=2, validation=data)
+    model.predict(data)
+    model.predict_labels(data)
+    model.evaluate(data)
+    model.adapt(data)
+    loader = tn.Loader(data, 32)
+    reports = tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=4, ema=0.9)
+    for _ in reports:
+        assert not inside  # and the caller's device is the caller's
+    assert outside == []

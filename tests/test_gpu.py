@@ -1,0 +1,262 @@
+"""What can only be seen on a CUDA device; ``-m gpu``. The other tests run there too, with the backend "cupy"."""
+
+import gc
+import logging
+
+import numpy as np
+import pytest
+from test_layers import LAYERS, names
+from tinynet_backends import BackendUnavailable, get_backend
+from tinynet_backends.cuda import graph
+from tinynet_backends.cuda.plan import Epilogue
+
+import tinynet as tn
+from tinynet import verify
+
+pytestmark = pytest.mark.gpu
+
+DATA = tn.data.Blobs(70, n_features=5, n_classes=3, seed=1)
+PRECISIONS = {"float32": 1e-5, "tf32": 3e-3, "bf16": 2e-2}  # of the norm: what a product's operands are rounded to
+SHAPES = [(64, 784, 10), (4, 3, 4), (1, 1, 1), (130, 64, 128), (1024, 513, 257)]
+
+
+@pytest.fixture
+def ops():
+    try:
+        return get_backend("cupy")
+    except BackendUnavailable as e:
+        pytest.skip(str(e))
+
+
+def backend(precision):
+    try:
+        return get_backend("cupy" if precision == "float32" else f"cupy:{precision}")
+    except BackendUnavailable as e:
+        pytest.skip(str(e))
+
+
+def error(got, wanted):
+    return float(np.linalg.norm(got - wanted) / max(np.linalg.norm(wanted), 1e-30))
+
+
+def draw(*shape):
+    return np.random.default_rng().standard_normal(shape).astype("float32")
+
+
+# Products
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_products_and_their_gradients(precision, shape):
+    ops, (n, i, o) = backend(precision), shape
+    x, w, b, dy = draw(n, i), draw(i, o), draw(o), draw(n, o)
+    on = [ops.asarray(a) for a in (x, w, b, dy)]
+    x8, w8, dy8 = (a.astype("float64") for a in (x, w, dy))
+    got = [ops.affine(*on[:3]), *ops.affine_grad(on[3], on[0], on[1], True)]
+    for mine, wanted in zip(got, (x8 @ w8 + b, dy8 @ w8.T, x8.T @ dy8, dy8.sum(axis=0)), strict=True):
+        assert error(ops.to_numpy(mine), wanted) < PRECISIONS[precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("which", ["relu", "gelu"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_epilogues(precision, which, shape):
+    ops, (n, i, o) = backend(precision), shape
+    cp, products = ops._cp, ops._products
+    x, w, b, dy, w2 = (cp.asarray(a) for a in (draw(n, i), draw(i, o), draw(o), draw(n, 8), draw(o, 8)))
+    kind, back = {"relu": (Epilogue.RELU, Epilogue.DRELU), "gelu": (Epilogue.GELU, Epilogue.DGELU)}[which]
+    layer = tn.ReLU() if which == "relu" else tn.GELU(approximate=True)
+    forward = kind | Epilogue.KEEP | Epilogue.BIAS
+    aux = cp.full((products.planned(x, w, forward).aux_bytes,), 255, cp.uint8)
+    y = products.product(x, w, forward, b, aux)
+    if y is None:
+        pytest.skip(f"cublasLt has no algorithm for this epilogue, {precision} and {shape}")
+    z = (x.astype("float64") @ w.astype("float64") + b).get()
+    assert error(y.get(), layer.f(np, z)) < PRECISIONS[precision]
+    db = cp.full((o,), cp.nan, cp.float32)
+    dz = products.product(dy, w2.T, back | Epilogue.BIAS_GRADIENT, db, aux)
+    if dz is None:
+        pytest.skip(f"cublasLt has no algorithm for the gradient's epilogue, {precision} and {shape}")
+    dx = (dy.astype("float64") @ w2.T.astype("float64")).get()
+    clear = np.abs(z) > 0.05  # where rounding cannot have moved an input across ReLU's corner
+    wanted = layer.df(np, dx, z, layer.f(np, z))
+    assert error(np.where(clear, dz.get(), 0), np.where(clear, wanted, 0)) < 2 * PRECISIONS[precision]
+    assert error(db.get(), dz.get().astype("float64").sum(axis=0)) < 2 * PRECISIONS[precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_captured_product_writes_every_element_at_every_launch(precision):
+    ops = backend(precision)
+    x, w, b = (ops.asarray(draw(*s)) for s in ((64, 20), (20, 10), (10,)))
+    compiled = ops.compile(lambda w, b, x: ops.affine(x, w, b), w, b)
+    eager = ops.to_numpy(compiled(x)).copy()
+    for _ in range(4):
+        result = compiled(x)
+        np.testing.assert_array_equal(ops.to_numpy(result), eager)
+        result[...] = ops.xp.nan
+
+
+# Captured against as written
+
+
+@pytest.fixture
+def reasons(caplog):
+    caplog.set_level(logging.INFO, logger="tinynet")
+    return lambda: [r.getMessage() for r in caplog.records if "is not captured" in r.getMessage()]
+
+
+def as_written(monkeypatch):
+    monkeypatch.setattr(graph._Compilation, "__call__", lambda self, calls: self._as_written(calls))
+
+
+def poison(ops):
+    """Fill what the pool hands out with NaN, and give it back."""
+    for size in (1, 7, 64, 1000, 4096, 100_000, 1 << 20):
+        held = [ops._cp.full((size,), ops._cp.nan, ops._cp.float32) for _ in range(8)]
+        del held
+
+
+def trained(ops, net, poisoned=False, **options):
+    model = tn.Model(net, DATA.shape, backend=ops, seed=2)
+    loader = tn.Loader(DATA, 32, seed=2)
+    losses = []
+    for report in tn.train(
+        model, loader, tn.CrossEntropy(), options.pop("optimizer", tn.Adam(1e-2)), steps=12, **options
+    ):
+        losses.append(float(report.loss))
+        if poisoned:
+            poison(ops)
+    return ops.to_numpy(model.theta), ops.to_numpy(model.state), losses
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=names(LAYERS))
+def test_captured_steps_give_the_bits_of_steps_as_written(layer, ops, reasons, monkeypatch):
+    net = tn.Sequential(tn.Dense(4), layer, tn.Dense(3))
+    captured = trained(ops, net, poisoned=True)
+    assert reasons() == []
+    with monkeypatch.context() as patch:
+        as_written(patch)
+        wanted = trained(ops, net)
+    for a, b in zip(captured, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [tn.SGD(0.1, momentum=0.9), tn.Adam(l2=0.1), tn.AdamW(tn.schedules.Cosine(0.05, 9)), tn.Lion()],
+    ids=repr,
+)
+def test_rates_and_corrections_are_read_at_every_launch(optimizer, ops, reasons, monkeypatch):
+    net = tn.Sequential(tn.Dense(4), tn.Tanh(), tn.Dropout(0.3), tn.Dense(3))
+    options = {"optimizer": optimizer, "clip": 0.5, "accumulate": 2, "ema": 0.9}
+    captured = trained(ops, net, poisoned=True, **options)
+    assert reasons() == []
+    with monkeypatch.context() as patch:
+        as_written(patch)
+        wanted = trained(ops, net, **options)
+    for a, b in zip(captured, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_several_steps_in_one_launch(ops):
+    theta = [ops.zeros((1000,), ops.dtype("float32")) for _ in range(2)]
+    steps = [ops.compile(lambda t, x, r: ops.update(lambda xp, a, g, r: (a + r * g,), [t], [x], r), t) for t in theta]
+    for n in range(4):
+        calls = [(ops.asarray(draw(1000)), 0.1 * n + k) for k in range(8)]
+        steps[0].several(calls)
+        for call in calls:
+            steps[1](*call)
+    np.testing.assert_array_equal(ops.to_numpy(theta[0]), ops.to_numpy(theta[1]))
+
+
+@pytest.mark.filterwarnings("ignore")  # allow_synchronize is called experimental, or deprecated
+def test_nothing_waits_for_the_device_between_two_looks_at_the_loss(ops):
+    import cupyx
+
+    model = tn.Model(tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dense(3)), 2, backend=ops)
+    loader = tn.Loader(tn.data.Spirals(n=10**6), 256)
+    reports = tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=64)
+    for _ in range(5):
+        next(reports)
+    with cupyx.allow_synchronize(False):
+        for _ in range(40):
+            next(reports)
+
+
+# The same on every device
+
+
+def test_all_that_is_promised_holds(ops):
+    """Gradients, replacements, golden data and weights, checkpoints."""
+    assert verify.verify([ops.name])
+
+
+def test_a_run_goes_from_the_host_to_the_device_and_back(ops, tmp_path):
+    net = tn.Sequential(tn.Dense(16, bias=False), tn.BatchNorm(), tn.ReLU(), tn.Dense(3))
+    options = {"batch_size": 32, "optimizer": tn.Adam(1e-2)}
+    whole = tn.Model(net, DATA.shape, seed=3)
+    whole.fit(DATA, epochs=6, **options)
+    for epochs, place in ((2, "numpy"), (4, ops), (6, "numpy")):
+        model = tn.Model(net, DATA.shape, seed=3, backend=place)
+        model.fit(DATA, epochs=epochs, checkpoint=tmp_path / "run", resume=True, **options)
+    assert error(model.theta, whole.theta) < 1e-3  # float32 sums in another order, through Adam's square roots
+    there = model.to(ops)
+    assert there.to("numpy").theta.tobytes() == model.theta.tobytes()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_learns(precision):
+    model = tn.Model(tn.Sequential(tn.Dense(64), tn.ReLU(), tn.Dense(3)), 2, backend=backend(precision))
+    assert model.theta.dtype == np.float32
+    model.fit(tn.data.Blobs(4096, n_features=2, n_classes=3, seed=1), batch_size=128, optimizer=tn.Adam(1e-2), epochs=4)
+    assert model.evaluate(tn.data.Blobs(4096, n_features=2, n_classes=3, seed=1))["accuracy"] > 0.8
+
+
+# Memory, and several devices
+
+
+def test_graphs_give_their_memory_back_with_the_model(ops):
+    cp, room = ops._cp, ops._runtime.room
+
+    def run():
+        model = tn.Model(tn.Sequential(tn.Dense(512), tn.ReLU(), tn.Dense(3)), 5, backend=ops)
+        model.fit(DATA, batch_size=32, epochs=3)
+        assert room._of_graphs() > 0
+
+    gc.collect()
+    before = room._of_graphs()
+    run()
+    gc.collect()
+    cp.get_default_memory_pool().free_all_blocks()
+    assert room._of_graphs() == before
+
+
+def test_running_out_is_an_error_that_one_can_go_on_from(ops, monkeypatch):
+    room = ops._runtime.room
+    monkeypatch.setattr(room, "limit", room.used + (64 << 20))
+    room.share()
+    model = tn.Model(tn.Sequential(tn.Dense(4096), tn.ReLU(), tn.Dense(3)), 5, backend=ops)
+    big = tn.Arrays(np.ones((2**17, 5), "float32"), np.zeros(2**17, "int64"))
+    with pytest.raises(MemoryError, match="take a smaller batch_size, or accumulate="):
+        model.fit(big, batch_size=2**17)
+    with pytest.raises(MemoryError, match="the device has no more memory: .* are in use: take a smaller batch_size"):
+        model.predict(big, batch_size=2**17)
+    model.fit(DATA, batch_size=32)
+    assert np.isfinite(ops.to_numpy(model.theta)).all()
+    monkeypatch.undo()
+    room.share()
+
+
+def test_a_second_device_leaves_the_first_alone(ops):
+    cp = ops._cp
+    if cp.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("this machine has one device")
+    second = get_backend("cupy:1")
+    with cp.cuda.Device(0):
+        before = cp.get_default_memory_pool().used_bytes()
+    model = tn.Model(tn.Sequential(tn.Dense(64), tn.ReLU(), tn.Dense(3)), 5, backend=second)
+    model.fit(DATA, batch_size=32, epochs=3, validation=DATA)
+    model.predict(DATA)
+    assert cp.cuda.Device().id == 0
+    assert cp.get_default_memory_pool().used_bytes() == before

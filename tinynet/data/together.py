@@ -1,0 +1,56 @@
+"""The batches of many networks: several loaders over one data set, their batches side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from tinynet_backends import Backend
+
+from tinynet.data.dataset import Batch
+from tinynet.data.loader import _STRETCH, Loader, _host
+from tinynet.data.sampling import Sequential
+
+
+class Together:
+    """Step t -> the t-th batch of each loader: inputs (m, n, *shape), targets (m, n) or (m, n, o), weights (m, n).
+
+    The loaders are alike but for their seeds. Where all draw the same samples, these are had once, and the inputs of
+    all are (1, n, *shape).
+    """
+
+    def __init__(self, loaders: Sequence[Loader]) -> None:
+        first = self.first = loaders[0]
+        self.data, self.steps_per_epoch, self.batch_size = first.data, first.steps_per_epoch, first.batch_size
+        self.loaders = loaders
+        self.alike = isinstance(first.order, Sequential) or all(a.seed == first.seed for a in loaders)
+        self._kept: tuple[tuple[int, int], Batch] | None = None  # the stretch that was made last
+
+    def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
+        """The batches of a step on ``ops``."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        whole = self.data.n // self.batch_size  # batches of an epoch that are; one that is not has a stretch of its own
+        span = min(16, max(1, _STRETCH // (len(self.loaders) * self.batch_size * prod(self.data.shape))))
+        first = place - place % span if place < whole else place
+        if self._kept is None or self._kept[0] != (epoch, first):
+            steps = min(span, whole - first) if place < whole else 1
+            maker = _host(ops) if self.first.made_on_host(ops) else ops
+            self._kept = (epoch, first), self._stretch(epoch, first, steps, maker, dtype)
+        x, y, weight = (None if a is None else ops.asarray(a[place - first, ...]) for a in self._kept[1])
+        return Batch(x, y, weight)
+
+    def _stretch(self, epoch: int, first: int, steps: int, ops: Backend, dtype: str) -> Batch:
+        """The batches of steps of one size, (steps, …), on ``ops``."""
+        start = first * self.batch_size
+        stop = min(start + steps * self.batch_size, self.data.n)
+        host, count = _host(ops), len(self.loaders)
+        xp = ops.xp
+        if self.alike:
+            rows = self.data.rows(self.first.order.draws(epoch, start, stop, host), ops, dtype)
+            x, y, weight = (None if a is None else xp.reshape(a, (steps, 1, -1, *a.shape[1:])) for a in rows)
+            y, weight = (None if a is None else xp.concat([a] * count, axis=1) for a in (y, weight))
+            return Batch(x, y, weight)
+        draws = host.xp.stack([loader.order.draws(epoch, start, stop, host) for loader in self.loaders])
+        index = host.xp.permute_dims(host.xp.reshape(draws, (count, steps, -1)), (1, 0, 2))
+        rows = self.data.rows(host.xp.reshape(index, (-1,)), ops, dtype)
+        return Batch(*(None if a is None else xp.reshape(a, (steps, count, -1, *a.shape[1:])) for a in rows))

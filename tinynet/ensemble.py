@@ -1,0 +1,103 @@
+"""Many networks of one architecture: one model with an axis of networks first in all its arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tinynet.history import History
+from tinynet.layers import Array, Context
+from tinynet.losses import Loss
+from tinynet.metrics import Metric
+from tinynet.model import Model, _cut, _merge, as_inputs
+
+if TYPE_CHECKING:
+    from tinynet.schedules import Schedule
+
+
+class Ensemble:
+    """n networks that differ in their numbers alone, what `tinynet.fit_many` returns.
+
+    ``theta`` (n, p) and ``state`` (n, s) have a network in each row; ``ensemble[i]`` is the i-th as a `Model` of its own.
+    ``seeds``, ``rates`` and ``histories`` have one entry a network. ``diverged`` says of those whose loss or weights
+    stopped being finite when that was, by number: their weights are the last that were seen to be good, their losses
+    NaN from then on, and `mean` and `spread` are those of the others.
+    """
+
+    def __init__(self, models: Sequence[Model], rates: Sequence[float | Schedule]) -> None:
+        first = models[0]
+        self.net, self.in_shape, self.out_shape = first.net, first.in_shape, first.out_shape
+        self.ops, self.dtype, self.gradient_names = first.ops, first.dtype, first.gradient_names
+        xp = self.ops.xp
+        self.seeds, self.rates = tuple(model.seed for model in models), tuple(rates)
+        self.theta: Array = xp.stack([model.theta for model in models])
+        self.state: Array = xp.stack([model.state for model in models])
+        parameters, state = ((self.theta, first.spec.params), (self.state, first.spec.state))
+        self.params = _merge(_cut(*parameters, self.ops), _cut(*state, self.ops))
+        self.histories: tuple[History, ...] = tuple(History() for _ in models)
+        self.diverged: dict[int, str] = {}
+        self.loss: Loss | None = None
+        self.metrics: tuple[Metric, ...] = ()
+        self._rows = max(first._rows // len(models), 1)
+        ctx = Context(self.ops, seed=self.seed)
+
+        def forward(params: Any, x: Array) -> Array:
+            return self.net.forward(params, xp.broadcast_to(x, (len(models), *x.shape)), ctx)[0]
+
+        self._forward = self.ops.compile(forward, self.params)
+
+    @property
+    def seed(self) -> tuple[int, ...]:
+        return self.seeds
+
+    def __repr__(self) -> str:
+        n, p = self.theta.shape
+        return f"<{n} networks {self.net!r}, {p} parameters each, {self.dtype} on {self.ops.name}>"
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, number: int) -> Model:
+        """A copy of one network."""
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"network {number} is out of range: there are {len(self)}, numbered from 0")
+        model = Model(self.net, self.in_shape, seed=self.seeds[number], backend=self.ops, dtype=self.dtype)
+        number %= len(self)
+        model.theta[...], model.state[...] = self.theta[number, ...], self.state[number, ...]
+        model.loss, model.metrics, model.history = self.loss, self.metrics, self.histories[number]
+        return model
+
+    def __iter__(self) -> Iterator[Model]:
+        return (self[number] for number in range(len(self)))
+
+    def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
+        """Outputs of all networks for X: (rows, *in_shape) -> (n, rows, *out_shape); see `Model.predict`."""
+        data = as_inputs(x, self)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size {batch_size!r} is not a positive whole number")
+        out = self.ops.empty((len(self), data.n, *self.out_shape), self.ops.dtype(self.dtype))
+        rows = batch_size or self._rows
+        for start in range(0, data.n, rows):
+            stop = min(start + rows, data.n)
+            out[:, start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
+        return out
+
+    def mean(self, x: Any, *, batch_size: int | None = None) -> Array:
+        """The mean of the networks' outputs for X: (rows, *in_shape) -> (rows, *out_shape)."""
+        return self.ops.xp.mean(self._sound(x, batch_size), axis=0)
+
+    def spread(self, x: Any, *, batch_size: int | None = None) -> Array:
+        """The standard deviation (divisor n) of the networks' outputs: (rows, *in_shape) -> (rows, *out_shape).
+
+        Large where the networks disagree, which is where the data say little (Lakshminarayanan, Pritzel, Blundell 2017,
+        *Simple and scalable predictive uncertainty estimation using deep ensembles*).
+        """
+        return self.ops.xp.std(self._sound(x, batch_size), axis=0)
+
+    def _sound(self, x: Any, batch_size: int | None) -> Array:
+        """Outputs of the networks that have not diverged."""
+        sound = [number for number in range(len(self)) if number not in self.diverged]
+        if not sound:
+            raise ValueError(f"all {len(self)} networks diverged: try lower learning rates, clip=1.0 or scaled inputs")
+        y = self.predict(x, batch_size=batch_size)
+        return y if not self.diverged else self.ops.xp.take(y, self.ops.asarray(sound, "int64"), axis=0)

@@ -1,0 +1,199 @@
+"""`fit_many`: n networks of one architecture trained as one, with the results of n runs on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from math import isfinite
+from typing import Any
+
+from tinynet.data import Dataset, Loader, as_dataset
+from tinynet.data.together import Together
+from tinynet.ensemble import Ensemble
+from tinynet.fitting import Tally, adapt, averaged, settle
+from tinynet.layers import Array
+from tinynet.losses import Loss
+from tinynet.metrics import Metric
+from tinynet.model import Evaluation, Model, check_fit
+from tinynet.optim import Optimizer
+from tinynet.schedules import Schedule, rate_at
+from tinynet.standardize import standardizer
+from tinynet.training import Run, check_options, loop, make_step
+
+_ROWS = 4096  # samples times networks that are evaluated at a time
+
+
+def fit_many(
+    model: Model,
+    data: Any,
+    *,
+    seeds: int | Iterable[int] | None = None,
+    lr: float | Schedule | Iterable[float | Schedule] | None = None,
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
+    batch_size: int = 32,
+    epochs: int = 1,
+    validation: Any = None,
+    metrics: Iterable[str | Metric] | None = None,
+    shuffle: bool | None = None,
+    drop_last: bool = False,
+    weights: Any = None,
+    balance: bool = False,
+    clip: float | None = None,
+    accumulate: int = 1,
+    ema: float | None = None,
+    **others: Any,
+) -> Ensemble:
+    """Train networks like ``model``, one for each of ``seeds`` and ``lr``, as one batched computation.
+
+    The i-th is what ``Model(net, n_in, seed=seeds[i]).fit(data, optimizer=Adam(lr[i]), …)`` would be: its initial
+    weights, its order of samples and its masks follow from its seed, and its numbers differ by rounding alone, because
+    sums are added up in other places. ``seeds`` and ``lr`` are lists of one length, or one of them a single value for
+    all; left out they are the model's seed and the optimizer's rate. A rate may be a schedule. ``model`` says which
+    layers, backend and dtype, and is not changed. The other options are those of `fit`.
+
+    A network that diverges leaves the others alone: its losses are NaN from then on, and `Ensemble.diverged` names it.
+    """
+    if others:
+        names = ", ".join(others)
+        raise TypeError(f"fit_many does not take {names}: all networks take the same steps; use fit for one")
+    if hasattr(data, "steps_per_epoch") and not isinstance(data, Loader):
+        kind = type(data).__name__
+        raise TypeError(f"fit_many does not take {kind}: give a data set, arrays, a path or a Loader")
+    source = data.data if isinstance(data, Loader) else as_dataset(data)
+    held_out = None if validation is None else as_dataset(validation)
+    loss, optimizer, chosen = settle(source, loss, optimizer, metrics, epochs)
+    numbers, rates = _pairs(model.seed if seeds is None else seeds, optimizer.lr if lr is None else lr)
+    each = [replace(optimizer, lr=rate) for rate in rates]  # which says what is no rate
+    models = [Model(model.net, model.in_shape, seed=n, backend=model.ops, dtype=model.dtype) for n in numbers]
+
+    def order(seed: int) -> Loader:
+        if isinstance(data, Loader):
+            return data
+        draw: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
+        return Loader(source, batch_size, seed=seed, **draw)
+
+    orders = {seed: order(seed) for seed in dict.fromkeys(numbers)}
+    loader = Together([orders[seed] for seed in numbers])
+    steps = epochs * loader.steps_per_epoch
+    check_options(steps, clip, accumulate, ema)
+    for samples in (source, held_out):
+        if samples is not None:
+            check_fit(models[0], samples, loss)
+    _adapt(models, source)
+
+    ensemble = Ensemble(models, rates)
+    ensemble.loss, ensemble.metrics = loss, chosen
+    ops = ensemble.ops
+    run = Run(optimizer.init(ensemble.theta, ops))
+    if ema is not None:
+        run.average = ops.xp.asarray(ensemble.theta, copy=True)
+    own = _Rates(rates, ensemble)
+    step = make_step(ensemble, loss, each[0], run, clip, accumulate, ema, own.array)
+    evaluate = Evaluation(ensemble, loss, chosen)
+    watch = _Watch(ensemble)
+    tallies = [Tally() for _ in models]
+    for report in loop(ensemble, loader, lambda batch, t: step(batch, own.at(t)), run, steps, None, watch):
+        for tally, history, losses in zip(tallies, ensemble.histories, zip(*report.recent, strict=True), strict=False):
+            tally.add(losses)
+            history.draw(report.step, losses, report.last_of_epoch)
+        if report.last_of_epoch:
+            scores: list[dict[str, float]] = [{}] * len(ensemble)
+            if held_out is not None:
+                with averaged(ensemble, run):
+                    scores = evaluate.each(held_out, max(_ROWS // len(ensemble), 256))
+            seconds = tallies[0].elapsed()
+            for tally, history, score in zip(tallies, ensemble.histories, scores, strict=True):
+                row = {"epoch": report.epoch + 1, "step": report.step, "loss": tally.total / tally.counted}
+                row |= {"seconds": round(seconds, 4)}
+                row["samples_per_second"] = round(loader.steps_per_epoch * loader.batch_size / seconds, 1)
+                history.rows.append(row | {f"val_{name}": value for name, value in score.items()})
+            tallies = [Tally() for _ in models]
+        if len(ensemble.diverged) == len(ensemble):
+            break
+    if run.average is not None:
+        ensemble.theta[...] = run.average
+    watch.finish()
+    return ensemble
+
+
+def _adapt(models: list[Model], data: Dataset) -> None:
+    """Set a leading `Standardize` of all, by one pass."""
+    adapt(models[0], data)
+    layers = [standardizer(model.net, model.params) for model in models]
+    for layer in layers[1:]:
+        if layer is not None and layers[0] is not None:
+            layer["mean"][...], layer["scale"][...] = layers[0]["mean"], layers[0]["scale"]
+
+
+class _Rates:
+    """The rates of the networks: an ``array`` of theta's shape, or None where all have the same."""
+
+    def __init__(self, rates: list[float | Schedule], ensemble: Ensemble) -> None:
+        self.rates, self.ops, self.dtype = rates, ensemble.ops, ensemble.dtype
+        same = all(rate == rates[0] for rate in rates)
+        self.array: Array | None = None if same else self.ops.zeros(ensemble.theta.shape, ensemble.theta.dtype)
+        self._last: list[float] = []
+
+    def at(self, step: int) -> int:
+        """``step``, after the array has been set for it."""
+        if self.array is not None:
+            now = [rate_at(rate, step) for rate in self.rates]
+            if now != self._last:
+                self.array[...] = self.ops.asarray(now, self.dtype)[:, None]
+                self._last = now
+        return step
+
+
+class _Watch:
+    """Puts networks that diverged to rest: rows of NaN, which nothing makes finite again, until the end."""
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self.ensemble = ensemble
+        self.good: list[Array] = []
+
+    def __call__(self, model: Any, losses: Array, good: list[Array], since: int) -> tuple[list[float], ...]:
+        """The losses (steps, n) as lists of a step; and keep the weights of the networks that are all finite."""
+        ensemble, self.good = self.ensemble, good
+        ops, xp = ensemble.ops, ensemble.ops.xp
+        vectors = ensemble.theta, ensemble.state
+        finite = [xp.all(xp.isfinite(losses), axis=0), *(xp.all(xp.isfinite(a), axis=-1) for a in vectors)]
+        sound = finite[0] & finite[1] & finite[2]
+        values: list[list[float]] = ops.to_numpy(losses).tolist()
+        for number, well in enumerate(ops.to_numpy(sound).tolist()):
+            if not well and number not in ensemble.diverged:
+                self._rest(number, [row[number] for row in values], since)
+        for a, kept in zip(vectors, good, strict=True):
+            kept[...] = xp.where(sound[:, None], a, kept)
+        return tuple(values)
+
+    def _rest(self, number: int, losses: list[float], since: int) -> None:
+        bad = next((n for n, value in enumerate(losses) if not isfinite(value)), None)
+        what = "a weight" if bad is None else f"the loss of step {since + bad + 1}"
+        said = f"{what} is not finite; the network is back at step {since}"
+        self.ensemble.diverged[number] = self.ensemble.histories[number].stopped = said
+        self.ensemble.theta[number, ...] = float("nan")
+
+    def finish(self) -> None:
+        """Give networks at rest their last good weights."""
+        for number in self.ensemble.diverged:
+            self.ensemble.theta[number, ...] = self.good[0][number, ...]
+            self.ensemble.state[number, ...] = self.good[1][number, ...]
+
+
+def _pairs(seeds: Any, lr: Any) -> tuple[list[int], list[float | Schedule]]:
+    """A seed and a rate for each network."""
+    numbers = list(seeds) if isinstance(seeds, Iterable) else [seeds]
+    given = list(lr) if isinstance(lr, Iterable) else [lr]
+    rates = []
+    for rate in given:
+        if not callable(rate) and (isinstance(rate, str) or not hasattr(rate, "__float__")):
+            raise TypeError(f"lr {rate!r} is not a number or a schedule")
+        rates.append(rate if callable(rate) else float(rate))
+    for name, values in (("seeds", numbers), ("lr", rates)):
+        if not values:
+            raise ValueError(f"{name} is empty: give at least one")
+    if len(numbers) != len(rates) and 1 not in (len(numbers), len(rates)):
+        raise ValueError(f"{len(numbers)} seeds and {len(rates)} rates are no pairs: give as many, or one of either")
+    n = max(len(numbers), len(rates))
+    return numbers * (n // len(numbers)), rates * (n // len(rates))
