@@ -64,6 +64,12 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
 
     Raises `ModelFileError`, which names the file and what is wrong with it, for anything else; OSError if it cannot be
     read.
+
+    Examples
+    --------
+    >>> tn.Model(tn.Dense(1), n_in=2).save("one.safetensors")
+    >>> tn.load("one.safetensors")
+    Model(Dense(width=1), 2 -> 1, 3 parameters, float32 on numpy)
     """
     path = Path(path)
     about, arrays = read_tensors(path)

@@ -30,6 +30,11 @@ class EarlyStopping:
     weights.
 
     ``monitor`` is a name in the history, by default "val_loss".
+
+    Examples
+    --------
+    >>> tn.EarlyStopping(patience=10, monitor="val_accuracy")
+    EarlyStopping(patience=10, monitor='val_accuracy', min_delta=0.0)
     """
 
     patience: int = 5
@@ -128,6 +133,14 @@ def fit(
 
     Ctrl-C passes through: the model is then as the last finished step left it, and ``model.history`` has the epochs so
     far.
+
+    Examples
+    --------
+    >>> model = tn.Model(tn.Dense(1), n_in=1, dtype="float64")
+    >>> X, y = [[0.0], [1.0], [2.0], [3.0]], [[1.0], [3.0], [5.0], [7.0]]
+    >>> history = tn.fit(model, (X, y), optimizer=tn.SGD(0.1), batch_size=4, epochs=500)
+    >>> len(history), model.predict([[10.0]]).round(3).tolist()
+    (500, [[21.0]])
     """
     loader = _loader(data, batch_size, model.seed, shuffle, drop_last, weights, balance)
     held_out = None if validation is None else as_dataset(validation)

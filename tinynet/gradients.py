@@ -94,6 +94,12 @@ def layer_error(
     In float64, on 6 random samples, along one direction in inputs and parameters together; the layer's parameters are
     its initial ones with noise, so that none is at a special value. With ``part``, "inputs" or a parameter's name, only
     that moves.
+
+    Examples
+    --------
+    >>> from tinynet.gradients import layer_error
+    >>> layer_error(tn.GELU(), 5, tn.get_backend("numpy")) < 1e-6
+    True
     """
     xp, draw = ops.xp, _Draws(ops, seed)
     model = Model(layer, n_in, backend=ops, dtype="float64", seed=seed)

@@ -12,7 +12,14 @@ LONGEST = 4000  # entries of a curve, an even number: at so many, neighbours bec
 
 @dataclass
 class History:
-    """One row an epoch: ``history["val_loss"]`` is a column, ``history[-1]`` a row, a mapping of names to numbers."""
+    """One row an epoch: ``history["val_loss"]`` is a column, ``history[-1]`` a row, a mapping of names to numbers.
+
+    Examples
+    --------
+    >>> history = tn.History([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
+    >>> history["loss"], history[-1]
+    ([0.5, 0.25], {'epoch': 2, 'loss': 0.25})
+    """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     stopped: str = ""  # why training ended before its last epoch, if it did

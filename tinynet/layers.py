@@ -100,7 +100,13 @@ class Layer:
 
 @dataclass(frozen=True, repr=False)
 class Dense(Layer):
-    """``x @ w + b``: (n, i) -> (n, width), with w (i, width) and, unless ``bias`` is False, b (width,)."""
+    """``x @ w + b``: (n, i) -> (n, width), with w (i, width) and, unless ``bias`` is False, b (width,).
+
+    Examples
+    --------
+    >>> tn.Model(tn.Dense(3), n_in=2).predict([[0.0, 0.0]]).tolist()  # biases begin at 0
+    [[0.0, 0.0, 0.0]]
+    """
 
     width: int
     bias: bool = True
@@ -132,7 +138,13 @@ class Dense(Layer):
 
 @dataclass(frozen=True, repr=False)
 class Flatten(Layer):
-    """Samples of any shape as vectors, in C order: (n, a, b, …) -> (n, a b …)."""
+    """Samples of any shape as vectors, in C order: (n, a, b, …) -> (n, a b …).
+
+    Examples
+    --------
+    >>> tn.Model(tn.Sequential(tn.Flatten(), tn.Dense(10)), n_in=(28, 28)).out_shape
+    (10,)
+    """
 
     def build(self, shape: Shape) -> Spec:
         return Spec((prod(shape),))
@@ -144,7 +156,16 @@ class Flatten(Layer):
 
 
 class Sequential(Layer):
-    """One layer after another. Its parameters are those of its layers under their numbers: "0.w", "0.b", "2.w", …"""
+    """One layer after another. Its parameters are those of its layers under their numbers: "0.w", "0.b", "2.w", …
+
+    Examples
+    --------
+    >>> net = tn.Sequential(tn.Dense(4), tn.ReLU(), tn.Dense(1))
+    >>> net.build((3,)).shape
+    (1,)
+    >>> net == tn.Sequential(*net.layers)
+    True
+    """
 
     layers: tuple[Layer, ...]
 
@@ -196,7 +217,14 @@ class Sequential(Layer):
 
 
 class Residual(Sequential):
-    """``x + f(x)``, f its layers one after another, which must give back the shape they take (He et al. 2016)."""
+    """``x + f(x)``, f its layers one after another, which must give back the shape they take (He et al. 2016).
+
+    Examples
+    --------
+    >>> tn.Residual(tn.Dense(4)).build((3,))
+    Traceback (most recent call last):
+    ValueError: Residual takes samples (3,) and its layers give (4,): the two must be equal
+    """
 
     def build(self, shape: Shape) -> Spec:
         spec = super().build(shape)

@@ -93,7 +93,16 @@ class SumSquaredError(Loss):
 
 @dataclass(frozen=True)
 class MeanSquaredError(Loss):
-    """Mean of ``(y - t)**2``."""
+    """Mean of ``(y - t)**2``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, target = np.array([[1.0], [2.0]]), np.array([[0.0], [2.0]])
+    >>> loss, dy = tn.MeanSquaredError()(y, target, tn.get_backend("numpy"))
+    >>> float(loss), dy.tolist()
+    (0.5, [[1.0], [0.0]])
+    """
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
@@ -204,6 +213,13 @@ class CrossEntropy(Loss):
     ``smoothing`` in [0, 1) mixes the target with the uniform distribution. ``class_weight`` has one number a class;
     with labels the mean divides by the sum of the labels' weights, with probabilities by the samples. All as in
     PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss, dy = tn.CrossEntropy()(np.zeros((1, 4)), np.array([2]), tn.get_backend("numpy"))
+    >>> round(float(loss), 4), dy.tolist()
+    (1.3863, [[0.25, 0.25, -0.75, 0.25]])
     """
 
     smoothing: float = 0.0

@@ -54,7 +54,15 @@ class _Ratio(Metric):
 
 @dataclass(frozen=True)
 class Accuracy(_Ratio):
-    """Fraction of samples whose largest output is at the label; with one output column, whose sign is right."""
+    """Fraction of samples whose largest output is at the label; with one output column, whose sign is right.
+
+    Examples
+    --------
+    >>> model = tn.Model(tn.Dense(1, init=tn.initializers.Constant(1.0)), n_in=1)
+    >>> data = [[-1.0], [2.0], [3.0], [-4.0]], [[0.0], [1.0], [0.0], [0.0]]
+    >>> model.evaluate(data, loss=tn.BinaryCrossEntropy(), metrics=["accuracy"])["accuracy"]
+    0.75
+    """
 
     name: str = "accuracy"
 

@@ -46,6 +46,14 @@ class Model:
     ``n_in`` is the number of features or the shape of one sample; every other width follows. ``seed`` decides the
     initial weights, which have the same bits on every backend. ``theta`` (p,) holds the parameters and ``state`` (s,)
     what layers keep beside them; both are only ever changed in place, so that `params`, cut out of them, stays true.
+
+    Examples
+    --------
+    >>> model = tn.Model(tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Dense(3)), n_in=2)
+    >>> model
+    Model(Sequential(Dense(width=8), ReLU(), Dense(width=3)), 2 -> 3, 51 parameters, float32 on numpy)
+    >>> model.theta.shape
+    (51,)
     """
 
     def __init__(
@@ -110,7 +118,14 @@ class Model:
         return summarize(self.net, self.in_shape, self.dtype)
 
     def weights(self) -> dict[str, Array]:
-        """Parameters and layer state by name, views of `theta` and `state`: "0.w" (i, o), "0.b" (o,), …"""
+        """Parameters and layer state by name, views of `theta` and `state`: "0.w" (i, o), "0.b" (o,), …
+
+        Examples
+        --------
+        >>> model = tn.Model(tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Dense(3)), n_in=2)
+        >>> {name: w.shape for name, w in model.weights().items()}
+        {'0.w': (2, 8), '0.b': (8,), '2.w': (8, 3), '2.b': (3,)}
+        """
         return dict(leaves(self.params))
 
     def to(self, backend: str | Backend) -> Model:
@@ -131,6 +146,12 @@ class Model:
 
         X is an array or a list of rows, or a data set, whose inputs are taken. No activation is added: what the
         network's last layer gives (logits, if it was trained with a loss on logits) comes out.
+
+        Examples
+        --------
+        >>> model = tn.Model(tn.Dense(1, init=tn.initializers.Constant(2.0)), n_in=2)
+        >>> model.predict([[1.0, 0.5], [0.0, -1.0]]).tolist()
+        [[3.0], [-2.0]]
         """
         data = as_inputs(x, self)
         out = self.ops.empty((data.n, *self.out_shape), self.ops.dtype(self.dtype))
@@ -144,7 +165,14 @@ class Model:
 
     @_on_its_device
     def predict_labels(self, x: Any, *, batch_size: int | None = None) -> Array:
-        """Labels (n,) int64 for X: where the outputs are largest; with one output column, whether it is positive."""
+        """Labels (n,) int64 for X: where the outputs are largest; with one output column, whether it is positive.
+
+        Examples
+        --------
+        >>> model = tn.Model(tn.Dense(1, init=tn.initializers.Constant(2.0)), n_in=2)
+        >>> model.predict_labels([[1.0, 0.5], [0.0, -1.0]]).tolist()
+        [1, 0]
+        """
         y, xp = self.predict(x, batch_size=batch_size), self.ops.xp
         return xp.astype(y[:, 0] > 0 if self.out_shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
 
@@ -158,7 +186,14 @@ class Model:
         batch_size: int = 4096,
     ) -> dict[str, float]:
         """``{"loss": …, "accuracy": …}`` over all samples of ``data``; the loss and metrics of the last fit unless
-        given."""
+        given.
+
+        Examples
+        --------
+        >>> model = tn.Model(tn.Dense(1, init=tn.initializers.Constant(2.0)), n_in=1)
+        >>> model.evaluate(([[1.0], [2.0]], [[2.0], [6.0]]), loss=tn.MeanSquaredError(), metrics=["mae"])
+        {'loss': 2.0, 'mae': 1.0}
+        """
         loss = loss or self.loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give evaluate(loss=…)")
@@ -170,7 +205,15 @@ class Model:
 
     @_on_its_device
     def adapt(self, data: Any, *, samples: int | None = None) -> None:
-        """Set the leading `Standardize` by one pass over ``data``, or over its first ``samples``."""
+        """Set the leading `Standardize` by one pass over ``data``, or over its first ``samples``.
+
+        Examples
+        --------
+        >>> model = tn.Model(tn.Sequential(tn.Standardize(), tn.Dense(1)), n_in=1)
+        >>> model.adapt(([[1.0], [5.0]], [[0.0], [0.0]]))
+        >>> {name: model.weights()[name].tolist() for name in ("0.mean", "0.scale")}
+        {'0.mean': [3.0], '0.scale': [0.5]}
+        """
         layer = standardizer(self.net, self.params)
         if layer is None:
             raise ValueError(f"{self.net!r} does not begin with Standardize(): put it first")
@@ -191,7 +234,15 @@ class Model:
         return fit(self, data, **options)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the model to one safetensors file, whole or not at all; `tinynet.load` reads it."""
+        """Write the model to one safetensors file, whole or not at all; `tinynet.load` reads it.
+
+        Examples
+        --------
+        >>> model = tn.Model(tn.Dense(1), n_in=2)
+        >>> model.save("one.safetensors")
+        >>> bool((tn.load("one.safetensors").theta == model.theta).all())
+        True
+        """
         from tinynet.files import save
 
         save(self, path)

@@ -96,6 +96,15 @@ class SGD(Optimizer):
     """``v = momentum * v + g; theta -= lr * v``, or with Nesterov's look ahead ``theta -= lr * (g + momentum * v)``.
 
     Sutskever et al. 2013 with lr outside of v, as PyTorch has it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> theta, ops = np.array([1.0, -2.0]), tn.get_backend("numpy")
+    >>> sgd = tn.SGD(0.5)
+    >>> sgd.step(theta, np.array([1.0, 1.0]), sgd.init(theta, ops), 0, ops)
+    >>> theta.tolist()
+    [0.5, -2.5]
     """
 
     momentum: float = 0.0
@@ -165,6 +174,11 @@ class Adam(Optimizer):
 
     ``m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g**2;``
     ``theta -= lr / (1 - beta1**t) * m / (sqrt(v / (1 - beta2**t)) + epsilon)``
+
+    Examples
+    --------
+    >>> tn.Adam(1e-3, weight_decay=0.01)
+    Adam(lr=0.001, l2=0.0, weight_decay=0.01, beta1=0.9, beta2=0.999, epsilon=1e-08)
     """
 
     lr: float | Schedule = 1e-3

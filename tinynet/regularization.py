@@ -14,6 +14,12 @@ class Dropout(Layer):
     """In training, each element is 0 with probability ``rate``, else ``x / (1 - rate)`` (Srivastava et al. 2014).
 
     ``rate`` in [0, 1) is the fraction dropped. The mask is a pure function of (seed, step, place of the layer).
+
+    Examples
+    --------
+    >>> model = tn.Model(tn.Dropout(0.5), n_in=2)
+    >>> model.predict([[1.0, 2.0]]).tolist()  # at rest outside of training
+    [[1.0, 2.0]]
     """
 
     rate: float = 0.5

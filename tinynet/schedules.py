@@ -36,7 +36,14 @@ class Constant:
 
 @dataclass(frozen=True)
 class Step:
-    """``rate * factor**(step // every)``."""
+    """``rate * factor**(step // every)``.
+
+    Examples
+    --------
+    >>> rate = tn.schedules.Step(1.0, every=10, factor=0.5)
+    >>> rate(0), rate(9), rate(10), rate(25)
+    (1.0, 1.0, 0.5, 0.25)
+    """
 
     rate: float
     every: int
@@ -80,7 +87,14 @@ class InverseSquareRoot:
 @dataclass(frozen=True)
 class Cosine:
     """From ``rate`` to ``final`` along half a cosine in ``steps`` steps, then constant (Loshchilov, Hutter 2017, eq.
-    5)."""
+    5).
+
+    Examples
+    --------
+    >>> rate = tn.schedules.Cosine(0.1, steps=100)
+    >>> [round(rate(step), 3) for step in (0, 50, 100, 1000)]
+    [0.1, 0.05, 0.0, 0.0]
+    """
 
     rate: float
     steps: int
@@ -97,7 +111,14 @@ class Cosine:
 @dataclass(frozen=True)
 class Warmup:
     """``(step + 1) / steps`` of what ``then`` says in the first ``steps`` steps; afterwards ``then``, counted from
-    there."""
+    there.
+
+    Examples
+    --------
+    >>> rate = tn.schedules.Warmup(4, 0.1)
+    >>> [round(rate(step), 3) for step in range(6)]
+    [0.025, 0.05, 0.075, 0.1, 0.1, 0.1]
+    """
 
     steps: int
     then: float | Schedule

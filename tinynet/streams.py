@@ -44,6 +44,12 @@ class Stream:
     one another; ``counter[2]`` is below 2**32. The words are those of ``numpy.random.Philox(key=[seed, purpose],
     counter=[0, *counter])``. Every method takes the numbers that are wanted, as a range or (n,) whole numbers in
     [0, 2**62), and gives (n,) on ``ops``, by default the backend in force.
+
+    Examples
+    --------
+    >>> stream = tn.Stream(seed=1)
+    >>> stream.integers([5, 1], 6).tolist(), stream.integers(range(6), 6).tolist()
+    ([3, 3], [5, 3, 5, 2, 1, 3])
     """
 
     seed: int = 0
@@ -72,7 +78,13 @@ class Stream:
         return ops.asarray(exact.uniform64(ops.generator.xp, words), dtype)
 
     def normal(self, index: Index, dtype: str = "float64", ops: Backend | None = None) -> Array:
-        """Standard normal numbers, see `tinynet_backends.exact.normal`; float32 ones are the float64 ones, rounded."""
+        """Standard normal numbers, see `tinynet_backends.exact.normal`; float32 ones are the float64 ones, rounded.
+
+        Examples
+        --------
+        >>> tn.Stream(seed=1).normal([10**12]).tolist()
+        [-1.029745614486747]
+        """
         ops = ops or get_backend()
         need_float64(ops.generator, "normal numbers")
         return ops.asarray(ops.generator.normal(self._words(index, ops.generator, 0)), dtype)
@@ -98,7 +110,13 @@ class Stream:
         return ops.asarray(xp.astype(high, xp.int64))
 
     def bernoulli(self, index: Index, p: float, ops: Backend | None = None) -> Array:
-        """True with probability ``p`` in [0, 1], exact to 2**-64."""
+        """True with probability ``p`` in [0, 1], exact to 2**-64.
+
+        Examples
+        --------
+        >>> int(tn.Stream(seed=1).bernoulli(range(1000), 0.25).sum())
+        240
+        """
         if not 0 <= p <= 1:
             raise ValueError(f"probability {p!r} is out of range: give one in [0, 1]")
         ops = ops or get_backend()

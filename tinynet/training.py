@@ -66,6 +66,16 @@ def train(
     ``run`` goes on from the state of an earlier report. Raises `DivergedError` when the loss or a weight is not finite,
     which is looked at every 64 steps, at the end of an epoch, and after the steps for which ``due(step)`` asks: the
     model is then as it was when it was last looked at.
+
+    Examples
+    --------
+    >>> model = tn.Model(tn.Dense(3), n_in=2)
+    >>> loader = tn.Loader(tn.data.Spirals(1000), batch_size=100)
+    >>> for report in tn.train(model, loader, tn.CrossEntropy(), tn.Adam(1e-2), steps=20):
+    ...     if report.last_of_epoch:
+    ...         print(report.step, report.epoch, report.loss.shape)
+    10 0 ()
+    20 1 ()
     """
     check_options(steps, clip, accumulate, ema)
     check_fit(model, loader.data, loss)

@@ -202,7 +202,15 @@ class Backend:
 
     @portable
     def softmax(self, x: Array) -> Array:
-        """Softmax over the last axis: (..., k) -> (..., k)."""
+        """Softmax over the last axis: (..., k) -> (..., k).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tinynet_backends import get_backend
+        >>> get_backend("numpy").softmax(np.zeros((1, 4))).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
+        """
         xp = self.xp
         e = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
         return e / xp.sum(e, axis=-1, keepdims=True)
@@ -388,12 +396,26 @@ class Backend:
 
 
 def portable_operations() -> tuple[str, ...]:
-    """Names of the operations that a backend may replace."""
+    """Names of the operations that a backend may replace.
+
+    Examples
+    --------
+    >>> from tinynet_backends import portable_operations
+    >>> portable_operations()[:3]
+    ('affine', 'affine_grad', 'elementwise')
+    """
     return tuple(name for name, f in vars(Backend).items() if getattr(f, "__portable__", False))
 
 
 def overrides(backend: Backend) -> dict[str, Callable[..., Any]]:
-    """The portable operations that ``backend`` replaces, by name."""
+    """The portable operations that ``backend`` replaces, by name.
+
+    Examples
+    --------
+    >>> from tinynet_backends import get_backend, overrides
+    >>> "elementwise" in overrides(get_backend("numpy"))
+    True
+    """
     own = {}
     for name in portable_operations():
         method = inspect.getattr_static(type(backend), name)

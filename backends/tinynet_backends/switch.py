@@ -53,6 +53,15 @@ def get_backend(backend: str | Backend | None = None, default: str = "numpy") ->
 
     Raises ValueError for an unknown name and `BackendUnavailable` for one that cannot run here; never another in its
     place.
+
+    Examples
+    --------
+    >>> from tinynet_backends import get_backend
+    >>> get_backend("numpy")
+    <backend numpy>
+    >>> get_backend("abacus")
+    Traceback (most recent call last):
+    ValueError: unknown backend 'abacus': choose from auto, numpy, numba, cupy, strict, torch, dpnp
     """
     chosen = backend or _block.get() or _process[0] or os.environ.get("TINYNET_BACKEND") or default
     if isinstance(chosen, Backend):
@@ -99,7 +108,15 @@ def set_backend(backend: str | Backend | None) -> None:
 
 @contextmanager
 def use_backend(backend: str | Backend) -> Iterator[Backend]:
-    """Within the ``with`` block, in this thread or task, ``backend`` is the one in force."""
+    """Within the ``with`` block, in this thread or task, ``backend`` is the one in force.
+
+    Examples
+    --------
+    >>> from tinynet_backends import get_backend, use_backend
+    >>> with use_backend("numpy") as ops:
+    ...     get_backend() is ops
+    True
+    """
     made = get_backend(backend)
     token = _block.set(made)
     try:

@@ -24,6 +24,12 @@ class Arrays(Dataset):
     are checked once: their lengths, and that every number is finite (``finite=False`` leaves that out). Nothing is
     modified. ``np.memmap`` arrays stay in their files: of those larger than 256 MiB about twice that is resident at
     most.
+
+    Examples
+    --------
+    >>> data = tn.Arrays([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], [0, 2, 1])
+    >>> data, data.classes
+    (Arrays(X (3, 2), y (3,), on numpy), 3)
     """
 
     def __init__(self, x: Any, y: Any, weight: Any = None, *, finite: bool = True) -> None:

@@ -34,6 +34,12 @@ class Spirals(ClassFirst):
 
     At t uniform in [0, 1), arm c stands at radius t and at ``turns * t + c / n_classes`` turns; then normal noise of
     standard deviation ``noise`` is added to both coordinates. Radii are between 0 and 1, so noise is on that scale.
+
+    Examples
+    --------
+    >>> data = tn.data.Spirals(10**15, n_classes=3, noise=0.1, seed=0)  # nothing is stored
+    >>> data[10**14 : 10**14 + 3].y.tolist()
+    [2, 0, 1]
     """
 
     n_classes: int = 3

@@ -54,7 +54,14 @@ class Dataset:
 
     def __getitem__(self, index: Any) -> Batch:
         """``data[5]``, ``data[10:20]``, ``data[[3, 1]]``: samples on the backend in force, floating-point ones in
-        float32."""
+        float32.
+
+        Examples
+        --------
+        >>> data = tn.data.Moons(10**12)
+        >>> data[10**11].x.shape, data[5:8].y.tolist(), len(data[[7, 3]].y)
+        ((1, 2), [0, 0, 1], 2)
+        """
         if isinstance(index, slice):
             start, stop, step = index.indices(self.n)
             index = range(start, stop, step)
@@ -73,7 +80,14 @@ class Dataset:
         return self.batch(index, get_backend(), "float32")
 
     def split(self, first: float | int) -> tuple[Dataset, Dataset]:
-        """The samples before a point and those from there: a fraction in (0, 1), or a number of samples."""
+        """The samples before a point and those from there: a fraction in (0, 1), or a number of samples.
+
+        Examples
+        --------
+        >>> train, test = tn.data.Moons(1000).split(0.9)
+        >>> len(train), len(test)
+        (900, 100)
+        """
         whole = getattr(first, "__index__", None)
         n = round(self.n * float(first)) if whole is None else whole()
         if not 0 < n < self.n:
@@ -81,13 +95,25 @@ class Dataset:
         return Part(self, 0, n), Part(self, n, self.n)
 
     def take(self, n: int) -> Dataset:
-        """The first ``n`` samples."""
+        """The first ``n`` samples.
+
+        Examples
+        --------
+        >>> tn.data.Moons(1000).take(10).n
+        10
+        """
         if not hasattr(n, "__index__") or not 0 < n <= self.n:
             raise ValueError(f"take({n!r}) is out of range: there are {self.n} samples")
         return Part(self, 0, n.__index__())
 
     def shard(self, rank: int, size: int) -> Dataset:
-        """The part of one of ``size`` workers: neighbouring samples, as many as the others have, or one more."""
+        """The part of one of ``size`` workers: neighbouring samples, as many as the others have, or one more.
+
+        Examples
+        --------
+        >>> [tn.data.Moons(1000).shard(rank, 3).n for rank in range(3)]
+        [333, 333, 334]
+        """
         whole = hasattr(rank, "__index__") and hasattr(size, "__index__")
         if not whole or size < 1 or not 0 <= rank < size:
             raise ValueError(f"shard {rank!r} of {size!r} does not exist: ranks are 0 to size - 1")

@@ -41,6 +41,14 @@ class Loader:
 
     ``prefetch`` gets the next batch in a background thread while a step runs; None tries whether that is faster, where
     batches come from the host's memory, from files or from the host's arithmetic. They are the same either way.
+
+    Examples
+    --------
+    >>> loader = tn.Loader(tn.data.Spirals(10**12), batch_size=4, shuffle=True, seed=1)
+    >>> len(loader)
+    250000000000
+    >>> loader.index(step=10**9).tolist()
+    [535292344818, 418191604719, 727870214170, 727230501973]
     """
 
     def __init__(

@@ -32,7 +32,13 @@ from tinynet.errors import DataFileError
 
 def as_dataset(data: Any) -> Dataset:
     """A data set of ours as it is; (X, y) or (X, y, weight) as `Arrays`; a path, or a list of paths, as what `read`
-    gives."""
+    gives.
+
+    Examples
+    --------
+    >>> tn.data.as_dataset(([[0.0], [1.0]], [0, 1]))
+    Arrays(X (2, 1), y (2,), on numpy)
+    """
     if isinstance(data, Dataset):
         return data
     if isinstance(data, (str, PathLike)):
@@ -339,6 +345,12 @@ class Batches:
     ``steps`` is how many an epoch has; it is known where ``source`` has a length. An iterator goes on in the next
     epoch; a list, or another thing with a length, starts anew. Steps come in order, so such a run cannot be resumed or
     shuffled: give a data set or a path for that.
+
+    Examples
+    --------
+    >>> batches = tn.data.Batches([([[0.0], [1.0]], [0, 1]), ([[2.0], [3.0]], [1, 1])])
+    >>> len(batches)
+    2
     """
 
     def __init__(self, source: Iterable[Any], *, steps: int | None = None) -> None:

@@ -86,7 +86,15 @@ def _given(owner: object, data: Dataset) -> Any:
 
 @dataclass(frozen=True)
 class LabelNoise(Wrapper):
-    """A fraction ``rate`` of the labels, in [0, 1], replaced by one of the other classes, all equally likely."""
+    """A fraction ``rate`` of the labels, in [0, 1], replaced by one of the other classes, all equally likely.
+
+    Examples
+    --------
+    >>> clean = tn.data.Moons(10_000)
+    >>> noisy = tn.data.LabelNoise(clean, rate=0.1)
+    >>> int((noisy[:10_000].y != clean[:10_000].y).sum())
+    991
+    """
 
     rate: float = 0.1
 

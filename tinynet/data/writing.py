@@ -22,6 +22,12 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
 
     ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns x0, x1, … and y, or
     y0, y1, …). Features and numbers are float32, labels int64. An error or Ctrl-C leaves what was there before.
+
+    Examples
+    --------
+    >>> tn.data.write(tn.data.Friedman1(1000), "friedman.npz")
+    >>> len(tn.data.read("friedman.npz"))
+    1000
     """
     path = Path(path)
     writer = _WRITERS.get(path.suffix.lower())

@@ -68,6 +68,12 @@ def to_torch_state(model: Model) -> dict[str, Array]:
     Batch norms have ``running_mean``, ``running_var`` and a ``num_batches_tracked`` of 0, which PyTorch reads only if its
     momentum is None. TypeError for a layer with weights whose names are not known (`STATE_NAMES`), ValueError for
     weights that are not finite.
+
+    Examples
+    --------
+    >>> state = tn.export.to_torch_state(tn.Model(tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Dense(3)), n_in=2))
+    >>> {name: a.shape for name, a in state.items()}
+    {'0.weight': (8, 2), '0.bias': (8,), '2.weight': (3, 8), '2.bias': (3,)}
     """
     host = get_backend("numpy")
     state = {}

@@ -1,0 +1,78 @@
+"""What has been measured, made of the files that ``python -m benchmarks --save`` keeps: ``generated/speed.md``.
+
+Of each kind (cpu, ops, gpu) the newest file is shown. Every figure of the page comes from these files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks import plot, table
+from benchmarks.comparison import Comparison
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+KINDS = {"cpu": "On the CPU", "gpu": "On a CUDA device", "ops": "Operation by operation"}
+NOTHING = "Nothing has been measured yet: there is no file in `benchmarks/results/`.\n"
+
+
+def newest(folder: Path) -> list[dict[str, Any]]:
+    """The newest results of each kind, by the date within the file."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.json")):
+        saved = json.loads(path.read_text("utf-8"))
+        if "sections" not in saved:
+            continue  # a report of another kind
+        if saved["what"] not in found or saved["date"] >= found[saved["what"]]["date"]:
+            found[saved["what"]] = {**saved, "file": path.name}
+    return [found[what] for what in sorted(found, key=[*KINDS, *found].index)]
+
+
+def about(saved: dict[str, Any]) -> Iterator[str]:
+    """Which machine, versions and date, as rows of a table."""
+    machine, control = saved["machine"], saved["control"]
+    yield f"| machine | {machine['cpu']}, {machine['cores']} cores; {machine['os']} |"
+    yield f"| versions | {', '.join(f'{name} {version}' for name, version in saved['versions'].items())} |"
+    yield f"| date | {saved['date']} |"
+    yield f"| threads | {saved['threads'] or 'all cores'} |"
+    yield f"| repeats | {saved['repeats']} in turns; times are medians (fastest to slowest) |"
+    if control:
+        yield f"| control | {table.duration(control['median'])} ({table.span(*control['spread'])}) |"
+    yield f"| file | `benchmarks/results/{saved['file']}` |"
+
+
+def sections(saved: dict[str, Any], folder: Path) -> Iterator[str]:
+    """Each section: its picture, its times, what else was noted, and who is missing."""
+    for number, (title, rows) in enumerate(saved["sections"].items()):
+        comparisons = [Comparison.from_json(row) for row in rows]
+        picture = f"{saved['what']}-{number}.png"
+        plot.draw({**saved, "sections": {title: rows}}, folder / picture)
+        yield f"### {title.replace('``', '`').splitlines()[0]}"
+        yield f"![Times of the contenders, and the best peer's time over ours]({picture})"
+        yield "```{container} wide\n" + table.times(comparisons) + "\n```"
+        if notes := table.notes(comparisons):
+            yield "```{container} wide\n" + notes + "\n```"
+        yield table.left_out(comparisons)
+
+
+def page(results: Path, folder: Path) -> str:
+    """The text of the page; its pictures are written to ``folder``."""
+    parts = []
+    for saved in newest(results):
+        parts += [f"## {KINDS.get(saved['what'], saved['what'])}"]
+        parts += ["\n".join(["| | |", "|---|---|", *about(saved)])]
+        parts += sections(saved, folder)
+    return "\n\n".join(part for part in parts if part) + "\n" if parts else NOTHING
+
+
+def generate(app: Any) -> None:
+    folder = Path(app.srcdir) / "generated"
+    folder.mkdir(exist_ok=True)
+    (folder / "speed.md").write_text(page(RESULTS, folder), "utf-8")
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.connect("builder-inited", generate)
+    return {"parallel_read_safe": True}
