@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import tomllib
 import pytest
 
 import tinynet as tn
-from tinynet.cli import main
+from tinynet.cli import COMMANDS, main, parser
 from tinynet.config import Config, parse
 
 SMALL = ["--samples", "2_000", "--validation", "500", "--batch-size", "100", "--hidden", "8", "--backend", "numpy"]
+
+CHOICE = f"choose from {', '.join(tn.data.DATASETS)}, or give a file (.npy, .npz, .h5, .hdf5, .parquet, .csv)"
 
 
 @pytest.fixture(autouse=True)
@@ -187,7 +190,7 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--data", "spiral"], f"unknown data 'spiral': choose from {', '.join(tn.data.DATASETS)}"),
+        (["--data", "spiral"], f"unknown data 'spiral': {CHOICE}"),
         (["--samples", "many"], "option samples = 'many' is not understood: expected int"),
         (["--samples", "0"], "option samples = 0 is out of range: give at least 1"),
         (["--hidden", "64,x"], "option hidden = '64,x' is not understood: expected list"),
@@ -273,7 +276,7 @@ def test_data_shows_a_bar_where_there_is_a_terminal(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["moon", "--out", "x.npz"], f"unknown data 'moon': choose from {', '.join(tn.data.DATASETS)}"),
+        (["moon", "--out", "x.npz"], f"unknown data 'moon': {CHOICE}"),
         (
             ["moons", "--out", "x.txt"],
             "x.txt: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv",
@@ -296,10 +299,31 @@ def test_info_lists_every_backend_and_why_one_is_not_there(capsys):
     assert all(f"  {name}" in out for name in ("cupy", "strict", "torch", "dpnp"))
 
 
-def test_usage_mistakes_exit_2_too(capsys):
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "the following arguments are required: COMMAND: see tinynet --help"),
+        (["train", "--no-such"], "unrecognized arguments: --no-such: see tinynet --help"),
+        (["export", "m"], "the following arguments are required: --to, --out: see tinynet export --help"),
+    ],
+)
+def test_usage_mistakes_are_one_line_and_exit_2_too(argv, said, capsys):
     with pytest.raises(SystemExit) as e:
-        main(["train", "--no-such-option"])
+        main(argv)
     assert e.value.code == 2
+    assert capsys.readouterr().err == f"tinynet: error: {said}\n"
+
+
+@pytest.mark.parametrize("name", [c.__name__.rpartition(".")[2] for c in COMMANDS])
+def test_every_command_has_help_with_examples(name, capsys):
+    with pytest.raises(SystemExit) as e:
+        main([name, "--help"])
+    assert e.value.code == 0
+    examples = capsys.readouterr().out.partition("\nexample")[2].splitlines()[1:]
+    assert examples
+    for line in examples:  # each is a command that this version takes
+        argv = shlex.split(line.partition("tinynet ")[2].partition("   ")[0].split("|")[0].split(">")[0].rstrip(")"))
+        assert parser().parse_args(argv).run
 
 
 @pytest.mark.parametrize(("text", "value"), [("5_000_000", 5_000_000), ("1e6", 1_000_000), ("12", 12)])

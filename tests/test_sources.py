@@ -14,7 +14,7 @@ import pytest
 
 import tinynet as tn
 from tinynet.data import arrays as mapped
-from tinynet.data import sources, writing
+from tinynet.data import sources, tables, writing
 
 D = tn.data
 HOST = tn.get_backend("numpy")
@@ -42,6 +42,7 @@ def test_what_is_written_is_read(suffix, data, rows, tmp_path, monkeypatch):
     need(suffix)
     monkeypatch.setattr(writing, "ROWS", rows)
     monkeypatch.setattr(sources, "ROWS", rows)
+    monkeypatch.setattr(tables, "ROWS", rows)
     path, done = tmp_path / f"d{suffix}", []
     D.write(data, path, progress=done.append)
     assert done[-1] == 40
@@ -304,12 +305,19 @@ BAD = {
     "weight.npz": (lambda p: np.savez(p, X=X, y=Y, weight=-W), "weight has a negative value: first in row 0"),
     "no.parquet": (lambda p: p.write_bytes(b"PAR1no"), "cannot be read: "),
     "no.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n"), "cannot be read: "),
-    "empty.csv": (lambda p: p.write_text(""), "has no column y or target: "),
-    "header.csv": (lambda p: p.write_text("a,b,y\n"), "column 'y' has no value in any row"),
-    "notarget.csv": (lambda p: p.write_text("a,b\n1,2\n"), "has no column y or target: name one with target=, out of a, b"),
+    "empty.csv": (lambda p: p.write_text(""), "is empty: expected a first line with the names of columns"),
+    "header.csv": (lambda p: p.write_text("a,b,y\n"), "has no rows"),
+    "notarget.csv": (lambda p: p.write_text("a,b\n1,2\n"), "has no column y or target: name the target, out of a, b"),
     "double.csv": (lambda p: p.write_text("a,a,y\n1,2,3\n"), "has two columns 'a'"),
-    "words.csv": (lambda p: p.write_text("a,y\nred,1\n"), "cannot be read: "),
-    "labels.csv": (lambda p: p.write_text("a,y\n1,cat\n"), "column 'y' of type string is not numeric: number the classes"),
+    "words.csv": (lambda p: p.write_text("a,y\n1,1\nred,1\n"),
+                  "column 'a' has 'red' in row 1, which is no number: mend it or drop it"),
+    "mixed.csv": (lambda p: p.write_text("a,y\n1,1\n2,cat\n"),
+                  "column 'y' mixes numbers and text, as '1' and 'cat': mend it, or say that the task is classification"),
+    "noclass.csv": (lambda p: p.write_text("a,y\n1,cat\n2,\n"), "column 'y' has no value in row 1: fill or drop it"),
+    "void.csv": (lambda p: p.write_text("a,y\n1,\n2,\n"), "column 'y' has no value in any row"),
+    "latin.csv": (lambda p: p.write_bytes(b"a,y\n1,caf\xe9\n"), "column 'y' is not text in UTF-8: save the file in that"),
+    "many.csv": (lambda p: p.write_text("a,y\n" + "".join(f"1,v{i}\n" for i in range(1001))),
+                 "column 'y' has more than 1000 different values, too many for classes: if they are numbers, the task is"),
     "gap.csv": (lambda p: p.write_text("a,y\n1,1\n,2\n"), "column 'a' has no finite number in row 1: fill or drop it"),
     "inf.csv": (lambda p: p.write_text("a,y\n1,1\n1,0\ninf,1\n"), "column 'a' has no finite number in row 2: fill or drop it"),
     "onlyy.csv": (lambda p: p.write_text("y\n1\n"), "has no features beside y"),

@@ -11,16 +11,19 @@ from tinynet_backends import (
     use_backend,
 )
 
-from tinynet import data, export, initializers, losses, metrics, optim, schedules
+from tinynet import data, export, initializers, losses, metrics, optim, plot, schedules
 from tinynet.activations import ELU, GELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from tinynet.checkpoints import Checkpoints
 from tinynet.data import Arrays, Dataset, Loader
+from tinynet.diagnosis import Diagnosis, Finding
 from tinynet.ensemble import Ensemble
-from tinynet.errors import DataFileError, DivergedError, ModelFileError, StopTraining
+from tinynet.errors import DataFileError, DivergedError, GradientError, ModelFileError, StopTraining
 from tinynet.files import load
 from tinynet.fitting import EarlyStopping, fit
+from tinynet.gradients import check_gradients
 from tinynet.history import History
 from tinynet.layers import Context, Dense, Flatten, Layer, Residual, Sequential
+from tinynet.logs import CSVLog, JSONLines, TensorBoard
 from tinynet.losses import (
     BinaryCrossEntropy,
     CrossEntropy,
@@ -35,6 +38,7 @@ from tinynet.losses import (
 from tinynet.many import fit_many
 from tinynet.model import Model
 from tinynet.optim import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
+from tinynet.rates import RateTest, find_rate
 from tinynet.regularization import BatchNorm, Dropout, LayerNorm
 from tinynet.standardize import Standardize
 from tinynet.streams import Stream
@@ -54,21 +58,26 @@ __all__ = [
     "BackendUnavailable",
     "BatchNorm",
     "BinaryCrossEntropy",
+    "CSVLog",
     "Checkpoints",
     "Context",
     "CrossEntropy",
     "DataFileError",
     "Dataset",
     "Dense",
+    "Diagnosis",
     "DivergedError",
     "Dropout",
     "EarlyStopping",
     "Ensemble",
+    "Finding",
     "Flatten",
+    "GradientError",
     "Hinge",
     "History",
     "Huber",
     "Identity",
+    "JSONLines",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
@@ -82,6 +91,7 @@ __all__ = [
     "Poisson",
     "Quantile",
     "RMSprop",
+    "RateTest",
     "ReLU",
     "Report",
     "Residual",
@@ -96,9 +106,12 @@ __all__ = [
     "Stream",
     "SumSquaredError",
     "Tanh",
+    "TensorBoard",
     "available_backends",
+    "check_gradients",
     "data",
     "export",
+    "find_rate",
     "fit",
     "fit_many",
     "get_backend",
@@ -108,6 +121,7 @@ __all__ = [
     "metrics",
     "optim",
     "overrides",
+    "plot",
     "schedules",
     "set_backend",
     "train",

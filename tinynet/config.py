@@ -13,7 +13,10 @@ from typing import Any
 from tinynet_backends.switch import NAMES as BACKENDS
 
 from tinynet import activations, layers, optim, regularization, schedules
-from tinynet.data import DATASETS, Virtual
+from tinynet.data import DATASETS, Dataset, Virtual, stratified
+from tinynet.data import read as read_data
+from tinynet.data.sources import KINDS
+from tinynet.data.tables import TASKS
 from tinynet.standardize import Standardize
 
 ACTIVATIONS = {
@@ -39,20 +42,33 @@ NORMS = {"none": None, "layer": regularization.LayerNorm(), "batch": regularizat
 SCHEDULES = ("constant", "cosine", "one_cycle")
 
 
-def _option(default: Any, text: str) -> Any:
-    """A field with its help; lists are made anew for each record."""
+COMPUTED, STORED = "data that are computed", "data in a file"
+FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True}  # files are small, and of any scale
+
+
+def _option(default: Any, text: str, of: str = "") -> Any:
+    """A field with its help, and the kind of data that it is for, if not for both; lists are made anew for each
+    record."""
+    about = {"help": text, "of": of}
     if isinstance(default, (list, dict)):
-        return field(default_factory=default.copy, metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=default.copy, metadata=about)
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
 class Config:
     """The options of ``tinynet train``; each is a key of the TOML file and, with dashes, an option of the command."""
 
-    data: str = _option("spirals", f"data set: {', '.join(DATASETS)}")
-    samples: int = _option(5_000_000, "training samples; none is stored")
-    validation: int = _option(100_000, "further samples that are only evaluated")
+    data: str = _option("spirals", f"a file ({', '.join(KINDS)}), or a data set: {', '.join(DATASETS)}")
+    samples: int = _option(5_000_000, "training samples; none is stored", COMPUTED)
+    validation: int = _option(100_000, "further samples that are only evaluated", COMPUTED)
+    target: str = _option("", "column of a file that is to be predicted; by default y or target", STORED)
+    task: str = _option(
+        "auto",
+        f"what a file's target is: {', '.join(TASKS)}; auto: numbers with a point are numbers, whole ones and text are classes",
+        STORED,
+    )
+    held_out: float = _option(0.2, "fraction of a file's samples, of each class, that are only evaluated", STORED)
     hidden: list[int] = _option([64, 64], "widths of the hidden layers, as 64,64")
     activation: str = _option("relu", f"after each hidden layer: {', '.join(ACTIVATIONS)}")
     norm: str = _option("none", f"before each activation: {', '.join(NORMS)}")
@@ -62,7 +78,9 @@ class Config:
     schedule: str = _option("cosine", f"how the rate changes over the run: {', '.join(SCHEDULES)}")
     batch_size: int = _option(4096, "samples a step")
     epochs: int = _option(1, "times through the data")
-    standardize: bool = _option(False, "bring features to mean 0 and variance 1 first: true or false")
+    standardize: bool = _option(
+        False, "bring features to mean 0 and variance 1 first, and a file's targets that are numbers: true or false"
+    )
     clip: float = _option(0.0, "largest norm of the gradient; 0: any")
     ema: float = _option(0.0, "weight of the old in an average of the weights, in [0, 1); 0: no average")
     accumulate: int = _option(1, "parts in which a batch is gone through")
@@ -72,7 +90,7 @@ class Config:
     seed: int = _option(0, "decides weights, data, order and masks")
     checkpoint: int = _option(1000, "steps between two checkpoints; 0: one an epoch")
     out: str = _option("", "run folder; by default a new one under runs/")
-    options: dict[str, Any] = _option({}, "hyperparameters of the data set, as noise=0.2 (in TOML a table)")
+    options: dict[str, Any] = _option({}, "hyperparameters of the data set, as noise=0.2 (in TOML a table)", COMPUTED)
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -83,8 +101,12 @@ class Config:
                 raise ValueError(f"option {f.name} = {value!r} is a {type(value).__name__}: expected {kind.__name__}")
         if not all(type(width) is int for width in self.hidden):
             raise ValueError(f"option hidden = {self.hidden!r} is no list of widths: expected whole numbers")
+        if self.data not in DATASETS and not self.stored:
+            raise ValueError(
+                f"unknown data {self.data!r}: choose from {', '.join(DATASETS)}, or give a file ({', '.join(KINDS)})"
+            )
         for name, table in (
-            ("data", DATASETS), ("activation", ACTIVATIONS), ("norm", NORMS), ("optimizer", OPTIMIZERS),
+            ("task", TASKS), ("activation", ACTIVATIONS), ("norm", NORMS), ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
         ):  # fmt: skip
             if getattr(self, name) not in table:
@@ -101,6 +123,11 @@ class Config:
             if not getattr(self, name) >= least:
                 raise ValueError(f"option {name} = {getattr(self, name)!r} is out of range: give at least {least}")
 
+    @property
+    def stored(self) -> bool:
+        """Whether the data are in a file, or are computed."""
+        return self.data not in DATASETS and Path(self.data).suffix.lower() in KINDS
+
     # What it asks for ----------------------------------------------------------------------------------------------
 
     def make_data(self, n: int | None = None) -> Virtual:
@@ -115,17 +142,33 @@ class Config:
         except TypeError as e:
             raise ValueError(f"data set {self.data}: {e}") from None
 
-    def make_net(self, data: Virtual) -> layers.Sequential:
+    def make_split(self) -> tuple[Dataset, Dataset, Dataset]:
+        """All samples, those for training, and those for validation."""
+        if not self.stored:
+            computed = self.make_data()
+            return computed, *computed.split(self.samples)
+        data = read_data(self.data, target=self.target or None, task=self.task)
+        if data.classes == 1:
+            raise ValueError(f"{self.data}: the target is the same in every row: there is nothing to learn")
+        return data, *stratified(data, self.held_out, self.seed)
+
+    def make_net(self, data: Dataset) -> layers.Sequential:
         parts: list[layers.Layer] = [Standardize()] if self.standardize else []
         for width in self.hidden:
             norm = NORMS[self.norm]
             parts += [layers.Dense(width), *([norm] if norm else []), ACTIVATIONS[self.activation]]
             if self.dropout:
                 parts.append(regularization.Dropout(self.dropout))
-        return layers.Sequential(*parts, layers.Dense(data.classes or data.outputs or 1))
+        parts.append(layers.Dense(data.classes or data.outputs or 1))
+        return layers.Sequential(*parts)
 
-    def make_optimizer(self) -> optim.Optimizer:
-        steps = self.epochs * -(-self.samples // self.batch_size)
+    def scales_targets(self, data: Dataset) -> bool:
+        """Whether the numbers that are a file's targets are standardized, as its features are."""
+        return self.stored and self.standardize and not data.classes
+
+    def make_optimizer(self, samples: int) -> optim.Optimizer:
+        """For so many samples an epoch, which a schedule wants to know."""
+        steps = self.epochs * -(-samples // self.batch_size)
         rate: float | schedules.Schedule = self.lr
         if self.schedule == "cosine":
             rate = schedules.Cosine(self.lr, steps)
@@ -137,20 +180,32 @@ class Config:
 
     def toml(self) -> str:
         """This record as TOML, which `read` gives back."""
+        of = STORED if self.stored else COMPUTED
         values = asdict(self)
-        options = values.pop("options")
+        values = {f.name: values[f.name] for f in fields(self) if f.metadata["of"] in ("", of)}
+        options = values.pop("options", {})
         lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
         if options:
             lines += ["", "[options]", *(f"{name} = {_toml(value)}" for name, value in options.items())]
         return "\n".join(lines) + "\n"
 
     def change(self, changes: dict[str, Any]) -> Config:
-        """A copy with some options changed; ValueError for one that does not exist."""
-        known = {f.name for f in fields(self)}
+        """A copy with some options changed; ValueError for one that does not exist, or is for other data.
+
+        The defaults of `FOR_FILES` hold from where ``data`` becomes a file.
+        """
+        known = {f.name: f.metadata["of"] for f in fields(self)}
         for name in changes:
             if name not in known:
                 raise ValueError(f"unknown option {name!r}: choose from {', '.join(sorted(known))}")
-        return replace(self, **changes)
+        new = replace(self, **changes)
+        if new.stored and not self.stored:
+            new = replace(self, **FOR_FILES | changes)
+        of = STORED if new.stored else COMPUTED
+        for name in changes:
+            if known[name] not in ("", of):
+                raise ValueError(f"option {name} is for {known[name]}: data {new.data!r} has no such option")
+        return new
 
 
 def read(path: str | PathLike[str]) -> dict[str, Any]:
@@ -159,6 +214,14 @@ def read(path: str | PathLike[str]) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"{path}: not a TOML file: {e}") from None
+
+
+def help_of(f: Any) -> str:
+    """The help of a field of `Config`, with its default."""
+    default = _default(f)
+    shown = ",".join(map(str, default)) if isinstance(default, list) else str(default).lower()
+    shown += f"; of a file {str(FOR_FILES[f.name]).lower()}" if f.name in FOR_FILES else ""
+    return f"{f.metadata['help']}{f' (default {shown})' if shown else ''}"
 
 
 def parse(name: str, text: str) -> Any:

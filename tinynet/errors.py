@@ -15,5 +15,9 @@ class DataFileError(ValueError):
     """A file without the data that were asked of it, or a damaged one; the message names the file."""
 
 
+class GradientError(ValueError):
+    """A way back that is not the derivative of the way forward; the message names the part."""
+
+
 class StopTraining(Exception):
     """Raised by a callback to end training after the epoch that has just been reported."""

@@ -7,6 +7,7 @@ import json
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from tinynet_backends import Backend
 
 from tinynet.atomic import write_atomically
+from tinynet.data.columns import Columns
 from tinynet.errors import ModelFileError
 from tinynet.layers import Layer
 from tinynet.losses import Loss
@@ -27,8 +29,8 @@ LARGEST_HEADER = 16 * 2**20
 
 
 def save(model: Model, path: str | PathLike[str]) -> None:
-    """Write ``model`` (weights, layer state, architecture, loss and metrics) to ``path``."""
-    about = {
+    """Write ``model`` (weights, layer state, architecture, loss, metrics and names of columns) to ``path``."""
+    about: dict[str, Any] = {
         "format": FORMAT,
         "net": describe(model.net),
         "in_shape": list(model.in_shape),
@@ -37,6 +39,8 @@ def save(model: Model, path: str | PathLike[str]) -> None:
         "loss": describe(model.loss),
         "metrics": [m.name for m in model.metrics if METRICS.get(m.name) == m],
     }
+    if model.columns is not None:
+        about["columns"] = asdict(model.columns)
     write_tensors(path, model.weights(), about, model.ops)
 
 
@@ -86,12 +90,24 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
         metrics = tuple(METRICS[name] for name in names)
         _fits(net, n_in, dtype, arrays)
         model = Model(net, n_in, seed=seed, backend=backend, dtype=dtype)
+        model.columns = _columns(about.get("columns"), model)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise ModelFileError(f"{path}: damaged model file: {e}") from None
     for name, view in model.weights().items():
         view[...] = model.ops.asarray(arrays[name])
     model.loss, model.metrics = loss, metrics
     return model
+
+
+def _columns(about: Any, model: Model) -> Columns | None:
+    """The names in a file, or ValueError if they are not the model's."""
+    if about is None:
+        return None
+    features, target, classes = about["features"], about["target"], about["classes"]
+    columns = Columns(tuple(features), tuple(target), None if classes is None else tuple(classes))
+    if (len(features),) != model.in_shape or (classes is not None and len(classes) != max(model.out_shape[-1], 2)):
+        raise ValueError("its columns are not as many as the network's")
+    return columns
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -122,9 +122,11 @@ def fit(
     `CrossEntropy` for labels and `MeanSquaredError` for numbers, ``optimizer`` `Adam`, ``metrics`` accuracy or R².
     ``validation`` is data that is evaluated after each epoch, as "val_loss" and so on. ``early_stopping`` is an
     `EarlyStopping`, or its patience. Callbacks are called as ``callback(model, row)`` after each epoch; `StopTraining`
-    raised by one ends the run. ``ema`` averages the weights; validation then sees the average, and so does the caller
-    afterwards. ``progress`` shows a bar where standard error is a terminal, else a line an epoch. For ``clip`` and
-    ``accumulate`` see `train`; for ``batch_size``, ``shuffle``, ``drop_last``, ``weights`` and ``balance`` `Loader`.
+    raised by one ends the run. One with a method ``at_step(model, step)`` is also told of every step, from 0, the
+    beginning, on. ``ema`` averages the weights; validation then sees the average, and so does the caller afterwards.
+    ``progress`` shows a bar and the curve of losses where standard error is a terminal, else a line an epoch. For
+    ``clip`` and ``accumulate`` see `train`; for ``batch_size``, ``shuffle``, ``drop_last``, ``weights`` and ``balance``
+    `Loader`.
 
     ``checkpoint`` is a folder, or `Checkpoints`, where the run is saved; with ``resume`` it goes on from there, bit for
     bit as if it had never stopped, and begins where there is nothing yet. ``epochs`` may be another number then.
@@ -170,14 +172,20 @@ def fit(
         clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
     )  # fmt: skip
 
-    model.loss, model.metrics, model.history = loss, chosen, history
+    model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     evaluate = Evaluation(model, loss, chosen)
-    with bars.make(epochs, loader.steps_per_epoch, loader.batch_size) if progress else bars.Silent() as bar:
+    told = list(callbacks)
+    steppers = [callback.at_step for callback in told if hasattr(callback, "at_step")]
+    for at_step in steppers:
+        at_step(model, run.step)
+    with bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent() as bar:
         for report in loop:
             if report.recent:
                 tally.add(report.recent)
                 history.draw(report.step, report.recent, report.last_of_epoch)
                 bar.step(report.step, sum(report.recent) / len(report.recent))
+            for at_step in steppers:
+                at_step(model, report.step)
             if report.last_of_epoch:
                 row: dict[str, float] = {"epoch": report.epoch + 1, "step": report.step}
                 seconds = tally.elapsed()
@@ -191,7 +199,7 @@ def fit(
                     bar.epoch(row)
                     history.stopped = best.see(row, model)
                     try:
-                        for callback in callbacks:
+                        for callback in told:
                             callback(model, row)
                     except StopTraining as e:
                         history.stopped = str(e) or "a callback asked for it"

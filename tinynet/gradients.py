@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from itertools import count
 from math import prod
+from typing import Any
 
-from tinynet_backends import Backend
+from tinynet_backends import Backend, get_backend
 
+from tinynet.errors import GradientError
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Backprop, Context, Layer, leaves
 from tinynet.losses import Loss
@@ -28,11 +30,70 @@ class _Draws:
         return self.ops.xp.reshape(stream.normal(range(prod(shape)), ops=self.ops), shape)
 
 
-def layer_error(layer: Layer, n_in: int | Shape, ops: Backend, *, train: bool = True, seed: int = 0) -> float:
+def check_gradients(
+    what: Layer | Loss,
+    n_in: int | Shape = 4,
+    *,
+    target: Any = None,
+    backend: str | Backend | None = None,
+    train: bool = True,
+    seed: int = 0,
+) -> float:
+    """How far the gradients of a layer or a loss are from differences, relatively; GradientError beyond 1e-6.
+
+    A layer, or a whole network, is tried on random samples of ``n_in`` features or that shape, in training or, with
+    ``train`` False, as in evaluation. A loss is tried on random outputs (n, o) against ``target`` (n,) or (n, o), by
+    default some that it takes. All is in float64. The error is that along one random direction, in which a mistake in
+    any place shows; a bend that happens to lie within 1e-5 of a sample, ReLU's at 0, shows too: try another ``seed``.
+    """
+    ops = get_backend(backend)
+    if isinstance(what, Layer):
+        error = layer_error(what, n_in, ops, train=train, seed=seed)
+        if error <= TOLERANCE:
+            return error
+        names = ["inputs", *Model(what, n_in, backend=ops, dtype="float64").gradient_names]
+        parts = {name: layer_error(what, n_in, ops, train=train, seed=seed, part=name) for name in names}
+        wrong = [name for name in names if not parts[name] <= TOLERANCE]
+        where = f" for {', '.join(wrong)}" if wrong else ""
+    elif isinstance(what, Loss):
+        t = _some_target(what, ops, seed) if target is None else ops.asarray(target)
+        if ops.xp.isdtype(t.dtype, "real floating"):
+            t = ops.asarray(t, "float64")
+        width = t.shape[1] if t.ndim > 1 else int(ops.to_numpy(ops.xp.max(t))) + 1 if what.labels else 1
+        what.check((width,), t, ops)
+        error, where = loss_error(what, t, width, ops, seed=seed), ""
+        if error <= TOLERANCE:
+            return error
+    else:
+        raise TypeError(f"{what!r} is neither a layer nor a loss: give one, such as Dense(3) or CrossEntropy()")
+    raise GradientError(
+        f"the gradient of {what!r} is wrong{where}: it is off by {error:.2g} of its size, and {TOLERANCE:g} is allowed"
+    )
+
+
+def _some_target(loss: Loss, ops: Backend, seed: int) -> Array:
+    """Targets of 6 samples that ``loss`` takes: labels, any numbers, or zeros and ones."""
+    if loss.labels:
+        return ops.asarray([0, 1, 2, 0, 1, 2], "int64")
+    normal = _Draws(ops, seed + 1)(6, 3)
+    signs = ops.xp.where(normal > 0, ops.xp.ones_like(normal), -ops.xp.ones_like(normal))
+    for target in (normal, signs, 0.5 * (signs + 1.0)):
+        try:
+            loss.check((3,), target, ops)
+        except ValueError:
+            continue
+        return target
+    raise ValueError(f"{loss!r} takes targets of a kind of its own: give check_gradients(…, target=…)")
+
+
+def layer_error(
+    layer: Layer, n_in: int | Shape, ops: Backend, *, train: bool = True, seed: int = 0, part: str = ""
+) -> float:
     """How far ``<v, backprop(v)>`` is from the central difference of ``<v, forward>``, over 1 + its size.
 
     In float64, on 6 random samples, along one direction in inputs and parameters together; the layer's parameters are
-    its initial ones with noise, so that none is at a special value.
+    its initial ones with noise, so that none is at a special value. With ``part``, "inputs" or a parameter's name, only
+    that moves.
 
     Examples
     --------
@@ -44,6 +105,10 @@ def layer_error(layer: Layer, n_in: int | Shape, ops: Backend, *, train: bool = 
     model = Model(layer, n_in, backend=ops, dtype="float64", seed=seed)
     start = model.theta + 0.3 * draw(*model.theta.shape)
     x, dx, dtheta = draw(6, *model.in_shape), draw(6, *model.in_shape), draw(*model.theta.shape)
+    if part:
+        moves = [xp.ones_like(p) if name == part else xp.zeros_like(p) for name, p in _parameters(model)]
+        dtheta = dtheta * ops.pack(moves, ops.zeros(start.shape, start.dtype))
+        dx = dx if part == "inputs" else xp.zeros_like(dx)
     state = xp.asarray(model.state, copy=True)
     ctx = Context(ops, train=train, seed=seed, step=2)
 
@@ -58,6 +123,11 @@ def layer_error(layer: Layer, n_in: int | Shape, ops: Backend, *, train: bool = 
     flat = dict(leaves(gparams))
     g = ops.pack([flat[name] for name in model.gradient_names], ops.zeros(start.shape, start.dtype))
     return _error(ops, xp.sum(gx * dx) + xp.sum(g * dtheta), xp.sum(v * (above - below)) / (2.0 * STEP))
+
+
+def _parameters(model: Model) -> list[tuple[str, Array]]:
+    named = model.weights()
+    return [(name, named[name]) for name in model.gradient_names]
 
 
 def loss_error(loss: Loss, target: Array, width: int, ops: Backend, *, seed: int = 0) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 LONGEST = 4000  # entries of a curve, an even number: at so many, neighbours become one
@@ -57,4 +58,16 @@ class History:
 
     def json_lines(self) -> str:
         """A JSON object an epoch, each on a line of its own."""
-        return "".join(json.dumps(row) + "\n" for row in self.rows)
+        return "".join(map(json_line, self.rows))
+
+    def plot(self) -> Any:
+        """A matplotlib Figure of the losses and, beside them, of what else was measured (extra ``plot``)."""
+        from tinynet.plot import history
+
+        return history(self)
+
+
+def json_line(row: dict[str, float]) -> str:
+    """A row as a JSON object and the end of the line; what is not finite, which JSON cannot say, is null."""
+    finite = {name: value if isfinite(value) else None for name, value in row.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from tinynet_backends import Backend, get_backend
 
 from tinynet import streams
-from tinynet.data import Batch, as_dataset
+from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Context, Layer, Param, Params, leaves
 from tinynet.losses import Loss
 from tinynet.metrics import Metric, as_metric
 from tinynet.standardize import moments, standardizer
+from tinynet.summary import Summary, drawing, summarize
 
 if TYPE_CHECKING:
     from tinynet.history import History
@@ -78,6 +79,7 @@ class Model:
         self.loss: Loss | None = None
         self.metrics: tuple[Metric, ...] = ()
         self.history: History | None = None
+        self.columns: Columns | None = None  # what the table it was fitted to calls its columns and classes
         names = [name for name, _ in leaves(self.spec.params)]
         self.theta = self._draw(self.spec.params, first=0)
         self.state = self._draw(self.spec.state, first=len(names))
@@ -106,6 +108,15 @@ class Model:
         shapes = f"{_plain(self.in_shape)} -> {_plain(self.out_shape)}"
         return f"Model({self.net!r}, {shapes}, {self.theta.shape[0]} parameters, {self.dtype} on {self.ops.name})"
 
+    def __str__(self) -> str:
+        p = self.theta.shape[0]
+        head = f"{type(self).__name__}, {p:,} parameters, {self.dtype} on {self.ops.name}"
+        return f"{head}\n\n{drawing(self.net, self.in_shape)}"
+
+    def summary(self) -> Summary:
+        """Layers, shapes, parameters, bytes and FLOPs; ``print(model.summary())`` is a table."""
+        return summarize(self.net, self.in_shape, self.dtype)
+
     def weights(self) -> dict[str, Array]:
         """Parameters and layer state by name, views of `theta` and `state`: "0.w" (i, o), "0.b" (o,), …
 
@@ -122,7 +133,7 @@ class Model:
         copy = Model(self.net, self.in_shape, seed=self.seed, backend=backend, dtype=self.dtype)
         copy.theta[...] = copy.ops.asarray(self.ops.to_numpy(self.theta))
         copy.state[...] = copy.ops.asarray(self.ops.to_numpy(self.state))
-        copy.loss, copy.metrics = self.loss, self.metrics
+        copy.loss, copy.metrics, copy.columns = self.loss, self.metrics, self.columns
         return copy
 
     # Using it ------------------------------------------------------------------------------------------------------

@@ -58,14 +58,14 @@ class Optimizer:
         """The first half of `step`, without arrays: the rate and `scalars`; numbers in ``state`` move on, in place."""
         return rate_at(self.lr, t), *self.scalars(state, t)
 
-    def apply(
-        self, theta: Array, g: Array, state: State, numbers: tuple[float, ...], ops: Backend, rate: Array | None = None
-    ) -> None:
+    def apply(self, theta: Array, g: Array, state: State, numbers: tuple[Any, ...], ops: Backend) -> None:
         """The second half of `step`, arithmetic on vectors alone, in place.
 
-        ``rate``, of theta's shape, stands in for the rate in ``numbers`` where not all elements have the same.
+        The rate, the first of ``numbers``, may be an array of theta's shape, where not all elements have the same.
         """
-        inputs, numbers = ([g], numbers) if rate is None else ([g, rate], numbers[1:])
+        inputs = [g]
+        if getattr(numbers[0], "shape", ()):
+            inputs, numbers = [g, numbers[0]], numbers[1:]
         ops.update(self._decayed_rule, [theta, *(state[name] for name in self.used_slots())], inputs, *numbers)
 
     def used_slots(self) -> tuple[str, ...]:

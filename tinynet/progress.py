@@ -1,11 +1,18 @@
-"""Progress on standard error: a bar where it is a terminal, else one line an epoch."""
+"""Progress on standard error: a bar and the curve of losses where it is a terminal, else one line an epoch."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tinynet.terminal import curve
+
+if TYPE_CHECKING:
+    from tinynet.history import History
+
+CURVE = 8  # lines of the curve; it is left out where the terminal has not twice as many
 
 
 class Silent:
@@ -40,21 +47,32 @@ class Lines(Silent):
 
 
 class Bar(Silent):
-    """A bar with steps, samples a second, loss and the time that is left."""
+    """A bar with steps, samples a second, loss and the time that is left; above it the curve of ``history``."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int) -> None:
+    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, history: History) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.text import Text
 
-        self.total = epochs * steps_per_epoch
+        total = self.total = epochs * steps_per_epoch
         self.batch_size = batch_size
-        self.bar = Progress(
+        console = Console(stderr=True)
+
+        class Curved(Progress):
+            def get_renderables(self) -> Any:
+                size, room = console.size, not console.options.ascii_only
+                if room and size.height >= 2 * CURVE and len(history.curve) > 1:
+                    yield Text("\n".join(curve(list(history.curve), min(size.width, 100), CURVE, total)))
+                yield from super().get_renderables()
+
+        self.bar = Curved(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}  loss {task.fields[loss]}"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
+            refresh_per_second=4,
         )
         self.task: Any = self.bar.add_task("training", total=self.total, rate="", loss="")
 
@@ -74,9 +92,9 @@ class Bar(Silent):
         self.bar.console.print(line(row), highlight=False)
 
 
-def make(epochs: int, steps_per_epoch: int, batch_size: int) -> Silent:
+def make(epochs: int, steps_per_epoch: int, batch_size: int, history: History) -> Silent:
     """A bar if standard error is a terminal, else lines."""
-    return Bar(epochs, steps_per_epoch, batch_size) if sys.stderr.isatty() else Lines()
+    return Bar(epochs, steps_per_epoch, batch_size, history) if sys.stderr.isatty() else Lines()
 
 
 @contextmanager

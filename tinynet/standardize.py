@@ -41,8 +41,11 @@ def standardizer(net: Layer, params: Mapping[str, Any]) -> Mapping[str, Any] | N
     return params if isinstance(net, Standardize) else None
 
 
-def moments(data: Dataset, ops: Backend, samples: int | None = None) -> tuple[Array, Array]:
-    """Mean and standard deviation (divisor n) of each feature, in the shape of a sample, float64, on ``ops``.
+def moments(
+    data: Dataset, ops: Backend, samples: int | None = None, *, of_targets: bool = False
+) -> tuple[Array, Array]:
+    """Mean and standard deviation (divisor n) of each feature, in the shape of a sample, float64, on ``ops``;
+    ``of_targets``: of each column of the targets, which are numbers, (o,).
 
     Weighted, if the data have sample weights: a weight of k is k samples. One pass over the first ``samples`` (all), in
     pieces whose moments are put together as T. F. Chan, G. H. Golub, R. J. LeVeque (1979) do, *Updating formulae and a
@@ -56,7 +59,8 @@ def moments(data: Dataset, ops: Backend, samples: int | None = None) -> tuple[Ar
     mean: Array = None
     squares: Array = None
     for start in range(0, n, rows):
-        x, _, weight = data.rows(range(start, min(start + rows, n)), ops, "float64")
+        x, y, weight = data.rows(range(start, min(start + rows, n)), ops, "float64")
+        x = xp.reshape(y, (y.shape[0], -1)) if of_targets else x
         if weight is None:
             m, own = x.shape[0], xp.mean(x, axis=0)
             spread = xp.sum((x - own) ** 2, axis=0)
@@ -64,7 +68,7 @@ def moments(data: Dataset, ops: Backend, samples: int | None = None) -> tuple[Ar
             m = float(ops.to_numpy(xp.sum(weight)))
             if not m:
                 continue
-            w = xp.reshape(weight, (-1, *(1 for _ in data.shape)))
+            w = xp.reshape(weight, (-1, *(1 for _ in x.shape[1:])))
             own = xp.sum(w * x, axis=0) / m
             spread = xp.sum(w * (x - own) ** 2, axis=0)
         if mean is None:

@@ -133,7 +133,7 @@ def make_step(
             total = value if total is None else total + value
         if clip is not None:
             ops.clip_norm(g, clip)
-        optimizer.apply(theta, g, slots, numbers, ops, rate)
+        optimizer.apply(theta, g, slots, numbers if rate is None else (rate, *numbers[1:]), ops)
         if ema is not None:
             ops.update(_blend, [average], [theta], ema)
         return total

@@ -12,6 +12,7 @@ from tinynet.data.classification import (
     Parity,
     Spirals,
 )
+from tinynet.data.columns import Columns
 from tinynet.data.dataset import Batch, Dataset, Part
 from tinynet.data.loader import Loader
 from tinynet.data.regression import (
@@ -25,6 +26,7 @@ from tinynet.data.regression import (
     Teacher,
 )
 from tinynet.data.sources import Batches, Concatenated, as_dataset, read
+from tinynet.data.subset import Subset, stratified
 from tinynet.data.virtual import Virtual
 from tinynet.data.wrappers import FeatureNoise, Imbalanced, LabelNoise, Nuisance
 from tinynet.data.writing import write
@@ -58,6 +60,7 @@ __all__ = [
     "Blobs",
     "Checkerboard",
     "Circles",
+    "Columns",
     "Concatenated",
     "Dataset",
     "FeatureNoise",
@@ -78,9 +81,11 @@ __all__ = [
     "Sinusoid",
     "SparseUncorrelated",
     "Spirals",
+    "Subset",
     "Teacher",
     "Virtual",
     "as_dataset",
     "read",
+    "stratified",
     "write",
 ]

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from tinynet_backends import Backend, get_backend
 
+from tinynet.data.columns import Columns
+
 Array = Any
 Shape = tuple[int, ...]
 Index = Any  # a range of step 1, or int64 numbers on the host
@@ -30,6 +32,7 @@ class Dataset:
     shape: Shape
     classes: int | None
     outputs: int | None
+    columns: Columns | None = None  # what a file calls them
     ordered: bool = True  # whether neighbours may resemble each other, so that a shuffle is worth its time
     stored: bool = True  # whether it came from outside, so that targets are checked
     on_host: bool = True  # whether batches come from the host's memory or from files, so that fetching ahead may pay
@@ -144,7 +147,7 @@ class Part(Dataset):
         self.whole, self.start, self.stop = whole, start, stop
         self.n, self.shape = stop - start, whole.shape
         self.depth = getattr(whole, "depth", 0)  # of wrappers within: see Wrapper
-        self.classes, self.outputs = whole.classes, whole.outputs
+        self.classes, self.outputs, self.columns = whole.classes, whole.outputs, whole.columns
         self.ordered, self.stored, self.on_host = whole.ordered, whole.stored, whole.on_host
 
     def __repr__(self) -> str:

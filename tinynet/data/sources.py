@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from tinynet_backends import Backend
 
+from tinynet.data import tables
 from tinynet.data.arrays import Arrays
+from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Batch, Dataset, Index
+from tinynet.data.tables import ROWS, TASKS, Asked, reading
 from tinynet.errors import DataFileError
-
-ROWS = 65536  # rows of a table that are decoded at a time
-_EXACT_IN_32 = ("float", "halffloat", "int8", "int16", "uint8", "uint16", "bool")  # Arrow's names
 
 
 def as_dataset(data: Any) -> Dataset:
@@ -53,53 +53,56 @@ def as_dataset(data: Any) -> Dataset:
 
 
 def read(
-    path: str | PathLike[str] | Sequence[str | PathLike[str]], *, target: str | PathLike[str] | None = None
+    path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    *,
+    target: str | PathLike[str] | None = None,
+    task: str | None = None,
+    columns: Columns | None = None,
 ) -> Dataset:
     """The data set in a file, or in several that are its shards, in order.
 
     - ``.npz``: arrays ``X`` and ``y``, perhaps ``weight``; ``.h5`` and ``.hdf5``: data sets of these names.
     - ``.npy``: a table whose last column is the target (labels if the table has whole numbers), or X alone and
       ``target`` the path of y.
-    - ``.parquet``, ``.csv``: numeric columns. ``target`` names the target's (by default ``y`` or ``target``, or all of
-      ``y0``, ``y1``, …), a column ``weight`` has sample weights, the others are features in their order.
+    - ``.parquet``, ``.csv``: columns of numbers. ``target`` names the target's (by default ``y`` or ``target``, or all
+      of ``y0``, ``y1``, …), a column ``weight`` has sample weights, the others are features in their order.
 
-    Whole-number targets are labels. Resident memory stays below about twice `arrays.RELEASE` (256 MiB), however large
-    the file. Raises `DataFileError`, which names the file and what is wrong with it; OSError if it is not there.
+    Whole-number targets are labels, and text in a table is classes, numbered in the order of their names. With ``task``
+    "regression" a target is always numbers; with "classification" the classes are what values a table's target has, and
+    with "auto" they are that too unless it has numbers with a point. ``columns`` are those of a model: the table then
+    gives its features in its order, and its classes. ``data.columns`` says what was found.
+
+    Resident memory stays below about twice `arrays.RELEASE` (256 MiB), however large the file. Raises `DataFileError`,
+    which names the file and what is wrong with it; OSError if it is not there.
     """
+    if task is not None and task not in TASKS:
+        raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
     if not isinstance(path, (str, PathLike)):
-        return Concatenated([read(part, target=target) for part in path])
+        return Concatenated([read(part, target=target, task=task, columns=columns) for part in path])
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataFileError(f"{path}: unknown kind of file: choose from {', '.join(_READERS)}")
     if not stat.S_ISREG(path.stat().st_mode):
         raise DataFileError(f"{path}: not a regular file")
-    with _reading(path):
-        data: Dataset = reader(path, target)
+    with reading(path):
+        data: Dataset = reader(path, Asked(target, task, columns))
         return data
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Inside, whatever a parser makes of a bad file becomes one line that names the file."""
-    try:
-        yield
-    except (DataFileError, KeyboardInterrupt):
-        raise
-    except ImportError as e:
-        raise DataFileError(f"{path}: {e.name} is needed for this kind of file: install the extra files") from None
-    except Exception as e:  # the parsers of five libraries raise a dozen kinds
-        if isinstance(e, OSError) and e.filename is not None:
-            raise
-        line = next(iter(str(e).splitlines()), "") or type(e).__name__
-        raise DataFileError(f"{path}: cannot be read: {line}") from None
 
 
 class _File(Arrays):
     """`Arrays` mapped from a file; scratch files go when the data set does."""
 
-    def __init__(self, path: Path, x: Any, y: Any, weight: Any = None, scratch: Path | None = None) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        x: Any,
+        y: Any,
+        weight: Any = None,
+        scratch: Path | None = None,
+        columns: Columns | None = None,
+    ) -> None:
+        self.path, self.columns = path, columns
         if scratch is not None:
             weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
         try:
@@ -109,6 +112,8 @@ class _File(Arrays):
         if self.classes is not None:
             try:
                 self._demand(self.y, lambda y: y >= 0, "y has a negative label")
+                if columns and columns.classes:
+                    self.classes = len(columns.classes)
             except ValueError as e:
                 raise DataFileError(f"{path}: {e}") from None
 
@@ -119,29 +124,46 @@ class _File(Arrays):
 # Flat files -----------------------------------------------------------------------------------------------------------
 
 
-def _npy(path: Path, target: Any) -> Dataset:
+def _for_task(path: Path, y: Array, task: str | None) -> Array:
+    """Targets as ``task`` wants them: labels (n,) of whole numbers, or numbers (n, o)."""
+    whole = y.dtype.kind in "biu"
+    if task == "classification" and not (whole and y.ndim == 1):
+        raise DataFileError(f"{path}: y {y.dtype} {y.shape} is no target of a classification: give whole numbers (n,)")
+    return y.reshape(-1, 1) if task == "regression" and whole and y.ndim == 1 else y
+
+
+def _npy(path: Path, asked: Asked) -> Dataset:
     table = np.load(path, mmap_mode="r", allow_pickle=False)
-    if target is not None:
-        with _reading(Path(target)):
-            return _File(path, table, np.load(target, mmap_mode="r", allow_pickle=False))
+    if asked.target is not None:
+        with reading(Path(asked.target)):
+            y = np.load(asked.target, mmap_mode="r", allow_pickle=False)
+        return _File(path, table, _for_task(path, y, asked.task))
     if table.ndim != 2 or table.shape[1] < 2:
         raise DataFileError(f"{path}: {table.shape} is not a table with a target: give two columns, or target='y.npy'")
-    return _File(path, table[:, :-1], table[:, -1])
+    return _File(path, table[:, :-1], _for_task(path, table[:, -1], asked.task))
 
 
-def _npz(path: Path, target: Any) -> Dataset:
-    with _scratch() as scratch:
+def _npz(path: Path, asked: Asked) -> Dataset:
+    with scratch_folder() as scratch:
         with zipfile.ZipFile(path) as z:
-            members = {info.filename: info for info in z.infolist()}
-            arrays = {}
-            for name, spelled in (("X", ("X.npy", "x.npy")), ("y", ("y.npy",)), ("weight", ("weight.npy",))):
-                info = next((members[s] for s in spelled if s in members), None)
-                if info is not None:
-                    arrays[name] = _member(path, z, info, scratch / f"{name}.bin")
-        for name in ("X", "y"):
-            if name not in arrays:
-                raise DataFileError(f"{path}: has no array {name!r}, but {', '.join(sorted(members)) or 'nothing'}")
-        return _File(path, arrays["X"], arrays["y"], arrays.get("weight"), scratch)
+            arrays = npz_arrays(path, z, scratch, ("X", "y"), ("weight",))
+        y = _for_task(path, arrays["y"], asked.task)
+        return _File(path, arrays["X"], y, arrays.get("weight"), scratch)
+
+
+def npz_arrays(
+    path: Path, z: zipfile.ZipFile, scratch: Path, wanted: Sequence[str], welcome: Sequence[str] = ()
+) -> dict[str, Array]:
+    """Arrays of an .npz by name, X also as x: `DataFileError` unless all that are wanted are there."""
+    members = {info.filename: info for info in z.infolist()}
+    arrays = {}
+    for name in (*wanted, *welcome):
+        info = members.get(f"{name}.npy", members.get("x.npy") if name == "X" else None)
+        if info is not None:
+            arrays[name] = _member(path, z, info, scratch / f"{name}.bin")
+        elif name in wanted:
+            raise DataFileError(f"{path}: has no array {name!r}, but {', '.join(sorted(members)) or 'nothing'}")
+    return arrays
 
 
 def _member(path: Path, z: zipfile.ZipFile, info: zipfile.ZipInfo, scratch: Path) -> Array:
@@ -177,10 +199,10 @@ def _npy_header(path: Path, name: str, f: Any) -> tuple[tuple[int, ...], bool, A
     return shape, fortran, dtype
 
 
-def _hdf5(path: Path, target: Any) -> Dataset:
+def _hdf5(path: Path, asked: Asked) -> Dataset:
     import h5py
 
-    with _scratch() as scratch:
+    with scratch_folder() as scratch:
         with h5py.File(path, "r") as f:
             arrays = {}
             for name, spelled in (("X", ("X", "x")), ("y", ("y",)), ("weight", ("weight",))):
@@ -190,7 +212,7 @@ def _hdf5(path: Path, target: Any) -> Dataset:
             for name in ("X", "y"):
                 if name not in arrays:
                     raise DataFileError(f"{path}: has no data set {name!r}, but {', '.join(f) or 'nothing'}")
-        return _File(path, arrays["X"], arrays["y"], arrays.get("weight"), scratch)
+        return _File(path, arrays["X"], _for_task(path, arrays["y"], asked.task), arrays.get("weight"), scratch)
 
 
 def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
@@ -212,106 +234,26 @@ def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path, target: Any) -> Dataset:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as f:
-        schema = f.schema_arrow
-        return _table(path, schema.names, schema.types, f.iter_batches(ROWS), target)
+def _parquet(path: Path, asked: Asked) -> Dataset:
+    with tables.open_parquet(path) as table:
+        return _table(table, asked)
 
 
-def _csv(path: Path, target: Any) -> Dataset:
-    import pyarrow as pa
-    from pyarrow import csv
-
+def _csv(path: Path, asked: Asked) -> Dataset:
     with open(path, "rb") as f:
-        first = f.readline(2**20).decode("utf-8-sig", "replace").rstrip("\r\n")
-    names = [name.strip('"') for name in first.split(",")]
-    targets = _targets(path, names, target)
-    # Features are numbers with a point, whatever the first rows look like; a target may be labels.
-    convert = csv.ConvertOptions(column_types={name: pa.float64() for name in names if name not in targets})
-    with csv.open_csv(path, convert_options=convert) as f:
-        return _table(path, f.schema.names, f.schema.types, f, target)
+        head = tables.header(path, f)
+        types = tables.csv_types(head.names, tables.targets(path, head.names, asked), asked)
+        return _table(tables.open_csv(path, f, head, types), asked)
 
 
-def _targets(path: Path, names: Sequence[str], target: Any) -> list[str]:
-    double = next((name for n, name in enumerate(names) if name in names[:n]), None)
-    if double is not None:
-        raise DataFileError(f"{path}: has two columns {double!r}")
-    if target is not None:
-        found = [name for name in names if name == str(target)]
-    else:
-        found = [name for name in ("y", "target") if name in names][:1]
-        found = found or [name for name in names if name[:1] == "y" and name[1:].isdecimal()]
-    if not found:
-        asked = "y or target" if target is None else repr(str(target))
-        raise DataFileError(f"{path}: has no column {asked}: name one with target=, out of {', '.join(names)}")
-    return found
-
-
-def _table(path: Path, names: Sequence[str], types: Sequence[Any], batches: Iterable[Any], target: Any) -> Dataset:
-    """Decode record batches of Arrow to scratch files."""
-    import pyarrow as pa
-
-    targets = _targets(path, names, target)
-    features = [name for name in names if name not in (*targets, "weight")]
-    if not features:
-        raise DataFileError(f"{path}: has no features beside {', '.join(targets)}")
-    kinds = dict(zip(names, types, strict=True))
-    for name in (*features, *targets):
-        kind = kinds[name]
-        if pa.types.is_null(kind):
-            raise DataFileError(f"{path}: column {name!r} has no value in any row")
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            remedy = "number the classes 0, 1, …" if name in targets else "leave it out, or make it numbers"
-            raise DataFileError(f"{path}: column {name!r} of type {kind} is not numeric: {remedy}")
-    small = all(str(kinds[name]) in _EXACT_IN_32 for name in features)
-    labels = len(targets) == 1 and not pa.types.is_floating(kinds[targets[0]])
-    wide = np.dtype(np.float32 if small else np.float64)
-    with _scratch() as scratch:
-        parts: dict[str, tuple[list[str], Any]] = {
-            "X": (features, wide), "y": (targets, np.dtype(np.int64) if labels else np.dtype(np.float64)),
-        }  # fmt: skip
-        if "weight" in names and "weight" not in targets:
-            parts["weight"] = ["weight"], np.dtype(np.float64)
-        n = 0
-        files = {name: open(scratch / name, "wb") for name in parts}  # noqa: SIM115 - several, closed below
-        try:
-            for batch in batches:
-                for name, (columns, dtype) in parts.items():
-                    files[name].write(_columns(path, batch, columns, dtype, n).tobytes())
-                n += batch.num_rows
-        finally:
-            for f in files.values():
-                f.close()
-        if n == 0:
-            raise DataFileError(f"{path}: has no rows")
-        arrays = {}
-        for name, (columns, dtype) in parts.items():
-            flat = name == "weight" or (name == "y" and labels)
-            shape = (n,) if flat else (n, len(columns))
-            arrays[name] = np.memmap(scratch / name, dtype, "r", 0, shape)
-        return _File(path, arrays["X"], arrays["y"], arrays.get("weight"), scratch)
-
-
-def _columns(path: Path, batch: Any, names: list[str], dtype: Any, first: int) -> Array:
-    """Columns of a record batch side by side, (n, len(names)); none may have a gap."""
-    out = np.empty((batch.num_rows, len(names)), dtype)
-    for j, name in enumerate(names):
-        column = batch.column(name)
-        gap = column.null_count and np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]
-        if not column.null_count:
-            out[:, j] = column.to_numpy(zero_copy_only=False)
-            if dtype.kind == "f" and not np.isfinite(out[:, j]).all():
-                gap = np.flatnonzero(~np.isfinite(out[:, j]))[0]
-            else:
-                continue
-        raise DataFileError(f"{path}: column {name!r} has no finite number in row {first + int(gap)}: fill or drop it")
-    return out
+def _table(table: tables.Table, asked: Asked) -> Dataset:
+    with scratch_folder() as scratch:
+        arrays, columns = tables.decode(table, asked, scratch)
+        return _File(table.path, arrays["X"], arrays["y"], arrays.get("weight"), scratch, columns)
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """A folder for what a file is decoded to; it is gone if that fails."""
     folder = Path(tempfile.mkdtemp(prefix="tinynet-"))
     try:
@@ -322,6 +264,7 @@ def _scratch() -> Iterator[Path]:
 
 
 _READERS = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".parquet": _parquet, ".csv": _csv}
+KINDS = tuple(_READERS)
 
 
 # Several sources ------------------------------------------------------------------------------------------------------
@@ -337,10 +280,12 @@ class Concatenated(Dataset):
         for part in parts[1:]:
             if part.shape != first.shape or (part.classes is None) != (first.classes is None):
                 raise ValueError(f"{part!r} does not continue {first!r}: shapes or kinds of target differ")
+            if _class_names(part) != _class_names(first):
+                raise ValueError(f"{part!r} does not continue {first!r}: the classes that their targets name differ")
             if part.outputs != first.outputs:
                 raise ValueError(f"{part!r} does not continue {first!r}: numbers of outputs differ")
         self.parts = list(parts)
-        self.shape, self.outputs = first.shape, first.outputs
+        self.shape, self.outputs, self.columns = first.shape, first.outputs, first.columns
         self.classes = max(part.classes or 0 for part in parts) or None
         self.ordered, self.stored = any(p.ordered for p in parts), any(p.stored for p in parts)
         self.on_host = all(p.on_host for p in parts)
@@ -388,6 +333,10 @@ class Concatenated(Dataset):
     def check(self, check: Any, ops: Backend) -> None:
         for part in self.parts:
             part.check(check, ops)
+
+
+def _class_names(data: Dataset) -> tuple[str, ...] | None:
+    return data.columns.classes if data.columns else None
 
 
 class Batches:

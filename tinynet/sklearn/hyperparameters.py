@@ -202,11 +202,9 @@ class Penalized(Optimizer):
     def numbers(self, state: State, t: int) -> tuple[float, ...]:
         return self.penalty, *self.inner.numbers(state, t)
 
-    def apply(
-        self, theta: Array, g: Array, state: State, numbers: tuple[float, ...], ops: Backend, rate: Array | None = None
-    ) -> None:
+    def apply(self, theta: Array, g: Array, state: State, numbers: tuple[float, ...], ops: Backend) -> None:
         ops.update(_pull, [g], [theta, state["penalized"]], numbers[0])
-        self.inner.apply(theta, g, state, numbers[1:], ops, rate)
+        self.inner.apply(theta, g, state, numbers[1:], ops)
 
 
 def _pull(xp: Any, g: Array, theta: Array, mask: Array, penalty: float) -> tuple[Array]:

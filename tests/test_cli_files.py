@@ -1,0 +1,584 @@
+"""The command on a user's own files: training, predicting, evaluating, exporting, and a line for whatever is wrong."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+from tinynet.cli import bench, main
+from tinynet.data import inputs, outputs, tables
+from tinynet.metrics import METRICS
+
+pytest.importorskip("pyarrow", reason="CSV and Parquet need it")
+
+KINDS = ("ash", "birch", "oak, red")  # the last has a comma in it
+HOST = tn.get_backend("numpy")
+
+
+def table(path, n=120, seed=0, names=KINDS, delimiter=","):
+    """A table of two features, a third that does not matter, and a class that the features tell; also its rows."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, len(names), n)
+    x = np.column_stack(
+        [100 * labels + rng.normal(0, 5, n), rng.normal(0, 1e-3, n) + 1e-2 * labels, rng.normal(0, 1, n)]
+    )
+    rows = [[f"{a:.17g}" for a in row] + [f'"{names[k]}"'] for row, k in zip(x, labels, strict=True)]
+    path.write_text("\n".join(delimiter.join(row) for row in [["wide", "thin", "noise", "kind"], *rows]) + "\n")
+    return x, labels
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on such a table."""
+    folder = tmp_path_factory.mktemp("run")
+    table(folder / "trees.csv")
+    argv = [
+        "--data",
+        str(folder / "trees.csv"),
+        "--target",
+        "kind",
+        "--epochs",
+        "30",
+        "--lr",
+        "0.03",
+        "--hidden",
+        "16",
+        "--quiet",
+    ]
+    assert main(["train", *argv, "--backend", "numpy", "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def mistake(capsys, *argv):
+    """The one line that a mistaken command says, and nothing else."""
+    assert main(list(map(str, argv))) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("tinynet: error: ")
+    return err.removeprefix("tinynet: error: ").rstrip()
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_is_learned_and_the_model_knows_its_names(run):
+    model = tn.load(run / "model.safetensors")
+    assert model.columns == tn.data.Columns(("wide", "thin", "noise"), ("kind",), KINDS)
+    assert repr(model.net).startswith("Sequential(Standardize(), ")
+    assert "val_accuracy" in (run / "history.jsonl").read_text()
+    data = tn.data.read(run.parent / "trees.csv", target="kind")
+    assert model.evaluate(data)["accuracy"] > 0.95
+    assert model.to("strict").columns == model.columns
+
+
+def test_the_config_of_a_run_on_a_file_trains_it_again_from_anywhere(run, tmp_path, monkeypatch):
+    text = (run / "config.toml").read_text()
+    assert "samples" not in text
+    assert f'data = "{run.parent / "trees.csv"}"' in text
+    assert main(["train", str(run / "config.toml"), "--out", "again", "--quiet"]) == 0
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    assert (tmp_path / "again/training.png").read_bytes() == (run / "training.png").read_bytes()
+
+
+def test_a_run_on_a_file_goes_on_and_notices_that_the_file_is_another(tmp_path, capsys):
+    table(tmp_path / "t.csv", 60)
+    some = ["--data", "t.csv", "--target", "kind", "--quiet", "--backend", "numpy", "--schedule", "constant"]
+    assert main(["train", *some, "--epochs", "4", "--out", "a"]) == 0
+    assert main(["train", *some, "--epochs", "2", "--out", "b"]) == 0
+    assert main(["train", "--resume", "b", "--epochs", "4", "--quiet"]) == 0
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    capsys.readouterr()
+    table(tmp_path / "t.csv", 60, seed=1)
+    assert main(["train", "--resume", "b", "--epochs", "5", "--quiet"]) == 2
+    assert "was written for another data set" in capsys.readouterr().err
+
+
+SGD = ["--optimizer", "sgd", "--lr", "0.05", "--clip", "1"]
+
+
+@pytest.mark.parametrize(("scale", "optimizer"), [(1e-6, []), (1e-6, SGD), (1e9, []), (1e9, SGD)])
+def test_numbers_of_any_scale_are_learned(scale, optimizer, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (200, 2))
+    y = scale * (x @ [1.0, -2.0] + 50)
+    np.savetxt(tmp_path / "n.csv", np.column_stack([x, y]), delimiter=",", header="a,b,price", comments="")
+    assert (
+        main(
+            ["train", "--data", "n.csv", "--target", "price", "--out", "r", "--quiet", "--backend", "numpy", *optimizer]
+        )
+        == 0
+    )
+    row = [json.loads(line) for line in (tmp_path / "r/history.jsonl").read_text().splitlines()][-1]
+    assert row["val_r2"] > 0.98
+    assert main(["predict", "r", "n.csv", "--out", "p.npy", "--backend", "numpy"]) == 0
+    assert np.abs(np.load(tmp_path / "p.npy") - y).mean() < 0.2 * scale
+    data = tn.data.read("n.csv", target="price")
+    assert tn.load("r/model.safetensors").evaluate(data)["r2"] > 0.98
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "classes"),
+    [
+        (("3", "10", "5"), "auto", ("3", "5", "10")),
+        (("true", "false"), "auto", ("false", "true")),
+        (("-1", "1"), "auto", ("-1", "1")),
+        (("b", "a"), "auto", ("a", "b")),
+        (("0.5", "1.5"), "auto", None),
+        (("0.5", "1.5"), "classification", ("0.5", "1.5")),
+        (("1", "x"), "classification", ("1", "x")),
+        (("3", "10"), "regression", None),
+    ],
+)
+def test_what_a_target_is(values, task, classes, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROWS", 3)
+    (tmp_path / "t.csv").write_text("a,y\n" + "".join(f"{i},{values[(i + i // 4) % len(values)]}\n" for i in range(11)))
+    data = tn.data.read("t.csv", task=task)
+    y = data.batch(range(11), HOST, "float64").y
+    assert data.columns.classes == classes
+    truth = [values[(i + i // 4) % len(values)] for i in range(11)]
+    if classes:
+        assert (data.classes, y.dtype) == (len(classes), np.int64)
+        assert [classes[label] for label in y] == truth
+        again = tn.data.read("t.csv", columns=data.columns)
+        assert again.batch(range(11), HOST, "float64").y.tolist() == y.tolist()
+    else:
+        assert y[:, 0].tolist() == list(map(float, truth))
+
+
+def test_parquet_has_classes_too(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    words = ["b", "a", "c", "a", "b", "b"]
+    for kind in (pa.array(words), pa.array(words).dictionary_encode(), pa.array(words, pa.large_string())):
+        pq.write_table(pa.table({"a": np.arange(6.0), "y": kind}), "t.parquet", row_group_size=2)
+        data = tn.data.read("t.parquet")
+        assert data.columns == tn.data.Columns(("a",), ("y",), ("a", "b", "c"))
+        assert data.batch(range(6), HOST, "float32").y.tolist() == [1, 0, 2, 0, 1, 1]
+
+
+def test_shards_must_name_the_same_classes(tmp_path):
+    for name, words in (("a", "xy"), ("b", "yx"), ("c", "xz")):
+        (tmp_path / f"{name}.csv").write_text("a,y\n" + "".join(f"1,{w}\n" for w in words))
+    data = tn.data.read(["a.csv", "b.csv"])
+    assert data.columns.classes == ("x", "y")
+    assert data.batch(range(4), HOST, "float32").y.tolist() == [0, 1, 1, 0]
+    with pytest.raises(ValueError, match="the classes that their targets name differ"):
+        tn.data.read(["a.csv", "c.csv"])
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_other_delimiters(delimiter, tmp_path):
+    x, labels = table(tmp_path / "t.csv", 20, delimiter=delimiter)
+    data = tn.data.read("t.csv", target="kind")
+    got = data.batch(range(20), HOST, "float64")
+    np.testing.assert_array_equal(got.x, x)
+    assert got.y.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("n", [20, 1000])
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_a_split_is_stratified_drawn_and_whole(n, fraction):
+    rng = np.random.default_rng(n)
+    y = rng.choice(3, n, p=(0.8, 0.15, 0.05))
+    data = tn.Arrays(np.arange(n, dtype=np.float64)[:, None], y)
+    parts = tn.data.stratified(data, fraction, seed=3)
+    train, held_out = (part.batch(range(part.n), HOST, "float64") for part in parts)
+    assert sorted([*train.x[:, 0], *held_out.x[:, 0]]) == list(range(n))
+    for k in range(3):
+        count = int((y == k).sum())
+        assert abs(int((held_out.y == k).sum()) - fraction * count) <= 0.5
+        assert (train.y == k).any() or not count
+    np.testing.assert_array_equal(y[held_out.x[:, 0].astype(int)], held_out.y)
+    chosen = np.array([n // 3, 0, 1, 1])
+    np.testing.assert_array_equal(parts[0].batch(chosen, HOST, "float64").x, train.x[chosen])
+    again, other = tn.data.stratified(data, fraction, seed=3), tn.data.stratified(data, fraction, seed=4)
+    assert again[1].index.tolist() == parts[1].index.tolist()
+    assert again[0].fingerprint() == parts[0].fingerprint()
+    assert n == 20 or other[1].index.tolist() != parts[1].index.tolist()
+    numbers = tn.Arrays(np.zeros((n, 1)), np.zeros((n, 2)))
+    assert tn.data.stratified(numbers, fraction, seed=0)[1].n == int(fraction * n + 0.5)
+
+
+# Predicting and evaluating --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    """Further rows in every format, read in pieces of a few; also what they are."""
+    import h5py
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(tables, "ROWS", 7)
+    monkeypatch.setattr(inputs, "_PIECE", 21)
+    x, labels = table(tmp_path / "t.csv", 50, seed=5)
+    np.save("t.npy", x)
+    np.save("fortran.npy", np.asfortranarray(x))
+    np.savez("t.npz", X=x)
+    np.savez_compressed("c.npz", X=x)
+    with h5py.File("t.h5", "w") as f:
+        f["X"] = x
+    columns = {"noise": x[:, 2], "more": ["?"] * 50, "thin": x[:, 1], "wide": x[:, 0]}  # in another order
+    pq.write_table(pa.table(columns), "t.parquet")
+    return x, labels
+
+
+FILES = ["t.csv", "t.npy", "fortran.npy", "t.npz", "c.npz", "t.h5", "t.parquet"]
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("out", ["p.csv", "p.parquet", "p.npy", "-"])
+def test_predictions_are_the_model_s(file, out, rows, run, capsysbinary):
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    model = tn.load(run / "model.safetensors", backend="numpy")
+    said = [KINDS[label] for label in model.predict_labels(rows[0])]
+    p = HOST.softmax(model.predict(rows[0]))
+    assert said == [KINDS[label] for label in rows[1]]
+    argv = ["predict", str(run), file, "--backend", "numpy", "--proba", "--out", out]
+    assert main(argv) == 0
+    stdout, err = capsysbinary.readouterr()
+    assert (stdout == b"", b"50 rows" in err) == ((out != "-",) * 2)
+    if out == "p.npy":
+        np.testing.assert_array_equal(np.load(out), p)
+        assert main([*argv[:-3], "--out", out]) == 0
+        assert np.load(out).tolist() == said
+        return
+    if out == "-":
+        Path("p.csv").write_bytes(stdout)
+    read = pyarrow.parquet.read_table(out) if out == "p.parquet" else pyarrow.csv.read_csv("p.csv")
+    assert read.column_names == ["prediction", *(f"p_{kind}" for kind in KINDS)]
+    assert read["prediction"].to_pylist() == said
+    got = np.column_stack([read[f"p_{kind}"].to_numpy() for kind in KINDS])
+    np.testing.assert_array_equal(got.astype(np.float32), p)
+
+
+def test_csv_on_a_pipe(rows, run, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("t.csv").read_bytes())))
+    assert main(["predict", str(run), "-", "--backend", "numpy"]) == 0
+    piped = capsys.readouterr().out
+    assert main(["predict", str(run), "t.csv", "--backend", "numpy"]) == 0
+    assert capsys.readouterr().out == piped
+    assert piped.splitlines()[0] == "prediction"
+    assert len(piped.splitlines()) == 51
+
+
+@pytest.mark.parametrize(
+    ("loss", "width", "names"),
+    [
+        (tn.BinaryCrossEntropy(), 1, ["prediction", "p_0", "p_1"]),
+        (tn.CrossEntropy(), 2, ["prediction", "p_0", "p_1"]),
+        (tn.MeanSquaredError(), 1, ["prediction"]),
+        (tn.MeanSquaredError(), 2, ["prediction0", "prediction1"]),
+    ],
+)
+def test_models_without_names(loss, width, names, tmp_path, capsys):
+    model = tn.Model(tn.Sequential(tn.Dense(width)), 2, seed=1)
+    model.loss = loss
+    model.save("m.safetensors")
+    x = np.random.default_rng(0).normal(size=(9, 2))
+    np.savetxt("x.csv", np.column_stack([x, np.zeros(9)]), delimiter=",", header="u,v,y", comments="")
+    proba = ["--proba"] if len(names) == 3 else []
+    assert main(["predict", "m.safetensors", "x.csv", *proba, "--backend", "numpy"]) == 0
+    lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == names
+    got, z = np.array(lines[1:], np.float64), model.predict(x)
+    if not proba:
+        np.testing.assert_array_equal(got.astype(np.float32), z)
+        return
+    p = HOST.softmax(z)[:, 1] if width == 2 else 1 / (1 + np.exp(-z[:, 0]))
+    np.testing.assert_allclose(got[:, 2], p, rtol=1e-6)
+    np.testing.assert_allclose(got[:, 1] + got[:, 2], 1, rtol=1e-6)
+    assert got[:, 0].tolist() == (p > 0.5).tolist() == model.predict_labels(x).tolist()
+
+
+def test_evaluate(rows, run, capsys):
+    assert main(["evaluate", str(run), "--backend", "numpy"]) == 0
+    said = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    last = json.loads((run / "history.jsonl").read_text().splitlines()[-1])
+    assert float(said["loss"]) == pytest.approx(last["val_loss"], rel=1e-4)
+    assert float(said["accuracy"]) == pytest.approx(last["val_accuracy"], rel=1e-5)
+    assert main(["evaluate", str(run / "model.safetensors"), "--data", "t.csv", "--metrics", "f1,accuracy"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["loss", "f1", "accuracy"]
+
+
+def test_evaluate_on_computed_data(tmp_path, capsys):
+    model = tn.Model(tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Dense(3)), 2)
+    model.fit(tn.data.Blobs(500), batch_size=50)
+    model.save("m.safetensors")
+    argv = ["--data", "blobs", "--samples", "300", "--seed", "0", "--set", "noise=2.0", "--backend", "numpy"]
+    assert main(["evaluate", "m.safetensors", *argv]) == 0
+    wanted = model.evaluate(tn.data.Blobs(300, noise=2.0))
+    assert capsys.readouterr().out == f"loss {wanted['loss']:.6g}\naccuracy {wanted['accuracy']:.6g}\n"
+
+
+# Export, plot, info, bench --------------------------------------------------------------------------------------------
+
+
+def test_export(run, rows, tmp_path, capsys):
+    onnx = pytest.importorskip("onnx", reason="the format needs it")
+    for name, f in tn.export.FORMATS.items():
+        assert main(["export", str(run), "--to", name, "--out", f"m{f.suffix}"]) == 0
+    (entry,) = onnx.load("m.onnx").metadata_props
+    assert (entry.key, json.loads(entry.value)) == ("classes", list(KINDS))
+    model = tn.load(run / "model.safetensors")
+    before, other = model.predict(rows[0]), tn.Model(model.net, 3, seed=9)
+    tn.export.from_torch_state(other, "m.safetensors")
+    np.testing.assert_array_equal(other.predict(rows[0]), before)
+
+
+def test_plot_draws_the_same_picture_again(run, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
+    assert main(["plot", str(run), "--out", "p.png"]) == 0
+    assert capsys.readouterr().out == "p.png\n"
+    assert (tmp_path / "p.png").read_bytes() == (run / "training.png").read_bytes()
+
+
+def test_info_says_what_a_model_is(run, capsys):
+    assert main(["info", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "Sequential(Standardize(), Dense(width=16)" in out
+    for line in ("inputs      (n, 3) float32", "features    wide, thin, noise", "classes     ash, birch, oak, red"):
+        assert line in out
+
+
+def test_bench_measures_each_backend_on_each_network(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "TASKS", bench.TASKS[:1])
+    assert main(["bench", "--backend", "numpy", "--seconds", "0.05"]) == 0
+    out = capsys.readouterr().out
+    assert "20 - 32 - 2, 32 samples a step\n  numpy " in out
+    least, most = (float(out.rpartition(mark)[2].split()[0].strip("()").replace(",", "")) for mark in ("(", "– "))
+    assert 0 < least <= most
+
+
+# Mistakes -------------------------------------------------------------------------------------------------------------
+
+
+def put(name, text):
+    Path(name).write_text(text)
+    return name
+
+
+GOOD = "wide,thin,noise\n1,2,3\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "d.csv: is empty: expected a first line with the names of columns"),
+        ("wide,thin,noise\n", "d.csv: has no rows"),
+        ("wide,noise\n1,2\n", "d.csv: has no column 'thin', which the model wants: it has wide, noise"),
+        (GOOD + "1,,3\n", "d.csv: column 'thin' has no finite number in row 1: fill or drop it"),
+        (GOOD + "1,red,3\n", "d.csv: column 'thin' has 'red' in row 1, which is no number: mend it or drop it"),
+        (GOOD + "1,inf,3\n", "d.csv: column 'thin' has no finite number in row 1: fill or drop it"),
+        ("wide,thin,wide\n1,2,3\n", "d.csv: has two columns 'wide'"),
+    ],
+)
+@pytest.mark.parametrize("out", ["-", "p.parquet", "p.npy"])
+def test_bad_rows_to_predict(text, said, out, run, capsys):
+    put("d.csv", text)
+    assert mistake(capsys, "predict", run, "d.csv", "--backend", "numpy", "--out", out) == said
+    assert os.listdir() == ["d.csv"]
+
+
+def test_a_row_far_down_a_file_and_on_a_pipe(run, capsys, monkeypatch):
+    text = "wide,thin,noise\n" + "1,2,3\n" * 400_000 + "1,2,x\n"
+    put("d.csv", text)
+    argv = ["predict", str(run), "d.csv", "--backend", "numpy", "--out", "p.npy"]
+    said = "column 'noise' has 'x' in {}, which is no number: mend it or drop it"
+    assert mistake(capsys, *argv) == f"d.csv: {said.format('row 400000')}"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    argv[2] = "-"
+    assert mistake(capsys, *argv).startswith("standard input: column 'noise' has 'x' in a row from ")
+    assert os.listdir() == ["d.csv"]
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("wide.npy", "wide.npy: X (2, 4) does not fit the model: expected (n, 3)"),
+        ("flat.npy", "flat.npy: X (3,) does not fit the model: expected (n, 3)"),
+        ("none.npy", "none.npy: has no rows"),
+        ("nan.npy", "nan.npy: X has a value that is NaN or infinite in row 1: fill or drop it"),
+        ("text.npy", "text.npy: X of dtype <U1 is not numeric: store numbers"),
+        ("noX.npz", "noX.npz: has no array 'X', but Z.npy"),
+        ("no.npy", "no.npy: No such file or directory"),
+        ("d.txt", "d.txt: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv, or - for CSV on a pipe"),
+        ("folder.csv", "folder.csv: not a regular file"),
+    ],
+)  # fmt: skip
+def test_bad_arrays_to_predict(file, said, run, capsys):
+    np.save("wide.npy", np.zeros((2, 4)))
+    np.save("flat.npy", np.zeros(3))
+    np.save("none.npy", np.zeros((0, 3)))
+    np.save("nan.npy", [[1, 2, 3.0], [1, np.nan, 2]])
+    np.save("text.npy", np.array([["a", "b", "c"]]))
+    np.savez("noX.npz", Z=np.zeros(3))
+    os.mkdir("folder.csv")
+    put("d.txt", "")
+    if file == "folder.csv":
+        assert "folder.csv" in mistake(capsys, "predict", run, file)
+    else:
+        assert mistake(capsys, "predict", run, file) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "said"),
+    [
+        ("a,b\n1,2\n3,4\n", [], "has no column y or target: name the target, out of a, b"),
+        ("a,y\n1,x\n2,x\n", [], "the target is the same in every row: there is nothing to learn"),
+        (
+            "a,y\n1,x\n2,z\n",
+            ["--task", "regression"],
+            "column 'y' has 'x' in row 0, which is no number: mend it or drop it",
+        ),
+    ],
+)
+def test_bad_tables_to_train_on(text, argv, said, capsys):
+    put("d.csv", text)
+    assert mistake(capsys, "train", "--data", "d.csv", *argv) == f"{os.path.abspath('d.csv')}: {said}"
+    assert os.listdir() == ["d.csv"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--samples", "5"], "option samples is for data that are computed: data 'd.csv' has no such option"),
+        (["--set", "noise=1"], "option options is for data that are computed: data 'd.csv' has no such option"),
+        (["--held-out", "1"], "held_out 1.0 is out of range: give a fraction in (0, 1)"),
+        (["--held-out", "0.1"], "held_out 0.1 of 2 samples is none: give more"),
+        (["--task", "ranking"], "unknown task 'ranking': choose from auto, classification, regression"),
+        (["--data", "moons"], "option target is for data in a file: data 'moons' has no such option"),
+    ],
+)
+def test_options_that_do_not_fit_a_file(argv, said, capsys):
+    put("d.csv", "a,y\n1,x\n2,z\n")
+    assert mistake(capsys, "train", "--data", "d.csv", "--target", "y", *argv) == said
+
+
+def test_a_class_that_the_model_has_not_seen(run, tmp_path, capsys):
+    table(tmp_path / "t.csv", names=("ash", "birch", "elm"))
+    said = mistake(capsys, "evaluate", run, "--data", "t.csv")
+    row = [line.rpartition(",")[2] for line in Path("t.csv").read_text().splitlines()[1:]].index('"elm"')
+    assert said == (
+        f"t.csv: column 'kind' has the class 'elm' in row {row}, which the model has not seen: it knows {', '.join(KINDS)}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["predict", "no.safetensors", "x.csv"], "no.safetensors: No such file or directory"),
+        (["predict", "x.csv", "x.csv"], "x.csv: not a model file, or one that was cut short"),
+        (["predict", "RUN", "x.csv", "--out", "p.txt"],
+         "p.txt: unknown kind of file: choose from .csv, .parquet, .npy, or - for CSV on a pipe"),
+        (["predict", "RUN", "x.csv", "--out", "no/p.csv"], "no: No such file or directory"),
+        (["evaluate", "RUN/model.safetensors"],
+         "RUN/model.safetensors is no run folder, which would have its own data: give --data"),
+        (["evaluate", "RUN", "--metrics", "good"], f"unknown metric 'good': choose from {', '.join(METRICS)}"),
+        (["export", "RUN", "--to", "paper", "--out", "m"], f"unknown format 'paper': choose from {', '.join(tn.export.FORMATS)}"),
+        (["plot", "RUN", "--out", "p.bmp"], "p.bmp: unknown kind of file: choose .png"),
+        (["plot", "nowhere"], "nowhere/config.toml: No such file or directory"),
+        (["bench", "--seconds", "0"], "seconds 0.0 is out of range: give a positive number"),
+        (["bench", "--backend", "abacus"], "unknown backend 'abacus': choose from auto, numpy, numba, cupy, strict, torch, dpnp"),
+        (["completion", "tcsh"], "unknown shell 'tcsh': choose from bash, zsh, fish"),
+        (["data", "x.csv", "--out", "y.csv"],
+         f"x.csv is a file already: give the name of a data set, out of {', '.join(tn.data.DATASETS)}"),
+    ],
+)  # fmt: skip
+def test_mistakes_of_other_commands(argv, said, run, capsys):
+    put("x.csv", GOOD)
+    argv = [a.replace("RUN", str(run)) for a in argv]
+    assert mistake(capsys, *argv) == said.replace("RUN", str(run))
+    assert os.listdir() == ["x.csv"]
+
+
+def test_no_probabilities_of_numbers(capsys):
+    model = tn.Model(tn.Sequential(tn.Dense(1)), 3)
+    model.loss = tn.Huber()
+    model.save("m.safetensors")
+    put("x.csv", GOOD)
+    said = mistake(capsys, "predict", "m.safetensors", "x.csv", "--proba")
+    assert said == "a model with loss Huber(delta=1.0) gives no probabilities: leave --proba out"
+    put("y.csv", "a,b\n1,2\n")
+    assert mistake(capsys, "predict", "m.safetensors", "y.csv") == "y.csv: has 2 features (a, b), and the model wants 3"
+
+
+def test_what_cannot_be_exported_says_what_and_why(run, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert mistake(capsys, "export", run, "--to", "onnx", "--out", "m.onnx") == (
+        "onnx is needed for this export: install the extra onnx"
+    )
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    "damage", [{"features": ["a"]}, {"classes": ["a", "a", "b"]}, {"classes": ["a"]}, {"target": [1]}]
+)
+def test_damaged_names_in_a_model_file(damage, run, capsys):
+    from safetensors.numpy import save_file
+
+    from tinynet.files import read_tensors
+
+    about, arrays = read_tensors(run / "model.safetensors")
+    about["columns"] |= damage
+    save_file(arrays, "m.safetensors", metadata={"tinynet": json.dumps(about)})
+    assert mistake(capsys, "info", "m.safetensors").startswith("m.safetensors: damaged model file: ")
+
+
+# Pipes ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_closed_pipe_ends_quietly(run, tmp_path):
+    """What a shell does with ``tinynet predict … | head -1``."""
+    put("d.csv", "wide,thin,noise\n" + "1,2,3\n" * 300_000)
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from tinynet.cli import main; sys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", code, "predict", str(run), "d.csv", "--backend", "numpy"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"prediction\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 141
+
+
+def test_a_pipe_that_is_closed_before_the_end_of_a_short_answer(monkeypatch):
+    """What fits into the buffer meets the closed pipe at the last flush."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["info"]) == 141
+
+
+def test_memory_does_not_grow_with_the_file(run, monkeypatch):
+    """The pieces that are read are of one size, and one is let go before the next but one is read."""
+    import weakref
+
+    monkeypatch.setattr(inputs, "_PIECE", 3 * 1000)
+    np.save("x.npy", np.ones((20_000, 3), np.float32))
+    alive = []
+    for x in inputs.inputs("x.npy", (3,)):
+        assert x.shape == (1000, 3)
+        alive = [r for r in alive if r() is not None]
+        assert len(alive) <= 1
+        alive.append(weakref.ref(x))
+    written = []
+    with outputs.outputs("y.npy", ["prediction"]) as write:
+        for start in range(0, 20_000, 1000):
+            write([np.arange(start, start + 1000)])
+            written.append(start)
+    assert np.load("y.npy").tolist() == list(range(20_000))

@@ -1,0 +1,272 @@
+"""Diagnosis: every illness is found where it is made, none where there is none, and nothing changes by looking."""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+from tinynet.data import Arrays
+from tinynet.probe import probe
+
+MOONS = tn.data.Moons(600, noise=0.1, seed=3)
+
+
+def network(*widths, activation=tn.ReLU, out=2):
+    return tn.Sequential(*(layer for width in widths for layer in (tn.Dense(width), activation())), tn.Dense(out))
+
+
+def kinds(diagnosis):
+    return sorted({finding.kind for finding in diagnosis.findings})
+
+
+def looked(model, data=MOONS, loss=None):
+    diagnosis = tn.Diagnosis(data)
+    diagnosis.look(model, loss=loss or tn.CrossEntropy())
+    return diagnosis
+
+
+def test_nothing_is_said_of_what_is_well():
+    for seed in range(2):
+        diagnosis = tn.Diagnosis(MOONS)
+        net = tn.Sequential(
+            tn.Dense(32), tn.BatchNorm(), tn.ReLU(), tn.Dropout(0.2), tn.Dense(32), tn.Tanh(), tn.Dense(2)
+        )
+        tn.Model(net, 2, seed=seed).fit(MOONS, epochs=2, callbacks=[diagnosis])
+        assert diagnosis.findings == []
+        assert len(diagnosis.losses) > 5
+
+
+@pytest.mark.parametrize("activation", [tn.ReLU, tn.LeakyReLU, tn.ELU, tn.GELU, tn.SiLU, tn.Softplus, tn.Tanh])
+def test_nothing_is_said_of_an_untrained_network(activation):
+    for seed in range(5):
+        assert looked(tn.Model(network(64, 64, 64, activation=activation), 2, seed=seed)).findings == []
+
+
+def test_dead_units_are_counted(ops):
+    model = tn.Model(network(10, 8), 2, backend=ops)
+    model.weights()["2.b"][...] = ops.asarray([-100.0] * 5 + [0.5] * 3, "float32")
+    (finding,) = looked(model).findings
+    assert (finding.kind, finding.place, finding.step) == ("dead", "3", 0)
+    assert finding.text == (
+        "layer 3 (ReLU()): 5 of 8 units gave 0 for each of 512 samples: lower the rate, or use LeakyReLU()"
+    )
+    model.weights()["2.b"][...] = ops.asarray([-100.0] * 3 + [0.5] * 5, "float32")
+    assert looked(model).findings == []
+
+
+@pytest.mark.parametrize("activation", [tn.Sigmoid, tn.Tanh])
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_saturated_units_are_dead_too(ops, activation, side):
+    model = tn.Model(network(10, activation=activation), 2, backend=ops)
+    model.weights()["0.b"][...] = side * ops.asarray([30.0] * 9 + [0.0], "float32")
+    found = {finding.kind: finding for finding in looked(model).findings}
+    assert found["dead"].text == (
+        f"layer 1 ({activation.__name__}()): 9 of 10 units had a slope below 0.001 for each of 512 samples: "
+        "lower the rate, scale the inputs or draw smaller weights"
+    )
+
+
+def test_gradients_that_vanish(ops):
+    """Eight sigmoids take away more than 4**-8."""
+    finding = looked(tn.Model(network(*[32] * 8, activation=tn.Sigmoid), 2, backend=ops)).findings[0]
+    assert (finding.kind, finding.place) == ("vanishing", "0")
+    first, last = (float(finding.text.split(f" {word} ")[1].split()[0]) for word in ("to", "from"))
+    assert first < last * 4.0**-8
+    assert finding.text.endswith("use ReLU() or Residual(…), or add LayerNorm()")
+
+
+def test_gradients_that_explode(ops):
+    model = tn.Model(network(*[32] * 5, activation=tn.Identity), 2, backend=ops)
+    for name in ("2.w", "4.w", "6.w", "8.w"):
+        model.weights()[name][...] = 30.0 * model.weights()[name]
+    findings = looked(model).findings
+    assert [(f.kind, f.place) for f in findings] == [("exploding", "0")]
+    assert findings[0].text.endswith("draw smaller weights, or add LayerNorm()")
+
+
+def test_what_is_not_finite_is_said_without_a_warning(ops):
+    model = tn.Model(network(8, 8), 2, backend=ops)
+    model.theta[...] = model.theta * 1e30
+    assert {"exploding", "rate"} <= set(kinds(looked(model)))
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(300.0, 0.0), (1.0, 1500.0), (0.01, 0.0), (0.01, 1.0)])
+def test_inputs_that_are_not_scaled(scale, shift):
+    x, y, _ = MOONS[:500]
+    x = np.asarray(x) * scale + shift
+    finding = looked(tn.Model(network(8), 2), Arrays(x, np.asarray(y))).findings[0]
+    assert (finding.kind, finding.place) == ("inputs", "0")
+    j = int(finding.text.split("feature ")[1].split()[0])
+    mean, deviation = (
+        float(finding.text.split(f"{word} ")[-1].split()[0].rstrip(":")) for word in ("mean", "deviation")
+    )
+    assert mean == pytest.approx(x[:, j].mean(), rel=1e-3, abs=1e-4)
+    assert deviation == pytest.approx(x[:, j].std(), rel=1e-2)
+    well = tn.Model(tn.Sequential(tn.Standardize(), *network(8).layers), 2)
+    diagnosis = tn.Diagnosis(Arrays(x, np.asarray(y)))
+    well.fit(Arrays(x, np.asarray(y)), callbacks=[diagnosis])
+    assert "inputs" not in kinds(diagnosis)
+
+
+def test_sparse_inputs_and_constants_are_well():
+    generator = np.random.default_rng(0)
+    x = (generator.random((600, 40)) < 0.02).astype(np.float64)
+    x[:, 0], x[:, 1] = 1.0, 0.0
+    assert looked(tn.Model(network(8), 40), Arrays(x, np.arange(600) % 2)).findings == []
+
+
+@pytest.mark.parametrize("optimizer", [tn.SGD(300.0), tn.Adam(3.0)])
+def test_a_rate_that_diverges(optimizer):
+    diagnosis = tn.Diagnosis(MOONS)
+    model = tn.Model(network(64, 64), 2)
+    with suppress(tn.DivergedError):
+        model.fit(MOONS, optimizer=optimizer, callbacks=[diagnosis])
+    finding = next(f for f in diagnosis.findings if f.kind == "rate")
+    assert finding.step <= 64
+    assert "lower the rate, to a tenth or what find_rate suggests" in finding.text
+
+
+def test_a_loss_below_zero_that_moves_is_no_divergence():
+    """Poisson's is; four times the least loss would mean nothing."""
+    x = np.linspace(-1, 1, 400)[:, None]
+    data = Arrays(x, np.exp(3 + x))
+    diagnosis = tn.Diagnosis(data)
+    tn.Model(network(16, out=1), 1).fit(data, loss=tn.Poisson(), epochs=20, callbacks=[diagnosis])
+    assert "rate" not in kinds(diagnosis)
+    assert diagnosis.losses[-1][1] < 0
+
+
+def test_nothing_changes_by_looking(ops):
+    net = tn.Sequential(
+        tn.Dense(16), tn.BatchNorm(), tn.ReLU(), tn.Dropout(0.5), tn.Residual(tn.Dense(16)), tn.Dense(2)
+    )
+    plain, watched = (tn.Model(net, 2, backend=ops) for _ in range(2))
+    one = plain.fit(MOONS.take(200))
+    two = watched.fit(MOONS.take(200), callbacks=[tn.Diagnosis(MOONS, samples=50, every=3)])
+    assert np.array_equal(ops.to_numpy(plain.theta), ops.to_numpy(watched.theta))
+    assert np.array_equal(ops.to_numpy(plain.state), ops.to_numpy(watched.state))
+    assert one.curve == two.curve
+
+
+def test_it_looks_early_and_then_every_so_often():
+    diagnosis = tn.Diagnosis(MOONS, every=20)
+    tn.Model(network(8), 2).fit(MOONS, batch_size=10, callbacks=[diagnosis])
+    assert [step for step, _ in diagnosis.losses] == [0, 1, 2, 4, 8, 16, 20, 40, 60]
+
+
+def test_it_is_said_once_and_logged(caplog):
+    model = tn.Model(network(10), 2)
+    model.weights()["0.b"][...] = -100.0
+    diagnosis = tn.Diagnosis(MOONS)
+    with caplog.at_level(logging.WARNING, "tinynet"):
+        first = diagnosis.look(model, 7, loss=tn.CrossEntropy())
+        again = diagnosis.look(model, 8, loss=tn.CrossEntropy())
+    assert again == []
+    assert [record.getMessage() for record in caplog.records] == [f"after step 7: {f.text}" for f in first]
+    assert diagnosis.findings == first
+
+
+def test_a_probe_sees_what_the_model_does(ops):
+    net = tn.Sequential(tn.Dense(6), tn.Residual(tn.Dense(6), tn.Tanh()), tn.Dense(2))
+    model = tn.Model(net, 2, backend=ops, dtype="float64")
+    batch = MOONS.batch(range(50), ops, "float64")
+    value, seen = probe(model, batch, tn.CrossEntropy())
+    assert [one.place for one in seen] == ["0", "1.0", "1.1", "2"]
+    assert np.allclose(ops.to_numpy(seen[-1].y), ops.to_numpy(model.predict(batch.x)))
+    assert value == pytest.approx(model.evaluate(MOONS.take(50), loss=tn.CrossEntropy())["loss"])
+    found = {name for one in seen for name in one.gradients}
+    assert found == set(model.gradient_names)
+    assert ops.to_numpy(seen[1].dy).shape == (50, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"every": 0}, "Diagnosis every 0 is not a positive whole number"),
+        ({"samples": True}, "Diagnosis samples True is not a positive whole number"),
+    ],
+)
+def test_bad_options(options, said):
+    with pytest.raises(ValueError) as e:
+        tn.Diagnosis(MOONS, **options)
+    assert str(e.value) == said
+
+
+def test_without_a_loss():
+    with pytest.raises(ValueError, match="^the model has no loss yet: fit it, or give look"):
+        tn.Diagnosis(MOONS).look(tn.Model(network(3), 2))
+
+
+# Gradients against differences ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Crooked(tn.Dense):
+    """A layer whose gradient is wrong in one place."""
+
+    wrong: str = ""
+
+    def forward(self, params, x, ctx):
+        y, backprop = super().forward(params, x, ctx)
+
+        def bent(dy):
+            dx, d = backprop(dy)
+            d = {name: 1.001 * g if name == self.wrong else g for name, g in d.items()}
+            return (1.001 * dx if self.wrong == "inputs" else dx), d
+
+        return y, bent
+
+
+@pytest.mark.parametrize("wrong", ["inputs", "w", "b"])
+def test_a_wrong_gradient_is_named(wrong):
+    assert tn.check_gradients(Crooked(3)) < 1e-8
+    with pytest.raises(tn.GradientError) as e:
+        tn.check_gradients(Crooked(3, wrong=wrong))
+    assert str(e.value).startswith(
+        f"the gradient of Crooked(width=3, wrong={wrong!r}) is wrong for {wrong}: it is off by "
+    )
+    with pytest.raises(tn.GradientError, match=r" is wrong for (inputs|1\.w|1\.b)[:,]"):
+        tn.check_gradients(tn.Sequential(tn.Tanh(), Crooked(3, wrong=wrong)), n_in=2)
+
+
+def test_a_wrong_loss_is_found():
+    class Bent(tn.MeanSquaredError):
+        def formula(self, xp, y, target):
+            value, slope = super().formula(xp, y, target)
+            return value, 1.0001 * slope
+
+    assert tn.check_gradients(tn.MeanSquaredError()) < 1e-8
+    with pytest.raises(tn.GradientError, match="is wrong: it is off by .* of its size, and 1e-06 is allowed$"):
+        tn.check_gradients(Bent())
+
+
+LOSSES = [loss for loss in vars(tn.losses).values() if isinstance(loss, type) and issubclass(loss, tn.losses.Loss)]
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss is not tn.losses.Loss])
+def test_every_loss_has_a_target(loss):
+    assert tn.check_gradients(loss()) < 1e-7
+
+
+def test_targets_of_ones_own():
+    assert tn.check_gradients(tn.Poisson(), target=[[3.0, 0.0], [1.0, 7.0]]) < 1e-7
+    assert tn.check_gradients(tn.CrossEntropy(), target=[4, 0, 1]) < 1e-7
+    with pytest.raises(ValueError, match="Poisson"):
+        tn.check_gradients(tn.Poisson(), target=[[-3.0]])
+    with pytest.raises(TypeError, match="^3 is neither a layer nor a loss: give one, such as "):
+        tn.check_gradients(3)
+
+
+def test_a_nan_is_no_right_gradient():
+    class Undefined(tn.Tanh):
+        def df(self, xp, dy, x, y):
+            return dy * math.nan
+
+    with pytest.raises(tn.GradientError):
+        tn.check_gradients(Undefined())

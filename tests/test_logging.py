@@ -1,0 +1,218 @@
+"""Logs: what was measured can be read back by others, whatever happened to the process or to the file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import tinynet as tn
+from tinynet.logs import CSVLog, JSONLines, TensorBoard
+
+ROOT = Path(__file__).parents[1]
+ROW = {"epoch": 1, "step": 10, "loss": 0.1 + 0.2, "val_loss": 1e-300}
+
+
+def trained(*callbacks, epochs=3, **options):
+    model = tn.Model(tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Dense(3)), 2)
+    data = tn.data.Spirals(n=300, seed=1)
+    return model, model.fit(data, epochs=epochs, validation=data, callbacks=callbacks, **options)
+
+
+def test_json_lines_are_the_history(tmp_path):
+    _, history = trained(JSONLines(tmp_path / "log.jsonl"))
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == history.rows
+
+
+def test_csv_is_the_history_to_the_last_bit(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="the oracle is pandas' reader")
+    _, history = trained(CSVLog(tmp_path / "log.csv"))
+    table = pandas.read_csv(tmp_path / "log.csv", dtype=str)
+    assert [{name: float(text) for name, text in row.items()} for row in table.to_dict("records")] == history.rows
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite(tmp_path, value):
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    row = ROW | {"loss": value}
+    JSONLines(tmp_path / "log.jsonl")(None, row)
+    CSVLog(tmp_path / "log.csv")(None, row)
+    said = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=refuse)
+    assert said == row | {"loss": None}
+    there = float((tmp_path / "log.csv").read_text().splitlines()[1].split(",")[2])
+    assert there == value or (math.isnan(there) and math.isnan(value))
+    history = tn.History(rows=[row])
+    assert json.loads(history.json_lines(), parse_constant=refuse)["loss"] is None
+
+
+@pytest.mark.parametrize("kind", [JSONLines, CSVLog])
+def test_a_second_log_goes_on(tmp_path, kind):
+    kind(tmp_path / "log")(None, ROW)
+    once = (tmp_path / "log").read_text()
+    log = kind(tmp_path / "log")
+    log(None, ROW)
+    log(None, ROW)
+    line = once.splitlines(keepends=True)[-1]
+    assert (tmp_path / "log").read_text() == once + line + line
+
+
+@pytest.mark.parametrize("kind", [JSONLines, CSVLog])
+def test_a_line_that_was_cut_off_anywhere_is_taken_out(tmp_path, kind):
+    for count in (1, 2):
+        path = tmp_path / f"whole{count}"
+        for _ in range(count):
+            kind(path)(None, ROW)
+    one, two = ((tmp_path / f"whole{count}").read_bytes() for count in (1, 2))
+    for size in range(len(two) + 1):
+        path = tmp_path / "cut"
+        path.write_bytes(two[:size])
+        kind(path)(None, ROW)
+        assert path.read_bytes() == (two + two[len(one) :] if size == len(two) else two if size >= len(one) else one)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "said"),
+    [
+        (JSONLines, "my notes", "does not hold JSON lines: give another path, or move it away"),
+        (JSONLines, '{"epoch": 1}\nmy notes\n', "does not hold JSON lines: give another path, or move it away"),
+        (JSONLines, '{"epoch": 1}\nmy notes', "does not hold JSON lines: give another path, or move it away"),
+        (JSONLines, "[1]\n", "does not hold JSON lines: give another path, or move it away"),
+        (JSONLines, "\n", "does not hold JSON lines: give another path, or move it away"),
+        (CSVLog, "my notes", "has other columns than epoch, step, loss, val_loss: give another path, or move it away"),
+        (CSVLog, "epoch,step\n1,2\n", "has other columns than epoch, step, loss, val_loss: give another path, or move it away"),
+        (CSVLog, "\n\n", "has other columns than epoch, step, loss, val_loss: give another path, or move it away"),
+    ],
+)  # fmt: skip
+def test_another_file_is_left_alone(tmp_path, kind, content, said):
+    path = tmp_path / "log"
+    path.write_text(content)
+    with pytest.raises(tn.DataFileError) as e:
+        kind(path)(None, ROW)
+    assert str(e.value) == f"{path} {said}"
+    assert path.read_text() == content
+
+
+def test_a_row_with_other_columns_is_no_line(tmp_path):
+    log = CSVLog(tmp_path / "log.csv")
+    log(None, ROW)
+    before = (tmp_path / "log.csv").read_text()
+    with pytest.raises(tn.DataFileError, match="has columns epoch, step, loss, val_loss, and this row epoch$"):
+        log(None, {"epoch": 2})
+    assert (tmp_path / "log.csv").read_text() == before
+
+
+@pytest.mark.parametrize("kind", [JSONLines, CSVLog])
+def test_a_folder_that_is_not_there_is_said_before_training(tmp_path, kind):
+    with pytest.raises(FileNotFoundError, match="No such file or directory"):
+        kind(tmp_path / "nowhere" / "log")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="SIGKILL is POSIX")
+def test_a_killed_run_leaves_whole_lines(tmp_path):
+    code = f"""
+    import sys; sys.path[:0] = {[str(ROOT), str(ROOT / "backends")]!r}
+    from tinynet.logs import CSVLog, JSONLines
+    logs = CSVLog({str(tmp_path / "log.csv")!r}), JSONLines({str(tmp_path / "log.jsonl")!r})
+    for epoch in range(10**9):
+        for log in logs:
+            log(None, {{"epoch": epoch, "loss": 1 / (epoch + 1)}})
+        if epoch == 50:
+            print("go", flush=True)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout.readline() == b"go\n"
+        os.kill(process.pid, signal.SIGKILL)
+    text = (tmp_path / "log.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(len(rows)))
+    assert len(rows) > 50
+    lines = (tmp_path / "log.csv").read_text()
+    assert text.endswith("\n")
+    assert lines.endswith("\n")
+    assert all(line.count(",") == 1 for line in lines.splitlines())
+
+
+class TestTensorBoard:
+    @pytest.fixture(autouse=True)
+    def _installed(self):
+        pytest.importorskip("tensorboardX", reason="TensorBoard files need tensorboardX, from the extra tensorboard")
+
+    def events(self, folder):
+        """Scalars (tag, step) -> value and tags of histograms, out of the files' records."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import masked_crc32c
+
+        scalars, histograms = {}, set()
+        for path in sorted(folder.iterdir()):
+            content, place = path.read_bytes(), 0
+            while place < len(content):
+                head, size = content[place : place + 8], int.from_bytes(content[place : place + 8], "little")
+                body = content[place + 12 : place + 12 + size]
+                assert content[place + 8 : place + 12] == masked_crc32c(head).to_bytes(4, "little")
+                assert content[place + 12 + size : place + 16 + size] == masked_crc32c(body).to_bytes(4, "little")
+                place += 16 + size
+                event = Event.FromString(body)
+                for value in event.summary.value:
+                    if value.HasField("histo"):
+                        histograms.add((value.tag, event.step, value.histo.num))
+                    else:
+                        scalars[value.tag, event.step] = value.simple_value
+        return scalars, histograms
+
+    def test_events_are_the_history(self, tmp_path):
+        log = TensorBoard(tmp_path, weights=True)
+        model, history = trained(log)
+        log.close()
+        scalars, histograms = self.events(tmp_path)
+        for row in history.rows:
+            for name in ("loss", "val_loss", "val_accuracy", "samples_per_second"):
+                assert scalars[name, row["step"]] == pytest.approx(row[name], rel=1e-6)  # float32
+        curve = {step: value for (name, step), value in scalars.items() if name == "loss_of_steps"}
+        assert curve == pytest.approx(dict(history.curve), rel=1e-6)
+        assert {name for name, _ in scalars} == {*history[-1], "loss_of_steps"} - {"epoch", "step"}
+        sizes = {name: a.size for name, a in model.weights().items()}
+        assert histograms == {(name, row["step"], size) for name, size in sizes.items() for row in history.rows}
+        log.close()  # a second time is nothing
+
+    def test_what_is_not_finite_is_written_as_it_is(self, tmp_path):
+        log = TensorBoard(tmp_path)
+        model = tn.Model(tn.Dense(1), 1)
+        for step, value in enumerate([math.nan, math.inf, -math.inf]):
+            log(model, {"epoch": 1, "step": step, "loss": value})
+        log.close()
+        scalars, _ = self.events(tmp_path)
+        assert math.isnan(scalars["loss", 0])
+        assert (scalars["loss", 1], scalars["loss", 2]) == (math.inf, -math.inf)
+
+    def test_a_process_that_ends_writes_all(self, tmp_path):
+        code = f"""
+        import sys; sys.path[:0] = {[str(ROOT), str(ROOT / "backends")]!r}
+        import tinynet as tn
+        from tinynet.logs import TensorBoard
+        log, model = TensorBoard({str(tmp_path)!r}), tn.Model(tn.Dense(1), 1)
+        for step in range(500):
+            log(model, {{"epoch": 1, "step": step, "loss": 1.0}})
+        """
+        subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+        scalars, _ = self.events(tmp_path)
+        assert sorted(scalars) == [("loss", step) for step in range(500)]
+
+    def test_a_run_that_never_starts_leaves_no_file(self, tmp_path):
+        TensorBoard(tmp_path / "events").close()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_without_tensorboardx_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match="^TensorBoard needs tensorboardX: install the extra tensorboard$"):
+        TensorBoard(tmp_path)

@@ -1,0 +1,89 @@
+"""The command ``tinynet``: a file a subcommand, each with ``add``, which says what it takes, and ``run``.
+
+A user's mistake is one line on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from tinynet_backends import BackendUnavailable
+
+from tinynet import __version__
+from tinynet.cli import bench, completion, data, evaluate, export, info, plot, predict, train, verify
+from tinynet.errors import DivergedError
+
+COMMANDS = (train, predict, evaluate, export, plot, info, data, bench, verify, completion)
+EXAMPLES = """\
+examples:
+  tinynet train --data iris.csv --target species      a table of yours
+  tinynet predict runs/iris new.csv --out said.csv    what it says of other rows
+  tinynet train                                       three noisy spirals, 5 million samples
+  tinynet train --help                                more of train; every command has this
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code: 0 done, 1 diverged or a check that failed, 2 a mistake in what was asked, 130
+    Ctrl-C, 141 whoever read the output has closed it, 143 SIGTERM."""
+    args = parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()  # a closed pipe is met here, not when the interpreter ends
+        return code
+    except BrokenPipeError:
+        _let_go_of_output()
+        return 141
+    except DivergedError as e:
+        print(f"tinynet: {e}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, OSError, BackendUnavailable) as e:
+        print(f"tinynet: error: {_one_line(e)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tinynet: interrupted", file=sys.stderr)
+        return 130
+
+
+def _one_line(e: Exception) -> str:
+    if isinstance(e, OSError) and e.filename is not None:
+        return f"{e.filename}: {e.strerror}"
+    return " ".join(str(e).split())
+
+
+def _let_go_of_output() -> None:
+    """What is still in the buffers goes nowhere, so that the interpreter can end without a word."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    except (OSError, ValueError):  # standard output is no file
+        pass
+    finally:
+        os.close(nowhere)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"tinynet: error: {message}: see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Commands and options, for reading arguments, help and completion."""
+    whole = _Parser(
+        "tinynet",
+        description="A small neural network library.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    whole.add_argument("--version", action="version", version=f"tinynet {__version__}")
+    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    for command in COMMANDS:
+        command.add(commands)
+    return whole

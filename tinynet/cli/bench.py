@@ -1,0 +1,108 @@
+"""``tinynet bench``: what training costs on this machine, on every backend that is meant for it.
+
+A few networks with Adam on data in memory. Backends take turns, so that a busy machine is busy for all; the median and
+the extremes of all turns are shown, and the compiling of kernels and first steps are not in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from collections.abc import Iterator
+from itertools import islice
+from math import isfinite
+from statistics import median
+from time import perf_counter
+from typing import NamedTuple
+
+from tinynet_backends import available_backends, get_backend
+from tinynet_backends.switch import CHOICES
+
+from tinynet import __version__
+from tinynet.activations import ReLU
+from tinynet.cli.common import Commands, command, suggest
+from tinynet.data import Arrays, Blobs, Loader
+from tinynet.layers import Dense, Sequential
+from tinynet.losses import CrossEntropy
+from tinynet.model import Model
+from tinynet.optim import Adam
+from tinynet.training import CHECK, train
+
+EXAMPLES = """
+tinynet bench                                       some ten seconds a backend
+tinynet bench --backend numpy --seconds 10
+"""
+ROUNDS = 5
+_FOREVER = 2**40  # steps
+
+
+class Task(NamedTuple):
+    """A network by its widths, and the samples of a step."""
+
+    widths: tuple[int, ...]
+    batch_size: int
+
+
+MEANT = CHOICES["auto"]
+TASKS = (Task((20, 32, 2), 32), Task((784, 256, 128, 10), 128), Task((512, 512, 512, 10), 1024))
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "bench", "measure training steps a second on this machine", run, EXAMPLES)
+    action = parser.add_argument(
+        "--backend", action="append", metavar="NAME", help=f"default those of {', '.join(MEANT)} that are here"
+    )
+    suggest(action, MEANT)
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="measured for each network on each backend (default 3)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if not (isfinite(args.seconds) and args.seconds > 0):
+        raise ValueError(f"seconds {args.seconds!r} is out of range: give a positive number")
+    there = available_backends()
+    names = args.backend or [name for name in MEANT if not there[name].startswith("not here")]
+    made = [f"  {name}: {get_backend(name).versions()}" for name in names]
+    print(f"tinynet {__version__} · Python {platform.python_version()} · {platform.machine()}, {os.cpu_count()} cores")
+    print("\n".join(made))
+    print(f"steps a second with Adam, float32: median (least – most) of {ROUNDS} turns")
+    for task in TASKS:
+        print(f"{' - '.join(map(str, task.widths))}, {task.batch_size} samples a step", flush=True)
+        for name, rates in measure(task, names, args.seconds).items():
+            middle = median(rates)
+            print(
+                f"  {name:<8}{middle:>10,.0f} ({min(rates):,.0f} – {max(rates):,.0f})"
+                f"{middle * task.batch_size:>14,.0f} samples/s",
+                flush=True,
+            )
+    return 0
+
+
+def measure(task: Task, names: list[str], seconds: float) -> dict[str, list[float]]:
+    """Steps a second of each turn, by backend."""
+    runs = {name: _steps(task, name) for name in names}
+    for steps in runs.values():
+        sum(islice(steps, 2))  # compiles, captures and fills the buffers
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(ROUNDS):
+        for name, steps in runs.items():
+            began, done = perf_counter(), 0
+            while (passed := perf_counter() - began) < seconds / ROUNDS or not done:
+                done += next(steps)
+            rates[name].append(done / passed)
+    return rates
+
+
+def _steps(task: Task, backend: str) -> Iterator[int]:
+    """Trains, and says after how many steps it has waited for the device."""
+    features, *hidden, classes = task.widths
+    layers = [layer for width in hidden for layer in (Dense(width), ReLU())]
+    model = Model(Sequential(*layers, Dense(classes)), features, backend=backend)
+    n = 64 * task.batch_size
+    batch = Blobs(n, n_classes=classes, n_features=features).batch(range(n), get_backend("numpy"), "float32")
+    loader = Loader(Arrays(batch.x, batch.y), task.batch_size, shuffle=True)
+    for report in train(model, loader, CrossEntropy(), Adam(1e-4), steps=_FOREVER):
+        if report.step % CHECK == 0:
+            yield CHECK

@@ -1,0 +1,52 @@
+"""What several commands share: how one is declared, and how a model or a run folder is named."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tinynet_backends.switch import NAMES as BACKENDS
+
+from tinynet.files import load
+from tinynet.model import Model
+
+Commands = Any  # what argparse's add_subparsers gives, which has no public type
+
+
+def command(
+    commands: Commands, name: str, what: str, run: Callable[[argparse.Namespace], int], examples: str
+) -> argparse.ArgumentParser:
+    """Declare a command; ``examples`` is a line each, shown under its options."""
+    lines = "".join(f"  {line}\n" for line in examples.strip().splitlines())
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=f"example{'s' if lines.count(chr(10)) > 1 else ''}:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def suggest(action: argparse.Action, values: Iterable[str], *, files: bool = False) -> None:
+    """Values that a shell offers for an argument; ``files``: names of files too."""
+    action.suggested, action.files = tuple(values), files  # type: ignore[attr-defined]
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .safetensors file that train or save wrote, or a run folder")
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    action = parser.add_argument("--backend", default="auto", metavar="NAME", help="where to compute (default auto)")
+    suggest(action, ("auto", *BACKENDS))
+
+
+def open_model(name: str, backend: str = "auto") -> Model:
+    """The model in a file, or that of a run folder."""
+    path = Path(name)
+    return load(path / "model.safetensors" if path.is_dir() else path, backend=backend)

@@ -1,0 +1,55 @@
+"""``tinynet data``: a virtual data set, written to a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from time import perf_counter
+
+from tinynet import progress
+from tinynet.cli.common import Commands, command, suggest
+from tinynet.config import Config, parse, parse_option
+from tinynet.data import DATASETS, write
+
+EXAMPLES = """
+tinynet data spirals --samples 1e7 --out spirals.parquet --set noise=0.2
+"""
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "data", "write a virtual data set to a file", run, EXAMPLES)
+    suggest(parser.add_argument("data", metavar="NAME", help=f"{', '.join(DATASETS)}"), DATASETS)
+    add_computed(parser, "1e6")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help=".npy, .npz, .h5, .parquet or .csv; replaced if there"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def add_computed(parser: argparse.ArgumentParser, samples: str) -> None:
+    """What says which computed data are meant."""
+    parser.add_argument("--samples", default=samples, help=f"how many (default {samples})")
+    parser.add_argument("--seed", default="0", help="which of the data sets of that name (default 0)")
+    parser.add_argument(
+        "--set", dest="options", action="append", metavar="NAME=VALUE", default=[], help="a hyperparameter of them"
+    )
+
+
+def computed(args: argparse.Namespace) -> Config:
+    options = dict(map(parse_option, args.options))
+    samples, seed = parse("samples", args.samples), parse("seed", args.seed)
+    return Config(data=args.data, samples=samples, seed=seed, options=options)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = computed(args)
+    if config.stored:
+        raise ValueError(f"{args.data} is a file already: give the name of a data set, out of {', '.join(DATASETS)}")
+    data = config.make_data(config.samples)
+    began = perf_counter()
+    with progress.samples(config.samples, args.quiet) as shown:
+        write(data, args.out, progress=shown)
+    seconds = perf_counter() - began
+    size = Path(args.out).stat().st_size
+    print(f"{data!r}\n{args.out}: {config.samples:,} samples, {size:,} bytes, in {seconds:.1f} s")
+    return 0

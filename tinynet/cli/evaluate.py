@@ -1,0 +1,58 @@
+"""``tinynet evaluate``: the loss and metrics of a model on data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tinynet.cli.common import Commands, add_backend, add_model, command, open_model, suggest
+from tinynet.cli.data import add_computed, computed
+from tinynet.config import Config, read
+from tinynet.data import DATASETS, Dataset
+from tinynet.data import read as read_data
+from tinynet.data.sources import KINDS
+from tinynet.metrics import METRICS
+from tinynet.model import Model
+
+EXAMPLES = """
+tinynet evaluate runs/iris                          on what the run held out
+tinynet evaluate runs/iris --data new.csv --metrics accuracy,f1
+tinynet evaluate model.safetensors --data spirals --samples 1e6 --seed 1
+"""
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "evaluate", "measure the loss and metrics of a model", run, EXAMPLES)
+    add_model(parser)
+    action = parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help=f"a file ({', '.join(KINDS)}) or a data set's name (default: what the run folder's run held out)",
+    )
+    suggest(action, DATASETS, files=True)
+    parser.add_argument("--target", metavar="NAME", help="another column of the file than the model was trained for")
+    action = parser.add_argument("--metrics", help=f"out of {', '.join(METRICS)} (default those of the training)")
+    suggest(action, METRICS)
+    add_computed(parser, "1e5")
+    add_backend(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    model = open_model(args.model, args.backend)
+    metrics = args.metrics.split(",") if args.metrics else None
+    for name, value in model.evaluate(_data(args, model), metrics=metrics).items():
+        print(f"{name} {value:.6g}")
+    return 0
+
+
+def _data(args: argparse.Namespace, model: Model) -> Dataset:
+    if args.data is None:
+        path = Path(args.model) / "config.toml"
+        if not path.is_file():
+            raise ValueError(f"{args.model} is no run folder, which would have its own data: give --data")
+        return Config().change(read(path)).make_split()[2]
+    if args.data in DATASETS:
+        config = computed(args)
+        return config.make_data(config.samples)
+    labels = model.loss is not None and model.loss.labels
+    return read_data(args.data, target=args.target, task=None if labels else "regression", columns=model.columns)

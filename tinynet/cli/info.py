@@ -1,0 +1,52 @@
+"""``tinynet info``: the backends that are here, or what is in a model file."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+
+from tinynet_backends import available_backends, get_backend
+
+from tinynet import __version__
+from tinynet.cli.common import Commands, command, open_model
+
+EXAMPLES = """
+tinynet info                                        versions and backends
+tinynet info runs/mine                              what its model is and was trained on
+"""
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "info", "list the backends, or say what a model is", run, EXAMPLES)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model file, or a run folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.model:
+        return _model(args.model)
+    print(f"tinynet {__version__} · Python {platform.python_version()} · {platform.system()} {platform.machine()}")
+    chosen, auto = get_backend().name, get_backend("auto").name
+    for name, what in available_backends().items():
+        marks = [mark for mark, which in (("in force", chosen), ("auto", auto)) if which == name]
+        print(f"  {name:<8}{what}{f'  [{chr(44).join(marks)}]' if marks else ''}")
+    return 0
+
+
+def _model(name: str) -> int:
+    model = open_model(name, "numpy")
+    print(repr(model.net))
+    rows: list[tuple[str, object]] = [
+        ("inputs", f"(n, {', '.join(map(str, model.in_shape))}) {model.dtype}"),
+        ("outputs", f"(n, {', '.join(map(str, model.out_shape))})"),
+        ("parameters", f"{model.theta.shape[0]:,}"),
+        ("loss", model.loss),
+        ("metrics", ", ".join(m.name for m in model.metrics)),
+        ("seed", model.seed),
+    ]
+    if model.columns:
+        rows += [("features", ", ".join(model.columns.features)), ("target", ", ".join(model.columns.target))]
+        rows += [("classes", ", ".join(model.columns.classes or ()))]
+    for what, value in rows:
+        if value not in (None, ""):
+            print(f"  {what:<11} {value}")
+    return 0

@@ -1,0 +1,60 @@
+"""``tinynet plot``: the picture of a run, drawn again from what the run left."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tinynet.atomic import write_atomically
+from tinynet.cli.common import Commands, command, open_model
+from tinynet.config import Config, read
+from tinynet.data import Dataset
+from tinynet.model import Model
+
+EXAMPLES = """
+tinynet plot runs/mine                              runs/mine/training.png
+tinynet plot runs/mine --out loss.png
+"""
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "plot", "draw the picture of a run again", run, EXAMPLES)
+    parser.add_argument("folder", metavar="RUN", help="a run folder")
+    parser.add_argument("--out", metavar="FILE.png", help="another place for it (default RUN/training.png)")
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = Path(args.folder)
+    out = Path(args.out or folder / "training.png")
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"{out}: unknown kind of file: choose .png")
+    config = Config().change(read(folder / "config.toml"))
+    model = open_model(str(folder / "model.safetensors"), config.backend)
+    _, training, validation = config.make_split()
+    try:
+        png = picture(model, validation, _curve(folder / "history.jsonl"), config, training.n)
+    except ImportError:
+        raise ValueError("a picture needs matplotlib: install the extra plot") from None
+    write_atomically(out, png)
+    print(out)
+    return 0
+
+
+def picture(model: Model, data: Dataset, curve: list[tuple[int, float]], config: Config, samples: int) -> bytes:
+    """The picture of a run, a PNG. ImportError without matplotlib."""
+    from tinynet.plot import training_png
+
+    return training_png(model, data, curve, f"{Path(config.data).name}, {samples:,} samples")
+
+
+def _curve(path: Path) -> list[tuple[int, float]]:
+    """(step, loss) out of the history of a run."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        curve = [(int(row["step"]), float(row["loss"])) for row in rows if "epoch" not in row]
+    except (ValueError, TypeError, KeyError) as e:
+        raise ValueError(f"{path}: not the history of a run: {e}") from None
+    if not curve:
+        raise ValueError(f"{path}: has no losses: the run had no step yet")
+    return curve

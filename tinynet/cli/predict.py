@@ -1,0 +1,96 @@
+"""``tinynet predict``: what a model says of each row of a file or a pipe, in memory that does not grow with it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from tinynet_backends import get_backend
+
+from tinynet.activations import Sigmoid
+from tinynet.cli.common import Commands, add_backend, add_model, command, open_model
+from tinynet.layers import Array, Context
+from tinynet.losses import BinaryCrossEntropy, CrossEntropy
+from tinynet.model import Model
+
+EXAMPLES = """
+tinynet predict runs/iris new.csv --out said.csv    the class of each row
+tinynet predict runs/iris new.csv --proba           on standard output, with probabilities
+cat new.csv | tinynet predict runs/iris - | head    CSV on a pipe
+tinynet predict model.safetensors x.npy --out y.npy
+"""
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "predict", "predict for each row of a file or a pipe", run, EXAMPLES)
+    add_model(parser)
+    parser.add_argument(
+        "data", metavar="DATA", help=".csv, .parquet, .npy, .npz or .h5 of any size, or - for CSV on standard input"
+    )
+    parser.add_argument(
+        "--out",
+        default="-",
+        metavar="FILE",
+        help=".csv, .parquet or .npy; replaced if there (default -: CSV on standard output)",
+    )
+    parser.add_argument("--proba", action="store_true", help="the probability of each class too (in .npy: alone)")
+    add_backend(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from tinynet.data.inputs import inputs
+    from tinynet.data.outputs import outputs
+
+    model = open_model(args.model, args.backend)
+    names, answers = _answers(model, args.proba, args.out.lower().endswith(".npy"))
+    began, n = perf_counter(), 0
+    with outputs(args.out, names) as write:
+        for x in inputs(args.data, model.in_shape, model.columns):
+            write(answers(model.predict(x)))
+            n += x.shape[0]
+    if args.out != "-":
+        print(f"{args.out}: {n:,} rows in {perf_counter() - began:.1f} s", file=sys.stderr)
+    return 0
+
+
+def _answers(model: Model, proba: bool, alone: bool) -> tuple[list[str], Callable[[Array], list[Array]]]:
+    """Names of the columns that come out, and a function from the model's outputs (n, o) to them, on the host.
+
+    ``alone``: with probabilities, those without the class.
+    """
+    ops, width = model.ops, model.out_shape[-1]
+
+    def columns(y: Array) -> list[Array]:
+        y = ops.to_numpy(y)
+        return [y[:, j] for j in range(y.shape[1])]
+
+    one = isinstance(model.loss, BinaryCrossEntropy) and width == 1
+    if len(model.out_shape) != 1:
+        raise ValueError(f"outputs (n, {', '.join(map(str, model.out_shape))}) are no table: use Model.predict")
+    if not (one or isinstance(model.loss, CrossEntropy)):
+        if proba:
+            raise ValueError(f"a model with loss {model.loss!r} gives no probabilities: leave --proba out")
+        return ["prediction"] if width == 1 else [f"prediction{j}" for j in range(width)], columns
+
+    k = max(width, 2)
+    found = model.columns.classes if model.columns else None
+    host = get_backend("numpy").xp
+    named: Any = None if found is None else host.asarray(found)
+
+    def probabilities(y: Array) -> Array:
+        if not one:
+            return ops.softmax(y)
+        p = Sigmoid().forward({}, y, Context(ops))[0]
+        return ops.xp.concat([1.0 - p, p], axis=1)
+
+    def answers(y: Array) -> list[Array]:
+        labels = ops.xp.astype(y[:, 0] > 0, ops.xp.int64) if one else ops.xp.argmax(y, axis=-1)
+        said = ops.to_numpy(labels)
+        said = said if named is None else named[said]
+        return [*([] if alone and proba else [said]), *(columns(probabilities(y)) if proba else [])]
+
+    of_classes = list(found or map(str, range(k))) if proba else []
+    return [*([] if alone and proba else ["prediction"]), *(f"p_{name}" for name in of_classes)], answers

@@ -1,0 +1,223 @@
+"""``tinynet train``: a network on data that are computed, or on a file of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from time import perf_counter
+
+from tinynet_backends import get_backend
+from tinynet_backends.switch import NAMES as BACKENDS
+
+from tinynet import config as options
+from tinynet.atomic import write_atomically
+from tinynet.checkpoints import Checkpoints
+from tinynet.cli.common import Commands, command, suggest
+from tinynet.cli.plot import picture
+from tinynet.config import Config, parse, parse_option, read
+from tinynet.data import DATASETS, Dataset, Spirals
+from tinynet.data.tables import TASKS
+from tinynet.fitting import EarlyStopping, fit
+from tinynet.history import History
+from tinynet.model import DTYPES, Model
+from tinynet.scaling import Scale, Scaled
+
+EXAMPLES = """
+tinynet train                                       three noisy spirals, 5 million samples
+tinynet train --data iris.csv --target species      a table: its classes are found, a fifth is held out
+tinynet train --data houses.parquet --target price --task regression --hidden 128,128
+tinynet train --data moons --samples 1e6 --hidden 16
+tinynet train --data spirals --set n_classes=5 --set noise=0.05
+tinynet train runs/mine/config.toml --seed 1        the same again, with another seed
+tinynet train --resume runs/mine                    on from its last checkpoint, bit for bit
+"""
+SUGGESTED: dict[str, Iterable[str]] = {
+    "data": DATASETS,
+    "activation": options.ACTIVATIONS,
+    "norm": options.NORMS,
+    "optimizer": options.OPTIMIZERS,
+    "schedule": options.SCHEDULES,
+    "task": TASKS,
+    "standardize": ("true", "false"),
+    "backend": ("auto", *BACKENDS),
+    "dtype": DTYPES,
+}
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "train", "train a network on a file, or on data that are computed", run, EXAMPLES)
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG.toml", help="options from a file; those given here count more"
+    )
+    for f in fields(Config):
+        if f.name == "options":
+            parser.add_argument("--set", dest="options", action="append", metavar="NAME=VALUE", help=f.metadata["help"])
+            continue
+        action = parser.add_argument(
+            f"--{f.name.replace('_', '-')}", dest=f.name, metavar=f.name.upper(), help=options.help_of(f)
+        )
+        if f.name in SUGGESTED:
+            suggest(action, SUGGESTED[f.name], files=f.name == "data")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with the run in this folder; options given here count more"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def run(args: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.WARNING, format="tinynet: %(message)s")
+    config = _config(args)
+    backend = get_backend(config.backend)
+    data, training, held_out = config.make_split()
+    scale = Scale.of(training) if config.scales_targets(data) else None
+    validation = held_out
+    if scale:
+        training, validation = Scaled(training, scale), Scaled(held_out, scale)
+    model = Model(config.make_net(data), data.shape, seed=config.seed, backend=backend, dtype=config.dtype)
+    optimizer = config.make_optimizer(training.n)
+    folder = Path(args.resume) if args.resume else _run_folder(config)
+    if not args.resume:
+        write_atomically(folder / "config.toml", config.toml().encode())
+    checkpoints = Checkpoints(folder / "checkpoints", every=config.checkpoint or None, config=config.toml())
+    print(f"{data!r}\n{model!r}\n{model.ops.versions()}")
+    if config.stored:
+        print(_about(data, training, validation))
+
+    began = perf_counter()
+    with _signals(checkpoints) as signals, _one_line_warnings():
+        history = fit(
+            model,
+            training,
+            optimizer=optimizer,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            validation=validation,
+            clip=config.clip or None,
+            ema=config.ema or None,
+            accumulate=config.accumulate,
+            early_stopping=EarlyStopping(config.patience) if config.patience else None,
+            checkpoint=checkpoints,
+            resume=bool(args.resume),
+            progress=not args.quiet,
+        )
+    seconds = perf_counter() - began
+    if scale:
+        model = scale.undo(model)
+    write_atomically(folder / "config.toml", config.toml().encode())  # of a resumed run the one that goes with it now
+    write_atomically(folder / "history.jsonl", _lines(history).encode())
+    model.save(folder / "model.safetensors")
+    if signals and history.stopped == checkpoints.stopping:
+        step = checkpoints.steps()[0]
+        print(f"{history.stopped} after step {step}: go on with tinynet train --resume {folder}", file=sys.stderr)
+        return 128 + signals[0]
+    seen = len(history) * training.n
+    speed = "" if args.resume else f" in {seconds:.1f} s ({seen / seconds:,.0f} a second)"
+    print(f"{seen:,} samples{speed}")
+    for name, value in history[-1].items():
+        if name.startswith("val_"):
+            print(f"{name} {value:.4f}")
+    if isinstance(data, Spirals):
+        best, _ = data.best_accuracy(range(config.samples, data.n))
+        print(
+            f"the noise allows an accuracy of {best:.4f}: Bayes' rule with the data's own density, on the same samples"
+        )
+    try:
+        write_atomically(folder / "training.png", picture(model, held_out, history.curve, config, training.n))
+    except ImportError:
+        print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
+    print(f"config, history, checkpoints, model and picture are in {folder}")
+    return 0
+
+
+def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
+    """What was found in a file."""
+    names = data.columns.classes if data.columns else None
+    if data.classes:
+        found = f"{data.classes} classes{f' ({chr(44).join(names)})' if names else ''}"
+    else:
+        found = "numbers, and errors are in units of their deviation"
+    return f"target: {found}; {training.n:,} samples to train on, {validation.n:,} held out"
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Inside, a warning is a line on standard error, without a place in our code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"tinynet: {message}", file=sys.stderr)
+        yield
+
+
+@contextmanager
+def _signals(checkpoints: Checkpoints) -> Iterator[list[int]]:
+    """Inside, the first SIGINT or SIGTERM asks the run to stop after its step, and a second one ends the process."""
+    caught: list[int] = []
+
+    def first(number: int, frame: object) -> None:
+        caught.append(number)
+        checkpoints.stop("interrupted" if number == signal.SIGINT else "terminated")
+        for which in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(which, signal.SIG_DFL)
+
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python takes no handlers
+        yield caught
+        return
+    before = {which: signal.signal(which, first) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
+def _config(args: argparse.Namespace) -> Config:
+    path = args.config
+    if args.resume:
+        if path:
+            raise ValueError(f"{path} and --resume {args.resume} are two configs: give one of them")
+        path = Path(args.resume) / "config.toml"
+    changes = read(path) if path else {}
+    given = {f.name: getattr(args, f.name) for f in fields(Config) if f.name != "options"}
+    changes |= {name: parse(name, text) for name, text in given.items() if text is not None}
+    if args.options:
+        changes["options"] = changes.get("options", {}) | dict(map(parse_option, args.options))
+    config = Config().change(changes)
+    if config.stored:  # so that the config which is written says the same from anywhere
+        config = config.change({"data": os.path.abspath(config.data)})
+    return config
+
+
+def _run_folder(config: Config) -> Path:
+    """A folder of its own for this run, made now: what cannot be written is known before training."""
+    if config.out:
+        folder = Path(config.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ValueError(f"run folder {folder} is not empty: give another with --out")
+        return folder
+    stem = f"{Path(config.data).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    for number in range(1, 1000):
+        folder = Path("runs") / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise ValueError(f"run folder runs/{stem} exists a thousand times: give another with --out")
+
+
+def _lines(history: History) -> str:
+    """History as JSON lines: the mean loss of some steps, or an epoch with all that was measured."""
+    steps = [json.dumps({"step": step, "loss": loss}) for step, loss in history.curve]
+    return "".join(line + "\n" for line in steps) + history.json_lines()

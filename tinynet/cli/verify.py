@@ -1,0 +1,30 @@
+"""``tinynet verify``: what is promised, tried on every backend."""
+
+from __future__ import annotations
+
+import argparse
+
+from tinynet_backends import available_backends
+from tinynet_backends.switch import NAMES as BACKENDS
+
+from tinynet.cli.common import Commands, command, suggest
+
+EXAMPLES = """
+tinynet verify
+tinynet verify --backend numpy --backend strict:device1
+"""
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "verify", "try what is promised, on every backend that is here", run, EXAMPLES)
+    action = parser.add_argument("--backend", action="append", metavar="NAME", help="this one only; may be given again")
+    suggest(action, BACKENDS)
+
+
+def run(args: argparse.Namespace) -> int:
+    from tinynet.verify import verify
+
+    here = [name for name, what in available_backends().items() if not what.startswith("not here")]
+    held = verify(args.backend or here)
+    print("all held" if held else "NOT all held")
+    return 0 if held else 1

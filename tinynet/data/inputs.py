@@ -1,0 +1,136 @@
+"""Inputs without targets, from a file of any size or a pipe, a piece at a time."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinynet.data import tables
+from tinynet.data.columns import Columns
+from tinynet.data.dataset import Array, Shape
+from tinynet.data.sources import KINDS, npz_arrays, scratch_folder
+from tinynet.data.tables import reading
+from tinynet.errors import DataFileError
+
+_PIECE = 2**21  # numbers that are read at a time
+PIPE = "-"
+
+
+def inputs(path: str, shape: Shape, columns: Columns | None = None) -> Iterator[Array]:
+    """The rows of a file, or of CSV on standard input for ``"-"``, as arrays (m, *shape), in memory that does not grow
+    with it.
+
+    A table gives the columns that ``columns`` names, wherever they stand; without names all that are no target (``y``,
+    ``target``, ``y0``, …) or ``weight``. An .npy is X; .npz and .h5 have an array ``X``. Raises `DataFileError`, which
+    names the file, and for a value the row and the column; OSError if it is not there.
+    """
+    place = Path("standard input" if path == PIPE else path)
+    suffix = ".csv" if path == PIPE else place.suffix.lower()
+    if suffix not in KINDS:
+        raise DataFileError(f"{path}: unknown kind of file: choose from {', '.join(KINDS)}, or - for CSV on a pipe")
+    if path != PIPE and not place.is_file():
+        open(path, "rb").close()  # the system's own words, if it is not there
+        raise DataFileError(f"{path}: not a regular file")
+    done = 0
+    with reading(place):
+        if suffix in (".csv", ".parquet"):
+            pieces = _of_table(place, suffix, path == PIPE, shape, columns)
+        else:
+            pieces = _of_arrays(place, suffix, shape)
+        for x in pieces:
+            finite = np.isfinite(x.reshape(len(x), -1)).all(axis=1)
+            if not finite.all():
+                row = done + int(np.argmin(finite))
+                raise DataFileError(f"{place}: X has a value that is NaN or infinite in row {row}: fill or drop it")
+            yield x
+            done += len(x)
+        if done == 0:
+            raise DataFileError(f"{place}: has no rows")
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def _of_table(path: Path, suffix: str, pipe: bool, shape: Shape, columns: Columns | None) -> Iterator[Array]:
+    if len(shape) != 1:
+        raise DataFileError(f"{path}: a table holds rows of features, and the model wants samples of shape {shape}")
+    if suffix == ".parquet":
+        with tables.open_parquet(path) as table:
+            wanted = _features(path, table.names, shape, columns)
+        with tables.open_parquet(path, wanted) as table:
+            yield from _rows(table, wanted)
+        return
+    import pyarrow as pa
+
+    with nullcontext(sys.stdin.buffer) if pipe else open(path, "rb") as f:
+        head = tables.header(path, f)
+        wanted = _features(path, head.names, shape, columns)
+        types = {name: pa.float64() if name in wanted else pa.string() for name in head.names}
+        yield from _rows(tables.open_csv(path, f, head, types), wanted)
+
+
+def _features(path: Path, names: Sequence[str], shape: Shape, columns: Columns | None) -> list[str]:
+    tables.once(path, names)
+    if columns is not None:
+        return tables.demand(path, names, columns.features)
+    try:
+        target = tables.targets(path, names, tables.Asked())
+    except DataFileError:
+        target = []
+    found = [name for name in names if name not in (*target, "weight")]
+    if (len(found),) != shape:
+        raise DataFileError(f"{path}: has {len(found)} features ({', '.join(found)}), and the model wants {shape[0]}")
+    return found
+
+
+def _rows(table: tables.Table, wanted: list[str]) -> Iterator[Array]:
+    kinds = dict(zip(table.names, table.types, strict=True))
+    for name in wanted:
+        tables.numeric(table.path, name, kinds[name])
+    done = 0
+    for batch in table.batches:
+        yield tables.side_by_side(table.path, batch, wanted, np.dtype(np.float64), done)
+        done += batch.num_rows
+
+
+# Arrays ---------------------------------------------------------------------------------------------------------------
+
+
+def _of_arrays(path: Path, suffix: str, shape: Shape) -> Iterator[Array]:
+    if suffix == ".npy":
+        yield from _pieces(path, np.load(path, mmap_mode="r", allow_pickle=False), shape)
+    elif suffix == ".npz":
+        with scratch_folder() as scratch, zipfile.ZipFile(path) as z:
+            yield from _pieces(path, npz_arrays(path, z, scratch, ("X",))["X"], shape)
+    else:
+        import h5py
+
+        with h5py.File(path, "r") as f:
+            x = f.get("X", f.get("x"))
+            if not isinstance(x, h5py.Dataset):
+                raise DataFileError(f"{path}: has no data set 'X', but {', '.join(f) or 'nothing'}")
+            yield from _pieces(path, x, shape)
+
+
+def _pieces(path: Path, x: Any, shape: Shape) -> Iterator[Array]:
+    if x.dtype.kind not in "biuf":
+        raise DataFileError(f"{path}: X of dtype {x.dtype} is not numeric: store numbers")
+    if x.ndim < 2 or tuple(x.shape[1:]) != shape:
+        wanted = ", ".join(map(str, ("n", *shape)))
+        raise DataFileError(f"{path}: X {tuple(x.shape)} does not fit the model: expected ({wanted})")
+    rows = max(1, _PIECE // prod(shape))
+    file = x.filename if isinstance(x, np.memmap) and x.flags.c_contiguous and x.size else None
+    for start in range(0, x.shape[0], rows):
+        stop = min(start + rows, x.shape[0])
+        if file is not None:  # by itself, so that the pages of a piece go with it
+            place = x.offset + start * x.strides[0]
+            yield np.asarray(np.memmap(file, x.dtype, "r", place, (stop - start, *shape)))
+        else:
+            yield np.asarray(x[start:stop])

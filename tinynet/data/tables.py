@@ -1,0 +1,355 @@
+"""Tables with named columns, CSV and Parquet, read by Apache Arrow a few rows at a time."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from tinynet.data.columns import Columns
+from tinynet.data.dataset import Array
+from tinynet.errors import DataFileError
+
+ROWS = 65536  # rows of a table that are decoded at a time
+MOST_CLASSES = 1000  # so many values of a column may be classes; more are taken for a mistake
+TASKS = ("auto", "classification", "regression")
+_EXACT_IN_32 = ("float", "halffloat", "int8", "int16", "uint8", "uint16", "bool")  # Arrow's names
+_CONVERSION = re.compile(r"In CSV column #(\d+): .*?invalid value '(.*)'", re.DOTALL)
+
+
+class Asked(NamedTuple):
+    """What is wanted of a file: its target (a name, or a path), the task (one of `TASKS`, or None), and the columns of
+    the model that it is for."""
+
+    target: Any = None
+    task: str | None = None
+    columns: Columns | None = None
+
+
+class Table(NamedTuple):
+    """Names and Arrow types of the columns, and the rows as record batches."""
+
+    path: Path
+    names: list[str]
+    types: list[Any]
+    batches: Iterable[Any]
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Inside, whatever a parser makes of a bad file becomes one line that names the file."""
+    try:
+        yield
+    except (DataFileError, KeyboardInterrupt):
+        raise
+    except ImportError as e:
+        raise DataFileError(f"{path}: {e.name} is needed for this kind of file: install the extra files") from None
+    except Exception as e:  # the parsers of five libraries raise a dozen kinds
+        if isinstance(e, OSError) and e.filename is not None:
+            raise
+        line = next(iter(str(e).splitlines()), "") or type(e).__name__
+        raise DataFileError(f"{path}: cannot be read: {line}") from None
+
+
+# Opening --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[Table]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as f:
+        schema = f.schema_arrow
+        there = None if columns is None else [name for name in columns if name in schema.names]
+        yield Table(path, schema.names, schema.types, f.iter_batches(ROWS, columns=there))
+
+
+class Header(NamedTuple):
+    """The first line of a CSV file: its names, and what stands between them (a comma, semicolon or tab)."""
+
+    names: list[str]
+    delimiter: str
+
+
+def header(path: Path, f: BinaryIO) -> Header:
+    """Read the first line of ``f``."""
+    line = f.readline(2**20).decode("utf-8-sig", "replace").rstrip("\r\n")
+    delimiter = max(",;\t", key=line.count)
+    names = next(csv.reader([line], delimiter=delimiter), [])
+    if not names:
+        raise DataFileError(f"{path}: is empty: expected a first line with the names of columns")
+    once(path, names)
+    return Header(names, delimiter)
+
+
+def open_csv(path: Path, f: BinaryIO, head: Header, types: dict[str, Any]) -> Table:
+    """The rows of ``f`` behind its first line. Columns have the Arrow types ``types``; others what the first rows look
+    like. Only what is empty is missing."""
+    import pyarrow as pa
+
+    try:
+        reader = _csv_reader(f, head, types)
+    except pa.ArrowInvalid as e:
+        if "Empty CSV" in str(e):
+            raise DataFileError(f"{path}: has no rows") from None
+        raise _conversion_error(path, head, types, 0, e) from None
+
+    def batches() -> Iterator[Any]:
+        done = 0
+        try:
+            for batch in reader:
+                yield batch
+                done += batch.num_rows
+        except pa.ArrowInvalid as e:
+            raise _conversion_error(path, head, types, done, e) from None
+
+    return Table(path, reader.schema.names, reader.schema.types, batches())
+
+
+def _csv_reader(f: BinaryIO, head: Header, types: dict[str, Any], only: list[str] | None = None) -> Any:
+    from pyarrow import csv
+
+    return csv.open_csv(
+        f,
+        read_options=csv.ReadOptions(column_names=head.names),
+        parse_options=csv.ParseOptions(delimiter=head.delimiter),
+        convert_options=csv.ConvertOptions(
+            column_types=types, null_values=[""], strings_can_be_null=True, include_columns=only
+        ),
+    )
+
+
+def _conversion_error(path: Path, head: Header, types: dict[str, Any], done: int, e: Exception) -> Exception:
+    """Arrow says column and value; the row is looked for, where the file can be read again."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    said = _CONVERSION.match(str(e))
+    if said is None:
+        return e
+    name, value = head.names[int(said[1])], said[2]
+    where = f"a row from {done} on"
+    with suppress(OSError, pa.ArrowInvalid), open(path, "rb") as f:
+        f.readline()
+        row = 0
+        for batch in _csv_reader(f, head, {name: pa.string()}, [name]):
+            place = pc.index(batch.column(0), value).as_py()
+            if place >= 0:
+                where = f"row {row + place}"
+                break
+            row += batch.num_rows
+    kind = "number" if name in types else "value like those before"
+    return DataFileError(f"{path}: column {name!r} has {value!r} in {where}, which is no {kind}: mend it or drop it")
+
+
+# Which columns --------------------------------------------------------------------------------------------------------
+
+
+def once(path: Path, names: Sequence[str]) -> None:
+    double = next((name for n, name in enumerate(names) if name in names[:n]), None)
+    if double is not None:
+        raise DataFileError(f"{path}: has two columns {double!r}")
+
+
+def targets(path: Path, names: Sequence[str], asked: Asked) -> list[str]:
+    """The columns that are targets: the one that was asked for, else the model's, else ``y`` or ``target``, or all of
+    ``y0``, ``y1``, …"""
+    once(path, names)
+    target = asked.target
+    if target is None and asked.columns:
+        return demand(path, names, asked.columns.target)
+    if target is not None:
+        found = [name for name in names if name == str(target)]
+    else:
+        found = [name for name in ("y", "target") if name in names][:1]
+        found = found or [name for name in names if name[:1] == "y" and name[1:].isdecimal()]
+    if not found:
+        sought = "y or target" if target is None else repr(str(target))
+        raise DataFileError(f"{path}: has no column {sought}: name the target, out of {', '.join(names)}")
+    return found
+
+
+def demand(path: Path, names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """``wanted``, all of which must be among ``names``."""
+    for name in wanted:
+        if name not in names:
+            raise DataFileError(f"{path}: has no column {name!r}, which the model wants: it has {', '.join(names)}")
+    return list(wanted)
+
+
+# Decoding -------------------------------------------------------------------------------------------------------------
+
+
+def csv_types(names: Sequence[str], target: Sequence[str], asked: Asked) -> dict[str, Any]:
+    """What to read the columns of a CSV file as: features are numbers with a point, whatever the first rows look like;
+    a target may be labels."""
+    import pyarrow as pa
+
+    types = {name: pa.float64() for name in names if name not in target}
+    task, classes = asked.task, asked.columns.classes if asked.columns else None
+    if task == "regression":
+        types |= {name: pa.float64() for name in target}
+    elif task == "classification" or (classes and not (all(map(_whole, classes)) or {"false", "true"} >= set(classes))):
+        types |= {name: pa.string() for name in target}
+    return types
+
+
+def _whole(name: str) -> bool:
+    """Whether ``name`` is a whole number as Python writes it."""
+    with suppress(ValueError):
+        return str(int(name)) == name
+    return False
+
+
+def decode(table: Table, asked: Asked, scratch: Path) -> tuple[dict[str, Array], Columns]:
+    """Write the columns to scratch files and map them: X (n, features), y (n,) labels or (n, o), perhaps weight
+    (n,)."""
+    import pyarrow as pa
+
+    path, names, task, columns = table.path, table.names, asked.task, asked.columns
+    target = targets(path, names, asked)
+    features = [name for name in names if name not in (*target, "weight")]
+    if columns:
+        features = demand(path, names, columns.features)
+    if not features:
+        raise DataFileError(f"{path}: has no features beside {', '.join(target)}")
+    kinds = dict(zip(names, table.types, strict=True))
+    for name in features:
+        numeric(path, name, kinds[name])
+    kind = kinds[target[0]]
+    for name in target:
+        if pa.types.is_null(kinds[name]):
+            raise DataFileError(f"{path}: column {name!r} has no value in any row")
+        if pa.types.is_binary(kinds[name]):
+            raise DataFileError(f"{path}: column {name!r} is not text in UTF-8: save the file in that encoding")
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+    whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    known = columns.classes if columns else None
+    found = len(target) == 1 and task != "regression"
+    found = found and (known is not None or text or task == "classification" or (task == "auto" and whole))
+    for name in target:
+        if not found:
+            numeric(path, name, kinds[name], "regression" if task == "regression" else "")
+    labels = found or (len(target) == 1 and whole and task != "regression")
+    small = all(str(kinds[name]) in _EXACT_IN_32 for name in features)
+    wide = np.dtype(np.float32 if small else np.float64)
+    parts = {"X": (features, wide), "y": (target, np.dtype(np.int64) if labels else np.dtype(np.float64))}
+    if "weight" in names and "weight" not in target:
+        parts["weight"] = ["weight"], np.dtype(np.float64)
+    classes = _Classes(path, target[0], known, mixed=task == "classification")
+    n = 0
+    files = {name: open(scratch / name, "wb") for name in parts}  # noqa: SIM115 - several, closed below
+    try:
+        for batch in table.batches:
+            for name, (of, dtype) in parts.items():
+                if name == "y" and found:
+                    files[name].write(classes.labels(batch.column(target[0]), n).tobytes())
+                else:
+                    files[name].write(side_by_side(path, batch, of, dtype, n).tobytes())
+            n += batch.num_rows
+    finally:
+        for f in files.values():
+            f.close()
+    if n == 0:
+        raise DataFileError(f"{path}: has no rows")
+    arrays = {}
+    for name, (of, dtype) in parts.items():
+        shape = (n,) if name == "weight" or (name == "y" and labels) else (n, len(of))
+        arrays[name] = np.memmap(scratch / name, dtype, "r+" if name == "y" and found else "r", 0, shape)
+    if found and known is None:
+        classes.sort(arrays["y"])
+    return arrays, Columns(tuple(features), tuple(target), tuple(classes.numbers) if found else None)
+
+
+def numeric(path: Path, name: str, kind: Any, task: str = "") -> None:
+    """DataFileError unless a column of this Arrow type has numbers."""
+    import pyarrow as pa
+
+    if pa.types.is_null(kind):
+        raise DataFileError(f"{path}: column {name!r} has no value in any row")
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        remedy = f"it cannot be the target of a {task}" if task else "leave it out, or make it numbers"
+        raise DataFileError(f"{path}: column {name!r} of type {kind} is not numeric: {remedy}")
+
+
+class _Classes:
+    """The values of a target's column, numbered: as they come, or as a model knows them."""
+
+    def __init__(self, path: Path, name: str, known: tuple[str, ...] | None, mixed: bool) -> None:
+        self.path, self.name, self.known, self.mixed = path, name, known, mixed
+        self.numbers = {} if known is None else {value: label for label, value in enumerate(known)}
+
+    def labels(self, column: Any, first: int) -> Array:
+        """(n,) int64 for a column of a record batch."""
+        import pyarrow as pa
+
+        column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        if column.null_count:
+            gap = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]
+            raise DataFileError(
+                f"{self.path}: column {self.name!r} has no value in row {first + int(gap)}: fill or drop it"
+            )
+        coded = column.cast(pa.string()).dictionary_encode()
+        places = coded.indices.to_numpy(zero_copy_only=False)
+        values = coded.dictionary.to_pylist()
+        for place, value in enumerate(values):
+            if value not in self.numbers:
+                if self.known is not None:
+                    row = first + int(np.argmax(places == place))
+                    raise DataFileError(
+                        f"{self.path}: column {self.name!r} has the class {value!r} in row {row}, which the model has "
+                        f"not seen: it knows {', '.join(self.known)}"
+                    )
+                self.numbers[value] = len(self.numbers)
+        if self.known is None and len(self.numbers) > MOST_CLASSES:
+            raise DataFileError(
+                f"{self.path}: column {self.name!r} has more than {MOST_CLASSES} different values, too many for "
+                "classes: if they are numbers, the task is regression"
+            )
+        return np.asarray([self.numbers[value] for value in values], np.int64)[places]
+
+    def sort(self, y: Array) -> None:
+        """Number the classes anew in the order of their names, or of the numbers that they are; y in place."""
+        names = list(self.numbers)
+        numbers = [name for name in names if _number(name)]
+        if numbers and len(numbers) < len(names) and not self.mixed:
+            text = next(name for name in names if name not in numbers)
+            raise DataFileError(
+                f"{self.path}: column {self.name!r} mixes numbers and text, as {numbers[0]!r} and {text!r}: mend it, or "
+                "say that the task is classification"
+            )
+        names.sort(key=(lambda name: (int(name), name)) if all(map(_whole, names)) else None)
+        new = np.empty(len(names), np.int64)
+        for label, name in enumerate(names):
+            new[self.numbers[name]] = label
+        for start in range(0, len(y), 2**20):
+            y[start : start + 2**20] = new[y[start : start + 2**20]]
+        self.numbers = {name: label for label, name in enumerate(names)}
+
+
+def _number(text: str) -> bool:
+    with suppress(ValueError):
+        float(text)
+        return True
+    return False
+
+
+def side_by_side(path: Path, batch: Any, names: Sequence[str], dtype: Any, first: int) -> Array:
+    """Columns of a record batch side by side, (n, len(names)); none may have a gap. ``first`` is the row of the first."""
+    out = np.empty((batch.num_rows, len(names)), dtype)
+    for j, name in enumerate(names):
+        column = batch.column(name)
+        gap = column.null_count and np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]
+        if not column.null_count:
+            out[:, j] = column.to_numpy(zero_copy_only=False)
+            if dtype.kind == "f" and not np.isfinite(out[:, j]).all():
+                gap = np.flatnonzero(~np.isfinite(out[:, j]))[0]
+            else:
+                continue
+        raise DataFileError(f"{path}: column {name!r} has no finite number in row {first + int(gap)}: fill or drop it")
+    return out

@@ -1,0 +1,219 @@
+"""What goes wrong in training, found and said in words.
+
+A look costs about what a training step on so many samples does, and happens beside training: it changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import hypot, isfinite
+from typing import Any
+
+from tinynet_backends import get_backend
+
+from tinynet.activations import Activation, Identity
+from tinynet.data import as_dataset
+from tinynet.layers import Array, Dense, Flatten
+from tinynet.losses import Loss
+from tinynet.model import Model
+from tinynet.probe import Seen, probe
+
+_log = logging.getLogger("tinynet")
+
+# A slope at which a unit learns a thousand times slower than at 1: a sigmoid beyond 6.9, tanh beyond 4.1. LeakyReLU's
+# 0.01, where it is meant to be, is above it.
+FLAT = 1e-3
+# Fewer dead units than half are usual in networks that learn well (V. Nair, G. Hinton 2010 call it sparseness); from
+# there on more of a layer is lost than is used. A unit that is alive for one sample in a hundred is taken for dead with
+# a probability of 0.99**512, 0.6 percent.
+DEAD = 0.5
+# X. Glorot, Y. Bengio (2010) draw weights so that gradients keep their size from layer to layer. Five sigmoids, whose
+# slope is at most 1/4, take away 4**-5, a thousandth; a network that trains well stays far within.
+SHRUNK, GROWN = 1e-3, 1e3
+# Y. LeCun et al. (1998), Efficient BackProp, 4.3: mean 0 and deviation 1. The curvature of a Dense layer's loss goes
+# with the square of a feature's size, so a factor of 10 is a condition number of 100.
+SCALE = 10.0
+# fastai's range test stops at four times the least loss; a run of a good rate does not come back there.
+RISEN = 4.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found after how many steps: ``kind`` is "inputs", "dead", "vanishing", "exploding" or "rate", ``place``
+    that of the layer ("2.0" is the first one inside of the third) or "", ``text`` a sentence with figures and remedy."""
+
+    step: int
+    kind: str
+    place: str
+    text: str
+
+
+class Diagnosis:
+    """A callback for `fit` that looks for inputs that are not scaled, dead units, gradients that vanish or explode, and
+    a rate that diverges.
+
+    It looks at ``samples`` samples, spread evenly over ``data``: before training, after 1, 2, 4, … steps, then after
+    each ``every`` steps and each epoch. What it finds is kept in ``findings`` and said once, as a warning of the logger
+    "tinynet".
+    """
+
+    def __init__(self, data: Any, *, every: int = 512, samples: int = 512) -> None:
+        for name, value in (("every", every), ("samples", samples)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"Diagnosis {name} {value!r} is not a positive whole number")
+        self.data, self.every, self.samples = as_dataset(data), every, min(samples, as_dataset(data).n)
+        self.findings: list[Finding] = []
+        self.losses: list[tuple[int, float]] = []  # (step, loss) of each look
+
+    def __call__(self, model: Model, row: dict[str, float]) -> None:
+        if not self.losses or self.losses[-1][0] != row["step"]:
+            self.look(model, int(row["step"]))
+
+    def at_step(self, model: Model, step: int) -> None:
+        """Look, if it is time."""
+        if step % self.every == 0 or (step < self.every and step & (step - 1) == 0):
+            self.look(model, step)
+
+    def look(self, model: Model, step: int = 0, *, loss: Loss | None = None) -> list[Finding]:
+        """Look now, with the loss of the last fit unless one is given, and say what is new."""
+        loss = loss or model.loss
+        if loss is None:
+            raise ValueError("the model has no loss yet: fit it, or give look(…, loss=…)")
+        host = get_backend("numpy")
+        index = host.arange(0, self.samples) * self.data.n // self.samples
+        value, seen = probe(model, self.data.batch(index, model.ops, model.dtype), loss, step=step)
+        self.losses.append((step, value))
+        known = {(f.kind, f.place) for f in self.findings}
+        found = [*self._inputs(model, seen), *self._units(model, seen), *_gradients(model, seen), *self._rate()]
+        new = [Finding(step, *one) for one in found if one[:2] not in known]
+        for finding in new:
+            self.findings.append(finding)
+            _log.warning("after step %d: %s", step, finding.text)
+        return new
+
+    def _inputs(self, model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
+        first = next((one for one in seen if not isinstance(one.layer, (Flatten, Identity))), None)
+        if first is None or not isinstance(first.layer, Dense):
+            return
+        mean, deviation = (_host(model, f, first.x) for f in (_mean, _deviation))
+        size = [hypot(m, d) for m, d in zip(mean, deviation, strict=True)]
+        far = [abs(m) > SCALE * d > 0 and abs(m) > 1 / SCALE for m, d in zip(mean, deviation, strict=True)]
+        bad = [j for j, s in enumerate(size) if s > SCALE or far[j]]
+        if not bad and 0 < max(size) < 1 / SCALE:
+            bad = list(range(len(size)))
+        if bad:
+            j = max(bad, key=lambda j: abs(size[j]))
+            yield (
+                "inputs",
+                first.place,
+                (
+                    f"{len(bad)} of {len(size)} features are far from mean 0 and deviation 1; feature {j} has mean {mean[j]:.4g} "
+                    f"and deviation {deviation[j]:.4g}: put Standardize() first"
+                ),
+            )
+
+    def _units(self, model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
+        for one in seen:
+            if not isinstance(one.layer, Activation) or type(one.layer).df is Activation.df:
+                continue
+            steepest = _host(model, _steepest, one.layer, one.x, one.y)
+            dead = sum(slope < FLAT for slope in steepest)
+            if dead < DEAD * len(steepest):
+                continue
+            zero = sum(y == 0 for y in _host(model, _largest, one.y))
+            what, remedy = (
+                ("gave 0", "lower the rate, or use LeakyReLU()")
+                if zero >= dead
+                else (f"had a slope below {FLAT:g}", "lower the rate, scale the inputs or draw smaller weights")
+            )
+            yield (
+                "dead",
+                one.place,
+                (f"{_named(one)}: {dead} of {len(steepest)} units {what} for each of {self.samples} samples: {remedy}"),
+            )
+
+    def _rate(self) -> Iterator[tuple[str, str, str]]:
+        (begun, first), (_, last) = self.losses[0], self.losses[-1]
+        at, least = min(self.losses, key=lambda look: look[1] if isfinite(look[1]) else float("inf"))
+        if not isfinite(last) or (last > first and last - least > (RISEN - 1) * abs(least)):
+            was = f"{least:.4g} after step {at}" if isfinite(least) else f"so from step {begun} on"
+            yield (
+                "rate",
+                "",
+                (
+                    f"the loss of {self.samples} samples is {last:.4g}, and was {was}: "
+                    "lower the rate, to a tenth or what find_rate suggests, or bound the gradient with clip=1.0"
+                ),
+            )
+
+
+def _gradients(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
+    """The gradients in the outputs of the layers with parameters, the first of them held against the last."""
+    learning = [one for one in seen if one.gradients]
+    if len(learning) < 2:
+        return
+    sizes = [_host(model, _norm, one.dy)[0] for one in learning]
+    first, last = learning[0], learning[-1]
+    wild = next((one for one, size in zip(learning, sizes, strict=True) if not isfinite(size)), None)
+    if wild is not None:
+        yield (
+            "exploding",
+            wild.place,
+            (
+                f"the gradient that comes to {_named(wild)} is not finite: lower the rate, scale the inputs or add LayerNorm()"
+            ),
+        )
+    elif sizes[-1] > 0 and not SHRUNK <= sizes[0] / sizes[-1] <= GROWN:
+        way, kind = ("shrinks", "vanishing") if sizes[0] < sizes[-1] else ("grows", "exploding")
+        remedy = "use ReLU() or Residual(…)" if kind == "vanishing" else "draw smaller weights"
+        if sizes[0] == 0:
+            remedy = "nothing between them lets it through; lower the rate"
+        yield (
+            kind,
+            first.place,
+            (
+                f"the gradient {way} from {sizes[-1]:.2g} at {_named(last)} to {sizes[0]:.2g} at {_named(first)}, "
+                f"by a factor of {sizes[0] / sizes[-1]:.1g}: {remedy}, or add LayerNorm()"
+            ),
+        )
+
+
+def _named(one: Seen) -> str:
+    return f"layer {one.place} ({one.layer!r})" if one.place else repr(one.layer)
+
+
+def _host(model: Model, f: Any, *args: Any) -> list[float]:
+    """``f(xp, *args)`` as numbers; without the warnings of NumPy about numbers that overflow."""
+    made = model.ops.compile(lambda: f(model.ops.xp, *args))()
+    values: list[float] = model.ops.to_numpy(made).reshape(-1).tolist()
+    return values
+
+
+def _rows(xp: Any, a: Array) -> Array:
+    return xp.reshape(a, (a.shape[0], -1))
+
+
+def _mean(xp: Any, x: Array) -> Array:
+    return xp.mean(_rows(xp, x), axis=0)
+
+
+def _deviation(xp: Any, x: Array) -> Array:
+    return xp.std(_rows(xp, x), axis=0)
+
+
+def _largest(xp: Any, y: Array) -> Array:
+    return xp.max(xp.abs(_rows(xp, y)), axis=0)
+
+
+def _steepest(xp: Any, layer: Activation, x: Array, y: Array) -> Array:
+    """The largest slope of each unit over the batch."""
+    return _largest(xp, layer.df(xp, xp.ones_like(y), x, y))
+
+
+def _norm(xp: Any, a: Array) -> Array:
+    """The Euclidean norm, of any size that the dtype holds."""
+    most = xp.max(xp.abs(a))
+    scale = xp.where(most > 0, most, xp.ones_like(most))
+    return scale * xp.sqrt(xp.sum((a / scale) ** 2))

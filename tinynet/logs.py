@@ -1,0 +1,154 @@
+"""Callbacks that write an epoch's row to a file: as CSV, as JSON lines, or for TensorBoard.
+
+A line is added by one call of the system, so a run that is killed leaves whole lines. What a file holds stays: a run
+that is resumed adds to it, and an epoch that is trained again has a second line, of which the later one counts.
+"""
+
+from __future__ import annotations
+
+import atexit
+import csv
+import errno
+import io
+import json
+import os
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinynet.errors import DataFileError
+from tinynet.history import json_line
+
+if TYPE_CHECKING:
+    from tinynet.model import Model
+
+Row = dict[str, float]
+
+
+class _Lines:
+    """Whole lines added to a file that holds nothing else."""
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path.parent))
+        self._looked = False
+
+    def __call__(self, model: Model, row: Row) -> None:
+        head, line = self.head(row), self.line(row)
+        if not self._looked:
+            content = self.path.read_bytes() if self.path.exists() else b""
+            *lines, rest = content.split(b"\n")
+            self.check(lines, rest, row)
+            if rest:
+                os.truncate(self.path, len(content) - len(rest))
+            self._looked = True
+            line = line if lines else head + line
+        with open(self.path, "ab", buffering=0) as f:
+            data = line.encode()
+            while data:  # once, unless the disk is full
+                data = data[f.write(data) :]
+
+    def head(self, row: Row) -> str:
+        return ""
+
+    def line(self, row: Row) -> str:
+        raise NotImplementedError
+
+    def check(self, lines: list[bytes], rest: bytes, row: Row) -> None:
+        """DataFileError unless this line may follow ``lines`` and, in place of it, ``rest``, which was cut off."""
+        raise NotImplementedError
+
+
+class JSONLines(_Lines):
+    """Adds a JSON object an epoch to the file ``path``. NaN and infinities, which JSON lacks, become null.
+
+    A last line that was cut off, as a full disk may leave it, is taken out first. DataFileError, and nothing changed, if
+    the file ends in anything else.
+    """
+
+    def line(self, row: Row) -> str:
+        return json_line(row)
+
+    def check(self, lines: list[bytes], rest: bytes, row: Row) -> None:
+        try:
+            ours = isinstance(json.loads(lines[-1]), dict) if lines else True
+        except ValueError:
+            ours = False
+        if not ours or rest[:1] not in (b"", b"{"):
+            raise DataFileError(f"{self.path} does not hold JSON lines: give another path, or move it away")
+
+
+class CSVLog(_Lines):
+    """Adds a line an epoch to the CSV file ``path``, which begins with the names. Numbers have all their digits.
+
+    A last line that was cut off, as a full disk may leave it, is taken out first. DataFileError, and nothing changed, if
+    the file has other columns.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def head(self, row: Row) -> str:
+        return _csv(row)
+
+    def line(self, row: Row) -> str:
+        self.names = self.names or tuple(row)
+        if tuple(row) != self.names:
+            raise DataFileError(f"{self.path} has columns {', '.join(self.names)}, and this row {', '.join(row)}")
+        return _csv(row.values())
+
+    def check(self, lines: list[bytes], rest: bytes, row: Row) -> None:
+        head = _csv(row).encode()
+        if not (lines[0] + b"\n" == head if lines else head.startswith(rest)):
+            raise DataFileError(
+                f"{self.path} has other columns than {', '.join(row)}: give another path, or move it away"
+            )
+
+
+def _csv(cells: Iterable[object]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(cells)
+    return out.getvalue()
+
+
+class TensorBoard:
+    """Writes event files for TensorBoard into ``folder``, with tensorboardX (extra ``tensorboard``).
+
+    Each number of an epoch's row is a scalar under its own name, the loss curve between epochs is "loss_of_steps", and
+    with ``weights`` there is a histogram of each array of the model. The step is that of the run. What is written is on
+    the disk a second later, or after `close`. ImportError without tensorboardX.
+    """
+
+    def __init__(self, folder: str | PathLike[str], *, weights: bool = False) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as e:
+            raise ImportError("TensorBoard needs tensorboardX: install the extra tensorboard") from e
+        self.folder, self.weights = Path(folder), weights
+        self._make: Any = SummaryWriter
+        self._writer: Any = None
+        self._drawn = 0  # the last step of the curve that is written
+
+    def __call__(self, model: Model, row: Row) -> None:
+        if self._writer is None:  # only now, so that a run that never starts leaves no file
+            self._writer = self._make(str(self.folder), flush_secs=1)
+            atexit.register(self.close)  # its thread would be ended with what it still holds
+        step = int(row["step"])
+        for name, value in row.items():
+            if name not in ("epoch", "step"):
+                self._writer.add_scalar(name, value, step)
+        for t, loss in model.history.curve if model.history is not None else ():
+            if t > self._drawn:
+                self._writer.add_scalar("loss_of_steps", loss, t)
+                self._drawn = t
+        if self.weights:
+            for name, array in model.weights().items():
+                self._writer.add_histogram(name, model.ops.to_numpy(array), step)
+
+    def close(self) -> None:
+        """Close the event file; another row begins a new one."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+            atexit.unregister(self.close)

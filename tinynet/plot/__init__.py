@@ -1,0 +1,22 @@
+"""Pictures, with matplotlib (extra ``plot``): each function gives a Figure, drawn without a screen.
+
+``figure.savefig("file.png")`` writes one. Where ``axes`` is an argument, the picture goes there in place of a new Figure.
+"""
+
+from tinynet.plot.classification import calibration, calibration_curve, confusion, confusion_matrix
+from tinynet.plot.curves import history, rates
+from tinynet.plot.histograms import gradients, weights
+from tinynet.plot.regions import decision_regions, training_png
+
+__all__ = [
+    "calibration",
+    "calibration_curve",
+    "confusion",
+    "confusion_matrix",
+    "decision_regions",
+    "gradients",
+    "history",
+    "rates",
+    "training_png",
+    "weights",
+]

@@ -1,0 +1,141 @@
+"""How a classifier errs: which class for which, and whether it is as right as it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinynet.activations import Sigmoid, Softmax
+from tinynet.data import as_dataset
+from tinynet.layers import Layer, Sequential
+from tinynet.model import Model
+from tinynet.plot.labels import labels
+from tinynet.plot.style import COLOURS, GREY, dress, figure, place
+
+_PIECE = 65536  # samples at a time
+_WORDS = 20  # classes up to which the numbers stand in the cells
+
+
+def confusion_matrix(model: Model, data: Any) -> Any:
+    """How often which class was called what: (k, k) int64, the row is the true class, the column what the model says.
+
+    scikit-learn's ``confusion_matrix``. ValueError for targets that are no labels.
+    """
+    said, true, k = _labels(model, data)
+    return np.bincount(true * k + said, minlength=k * k).reshape(k, k)
+
+
+def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -> Any:
+    """The confusion matrix, coloured by the fraction of each true class; ``names`` are those of the classes."""
+    counts = confusion_matrix(model, data)
+    k = len(counts)
+    words = [str(c) for c in range(k)] if names is None else [str(name) for name in names]
+    if len(words) != k:
+        raise ValueError(f"{len(words)} names do not fit {k} classes: give one each")
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(max(4.2, 2.0 + 0.55 * k), 11.0)
+    axes = place(axes, side + 0.8, side)
+    image = axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
+    if k <= _WORDS:
+        size = 9 if k <= 10 else 6.5
+        for i, j in np.argwhere(counts > 0):
+            colour = "white" if share[i, j] > 0.6 else "black"
+            part = f"\n{share[i, j]:.1%}" if k <= 10 else ""
+            axes.text(j, i, f"{counts[i, j]:,}{part}", ha="center", va="center", color=colour, fontsize=size)
+    right = np.trace(counts) / max(counts.sum(), 1)
+    dress(axes, title=f"Confusion matrix, accuracy {right:.4f}", x="predicted class", y="true class", grid=False)
+    ticks = range(0, k, max(1, -(-k // 25)))
+    turned = max(map(len, words)) > 4
+    axes.set_xticks(ticks, [words[t] for t in ticks], **({"rotation": 45, "ha": "right"} if turned else {}))
+    axes.set_yticks(ticks, [words[t] for t in ticks])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}")
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+    return axes.figure
+
+
+def calibration_curve(model: Model, data: Any, *, bins: int = 10) -> tuple[Any, Any, Any]:
+    """What the model says and how often it is right: mean probability, frequency and number of samples of each bin that
+    has any.
+
+    The probability is that of the class it chooses; with one output column, that of class 1. ``bins`` divide [0, 1]
+    evenly. scikit-learn's ``calibration_curve`` with "uniform".
+    """
+    if not isinstance(bins, int) or bins < 1:
+        raise ValueError(f"bins {bins!r} is not a positive whole number")
+    p, hit = _confidence(model, data)
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    which = np.searchsorted(edges[1:-1], p)
+    count = np.bincount(which, minlength=bins)
+    some = count > 0
+    means = (np.bincount(which, weights=w, minlength=bins)[some] / count[some] for w in (p, hit))
+    return *means, count[some]
+
+
+def calibration(model: Model, data: Any, *, bins: int = 10) -> Any:
+    """A reliability diagram, and below it how many samples have which probability.
+
+    Bars that hang below the diagonal are overconfident. The title has the expected calibration error, the mean distance
+    from it (C. Guo et al. 2017, *On calibration of modern neural networks*, eq. 5).
+    """
+    p, hit, count = calibration_curve(model, data, bins=bins)
+    error = float(np.sum(count * np.abs(p - hit)) / count.sum())
+    sheet = figure(5.2, 5.6)
+    top, bottom = sheet.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.0, label="perfect")
+    top.vlines(p, np.minimum(p, hit), np.maximum(p, hit), color=COLOURS[5], alpha=0.45, linewidth=5, label="gap")
+    top.plot(p, hit, color=COLOURS[0], marker="o", markersize=5, linewidth=1.4, label="model")
+    one = model.out_shape[-1] == 1
+    what = "fraction of class 1" if one else "fraction that is right"
+    dress(top, title=f"Calibration, expected error {error:.4f}", y=what)
+    top.legend(frameon=False, fontsize=9, loc="upper left")
+    top.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    bottom.bar(edges[np.searchsorted(edges[1:-1], p)], count, width=0.94 / bins, align="edge", color=COLOURS[4])
+    dress(bottom, x="probability of class 1" if one else "probability of the class that is said", y="samples")
+    bottom.margins(y=0.1)
+    return sheet
+
+
+def _pieces(model: Model, data: Any) -> Any:
+    """Outputs (n, o) and labels (n,), piece by piece, on the host."""
+    data = as_dataset(data)
+    for start in range(0, data.n, _PIECE):
+        index = range(start, min(start + _PIECE, data.n))
+        batch = data.batch(index, model.ops, model.dtype)
+        yield model.ops.to_numpy(model.predict(batch.x)), labels(model.ops.to_numpy(batch.y))
+
+
+def _labels(model: Model, data: Any) -> tuple[Any, Any, int]:
+    said, true = [], []
+    for y, one in _pieces(model, data):
+        said.append(y[:, 0] > 0 if y.shape[1] == 1 else y.argmax(axis=1))
+        true.append(one)
+    a, b = np.concatenate(said).astype(np.int64), np.concatenate(true).astype(np.int64)
+    return a, b, max(2, model.out_shape[-1], int(b.max()) + 1)
+
+
+def _confidence(model: Model, data: Any) -> tuple[Any, Any]:
+    """Probabilities (n,), and whether what they are of was so, as 0 and 1."""
+    last, p, hit = _last(model.net), [], []
+    for y, true in _pieces(model, data):
+        y = y.astype(np.float64)
+        if y.shape[1] == 1:
+            p.append(y[:, 0] if isinstance(last, Sigmoid) else 0.5 * (1.0 + np.tanh(0.5 * y[:, 0])))
+            hit.append(true == 1)
+        else:
+            if not isinstance(last, Softmax):
+                y = np.exp(y - y.max(axis=1, keepdims=True))
+                y /= y.sum(axis=1, keepdims=True)
+            p.append(y.max(axis=1))
+            hit.append(true == y.argmax(axis=1))
+    return np.concatenate(p), np.concatenate(hit).astype(np.float64)
+
+
+def _last(net: Layer) -> Layer:
+    while isinstance(net, Sequential) and net.layers:
+        net = net.layers[-1]
+    return net

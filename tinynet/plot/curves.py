@@ -1,0 +1,87 @@
+"""Curves: what training came to, and how the loss depends on the rate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tinynet.plot.style import COLOURS, GREY, dress, figure, place
+
+if TYPE_CHECKING:
+    from tinynet.history import History
+    from tinynet.rates import RateTest
+
+_WIDE = 30.0  # a loss whose largest value is so many times the least is drawn on a logarithmic scale
+
+
+def history(history: History) -> Any:
+    """The losses of a run, training and validation, over its steps; beside them each metric that was measured.
+
+    A dotted line is where the best epoch was, if the run kept its weights. ValueError for a run without a loss.
+    """
+    if not history.curve and not history.rows:
+        raise ValueError("the history is empty: train before you plot it")
+    steps = [row["step"] for row in history.rows]
+    names = [
+        name for name in (history.rows[0] if history.rows else ()) if name.startswith("val_") and name != "val_loss"
+    ]
+    panels = 1 + len(names)
+    sheet = figure(max(5.6, 4.6 * panels), 3.9)
+    left = sheet.add_subplot(1, panels, 1)
+    lines = []
+    if history.curve:
+        lines.append(tuple(zip(*history.curve, strict=True)))
+        left.plot(*lines[-1], color=COLOURS[0], linewidth=1.1, label="training")
+    else:
+        lines.append((steps, history["loss"]))
+        left.plot(*lines[-1], color=COLOURS[0], marker="o", markersize=3.5, label="training, mean of an epoch")
+    if history.rows and "val_loss" in history.rows[0]:
+        lines.append((steps, history["val_loss"]))
+        _epochs(left, *lines[-1], COLOURS[5], "validation")
+    dress(left, title="Loss", x="step", y="loss")
+    values = [value for _, line in lines for value in line]
+    if min(values) > 0 and max(values) > _WIDE * min(values):
+        left.set_yscale("log")
+    panes = [left]
+    for number, name in enumerate(names):
+        panes.append(sheet.add_subplot(1, panels, 2 + number, sharex=left))
+        _epochs(panes[-1], steps, history[name], COLOURS[2], "")
+        title = name.removeprefix("val_").replace("_", " ")
+        dress(panes[-1], title=f"Validation {title}", x="step", y=title)
+    for axes in panes:
+        if history.best_epoch:
+            best = next(row["step"] for row in history.rows if row["epoch"] == history.best_epoch)
+            axes.axvline(best, color=GREY, linestyle=":", linewidth=1.2, label=f"best: epoch {history.best_epoch}")
+        axes.locator_params(axis="x", nbins=6, integer=True)
+        axes.xaxis.set_major_formatter(_thousands)
+    left.legend(frameon=False, fontsize=9)
+    return sheet
+
+
+def _epochs(axes: Any, steps: Any, values: Any, colour: str, label: str) -> None:
+    size = 4.5 if len(steps) <= 40 else 0.0
+    axes.plot(steps, values, color=colour, linewidth=1.6, marker="o", markersize=size, label=label)
+
+
+def _thousands(value: float, position: int) -> str:
+    """A whole number in few letters: 1500 is 1.5k, 5000000 is 5M."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def rates(test: RateTest, *, axes: Any = None) -> Any:
+    """The loss over the learning rate, as found and smoothed, and the rate that is suggested."""
+    axes = place(axes)
+    axes.plot(test.rates, test.losses, color=COLOURS[4], linewidth=1.0, alpha=0.8, label="loss of a step")
+    axes.plot(test.rates, test.smoothed, color=COLOURS[0], linewidth=2.0, label="smoothed")
+    dress(axes, title="Learning-rate range test", x="learning rate", y="loss")
+    axes.set_xscale("log")
+    if test.suggestion is not None:  # where the loss breaks out it must not press flat what comes before
+        fall = test.smoothed[0] - min(test.smoothed)
+        axes.set_ylim(min(test.smoothed) - 0.3 * fall, test.smoothed[0] + 0.8 * fall)
+        axes.axvline(
+            test.suggestion, color=COLOURS[5], linestyle="--", linewidth=1.4, label=f"suggested: {test.suggestion:.2g}"
+        )
+    axes.legend(frameon=False, fontsize=9)
+    return axes.figure

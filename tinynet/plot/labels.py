@@ -1,0 +1,21 @@
+"""Targets as labels, whichever way a loss takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def labels(target: Any) -> Any:
+    """(n,) whole numbers as they are; one column of 0, or -1, and 1 as 0 and 1; rows with a single 1 as its place.
+
+    ValueError for any other numbers, which are no classes.
+    """
+    if target.ndim == 1 and np.issubdtype(target.dtype, np.integer):
+        return target.astype(np.int64)
+    if target.ndim == 2 and target.shape[1] == 1 and np.isin(target, (-1, 0, 1)).all():
+        return (target[:, 0] > 0).astype(np.int64)
+    if target.ndim == 2 and np.isin(target, (0, 1)).all() and (target.sum(axis=1) == 1).all():
+        return target.argmax(axis=1).astype(np.int64)
+    raise ValueError("the targets are numbers, not labels: this picture is of classes")

@@ -1,0 +1,79 @@
+"""Where a classifier of two features says what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinynet.data import as_dataset
+from tinynet.model import Model
+from tinynet.plot.labels import labels
+from tinynet.plot.style import COLOURS, dress, figure, place, png
+
+
+def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int = 1500, grid: int = 300) -> Any:
+    """Which class the model says where, and up to ``points`` samples of ``data`` in the colours of their own classes.
+
+    ValueError unless the samples have two features and labels of at most eight classes. The plane is asked at ``grid``
+    times ``grid`` places.
+    """
+    data = as_dataset(data)
+    k = max(2, data.classes or 0, model.out_shape[-1])
+    if tuple(data.shape) != (2,) or k > len(COLOURS):
+        raise ValueError(
+            f"decision regions are a picture of two features and at most {len(COLOURS)} classes: "
+            f"these samples have shape {tuple(data.shape)} and {k} classes"
+        )
+    x, true = _spread(model, data, points)
+    sides = [np.linspace(a, b, grid) for a, b in _bounds(x)]
+    places = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
+    said = model.ops.to_numpy(model.predict_labels(places)).reshape(grid, grid)
+
+    from matplotlib.colors import ListedColormap
+
+    axes = place(axes)
+    span = {"vmin": -0.5, "vmax": k - 0.5, "cmap": ListedColormap(COLOURS[:k])}
+    axes.pcolormesh(*sides, said, alpha=0.25, shading="nearest", rasterized=True, linewidth=0, **span)
+    if said.min() < said.max():
+        for c in np.unique(said):  # between all pairs of classes, not only neighbouring numbers
+            axes.contour(*sides, said == c, levels=[0.5], colors="white", linewidths=0.9)
+    for c in range(k):
+        own = true == c
+        axes.scatter(x[own, 0], x[own, 1], color=COLOURS[c], s=9, linewidths=0, label=f"{c}")
+    dress(axes, title="Decision regions", x="x₁", y="x₂", grid=False)
+    axes.set_aspect("equal", adjustable="box")
+    axes.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9, markerscale=2)
+    return axes.figure
+
+
+def _spread(model: Model, data: Any, points: int) -> tuple[Any, Any]:
+    """Features and labels of at most ``points`` samples, evenly spread over the data."""
+    m = min(points, data.n)
+    index = np.arange(m, dtype=np.int64) * data.n // m
+    batch = data.batch(index, model.ops, model.dtype)
+    return model.ops.to_numpy(batch.x), labels(model.ops.to_numpy(batch.y))
+
+
+def _bounds(x: Any) -> list[tuple[float, float]]:
+    low, high = x.min(axis=0), x.max(axis=0)
+    margin = np.maximum(0.05 * (high - low), 1e-3 * np.maximum(np.abs(low), 1.0))  # one point has an extent, too
+    return list(zip(low - margin, high + margin, strict=True))
+
+
+def training_png(model: Model, data: Any, curve: list[tuple[int, float]], title: str) -> bytes:
+    """The loss curve and, for two features and at most eight classes, the decision regions: a PNG.
+
+    ``curve`` is (step, loss); ``data`` gives the points that are drawn over the regions. ImportError without
+    matplotlib.
+    """
+    regions = tuple(data.shape) == (2,) and data.classes is not None and data.classes <= len(COLOURS)
+    sheet = figure(11 if regions else 6, 4.8)
+    left = sheet.add_subplot(1, 2 if regions else 1, 1)
+    steps, losses = zip(*curve, strict=True)
+    left.plot(steps, losses, color=COLOURS[0], linewidth=1.2)
+    dress(left, title="Loss", x="step", y="training loss")
+    if regions:
+        decision_regions(model, data, axes=sheet.add_subplot(1, 2, 2))
+    sheet.suptitle(title)
+    return png(sheet)

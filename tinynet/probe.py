@@ -1,0 +1,92 @@
+"""A look inside: what every layer takes and gives, on the way forward and on the way back, for one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+from tinynet.data import Batch
+from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Residual, Sequential, Spec, leaves
+from tinynet.losses import Loss
+from tinynet.model import Model
+from tinynet.summary import opens
+
+
+@dataclass
+class Seen:
+    """A layer, its place ("2.0" is the first one inside of the third), and the arrays that it met.
+
+    ``dx`` is None where nobody needs it: at the network's first layer.
+    """
+
+    place: str
+    layer: Layer
+    x: Array = None
+    y: Array = None
+    dx: Array = None
+    dy: Array = None
+    gradients: Mapping[str, Array] | None = None  # by the full names of the parameters
+
+
+@dataclass(frozen=True, repr=False)
+class _Watched(Layer):
+    """A layer that notes what it does."""
+
+    seen: Seen
+
+    def build(self, shape: tuple[int, ...]) -> Spec:
+        return self.seen.layer.build(shape)
+
+    def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        seen = self.seen
+        seen.x = x
+        seen.y, backprop = seen.layer.forward(params, x, ctx)
+
+        def noting(dy: Array) -> tuple[Array, dict[str, Any]]:
+            seen.dy = dy
+            seen.dx, dparams = backprop(dy)
+            seen.gradients = dict(leaves(dparams, f"{seen.place}." if seen.place else ""))
+            return seen.dx, dparams
+
+        return seen.y, noting
+
+
+def probe(model: Model, batch: Batch, loss: Loss, *, step: int = 0) -> tuple[float, list[Seen]]:
+    """The loss of ``batch`` and every layer's part in it, in order, as in training step ``step``.
+
+    Nothing of the model changes: what its layers keep, such as running means, is copied before.
+    """
+    ops, seen = model.ops, list[Seen]()
+    net = _watched(model.net, "", seen)
+    params = _with_copies(model.params, model.spec.state, lambda a: ops.xp.asarray(a, copy=True))
+    ctx = Context(ops, train=True, seed=model.seed, step=step, need_dx=False)
+
+    def run(batch: Batch) -> Array:
+        y, backprop = net.forward(params, batch.x, ctx)
+        value, dy = loss(y, batch.y, ops, batch.weight)
+        backprop(dy)
+        return value
+
+    # A step that is made anew each time is never captured, and says nothing about numbers that overflow.
+    return float(ops.to_numpy(ops.compile(run)(batch))), seen
+
+
+def _watched(layer: Layer, place: str, seen: list[Seen]) -> Layer:
+    if isinstance(layer, Sequential) and (opens(layer, Sequential) or opens(layer, Residual)):
+        outer = copy(layer)
+        inner = (f"{place}.{number}" if place else str(number) for number in range(len(layer.layers)))
+        outer.layers = tuple(_watched(one, name, seen) for one, name in zip(layer.layers, inner, strict=True))
+        return outer
+    seen.append(Seen(place, layer))
+    return _Watched(seen[-1])
+
+
+def _with_copies(params: Params, state: Mapping[str, Any], copied: Any) -> dict[str, Any]:
+    """``params`` with copies of what ``state`` names."""
+    new = {
+        name: copied(params[name]) if isinstance(spec, Param) else _with_copies(params[name], spec, copied)
+        for name, spec in state.items()
+    }
+    return {**params, **new}

@@ -1,0 +1,91 @@
+"""Which learning rate? A short run whose rate grows at every step says where the loss falls and where it breaks out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tinynet.data import Loader
+from tinynet.errors import DivergedError
+from tinynet.fitting import adapt
+from tinynet.losses import CrossEntropy, Loss, MeanSquaredError
+from tinynet.model import Model
+from tinynet.optim import Adam, Optimizer
+from tinynet.schedules import Exponential
+from tinynet.training import Run, train
+
+BROKEN = 4.0  # the loss, in multiples of the least one, at which the test ends: fastai's learner stops there, too
+DIVISOR = 10.0  # the rate at the least loss, over this, is suggested: there the loss falls, and diverges only beyond
+
+
+@dataclass(frozen=True)
+class RateTest:
+    """The rate of each step, the loss of its batch, that loss smoothed, and the rate to begin with.
+
+    ``suggestion`` is a tenth of the rate at which the smoothed loss was least, as fastai's learner takes it; None where
+    the loss never fell.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    suggestion: float | None
+
+    def plot(self) -> Any:
+        """A matplotlib Figure of the losses over the rates (extra ``plot``)."""
+        from tinynet.plot import rates
+
+        return rates(self)
+
+
+def find_rate(
+    model: Model,
+    data: Any,
+    *,
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
+    batch_size: int = 32,
+    low: float = 1e-7,
+    high: float = 10.0,
+    steps: int = 100,
+) -> RateTest:
+    """The learning-rate range test: ``steps`` steps, whose rate grows evenly in its logarithm from ``low`` to ``high``.
+
+    L. N. Smith (2017), *Cyclical learning rates for training neural networks*, section 3.3, with the logarithmic scale
+    that is now usual. It ends early where the loss is no longer finite or four times the least one. It trains a copy,
+    so the model stays as it is, to the last bit. ``data``, ``loss``, ``optimizer``, whose own rate is not used, and
+    ``batch_size`` are those of `fit`, and so are the batches.
+    """
+    if not 0 < low < high < float("inf"):
+        raise ValueError(f"rates from {low!r} to {high!r} are out of range: give two positive numbers, the lower first")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 10:
+        raise ValueError(f"steps {steps!r} is too few to see a curve: give a whole number of at least 10")
+    loader = data if hasattr(data, "steps_per_epoch") else Loader(data, batch_size, seed=model.seed)
+    loss = loss or (CrossEntropy() if loader.data.classes else MeanSquaredError())
+    growth = Exponential(low, (high / low) ** (1.0 / (steps - 1)))
+    rising = replace(optimizer or Adam(), lr=growth)
+    copy = model.to(model.ops)
+    run = Run(rising.init(copy.theta, copy.ops))
+    adapt(copy, loader.data)
+    losses: list[float] = []
+    try:
+        for report in train(copy, loader, loss, rising, steps=steps, run=run, due=lambda step: True):
+            losses += report.recent
+            if losses[-1] > BROKEN * min(losses) > 0 and len(losses) > 1 and losses[-1] > losses[0]:
+                break
+    except DivergedError as e:
+        if not losses:
+            raise ValueError(f"the loss of the first step, at rate {low:g}, is not finite: scale the inputs") from e
+    smoothed = _smoothed(losses)
+    least = min(range(len(losses)), key=smoothed.__getitem__)
+    fell = least > 0 and smoothed[least] < smoothed[0]
+    tried = tuple(growth(t) for t in range(len(losses)))
+    return RateTest(tried, tuple(losses), smoothed, tried[least] / DIVISOR if fell else None)
+
+
+def _smoothed(losses: Sequence[float], width: int = 5) -> tuple[float, ...]:
+    """Each loss as the mean of those up to ``width // 2`` steps away; unlike an average of the past, it does not lag."""
+    half = width // 2
+    windows = (losses[max(0, t - half) : t + half + 1] for t in range(len(losses)))
+    return tuple(sum(window) / len(window) for window in windows)

@@ -1,0 +1,125 @@
+"""A network as a table, and as a drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from tinynet.initializers import Shape
+from tinynet.layers import Layer, Residual, Sequential, leaves
+
+BYTES = {"float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer: its place ("2.0" is the first one inside of the third), the shape of one sample of its output, and what
+    it takes."""
+
+    place: str
+    layer: Layer
+    shape: Shape
+    parameters: int
+    bytes: int  # of parameters and layer state
+    flops: int  # of one sample's way forward
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A row a layer, and their sums; `str` is the table.
+
+    ``flops`` are those of one sample's way forward, a multiplication and an addition being two, and only those of
+    matrix products, which are all that grows with the product of two widths: twice the size of every array of weights
+    with two or more axes. PyTorch's ``FlopCounterMode`` counts the same. The way back takes about twice as many.
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def parameters(self) -> int:
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def bytes(self) -> int:
+        return sum(row.bytes for row in self.rows)
+
+    @property
+    def flops(self) -> int:
+        return sum(row.flops for row in self.rows)
+
+    def __str__(self) -> str:
+        head = ("", "layer", "output", "parameters", "bytes", "FLOPs")
+        body = [
+            (row.place, repr(row.layer), _plain(row.shape), *(f"{n:,}" for n in (row.parameters, row.bytes, row.flops)))
+            for row in self.rows
+        ]
+        total = ("", "", "total", *(f"{n:,}" for n in (self.parameters, self.bytes, self.flops)))
+        widths = [max(map(len, column)) for column in zip(head, *body, total, strict=True)]
+        lines = [
+            "  ".join([*map(str.ljust, cells[:2], widths[:2]), *map(str.rjust, cells[2:], widths[2:])]).rstrip()
+            for cells in (head, *body, total)
+        ]
+        rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def summarize(net: Layer, shape: Shape, dtype: str) -> Summary:
+    """The table of ``net`` for samples of ``shape``."""
+    return Summary(tuple(_rows(net, shape, "", BYTES[dtype])))
+
+
+def _rows(layer: Any, shape: Shape, place: str, size: int) -> Iterator[Row]:
+    if opens(layer, Sequential) or opens(layer, Residual):
+        for number, inner in enumerate(layer.layers):
+            yield from _rows(inner, shape, f"{place}.{number}" if place else str(number), size)
+            shape = inner.build(shape).shape
+    else:
+        spec = layer.build(shape)
+        parameters, state = ([p.shape for _, p in leaves(tree)] for tree in (spec.params, spec.state))
+        learned, kept = sum(map(prod, parameters)), sum(map(prod, state))
+        products = sum(prod(s) for s in parameters if len(s) > 1)
+        yield Row(place, layer, spec.shape, learned, (learned + kept) * size, 2 * products)
+
+
+def opens(layer: Layer, kind: type[Sequential]) -> bool:
+    """Whether ``layer`` does with the layers inside what ``kind`` does; a subclass that does more is one layer to us."""
+    own = type(layer)
+    return isinstance(layer, kind) and own.forward is kind.forward and own.build is kind.build
+
+
+def drawing(net: Layer, shape: Shape) -> str:
+    """The way of a sample from top to bottom: layers beside a line, its shape wherever that changes, parameters on the
+    right. A residual block is a line that leaves and comes back.
+    """
+    lines = [(_plain(shape), ""), *_drawn(net, shape, "")]
+    width = max(len(text) for text, _ in lines)
+    places = max(len(count) for _, count in lines)
+    return "\n".join(f"{text:<{width}}  {count:>{places}}".rstrip() for text, count in lines)
+
+
+def _drawn(layer: Layer, shape: Shape, left: str) -> Iterator[tuple[str, str]]:
+    """Lines of text and number of parameters; ``left`` is what is drawn of the lines around this one."""
+    if opens(layer, Residual):
+        yield f"{left}├─╮", ""
+        yield from _in_turn(layer, shape, f"{left}│ ")
+        yield f"{left}+─╯", ""
+    elif opens(layer, Sequential):
+        yield from _in_turn(layer, shape, left)
+    else:
+        spec = layer.build(shape)
+        count = sum(prod(p.shape) for _, p in leaves(spec.params))
+        yield f"{left}│  {layer!r}", f"{count:,}" if count else ""
+        if spec.shape != shape:
+            yield f"{left}{_plain(spec.shape)}", ""
+
+
+def _in_turn(net: Any, shape: Shape, left: str) -> Iterator[tuple[str, str]]:
+    for layer in net.layers:
+        yield from _drawn(layer, shape, left)
+        shape = layer.build(shape).shape
+
+
+def _plain(shape: Shape) -> str:
+    return " × ".join(map(str, shape))
