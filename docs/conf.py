@@ -67,5 +67,11 @@ def escape_shapes(app: Any, what: str, name: str, thing: Any, options: Any, line
     lines[:] = "``".join(parts).split("\n")
 
 
+def name_aliases(app: Any, what: str, name: str, thing: Any, options: Any, signature: str, returns: str) -> Any:
+    """Sphinx leaves its own wrapping around an alias that stands within another type."""
+    return tuple(text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) for text in (signature, returns))
+
+
 def setup(app: Any) -> None:
+    app.connect("autodoc-process-signature", name_aliases)
     app.connect("autodoc-process-docstring", escape_shapes)

@@ -53,6 +53,14 @@ def fit_many(
     layers, backend and dtype, and is not changed. The other options are those of `fit`.
 
     A network that diverges leaves the others alone: its losses are NaN from then on, and `Ensemble.diverged` names it.
+
+    Examples
+    --------
+    >>> model = tn.Model(tn.Dense(1), n_in=1)
+    >>> data = [[0.0], [1.0]], [[1.0], [3.0]]
+    >>> networks = tn.fit_many(model, data, seeds=[0, 1, 2], optimizer=tn.SGD(0.1), epochs=300)
+    >>> networks.predict([[2.0]]).round(1).ravel().tolist()
+    [5.0, 5.0, 5.0]
     """
     if others:
         names = ", ".join(others)
