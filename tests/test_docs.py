@@ -133,7 +133,7 @@ def test_the_reference_has_every_public_name():
     documented = set()
     for page in (DOCS / "reference").glob("*.md"):
         documented |= set(re.findall(r"^\.\. auto(?:class|function):: ([\w.]+)", page.read_text("utf-8"), re.M))
-    modules = {"data", "export", "initializers", "losses", "metrics", "optim", "schedules"}
+    modules = {"data", "export", "initializers", "losses", "metrics", "optim", "plot", "schedules"}
     public = set(tn.__all__) - modules | set(tn.data.__all__) - {"DATASETS", "Part"}
     assert public - documented == set()
 
