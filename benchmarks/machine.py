@@ -24,7 +24,9 @@ def versions() -> dict[str, str]:
 
 
 def describe() -> dict[str, str | int]:
-    return {"cpu": _cpu(), "cores": cores(), "os": f"{platform.system()} {platform.release()} {platform.machine()}"}
+    chosen = os.environ.get("OPENBLAS_CORETYPE")
+    cpu = _cpu() + (f", OPENBLAS_CORETYPE={chosen}" if chosen else "")
+    return {"cpu": cpu, "cores": cores(), "os": f"{platform.system()} {platform.release()} {platform.machine()}"}
 
 
 def _cpu() -> str:

@@ -309,7 +309,9 @@ class NumbaBackend(NumpyBackend):
         return x, y
 
     def versions(self) -> str:
-        return f"NumPy {np.__version__}, numba {numba.__version__}, {self._cores} threads"
+        blas = program.library()
+        kernels = f"OpenBLAS for {blas.kernels}, " if blas else ""
+        return f"NumPy {np.__version__}, numba {numba.__version__}, {kernels}{self._cores} threads"
 
 
 _F8, _U8 = np.dtype(np.float64), np.dtype(np.uint64)

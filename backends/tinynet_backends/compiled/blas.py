@@ -27,6 +27,9 @@ class Blas:
             for name, letter in {"float32": "s", "float64": "d"}.items()
         }
         self._get, self._set = library.scipy_openblas_get_num_threads64_, library.scipy_openblas_set_num_threads64_
+        corename = library.scipy_openblas_get_corename64_
+        corename.restype = ctypes.c_char_p
+        self.kernels = corename().decode()  # the processor that its kernels are for: $OPENBLAS_CORETYPE names another
         self._lock, self._users, self._before = threading.Lock(), 0, 1
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
