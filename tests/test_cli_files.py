@@ -212,6 +212,12 @@ def test_a_split_is_stratified_drawn_and_whole(n, fraction):
     assert tn.data.stratified(numbers, fraction, seed=0)[1].n == int(fraction * n + 0.5)
 
 
+def test_classes_are_drawn_from_apart():
+    data = tn.Arrays(np.zeros((200, 1)), np.arange(200) % 2)
+    index = tn.data.stratified(data, 0.25, seed=0)[1].index
+    assert (index[index % 2 == 0] // 2).tolist() != (index[index % 2 == 1] // 2).tolist()
+
+
 # Predicting and evaluating --------------------------------------------------------------------------------------------
 
 

@@ -175,17 +175,17 @@ def fit(
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     evaluate = Evaluation(model, loss, chosen)
     told = list(callbacks)
-    steppers = [callback.at_step for callback in told if hasattr(callback, "at_step")]
-    for at_step in steppers:
-        at_step(model, run.step)
+    steppers: list[Any] = [callback for callback in told if hasattr(callback, "at_step")]
+    for stepper in steppers:
+        stepper.at_step(model, run.step)
     with bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent() as bar:
         for report in loop:
             if report.recent:
                 tally.add(report.recent)
                 history.draw(report.step, report.recent, report.last_of_epoch)
                 bar.step(report.step, sum(report.recent) / len(report.recent))
-            for at_step in steppers:
-                at_step(model, report.step)
+            for stepper in steppers:
+                stepper.at_step(model, report.step)
             if report.last_of_epoch:
                 row: dict[str, float] = {"epoch": report.epoch + 1, "step": report.step}
                 seconds = tally.elapsed()

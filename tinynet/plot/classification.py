@@ -35,10 +35,10 @@ def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -
         raise ValueError(f"{len(words)} names do not fit {k} classes: give one each")
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(4.2, 2.0 + 0.55 * k), 11.0)
-    axes = place(axes, side + 0.8, side)
+    axes = place(axes, side + 0.8, side, square=True)
     image = axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
     if k <= _WORDS:
-        size = 9 if k <= 10 else 6.5
+        size = 9 if k <= 10 else 7.5
         for i, j in np.argwhere(counts > 0):
             colour = "white" if share[i, j] > 0.6 else "black"
             part = f"\n{share[i, j]:.1%}" if k <= 10 else ""
@@ -71,8 +71,8 @@ def calibration_curve(model: Model, data: Any, *, bins: int = 10) -> tuple[Any, 
     which = np.searchsorted(edges[1:-1], p)
     count = np.bincount(which, minlength=bins)
     some = count > 0
-    means = (np.bincount(which, weights=w, minlength=bins)[some] / count[some] for w in (p, hit))
-    return *means, count[some]
+    said, right = (np.bincount(which, weights=w, minlength=bins)[some] / count[some] for w in (p, hit))
+    return said, right, count[some]
 
 
 def calibration(model: Model, data: Any, *, bins: int = 10) -> Any:

@@ -27,18 +27,17 @@ def history(history: History) -> Any:
     panels = 1 + len(names)
     sheet = figure(max(5.6, 4.6 * panels), 3.9)
     left = sheet.add_subplot(1, panels, 1)
-    lines = []
     if history.curve:
-        lines.append(tuple(zip(*history.curve, strict=True)))
-        left.plot(*lines[-1], color=COLOURS[0], linewidth=1.1, label="training")
+        x, losses = zip(*history.curve, strict=True)
+        left.plot(x, losses, color=COLOURS[0], linewidth=1.1, label="training")
     else:
-        lines.append((steps, history["loss"]))
-        left.plot(*lines[-1], color=COLOURS[0], marker="o", markersize=3.5, label="training, mean of an epoch")
+        losses = history["loss"]
+        left.plot(steps, losses, color=COLOURS[0], marker="o", markersize=3.5, label="training, mean of an epoch")
+    values = list(losses)
     if history.rows and "val_loss" in history.rows[0]:
-        lines.append((steps, history["val_loss"]))
-        _epochs(left, *lines[-1], COLOURS[5], "validation")
+        values += history["val_loss"]
+        _epochs(left, steps, history["val_loss"], COLOURS[5], "validation")
     dress(left, title="Loss", x="step", y="loss")
-    values = [value for _, line in lines for value in line]
     if min(values) > 0 and max(values) > _WIDE * min(values):
         left.set_yscale("log")
     panes = [left]

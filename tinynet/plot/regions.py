@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynet.data import as_dataset
+from tinynet.data import Dataset, as_dataset
 from tinynet.model import Model
 from tinynet.plot.labels import labels
 from tinynet.plot.style import COLOURS, dress, figure, place, png
@@ -32,7 +32,7 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
 
     from matplotlib.colors import ListedColormap
 
-    axes = place(axes)
+    axes = place(axes, square=True)
     span = {"vmin": -0.5, "vmax": k - 0.5, "cmap": ListedColormap(COLOURS[:k])}
     axes.pcolormesh(*sides, said, alpha=0.25, shading="nearest", rasterized=True, linewidth=0, **span)
     if said.min() < said.max():
@@ -61,7 +61,7 @@ def _bounds(x: Any) -> list[tuple[float, float]]:
     return list(zip(low - margin, high + margin, strict=True))
 
 
-def training_png(model: Model, data: Any, curve: list[tuple[int, float]], title: str) -> bytes:
+def training_png(model: Model, data: Dataset, curve: list[tuple[int, float]], title: str) -> bytes:
     """The loss curve and, for two features and at most eight classes, the decision regions: a PNG.
 
     ``curve`` is (step, loss); ``data`` gives the points that are drawn over the regions. ImportError without

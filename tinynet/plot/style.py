@@ -10,20 +10,23 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 GREY = "#606060"
 
 
-def figure(width: float, height: float) -> Any:
-    """A Figure of so many inches whose parts keep out of each other's way; ImportError without matplotlib."""
+def figure(width: float, height: float, *, square: bool = False) -> Any:
+    """A Figure of so many inches whose parts keep out of each other's way; ``square``: its axes have an aspect to keep.
+
+    ImportError without matplotlib.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as e:
         raise ImportError("pictures need matplotlib: install the extra plot") from e
-    sheet = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    sheet: Any = Figure(figsize=(width, height), dpi=120, layout="compressed" if square else "constrained")
     sheet.get_layout_engine().set(w_pad=0.09, h_pad=0.09, wspace=0.03)
     return sheet
 
 
-def place(axes: Any, width: float = 5.6, height: float = 4.6) -> Any:
+def place(axes: Any, width: float = 5.6, height: float = 4.6, *, square: bool = False) -> Any:
     """``axes``, or those of a new Figure."""
-    return figure(width, height).add_subplot() if axes is None else axes
+    return figure(width, height, square=square).add_subplot() if axes is None else axes
 
 
 def dress(axes: Any, *, title: str = "", x: str = "", y: str = "", grid: bool = True) -> None:
