@@ -381,6 +381,12 @@ def readable_or_refused(path):
     assert "\n" not in said
 
 
+def test_names_within_a_file_do_not_break_the_line(tmp_path):
+    np.savez(tmp_path / "d.npz", **{"X\n\u2028Z": X, "y": Y})
+    with pytest.raises(tn.DataFileError, match=r"d\.npz: has no array 'X', but X  Z\.npy, y\.npy$"):
+        D.read(tmp_path / "d.npz")
+
+
 def test_damaged_files_are_read_or_refused(tmp_path):
     rng = np.random.default_rng(1)
     for path in small_files(tmp_path):

@@ -7,11 +7,18 @@ class DivergedError(RuntimeError):
     """The loss or a weight stopped being finite; the model keeps the last weights that were seen to be good."""
 
 
-class ModelFileError(ValueError):
+class _OfAFile(ValueError):
+    """One line, whatever names the file has within it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(" ".join(text.splitlines()))
+
+
+class ModelFileError(_OfAFile):
     """A file that is no model of ours, or a damaged one; the message names the file."""
 
 
-class DataFileError(ValueError):
+class DataFileError(_OfAFile):
     """A file without the data that were asked of it, or a damaged one; the message names the file."""
 
 
