@@ -12,6 +12,7 @@ import pytest
 
 import tinynet as tn
 from tinynet.data import Arrays
+from tinynet.diagnosis import _norm
 from tinynet.probe import probe
 
 MOONS = tn.data.Moons(600, noise=0.1, seed=3)
@@ -140,6 +141,32 @@ def test_a_loss_below_zero_that_moves_is_no_divergence():
     tn.Model(network(16, out=1), 1).fit(data, loss=tn.Poisson(), epochs=20, callbacks=[diagnosis])
     assert "rate" not in kinds(diagnosis)
     assert diagnosis.losses[-1][1] < 0
+
+
+@pytest.mark.parametrize(
+    ("losses", "found"),
+    [
+        ([1.0, 0.5, 1.9], False),  # not four times the least
+        ([1.0, 0.5, 2.1], True),
+        ([9.0, 0.5, 8.0], False),  # no more than it began with
+        ([-1.0, -1.1, -0.9], False),
+        ([-1.0, -1.1, 2.5], True),
+        ([1.0, 0.5, math.nan], True),
+        ([math.nan, math.nan], True),
+    ],
+)
+def test_when_a_loss_has_risen(losses, found):
+    diagnosis = tn.Diagnosis(MOONS)
+    diagnosis.losses = list(enumerate(losses))
+    assert bool(list(diagnosis._rate())) == found
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_a_norm_of_any_size(ops, size):
+    """Squares of these overflow or vanish in float32."""
+    a = ops.asarray([[3.0 * size, 0.0], [0.0, -4.0 * size]], "float32")
+    assert float(ops.to_numpy(_norm(ops.xp, a))) == pytest.approx(5.0 * size, rel=1e-6)
+    assert float(ops.to_numpy(_norm(ops.xp, 0.0 * a))) == 0.0
 
 
 def test_nothing_changes_by_looking(ops):

@@ -194,6 +194,7 @@ class TestTensorBoard:
         assert math.isnan(scalars["loss", 0])
         assert (scalars["loss", 1], scalars["loss", 2]) == (math.inf, -math.inf)
 
+    @pytest.mark.slow
     def test_a_process_that_ends_writes_all(self, tmp_path):
         code = f"""
         import sys; sys.path[:0] = {[str(ROOT), str(ROOT / "backends")]!r}

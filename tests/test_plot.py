@@ -106,11 +106,12 @@ def test_probabilities_are_taken_as_they_are():
 
 
 def test_logits_that_are_large_are_probabilities_of_one():
-    model, data = binary()
-    model.theta[...] = 1e6 * model.theta
-    p, _, count = tn.plot.calibration_curve(model, data)
-    assert np.all((p >= 0) & (p <= 1))
-    assert count.sum() == data.n
+    three = tn.Model(tn.Dense(3), 2, backend="numpy")
+    for model, data in (binary(), (three, SPIRALS)):
+        model.theta[...] = 1e6 * model.theta
+        p, _, count = tn.plot.calibration_curve(model, data)
+        assert np.all((p >= 0) & (p <= 1))
+        assert count.sum() == data.n
 
 
 @pytest.mark.parametrize("name", ["history", "regions", "confusion", "calibration", "weights", "gradients"])
@@ -267,6 +268,12 @@ def test_a_straight_line_is_a_diagonal():
     assert [line[12:] for line in lines[:-1]] == ["⠀⠀⠀⠀⠀⠀⡠⠊", "⠀⠀⠀⠀⡠⠊⠀⠀", "⠀⠀⡠⠊⠀⠀⠀⠀", "⡠⠊⠀⠀⠀⠀⠀⠀"]
     assert lines[0].startswith("     15.00 ┤")
     assert lines[-2].startswith("     0.000 ┤")
+
+
+def test_a_jump_is_a_line_from_top_to_bottom():
+    """Eight columns of dots above, eight below, and between them all sixteen rows."""
+    lines = curve([(t, float(t < 8)) for t in range(16)], 20, 5)
+    assert sum(bits.bit_count() for line in lines for bits in dots(line)) == 8 + 8 + 14
 
 
 def test_a_curve_that_goes_on_leaves_room_at_the_right():

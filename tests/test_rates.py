@@ -16,6 +16,12 @@ def spirals_model(**options):
     return tn.Model(net, 2, **options)
 
 
+def test_it_ends_at_the_first_loss_four_times_the_least():
+    test = tn.find_rate(spirals_model(), SPIRALS, high=1e4)
+    least = np.minimum.accumulate(test.losses)
+    assert list(np.nonzero(test.losses > 4 * least)[0]) == [len(test.losses) - 1]
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
 def test_least_squares_breaks_out_beyond_two_over_the_curvature(seed, scale):

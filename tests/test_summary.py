@@ -63,6 +63,7 @@ def test_flops_by_the_formula():
     assert flops == [2 * 3 * 8, 2 * 8 * 16, 0, 0, 2 * 16 * 8, 0]
 
 
+@pytest.mark.slow
 def test_flops_are_those_that_torch_counts():
     torch = pytest.importorskip("torch", reason="the oracle is PyTorch's FlopCounterMode")
     from torch.utils.flop_counter import FlopCounterMode

@@ -6,7 +6,6 @@ that is resumed adds to it, and an epoch that is trained again has a second line
 
 from __future__ import annotations
 
-import atexit
 import csv
 import errno
 import io
@@ -133,7 +132,6 @@ class TensorBoard:
     def __call__(self, model: Model, row: Row) -> None:
         if self._writer is None:  # only now, so that a run that never starts leaves no file
             self._writer = self._make(str(self.folder), flush_secs=1)
-            atexit.register(self.close)  # its thread would be ended with what it still holds
         step = int(row["step"])
         for name, value in row.items():
             if name not in ("epoch", "step"):
@@ -151,4 +149,3 @@ class TensorBoard:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-            atexit.unregister(self.close)
