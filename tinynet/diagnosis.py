@@ -1,6 +1,6 @@
 """What goes wrong in training, found and said in words.
 
-A look costs about what a training step on so many samples does, and happens beside training: it changes nothing.
+A look costs a few training steps on so many samples, and happens beside training: it changes nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from math import hypot, isfinite
 from typing import Any
 
-from tinynet_backends import get_backend
+from tinynet_backends import Backend, get_backend
 
 from tinynet.activations import Activation, Identity
-from tinynet.data import as_dataset
+from tinynet.data import Batch, as_dataset
 from tinynet.layers import Array, Dense, Flatten
 from tinynet.losses import Loss
 from tinynet.model import Model
@@ -66,6 +66,7 @@ class Diagnosis:
         self.data, self.every, self.samples = as_dataset(data), every, min(samples, as_dataset(data).n)
         self.findings: list[Finding] = []
         self.losses: list[tuple[int, float]] = []  # (step, loss) of each look
+        self._kept: tuple[tuple[Backend, str], Batch] | None = None
 
     def __call__(self, model: Model, row: dict[str, float]) -> None:
         if not self.losses or self.losses[-1][0] != row["step"]:
@@ -81,9 +82,7 @@ class Diagnosis:
         loss = loss or model.loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give look(…, loss=…)")
-        host = get_backend("numpy")
-        index = host.arange(0, self.samples) * self.data.n // self.samples
-        value, seen = probe(model, self.data.batch(index, model.ops, model.dtype), loss, step=step)
+        value, seen = probe(model, self._samples(model), loss, step=step)
         self.losses.append((step, value))
         known = {(f.kind, f.place) for f in self.findings}
         found = [*self._inputs(model, seen), *self._units(model, seen), *_gradients(model, seen), *self._rate()]
@@ -92,6 +91,14 @@ class Diagnosis:
             self.findings.append(finding)
             _log.warning("after step %d: %s", step, finding.text)
         return new
+
+    def _samples(self, model: Model) -> Batch:
+        """The samples that are looked at, made once for a backend and a dtype."""
+        kind = model.ops, model.dtype
+        if self._kept is None or self._kept[0] != kind:
+            index = get_backend("numpy").arange(0, self.samples) * self.data.n // self.samples
+            self._kept = kind, self.data.batch(index, *kind)
+        return self._kept[1]
 
     def _inputs(self, model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
         first = next((one for one in seen if not isinstance(one.layer, (Flatten, Identity))), None)
