@@ -297,3 +297,12 @@ def test_a_nan_is_no_right_gradient():
 
     with pytest.raises(tn.GradientError):
         tn.check_gradients(Undefined())
+
+
+def test_samples_are_spread_over_the_largest_set():
+    data = tn.data.Spirals(2**62)
+    model = tn.Model(tn.Dense(3), n_in=2)
+    diagnosis = tn.Diagnosis(data, samples=4)
+    diagnosis.look(model, loss=tn.CrossEntropy())
+    wanted = data.batch(model.ops.asarray([0, 2**60, 2**61, 3 * 2**60], "int64"), model.ops, "float32")
+    assert (diagnosis._kept[1].x == wanted.x).all()

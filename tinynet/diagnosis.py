@@ -96,7 +96,10 @@ class Diagnosis:
         """The samples that are looked at, made once for a backend and a dtype."""
         kind = model.ops, model.dtype
         if self._kept is None or self._kept[0] != kind:
-            index = get_backend("numpy").arange(0, self.samples) * self.data.n // self.samples
+            places = [
+                number * self.data.n // self.samples for number in range(self.samples)
+            ]  # beyond 64 bits on the way
+            index = get_backend("numpy").asarray(places, "int64")
             self._kept = kind, self.data.batch(index, *kind)
         return self._kept[1]
 
