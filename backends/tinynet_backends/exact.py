@@ -7,7 +7,8 @@ may not.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 Array = Any
@@ -115,11 +116,25 @@ def quantile(xp: Any, p: Array) -> Array:
     return xp.where(q <= 0.425, centre, tail)
 
 
+def _once_a_device(make: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """``make(xp, device)``, made once for each. Devices go by name: CuPy's have no hash."""
+    made: dict[tuple[Any, str], Any] = {}
+
+    @wraps(make)
+    def kept(xp: Any, device: Any) -> Any:
+        where = xp, repr(device)
+        if where not in made:
+            made[where] = make(xp, device)
+        return made[where]
+
+    return kept
+
+
 CELLS = 1024  # straight pieces in each octave of the tail's probability: `normal` is off by at most 6e-8
 _OCTAVES = 53
 
 
-@lru_cache(maxsize=8)
+@_once_a_device
 def normal_table(xp: Any, device: Any) -> tuple[Array, Array]:
     """(a, b), float64 (53 * 1024,) each: the quantile is ``a + b * g`` in each cell of g, see `normal`."""
     edge = 1.0 + xp.arange(CELLS, dtype=xp.float64, device=device) / CELLS
@@ -169,7 +184,7 @@ _SINE, _COSINE = _taylor(1, 9), _taylor(0, 9)
 _POINTS = 4096
 
 
-@lru_cache(maxsize=8)
+@_once_a_device
 def _circle(xp: Any, device: Any) -> tuple[Array, Array]:
     """Sines and cosines of k / 4096 turns, (4096,) each, by Taylor's series: to half a unit in the last place or so."""
     turns = xp.arange(_POINTS, dtype=xp.float64, device=device) / _POINTS
@@ -201,7 +216,7 @@ _NODES = 1024
 _ARCTAN = tuple((-1) ** n / (2 * n + 1) for n in range(30, 0, -1))
 
 
-@lru_cache(maxsize=8)
+@_once_a_device
 def _arctangents(xp: Any, device: Any) -> Array:
     """Arc tangents of k / 1024, (1025,), by Taylor's series below tan(pi / 8) and a difference with pi / 4 above."""
     t = xp.arange(_NODES + 1, dtype=xp.float64, device=device) / _NODES

@@ -60,7 +60,7 @@ class Library:
         library.cublasLtGetStatusName.restype = C.c_char_p
         library.cublasLtGetVersion.restype = C.c_size_t
         pointers, word = C.c_void_p, C.c_size_t
-        library.cublasLtMatmul.argtypes = [pointers] * 15 + [word, pointers]
+        library.cublasLtMatmul.argtypes = [pointers] * 14 + [word, pointers]
         library.cublasLtCreate.argtypes = [pointers]
         library.cublasLtMatmulDescSetAttribute.argtypes = [pointers, C.c_int, pointers, word]
         self._handles: dict[int, C.c_void_p] = {}
