@@ -204,7 +204,7 @@ class CudaOperations(Backend):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = z.shape
         row = _team(k)
-        size, chunks = _chunks(n, max(THREADS // row, _CHUNK // k), _PARTS)
+        size, chunks = _chunks(n, THREADS // row, _PARTS)
         label, target = (self._dense(target, _I8), None) if labels else (None, target)
         sizes = (np.int64(number) for number in (n, k, size, chunks))
         share = np.float64(1.0 - smoothing), np.float64(smoothing / k)
