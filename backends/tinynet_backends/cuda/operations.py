@@ -93,6 +93,23 @@ class CudaOperations(Backend):
             self._launch(emit.kernel(trace, first.dtype, kind), "formula", *_over(first), *values, *numbers, *more)
         return True
 
+    def rounded(self, x: Array, out: Array) -> None:
+        """float32 as bfloat16, ties to even, in words of 16 bits: (..., n, k) in any strides, to rows that lie in order."""
+        if x.ndim > 2:
+            for a, b in zip(x, out, strict=True):
+                self.rounded(a, b)
+            return
+        if x.ndim < 2:
+            x, out = x[None], out[None]
+        sizes = (np.int64(n) for n in (*x.shape, *(s // 4 for s in x.strides), out.strides[0] // 2))
+        self._launch(load("round", x.dtype), "round_rows", *_threads(-(-x.size // 4)), *sizes, x, out)
+
+    def widened(self, x: Array, y: Array) -> Array:
+        """bfloat16, in words of 16 bits, as float32, to y of that shape."""
+        given = np.int64(x.size), self._dense(x, x.dtype)
+        self._launch(load("round", y.dtype), "widen", *_threads(x.size), *given, y)
+        return y
+
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
         usual = out.ndim == 1 and _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)
         usual = usual and sum(part.size for part in parts) <= out.size

@@ -27,8 +27,6 @@ class Runtime:
     # Arrays --------------------------------------------------------------------------------------------------------
 
     def empty(self, shape: tuple[int, ...], dtype: Any, pool: Any = None) -> Array:
-        if str(dtype) == "bfloat16":
-            from ml_dtypes import bfloat16 as dtype
         if pool is None:
             return self.cp.empty(shape, dtype)
         with self.cp.cuda.using_allocator(pool.malloc):
