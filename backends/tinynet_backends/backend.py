@@ -132,6 +132,10 @@ class Backend:
     def admit(self, needed: int, what: str) -> None:
         """MemoryError, with the figures, if ``what`` takes ``needed`` bytes and the device is known not to have them."""
 
+    def assign(self, to: Array, what: Array) -> None:
+        """In place: ``to[...] = what``, arrays of one shape and dtype."""
+        to[...] = what
+
     def feed(self) -> Callable[[Sequence[Any]], list[Any]]:
         """A function that gives host arrays (or None) as arrays of this backend, perhaps copied while it computes.
 

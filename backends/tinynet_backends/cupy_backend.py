@@ -69,7 +69,7 @@ class CupyBackend(CudaDevice, CudaOperations):
         return int(a.data.ptr)
 
     def _here(self) -> AbstractContextManager[Any]:
-        device: AbstractContextManager[Any] = self._cp.cuda.Device(self.device.id)
+        device: AbstractContextManager[Any] = self.device
         return device
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:

@@ -60,6 +60,9 @@ class CudaDevice(Backend):
     def admit(self, needed: int, what: str) -> None:
         self._runtime.room.admit(needed, what)
 
+    def assign(self, to: Array, what: Array) -> None:
+        self._runtime.copy(to, what)
+
     def feed(self) -> Callable[[Sequence[Any]], list[Any]]:
         with self._here():
             staging = Staging(self._runtime)

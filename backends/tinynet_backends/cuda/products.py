@@ -100,9 +100,7 @@ class Products:
         self._carry_out(ready, x, w, out, bias, aux)
         return out
 
-    def planned(
-        self, x: Array, w: Array, epilogue: int = Epilogue.NONE, out: Array | None = None
-    ) -> Plan | None:
+    def planned(self, x: Array, w: Array, epilogue: int = Epilogue.NONE, out: Array | None = None) -> Plan | None:
         """The plan for a product into ``out``, or into a new array."""
         if min(x.ndim, w.ndim) < 2 or x.shape[-1] != w.shape[-2]:
             return None
@@ -110,9 +108,8 @@ class Products:
         first, second = (plans.Array.of(a, self.runtime.address(a)) for a in (x, w))
         shape = (*_axes(x, w), x.shape[-2], w.shape[-1])
         strides = tuple(prod(shape[n + 1 :]) for n in range(len(shape)))
-        if out is None:
-            third = plans.Array(shape, strides, first.dtype)
-        else:
+        third = plans.Array(shape, strides, first.dtype)
+        if out is not None:
             third = plans.Array.of(out, self.runtime.address(out))
         return plans.plan(first, second, third, precision, epilogue)
 
