@@ -99,7 +99,7 @@ def test_what_lies_between_is_bfloat16_where_that_is_the_precision(machine):
     assert taken
     assert {p.copied for p in taken if "d" not in p.copied} == {""}  # nothing is rounded twice
     assert [p.d.dtype for p in taken].count("bfloat16") >= 4  # two outputs and two gradients
-    assert all((p.a.ld * 2) % 16 == (p.b.ld * 2) % 16 == 0 for p in taken)
+    assert all(n % 8 == 0 for p in taken for n in (p.m, p.k, p.a.ld, p.b.ld) if n != 4)  # all but the samples
 
 
 def test_a_derivative_of_its_own_is_not_taken_for_relu_s(machine):
@@ -123,36 +123,51 @@ def test_a_derivative_of_its_own_is_not_taken_for_relu_s(machine):
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_way_back_to_a_product(machine, shape, kind, masked):
     ops, rng, (n, k) = backend(machine, "bf16"), np.random.default_rng(3), shape
-    real = "float64" if kind == "float64" else "float32"
+    real, half = "float64" if kind == "float64" else "float32", "half" in kind
     dy, y = (rng.standard_normal((n, k + 3)).astype(real)[:, :k] for _ in range(2))
     y[0, 0] = np.nan
-    given = (cublaslt.words(a) if kind == "in half" else a for a in (dy, y))
-    dy, y = given
+    dy, y = (cublaslt.words(a) if kind == "in half" else a for a in (dy, y))
     wanted = cublaslt.numbers(dy)
     if masked:
         wanted = np.where(cublaslt.numbers(y) > 0, wanted, 0)
-    dz = np.zeros((n, k + 5), "uint16" if "half" in kind else real)[:, :k]
-    db = np.zeros(k, real)
-    ops.back(dy, y if masked else None, dz, db)
-    np.testing.assert_array_equal(dz, cublaslt.words(wanted) if "half" in kind else wanted)
+    filled = np.zeros((n, k + (-k % 8 if half else 0)), real)
+    filled[:, :k] = wanted
+    dz, db = np.ones(filled.shape, "uint16" if half else real), np.zeros(k, real)
+    ops.back(k, dy, y if masked else None, dz, db)
+    np.testing.assert_array_equal(dz, cublaslt.words(filled) if half else filled)
     np.testing.assert_allclose(db, wanted.sum(axis=0, dtype="float64"), rtol=1e-5, atol=1e-4)  # short sums in float32
     again, alone = np.zeros_like(dz), np.zeros_like(db)
-    ops.back(dy, y if masked else None, again, None)
+    ops.back(k, dy, y if masked else None, again, None)
     np.testing.assert_array_equal(again, dz)
     if kind != "to half":
-        ops.back(dy, y if masked else None, None, alone)
-        np.testing.assert_array_equal(alone, db)
-        ops.back(dy, y if masked else None, dy, None)  # in place
-        np.testing.assert_array_equal(dy, dz)
+        ops.back(k, dy, None, None, alone)
+        np.testing.assert_allclose(alone, cublaslt.numbers(dy).sum(axis=0, dtype="float64"), rtol=1e-5, atol=1e-4)
+        ops.back(k, dy, y if masked else None, dy, None)  # in place
+        np.testing.assert_array_equal(dy, dz[:, :k])
 
 
-def test_rounding_is_to_the_nearest_even(machine):
+def test_rounding_is_to_the_nearest_even_and_fills_up_with_zeros(machine):
     ops = backend(machine, "bf16")
     rng = np.random.default_rng(2)
-    for shape in ((1, 1), (3, 8), (5, 7), (2, 3, 9)):
+    for shape, room in (
+        ((1, 1), (1, 1)),
+        ((3, 8), (3, 8)),
+        ((5, 7), (8, 8)),
+        ((2, 3, 9), (2, 3, 16)),
+        ((6, 100), (8, 104)),
+    ):
         x = rng.standard_normal(shape).astype("float32")
         x.reshape(-1)[:4] = np.array([np.nan, np.inf, -0.0, 1.00390625], "float32")[: x.size]
+        wanted = np.zeros(room, "uint16")
         for source in (x, np.asfortranarray(x), x[..., ::-1]):
-            out = np.zeros((*shape[:-1], 16), "uint16")[..., : shape[-1]]
+            out = np.ones(room, "uint16")
             ops.rounded(source, out)
-            np.testing.assert_array_equal(cublaslt.numbers(out), cublaslt.numbers(cublaslt.words(source)))
+            fake_cuda.rounded(source, wanted)
+            np.testing.assert_array_equal(cublaslt.numbers(out), cublaslt.numbers(wanted))
+    arrays = [rng.standard_normal(s).astype("float32") for s in [(5, 7), (8, 16), (9,), *[(3, 4)] * 40]]
+    out = [np.ones(tuple(n + -n % 8 for n in a.shape), "uint16") for a in arrays]
+    ops.rounded_together(arrays, out)
+    for a, got in zip(arrays, out, strict=True):
+        wanted = np.zeros_like(got)
+        fake_cuda.rounded(a, wanted)
+        np.testing.assert_array_equal(got, wanted)

@@ -44,7 +44,8 @@ class Chain:
 
     With bfloat16 operands, outputs of inner layers are stored as such, and so are the gradients that products give; biases
     are rounded too, because epilogues have them in the type of the result. The last layer's output is float32, and so
-    are all gradients that come out.
+    are all gradients that come out. Widths are then filled up with zeros to multiples of 8: tensor cores take twice as
+    long where rows are not aligned.
     """
 
     def __init__(self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool) -> None:
@@ -53,69 +54,89 @@ class Chain:
 
     def forward(self, x: Array) -> Array | None:
         """The last layer's output; None if cublasLt has no way for one of them."""
-        self.real, last = x.dtype, len(self.layers) - 1
+        self.real = x.dtype
         self.half = self.products.precision == "bf16" and x.dtype.name == "float32"
-        self.weights, biases = self._parameters()
-        for n, ((w, b, f, _), bias) in enumerate(zip(self.layers, biases, strict=True)):
-            self.inputs.append(self._operand(x))
-            shape = x.shape[0], w.shape[1]
-            x = self._inner(shape) if n < last else self.ops.empty(shape, self.real)
-            epilogue = (Epilogue.BIAS if b is not None else 0) | (Epilogue.RELU if f is not None else 0)
-            if self.products.product(self.inputs[n], self.weights[n], epilogue or Epilogue.NONE, bias, out=x) is None:
+        weights, biases = [layer.w for layer in self.layers], [layer.b for layer in self.layers]
+        if self.half:
+            weights, biases = self._rounded(weights, biases)
+            rounded = self.ops.empty((len(x), _wide(x.shape[1])), _HALF)
+            self.ops.rounded(x, rounded)
+            x = rounded
+        self.weights = weights
+        for w, b, layer in zip(weights[:-1], biases[:-1], self.layers, strict=False):
+            self.inputs.append(x)
+            y = self.ops.empty((len(x), w.shape[1]), x.dtype)
+            if self.products.product(x, w, _epilogue(b, layer.f), b, out=y) is None:
                 return None
-        self.output = x
-        return x
+            x = y
+        self.inputs.append(x)
+        _, b, f, _ = self.layers[-1]
+        width, filled = self.layers[-1].w.shape[1], weights[-1].shape[1]
+        y = self.ops.empty((len(x), filled), self.real)
+        epilogue = _epilogue(b, f) if filled == width else Epilogue.NONE
+        if self.products.product(x, weights[-1], epilogue, b if epilogue & Epilogue.BIAS else None, out=y) is None:
+            return None
+        if filled > width:
+            y = y[:, :width] + (0 if b is None else b)
+            y = y if f is None else self.ops.elementwise(_relu, y)
+        self.output = y
+        return y
 
     def backward(self, dy: Array) -> Gradients:
         """The gradient of the input, if it is needed, and those of each layer's weights and bias."""
+        last = len(self.layers) - 1
+        if not dy.flags.c_contiguous:
+            dy = dy.copy()
         gradients: list[tuple[Array, Array | None]] = []
-        for n in reversed(range(len(self.layers))):
+        for n in reversed(range(last + 1)):
             w, b, f, _ = self.layers[n]
-            last = n == len(self.layers) - 1
-            y = None if f is None else self.output if last else self.inputs[n + 1]
-            dz = self._inner(dy.shape) if last and (self.half or y is not None) else None if last else dy
+            y = None if f is None else self.output if n == last else self.inputs[n + 1]
+            dz = dy  # what a product has made may be changed in place, what came from the next layer not
+            if n == last and self.half:
+                dz = self.ops.empty((len(dy), _wide(dy.shape[1])), _HALF)
+            elif n == last:
+                dz = dy if y is None else self.ops.empty(dy.shape, self.real)
             db = None if b is None else self.ops.gradient(b.shape, self.real)
             if db is not None or y is not None or dz is not dy:
-                self.ops.back(dy, y, dz, db)
-            dy = dy if dz is None else dz
-            dw = self.ops.gradient(w.shape, self.real)
-            self._product(self.inputs[n].swapaxes(0, 1), dy, dw)
-            gradients.append((dw, db))
-            if n or self.need_dx:
-                dx = self._inner(self.inputs[n].shape) if n else self.ops.empty(self.inputs[n].shape, self.real)
-                self._product(dy, self.weights[n].swapaxes(0, 1), dx)
-                dy = dx
-        return (dy if self.need_dx else None), gradients[::-1]
+                self.ops.back(w.shape[1], dy, y, None if dz is dy and y is None else dz, db)
+            gradients.append((self._product(self.inputs[n].swapaxes(0, 1), dz, w.shape, self.ops.gradient), db))
+            if n:
+                dy = self.ops.empty(self.inputs[n].shape, self.inputs[n].dtype)
+                self._multiply(dz, self.weights[n].swapaxes(0, 1), dy)
+        if not self.need_dx:
+            return None, gradients[::-1]
+        shape = len(dz), self.layers[0].w.shape[0]
+        return self._product(dz, self.weights[0].swapaxes(0, 1), shape, self.ops.empty), gradients[::-1]
 
-    def _product(self, x: Array, w: Array, out: Array) -> None:
+    def _product(self, x: Array, w: Array, shape: tuple[int, ...], room: Callable[..., Array]) -> Array:
+        """``x @ w`` without what fills it up, in an array of ``shape`` from ``room``."""
+        out, whole = room(shape, self.real), (x.shape[0], w.shape[1])
+        if whole == tuple(shape):
+            return self._multiply(x, w, out)
+        out[...] = self._multiply(x, w, self.ops.empty(whole, self.real))[: shape[0], : shape[1]]
+        return out
+
+    def _multiply(self, x: Array, w: Array, out: Array) -> Array:
         if self.products.product(x, w, out=out) is None:
             raise RuntimeError(f"cublasLt has no algorithm for the product of {x.shape} and {w.shape}: update cuBLAS")
+        return out
 
-    def _parameters(self) -> tuple[list[Array], list[Array | None]]:
-        """Weights and biases as products take them."""
-        weights, biases = [layer.w for layer in self.layers], [layer.b for layer in self.layers]
-        if self.half:
-            inner = [b for b in biases[:-1] if b is not None]
-            rounded = [self._inner(a.shape) for a in (*weights, *inner)]
-            self.ops.rounded_together([*weights, *inner], rounded)
-            weights, rest = rounded[: len(weights)], iter(rounded[len(weights) :])
-            biases = [*(None if b is None else next(rest) for b in biases[:-1]), biases[-1]]
-        return weights, biases
+    def _rounded(self, weights: list[Array], biases: list[Array | None]) -> tuple[list[Array], list[Array | None]]:
+        """Weights, and biases of all but the last layer, as bfloat16 and filled up."""
+        arrays = [*weights, *(b for b in biases[:-1] if b is not None)]
+        rounded = [self.ops.empty(tuple(map(_wide, a.shape)), _HALF) for a in arrays]
+        self.ops.rounded_together(arrays, rounded)
+        rest = iter(rounded[len(weights) :])
+        inner: list[Array | None] = [None if b is None else next(rest) for b in biases[:-1]]
+        return rounded[: len(weights)], [*inner, biases[-1]]
 
-    def _operand(self, x: Array) -> Array:
-        """``x`` (n, k) as products take it."""
-        if not self.half or x.dtype.name == _HALF:
-            return x
-        rounded = self._inner(x.shape)
-        self.ops.rounded(x, rounded)
-        return rounded
 
-    def _inner(self, shape: tuple[int, ...]) -> Array:
-        """Room for what lies between products; bfloat16 in rows that begin where tensor cores can read them."""
-        if not self.half:
-            return self.ops.empty(shape, self.real)
-        k = shape[-1]
-        return self.ops.empty((*shape[:-1], k + -k % _ROW), _HALF)[..., :k]
+def _wide(k: int) -> int:
+    return k + -k % _ROW
+
+
+def _epilogue(b: Array | None, f: Any) -> int:
+    return (Epilogue.BIAS if b is not None else 0) | (Epilogue.RELU if f is not None else 0) or Epilogue.NONE
 
 
 def through(

@@ -26,13 +26,15 @@ _CHUNK = 8192  # elements at least in each of them
 _ROWS, _DEEP = 64, 128  # rows at least in a chunk of columns, and such chunks at most
 _TOGETHER = 64  # parts that one launch packs, as in kernels/pack.cu
 _TILE = 32  # columns that a block does, as in kernels/norms.cu
+_NARROW = 16  # numbers that one thread keeps, as in kernels/rows.cu
 _WIDE = 64  # threads at most that a row is divided among on the way back
 _PARTS_GIVEN = np.dtype([("from", np.uint64, (_TOGETHER,)), ("size", np.int64, (_TOGETHER,))])
+_FEW = 8  # columns whose parts a block adds up
 _ROUNDED = 32  # arrays that one launch rounds, as in kernels/round.cu
 _ARRAYS_GIVEN = np.dtype(
     [
         *((name, np.uint64, (_ROUNDED,)) for name in ("from", "to")),
-        *((name, np.int64, (_ROUNDED,)) for name in ("n", "k", "pitch")),
+        *((name, np.int64, (_ROUNDED,)) for name in ("n", "k", "high", "wide")),
     ]
 )
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
@@ -102,15 +104,14 @@ class CudaOperations(Backend):
         return True
 
     def rounded(self, x: Array, out: Array) -> None:
-        """float32 as bfloat16, ties to even, in words of 16 bits: (..., n, k) in any strides, to rows that lie in order."""
+        """float32 as bfloat16, ties to even, in words of 16 bits: (..., n, k) in any strides, to the beginning of (..., high,
+        wide) in C order, whose rest becomes 0."""
         if x.ndim > 2:
             for a, b in zip(x, out, strict=True):
                 self.rounded(a, b)
             return
-        if x.ndim < 2:
-            x, out = x[None], out[None]
-        sizes = (np.int64(n) for n in (*x.shape, *(s // 4 for s in x.strides), out.strides[0] // 2))
-        self._launch(load("round", x.dtype), "round_rows", *_threads(-(-x.size // 4)), *sizes, x, out)
+        sizes = (np.int64(n) for n in (*x.shape, *(s // 4 for s in x.strides), *out.shape))
+        self._launch(load("round", x.dtype), "round_rows", *_threads(-(-out.size // 4)), *sizes, x, out)
 
     def rounded_together(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
         """The same for vectors and matrices that lie in C order, in one launch."""
@@ -119,32 +120,33 @@ class CudaOperations(Backend):
             some = [*zip(arrays[first : first + _ROUNDED], out[first : first + _ROUNDED], strict=True)]
             for n, (x, y) in enumerate(some):
                 given["from"][n], given["to"][n] = self._address(x), self._address(y)
-                given["n"][n], given["k"][n] = x.size // x.shape[-1], x.shape[-1]
-                given["pitch"][n] = y.strides[0] // 2 if y.ndim > 1 else x.shape[-1]
-            largest = max(x.size for x, _ in some)
+                given["n"][n], given["k"][n] = (1, *x.shape)[-2:]
+                given["high"][n], given["wide"][n] = (1, *y.shape)[-2:]
+            largest = max(y.size for _, y in some)
             source = load("round", arrays[0].dtype)
             self._launch(source, "round_arrays", *_threads(-(-largest // 4)), np.int64(len(some)), given)
 
-    def back(self, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> None:
+    def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> None:
         """The way back to a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), dz's sum over
-        the samples. All are of one dtype, or dz bfloat16, or all but db. dz may be dy; of dz and db either may be None.
+        the samples. All are of one dtype, or dz bfloat16, or all but db. They may have more columns than k, which in dz
+        become 0. dz may be dy; of dz and db either may be None.
         """
         kind = "back" if dz is None or dz.dtype == dy.dtype else "back_to_half"
         if dy.dtype == np.uint16:
             kind = "back_in_half"
-        (n, k), real = dy.shape, np.dtype(np.float32) if kind != "back" else dy.dtype
-        size, chunks = _chunks(n, _ROWS, _DEEP)
+        n, wide, real = len(dy), k if dz is None else dz.shape[1], np.dtype(np.float32) if kind != "back" else dy.dtype
         lanes = 16 // real.itemsize
-        row = min(1 << (-(-k // lanes) - 1).bit_length(), _WIDE)
+        row = min(1 << (-(-wide // lanes) - 1).bit_length(), _WIDE)
+        tiles = -(-wide // (row * lanes))
+        size, chunks = _chunks(n, 4 * THREADS // row, max(1, min(_PARTS, 2 * _PARTS // tiles)))
         pitches = (0 if a is None else a.strides[0] // a.itemsize for a in (dy, y, dz))
-        sizes = (np.int64(number) for number in (n, k, size, chunks, *pitches))
+        sizes = (np.int64(number) for number in (n, k, wide, size, chunks, *pitches))
         parts = self.empty((chunks, k), _F8) if db is not None and chunks > 1 else None
         source = load("relu", real)
-        blocks = min(chunks * -(-k // (row * lanes)), _BLOCKS)
-        self._launch(source, kind, blocks, row, *sizes, dy, y, dz, parts, db)
+        self._launch(source, kind, min(chunks * tiles, _BLOCKS), row, *sizes, dy, y, dz, parts, db)
         if parts is not None:
             given = np.int64(k), np.int64(chunks), parts, db
-            self._launch(source, "column_sums", min(-(-k // _TILE), _BLOCKS), _TILE, *given)
+            self._launch(source, "column_sums", min(-(-k // _FEW), _BLOCKS), _FEW, *given)
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
         usual = out.ndim == 1 and _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)
@@ -256,7 +258,7 @@ class CudaOperations(Backend):
         if not usual or not (labels or _alike((z, target))):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = z.shape
-        row = _team(k)
+        row = 1 if k <= _NARROW else _team(k)
         size, chunks = _chunks(n, THREADS // row, _PARTS)
         label, target = (self._dense(target, _I8), None) if labels else (None, target)
         sizes = (np.int64(number) for number in (n, k, size, chunks))

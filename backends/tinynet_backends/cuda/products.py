@@ -29,7 +29,7 @@ class Products:
 
     ``runtime`` allocates, copies and times (`cuda.runtime`), ``problem(plan)`` gives what cublasLt makes of a plan
     (`cuda.lt`). ``precision`` is that of float32 arrays: "float32", "tf32" or "bf16"; float64 stays what it is.
-    ``rounded(x, out)`` rounds float32 to bfloat16, (..., n, k) in any strides.
+    ``rounded(x, out)`` rounds float32 to bfloat16, (..., n, k) in any strides to the beginning of (..., high, wide).
     """
 
     def __init__(
@@ -170,11 +170,11 @@ class Products:
         lying = _transposed(array) if itself else array
         if not layout.stride:
             lying = lying[(0,) * (array.ndim - 2)]
-        lying, place = lying.reshape((len(buffer), layout.cols, layout.rows)), buffer[:, :, : layout.rows]
+        lying = lying.reshape((len(buffer), layout.cols, layout.rows))
         if buffer.dtype == array.dtype:
-            place[...] = lying
+            buffer[:, :, : layout.rows] = lying
         else:
-            self.rounded(lying, place)
+            self.rounded(lying, buffer)
         return buffer
 
 

@@ -73,7 +73,14 @@ class Runtime:
 
     def copy(self, to: Array, what: Array) -> None:
         if to.dtype == what.dtype and to.flags.c_contiguous and what.flags.c_contiguous:
-            to.data.copy_from_device_async(what.data, to.nbytes)  # a third of copyto's time
+            runtime = self.cp.cuda.runtime  # CuPy's own copies leave it to the driver to find out what lies where
+            runtime.memcpyAsync(
+                to.data.ptr,
+                what.data.ptr,
+                to.nbytes,
+                runtime.memcpyDeviceToDevice,
+                self.cp.cuda.get_current_stream().ptr,
+            )
         else:
             self.cp.copyto(to, what)
 

@@ -16,15 +16,15 @@ DEVICE Pack pack(const u16* from) {
     return x;
 }
 
-// dz = dy where y > 0, or dy where there is no y; rows of dz and y are `dz_pitch` and `y_pitch` long. A chunk is `size` rows,
-// and a block does LANES columns of it for every threadIdx.x.
+// dz = dy where y > 0, or dy where there is no y, and 0 in the columns from k to `wide`. Rows are as long as the pitches. A
+// chunk is `size` rows, and a block does LANES columns of it for every threadIdx.x.
 template <class From, class Kept, class To>
 DEVICE void go_back(
-    i64 n, i64 k, i64 size, i64 chunks, i64 dy_pitch, i64 y_pitch, i64 dz_pitch, const From* dy, const Kept* y, To* dz,
-    double* parts, real* db
+    i64 n, i64 k, i64 wide, i64 size, i64 chunks, i64 dy_pitch, i64 y_pitch, i64 dz_pitch, const From* dy, const Kept* y,
+    To* dz, double* parts, real* db
 ) {
     __shared__ real sums[THREADS][LANES];
-    const i64 width = blockDim.x * LANES, tiles = (k + width - 1) / width;
+    const i64 width = blockDim.x * LANES, tiles = (wide + width - 1) / width;
     const bool even = aligned((u64)dy | (u64)y | (u64)dz) && (dy_pitch | y_pitch | dz_pitch) % LANES == 0;
     for (i64 item = blockIdx.x; item < tiles * chunks; item += gridDim.x) {
         const i64 chunk = item / tiles, first = item % tiles * width + threadIdx.x * LANES, begin = chunk * size;
@@ -51,25 +51,29 @@ DEVICE void go_back(
                     if (dz) put(dz + row * dz_pitch + first + j, x);
                     sum.v[j] += x;
                 }
+                if (dz) for (i64 j = first + here; j < first + LANES && j < wide; ++j) put(dz + row * dz_pitch + j, (real)0);
             }
         }
         if (!db) continue;
-        __syncthreads();  // the last tile's sums have been read
+        for (u32 rows = blockDim.y; rows > 1; rows /= 2) {  // halve the rows that are still to be added up
+            __syncthreads();  // what was there has been read
 #pragma unroll
-        for (int j = 0; j < LANES; ++j) sums[place_in_block()][j] = sum.v[j];
-        __syncthreads();
+            for (int j = 0; j < LANES; ++j) sums[place_in_block()][j] = sum.v[j];
+            __syncthreads();
+#pragma unroll
+            for (int j = 0; j < LANES; ++j)
+                if (threadIdx.y < rows / 2) sum.v[j] += sums[place_in_block() + rows / 2 * blockDim.x][j];
+        }
         if (threadIdx.y != 0) continue;
         for (int j = 0; j < here; ++j) {
-            double total = 0.0;
-            for (u32 row = 0; row < blockDim.y; ++row) total += (double)sums[row * blockDim.x + threadIdx.x][j];
-            if (chunks == 1) db[first + j] = (real)total;
-            else parts[chunk * k + first + j] = total;
+            if (chunks == 1) db[first + j] = sum.v[j];
+            else parts[chunk * k + first + j] = (double)sum.v[j];
         }
     }
 }
 
-#define SIZES i64 n, i64 k, i64 size, i64 chunks, i64 dy_pitch, i64 y_pitch, i64 dz_pitch
-#define GO_BACK go_back(n, k, size, chunks, dy_pitch, y_pitch, dz_pitch, dy, y, dz, parts, db)
+#define SIZES i64 n, i64 k, i64 wide, i64 size, i64 chunks, i64 dy_pitch, i64 y_pitch, i64 dz_pitch
+#define GO_BACK go_back(n, k, wide, size, chunks, dy_pitch, y_pitch, dz_pitch, dy, y, dz, parts, db)
 KERNEL back(SIZES, const real* dy, const real* y, real* dz, double* parts, real* db) { GO_BACK; }
 KERNEL back_to_half(SIZES, const real* dy, const real* y, u16* dz, double* parts, real* db) { GO_BACK; }
 KERNEL back_in_half(SIZES, const u16* dy, const u16* y, u16* dz, double* parts, real* db) { GO_BACK; }

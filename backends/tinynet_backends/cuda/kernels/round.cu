@@ -1,28 +1,41 @@
-// Numbers rounded to bfloat16, which lie in words of 16 bits.
+// Numbers rounded to bfloat16, which lie in words of 16 bits, with zeros around them to fill a larger matrix.
 
 #define MOST 32  // arrays in a launch
 
-DEVICE void round_one(i64 n, i64 k, i64 down, i64 right, i64 pitch, const real* x, u16* y) {
-    const bool wide = right == 1 && aligned((u64)x | (u64)y) && (k | down | pitch) % LANES == 0;
-    const i64 size = wide ? k / LANES : k;
-    for (i64 i = thread(); i < n * size; i += threads()) {
+// y[r * wide + j] = x[r * down + j * right] for r < n and j < k, and 0 in the rest of (high, wide)
+DEVICE void round_one(
+    i64 n, i64 k, i64 down, i64 right, i64 high, i64 wide, const real* __restrict__ x, u16* __restrict__ y
+) {
+    const bool packed = right == 1 && aligned((u64)x | (u64)y) && (k | down | wide) % LANES == 0;
+    if (packed && down == k && wide == k && high == n) {
+        const i64 packs = n * k / LANES;
+#pragma unroll 4
+        for (i64 i = thread(); i < packs; i += threads()) ((Rounded*)y)[i] = bfloat16(((const Pack*)x)[i]);
+        return;
+    }
+    const i64 size = packed ? wide / LANES : wide;
+#pragma unroll 4
+    for (i64 i = thread(); i < high * size; i += threads()) {
         const i64 row = quotient(i, size), j = i - row * size;
-        if (wide) ((Rounded*)(y + row * pitch))[j] = bfloat16(((const Pack*)(x + row * down))[j]);
-        else y[row * pitch + j] = bfloat16((float)x[row * down + j * right]);
+        if (packed) {
+            const Pack none = {};
+            ((Rounded*)y)[i] = bfloat16(row < n && j * LANES < k ? ((const Pack*)(x + row * down))[j] : none);
+        } else {
+            y[i] = row < n && j < k ? bfloat16((float)x[row * down + j * right]) : (u16)0;
+        }
     }
 }
 
-// y[r * pitch + j] = x[r * down + j * right]
-KERNEL round_rows(i64 n, i64 k, i64 down, i64 right, i64 pitch, const real* x, u16* y) {
-    round_one(n, k, down, right, pitch, x, y);
+KERNEL round_rows(
+    i64 n, i64 k, i64 down, i64 right, i64 high, i64 wide, const real* __restrict__ x, u16* __restrict__ y
+) {
+    round_one(n, k, down, right, high, wide, x, y);
 }
 
-struct Arrays { const real* from[MOST]; u16* to[MOST]; i64 n[MOST], k[MOST], pitch[MOST]; };
+struct Arrays { const real* from[MOST]; u16* to[MOST]; i64 n[MOST], k[MOST], high[MOST], wide[MOST]; };
 
-// The same for several arrays that lie in C order, to rows that are `pitch` apart.
-KERNEL round_arrays(i64 count, const __grid_constant__ Arrays arrays) {
-    for (i64 part = 0; part < count; ++part) {
-        const i64 k = arrays.k[part];
-        round_one(arrays.n[part], k, k, 1, arrays.pitch[part], arrays.from[part], arrays.to[part]);
-    }
+// The same for several arrays that lie in C order.
+KERNEL round_arrays(i64 count, const __grid_constant__ Arrays a) {
+    for (i64 part = 0; part < count; ++part)
+        round_one(a.n[part], a.k[part], a.k[part], 1, a.high[part], a.wide[part], a.from[part], a.to[part]);
 }

@@ -30,6 +30,8 @@ DEVICE real wanted(i64 at, i64 j, i64 label, const real* target, const real* wei
     return weight ? q * weight[j] : q;
 }
 
+#define NARROW 16  // numbers of a row that one thread keeps
+
 // Backend.softmax_cross_entropy of labels, or of probabilities in `target`; a chunk is `size` rows.
 KERNEL cross_entropy(
     i64 n, i64 k, i64 size, i64 chunks, const real* __restrict__ z, const i64* __restrict__ labels,
@@ -39,20 +41,28 @@ KERNEL cross_entropy(
     for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
         const i64 end = (chunk + 1) * size < n ? (chunk + 1) * size : n;
         double costs = 0.0;
-        if (k <= blockDim.x) {  // a thread has one number of a row, and keeps it
-            const i64 j = threadIdx.x;
-            FOR_ROWS(chunk * size, end, blockDim.y) {
-                const bool mine = inside && j < k;
-                const i64 at = row * k, label = inside && labels ? labels[row] : -1;
-                const real x = mine ? z[at + j] : (real)-INF, top = team_largest(x), e = exp(x - top);
-                const real total = team_sum(e);
-                const real q = mine ? wanted(at, j, label, target, weight, (real)sure, (real)smooth) : (real)0;
-                real mass;
-                if (labels && !weight) mass = (0 <= label && label < k ? (real)sure : 0) + (real)smooth * (real)k;
-                else mass = team_sum(q);
-                if (!mine) continue;
-                if (q != 0) costs -= (double)(q * (x - top - log(total)) * scale[row]);
-                dz[at + j] = (e / total * mass - q) * scale[row];
+        if (blockDim.x == 1) {  // a thread has a row of its own, and keeps it
+            for (i64 row = chunk * size + threadIdx.y; row < end; row += THREADS) {
+                const i64 at = row * k, label = labels ? labels[row] : -1;
+                real e[NARROW], q[NARROW], top = (real)-INF, total = 0, mass = 0, cost = 0;
+#pragma unroll
+                for (int j = 0; j < NARROW; ++j) e[j] = j < k ? z[at + j] : (real)-INF;
+#pragma unroll
+                for (int j = 0; j < NARROW; ++j) top = fmax(top, e[j]);
+#pragma unroll
+                for (int j = 0; j < NARROW; ++j) {
+                    q[j] = j < k ? wanted(at, j, label, target, weight, (real)sure, (real)smooth) : (real)0;
+                    if (q[j] != 0) cost -= q[j] * (e[j] - top);
+                    mass += q[j];
+                    e[j] = j < k ? exp(e[j] - top) : (real)0;
+                    total += e[j];
+                }
+                if (mass != 0) cost += mass * log(total);
+                const real factor = scale[row], share = mass / total;
+#pragma unroll
+                for (int j = 0; j < NARROW; ++j)
+                    if (j < k) dz[at + j] = (e[j] * share - q[j]) * factor;
+                costs += (double)(cost * factor);
             }
             put_sum(costs, chunk, chunks, parts, loss);
             continue;
