@@ -172,6 +172,21 @@ def test_several_steps_in_one_launch(ops):
     np.testing.assert_array_equal(ops.to_numpy(theta[0]), ops.to_numpy(theta[1]))
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_steps_launched_together_are_the_steps_one_by_one(precision, reasons):
+    ops = backend(precision)
+    net = tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dropout(0.2), tn.Dense(12), tn.ReLU(), tn.Dense(3))
+    found = []
+    for together in (False, True):
+        model = tn.Model(net, 5, backend=ops, seed=2)
+        loader = tn.Loader(tn.data.Blobs(3000, n_features=5, n_classes=3, seed=1), 32)
+        reports = [*tn.train(model, loader, tn.CrossEntropy(), tn.NAdam(), steps=200, clip=1.0, together=together)]
+        found.append((ops.to_numpy(model.theta).tobytes(), [a for r in reports for a in r.recent]))
+        assert len(reports) == (200 if not together else 200 - 15 * (2 * 5 + 0))
+    assert found[0] == found[1]
+    assert reasons() == []
+
+
 @pytest.mark.filterwarnings("ignore")  # allow_synchronize is called experimental, or deprecated
 def test_nothing_waits_for_the_device_between_two_looks_at_the_loss(ops):
     import cupyx

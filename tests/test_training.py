@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from tinynet_backends.numpy_backend import NumpyBackend
+
 import tinynet as tn
 from tinynet import schedules
 from tinynet.training import CHECK
@@ -323,3 +325,60 @@ def test_the_generator_complains_before_its_first_step():
     with pytest.raises(ValueError, match=r"^4 classes do not fit outputs \(n, 2\): expected width 4$"):
         tn.train(start(), tn.Loader(tn.data.Spirals(9, n_classes=4), 8), tn.CrossEntropy(), tn.Adam(), steps=1)
     assert not list(tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=0))
+
+
+# Several steps in one launch
+
+
+@pytest.fixture
+def launching(monkeypatch):
+    """NumPy as a device that makes its batches itself and wants several steps at a time."""
+    monkeypatch.setattr(tn.Loader, "made_on_host", lambda self, ops: False)
+    return lambda yes: monkeypatch.setattr(NumpyBackend, "launches", yes)
+
+
+def curve(**options):
+    net = tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Dropout(0.2), tn.BatchNorm(), tn.Dense(3))
+    model = tn.Model(net, 2, seed=1, backend="numpy")
+    history = model.fit(tn.data.Spirals(3000), batch_size=32, epochs=3, **options)
+    return model.theta.tobytes(), model.state.tobytes(), [row["loss"] for row in history.rows], history.curve
+
+
+@pytest.mark.parametrize(
+    "optimizer", [tn.Adam(1e-2), tn.NAdam(), tn.SGD(tn.schedules.Cosine(0.1, 200), momentum=0.9)], ids=repr
+)
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_steps_together_are_the_steps_one_by_one(optimizer, accumulate, launching):
+    options = {"optimizer": optimizer, "accumulate": accumulate, "clip": 1.0, "ema": 0.9}
+    launching(False)
+    wanted = curve(**options)
+    launching(True)
+    assert curve(**options) == wanted
+
+
+def test_steps_together_stop_where_something_is_due(launching, tmp_path):
+    launching(False)
+    wanted = curve()
+    launching(True)
+    assert curve(checkpoint=tn.Checkpoints(tmp_path / "often", every=7)) == wanted
+    told = []
+    steps = type(
+        "Steps", (), {"at_step": lambda self, model, step: told.append(step), "__call__": lambda *args: None}
+    )()
+    assert curve(callbacks=[steps]) == wanted
+    assert told == list(range(3 * 94 + 1))
+
+
+def test_reports_stand_for_several_steps_only_where_that_was_asked_for(launching):
+    launching(True)
+    for batch_size, together, wanted in (
+        (32, True, [16, 32, 48, 64, 65]),
+        (32, False, [*range(1, 66)]),
+        (33, True, [*range(1, 66)]),
+    ):
+        model = tn.Model(tn.Dense(3), 2, backend="numpy")
+        loader = tn.Loader(tn.data.Spirals(10_000), batch_size)
+        reports = [*tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=65, together=together)]
+        assert [r.step for r in reports] == wanted
+        assert [len(r.recent) for r in reports if r.recent] == [64, 1]
+        assert all(float(r.loss) in r.recent for r in reports if r.recent)

@@ -166,16 +166,17 @@ def fit(
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
     if not run.step:
         adapt(model, loader.data)
+    told = list(callbacks)
+    steppers: list[Any] = [callback for callback in told if hasattr(callback, "at_step")]
     steps = epochs * loader.steps_per_epoch
     loop = train(
         model, loader, loss, optimizer, steps=0 if snapshot.finished else max(steps - run.step, 0),
         clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
+        together=not steppers,
     )  # fmt: skip
 
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     evaluate = Evaluation(model, loss, chosen)
-    told = list(callbacks)
-    steppers: list[Any] = [callback for callback in told if hasattr(callback, "at_step")]
     for stepper in steppers:
         stepper.at_step(model, run.step)
     with bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent() as bar:

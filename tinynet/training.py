@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from math import isfinite
 from operator import getitem
 from typing import Any, NamedTuple
 
+from tinynet_backends import Backend
+
 from tinynet.data import Batch
-from tinynet.data.loader import BatchSource, batches
+from tinynet.data.loader import BatchSource, Loader, batches
 from tinynet.errors import DivergedError
 from tinynet.footprint import step_bytes
 from tinynet.layers import Array, Context, Params
@@ -58,6 +60,7 @@ def train(
     ema: float | None = None,
     run: Run | None = None,
     due: Callable[[int], bool] | None = None,
+    together: bool = False,
 ) -> Iterator[Report]:
     """Train ``model`` in place for ``steps`` steps, one for each report that is asked for; leave the loop to stop.
 
@@ -65,7 +68,8 @@ def train(
     gradients: the same step, in less memory. ``ema`` keeps ``average = ema * average + (1 - ema) * theta`` in the run.
     ``run`` goes on from the state of an earlier report. Raises `DivergedError` when the loss or a weight is not finite,
     which is looked at every 64 steps, at the end of an epoch, and after the steps for which ``due(step)`` asks: the
-    model is then as it was when it was last looked at.
+    model is then as it was when it was last looked at. With ``together`` a report may stand for several steps, the last
+    of which it is about: a CUDA device gets up to 16 in one launch where it makes their batches itself.
 
     Examples
     --------
@@ -92,18 +96,49 @@ def train(
         if ema is not None and run.average is None:
             run.average = ops.xp.asarray(theta, copy=True)
     step = make_step(model, loss, optimizer, run, clip, accumulate, ema)
-    return loop(model, loader, step, run, steps, due, _look)
+    return loop(model, loader, step, run, steps, due, _look, together)
 
 
-Step = Callable[[Batch, int], Array]
+class Step:
+    """One step on a batch, in place, ``step(batch, number)`` -> loss (), or the losses of many networks.
+
+    ``compute(*fixed, x, y, weight, number, *numbers(number))`` is what a step does; ``numbers`` is asked in order.
+    """
+
+    def __init__(
+        self, ops: Backend, compute: Callable[..., Array], fixed: tuple[Any, ...],
+        numbers: Callable[[int], tuple[float, ...]],
+    ) -> None:  # fmt: skip
+        self.ops, self.compute, self.fixed, self.numbers = ops, compute, fixed, numbers
+        self._one = ops.compile(compute, *fixed)
+        self._several: dict[int, Callable[..., Array]] = {}
+
+    def __call__(self, batch: Batch, t: int) -> Array:
+        return self._one(*batch, t, *self.numbers(t))
+
+    def several(self, stretch: Batch, first: int, steps: int) -> Array:
+        """The losses (steps,) of so many steps from ``first`` on, whose batches are the parts of ``stretch``: as one by one,
+        and one launch where there are such."""
+        if steps not in self._several:
+            self._several[steps] = self.ops.compile(partial(self._compute_several, steps), *self.fixed)
+        numbers = [number for t in range(first, first + steps) for number in (t, *self.numbers(t))]
+        return self._several[steps](*stretch, *numbers)
+
+    def _compute_several(self, steps: int, *args: Any) -> Array:
+        fixed, batch, numbers = args[: len(self.fixed)], args[len(self.fixed) :][:3], args[len(self.fixed) + 3 :]
+        size, width = batch[0].shape[0] // steps, len(numbers) // steps
+        losses = self.ops.empty((steps,), batch[0].dtype)
+        for n in range(steps):
+            part = [None if a is None else a[n * size : (n + 1) * size, ...] for a in batch]
+            self.ops.assign(losses[n, ...], self.compute(*fixed, *part, *numbers[n * width : (n + 1) * width]))
+        return losses
 
 
 def make_step(
     model: Trainable, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None,
     rate: Array | None = None,
 ) -> Step:  # fmt: skip
-    """One step on a batch, in place: (batch, number) -> loss (), or the losses of many networks; for ``rate`` see
-    `Optimizer.apply`."""
+    """The step of a run, for one network or many; for ``rate`` see `Optimizer.apply`."""
     ops, theta = model.ops, model.theta
     lead = theta.shape[:-1]  # (), or the number of networks
     all_networks = (slice(None),) * len(lead)
@@ -139,19 +174,21 @@ def make_step(
         return total
 
     arrays = {name: value for name, value in run.slots.items() if not isinstance(value, float)}
-    compiled = ops.compile(step, model.params, theta, arrays, run.average, vectors, rate)
-    return lambda batch, t: compiled(*batch, t, *optimizer.numbers(run.slots, t))
+    fixed = model.params, theta, arrays, run.average, vectors, rate
+    return Step(ops, step, fixed, partial(optimizer.numbers, run.slots))
 
 
 Look = Callable[[Any, Array, list[Array], int], tuple[Any, ...]]
 
 
 def loop(
-    model: Trainable, loader: BatchSource, step: Step, run: Run, steps: int,
-    due: Callable[[int], bool] | None, look: Look,
+    model: Trainable, loader: BatchSource, step: Any, run: Run, steps: int,
+    due: Callable[[int], bool] | None, look: Look, together: bool = False,
 ) -> Iterator[Report]:  # fmt: skip
-    """Run so many steps; where it waits for the device it calls ``look``, which gives what is `Report.recent`."""
+    """Run so many steps, ``step`` a `Step` or, unless ``together``, what can be called like one; where it waits for the
+    device it calls ``look``, which gives what is `Report.recent`."""
     ops, theta = model.ops, model.theta
+    most = _most_together(loader, ops) if together else 1
     shape = CHECK, *theta.shape[:-1]
     with ops.active():
         losses = ops.zeros(shape, theta.dtype)
@@ -161,10 +198,16 @@ def loop(
         while run.step < stop:
             with ops.active():
                 t = run.step
-                value = losses[t - since, ...]
-                ops.assign(value, step(next(coming), t))
-                run.step = t + 1
-                epoch, place = divmod(t, loader.steps_per_epoch)
+                count = most if t + most <= min(stop, since + CHECK) and _in_one(loader, t, most, due) else 1
+                last_of_them = t + count - 1
+                value = losses[last_of_them - since, ...]
+                if count > 1:
+                    _, stretch = loader.stretch(t, ops, model.dtype)  # type: ignore[attr-defined]
+                    ops.assign(losses[t - since : t - since + count], step.several(stretch, t, count))
+                else:
+                    ops.assign(value, step(next(coming) if most == 1 else loader.batch(t, ops, model.dtype), t))
+                run.step = t + count
+                epoch, place = divmod(last_of_them, loader.steps_per_epoch)
                 last = place + 1 == loader.steps_per_epoch
                 recent: tuple[float, ...] = ()
                 if last or run.step - since == CHECK or run.step == stop or (due is not None and due(run.step)):
@@ -172,6 +215,23 @@ def loop(
                     losses = ops.zeros(shape, theta.dtype)  # another one: the reports keep looking at theirs
                     since = run.step
             yield Report(run.step, epoch, last, value, run, recent)
+
+
+def _most_together(loader: BatchSource, ops: Backend) -> int:
+    """How many steps may be launched together: several where batches are made on a device that wants them so.
+
+    The parts of a stretch have to be aligned as a batch by itself is, or products would have other bits.
+    """
+    on_device = isinstance(loader, Loader) and not loader.made_on_host(ops) and loader.batch_size % 4 == 0
+    return loader.span if ops.launches and on_device else 1  # type: ignore[attr-defined]
+
+
+def _in_one(loader: Any, first: int, steps: int, due: Callable[[int], bool] | None) -> bool:
+    """Whether nothing comes between these steps: not the beginning of a stretch, a smaller batch or a step that is due."""
+    if steps == 1 or loader.first_of_stretch(first) != first:
+        return False
+    whole = (first % loader.steps_per_epoch + steps) * loader.batch_size <= loader.data.n
+    return whole and not (due is not None and any(map(due, range(first + 1, first + steps))))
 
 
 def _look(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:

@@ -141,11 +141,12 @@ class Loader:
         return step - step % self.steps_per_epoch % self.span
 
     def stretch(self, first: int, ops: Backend, dtype: str) -> tuple[int, Batch]:
-        """How many steps the stretch has that begins at ``first``, and their batches as one, on the host of ``ops``."""
+        """How many steps the stretch has that begins at ``first``, and their batches as one, on the host of ``ops`` or, where
+        that does not make them, on ``ops``."""
         steps = min(self.span, self.steps_per_epoch - first % self.steps_per_epoch)
         epoch, start, stop = self._places(first, steps)
-        host = _host(ops)
-        return steps, self.data.rows(self.order.draws(epoch, start, stop, host), host, dtype)
+        draws = self.order.draws(epoch, start, stop, _host(ops))
+        return steps, self.data.rows(draws, _host(ops) if self.made_on_host(ops) else ops, dtype)
 
     def cut(self, stretch: Batch, number: int, ops: Backend, put: Feed | None = None) -> Batch:
         """The batch of the ``number``-th step of a stretch, on ``ops``; ``put`` there by `Backend.feed`, if given."""

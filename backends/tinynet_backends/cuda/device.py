@@ -25,6 +25,9 @@ class CudaDevice(Backend):
     A captured step hands `graph.Number` to `update` and `dropout`, which are told where it lies.
     """
 
+    launches = True
+    block = 2**26  # random words at a time, where a formula's temporaries lie in memory
+
     _runtime: Any
     _products: Products
 
