@@ -37,7 +37,7 @@ def _sections(what: str, chosen: list[str]) -> list[Section]:
     if what == "gpu":
         from benchmarks import gpu
 
-        return [gpu.steps, gpu.data]
+        return list(gpu.SECTIONS)
     from benchmarks.sections import accuracy, classifier, fit, growth, imports, many, steps
 
     known = {
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
 
             plot.draw(saved, args.files[1])
     else:
-        device = None
+        device, seconds = None, 0.5
         if args.what == "gpu":
             from benchmarks import gpu
 
@@ -161,9 +161,10 @@ def main(arguments: list[str] | None = None) -> None:
             except gpu.Absent as e:
                 print(f"Nothing to time on a GPU: {e}")
                 return
+            seconds = gpu.SECONDS
             print(device)
         options = Options(
-            args.seconds or (0.15 if device else 0.5), args.repeats, args.threads, tuple(args.only),
+            args.seconds or seconds, args.repeats, args.threads, tuple(args.only),
             tuple(map(int, args.rows)), tuple(args.precisions), args.device,
         )  # fmt: skip
         results = measure(args.what, _sections(args.what, args.sections), options, device, args.save)
