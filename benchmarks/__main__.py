@@ -61,24 +61,27 @@ def measure(
 
     Where a ``folder`` is given, all that there is so far is kept there after each of them: a run may be cut short.
     """
-    results = {
-        "what": what,
-        "date": date.today().isoformat(),
-        "machine": machine.describe() | ({"device": device} if device else {}),
-        "versions": machine.versions(),
-        "threads": options.threads,
-        "repeats": options.repeats,
-    }
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="tinynet-benchmarks-", ignore_cleanup_errors=True) as cache:
         runner = Runner(options, cache)
+        results = {
+            "what": what,
+            "date": date.today().isoformat(),
+            "machine": machine.describe() | ({"device": device} if device else {}),
+            "versions": machine.versions(),
+            "threads": options.threads,
+            "threads in use": runner.threads,
+            "repeats": options.repeats,
+            "control": {},
+            "sections": found,
+        }
         for section in sections:
             title = (section.__doc__ or "").strip()
             print(f"\n{title}", flush=True)
             for comparison in section(runner):
                 show(comparison)
                 found.setdefault(title, []).append(comparison.to_json())
-                results |= {"threads in use": runner.threads, "control": _control(runner.control), "sections": found}
+                results["control"] = _control(runner.control)
                 if folder:
                     save(results, folder)
     return results

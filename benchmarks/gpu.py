@@ -6,9 +6,11 @@ each precision, which stays: all get ready at once, and then take turns, each al
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
+from functools import partial
 from math import inf, isnan
 from pathlib import Path
 from statistics import median
@@ -47,6 +49,7 @@ STEPS: dict[str, Names] = {
 }
 BACKENDS = {"gpu": "cupy", "cpu": "numpy"}
 TUNING = (OURS, FED, JAX)  # these time kernels on the device while they get ready, and do that alone, too
+LONGEST = 30.0  # seconds for anything that is ready
 LARGE = 10**11  # operations of a step, from which on it is the products that take the time
 
 # How far losses may part in five steps, as a part of the largest: operands are rounded to 24, 11 and 8 bits.
@@ -70,42 +73,32 @@ class Workers:
         self._workers: dict[tuple[str, str], Worker] = {}
         self._device = Lock()
 
-    def _ask(self, entry: str, precision: str, function: str, **arguments: Any) -> Any:
-        key = entry.partition(":")[0], precision
-        log = self._folder / f"{'-'.join(key)}.log"
-        worker = self._workers.setdefault(key, Worker(self._env, log))
-        return worker.ask(self.options.limit, f"benchmarks.held:{function}", arguments)
+    def _worker(self, target: str, precision: str) -> Worker:
+        key = target.partition(":")[0], precision
+        return self._workers.setdefault(key, Worker(self._env, self._folder / f"{'-'.join(key)}.log"))
 
     def prepare(self, name: str, target: str, options: dict[str, Any], task: Task, precision: str) -> list[float]:
         """The losses of the first steps."""
-        what = {"widths": task.widths, "batch": task.batch, "article": task.article}
-        options = options | {"precision": precision}
-        self._ask(target, precision, "make", name=name, target=target, options=options, **what)
+        ask = partial(self._worker(target, precision).ask, self.options.limit)
+        who = {"name": name, "target": target, "options": options | {"precision": precision}}
+        ask("benchmarks.held:make", who | {"widths": task.widths, "batch": task.batch, "article": task.article})
         with self._device if target in TUNING else nullcontext():
-            losses: list[float] = self._ask(target, precision, "begin", name=name)
+            losses: list[float] = ask("benchmarks.held:begin", {"name": name})
         return losses
 
     def lap(self, name: str, target: str, precision: str) -> float:
         """Seconds of a step."""
-        return float(self._ask(target, precision, "lap", name=name, seconds=self.options.seconds))
+        arguments = {"name": name, "seconds": self.options.seconds}
+        return float(self._worker(target, precision).ask(LONGEST, "benchmarks.held:lap", arguments))
 
     def clear(self) -> None:
         for worker in self._workers.values():
             with suppress(Failed):  # then its process has ended, and holds nothing
-                worker.ask(self.options.limit, "benchmarks.held:clear", {})
+                worker.ask(LONGEST, "benchmarks.held:clear", {})
 
     def close(self) -> None:
         for worker in self._workers.values():
             worker.close()
-
-
-@contextmanager
-def working(options: Options, folder: str) -> Iterator[Workers]:
-    workers = Workers(options, Path(folder))
-    try:
-        yield workers
-    finally:
-        workers.close()
 
 
 def rows(
@@ -113,7 +106,7 @@ def rows(
 ) -> Iterator[tuple[Task, Comparison]]:
     """A comparison for every row and precision that was asked for; ``same`` where losses are to be the same."""
     options = runner.options
-    with working(options, runner.cache) as workers:
+    with closing(Workers(options, Path(runner.cache))) as workers:
         for number, task in table:
             if options.rows and number not in options.rows:
                 continue
@@ -122,6 +115,8 @@ def rows(
                 p for p in TOLERANCES
                 if (p == "float32" or number > 2) and (not options.precisions or p in options.precisions)
             ]  # fmt: skip
+            if not here:
+                continue
             for precision, (found, losses) in _prepared(workers, here, task, precisions).items():
                 if same:
                     _part(found, losses, TOLERANCES[precision])
@@ -134,7 +129,7 @@ def _prepared(
     workers: Workers, names: Names, task: Task, precisions: list[str]
 ) -> dict[str, tuple[Comparison, dict[str, list[float]]]]:
     """For each precision an empty comparison of all that are ready, and their losses. They get ready at once."""
-    with ThreadPoolExecutor(max(1, len(names) * len(precisions))) as pool:
+    with ThreadPoolExecutor(1 + len(names) * len(precisions)) as pool:
         coming: dict[str, dict[str, Future[list[float]]]] = {
             p: {name: pool.submit(workers.prepare, name, *entry, task, p) for name, entry in names.items()}
             for p in precisions
@@ -143,20 +138,13 @@ def _prepared(
         for precision, answers in coming.items():
             comparison, losses = Comparison(f"{task.label}, {precision}", {}), {}
             for name, answer in answers.items():
-                with _leaving_out(comparison, name):
+                try:
                     losses[name] = answer.result()
                     comparison.times[name] = []
+                except Failed as e:
+                    comparison.left_out[name] = str(e)
             found[precision] = comparison, losses
     return found
-
-
-@contextmanager
-def _leaving_out(found: Comparison, name: str) -> Iterator[None]:
-    try:
-        yield
-    except Failed as e:
-        found.left_out[name] = str(e)
-        found.times.pop(name, None)
 
 
 def _part(found: Comparison, losses: dict[str, list[float]], tolerance: float) -> None:
@@ -164,10 +152,9 @@ def _part(found: Comparison, losses: dict[str, list[float]], tolerance: float) -
     compared = {name: values for name, values in losses.items() if name not in REFERENCES}
     usual = [median(inf if isnan(a) else a for a in step) for step in zip(*compared.values(), strict=True)]
     for name, values in compared.items():
-        for a, b in zip(values, usual, strict=True):
-            if not abs(a - b) <= tolerance * max(usual):
-                with _leaving_out(found, name):
-                    raise Failed(f"it has the losses {_text(values)} where {_text(usual)} are usual")
+        if not all(abs(a - b) <= tolerance * max(usual) for a, b in zip(values, usual, strict=True)):
+            del found.times[name]
+            found.left_out[name] = f"it has the losses {_text(values)} where {_text(usual)} are usual"
 
 
 def _text(losses: list[float]) -> str:
@@ -177,10 +164,14 @@ def _text(losses: list[float]) -> str:
 def _time(workers: Workers, found: Comparison, names: Names, precision: str, repeats: int) -> None:
     """Each in turn, alone; every repeat begins with the next one."""
     for repeat in range(repeats):
-        turn = list(found.times)
-        for name in turn[repeat % max(1, len(turn)) :] + turn[: repeat % max(1, len(turn))]:
-            with _leaving_out(found, name):
+        turn = deque(found.times)
+        turn.rotate(-repeat)
+        for name in turn:
+            try:
                 found.times[name].append(workers.lap(name, names[name][0], precision))
+            except Failed as e:
+                del found.times[name]
+                found.left_out[name] = str(e)
 
 
 def steps(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparison]:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import sys
+from contextlib import nullcontext
 from datetime import date
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import tinynet as tn
 from benchmarks import __main__ as command
-from benchmarks import clock, gpu, machine, tasks, tolerance
+from benchmarks import clock, gpu, gpu_report, machine, tasks, tolerance
 from benchmarks.comparison import Comparison
 from benchmarks.runner import Failed, Options, Runner
 from benchmarks.worker import Worker
@@ -182,6 +183,55 @@ def test_peers_compute_the_same_in_every_precision(name, precision):
     np.testing.assert_allclose(losses, exact, rtol=0, atol=gpu.TOLERANCES[precision] * exact[0])
     if precision == "bf16":
         assert np.abs(np.subtract(losses, exact)).max() > 1e-5  # it is not float32 under another name
+
+
+def test_the_report_keeps_times_and_says_them(tmp_path, monkeypatch, capsys):
+    def section(runner):
+        """A title"""
+        notes = {"tinynet cupy": {"share of the ceiling": 0.8}}
+        yield Comparison("one", {"tinynet cupy": [1e-6, 2e-6], "torch": [4e-6, 4e-6]}, [], notes, {"jax": "Error: x"})
+
+    class Ops:
+        def versions(self):
+            return "CuPy 1, a device"
+
+    monkeypatch.setattr(gpu, "SECTIONS", (section,))
+    assert list(gpu_report.times(Ops(), tmp_path)) == [
+        "A title:",
+        "  one: tinynet cupy 1.5 µs, torch 4.0 µs; best peer / tinynet cupy 3.00; tinynet cupy share of the ceiling 0.8",
+        "  jax is left out: Error: x",
+    ]
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.endswith("-a-device.json")
+
+
+@pytest.mark.slow
+def test_a_captured_step_begins_where_it_was(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from benchmarks.contenders.pytorch_compiled import _captured
+
+    class Graph:
+        def replay(self):
+            step()
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    for name, fake in {
+        "Stream": Stream, "CUDAGraph": Graph, "current_stream": Stream, "stream": lambda s: nullcontext(),
+        "graph": lambda g: nullcontext(),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, fake)
+    state = [torch.zeros(2)]
+
+    def step():
+        return state[0].add_(1).sum()
+
+    launch = _captured(step, state)
+    assert float(state[0].sum()) == 0
+    launch()
+    assert float(state[0].sum()) == 2
 
 
 @pytest.mark.slow
