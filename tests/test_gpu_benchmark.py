@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import sys
+import weakref
 from contextlib import nullcontext
 from datetime import date
 
@@ -230,15 +231,17 @@ def test_a_captured_step_begins_where_it_was(monkeypatch):
         "graph": lambda g: nullcontext(),
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, fake)
-    state = [torch.zeros(2)]
+    numbers = torch.zeros(2)
 
     def step():
-        return state[0].add_(1).sum()
+        return seen().add_(1).sum()
 
-    launch = _captured(step, state)
-    assert float(state[0].sum()) == 0
+    seen = weakref.ref(numbers)
+    launch = _captured(step, [numbers])
+    assert float(numbers.sum()) == 0
+    del numbers
     launch()
-    assert float(state[0].sum()) == 2
+    assert float(seen().sum()) == 2  # its memory is still there
 
 
 @pytest.mark.slow

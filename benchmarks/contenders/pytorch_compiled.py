@@ -58,6 +58,7 @@ def _captured(step: Step, state: list[Tensor]) -> Step:
         graph.replay()
         return loss
 
+    launch.memory = step, state  # type: ignore[attr-defined]  # which the graph uses, and does not keep
     return launch
 
 
