@@ -20,6 +20,16 @@ def rounded(x, precision):
     return bits.astype("uint32").view("float32").reshape(x.shape)
 
 
+def words(x):
+    """Numbers as bfloat16, in words of 16 bits."""
+    return (rounded(np.asarray(x, "float32"), "bf16").view("uint32") >> 16).astype("uint16")
+
+
+def numbers(x):
+    """What lies in memory, bfloat16 or numbers that NumPy knows, as those."""
+    return (x.astype("uint32") << 16).view("float32") if x.dtype == "uint16" else x
+
+
 def matrices(buffer, layout, batch):
     """The column-major matrices that a layout finds in a buffer: (batch, rows, cols), a view."""
     assert layout.ld >= layout.rows, "the leading dimension is smaller than a column"
@@ -51,8 +61,8 @@ def matmul(plan, a, b, d, bias=None, aux=None):
     assert plan.a.dtype == plan.b.dtype == OPERANDS[plan.precision]
     assert plan.batch == 1 or plan.d.stride >= plan.d.extent, "results of a batch overlap"
     mats = [matrices(x, layout, plan.batch) for x, layout in ((a, plan.a), (b, plan.b), (d, plan.d))]
-    A = rounded(mats[0].swapaxes(1, 2) if plan.transpose_a else mats[0], plan.precision)
-    B = rounded(mats[1].swapaxes(1, 2) if plan.transpose_b else mats[1], plan.precision)
+    A = rounded(numbers(mats[0].swapaxes(1, 2) if plan.transpose_a else mats[0]), plan.precision)
+    B = rounded(numbers(mats[1].swapaxes(1, 2) if plan.transpose_b else mats[1]), plan.precision)
     assert A.shape[1:] == (plan.m, plan.k)
     assert B.shape[1:] == (plan.k, plan.n)
     assert mats[2].shape[1:] == (plan.m, plan.n)
@@ -62,7 +72,7 @@ def matmul(plan, a, b, d, bias=None, aux=None):
         assert bias.size >= plan.batch * plan.m
         vectors = bias.reshape(-1)[: plan.batch * plan.m].reshape(plan.batch, plan.m)
     if e & 4:
-        y = y + vectors[:, :, None]
+        y = y + numbers(vectors)[:, :, None]
     if e & 128:
         mask = bool(e & (2 | 8))
         assert plan.aux_ld % (128 if mask else 8) == 0
@@ -89,7 +99,11 @@ def matmul(plan, a, b, d, bias=None, aux=None):
     elif e & 64:
         y = y * gelu_gradient(kept.astype(y.dtype))
     if e & 16:
-        vectors[...] = y.sum(axis=2)
+        vectors[...] = stored(y.sum(axis=2), vectors)
     if e & 256:
-        vectors[...] = A.sum(axis=2)
-    mats[2][...] = y
+        vectors[...] = stored(A.sum(axis=2), vectors)
+    mats[2][...] = stored(y, mats[2])
+
+
+def stored(x, memory):
+    return words(x) if memory.dtype == "uint16" else x

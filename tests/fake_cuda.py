@@ -13,7 +13,7 @@ import cublaslt
 import numpy as np
 from tinynet_backends.cuda.lt import Algorithm
 from tinynet_backends.cuda.memory import Room
-from tinynet_backends.cuda.plan import SIZES
+from tinynet_backends.cuda.plan import SIZES, STORED
 
 GUARD = 256  # bytes between two allocations, which nobody may touch
 CODE = b"algorithm".ljust(64, b".")
@@ -105,7 +105,7 @@ class Runtime:
     # Arrays
 
     def empty(self, shape, dtype, pool=None):
-        dtype = np.dtype("float32" if str(dtype) == "bfloat16" else dtype)
+        dtype = np.dtype(dtype)
         size = int(np.prod(shape)) * dtype.itemsize
         with self.lock:
             start = self.next
@@ -252,14 +252,22 @@ class Problem:
             (address | layout.stride * SIZES[layout.dtype]) % alignment
             for address, layout, alignment in zip((a, b, d), (plan.a, plan.b, plan.d), plan.alignments, strict=True)
         )
-        real = np.dtype(plan.d.dtype)
         matrices = [
-            at(address, (plan.batch - 1) * layout.stride + layout.extent, real)
+            at(address, (plan.batch - 1) * layout.stride + layout.extent, stored(layout.dtype))
             for address, layout in ((a, plan.a), (b, plan.b), (d, plan.d))
         ]
-        vectors = at(bias, plan.batch * plan.m, real) if bias else None
+        vectors = at(bias, plan.batch * plan.m, stored(plan.d.dtype)) if bias else None
         kept = at(aux, plan.aux_bytes, np.dtype("uint8")) if aux else None
         self.runtime.do(lambda: cublaslt.matmul(plan, *matrices, vectors, kept))
+
+
+def stored(dtype):
+    return np.dtype(STORED.get(dtype, dtype))
+
+
+def rounded(x, out):
+    """float32 to bfloat16, in words of 16 bits."""
+    out[...] = cublaslt.words(x)
 
 
 def at(address, size, dtype):

@@ -73,7 +73,9 @@ def test_epilogues(precision, which, shape):
     if y is None:
         pytest.skip(f"cublasLt has no algorithm for this epilogue, {precision} and {shape}")
     z = (x.astype("float64") @ w.astype("float64") + b).get()
-    assert error(y.get(), layer.f(np, z)) < PRECISIONS[precision]
+    # cublasLt's GELU has the device's approximate tanh: 2**-11 at most, of which little is left where GELU is not near 0
+    limit = PRECISIONS[precision] if which == "relu" else max(PRECISIONS[precision], 1e-3)
+    assert error(y.get(), layer.f(np, z)) < limit
     db = cp.full((o,), cp.nan, cp.float32)
     dz = products.product(dy, w2.T, back | Epilogue.BIAS_GRADIENT, db, aux)
     if dz is None:
@@ -81,8 +83,8 @@ def test_epilogues(precision, which, shape):
     dx = (dy.astype("float64") @ w2.T.astype("float64")).get()
     clear = np.abs(z) > 0.05  # where rounding cannot have moved an input across ReLU's corner
     wanted = layer.df(np, dx, z, layer.f(np, z))
-    assert error(np.where(clear, dz.get(), 0), np.where(clear, wanted, 0)) < 2 * PRECISIONS[precision]
-    assert error(db.get(), dz.get().astype("float64").sum(axis=0)) < 2 * PRECISIONS[precision]
+    assert error(np.where(clear, dz.get(), 0), np.where(clear, wanted, 0)) < 2 * limit
+    assert error(db.get(), dz.get().astype("float64").sum(axis=0)) < 2 * limit
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -216,13 +218,14 @@ def test_every_precision_learns(precision):
 # Memory, and several devices
 
 
-def test_graphs_give_their_memory_back_with_the_model(ops):
+def test_graphs_give_their_memory_back_with_the_run(ops):
     cp, room = ops._cp, ops._runtime.room
 
     def run():
         model = tn.Model(tn.Sequential(tn.Dense(512), tn.ReLU(), tn.Dense(3)), 5, backend=ops)
-        model.fit(DATA, batch_size=32, epochs=3)
-        assert room._of_graphs() > 0
+        taken = []
+        model.fit(DATA, batch_size=32, epochs=3, callbacks=[lambda model, row: taken.append(room._of_graphs())])
+        assert taken[-1] > before
 
     gc.collect()
     before = room._of_graphs()

@@ -12,7 +12,7 @@ from typing import Any
 
 from tinynet_backends.special import erf
 
-from tinynet.layers import Array, Backprop, Context, Layer, Params
+from tinynet.layers import Array, Backprop, Context, Formula, Layer, Params
 
 
 class Activation(Layer):
@@ -23,6 +23,10 @@ class Activation(Layer):
 
     def df(self, xp: Any, dy: Array, x: Array, y: Array) -> Array:
         raise NotImplementedError
+
+    @property
+    def formulas(self) -> tuple[Formula, Formula] | None:
+        return (self.f, self.df) if type(self).forward is Activation.forward else None
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
         y = ctx.ops.elementwise(self.f, x)

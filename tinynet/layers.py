@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import Any
 
-from tinynet_backends import Backend
+from tinynet_backends import Backend, DenseLayer
 
 from tinynet import initializers, streams
 from tinynet.initializers import Initializer, Shape
@@ -19,6 +19,7 @@ from tinynet.initializers import Initializer, Shape
 Array = Any
 Params = Mapping[str, Any]  # name -> array, or the Params of an inner layer
 Backprop = Callable[[Array], tuple[Array, dict[str, Any]]]
+Formula = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,12 @@ class Spec:
 
 class Layer:
     """The protocol, and how a layer prints."""
+
+    @property
+    def formulas(self) -> tuple[Formula, Formula] | None:
+        """An elementwise formula and its derivative, ``f(xp, x)`` and ``df(xp, dy, x, y)``, if `forward` is these and
+        nothing else: they may then be computed together with what comes before."""
+        return None
 
     def build(self, shape: Shape) -> Spec:
         """What this layer wants for samples of ``shape``; ValueError if it cannot take them."""
@@ -200,20 +207,62 @@ class Sequential(Layer):
         return Spec(shape, params, state)
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
-        steps = []
-        for number, layer in enumerate(self.layers):
-            x, backprop = layer.forward(params.get(str(number), {}), x, ctx.child(number))
-            steps.append((str(number), backprop))
+        steps: list[Backprop] = []
+        number = 0
+        while number < len(self.layers):
+            dense, stop = self._dense_layers(number, params)
+            done = ctx.ops.dense(x, [*dense.values()], ctx.child(number).need_dx) if dense else None
+            if done is None:  # the layers one by one
+                stop = max(stop, number + 1)
+                for n in range(number, stop):
+                    x, backprop = self.layers[n].forward(params.get(str(n), {}), x, ctx.child(n))
+                    steps.append(_under(str(n), backprop))
+            else:
+                x, gradients = done
+                steps.append(_of_dense([*dense.items()], gradients))
+            number = stop
 
         def backward(dy: Array) -> tuple[Array, dict[str, Any]]:
-            dparams = {}
-            for name, backprop in reversed(steps):
+            dparams: dict[str, Any] = {}
+            for backprop in reversed(steps):
                 dy, d = backprop(dy)
-                if d:
-                    dparams[name] = d
+                dparams |= d
             return dy, dparams
 
         return x, backward
+
+    def _dense_layers(self, number: int, params: Params) -> tuple[dict[str, DenseLayer], int]:
+        """The dense layers that follow one another from ``number`` on, each with the elementwise layer behind it, by
+        name; and the number of the layer after them."""
+        found: dict[str, DenseLayer] = {}
+        while number < len(self.layers) and type(self.layers[number]) is Dense:
+            name, (w, b) = str(number), (params[str(number)].get(key) for key in ("w", "b"))
+            number += 1
+            formulas = self.layers[number].formulas if number < len(self.layers) else None
+            found[name] = DenseLayer(w, b, *(formulas or (None, None)))
+            number += formulas is not None
+        return found, number
+
+
+def _under(name: str, backprop: Backprop) -> Backprop:
+    """``backprop`` of an inner layer, its gradients under its name."""
+
+    def named(dy: Array) -> tuple[Array, dict[str, Any]]:
+        dx, dparams = backprop(dy)
+        return dx, {name: dparams} if dparams else {}
+
+    return named
+
+
+def _of_dense(layers: list[tuple[str, DenseLayer]], gradients: Callable[[Array], Any]) -> Backprop:
+    """The same for dense layers that a backend did together."""
+
+    def named(dy: Array) -> tuple[Array, dict[str, Any]]:
+        dx, found = gradients(dy)
+        both = zip(layers, found, strict=True)
+        return dx, {name: {"w": dw} if layer.b is None else {"w": dw, "b": db} for (name, layer), (dw, db) in both}
+
+    return named
 
 
 class Residual(Sequential):

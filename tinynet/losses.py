@@ -51,9 +51,11 @@ class Loss:
         xp = ops.xp
         if denominator is None:
             denominator = self.denominator(target, weight, ops)
+        total = denominator * width
+        if weight is None and isinstance(total, (int, float)):
+            return xp.full(y.shape[:-1], 1.0 / total, dtype=y.dtype, device=ops.device)
         if weight is None:
             weight = xp.ones(y.shape[:-1], dtype=y.dtype, device=ops.device)
-        total = denominator * width
         return weight / (total if isinstance(total, (int, float)) else total[..., None])
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:

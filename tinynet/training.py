@@ -161,8 +161,8 @@ def loop(
         while run.step < stop:
             with ops.active():
                 t = run.step
-                losses[t - since, ...] = step(next(coming), t)
                 value = losses[t - since, ...]
+                ops.assign(value, step(next(coming), t))
                 run.step = t + 1
                 epoch, place = divmod(t, loader.steps_per_epoch)
                 last = place + 1 == loader.steps_per_epoch

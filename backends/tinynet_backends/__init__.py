@@ -1,12 +1,13 @@
 """Array backends for tinynet: what knows arrays and nothing of networks. Useful alone."""
 
-from tinynet_backends.backend import Backend, overrides, portable_operations
+from tinynet_backends.backend import Backend, DenseLayer, overrides, portable_operations
 from tinynet_backends.errors import BackendUnavailable
 from tinynet_backends.switch import available_backends, backend_of, get_backend, set_backend, use_backend
 
 __all__ = [
     "Backend",
     "BackendUnavailable",
+    "DenseLayer",
     "available_backends",
     "backend_of",
     "get_backend",

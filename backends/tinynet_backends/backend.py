@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import prod
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tinynet_backends import exact, philox
 from tinynet_backends.permutation import permute
@@ -27,6 +27,19 @@ def portable(operation: F) -> F:
     """Mark an operation as one that a backend may replace."""
     operation.__portable__ = True  # type: ignore[attr-defined]
     return operation
+
+
+class DenseLayer(NamedTuple):
+    """``f(x @ w + b)``: w (i, o), b (o,) or None, and an elementwise f with its derivative ``df(xp, dy, x, y)``, or
+    None."""
+
+    w: Array
+    b: Array | None
+    f: Formula | None
+    df: Formula | None
+
+
+Gradients = tuple[Array | None, list[tuple[Array, Array | None]]]  # dx, and dw and db of each layer
 
 
 class Backend:
@@ -119,6 +132,10 @@ class Backend:
     def admit(self, needed: int, what: str) -> None:
         """MemoryError, with the figures, if ``what`` takes ``needed`` bytes and the device is known not to have them."""
 
+    def assign(self, to: Array, what: Array) -> None:
+        """In place: ``to[...] = what``, arrays of one shape and dtype."""
+        to[...] = what
+
     def feed(self) -> Callable[[Sequence[Any]], list[Any]]:
         """A function that gives host arrays (or None) as arrays of this backend, perhaps copied while it computes.
 
@@ -150,6 +167,13 @@ class Backend:
         xp = self.xp
         dx = dy @ xp.matrix_transpose(w) if need_dx else None
         return dx, xp.matrix_transpose(x) @ dy, xp.sum(dy, axis=-2) if bias else None
+
+    def dense(
+        self, x: Array, layers: Sequence[DenseLayer], need_dx: bool
+    ) -> tuple[Array, Callable[[Array], Gradients]] | None:
+        """Dense layers one after another, (n, i) -> (n, o), and their way back, ``dy -> dx, [(dw, db), …]``, where a backend
+        has a faster way than one by one; None where it has not, as here."""
+        return None
 
     # Elementwise ---------------------------------------------------------------------------------------------------
 

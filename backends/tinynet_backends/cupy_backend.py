@@ -53,7 +53,8 @@ class CupyBackend(CudaDevice, CudaOperations):
             except (ImportError, OSError, RuntimeError) as e:
                 raise BackendUnavailable(f"backend {self.name!r} cannot use its device ({_line(e)}): {_EXTRA}") from e
             choices = Choices(runtime.machine() | {"cublaslt": library.version})
-            self._attach(runtime, Products(runtime, partial(lt.Problem, library), handle, choices, precision))
+            problem = partial(lt.Problem, library)
+            self._attach(runtime, Products(runtime, problem, handle, choices, precision, self.rounded))
 
     def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
         """On the current stream. A source is compiled the first time; CuPy keeps what comes of it on disk."""
@@ -68,7 +69,7 @@ class CupyBackend(CudaDevice, CudaOperations):
         return int(a.data.ptr)
 
     def _here(self) -> AbstractContextManager[Any]:
-        device: AbstractContextManager[Any] = self._cp.cuda.Device(self.device.id)
+        device: AbstractContextManager[Any] = self.device
         return device
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:

@@ -127,6 +127,7 @@ def _once_a_device(make: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
             made[where] = make(xp, device)
         return made[where]
 
+    kept.cache_clear = made.clear  # type: ignore[attr-defined]
     return kept
 
 

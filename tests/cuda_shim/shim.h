@@ -47,6 +47,7 @@ template <class To, class From> static inline To shim_bits(From from) {
 static inline double __longlong_as_double(long long x) { return shim_bits<double>(x); }
 static inline long long __double_as_longlong(double x) { return shim_bits<long long>(x); }
 static inline unsigned __float_as_uint(float x) { return shim_bits<unsigned>(x); }
+static inline float __uint_as_float(unsigned x) { return shim_bits<float>(x); }
 
 // Fibers -------------------------------------------------------------------------------------------------------------
 

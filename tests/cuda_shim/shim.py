@@ -154,7 +154,7 @@ class Copy:
         base = ctypes.addressof(self.memory)
         self.start = -base % 16 + MARGIN + self.shift
         ctypes.memmove(base + self.start, low, self.size)
-        self.place = ctypes.c_void_p(base + self.start)
+        self.place = ctypes.c_void_p(base + self.start + arg.ctypes.data - low)  # the first, which may lie last
         self.argument = ctypes.addressof(self.place)
 
     def bytes(self) -> bytes:
@@ -176,14 +176,14 @@ class Copy:
 class ShimBackend(CupyBackend):
     """The CuPy backend on NumPy's arrays. Fresh memory is all ones: what no kernel writes shows."""
 
-    def __init__(self, shim: Shim) -> None:
+    def __init__(self, shim: Shim, precision: str = "float32") -> None:
         from array_api_compat import numpy as xp
 
         Backend.__init__(self, "shim", xp)
         self._cp, self._kernels = shim, {}
         runtime = fake_cuda.Runtime()
         problem = partial(fake_cuda.Problem, runtime)
-        self._attach(runtime, Products(runtime, problem, None, fake_cuda.Choices(), "float32"))
+        self._attach(runtime, Products(runtime, problem, None, fake_cuda.Choices(), precision, self.rounded))
 
     def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
         """Now, or when the graph is launched that is being captured."""

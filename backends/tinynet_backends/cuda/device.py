@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import accumulate, groupby
 from typing import Any, TypeVar
 
-from tinynet_backends.backend import Array, Backend, Formula
-from tinynet_backends.cuda import graph
+from tinynet_backends.arena import Arena
+from tinynet_backends.backend import Array, Backend, DenseLayer, Formula, Gradients
+from tinynet_backends.cuda import chain, graph
+from tinynet_backends.cuda.plan import ALIGNED
 from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.staging import Staging
 from tinynet_backends.tracing import traced
@@ -39,7 +42,16 @@ class CudaDevice(Backend):
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
         """``step(*fixed, …)``: the second call with arguments alike is captured as a CUDA graph, those after it launch
         it (`cuda.graph`)."""
-        return _Step(self, graph.Compiled(self._runtime, self._running, step, fixed))
+        arena = Arena(self.empty)
+
+        def begun(*args: Any) -> R:
+            before, self._running.arena = self._running.arena, arena.rewind()
+            try:
+                return step(*args)
+            finally:
+                self._running.arena = before
+
+        return _Step(self, graph.Compiled(self._runtime, self._running, begun, fixed))
 
     def as_written(self, reason: str) -> None:
         if self._running.recording is not None:
@@ -47,6 +59,9 @@ class CudaDevice(Backend):
 
     def admit(self, needed: int, what: str) -> None:
         self._runtime.room.admit(needed, what)
+
+    def assign(self, to: Array, what: Array) -> None:
+        self._runtime.copy(to, what)
 
     def feed(self) -> Callable[[Sequence[Any]], list[Any]]:
         with self._here():
@@ -67,11 +82,45 @@ class CudaDevice(Backend):
         self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
     ) -> tuple[Array | None, Array, Array | None]:
         with self._here():
-            weights = self._products.weight_gradient(x, dy, bias)
+            weights = self._products.weight_gradient(x, dy, bias, self.gradient)
             dx = self._products.input_gradient(dy, w) if need_dx else None
             if weights is None or (need_dx and dx is None):
                 return super().affine_grad(dy, x, w, bias, need_dx)
             return dx, *weights
+
+    def dense(
+        self, x: Array, layers: Sequence[DenseLayer], need_dx: bool
+    ) -> tuple[Array, Callable[[Array], Gradients]] | None:
+        with self._here():
+            return chain.through(self, x, layers, need_dx)
+
+    def gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Room for what `pack` will be asked to put in its place: that place, from a step's second call on."""
+        arena = self._running.arena
+        return self.empty(shape, dtype) if arena is None else arena.take_gradient(shape, dtype)
+
+    def pack(self, parts: Sequence[Array], out: Array) -> Array:
+        arena = self._running.arena
+        if arena is None or out.ndim != 1:
+            return super().pack(parts, out)
+        key = id(out), *[part.shape for part in parts]
+        if key not in arena.packed:
+            starts = accumulate((part.size for part in parts), initial=0)
+            cuts = [out[n : n + part.size].reshape(part.shape) for n, part in zip(starts, parts, strict=False)]
+            arena.packed[key] = out, cuts
+        places = arena.packed[key][1]
+        start = 0
+        for there, run in groupby(zip(parts, places, strict=True), lambda pair: pair[0] is pair[1]):
+            moved = list(run)
+            stop = start + sum(part.size for part, _ in moved)
+            if not there:
+                super().pack([part for part, _ in moved], out[start:stop])
+                for part, place in moved:
+                    # a result that is not aligned would be computed in another way, with other bits
+                    if self._runtime.address(place) % ALIGNED == 0 and part.dtype == out.dtype:
+                        arena.move(part, place)
+            start = stop
+        return out
 
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
         if any(isinstance(s, graph.Number) for s in scalars):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tinynet_backends import capture
+from tinynet_backends.arena import Arena
 
 Array = Any
 
@@ -78,6 +79,7 @@ class Running(threading.local):
 
     def __init__(self) -> None:
         self.recording: Recording | None = None
+        self.arena: Arena | None = None  # of the compiled step
 
 
 class Compiled:

@@ -26,7 +26,15 @@ _CHUNK = 8192  # elements at least in each of them
 _ROWS, _DEEP = 64, 128  # rows at least in a chunk of columns, and such chunks at most
 _TOGETHER = 64  # parts that one launch packs, as in kernels/pack.cu
 _TILE = 32  # columns that a block does, as in kernels/norms.cu
+_WIDE = 64  # threads at most that a row is divided among on the way back
 _PARTS_GIVEN = np.dtype([("from", np.uint64, (_TOGETHER,)), ("size", np.int64, (_TOGETHER,))])
+_ROUNDED = 32  # arrays that one launch rounds, as in kernels/round.cu
+_ARRAYS_GIVEN = np.dtype(
+    [
+        *((name, np.uint64, (_ROUNDED,)) for name in ("from", "to")),
+        *((name, np.int64, (_ROUNDED,)) for name in ("n", "k", "pitch")),
+    ]
+)
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
 _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 
@@ -92,6 +100,51 @@ class CudaOperations(Backend):
             numbers = [x for scalar in scalars for x in _number(scalar, np.float64)]
             self._launch(emit.kernel(trace, first.dtype, kind), "formula", *_over(first), *values, *numbers, *more)
         return True
+
+    def rounded(self, x: Array, out: Array) -> None:
+        """float32 as bfloat16, ties to even, in words of 16 bits: (..., n, k) in any strides, to rows that lie in order."""
+        if x.ndim > 2:
+            for a, b in zip(x, out, strict=True):
+                self.rounded(a, b)
+            return
+        if x.ndim < 2:
+            x, out = x[None], out[None]
+        sizes = (np.int64(n) for n in (*x.shape, *(s // 4 for s in x.strides), out.strides[0] // 2))
+        self._launch(load("round", x.dtype), "round_rows", *_threads(-(-x.size // 4)), *sizes, x, out)
+
+    def rounded_together(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
+        """The same for vectors and matrices that lie in C order, in one launch."""
+        for first in range(0, len(arrays), _ROUNDED):
+            given = np.zeros((), _ARRAYS_GIVEN)
+            some = [*zip(arrays[first : first + _ROUNDED], out[first : first + _ROUNDED], strict=True)]
+            for n, (x, y) in enumerate(some):
+                given["from"][n], given["to"][n] = self._address(x), self._address(y)
+                given["n"][n], given["k"][n] = x.size // x.shape[-1], x.shape[-1]
+                given["pitch"][n] = y.strides[0] // 2 if y.ndim > 1 else x.shape[-1]
+            largest = max(x.size for x, _ in some)
+            source = load("round", arrays[0].dtype)
+            self._launch(source, "round_arrays", *_threads(-(-largest // 4)), np.int64(len(some)), given)
+
+    def back(self, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> None:
+        """The way back to a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), dz's sum over
+        the samples. All are of one dtype, or dz bfloat16, or all but db. dz may be dy; of dz and db either may be None.
+        """
+        kind = "back" if dz is None or dz.dtype == dy.dtype else "back_to_half"
+        if dy.dtype == np.uint16:
+            kind = "back_in_half"
+        (n, k), real = dy.shape, np.dtype(np.float32) if kind != "back" else dy.dtype
+        size, chunks = _chunks(n, _ROWS, _DEEP)
+        lanes = 16 // real.itemsize
+        row = min(1 << (-(-k // lanes) - 1).bit_length(), _WIDE)
+        pitches = (0 if a is None else a.strides[0] // a.itemsize for a in (dy, y, dz))
+        sizes = (np.int64(number) for number in (n, k, size, chunks, *pitches))
+        parts = self.empty((chunks, k), _F8) if db is not None and chunks > 1 else None
+        source = load("relu", real)
+        blocks = min(chunks * -(-k // (row * lanes)), _BLOCKS)
+        self._launch(source, kind, blocks, row, *sizes, dy, y, dz, parts, db)
+        if parts is not None:
+            given = np.int64(k), np.int64(chunks), parts, db
+            self._launch(source, "column_sums", min(-(-k // _TILE), _BLOCKS), _TILE, *given)
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
         usual = out.ndim == 1 and _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)
@@ -204,7 +257,7 @@ class CudaOperations(Backend):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = z.shape
         row = _team(k)
-        size, chunks = _chunks(n, max(THREADS // row, _CHUNK // k), _PARTS)
+        size, chunks = _chunks(n, THREADS // row, _PARTS)
         label, target = (self._dense(target, _I8), None) if labels else (None, target)
         sizes = (np.int64(number) for number in (n, k, size, chunks))
         share = np.float64(1.0 - smoothing), np.float64(smoothing / k)

@@ -18,6 +18,7 @@ from typing import Any
 
 ALIGNED = 16  # bytes: where a column has to begin for the widest loads and for tensor cores
 SIZES = {"float32": 4, "float64": 8, "bfloat16": 2}  # bytes of an element
+STORED = {"bfloat16": "uint16"}  # NumPy has no such numbers: they lie in words of 16 bits
 OPERANDS = {"float32": "float32", "tf32": "float32", "bf16": "bfloat16", "float64": "float64"}  # by precision
 
 
@@ -85,18 +86,21 @@ class Layout:
 @dataclass(frozen=True)
 class Array:
     """What a plan has to know of a row-major or transposed array: strides in elements, the address's alignment in
-    bytes."""
+    bytes. Words of 16 bits are bfloat16."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: str
-    alignment: int = 256
+    alignment: int = ALIGNED
 
     @classmethod
     def of(cls, a: Any, address: int) -> Array:
         size = a.dtype.itemsize
         strides = tuple(s // size if s % size == 0 else -1 for s in a.strides)
-        return cls(tuple(a.shape), strides, a.dtype.name, min(256, address & -address or 256))
+        kind = "bfloat16" if a.dtype.name == STORED["bfloat16"] else a.dtype.name
+        # More than `ALIGNED` is of no use, and results may lie now in memory of their own, now in a larger array: the
+        # plan, and with it the bits, must not depend on that.
+        return cls(tuple(a.shape), strides, kind, min(ALIGNED, address & -address or ALIGNED))
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ def _even(shape: Sequence[int], strides: Sequence[int], axes: Sequence[int]) -> 
 
 def _alignment(array: Array, layout: Layout) -> int:
     step = layout.stride * SIZES[layout.dtype]
-    return min(array.alignment, step & -step or 256)
+    return min(array.alignment, step & -step or ALIGNED)
 
 
 def _up(n: int, to: int) -> int:

@@ -13,6 +13,7 @@ from tinynet_backends.cuda.plan import Epilogue, Layout, Plan
 from tinynet_backends.cuda.tune import Choice, Choices, fastest
 
 Array = Any
+KINDS = ("float32", "float64", plans.STORED["bfloat16"])
 
 
 class _Ready(NamedTuple):
@@ -28,13 +29,15 @@ class Products:
 
     ``runtime`` allocates, copies and times (`cuda.runtime`), ``problem(plan)`` gives what cublasLt makes of a plan
     (`cuda.lt`). ``precision`` is that of float32 arrays: "float32", "tf32" or "bf16"; float64 stays what it is.
+    ``rounded(x, out)`` rounds float32 to bfloat16, (..., n, k) in any strides.
     """
 
     def __init__(
-        self, runtime: Any, problem: Callable[[Plan], Any], handle: Any, choices: Choices, precision: str
-    ) -> None:
+        self, runtime: Any, problem: Callable[[Plan], Any], handle: Any, choices: Choices, precision: str,
+        rounded: Callable[[Array, Array], None],
+    ) -> None:  # fmt: skip
         self.runtime, self.problem, self.handle, self.choices = runtime, problem, handle, choices
-        self.precision = precision
+        self.precision, self.rounded = precision, rounded
         self._ready: dict[Plan, _Ready | None] = {}
         self._lock = threading.Lock()
 
@@ -47,56 +50,68 @@ class Products:
                 y += b[..., None, :]
         return y
 
-    def weight_gradient(self, x: Array, dy: Array, bias: bool) -> tuple[Array, Array | None] | None:
-        """``x.T @ dy`` and, if ``bias``, dy's sum over the samples: (..., n, i), (..., n, o) -> (..., i, o), (..., o);
-        None if cublasLt cannot."""
-        xt = _transposed(x)
-        if bias and dy.shape[:-2] == _axes(x, dy):
-            db = self.runtime.empty((*dy.shape[:-2], dy.shape[-1]), dy.dtype)
-            dw = self.product(xt, dy, Epilogue.SUM_A, db)
-            if dw is not None:
-                return dw, db
-        dw = self.product(xt, dy)
-        return None if dw is None else (dw, dy.sum(axis=-2) if bias else None)
+    def weight_gradient(
+        self, x: Array, dy: Array, bias: bool, room: Callable[[tuple[int, ...], Any], Array] | None = None,
+    ) -> tuple[Array, Array | None] | None:  # fmt: skip
+        """``x.T @ dy`` and, if ``bias``, dy's sum over the samples: (..., n, i), (..., n, o) -> (..., i, o), (..., o), in
+        arrays that ``room(shape, dtype)`` gives; None if cublasLt cannot."""
+        room, xt, axes = room or self.runtime.empty, _transposed(x), _axes(x, dy)
+        out = room((*axes, x.shape[-1], dy.shape[-1]), dy.dtype)
+        db = room((*dy.shape[:-2], dy.shape[-1]), dy.dtype) if bias else None
+        if db is not None and dy.shape[:-2] == axes and self.product(xt, dy, Epilogue.SUM_A, db, out=out) is not None:
+            return out, db
+        if self.product(xt, dy, out=out) is None:
+            return None
+        if db is not None:
+            dy.sum(axis=-2, out=db)
+        return out, db
 
     def input_gradient(self, dy: Array, w: Array) -> Array | None:
         """``dy @ w.T``: (..., n, o), (..., i, o) -> (..., n, i); None if cublasLt cannot."""
         return self.product(dy, _transposed(w))
 
     def product(
-        self, x: Array, w: Array, epilogue: int = Epilogue.NONE, bias: Array | None = None, aux: Array | None = None
-    ) -> Array | None:
-        """``epilogue(x @ w)`` as a new array: (..., n, k), (..., k, m) -> (..., n, m); None if there is no way.
+        self, x: Array, w: Array, epilogue: int = Epilogue.NONE, bias: Array | None = None, aux: Array | None = None,
+        out: Array | None = None,
+    ) -> Array | None:  # fmt: skip
+        """``epilogue(x @ w)``: (..., n, k), (..., k, m) -> (..., n, m), written to ``out`` or to a new array of their
+        dtype; None if there is no way.
 
         ``bias`` (..., m) and ``aux`` are read or written as the epilogue says; `planned` tells how large aux has to be.
+        Operands, or out with a bias of its dtype, may be bfloat16 where that is the precision.
         """
-        if x.dtype != w.dtype or x.dtype.name not in ("float32", "float64"):
+        if x.dtype != w.dtype or x.dtype.name not in KINDS:
             return None
-        if bias is not None and (bias.dtype != x.dtype or bias.shape != (*_axes(x, w), w.shape[-1])):
+        kind = x.dtype if out is None else out.dtype
+        if bias is not None and (bias.dtype != kind or bias.shape != (*_axes(x, w), w.shape[-1])):
             return None
-        planned = self.planned(x, w, epilogue)
+        planned = self.planned(x, w, epilogue, out)
         if planned is None:
             return None
         if bias is not None and not bias.flags.c_contiguous:
             if planned.epilogue.writes_bias:
                 return None
             bias = bias.copy()
-        out = self.runtime.empty((*_axes(x, w), x.shape[-2], w.shape[-1]), x.dtype)
+        if out is None:
+            out = self.runtime.empty((*_axes(x, w), x.shape[-2], w.shape[-1]), kind)
         ready = self._how(planned, x, w, out, bias, aux)
         if ready is None:
             return None
         self._carry_out(ready, x, w, out, bias, aux)
         return out
 
-    def planned(self, x: Array, w: Array, epilogue: int = Epilogue.NONE) -> Plan | None:
-        """The plan for a product into a new array."""
+    def planned(self, x: Array, w: Array, epilogue: int = Epilogue.NONE, out: Array | None = None) -> Plan | None:
+        """The plan for a product into ``out``, or into a new array."""
         if min(x.ndim, w.ndim) < 2 or x.shape[-1] != w.shape[-2]:
             return None
+        precision = "float64" if x.dtype.name == "float64" else self.precision
+        first, second = (plans.Array.of(a, self.runtime.address(a)) for a in (x, w))
         shape = (*_axes(x, w), x.shape[-2], w.shape[-1])
         strides = tuple(prod(shape[n + 1 :]) for n in range(len(shape)))
-        precision = self.precision if x.dtype.name == "float32" else "float64"
-        first, second = (plans.Array.of(a, self.runtime.address(a)) for a in (x, w))
-        return plans.plan(first, second, plans.Array(shape, strides, x.dtype.name), precision, epilogue)
+        third = plans.Array(shape, strides, first.dtype)
+        if out is not None:
+            third = plans.Array.of(out, self.runtime.address(out))
+        return plans.plan(first, second, third, precision, epilogue)
 
     def _how(self, planned: Plan, *arrays: Array) -> _Ready | None:
         if planned in self._ready:
@@ -146,7 +161,7 @@ class Products:
 
     def _buffer(self, layout: Layout, batch: int) -> Array:
         count = batch if layout.stride else 1
-        return self.runtime.empty((count, layout.cols, layout.ld), layout.dtype)
+        return self.runtime.empty((count, layout.cols, layout.ld), plans.STORED.get(layout.dtype, layout.dtype))
 
     def _copied(self, array: Array, layout: Layout, itself: bool, batch: int) -> Array:
         """A copy of an operand where its layout says: columns of memory are rows of the array, unless it is the matrix
@@ -155,7 +170,11 @@ class Products:
         lying = _transposed(array) if itself else array
         if not layout.stride:
             lying = lying[(0,) * (array.ndim - 2)]
-        buffer[:, :, : layout.rows] = lying.reshape((len(buffer), layout.cols, layout.rows))
+        lying, place = lying.reshape((len(buffer), layout.cols, layout.rows)), buffer[:, :, : layout.rows]
+        if buffer.dtype == array.dtype:
+            place[...] = lying
+        else:
+            self.rounded(lying, place)
         return buffer
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FOLDER = Path(__file__).parent / "kernels"
-FILES = ("rows", "norms", "reduce", "pack", "philox", "permute")
+FILES = ("rows", "norms", "reduce", "pack", "round", "relu", "philox", "permute")
 OPTIONS = ("--std=c++17", "--fmad=false")  # CuPy adds -ftz=true: float32 numbers too small to be normal are 0
 _BEHIND = {"philox": ("philox.cuh",)}  # what a file's text stands behind
 REAL = {np.dtype("float32"): "float", np.dtype("float64"): "double"}

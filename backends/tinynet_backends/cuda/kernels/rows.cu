@@ -39,6 +39,24 @@ KERNEL cross_entropy(
     for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
         const i64 end = (chunk + 1) * size < n ? (chunk + 1) * size : n;
         double costs = 0.0;
+        if (k <= blockDim.x) {  // a thread has one number of a row, and keeps it
+            const i64 j = threadIdx.x;
+            FOR_ROWS(chunk * size, end, blockDim.y) {
+                const bool mine = inside && j < k;
+                const i64 at = row * k, label = inside && labels ? labels[row] : -1;
+                const real x = mine ? z[at + j] : (real)-INF, top = team_largest(x), e = exp(x - top);
+                const real total = team_sum(e);
+                const real q = mine ? wanted(at, j, label, target, weight, (real)sure, (real)smooth) : (real)0;
+                real mass;
+                if (labels && !weight) mass = (0 <= label && label < k ? (real)sure : 0) + (real)smooth * (real)k;
+                else mass = team_sum(q);
+                if (!mine) continue;
+                if (q != 0) costs -= (double)(q * (x - top - log(total)) * scale[row]);
+                dz[at + j] = (e / total * mass - q) * scale[row];
+            }
+            put_sum(costs, chunk, chunks, parts, loss);
+            continue;
+        }
         FOR_ROWS(chunk * size, end, blockDim.y) {
             const i64 at = row * k, label = inside && labels ? labels[row] : -1;
             real top = (real)-INF, total = 0, mass = 0, cost = 0;

@@ -1,0 +1,91 @@
+// The way back to a dense layer's product: through ReLU where there is one, rounded where the product wants it, and
+// summed over the samples, which is the bias's gradient. One pass over memory.
+
+DEVICE real number(real x) { return x; }
+DEVICE real number(u16 x) { return (real)__uint_as_float((u32)x << 16); }
+DEVICE void put(real* to, real x) { *to = x; }
+DEVICE void put(u16* to, real x) { *to = bfloat16((float)x); }
+DEVICE void put(real* to, const Pack& x) { *(Pack*)to = x; }
+DEVICE void put(u16* to, const Pack& x) { *(Rounded*)to = bfloat16(x); }
+DEVICE Pack pack(const real* from) { return *(const Pack*)from; }
+DEVICE Pack pack(const u16* from) {
+    const Rounded rounded = *(const Rounded*)from;
+    Pack x;
+#pragma unroll
+    for (int j = 0; j < LANES; ++j) x.v[j] = number(rounded.v[j]);
+    return x;
+}
+
+// dz = dy where y > 0, or dy where there is no y; rows of dz and y are `dz_pitch` and `y_pitch` long. A chunk is `size` rows,
+// and a block does LANES columns of it for every threadIdx.x.
+template <class From, class Kept, class To>
+DEVICE void go_back(
+    i64 n, i64 k, i64 size, i64 chunks, i64 dy_pitch, i64 y_pitch, i64 dz_pitch, const From* dy, const Kept* y, To* dz,
+    double* parts, real* db
+) {
+    __shared__ real sums[THREADS][LANES];
+    const i64 width = blockDim.x * LANES, tiles = (k + width - 1) / width;
+    const bool even = aligned((u64)dy | (u64)y | (u64)dz) && (dy_pitch | y_pitch | dz_pitch) % LANES == 0;
+    for (i64 item = blockIdx.x; item < tiles * chunks; item += gridDim.x) {
+        const i64 chunk = item / tiles, first = item % tiles * width + threadIdx.x * LANES, begin = chunk * size;
+        const i64 end = begin + size < n ? begin + size : n;
+        const int here = first + LANES <= k ? LANES : first < k ? (int)(k - first) : 0;
+        Pack sum = {};
+        if (even && here == LANES) {
+            for (i64 row = begin + threadIdx.y; row < end; row += blockDim.y) {
+                Pack x = pack(dy + row * dy_pitch + first);
+                if (y) {
+                    const Pack kept = pack(y + row * y_pitch + first);
+#pragma unroll
+                    for (int j = 0; j < LANES; ++j) x.v[j] = kept.v[j] > 0 ? x.v[j] : 0;
+                }
+                if (dz) put(dz + row * dz_pitch + first, x);
+#pragma unroll
+                for (int j = 0; j < LANES; ++j) sum.v[j] += x.v[j];
+            }
+        } else {
+            for (i64 row = begin + threadIdx.y; row < end; row += blockDim.y) {
+                for (int j = 0; j < here; ++j) {
+                    real x = number(dy[row * dy_pitch + first + j]);
+                    if (y && !(number(y[row * y_pitch + first + j]) > 0)) x = 0;
+                    if (dz) put(dz + row * dz_pitch + first + j, x);
+                    sum.v[j] += x;
+                }
+            }
+        }
+        if (!db) continue;
+        __syncthreads();  // the last tile's sums have been read
+#pragma unroll
+        for (int j = 0; j < LANES; ++j) sums[place_in_block()][j] = sum.v[j];
+        __syncthreads();
+        if (threadIdx.y != 0) continue;
+        for (int j = 0; j < here; ++j) {
+            double total = 0.0;
+            for (u32 row = 0; row < blockDim.y; ++row) total += (double)sums[row * blockDim.x + threadIdx.x][j];
+            if (chunks == 1) db[first + j] = (real)total;
+            else parts[chunk * k + first + j] = total;
+        }
+    }
+}
+
+#define SIZES i64 n, i64 k, i64 size, i64 chunks, i64 dy_pitch, i64 y_pitch, i64 dz_pitch
+#define GO_BACK go_back(n, k, size, chunks, dy_pitch, y_pitch, dz_pitch, dy, y, dz, parts, db)
+KERNEL back(SIZES, const real* dy, const real* y, real* dz, double* parts, real* db) { GO_BACK; }
+KERNEL back_to_half(SIZES, const real* dy, const real* y, u16* dz, double* parts, real* db) { GO_BACK; }
+KERNEL back_in_half(SIZES, const u16* dy, const u16* y, u16* dz, double* parts, real* db) { GO_BACK; }
+
+// db, from the parts of `go_back`; a block does blockDim.x columns.
+KERNEL column_sums(i64 k, i64 chunks, const double* __restrict__ parts, real* __restrict__ db) {
+    __shared__ double sums[THREADS];
+    for (i64 first = (i64)blockIdx.x * blockDim.x; first < k; first += (i64)gridDim.x * blockDim.x) {
+        const i64 j = first + threadIdx.x;
+        double sum = 0.0;
+        for (i64 chunk = threadIdx.y; j < k && chunk < chunks; chunk += blockDim.y) sum += parts[chunk * k + j];
+        __syncthreads();
+        sums[place_in_block()] = sum;
+        __syncthreads();
+        if (threadIdx.y != 0 || j >= k) continue;
+        for (u32 row = 1; row < blockDim.y; ++row) sum += sums[row * blockDim.x + threadIdx.x];
+        db[j] = (real)sum;
+    }
+}

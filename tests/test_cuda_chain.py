@@ -1,0 +1,158 @@
+"""Dense layers done together, on the host's stand-ins, equal the layers one by one."""
+
+import cublaslt
+import fake_cuda
+import numpy as np
+import pytest
+from cuda_shim import shim
+from test_cuda_plan import RTOL
+from tinynet_backends import get_backend
+from tinynet_backends.numpy_backend import NumpyBackend
+
+import tinynet as tn
+
+NETS = {
+    "one hidden layer": (7, [tn.Dense(5), tn.ReLU(), tn.Dense(3)]),
+    "a single layer": (4, [tn.Dense(6), tn.ReLU()]),
+    "several": (16, [tn.Dense(24), tn.ReLU(), tn.Dense(10), tn.ReLU(), tn.Dense(8), tn.ReLU(), tn.Dense(9)]),
+    "no bias": (5, [tn.Dense(8, bias=False), tn.ReLU(), tn.Dense(3, bias=False), tn.ReLU()]),
+    "two without anything between": (5, [tn.Dense(8), tn.Dense(6), tn.ReLU(), tn.Dense(2)]),
+    "behind something else": (5, [tn.Tanh(), tn.Dense(8), tn.ReLU(), tn.Sigmoid(), tn.Dense(4), tn.ReLU()]),
+    "an inner network": (5, [tn.Dense(6), tn.Residual(tn.Dense(6), tn.ReLU(), tn.Dense(6)), tn.Dense(4), tn.ReLU()]),
+}
+
+
+class Rounding(NumpyBackend):
+    """Products of rounded operands, layer by layer. Without it an input that rounding moves across ReLU's corner would
+    take a sample's share of the gradients with it."""
+
+    def __init__(self, precision):
+        super().__init__()
+        self.rounded = lambda a: cublaslt.rounded(a.astype("float32"), precision).astype("float64")
+
+    def affine(self, x, w, b=None):
+        return super().affine(self.rounded(x), self.rounded(w), b)
+
+    def affine_grad(self, dy, x, w, bias, need_dx=True):
+        dx, dw, _ = super().affine_grad(self.rounded(dy), self.rounded(x), self.rounded(w), False, need_dx)
+        return dx, dw, dy.sum(axis=-2) if bias else None
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    if shim.missing():
+        pytest.skip(shim.missing())
+    return shim.Shim(tmp_path_factory.mktemp("cuda_shim"))
+
+
+def backend(machine, precision):
+    return shim.ShimBackend(machine, precision)
+
+
+def pass_through(ops, net, n_in, dtype, x, dy):
+    """The output, the gradient of x and those of all parameters, by way of a context that wants them all."""
+    model = tn.Model(net, n_in, seed=3, dtype=dtype)
+    params = {name: ops.asarray(w) for name, w in model.weights().items()}
+    tree = {}
+    for name, w in params.items():
+        *path, last = name.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = ops.asarray((np.arange(-2.0, w.size - 2) / 16).astype(dtype)) if last == "b" else w
+    y, backprop = net.forward(tree, ops.asarray(x), tn.Context(ops, train=True))
+    dx, gradients = backprop(ops.asarray(dy))
+    return [y, dx, *(g for _, g in sorted(tn.layers.leaves(gradients)))], sorted(
+        n for n, _ in tn.layers.leaves(gradients)
+    )
+
+
+@pytest.mark.parametrize("precision", RTOL)
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("refused", [(), (6, 2)], ids=["all", "no ReLU"])
+def test_layers_together_are_the_layers_one_by_one(name, precision, refused, machine, monkeypatch):
+    monkeypatch.setattr(fake_cuda.Problem, "refused", frozenset(refused))
+    n_in, layers = NETS[name]
+    net, rng = tn.Sequential(*layers), np.random.default_rng(1)
+    dtype = "float64" if precision == "float64" else "float32"
+    ops = backend(machine, "float32" if precision == "float64" else precision)
+    out = tn.Model(net, n_in).out_shape
+    x, dy = (rng.standard_normal((67, *s)).astype(dtype) for s in ((n_in,), out))
+    got, names = pass_through(ops, net, n_in, dtype, x, dy)
+    reference = Rounding(precision) if precision in ("tf32", "bf16") else get_backend("numpy")
+    wanted, others = pass_through(reference, net, n_in, "float64", x.astype("float64"), dy.astype("float64"))
+    assert names == others
+    for a, b in zip(got, wanted, strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == dtype
+        error = np.linalg.norm(a - b) / np.linalg.norm(b)
+        assert error < {"float64": 1e-12, "float32": 2e-6, "tf32": 1e-3, "bf16": 8e-3}[precision], error
+
+
+def test_what_lies_between_is_bfloat16_where_that_is_the_precision(machine):
+    ops = backend(machine, "bf16")
+    taken = []
+    products, problem = ops._products, ops._products.problem
+    products.problem = lambda plan: taken.append(plan) or problem(plan)
+    net = tn.Sequential(tn.Dense(10), tn.ReLU(), tn.Dense(10), tn.ReLU(), tn.Dense(3))
+    pass_through(ops, net, 5, "float32", *(np.ones(s, "float32") for s in ((4, 5), (4, 3))))
+    assert taken
+    assert {p.copied for p in taken if "d" not in p.copied} == {""}  # nothing is rounded twice
+    assert [p.d.dtype for p in taken].count("bfloat16") >= 4  # two outputs and two gradients
+    assert all((p.a.ld * 2) % 16 == (p.b.ld * 2) % 16 == 0 for p in taken)
+
+
+def test_a_derivative_of_its_own_is_not_taken_for_relu_s(machine):
+    class Through(tn.ReLU):
+        """ReLU whose gradient goes straight through."""
+
+        def df(self, xp, dy, x, y):
+            return dy + 0.0 * x
+
+    net = tn.Sequential(tn.Dense(4), Through(), tn.Dense(2))
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((6, 3)), rng.standard_normal((6, 2))
+    got, _ = pass_through(backend(machine, "float32"), net, 3, "float64", x, dy)
+    wanted, _ = pass_through(get_backend("numpy"), net, 3, "float64", x, dy)
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (64, 8), (130, 37), (300, 264), (9000, 2)])
+@pytest.mark.parametrize("kind", ["float32", "float64", "to half", "in half"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_way_back_to_a_product(machine, shape, kind, masked):
+    ops, rng, (n, k) = backend(machine, "bf16"), np.random.default_rng(3), shape
+    real = "float64" if kind == "float64" else "float32"
+    dy, y = (rng.standard_normal((n, k + 3)).astype(real)[:, :k] for _ in range(2))
+    y[0, 0] = np.nan
+    given = (cublaslt.words(a) if kind == "in half" else a for a in (dy, y))
+    dy, y = given
+    wanted = cublaslt.numbers(dy)
+    if masked:
+        wanted = np.where(cublaslt.numbers(y) > 0, wanted, 0)
+    dz = np.zeros((n, k + 5), "uint16" if "half" in kind else real)[:, :k]
+    db = np.zeros(k, real)
+    ops.back(dy, y if masked else None, dz, db)
+    np.testing.assert_array_equal(dz, cublaslt.words(wanted) if "half" in kind else wanted)
+    np.testing.assert_allclose(db, wanted.sum(axis=0, dtype="float64"), rtol=1e-5, atol=1e-4)  # short sums in float32
+    again, alone = np.zeros_like(dz), np.zeros_like(db)
+    ops.back(dy, y if masked else None, again, None)
+    np.testing.assert_array_equal(again, dz)
+    if kind != "to half":
+        ops.back(dy, y if masked else None, None, alone)
+        np.testing.assert_array_equal(alone, db)
+        ops.back(dy, y if masked else None, dy, None)  # in place
+        np.testing.assert_array_equal(dy, dz)
+
+
+def test_rounding_is_to_the_nearest_even(machine):
+    ops = backend(machine, "bf16")
+    rng = np.random.default_rng(2)
+    for shape in ((1, 1), (3, 8), (5, 7), (2, 3, 9)):
+        x = rng.standard_normal(shape).astype("float32")
+        x.reshape(-1)[:4] = np.array([np.nan, np.inf, -0.0, 1.00390625], "float32")[: x.size]
+        for source in (x, np.asfortranarray(x), x[..., ::-1]):
+            out = np.zeros((*shape[:-1], 16), "uint16")[..., : shape[-1]]
+            ops.rounded(source, out)
+            np.testing.assert_array_equal(cublaslt.numbers(out), cublaslt.numbers(cublaslt.words(source)))
