@@ -1,9 +1,10 @@
-"""The first run on a GPU, in the order in which one thing rests on another: ``python -m benchmarks.gpu_report [FILE]``.
+"""The first run on a GPU, in the order in which one thing rests on another.
 
-What the device can do; products and their epilogues against float64; the same captured; golden bits; captured training
-against training as written; whether anything waits; the same run on the host; times beside peers, which are also kept as
-JSON beside the report. One report in Markdown. A part that fails says why and the next goes on; the exit code is 1 if one
-did, 2 where no device answers.
+``python -m benchmarks.gpu_report [FILE [PART …]]``, PART being the name of one of the functions below, by default all: what
+the device can do; products and their epilogues against float64; the same captured; golden bits; captured training against
+training as written; whether anything waits; the same run on the host; times beside peers, which are also kept as JSON
+beside the report. One report in Markdown. A part that fails says why and the next goes on; the exit code is 1 if one did,
+2 where no device answers.
 """
 
 from __future__ import annotations
@@ -217,6 +218,16 @@ def times(ops: Any, folder: Path) -> Lines:
 PARTS = (ceilings, products, captured, golden, training, launches, waiting, nearness)
 
 
+def parts(folder: Path) -> dict[str, Callable[[Any], Lines]]:
+    """All by their names, in their order; what is measured beside peers is kept in ``folder``."""
+
+    def beside(ops: Any) -> Lines:
+        """Times beside peers: PyTorch as written and compiled with graphs, JAX"""
+        return times(ops, folder)
+
+    return {part.__name__: part for part in PARTS} | {"times": beside}
+
+
 def report(ops: Any, parts: tuple[Callable[[Any], Lines], ...], say: Callable[[str], object]) -> bool:
     """Every part in turn, each line as it comes; whether none failed."""
     whole = True
@@ -235,6 +246,10 @@ def report(ops: Any, parts: tuple[Callable[[Any], Lines], ...], say: Callable[[s
 
 def main(arguments: list[str]) -> int:
     path = Path(arguments[0]) if arguments else Path(__file__).parent / "results" / f"gpu-{date.today().isoformat()}.md"
+    known = parts(path.parent)
+    if unknown := set(arguments[1:]) - set(known):
+        raise SystemExit(f"unknown part {', '.join(sorted(unknown))}: choose from {', '.join(known)}")
+    chosen = [known[name] for name in arguments[1:] or known]
     try:
         ops = tn.get_backend("cupy")
     except tn.BackendUnavailable as e:
@@ -249,12 +264,7 @@ def main(arguments: list[str]) -> int:
 
         versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
         say(f"# {ops.versions()}\n\n{date.today().isoformat()}, tinynet {tn.__version__}, {versions}")
-
-        def beside(ops: Any) -> Lines:
-            """Times beside peers: PyTorch as written and compiled with graphs, JAX"""
-            return times(ops, path.parent)
-
-        return 0 if report(ops, (*PARTS, beside), say) else 1
+        return 0 if report(ops, tuple(chosen), say) else 1
 
 
 if __name__ == "__main__":

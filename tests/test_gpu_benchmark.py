@@ -213,6 +213,24 @@ def test_the_report_keeps_times_and_says_them(tmp_path, monkeypatch, capsys):
     assert kept.name.endswith("-a-device.json")
 
 
+def test_a_report_of_some_parts(tmp_path, monkeypatch, capsys):
+    def one(ops):
+        """One"""
+        yield "fine"
+
+    class Ops:
+        def versions(self):
+            return "a device"
+
+    monkeypatch.setattr(gpu_report, "PARTS", (one, gpu_report.golden))
+    monkeypatch.setattr(tn, "get_backend", lambda name: Ops())
+    path = tmp_path / "report.md"
+    assert gpu_report.main([str(path), "one"]) == 0
+    assert path.read_text("utf-8").endswith("\n## One\n\n- fine\n")
+    with pytest.raises(SystemExit, match="^unknown part two: choose from one, golden, times$"):
+        gpu_report.main([str(path), "two"])
+
+
 @pytest.mark.slow
 def test_a_captured_step_begins_where_it_was(monkeypatch):
     torch = pytest.importorskip("torch")
