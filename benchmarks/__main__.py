@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -36,7 +37,7 @@ def _sections(what: str, chosen: list[str]) -> list[Section]:
     if what == "gpu":
         from benchmarks import gpu
 
-        return [gpu.run]
+        return list(gpu.SECTIONS)
     from benchmarks.sections import accuracy, classifier, fit, growth, imports, many, steps
 
     known = {
@@ -53,28 +54,37 @@ def _sections(what: str, chosen: list[str]) -> list[Section]:
     return [module.run for name, module in known.items() if not chosen or name in chosen]
 
 
-def measure(what: str, sections: list[Section], options: Options) -> dict[str, Any]:
-    """Run everything, print each comparison as it comes, and return what a results file holds."""
+def measure(
+    what: str, sections: list[Section], options: Options, device: str | None = None, folder: Path | None = None
+) -> dict[str, Any]:
+    """Run everything, print each comparison as it comes, and return what a results file holds.
+
+    Where a ``folder`` is given, all that there is so far is kept there after each of them: a run may be cut short.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="tinynet-benchmarks-", ignore_cleanup_errors=True) as cache:
         runner = Runner(options, cache)
+        results = {
+            "what": what,
+            "date": date.today().isoformat(),
+            "machine": machine.describe() | ({"device": device} if device else {}),
+            "versions": machine.versions(),
+            "threads": options.threads,
+            "threads in use": runner.threads,
+            "repeats": options.repeats,
+            "control": {},
+            "sections": found,
+        }
         for section in sections:
             title = (section.__doc__ or "").strip()
             print(f"\n{title}", flush=True)
             for comparison in section(runner):
                 show(comparison)
                 found.setdefault(title, []).append(comparison.to_json())
-    return {
-        "what": what,
-        "date": date.today().isoformat(),
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-        "threads": options.threads,
-        "threads in use": runner.threads,
-        "repeats": options.repeats,
-        "control": _control(runner.control),
-        "sections": found,
-    }
+                results["control"] = _control(runner.control)
+                if folder:
+                    save(results, folder)
+    return results
 
 
 def _control(times: list[float]) -> dict[str, Any]:
@@ -93,9 +103,12 @@ def show(c: Comparison) -> None:
         print(f"    {name:<22}left out: {why}", flush=True)
 
 
-def save(results: dict[str, Any]) -> Path:
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{results['what']}-{results['date']}.json"
+def save(results: dict[str, Any], folder: Path) -> Path:
+    """Write a results file, named after what, when and, if there is one, the device."""
+    device = results["machine"].get("device", "").rpartition(", ")[2]  # its own name comes after those of libraries
+    parts = [results["what"], results["date"], *re.findall("[a-z0-9]+", device.lower())]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{'-'.join(parts)}.json"
     path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     return path
 
@@ -109,7 +122,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("what", nargs="?", default="cpu", choices=("cpu", "ops", "data", "gpu", "peers", "table", "plot"))
     add("files", nargs="*", help="for table and plot")
-    add("--seconds", type=float, default=0.5, help="time for each measurement")
+    add("--seconds", type=float, help="time for each measurement: by default 0.5, and 0.15 on a device")
     add("--repeats", type=int, default=3, help="turns that each contender takes")
     add("--threads", type=int, help="for everyone; by default all cores")
     add("--only", type=_names, default=[], metavar="NAME,NAME", help="contenders")
@@ -117,7 +130,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--sections", type=_names, default=[], metavar="NAME,NAME", help="steps,fit,many,sklearn,accuracy,import,growth"
     )
-    add("--save", action="store_true", help="keep the results under benchmarks/results")
+    add("--precisions", type=_names, default=[], metavar="NAME,NAME", help="float32,tf32,bf16, on a device")
+    add("--device", choices=("gpu", "cpu"), default="gpu", help=argparse.SUPPRESS)
+    add("--save", nargs="?", type=Path, const=RESULTS, metavar="FOLDER", help="keep the results, by default with ours")
     return parser.parse_args(arguments)
 
 
@@ -140,13 +155,27 @@ def main(arguments: list[str] | None = None) -> None:
 
             plot.draw(saved, args.files[1])
     else:
-        options = Options(args.seconds, args.repeats, args.threads, tuple(args.only), tuple(map(int, args.rows)))
-        results = measure(args.what, _sections(args.what, args.sections), options)
+        device, seconds = None, 0.5
+        if args.what == "gpu":
+            from benchmarks import gpu
+
+            try:
+                device = gpu.found(args.device)
+            except gpu.Absent as e:
+                print(f"Nothing to time on a GPU: {e}")
+                return
+            seconds = gpu.SECONDS
+            print(device)
+        options = Options(
+            args.seconds or seconds, args.repeats, args.threads, tuple(args.only),
+            tuple(map(int, args.rows)), tuple(args.precisions), args.device,
+        )  # fmt: skip
+        results = measure(args.what, _sections(args.what, args.sections), options, device, args.save)
         if results["control"]:
             low, high = results["control"]["spread"]
             print(f"\nControl: {table.duration(results['control']['median'])} ({table.span(low, high)})")
         if args.save:
-            print(f"Saved: {save(results)}")
+            print(f"Saved: {save(results, args.save)}")
 
 
 if __name__ == "__main__":

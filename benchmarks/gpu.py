@@ -1,26 +1,205 @@
-"""Training steps on a CUDA device: ``benchmarks gpu``. Steps are queued; each lap ends with its loss on the host."""
+"""Training steps on a CUDA device: ``benchmarks gpu``.
+
+A device may be there for minutes, and a step takes longer to compile than to time. So each contender gets one process for
+each precision, which stays: all get ready at once, and then take turns, each alone on the device.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext, suppress
+from functools import partial
+from math import inf, isnan
+from pathlib import Path
+from statistics import median
+from threading import Lock
+from typing import Any
 
 import tinynet as tn
-from benchmarks import contenders, tasks
-from benchmarks.comparison import Comparison
-from benchmarks.runner import Failed, Order, Runner
-from benchmarks.sections import steps
+from benchmarks import machine, tasks
+from benchmarks.comparison import REFERENCES, Comparison
+from benchmarks.runner import Failed, Options, Runner
+from benchmarks.tasks import Task
+from benchmarks.worker import Worker
+
+Names = Mapping[str, tuple[str, dict[str, Any]]]
+OURS, FED, TORCH, COMPILED, JAX, PRODUCT = (
+    f"benchmarks.contenders.{target}"
+    for target in ("ours:make", "ours:fed", "pytorch:make", "pytorch_compiled:make", "xla:make", "pytorch:product")
+)
+Absent = tn.BackendUnavailable
+CEILING = "torch.matmul"
+STEPS: dict[str, Names] = {
+    "gpu": {
+        "tinynet cupy": (OURS, {"backend": "cupy"}),
+        "torch cuda": (TORCH, {"device": "cuda"}),
+        "torch cuda compiled": (COMPILED, {"device": "cuda"}),
+        "jax gpu": (JAX, {"device": "gpu"}),
+        CEILING: (PRODUCT, {"device": "cuda", "n": 8192}),
+    },
+    "cpu": {
+        "tinynet numpy": (OURS, {"backend": "numpy"}),
+        "torch": (TORCH, {}),
+        "torch compiled": (COMPILED, {}),
+        "jax": (JAX, {}),
+        CEILING: (PRODUCT, {"n": 512}),
+    },
+}
+BACKENDS = {"gpu": "cupy", "cpu": "numpy"}
+TUNING = (OURS, FED, JAX)  # these time kernels on the device while they get ready, and do that alone, too
+LONGEST = 30.0  # seconds for anything that is ready
+LARGE = 10**11  # operations of a step, from which on it is the products that take the time
+
+# How far losses may part in five steps, as a part of the largest: operands are rounded to 24, 11 and 8 bits.
+TOLERANCES = {"float32": 1e-3, "tf32": 1e-2, "bf16": 3e-2}
 
 
-def probe() -> str:
-    """In the child: what the device is; `BackendUnavailable` where there is none."""
-    return tn.get_backend("cupy").versions()
+def found(device: str) -> str:
+    """What is there to be timed, in one line; `Absent` where nothing is."""
+    return tn.get_backend(BACKENDS[device]).versions()
 
 
-def run(runner: Runner) -> Iterator[Comparison]:
-    """Seconds of a training step on the device"""
-    try:
-        print(runner.run(Order("benchmarks.gpu:probe"))["result"])
-    except Failed as e:
-        print(f"Nothing to time on a GPU: {e}")
-        return
-    yield from steps.rows(runner, tasks.GPU, contenders.GPU)
+class Workers:
+    """The processes of a run, one for each module of contenders and each precision: settings are a whole process's."""
+
+    def __init__(self, options: Options, folder: Path) -> None:
+        self.options, self._folder = options, folder
+        self._env = machine.environment(options.threads, str(folder)) | {
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the device is shared
+            "TORCHINDUCTOR_COMPILE_THREADS": "4",  # and so are the cores
+        }
+        self._workers: dict[tuple[str, str], Worker] = {}
+        self._device = Lock()
+
+    def _worker(self, target: str, precision: str) -> Worker:
+        key = target.partition(":")[0], precision
+        return self._workers.setdefault(key, Worker(self._env, self._folder / f"{'-'.join(key)}.log"))
+
+    def prepare(self, name: str, target: str, options: dict[str, Any], task: Task, precision: str) -> list[float]:
+        """The losses of the first steps."""
+        ask = partial(self._worker(target, precision).ask, self.options.limit)
+        who = {"name": name, "target": target, "options": options | {"precision": precision}}
+        ask("benchmarks.held:make", who | {"widths": task.widths, "batch": task.batch, "article": task.article})
+        with self._device if target in TUNING else nullcontext():
+            losses: list[float] = ask("benchmarks.held:begin", {"name": name})
+        return losses
+
+    def lap(self, name: str, target: str, precision: str) -> float:
+        """Seconds of a step."""
+        arguments = {"name": name, "seconds": self.options.seconds}
+        return float(self._worker(target, precision).ask(LONGEST, "benchmarks.held:lap", arguments))
+
+    def clear(self) -> None:
+        for worker in self._workers.values():
+            with suppress(Failed):  # then its process has ended, and holds nothing
+                worker.ask(LONGEST, "benchmarks.held:clear", {})
+
+    def close(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
+
+
+def rows(
+    runner: Runner, names: Names, table: Iterable[tuple[int, Task]], same: bool = True
+) -> Iterator[tuple[Task, Comparison]]:
+    """A comparison for every row and precision that was asked for; ``same`` where losses are to be the same."""
+    options = runner.options
+    with closing(Workers(options, Path(runner.cache))) as workers:
+        for number, task in table:
+            if options.rows and number not in options.rows:
+                continue
+            here = {n: names[n] for n in options.chosen(list(names)) if n != CEILING or task.flops > LARGE}
+            precisions = [
+                p for p in TOLERANCES
+                if (p == "float32" or number > 2) and (not options.precisions or p in options.precisions)
+            ]  # fmt: skip
+            if not here:
+                continue
+            for precision, (found, losses) in _prepared(workers, here, task, precisions).items():
+                if same:
+                    _part(found, losses, TOLERANCES[precision])
+                _time(workers, found, here, precision, options.repeats)
+                yield task, found
+            workers.clear()
+
+
+def _prepared(
+    workers: Workers, names: Names, task: Task, precisions: list[str]
+) -> dict[str, tuple[Comparison, dict[str, list[float]]]]:
+    """For each precision an empty comparison of all that are ready, and their losses. They get ready at once."""
+    with ThreadPoolExecutor(1 + len(names) * len(precisions)) as pool:
+        coming: dict[str, dict[str, Future[list[float]]]] = {
+            p: {name: pool.submit(workers.prepare, name, *entry, task, p) for name, entry in names.items()}
+            for p in precisions
+        }
+        found = {}
+        for precision, answers in coming.items():
+            comparison, losses = Comparison(f"{task.label}, {precision}", {}), {}
+            for name, answer in answers.items():
+                try:
+                    losses[name] = answer.result()
+                    comparison.times[name] = []
+                except Failed as e:
+                    comparison.left_out[name] = str(e)
+            found[precision] = comparison, losses
+    return found
+
+
+def _part(found: Comparison, losses: dict[str, list[float]], tolerance: float) -> None:
+    """Leave out whoever has other losses than most."""
+    compared = {name: values for name, values in losses.items() if name not in REFERENCES}
+    usual = [median(inf if isnan(a) else a for a in step) for step in zip(*compared.values(), strict=True)]
+    for name, values in compared.items():
+        if not all(abs(a - b) <= tolerance * max(usual) for a, b in zip(values, usual, strict=True)):
+            del found.times[name]
+            found.left_out[name] = f"it has the losses {_text(values)} where {_text(usual)} are usual"
+
+
+def _text(losses: list[float]) -> str:
+    return ", ".join(f"{loss:.4g}" for loss in losses)
+
+
+def _time(workers: Workers, found: Comparison, names: Names, precision: str, repeats: int) -> None:
+    """Each in turn, alone; every repeat begins with the next one."""
+    for repeat in range(repeats):
+        turn = deque(found.times)
+        turn.rotate(-repeat)
+        for name in turn:
+            try:
+                found.times[name].append(workers.lap(name, names[name][0], precision))
+            except Failed as e:
+                del found.times[name]
+                found.left_out[name] = str(e)
+
+
+def steps(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparison]:
+    """Seconds of a training step on the device; torch.matmul is a product of 8192 × 8192 matrices, not a step"""
+    names = STEPS[runner.options.device]
+    for task, found in rows(runner, names, enumerate(table, start=1)):
+        for name in found.times:
+            notes = found.notes.setdefault(name, {})
+            if name == CEILING:
+                notes["TFLOP/s"] = 2e-12 * names[name][1]["n"] ** 3 / found.median(name)
+            else:
+                notes["TFLOP/s"] = 1e-12 * task.flops / found.median(name)
+                if CEILING in found.times:
+                    of_a_step = task.flops / (2 * names[CEILING][1]["n"] ** 3)
+                    notes["share of the ceiling"] = of_a_step * found.ratio(CEILING, name)
+        yield found
+
+
+def data(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparison]:
+    """Seconds of a training step on one batch, and on batches of a virtual set that are made on the device"""
+    backend = BACKENDS[runner.options.device]
+    fixed, fed = f"tinynet {backend}", f"tinynet {backend}, new batches"
+    names: Names = {fixed: (OURS, {"backend": backend}), fed: (FED, {"backend": backend})}
+    for _, found in rows(runner, names, [(n, table[n - 1]) for n in (2, 3, 4)], same=False):
+        if found.times.keys() == names.keys():
+            found.notes[fed] = {"share of data": found.ratio(fed, fixed) - 1}
+        yield found
+
+
+SECTIONS = (steps, data)
+SECONDS = 0.15  # of a lap

@@ -1,14 +1,15 @@
-"""The first run on a GPU, in the order in which one thing rests on another: ``python -m benchmarks.gpu_report [FILE]``.
+"""The first run on a GPU, in the order in which one thing rests on another.
 
-What the device can do; products and their epilogues against float64; the same captured; golden bits; captured training
-against training as written; whether anything waits; times beside peers. One report in Markdown. A part that fails says why
-and the next goes on; the exit code is 1 if one did, 2 where no device answers.
+``python -m benchmarks.gpu_report [FILE [PART …]]``, PART being the name of one of the functions below, by default all: what
+the device can do; products and their epilogues against float64; the same captured; golden bits; captured training against
+training as written; whether anything waits; the same run on the host; times beside peers, which are also kept as JSON
+beside the report. One report in Markdown. A part that fails says why and the next goes on; the exit code is 1 if one did,
+2 where no device answers.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,9 +22,10 @@ from typing import Any
 import numpy as np
 
 import tinynet as tn
-from benchmarks import gpu, machine
-from benchmarks.__main__ import show
-from benchmarks.runner import Options, Runner
+from benchmarks import gpu, machine, tolerance
+from benchmarks.__main__ import measure
+from benchmarks.comparison import Comparison
+from benchmarks.runner import Options
 from tinynet import verify
 
 PRECISIONS = {"float32": 1e-5, "tf32": 3e-3, "bf16": 2e-2}  # relative error of a product in the norm, at most
@@ -195,19 +197,35 @@ def waiting(ops: Any) -> Lines:
     yield "40 steps: nothing did"
 
 
-def times(ops: Any) -> Lines:
-    """Times beside peers: PyTorch as written and compiled with graphs, JAX"""
-    with tempfile.TemporaryDirectory(prefix="tinynet-report-", ignore_cleanup_errors=True) as cache:
-        for comparison in gpu.run(Runner(Options(), cache)):
-            show(comparison)
-            took = ", ".join(f"{name} {comparison.median(name) * 1e6:.0f} µs" for name in comparison.times)
-            best = [f"best peer / {name} {r:.2f}" for name in comparison.ours if (r := comparison.against_best(name))]
-            yield f"{comparison.label}: {'; '.join([took, *best])}"
-            for name, why in comparison.left_out.items():
+def nearness(ops: Any) -> Lines:
+    """The same run on the host in float64: how far weights in the norm and losses are from it, relatively"""
+    return tolerance.lines((("numpy", "float32"), *tolerance.DEVICE))
+
+
+def times(ops: Any, folder: Path) -> Lines:
+    results = measure("gpu", list(gpu.SECTIONS), Options(gpu.SECONDS), ops.versions(), folder)
+    for title, saved in results["sections"].items():
+        yield f"{title}:"
+        for c in map(Comparison.from_json, saved):
+            took = ", ".join(f"{name} {c.median(name) * 1e6:.1f} µs" for name in c.times)
+            best = [f"best peer / {name} {r:.2f}" for name in c.ours if (r := c.against_best(name))]
+            notes = [f"{name} {kind} {value:.3g}" for name in c.ours for kind, value in c.notes.get(name, {}).items()]
+            yield f"  {c.label}: {'; '.join([took, *best, *notes])}"
+            for name, why in c.left_out.items():
                 yield f"  {name} is left out: {why}"
 
 
-PARTS = (ceilings, products, captured, golden, training, launches, waiting, times)
+PARTS = (ceilings, products, captured, golden, training, launches, waiting, nearness)
+
+
+def parts(folder: Path) -> dict[str, Callable[[Any], Lines]]:
+    """All by their names, in their order; what is measured beside peers is kept in ``folder``."""
+
+    def beside(ops: Any) -> Lines:
+        """Times beside peers: PyTorch as written and compiled with graphs, JAX"""
+        return times(ops, folder)
+
+    return {part.__name__: part for part in PARTS} | {"times": beside}
 
 
 def report(ops: Any, parts: tuple[Callable[[Any], Lines], ...], say: Callable[[str], object]) -> bool:
@@ -228,6 +246,10 @@ def report(ops: Any, parts: tuple[Callable[[Any], Lines], ...], say: Callable[[s
 
 def main(arguments: list[str]) -> int:
     path = Path(arguments[0]) if arguments else Path(__file__).parent / "results" / f"gpu-{date.today().isoformat()}.md"
+    known = parts(path.parent)
+    if unknown := set(arguments[1:]) - set(known):
+        raise SystemExit(f"unknown part {', '.join(sorted(unknown))}: choose from {', '.join(known)}")
+    chosen = [known[name] for name in arguments[1:] or known]
     try:
         ops = tn.get_backend("cupy")
     except tn.BackendUnavailable as e:
@@ -242,7 +264,7 @@ def main(arguments: list[str]) -> int:
 
         versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
         say(f"# {ops.versions()}\n\n{date.today().isoformat()}, tinynet {tn.__version__}, {versions}")
-        return 0 if report(ops, PARTS, say) else 1
+        return 0 if report(ops, tuple(chosen), say) else 1
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ class Options:
     threads: int | None = None
     only: tuple[str, ...] = ()
     rows: tuple[int, ...] = ()
+    precisions: tuple[str, ...] = ()
+    device: str = "gpu"  # or "cpu", where ``benchmarks gpu`` itself is to be tried
+    limit: float = 90.0  # seconds for a contender on a device to get ready
 
     def chosen(self, names: list[str]) -> list[str]:
         return [name for name in names if not self.only or name in self.only]

@@ -79,6 +79,8 @@ def markdown(saved: dict[str, Any]) -> str:
         f"{saved['what']}, {saved['date']}: {machine['cpu']}, {machine['cores']} cores, {machine['os']}; {versions}.",
         f"Threads: {saved['threads'] or 'all cores'}; {saved['repeats']} repeats in turns: median (fastest to slowest).",
     ]
+    if "device" in machine:
+        parts[0] = f"{parts[0][:-1]}; {machine['device']}."
     if control:
         low, high = control["spread"]
         parts.append(f"Control: {duration(control['median'])} ({span(low, high)}).")

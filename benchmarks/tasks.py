@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -28,6 +29,12 @@ class Task:
     @property
     def label(self) -> str:
         return "-".join(map(str, self.widths)) + f" × {self.batch}"
+
+    @property
+    def flops(self) -> int:
+        """Of the products of a step: each matrix forward and twice backward, less the gradient of the data."""
+        sizes = [i * o for i, o in pairwise(self.widths)]
+        return self.batch * (6 * sum(sizes) - 2 * sizes[0])
 
     def data(self) -> tuple[Array, Array]:
         """The batch that every step takes: x (n, i) and labels (n,), or the article's four rows."""

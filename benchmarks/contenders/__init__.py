@@ -21,13 +21,6 @@ CPU: dict[str, tuple[str, dict[str, Any]]] = {
     "numpy": ("bare", {}),
 }
 
-GPU: dict[str, tuple[str, dict[str, Any]]] = {
-    "tinynet cupy": ("ours", {"backend": "cupy"}),
-    "torch cuda": ("pytorch", {"device": "cuda"}),
-    "torch cuda compiled": ("pytorch_compiled", {"device": "cuda"}),
-    "jax gpu": ("xla", {"device": "gpu"}),
-}
-
 
 def entered(names: dict[str, Any], task: Task) -> list[str]:
     """Those of ``names`` that can run the task at all: the article's class knows one network."""
@@ -36,6 +29,6 @@ def entered(names: dict[str, Any], task: Task) -> list[str]:
 
 def make(name: str, task: Task) -> Step:
     """The step of a contender. Whatever is raised here is the reason why it is left out."""
-    module, options = (CPU | GPU)[name]
+    module, options = CPU[name]
     step: Step = importlib.import_module(f"benchmarks.contenders.{module}").make(task, **options)
     return step

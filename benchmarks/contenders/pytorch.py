@@ -1,6 +1,9 @@
-"""PyTorch, eager."""
+"""PyTorch, eager. bf16 is automatic mixed precision: products in bfloat16, weights and optimizer in float32."""
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,17 +28,40 @@ def _network(task: Task) -> nn.Sequential:
     return nn.Sequential(*(parts if task.article else parts[:-1]))
 
 
-def make(task: Task, device: str = "cpu") -> Step:
+def settle(precision: str) -> None:
+    """How this process computes products of float32."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+
+
+def make(task: Task, device: str = "cpu", precision: str = "float32") -> Step:
+    settle(precision)
     net = _network(task).to(device)
-    optimizer = torch.optim.SGD(net.parameters(), 1.0) if task.article else torch.optim.Adam(net.parameters(), 1e-3)
+    one_kernel: dict[str, Any] = {"fused": True} if device == "cuda" else {}
+    kind = partial(torch.optim.SGD, lr=1.0) if task.article else partial(torch.optim.Adam, lr=1e-3)
+    optimizer = kind(net.parameters(), **one_kernel)
     loss_of = nn.MSELoss(reduction="sum") if task.article else nn.CrossEntropyLoss()
     x, y = (torch.tensor(a, device=device) for a in task.data())
 
+    def forward() -> torch.Tensor:
+        return loss_of(net(x), y)
+
+    if precision == "bf16":
+        forward = torch.autocast(device, torch.bfloat16)(forward)
+
     def step() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = loss_of(net(x), y)
+        loss = forward()
         loss.backward()
         optimizer.step()
         return loss.detach()
 
     return step
+
+
+def product(task: Task, n: int, device: str = "cpu", precision: str = "float32") -> Step:
+    """No step of the task: one product of n × n matrices that are of the precision already."""
+    settle(precision)
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn((2, n, n), device=device).to(kind)
+    c = torch.empty_like(a)
+    return lambda: torch.matmul(a, b, out=c)[0, 0]

@@ -1,4 +1,5 @@
-"""JAX: the whole step under one ``jit``, its state donated, Adam written out."""
+"""JAX: the whole step under one ``jit``, its state donated, Adam written out. bf16 is products and activations in
+bfloat16, with weights and Adam in float32."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from benchmarks.contenders import Step
 from benchmarks.tasks import ADAM, Task
 
 Tree = Any
+# What is multiplied, and in which precision; a GPU's default for float32 is to round to fewer bits than the others.
+PRECISIONS = {"float32": ("float32", "highest"), "tf32": ("float32", "high"), "bf16": ("bfloat16", "default")}
 
 
 def _dense(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
@@ -21,7 +24,7 @@ def _dense(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
 def _cross_entropy(layers: Tree, x: jax.Array, y: jax.Array) -> jax.Array:
     for layer in layers[:-1]:
         x = jax.nn.relu(_dense(x, *layer))
-    log = jax.nn.log_softmax(_dense(x, *layers[-1]))
+    log = jax.nn.log_softmax(_dense(x, *layers[-1]).astype("float32"))
     return -jnp.mean(jnp.take_along_axis(log, y[:, None], axis=1))
 
 
@@ -43,8 +46,9 @@ def _descent(layers: Tree, slots: Tree, g: Tree, t: jax.Array) -> tuple[Tree, Tr
     return jax.tree.map(lambda p, g: p - g, layers, g), slots
 
 
-def make(task: Task, device: str = "cpu") -> Step:
-    jax.config.update("jax_default_matmul_precision", "highest")  # a GPU would else round to fewer bits than the others
+def make(task: Task, device: str = "cpu", precision: str = "float32") -> Step:
+    kind, of_products = PRECISIONS[precision]
+    jax.config.update("jax_default_matmul_precision", of_products)
     loss, rule = (_squares, _descent) if task.article else (_cross_entropy, _adam)
     put = partial(jax.device_put, device=jax.devices(device)[0])
     x, y = map(put, task.data())
@@ -55,7 +59,9 @@ def make(task: Task, device: str = "cpu") -> Step:
     @partial(jax.jit, donate_argnums=0)
     def whole(state: Tree, x: jax.Array, y: jax.Array) -> tuple[Tree, jax.Array]:
         layers, slots, t = state
-        value, g = jax.value_and_grad(loss)(layers, x, y)
+        rounded, x = jax.tree.map(lambda a: a.astype(kind), (layers, x))
+        value, g = jax.value_and_grad(loss)(rounded, x, y)
+        g = jax.tree.map(lambda a: a.astype("float32"), g)
         return (*rule(layers, slots, g, t + 1), t + 1), value
 
     def step() -> jax.Array:

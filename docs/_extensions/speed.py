@@ -34,6 +34,8 @@ def about(saved: dict[str, Any]) -> Iterator[str]:
     """Which machine, versions and date, as rows of a table."""
     machine, control = saved["machine"], saved["control"]
     yield f"| machine | {machine['cpu']}, {machine['cores']} cores; {machine['os']} |"
+    if "device" in machine:
+        yield f"| device | {machine['device']} |"
     yield f"| versions | {', '.join(f'{name} {version}' for name, version in saved['versions'].items())} |"
     yield f"| date | {saved['date']} |"
     yield f"| threads | {saved['threads'] or 'all cores'} |"

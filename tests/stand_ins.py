@@ -1,0 +1,36 @@
+"""Contenders for workers to run in the tests: one that works, and ways not to."""
+
+import os
+import time
+from itertools import count
+
+from benchmarks import contenders
+
+
+def steady(task, precision):
+    return contenders.make("numpy", task)
+
+
+def other(task, precision):
+    step = steady(task, precision)
+    return lambda: 1.1 * step()
+
+
+def tired(task, precision):
+    """Its process ends after the first steps."""
+    step, number = steady(task, precision), count()
+    return lambda: step() if next(number) < 5 else os._exit(7)
+
+
+def sleep(seconds):
+    time.sleep(seconds)
+
+
+def divide(by):
+    return 1 / by
+
+
+def talk(text):
+    os.system(f"echo {text}")
+    print(text)
+    return text

@@ -1,0 +1,272 @@
+"""The benchmark for a device, on the host: processes that stay, taking turns, and what it says of them."""
+
+import importlib.util
+import json
+import os
+import sys
+import weakref
+from contextlib import nullcontext
+from datetime import date
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+from benchmarks import __main__ as command
+from benchmarks import clock, gpu, gpu_report, machine, tasks, tolerance
+from benchmarks.comparison import Comparison
+from benchmarks.runner import Failed, Options, Runner
+from benchmarks.worker import Worker
+
+ROWS = (tasks.Task((3, 4, 1), 4, article=True), tasks.Task((5, 8, 8, 2), 16), tasks.Task((5, 8, 8, 3), 16))
+NAMES = {
+    "tinynet numpy": (gpu.OURS, {"backend": "numpy"}),
+    "steady": ("stand_ins:steady", {}),
+    "also": ("stand_ins:steady", {}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _children_find_what_we_find(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+
+
+@pytest.fixture
+def worker(tmp_path):
+    worker = Worker(machine.environment(None, str(tmp_path)), tmp_path / "log")
+    yield worker
+    worker.close()
+
+
+def test_a_worker_stays(worker):
+    assert worker.ask(60, "os:getpid", {}) == worker.ask(60, "os:getpid", {}) != os.getpid()
+    with pytest.raises(Failed, match="^ZeroDivisionError: "):
+        worker.ask(60, "stand_ins:divide", {"by": 0})
+    assert worker.ask(60, "stand_ins:talk", {"text": "{}"}) == "{}"  # what is printed is no answer
+
+
+def test_a_worker_that_ends_or_hangs_says_so_and_starts_again(worker):
+    first = worker.ask(60, "os:getpid", {})
+    with pytest.raises(Failed, match="^it took longer than 0.2 s$"):
+        worker.ask(0.2, "stand_ins:sleep", {"seconds": 60})
+    second = worker.ask(60, "os:getpid", {})
+    with pytest.raises(Failed, match="^its process ended with 3: $"):
+        worker.ask(60, "os:_exit", {"status": 3})
+    third = worker.ask(60, "os:getpid", {})
+    worker._process.kill()  # nobody asked it anything
+    worker._process.wait()
+    assert len({first, second, third, worker.ask(60, "os:getpid", {})}) == 4
+
+
+def run(tmp_path, names, numbers, **options):
+    runner = Runner(Options(0.001, 2, device="cpu", **options), str(tmp_path))
+    return [found for _, found in gpu.rows(runner, names, [(n, ROWS[n - 1]) for n in numbers])]
+
+
+def test_all_take_turns_and_whoever_fails_is_left_out(tmp_path, monkeypatch):
+    # contenders of one module share a process: the one that ends it is in a module of its own
+    (tmp_path / "apart.py").write_text("from stand_ins import tired")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    names = NAMES | {"other": ("stand_ins:other", {}), "tired": ("apart:tired", {}), "absent": ("nowhere:make", {})}
+    first, second = run(tmp_path, names, (1, 2))
+    for found in first, second:
+        assert {name: len(times) for name, times in found.times.items()} == dict.fromkeys(NAMES, 2)
+        assert all(t > 0 for times in found.times.values() for t in times)
+        assert found.left_out["absent"] == "ModuleNotFoundError: No module named 'nowhere'"
+        assert found.left_out["tired"].startswith("its process ended with 7")
+        assert "are usual" in found.left_out["other"]
+    assert [first.label, second.label] == ["3-4-1 × 4, float32", "5-8-8-2 × 16, float32"]
+
+
+def test_precisions(tmp_path):
+    found = run(tmp_path, NAMES, (3,), precisions=("float32", "bf16"), only=("steady", "tinynet numpy"))
+    assert [c.label for c in found] == ["5-8-8-3 × 16, float32", "5-8-8-3 × 16, bf16"]
+    assert [list(c.times) for c in found] == [["tinynet numpy", "steady"], ["steady"]]
+    assert found[1].left_out["tinynet numpy"].startswith("ValueError: backend 'numpy' has no")
+
+
+def test_losses_may_part_as_far_as_the_precision_goes():
+    losses = {"a": [2.0, 0.1], "b": [2.0, 0.1], "c": [2.0, 0.105], "torch.matmul": [5.0, 5.0]}
+    for tolerance_, out in ((1e-3, ["c"]), (1e-2, [])):
+        found = Comparison("", {name: [] for name in losses})
+        gpu._part(found, losses, tolerance_)
+        assert list(found.left_out) == out
+        assert set(found.times) == losses.keys() - out
+    found = Comparison("", {"a": [], "b": [], "c": []})
+    gpu._part(found, {"a": [1.0], "b": [float("nan")], "c": [1.0]}, 1e-2)
+    assert list(found.left_out) == ["b"]
+
+
+def test_steps_and_data_beside_the_ceiling(tmp_path, monkeypatch):
+    names = {"tinynet numpy": NAMES["tinynet numpy"], gpu.CEILING: ("stand_ins:steady", {"n": 100})}
+    monkeypatch.setitem(gpu.STEPS, "cpu", names)
+    runner = Runner(Options(0.001, 2, device="cpu", precisions=("float32",)), str(tmp_path))
+
+    def timed(runner, names, table, same=True):
+        for _, task in table:
+            times = {name: [1.0, 2.0] if name == "tinynet numpy" else [2.0, 4.0] for name in names}
+            yield task, Comparison(task.label, times)
+
+    monkeypatch.setattr(gpu, "rows", timed)
+    found = list(gpu.steps(runner, ROWS))[2]
+    flops = 16 * (6 * (40 + 64 + 24) - 2 * 40)
+    assert ROWS[2].flops == flops
+    assert found.notes["tinynet numpy"] == pytest.approx(
+        {"TFLOP/s": flops / 1.5 * 1e-12, "share of the ceiling": flops / 1 / (2 * 100**3 / 2)}
+    )
+    assert found.notes[gpu.CEILING] == pytest.approx({"TFLOP/s": 2 * 100**3 / 3 * 1e-12})
+    assert next(gpu.data(runner, (*ROWS, ROWS[2]))).notes["tinynet numpy, new batches"] == {"share of data": 1.0}
+
+
+def test_new_batches_every_step(monkeypatch):
+    from benchmarks.contenders import ours
+
+    monkeypatch.setattr(ours, "_steps", lambda task, model, loader: loader)
+    for make, same in ((ours.make, True), (ours.fed, False)):
+        one, two = (make(ROWS[1], "numpy").batch(t, tn.get_backend("numpy"), "float32") for t in (0, 1))
+        assert one.x.shape == two.x.shape == (16, 5)
+        assert set(np.unique(two.y)) == {0, 1}
+        assert np.array_equal(one.x, two.x) == same
+
+
+def test_a_lap_is_as_long_as_it_is_to_be():
+    calls = []
+    seconds = clock.lap(lambda: calls.append(1) or 0.0, 0.02)
+    assert len(calls) > 1000 * clock.SHORTEST
+    assert 0 < seconds < 1e-3
+    calls.clear()
+    clock.lap(lambda: calls.append(1) or 0.0, 0.0)
+    assert len(calls) == clock.SHORTEST
+
+
+def test_no_device_is_one_line(monkeypatch, capsys):
+    def missing(name):
+        raise tn.BackendUnavailable("backend 'cupy' finds no CUDA device")
+
+    monkeypatch.setattr(tn, "get_backend", missing)
+    command.main(["gpu"])
+    assert capsys.readouterr().out == "Nothing to time on a GPU: backend 'cupy' finds no CUDA device\n"
+
+
+def test_what_is_measured_is_kept_as_it_comes(tmp_path, capsys):
+    def section(runner):
+        """A title"""
+        yield Comparison("one", {"tinynet": [1.0]})
+        kept = json.loads(path.read_text("utf-8"))
+        assert [row["label"] for row in kept["sections"]["A title"]] == ["one"]
+        yield Comparison("two", {"tinynet": [1.0]}, left_out={"b": "ValueError: b"})
+
+    path = tmp_path / "new" / f"gpu-{date.today().isoformat()}-nvidia-h200.json"
+    device = "CuPy 14.2, CUDA 13000, NVIDIA H200"
+    results = command.measure("gpu", [section], Options(), device, path.parent)
+    assert results == json.loads(path.read_text("utf-8"))
+    assert results["machine"]["device"] == device
+    capsys.readouterr()
+    command.main(["table", str(path)])
+    said = capsys.readouterr().out
+    assert "; CuPy 14.2, CUDA 13000, NVIDIA H200.\n" in said
+    assert "b is left out" in said
+
+
+def test_how_near_runs_are():
+    exact, near = tolerance.lines([("numpy", "float64"), ("numpy", "float32"), ("cupy:9", "float32")], steps=10)
+    assert exact == "numpy, float64: weights and losses after step 1: 0.0e+00, 0.0e+00; 10: 0.0e+00, 0.0e+00"
+    step = near.split("; 10: ")[1]
+    assert all(1e-9 < float(value) < 1e-5 for value in step.split(", "))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of other libraries' own making
+@pytest.mark.parametrize("precision", gpu.TOLERANCES)
+@pytest.mark.parametrize("name", ["torch", "torch compiled", "jax"])
+def test_peers_compute_the_same_in_every_precision(name, precision):
+    if importlib.util.find_spec(name.split()[0]) is None:
+        pytest.skip(f"{name} is not installed")
+    from benchmarks import child
+
+    task = tasks.Task((64, 128, 128, 10), 128)
+    target, options = gpu.STEPS["cpu"][name]
+    losses = clock.first_steps(child.find(target)(task, **options, precision=precision))[0]
+    exact = clock.first_steps(child.find(gpu.OURS)(task, "numpy"))[0]
+    np.testing.assert_allclose(losses, exact, rtol=0, atol=gpu.TOLERANCES[precision] * exact[0])
+    if precision == "bf16":
+        assert np.abs(np.subtract(losses, exact)).max() > 1e-5  # it is not float32 under another name
+
+
+def test_the_report_keeps_times_and_says_them(tmp_path, monkeypatch, capsys):
+    def section(runner):
+        """A title"""
+        notes = {"tinynet cupy": {"share of the ceiling": 0.8}}
+        yield Comparison("one", {"tinynet cupy": [1e-6, 2e-6], "torch": [4e-6, 4e-6]}, [], notes, {"jax": "Error: x"})
+
+    class Ops:
+        def versions(self):
+            return "CuPy 1, a device"
+
+    monkeypatch.setattr(gpu, "SECTIONS", (section,))
+    assert list(gpu_report.times(Ops(), tmp_path)) == [
+        "A title:",
+        "  one: tinynet cupy 1.5 µs, torch 4.0 µs; best peer / tinynet cupy 3.00; tinynet cupy share of the ceiling 0.8",
+        "  jax is left out: Error: x",
+    ]
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.endswith("-a-device.json")
+
+
+def test_a_report_of_some_parts(tmp_path, monkeypatch, capsys):
+    def one(ops):
+        """One"""
+        yield "fine"
+
+    class Ops:
+        def versions(self):
+            return "a device"
+
+    monkeypatch.setattr(gpu_report, "PARTS", (one, gpu_report.golden))
+    monkeypatch.setattr(tn, "get_backend", lambda name: Ops())
+    path = tmp_path / "report.md"
+    assert gpu_report.main([str(path), "one"]) == 0
+    assert path.read_text("utf-8").endswith("\n## One\n\n- fine\n")
+    with pytest.raises(SystemExit, match="^unknown part two: choose from one, golden, times$"):
+        gpu_report.main([str(path), "two"])
+
+
+@pytest.mark.slow
+def test_a_captured_step_begins_where_it_was(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from benchmarks.contenders.pytorch_compiled import _captured
+
+    class Graph:
+        def replay(self):
+            step()
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    for name, fake in {
+        "Stream": Stream, "CUDAGraph": Graph, "current_stream": Stream, "stream": lambda s: nullcontext(),
+        "graph": lambda g: nullcontext(),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, fake)
+    numbers = torch.zeros(2)
+
+    def step():
+        return seen().add_(1).sum()
+
+    seen = weakref.ref(numbers)
+    launch = _captured(step, [numbers])
+    assert float(numbers.sum()) == 0
+    del numbers
+    launch()
+    assert float(seen().sum()) == 2  # its memory is still there
+
+
+@pytest.mark.slow
+def test_a_product_is_in_its_precision():
+    pytest.importorskip("torch")
+    from benchmarks.contenders import pytorch
+
+    for precision in gpu.TOLERANCES:
+        corner = pytorch.product(ROWS[0], 8, "cpu", precision)()
+        assert str(corner.dtype) == ("torch.bfloat16" if precision == "bf16" else "torch.float32")
