@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from tinynet_backends.numpy_backend import NumpyBackend
 
 import tinynet as tn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import tinynet as tn
@@ -20,10 +21,14 @@ class Fixed:
         return self.one
 
 
-def _steps(task: Task, model: tn.Model, loader: Any) -> Step:
+def _reports(task: Task, model: tn.Model, loader: Any, steps: int = 2**40, **options: Any) -> Iterator[tn.Report]:
     loss = tn.SumSquaredError() if task.article else tn.CrossEntropy()
     optimizer = tn.SGD(1.0) if task.article else tn.Adam(1e-3)
-    reports = tn.train(model, loader, loss, optimizer, steps=2**40)
+    return tn.train(model, loader, loss, optimizer, steps=steps, **options)
+
+
+def _steps(task: Task, model: tn.Model, loader: Any) -> Step:
+    reports = _reports(task, model, loader)
     return lambda: next(reports).loss
 
 
@@ -36,7 +41,36 @@ def make(task: Task, backend: str, precision: str = "float32") -> Step:
     return _steps(task, model, Fixed(task, model.ops))
 
 
-def fed(task: Task, backend: str, precision: str = "float32") -> Step:
+def _one_by_one(reports: Iterator[tn.Report], at: int = 0) -> Step:
+    """Steps from reports that may stand for several: a call for each, of which the last of them has the loss."""
+    left, loss = 0, None
+
+    def step() -> Any:
+        nonlocal left, at, loss
+        if not left:
+            report = next(reports)
+            left, at, loss = report.step - at, report.step, report.loss
+        left -= 1
+        return loss
+
+    return step
+
+
+def together(task: Task, backend: str, precision: str = "float32") -> Step:
+    """The same batch as `fit` has it where the data is on the device: after a first few, 16 steps in one launch."""
+    model = _model(task, backend, precision)
+    ops = model.ops
+    tiles = 16 * max(1, min(64, (1 << 28) // (16 * task.batch * task.widths[0])))
+    x, y = (ops.xp.tile(ops.asarray(a), (tiles, *(1,) * (a.ndim - 1))) for a in task.data())
+    loader = tn.Loader(tn.Arrays(x, y), task.batch, shuffle=False)
+    first = [*_reports(task, model, loader, steps=8)]
+    losses = [float(report.loss) for report in first]
+    rest = _one_by_one(_reports(task, model, loader, run=first[-1].run, together=True), first[-1].step)
+    return lambda: losses.pop(0) if losses else rest()
+
+
+def fed(task: Task, backend: str, precision: str = "float32", together: bool = False) -> Step:
     """The same on a new batch every step, of a virtual set of that shape: made where the model is."""
     data = tn.data.Blobs(2**40, n_features=task.widths[0], n_classes=task.widths[-1])
-    return _steps(task, _model(task, backend, precision), tn.Loader(data, task.batch))
+    loader = tn.Loader(data, task.batch)
+    return _one_by_one(_reports(task, _model(task, backend, precision), loader, together=together))
