@@ -10,7 +10,7 @@ import pytest
 from cuda_shim import nvrtc, shim
 from test_ops import CASES, EXACT, assert_same, device, host, moments, odd, real, squares
 from tinynet_backends import Backend, exact, get_backend, overrides, rowwise
-from tinynet_backends.cuda import emit, graph, samples, source
+from tinynet_backends.cuda import emit, graph, operations, samples, source
 from tinynet_backends.tracing import trace
 
 import tinynet as tn
@@ -351,6 +351,20 @@ def test_columns_of_many_rows(dtype, atol, ops):
     exactly = [a.astype(F8) for a in (dy, normed, rstd, gamma)]
     for a, b in zip(got, Backend.normalize_grad(ops, *exactly, -2), strict=True):
         np.testing.assert_allclose(a, b, rtol=atol, atol=10 * atol)
+
+
+@pytest.mark.parametrize("dtype", [F4, F8])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
+def test_many_short_rows_have_a_thread_each(ops, dtype, monkeypatch):
+    monkeypatch.setattr(operations, "_MANY", 0)
+    for case in MORE["softmax_cross_entropy"](lambda a: a.astype(dtype)):
+        holds(ops, "softmax_cross_entropy", case, RTOL[dtype])
+    n = 700  # rows that are read 16 bytes at a time, and one that is not aligned
+    for k in (4, 8, 16):
+        z = real(n, k).astype(dtype)
+        for lying in (z, shifted(z)):
+            given = lying, np.arange(n) % k, real(n).astype(dtype)
+            holds(ops, "softmax_cross_entropy", given, RTOL[dtype])
 
 
 @pytest.mark.parametrize("name", ["elementwise_loss", "softmax_cross_entropy", "clip_norm"])

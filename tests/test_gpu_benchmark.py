@@ -115,15 +115,19 @@ def test_steps_and_data_beside_the_ceiling(tmp_path, monkeypatch):
         {"TFLOP/s": flops / 1.5 * 1e-12, "share of the ceiling": flops / 1 / (2 * 100**3 / 2)}
     )
     assert found.notes[gpu.CEILING] == pytest.approx({"TFLOP/s": 2 * 100**3 / 3 * 1e-12})
-    assert next(gpu.data(runner, (*ROWS, ROWS[2]))).notes["tinynet numpy, new batches"] == {"share of data": 1.0}
+    notes = next(gpu.data(runner, (*ROWS, ROWS[2]))).notes
+    assert notes["tinynet numpy, new batches"] == {"share of data": 1.0}
+    assert notes["tinynet numpy, 16 a launch, new batches"] == {"share of data": 0.0}
 
 
 def test_new_batches_every_step(monkeypatch):
     from benchmarks.contenders import ours
 
-    monkeypatch.setattr(ours, "_steps", lambda task, model, loader: loader)
+    kept = []
+    monkeypatch.setattr(ours, "_reports", lambda task, model, loader, **options: kept.append(loader))
     for make, same in ((ours.make, True), (ours.fed, False)):
-        one, two = (make(ROWS[1], "numpy").batch(t, tn.get_backend("numpy"), "float32") for t in (0, 1))
+        make(ROWS[1], "numpy")
+        one, two = (kept[-1].batch(t, tn.get_backend("numpy"), "float32") for t in (0, 1))
         assert one.x.shape == two.x.shape == (16, 5)
         assert set(np.unique(two.y)) == {0, 1}
         assert np.array_equal(one.x, two.x) == same
@@ -270,3 +274,13 @@ def test_a_product_is_in_its_precision():
     for precision in gpu.TOLERANCES:
         corner = pytorch.product(ROWS[0], 8, "cpu", precision)()
         assert str(corner.dtype) == ("torch.bfloat16" if precision == "bf16" else "torch.float32")
+
+
+def test_a_call_is_a_step_also_where_several_are_launched():
+    from benchmarks.contenders import ours
+
+    every, several = ours.make(ROWS[1], "torch"), ours.together(ROWS[1], "torch")
+    assert [float(several()) for _ in range(8)] == pytest.approx([float(every()) for _ in range(8)])
+    reports = iter([tn.Report(n, 0, False, n, None) for n in (24, 25, 41)])
+    step = ours._one_by_one(reports, 8)
+    assert [step() for _ in range(33)] == [24] * 16 + [25] + [41] * 16

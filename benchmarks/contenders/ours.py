@@ -62,7 +62,8 @@ def together(task: Task, backend: str, precision: str = "float32") -> Step:
     ops = model.ops
     tiles = 16 * max(1, min(64, (1 << 28) // (16 * task.batch * task.widths[0])))
     x, y = (ops.xp.tile(ops.asarray(a), (tiles, *(1,) * (a.ndim - 1))) for a in task.data())
-    loader = tn.Loader(tn.Arrays(x, y), task.batch, shuffle=False)
+    with tn.use_backend(ops):
+        loader = tn.Loader(tn.Arrays(x, y), task.batch, shuffle=False)
     first = [*_reports(task, model, loader, steps=8)]
     losses = [float(report.loss) for report in first]
     rest = _one_by_one(_reports(task, model, loader, run=first[-1].run, together=True), first[-1].step)

@@ -26,7 +26,8 @@ _CHUNK = 8192  # elements at least in each of them
 _ROWS, _DEEP = 64, 128  # rows at least in a chunk of columns, and such chunks at most
 _TOGETHER = 64  # parts that one launch packs, as in kernels/pack.cu
 _TILE = 32  # columns that a block does, as in kernels/norms.cu
-_NARROW = 16  # numbers that one thread keeps, as in kernels/rows.cu
+_NARROW = 16  # numbers that one thread keeps, as in kernels/rows.cu,
+_MANY = 1 << 15  # where there are so many rows that it pays to give each a single thread
 _WIDE = 64  # threads at most that a row is divided among on the way back
 _PARTS_GIVEN = np.dtype([("from", np.uint64, (_TOGETHER,)), ("size", np.int64, (_TOGETHER,))])
 _FEW = 8  # columns whose parts a block adds up
@@ -124,7 +125,8 @@ class CudaOperations(Backend):
                 given["high"][n], given["wide"][n] = (1, *y.shape)[-2:]
             largest = max(y.size for _, y in some)
             source = load("round", arrays[0].dtype)
-            self._launch(source, "round_arrays", *_threads(-(-largest // 4)), np.int64(len(some)), given)
+            blocks, row = _threads(-(-largest // 4))
+            self._launch(source, "round_arrays", min(blocks, _PARTS), row, np.int64(len(some)), given)
 
     def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> None:
         """The way back to a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), dz's sum over
@@ -138,7 +140,7 @@ class CudaOperations(Backend):
         lanes = 16 // real.itemsize
         row = min(1 << (-(-wide // lanes) - 1).bit_length(), _WIDE)
         tiles = -(-wide // (row * lanes))
-        size, chunks = _chunks(n, 4 * THREADS // row, max(1, min(_PARTS, 2 * _PARTS // tiles)))
+        size, chunks = _chunks(n, 4 * THREADS // row, max(1, min(_PARTS // 2, _PARTS // tiles)))
         pitches = (0 if a is None else a.strides[0] // a.itemsize for a in (dy, y, dz))
         sizes = (np.int64(number) for number in (n, k, wide, size, chunks, *pitches))
         parts = self.empty((chunks, k), _F8) if db is not None and chunks > 1 else None
@@ -258,7 +260,7 @@ class CudaOperations(Backend):
         if not usual or not (labels or _alike((z, target))):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = z.shape
-        row = 1 if k <= _NARROW else _team(k)
+        row = 1 if k <= _NARROW and n >= _MANY else _team(k)
         size, chunks = _chunks(n, THREADS // row, _PARTS)
         label, target = (self._dense(target, _I8), None) if labels else (None, target)
         sizes = (np.int64(number) for number in (n, k, size, chunks))

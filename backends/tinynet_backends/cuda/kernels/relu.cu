@@ -84,7 +84,8 @@ KERNEL column_sums(i64 k, i64 chunks, const double* __restrict__ parts, real* __
     for (i64 first = (i64)blockIdx.x * blockDim.x; first < k; first += (i64)gridDim.x * blockDim.x) {
         const i64 j = first + threadIdx.x;
         double sum = 0.0;
-        for (i64 chunk = threadIdx.y; j < k && chunk < chunks; chunk += blockDim.y) sum += parts[chunk * k + j];
+#pragma unroll 8
+        for (i64 chunk = threadIdx.y; chunk < (j < k ? chunks : 0); chunk += blockDim.y) sum += parts[chunk * k + j];
         __syncthreads();
         sums[place_in_block()] = sum;
         __syncthreads();

@@ -42,11 +42,18 @@ KERNEL cross_entropy(
         const i64 end = (chunk + 1) * size < n ? (chunk + 1) * size : n;
         double costs = 0.0;
         if (blockDim.x == 1) {  // a thread has a row of its own, and keeps it
+            const bool packed = k % LANES == 0 && aligned((u64)z | (u64)dz);
             for (i64 row = chunk * size + threadIdx.y; row < end; row += THREADS) {
                 const i64 at = row * k, label = labels ? labels[row] : -1;
                 real e[NARROW], q[NARROW], top = (real)-INF, total = 0, mass = 0, cost = 0;
 #pragma unroll
-                for (int j = 0; j < NARROW; ++j) e[j] = j < k ? z[at + j] : (real)-INF;
+                for (int j = 0; j < NARROW; j += LANES) {
+                    Pack x;
+                    if (packed && j < k) x = *(const Pack*)(z + at + j);
+#pragma unroll
+                    for (int l = 0; l < LANES; ++l)
+                        e[j + l] = j + l >= k ? (real)-INF : packed ? x.v[l] : z[at + j + l];
+                }
 #pragma unroll
                 for (int j = 0; j < NARROW; ++j) top = fmax(top, e[j]);
 #pragma unroll
@@ -60,9 +67,31 @@ KERNEL cross_entropy(
                 if (mass != 0) cost += mass * log(total);
                 const real factor = scale[row], share = mass / total;
 #pragma unroll
-                for (int j = 0; j < NARROW; ++j)
-                    if (j < k) dz[at + j] = (e[j] * share - q[j]) * factor;
+                for (int j = 0; j < NARROW; j += LANES) {
+                    Pack slope;
+#pragma unroll
+                    for (int l = 0; l < LANES; ++l) slope.v[l] = (e[j + l] * share - q[j + l]) * factor;
+                    if (packed && j < k) *(Pack*)(dz + at + j) = slope;
+                    else
+                        for (int l = 0; l < LANES && j + l < k; ++l) dz[at + j + l] = slope.v[l];
+                }
                 costs += (double)(cost * factor);
+            }
+            put_sum(costs, chunk, chunks, parts, loss);
+            continue;
+        }
+        if (k <= blockDim.x) {  // a thread has one number of a row, and keeps it
+            const i64 j = threadIdx.x;
+            FOR_ROWS(chunk * size, end, blockDim.y) {
+                const bool mine = inside && j < k;
+                const i64 at = row * k, label = inside && labels ? labels[row] : -1;
+                const real x = mine ? z[at + j] : (real)-INF, top = team_largest(x), e = exp(x - top);
+                const real total = team_sum(e);
+                const real q = mine ? wanted(at, j, label, target, weight, (real)sure, (real)smooth) : (real)0;
+                const real mass = team_sum(q);
+                if (!mine) continue;
+                if (q != 0) costs -= (double)(q * (x - top - log(total)) * scale[row]);
+                dz[at + j] = (e / total * mass - q) * scale[row];
             }
             put_sum(costs, chunk, chunks, parts, loss);
             continue;
