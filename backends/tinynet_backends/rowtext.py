@@ -32,6 +32,10 @@ class Language(Protocol):
 
     def loop(self, name: str, first: int, end: int, lines: Sequence[str]) -> list[str]: ...
 
+    def features(self, name: str, width: int, value: str) -> list[str]:
+        """The row of ``x``: ``value`` at each place, in any order."""
+        ...
+
     def when(self, condition: str, lines: Sequence[str]) -> list[str]: ...
 
     def room(self, number: int, kind: str, width: int) -> tuple[list[str], str]:
@@ -66,7 +70,11 @@ class Writer:
         for n in range(len(trace.instructions)):
             if self.uses[n]:
                 self._instruction(n)
-        self._result("x", trace.features)
+        width = trace.instructions[trace.features.number].width or 0
+        if width > FEW:
+            self.text += language.features("j", width, language.cast("real", self.read(trace.features, "j")))
+        else:
+            self._result("x", trace.features)
         self._result("labels" if trace.instructions[trace.target.number].width is None else "targets", trace.target)
 
     def _result(self, name: str, ref: Ref) -> None:

@@ -57,6 +57,9 @@ class Numba:
     def loop(self, name: str, first: int, end: int, lines: Sequence[str]) -> list[str]:
         return [f"for {name} in range({first}, {end}):", *[f"    {line}" for line in lines]]
 
+    def features(self, name: str, width: int, value: str) -> list[str]:
+        return self.loop(name, 0, width, [self.put(f"x[row * {width} + {name}]", value)])
+
     def when(self, condition: str, lines: Sequence[str]) -> list[str]:
         return [f"if {condition}:", *[f"    {line}" for line in lines]]
 

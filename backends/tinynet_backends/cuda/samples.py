@@ -1,4 +1,8 @@
-"""Formulas of samples as kernels: a thread makes a row, from its words to its features and its target."""
+"""Formulas of samples as kernels: from a row's words to its features and its target.
+
+A thread makes a row. Where features depend on nothing but their own words and a few numbers, a team makes a wide one: each
+thread finds out these numbers and then makes 8 features at a time.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ from typing import Any
 
 from tinynet_backends import exact
 from tinynet_backends.cuda.source import Source, read, whole
-from tinynet_backends.rowtext import Writer, tables
+from tinynet_backends.rowtext import FEW, Writer, tables
 from tinynet_backends.rowwise import RowTrace
 
+EACH = 8  # features that a thread makes at a time, as in kernels/exact.cuh
 _TYPES = {"float64": "double", "int64": "i64", "uint64": "u64", "bool": "bool", "real": "real"}
 _DEFINED = {
     "CELLS": exact.CELLS, "POINTS": exact._POINTS, "NODES": float(exact._NODES), "QUARTER": 0.5 * exact._PI,
@@ -23,6 +28,7 @@ class Cuda:
     """CUDA C++; vectors are kept in arrays of the thread."""
 
     def __init__(self) -> None:
+        self.short = True  # whether there is little to do but the features
         self.spelled = {
             "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}",
             "remainder": "remainder_of({}, {})", "bitwise_and": "{} & {}", "bitwise_or": "{} | {}", "bitwise_xor": "{} ^ {}",
@@ -41,12 +47,27 @@ class Cuda:
         return f"{target} = {value};"
 
     def loop(self, name: str, first: int, end: int, lines: Sequence[str]) -> list[str]:
+        self.short = False
         return [f"for (i64 {name} = {first}; {name} < {end}; ++{name}) {{", *[f"    {line}" for line in lines], "}"]
+
+    def features(self, name: str, width: int, value: str) -> list[str]:
+        return [
+            f"for (i64 begin = threadIdx.x * EACH; begin < {width}; begin += blockDim.x * EACH) {{",
+            "    Pack made[EACH / LANES];",
+            "#pragma unroll",
+            "    for (int l = 0; l < EACH; ++l) {",
+            f"        const i64 {name} = begin + l;",
+            f"        if ({name} < {width}) made[l / LANES].v[l % LANES] = {value};",
+            "    }",
+            f"    put_row(x + row * {width}, begin, {width}, made);",
+            "}",
+        ]
 
     def when(self, condition: str, lines: Sequence[str]) -> list[str]:
         return [f"if ({condition}) {{", *[f"    {line}" for line in lines], "}"]
 
     def room(self, number: int, kind: str, width: int) -> tuple[list[str], str]:
+        self.short = False
         return [f"{_TYPES[kind]} k{number}[{width}];"], f"k{number}[{{}}]"
 
     def constant(self, text: str) -> str:
@@ -69,6 +90,19 @@ class Cuda:
         return f"({a}) && ({b})"
 
 
+def team(trace: RowTrace) -> int:
+    """Threads that a row is best given, a power of two."""
+    return _written(trace)[1]
+
+
+@lru_cache(maxsize=256)
+def _written(trace: RowTrace) -> tuple[list[str], int]:
+    language = Cuda()
+    text = Writer(trace, language).text
+    width = trace.instructions[trace.features.number].width or 0
+    return text, min(1 << (-(-width // EACH) - 1).bit_length(), 32) if language.short and width > FEW else 1
+
+
 @lru_cache(maxsize=256)
 def kernel(trace: RowTrace, dtype: Any) -> Source:
     """A kernel called ``samples``: rows, key and counter, the first sample's number or, if there are any, the numbers of all,
@@ -86,10 +120,10 @@ def kernel(trace: RowTrace, dtype: Any) -> Source:
         read("philox.cuh"),
         read("exact.cuh"),
         f"KERNEL samples({', '.join(arguments)}) {{",
-        "    for (i64 row = thread(); row < n; row += threads()) {",
+        "    for (i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y; row < n; row += (i64)gridDim.x * blockDim.y) {",
         "        const i64 number = index ? index[row] : first + row;",
         f"        SampleWords words = words_of(k0, k1, c0, c1, c2, number, {trace.instructions[0].width});",
-        *[f"        {line}" for line in Writer(trace, Cuda()).text],
+        *[f"        {line}" for line in _written(trace)[0]],
         "    }",
         "}",
         *[f"#undef {name}" for name in (*_DEFINED, "SERIES")],

@@ -61,3 +61,14 @@ DEVICE double remainder_of(double a, double b) {
 DEVICE i64 magnitude(i64 x) { return x < 0 ? -x : x; }
 DEVICE u64 magnitude(u64 x) { return x; }
 DEVICE double magnitude(double x) { return fabs(x); }
+
+#define EACH 8  // features that a thread makes at a time
+
+// A row's features from `begin` on.
+DEVICE void put_row(real* row, i64 begin, i64 width, const Pack* made) {
+    const bool whole = begin + EACH <= width && aligned((u64)(row + begin));
+#pragma unroll
+    for (int l = 0; l < EACH; ++l)
+        if (!whole && begin + l < width) row[begin + l] = made[l / LANES].v[l % LANES];
+        else if (whole && l % LANES == 0) *(Pack*)(row + begin + l) = made[l / LANES];
+}
