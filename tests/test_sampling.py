@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from tinynet_backends import BackendUnavailable, get_backend
 
 import tinynet as tn
 from tinynet.data import loader as loading
@@ -159,3 +160,21 @@ def test_mistakes(make, said):
     with pytest.raises((ValueError, TypeError)) as e:
         make()
     assert str(e.value) == said
+
+
+@pytest.mark.parametrize("name", ["strict:device1", "numba", "torch", pytest.param("cupy", marks=pytest.mark.gpu)])
+def test_a_shuffle_is_the_same_wherever_it_is_computed(name):
+    try:
+        ops = get_backend(name)
+    except BackendUnavailable as e:
+        pytest.skip(str(e))
+    D, host = tn.data, get_backend("numpy")
+    hard = D.LabelNoise(D.Nuisance(D.Imbalanced(D.Moons(500), (0.9, 0.1)), n_features=8), rate=0.05)
+    for data in (D.Spirals(500), D.Blobs(9000, n_features=12), hard, D.FeatureNoise(D.Moons(500).split(0.7)[0], 0.1),
+                 D.Moons(900).shard(1, 3)):  # fmt: skip
+        loader = tn.Loader(data, 32, shuffle=True, seed=3)
+        assert loader._orders(ops) is (host if name == "torch" else ops)
+        for step in (0, 7, loader.steps_per_epoch - 1, loader.steps_per_epoch + 1):
+            got, wanted = loader.batch(step, ops, "float32"), loader.batch(step, host, "float32")
+            assert np.array_equal(ops.to_numpy(got.x), wanted.x)
+            assert np.array_equal(ops.to_numpy(got.y), wanted.y)

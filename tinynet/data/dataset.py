@@ -34,6 +34,7 @@ class Dataset:
     outputs: int | None
     columns: Columns | None = None  # what a file calls them
     ordered: bool = True  # whether neighbours may resemble each other, so that a shuffle is worth its time
+    computed: bool = False  # whether samples are made of their numbers alone, wherever those are
     stored: bool = True  # whether it came from outside, so that targets are checked
     on_host: bool = True  # whether batches come from the host's memory or from files, so that fetching ahead may pay
 
@@ -149,6 +150,7 @@ class Part(Dataset):
         self.depth = getattr(whole, "depth", 0)  # of wrappers within: see Wrapper
         self.classes, self.outputs, self.columns = whole.classes, whole.outputs, whole.columns
         self.ordered, self.stored, self.on_host = whole.ordered, whole.stored, whole.on_host
+        self.computed = whole.computed
 
     def __repr__(self) -> str:
         return f"{self.whole!r}[{self.start}:{self.stop}]"

@@ -118,7 +118,7 @@ class Loader:
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
         """The batch of a step on ``ops``."""
         if not self.made_on_host(ops):
-            return self.data.rows(self.index(step, ops), ops, dtype)
+            return self.data.rows(self.order.draws(*self._places(step, 1), self._orders(ops)), ops, dtype)
         first = self.first_of_stretch(step)
         if self._kept is None or self._kept[:2] != (first, dtype):
             self._kept = first, dtype, self.stretch(first, ops, dtype)[1]
@@ -145,8 +145,13 @@ class Loader:
         that does not make them, on ``ops``."""
         steps = min(self.span, self.steps_per_epoch - first % self.steps_per_epoch)
         epoch, start, stop = self._places(first, steps)
-        draws = self.order.draws(epoch, start, stop, _host(ops))
+        draws = self.order.draws(epoch, start, stop, self._orders(ops))
         return steps, self.data.rows(draws, _host(ops) if self.made_on_host(ops) else ops, dtype)
+
+    def _orders(self, ops: Backend) -> Backend:
+        """Who finds out which samples make a batch for ``ops``: itself, if it can and the numbers may stay there."""
+        there = isinstance(self.order, Shuffled) and self.data.computed and not self.made_on_host(ops)
+        return ops if there and ops.generator is ops else _host(ops)
 
     def cut(self, stretch: Batch, number: int, ops: Backend, put: Feed | None = None) -> Batch:
         """The batch of the ``number``-th step of a stretch, on ``ops``; ``put`` there by `Backend.feed`, if given."""

@@ -17,7 +17,8 @@ _SHUFFLE, _WEIGHTED, _BALANCED = 0, 1, 2  # the second word of the stream's coun
 
 class Order(Protocol):
     def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
-        """The samples at places start, …, stop - 1 of an epoch: a range, or int64 numbers of ``host``."""
+        """The samples at places start, …, stop - 1 of an epoch: a range, or int64 numbers of ``host`` (`Shuffled`: of any
+        backend)."""
         ...
 
     def fingerprint(self) -> str:

@@ -36,6 +36,7 @@ class Virtual(Dataset):
     kept: dict[Any, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     ordered: ClassVar[bool] = False  # type: ignore[misc]
+    computed: ClassVar[bool] = True  # type: ignore[misc]
     stored: ClassVar[bool] = False  # type: ignore[misc]
     on_host: ClassVar[bool] = False  # type: ignore[misc]
 
@@ -101,7 +102,7 @@ def in_pieces(
     width: int,
 ) -> Batch:
     """``make(piece, host)`` -> (x, y) over pieces of ``index`` that suit the cache, put together on ``ops``."""
-    host, n = ops.generator, len(index)
+    host, n = ops.generator, len(index) if isinstance(index, range) else index.shape[0]
     kind = "int64" if data.classes else dtype
     size = max(host.block // max(width, 1), 1)
     if n <= size:

@@ -33,7 +33,7 @@ class Wrapper(Dataset):
         streams.check_seed(self.seed)
         if not isinstance(self.data, Dataset):
             raise TypeError(f"{type(self).__name__} takes a data set, not {type(self.data).__name__}")
-        for name in ("n", "shape", "classes", "outputs", "ordered", "stored", "on_host"):
+        for name in ("n", "shape", "classes", "outputs", "ordered", "computed", "stored", "on_host"):
             self._set(name, getattr(self.data, name))
         self._set("depth", 1 + getattr(self.data, "depth", 0))
         self._shape_up()
