@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from functools import partial
 from math import inf, isnan
 from pathlib import Path
@@ -89,21 +89,17 @@ class Workers:
     def prepare(self, name: str, target: str, options: dict[str, Any], task: Task, precision: str) -> list[float]:
         """The losses of the first steps."""
         ask = partial(self._worker(target, precision).ask, self.options.limit)
+        name = f"{name}, {task.label}"
         who = {"name": name, "target": target, "options": options | {"precision": precision}}
         ask("benchmarks.held:make", who | {"widths": task.widths, "batch": task.batch, "article": task.article})
         with self._device if target in TUNING else nullcontext():
             losses: list[float] = ask("benchmarks.held:begin", {"name": name})
         return losses
 
-    def lap(self, name: str, target: str, precision: str) -> float:
+    def lap(self, name: str, target: str, task: Task, precision: str) -> float:
         """Seconds of a step."""
-        arguments = {"name": name, "seconds": self.options.seconds}
+        arguments = {"name": f"{name}, {task.label}", "seconds": self.options.seconds}
         return float(self._worker(target, precision).ask(LONGEST, "benchmarks.held:lap", arguments))
-
-    def clear(self) -> None:
-        for worker in self._workers.values():
-            with suppress(Failed):  # then its process has ended, and holds nothing
-                worker.ask(LONGEST, "benchmarks.held:clear", {})
 
     def close(self) -> None:
         for worker in self._workers.values():
@@ -113,38 +109,39 @@ class Workers:
 def rows(
     runner: Runner, names: Names, table: Iterable[tuple[int, Task]], same: bool = True
 ) -> Iterator[tuple[Task, Comparison]]:
-    """A comparison for every row and precision that was asked for; ``same`` where losses are to be the same."""
+    """A comparison for every row and precision that was asked for; ``same`` where losses are to be the same.
+
+    All rows get ready before the first is timed: what takes long is to compile, and that on many cores at once.
+    """
     options = runner.options
+    chosen = [
+        (task, p, {n: names[n] for n in options.chosen(list(names)) if n != CEILING or task.flops > LARGE})
+        for number, task in table
+        if not options.rows or number in options.rows
+        for p in TOLERANCES
+        if (p == "float32" or number > 2) and (not options.precisions or p in options.precisions)
+    ]
     with closing(Workers(options, Path(runner.cache))) as workers:
-        for number, task in table:
-            if options.rows and number not in options.rows:
-                continue
-            here = {n: names[n] for n in options.chosen(list(names)) if n != CEILING or task.flops > LARGE}
-            precisions = [
-                p for p in TOLERANCES
-                if (p == "float32" or number > 2) and (not options.precisions or p in options.precisions)
-            ]  # fmt: skip
-            if not here:
-                continue
-            for precision, (found, losses) in _prepared(workers, here, task, precisions).items():
-                if same:
-                    _part(found, losses, TOLERANCES[precision])
-                _time(workers, found, here, precision, options.repeats)
-                yield task, found
-            workers.clear()
+        ready = _prepared(workers, [row for row in chosen if row[2]])
+        for (task, precision, here), (found, losses) in ready:
+            if same:
+                _part(found, losses, TOLERANCES[precision])
+            _time(workers, found, here, task, precision, options.repeats)
+            yield task, found
 
 
-def _prepared(
-    workers: Workers, names: Names, task: Task, precisions: list[str]
-) -> dict[str, tuple[Comparison, dict[str, list[float]]]]:
-    """For each precision an empty comparison of all that are ready, and their losses. They get ready at once."""
-    with ThreadPoolExecutor(1 + len(names) * len(precisions)) as pool:
-        coming: dict[str, dict[str, Future[list[float]]]] = {
-            p: {name: pool.submit(workers.prepare, name, *entry, task, p) for name, entry in names.items()}
-            for p in precisions
-        }
-        found = {}
-        for precision, answers in coming.items():
+Row = tuple[Task, str, Names]
+
+
+def _prepared(workers: Workers, table: list[Row]) -> list[tuple[Row, tuple[Comparison, dict[str, list[float]]]]]:
+    """For each row an empty comparison of all that are ready, and their losses."""
+    with ThreadPoolExecutor(1 + sum(len(names) for *_, names in table)) as pool:
+        coming: list[dict[str, Future[list[float]]]] = [
+            {name: pool.submit(workers.prepare, name, *entry, task, precision) for name, entry in names.items()}
+            for task, precision, names in table
+        ]
+        found = []
+        for (task, precision, _), answers in zip(table, coming, strict=True):
             comparison, losses = Comparison(f"{task.label}, {precision}", {}), {}
             for name, answer in answers.items():
                 try:
@@ -152,8 +149,8 @@ def _prepared(
                     comparison.times[name] = []
                 except Failed as e:
                     comparison.left_out[name] = str(e)
-            found[precision] = comparison, losses
-    return found
+            found.append((comparison, losses))
+    return [*zip(table, found, strict=True)]
 
 
 def _part(found: Comparison, losses: dict[str, list[float]], tolerance: float) -> None:
@@ -170,14 +167,14 @@ def _text(losses: list[float]) -> str:
     return ", ".join(f"{loss:.4g}" for loss in losses)
 
 
-def _time(workers: Workers, found: Comparison, names: Names, precision: str, repeats: int) -> None:
+def _time(workers: Workers, found: Comparison, names: Names, task: Task, precision: str, repeats: int) -> None:
     """Each in turn, alone; every repeat begins with the next one."""
     for repeat in range(repeats):
         turn = deque(found.times)
         turn.rotate(-repeat)
         for name in turn:
             try:
-                found.times[name].append(workers.lap(name, names[name][0], precision))
+                found.times[name].append(workers.lap(name, names[name][0], task, precision))
             except Failed as e:
                 del found.times[name]
                 found.left_out[name] = str(e)

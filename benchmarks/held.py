@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 from benchmarks import child, clock
@@ -23,10 +22,6 @@ def begin(name: str) -> list[float]:
 
 def lap(name: str, seconds: float) -> float:
     """Seconds of a step."""
+    if name not in _steps:
+        raise RuntimeError("its process ended in an earlier row")
     return clock.lap(_steps[name], seconds)
-
-
-def clear() -> None:
-    """Give up all steps and what they hold on the device."""
-    _steps.clear()
-    gc.collect()
