@@ -83,11 +83,15 @@ class Chain:
         return y
 
     def backward(self, dy: Array) -> Gradients:
-        """The gradient of the input, if it is needed, and those of each layer's weights and bias."""
-        last = len(self.layers) - 1
+        """The gradient of the input, if it is needed, and those of each layer's weights and bias.
+
+        Each layer's own gradients are computed beside the way back to the layers before it.
+        """
+        runtime, last = self.ops._runtime, len(self.layers) - 1
         if not dy.flags.c_contiguous:
             dy = dy.copy()
         gradients: list[tuple[Array, Array | None]] = []
+        used = [dy]  # by what runs beside
         for n in reversed(range(last + 1)):
             w, b, f, _ = self.layers[n]
             y = None if f is None else self.output if n == last else self.inputs[n + 1]
@@ -96,25 +100,36 @@ class Chain:
                 dz = self.ops.empty((len(dy), _wide(dy.shape[1])), _HALF)
             elif n == last:
                 dz = dy if y is None else self.ops.empty(dy.shape, self.real)
+            dw = self.ops.gradient(w.shape, self.real)
             db = None if b is None else self.ops.gradient(b.shape, self.real)
+            finish = None
             if db is not None or y is not None or dz is not dy:
-                self.ops.back(w.shape[1], dy, y, None if dz is dy and y is None else dz, db)
-            gradients.append((self._product(self.inputs[n].swapaxes(0, 1), dz, w.shape, self.ops.gradient), db))
+                finish = self.ops.back(w.shape[1], dy, y, None if dz is dy and y is None else dz, db)
+            with runtime.beside():
+                if finish is not None:
+                    finish()
+                self._product(self.inputs[n].swapaxes(0, 1), dz, dw)
+            gradients.append((dw, db))
+            used += [dz, finish]
             if n:
                 dy = self.ops.empty(self.inputs[n].shape, self.inputs[n].dtype)
                 self._multiply(dz, self.weights[n].swapaxes(0, 1), dy)
-        if not self.need_dx:
-            return None, gradients[::-1]
-        shape = len(dz), self.layers[0].w.shape[0]
-        return self._product(dz, self.weights[0].swapaxes(0, 1), shape, self.ops.empty), gradients[::-1]
+        dx = None
+        if self.need_dx:
+            dx = self.ops.empty((len(dz), self.layers[0].w.shape[0]), self.real)
+            self._product(dz, self.weights[0].swapaxes(0, 1), dx)
+        runtime.join()
+        del used
+        return dx, gradients[::-1]
 
-    def _product(self, x: Array, w: Array, shape: tuple[int, ...], room: Callable[..., Array]) -> Array:
-        """``x @ w`` without what fills it up, in an array of ``shape`` from ``room``."""
-        out, whole = room(shape, self.real), (x.shape[0], w.shape[1])
-        if whole == tuple(shape):
-            return self._multiply(x, w, out)
-        out[...] = self._multiply(x, w, self.ops.empty(whole, self.real))[: shape[0], : shape[1]]
-        return out
+    def _product(self, x: Array, w: Array, out: Array) -> None:
+        """``out = x @ w`` without what fills it up."""
+        whole = x.shape[0], w.shape[1]
+        if whole == out.shape:
+            self._multiply(x, w, out)
+        else:
+            wider = self._multiply(x, w, self.ops.empty(whole, self.real))
+            out[...] = wider[: out.shape[0], : out.shape[1]]
 
     def _multiply(self, x: Array, w: Array, out: Array) -> Array:
         if self.products.product(x, w, out=out) is None:

@@ -16,6 +16,8 @@ DEVICE Pack pack(const u16* from) {
     return x;
 }
 
+#define DEEP 4  // rows that a thread has under way
+
 // dz = dy where y > 0, or dy where there is no y, and 0 in the columns from k to `wide`. Rows are as long as the pitches. A
 // chunk is `size` rows, and a block does LANES columns of it for every threadIdx.x.
 template <class From, class Kept, class To>
@@ -32,16 +34,25 @@ DEVICE void go_back(
         const int here = first + LANES <= k ? LANES : first < k ? (int)(k - first) : 0;
         Pack sum = {};
         if (even && here == LANES) {
-            for (i64 row = begin + threadIdx.y; row < end; row += blockDim.y) {
-                Pack x = pack(dy + row * dy_pitch + first);
-                if (y) {
-                    const Pack kept = pack(y + row * y_pitch + first);
+            for (i64 row = begin + threadIdx.y; row < end; row += DEEP * blockDim.y) {
+                Pack x[DEEP], kept[DEEP];
 #pragma unroll
-                    for (int j = 0; j < LANES; ++j) x.v[j] = kept.v[j] > 0 ? x.v[j] : 0;
+                for (int d = 0; d < DEEP; ++d) {  // dz may be dy: so all is read before anything is written
+                    const i64 here = row + d * blockDim.y;
+                    if (here < end) x[d] = pack(dy + here * dy_pitch + first);
+                    if (here < end && y) kept[d] = pack(y + here * y_pitch + first);
                 }
-                if (dz) put(dz + row * dz_pitch + first, x);
 #pragma unroll
-                for (int j = 0; j < LANES; ++j) sum.v[j] += x.v[j];
+                for (int d = 0; d < DEEP; ++d) {
+                    const i64 here = row + d * blockDim.y;
+                    if (here >= end) continue;
+#pragma unroll
+                    for (int j = 0; j < LANES; ++j) {
+                        if (y) x[d].v[j] = kept[d].v[j] > 0 ? x[d].v[j] : 0;
+                        sum.v[j] += x[d].v[j];
+                    }
+                    if (dz) put(dz + here * dz_pitch + first, x[d]);
+                }
             }
         } else {
             for (i64 row = begin + threadIdx.y; row < end; row += blockDim.y) {
