@@ -376,8 +376,8 @@ class CudaOperations(Backend):
         given = *known, exact._arctangents(self.xp, x.device), *[tables[number] for number in tables_of(trace)]
         first, numbers = (index.start, None) if isinstance(index, range) else (0, self._dense(self.asarray(index), _I8))
         place = *map(np.uint64, (*key, *counter)), np.int64(first), numbers
-        blocks, _ = _threads(n * (row := rows.team(trace)))
-        self._launch(rows.kernel(trace, kind), "samples", blocks, row, np.int64(n), *place, x, y, *given)
+        blocks = _threads(n * rows.parts(trace))
+        self._launch(rows.kernel(trace, kind), "samples", *blocks, np.int64(n), *place, x, y, *given)
         return x, y
 
     # What kernels are given ----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Formulas of samples as kernels: from a row's words to its features and its target.
 
-A thread makes a row. Where features depend on nothing but their own words and a few numbers, a team makes a wide one: each
-thread finds out these numbers and then makes 8 features at a time.
+A thread makes a row. Where features depend on nothing but their own words and a few numbers, several share a wide one: each
+finds out these numbers and makes 32 features.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tinynet_backends.cuda.source import Source, read, whole
 from tinynet_backends.rowtext import FEW, Writer, tables
 from tinynet_backends.rowwise import RowTrace
 
-EACH = 8  # features that a thread makes at a time, as in kernels/exact.cuh
+EACH = 32  # features that a thread makes at a time, as in kernels/exact.cuh
 _TYPES = {"float64": "double", "int64": "i64", "uint64": "u64", "bool": "bool", "real": "real"}
 _DEFINED = {
     "CELLS": exact.CELLS, "POINTS": exact._POINTS, "NODES": float(exact._NODES), "QUARTER": 0.5 * exact._PI,
@@ -52,15 +52,16 @@ class Cuda:
 
     def features(self, name: str, width: int, value: str) -> list[str]:
         return [
-            f"for (i64 begin = threadIdx.x * EACH; begin < {width}; begin += blockDim.x * EACH) {{",
-            "    Pack made[EACH / LANES];",
+            f"for (i64 begin = part * EACH; begin < {width}; begin += parts * EACH)",
+            f"    for (i64 at = begin; at < begin + EACH && at < {width}; at += LANES) {{",
+            "        Pack made;",
             "#pragma unroll",
-            "    for (int l = 0; l < EACH; ++l) {",
-            f"        const i64 {name} = begin + l;",
-            f"        if ({name} < {width}) made[l / LANES].v[l % LANES] = {value};",
+            "        for (int l = 0; l < LANES; ++l) {",
+            f"            const i64 {name} = at + l;",
+            f"            if ({name} < {width}) made.v[l] = {value};",
+            "        }",
+            f"        put_features(x + row * {width} + at, {width} - at, made);",
             "    }",
-            f"    put_row(x + row * {width}, begin, {width}, made);",
-            "}",
         ]
 
     def when(self, condition: str, lines: Sequence[str]) -> list[str]:
@@ -90,8 +91,8 @@ class Cuda:
         return f"({a}) && ({b})"
 
 
-def team(trace: RowTrace) -> int:
-    """Threads that a row is best given, a power of two."""
+def parts(trace: RowTrace) -> int:
+    """Threads that share a row."""
     return _written(trace)[1]
 
 
@@ -100,7 +101,7 @@ def _written(trace: RowTrace) -> tuple[list[str], int]:
     language = Cuda()
     text = Writer(trace, language).text
     width = trace.instructions[trace.features.number].width or 0
-    return text, min(1 << (-(-width // EACH) - 1).bit_length(), 32) if language.short and width > FEW else 1
+    return text, -(-width // EACH) if language.short and width > FEW else 1
 
 
 @lru_cache(maxsize=256)
@@ -120,7 +121,9 @@ def kernel(trace: RowTrace, dtype: Any) -> Source:
         read("philox.cuh"),
         read("exact.cuh"),
         f"KERNEL samples({', '.join(arguments)}) {{",
-        "    for (i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y; row < n; row += (i64)gridDim.x * blockDim.y) {",
+        f"    const i64 parts = {parts(trace)};",
+        "    for (i64 item = thread(); item < n * parts; item += threads()) {",
+        "        const i64 row = quotient(item, parts), part = item - row * parts;",
         "        const i64 number = index ? index[row] : first + row;",
         f"        SampleWords words = words_of(k0, k1, c0, c1, c2, number, {trace.instructions[0].width});",
         *[f"        {line}" for line in _written(trace)[0]],

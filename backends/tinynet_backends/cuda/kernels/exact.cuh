@@ -62,13 +62,13 @@ DEVICE i64 magnitude(i64 x) { return x < 0 ? -x : x; }
 DEVICE u64 magnitude(u64 x) { return x; }
 DEVICE double magnitude(double x) { return fabs(x); }
 
-#define EACH 8  // features that a thread makes at a time
+#define EACH 32  // features that a thread makes at a time, a multiple of LANES
 
-// A row's features from `begin` on.
-DEVICE void put_row(real* row, i64 begin, i64 width, const Pack* made) {
-    const bool whole = begin + EACH <= width && aligned((u64)(row + begin));
+// The next LANES features of a row, of which there are `left`.
+DEVICE void put_features(real* to, i64 left, const Pack& made) {
+    if (left >= LANES && aligned((u64)to)) *(Pack*)to = made;
+    else
 #pragma unroll
-    for (int l = 0; l < EACH; ++l)
-        if (!whole && begin + l < width) row[begin + l] = made[l / LANES].v[l % LANES];
-        else if (whole && l % LANES == 0) *(Pack*)(row + begin + l) = made[l / LANES];
+        for (int l = 0; l < LANES; ++l)
+            if (l < left) to[l] = made.v[l];
 }
