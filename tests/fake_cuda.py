@@ -95,7 +95,6 @@ class Runtime:
         self.timed = 0
         self.graphs = weakref.WeakSet()
         self.pools = weakref.WeakSet()
-        self.apart = self.to_join = False
         self.refuses = ""  # why a capture ends badly
         self.launched = 0
         self.main = Stream()
@@ -165,18 +164,6 @@ class Runtime:
             made.append(graph)
         finally:
             self.running.work = None
-
-    @contextmanager
-    def beside(self):
-        """In order: the tests of streams are those of a device."""
-        assert not self.apart, "one stream beside another is enough"
-        self.apart = True
-        yield
-        self.apart, self.to_join = False, True
-
-    def join(self):
-        assert self.to_join
-        self.to_join = False
 
     def launch(self, graph):
         self.launched += 1

@@ -83,15 +83,11 @@ class Chain:
         return y
 
     def backward(self, dy: Array) -> Gradients:
-        """The gradient of the input, if it is needed, and those of each layer's weights and bias.
-
-        Each layer's own gradients are computed beside the way back to the layers before it.
-        """
-        runtime, last = self.ops._runtime, len(self.layers) - 1
+        """The gradient of the input, if it is needed, and those of each layer's weights and bias."""
+        last = len(self.layers) - 1
         if not dy.flags.c_contiguous:
             dy = dy.copy()
         gradients: list[tuple[Array, Array | None]] = []
-        used = [dy]  # by what runs beside
         for n in reversed(range(last + 1)):
             w, b, f, _ = self.layers[n]
             y = None if f is None else self.output if n == last else self.inputs[n + 1]
@@ -102,15 +98,10 @@ class Chain:
                 dz = dy if y is None else self.ops.empty(dy.shape, self.real)
             dw = self.ops.gradient(w.shape, self.real)
             db = None if b is None else self.ops.gradient(b.shape, self.real)
-            finish = None
             if db is not None or y is not None or dz is not dy:
-                finish = self.ops.back(w.shape[1], dy, y, None if dz is dy and y is None else dz, db)
-            with runtime.beside():
-                if finish is not None:
-                    finish()
-                self._product(self.inputs[n].swapaxes(0, 1), dz, dw)
+                self.ops.back(w.shape[1], dy, y, None if dz is dy and y is None else dz, db)
+            self._product(self.inputs[n].swapaxes(0, 1), dz, dw)
             gradients.append((dw, db))
-            used += [dz, finish]
             if n:
                 dy = self.ops.empty(self.inputs[n].shape, self.inputs[n].dtype)
                 self._multiply(dz, self.weights[n].swapaxes(0, 1), dy)
@@ -118,8 +109,6 @@ class Chain:
         if self.need_dx:
             dx = self.ops.empty((len(dz), self.layers[0].w.shape[0]), self.real)
             self._product(dz, self.weights[0].swapaxes(0, 1), dx)
-        runtime.join()
-        del used
         return dx, gradients[::-1]
 
     def _product(self, x: Array, w: Array, out: Array) -> None:

@@ -5,7 +5,7 @@ A launch is a call of ``self._launch``, so that the same lines run on a CUDA dev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
@@ -128,11 +128,9 @@ class CudaOperations(Backend):
             blocks, row = _threads(-(-largest // 4))
             self._launch(source, "round_arrays", min(blocks, _PARTS), row, np.int64(len(some)), given)
 
-    def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> Callable[[], None]:
+    def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> None:
         """The way back to a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), dz's sum over
-        the samples, for which what is returned has to be called, too.
-
-        All are of one dtype, or dz bfloat16, or all but db. They may have more columns than k, which in dz become 0. dz may
+        the samples. All are of one dtype, or dz bfloat16, or all but db. They may have more columns than k, which in dz become 0. dz may
         be dy; of dz and db either may be None.
         """
         kind = "back" if dz is None or dz.dtype == dy.dtype else "back_to_half"
@@ -148,13 +146,9 @@ class CudaOperations(Backend):
         parts = self.empty((chunks, k), _F8) if db is not None and chunks > 1 else None
         source = load("relu", real)
         self._launch(source, kind, min(chunks * tiles, _BLOCKS), row, *sizes, dy, y, dz, parts, db)
-
-        def finish() -> None:
-            if parts is not None:
-                given = np.int64(k), np.int64(chunks), parts, db
-                self._launch(source, "column_sums", min(-(-k // _FEW), _BLOCKS), _FEW, *given)
-
-        return finish
+        if parts is not None:
+            given = np.int64(k), np.int64(chunks), parts, db
+            self._launch(source, "column_sums", min(-(-k // _FEW), _BLOCKS), _FEW, *given)
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
         usual = out.ndim == 1 and _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)
