@@ -130,7 +130,9 @@ class CudaOperations(Backend):
 
     def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> None:
         """The way back to a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), dz's sum over
-        the samples. All are of one dtype, or dz bfloat16, or all but db. They may have more columns than k, which in dz become 0. dz may
+        the samples.
+
+        All are of one dtype, or dz bfloat16, or all but db. They may have more columns than k, which in dz become 0. dz may
         be dy; of dz and db either may be None.
         """
         kind = "back" if dz is None or dz.dtype == dy.dtype else "back_to_half"
