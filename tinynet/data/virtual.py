@@ -70,11 +70,10 @@ class Virtual(Dataset):
         raise NotImplementedError
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        def make(piece: Index, host: Backend) -> tuple[Array, Array]:
-            key, counter = _stream(self.seed, SAMPLES, 0, host)
-            return host.samples(self._samples, key, counter, piece, self._width(), self._tables(host), dtype)
-
-        return in_pieces(make, self, index, ops, dtype, self._width())
+        host = ops.generator
+        key, counter = _stream(self.seed, SAMPLES, 0, host)
+        x, y = host.samples(self._samples, key, counter, index, self._width(), self._tables(host), dtype)
+        return Batch(ops.asarray(x, dtype), ops.asarray(y, "int64" if self.classes else dtype), None)
 
     def _constants(self, count: int, ops: Backend) -> Array:
         """Words that belong to the set as a whole, (count,) uint64."""
@@ -90,30 +89,6 @@ def _stream(seed: int, purpose: int, depth: int, host: Backend) -> tuple[tuple[i
     """Key and counter of the stream that samples are made of."""
     streams.need_float64(host, "samples")
     return streams.key(seed, streams.DATA), (0, purpose, depth)
-
-
-def in_pieces(
-    make: Callable[[Index, Backend], tuple[Array, Array]],
-    data: Dataset,
-    index: Index,
-    ops: Backend,
-    dtype: str,
-    width: int,
-) -> Batch:
-    """``make(piece, host)`` -> (x, y) over pieces of ``index`` that suit the cache, put together on ``ops``."""
-    host, n = ops.generator, len(index)
-    kind = "int64" if data.classes else dtype
-    size = max(host.block // max(width, 1), 1)
-    if n <= size:
-        x, y = make(index, host)
-        return Batch(ops.asarray(x, dtype), ops.asarray(y, kind), None)
-    xs = ops.empty((n, *data.shape), ops.dtype(dtype))
-    ys = ops.empty((n,) if data.classes else (n, data.outputs or 1), ops.dtype(kind))
-    for start in range(0, n, size):
-        stop = min(start + size, n)
-        x, y = make(index[start:stop], host)
-        xs[start:stop, ...], ys[start:stop, ...] = ops.asarray(x, dtype), ops.asarray(y, kind)
-    return Batch(xs, ys, None)
 
 
 @dataclass(frozen=True)
