@@ -248,6 +248,8 @@ def test_numpy_replaces_what_it_says():
         "normal",
         "halves",
         "dropout",
+        "arctan",
+        "samples",
     }
     assert not overrides(get_backend("strict"))
 
