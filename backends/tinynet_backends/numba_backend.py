@@ -281,7 +281,7 @@ class NumbaBackend(NumpyBackend):
 
     def gather(self, x: Array, index: Array) -> Array:
         plain = type(index) is np.ndarray and index.dtype == np.int64 and index.ndim == 1 and index.size and x.size
-        if not plain or not _dense(x) or x.dtype.hasobject or index.min() < 0 or index.max() >= len(x):
+        if not plain or not _dense(x) or x.dtype.hasobject or index.view(_U8).max() >= len(x):  # negative ones are huge
             return super().gather(x, index)
         out = self.empty((index.size, *x.shape[1:]), x.dtype)
         parts, size = self._parts(out.size, GRAIN // 4), x.nbytes // len(x)

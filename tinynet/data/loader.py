@@ -88,7 +88,8 @@ class Loader:
             self.order = Shuffled(n, self.seed)
         else:
             self.order = Sequential(n)
-        self._kept: tuple[int, str, Batch] | None = None  # the stretch that was made last
+        self.span = min(16, max(1, _STRETCH // (batch_size * prod(self.data.shape))))
+        self._kept: tuple[int, int, str, Batch] | None = None  # the stretch that was made last: from step to step
 
     def __repr__(self) -> str:
         return f"Loader({self.data!r}, {self.batch_size}, seed={self.seed}, {self.order!r})"
@@ -119,22 +120,19 @@ class Loader:
         """The batch of a step on ``ops``."""
         if not self.made_on_host(ops):
             return self.data.rows(self.index(step, ops), ops, dtype)
-        first = self.first_of_stretch(step)
-        if self._kept is None or self._kept[:2] != (first, dtype):
-            self._kept = first, dtype, self.stretch(first, ops, dtype)[1]
-        return self.cut(self._kept[2], step - first, ops)
+        kept = self._kept
+        if kept is None or not kept[0] <= step < kept[1] or kept[2] != dtype:
+            first = self.first_of_stretch(step)
+            steps, stretch = self.stretch(first, ops, dtype)
+            kept = self._kept = first, first + steps, dtype, stretch
+        return self.cut(kept[3], step - kept[0], ops)
 
-    # On the host the batches of several steps, a stretch, are made together: the cost of calls and of a cold cache is
-    # spread over them.
+    # On the host the batches of several steps, ``span`` of them or a stretch, are made together: the cost of calls and
+    # of a cold cache is spread over them.
 
     def made_on_host(self, ops: Backend) -> bool:
         """Whether batches for ``ops`` are made by the host."""
         return self.data.on_host or (not self.data.stored and ops.generator.on_host)
-
-    @property
-    def span(self) -> int:
-        """Steps in a stretch."""
-        return min(16, max(1, _STRETCH // (self.batch_size * prod(self.data.shape))))
 
     def first_of_stretch(self, step: int) -> int:
         """The first step of the stretch that a step belongs to; none crosses the end of an epoch."""
