@@ -244,7 +244,7 @@ def test_a_shuffle_of_2_to_the_62_takes_a_moment_and_no_memory(ops):
         (lambda: D.Spirals(9, seed=0.5), "seed 0.5 is not a whole number: give one in [0, 2**64)"),
         (lambda: D.Spirals(9, n_classes=1), "Spirals n_classes 1 is out of range: give a whole number in [2, 65536)"),
         (lambda: D.Blobs(9, n_features=0), "Blobs n_features 0 is out of range: give a whole number in [1, 65536)"),
-        (lambda: D.Moons(9, noise=-1), "Moons noise -1 is out of range: give a standard deviation of at least 0"),
+        (lambda: D.Moons(9, noise=-1), "Moons noise -1 is out of range: give a standard deviation in [0, 1e30]"),
         (lambda: D.Teacher(9, hidden=0), "Teacher hidden 0 is out of range: give a whole number in [1, 65536)"),
         (lambda: D.Moons(9).take(10), "take(10) is out of range: there are 9 samples"),
         (lambda: tn.Loader(D.Moons(9), 3, seed=-1), "seed -1 is out of range: give one in [0, 2**64)"),

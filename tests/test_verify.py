@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tinynet_backends import exact, philox
+from tinynet_backends import exact, get_backend, philox, portable_operations
 from tinynet_backends.numpy_backend import NumpyBackend
 
 import tinynet as tn
@@ -17,7 +17,7 @@ def report(*backends):
 
 
 @pytest.mark.parametrize(
-    "ops", ["numpy", "strict:device1", "torch", pytest.param("cupy", marks=pytest.mark.gpu)], indirect=True
+    "ops", ["numpy", "numba", "strict:device1", "torch", pytest.param("cupy", marks=pytest.mark.gpu)], indirect=True
 )
 def test_all_holds(ops):
     held, said = report(ops)
@@ -26,6 +26,11 @@ def test_all_holds(ops):
     assert "fingerprint of a short run: " in said
     if ops.name == "numpy":
         assert report(ops) == (held, said)  # the fingerprint is the same each time
+
+
+@pytest.mark.parametrize("name", portable_operations())
+def test_every_operation_that_can_be_replaced_is_tried(name):
+    assert verify._cases(name, get_backend("numpy"), "float32")
 
 
 def test_there_is_a_golden_value_for_every_set():

@@ -94,11 +94,17 @@ def _replacements(ops: Backend) -> Iterator[str]:
                     x, y = ops.to_numpy(x), reference.to_numpy(y)
                     scale = 1.0 + float(abs(y).max()) if y.size else 1.0
                     error = float(abs(x - y).max()) / scale if y.size and y.dtype.kind == "f" else float((x != y).any())
-                    if not error <= (0.0 if name in _ON_WORDS else tolerance):
+                    if not error <= (0.0 if name in _EXACT else tolerance):
                         yield f"{name} in {dtype} is off by {error:.1e}"
 
 
-_ON_WORDS = {"words", "words_at", "normal", "halves", "dropout", "permute"}
+_ON_WORDS = {"words", "words_at", "normal", "halves", "dropout", "permute", "samples"}
+_EXACT = _ON_WORDS | {"sincos", "arctan", "log", "sum_in_order", "affine_in_order", "gather"}
+
+
+def _sample(ops: Backend, words: Any) -> tuple[Any, Any]:
+    """A formula of samples."""
+    return ops.normal(words), ops.halves(words)[:, :3]
 
 
 def _flat(value: Any) -> list[Any]:
@@ -114,6 +120,9 @@ def _cases(name: str, ops: Backend, dtype: str) -> list[tuple[Any, ...]]:
 
     def real(*shape: int) -> Any:
         return xp.reshape(stream.normal(range(prod(shape)), dtype, ops), shape)
+
+    def real64(*shape: int) -> Any:
+        return xp.reshape(stream.normal(range(prod(shape)), "float64", ops), shape)
 
     key, counter = (7, 5), (1, 2, 3)
     labels = stream.integers(range(9), 4, ops)
@@ -139,7 +148,15 @@ def _cases(name: str, ops: Backend, dtype: str) -> list[tuple[Any, ...]]:
         "normal": [(words,)],
         "halves": [(words,)],
         "dropout": [(real(70_000), 0.3, key, counter)],
+        "dropout_grad": [(real(9, 5), xp.reshape(stream.bernoulli(range(45), 0.7, ops), (9, 5)), 0.3)],
         "permute": [(labels, 1000, tuple(range(24)))],
+        "sincos": [(real64(5000),)],
+        "arctan": [(real64(5000), stream.uniform(range(5000), "float64", ops))],
+        "log": [(xp.abs(real64(5000)),)],
+        "sum_in_order": [(real64(9, 5),)],
+        "affine_in_order": [(real64(9, 5), real64(5, 4), real64(1, 4), 0.3)],
+        "gather": [(real(9, 5), labels)],
+        "samples": [(_sample, key, counter, range(7, 3007), width, (), dtype) for width in (5, 21)],
     }[name]
 
 

@@ -271,6 +271,7 @@ class NumbaBackend(NumpyBackend):
         return dx
 
     def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
+        n = permutation.check_inside(np, index, n)
         a, b = permutation.sides(n)
         used = np.asarray(permutation.used_keys(keys, n), np.uint64)
         index = np.ascontiguousarray(index, np.int64)

@@ -573,7 +573,7 @@ def normal(real: Any) -> Body:
         if columns == stride:  # without gaps: one long row
             count, columns = 1, count * columns
         whole = columns // NORMALS * NORMALS
-        for i in range(count):
+        for _ in range(count):
             normals(source, w[4], out, whole)
             for j in range(whole, columns):
                 pointer(float64, out)[j] = one_normal(pointer(uint64, source)[j], lines)
