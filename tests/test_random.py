@@ -201,6 +201,14 @@ def test_all_orders_are_equally_likely():
     assert sum((c - 200) ** 2 / 200 for c in counts.values()) < 54
 
 
+@pytest.mark.parametrize("index", [-1, 9, 2**62])
+def test_an_index_without_a_place_is_refused(index, ops):
+    """A walk from there might never come back."""
+    for permute in (lambda i: ops.permute(i, 9, KEYS), lambda i: permutation.unpermute(ops.xp, i, 9, KEYS)):
+        with pytest.raises(IndexError, match=rf"^index {index} is out of range: this permutation is of range\(9\)$"):
+            permute(ops.asarray([0, index, 3], "int64"))
+
+
 def test_sizes_that_have_no_permutation():
     with pytest.raises(ValueError, match=r"no permutation of range\(0\): expected 1 <= n <= 2\*\*62"):
         permutation.permute(np, np.arange(0), 0, KEYS)

@@ -622,25 +622,20 @@ def permute(real: Any) -> Body:
         w, u = pointer(types.int64, at), pointer(uint64, at)
         index, out, keys = pointer(uint64, w[1]), pointer(uint64, w[2]), pointer(uint64, w[7])
         n, a, b, rounds, l = u[3], u[4], u[5], w[6], pointer(uint64, w[8] + 8 * TILE * part)
-        inverse = 1.0 / float64(types.int64(b))
+        side = types.int64(b)
+        inverse = 1.0 / float64(side)
         low, high = share(w[0], part, parts, 1)
         for first in range(low, high, TILE):
             size, r = min(TILE, high - first), pointer(uint64, w[2] + 8 * first)
-            if a * b < uint64(2**52):  # as float64 a division is one of several at once, off by no more than one
-                for i in range(size):
-                    x = types.int64(index[first + i])
-                    q = types.int64(float64(x) * inverse)
-                    rest = x - q * types.int64(b)
-                    q = q - 1 if rest < 0 else q
-                    rest = rest + types.int64(b) if rest < 0 else rest
-                    over = rest >= types.int64(b)
-                    l[i] = uint64(q + 1 if over else q)
-                    r[i] = uint64(rest - types.int64(b) if over else rest)
-            else:
-                for i in range(size):
-                    x = index[first + i]
-                    l[i] = x // b
-                    r[i] = x - l[i] * b
+            for i in range(size):  # a division as float64, off by no more than one, is one of several at once
+                x = types.int64(index[first + i])
+                q = types.int64(float64(x) * inverse)
+                rest = x - q * side
+                q = q - 1 if rest < 0 else q
+                rest = rest + side if rest < 0 else rest
+                over = rest >= side
+                l[i] = uint64(q + 1 if over else q)
+                r[i] = uint64(rest - side if over else rest)
             for j in range(0, rounds, 2):
                 for i in range(size):
                     left = l[i] + _below(a, r[i], keys[j])
