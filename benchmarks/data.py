@@ -101,7 +101,7 @@ def steps(loader: object, features: int) -> Iterator[tn.Report]:
     return tn.train(tn.Model(net, features), loader, tn.CrossEntropy(), tn.Adam(1e-3), steps=2**40)  # type: ignore[arg-type]
 
 
-def overhead(rounds: int = 15, count: int = 48) -> None:
+def overhead(rounds: int = 61) -> None:
     """(step with data - step on a fixed batch) / step, for a 64-64 network at batch 4096."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((N, FEATURES)).astype(np.float32), rng.integers(0, 3, N)
@@ -119,18 +119,16 @@ def overhead(rounds: int = 15, count: int = 48) -> None:
         }
         if importlib.util.find_spec("torch"):
             loaders |= _of_pytorch(x, y)
-        print(
-            f"\nA step of a 64-64 network at batch {BATCH}, ms; shuffled but for virtual sets; median of {rounds} rounds"
-        )
-        print(
-            f"{'data':<38}" + "".join(f"{name + ': fixed':>14}{'with data':>11}{'overhead':>10}" for name in BACKENDS)
-        )
+        print(f"\nA step of a 64-64 network at batch {BATCH}, ms; shuffled but for virtual sets")
+        print(f"overhead: data / step, paired in {rounds} rounds: median, and between which half of the rounds lie")
+        columns = "".join(f"{name + ': fixed':>14}{'overhead':>10}{'half':>16}" for name in BACKENDS)
+        print(f"{'data':<38}{columns}")
         for label, loader in loaders.items():
             text = f"{label:<38}"
             for name in BACKENDS:
                 with tn.use_backend(name):
-                    fixed, with_data, share = _overhead(loader(), tn.Loader(arrays, BATCH), rounds, count)
-                text += f"{1e3 * fixed:>14.2f}{1e3 * with_data:>11.2f}{share:>10.1%}"
+                    fixed, (low, share, high) = _overhead(loader(), tn.Loader(arrays, BATCH), rounds)
+                text += f"{1e3 * fixed:>14.2f}{share:>10.1%}{f'{low:.1%} to {high:.1%}':>16}"
             print(text, flush=True)
 
 
@@ -154,21 +152,27 @@ def _of_pytorch(x: Any, y: Any) -> dict[str, Callable[[], object]]:
     }
 
 
-def _overhead(loader: object, arrays: object, rounds: int, count: int) -> tuple[float, float, float]:
-    """Seconds of a step on a fixed batch, of one with data, and the difference as a part of the first."""
+STRETCH = 16  # steps of either kind before the other's turn: as many batches are made at once
+
+
+def _overhead(loader: object, arrays: object, rounds: int) -> tuple[float, list[float]]:
+    """Seconds of a step on a fixed batch, and the quartiles of what one with data takes more, as a part of that.
+
+    Both take turns, a stretch of batches each, so that what slows the machine for longer than a few hundredths of a
+    second slows both.
+    """
     like = loader if isinstance(loader, tn.Loader) else arrays
     features = loader.data.shape[0]  # type: ignore[attr-defined]
     runs = steps(Fixed(like), features), steps(loader, features)  # type: ignore[arg-type]
     for run in runs:
-        for _ in range(120):
+        for _ in range(8 * STRETCH):
             next(run)
     times: list[list[float]] = [[], []]
     for turn in range(rounds):
         for which in (turn % 2, 1 - turn % 2):
-            times[which].append(elapsed(lambda run=runs[which]: [next(run) for _ in range(count)]) / count)  # type: ignore[misc]
-    share = statistics.median(b / a - 1 for a, b in zip(*times, strict=True))
-    fixed, with_data = (statistics.median(t) for t in times)
-    return fixed, with_data, share
+            times[which].append(elapsed(lambda run=runs[which]: [next(run) for _ in range(STRETCH)]) / STRETCH)  # type: ignore[misc]
+    shares = [b / a - 1 for a, b in zip(*times, strict=True)]
+    return statistics.median(times[0]), statistics.quantiles(shares, n=4)
 
 
 MEMORY = """

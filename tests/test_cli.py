@@ -200,7 +200,7 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         (["--set", "nose=1"], "data set spirals has no option 'nose': choose from n_classes, noise, turns"),
         (["--set", "noise=loud"], "option noise = 'loud' is not understood: expected a number, true or false"),
         (["--set", "noise"], "option 'noise' is not understood: expected name=value"),
-        (["--set", "noise=-1"], "Spirals noise -1 is out of range: give a standard deviation of at least 0"),
+        (["--set", "noise=-1"], "Spirals noise -1 is out of range: give a standard deviation in [0, 1e30]"),
         (["--seed", "-1"], "seed -1 is out of range: give one in [0, 2**64)"),
         (["--dropout", "1"], "Dropout rate 1.0 is out of range: give the fraction dropped, in [0, 1)"),
         (["--lr", "nan"], "Cosine rate nan is out of range: give a finite number of at least 0"),
@@ -229,7 +229,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(argv, said, tmp_path, capsys):
         ("sample = 1", "unknown option 'sample': choose from accumulate, "),
         ("samples = ", "c.toml: not a TOML file: "),
         ("hidden = ['a']", "option hidden = ['a'] is no list of widths: expected whole numbers"),
-        ("[options]\nnoise = 'x'", "data set spirals: "),
+        ("[options]\nnoise = 'x'", "Spirals noise 'x' is out of range: give a standard deviation in [0, 1e30]"),
     ],
 )
 def test_a_mistake_in_a_config_is_one_line(text, said, tmp_path, capsys):

@@ -195,6 +195,15 @@ def test_arrays_of_the_backend_s_own_library(ops):
 # The loader -------------------------------------------------------------------------------------------------------
 
 
+def test_numbers_of_any_library_make_the_same_set():
+    """And the same text, so that a checkpoint knows its data again."""
+    mine = D.Spirals(np.int64(9), seed=np.uint64(2), n_classes=np.int32(4), noise=np.float64(0.5), turns=1)
+    assert mine == D.Spirals(9, seed=2, n_classes=4, noise=0.5, turns=1.0)
+    assert repr(mine) == "Spirals(n=9, seed=2, n_classes=4, noise=0.5, turns=1.0)"
+    assert repr(D.Teacher(9, hidden=[np.int64(3), 2])) == repr(D.Teacher(9, hidden=(3, 2)))
+    assert tn.Loader(mine, np.int64(3)).fingerprint() == tn.Loader(mine, 3).fingerprint()
+
+
 @pytest.mark.parametrize(("n", "size"), [(1, 1), (1, 9), (10, 3), (100, 100), (1000, 64), (70_000, 999)])
 def test_every_epoch_goes_through_all_samples_in_an_order_of_its_own(n, size):
     loader = tn.Loader((np.zeros((n, 1)), np.zeros(n, int)), size, seed=4)
@@ -239,12 +248,35 @@ def test_a_shuffle_of_2_to_the_62_takes_a_moment_and_no_memory(ops):
     [
         (lambda: D.Spirals(0), "Spirals n 0 is out of range: give a whole number in [1, 2**62]"),
         (lambda: D.Spirals(2**62 + 1), f"Spirals n {2**62 + 1} is out of range: give a whole number in [1, 2**62]"),
+        (lambda: D.Spirals(True), "Spirals n True is out of range: give a whole number in [1, 2**62]"),
+        (lambda: D.Spirals(9, seed=True), "seed True is not a whole number: give one in [0, 2**64)"),
+        (lambda: D.Moons(9, noise="a"), "Moons noise 'a' is out of range: give a standard deviation in [0, 1e30]"),
+        (lambda: D.Moons(9, noise=1e300), "Moons noise 1e+300 is out of range: give a standard deviation in [0, 1e30]"),
+        (lambda: D.Teacher(9, hidden=2.5), "Teacher hidden 2.5 is out of range: give a whole number in [1, 65536)"),
+        (lambda: D.Teacher(9, hidden=(2.5,)), "Teacher hidden 2.5 is out of range: give a whole number in [1, 65536)"),
+        (lambda: D.Spirals(9, turns=2**40), f"Spirals turns {2**40} is out of range: give a number in [-2**20, 2**20]"),
+        (
+            lambda: D.Moons(9)[np.array([1, 2**63], np.uint64)],
+            f"sample {2**63} is out of range: there are 9, numbered from 0",
+        ),
+        (lambda: D.Moons(9)[[1, 2**70]], f"sample {2**70} is out of range: there are 9, numbered from 0"),
+        (lambda: D.Moons(9).split("a"), "split at 'a' leaves nothing on one side of 9 samples: choose between"),
+        (
+            lambda: D.Moons(9).split(float("nan")),
+            "split at nan leaves nothing on one side of 9 samples: choose between",
+        ),
+        (lambda: D.Moons(9).take(np.ones(2)), "take(array([1., 1.])) is out of range: there are 9 samples"),
+        (
+            lambda: tn.Loader(D.Moons(9), 3, shuffle="False"),
+            "Loader shuffle 'False' is not True or False: give one of them",
+        ),
+        (lambda: tn.Loader(D.Moons(9), 3).index(-1), "step -1 is out of range: give a whole number in [0, 2**63)"),
         (lambda: D.Spirals(1e3), "Spirals n 1000.0 is out of range: give a whole number in [1, 2**62]"),
         (lambda: D.Spirals(9, seed=2**64), f"seed {2**64} is out of range: give one in [0, 2**64)"),
         (lambda: D.Spirals(9, seed=0.5), "seed 0.5 is not a whole number: give one in [0, 2**64)"),
         (lambda: D.Spirals(9, n_classes=1), "Spirals n_classes 1 is out of range: give a whole number in [2, 65536)"),
         (lambda: D.Blobs(9, n_features=0), "Blobs n_features 0 is out of range: give a whole number in [1, 65536)"),
-        (lambda: D.Moons(9, noise=-1), "Moons noise -1 is out of range: give a standard deviation of at least 0"),
+        (lambda: D.Moons(9, noise=-1), "Moons noise -1 is out of range: give a standard deviation in [0, 1e30]"),
         (lambda: D.Teacher(9, hidden=0), "Teacher hidden 0 is out of range: give a whole number in [1, 65536)"),
         (lambda: D.Moons(9).take(10), "take(10) is out of range: there are 9 samples"),
         (lambda: tn.Loader(D.Moons(9), 3, seed=-1), "seed -1 is out of range: give one in [0, 2**64)"),
@@ -255,6 +287,6 @@ def test_a_shuffle_of_2_to_the_62_takes_a_moment_and_no_memory(ops):
     ],
 )
 def test_mistakes(make, said):
-    with pytest.raises((ValueError, TypeError)) as e:
+    with pytest.raises((ValueError, TypeError, IndexError)) as e:
         make()
     assert str(e.value) == said

@@ -8,7 +8,7 @@ import inspect
 
 import numpy as np
 import pytest
-from tinynet_backends import Backend, backend_of, get_backend, overrides, portable_operations
+from tinynet_backends import Backend, backend_of, get_backend, overrides, permutation, portable_operations
 from tinynet_backends.numpy_backend import BLOCK
 
 import tinynet as tn
@@ -52,6 +52,13 @@ def raw(n):
     return w
 
 
+def beside(n):
+    """Indices at multiples of the side that they are divided by, and just below."""
+    b = permutation.sides(n)[1]
+    k = np.append(RNG.integers(1, n // b, 20_000), n // b - 1) * b
+    return np.append(k, k - 1)
+
+
 def mixture(ops, words, centre, w):
     """A formula of samples with all that those of the library are made of."""
     xp = ops.xp
@@ -77,6 +84,7 @@ def untraceable(ops, words):
 
 
 KEY, COUNTER = (2**64 - 1, 3), (5, 0, 2**64 - 1)
+KEYS = tuple(RNG.integers(0, 2**32, 24).tolist())
 
 CASES = {
     "affine": lambda f: [
@@ -122,7 +130,7 @@ CASES = {
         (f(real(2, 3, 4)), f(real(2, 3, 4)), f(real(2, 3)), 0.1),
         (f(real(4, 3)), f(RNG.dirichlet(np.ones(3), 4)), f(real(4)), 0.2, f(np.array([1.0, 0.0, 2.0]))),
     ],
-    "words": lambda f: [(KEY, COUNTER, start, n) for start, n in ((0, 9), (3, 1), (5, 0), (2**64 - 8, 8), (2**40 + 1, 4099))],
+    "words": lambda f: [(KEY, COUNTER, start, n) for start, n in ((0, 9), (3, 1), (5, 0), (2**64 - 8, 8), (2**66 - 59, 300), (2**40 + 1, 4099))],
     "words_at": lambda f: [
         (KEY, COUNTER, np.array(index, dtype=np.int64), width) for index in ([], [0], [7, 3, 3, 2**62 - 1]) for width in (1, 4, 21)
     ],
@@ -145,9 +153,14 @@ CASES = {
         (mixture, KEY, COUNTER, np.array([2**62, 0, 5, 5]), 9, [real(3, 3), real(10, 12)], "float64"),
         (labelled, KEY, COUNTER, range(2**60, 2**60 + 20), 3, [], f(real(1)).dtype.name),
         (labelled, KEY, COUNTER, np.array([9, 1, 8]), 20, [], "float64"), (labelled, KEY, COUNTER, range(4, 4), 4, [], "float64"),
+        # many blocks and tiles, and the number of a block runs over 64 bits in the middle
+        (labelled, KEY, COUNTER, range(2**64 // 5 - 5000, 2**64 // 5 + 5000), 20, [], "float32"),
+        (untraceable, KEY, COUNTER, range(7, 30_007), 5, [], f(real(1)).dtype.name),
         (untraceable, KEY, COUNTER, range(20), 3, [], f(real(1)).dtype.name),
     ],
-    "permute": lambda f: [(np.arange(min(n, 50)), n, tuple(range(24))) for n in (1, 2, 999, 1000, 2**62)],
+    "permute": lambda f: [(np.arange(min(n, 50)), n, tuple(range(24))) for n in (1, 2, 999, 1000, 2**62)] + [
+        (np.append(RNG.integers(0, n, 300), beside(n)), n, KEYS) for n in (4093, 3 * 10**17, 2**53 + 5, 2**62)
+    ],
 }  # fmt: skip
 FORMULAS_ON_WORDS = {
     "words",
@@ -248,6 +261,8 @@ def test_numpy_replaces_what_it_says():
         "normal",
         "halves",
         "dropout",
+        "arctan",
+        "samples",
     }
     assert not overrides(get_backend("strict"))
 

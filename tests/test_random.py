@@ -184,7 +184,7 @@ def test_a_permutation_is_one_and_its_inverse_undoes_it(n):
 
 @pytest.mark.parametrize("n", [7, 1001, 10**12, 2**62])
 def test_a_permutation_has_the_same_bits_everywhere(n, lib):
-    index = np.linspace(0, n - 1, 50).astype(np.int64)
+    index = np.minimum(np.linspace(0, n - 1, 50).astype(np.int64), n - 1)  # n - 1 may be rounded up
     here = lib.to_numpy(permutation.permute(lib.xp, lib.asarray(index), n, KEYS))
     assert here.dtype == np.int64
     assert ((here >= 0) & (here < n)).all()
@@ -199,6 +199,14 @@ def test_all_orders_are_equally_likely():
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 24
     assert sum((c - 200) ** 2 / 200 for c in counts.values()) < 54
+
+
+@pytest.mark.parametrize("index", [-1, 9, 2**62])
+def test_an_index_without_a_place_is_refused(index, ops):
+    """A walk from there might never come back."""
+    for permute in (lambda i: ops.permute(i, 9, KEYS), lambda i: permutation.unpermute(ops.xp, i, 9, KEYS)):
+        with pytest.raises(IndexError, match=rf"^index {index} is out of range: this permutation is of range\(9\)$"):
+            permute(ops.asarray([0, index, 3], "int64"))
 
 
 def test_sizes_that_have_no_permutation():

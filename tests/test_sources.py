@@ -387,6 +387,14 @@ def test_names_within_a_file_do_not_break_the_line(tmp_path):
         D.read(tmp_path / "d.npz")
 
 
+def test_an_error_is_a_line_to_read_whatever_a_cell_holds(tmp_path):
+    (tmp_path / "d.csv").write_text("x0,x1,y\n1,2,0\n3,\x1b[31m" + 10**6 * "\x07" + "\x00,1\n")
+    with pytest.raises(tn.DataFileError, match=r"d\.csv: ") as caught:
+        D.read(tmp_path / "d.csv")
+    assert len(str(caught.value)) < 1200
+    assert str(caught.value).isprintable()
+
+
 def test_damaged_files_are_read_or_refused(tmp_path):
     rng = np.random.default_rng(1)
     for path in small_files(tmp_path):

@@ -28,6 +28,11 @@ def test_all_holds(ops):
         assert report(ops) == (held, said)  # the fingerprint is the same each time
 
 
+@pytest.mark.parametrize("name", portable_operations())
+def test_every_operation_that_can_be_replaced_is_tried(name):
+    assert verify._cases(name, get_backend("numpy"), "float32")
+
+
 def test_there_is_a_golden_value_for_every_set():
     assert set(verify.GOLDEN) == set(tn.data.DATASETS)
 

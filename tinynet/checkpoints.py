@@ -16,7 +16,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from tinynet.errors import ModelFileError
-from tinynet.files import FORMAT, is_finite, read_tensors, save, write_tensors
+from tinynet.files import FORMAT, checksum, is_finite, read_tensors, save, write_sealed, write_tensors
 from tinynet.history import History
 from tinynet.losses import Loss
 from tinynet.model import Model
@@ -159,6 +159,8 @@ class Checkpoints:
             path = self.path(step)
             try:
                 about, arrays = read_tensors(path)
+                if about.pop("checksum", None) != checksum(about, arrays):
+                    raise ModelFileError(f"{path}: damaged checkpoint: its checksum is another")
                 if about.get("kind") != "checkpoint":
                     raise ModelFileError(f"{path}: not a checkpoint")
                 self._compare(about["fingerprint"], path)
@@ -186,7 +188,8 @@ class Checkpoints:
         arrays, about = snapshot.pack()
         about |= {"format": FORMAT, "kind": "checkpoint", "fingerprint": self._fingerprint}
         about |= {"least": self._least, "config": self.config}
-        write_tensors(self.path(snapshot.run.step), arrays, about, snapshot.model.ops)
+        host = {name: snapshot.model.ops.to_numpy(a) for name, a in arrays.items()}
+        write_sealed(self.path(snapshot.run.step), host, about)
         for step in self.steps()[self.keep :]:
             self.path(step).unlink(missing_ok=True)
 

@@ -7,11 +7,19 @@ class DivergedError(RuntimeError):
     """The loss or a weight stopped being finite; the model keeps the last weights that were seen to be good."""
 
 
+_LONGEST = 1000  # letters of an error; a cell or a name in a file may have millions
+
+
 class _OfAFile(ValueError):
-    """One line, whatever names the file has within it."""
+    """One line of moderate length without control characters, whatever the file has within it."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(" ".join(text.splitlines()))
+        line = _cut(" ".join(text.splitlines()))
+        super().__init__(_cut("".join(c if c.isprintable() else repr(c)[1:-1] for c in line)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 class ModelFileError(_OfAFile):

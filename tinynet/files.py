@@ -11,6 +11,7 @@ from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from tinynet_backends import Backend
@@ -48,6 +49,11 @@ def write_tensors(path: str | PathLike[str], arrays: dict[str, Any], about: dict
     """Write arrays of ``ops`` and JSON data to a safetensors file, whole or not at all."""
     # one entry of metadata: the library does not keep their order
     write_host(path, {name: ops.to_numpy(a) for name, a in arrays.items()}, {"tinynet": json.dumps(about)})
+
+
+def write_sealed(path: str | PathLike[str], arrays: dict[str, Any], about: dict[str, Any]) -> None:
+    """Write host arrays and JSON data, with a `checksum` of both beside them, whole or not at all."""
+    write_host(path, arrays, {"tinynet": json.dumps(about | {"checksum": checksum(about, arrays)})})
 
 
 def write_host(path: str | PathLike[str], arrays: dict[str, Any], metadata: dict[str, str]) -> None:
@@ -146,6 +152,14 @@ def opened(path: Path) -> Iterator[Any]:
         if isinstance(e, ModelFileError):
             raise
         raise ModelFileError(f"{path}: damaged model file: {e}") from None
+
+
+def checksum(about: dict[str, Any], arrays: dict[str, Any]) -> int:
+    """CRC-32 of JSON data and host arrays with their names."""
+    found = crc32(json.dumps(about).encode())
+    for name in sorted(arrays):
+        found = crc32(np.ascontiguousarray(arrays[name]), crc32(name.encode(), found))
+    return found
 
 
 def is_finite(a: Any) -> bool:

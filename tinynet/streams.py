@@ -11,6 +11,8 @@ from typing import Any
 
 from tinynet_backends import Backend, exact, get_backend, philox
 
+from tinynet import checks
+
 # The library's own purposes. Another number below 2**64 is a purpose of your own; these are kept below 256.
 WEIGHTS, DATA, ORDER, MASKS = 1, 2, 3, 4
 
@@ -21,13 +23,12 @@ Counter = tuple[int, int, int]
 
 
 def check_seed(seed: int) -> int:
-    """``seed`` as int; ValueError unless it is a whole number in [0, 2**64)."""
-    try:
-        value = seed.__index__()
-    except AttributeError:
-        raise TypeError(f"seed {seed!r} is not a whole number: give one in [0, 2**64)") from None
+    """``seed`` as int; TypeError unless it is a whole number, ValueError unless it is in [0, 2**64)."""
+    value = checks.whole(seed)
+    if value is None:
+        raise TypeError(f"seed {checks.shown(seed)} is not a whole number: give one in [0, 2**64)")
     if not 0 <= value < 2**64:
-        raise ValueError(f"seed {value} is out of range: give one in [0, 2**64)")
+        raise ValueError(f"seed {checks.shown(value)} is out of range: give one in [0, 2**64)")
     return value
 
 
@@ -57,11 +58,19 @@ class Stream:
     counter: Counter = (0, 0, 0)
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        if not isinstance(self.counter, (tuple, list)) or len(self.counter) != 3:
+            raise ValueError(f"Stream counter {checks.shown(self.counter)} is not one: give three whole numbers")
         names = ("purpose", "counter[0]", "counter[1]", "counter[2]")
+        numbers = []
         for name, value, bits in zip(names, (self.purpose, *self.counter), (64, 64, 64, 32), strict=True):
-            if not isinstance(value, int) or not 0 <= value < 2**bits:
-                raise ValueError(f"Stream {name} {value!r} is out of range: give a whole number in [0, 2**{bits})")
+            number = checks.whole(value)
+            if number is None or not 0 <= number < 2**bits:
+                text = checks.shown(value)
+                raise ValueError(f"Stream {name} {text} is out of range: give a whole number in [0, 2**{bits})")
+            numbers.append(number)
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        object.__setattr__(self, "purpose", numbers[0])
+        object.__setattr__(self, "counter", tuple(numbers[1:]))
 
     def words(self, index: Index, ops: Backend | None = None) -> Array:
         """uint64 words."""
@@ -71,6 +80,7 @@ class Stream:
     def uniform(self, index: Index, dtype: str = "float64", ops: Backend | None = None) -> Array:
         """Numbers in [0, 1): the upper 53 bits of each word in float64, the upper 24 in float32."""
         ops = ops or get_backend()
+        _check_dtype(dtype)
         words = self._words(index, ops.generator, 0)
         if dtype == "float32":
             return ops.asarray(exact.fraction32(ops.generator.xp, words))
@@ -86,6 +96,7 @@ class Stream:
         [-1.029745614486747]
         """
         ops = ops or get_backend()
+        _check_dtype(dtype)
         need_float64(ops.generator, "normal numbers")
         return ops.asarray(ops.generator.normal(self._words(index, ops.generator, 0)), dtype)
 
@@ -96,16 +107,17 @@ class Stream:
         from the word of the same number in a further stream. D. Lemire (2019), *Fast random integer generation in an
         interval*, ACM TOMACS 29.
         """
-        if not isinstance(n, int) or not 1 <= n <= 2**63:
-            raise ValueError(f"integers below {n!r} cannot be drawn: give a whole number in [1, 2**63]")
+        below = checks.whole(n)
+        if below is None or not 1 <= below <= 2**63:
+            raise ValueError(f"integers below {checks.shown(n)} cannot be drawn: give a whole number in [1, 2**63]")
         ops = ops or get_backend()
         host = ops.generator
         xp, again = host.xp, 0
-        high, low = philox.multiply(n, self._words(index, host, again))
-        surplus = philox.constant(xp, 2**64 % n, host.device)
+        high, low = philox.multiply(below, self._words(index, host, again))
+        surplus = philox.constant(xp, 2**64 % below, host.device)
         while bool(host.to_numpy(xp.any(low < surplus))):
             again += 1
-            new_high, new_low = philox.multiply(n, self._words(index, host, again))
+            new_high, new_low = philox.multiply(below, self._words(index, host, again))
             high, low = xp.where(low < surplus, new_high, high), xp.where(low < surplus, new_low, low)
         return ops.asarray(xp.astype(high, xp.int64))
 
@@ -117,14 +129,15 @@ class Stream:
         >>> int(tn.Stream(seed=1).bernoulli(range(1000), 0.25).sum())
         240
         """
-        if not 0 <= p <= 1:
-            raise ValueError(f"probability {p!r} is out of range: give one in [0, 1]")
+        chance = checks.real(p)
+        if chance is None or not 0 <= chance <= 1:
+            raise ValueError(f"probability {checks.shown(p)} is out of range: give one in [0, 1]")
         ops = ops or get_backend()
         host = ops.generator
         words = self._words(index, host, 0)
-        if p == 1:
+        if chance == 1:
             return ops.asarray(host.xp.ones_like(words, dtype=host.xp.bool))
-        return ops.asarray(words < philox.constant(host.xp, int(p * 2.0**64), host.device))
+        return ops.asarray(words < philox.constant(host.xp, int(chance * 2.0**64), host.device))
 
     def _words(self, index: Index, host: Backend, again: int) -> Array:
         counter = *self.counter[:2], self.counter[2] + again * 2**32
@@ -132,11 +145,29 @@ class Stream:
         if isinstance(index, range):
             if index.step == 1 and index.start >= 0 and index.stop <= 2**62:
                 return host.words(key, counter, index.start, len(index))
-        else:
-            index = get_backend("numpy").xp.asarray(index)
-            if index.ndim == 1 and (index.size == 0 or (index.min() >= 0 and index.max() < 2**62)):
-                return host.words_at(key, counter, host.asarray(index, "int64"), 1)[:, 0]
-        raise IndexError(f"numbers {index!r} of a stream do not exist: give a range or a list in [0, 2**62)")
+        elif (numbers := _whole_numbers(index)) is not None:
+            return host.words_at(key, counter, host.asarray(numbers, "int64"), 1)[:, 0]
+        text = checks.shown(index)
+        raise IndexError(f"numbers {text} of a stream do not exist: give a range or a list in [0, 2**62)")
+
+
+def _whole_numbers(index: Index) -> Array | None:
+    """(n,) int64 on the host, or None where there are others than whole ones in [0, 2**62)."""
+    xp = get_backend("numpy").xp
+    try:
+        index = xp.asarray(index)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if index.ndim != 1 or not (index.size == 0 or xp.isdtype(index.dtype, "integral")):
+        return None
+    if index.size and not (index.min() >= 0 and index.max() < 2**62):
+        return None
+    return xp.astype(index, xp.int64)
+
+
+def _check_dtype(dtype: str) -> None:
+    if not isinstance(dtype, str) or dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype {checks.shown(dtype)} is not one of numbers drawn: give 'float32' or 'float64'")
 
 
 def need_float64(ops: Backend, what: str) -> None:

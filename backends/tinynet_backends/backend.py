@@ -51,7 +51,6 @@ class Backend:
 
     on_host = False  # whether its arrays are NumPy's
     launches = False  # whether several steps are best launched together
-    block = 2**62  # elements that are best worked on at a time: all of them, unless a cache says otherwise
 
     def __init__(self, name: str, xp: Any, device: Any = None) -> None:
         self.name = name

@@ -165,6 +165,21 @@ def normal(xp: Any, w: Array) -> Array:
     return xp.where((w >> 63) == 1, -z, z)
 
 
+# The same for whoever can read the bits of a float64. With the exponent WORD_EXPONENT, whose last bit swallows the
+# word's sign, the word's bits are a number of which WORD_OFFSET leaves ``g * 2**-1021``, exactly; and that number's
+# upper 22 bits are its row in `normal_lines`.
+WORD_EXPONENT = 55 << 52
+WORD_OFFSET = (2.0**52 - 0.5) * 2.0**-1020
+
+
+@_once_a_device
+def normal_lines(xp: Any, device: Any) -> Array:
+    """`normal_table` in rows (a, b * 2**1021), behind 2 * 1024 rows that no word leads to: (55 * 1024, 2) float64."""
+    a, b = normal_table(xp, device)
+    rows = xp.stack([a, b * 2.0**1021], axis=1)
+    return xp.concat([xp.zeros((2 * CELLS, 2), dtype=xp.float64, device=device), rows], axis=0)
+
+
 # Taylor coefficients of sin(2 pi t) / t and cos(2 pi t) in t**2, the highest power first
 _PI = 3.141592653589793
 

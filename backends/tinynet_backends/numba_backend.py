@@ -23,6 +23,7 @@ except ImportError as e:
     raise BackendUnavailable(f"backend 'numba' cannot be imported ({e}): install the extra fast") from e
 
 GRAIN = 16384  # elements that are worth another thread
+TILE = 2048  # random words that are made, and used, at a time
 _FLOPS = 2**18  # multiplications of a product that are
 _PLAIN, _TURNED = 111, 112  # CBLAS for a matrix as it lies, and transposed
 
@@ -228,10 +229,8 @@ class NumbaBackend(NumpyBackend):
     # Numbers by counter --------------------------------------------------------------------------------------------
 
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
-        first, skip = divmod(start, 4)
-        above, first = divmod(first + 1, 2**64)  # NumPy's block 0 is the one at counter 1
         out = self.empty((n,), _U8)
-        place = first, (counter[0] + above) % 2**64, *counter[1:]
+        place, skip = _block(counter, start)
         self._run(kernels.words, _F8, self._parts(n, GRAIN // 4), n, *key, *place, skip, out)
         return out
 
@@ -243,10 +242,10 @@ class NumbaBackend(NumpyBackend):
         return out
 
     def normal(self, words: Array) -> Array:
-        table, (rows, columns, stride), words = exact.normal_table(self.xp, words.device), *_rows(words)
+        (rows, columns, stride), words = _rows(words)
         out = self.empty(words.shape, _F8)
         parts = min(self._parts(out.size), max(rows, 1))
-        self._run(kernels.normal, _F8, parts, rows, columns, words, stride, *table, exact.CELLS, out)
+        self._run(kernels.normal, _F8, parts, rows, columns, words, stride, exact.normal_lines(np, None), out)
         return out
 
     def halves(self, words: Array) -> Array:
@@ -272,6 +271,7 @@ class NumbaBackend(NumpyBackend):
         return dx
 
     def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
+        n = permutation.check_inside(np, index, n)
         a, b = permutation.sides(n)
         used = np.asarray(permutation.used_keys(keys, n), np.uint64)
         index = np.ascontiguousarray(index, np.int64)
@@ -282,7 +282,7 @@ class NumbaBackend(NumpyBackend):
 
     def gather(self, x: Array, index: Array) -> Array:
         plain = type(index) is np.ndarray and index.dtype == np.int64 and index.ndim == 1 and index.size and x.size
-        if not plain or not _dense(x) or x.dtype.hasobject or index.min() < 0 or index.max() >= len(x):
+        if not plain or not _dense(x) or x.dtype.hasobject or index.view(_U8).max() >= len(x):  # negative ones are huge
             return super().gather(x, index)
         out = self.empty((index.size, *x.shape[1:]), x.dtype)
         parts, size = self._parts(out.size, GRAIN // 4), x.nbytes // len(x)
@@ -296,22 +296,38 @@ class NumbaBackend(NumpyBackend):
         trace = traced_rows(formula, width, tuple(t.shape for t in tables))
         if trace is None or not all(_ready(t, _F8) for t in tables):
             return super().samples(formula, key, counter, index, width, tables, dtype)
-        words, n, kind = self.draw(key, counter, index, width), len(index), np.dtype(dtype)
+        n, kind, stream = len(index), np.dtype(dtype), self._stream(key, counter, index, width)
         address, scratch = build.rows(trace, kind)
         k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
         x = self.empty((n, k or 0), kind)
         y = self.empty((n,), np.dtype(np.int64)) if o is None else self.empty((n, o), kind)
-        kernel = Kernel(address, max(1, min(self._parts(n * len(trace.instructions)), n)))
-        room = self.empty((kernel.parts, scratch), _F8)
-        known = (*exact.normal_table(self.xp, x.device), *exact._circle(self.xp, x.device))
-        angles = exact._arctangents(self.xp, x.device)
-        self._do(kernel, n, words, x, y, room, scratch, *known, angles, *tables)
+        kernel = Kernel(address, max(1, min(self._parts(n * max(width, len(trace.instructions)), GRAIN // 4), n)))
+        tile = max(1, min(TILE // max(width, 1), n))
+        before = kernels.ROOM + tile * width + kernels.SPARE
+        room = self.empty((kernel.parts, before + scratch), _F8)
+        known = exact.normal_lines(np, None), *exact._circle(np, None), exact._arctangents(np, None)
+        self._do(kernel, n, tile, x, y, room, before + scratch, before, *known, *stream, *tables)
         return x, y
+
+    def _stream(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> tuple[Any, ...]:
+        """What `kernels.drawn` is told."""
+        if isinstance(index, range):
+            place, skip = _block(counter, width * index.start)
+            return build.written(kernels.words, _F8), width, 0, *key, *place, skip
+        numbers = np.ascontiguousarray(self.asarray(index), np.int64)
+        return build.written(kernels.words_at, _F8), width, numbers, *key, *counter, 0, 0
 
     def versions(self) -> str:
         blas = program.library()
         kernels = f"OpenBLAS for {blas.kernels}, " if blas else ""
         return f"NumPy {np.__version__}, numba {numba.__version__}, {kernels}{self._cores} threads"
+
+
+def _block(counter: tuple[int, int, int], start: int) -> tuple[tuple[int, ...], int]:
+    """The counter of the block that word ``start`` of a stream is in, and how many words of it are before that."""
+    first, skip = divmod(start, 4)
+    above, first = divmod(first + 1, 2**64)  # NumPy's block 0 is the one at counter 1
+    return (first, (counter[0] + above) % 2**64, *counter[1:]), skip
 
 
 _F8, _U8 = np.dtype(np.float64), np.dtype(np.uint64)

@@ -286,26 +286,22 @@ class NumpyBackend(Backend):
         return bits.random_raw(skip + n)[skip:]
 
     def normal(self, words: Array) -> Array:
-        # The bits of a float64 are its octave and its place in the octave: one shift gives the table's cell.
-        a, b = exact.normal_table(self.xp, words.device)
+        lines = exact.normal_lines(np, None).view(np.complex128).reshape(-1)  # a and b from one place, by one index
         flat = words.reshape(-1)  # of one column of many it is a view, read where it lies
         z = np.empty(flat.shape)
         size = min(BLOCK, flat.size)
-        integers, cells, lines = np.empty(size, np.uint64), np.empty(size, np.int64), np.empty(size)
-        one = 1023 * exact.CELLS  # the cell of g = 1, by its bits
+        integers, found = np.empty(size, np.uint64), np.empty(size, np.complex128)
         for start in range(0, flat.size, BLOCK):
             w, g = flat[start : start + BLOCK], z[start : start + BLOCK]
-            k, cell, line = integers[: w.size], cells[: w.size], lines[: w.size]
-            np.left_shift(w, 1, out=k)
-            np.right_shift(k, 11, out=k)
-            np.bitwise_or(k, 1, out=k)
-            np.copyto(g, k.view(np.int64), casting="same_kind")
+            k, line = integers[: w.size], found[: w.size]
+            cell = k.view(np.int64)
+            np.right_shift(w, 11, out=k)
+            np.bitwise_or(k, exact.WORD_EXPONENT, out=k)
+            np.subtract(k.view(np.float64), exact.WORD_OFFSET, out=g)
             np.right_shift(g.view(np.int64), 42, out=cell)
-            np.subtract(cell, one, out=cell)
-            np.take(b, cell, out=line, mode="clip")
-            np.multiply(g, line, out=g)
-            np.take(a, cell, out=line, mode="clip")
-            np.add(g, line, out=g)
+            np.take(lines, cell, out=line, mode="clip")
+            np.multiply(g, line.imag, out=g)
+            np.add(g, line.real, out=g)
             np.bitwise_and(w, _SIGN, out=k)
             bits = g.view(np.uint64)
             np.bitwise_xor(bits, k, out=bits)
@@ -329,6 +325,48 @@ class NumpyBackend(Backend):
         np.greater_equal(u[: x.size].reshape(x.shape), rate, out=keep)
         np.multiply(x, 1.0 / (1.0 - rate), out=y)
         y[~keep] = 0.0  # not a product with the mask: infinity times 0 is NaN
+
+    def arctan(self, y: Array, x: Array) -> Array:
+        # `exact.arctan` in place. Beside 1.5 * 2**42 only multiples of 1/1024 remain of t, rounded: the node, and by
+        # its bits the number of the node.
+        angles, coarse = exact._arctangents(np, None), 1.5 * 2.0**42
+        angle = np.abs(y)
+        swapped = angle > x
+        t, u = np.minimum(angle, x), np.maximum(angle, x)
+        t /= u
+        node = t + coarse
+        cell = node.view(np.int64) & 2047
+        node -= coarse
+        np.multiply(t, node, out=u)
+        u += 1.0
+        t -= node
+        np.divide(t, u, out=u)
+        np.multiply(u, u, out=t)
+        t *= u
+        t *= 1.0 / 3.0
+        u -= t
+        np.take(angles, cell, out=angle, mode="clip")
+        angle += u
+        np.subtract(np.multiply(swapped, 0.5 * exact._PI), angle, out=angle)  # the quarter's rest, or the negative
+        np.abs(angle, out=angle)
+        return np.copysign(angle, y, out=angle)
+
+    def samples(
+        self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
+        tables: Sequence[Array], dtype: str,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        n, size = len(index), max(1, self.block // max(width, 1))
+        if n <= size:
+            return super().samples(formula, key, counter, index, width, tables, dtype)
+        x = y = np.empty(0)
+        for start in range(0, n, size):  # pieces that suit the cache, rounded on their way to where they stay
+            rows = slice(start, start + size)
+            features, target = formula(self, self.draw(key, counter, index[rows], width), *tables)
+            if start == 0:
+                x = self.empty((n, *features.shape[1:]), np.dtype(dtype))
+                y = self.empty((n, *target.shape[1:]), target.dtype if target.dtype.kind == "i" else x.dtype)
+            x[rows], y[rows] = features, target
+        return x, y
 
     def versions(self) -> str:
         return f"NumPy {np.__version__}"

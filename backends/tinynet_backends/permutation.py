@@ -23,8 +23,10 @@ def permute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
     """Where the permutation of ``range(n)`` that ``keys`` names sends each index: (m,) int64 -> (m,) int64, both in [0,
     n).
 
-    ``keys`` are 24 or more ints in [0, 2**32). Raises `ValueError` for fewer, and unless ``1 <= n <= 2**62``.
+    ``keys`` are 24 or more ints in [0, 2**32). Raises `ValueError` for fewer, and unless ``1 <= n <= 2**62``;
+    `IndexError` for an index that is not in [0, n).
     """
+    n = check_inside(xp, index, n)
     a, b = sides(n)
     used = list(enumerate(used_keys(keys, n)))
 
@@ -46,6 +48,7 @@ def permute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
 
 def unpermute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
     """The inverse of `permute` with the same n and keys: (m,) int64 -> (m,) int64, both in [0, n)."""
+    n = check_inside(xp, index, n)
     a, b = sides(n)
     used = list(enumerate(used_keys(keys, n)))
 
@@ -74,6 +77,23 @@ def _walk(xp: Any, step: Callable[[Array], Array], index: Array, n: int, size: i
         while bool(xp.any(y >= n)):
             y = xp.where(y >= n, step(y), y)
     return xp.astype(y, xp.int64)
+
+
+def check_inside(xp: Any, index: Array, n: int) -> int:
+    """n as int; ValueError unless it is one in [1, 2**62], IndexError unless every index is in [0, n): one outside might
+    walk for ever."""
+    if isinstance(n, bool) or not hasattr(n, "__index__") or getattr(n, "ndim", 0) or not 1 <= n.__index__() <= 2**62:
+        text = " ".join(repr(n).split())[:60]
+        raise ValueError(f"no permutation of range({text}): expected 1 <= n <= 2**62")
+    n = n.__index__()
+    if not xp.isdtype(index.dtype, "integral"):
+        raise IndexError(f"an index of dtype {index.dtype} is not whole: give int64 in [0, {n})")
+    if index.shape[0] == 0:
+        return n
+    least, most = int(xp.min(index)), int(xp.max(index))
+    if least < 0 or most >= n:
+        raise IndexError(f"index {least if least < 0 else most} is out of range: this permutation is of range({n})")
+    return n
 
 
 @lru_cache(maxsize=256)

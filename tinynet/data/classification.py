@@ -6,16 +6,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import lru_cache
+from math import nextafter
 
 from tinynet_backends import Backend, exact, get_backend
 
+from tinynet import checks
 from tinynet.data.dataset import Array
 from tinynet.data.virtual import (
     ClassFirst,
     Virtual,
     check_classes,
-    check_finite,
     check_noise,
+    check_real,
+    check_scale,
+    check_turns,
     check_whole,
     once,
     place,
@@ -47,9 +51,9 @@ class Spirals(ClassFirst):
     turns: float = 1.0
 
     def _shape_up(self) -> None:
-        check_classes(self, self.n_classes)
-        check_noise(self, self.noise)
-        check_finite(self, "turns", self.turns)
+        check_classes(self)
+        check_noise(self)
+        check_turns(self, "turns")
         self._set(shape=(2,), classes=self.n_classes)
 
     def _width(self) -> int:
@@ -72,6 +76,11 @@ class Spirals(ClassFirst):
         default on the first 20 000 samples; reckoned on the host.
         """
         index = range(min(20_000, self.n)) if index is None else index
+        if not isinstance(index, range) or index.step != 1 or not index:
+            raise TypeError(f"index {checks.shown(index)} is no range of samples: give one of step 1")
+        if (count := checks.whole(points)) is None or not 1 <= count <= 2**20:
+            raise ValueError(f"points {checks.shown(points)} is out of range: give a whole number in [1, 2**20]")
+        self._find(index[0], index[-1])
         if self.noise == 0:
             return 1.0, 0.0
         ops = get_backend("numpy")
@@ -103,10 +112,10 @@ class Blobs(ClassFirst):
     box: float = 10.0
 
     def _shape_up(self) -> None:
-        check_classes(self, self.n_classes)
-        check_noise(self, self.noise)
-        check_finite(self, "box", self.box)
-        check_whole(self, "n_features", self.n_features)
+        check_classes(self)
+        check_noise(self)
+        check_scale(self, "box")
+        check_whole(self, "n_features")
         self._set(shape=(self.n_features,), classes=self.n_classes)
 
     def _width(self) -> int:
@@ -163,7 +172,7 @@ class Moons(ClassFirst):
     noise: float = 0.1
 
     def _shape_up(self) -> None:
-        check_noise(self, self.noise)
+        check_noise(self)
         self._set(shape=(2,), classes=2)
 
     def _width(self) -> int:
@@ -188,9 +197,8 @@ class Circles(ClassFirst):
     factor: float = 0.8
 
     def _shape_up(self) -> None:
-        check_noise(self, self.noise)
-        if not 0 <= self.factor < 1:
-            raise ValueError(f"Circles factor {self.factor!r} is out of range: give a radius in [0, 1)")
+        check_noise(self)
+        check_real(self, "factor", 0.0, nextafter(1.0, 0.0), "a radius in [0, 1)")
         self._set(shape=(2,), classes=2)
 
     def _width(self) -> int:
@@ -214,8 +222,8 @@ class Checkerboard(Virtual):
     n_features: int = 2
 
     def _shape_up(self) -> None:
-        check_whole(self, "cells", self.cells)
-        check_whole(self, "n_features", self.n_features)
+        check_whole(self, "cells")
+        check_whole(self, "n_features")
         self._set(shape=(self.n_features,), classes=2)
 
     def _width(self) -> int:
@@ -239,8 +247,8 @@ class Parity(Virtual):
     noise: float = 0.3
 
     def _shape_up(self) -> None:
-        check_whole(self, "n_features", self.n_features)
-        check_noise(self, self.noise)
+        check_whole(self, "n_features")
+        check_noise(self)
         self._set(shape=(self.n_features,), classes=2)
 
     def _width(self) -> int:
@@ -265,8 +273,8 @@ class GaussianQuantiles(Virtual):
     n_classes: int = 3
 
     def _shape_up(self) -> None:
-        check_whole(self, "n_features", self.n_features)
-        check_classes(self, self.n_classes)
+        check_whole(self, "n_features")
+        check_classes(self)
         self._set(shape=(self.n_features,), classes=self.n_classes)
 
     def _width(self) -> int:
@@ -331,9 +339,9 @@ class Logistic(Virtual):
     scale: float = 3.0
 
     def _shape_up(self) -> None:
-        check_whole(self, "n_features", self.n_features)
-        check_classes(self, self.n_classes)
-        check_noise(self, self.scale, "scale")
+        check_whole(self, "n_features")
+        check_classes(self)
+        check_noise(self, "scale")
         self._set(shape=(self.n_features,), classes=self.n_classes)
 
     def _width(self) -> int:

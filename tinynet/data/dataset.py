@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tinynet_backends import Backend, get_backend
 
+from tinynet import checks
 from tinynet.data.columns import Columns
 
 Array = Any
@@ -47,11 +48,13 @@ class Dataset:
 
     def batch(self, index: Index, ops: Backend, dtype: str) -> Batch:
         """The samples of ``index``, a range or (m,) int64 on the host, on ``ops``; IndexError where there is none."""
-        least, most = _extremes(index)
-        if least < 0 or most >= self.n:
-            wrong = least if least < 0 else most
-            raise IndexError(f"sample {wrong} is out of range: there are {self.n}, numbered from 0")
+        self._find(*_extremes(index))
         return self.rows(index, ops, dtype)
+
+    def _find(self, least: int, most: int) -> None:
+        if least < 0 or most >= self.n:
+            wrong = checks.shown(least if least < 0 else most)
+            raise IndexError(f"sample {wrong} is out of range: there are {self.n}, numbered from 0")
 
     def __getitem__(self, index: Any) -> Batch:
         """``data[5]``, ``data[10:20]``, ``data[[3, 1]]``: samples on the backend in force, floating-point ones in
@@ -64,19 +67,29 @@ class Dataset:
         ((1, 2), [0, 0, 1], 2)
         """
         if isinstance(index, slice):
+            ends = (index.start, index.stop, index.step)
+            if any(end is not None and checks.whole(end) is None for end in ends) or index.step == 0:
+                raise IndexError(
+                    f"samples {checks.shown(index)} do not exist: give whole numbers, and a step that is not 0"
+                )
             start, stop, step = index.indices(self.n)
             index = range(start, stop, step)
-        elif hasattr(index, "__index__") and not getattr(index, "ndim", 0):
-            number = index.__index__()
+        elif (number := checks.whole(index)) is not None:
             if not -self.n <= number < self.n:
-                raise IndexError(f"sample {number} is out of range: there are {self.n}, numbered from 0")
+                self._find(number, number)
             number %= self.n
             index = range(number, number + 1)
         if not isinstance(index, range) or index.step != 1:
             xp = get_backend("numpy").xp
-            index = xp.asarray(index if not isinstance(index, range) else list(index))
+            try:
+                index = xp.asarray(index if not isinstance(index, range) else list(index))
+            except (TypeError, ValueError):
+                raise IndexError(f"samples {checks.shown(index)} do not exist: give whole numbers in a list") from None
+            if index.ndim == 1 and str(index.dtype) == "object" and all(checks.whole(i) is not None for i in index):
+                self._find(min(index), max(index))  # numbers that no array takes
             if index.ndim != 1 or not (index.size == 0 or xp.isdtype(index.dtype, "integral")):
                 raise IndexError(f"samples have whole numbers in a list or a range, not {index.dtype} {index.shape}")
+            self._find(*_extremes(index))  # before a number of 2**63 becomes a negative one
             index = xp.astype(index, xp.int64)
         return self.batch(index, get_backend(), "float32")
 
@@ -89,10 +102,12 @@ class Dataset:
         >>> len(train), len(test)
         (900, 100)
         """
-        whole = getattr(first, "__index__", None)
-        n = round(self.n * float(first)) if whole is None else whole()
-        if not 0 < n < self.n:
-            raise ValueError(f"split at {first!r} leaves nothing on one side of {self.n} samples: choose between")
+        n, part = checks.whole(first), checks.real(first)
+        if n is None and part is not None and 0 < part < 1:
+            n = round(self.n * part)
+        if n is None or not 0 < n < self.n:
+            text = checks.shown(first)
+            raise ValueError(f"split at {text} leaves nothing on one side of {self.n} samples: choose between")
         return Part(self, 0, n), Part(self, n, self.n)
 
     def take(self, n: int) -> Dataset:
@@ -103,9 +118,10 @@ class Dataset:
         >>> tn.data.Moons(1000).take(10).n
         10
         """
-        if not hasattr(n, "__index__") or not 0 < n <= self.n:
-            raise ValueError(f"take({n!r}) is out of range: there are {self.n} samples")
-        return Part(self, 0, n.__index__())
+        count = checks.whole(n)
+        if count is None or not 0 < count <= self.n:
+            raise ValueError(f"take({checks.shown(n)}) is out of range: there are {self.n} samples")
+        return Part(self, 0, count)
 
     def shard(self, rank: int, size: int) -> Dataset:
         """The part of one of ``size`` workers: neighbouring samples, as many as the others have, or one more.
@@ -115,13 +131,13 @@ class Dataset:
         >>> [tn.data.Moons(1000).shard(rank, 3).n for rank in range(3)]
         [333, 333, 334]
         """
-        whole = hasattr(rank, "__index__") and hasattr(size, "__index__")
-        if not whole or size < 1 or not 0 <= rank < size:
-            raise ValueError(f"shard {rank!r} of {size!r} does not exist: ranks are 0 to size - 1")
-        rank, size = rank.__index__(), size.__index__()
-        start, stop = self.n * rank // size, self.n * (rank + 1) // size
+        number, count = checks.whole(rank), checks.whole(size)
+        if number is None or count is None or not 0 <= number < count:
+            text = f"shard {checks.shown(rank)} of {checks.shown(size)}"
+            raise ValueError(f"{text} does not exist: ranks are 0 to size - 1")
+        start, stop = self.n * number // count, self.n * (number + 1) // count
         if start == stop:
-            raise ValueError(f"shard {rank} of {size} is empty: there are {self.n} samples")
+            raise ValueError(f"shard {number} of {checks.shown(count)} is empty: there are {self.n} samples")
         return Part(self, start, stop)
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tinynet_backends import Backend, get_backend
 
-from tinynet import streams
+from tinynet import checks, streams
 from tinynet.data.dataset import Batch, Dataset, Index
 from tinynet.data.sampling import Balanced, Order, Sequential, Shuffled, Weighted
 from tinynet.data.sources import as_dataset
@@ -64,9 +64,14 @@ class Loader:
         prefetch: bool | None = None,
     ) -> None:
         self.data = as_dataset(data)
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-            raise ValueError(f"batch_size {batch_size!r} is not a positive whole number")
-        self.batch_size = batch_size
+        size = checks.whole(batch_size)
+        if size is None or size < 1:
+            raise ValueError(f"batch_size {checks.shown(batch_size)} is not a positive whole number")
+        self.batch_size = batch_size = size
+        flags = {"shuffle": shuffle, "drop_last": drop_last, "balance": balance, "prefetch": prefetch}
+        for name, flag in flags.items():
+            if checks.truth(flag) is None and (flag is not None or name in ("drop_last", "balance")):
+                raise TypeError(f"Loader {name} {checks.shown(flag)} is not True or False: give one of them")
         self.seed = streams.check_seed(seed)
         self.prefetch = prefetch
         n = self.data.n
@@ -88,7 +93,8 @@ class Loader:
             self.order = Shuffled(n, self.seed)
         else:
             self.order = Sequential(n)
-        self._kept: tuple[int, str, Batch] | None = None  # the stretch that was made last
+        self.span = min(16, max(1, _STRETCH // (batch_size * prod(self.data.shape))))
+        self._kept: tuple[int, int, str, Batch] | None = None  # the stretch that was made last: from step to step
 
     def __repr__(self) -> str:
         return f"Loader({self.data!r}, {self.batch_size}, seed={self.seed}, {self.order!r})"
@@ -111,7 +117,7 @@ class Loader:
 
     def _places(self, step: int, steps: int) -> tuple[int, int, int]:
         """The epoch of a step, and the places in it of that step and those after it, ``steps`` in all."""
-        epoch, number = divmod(step, self.steps_per_epoch)
+        epoch, number = divmod(_check_step(step), self.steps_per_epoch)
         start = number * self.batch_size
         return epoch, start, min(start + steps * self.batch_size, self.data.n)
 
@@ -119,22 +125,19 @@ class Loader:
         """The batch of a step on ``ops``."""
         if not self.made_on_host(ops):
             return self.data.rows(self.order.draws(*self._places(step, 1), self._orders(ops)), ops, dtype)
-        first = self.first_of_stretch(step)
-        if self._kept is None or self._kept[:2] != (first, dtype):
-            self._kept = first, dtype, self.stretch(first, ops, dtype)[1]
-        return self.cut(self._kept[2], step - first, ops)
+        kept = self._kept
+        if kept is None or not isinstance(step, int) or not kept[0] <= step < kept[1] or kept[2] != dtype:
+            first = self.first_of_stretch(_check_step(step))
+            steps, stretch = self.stretch(first, ops, dtype)
+            kept = self._kept = first, first + steps, dtype, stretch
+        return self.cut(kept[3], step - kept[0], ops)
 
-    # On the host the batches of several steps, a stretch, are made together: the cost of calls and of a cold cache is
-    # spread over them.
+    # On the host the batches of several steps, ``span`` of them or a stretch, are made together: the cost of calls and
+    # of a cold cache is spread over them.
 
     def made_on_host(self, ops: Backend) -> bool:
         """Whether batches for ``ops`` are made by the host."""
         return self.data.on_host or (not self.data.stored and ops.generator.on_host)
-
-    @property
-    def span(self) -> int:
-        """Steps in a stretch."""
-        return min(16, max(1, _STRETCH // (self.batch_size * prod(self.data.shape))))
 
     def first_of_stretch(self, step: int) -> int:
         """The first step of the stretch that a step belongs to; none crosses the end of an epoch."""
@@ -159,6 +162,13 @@ class Loader:
         parts = [None if a is None else a[rows] for a in stretch]
         x, y, weight = put(parts) if put else (None if a is None else ops.asarray(a) for a in parts)
         return Batch(x, y, weight)
+
+
+def _check_step(step: int) -> int:
+    number = checks.whole(step)
+    if number is None or not 0 <= number < 2**63:
+        raise IndexError(f"step {checks.shown(step)} is out of range: give a whole number in [0, 2**63)")
+    return number
 
 
 def _host(ops: Backend) -> Backend:

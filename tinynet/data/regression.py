@@ -10,7 +10,16 @@ from math import comb
 from tinynet_backends import Backend, exact
 
 from tinynet.data.dataset import Array
-from tinynet.data.virtual import Virtual, check_classes, check_finite, check_noise, check_whole, once, uniforms
+from tinynet.data.virtual import (
+    Virtual,
+    check_classes,
+    check_noise,
+    check_scale,
+    check_turns,
+    check_whole,
+    once,
+    uniforms,
+)
 
 
 @dataclass(frozen=True)
@@ -28,12 +37,12 @@ class Linear(Virtual):
     scale: float = 1.0
 
     def _shape_up(self) -> None:
-        check_whole(self, "n_features", self.n_features)
-        check_whole(self, "n_outputs", self.n_outputs)
-        check_noise(self, self.noise)
-        check_finite(self, "scale", self.scale)
+        check_whole(self, "n_features")
+        check_whole(self, "n_outputs")
+        check_noise(self)
+        check_scale(self, "scale")
         if self.n_informative is not None:
-            check_whole(self, "n_informative", self.n_informative, 0, self.n_features)
+            check_whole(self, "n_informative", 0, self.n_features)
         self._set(shape=(self.n_features,), outputs=self.n_outputs)
 
     def _width(self) -> int:
@@ -69,8 +78,8 @@ class Friedman1(Virtual):
     noise: float = 0.0
 
     def _shape_up(self) -> None:
-        check_whole(self, "n_features", self.n_features, 5)
-        check_noise(self, self.noise)
+        check_whole(self, "n_features", 5)
+        check_noise(self)
         self._set(shape=(self.n_features,), outputs=1)
 
     def _width(self) -> int:
@@ -96,7 +105,7 @@ class Friedman2(Virtual):
     noise: float = 0.0
 
     def _shape_up(self) -> None:
-        check_noise(self, self.noise)
+        check_noise(self)
         self._set(shape=(4,), outputs=1)
 
     def _width(self) -> int:
@@ -118,7 +127,7 @@ class Friedman3(Virtual):
     noise: float = 0.0
 
     def _shape_up(self) -> None:
-        check_noise(self, self.noise)
+        check_noise(self)
         self._set(shape=(4,), outputs=1)
 
     def _width(self) -> int:
@@ -157,8 +166,8 @@ class SparseUncorrelated(Virtual):
     noise: float = 1.0
 
     def _shape_up(self) -> None:
-        check_whole(self, "n_features", self.n_features, 4)
-        check_noise(self, self.noise)
+        check_whole(self, "n_features", 4)
+        check_noise(self)
         self._set(shape=(self.n_features,), outputs=1)
 
     def _width(self) -> int:
@@ -184,10 +193,10 @@ class Sinusoid(Virtual):
     noise: float = 0.1
 
     def _shape_up(self) -> None:
-        check_whole(self, "n_features", self.n_features)
-        check_whole(self, "waves", self.waves)
-        check_finite(self, "frequency", self.frequency)
-        check_noise(self, self.noise)
+        check_whole(self, "n_features")
+        check_whole(self, "waves")
+        check_turns(self, "frequency")
+        check_noise(self)
         self._set(shape=(self.n_features,), outputs=1)
 
     def _width(self) -> int:
@@ -225,9 +234,9 @@ class Polynomial(Virtual):
     noise: float = 0.1
 
     def _shape_up(self) -> None:
-        check_whole(self, "n_features", self.n_features)
-        check_whole(self, "degree", self.degree, 0, 64)
-        check_noise(self, self.noise)
+        check_whole(self, "n_features")
+        check_whole(self, "degree", 0, 64)
+        check_noise(self)
         if comb(self.n_features + self.degree, self.degree) > 10_000:
             raise ValueError(
                 f"Polynomial of degree {self.degree} in {self.n_features} features has more than 10 000 terms: "
@@ -283,15 +292,19 @@ class Teacher(Virtual):
     noise: float = 0.0
 
     def _shape_up(self) -> None:
-        check_whole(self, "n_features", self.n_features)
-        check_noise(self, self.noise)
-        widths = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
-        for width in widths:
-            check_whole(self, "hidden", width)
-        self._set(hidden=self.hidden if isinstance(self.hidden, int) else widths)
-        check_whole(self, "n_outputs", self.n_outputs)
+        check_whole(self, "n_features")
+        check_noise(self)
+        whole = self.hidden
+        layers = whole if isinstance(whole, (tuple, list)) else (whole,)
+        widths = []
+        for width in layers:
+            self._set(hidden=width)
+            check_whole(self, "hidden")
+            widths.append(self.hidden)
+        self._set(hidden=tuple(widths) if layers is whole else widths[0])
+        check_whole(self, "n_outputs")
         if self.n_classes is not None:
-            check_classes(self, self.n_classes)
+            check_classes(self)
         self._set(shape=(self.n_features,), classes=self.n_classes)
         self._set(outputs=None if self.n_classes else self.n_outputs)
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from tinynet_backends import Backend, get_backend
 from tinynet_backends.permutation import KEYS
 
-from tinynet import streams
+from tinynet import checks, streams
 from tinynet.data.dataset import Array, Dataset, Index
 
 _CHUNK = 65536  # places of a shuffle that are computed at a time: the cost of each array call spread over many
@@ -81,7 +81,10 @@ class Weighted:
     def __init__(self, weights: Any, n: int, seed: int) -> None:
         host = get_backend("numpy")
         xp = host.xp
-        w = xp.asarray(weights, dtype=xp.float64)
+        try:
+            w = xp.asarray(weights, dtype=xp.float64)
+        except (TypeError, ValueError, OverflowError):
+            raise TypeError(f"weights {checks.shown(weights)} are no numbers: give one for each sample") from None
         if w.shape != (n,):
             raise ValueError(f"weights {tuple(w.shape)} do not fit {n} samples: expected {(n,)}")
         if not bool(xp.all(xp.isfinite(w) & (w >= 0))):

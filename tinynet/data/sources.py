@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from tinynet_backends import Backend
 
+from tinynet import checks
 from tinynet.data import tables
 from tinynet.data.arrays import Arrays
 from tinynet.data.columns import Columns
@@ -78,6 +79,8 @@ def read(
     if task is not None and task not in TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
     if not isinstance(path, (str, PathLike)):
+        if not isinstance(path, (list, tuple)) or not path or not all(isinstance(p, (str, PathLike)) for p in path):
+            raise TypeError(f"path {checks.shown(path)} is none: give a path, or a list of those of shards")
         return Concatenated([read(part, target=target, task=task, columns=columns) for part in path])
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())
@@ -354,14 +357,19 @@ class Batches:
     """
 
     def __init__(self, source: Iterable[Any], *, steps: int | None = None) -> None:
-        self._again = iter(source) is not source
+        try:
+            self._again = iter(source) is not source
+        except TypeError:
+            text = checks.shown(source)
+            raise TypeError(f"batches {text} cannot be gone through: give a list or an iterator of (x, y)") from None
         if steps is None:
             if not (self._again and hasattr(source, "__len__")):
                 raise ValueError("an iterator has no length: say how many steps an epoch has, Batches(source, steps=…)")
             steps = len(source)  # type: ignore[arg-type]
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-            raise ValueError(f"Batches steps {steps!r} is not a positive whole number")
-        self.steps_per_epoch, self._source, self._iterator, self._next = steps, source, iter(source), 0
+        number = checks.whole(steps)
+        if number is None or number < 1:
+            raise ValueError(f"Batches steps {checks.shown(steps)} is not a positive whole number")
+        self.steps_per_epoch, self._source, self._iterator, self._next = number, source, iter(source), 0
         self._first: Arrays | None = self._take()
         self.data: Dataset = self._first
         self.batch_size = self.data.n

@@ -8,7 +8,7 @@ from hashlib import sha256
 from tinynet_backends import Backend, get_backend
 from tinynet_backends.permutation import KEYS
 
-from tinynet import streams
+from tinynet import checks, streams
 from tinynet.data.dataset import Array, Batch, Dataset, Index
 
 _PIECE = 2**20  # targets that are read at a time
@@ -44,8 +44,9 @@ def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subse
     Of each class as large a fraction is held out as of the whole, to the nearest sample, and one sample stays for
     training. Which ones is drawn under ``seed``. Takes 16 bytes a sample.
     """
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out {held_out!r} is out of range: give a fraction in (0, 1)")
+    part = checks.real(held_out)
+    if part is None or not 0 < part < 1:
+        raise ValueError(f"held_out {checks.shown(held_out)} is out of range: give a fraction in (0, 1)")
     host = get_backend("numpy")
     xp = host.xp
     strata = [host.arange(0, data.n)]
@@ -57,7 +58,7 @@ def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subse
     key = streams.key(seed, streams.ORDER)
     for number, members in enumerate(strata):
         n = int(members.shape[0])
-        count = min(int(n * held_out + 0.5), n - 1)
+        count = min(int(n * part + 0.5), n - 1)
         if count > 0:
             words = host.words(key, (0, _SPLIT, number), 0, KEYS // 2).tolist()
             keys = tuple(half for w in words for half in (w & 0xFFFFFFFF, w >> 32))

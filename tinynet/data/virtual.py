@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from tinynet_backends import Backend
 
-from tinynet import streams
+from tinynet import checks, streams
 from tinynet.data.dataset import Array, Batch, Dataset, Index, Shape
 
 LARGEST = 2**62
@@ -41,9 +41,8 @@ class Virtual(Dataset):
     on_host: ClassVar[bool] = False  # type: ignore[misc]
 
     def __post_init__(self) -> None:
-        streams.check_seed(self.seed)
-        if not isinstance(self.n, int) or not 1 <= self.n <= LARGEST:
-            raise ValueError(f"{type(self).__name__} n {self.n!r} is out of range: give a whole number in [1, 2**62]")
+        self._set(seed=streams.check_seed(self.seed))
+        check_whole(self, "n", 1, LARGEST, "a whole number in [1, 2**62]")
         self._shape_up()
 
     def _set(self, **values: Any) -> None:
@@ -71,11 +70,10 @@ class Virtual(Dataset):
         raise NotImplementedError
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        def make(piece: Index, host: Backend) -> tuple[Array, Array]:
-            key, counter = _stream(self.seed, SAMPLES, 0, host)
-            return host.samples(self._samples, key, counter, piece, self._width(), self._tables(host), dtype)
-
-        return in_pieces(make, self, index, ops, dtype, self._width())
+        host = ops.generator
+        key, counter = _stream(self.seed, SAMPLES, 0, host)
+        x, y = host.samples(self._samples, key, counter, index, self._width(), self._tables(host), dtype)
+        return Batch(ops.asarray(x, dtype), ops.asarray(y, "int64" if self.classes else dtype), None)
 
     def _constants(self, count: int, ops: Backend) -> Array:
         """Words that belong to the set as a whole, (count,) uint64."""
@@ -91,30 +89,6 @@ def _stream(seed: int, purpose: int, depth: int, host: Backend) -> tuple[tuple[i
     """Key and counter of the stream that samples are made of."""
     streams.need_float64(host, "samples")
     return streams.key(seed, streams.DATA), (0, purpose, depth)
-
-
-def in_pieces(
-    make: Callable[[Index, Backend], tuple[Array, Array]],
-    data: Dataset,
-    index: Index,
-    ops: Backend,
-    dtype: str,
-    width: int,
-) -> Batch:
-    """``make(piece, host)`` -> (x, y) over pieces of ``index`` that suit the cache, put together on ``ops``."""
-    host, n = ops.generator, len(index) if isinstance(index, range) else index.shape[0]
-    kind = "int64" if data.classes else dtype
-    size = max(host.block // max(width, 1), 1)
-    if n <= size:
-        x, y = make(index, host)
-        return Batch(ops.asarray(x, dtype), ops.asarray(y, kind), None)
-    xs = ops.empty((n, *data.shape), ops.dtype(dtype))
-    ys = ops.empty((n,) if data.classes else (n, data.outputs or 1), ops.dtype(kind))
-    for start in range(0, n, size):
-        stop = min(start + size, n)
-        x, y = make(index[start:stop], host)
-        xs[start:stop, ...], ys[start:stop, ...] = ops.asarray(x, dtype), ops.asarray(y, kind)
-    return Batch(xs, ys, None)
 
 
 @dataclass(frozen=True)
@@ -163,30 +137,40 @@ def uniforms(words: Array, count: int, ops: Backend) -> Array:
     return ops.halves(words[:, : (count + 1) // 2])[:, :count]
 
 
-# Hyperparameters ------------------------------------------------------------------------------------------------------
+# Hyperparameters: each is checked, and kept as Python's own number --------------------------------------------------
+
+LARGE = 1e30  # with hyperparameters up to this every sample is finite in float32
 
 
-def check_classes(owner: object, n: int, least: int = 2) -> None:
-    if not isinstance(n, int) or not least <= n < 2**16:
-        raise ValueError(
-            f"{type(owner).__name__} n_classes {n!r} is out of range: give a whole number in [{least}, 65536)"
-        )
+def check_whole(owner: object, name: str, least: int = 1, most: int = 2**16 - 1, wanted: str = "") -> None:
+    value = getattr(owner, name)
+    number = checks.whole(value)
+    if number is None or not least <= number <= most:
+        wanted = wanted or f"a whole number in [{least}, {most + 1})"
+        raise ValueError(f"{type(owner).__name__} {name} {checks.shown(value)} is out of range: give {wanted}")
+    object.__setattr__(owner, name, number)
 
 
-def check_noise(owner: object, noise: float, name: str = "noise") -> None:
-    if not 0 <= noise < float("inf"):
-        raise ValueError(
-            f"{type(owner).__name__} {name} {noise!r} is out of range: give a standard deviation of at least 0"
-        )
+def check_classes(owner: object) -> None:
+    check_whole(owner, "n_classes", 2)
 
 
-def check_whole(owner: object, name: str, n: int, least: int = 1, most: int = 2**16 - 1) -> None:
-    if not isinstance(n, int) or isinstance(n, bool) or not least <= n <= most:
-        raise ValueError(
-            f"{type(owner).__name__} {name} {n!r} is out of range: give a whole number in [{least}, {most + 1})"
-        )
+def check_real(owner: object, name: str, least: float, most: float, wanted: str) -> None:
+    value = getattr(owner, name)
+    number = checks.real(value)
+    if number is None or not least <= number <= most:
+        raise ValueError(f"{type(owner).__name__} {name} {checks.shown(value)} is out of range: give {wanted}")
+    object.__setattr__(owner, name, number)
 
 
-def check_finite(owner: object, name: str, value: float) -> None:
-    if not -float("inf") < value < float("inf"):
-        raise ValueError(f"{type(owner).__name__} {name} {value!r} is out of range: give a finite number")
+def check_noise(owner: object, name: str = "noise") -> None:
+    check_real(owner, name, 0.0, LARGE, "a standard deviation in [0, 1e30]")
+
+
+def check_scale(owner: object, name: str) -> None:
+    check_real(owner, name, -LARGE, LARGE, "a number in [-1e30, 1e30]")
+
+
+def check_turns(owner: object, name: str) -> None:
+    """So many turns leave digits for the place on the circle: see `exact.sincos`."""
+    check_real(owner, name, -(2.0**20), 2.0**20, "a number in [-2**20, 2**20]")

@@ -6,15 +6,16 @@ so that none moves the numbers of another.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, field
 from math import fsum, prod
 from typing import Any
 
 from tinynet_backends import Backend, exact
 
-from tinynet import streams
+from tinynet import checks, streams
 from tinynet.data.dataset import Array, Batch, Dataset, Index, Shape
-from tinynet.data.virtual import ClassFirst, below, check_noise, check_whole, draw
+from tinynet.data.virtual import ClassFirst, below, check_noise, check_real, check_whole, draw
 
 _LABEL_NOISE, _FEATURE_NOISE, _NUISANCE, _IMBALANCED = 2, 3, 4, 5  # beside SAMPLES and CONSTANTS
 
@@ -30,7 +31,7 @@ class Wrapper(Dataset):
     shape: Shape = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
-        streams.check_seed(self.seed)
+        self._set("seed", streams.check_seed(self.seed))
         if not isinstance(self.data, Dataset):
             raise TypeError(f"{type(self).__name__} takes a data set, not {type(self.data).__name__}")
         for name in ("n", "shape", "classes", "outputs", "ordered", "computed", "stored", "on_host"):
@@ -101,8 +102,7 @@ class LabelNoise(Wrapper):
     def _shape_up(self) -> None:
         if not self.classes or self.classes < 2:
             raise TypeError(f"LabelNoise needs data with classes, not {type(self.data).__name__}")
-        if not 0 <= self.rate <= 1:
-            raise ValueError(f"LabelNoise rate {self.rate!r} is out of range: give the fraction changed, in [0, 1]")
+        check_real(self, "rate", 0.0, 1.0, "the fraction changed, in [0, 1]")
 
     def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
         xp, classes = host.xp, self.classes or 2
@@ -119,7 +119,7 @@ class FeatureNoise(Wrapper):
     noise: float = 0.1
 
     def _shape_up(self) -> None:
-        check_noise(self, self.noise)
+        check_noise(self)
 
     def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
         z = host.normal(self._draw(_FEATURE_NOISE, index, prod(self.shape), host))
@@ -134,11 +134,10 @@ class Nuisance(Wrapper):
     scale: float = 1.0
 
     def _shape_up(self) -> None:
-        check_whole(self, "n_features", self.n_features)
+        check_whole(self, "n_features")
         if len(self.shape) != 1:
             raise ValueError(f"Nuisance takes samples that are rows of features, not of shape {self.shape}")
-        if not 0 <= self.scale < float("inf"):
-            raise ValueError(f"Nuisance scale {self.scale!r} is out of range: give a standard deviation of at least 0")
+        check_noise(self, "scale")
         self._set("shape", (self.shape[0] + self.n_features,))
 
     def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
@@ -154,12 +153,15 @@ class Imbalanced(Wrapper):
 
     def _shape_up(self) -> None:
         _given(self, self.data)
-        weights = tuple(float(w) for w in self.weights)
+        given = (
+            self.weights if isinstance(self.weights, Iterable) and getattr(self.weights, "ndim", 1) else (self.weights,)
+        )
+        weights = tuple(checks.real(w) for w in given)
+        text = f"Imbalanced weights {checks.shown(tuple(given) if None in weights else weights)}"
         if len(weights) != self.classes:
-            raise ValueError(f"Imbalanced weights {weights} do not fit {self.classes} classes: give one for each")
-        most = max(weights)
-        if not all(0 <= w < float("inf") for w in weights) or not 0 < most <= 1e300:
-            raise ValueError(f"Imbalanced weights {weights} are out of range: give numbers of at least 0, not all 0")
+            raise ValueError(f"{text} do not fit {self.classes} classes: give one for each")
+        if any(w is None or not 0 <= w <= 1e300 for w in weights) or not any(weights):
+            raise ValueError(f"{text} are out of range: give numbers of at least 0, not all 0")
         total = fsum(weights)
         self._set("weights", weights)
         self._set("bounds", tuple(fsum(weights[:c]) / total for c in range(1, len(weights))))

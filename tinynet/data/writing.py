@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tinynet_backends import get_backend
 
+from tinynet import checks
 from tinynet.atomic import replacing
 from tinynet.data.dataset import Array, Dataset
 
@@ -29,6 +30,10 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
     >>> len(tn.data.read("friedman.npz"))
     1000
     """
+    if not isinstance(data, Dataset):
+        raise TypeError(f"data {type(data).__name__} is no data set: tinynet.data.as_dataset makes one")
+    if not isinstance(path, (str, PathLike)):
+        raise TypeError(f"path {checks.shown(path)} is none: give one that ends in {', '.join(_WRITERS)}")
     path = Path(path)
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:

@@ -72,7 +72,8 @@ def formula(trace: Trace, dtype: Any, kind: str) -> int:
 def rows(trace: RowTrace, dtype: Any) -> tuple[int, int]:
     """The address of a kernel for a formula of samples, and how many numbers of scratch each part of it needs.
 
-    [n, words, features, target, scratch, numbers of it, normal table a, b, sines, cosines, angles, tables].
+    [n, rows in a tile, features, target, room, words of it a part, those before the scratch, lines of the normal table,
+    sines, cosines, angles, the ten words of `kernels.drawn`, tables].
     """
     body, scratch = samples.lines(trace)
     text = samples.HEAD + "".join(f"        {line}\n" for line in body) + "\n    return kernel\n"

@@ -8,22 +8,30 @@ import numpy as np
 from numba import float64, int64, njit, types, uint64
 from tinynet_backends import exact
 from tinynet_backends.compiled.intrinsics import bits
+from tinynet_backends.compiled.vectors import NORMALS, put_normals
 
 _SINE, _COSINE = exact._SINE[-2:], exact._COSINE[-3:]
 _POINTS, _NODES = float(exact._POINTS), float(exact._NODES)
 _LAST = exact._POINTS - 1
 _SERIES = exact._LOG_SERIES
 _HIGH, _LOW = exact._LOG2_HIGH, exact._LOG2_LOW
-_FIRST_CELL = 1023 * exact.CELLS
+_EXPONENT, _OFFSET = uint64(exact.WORD_EXPONENT), exact.WORD_OFFSET
 
 
 @njit
-def normal(word, a, b):  # type: ignore[no-untyped-def]
-    """A standard normal number, by the table (a, b): an exponent is an octave, the bits behind it are the cell."""
-    g = float64(types.int64(((word << uint64(1)) >> uint64(11)) | uint64(1)))
-    cell = types.int64(bits(types.uint64, g) >> uint64(42)) - _FIRST_CELL
-    z = bits(types.uint64, a[cell] + b[cell] * g) ^ (word & (uint64(1) << uint64(63)))
+def normal(word, lines):  # type: ignore[no-untyped-def]
+    """A standard normal number, by the table `exact.normal_lines`."""
+    g = bits(types.float64, (word >> uint64(11)) | _EXPONENT) - _OFFSET
+    cell = types.int64(bits(types.uint64, g) >> uint64(42))
+    z = bits(types.uint64, lines[2 * cell] + lines[2 * cell + 1] * g) ^ (word & (uint64(1) << uint64(63)))
     return bits(types.float64, z)
+
+
+@njit
+def normals(words, lines, out, count):  # type: ignore[no-untyped-def]
+    """``count`` of them, rounded up to a multiple of NORMALS, from address to address."""
+    for place in range(0, 8 * count, 8 * NORMALS):
+        put_normals(words + place, lines, out + place)
 
 
 @njit

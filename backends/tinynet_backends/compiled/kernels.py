@@ -12,8 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import float64, njit, types, uint8, uint64
+from tinynet_backends.compiled.exactly import normal as one_normal
+from tinynet_backends.compiled.exactly import normals
 from tinynet_backends.compiled.functions import exp
-from tinynet_backends.compiled.intrinsics import copy, gemm, multiply, pointer, prefetch
+from tinynet_backends.compiled.intrinsics import call, copy, gemm, multiply, pointer, prefetch
+from tinynet_backends.compiled.vectors import BLOCKS, NORMALS, WIDE, put_blocks
 
 Body = Callable[[Any, Any, Any], None]
 
@@ -432,11 +435,15 @@ def words(real: Any) -> Body:
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w, u = pointer(types.int64, at), pointer(uint64, at)
         n, skip, out = w[0], w[7], pointer(uint64, w[8])
-        low, high = share((n + skip + 3) // 4, part, parts, 2)
+        low, high = share((n + skip + 3) // 4, part, parts, BLOCKS)
         block = low
         while block < high:
             place = 4 * block - skip
-            if place >= 0 and place + 8 <= n and block + 2 <= high:
+            if WIDE and place >= 0 and place + 4 * BLOCKS <= n and block + BLOCKS <= high:
+                c0, c1, c2, c3 = _counter(u, block)
+                put_blocks(c0, c1, c2, c3, u[1], u[2], w[8] + 8 * place)
+                block += BLOCKS
+            elif place >= 0 and place + 8 <= n and block + 2 <= high:
                 c, d = philox_pair(_counter(u, block), _counter(u, block + 1), u[1], u[2])
                 for j in range(4):
                     out[place + j] = c[j]
@@ -473,6 +480,35 @@ def words_at(real: Any) -> Body:
                         out[base + place] = one[place - 4 * block]
 
     return kernel
+
+
+ROOM = 16  # words before those that `drawn` has made: what it asks for them with
+SPARE = 4 + 4 * BLOCKS  # and behind them
+
+
+@njit
+def drawn(at, first, rows, room):  # type: ignore[no-untyped-def]
+    """The address of the words of ``rows`` samples from the ``first`` of a batch on, which are made behind ``room``.
+
+    ``at`` is the address of [kernel, width, index, k0, k1, c0, c1, c2, c3, skip]: `words_at` and the address of the
+    samples' numbers, or `words`, where the first block of the batch is, and how many of its words to leave out.
+    """
+    w, u = pointer(types.int64, at), pointer(uint64, at)
+    ask, asked, out, width = pointer(types.int64, room), pointer(uint64, room), room + 8 * ROOM, w[1]
+    asked[1], asked[2], ask[8] = u[3], u[4], out
+    if w[2] != 0:
+        ask[0], ask[6], ask[7] = rows, width, w[2] + 8 * first
+        asked[3], asked[4], asked[5] = u[5], u[6], u[7]
+        skip = 0
+    else:
+        place = w[9] + first * width
+        skip = place & 3
+        c0 = u[5] + uint64(place >> 2)
+        ask[0] = (skip + rows * width + 4 * BLOCKS - 1) // (4 * BLOCKS) * (4 * BLOCKS)
+        asked[3], asked[4] = c0, (u[6] + uint64(1) if c0 < u[5] else u[6])
+        asked[5], asked[6], ask[7] = u[7], u[8], 0
+    call(w[0], room, 0, 1)
+    return out + 8 * skip
 
 
 @njit(inline="always")
@@ -526,31 +562,23 @@ def dropout_grad(real: Any) -> Body:
     return kernel
 
 
-@njit(inline="always")
-def put_normal(word, z, raw, place, a, b, one):  # type: ignore[no-untyped-def]
-    """A normal number of a word, at ``place`` in z, which is ``raw`` read as numbers."""
-    z[place] = float64(types.int64(((word << uint64(1)) >> uint64(11)) | uint64(1)))
-    cell = types.int64(raw[place] >> uint64(42)) - one
-    z[place] = a[cell] + z[place] * b[cell]
-    raw[place] ^= word & (uint64(1) << uint64(63))
-
-
 def normal(real: Any) -> Body:
-    """[rows, columns, words, stride, a, b, cells, out]: `exact.normal` of rows of words that lie ``stride`` words apart."""
+    """[rows, columns, words, stride, lines, out]: `exact.normal` of rows of words that lie ``stride`` words apart."""
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w = pointer(types.int64, at)
-        rows, columns, source, stride = w[0], w[1], pointer(uint64, w[2]), w[3]
-        a, b, one, out = pointer(float64, w[4]), pointer(float64, w[5]), 1023 * w[6], w[7]
+        rows, columns, stride, lines = w[0], w[1], w[3], pointer(float64, w[4])
         low, high = share(rows, part, parts, 1)
-        z, raw = pointer(float64, out), pointer(uint64, out)
-        if columns == 1:
-            for i in range(low, high):
-                put_normal(source[i * stride], z, raw, i, a, b, one)
-        else:
-            for i in range(low, high):
-                for j in range(columns):
-                    put_normal(source[i * stride + j], z, raw, i * columns + j, a, b, one)
+        source, out, count = w[2] + 8 * low * stride, w[5] + 8 * low * columns, high - low
+        if columns == stride:  # without gaps: one long row
+            count, columns = 1, count * columns
+        whole = columns // NORMALS * NORMALS
+        for _ in range(count):
+            normals(source, w[4], out, whole)
+            for j in range(whole, columns):
+                pointer(float64, out)[j] = one_normal(pointer(uint64, source)[j], lines)
+            source += 8 * stride
+            out += 8 * columns
 
     return kernel
 
@@ -594,13 +622,20 @@ def permute(real: Any) -> Body:
         w, u = pointer(types.int64, at), pointer(uint64, at)
         index, out, keys = pointer(uint64, w[1]), pointer(uint64, w[2]), pointer(uint64, w[7])
         n, a, b, rounds, l = u[3], u[4], u[5], w[6], pointer(uint64, w[8] + 8 * TILE * part)
+        side = types.int64(b)
+        inverse = 1.0 / float64(side)
         low, high = share(w[0], part, parts, 1)
         for first in range(low, high, TILE):
             size, r = min(TILE, high - first), pointer(uint64, w[2] + 8 * first)
-            for i in range(size):
-                x = index[first + i]
-                l[i] = x // b
-                r[i] = x - l[i] * b
+            for i in range(size):  # a division as float64, off by no more than one, is one of several at once
+                x = types.int64(index[first + i])
+                q = types.int64(float64(x) * inverse)
+                rest = x - q * side
+                q = q - 1 if rest < 0 else q
+                rest = rest + side if rest < 0 else rest
+                over = rest >= side
+                l[i] = uint64(q + 1 if over else q)
+                r[i] = uint64(rest - side if over else rest)
             for j in range(0, rounds, 2):
                 for i in range(size):
                     left = l[i] + _below(a, r[i], keys[j])
@@ -637,6 +672,8 @@ def gather(real: Any) -> Body:
         if size == 8:  # labels, say: numbers are copied faster than bytes
             words, found = pointer(uint64, x), pointer(uint64, out)
             for row in range(low, high):
+                if row + _AHEAD < high:
+                    prefetch(x + index[row + _AHEAD] * 8)
                 found[row] = words[index[row]]
             return
         for row in range(low, high):

@@ -26,7 +26,6 @@ class CudaDevice(Backend):
     """
 
     launches = True
-    block = 2**26  # random words at a time, where a formula's temporaries lie in memory
 
     _runtime: Any
     _products: Products
