@@ -135,7 +135,7 @@ def _agree(cuts: dict[int, int], args: Sequence[Any], rows: int) -> bool:
         if array.ndim and len(array) == rows and min(array.strides) > 0:
             end = array[0].size and sum((n - 1) * s for n, s in zip(array.shape[1:], array.strides[1:], strict=True))
             offset = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
-            cut = array.strides[0] if 0 <= offset and offset + end + array.itemsize <= array.strides[0] else 0
+            cut = array.strides[0] if offset >= 0 and offset + end + array.itemsize <= array.strides[0] else 0
         if cuts.setdefault(id(whole), cut) != cut:
             return False
     return True
