@@ -183,6 +183,11 @@ def test_how_fast_is_what_the_newest_files_say(tmp_path, monkeypatch):
     assert text.index("On the CPU") < text.index("On a CUDA device")
     pictures = re.findall(r"\]\((\S+\.png)\)", text)
     assert len(pictures) == 2
+    more = results("cpu", "2031-02-03", 0.5) | {"machine": {"cpu": "a processor, A=B", "cores": 3, "os": "an OS"}}
+    (tmp_path / "results" / "cpu-2031-02-03-ab.json").write_text(json.dumps(more))  # the same date, another setting
+    both = speed.page(tmp_path / "results", tmp_path)
+    assert both.index("## On the CPU\n") < both.index("## On the CPU, with `A=B`") < both.index("On a CUDA device")
+    assert len(set(re.findall(r"\]\((\S+\.png)\)", both))) == 3
     assert all((tmp_path / picture).read_bytes()[:4] == b"\x89PNG" for picture in pictures)
 
 
