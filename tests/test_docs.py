@@ -177,7 +177,7 @@ def test_how_fast_is_what_the_newest_files_say(tmp_path, monkeypatch):
     assert "2030-01-01" not in text
     assert "250 ms" in text
     assert "125 ms" not in text
-    assert "| 2.00 |" in text
+    assert "| **2.00** |" in text
     assert "a processor, 3 cores; an OS" in text
     assert "numpy 9.9" in text
     assert text.index("On the CPU") < text.index("On a CUDA device")
