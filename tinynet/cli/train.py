@@ -142,6 +142,8 @@ def run(args: argparse.Namespace) -> int:
         write_atomically(folder / "training.png", picture(model, held_out, history.curve, config, training.n))
     except ImportError:
         print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
+    except ValueError as e:  # the run is done and kept
+        print(f"no picture: {e}", file=sys.stderr)
     print(f"config, history, checkpoints, model and picture are in {folder}")
     return 0
 
