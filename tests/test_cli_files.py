@@ -218,7 +218,7 @@ def test_columns_that_are_used(tmp_path):
         ("t.csv", {"exclude": ["none"]}, "t.csv: has no column 'none' to use or exclude: it has id, a, b, weight, y"),
         ("t.csv", {"features": ["y"]}, "t.csv: column 'y' is the target: name other features, or another target"),
         ("t.csv", {"exclude": ["id", "a", "b"]}, "t.csv: has no features beside y"),
-        ("t.csv", {}, "t.csv: column 'id' has 'k-1' in row 0, which is no number: mend it or exclude it"),
+        ("t.csv", {}, "t.csv: column 'id' has 'k-1' in row 0, which is no number: mend or drop it, or exclude the column"),
         ("t.parquet", {}, "t.parquet: column 'id' of type string is not numeric: exclude it, or make it numbers"),
         ("t.npy", {"exclude": ["a"]}, "t.npy: its columns have no names: features and exclude are for .csv and .parquet"),
         ("t.csv", {"exclude": ["id"], "features": ["a"]},
@@ -491,9 +491,17 @@ GOOD = "wide,thin,noise\n1,2,3\n"
         ("wide,thin,noise\n", "d.csv: has no rows"),
         ("wide,noise\n1,2\n", "d.csv: has no column 'thin', which the model wants: it has wide, noise"),
         (GOOD + "1,,3\n", "d.csv: column 'thin' has no finite number in row 1: fill or drop it"),
-        (GOOD + "1,red,3\n", "d.csv: column 'thin' has 'red' in row 1, which is no number: mend it or exclude it"),
+        (
+            GOOD + "1,red,3\n",
+            "d.csv: column 'thin' has 'red' in row 1, which is no number: mend or drop it, or exclude the column",
+        ),
         (GOOD + "1,inf,3\n", "d.csv: column 'thin' has no finite number in row 1: fill or drop it"),
         ("wide,thin,wide\n1,2,3\n", "d.csv: has two columns 'wide'"),
+        (
+            'wide,thin,"no\nise"\n1,2,3\n',
+            "d.csv: a name in its first line has a line break: give each column a name of one line",
+        ),
+        ("w\0i\0d\0e\0,\0\n1,2,3\n", "d.csv: is not text in UTF-8: save the file in that encoding"),
     ],
 )
 @pytest.mark.parametrize("out", ["-", "p.parquet", "p.npy"])
@@ -507,7 +515,7 @@ def test_a_row_far_down_a_file_and_on_a_pipe(run, capsys, monkeypatch):
     text = "wide,thin,noise\n" + "1,2,3\n" * 400_000 + "1,2,x\n"
     put("d.csv", text)
     argv = ["predict", str(run), "d.csv", "--backend", "numpy", "--out", "p.npy"]
-    said = "column 'noise' has 'x' in {}, which is no number: mend it or exclude it"
+    said = "column 'noise' has 'x' in {}, which is no number: mend or drop it, or exclude the column"
     assert mistake(capsys, *argv) == f"d.csv: {said.format('row 400000')}"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     argv[2] = "-"
@@ -552,7 +560,7 @@ def test_bad_arrays_to_predict(file, said, run, capsys):
         (
             "a,y\n1,x\n2,z\n",
             ["--task", "regression"],
-            "column 'y' has 'x' in row 0, which is no number: mend it or exclude it",
+            "column 'y' has 'x' in row 0, which is no number: mend or drop it, or exclude the column",
         ),
     ],
 )
@@ -690,3 +698,14 @@ def test_memory_does_not_grow_with_the_file(run, monkeypatch):
             write([np.arange(start, start + 1000)])
             written.append(start)
     assert np.load("y.npy").tolist() == list(range(20_000))
+
+
+def test_where_nothing_can_be_read_or_written(run, monkeypatch, capsys):
+    put("d.csv", GOOD)
+    os.mkdir("out.csv")
+    assert (
+        mistake(capsys, "predict", run, "d.csv", "--out", "out.csv", "--backend", "numpy") == "out.csv: Is a directory"
+    )
+    assert os.listdir("out.csv") == []
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it where it was closed
+    assert mistake(capsys, "predict", run, "-", "--backend", "numpy") == "standard input: is closed"

@@ -266,7 +266,7 @@ def parse(name: str, text: str) -> Any:
         if kind is list:
             return [_whole(part) for part in text.split(",")] if text else []
         return kind(text)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise ValueError(f"option {name} = {text!r} is not understood: expected {kind.__name__}") from None
 
 

@@ -81,7 +81,12 @@ class Header(NamedTuple):
 
 def header(path: Path, f: BinaryIO) -> Header:
     """Read the first line of ``f``."""
-    line = f.readline(2**20).decode("utf-8-sig", "replace").rstrip("\r\n")
+    raw = f.readline(2**20)
+    if b"\0" in raw:
+        raise DataFileError(f"{path}: is not text in UTF-8: save the file in that encoding")
+    line = raw.decode("utf-8-sig", "replace").rstrip("\r\n")
+    if line.count('"') % 2:
+        raise DataFileError(f"{path}: a name in its first line has a line break: give each column a name of one line")
     delimiter = max(",;\t", key=line.count)
     names = next(csv.reader([line], delimiter=delimiter), [])
     if not names:
@@ -147,7 +152,9 @@ def _conversion_error(path: Path, head: Header, types: dict[str, Any], done: int
                 break
             row += batch.num_rows
     kind = "number" if name in types else "value like those before"
-    return DataFileError(f"{path}: column {name!r} has {value!r} in {where}, which is no {kind}: mend it or exclude it")
+    return DataFileError(
+        f"{path}: column {name!r} has {value!r} in {where}, which is no {kind}: mend or drop it, or exclude the column"
+    )
 
 
 # Which columns --------------------------------------------------------------------------------------------------------
