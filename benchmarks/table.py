@@ -42,6 +42,19 @@ def _ratios(c: Comparison, mine: list[str], peers: list[str]) -> Iterator[str]:
             yield "" if best is None else f"**{best:.2f}**"
 
 
+def brief(comparisons: list[Comparison]) -> str:
+    """A row a comparison: the medians, and for each of ours the ratio to the best peer of each repeat."""
+    names = _names(comparisons)
+    mine = [n for n in names if any(n in c.ours and c.against_best(n) for c in comparisons)]
+    lines = [_line(["", *names, *(f"**best peer / {m}**" for m in mine)])]
+    lines += [_line(["---"] * (1 + len(names) + len(mine)))]
+    for c in comparisons:
+        cells = [duration(c.median(name)) if c.times.get(name) else "" for name in names]
+        best = [c.against_best(name) if c.times.get(name) else None for name in mine]
+        lines.append(_line([c.label, *cells, *("" if b is None else f"**{b:.2f}**" for b in best)]))
+    return "\n".join(lines)
+
+
 def times(comparisons: list[Comparison]) -> str:
     """A row a comparison: the times, then for each of ours the ratio to each peer and to the best of each repeat."""
     names = _names(comparisons)
@@ -63,6 +76,17 @@ def notes(comparisons: list[Comparison]) -> str:
         for name, note in c.notes.items():
             lines.append(_line([c.label, name, *(f"{note[k]:.3g}" if k in note else "" for k in kinds)]))
     return "\n".join(lines)
+
+
+def noted(comparisons: list[Comparison]) -> Iterator[str]:
+    """`notes`, a table for each kind: a row a comparison, a column a contender."""
+    names = _names(comparisons)
+    for kind in dict.fromkeys(kind for c in comparisons for note in c.notes.values() for kind in note):
+        lines = [_line([kind, *names]), _line(["---"] * (1 + len(names)))]
+        for c in comparisons:
+            found = [c.notes.get(name, {}).get(kind) for name in names]
+            lines.append(_line([c.label, *("" if value is None else f"{value:.3g}" for value in found)]))
+        yield "\n".join(lines)
 
 
 def left_out(comparisons: list[Comparison]) -> str:

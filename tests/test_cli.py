@@ -193,6 +193,7 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         (["--data", "spiral"], f"unknown data 'spiral': {CHOICE}"),
         (["--samples", "many"], "option samples = 'many' is not understood: expected int"),
         (["--samples", "0"], "option samples = 0 is out of range: give at least 1"),
+        (["--samples", "1e400"], "option samples = '1e400' is not understood: expected int"),
         (["--hidden", "64,x"], "option hidden = '64,x' is not understood: expected list"),
         (["--hidden", "0"], "Dense width 0 is not a positive whole number"),
         (["--backend", "nunpy"], "unknown backend 'nunpy': choose from auto, numpy, numba, cupy, strict, torch, dpnp"),

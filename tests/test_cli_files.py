@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tinynet as tn
+from tinynet import config
 from tinynet.cli import bench, main
 from tinynet.data import inputs, outputs, tables
 from tinynet.metrics import METRICS
@@ -169,14 +171,114 @@ def test_parquet_has_classes_too(tmp_path):
         assert data.batch(range(6), HOST, "float32").y.tolist() == [1, 0, 2, 0, 1, 1]
 
 
-def test_shards_must_name_the_same_classes(tmp_path):
+def test_shards_name_their_classes_together(tmp_path):
     for name, words in (("a", "xy"), ("b", "yx"), ("c", "xz")):
         (tmp_path / f"{name}.csv").write_text("a,y\n" + "".join(f"1,{w}\n" for w in words))
     data = tn.data.read(["a.csv", "b.csv"])
     assert data.columns.classes == ("x", "y")
     assert data.batch(range(4), HOST, "float32").y.tolist() == [0, 1, 1, 0]
-    with pytest.raises(ValueError, match="the classes that their targets name differ"):
-        tn.data.read(["a.csv", "c.csv"])
+    data = tn.data.read(["a.csv", "c.csv", "b.csv"])
+    assert (data.columns.classes, data.classes) == (("x", "y", "z"), 3)
+    assert data.batch(range(6), HOST, "float32").y.tolist() == [0, 1, 0, 2, 1, 0]
+    (tmp_path / "numbers.csv").write_text("a,y\n1,9\n1,10\n")
+    (tmp_path / "more.csv").write_text("y,a\n2,5\n")
+    data = tn.data.read(["numbers.csv", "more.csv"], task="auto")
+    assert data.columns.classes == ("2", "9", "10")
+    assert data.batch(range(3), HOST, "float32").y.tolist() == [1, 2, 0]
+    assert data.batch(range(3), HOST, "float32").x.tolist() == [[1], [1], [5]]
+    with pytest.raises(tn.DataFileError, match=r"a.csv: column 'y' mixes numbers and text, as '9' and 'x'"):
+        tn.data.read(["a.csv", "numbers.csv"], task="auto")
+    known = tn.data.Columns(("a",), ("y",), ("x", "y"))
+    with pytest.raises(tn.DataFileError, match="c.csv: column 'y' has the class 'z' in row 1"):
+        tn.data.read(["a.csv", "c.csv"], columns=known)
+
+
+def test_columns_that_are_used(tmp_path):
+    text = "id,a,b,weight,y\nk-1,1,2,3,0\nk-2,4,5,6,1\n"
+    (tmp_path / "t.csv").write_text(text)
+    from pyarrow import csv, parquet
+
+    parquet.write_table(csv.read_csv("t.csv"), "t.parquet")
+    for path in ("t.csv", "t.parquet"):
+        for options, names, x, weighted in (
+            ({"exclude": ["id"]}, ("a", "b"), [[1, 2], [4, 5]], True),
+            ({"exclude": ["id", "a", "weight"]}, ("b",), [[2], [5]], False),
+            ({"features": ["b", "a"]}, ("b", "a"), [[2, 1], [5, 4]], True),
+            ({"features": ["weight", "a"]}, ("weight", "a"), [[3, 1], [6, 4]], False),
+        ):
+            data = tn.data.read(path, **options)
+            batch = data.batch(range(2), HOST, "float64")
+            assert (data.columns.features, batch.x.tolist(), batch.weight is not None) == (names, x, weighted)
+    data = tn.data.read(["t.csv", "t.parquet"], exclude=["id", "b", "weight"])
+    batch = data.batch(range(4), HOST, "float64")
+    assert (batch.x.tolist(), batch.weight) == ([[1], [4], [1], [4]], None)
+    assert tn.data.read("t.csv", columns=data.columns).batch(range(1), HOST, "float64").x.tolist() == [[1]]
+    np.save("t.npy", np.ones((3, 3)))
+    for path, options, said in (
+        ("t.csv", {"exclude": ["none"]}, "t.csv: has no column 'none' to use or exclude: it has id, a, b, weight, y"),
+        ("t.csv", {"features": ["y"]}, "t.csv: column 'y' is the target: name other features, or another target"),
+        ("t.csv", {"exclude": ["id", "a", "b"]}, "t.csv: has no features beside y"),
+        ("t.csv", {}, "t.csv: column 'id' has 'k-1' in row 0, which is no number: mend or drop it, or exclude the column"),
+        ("t.parquet", {}, "t.parquet: column 'id' of type string is not numeric: exclude it, or make it numbers"),
+        ("t.npy", {"exclude": ["a"]}, "t.npy: its columns have no names: features and exclude are for .csv and .parquet"),
+        ("t.csv", {"exclude": ["id"], "features": ["a"]},
+         "features and exclude are two ways to say which columns are used: give one of them"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError) as e:
+            tn.data.read(path, **options)
+        assert str(e.value) == said
+    with pytest.raises(TypeError, match="exclude 'id' is one name: give a list of names"):
+        tn.data.read("t.csv", exclude="id")
+
+
+def test_parts_of_a_table(tmp_path, capsys):
+    """Several files, or a pattern, with columns left out; the config that is written trains the same again."""
+    for n in range(3):
+        table(tmp_path / f"part-{n}.csv", 60, seed=n, names=KINDS[: 2 + (n > 0)])
+    short = [
+        "--target",
+        "kind",
+        "--epochs",
+        "3",
+        "--hidden",
+        "8",
+        "--exclude",
+        "noise",
+        "--quiet",
+        "--backend",
+        "numpy",
+    ]
+    names = [str(tmp_path / f"part-{n}.csv") for n in range(3)]
+    for out, given in (("a", names), ("b", ["part-*.csv"])):
+        assert main(["train", "--data", *given, *short, "--out", out]) == 0
+    assert "3 classes" in capsys.readouterr().out
+    config = tomllib.loads(Path("b/config.toml").read_text())
+    assert (config["data"], config["exclude"], config["features"]) == (names, ["noise"], [])
+    assert main(["train", "b/config.toml", "--out", "c"]) == 0
+    assert main(["train", "--out", "d", "--data", *names, "a/config.toml"]) == 0  # a config behind the files
+    models = [tn.load(f"{run}/model.safetensors") for run in "abcd"]
+    assert all((model.theta == models[0].theta).all() for model in models)
+    assert models[0].columns == tn.data.Columns(("wide", "thin"), ("kind",), KINDS)
+    for argv in (["--data", "part-[12].csv"], ["--data", "part-1.csv", "--data", "part-2.csv"], []):
+        capsys.readouterr()
+        assert main(["evaluate", "a", *argv]) == 0
+        assert "accuracy" in capsys.readouterr().out
+    for argv, said in (
+        (["train", "--data", "none-*.csv"], "no file matches 'none-*.csv'"),
+        (["train", "--data", "part-0.csv", "moons"], "unknown data 'moons': a file ("),
+        (["train", "--data", "part-0.csv", "--target", "kind", "--exclude", "nois"],
+         f"{names[0]}: has no column 'nois' to use or exclude: it has wide, thin, noise, kind"),
+        (["train", "--exclude", "noise"], "option exclude is for data in a file: data 'spirals' has no such option"),
+    ):  # fmt: skip
+        assert main(argv) == 2
+        line = capsys.readouterr().err
+        assert line.startswith(f"tinynet: error: {said}")
+        assert line.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_names_of_columns_with_commas():
+    assert config.parse("exclude", 'id, "size, in m",b') == ["id", "size, in m", "b"]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
@@ -389,9 +491,17 @@ GOOD = "wide,thin,noise\n1,2,3\n"
         ("wide,thin,noise\n", "d.csv: has no rows"),
         ("wide,noise\n1,2\n", "d.csv: has no column 'thin', which the model wants: it has wide, noise"),
         (GOOD + "1,,3\n", "d.csv: column 'thin' has no finite number in row 1: fill or drop it"),
-        (GOOD + "1,red,3\n", "d.csv: column 'thin' has 'red' in row 1, which is no number: mend it or drop it"),
+        (
+            GOOD + "1,red,3\n",
+            "d.csv: column 'thin' has 'red' in row 1, which is no number: mend or drop it, or exclude the column",
+        ),
         (GOOD + "1,inf,3\n", "d.csv: column 'thin' has no finite number in row 1: fill or drop it"),
         ("wide,thin,wide\n1,2,3\n", "d.csv: has two columns 'wide'"),
+        (
+            'wide,thin,"no\nise"\n1,2,3\n',
+            "d.csv: a name in its first line has a line break: give each column a name of one line",
+        ),
+        ("w\0i\0d\0e\0,\0\n1,2,3\n", "d.csv: is not text in UTF-8: save the file in that encoding"),
     ],
 )
 @pytest.mark.parametrize("out", ["-", "p.parquet", "p.npy"])
@@ -405,7 +515,7 @@ def test_a_row_far_down_a_file_and_on_a_pipe(run, capsys, monkeypatch):
     text = "wide,thin,noise\n" + "1,2,3\n" * 400_000 + "1,2,x\n"
     put("d.csv", text)
     argv = ["predict", str(run), "d.csv", "--backend", "numpy", "--out", "p.npy"]
-    said = "column 'noise' has 'x' in {}, which is no number: mend it or drop it"
+    said = "column 'noise' has 'x' in {}, which is no number: mend or drop it, or exclude the column"
     assert mistake(capsys, *argv) == f"d.csv: {said.format('row 400000')}"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     argv[2] = "-"
@@ -450,7 +560,7 @@ def test_bad_arrays_to_predict(file, said, run, capsys):
         (
             "a,y\n1,x\n2,z\n",
             ["--task", "regression"],
-            "column 'y' has 'x' in row 0, which is no number: mend it or drop it",
+            "column 'y' has 'x' in row 0, which is no number: mend or drop it, or exclude the column",
         ),
     ],
 )
@@ -588,3 +698,14 @@ def test_memory_does_not_grow_with_the_file(run, monkeypatch):
             write([np.arange(start, start + 1000)])
             written.append(start)
     assert np.load("y.npy").tolist() == list(range(20_000))
+
+
+def test_where_nothing_can_be_read_or_written(run, monkeypatch, capsys):
+    put("d.csv", GOOD)
+    os.mkdir("out.csv")
+    assert (
+        mistake(capsys, "predict", run, "d.csv", "--out", "out.csv", "--backend", "numpy") == "out.csv: Is a directory"
+    )
+    assert os.listdir("out.csv") == []
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it where it was closed
+    assert mistake(capsys, "predict", run, "-", "--backend", "numpy") == "standard input: is closed"

@@ -184,3 +184,48 @@ def test_layouts_that_blas_takes_and_does_not():
         dy = rng.standard_normal((x.shape[0], 7))
         for got, want in zip(ops.affine_grad(dy, x, w, True), (dy @ w.T, x.T @ dy, dy.sum(0)), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+def together(ops, network, count):
+    """Networks that were trained as one."""
+    model = tn.Model(network, 5, backend=ops)
+    return tn.fit_many(model, (np.ones((8, 5)), np.arange(8) % 3), seeds=range(count), epochs=3, clip=1.0, batch_size=4)
+
+
+@pytest.mark.parametrize("count", [2, 6, 7])
+def test_chains_change_no_bit(count, monkeypatch):
+    """However many shares the networks are cut into, and however many threads take them, and without chains."""
+    ops, network = (
+        get_backend("numba"),
+        tn.Sequential(tn.Dense(6), tn.LayerNorm(), tn.Tanh(), tn.Dropout(0.2), tn.Dense(3)),
+    )
+    chains, division = [], program._division
+
+    def noted(chain):
+        chains.append(division(chain))
+        return chains[-1]
+
+    monkeypatch.setattr(program, "_division", lambda chain: 1)
+    wanted = together(ops, network, count).theta.tobytes()
+    monkeypatch.setattr(program, "_division", noted)
+    for share in (2**40, 2**10, 1):
+        monkeypatch.setattr(program, "_SHARE", share)
+        chains.clear()
+        assert together(ops, network, count).theta.tobytes() == wanted
+        assert max(chains) == (1 if share == 2**40 else count)
+
+
+def test_what_is_not_cut_alike_is_no_chain():
+    """A kernel that reads all of what the one before writes by rows waits for the whole of it."""
+    x, y, z, w = (np.zeros((4, 4)) for _ in range(4))
+    row, all_ = program.Kernel(0, 1, 4), program.Kernel(0, 1, 0)
+    lengths = lambda calls: [len(chain) for chain in program._chains(calls)]  # noqa: E731
+    assert lengths([(row, (x, y)), (row, (y, z)), (row, (z, w))]) == [3]
+    assert lengths([(row, (x, y)), (all_, (y, z)), (row, (z, w)), (row, (w, x))]) == [1, 1, 2]
+    assert lengths([(row, (x, y)), (program.Kernel(0, 1, 2), (y[:2], z))]) == [1, 1]
+    for view in (y.T, y[::-1], np.broadcast_to(y[0], (4, 4)), y[0], y.reshape(2, 8), np.zeros(0)):
+        apart = view.size == 0
+        assert lengths([(row, (x, y)), (row, (view, z))]) == ([2] if apart else [1, 1])
+    assert lengths([(row, (x, y[:, :2])), (row, (y[:, 2:], z))]) == [2]  # weights and biases in one vector
+    wide = np.zeros((6, 4))
+    assert lengths([(row, (x, wide[:4])), (row, (wide[2:], z))]) == [1, 1]

@@ -177,12 +177,17 @@ def test_how_fast_is_what_the_newest_files_say(tmp_path, monkeypatch):
     assert "2030-01-01" not in text
     assert "250 ms" in text
     assert "125 ms" not in text
-    assert "| 2.00 |" in text
+    assert "| **2.00** |" in text
     assert "a processor, 3 cores; an OS" in text
     assert "numpy 9.9" in text
     assert text.index("On the CPU") < text.index("On a CUDA device")
     pictures = re.findall(r"\]\((\S+\.png)\)", text)
     assert len(pictures) == 2
+    more = results("cpu", "2031-02-03", 0.5) | {"machine": {"cpu": "a processor, A=B", "cores": 3, "os": "an OS"}}
+    (tmp_path / "results" / "cpu-2031-02-03-ab.json").write_text(json.dumps(more))  # the same date, another setting
+    both = speed.page(tmp_path / "results", tmp_path)
+    assert both.index("## On the CPU\n") < both.index("## On the CPU, with `A=B`") < both.index("On a CUDA device")
+    assert len(set(re.findall(r"\]\((\S+\.png)\)", both))) == 3
     assert all((tmp_path / picture).read_bytes()[:4] == b"\x89PNG" for picture in pictures)
 
 

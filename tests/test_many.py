@@ -311,3 +311,30 @@ def test_a_loss_that_was_infinite_once_is_enough(ops):
     assert np.isnan(ops.to_numpy(ensemble.theta)).all(axis=1).tolist() == [False, True]
     watch.finish()
     np.testing.assert_array_equal(ops.to_numpy(ensemble.theta), before)
+
+
+def test_ctrl_c_keeps_the_networks(ops):
+    """As the last finished step left them; one that had diverged with its last good weights."""
+    seen = []
+
+    class Slow(tn.data.Blobs):
+        def batch(self, *args):
+            seen.append(1)
+            if len(seen) > 1:
+                raise KeyboardInterrupt
+            return super().batch(*args)
+
+    options = {"seeds": [1, 2], "lr": [0.01, 1e30], "optimizer": tn.SGD(0.1), "batch_size": 10}
+    data = tn.data.Blobs(50, n_features=5, n_classes=3, noise=1.0)
+    model = tn.Model(net(), 5, backend=ops, dtype="float64")
+    with pytest.raises(
+        KeyboardInterrupt, match="after step 10: the networks so far are this exception's ensemble"
+    ) as e:
+        tn.fit_many(model, data, validation=Slow(20, n_features=5, n_classes=3), epochs=9, **options)
+    assert isinstance(e.value, tn.Interrupted)
+    networks = e.value.ensemble
+    assert set(networks.diverged) == {1}
+    assert [len(history) for history in networks.histories] == [1, 1]
+    wanted = tn.fit_many(model, data, epochs=2, **options)
+    np.testing.assert_array_equal(ops.to_numpy(networks.theta), ops.to_numpy(wanted.theta))
+    assert np.isfinite(ops.to_numpy(networks.theta)).all()

@@ -308,3 +308,33 @@ def test_a_terminal_has_the_curve_and_a_small_one_has_not(monkeypatch, capsys):
         monkeypatch.setenv("LINES", lines)
         tn.Model(tn.Dense(3), 2).fit(SPIRALS, epochs=3, progress=True)
         assert ("┤" in capsys.readouterr().err) == there
+
+
+def test_names_of_a_table_are_on_its_pictures():
+    """As they are written: a dollar sign is no formula."""
+    model = tn.Model(tn.Dense(2), 2)
+    model.columns = tn.data.Columns(("in $a$", "b_c"), ("y",), ("1 $", "x^2"))
+    data = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2
+    axes = tn.plot.decision_regions(model, data).axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == (r"in \$a\$", "b_c")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [r"1 \$", "x^2"]
+    axes = tn.plot.confusion(model, data).axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == [r"1 \$", "x^2"]
+    for draw in (tn.plot.decision_regions, tn.plot.confusion):
+        draw(model, data).canvas.draw()
+
+
+def test_a_model_that_says_nothing_has_no_picture():
+    model = tn.Model(tn.Dense(2), 2)
+    model.theta[...] = float("nan")
+    data = np.zeros((3, 2)), np.asarray([0, 1, 1])
+    for draw in (tn.plot.decision_regions, tn.plot.confusion, tn.plot.calibration):
+        with pytest.raises(ValueError, match=r"outputs that are NaN or infinite: look at plot.weights\(model\)"):
+            draw(model, data)
+
+
+def test_features_of_unlike_scale_fill_the_picture():
+    x = np.random.default_rng(0).normal(size=(50, 2)) * [1e6, 1e-6]
+    for scaled, aspect in ((x, "auto"), (x * [1e-6, 1e6], 1.0)):
+        axes = tn.plot.decision_regions(tn.Model(tn.Dense(2), 2), (scaled, np.arange(50) % 2)).axes[0]
+        assert axes.get_aspect() == aspect

@@ -310,7 +310,7 @@ BAD = {
     "notarget.csv": (lambda p: p.write_text("a,b\n1,2\n"), "has no column y or target: name the target, out of a, b"),
     "double.csv": (lambda p: p.write_text("a,a,y\n1,2,3\n"), "has two columns 'a'"),
     "words.csv": (lambda p: p.write_text("a,y\n1,1\nred,1\n"),
-                  "column 'a' has 'red' in row 1, which is no number: mend it or drop it"),
+                  "column 'a' has 'red' in row 1, which is no number: mend or drop it, or exclude the column"),
     "mixed.csv": (lambda p: p.write_text("a,y\n1,1\n2,cat\n"),
                   "column 'y' mixes numbers and text, as '1' and 'cat': mend it, or say that the task is classification"),
     "noclass.csv": (lambda p: p.write_text("a,y\n1,cat\n2,\n"), "column 'y' has no value in row 1: fill or drop it"),

@@ -133,3 +133,10 @@ def test_every_parameter_is_in_the_drawing(name):
     assert lines[0] == " × ".join(map(str, shape))
     assert max(map(len, lines)) < 80
     assert prod(model.out_shape) > 0
+
+
+def test_a_table_fits_a_terminal():
+    net = tn.Sequential(tn.Residual(tn.Dense(999, init=tn.initializers.Uniform(-0.123456789, 0.123456789))))
+    table = str(tn.Model(net, 999).summary()).splitlines()
+    assert max(map(len, table)) <= 80
+    assert table[2].startswith("0.0  Dense(width=999, init=Uniform(l…  ")

@@ -326,6 +326,15 @@ def test_the_generator_complains_before_its_first_step():
     assert not list(tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=0))
 
 
+def test_samples_a_second_take_few_letters():
+    from tinynet.progress import line
+
+    row = {"epoch": 100, "step": 123456, "loss": 10.5, "seconds": 9.0, "samples_per_second": 1_234_567.8}
+    assert line(row).endswith("  1.23M samples/s")
+    assert line(row | {"samples_per_second": 87.0}).endswith("  87 samples/s")
+    assert line(row | {"samples_per_second": 12_345.0}).endswith("  12.3k samples/s")
+
+
 # Several steps in one launch
 
 

@@ -17,7 +17,7 @@ from tinynet.checkpoints import Checkpoints
 from tinynet.data import Arrays, Dataset, Loader
 from tinynet.diagnosis import Diagnosis, Finding
 from tinynet.ensemble import Ensemble
-from tinynet.errors import DataFileError, DivergedError, GradientError, ModelFileError, StopTraining
+from tinynet.errors import DataFileError, DivergedError, GradientError, Interrupted, ModelFileError, StopTraining
 from tinynet.files import load
 from tinynet.fitting import EarlyStopping, fit
 from tinynet.gradients import check_gradients
@@ -77,6 +77,7 @@ __all__ = [
     "History",
     "Huber",
     "Identity",
+    "Interrupted",
     "JSONLines",
     "Layer",
     "LayerNorm",

@@ -3,6 +3,7 @@ order."""
 
 from __future__ import annotations
 
+import csv
 import json
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -59,7 +60,10 @@ def _option(default: Any, text: str, of: str = "") -> Any:
 class Config:
     """The options of ``tinynet train``; each is a key of the TOML file and, with dashes, an option of the command."""
 
-    data: str = _option("spirals", f"a file ({', '.join(KINDS)}), or a data set: {', '.join(DATASETS)}")
+    data: str | list[str] = _option(
+        "spirals",
+        f"a file, or several that are parts of one table ({', '.join(KINDS)}); or a data set: {', '.join(DATASETS)}",
+    )
     samples: int = _option(5_000_000, "training samples; none is stored", COMPUTED)
     validation: int = _option(100_000, "further samples that are only evaluated", COMPUTED)
     target: str = _option("", "column of a file that is to be predicted; by default y or target", STORED)
@@ -68,6 +72,8 @@ class Config:
         f"what a file's target is: {', '.join(TASKS)}; auto: numbers with a point are numbers, whole ones and text are classes",
         STORED,
     )
+    features: list[str] = _option([], "columns of a file that are used, as a,b; by default all but the target", STORED)
+    exclude: list[str] = _option([], "columns of a file that are not, as id,date", STORED)
     held_out: float = _option(0.2, "fraction of a file's samples, of each class, that are only evaluated", STORED)
     hidden: list[int] = _option([64, 64], "widths of the hidden layers, as 64,64")
     activation: str = _option("relu", f"after each hidden layer: {', '.join(ACTIVATIONS)}")
@@ -97,14 +103,20 @@ class Config:
             value, kind = getattr(self, f.name), type(_default(f))
             if kind is float and type(value) is int:
                 object.__setattr__(self, f.name, float(value))
+            elif f.name == "data" and type(value) is list and value:
+                if len(value) == 1:
+                    object.__setattr__(self, f.name, value[0])
             elif type(value) is not kind:
                 raise ValueError(f"option {f.name} = {value!r} is a {type(value).__name__}: expected {kind.__name__}")
         if not all(type(width) is int for width in self.hidden):
             raise ValueError(f"option hidden = {self.hidden!r} is no list of widths: expected whole numbers")
-        if self.data not in DATASETS and not self.stored:
-            raise ValueError(
-                f"unknown data {self.data!r}: choose from {', '.join(DATASETS)}, or give a file ({', '.join(KINDS)})"
-            )
+        for name in ("features", "exclude"):
+            if not all(type(column) is str for column in getattr(self, name)):
+                raise ValueError(f"option {name} = {getattr(self, name)!r} is no list of names: expected text")
+        for data in self.paths:
+            if type(data) is not str or (not _is_file(data) and (data not in DATASETS or len(self.paths) > 1)):
+                choice = "a file" if len(self.paths) > 1 else f"choose from {', '.join(DATASETS)}, or give a file"
+                raise ValueError(f"unknown data {data!r}: {choice} ({', '.join(KINDS)})")
         for name, table in (
             ("task", TASKS), ("activation", ACTIVATIONS), ("norm", NORMS), ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
@@ -124,15 +136,26 @@ class Config:
                 raise ValueError(f"option {name} = {getattr(self, name)!r} is out of range: give at least {least}")
 
     @property
+    def paths(self) -> list[str]:
+        """What ``data`` names, one or several."""
+        return self.data if isinstance(self.data, list) else [self.data]
+
+    @property
     def stored(self) -> bool:
-        """Whether the data are in a file, or are computed."""
-        return self.data not in DATASETS and Path(self.data).suffix.lower() in KINDS
+        """Whether the data are in files, or are computed."""
+        return _is_file(self.paths[0])
+
+    @property
+    def name(self) -> str:
+        """The data in a word or two, for titles."""
+        more = len(self.paths) - 1
+        return Path(self.paths[0]).name + (f" and {more} more" if more else "")
 
     # What it asks for ----------------------------------------------------------------------------------------------
 
     def make_data(self, n: int | None = None) -> Virtual:
         """``n`` samples; by default those for training and behind them those for validation."""
-        kind = DATASETS[self.data]
+        kind = DATASETS[self.paths[0]]
         known = {f.name for f in fields(kind) if f.init} - {"n", "seed"}
         for name in self.options:
             if name not in known:
@@ -147,9 +170,10 @@ class Config:
         if not self.stored:
             computed = self.make_data()
             return computed, *computed.split(self.samples)
-        data = read_data(self.data, target=self.target or None, task=self.task)
+        columns = {"features": self.features or None, "exclude": self.exclude}
+        data = read_data(self.data, target=self.target or None, task=self.task, **columns)  # type: ignore[arg-type]
         if data.classes == 1:
-            raise ValueError(f"{self.data}: the target is the same in every row: there is nothing to learn")
+            raise ValueError(f"{', '.join(self.paths)}: the target is the same in every row: there is nothing to learn")
         return data, *stratified(data, self.held_out, self.seed)
 
     def make_net(self, data: Dataset) -> layers.Sequential:
@@ -208,6 +232,10 @@ class Config:
         return new
 
 
+def _is_file(data: str) -> bool:
+    return data not in DATASETS and Path(data).suffix.lower() in KINDS
+
+
 def read(path: str | PathLike[str]) -> dict[str, Any]:
     """The options that a TOML file sets; ValueError, naming the file, if it is no TOML."""
     try:
@@ -233,10 +261,12 @@ def parse(name: str, text: str) -> Any:
             return _whole(text)
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
+        if name in ("features", "exclude"):
+            return next(csv.reader([text], skipinitialspace=True), [])
         if kind is list:
             return [_whole(part) for part in text.split(",")] if text else []
         return kind(text)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise ValueError(f"option {name} = {text!r} is not understood: expected {kind.__name__}") from None
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tinynet.ensemble import Ensemble
+
 
 class DivergedError(RuntimeError):
     """The loss or a weight stopped being finite; the model keeps the last weights that were seen to be good."""
@@ -32,6 +37,16 @@ class DataFileError(_OfAFile):
 
 class GradientError(ValueError):
     """A way back that is not the derivative of the way forward; the message names the part."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during `fit_many`; ``ensemble`` has the networks as the last finished step left them."""
+
+    def __init__(self, ensemble: Ensemble, step: int) -> None:
+        super().__init__(
+            f"after step {step}: the networks so far are this exception's ensemble (sys.last_value.ensemble)"
+        )
+        self.ensemble = ensemble
 
 
 class StopTraining(Exception):

@@ -10,6 +10,7 @@ from typing import Any
 from tinynet.data import Dataset, Loader, as_dataset
 from tinynet.data.together import Together
 from tinynet.ensemble import Ensemble
+from tinynet.errors import Interrupted
 from tinynet.fitting import Tally, adapt, averaged, settle
 from tinynet.layers import Array
 from tinynet.losses import Loss
@@ -51,6 +52,9 @@ def fit_many(
     sums are added up in other places. ``seeds`` and ``lr`` are lists of one length, or one of them a single value for
     all; left out they are the model's seed and the optimizer's rate. A rate may be a schedule. ``model`` says which
     layers, backend and dtype, and is not changed. The other options are those of `fit`.
+
+    Ctrl-C raises `Interrupted`, a KeyboardInterrupt whose ``ensemble`` has the networks as the last finished step left
+    them, with the epochs so far in their histories.
 
     A network that diverges leaves the others alone: its losses are NaN from then on, and `Ensemble.diverged` names it.
 
@@ -101,24 +105,30 @@ def fit_many(
     evaluate = Evaluation(ensemble, loss, chosen)
     watch = _Watch(ensemble)
     tallies = [Tally() for _ in models]
-    for report in loop(ensemble, loader, lambda batch, t: step(batch, own.at(t)), run, steps, None, watch):
-        for tally, history, losses in zip(tallies, ensemble.histories, zip(*report.recent, strict=True), strict=False):
-            tally.add(losses)
-            history.draw(report.step, losses, report.last_of_epoch)
-        if report.last_of_epoch:
-            scores: list[dict[str, float]] = [{}] * len(ensemble)
-            if held_out is not None:
-                with averaged(ensemble, run):
-                    scores = evaluate.each(held_out, max(_ROWS // len(ensemble), 256))
-            seconds = tallies[0].elapsed()
-            for tally, history, score in zip(tallies, ensemble.histories, scores, strict=True):
-                row = {"epoch": report.epoch + 1, "step": report.step, "loss": tally.total / tally.counted}
-                row |= {"seconds": round(seconds, 4)}
-                row["samples_per_second"] = round(loader.steps_per_epoch * loader.batch_size / seconds, 1)
-                history.rows.append(row | {f"val_{name}": value for name, value in score.items()})
-            tallies = [Tally() for _ in models]
-        if len(ensemble.diverged) == len(ensemble):
-            break
+    try:
+        for report in loop(ensemble, loader, lambda batch, t: step(batch, own.at(t)), run, steps, None, watch):
+            for tally, history, losses in zip(
+                tallies, ensemble.histories, zip(*report.recent, strict=True), strict=False
+            ):
+                tally.add(losses)
+                history.draw(report.step, losses, report.last_of_epoch)
+            if report.last_of_epoch:
+                scores: list[dict[str, float]] = [{}] * len(ensemble)
+                if held_out is not None:
+                    with averaged(ensemble, run):
+                        scores = evaluate.each(held_out, max(_ROWS // len(ensemble), 256))
+                seconds = tallies[0].elapsed()
+                for tally, history, score in zip(tallies, ensemble.histories, scores, strict=True):
+                    row = {"epoch": report.epoch + 1, "step": report.step, "loss": tally.total / tally.counted}
+                    row |= {"seconds": round(seconds, 4)}
+                    row["samples_per_second"] = round(loader.steps_per_epoch * loader.batch_size / seconds, 1)
+                    history.rows.append(row | {f"val_{name}": value for name, value in score.items()})
+                tallies = [Tally() for _ in models]
+            if len(ensemble.diverged) == len(ensemble):
+                break
+    except KeyboardInterrupt:
+        watch.finish()
+        raise Interrupted(ensemble, run.step) from None
     if run.average is not None:
         ensemble.theta[...] = run.average
     watch.finish()

@@ -36,7 +36,15 @@ def line(row: dict[str, float]) -> str:
     shown = [f"epoch {row['epoch']:.0f}", f"step {row['step']:.0f}"]
     skipped = ("epoch", "step", "seconds", "samples_per_second")
     shown += [f"{name} {value:.4f}" for name, value in row.items() if name not in skipped]
-    return "  ".join([*shown, f"{row['samples_per_second']:,.0f} samples/s"])
+    return "  ".join([*shown, _speed(row["samples_per_second"])])
+
+
+def _speed(samples: float) -> str:
+    """Samples a second in few letters: the line of an epoch with a metric is for a terminal of 80 columns."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if samples >= size:
+            return f"{samples / size:.3g}{letter} samples/s"
+    return f"{samples:.3g} samples/s"
 
 
 class Lines(Silent):
@@ -85,7 +93,7 @@ class Bar(Silent):
 
     def step(self, step: int, loss: float) -> None:
         speed = self.bar.tasks[0].speed
-        rate = f"{speed * self.batch_size:,.0f} samples/s" if speed else ""
+        rate = _speed(speed * self.batch_size) if speed else ""
         self.bar.update(self.task, completed=step, rate=rate, loss=f"{loss:.4f}")
 
     def epoch(self, row: dict[str, float]) -> None:

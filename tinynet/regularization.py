@@ -35,8 +35,8 @@ class Dropout(Layer):
         if ctx.axes == 1:
             y, keep = ops.dropout(x, self.rate, *ctx.masks)
         else:
-            each = [ops.dropout(x[n, ...], self.rate, *one.masks) for n, one in enumerate(ctx.each())]
-            y, keep = (ops.xp.stack(parts) for parts in zip(*each, strict=True))
+            masks = [one.masks for one in ctx.each()]
+            y, keep = ops.dropouts(x, self.rate, [key for key, _ in masks], masks[0][1])
         return y, lambda dy: (ops.dropout_grad(dy, keep, self.rate), {})
 
 

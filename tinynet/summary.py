@@ -11,6 +11,7 @@ from tinynet.initializers import Shape
 from tinynet.layers import Layer, Residual, Sequential, leaves
 
 BYTES = {"float32": 4, "float64": 8}
+_LONGEST = 32  # letters of a layer in a table
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,12 @@ class Summary:
     def __str__(self) -> str:
         head = ("", "layer", "output", "parameters", "bytes", "FLOPs")
         body = [
-            (row.place, repr(row.layer), _plain(row.shape), *(f"{n:,}" for n in (row.parameters, row.bytes, row.flops)))
+            (
+                row.place,
+                _short(repr(row.layer)),
+                _plain(row.shape),
+                *(f"{n:,}" for n in (row.parameters, row.bytes, row.flops)),
+            )
             for row in self.rows
         ]
         total = ("", "", "total", *(f"{n:,}" for n in (self.parameters, self.bytes, self.flops)))
@@ -63,6 +69,11 @@ class Summary:
         ]
         rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _short(text: str) -> str:
+    """A name that leaves the table within a terminal of 80 columns."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def summarize(net: Layer, shape: Shape, dtype: str) -> Summary:

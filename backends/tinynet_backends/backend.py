@@ -342,6 +342,14 @@ class Backend:
         keep = xp.reshape(u[:size] >= rate, x.shape)
         return xp.where(keep, x * (1.0 / (1.0 - rate)), xp.zeros_like(x)), keep
 
+    def dropouts(
+        self, x: Array, rate: float, keys: Sequence[tuple[int, int]], counter: tuple[int, int, int]
+    ) -> tuple[Array, Array]:
+        """`dropout` of many networks, x (networks, ...), each under a key of its own."""
+        each = [self.dropout(x[n, ...], rate, key, counter) for n, key in enumerate(keys)]
+        y, keep = (self.xp.stack(parts) for parts in zip(*each, strict=True))
+        return y, keep
+
     @portable
     def dropout_grad(self, dy: Array, keep: Array, rate: float) -> Array:
         """Gradient of `dropout` from its mask: ``dy / (1 - rate)`` where ``keep``, else 0, dy's shape."""

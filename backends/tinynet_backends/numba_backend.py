@@ -41,8 +41,15 @@ class NumbaBackend(NumpyBackend):
     def _parts(self, work: int, grain: int = GRAIN) -> int:
         return max(1, min(self._cores, work // grain))
 
-    def _run(self, maker: Any, dtype: Any, parts: int, *args: Any) -> None:
-        self._do(Kernel(build.written(maker, dtype), parts), *args)
+    def _run(self, maker: Any, dtype: Any, parts: int, *args: Any, rows: int = 0) -> None:
+        self._do(Kernel(build.written(maker, dtype), parts, rows), *args)
+
+    def _run_each(self, kernel: int, parts: int, *args: Any) -> None:
+        """A kernel for each network: the arrays among its arguments have an axis of networks first."""
+        count = next(len(a) for a in args if hasattr(a, "strides"))
+        room = self.empty((count, len(args)), np.dtype(np.int64))
+        made, words = program.of_each(kernel, min(parts, count), count, args, room)
+        self._do(made, *words)
 
     # Dense layers --------------------------------------------------------------------------------------------------
 
@@ -92,7 +99,7 @@ class NumbaBackend(NumpyBackend):
         if bias:
             (count, n, o), parts = dy.shape, min(self._parts(dy.size), dy.shape[0])
             db = self._gradient((count, o), dy.dtype)
-            self._run(kernels.columns_of_each, dy.dtype, parts, count, n, o, dy, db, db.strides[0])
+            self._run(kernels.columns_of_each, dy.dtype, parts, count, n, o, dy, db, db.strides[0], rows=count)
         return dx, dw, db
 
     def _products(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
@@ -107,7 +114,7 @@ class NumbaBackend(NumpyBackend):
         steps = [0 if array is None else array.strides[0] for array in (a, b, c, bias)]
         parts = min(self._parts(count * m * n * k, _FLOPS), count)
         matrices = blas.gemm[c.dtype], ta, tb, m, n, k, a, lda, b, ldb, c, ldc, 0 if bias is None else bias
-        self._run(kernels.products, c.dtype, parts, count, *steps, *matrices)
+        self._run(kernels.products, c.dtype, parts, count, *steps, *matrices, rows=count)
 
     def _product(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
         """``c[...] = a @ b + bias`` by NumPy's own BLAS."""
@@ -130,7 +137,7 @@ class NumbaBackend(NumpyBackend):
         if trace is None or not _alike(arrays):
             return super().elementwise(formula, *arrays)
         out = self.empty(arrays[0].shape, arrays[0].dtype)
-        kernel = Kernel(build.formula(trace, out.dtype, "map"), self._parts(out.size))
+        kernel = Kernel(build.formula(trace, out.dtype, "map"), self._parts(out.size), _rows_of(out))
         self._do(kernel, out.size, *arrays, out)
         return out
 
@@ -140,29 +147,41 @@ class NumbaBackend(NumpyBackend):
             return super().elementwise_loss(formula, y, target, scale)
         n, o = scale.size, y.shape[-1]
         slope, cost, loss = (self.empty(shape, y.dtype) for shape in (y.shape, scale.shape, scale.shape[:-1]))
-        kernel = Kernel(build.formula(trace, y.dtype, "loss"), self._parts(n * o))
+        kernel = Kernel(build.formula(trace, y.dtype, "loss"), self._parts(n * o), len(y))
         self._do(kernel, n, o, y, target, scale, cost, slope)
-        self._run(kernels.total, y.dtype, 1, loss.size, cost.shape[-1], cost, loss)
+        self._run(kernels.total, y.dtype, 1, loss.size, cost.shape[-1], cost, loss, rows=loss.size)
         return loss, slope
 
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
         floats = all(isinstance(real(s), float) for s in scalars)  # a kernel takes them as words, and 1 is not 1.0
-        if trace is None or not _alike(values) or not floats or len(trace.outputs) != len(arrays):
+        usual = _alike(values) or _networks(values)
+        if trace is None or not usual or not floats or len(trace.outputs) != len(arrays):
             super().update(formula, arrays, inputs, *scalars)
             return
         self._writes()
         size = arrays[0].size
-        kernel = Kernel(build.formula(trace, arrays[0].dtype, "update"), self._parts(size))
+        address, parts = build.formula(trace, arrays[0].dtype, "update"), self._parts(size)
+        if not _alike(values):  # views into the vectors of many networks
+            self._run_each(address, parts, arrays[0].shape[1], *values, *scalars)
+            return
+        kernel = Kernel(address, parts, _rows_of(arrays[0]))
         self._do(kernel, size, *values, *scalars)
 
     def clip_norm(self, g: Array, max_norm: float) -> Array:
-        if not _ready(g, g.dtype) or g.ndim != 1:
+        if not g.size or not _ready(g, g.dtype) or g.ndim > 2:
             return super().clip_norm(g, max_norm)
-        norm = self.empty((), g.dtype)
-        sums = self.empty((-(-g.size // kernels.SQUARES),), np.dtype(np.float64))
-        parts = self._parts(g.size)
+        norm, parts = self.empty(g.shape[:-1], g.dtype), self._parts(g.size)
+        sums = self.empty((*norm.shape, -(-g.shape[-1] // kernels.SQUARES)), np.dtype(np.float64))
+        if g.ndim == 2:
+            for maker, args in (
+                (kernels.squares, (g.shape[1], g, sums)),
+                (kernels.norm, (sums.shape[1], sums, norm)),
+                (kernels.clip, (g.shape[1], g, norm, float(max_norm))),
+            ):
+                self._run_each(build.written(maker, g.dtype), parts, *args)
+            return norm
         self._run(kernels.squares, g.dtype, parts, g.size, g, sums)
         self._run(kernels.norm, g.dtype, 1, sums.size, sums, norm)
         self._run(kernels.clip, g.dtype, parts, g.size, g, norm, float(max_norm))
@@ -174,42 +193,55 @@ class NumbaBackend(NumpyBackend):
         if not x.size or not _ready(x, x.dtype):
             return super().softmax(x)
         y, k = self.empty(x.shape, x.dtype), x.shape[-1]
-        self._run(kernels.softmax, x.dtype, self._parts(x.size, GRAIN // 8), x.size // k, k, x, y)
+        self._run(kernels.softmax, x.dtype, self._parts(x.size, GRAIN // 8), x.size // k, k, x, y, rows=_rows_of(x))
         return y
 
     def softmax_grad(self, dy: Array, y: Array) -> Array:
         if not y.size or not _alike((dy, y)):
             return super().softmax_grad(dy, y)
         dx, k = self.empty(y.shape, y.dtype), y.shape[-1]
-        self._run(kernels.softmax_grad, y.dtype, self._parts(y.size), y.size // k, k, dy, y, dx)
+        self._run(kernels.softmax_grad, y.dtype, self._parts(y.size), y.size // k, k, dy, y, dx, rows=_rows_of(y))
         return dx
 
     def normalize(
         self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
     ) -> tuple[Array, Array, Array, Array, Array]:
-        if x.ndim != 2 or not x.size or axis not in (-1, -2) or not all(_ready(a, x.dtype) for a in (x, gamma, beta)):
+        single = x.ndim == 2 and _ready(gamma, x.dtype) and _ready(beta, x.dtype)
+        many = x.ndim == 3 and gamma.shape == (len(x), x.shape[2]) and _networks((gamma, beta), x.dtype)
+        if not (single or many) or not x.size or axis not in (-1, -2) or not _ready(x, x.dtype):
             return super().normalize(x, gamma, beta, axis, eps)
-        n, i = x.shape
+        *lead, n, i = x.shape
         y, normed = self.empty(x.shape, x.dtype), self.empty(x.shape, x.dtype)
-        rstd, mean, var = (self.empty((n, 1) if axis == -1 else (1, i), x.dtype) for _ in range(3))
+        rstd, mean, var = (self.empty((*lead, n, 1) if axis == -1 else (*lead, 1, i), x.dtype) for _ in range(3))
         maker = kernels.normalize_rows if axis == -1 else kernels.normalize_columns
-        self._run(maker, x.dtype, self._parts(x.size), n, i, x, gamma, beta, float(eps), y, normed, rstd, mean, var)
+        words = n, i, x, gamma, beta, float(eps), y, normed, rstd, mean, var
+        if many:
+            self._run_each(build.written(maker, x.dtype), self._parts(x.size), *words)
+        else:
+            self._run(maker, x.dtype, self._parts(x.size), *words)
         return y, normed, rstd, mean, var
 
     def normalize_grad(
         self, dy: Array, normed: Array, rstd: Array, gamma: Array, axis: int
     ) -> tuple[Array, Array, Array]:
-        usual = dy.ndim == 2 and dy.size and axis in (-1, -2) and _alike((dy, normed))
-        if not usual or not all(_ready(a, dy.dtype) for a in (rstd, gamma)):
+        single = dy.ndim == 2 and _ready(gamma, dy.dtype)
+        many = dy.ndim == 3 and gamma.shape == (len(dy), dy.shape[2]) and _networks((gamma,), dy.dtype)
+        usual = (single or many) and dy.size and axis in (-1, -2) and _alike((dy, normed)) and _ready(rstd, dy.dtype)
+        if not usual:
             return super().normalize_grad(dy, normed, rstd, gamma, axis)
-        n, i = dy.shape
-        dx, dgamma, dbeta = self.empty(dy.shape, dy.dtype), *(self._gradient((i,), dy.dtype) for _ in range(2))
-        self._run(kernels.scale_grad, dy.dtype, self._parts(dy.size), n, i, dy, normed, dgamma, dbeta)
-        if axis == -1:
-            self._run(kernels.normalize_rows_grad, dy.dtype, self._parts(dy.size), n, i, dy, normed, rstd, gamma, dx)
-        else:
-            parts = self._parts(dy.size)
-            self._run(kernels.normalize_columns_grad, dy.dtype, parts, n, i, dy, normed, rstd, gamma, dgamma, dbeta, dx)
+        (*lead, n, i), parts = dy.shape, self._parts(dy.size)
+        dx, dgamma, dbeta = self.empty(dy.shape, dy.dtype), *(self._gradient((*lead, i), dy.dtype) for _ in range(2))
+        more = (n, i, dy, normed, rstd, gamma)
+        for maker, args in (
+            (kernels.scale_grad, (n, i, dy, normed, dgamma, dbeta)),
+            (kernels.normalize_rows_grad, (*more, dx))
+            if axis == -1
+            else (kernels.normalize_columns_grad, (*more, dgamma, dbeta, dx)),
+        ):
+            if many:
+                self._run_each(build.written(maker, dy.dtype), parts, *args)
+            else:
+                self._run(maker, dy.dtype, parts, *args)
         return dx, dgamma, dbeta
 
     # Losses --------------------------------------------------------------------------------------------------------
@@ -222,8 +254,9 @@ class NumbaBackend(NumpyBackend):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = target.size, z.shape[-1]
         loss, cost, dz = (self.empty(shape, z.dtype) for shape in (scale.shape[:-1], scale.shape, z.shape))
-        self._run(kernels.cross_entropy, z.dtype, self._parts(n * k, GRAIN // 8), n, k, z, target, scale, cost, dz)
-        self._run(kernels.total, z.dtype, 1, loss.size, cost.shape[-1], cost, loss)
+        parts, words = self._parts(n * k, GRAIN // 8), (n, k, z, target, scale, cost, dz)
+        self._run(kernels.cross_entropy, z.dtype, parts, *words, rows=len(z))
+        self._run(kernels.total, z.dtype, 1, loss.size, cost.shape[-1], cost, loss, rows=loss.size)
         return loss, dz
 
     # Numbers by counter --------------------------------------------------------------------------------------------
@@ -260,14 +293,26 @@ class NumbaBackend(NumpyBackend):
         if not _ready(x, x.dtype):
             return super().dropout(x, rate, key, counter)
         y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, np.dtype(np.bool_))
-        self._run(kernels.dropout, x.dtype, self._parts(x.size), x.size, x, float(rate), *key, *counter, y, keep)
+        pair = np.array(key, _U8)
+        self._run(kernels.dropout, x.dtype, self._parts(x.size), x.size, x, float(rate), pair, *counter, y, keep)
+        return y, keep
+
+    def dropouts(
+        self, x: Array, rate: float, keys: Sequence[tuple[int, int]], counter: tuple[int, int, int]
+    ) -> tuple[Array, Array]:
+        if not x.size or not _ready(x, x.dtype):
+            return super().dropouts(x, rate, keys, counter)
+        y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, np.dtype(np.bool_))
+        words = x.size // len(x), x, float(rate), np.array(keys, _U8), *counter, y, keep
+        self._run_each(build.written(kernels.dropout, x.dtype), self._parts(x.size), *words)
         return y, keep
 
     def dropout_grad(self, dy: Array, keep: Array, rate: float) -> Array:
         if not _ready(dy, dy.dtype) or not _dense(keep) or keep.dtype != np.bool_ or keep.shape != dy.shape:
             return super().dropout_grad(dy, keep, rate)
         dx = self.empty(dy.shape, dy.dtype)
-        self._run(kernels.dropout_grad, dy.dtype, self._parts(dy.size), dy.size, dy, keep, float(rate), dx)
+        words = dy.size, dy, keep, float(rate), dx
+        self._run(kernels.dropout_grad, dy.dtype, self._parts(dy.size), *words, rows=_rows_of(dy))
         return dx
 
     def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
@@ -335,6 +380,26 @@ _F8, _U8 = np.dtype(np.float64), np.dtype(np.uint64)
 
 def _sum_rows(x: Array, out: Array) -> None:
     np.add.reduce(x, 0, out=out)
+
+
+def _networks(arrays: Sequence[Array], dtype: Any = None) -> bool:
+    """Whether all are of one shape (networks, p) and dtype, each network's numbers without gaps."""
+    first = arrays[0]
+    return build.supported(first.dtype if dtype is None else dtype) and all(
+        a.ndim == 2
+        and a.size
+        and a.shape == first.shape
+        and a.dtype == (dtype or first.dtype)
+        and a.strides[1] == a.itemsize
+        and a.strides[0] >= a.itemsize * a.shape[1]
+        and a.flags.aligned
+        for a in arrays
+    )
+
+
+def _rows_of(a: Array) -> int:
+    """Entries of the first axis of an array that has more than one."""
+    return int(a.shape[0]) if a.ndim > 1 else 0
 
 
 def _dense(a: Array) -> bool:

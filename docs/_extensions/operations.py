@@ -26,7 +26,7 @@ def replaced(kind: type[Backend]) -> set[str]:
 def summary(name: str) -> str:
     """The first sentence of an operation's docstring, on one line."""
     paragraph = (inspect.getdoc(getattr(Backend, name)) or "").partition("\n\n")[0]
-    return " ".join(paragraph.split()).replace("``", "`").replace("|", "\\|")
+    return " ".join(paragraph.split()).replace("``", "`").replace("|", "\\|").replace("->", "→")
 
 
 def table() -> str:

@@ -1,6 +1,6 @@
 """What has been measured, made of the files that ``python -m benchmarks --save`` keeps: ``generated/speed.md``.
 
-Of each kind (cpu, ops, gpu) the newest file is shown. Every figure of the page comes from these files.
+Of each kind (cpu, ops, gpu) the files of the newest date are shown. Every figure of the page comes from these files.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ NOTHING = "Nothing has been measured yet: there is no file in `benchmarks/result
 
 
 def newest(folder: Path) -> list[dict[str, Any]]:
-    """The newest results of each kind, by the date within the file."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.json")):
+    """The newest results of each kind, by the date within the file; of one date, the shortest name first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json"), key=lambda path: (len(path.name), path.name)):
         saved = json.loads(path.read_text("utf-8"))
-        if "sections" not in saved:
-            continue  # a report of another kind
-        if saved["what"] not in found or saved["date"] >= found[saved["what"]]["date"]:
-            found[saved["what"]] = {**saved, "file": path.name}
-    return [found[what] for what in sorted(found, key=[*KINDS, *found].index)]
+        if "sections" in saved:  # and is no report of another kind
+            found.setdefault(saved["what"], []).append({**saved, "file": path.name})
+    kinds = sorted(found, key=[*KINDS, *found].index)
+    return [s for what in kinds for s in found[what] if s["date"] == max(other["date"] for other in found[what])]
 
 
 def about(saved: dict[str, Any]) -> Iterator[str]:
@@ -49,12 +48,12 @@ def sections(saved: dict[str, Any], folder: Path) -> Iterator[str]:
     """Each section: its picture, its times, what else was noted, and who is missing."""
     for number, (title, rows) in enumerate(saved["sections"].items()):
         comparisons = [Comparison.from_json(row) for row in rows]
-        picture = f"{saved['what']}-{number}.png"
+        picture = f"{Path(saved['file']).stem}-{number}.png"
         plot.draw({**saved, "sections": {title: rows}}, folder / picture)
         yield f"### {title.replace('``', '`').splitlines()[0]}"
         yield f"![Times of the contenders, and the best peer's time over ours]({picture})"
-        yield "```{container} wide\n" + table.times(comparisons) + "\n```"
-        if notes := table.notes(comparisons):
+        yield "```{container} wide\n" + table.brief(comparisons) + "\n```"
+        for notes in table.noted(comparisons):
             yield "```{container} wide\n" + notes + "\n```"
         yield table.left_out(comparisons)
 
@@ -63,7 +62,9 @@ def page(results: Path, folder: Path) -> str:
     """The text of the page; its pictures are written to ``folder``."""
     parts = []
     for saved in newest(results):
-        parts += [f"## {KINDS.get(saved['what'], saved['what'])}"]
+        title = KINDS.get(saved["what"], saved["what"])
+        setting = saved["machine"]["cpu"].partition(", ")[2]
+        parts += [f"## {title}{f', with `{setting}`' if setting else ''}"]
         parts += ["\n".join(["| | |", "|---|---|", *about(saved)])]
         parts += sections(saved, folder)
     return "\n\n".join(part for part in parts if part) + "\n" if parts else NOTHING

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+import glob
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,20 @@ def command(
 def suggest(action: argparse.Action, values: Iterable[str], *, files: bool = False) -> None:
     """Values that a shell offers for an argument; ``files``: names of files too."""
     action.suggested, action.files = tuple(values), files  # type: ignore[attr-defined]
+
+
+def found(given: Sequence[str]) -> list[str]:
+    """Names of files, patterns such as ``part-*.csv`` replaced by what they match, in the order of the names."""
+    names: list[str] = []
+    for name in given:
+        if glob.has_magic(name) and not os.path.exists(name):
+            matches = sorted(glob.glob(name))
+            if not matches:
+                raise ValueError(f"no file matches {name!r}")
+            names += matches
+        else:
+            names.append(name)
+    return names
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -35,14 +35,14 @@ def add_computed(parser: argparse.ArgumentParser, samples: str) -> None:
     )
 
 
-def computed(args: argparse.Namespace) -> Config:
+def computed(name: str, args: argparse.Namespace) -> Config:
     options = dict(map(parse_option, args.options))
     samples, seed = parse("samples", args.samples), parse("seed", args.seed)
-    return Config(data=args.data, samples=samples, seed=seed, options=options)
+    return Config(data=name, samples=samples, seed=seed, options=options)
 
 
 def run(args: argparse.Namespace) -> int:
-    config = computed(args)
+    config = computed(args.data, args)
     if config.stored:
         raise ValueError(f"{args.data} is a file already: give the name of a data set, out of {', '.join(DATASETS)}")
     data = config.make_data(config.samples)

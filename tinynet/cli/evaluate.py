@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tinynet.cli.common import Commands, add_backend, add_model, command, open_model, suggest
+from tinynet.cli.common import Commands, add_backend, add_model, command, found, open_model, suggest
 from tinynet.cli.data import add_computed, computed
 from tinynet.config import Config, read
 from tinynet.data import DATASETS, Dataset
@@ -17,6 +17,7 @@ from tinynet.model import Model
 EXAMPLES = """
 tinynet evaluate runs/iris                          on what the run held out
 tinynet evaluate runs/iris --data new.csv --metrics accuracy,f1
+tinynet evaluate runs/iris --data 'new/*.csv'
 tinynet evaluate model.safetensors --data spirals --samples 1e6 --seed 1
 """
 
@@ -27,7 +28,8 @@ def add(commands: Commands) -> None:
     action = parser.add_argument(
         "--data",
         metavar="DATA",
-        help=f"a file ({', '.join(KINDS)}) or a data set's name (default: what the run folder's run held out)",
+        action="append",
+        help=f"a file, a pattern of several ({', '.join(KINDS)}) or a data set's name (default: what the run held out)",
     )
     suggest(action, DATASETS, files=True)
     parser.add_argument("--target", metavar="NAME", help="another column of the file than the model was trained for")
@@ -51,8 +53,8 @@ def _data(args: argparse.Namespace, model: Model) -> Dataset:
         if not path.is_file():
             raise ValueError(f"{args.model} is no run folder, which would have its own data: give --data")
         return Config().change(read(path)).make_split()[2]
-    if args.data in DATASETS:
-        config = computed(args)
+    if len(args.data) == 1 and args.data[0] in DATASETS:
+        config = computed(args.data[0], args)
         return config.make_data(config.samples)
     labels = model.loss is not None and model.loss.labels
-    return read_data(args.data, target=args.target, task=None if labels else "regression", columns=model.columns)
+    return read_data(found(args.data), target=args.target, task=None if labels else "regression", columns=model.columns)

@@ -45,7 +45,7 @@ def picture(model: Model, data: Dataset, curve: list[tuple[int, float]], config:
     """The picture of a run, a PNG. ImportError without matplotlib."""
     from tinynet.plot import training_png
 
-    return training_png(model, data, curve, f"{Path(config.data).name}, {samples:,} samples")
+    return training_png(model, data, curve, f"{config.name}, {samples:,} samples")
 
 
 def _curve(path: Path) -> list[tuple[int, float]]:

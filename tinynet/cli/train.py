@@ -23,7 +23,7 @@ from tinynet_backends.switch import NAMES as BACKENDS
 from tinynet import config as options
 from tinynet.atomic import write_atomically
 from tinynet.checkpoints import Checkpoints
-from tinynet.cli.common import Commands, command, suggest
+from tinynet.cli.common import Commands, command, found, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import DATASETS, Dataset, Spirals
@@ -36,7 +36,8 @@ from tinynet.scaling import Scale, Scaled
 EXAMPLES = """
 tinynet train                                       three noisy spirals, 5 million samples
 tinynet train --data iris.csv --target species      a table: its classes are found, a fifth is held out
-tinynet train --data houses.parquet --target price --task regression --hidden 128,128
+tinynet train --data houses.parquet --target price --task regression --exclude id,street
+tinynet train --data parts/*.csv --target price     several files that are parts of one table
 tinynet train --data moons --samples 1e6 --hidden 16
 tinynet train --data spirals --set n_classes=5 --set noise=0.05
 tinynet train runs/mine/config.toml --seed 1        the same again, with another seed
@@ -64,8 +65,13 @@ def add(commands: Commands) -> None:
         if f.name == "options":
             parser.add_argument("--set", dest="options", action="append", metavar="NAME=VALUE", help=f.metadata["help"])
             continue
+        several = {"nargs": "+"} if f.name == "data" else {}
         action = parser.add_argument(
-            f"--{f.name.replace('_', '-')}", dest=f.name, metavar=f.name.upper(), help=options.help_of(f)
+            f"--{f.name.replace('_', '-')}",
+            dest=f.name,
+            metavar=f.name.upper(),
+            help=options.help_of(f),
+            **several,  # type: ignore[arg-type]
         )
         if f.name in SUGGESTED:
             suggest(action, SUGGESTED[f.name], files=f.name == "data")
@@ -136,6 +142,8 @@ def run(args: argparse.Namespace) -> int:
         write_atomically(folder / "training.png", picture(model, held_out, history.curve, config, training.n))
     except ImportError:
         print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
+    except ValueError as e:  # the run is done and kept
+        print(f"no picture: {e}", file=sys.stderr)
     print(f"config, history, checkpoints, model and picture are in {folder}")
     return 0
 
@@ -183,18 +191,22 @@ def _signals(checkpoints: Checkpoints) -> Iterator[list[int]]:
 
 def _config(args: argparse.Namespace) -> Config:
     path = args.config
+    if path is None and args.data and len(args.data) > 1 and args.data[-1].endswith(".toml"):
+        path = args.data.pop()  # --data takes what follows it
     if args.resume:
         if path:
             raise ValueError(f"{path} and --resume {args.resume} are two configs: give one of them")
         path = Path(args.resume) / "config.toml"
     changes = read(path) if path else {}
-    given = {f.name: getattr(args, f.name) for f in fields(Config) if f.name != "options"}
+    given = {f.name: getattr(args, f.name) for f in fields(Config) if f.name not in ("options", "data")}
+    if args.data is not None:
+        changes["data"] = found(args.data)
     changes |= {name: parse(name, text) for name, text in given.items() if text is not None}
     if args.options:
         changes["options"] = changes.get("options", {}) | dict(map(parse_option, args.options))
     config = Config().change(changes)
     if config.stored:  # so that the config which is written says the same from anywhere
-        config = config.change({"data": os.path.abspath(config.data)})
+        config = config.change({"data": [os.path.abspath(path) for path in config.paths]})
     return config
 
 
@@ -206,7 +218,7 @@ def _run_folder(config: Config) -> Path:
         if any(folder.iterdir()):
             raise ValueError(f"run folder {folder} is not empty: give another with --out")
         return folder
-    stem = f"{Path(config.data).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    stem = f"{Path(config.paths[0]).stem}-{datetime.now():%Y%m%d-%H%M%S}"
     for number in range(1, 1000):
         folder = Path("runs") / (stem if number == 1 else f"{stem}-{number}")
         try:

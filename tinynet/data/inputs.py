@@ -38,6 +38,8 @@ def inputs(path: str, shape: Shape, columns: Columns | None = None) -> Iterator[
     if path != PIPE and not place.is_file():
         open(path, "rb").close()  # the system's own words, if it is not there
         raise DataFileError(f"{path}: not a regular file")
+    if path == PIPE and sys.stdin is None:
+        raise DataFileError("standard input: is closed")
     done = 0
     with reading(place):
         if suffix in (".csv", ".parquet"):

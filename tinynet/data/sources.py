@@ -15,6 +15,7 @@ import weakref
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ def read(
     target: str | PathLike[str] | None = None,
     task: str | None = None,
     columns: Columns | None = None,
+    features: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
 ) -> Dataset:
     """The data set in a file, or in several that are its shards, in order.
 
@@ -66,7 +69,8 @@ def read(
     - ``.npy``: a table whose last column is the target (labels if the table has whole numbers), or X alone and
       ``target`` the path of y.
     - ``.parquet``, ``.csv``: columns of numbers. ``target`` names the target's (by default ``y`` or ``target``, or all
-      of ``y0``, ``y1``, …), a column ``weight`` has sample weights, the others are features in their order.
+      of ``y0``, ``y1``, …), a column ``weight`` has sample weights, the others are features in their order: all but
+      those in ``exclude``, or those in ``features`` alone. Further shards have these columns in any order.
 
     Whole-number targets are labels, and text in a table is classes, numbered in the order of their names. With ``task``
     "regression" a target is always numbers; with "classification" the classes are what values a table's target has, and
@@ -78,18 +82,54 @@ def read(
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
-    if not isinstance(path, (str, PathLike)):
-        if not isinstance(path, (list, tuple)) or not path or not all(isinstance(p, (str, PathLike)) for p in path):
-            raise TypeError(f"path {checks.shown(path)} is none: give a path, or a list of those of shards")
-        return Concatenated([read(part, target=target, task=task, columns=columns) for part in path])
-    path = Path(path)
+    for name, given in (("features", features), ("exclude", exclude)):
+        if isinstance(given, str):
+            raise TypeError(f"{name} {given!r} is one name: give a list of names")
+    if features is not None and exclude:
+        raise ValueError("features and exclude are two ways to say which columns are used: give one of them")
+    chosen = None if features is None else tuple(dict.fromkeys(features))
+    asked = Asked(target, task, columns, "model", chosen, tuple(exclude))
+    if isinstance(path, (str, PathLike)):
+        return _read(Path(path), asked)
+    if not isinstance(path, (list, tuple)) or not path or not all(isinstance(p, (str, PathLike)) for p in path):
+        raise TypeError(f"path {checks.shown(path)} is none: give a path, or a list of those of shards")
+    return _shards([Path(part) for part in path], asked)
+
+
+def _shards(paths: list[Path], asked: Asked) -> Dataset:
+    """Files one behind the other; of tables, the classes are those of all of them."""
+    if len(paths) < 2:
+        return _read(paths[0], asked) if paths else Concatenated([])
+    parts = [_read(paths[0], asked)]
+    known = parts[0].columns
+    if known is not None and asked.columns is None:  # the same columns in the same order
+        asked = asked._replace(columns=replace(known, classes=None), of=str(paths[0]), features=None)
+    parts += [_read(path, asked) for path in paths[1:]]
+    names = dict.fromkeys(name for part in parts for name in _class_names(part) or ())
+    if known is not None and all(map(_class_names, parts)):
+        of_all = tables.in_order(paths[0], known.target[0], list(names), asked.task == "classification")
+        for part in parts:
+            if (
+                isinstance(part, _File)
+                and part.columns
+                and part.columns.classes
+                and list(part.columns.classes) != of_all
+            ):
+                tables.recode(part.y, part.columns.classes, of_all)
+                part.columns, part.classes = replace(part.columns, classes=tuple(of_all)), len(of_all)
+    return Concatenated(parts)
+
+
+def _read(path: Path, asked: Asked) -> Dataset:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataFileError(f"{path}: unknown kind of file: choose from {', '.join(_READERS)}")
     if not stat.S_ISREG(path.stat().st_mode):
         raise DataFileError(f"{path}: not a regular file")
+    if (asked.features is not None or asked.exclude) and path.suffix.lower() not in _TABLES:
+        raise DataFileError(f"{path}: its columns have no names: features and exclude are for {' and '.join(_TABLES)}")
     with reading(path):
-        data: Dataset = reader(path, Asked(target, task, columns))
+        data: Dataset = reader(path, asked)
         return data
 
 
@@ -245,8 +285,9 @@ def _parquet(path: Path, asked: Asked) -> Dataset:
 def _csv(path: Path, asked: Asked) -> Dataset:
     with open(path, "rb") as f:
         head = tables.header(path, f)
-        types = tables.csv_types(head.names, tables.targets(path, head.names, asked), asked)
-        return _table(tables.open_csv(path, f, head, types), asked)
+        target = tables.targets(path, head.names, asked)
+        used = tables.features(path, head.names, target, asked)
+        return _table(tables.open_csv(path, f, head, tables.csv_types(head.names, target, used, asked)), asked)
 
 
 def _table(table: tables.Table, asked: Asked) -> Dataset:
@@ -268,6 +309,7 @@ def scratch_folder() -> Iterator[Path]:
 
 _READERS = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".parquet": _parquet, ".csv": _csv}
 KINDS = tuple(_READERS)
+_TABLES = (".csv", ".parquet")  # whose columns have names
 
 
 # Several sources ------------------------------------------------------------------------------------------------------

@@ -23,12 +23,15 @@ _CONVERSION = re.compile(r"In CSV column #(\d+): .*?invalid value '(.*)'", re.DO
 
 
 class Asked(NamedTuple):
-    """What is wanted of a file: its target (a name, or a path), the task (one of `TASKS`, or None), and the columns of
-    the model that it is for."""
+    """What is wanted of a file: its target (a name, or a path), the task (one of `TASKS`, or None), the columns of the
+    model, or of the first ``of`` several files, that it is for, and which columns are features, or are left out."""
 
     target: Any = None
     task: str | None = None
     columns: Columns | None = None
+    of: str = "model"
+    features: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
 
 
 class Table(NamedTuple):
@@ -78,7 +81,12 @@ class Header(NamedTuple):
 
 def header(path: Path, f: BinaryIO) -> Header:
     """Read the first line of ``f``."""
-    line = f.readline(2**20).decode("utf-8-sig", "replace").rstrip("\r\n")
+    raw = f.readline(2**20)
+    if b"\0" in raw:
+        raise DataFileError(f"{path}: is not text in UTF-8: save the file in that encoding")
+    line = raw.decode("utf-8-sig", "replace").rstrip("\r\n")
+    if line.count('"') % 2:
+        raise DataFileError(f"{path}: a name in its first line has a line break: give each column a name of one line")
     delimiter = max(",;\t", key=line.count)
     names = next(csv.reader([line], delimiter=delimiter), [])
     if not names:
@@ -144,7 +152,9 @@ def _conversion_error(path: Path, head: Header, types: dict[str, Any], done: int
                 break
             row += batch.num_rows
     kind = "number" if name in types else "value like those before"
-    return DataFileError(f"{path}: column {name!r} has {value!r} in {where}, which is no {kind}: mend it or drop it")
+    return DataFileError(
+        f"{path}: column {name!r} has {value!r} in {where}, which is no {kind}: mend or drop it, or exclude the column"
+    )
 
 
 # Which columns --------------------------------------------------------------------------------------------------------
@@ -162,7 +172,7 @@ def targets(path: Path, names: Sequence[str], asked: Asked) -> list[str]:
     once(path, names)
     target = asked.target
     if target is None and asked.columns:
-        return demand(path, names, asked.columns.target)
+        return demand(path, names, asked.columns.target, asked.of)
     if target is not None:
         found = [name for name in names if name == str(target)]
     else:
@@ -174,23 +184,43 @@ def targets(path: Path, names: Sequence[str], asked: Asked) -> list[str]:
     return found
 
 
-def demand(path: Path, names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+def features(path: Path, names: Sequence[str], target: Sequence[str], asked: Asked) -> list[str]:
+    """The columns that are features: those asked for, else the model's, else all that are no target and no weight."""
+    for name in (*(asked.features or ()), *asked.exclude):
+        if name not in names:
+            raise DataFileError(f"{path}: has no column {name!r} to use or exclude: it has {', '.join(names)}")
+        if name in target:
+            raise DataFileError(f"{path}: column {name!r} is the target: name other features, or another target")
+    if asked.features is not None:
+        found = list(asked.features)
+    elif asked.columns:
+        found = demand(path, names, asked.columns.features, asked.of)
+    else:
+        found = [name for name in names if name not in (*target, "weight", *asked.exclude)]
+    if not found:
+        raise DataFileError(f"{path}: has no features beside {', '.join(target)}")
+    return found
+
+
+def demand(path: Path, names: Sequence[str], wanted: Sequence[str], of: str = "model") -> list[str]:
     """``wanted``, all of which must be among ``names``."""
     for name in wanted:
         if name not in names:
-            raise DataFileError(f"{path}: has no column {name!r}, which the model wants: it has {', '.join(names)}")
+            wants = "the model wants" if of == "model" else f"{of} has"
+            raise DataFileError(f"{path}: has no column {name!r}, which {wants}: it has {', '.join(names)}")
     return list(wanted)
 
 
 # Decoding -------------------------------------------------------------------------------------------------------------
 
 
-def csv_types(names: Sequence[str], target: Sequence[str], asked: Asked) -> dict[str, Any]:
+def csv_types(names: Sequence[str], target: Sequence[str], used: Sequence[str], asked: Asked) -> dict[str, Any]:
     """What to read the columns of a CSV file as: features are numbers with a point, whatever the first rows look like;
-    a target may be labels."""
+    a target may be labels; what is not used may be anything."""
     import pyarrow as pa
 
-    types = {name: pa.float64() for name in names if name not in target}
+    numbers = set(used) | ({"weight"} - set(asked.exclude))
+    types = {name: pa.float64() if name in numbers else pa.string() for name in names if name not in target}
     task, classes = asked.task, asked.columns.classes if asked.columns else None
     if task == "regression":
         types |= {name: pa.float64() for name in target}
@@ -213,13 +243,9 @@ def decode(table: Table, asked: Asked, scratch: Path) -> tuple[dict[str, Array],
 
     path, names, task, columns = table.path, table.names, asked.task, asked.columns
     target = targets(path, names, asked)
-    features = [name for name in names if name not in (*target, "weight")]
-    if columns:
-        features = demand(path, names, columns.features)
-    if not features:
-        raise DataFileError(f"{path}: has no features beside {', '.join(target)}")
+    used = features(path, names, target, asked)
     kinds = dict(zip(names, table.types, strict=True))
-    for name in features:
+    for name in used:
         numeric(path, name, kinds[name])
     kind = kinds[target[0]]
     for name in target:
@@ -236,10 +262,10 @@ def decode(table: Table, asked: Asked, scratch: Path) -> tuple[dict[str, Array],
         if not found:
             numeric(path, name, kinds[name], "regression" if task == "regression" else "")
     labels = found or (len(target) == 1 and whole and task != "regression")
-    small = all(str(kinds[name]) in _EXACT_IN_32 for name in features)
+    small = all(str(kinds[name]) in _EXACT_IN_32 for name in used)
     wide = np.dtype(np.float32 if small else np.float64)
-    parts = {"X": (features, wide), "y": (target, np.dtype(np.int64) if labels else np.dtype(np.float64))}
-    if "weight" in names and "weight" not in target:
+    parts = {"X": (used, wide), "y": (target, np.dtype(np.int64) if labels else np.dtype(np.float64))}
+    if "weight" in names and "weight" not in (*target, *used, *asked.exclude):
         parts["weight"] = ["weight"], np.dtype(np.float64)
     classes = _Classes(path, target[0], known, mixed=task == "classification")
     n = 0
@@ -263,7 +289,7 @@ def decode(table: Table, asked: Asked, scratch: Path) -> tuple[dict[str, Array],
         arrays[name] = np.memmap(scratch / name, dtype, "r+" if name == "y" and found else "r", 0, shape)
     if found and known is None:
         classes.sort(arrays["y"])
-    return arrays, Columns(tuple(features), tuple(target), tuple(classes.numbers) if found else None)
+    return arrays, Columns(tuple(used), tuple(target), tuple(classes.numbers) if found else None)
 
 
 def numeric(path: Path, name: str, kind: Any, task: str = "") -> None:
@@ -273,7 +299,7 @@ def numeric(path: Path, name: str, kind: Any, task: str = "") -> None:
     if pa.types.is_null(kind):
         raise DataFileError(f"{path}: column {name!r} has no value in any row")
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        remedy = f"it cannot be the target of a {task}" if task else "leave it out, or make it numbers"
+        remedy = f"it cannot be the target of a {task}" if task else "exclude it, or make it numbers"
         raise DataFileError(f"{path}: column {name!r} of type {kind} is not numeric: {remedy}")
 
 
@@ -315,21 +341,29 @@ class _Classes:
 
     def sort(self, y: Array) -> None:
         """Number the classes anew in the order of their names, or of the numbers that they are; y in place."""
-        names = list(self.numbers)
-        numbers = [name for name in names if _number(name)]
-        if numbers and len(numbers) < len(names) and not self.mixed:
-            text = next(name for name in names if name not in numbers)
-            raise DataFileError(
-                f"{self.path}: column {self.name!r} mixes numbers and text, as {numbers[0]!r} and {text!r}: mend it, or "
-                "say that the task is classification"
-            )
-        names.sort(key=(lambda name: (int(name), name)) if all(map(_whole, names)) else None)
-        new = np.empty(len(names), np.int64)
-        for label, name in enumerate(names):
-            new[self.numbers[name]] = label
-        for start in range(0, len(y), 2**20):
-            y[start : start + 2**20] = new[y[start : start + 2**20]]
+        names = in_order(self.path, self.name, list(self.numbers), self.mixed)
+        recode(y, list(self.numbers), names)
         self.numbers = {name: label for label, name in enumerate(names)}
+
+
+def in_order(path: Path, column: str, names: Sequence[str], mixed: bool) -> list[str]:
+    """Names of classes in the order of their labels; ``mixed``: numbers and text may stand side by side."""
+    numbers = [name for name in names if _number(name)]
+    if numbers and len(numbers) < len(names) and not mixed:
+        text = next(name for name in names if name not in numbers)
+        raise DataFileError(
+            f"{path}: column {column!r} mixes numbers and text, as {numbers[0]!r} and {text!r}: mend it, or "
+            "say that the task is classification"
+        )
+    return sorted(names, key=(lambda name: (int(name), name)) if all(map(_whole, names)) else None)
+
+
+def recode(y: Array, names: Sequence[str], new: Sequence[str]) -> None:
+    """In place: labels y (n,) of ``names`` become those of ``new``, which has them all."""
+    labels = {name: label for label, name in enumerate(new)}
+    table = np.asarray([labels[name] for name in names], np.int64)
+    for start in range(0, len(y), 2**20):
+        y[start : start + 2**20] = table[y[start : start + 2**20]]
 
 
 def _number(text: str) -> bool:

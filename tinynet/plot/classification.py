@@ -11,7 +11,7 @@ from tinynet.data import as_dataset
 from tinynet.layers import Layer, Sequential
 from tinynet.model import Model
 from tinynet.plot.labels import labels
-from tinynet.plot.style import COLOURS, GREY, dress, figure, place
+from tinynet.plot.style import COLOURS, GREY, dress, figure, finite, place, plain
 
 _PIECE = 65536  # samples at a time
 _WORDS = 20  # classes up to which the numbers stand in the cells
@@ -27,10 +27,13 @@ def confusion_matrix(model: Model, data: Any) -> Any:
 
 
 def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -> Any:
-    """The confusion matrix, coloured by the fraction of each true class; ``names`` are those of the classes."""
+    """The confusion matrix, coloured by the fraction of each true class; ``names`` are those of the classes, by default
+    those of the table that the model was fitted to."""
     counts = confusion_matrix(model, data)
     k = len(counts)
-    words = [str(c) for c in range(k)] if names is None else [str(name) for name in names]
+    known = model.columns.classes if model.columns else None
+    names = known if names is None and known and len(known) == k else names
+    words = list(map(plain, range(k) if names is None else names))
     if len(words) != k:
         raise ValueError(f"{len(words)} names do not fit {k} classes: give one each")
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -106,7 +109,7 @@ def _pieces(model: Model, data: Any) -> Any:
     for start in range(0, data.n, _PIECE):
         index = range(start, min(start + _PIECE, data.n))
         batch = data.batch(index, model.ops, model.dtype)
-        yield model.ops.to_numpy(model.predict(batch.x)), labels(model.ops.to_numpy(batch.y))
+        yield finite(model.ops.to_numpy(model.predict(batch.x))), labels(model.ops.to_numpy(batch.y))
 
 
 def _labels(model: Model, data: Any) -> tuple[Any, Any, int]:

@@ -29,7 +29,8 @@ def history(history: History) -> Any:
     left = sheet.add_subplot(1, panels, 1)
     if history.curve:
         x, losses = zip(*history.curve, strict=True)
-        left.plot(x, losses, color=COLOURS[0], linewidth=1.1, label="training")
+        alone = "o" if len(x) == 1 else ""  # a line of one point is none
+        left.plot(x, losses, color=COLOURS[0], linewidth=1.1, marker=alone, label="training")
     else:
         losses = history["loss"]
         left.plot(steps, losses, color=COLOURS[0], marker="o", markersize=3.5, label="training, mean of an epoch")
@@ -50,7 +51,7 @@ def history(history: History) -> Any:
         if history.best_epoch:
             best = next(row["step"] for row in history.rows if row["epoch"] == history.best_epoch)
             axes.axvline(best, color=GREY, linestyle=":", linewidth=1.2, label=f"best: epoch {history.best_epoch}")
-        axes.locator_params(axis="x", nbins=6, integer=True)
+        axes.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
         axes.xaxis.set_major_formatter(_thousands)
     left.legend(frameon=False, fontsize=9)
     return sheet

@@ -9,7 +9,7 @@ import numpy as np
 from tinynet.data import Dataset, as_dataset
 from tinynet.model import Model
 from tinynet.plot.labels import labels
-from tinynet.plot.style import COLOURS, dress, figure, place, png
+from tinynet.plot.style import COLOURS, dress, figure, finite, place, plain, png
 
 
 def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int = 1500, grid: int = 300) -> Any:
@@ -28,7 +28,11 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
     x, true = _spread(model, data, points)
     sides = [np.linspace(a, b, grid) for a, b in _bounds(x)]
     places = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
-    said = model.ops.to_numpy(model.predict_labels(places)).reshape(grid, grid)
+    said = finite(model.ops.to_numpy(model.predict(places)))
+    said = (said[:, 0] > 0 if said.shape[1] == 1 else said.argmax(axis=1)).reshape(grid, grid)
+    names = model.columns.classes if model.columns else None
+    words = list(map(plain, names if names and len(names) == k else range(k)))
+    features = list(map(plain, model.columns.features)) if model.columns else ["x₁", "x₂"]
 
     from matplotlib.colors import ListedColormap
 
@@ -40,9 +44,12 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
             axes.contour(*sides, said == c, levels=[0.5], colors="white", linewidths=0.9)
     for c in range(k):
         own = true == c
-        axes.scatter(x[own, 0], x[own, 1], color=COLOURS[c], s=9, linewidths=0, label=f"{c}")
-    dress(axes, title="Decision regions", x="x₁", y="x₂", grid=False)
-    axes.set_aspect("equal", adjustable="box")
+        axes.scatter(x[own, 0], x[own, 1], color=COLOURS[c], s=9, linewidths=0, label=words[c])
+    dress(axes, title="Decision regions", x=features[0], y=features[1], grid=False)
+    spans = [side[-1] - side[0] for side in sides]
+    if max(spans) < 4 * min(spans):  # else features of unlike scale, whose picture would be a sliver
+        axes.set_aspect("equal", adjustable="box")
+    axes.locator_params(nbins=6)
     axes.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9, markerscale=2)
     return axes.figure
 
@@ -57,7 +64,7 @@ def _spread(model: Model, data: Any, points: int) -> tuple[Any, Any]:
 
 def _bounds(x: Any) -> list[tuple[float, float]]:
     low, high = x.min(axis=0), x.max(axis=0)
-    margin = np.maximum(0.05 * (high - low), 1e-3 * np.maximum(np.abs(low), 1.0))  # one point has an extent, too
+    margin = np.where(high > low, 0.05 * (high - low), np.maximum(np.abs(low), 1.0))  # one point has an extent, too
     return list(zip(low - margin, high + margin, strict=True))
 
 

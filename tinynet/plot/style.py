@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
+
+import numpy as np
 
 # Okabe, Ito 2008: told apart by colour-blind eyes too
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
@@ -42,7 +45,21 @@ def dress(axes: Any, *, title: str = "", x: str = "", y: str = "", grid: bool = 
         axes.grid(color="#E5E5E5", linewidth=0.8)
 
 
+def plain(name: object) -> str:
+    """A name as it is written: a dollar begins no formula."""
+    return str(name).replace("$", r"\$")
+
+
+def finite(y: Any) -> Any:
+    """Outputs of a model as they are; ValueError if one is NaN or infinite: what is said then is nothing."""
+    if not np.isfinite(y).all():
+        raise ValueError("the model gives outputs that are NaN or infinite: look at plot.weights(model)")
+    return y
+
+
 def png(figure: Any) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
+        figure.savefig(out, format="png")
     return out.getvalue()

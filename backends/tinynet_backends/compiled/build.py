@@ -25,7 +25,7 @@ from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
 
 _log = logging.getLogger("tinynet")
 _REAL = {np.dtype("float32"): float32, np.dtype("float64"): float64}
-_HEAD = '''"""A traced formula as a kernel; written by tinynet_backends.compiled.build, version 2."""
+_HEAD = '''"""A traced formula as a kernel; written by tinynet_backends.compiled.build, version 3."""
 
 import math
 
@@ -159,5 +159,5 @@ def _lines(trace: Trace, kind: str) -> list[str]:
         if kind == "map":
             before.append(f"o{n} = pointer(real, w[{first + trace.inputs + n}])")
         inside.append(f"{'p' if kind == 'update' else 'o'}{n}[i] = r{n}")
-    return [*before, "low, high = share(w[0], part, parts, 64)", "for i in range(low, high):",
+    return [*before, "low, high = share(w[0], part, parts, 1)", "for i in range(low, high):",
             *[f"    {line}" for line in inside]]  # fmt: skip

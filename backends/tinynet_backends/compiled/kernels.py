@@ -333,7 +333,8 @@ def total(real: Any) -> Body:
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w = pointer(types.int64, at)
         n, x, out = w[1], pointer(real, w[2]), pointer(real, w[3])
-        for i in range(w[0]):
+        low, high = share(w[0], part, parts, 1)
+        for i in range(low, high):
             s = 0.0
             for j in range(i * n, (i + 1) * n):
                 s += x[j]
@@ -518,17 +519,17 @@ def chosen(half, least):  # type: ignore[no-untyped-def]
 
 
 def dropout(real: Any) -> Body:
-    """[n, x, rate, k0, k1, c0, c1, c2, y, keep]: `Backend.dropout`."""
+    """[n, x, rate, key, c0, c1, c2, y, keep]: `Backend.dropout`, with key (2,)."""
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w, u = pointer(types.int64, at), pointer(uint64, at)
-        n, x, y, keep = w[0], pointer(real, w[1]), pointer(real, w[8]), pointer(uint8, w[9])
+        n, x, key, y, keep = w[0], pointer(real, w[1]), pointer(uint64, w[3]), pointer(real, w[7]), pointer(uint8, w[8])
         rate = pointer(float64, at)[2]
         least, scale = types.float32(rate), real(1.0 / (1.0 - rate))
         low, high = share((n + 15) // 16, part, parts, 1)
         for pair in range(low, high):
             c, d = philox_pair(
-                (uint64(2 * pair + 1), u[5], u[6], u[7]), (uint64(2 * pair + 2), u[5], u[6], u[7]), u[3], u[4]
+                (uint64(2 * pair + 1), u[4], u[5], u[6]), (uint64(2 * pair + 2), u[4], u[5], u[6]), key[0], key[1]
             )
             if 16 * pair + 16 <= n:
                 for j in range(4):
@@ -554,7 +555,7 @@ def dropout_grad(real: Any) -> Body:
         w = pointer(types.int64, at)
         dy, keep, dx = pointer(real, w[1]), pointer(uint8, w[2]), pointer(real, w[4])
         scale = real(1.0 / (1.0 - pointer(float64, at)[3]))
-        low, high = share(w[0], part, parts, 64)
+        low, high = share(w[0], part, parts, 1)
         for i in range(low, high):
             d = dy[i] * scale
             dx[i] = d if keep[i] else real(0.0)

@@ -29,6 +29,30 @@ def _work(pool):  # type: ignore[no-untyped-def]
     return True
 
 
+def chain(at, part, parts):  # type: ignore[no-untyped-def]
+    """[shares, words, records …]: all records with one share of their rows, then with the next."""
+    head = pointer(types.int64, at)
+    shares, last = head[0], at + 16 + 8 * head[1]
+    for share in range(shares * part // parts, shares * (part + 1) // parts):
+        place = at + 16
+        while place < last:
+            record = pointer(types.int64, place)
+            call(record[1], place + 24, share, shares)
+            place += 8 * record[0]
+
+
+def each(at, part, parts):  # type: ignore[no-untyped-def]
+    """[count, kernel, n, room, n steps, n words]: a kernel's n words for row 0, and by how much they grow from row to row."""
+    head, n = pointer(types.int64, at), pointer(types.int64, at)[2]
+    steps, words = pointer(types.int64, at + 32), pointer(types.int64, at + 32 + 8 * n)
+    for row in range(head[0] * part // parts, head[0] * (part + 1) // parts):
+        place = head[3] + 8 * n * row
+        now = pointer(types.int64, place)
+        for i in range(n):
+            now[i] = words[i] + row * steps[i]
+        call(head[1], place, 0, 1)
+
+
 def run(first, last, pool):  # type: ignore[no-untyped-def]
     place = first
     while place < last:

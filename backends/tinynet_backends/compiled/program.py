@@ -12,7 +12,7 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -23,16 +23,21 @@ from tinynet_backends.compiled import blas, loop
 from tinynet_backends.replay import Replay, offset_of
 
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
+_SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
 _SPINS = 20_000  # turns of about 40 ns that a worker waits for more before it goes to sleep
 
 
 class Kernel:
-    """A compiled kernel by its address, with its parts: ``kernel(*args)`` runs it at once, on arrays and numbers."""
+    """A compiled kernel by its address, with its parts: ``kernel(*args)`` runs it at once, on arrays and numbers.
 
-    __slots__ = ("address", "parts")
+    ``rows`` are the entries of its arrays' first axis, if it does with each of them the same, apart from the others: in
+    as many parts as divide them, a part writes its share of them, and reads its share of the arrays that have that axis.
+    """
 
-    def __init__(self, address: int, parts: int = 1) -> None:
-        self.address, self.parts = address, parts
+    __slots__ = ("address", "parts", "rows")
+
+    def __init__(self, address: int, parts: int = 1, rows: int = 0) -> None:
+        self.address, self.parts, self.rows = address, parts, rows
 
     def __call__(self, *args: Any) -> None:
         words = np.array([3 + len(args), self.address, self.parts, *map(_word, args)], np.int64)
@@ -50,7 +55,11 @@ def _word(value: Any) -> int:
 
 
 def lower(calls: Sequence[Call], replay: Replay) -> None:
-    """Give ``replay`` the calls of a tape, those of kernels that stand together as one program."""
+    """Give ``replay`` the calls of a tape, those of kernels that stand together as one program.
+
+    Kernels that have rows of their own, of many networks, are chained: the cores do not wait for one another from kernel
+    to kernel, and each goes through all of them with a few networks at a time.
+    """
     words: list[int] = []
     places: list[tuple[int, Any]] = []
     kept: list[Any] = []
@@ -67,20 +76,79 @@ def lower(calls: Sequence[Call], replay: Replay) -> None:
         replay.calls.append((_running(array, parts > 1, kept), []))
         words, places, kept, parts = [], [], [], 1
 
-    for f, args in calls:
-        if not isinstance(f, Kernel):
-            close()
-            replay.add(f, args)
-            continue
-        words += [3 + len(args), f.address, f.parts]
-        for a in args:
-            words.append(_word(real(a)))
-            if isinstance(a, (Stand, Number)) and a.source is not None:
-                places.append((len(words) - 1, a))
-            else:
-                kept.append(real(a))
-        parts = max(parts, f.parts)
+    for chain in _chains(calls):
+        head, divided = len(words), _division(chain)
+        if divided > 1:
+            parts = max(parts, min(divided, _machine().cores))
+            words += [0, _machine().chain, min(divided, _machine().cores), divided, 0]
+        for f, args in chain:
+            if not isinstance(f, Kernel):
+                close()
+                replay.add(f, args)
+                continue
+            words += [3 + len(args), f.address, f.parts]
+            for a in args:
+                words.append(_word(real(a)))
+                if isinstance(a, (Stand, Number)) and a.source is not None:
+                    places.append((len(words) - 1, a))
+                else:
+                    kept.append(real(a))
+            parts = max(parts, f.parts)
+        if divided > 1:
+            words[head], words[head + 4] = len(words) - head, len(words) - head - 5
     close()
+
+
+def _chains(calls: Sequence[Call]) -> Iterator[list[Call]]:
+    """The calls, those in one list of which each part can be done without waiting for the other parts."""
+    chain: list[Call] = []
+    cuts: dict[int, int] = {}
+    for call in calls:
+        f, args = call
+        rows = f.rows if isinstance(f, Kernel) else 0
+        if chain and (rows != chain[0][0].rows or not _agree(cuts, args, rows)):  # type: ignore[attr-defined]
+            yield chain
+            chain = []
+        if not chain:
+            cuts = {}
+            if rows < 2 or not _agree(cuts, args, rows):
+                yield [call]
+                continue
+        chain.append(call)
+    if chain:
+        yield chain
+
+
+def _agree(cuts: dict[int, int], args: Sequence[Any], rows: int) -> bool:
+    """Whether all that lies in one piece of memory is cut into rows at the same places; ``cuts``: how, by memory.
+
+    An array without the axis of rows is only read, which is well as long as no other call has its memory by rows.
+    """
+    for a in args:
+        array = real(a)
+        if not isinstance(array, np.ndarray) or (isinstance(a, Stand) and a.source is not None):
+            continue  # inputs are read by all and written by none
+        whole = array
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        cut = 0
+        if array.ndim and len(array) == rows and min(array.strides) > 0:
+            end = array[0].size and sum((n - 1) * s for n, s in zip(array.shape[1:], array.strides[1:], strict=True))
+            offset = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+            cut = array.strides[0] if offset >= 0 and offset + end + array.itemsize <= array.strides[0] else 0
+        if cuts.setdefault(id(whole), cut) != cut:
+            return False
+    return True
+
+
+def _division(chain: Sequence[Call]) -> int:
+    """Into how many parts a chain goes; 1 if it is none, or not worth it."""
+    if len(chain) < 2:
+        return 1
+    rows: int = chain[0][0].rows  # type: ignore[attr-defined]
+    touched = sum(a.nbytes for _, args in chain for a in map(real, args) if isinstance(a, np.ndarray))
+    wanted = min(rows, touched // _SHARE)
+    return next(n for n in range(max(wanted, 1), rows + 1) if not rows % n)
 
 
 def _placing(array: Any, position: int, offset: int) -> Callable[[Any], None]:
@@ -120,6 +188,12 @@ def cores() -> int:
     return _machine().cores
 
 
+def of_each(kernel: int, parts: int, count: int, args: Sequence[Any], room: Any) -> tuple[Kernel, list[Any]]:
+    """What does with each of so many rows of the arrays among ``args`` what a kernel does with one; ``room`` (count, args)."""
+    steps = [a.strides[0] if hasattr(a, "strides") else 0 for a in args]
+    return Kernel(_machine().each, parts, count), [count, kernel, len(args), room, *steps, *args]
+
+
 def library() -> blas.Blas | None:
     """The BLAS that kernels call."""
     return _machine().blas
@@ -132,6 +206,8 @@ class Machine:
         word = ctypes.c_int64
         self._compiled = cfunc(KERNEL, cache=True)(loop.run), cfunc(_ASSIST, cache=True)(loop.assist)
         self.run = ctypes.CFUNCTYPE(None, word, word, word)(self._compiled[0].address or 0)
+        self._kernels = cfunc(KERNEL, cache=True)(loop.chain), cfunc(KERNEL, cache=True)(loop.each)
+        self.chain, self.each = (int(kernel.address or 0) for kernel in self._kernels)
         self._help = ctypes.CFUNCTYPE(None, word, word)(self._compiled[1].address or 0)
         self.blas = blas.find()
         self.cores = self.blas.threads() if self.blas else (os.cpu_count() or 1)

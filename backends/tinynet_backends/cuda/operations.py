@@ -344,6 +344,7 @@ class CudaOperations(Backend):
         return dx
 
     def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
+        """As it is specified, but that an index outside of [0, n) gives -1: an error would have to wait for the device."""
         sides, used = permutation.sides(n), permutation.used_keys(keys, n)
         rounds, given = np.int64(len(used)), np.zeros((), _KEYS)
         given["of"][: len(used)] = used
