@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from benchmarks.comparison import Comparison
+from benchmarks.comparison import REFERENCES, Comparison
 
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
@@ -44,7 +44,8 @@ def _ratios(c: Comparison, mine: list[str], peers: list[str]) -> Iterator[str]:
 
 def brief(comparisons: list[Comparison]) -> str:
     """A row a comparison: the medians, and for each of ours the ratio to the best peer of each repeat."""
-    names = _names(comparisons)
+    names = _names(comparisons)  # without what is there to compare some rows with
+    names = [n for n in names if n not in REFERENCES or all(n in c.times for c in comparisons)]
     mine = [n for n in names if any(n in c.ours and c.against_best(n) for c in comparisons)]
     lines = [_line(["", *names, *(f"**best peer / {m}**" for m in mine)])]
     lines += [_line(["---"] * (1 + len(names) + len(mine)))]
@@ -85,7 +86,8 @@ def noted(comparisons: list[Comparison]) -> Iterator[str]:
         lines = [_line([kind, *names]), _line(["---"] * (1 + len(names)))]
         for c in comparisons:
             found = [c.notes.get(name, {}).get(kind) for name in names]
-            lines.append(_line([c.label, *("" if value is None else f"{value:.3g}" for value in found)]))
+            if any(value is not None for value in found):
+                lines.append(_line([c.label, *("" if value is None else f"{value:.3g}" for value in found)]))
         yield "\n".join(lines)
 
 
