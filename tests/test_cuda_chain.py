@@ -7,6 +7,7 @@ import pytest
 from cuda_shim import shim
 from test_cuda_plan import RTOL
 from tinynet_backends import get_backend
+from tinynet_backends.cuda.source import REAL, load
 from tinynet_backends.numpy_backend import NumpyBackend
 
 import tinynet as tn
@@ -39,10 +40,13 @@ class Rounding(NumpyBackend):
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory):
+def machine(request, tmp_path_factory):
     if shim.missing():
         pytest.skip(shim.missing())
-    return shim.Shim(tmp_path_factory.mktemp("cuda_shim"))
+    kept = hasattr(request.config, "cache")
+    made = shim.Shim(request.config.cache.mkdir("cuda_shim") if kept else tmp_path_factory.mktemp("cuda_shim"))
+    made.prepare([load(name, dtype) for name in ("relu", "round") for dtype in REAL])
+    return made
 
 
 def backend(machine, precision):
@@ -68,8 +72,9 @@ def pass_through(ops, net, n_in, dtype, x, dy):
 
 
 @pytest.mark.parametrize("precision", RTOL)
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("refused", [(), (6, 2)], ids=["all", "no ReLU"])
+@pytest.mark.parametrize(
+    ("name", "refused"), [*((name, ()) for name in NETS), ("several", (6,))], ids=[*NETS, "no algorithm for ReLU"]
+)
 def test_layers_together_are_the_layers_one_by_one(name, precision, refused, machine, monkeypatch):
     monkeypatch.setattr(fake_cuda.Problem, "refused", frozenset(refused))
     n_in, layers = NETS[name]
