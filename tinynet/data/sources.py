@@ -120,6 +120,12 @@ class _File(Arrays):
             except ValueError as e:
                 raise DataFileError(f"{path}: {e}") from None
 
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        try:
+            return super().rows(index, ops, dtype)
+        except ValueError as e:
+            raise DataFileError(f"{self.path}: {e}") from None
+
     def __repr__(self) -> str:
         return f"{str(self.path)!r} (X {tuple(self.x.shape)}, y {tuple(self.y.shape)})"
 
