@@ -133,7 +133,7 @@ class Arrays(Dataset):
             fine = good(piece)
             if not bool(ops.to_numpy(xp.all(fine))):
                 rows = xp.min(xp.astype(xp.reshape(fine, (fine.shape[0], -1)), xp.int8), axis=1)
-                return start + int(ops.to_numpy(xp.argmin(rows)))
+                return int(start) + int(ops.to_numpy(xp.argmin(rows)))
         return None
 
     def _demand(self, a: Array, good: Callable[[Array], Array], claim: str) -> None:
