@@ -15,7 +15,7 @@ import numpy as np
 from tinynet.data import tables
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape
-from tinynet.data.sources import KINDS, npz_arrays, scratch_folder
+from tinynet.data.sources import KINDS, npy_array, npz_arrays, scratch_folder
 from tinynet.data.tables import reading
 from tinynet.errors import DataFileError
 
@@ -105,7 +105,7 @@ def _rows(table: tables.Table, wanted: list[str]) -> Iterator[Array]:
 
 def _of_arrays(path: Path, suffix: str, shape: Shape) -> Iterator[Array]:
     if suffix == ".npy":
-        yield from _pieces(path, np.load(path, mmap_mode="r", allow_pickle=False), shape)
+        yield from _pieces(path, npy_array(path), shape)
     elif suffix == ".npz":
         with scratch_folder() as scratch, zipfile.ZipFile(path) as z:
             yield from _pieces(path, npz_arrays(path, z, scratch, ("X",))["X"], shape)
