@@ -23,12 +23,12 @@ _PIECE = 2**21  # numbers that are read at a time
 PIPE = "-"
 
 
-def inputs(path: str, shape: Shape, columns: Columns | None = None) -> Iterator[Array]:
+def inputs(path: str, shape: Shape, columns: Columns | None = None, dtype: str = "float64") -> Iterator[Array]:
     """The rows of a file, or of CSV on standard input for ``"-"``, as arrays (m, *shape), in memory that does not grow
     with it.
 
     A table gives the columns that ``columns`` names, wherever they stand; without names all that are no target (``y``,
-    ``target``, ``y0``, …) or ``weight``. An .npy is X; .npz and .h5 have an array ``X``. Raises `DataFileError`, which
+    ``target``, ``y0``, …) or ``weight``. ``dtype`` is the model's: a number that is infinite in it is a mistake. An .npy is X; .npz and .h5 have an array ``X``. Raises `DataFileError`, which
     names the file, and for a value the row and the column; OSError if it is not there.
     """
     place = Path("standard input" if path == PIPE else path)
@@ -45,14 +45,21 @@ def inputs(path: str, shape: Shape, columns: Columns | None = None) -> Iterator[
         else:
             pieces = _of_arrays(place, suffix, shape)
         for x in pieces:
-            finite = np.isfinite(x.reshape(len(x), -1)).all(axis=1)
-            if not finite.all():
-                row = done + int(np.argmin(finite))
-                raise DataFileError(f"{place}: X has a value that is NaN or infinite in row {row}: fill or drop it")
+            _demand_finite(place, x, done, "is NaN or infinite", "fill or drop it")
+            with np.errstate(over="ignore"):
+                numbers = np.asarray(x, dtype)
+            _demand_finite(place, numbers, done, f"is too large for {dtype}", "scale it")
             yield x
             done += len(x)
         if done == 0:
             raise DataFileError(f"{place}: has no rows")
+
+
+def _demand_finite(path: Path, x: Array, done: int, claim: str, remedy: str) -> None:
+    finite = np.isfinite(x.reshape(len(x), -1)).all(axis=1)
+    if not finite.all():
+        row = done + int(np.argmin(finite))
+        raise DataFileError(f"{path}: X has a value that {claim} in row {row}: {remedy}")
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
