@@ -28,8 +28,9 @@ def inputs(path: str, shape: Shape, columns: Columns | None = None, dtype: str =
     with it.
 
     A table gives the columns that ``columns`` names, wherever they stand; without names all that are no target (``y``,
-    ``target``, ``y0``, …) or ``weight``. ``dtype`` is the model's: a number that is infinite in it is a mistake. An .npy is X; .npz and .h5 have an array ``X``. Raises `DataFileError`, which
-    names the file, and for a value the row and the column; OSError if it is not there.
+    ``target``, ``y0``, …) or ``weight``. An .npy is X; .npz and .h5 have an array ``X``. ``dtype`` is the model's: a
+    number that is infinite in it is a mistake. Raises `DataFileError`, which names the file, and for a value the row and
+    the column; OSError if it is not there.
     """
     place = Path("standard input" if path == PIPE else path)
     suffix = ".csv" if path == PIPE else place.suffix.lower()
