@@ -530,6 +530,7 @@ def test_a_row_far_down_a_file_and_on_a_pipe(run, capsys, monkeypatch):
         ("flat.npy", "flat.npy: X (3,) does not fit the model: expected (n, 3)"),
         ("none.npy", "none.npy: has no rows"),
         ("nan.npy", "nan.npy: X has a value that is NaN or infinite in row 1: fill or drop it"),
+        ("large.npy", "large.npy: X has a value that is too large for float32 in row 1: scale it"),
         ("text.npy", "text.npy: X of dtype <U1 is not numeric: store numbers"),
         ("noX.npz", "noX.npz: has no array 'X', but Z.npy"),
         ("no.npy", "no.npy: No such file or directory"),
@@ -542,6 +543,7 @@ def test_bad_arrays_to_predict(file, said, run, capsys):
     np.save("flat.npy", np.zeros(3))
     np.save("none.npy", np.zeros((0, 3)))
     np.save("nan.npy", [[1, 2, 3.0], [1, np.nan, 2]])
+    np.save("large.npy", [[1, 2, 3.0], [1, 1e39, 2]])
     np.save("text.npy", np.array([["a", "b", "c"]]))
     np.savez("noX.npz", Z=np.zeros(3))
     os.mkdir("folder.csv")

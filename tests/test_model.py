@@ -118,6 +118,15 @@ MISTAKES = [
 ]  # fmt: skip
 
 
+def test_numbers_beyond_float32_are_refused_where_they_would_be_infinite(ops):
+    data = bad(X, (9, 1), 1e39), LABELS
+    with tn.use_backend(ops):
+        made(ops).fit(data, loss=tn.CrossEntropy())
+        with pytest.raises(ValueError) as e:
+            made(ops, "float32").fit(data, loss=tn.CrossEntropy())
+    assert str(e.value) == "X has a value too large for float32, first in row 9: scale it, or take dtype='float64'"
+
+
 @pytest.mark.parametrize(("data", "said"), MISTAKES, ids=[said[:30] for _, said in MISTAKES])
 def test_bad_data_says_the_same_on_every_backend(data, said, ops):
     before = [a.copy() for a in data]

@@ -130,7 +130,10 @@ CASES = {
         (f(real(2, 3, 4)), f(real(2, 3, 4)), f(real(2, 3)), 0.1),
         (f(real(4, 3)), f(RNG.dirichlet(np.ones(3), 4)), f(real(4)), 0.2, f(np.array([1.0, 0.0, 2.0]))),
     ],
-    "words": lambda f: [(KEY, COUNTER, start, n) for start, n in ((0, 9), (3, 1), (5, 0), (2**64 - 8, 8), (2**66 - 59, 300), (2**40 + 1, 4099))],
+    "words": lambda f: [
+        (KEY, COUNTER, start, n)
+        for start, n in ((0, 9), (3, 1), (5, 0), (2**64 - 8, 8), (2**66 - 59, 300), (2**40 + 1, 4099))
+    ],
     "words_at": lambda f: [
         (KEY, COUNTER, np.array(index, dtype=np.int64), width) for index in ([], [0], [7, 3, 3, 2**62 - 1]) for width in (1, 4, 21)
     ],

@@ -5,6 +5,7 @@ passes less than once in 10 000 times: 5 standard errors, or a probability of `U
 """
 
 import copy
+import dataclasses
 import pickle
 from itertools import pairwise
 from math import comb
@@ -857,3 +858,29 @@ def test_messages(f, said):
     with pytest.raises((ValueError, IndexError)) as e:
         f()
     assert str(e.value) == said
+
+
+ODD = [
+    True, None, 2.5, -1, 2**40, 2**70, 10**400, float("nan"), float("-inf"), 1e300, 1e-300, "a", b"x", (), (2.5,), [1, 2], {},
+    1j, object(), range(3), np.int64(3), np.uint64(2**63), np.float32(0.5), np.bool_(True), np.array(3), np.zeros((2, 2)),
+    np.zeros(3000), np.array(["a"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", D.DATASETS.values())
+def test_any_value_of_any_argument_is_taken_or_refused_in_a_line(kind):
+    """What is taken makes finite samples, and a text that tells the set from others."""
+    for name in [f.name for f in dataclasses.fields(kind) if f.init]:
+        for value in ODD:
+            try:
+                data = kind(value) if name == "n" else kind(9, **{name: value})
+                x, y, _ = data[: min(data.n, 3)]
+            except (ValueError, TypeError) as e:
+                text = str(e)
+                assert text.startswith((f"{kind.__name__} ", "seed ")), text
+            else:
+                text = repr(data)
+                assert np.isfinite(x).all()
+                assert np.isfinite(y).all()
+            assert text.isprintable(), text
+            assert len(text) < 250, text

@@ -277,13 +277,16 @@ def member(shape, descr="<f8", body=None):
 
 BAD = {
     "objects.npy": (lambda p: np.save(p, np.array([[1, None]], object)), "cannot be read: "),
-    "pickle.npy": (lambda p: p.write_bytes(b"\x80\x04K\x01."), "cannot be read: "),
-    "empty.npy": (lambda p: p.write_bytes(b""), "cannot be read: "),
-    "magic.npy": (lambda p: p.write_bytes(b"\x93NUMPX" + b"0" * 200), "cannot be read: "),
+    "pickle.npy": (lambda p: p.write_bytes(b"\x80\x04K\x01."), "not an .npy file"),
+    "empty.npy": (lambda p: p.write_bytes(b""), "not an .npy file"),
+    "magic.npy": (lambda p: p.write_bytes(b"\x93NUMPX" + b"0" * 200), "not an .npy file"),
     "short.npy": (
         lambda p: npy(p, "{'descr': '<f8', 'fortran_order': False, 'shape': (9, 3), }", b"\0" * 100), "cannot be read: "),
     "huge.npy": (
         lambda p: npy(p, "{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 3), }"), "cannot be read: "),
+    "overflowing.npy": (
+        lambda p: npy(p, f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({2**62}, {2**62}), }}"), "cannot be read: "),
+    "zeros.npy": (lambda p: p.write_bytes(bytes(999)), "not an .npy file"),
     "code.npy": (lambda p: npy(p, "__import__('os').system('false')"), "cannot be read: "),
     "vector.npy": (lambda p: np.save(p, np.zeros(5)), "(5,) is not a table with a target: "),
     "text.npy": (lambda p: np.save(p, np.array([["a", "b"]])), "X of dtype <U1 is not numeric: give real or whole numbers"),

@@ -7,9 +7,14 @@ from operator import index
 from typing import Any
 
 
+def _is_array(value: Any) -> bool:
+    """Whether it is an array of one axis or more, whatever its library."""
+    return getattr(value, "ndim", 0) not in (0, None)
+
+
 def whole(value: Any) -> int | None:
     """``value`` as int if it is a whole number; None if it is anything else: a truth value, 2.0, an array of several."""
-    if isinstance(value, bool) or getattr(value, "ndim", 0):
+    if isinstance(value, bool) or _is_array(value):
         return None
     try:
         return index(value)
@@ -19,7 +24,7 @@ def whole(value: Any) -> int | None:
 
 def real(value: Any) -> float | None:
     """``value`` as float if it is a number, NaN and infinities among them; None if it is anything else."""
-    if getattr(value, "ndim", 0) or type(value).__name__.startswith(("bool", "str", "bytes", "complex")):
+    if _is_array(value) or type(value).__name__.startswith(("bool", "str", "bytes", "complex")):
         return None
     try:
         return float(value)

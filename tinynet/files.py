@@ -158,7 +158,7 @@ def checksum(about: dict[str, Any], arrays: dict[str, Any]) -> int:
     """CRC-32 of JSON data and host arrays with their names."""
     found = crc32(json.dumps(about).encode())
     for name in sorted(arrays):
-        found = crc32(np.ascontiguousarray(arrays[name]), crc32(name.encode(), found))
+        found = crc32(np.ascontiguousarray(arrays[name]).data, crc32(name.encode(), found))
     return found
 
 

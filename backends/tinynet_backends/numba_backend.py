@@ -278,7 +278,9 @@ class NumbaBackend(NumpyBackend):
         (rows, columns, stride), words = _rows(words)
         out = self.empty(words.shape, _F8)
         parts = min(self._parts(out.size), max(rows, 1))
-        self._run(kernels.normal, _F8, parts, rows, columns, words, stride, exact.normal_lines(np, None), out)
+        self._run(
+            kernels.normal, _F8, parts, rows, columns, words, stride, exact.normal_lines(self.xp, words.device), out
+        )
         return out
 
     def halves(self, words: Array) -> Array:
@@ -350,7 +352,11 @@ class NumbaBackend(NumpyBackend):
         tile = max(1, min(TILE // max(width, 1), n))
         before = kernels.ROOM + tile * width + kernels.SPARE
         room = self.empty((kernel.parts, before + scratch), _F8)
-        known = exact.normal_lines(np, None), *exact._circle(np, None), exact._arctangents(np, None)
+        known = (
+            exact.normal_lines(self.xp, x.device),
+            *exact._circle(self.xp, x.device),
+            exact._arctangents(self.xp, x.device),
+        )
         self._do(kernel, n, tile, x, y, room, before + scratch, before, *known, *stream, *tables)
         return x, y
 

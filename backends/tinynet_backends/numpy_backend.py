@@ -286,7 +286,9 @@ class NumpyBackend(Backend):
         return bits.random_raw(skip + n)[skip:]
 
     def normal(self, words: Array) -> Array:
-        lines = exact.normal_lines(np, None).view(np.complex128).reshape(-1)  # a and b from one place, by one index
+        lines = (
+            exact.normal_lines(self.xp, words.device).view(np.complex128).reshape(-1)
+        )  # a and b from one place, by one index
         flat = words.reshape(-1)  # of one column of many it is a view, read where it lies
         z = np.empty(flat.shape)
         size = min(BLOCK, flat.size)
@@ -329,7 +331,7 @@ class NumpyBackend(Backend):
     def arctan(self, y: Array, x: Array) -> Array:
         # `exact.arctan` in place. Beside 1.5 * 2**42 only multiples of 1/1024 remain of t, rounded: the node, and by
         # its bits the number of the node.
-        angles, coarse = exact._arctangents(np, None), 1.5 * 2.0**42
+        angles, coarse = exact._arctangents(self.xp, y.device), 1.5 * 2.0**42
         angle = np.abs(y)
         swapped = angle > x
         t, u = np.minimum(angle, x), np.maximum(angle, x)

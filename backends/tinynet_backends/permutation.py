@@ -82,7 +82,8 @@ def _walk(xp: Any, step: Callable[[Array], Array], index: Array, n: int, size: i
 def check_inside(xp: Any, index: Array, n: int) -> int:
     """n as int; ValueError unless it is one in [1, 2**62], IndexError unless every index is in [0, n): one outside might
     walk for ever."""
-    if isinstance(n, bool) or not hasattr(n, "__index__") or getattr(n, "ndim", 0) or not 1 <= n.__index__() <= 2**62:
+    several = getattr(n, "ndim", None)  # an array of one number has an index, too
+    if isinstance(n, bool) or several or not hasattr(n, "__index__") or not 1 <= n.__index__() <= 2**62:
         text = " ".join(repr(n).split())[:60]
         raise ValueError(f"no permutation of range({text}): expected 1 <= n <= 2**62")
     n = n.__index__()

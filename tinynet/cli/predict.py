@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     names, answers = _answers(model, args.proba, args.out.lower().endswith(".npy"))
     began, n = perf_counter(), 0
     with outputs(args.out, names) as write:
-        for x in inputs(args.data, model.in_shape, model.columns):
+        for x in inputs(args.data, model.in_shape, model.columns, model.dtype):
             write(answers(model.predict(x)))
             n += x.shape[0]
     if args.out != "-":

@@ -14,6 +14,7 @@ from tinynet.data.dataset import Array, Batch, Dataset, Index
 
 _PIECE = 2**20  # numbers that are looked at at a time, so that looking takes no memory to speak of
 RELEASE = 2**28  # bytes of mapped files that may have become resident before they are let go
+_FLOAT32 = 3.4028235677973366e38  # from here on float32 is infinite
 _FAULT = 2**16  # bytes that reading one row may make resident: Linux maps what lies around it too
 
 
@@ -55,6 +56,7 @@ class Arrays(Dataset):
                     f"weight {tuple(self.weight.shape)} does not fit {self.n} samples: expected {(self.n,)}"
                 )
         self._maps = [m for a in (self.x, self.y, self.weight) if (m := _mapping(a)) is not None]
+        self._beyond = ""  # what is said where float32 is asked for
         self._mapped, self._touched = sum(len(m) for m in self._maps), 0
         for name, a in (("X", self.x), ("y", self.y), ("weight", self.weight)):
             if a is None:
@@ -63,6 +65,11 @@ class Arrays(Dataset):
                 raise TypeError(f"{name} of dtype {a.dtype} is not numeric: give real or whole numbers")
             if finite and xp.isdtype(a.dtype, "real floating"):
                 self._demand(a, xp.isfinite, f"{name} has a value that is NaN or infinite")
+                if not self._beyond and xp.finfo(a.dtype).bits > 32:
+                    row = self._first(a, lambda x: xp.abs(x) < _FLOAT32)
+                    if row is not None:
+                        what = f"{name} has a value too large for float32, first in row {row}"
+                        self._beyond = f"{what}: scale it, or take dtype='float64'"
         if self.weight is not None:
             self._demand(self.weight, lambda w: w >= 0, "weight has a negative value")
             if not any(bool(self.ops.to_numpy(xp.any(w > 0))) for _, w in self._pieces(self.weight)):
@@ -80,6 +87,8 @@ class Arrays(Dataset):
         return f"Arrays(X {tuple(self.x.shape)}, y {tuple(self.y.shape)}, on {self.ops.name})"
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        if self._beyond and dtype == "float32":
+            raise ValueError(self._beyond)
         if isinstance(index, range):
             x, y = self.x[index.start : index.stop, ...], self.y[index.start : index.stop, ...]
             weight = None if self.weight is None else self.weight[index.start : index.stop]
@@ -117,14 +126,21 @@ class Arrays(Dataset):
                 self._touch(piece.nbytes)
             yield start, piece
 
-    def _demand(self, a: Array, good: Callable[[Array], Array], claim: str) -> None:
-        """ValueError that names the first row of ``a`` where not all is good."""
+    def _first(self, a: Array, good: Callable[[Array], Array]) -> int | None:
+        """The first row of ``a`` where not all is good."""
         xp, ops = self.ops.xp, self.ops
         for start, piece in self._pieces(a):
             fine = good(piece)
             if not bool(ops.to_numpy(xp.all(fine))):
                 rows = xp.min(xp.astype(xp.reshape(fine, (fine.shape[0], -1)), xp.int8), axis=1)
-                raise ValueError(f"{claim}: first in row {start + int(ops.to_numpy(xp.argmin(rows)))}")
+                return int(start) + int(ops.to_numpy(xp.argmin(rows)))
+        return None
+
+    def _demand(self, a: Array, good: Callable[[Array], Array], claim: str) -> None:
+        """ValueError that names the first row of ``a`` where not all is good."""
+        row = self._first(a, good)
+        if row is not None:
+            raise ValueError(f"{claim}: first in row {row}")
 
     def _touch(self, size: int) -> None:
         """Count what has become resident, and let it go when it is much; the system still has it in its cache."""

@@ -15,7 +15,7 @@ import numpy as np
 from tinynet.data import tables
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape
-from tinynet.data.sources import KINDS, npz_arrays, scratch_folder
+from tinynet.data.sources import KINDS, npy_array, npz_arrays, scratch_folder
 from tinynet.data.tables import reading
 from tinynet.errors import DataFileError
 
@@ -23,13 +23,14 @@ _PIECE = 2**21  # numbers that are read at a time
 PIPE = "-"
 
 
-def inputs(path: str, shape: Shape, columns: Columns | None = None) -> Iterator[Array]:
+def inputs(path: str, shape: Shape, columns: Columns | None = None, dtype: str = "float64") -> Iterator[Array]:
     """The rows of a file, or of CSV on standard input for ``"-"``, as arrays (m, *shape), in memory that does not grow
     with it.
 
     A table gives the columns that ``columns`` names, wherever they stand; without names all that are no target (``y``,
-    ``target``, ``y0``, …) or ``weight``. An .npy is X; .npz and .h5 have an array ``X``. Raises `DataFileError`, which
-    names the file, and for a value the row and the column; OSError if it is not there.
+    ``target``, ``y0``, …) or ``weight``. An .npy is X; .npz and .h5 have an array ``X``. ``dtype`` is the model's: a
+    number that is infinite in it is a mistake. Raises `DataFileError`, which names the file, and for a value the row and
+    the column; OSError if it is not there.
     """
     place = Path("standard input" if path == PIPE else path)
     suffix = ".csv" if path == PIPE else place.suffix.lower()
@@ -47,14 +48,21 @@ def inputs(path: str, shape: Shape, columns: Columns | None = None) -> Iterator[
         else:
             pieces = _of_arrays(place, suffix, shape)
         for x in pieces:
-            finite = np.isfinite(x.reshape(len(x), -1)).all(axis=1)
-            if not finite.all():
-                row = done + int(np.argmin(finite))
-                raise DataFileError(f"{place}: X has a value that is NaN or infinite in row {row}: fill or drop it")
+            _demand_finite(place, x, done, "is NaN or infinite", "fill or drop it")
+            with np.errstate(over="ignore"):
+                numbers = np.asarray(x, dtype)
+            _demand_finite(place, numbers, done, f"is too large for {dtype}", "scale it")
             yield x
             done += len(x)
         if done == 0:
             raise DataFileError(f"{place}: has no rows")
+
+
+def _demand_finite(path: Path, x: Array, done: int, claim: str, remedy: str) -> None:
+    finite = np.isfinite(x.reshape(len(x), -1)).all(axis=1)
+    if not finite.all():
+        row = done + int(np.argmin(finite))
+        raise DataFileError(f"{path}: X has a value that {claim} in row {row}: {remedy}")
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -107,7 +115,7 @@ def _rows(table: tables.Table, wanted: list[str]) -> Iterator[Array]:
 
 def _of_arrays(path: Path, suffix: str, shape: Shape) -> Iterator[Array]:
     if suffix == ".npy":
-        yield from _pieces(path, np.load(path, mmap_mode="r", allow_pickle=False), shape)
+        yield from _pieces(path, npy_array(path), shape)
     elif suffix == ".npz":
         with scratch_folder() as scratch, zipfile.ZipFile(path) as z:
             yield from _pieces(path, npz_arrays(path, z, scratch, ("X",))["X"], shape)

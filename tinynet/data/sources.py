@@ -160,6 +160,12 @@ class _File(Arrays):
             except ValueError as e:
                 raise DataFileError(f"{path}: {e}") from None
 
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        try:
+            return super().rows(index, ops, dtype)
+        except ValueError as e:
+            raise DataFileError(f"{self.path}: {e}") from None
+
     def __repr__(self) -> str:
         return f"{str(self.path)!r} (X {tuple(self.x.shape)}, y {tuple(self.y.shape)})"
 
@@ -175,11 +181,20 @@ def _for_task(path: Path, y: Array, task: str | None) -> Array:
     return y.reshape(-1, 1) if task == "regression" and whole and y.ndim == 1 else y
 
 
+def npy_array(path: str | PathLike[str]) -> Array:
+    """The array in an .npy file, mapped."""
+    with open(path, "rb") as f:
+        if f.read(6) != b"\x93NUMPY":
+            raise DataFileError(f"{path}: not an .npy file")
+    with np.errstate(over="ignore"):  # a header may name any size
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
 def _npy(path: Path, asked: Asked) -> Dataset:
-    table = np.load(path, mmap_mode="r", allow_pickle=False)
+    table = npy_array(path)
     if asked.target is not None:
         with reading(Path(asked.target)):
-            y = np.load(asked.target, mmap_mode="r", allow_pickle=False)
+            y = npy_array(asked.target)
         return _File(path, table, _for_task(path, y, asked.task))
     if table.ndim != 2 or table.shape[1] < 2:
         raise DataFileError(f"{path}: {table.shape} is not a table with a target: give two columns, or target='y.npy'")

@@ -6,7 +6,6 @@ so that none moves the numbers of another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, field
 from math import fsum, prod
 from typing import Any
@@ -153,14 +152,16 @@ class Imbalanced(Wrapper):
 
     def _shape_up(self) -> None:
         _given(self, self.data)
-        given = (
-            self.weights if isinstance(self.weights, Iterable) and getattr(self.weights, "ndim", 1) else (self.weights,)
-        )
-        weights = tuple(checks.real(w) for w in given)
-        text = f"Imbalanced weights {checks.shown(tuple(given) if None in weights else weights)}"
-        if len(weights) != self.classes:
+        try:
+            given = tuple(self.weights)
+        except TypeError:
+            given = (self.weights,)  # type: ignore[assignment]
+        numbers = [checks.real(w) for w in given]
+        weights = tuple(w for w in numbers if w is not None)
+        text = f"Imbalanced weights {checks.shown(given if None in numbers else weights)}"
+        if len(given) != self.classes:
             raise ValueError(f"{text} do not fit {self.classes} classes: give one for each")
-        if any(w is None or not 0 <= w <= 1e300 for w in weights) or not any(weights):
+        if None in numbers or not all(0 <= w <= 1e300 for w in weights) or not any(weights):
             raise ValueError(f"{text} are out of range: give numbers of at least 0, not all 0")
         total = fsum(weights)
         self._set("weights", weights)
