@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tinynet_backends import exact, philox
+from tinynet_backends import Backend, exact, philox, portable_operations
 from tinynet_backends.numpy_backend import NumpyBackend
 
 import tinynet as tn
@@ -17,7 +17,7 @@ def report(*backends):
 
 
 @pytest.mark.parametrize(
-    "ops", ["numpy", "strict:device1", "torch", pytest.param("cupy", marks=pytest.mark.gpu)], indirect=True
+    "ops", ["numpy", "numba", "strict:device1", "torch", pytest.param("cupy", marks=pytest.mark.gpu)], indirect=True
 )
 def test_all_holds(ops):
     held, said = report(ops)
@@ -26,6 +26,15 @@ def test_all_holds(ops):
     assert "fingerprint of a short run: " in said
     if ops.name == "numpy":
         assert report(ops) == (held, said)  # the fingerprint is the same each time
+
+
+def test_every_operation_that_may_be_replaced_is_tried():
+    """Whatever a backend replaces, on whichever machine."""
+    ops = tn.get_backend("numpy")
+    for name in portable_operations():
+        for dtype in ("float32", "float64"):
+            for arguments in verify._cases(name, ops, dtype):
+                getattr(Backend, name)(ops, *arguments)
 
 
 def test_there_is_a_golden_value_for_every_set():

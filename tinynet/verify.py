@@ -98,7 +98,7 @@ def _replacements(ops: Backend) -> Iterator[str]:
                         yield f"{name} in {dtype} is off by {error:.1e}"
 
 
-_ON_WORDS = {"words", "words_at", "normal", "halves", "dropout", "permute"}
+_ON_WORDS = {"words", "words_at", "normal", "halves", "dropout", "permute", "samples"}  # the same bits everywhere
 
 
 def _flat(value: Any) -> list[Any]:
@@ -117,9 +117,10 @@ def _cases(name: str, ops: Backend, dtype: str) -> list[tuple[Any, ...]]:
 
     key, counter = (7, 5), (1, 2, 3)
     labels = stream.integers(range(9), 4, ops)
-    words = stream.words(range(70_000), ops)
+    words, numbers = stream.words(range(70_000), ops), stream.normal(range(300), "float64", ops)
     product: Callable[..., Any] = lambda xp, a, b: a * b + 1.0  # noqa: E731
     moved: Callable[..., Any] = lambda xp, a, g, rate: (a - rate * g,)  # noqa: E731
+    turned: Callable[..., Any] = lambda ops, w: (ops.normal(w), ops.sincos(ops.halves(w))[0])  # noqa: E731
     squares: Callable[..., Any] = lambda xp, y, t: ((y - t) ** 2, 2.0 * (y - t))  # noqa: E731
     return {
         "affine": [(real(9, 5), real(5, 4), real(4)), (real(300, 64), real(64, 32))],
@@ -139,6 +140,14 @@ def _cases(name: str, ops: Backend, dtype: str) -> list[tuple[Any, ...]]:
         "normal": [(words,)],
         "halves": [(words,)],
         "dropout": [(real(70_000), 0.3, key, counter)],
+        "dropout_grad": [(real(70_000), real(70_000) > 0, 0.3)],
+        "gather": [(real(9, 5), labels), (real(9), labels)],
+        "samples": [(turned, key, counter, range(5, 305), 3, [], dtype)],
+        "sincos": [(numbers,)],
+        "arctan": [(numbers, xp.abs(numbers))],
+        "log": [(xp.abs(numbers) + 1e-9,)],
+        "sum_in_order": [(xp.reshape(numbers, (-1, 5)),)],
+        "affine_in_order": [(xp.reshape(numbers, (-1, 5)), xp.reshape(numbers[:20], (5, 4)))],
         "permute": [(labels, 1000, tuple(range(24)))],
     }[name]
 
