@@ -610,3 +610,41 @@ def test_ctrl_c_leaves_what_was_learned():
         model = MLPClassifier(callbacks=[interrupt]).fit(X, Y)
     assert model.n_iter_ == 2
     assert model.predict(X).shape == Y.shape
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("options", [{}, {"alpha": 0.0, "norm": "batch", "dropout": 0.2}, {"solver": "nadam"},
+                                     {"solver": "sgd", "learning_rate": "invscaling", "standardize": False}])  # fmt: skip
+def test_a_step_that_is_kept_between_partial_fits_changes_no_bit(backend, options):
+    """Beside one that is made anew each time: batches of other sizes, weights, parameters, pickles and failures between."""
+    if backend not in tn.available_backends():
+        pytest.skip("the backend is not here")
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(90, 4)), rng.integers(0, 3, 90)
+    kept, anew = (MLPClassifier((8,), backend=backend, random_state=0, **options) for _ in range(2))
+    kept_steps = set()
+    for n in range(14):
+        size = 30 if n < 8 else 45
+        rows = rng.integers(0, 90, size)
+        weight = rng.integers(1, 3, size).astype(float) if n % 2 else None
+        for model in (kept, anew):
+            if n == 5:
+                model.theta_[0] = 0.25
+            if n == 9:
+                model.set_params(learning_rate_init=0.01)
+            if n == 10:
+                with pytest.raises(ValueError, match="NaN"):
+                    model.partial_fit(np.full((2, 4), np.nan), [0, 1])
+            model.partial_fit(X[rows], y[rows], weight, classes=[0, 1, 2])
+        assert kept.theta_.tobytes() == anew.theta_.tobytes()
+        assert kept.layer_state_.tobytes() == anew.layer_state_.tobytes()
+        assert kept.loss_curve_ == anew.loss_curve_
+        kept_steps.add(kept._kept)
+        del anew._kept
+        if n == 11:
+            kept = pickle.loads(pickle.dumps(kept))
+    assert len(kept_steps) == 5  # from the first on; for other weights; another rate; after a failure; after the pickle
+    before = kept.theta_.copy(), kept.model_.theta.copy(), kept.model_
+    kept.partial_fit(X, y)
+    assert before[2].theta.tobytes() == before[1].tobytes()  # a model that somebody has is not trained further
+    assert not np.array_equal(kept.theta_, before[0])

@@ -19,7 +19,7 @@ from tinynet.model import Model
 from tinynet.optim import State
 from tinynet.sklearn.following import Array, check_same_home, computer, home_of, move, to_host
 from tinynet.sklearn.hyperparameters import Hyperparameters
-from tinynet.sklearn.loop import Loop, Samples
+from tinynet.sklearn.loop import Kept, Loop, Samples
 from tinynet.sklearn.watching import CallbackSupportMixin, Watch, watched
 
 
@@ -49,6 +49,7 @@ class Fitted:
     _stale: int  # epochs without progress
     _solved_by: str  # the optimizer that the state is of
     _live: tuple[Array, Model]  # `model_`, and the vector that it was made of
+    _kept: Kept  # of `partial_fit`
 
 
 @dataclass(eq=False, repr=False)
@@ -94,6 +95,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         try:
             self._fit_or_fail(X, y, sample_weight, held_out, one_epoch)
         except BaseException:
+            before.pop("_kept", None)  # whose vectors may have changed
             callbacks = {k: v for k, v in self.__dict__.items() if k.startswith(("_skl", "_callback"))}
             self.__dict__ = {**before, **callbacks}  # scikit-learn still takes leave of its callbacks
             raise
@@ -127,16 +129,23 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             self.best_loss_, self.best_validation_score_ = inf, -inf
             self.t_ = self._steps = self._epochs = self._stale = 0
             self.optimizer_state_, self._solved_by = {}, ""
-        model = Model(net, self.n_features_in_, seed=self._seed, backend=ops, dtype=dtype)
+        if not one_epoch:
+            self.__dict__.pop("_kept", None)
+        of = (*self.get_params(deep=False).values(), self._width(), dtype, ops)
+        kept: Kept | None = self.__dict__.get("_kept") if one_epoch and more else None
+        kept = kept if kept is not None and kept.fits(self, of) else None
+        make: dict[str, Any] = {"seed": self._seed, "backend": ops, "dtype": dtype}
+        model = kept.model if kept is not None else Model(net, self.n_features_in_, **make)
         if more:
-            _fill(model, self.theta_, self.layer_state_)
+            if kept is None:
+                _fill(model, self.theta_, self.layer_state_)
             for name in ("loss_curve_", "validation_scores_", "history_"):
                 setattr(self, name, getattr(self, name).copy())
         else:
             self._begin(model, samples)
         self.net_, self.n_layers_ = net, 1 + sum(isinstance(layer, Dense) for layer in net.layers)
         if one_epoch:
-            Loop(self, model, loss, samples, test, home, Watch(), 1).run()
+            Loop(self, model, loss, samples, test, home, Watch(), 1, kept, of).run()
             return
         with watched(self, X, y, sample_weight) as watch:
             ended = Loop(self, model, loss, samples, test, home, watch, self.max_iter).run()
@@ -246,7 +255,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_live"}
+        return {name: value for name, value in state.items() if name not in ("_live", "_kept")}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,12 @@ from tinynet.data import Arrays, Batch, Loader
 from tinynet.errors import DivergedError, StopTraining
 from tinynet.layers import Sequential
 from tinynet.losses import Loss
-from tinynet.model import Evaluation, Model
-from tinynet.optim import State
+from tinynet.model import Evaluation, Model, check_fit
+from tinynet.optim import Optimizer, State
 from tinynet.sklearn.following import Array, move
-from tinynet.sklearn.hyperparameters import Penalized
+from tinynet.sklearn.hyperparameters import Penalized, Rate
 from tinynet.sklearn.watching import Watch
-from tinynet.training import Run, train
+from tinynet.training import Run, Step, _look, loop, make_step, train
 
 if TYPE_CHECKING:
     from tinynet.sklearn.base import MLP
@@ -61,6 +62,35 @@ class Passes:
         return self.loader.batch(step + self.shift, ops, dtype)
 
 
+@dataclass(eq=False)
+class Kept:
+    """What a `partial_fit` leaves to the next: a step, which is compiled after a few, with the vectors that it is of."""
+
+    of: tuple[Any, ...]  # all that the step was made from
+    model: Model
+    inner: Model  # behind its `Standardize`
+    rate: Rate
+    optimizer: Optimizer
+    run: Run
+    step: Step
+    left: tuple[Array, State]  # theta_ and optimizer_state_ as they were set from these vectors
+
+    def fits(self, estimator: MLP, of: tuple[Any, ...]) -> bool:
+        """Whether ``estimator`` is as this has left it, and its next step is made from the same."""
+        theta, state = self.left
+        if theta is not estimator.theta_ or state is not estimator.optimizer_state_ or not self.model.ops.on_host:
+            return False
+        pairs = (self.model.theta, theta), (self.model.state, estimator.layer_state_)
+        if not all(bool((own == left).all()) for own, left in pairs):
+            return False
+        return all(
+            a is b or (type(a) is type(b) and type(a) in _PLAIN and a == b) for a, b in zip(of, self.of, strict=True)
+        )
+
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
 class Loop:
     """Train the ``model`` of an ``estimator`` for so many ``epochs`` on ``samples``, held against ``test`` after each.
 
@@ -69,13 +99,14 @@ class Loop:
 
     def __init__(
         self, estimator: MLP, model: Model, loss: Loss, samples: Samples, test: Samples | None, home: Backend,
-        watch: Watch, epochs: int,
+        watch: Watch, epochs: int, kept: Kept | None = None, of: tuple[Any, ...] | None = None,
     ) -> None:  # fmt: skip
+        """``of``: what the step is made from, where it is to be kept for another such fit; ``kept``: that of the last."""
         self.estimator, self.model, self.home, self.watch, self.epochs = estimator, model, home, watch, epochs
         ops, n = model.ops, len(samples)
         if estimator.standardize:  # once, and not again in each step
             samples, test = samples.standardized(model), None if test is None else test.standardized(model)
-            model = _rest(model)
+            model = _rest(model) if kept is None else kept.inner
         size = self._batch_size(n)
         loader = Loader(
             samples.arrays(model), size, seed=estimator._seed, shuffle=estimator.shuffle and size < n, prefetch=False
@@ -83,15 +114,36 @@ class Loop:
         self.n, self.steps, first = n, loader.steps_per_epoch, estimator._steps
         self.sizes = [*[size] * (self.steps - 1), n - size * (self.steps - 1)]
         self.rate = estimator._rate(n, self.steps)
-        self.optimizer = optimizer = estimator._optimizer(self.rate)
-        if estimator.alpha:
-            mean_weight = 1.0 if samples.weight is None else float(samples.weight.mean())
-            optimizer = Penalized(optimizer, estimator.alpha / (mean_weight * size), model)
-        self.run_ = Run(self._slots(optimizer.init(model.theta, ops)), first)
-        self.reports = train(
-            model, Passes(loader, first, estimator._epochs), loss, optimizer, steps=epochs * self.steps,
-            run=self.run_, due=lambda step: (step - first) % self.steps == 0,
-        )  # fmt: skip
+        mean_weight = 1.0 if samples.weight is None else float(samples.weight.mean())
+        penalty = estimator.alpha / (mean_weight * size)
+        passes, steps = Passes(loader, first, estimator._epochs), epochs * self.steps
+        if kept is not None:
+            vars(kept.rate).update(vars(self.rate))
+            self.rate, self.optimizer, self.run_ = kept.rate, kept.optimizer, kept.run
+            if isinstance(kept.optimizer, Penalized):
+                object.__setattr__(kept.optimizer, "penalty", penalty)
+        else:
+            self.optimizer = estimator._optimizer(self.rate)
+            slots = self._slots(self.optimizer.init(model.theta, ops))
+            if estimator.alpha:
+                self.optimizer = Penalized(self.optimizer, penalty, model)
+                slots["penalized"] = self.optimizer.mask
+            self.run_ = Run(slots, first)
+
+        def due(step: int) -> bool:
+            return (step - first) % self.steps == 0
+
+        self.kept = kept
+        if of is None:
+            self.reports = train(model, passes, loss, self.optimizer, steps=steps, run=self.run_, due=due)
+        else:
+            check_fit(model, loader.data, loss)
+            if kept is None:
+                step = make_step(model, loss, self.optimizer, self.run_, None, 1, None)
+                left: tuple[Array, State] = (None, {})
+                self.kept = Kept(of, self.model, model, self.rate, self.optimizer, self.run_, step, left)
+            assert self.kept is not None
+            self.reports = loop(model, passes, self.kept.step, self.run_, steps, due, _look)
         self.first, self.inner, self.test = first, model, test
         self.evaluate = Evaluation(model, loss, ())
         self.best: tuple[Array, Array] | None = None
@@ -145,8 +197,13 @@ class Loop:
             self.model.theta[...], self.model.state[...] = self.best
         for name, value in self._leave().items():
             setattr(estimator, name, value)
-        estimator._solved_by = type(self.optimizer).__name__
-        estimator._live = estimator.theta_, self.model
+        solver = self.optimizer.inner if isinstance(self.optimizer, Penalized) else self.optimizer
+        estimator._solved_by = type(solver).__name__
+        if self.kept is None:
+            estimator._live = estimator.theta_, self.model
+        else:  # its model goes on changing
+            self.kept.left = estimator.theta_, estimator.optimizer_state_
+            estimator._kept = self.kept
         return ended
 
     def _end_epoch(self, loss: float) -> bool:
