@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import cfunc, types
 from tinynet_backends.capture import Call, Number, Stand, real
-from tinynet_backends.compiled import blas, loop
+from tinynet_backends.compiled import blas, loop, vectors
 from tinynet_backends.replay import Replay, offset_of
 
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
@@ -120,8 +120,13 @@ def cores() -> int:
     return _machine().cores
 
 
+def tiles() -> bool:
+    """Whether products are our own."""
+    return _machine().tiles
+
+
 def library() -> blas.Blas | None:
-    """The BLAS that kernels call."""
+    """The BLAS that kernels call for the other products; its number of threads is our limit."""
     return _machine().blas
 
 
@@ -133,6 +138,7 @@ class Machine:
         self._compiled = cfunc(KERNEL, cache=True)(loop.run), cfunc(_ASSIST, cache=True)(loop.assist)
         self.run = ctypes.CFUNCTYPE(None, word, word, word)(self._compiled[0].address or 0)
         self._help = ctypes.CFUNCTYPE(None, word, word)(self._compiled[1].address or 0)
+        self.tiles = vectors.available()
         self.blas = blas.find()
         self.cores = self.blas.threads() if self.blas else (os.cpu_count() or 1)
         self._fresh()
