@@ -115,8 +115,10 @@ def test_a_forked_process_goes_on(wanted):
     assert trained() == wanted
 
 
-def test_without_numpys_openblas(monkeypatch, wanted):
-    monkeypatch.setattr(program._machine(), "blas", None)
+@pytest.mark.parametrize("absent", [{"tiles": False}, {"tiles": False, "blas": None}])
+def test_products_of_numpys(monkeypatch, wanted, absent):
+    for name, value in absent.items():
+        monkeypatch.setattr(program._machine(), name, value)
     theta = np.frombuffer(trained(), "float32")
     np.testing.assert_allclose(theta, np.frombuffer(wanted, "float32"), rtol=1e-3, atol=1e-3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tinynet_backends.tracing import traced
 
 try:
     import numba
-    from tinynet_backends.compiled import build, kernels, program
+    from tinynet_backends.compiled import build, kernels, products, program
     from tinynet_backends.compiled.program import Kernel
 except ImportError as e:
     raise BackendUnavailable(f"backend 'numba' cannot be imported ({e}): install the extra fast") from e
@@ -25,6 +26,7 @@ except ImportError as e:
 GRAIN = 16384  # elements that are worth another thread
 TILE = 2048  # random words that are made, and used, at a time
 _FLOPS = 2**18  # multiplications of a product that are
+_FEW = 8  # rows or columns: of so few, NumPy's BLAS knows more than tiles and panels do
 _PLAIN, _TURNED = 111, 112  # CBLAS for a matrix as it lies, and transposed
 
 
@@ -61,7 +63,7 @@ class NumbaBackend(NumpyBackend):
         if not _matrices(x, w) or (b is not None and (b.ndim != 1 or not _ready(b, x.dtype))):
             return super().affine(x, w, b)
         y = self.empty((x.shape[0], w.shape[1]), x.dtype)
-        self._product(x, w, y, b)
+        self._products(x, w, y, b)
         return y
 
     def affine_grad(
@@ -74,9 +76,9 @@ class NumbaBackend(NumpyBackend):
         dx = db = None
         if need_dx:
             dx = self.empty(x.shape, x.dtype)
-            self._product(dy, w.T, dx)
+            self._products(dy, w.T, dx)
         dw = self._gradient(w.shape, w.dtype)
-        self._product(x.T, dy, dw)
+        self._products(x.T, dy, dw)
         if bias:
             n, o = dy.shape
             db = self._gradient((o,), dy.dtype)
@@ -103,32 +105,50 @@ class NumbaBackend(NumpyBackend):
         return dx, dw, db
 
     def _products(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
-        """``c[i] = a[i] @ b[i] + bias[i]``, the networks i shared out among the cores."""
-        blas, (count, m, k), n = program.library(), a.shape, b.shape[2]
-        if blas is None or not a.size or not b.size:
+        """``c[...] = a @ b + bias``, one product or one for each of many networks."""
+        (m, k), n, blas = a.shape[-2:], b.shape[-1], program.library()
+        vector = c.ndim == 2 and min(m, n) == 1 and m * n * k > _FLOPS // 4  # NumPy has a product for matrix and vector
+        if vector or not a.size or not b.size or (blas is None and not program.tiles()):
             self._do(np.matmul, a, b, c)
             if bias is not None:
-                self._do(np.add, c, bias[:, None, :], c)
-            return
-        (ta, lda), (tb, ldb), (_, ldc) = _layout(a), _layout(b), _layout(c)
-        steps = [0 if array is None else array.strides[0] for array in (a, b, c, bias)]
-        parts = min(self._parts(count * m * n * k, _FLOPS), count)
-        matrices = blas.gemm[c.dtype], ta, tb, m, n, k, a, lda, b, ldb, c, ldc, 0 if bias is None else bias
-        self._run(kernels.products, c.dtype, parts, count, *steps, *matrices, rows=count)
+                self._do(np.add, c, bias[..., None, :], c)
+        elif blas is not None and (c.ndim == 3 or min(m, n) <= _FEW or not program.tiles()):
+            self._by_blas(blas.gemm[c.dtype], a, b, c, bias)
+        else:
+            self._by_tiles(a, b, c, bias)
 
-    def _product(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
-        """``c[...] = a @ b + bias`` by NumPy's own BLAS."""
-        blas, (m, k), n = program.library(), a.shape, b.shape[1]
-        (ta, lda), (tb, ldb) = _layout(a), _layout(b)
-        vector = min(m, n) == 1 and m * n * k > _FLOPS // 4  # NumPy has a product for matrix and vector
-        if blas is None or vector or not m or not n or not k:
-            self._do(np.matmul, a, b, c)
-            if bias is not None:
-                self._do(np.add, c, bias, c)
+    def _by_tiles(self, a: Array, b: Array, c: Array, bias: Array | None) -> None:
+        (m, k), n, size, count = a.shape[-2:], b.shape[-1], c.itemsize, len(c) if c.ndim == 3 else 1
+        (layout, ldb), shape = _layout(b), products.panels(n, size)
+        apart = [array.strides[0] if array is not None and count > 1 else 0 for array in (a, b, c, bias)]
+        if layout == _TURNED or products.pays(m, ldb * size):
+            room, parts = products.packed(n, k, size), min(self._parts(count * k * n), count * shape[1])
+            panels, turned = self._room(count * room, c.dtype), layout == _TURNED
+            self._run(products.pack, c.dtype, parts, count, apart[1], k, n, b, ldb, turned, panels, *shape)
+            b, ldb, apart[1] = panels, 0, room * size
+        grid = products.grid(count, m, n, k, size, self._cores)
+        down, right, ldc = (stride // size for stride in (*a.strides[-2:], c.strides[-2]))
+        words = count, *apart, m, n, k, a, down, right, b, ldb, c, ldc, 0 if bias is None else bias
+        self._run(products.product, c.dtype, prod(grid), *words, *shape, *grid[1:])
+
+    def _room(self, size: int, dtype: Any) -> Array:
+        """Memory of this thread's own, which is free again after the product that asked for it."""
+        kept = self._running.scratch.setdefault(("room", dtype), [])
+        if not kept or kept[0].size < size:
+            lines = np.empty(size + 64 // dtype.itemsize, dtype)
+            kept[:] = [lines[-lines.ctypes.data % 64 // dtype.itemsize :]]  # from where a line of the cache begins
+        return kept[0]
+
+    def _by_blas(self, gemm: int, a: Array, b: Array, c: Array, bias: Array | None) -> None:
+        (m, k), n = a.shape[-2:], b.shape[-1]
+        (ta, lda), (tb, ldb), (_, ldc) = _layout(a), _layout(b), _layout(c)
+        words = gemm, ta, tb, m, n, k, a, lda, b, ldb, c, ldc, 0 if bias is None else bias
+        if c.ndim == 2:
+            self._run(kernels.product, c.dtype, self._parts(m * n * k, _FLOPS), *words)
             return
-        parts = self._parts(m * n * k, _FLOPS)
-        more = 0 if bias is None else bias
-        self._run(kernels.product, c.dtype, parts, blas.gemm[c.dtype], ta, tb, m, n, k, a, lda, b, ldb, c, n, more)
+        apart = [0 if array is None else array.strides[0] for array in (a, b, c, bias)]
+        parts = min(self._parts(c.size * k, _FLOPS), len(c))
+        self._run(kernels.products, c.dtype, parts, len(c), *apart, *words, rows=len(c))
 
     # Elementwise ---------------------------------------------------------------------------------------------------
 
@@ -162,7 +182,7 @@ class NumbaBackend(NumpyBackend):
             return
         self._writes()
         size = arrays[0].size
-        address, parts = build.formula(trace, arrays[0].dtype, "update"), self._parts(size)
+        address, parts = build.formula(trace, arrays[0].dtype, "update"), self._parts(size, GRAIN // 4)
         if not _alike(values):  # views into the vectors of many networks
             self._run_each(address, parts, arrays[0].shape[1], *values, *scalars)
             return
@@ -254,7 +274,7 @@ class NumbaBackend(NumpyBackend):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = target.size, z.shape[-1]
         loss, cost, dz = (self.empty(shape, z.dtype) for shape in (scale.shape[:-1], scale.shape, z.shape))
-        parts, words = self._parts(n * k, GRAIN // 8), (n, k, z, target, scale, cost, dz)
+        parts, words = self._parts(n * k, GRAIN // 32), (n, k, z, target, scale, cost, dz)
         self._run(kernels.cross_entropy, z.dtype, parts, *words, rows=len(z))
         self._run(kernels.total, z.dtype, 1, loss.size, cost.shape[-1], cost, loss, rows=loss.size)
         return loss, dz
@@ -371,6 +391,8 @@ class NumbaBackend(NumpyBackend):
     def versions(self) -> str:
         blas = program.library()
         kernels = f"OpenBLAS for {blas.kernels}, " if blas else ""
+        if program.tiles():
+            kernels = "products of its own for AVX-512, "
         return f"NumPy {np.__version__}, numba {numba.__version__}, {kernels}{self._cores} threads"
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from numba import cfunc, types
 from tinynet_backends.capture import Call, Number, Stand, real
 from tinynet_backends.compiled import blas, loop
+from tinynet_backends.compiled import tiles as own
 from tinynet_backends.replay import Replay, offset_of
 
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
@@ -194,8 +195,13 @@ def of_each(kernel: int, parts: int, count: int, args: Sequence[Any], room: Any)
     return Kernel(_machine().each, parts, count), [count, kernel, len(args), room, *steps, *args]
 
 
+def tiles() -> bool:
+    """Whether products are our own."""
+    return _machine().tiles
+
+
 def library() -> blas.Blas | None:
-    """The BLAS that kernels call."""
+    """The BLAS that kernels call for the other products; its number of threads is our limit."""
     return _machine().blas
 
 
@@ -209,6 +215,7 @@ class Machine:
         self._kernels = cfunc(KERNEL, cache=True)(loop.chain), cfunc(KERNEL, cache=True)(loop.each)
         self.chain, self.each = (int(kernel.address or 0) for kernel in self._kernels)
         self._help = ctypes.CFUNCTYPE(None, word, word)(self._compiled[1].address or 0)
+        self.tiles = own.available()
         self.blas = blas.find()
         self.cores = self.blas.threads() if self.blas else (os.cpu_count() or 1)
         self._fresh()

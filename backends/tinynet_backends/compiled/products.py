@@ -1,0 +1,118 @@
+"""Matrix products of our own: tiles that fill the registers, of operands as they lie or of panels laid out for them.
+
+A product is added up in the order of its sum, `DEPTH` terms at a time, with one rounding for a multiplication and an addition:
+its bits do not depend on how it is divided.
+(Tiles, panels and blocks for a cache are those of Goto and van de Geijn, Anatomy of high-performance matrix multiplication, 2008.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit, types
+from tinynet_backends.compiled.intrinsics import pointer
+from tinynet_backends.compiled.kernels import Body, share
+from tinynet_backends.compiled.tiles import BITS, PANEL, ROWS, copy_vector, tile, transpose
+
+DEPTH = 256  # terms that are added up in registers
+_BLOCK = 5  # panels, so many rows of which stay in a cache of the core's meanwhile
+_FLOPS = 2**17  # multiplications that are worth a part
+
+
+def panels(n: int, size: int) -> tuple[int, int]:
+    """How many vectors rows of n numbers of ``size`` bytes have, and how many panels these make."""
+    vectors = -(-n * size * 8 // BITS)
+    return vectors, -(-vectors // PANEL)
+
+
+def packed(n: int, k: int, size: int) -> int:
+    """How many numbers the panels of k rows of n numbers hold."""
+    return panels(n, size)[0] * (BITS // 8 // size) * k
+
+
+def pays(m: int, step: int) -> bool:
+    """Whether to pack the rows, ``step`` bytes apart, of what m rows are multiplied by: each has a page of its own."""
+    return step >= 4096 and m >= 256
+
+
+def grid(count: int, m: int, n: int, k: int, size: int, cores: int) -> tuple[int, int, int]:
+    """Into how many groups ``count`` products are divided, and each of them down and across; sizes and cores say so alone.
+
+    Across only where rows do not suffice: cores that write side by side take lines of the cache from each other.
+    """
+    vectors, columns = panels(n, size)
+    wanted = min(4 * cores, count * m * k * vectors * (BITS // 8 // size) // _FLOPS)
+    if wanted < 2 or count > 1:
+        return max(1, min(count, wanted)), 1, 1
+    down = min(-(-m // ROWS), -(-wanted // cores) * cores)
+    return 1, down, min(columns, -(-min(wanted, cores) // down))
+
+
+@njit(inline="always")
+def _start(panel, vectors, panels):  # type: ignore[no-untyped-def]
+    """At which vector a panel begins."""
+    return vectors * panel // panels
+
+
+def pack(real: Any) -> Body:
+    """[count, step, k, n, b, ldb, turned, out, vectors, panels]: panels of each b (k, n), or of b.T, one after another."""
+    size, lanes = real.bitwidth // 8, BITS // real.bitwidth
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        k, n, ldb, turned, vectors, panels = w[2], w[3], size * w[5], w[6] != 0, w[8], w[9]
+        low, high = share(w[0] * panels, part, parts, 1)
+        for item in range(low, high):
+            b, panel = w[4] + item // panels * w[1], item % panels
+            first, last = _start(panel, vectors, panels), _start(panel + 1, vectors, panels)
+            step = (last - first) * lanes * size
+            out = w[7] + (item // panels * vectors + first) * lanes * size * k
+            for v in range(first, last):
+                columns = n - v * lanes
+                if turned:
+                    for i in range(0, k, lanes):
+                        source = b + v * lanes * ldb + i * size
+                        transpose(real, source, ldb, out + i * step, step, min(lanes, columns), min(lanes, k - i))
+                else:
+                    for i in range(k):
+                        copy_vector(real, b + i * ldb + v * lanes * size, out + i * step, columns)
+                out += lanes * size
+
+    return kernel
+
+
+def product(real: Any) -> Body:
+    """[count, sa, sb, sc, sbias, m, n, k, a, down, right, b, ldb, c, ldc, bias, vectors, panels, parts down, parts across].
+
+    ``c = a @ b + bias`` of so many matrices, so many bytes apart. Rows and columns of a lie ``down`` and ``right`` numbers
+    apart, rows of b ``ldb``; if that is 0, b was packed.
+    """
+    size, lanes = real.bitwidth // 8, BITS // real.bitwidth
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        m, n, k, down, right, ldb, ldc = w[5], w[6], w[7], size * w[9], size * w[10], size * w[12], size * w[14]
+        vectors, panels, tall, wide = w[16], w[17], w[18], w[19]
+        each = tall * wide
+        first, last = share(w[0], part // each, parts // each, 1)
+        top, bottom = share(m, part % each // wide, tall, ROWS)
+        left, end = share(panels, part % wide, wide, 1)
+        for number in range(first, last):
+            a, b, c = w[8] + number * w[1], w[11] + number * w[2], w[13] + number * w[3]
+            for begin in range(0, k, DEPTH):
+                depth = min(DEPTH, k - begin)
+                bias = w[15] + number * w[4] if (w[15] != 0) & (begin + depth == k) else 0
+                for block in range(left, end, _BLOCK):
+                    for row in range(top, bottom, ROWS):
+                        for panel in range(block, min(block + _BLOCK, end)):
+                            v = _start(panel, vectors, panels)
+                            width, column = _start(panel + 1, vectors, panels) - v, v * lanes * size
+                            step = ldb if ldb != 0 else width * lanes * size
+                            place = b + begin * step + (column if ldb != 0 else column * k)
+                            tile(
+                                real, width, depth, a + row * down + begin * right, down, right, place, step,
+                                c + row * ldc + column, ldc, min(ROWS, bottom - row), n - v * lanes,
+                                bias + column if bias != 0 else 0, begin,
+                            )  # fmt: skip
+
+    return kernel

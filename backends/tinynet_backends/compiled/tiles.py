@@ -1,0 +1,240 @@
+"""The vectors of AVX-512, for what a compiler does not find by itself: tiles of a product, transposition.
+
+They are written in LLVM's terms, which become the instructions of the processor that this is.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from tinynet_backends.compiled.intrinsics import intrinsic
+
+BITS, ROWS, PANEL = (
+    512,
+    8,
+    3,
+)  # a vector; rows of a tile and vectors side by side: sums and operands fill the 32 registers
+_WORD, _INT, _VOID = ir.IntType(64), ir.IntType(32), ir.VoidType()
+_FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+
+
+def available() -> bool:
+    """Whether the processor that numba compiles for has them."""
+    target: Any = cpu_target.target_context
+    return "+avx512f" in target.codegen().magic_tuple()[2].split(",")
+
+
+class _Vectors:
+    """Instructions on vectors of a kind of number."""
+
+    def __init__(self, builder: ir.IRBuilder, kind: Any) -> None:
+        self.builder, self.size, self.lanes = builder, kind.bitwidth // 8, BITS // kind.bitwidth
+        self.real, name = _FLOATS[kind], f"v{self.lanes}f{kind.bitwidth}"
+        self.type = ir.VectorType(self.real, self.lanes)
+        self._numbers, place = ir.VectorType(_INT, self.lanes), self.type.as_pointer()
+        self._mask = ir.VectorType(ir.IntType(1), self.lanes)
+        self.zero, self._unset = ir.Constant(self.type, [0.0] * self.lanes), ir.Constant(self.type, ir.Undefined)
+
+        def function(name: str, result: Any, *arguments: Any) -> Any:
+            return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), f"llvm.{name}")
+
+        self._fma = function(f"fma.{name}", self.type, *[self.type] * 3)
+        self._load = function(f"masked.load.{name}.p0", self.type, place, _INT, self._mask, self.type)
+        self._store = function(f"masked.store.{name}.p0", _VOID, self.type, place, _INT, self._mask)
+
+    def first(self, n: Any) -> Any:
+        """A mask: the first ``n`` lanes."""
+        lane = ir.Constant(self._numbers, list(range(self.lanes)))
+        many = ir.Constant(self._numbers, ir.Undefined)
+        many = self.builder.insert_element(many, self.builder.trunc(n, _INT), _INT(0))
+        many = self.builder.shuffle_vector(many, many, self._order([0] * self.lanes))
+        return self.builder.icmp_signed("<", lane, many)
+
+    def load(self, address: Any, offset: int = 0, mask: Any = None) -> Any:
+        """The vector ``offset`` vectors from an address; without a mask's lanes, which are not touched."""
+        place = self._place(address, offset)
+        if mask is not None:
+            return self.builder.call(self._load, [place, _INT(self.size), mask, self.zero])
+        value = self.builder.load(place)
+        value.align = self.size
+        return value
+
+    def store(self, value: Any, address: Any, offset: int = 0, mask: Any = None) -> None:
+        place = self._place(address, offset)
+        if mask is not None:
+            self.builder.call(self._store, [value, place, _INT(self.size), mask])
+        else:
+            instruction: Any = self.builder.store(value, place)
+            instruction.align = self.size
+
+    def spread(self, address: Any) -> Any:
+        """The number at an address in all lanes."""
+        number = self.builder.load(self.builder.inttoptr(address, self.real.as_pointer()))
+        number.align = self.size
+        one = self.builder.insert_element(self._unset, number, _INT(0))
+        return self.builder.shuffle_vector(one, self._unset, self._order([0] * self.lanes))
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        return self.builder.call(self._fma, [a, b, c])
+
+    def in_turns(self, a: Any, b: Any) -> tuple[Any, Any]:
+        """The lanes of two in turns: those of their lower halves, and of their upper ones."""
+        turns = [lane + of for lane in range(self.lanes) for of in (0, self.lanes)]
+        lower, upper = self._order(turns[: self.lanes]), self._order(turns[self.lanes :])
+        return self.builder.shuffle_vector(a, b, lower), self.builder.shuffle_vector(a, b, upper)
+
+    def _place(self, address: Any, offset: int) -> Any:
+        address = self.builder.add(address, _WORD(offset * self.lanes * self.size))
+        return self.builder.inttoptr(address, self.type.as_pointer())
+
+    def _order(self, lanes: list[int]) -> Any:
+        return ir.Constant(self._numbers, lanes)
+
+
+@intrinsic
+def tile(
+    context: Any, real: Any, vectors: Any, k: Any, a: Any, down: Any, right: Any, b: Any, ldb: Any, c: Any, ldc: Any,
+    rows: Any, columns: Any, bias: Any, more: Any,
+) -> Any:  # fmt: skip
+    """``c = a @ b``, plus ``bias`` unless it is 0, plus what is in c if ``more``: a tile of a product.
+
+    c is rows x columns, at most `ROWS` by ``vectors`` (at most `PANEL`) vectors. Rows of a lie ``down``
+    bytes apart and its columns ``right``; rows of b and c are without gaps, ``ldb`` and ``ldc`` bytes apart. k is at least 1.
+    """
+    kind = real.instance_type
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        v, vectors, rest = _Vectors(builder, kind), args[1], args[2:]
+        end = builder.append_basic_block("end")
+        choice = builder.switch(vectors, end)
+        for width in range(1, PANEL + 1):
+            block = builder.append_basic_block("tile")
+            choice.add_case(_WORD(width), block)
+            builder.position_at_end(block)
+            _tile(builder, v, width, end, *rest)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(real, *[types.int64] * 13), write
+
+
+def _tile(
+    builder: Any, v: _Vectors, width: int, end: Any, k: Any, a: Any, down: Any, right: Any, b: Any, ldb: Any,
+    c: Any, ldc: Any, rows: Any, columns: Any, bias: Any, more: Any,
+) -> None:  # fmt: skip
+    """A `tile` of ``width`` vectors; then on to ``end``."""
+    ragged = builder.sub(columns, _WORD((width - 1) * v.lanes))  # columns of the last vector, if they are not all there
+    last = v.first(ragged)
+    starts = [_WORD(0)]
+    for row in range(1, ROWS):  # a row that is not there is the one before once more
+        there = builder.icmp_signed("<", _WORD(row), rows)
+        starts.append(builder.select(there, builder.mul(down, _WORD(row)), starts[-1]))
+
+    def masks(masked: bool) -> list[Any]:
+        return [last if masked and column == width - 1 else None for column in range(width)]
+
+    def add_up(masked: bool) -> list[Any]:
+        before, loop, after = builder.block, builder.append_basic_block("sums"), builder.append_basic_block("summed")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        step, at_a, at_b = (builder.phi(_WORD) for _ in range(3))
+        sums = [builder.phi(v.type) for _ in range(ROWS * width)]
+        vectors = [v.load(at_b, column, mask) for column, mask in enumerate(masks(masked))]
+        new = []
+        for row, start in enumerate(starts):
+            x = v.spread(builder.add(at_a, start))
+            new += [v.fma(x, y, sums[row * width + column]) for column, y in enumerate(vectors)]
+        next_step = builder.add(step, _WORD(1))
+        changes = [(step, _WORD(0), next_step), (at_a, a, builder.add(at_a, right)), (at_b, b, builder.add(at_b, ldb))]
+        for variable, at_first, then in changes + [(s, v.zero, n) for s, n in zip(sums, new, strict=True)]:
+            variable.add_incoming(at_first, before)
+            variable.add_incoming(then, loop)
+        builder.cbranch(builder.icmp_signed("<", next_step, k), loop, after)
+        builder.position_at_end(after)
+        return new
+
+    def either(condition: Any, one: Any, other: Any) -> list[Any]:
+        """The vectors that ``one()`` gives, or else those of ``other()``."""
+        with builder.if_else(condition) as (then, otherwise):
+            with then:
+                values, here = one(), builder.block
+            with otherwise:
+                others, there = other(), builder.block
+        merged = [builder.phi(v.type) for _ in values]
+        for variable, value, instead in zip(merged, values, others, strict=True):
+            variable.add_incoming(value, here)
+            variable.add_incoming(instead, there)
+        return merged
+
+    def row_at(address: Any) -> list[Any]:
+        return [v.load(address, column, mask) for column, mask in enumerate(masks(True))]
+
+    def zeros() -> list[Any]:
+        return [v.zero] * width
+
+    sums = either(builder.icmp_signed("<", ragged, _WORD(v.lanes)), lambda: add_up(True), lambda: add_up(False))
+    shift = either(builder.icmp_signed("!=", bias, _WORD(0)), lambda: row_at(bias), zeros)
+    adding = builder.icmp_signed("!=", more, _WORD(0))
+    for row in range(ROWS):
+        block = builder.append_basic_block("row")
+        builder.cbranch(builder.icmp_signed("<", _WORD(row), rows), block, end)
+        builder.position_at_end(block)
+        old = either(adding, partial(row_at, c), zeros)
+        for column, mask in enumerate(masks(True)):
+            value = builder.fadd(builder.fadd(old[column], sums[row * width + column]), shift[column])
+            v.store(value, c, column, mask)
+        c = builder.add(c, ldc)
+    builder.branch(end)
+
+
+@intrinsic
+def transpose(
+    context: Any, real: Any, source: Any, apart: Any, target: Any, there: Any, rows: Any, columns: Any
+) -> Any:
+    """Rows of ``source``, ``apart`` bytes from one another, become columns of ``target``, whose rows are ``there`` bytes apart.
+
+    As many of both as a vector has lanes, or fewer; rows of the target are written in full, with anything.
+    """
+    kind = real.instance_type
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        v, (_, source, apart, target, there, rows, columns) = _Vectors(builder, kind), args
+        mask, vectors = v.first(columns), []
+        for row in range(v.lanes):
+            vectors.append(v.load(source, 0, mask))
+            more = builder.icmp_signed("<", _WORD(row + 1), rows)
+            source = builder.select(more, builder.add(source, apart), source)
+        half = v.lanes // 2
+        for _ in range(v.lanes.bit_length() - 1):
+            pairs = zip(vectors[:half], vectors[half:], strict=True)
+            vectors = [vector for a, b in pairs for vector in v.in_turns(a, b)]
+        end = builder.append_basic_block("end")
+        for row, vector in enumerate(vectors):
+            block = builder.append_basic_block("row")
+            builder.cbranch(builder.icmp_signed("<", _WORD(row), columns), block, end)
+            builder.position_at_end(block)
+            v.store(vector, target)
+            target = builder.add(target, there)
+        builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(real, *[types.int64] * 6), write
+
+
+@intrinsic
+def copy_vector(context: Any, real: Any, source: Any, target: Any, columns: Any) -> Any:
+    """Copy a vector, whose numbers from ``columns`` on are not there and become 0."""
+    kind = real.instance_type
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        v = _Vectors(builder, kind)
+        v.store(v.load(args[1], 0, v.first(args[3])), args[2])
+        return context.get_dummy_value()
+
+    return types.void(real, *[types.int64] * 3), write
