@@ -121,14 +121,14 @@ def overhead(rounds: int = 61) -> None:
             loaders |= _of_pytorch(x, y)
         print(f"\nA step of a 64-64 network at batch {BATCH}, ms; shuffled but for virtual sets")
         print(f"overhead: data / step, paired in {rounds} rounds: median, and between which half of the rounds lie")
-        columns = "".join(f"{name + ': fixed':>14}{'overhead':>10}{'half':>16}" for name in BACKENDS)
+        columns = "".join(f"{name + ': fixed':>14}{'overhead':>10}{'half':>20}" for name in BACKENDS)
         print(f"{'data':<38}{columns}")
         for label, loader in loaders.items():
             text = f"{label:<38}"
             for name in BACKENDS:
                 with tn.use_backend(name):
                     fixed, (low, share, high) = _overhead(loader(), tn.Loader(arrays, BATCH), rounds)
-                text += f"{1e3 * fixed:>14.2f}{share:>10.1%}{f'{low:.1%} to {high:.1%}':>16}"
+                text += f"{1e3 * fixed:>14.2f}{share:>10.1%}{f'{low:.1%} to {high:.1%}':>20}"
             print(text, flush=True)
 
 
