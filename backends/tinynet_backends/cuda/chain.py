@@ -88,6 +88,7 @@ class Chain:
         if not dy.flags.c_contiguous:
             dy = dy.copy()
         gradients: list[tuple[Array, Array | None]] = []
+        dz = dy
         for n in reversed(range(last + 1)):
             w, b, f, _ = self.layers[n]
             y = None if f is None else self.output if n == last else self.inputs[n + 1]

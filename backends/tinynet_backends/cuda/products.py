@@ -51,11 +51,12 @@ class Products:
         return y
 
     def weight_gradient(
-        self, x: Array, dy: Array, bias: bool, room: Callable[[tuple[int, ...], Any], Array] | None = None,
+        self, x: Array, dy: Array, bias: bool, room: Callable[..., Array] | None = None,
     ) -> tuple[Array, Array | None] | None:  # fmt: skip
         """``x.T @ dy`` and, if ``bias``, dy's sum over the samples: (..., n, i), (..., n, o) -> (..., i, o), (..., o), in
         arrays that ``room(shape, dtype)`` gives; None if cublasLt cannot."""
-        room, xt, axes = room or self.runtime.empty, _transposed(x), _axes(x, dy)
+        room = room or self.runtime.empty
+        xt, axes = _transposed(x), _axes(x, dy)
         out = room((*axes, x.shape[-1], dy.shape[-1]), dy.dtype)
         db = room((*dy.shape[:-2], dy.shape[-1]), dy.dtype) if bias else None
         if db is not None and dy.shape[:-2] == axes and self.product(xt, dy, Epilogue.SUM_A, db, out=out) is not None:
