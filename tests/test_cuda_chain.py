@@ -18,7 +18,7 @@ NETS = {
     "several": (16, [tn.Dense(24), tn.ReLU(), tn.Dense(10), tn.ReLU(), tn.Dense(8), tn.ReLU(), tn.Dense(9)]),
     "no bias": (5, [tn.Dense(8, bias=False), tn.ReLU(), tn.Dense(3, bias=False), tn.ReLU()]),
     "two without anything between": (5, [tn.Dense(8), tn.Dense(6), tn.ReLU(), tn.Dense(2)]),
-    "behind something else": (5, [tn.Tanh(), tn.Dense(8), tn.ReLU(), tn.Sigmoid(), tn.Dense(4), tn.ReLU()]),
+    "behind something else": (5, [tn.LeakyReLU(), tn.Dense(8), tn.ReLU(), tn.LeakyReLU(), tn.Dense(4), tn.ReLU()]),
     "an inner network": (5, [tn.Dense(6), tn.Residual(tn.Dense(6), tn.ReLU(), tn.Dense(6)), tn.Dense(4), tn.ReLU()]),
 }
 

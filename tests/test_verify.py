@@ -17,7 +17,13 @@ def report(*backends):
 
 
 @pytest.mark.parametrize(
-    "ops", ["numpy", "numba", "strict:device1", "torch", pytest.param("cupy", marks=pytest.mark.gpu)], indirect=True
+    "ops",
+    [
+        *("numpy", "numba", "torch"),
+        pytest.param("strict:device1", marks=pytest.mark.slow),
+        pytest.param("cupy", marks=pytest.mark.gpu),
+    ],
+    indirect=True,
 )
 def test_all_holds(ops):
     held, said = report(ops)

@@ -55,10 +55,10 @@ class Products:
     ) -> tuple[Array, Array | None] | None:  # fmt: skip
         """``x.T @ dy`` and, if ``bias``, dy's sum over the samples: (..., n, i), (..., n, o) -> (..., i, o), (..., o), in
         arrays that ``room(shape, dtype)`` gives; None if cublasLt cannot."""
-        room = room or self.runtime.empty
+        make: Callable[..., Array] = room or self.runtime.empty
         xt, axes = _transposed(x), _axes(x, dy)
-        out = room((*axes, x.shape[-1], dy.shape[-1]), dy.dtype)
-        db = room((*dy.shape[:-2], dy.shape[-1]), dy.dtype) if bias else None
+        out = make((*axes, x.shape[-1], dy.shape[-1]), dy.dtype)
+        db = make((*dy.shape[:-2], dy.shape[-1]), dy.dtype) if bias else None
         if db is not None and dy.shape[:-2] == axes and self.product(xt, dy, Epilogue.SUM_A, db, out=out) is not None:
             return out, db
         if self.product(xt, dy, out=out) is None:
