@@ -1,7 +1,8 @@
 """The compiled loops: over the records of a program, and over parts that somebody else's records have to give away.
 
 The pool is 64 words that threads share. Its first word is the ticket, the number of parts of the record in work above and
-the number of the next part below, so that one atomic addition claims a part; another word counts those that are done.
+the number of the next part below, so that one atomic addition claims a part; another word counts those that are done, and
+one says whether a program is running: who helps may then have nothing to do for a while, and must not fall asleep.
 """
 
 from __future__ import annotations
@@ -10,7 +11,12 @@ from numba import njit, types
 from tinynet_backends.compiled.intrinsics import call, fetch_add, load, pause, pointer, store
 
 POOL = 64
-_DONE, _KERNEL, _ARGS = 8, 16, 17  # words of the pool, those that are written in turns on cache lines of their own
+_DONE, _KERNEL, _ARGS, RUNNING = (
+    8,
+    16,
+    17,
+    24,
+)  # words of the pool, those that are written in turns on cache lines of their own
 
 
 @njit(cache=True)
@@ -72,6 +78,8 @@ def run(first, last, pool):  # type: ignore[no-untyped-def]
             while load(pool + 8 * _DONE) < parts:
                 pause()
         place += 8 * record[0]
+    if pool != 0:
+        store(pool + 8 * RUNNING, 0)
 
 
 def assist(pool, spins):  # type: ignore[no-untyped-def]
@@ -80,5 +88,6 @@ def assist(pool, spins):  # type: ignore[no-untyped-def]
         if _work(pool):
             idle = 0
         else:
-            idle += 1
+            if load(pool + 8 * RUNNING) == 0:
+                idle += 1
             pause()

@@ -25,7 +25,7 @@ from tinynet_backends.replay import Replay, offset_of
 
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
-_SPINS = 20_000  # turns of about 40 ns that a worker waits for more before it goes to sleep
+_SPINS = 20_000  # turns of about 40 ns that a worker waits for another program before it goes to sleep
 
 
 class Kernel:
@@ -226,7 +226,7 @@ class Machine:
         """No helpers: a child process has none of its parent's threads."""
         self._pool = np.zeros(loop.POOL, np.int64)
         self._address = self._pool.ctypes.data
-        self._busy, self._wake = threading.Lock(), threading.Semaphore(0)
+        self._busy, self._wake, self._counting = threading.Lock(), threading.Semaphore(0), threading.Lock()
         self._helpers = self._asleep = 0
 
     def together(self, first: int, last: int) -> None:
@@ -245,8 +245,12 @@ class Machine:
             while self._helpers < self.cores - 1:
                 self._helpers += 1
                 threading.Thread(target=_helper, args=(weakref.ref(self),), name="tinynet-helper", daemon=True).start()
-            for _ in range(min(self._asleep, allowed - 1)):
-                self._wake.release()
+            self._pool[loop.RUNNING] = 1  # before it is asked who sleeps: whoever is about to looks at it
+            with self._counting:
+                woken = min(self._asleep, allowed - 1)
+                self._asleep -= woken
+            if woken:
+                self._wake.release(woken)
             self.run(first, last, self._address)
         finally:
             self._busy.release()
@@ -259,9 +263,11 @@ def _helper(machine: weakref.ref[Machine]) -> None:
     pool, wake, work = own._pool, own._wake, own._help  # this process's, whatever a child of it does
     while True:
         work(pool.ctypes.data, _SPINS)
-        own._asleep += 1
+        with own._counting:
+            if pool[loop.RUNNING]:
+                continue
+            own._asleep += 1
         wake.acquire()
-        own._asleep -= 1
 
 
 @cache
