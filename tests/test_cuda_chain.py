@@ -41,10 +41,7 @@ class Rounding(NumpyBackend):
 
 @pytest.fixture(scope="module")
 def machine(request, tmp_path_factory):
-    if shim.missing():
-        pytest.skip(shim.missing())
-    kept = hasattr(request.config, "cache")
-    made = shim.Shim(request.config.cache.mkdir("cuda_shim") if kept else tmp_path_factory.mktemp("cuda_shim"))
+    made = shim.at(request, tmp_path_factory)
     made.prepare([load(name, dtype) for name in ("relu", "round") for dtype in REAL])
     return made
 

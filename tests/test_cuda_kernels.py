@@ -108,10 +108,7 @@ def formulas(*dtypes):
 
 @pytest.fixture(scope="module")
 def machine(request, tmp_path_factory):
-    if shim.missing():
-        pytest.skip(shim.missing())
-    kept = hasattr(request.config, "cache")
-    made = shim.Shim(request.config.cache.mkdir("cuda_shim") if kept else tmp_path_factory.mktemp("cuda_shim"))
+    made = shim.at(request, tmp_path_factory)
     made.prepare([*files(), *formulas(), *[bad(lines) for lines, _ in MISTAKES.values()]])
     return made
 

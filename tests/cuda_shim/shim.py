@@ -18,6 +18,7 @@ from typing import Any
 
 import fake_cuda
 import numpy as np
+import pytest
 from tinynet_backends import Backend
 from tinynet_backends.cuda.operations import THREADS
 from tinynet_backends.cuda.products import Products
@@ -39,6 +40,14 @@ def missing() -> str:
     if not sys.platform.startswith("linux"):
         return "the shim's fibers and sections are those of Linux"
     return "" if shutil.which("g++") else "the shim needs g++"
+
+
+def at(request: Any, tmp_path_factory: Any) -> Shim:
+    """A shim that keeps what it compiles between runs of the tests, where pytest does; skips where there can be none."""
+    if missing():
+        pytest.skip(missing())
+    kept = hasattr(request.config, "cache")
+    return Shim(request.config.cache.mkdir("cuda_shim") if kept else tmp_path_factory.mktemp("cuda_shim"))
 
 
 def joined(sources: Sequence[Source], export: bool = True) -> str:
