@@ -221,7 +221,10 @@ def test_what_is_not_cut_alike_is_no_chain():
     """A kernel that reads all of what the one before writes by rows waits for the whole of it."""
     x, y, z, w = (np.zeros((4, 4)) for _ in range(4))
     row, all_ = program.Kernel(0, 1, 4), program.Kernel(0, 1, 0)
-    lengths = lambda calls: [len(chain) for chain in program._chains(calls)]  # noqa: E731
+
+    def lengths(calls):
+        return [len(chain) for chain in program._chains(calls)]
+
     assert lengths([(row, (x, y)), (row, (y, z)), (row, (z, w))]) == [3]
     assert lengths([(row, (x, y)), (all_, (y, z)), (row, (z, w)), (row, (w, x))]) == [1, 1, 2]
     assert lengths([(row, (x, y)), (program.Kernel(0, 1, 2), (y[:2], z))]) == [1, 1]

@@ -198,7 +198,8 @@ def loop(
         while run.step < stop:
             with ops.active():
                 t = run.step
-                count = most if t + most <= min(stop, since + CHECK) and _in_one(loader, t, most, due) else 1
+                room = most > 1 and t + most <= min(stop, since + CHECK)
+                count = most if room and _in_one(loader, t, most, due) else 1
                 last_of_them = t + count - 1
                 value = losses[last_of_them - since, ...]
                 if count > 1:
@@ -228,7 +229,7 @@ def _most_together(loader: BatchSource, ops: Backend) -> int:
 
 def _in_one(loader: Any, first: int, steps: int, due: Callable[[int], bool] | None) -> bool:
     """Whether nothing comes between these steps: not the beginning of a stretch, a smaller batch or a step that is due."""
-    if steps == 1 or loader.first_of_stretch(first) != first:
+    if loader.first_of_stretch(first) != first:
         return False
     whole = (first % loader.steps_per_epoch + steps) * loader.batch_size <= loader.data.n
     return whole and not (due is not None and any(map(due, range(first + 1, first + steps))))

@@ -98,8 +98,8 @@ def read(
 
 def _shards(paths: list[Path], asked: Asked) -> Dataset:
     """Files one behind the other; of tables, the classes are those of all of them."""
-    if len(paths) < 2:
-        return _read(paths[0], asked) if paths else Concatenated([])
+    if len(paths) == 1:
+        return _read(paths[0], asked)
     parts = [_read(paths[0], asked)]
     known = parts[0].columns
     if known is not None and asked.columns is None:  # the same columns in the same order
