@@ -1,5 +1,7 @@
 """Dense layers done together, on the host's stand-ins, equal the layers one by one."""
 
+import itertools
+
 import cublaslt
 import fake_cuda
 import numpy as np
@@ -173,3 +175,26 @@ def test_rounding_is_to_the_nearest_even_and_fills_up_with_zeros(machine):
         wanted = np.zeros_like(got)
         fake_cuda.rounded(a, wanted)
         np.testing.assert_array_equal(got, wanted)
+
+
+def test_gradients_in_another_order_end_up_in_their_places(machine):
+    ops = backend(machine, "float32")
+    made = [np.full(shape, value, "float32") for shape, value in (((2, 2), 1), ((4,), 2), ((2, 2), 3), ((4,), 4))]
+    g = np.zeros(16, "float32")
+
+    def step(g, made, turned, later, twice):
+        parts = [None] * 4
+        for n in [(0, 1, 2, 3), (0, 3, 2, 1), (2, 0, 1, 3), (2, 1, 0, 3)][turned * 2 + later]:
+            parts[n] = ops.gradient(made[n].shape, g.dtype)
+            ops.assign(parts[n], made[n])
+        if twice:
+            parts[2] = parts[0]
+        return ops.pack(parts, g)
+
+    compiled = ops.compile(step, g, made)
+    for _ in range(4):  # as it is written, captured and launched, with others between
+        for order in itertools.product((False, True), repeat=3):
+            for _ in range(2):
+                g[...] = np.nan
+                compiled(*order)
+                assert g.tolist() == [1] * 4 + [2] * 4 + [1 if order[2] else 3] * 4 + [4] * 4, order

@@ -5,7 +5,8 @@ It keeps the operating system from handing out, clearing and taking back the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -26,8 +27,7 @@ class Arena:
         self.next = 0
         self.gradients: list[Array] = []
         self.next_gradient = 0
-        # a vector that gradients are packed into, and their places in it
-        self.packed: dict[tuple[Any, ...], tuple[Array, list[Array]]] = {}
+        self._packed: dict[tuple[Any, ...], tuple[Array, list[Array]]] = {}
 
     def rewind(self) -> Arena:
         """Start over: all that was handed out may be handed out again."""
@@ -65,3 +65,21 @@ class Arena:
         for n, gradient in enumerate(self.gradients):
             if gradient is buffer:
                 self.gradients[n] = place
+
+    def places(self, vector: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        """`cuts`, the same views at every step."""
+        key = id(vector), *shapes
+        if key not in self._packed:
+            self._packed[key] = (
+                vector,
+                cuts(vector, shapes),
+            )  # with the vector, whose id is no other's as long as it is here
+        return self._packed[key][1]
+
+
+def cuts(vector: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Where arrays of these shapes lie in a vector (..., p), one behind the other: views of it; leading axes are theirs
+    too."""
+    sizes = [prod(shape[vector.ndim - 1 :]) for shape in shapes]
+    starts = accumulate(sizes, initial=0)
+    return [vector[..., n : n + size].reshape(shape) for n, size, shape in zip(starts, sizes, shapes, strict=False)]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import accumulate
-from math import prod
 from typing import Any
 
 import numpy as np
 from tinynet_backends import exact
-from tinynet_backends.arena import Arena
+from tinynet_backends.arena import Arena, cuts
 from tinynet_backends.backend import Array, Backend, Formula, R
 from tinynet_backends.capture import Call, Stand, Tape, real
 from tinynet_backends.passes import Passes, write_passes
@@ -222,17 +220,9 @@ class NumpyBackend(Backend):
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
         """As it is specified; and what came from this step's arena is from the next step on written in its place."""
         arena, vector = self._running.arena, real(out)
-        kept = {} if arena is None else arena.packed
-        key = id(vector), *[part.shape for part in parts]
-        if key not in kept:
-            sizes = [prod(part.shape[vector.ndim - 1 :]) for part in parts]
-            starts = accumulate(sizes, initial=0)
-            cuts = [
-                vector[..., n : n + size].reshape(part.shape)
-                for n, size, part in zip(starts, sizes, parts, strict=False)
-            ]
-            kept[key] = vector, cuts
-        moves = [(part, place) for part, place in zip(parts, kept[key][1], strict=True) if real(part) is not place]
+        shapes = [part.shape for part in parts]
+        places = cuts(vector, shapes) if arena is None else arena.places(vector, shapes)
+        moves = [(part, place) for part, place in zip(parts, places, strict=True) if real(part) is not place]
         copies = [part.copy() if np.may_share_memory(real(part), vector) else part for part, _ in moves]
         for copy, (part, place) in zip(copies, moves, strict=True):
             self._do(np.copyto, place, copy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Any, TypeVar
 
 from tinynet_backends.arena import Arena
@@ -105,24 +105,27 @@ class CudaDevice(Backend):
         arena = self._running.arena
         if arena is None or out.ndim != 1:
             return super().pack(parts, out)
-        key = id(out), *[part.shape for part in parts]
-        if key not in arena.packed:
-            starts = accumulate((part.size for part in parts), initial=0)
-            cuts = [out[n : n + part.size].reshape(part.shape) for n, part in zip(starts, parts, strict=False)]
-            arena.packed[key] = out, cuts
-        places = arena.packed[key][1]
+        places = arena.places(out, [part.shape for part in parts])
+        astray = [p is not place and self.xp.may_share_memory(p, out) for p, place in zip(parts, places, strict=True)]
+        parts = [self._copy(p) if away else p for p, away in zip(parts, astray, strict=True)]
         start = 0
         for there, run in groupby(zip(parts, places, strict=True), lambda pair: pair[0] is pair[1]):
             moved = list(run)
             stop = start + sum(part.size for part, _ in moved)
             if not there:
                 super().pack([part for part, _ in moved], out[start:stop])
+            if not there and not any(astray):  # else gradients came in another order, and two would get one place
                 for part, place in moved:
                     # a result that is not aligned would be computed in another way, with other bits
                     if self._runtime.address(place) % ALIGNED == 0 and part.dtype == out.dtype:
                         arena.move(part, place)
             start = stop
         return out
+
+    def _copy(self, a: Array) -> Array:
+        copy = self.empty(a.shape, a.dtype)
+        self.assign(copy, a)
+        return copy
 
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
         if any(isinstance(s, graph.Number) for s in scalars):
