@@ -5,6 +5,8 @@ so a new one is tested the moment it exists.
 """
 
 import inspect
+import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -313,23 +315,55 @@ class Interrupting(np.ndarray):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("portable", [True, False], ids=["portable", "numpy"])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("at", [1, 2])
-def test_ctrl_c_in_an_update_leaves_whole_vectors(at, after, portable):
-    ops = get_backend("numpy")
-    update = Backend.update if portable else type(ops).update
+def test_ctrl_c_in_an_update_leaves_whole_vectors(at, after):
     g = real(BIG)
     wanted = [real(BIG), real(BIG)]
     arrays = [a.copy().view(Interrupting) for a in wanted]
     count = [at, after]
     for a in arrays:
         a.count = count
+    ops = get_backend("numpy")
     with pytest.raises(KeyboardInterrupt):
-        update(ops, moments, arrays, [g], 0.1, 0.9)
+        Backend.update(ops, moments, arrays, [g], 0.1, 0.9)
     Backend.update(ops, moments, wanted, [g], 0.1, 0.9)
     for a, b in zip(arrays, wanted, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_signals_wait_until_an_update_is_whole(name, compiled):
+    ops, size = get_backend(name), 400_000
+    arrays = [np.zeros(size), np.zeros(size)]
+    step = ops.compile(lambda arrays, by: ops.update(lambda xp, a, b, by: (a + by, b + by), arrays, [], by), arrays)
+    if not compiled:
+        step = partial(ops.update, lambda xp, a, b, by: (a + by, b + by), arrays, [])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        step(1.0)  # compiled, captured, and played from now on
+    before, met = signal.signal(signal.SIGALRM, interrupt), 0
+    try:
+        for n in range(200):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 * (1 + n % 17))
+                for _ in range(3):
+                    step(1.0)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                met += 1
+            first = arrays[0][0]
+            assert all((a == first).all() for a in arrays)
+            if met == 12:
+                break
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert met == 12
 
 
 # The switch -------------------------------------------------------------------------------------------------------

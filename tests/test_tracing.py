@@ -82,8 +82,9 @@ def test_zeros_of_both_signs_are_two_constants():
     x = np.array([1.0, -1.0])
     out = np.empty(2), np.empty(2)
     passes = write_passes(trace(lambda xp, x: (xp.where(x > 0, x, -0.0), xp.where(x > 0, x, 0.0)), 1))
-    scratch = [np.empty(2) for _ in range(passes.scratch)], [np.empty(2, bool) for _ in range(passes.masks)]
-    passes.run(x, *out, *scratch[0], *scratch[1])
+    scratch = {"m": [np.empty(2, bool)], "i": [np.empty(2, np.int64)]}
+    for f, args in passes.calls(x.dtype, 2, {"a": [x], "o": out, **scratch}):
+        f(*args)
     assert np.signbit(out[0]).tolist() == [False, True]
     assert np.signbit(out[1]).tolist() == [False, False]
 

@@ -9,14 +9,24 @@ to Python, breaks it: the step still ends as it should, and `Tape.broken` says w
 from __future__ import annotations
 
 import operator
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import starmap
 from typing import Any
 
 import numpy as np
 
 Array = Any
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def run(calls: Sequence[tuple[Any, ...]]) -> None:
+    """Functions with their arguments, ``(f, *args)``, one after another, by a loop in C.
+
+    Python looks at signals between two of its own instructions: as long as the functions are in C too, Ctrl-C waits.
+    """
+    deque(starmap(operator.call, calls), 0)
 
 
 class Tape:
@@ -35,6 +45,11 @@ class Tape:
         """``f(*args)`` now, and whenever the tape is played. What it returns is lost: results go to arguments."""
         f(*[real(a) for a in args])
         self.calls.append((f, args))
+
+    def do_all(self, calls: Sequence[Call]) -> None:
+        """The same with several, which no signal comes between."""
+        run([(f, *map(real, args)) for f, args in calls])
+        self.calls.extend(calls)
 
     def array(self, value: Array, source: Source | None = None) -> Stand:
         """A stand-in for ``value``, a part of ``source`` if that is given."""
@@ -187,7 +202,7 @@ _OF_UNKNOWN_SHAPE = {"nonzero", "flatnonzero", "argwhere", "extract", "compress"
 _PLAIN = {"shape", "ndim", "dtype", "size", "itemsize", "nbytes", "strides", "flags", "device"}
 _METHODS = {"reshape", "ravel", "transpose", "squeeze", "swapaxes", "sum", "mean", "max", "min", "prod", "std", "var",
             "any", "all", "argmax", "argmin", "take", "cumsum", "clip", "round", "repeat", "diagonal", "dot",
-            "copy", "astype", "flatten"}  # fmt: skip
+            "copy", "astype", "flatten", "view"}  # fmt: skip
 
 
 def _crossing(name: str, f: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 from tinynet_backends import exact
 from tinynet_backends.arena import Arena, cuts
 from tinynet_backends.backend import Array, Backend, Formula, R
-from tinynet_backends.capture import Call, Stand, Tape, real
-from tinynet_backends.passes import Passes, write_passes
+from tinynet_backends.capture import Call, Stand, Tape, real, run
+from tinynet_backends.passes import INTEGER, Passes, write_passes
 from tinynet_backends.replay import Compilation, Replay
 from tinynet_backends.tracing import traced
 
@@ -98,11 +98,19 @@ class NumpyBackend(Backend):
         if self._running.tape is not None:
             self._running.tape.wrote = True
 
+    def _do_all(self, calls: Sequence[Call]) -> None:
+        """The same with several calls of functions in C, which Ctrl-C does not come between."""
+        tape = self._running.tape
+        if tape is None:
+            run([(f, *args) for f, args in calls])
+        else:
+            tape.do_all(calls)
+
     def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
         if x.ndim < 2 or x.shape[:-2] != w.shape[:-2]:
             return super().affine(x, w, b)
         y = self.empty((*x.shape[:-1], w.shape[-1]), x.dtype)
-        self._do(np.matmul, x, w, y)
+        self._product(x, w, y)
         if b is not None:
             self._do(np.add, y, b[..., None, :], y)
         return y
@@ -115,13 +123,25 @@ class NumpyBackend(Backend):
         dx = db = None
         if need_dx:
             dx = self.empty(x.shape, x.dtype)
-            self._do(np.matmul, dy, w.mT, dx)
+            self._product(dy, w.mT, dx)
         dw = self._gradient(w.shape, w.dtype)
-        self._do(np.matmul, x.mT, dy, dw)
+        self._product(x.mT, dy, dw)
         if bias:
             db = self._gradient((*dy.shape[:-2], dy.shape[-1]), dy.dtype)
-            self._do(_sum_rows, dy, db)
+            self._sum_rows(dy, db)
         return dx, dw, db
+
+    def _product(self, a: Array, b: Array, out: Array) -> None:
+        """``out = a @ b``: `numpy.dot` costs half of what matmul does where matrices are small."""
+        alike = a.ndim == 2 and a.dtype == b.dtype == out.dtype and out.flags.c_contiguous
+        self._do(np.dot if alike else np.matmul, a, b, out)
+
+    def _sum_rows(self, x: Array, out: Array) -> None:
+        """``out = sum of x's rows``: as a product with ones where there is one matrix, whose columns BLAS adds up at once."""
+        if x.ndim == 2 and x.dtype == out.dtype and out.flags.c_contiguous:
+            self._do(np.dot, _ones(len(x), x.dtype), x, out)
+        else:
+            self._do(np.add.reduce, x, -2, None, out)
 
     def _gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """A buffer for what `pack` will be asked to put in its place."""
@@ -134,7 +154,7 @@ class NumpyBackend(Backend):
         if trace is None or not _alike(arrays):
             return formula(np, *arrays)
         out = self.empty(arrays[0].shape, arrays[0].dtype)
-        self._in_blocks(write_passes(trace), *[a.reshape(-1) for a in arrays], out.reshape(-1))
+        self._in_blocks(write_passes(trace), arrays, [out])
         return out
 
     def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
@@ -143,79 +163,57 @@ class NumpyBackend(Backend):
             return super().elementwise_loss(formula, y, target, scale)
         lead = y.shape[:-2]
         value, slope, loss = (self.empty(shape, y.dtype) for shape in (y.shape, y.shape, lead))
-        self._in_blocks(write_passes(trace), *[a.reshape(-1) for a in (y, target, value, slope)])
+        self._in_blocks(write_passes(trace), (y, target), (value, slope))
         rows = scale[..., None]
         self._do(np.multiply, value, rows, value)
         self._do(np.multiply, slope, rows, slope)
-        self._do(_sum, value.reshape((*lead, y.shape[-2] * y.shape[-1])), loss)
+        self._do(np.add.reduce, value.reshape((*lead, y.shape[-2] * y.shape[-1])), -1, None, loss)
         return loss, slope
 
-    def _in_blocks(self, passes: Passes, *arrays: Array) -> None:
-        """Passes over flat inputs and outputs of one length."""
-        size = arrays[0].size
-        if size <= BLOCK:
-            self._do(passes.run, *arrays, *self._scratch(passes, size, arrays[0].dtype))
-        else:
-            self._do(partial(self._block_by_block, passes), *arrays)
-
-    def _block_by_block(self, passes: Passes, *arrays: Array) -> None:
-        size = arrays[0].size
-        scratch = self._scratch(passes, BLOCK, arrays[0].dtype)
+    def _in_blocks(
+        self, passes: Passes, inputs: Sequence[Array], outputs: Sequence[Array] = (), scalars: Sequence[float] = ()
+    ) -> None:
+        """Passes over arrays of one shape, cut into blocks that suit the cache."""
+        inputs, outputs = ([a if a.ndim == 1 else a.reshape(-1) for a in arrays] for arrays in (inputs, outputs))
+        size, dtype = inputs[0].size, inputs[0].dtype
+        numbers = [np.empty((), dtype) for _ in range(passes.slots)]
+        if numbers:
+            self._do(passes.numbers, *scalars, *numbers)
+        scratch = self._scratch(passes, min(size, BLOCK), dtype)
+        calls: list[Call] = []
         for start in range(0, size, BLOCK):
-            rest = size - start
-            passes.run(
-                *[a[start : start + BLOCK] for a in arrays],
-                *(scratch if rest >= BLOCK else [a[:rest] for a in scratch]),
-            )
+            length = min(BLOCK, size - start)
+            if size > BLOCK:
+                block = slice(start, start + length)
+                places = {"a": [a[block] for a in inputs], "o": [a[block] for a in outputs]}
+                scratch = {kind: [a[:length] for a in arrays] for kind, arrays in scratch.items()}
+            else:
+                places = {"a": inputs, "o": outputs}
+            calls += passes.calls(dtype, length, {**places, **scratch, "n": numbers})
+        self._do_all(calls)
 
-    def _scratch(self, passes: Passes, size: int, dtype: Any, more: int = 0) -> list[Array]:
-        """Blocks that passes write what is in between to, this thread's own; before them ``more`` for results."""
-        kept = self._running.scratch
-        arrays, masks = kept.setdefault(dtype, []), kept.setdefault("masks", [])
-        while len(arrays) < passes.scratch + more:
-            arrays.append(np.empty(BLOCK, dtype))
-        while len(masks) < passes.masks:
-            masks.append(np.empty(BLOCK, np.bool_))
-        return [a[:size] for a in (*arrays[: passes.scratch + more], *masks[: passes.masks])]
+    def _scratch(self, passes: Passes, size: int, dtype: Any) -> dict[str, list[Array]]:
+        """Blocks that passes write what is in between to, this thread's own, by their kind."""
+        found: dict[str, list[Array]] = {}
+        for kind, real in (("t", dtype), ("m", np.dtype(np.bool_)), ("i", INTEGER[dtype.itemsize])):
+            kept = self._running.scratch.setdefault(real, [])
+            while len(kept) < passes.scratch[kind]:
+                kept.append(np.empty(BLOCK, real))
+            found[kind] = [a[:size] for a in kept[: passes.scratch[kind]]]
+        return found
 
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
         self._writes()
         if trace is None or not _alike(values):
-            self._do(partial(self._update, formula, None, len(arrays)), *values, *scalars)
+            self._do(partial(self._update_as_written, formula, len(arrays)), *values, *scalars)
         else:
-            flat = [a if a.ndim == 1 else a.reshape(-1) for a in values]
-            self._do(partial(self._update, formula, write_passes(trace), len(arrays)), *flat, *scalars)
+            self._in_blocks(write_passes(trace, in_place=True), values, scalars=scalars)
 
-    def _update(self, formula: Formula, passes: Passes | None, count: int, *args: Any) -> None:
-        """`update` of the first ``count`` of arrays, flat ones for passes, followed by numbers."""
-        values = [a for a in args if isinstance(a, np.ndarray)]
-        arrays, scalars = values[:count], args[len(values) :]
-        size = len(arrays[0])
-        scratch: list[Array] = []
-        if passes is not None:
-            scratch = self._scratch(passes, min(BLOCK, size), arrays[0].dtype, more=count)
-        start, new, interrupt = 0, None, None
-        while start < size:
-            block = slice(start, start + BLOCK)
-            try:
-                if new is None:
-                    parts = values if size <= BLOCK else [a[block] for a in values]
-                    if passes is None:
-                        new = formula(np, *parts, *scalars)
-                    else:
-                        if size - start < BLOCK < size:
-                            scratch = [a[: size - start] for a in scratch]
-                        passes.run(*parts, *scalars, *scratch)
-                        new = scratch[:count]
-                for a, value in zip(arrays, new, strict=True):
-                    a[block] = value
-                start, new = block.stop, None  # two stores, between which Python looks at no signal
-            except KeyboardInterrupt as e:
-                interrupt = e
-        if interrupt is not None:
-            raise interrupt
+    def _update_as_written(self, formula: Formula, count: int, *args: Any) -> None:
+        inputs = [a for a in args[count:] if isinstance(a, np.ndarray)]
+        super().update(formula, args[:count], inputs, *args[count + len(inputs) :])
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
         """As it is specified; and what came from this step's arena is from the next step on written in its place."""
@@ -237,27 +235,41 @@ class NumpyBackend(Backend):
         if target.ndim == z.ndim or target.size == 0 or smoothing != 0.0 or class_weight is not None:
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         loss, dz = self.empty(z.shape[:-2], z.dtype), self.empty(z.shape, z.dtype)
-        self._do(self._cross_entropy, z, target, scale, loss, dz)
+        self._cross_entropy(z.reshape((-1, z.shape[-1])), target.reshape(-1), scale.reshape(-1), loss, dz)
         return loss, dz
 
     def _cross_entropy(self, z: Array, target: Array, scale: Array, loss: Array, dz: Array) -> None:
-        n, k = target.size, z.shape[-1]
-        if np.min(target) < 0 or np.max(target) >= k:
-            loss[...], dz[...] = Backend.softmax_cross_entropy(self, z, target, scale)
-            return
-        np.subtract(z, np.max(z, axis=-1, keepdims=True), out=dz)
-        labels = np.arange(0, n * k, k).reshape(target.shape)
-        labels += target
-        chosen = np.take(dz, labels)
-        np.exp(dz, out=dz)
-        total = np.add.reduce(dz, -1)
-        costs = np.log(total)
-        costs -= chosen
-        costs *= scale
-        np.divide(scale, total, out=total)
-        dz *= total[..., None]
-        dz.reshape(-1)[labels] -= scale
-        np.add.reduce(costs, -1, out=loss)
+        """Of one matrix of logits (n, k). They are turned round, so that what rows have in common is one pass of long
+        vectors; a label that is no class costs nothing, as it is specified."""
+        (n, k), do = z.shape, self._do
+        turned, (low, total, chosen, weight) = np.empty((k, n), z.dtype), np.empty((4, n), z.dtype)
+        label, valid = np.empty(n, np.int64), np.empty(n, np.bool_)
+        flat = turned.reshape(-1)
+        do(np.copyto, turned, z.T)
+        do(np.copyto, label, target)
+        do(np.less, label.view(np.uint64), np.array(k, np.uint64), valid)
+        do(np.multiply, scale, valid, weight)
+        do(np.multiply, label, valid, label)
+        do(np.multiply, label, np.array(n), label)
+        do(np.add, label, np.arange(n), label)
+        do(np.maximum.reduce, turned, 0, None, low)
+        do(np.subtract, turned, low, turned)
+        do(flat.take, label, None, chosen, "clip")
+        do(np.exp, turned, turned)
+        do(np.dot, _ones(k, z.dtype), turned, total)
+        do(np.log, total, low)
+        do(np.subtract, low, chosen, chosen)
+        do(np.divide, weight, total, total)
+        do(np.multiply, turned, total, turned)
+        do(flat.take, label, None, low, "clip")
+        do(np.subtract, low, weight, low)
+        do(flat.put, label, low, "clip")
+        do(np.copyto, dz.reshape((n, k)), turned.T)
+        if loss.ndim:
+            do(np.multiply, chosen, weight, chosen)
+            do(np.add.reduce, chosen.reshape((*loss.shape, n // loss.size)), -1, None, loss)
+        else:
+            do(np.dot, chosen, weight, loss)
 
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
         first, skip = divmod(start, 4)
@@ -364,12 +376,11 @@ class NumpyBackend(Backend):
         return f"NumPy {np.__version__}"
 
 
-def _sum_rows(x: Array, out: Array) -> None:
-    np.add.reduce(x, -2, out=out)
-
-
-def _sum(x: Array, out: Array) -> None:
-    np.add.reduce(x, -1, out=out)
+@lru_cache(maxsize=64)
+def _ones(n: int, dtype: Any) -> Array:
+    ones = np.ones(n, dtype)
+    ones.flags.writeable = False
+    return ones
 
 
 def _alike(arrays: Sequence[Array]) -> bool:

@@ -4,49 +4,59 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
 import numpy as np
 from tinynet_backends.arena import Arena
-from tinynet_backends.capture import Number, Source, Stand, Tape, real
+from tinynet_backends.capture import Number, Source, Stand, Tape, real, run
 
 _log = logging.getLogger("tinynet")
 
 
 class Replay:
-    """A tape that can be played: ``replay(inputs)`` with arrays and numbers like those that it was captured with.
+    """A tape that can be played: ``replay.run()`` once it has taken arrays and numbers like those it was captured with.
 
     ``calls`` are those of the tape, or what a backend made of them; ``places[n]`` are functions that put a new n-th
     input where the calls look for it.
     """
 
-    def __init__(self, result: Any, inputs: int) -> None:
+    def __init__(self, result: Any, inputs: Sequence[Any]) -> None:
         self.result = real(result)
-        self.calls: list[tuple[Callable[..., Any], list[Any]]] = []
-        self.places: list[list[Callable[[Any], None]]] = [[] for _ in range(inputs)]
-        self.last: list[Any] = [None] * inputs
+        self.inputs = list(inputs)
+        self.calls: list[tuple[Any, ...]] = []
+        self.places: list[list[Callable[[Any], None]]] = [[] for _ in inputs]
 
-    def add(self, f: Callable[..., Any], args: Sequence[Any]) -> None:
-        values = [real(a) for a in args]
+    def add(self, f: Callable[..., Any], args: Sequence[Any] = ()) -> None:
         for n, a in enumerate(args):
             if isinstance(a, (Stand, Number)) and a.source is not None:
-                self.places[a.source.number].append(partial(_put, values, n, where(a)))
-        self.calls.append((f, values))
+                self.places[a.source.number].append(partial(self._put, len(self.calls), n + 1, where(a)))
+        self.calls.append((f, *map(real, args)))
 
-    def __call__(self, *inputs: Any) -> Any:
-        for n, new in enumerate(inputs):
-            if new is not self.last[n]:
-                self.last[n] = new
-                for put in self.places[n]:
-                    put(new)
-        for f, args in self.calls:
-            f(*args)
+    def _put(self, call: int, place: int, part: Callable[[Any], Any] | None, new: Any) -> None:
+        before = self.calls[call]
+        self.calls[call] = *before[:place], new if part is None else part(new), *before[place + 1 :]
+
+    def takes(self, inputs: Sequence[Any]) -> bool:
+        """Put ``inputs`` where the calls look for them, if they are like those before."""
+        for n, (new, old) in enumerate(zip(inputs, self.inputs, strict=True)):
+            if new is old:
+                continue
+            if type(new) is not type(old):
+                return False
+            if isinstance(new, np.ndarray) and not (
+                new.shape == old.shape and new.dtype == old.dtype and new.flags.c_contiguous
+            ):
+                return False
+            self.inputs[n] = new
+            for put in self.places[n]:
+                put(new)
+        return True
+
+    def run(self) -> Any:
+        run(self.calls)
         return self.result
-
-
-def _put(values: list[Any], n: int, part: Callable[[Any], Any] | None, new: Any) -> None:
-    values[n] = new if part is None else part(new)
 
 
 def where(a: Stand | Number) -> Callable[[Any], Any] | None:
@@ -81,31 +91,43 @@ class Compilation:
         self.ops, self.step, self.fixed = ops, step, fixed
         self.arena = Arena(np.empty)
         self.replays: dict[Any, Replay | str] = {}  # or why there is none; "" where it is still to be tried
+        self.latest: Replay | None = None
+        self.quiet = copy_context()  # where floating-point warnings are off, which takes longer to say each time
+        self.quiet.run(np.seterr, all="ignore")
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
         running = self.ops._running
         if running.tape is not None:  # within another step that is being captured: a part of it
             return self.step(*_stand_in(self.fixed, running.tape), *args)
-        kind = tuple([(a.shape, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in args])
-        replay = self.replays.get(kind)
-        with np.errstate(all="ignore"):
-            if type(replay) is Replay:
-                return replay(*[_in_order(a) for a in args])
-            outer = running.arena
-            running.arena = self.arena.rewind()
-            try:
-                if replay is None:
-                    usual = all(isinstance(a, _KINDS) for a in args)
-                    self.replays[kind] = "" if usual else "arguments that are neither arrays nor numbers"
-                if replay == "":
-                    return self._capture(kind, args)
-                return self.step(*self.fixed, *args)
-            finally:
-                running.arena = outer
+        if self.latest is None or not self.latest.takes(args):
+            args = tuple(map(_in_order, args))
+            kind = tuple([(a.shape, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in args])
+            replay = self.replays.get(kind)
+            if not isinstance(replay, Replay):
+                with np.errstate(all="ignore"):
+                    return self._for_once(kind, replay, args)
+            self.latest = replay
+            replay.takes(args)
+        return self.quiet.run(self.latest.run)
+
+    def _for_once(self, kind: Any, reason: str | None, args: tuple[Any, ...]) -> Any:
+        """The first calls of a kind, and all that cannot be played."""
+        running = self.ops._running
+        outer = running.arena
+        running.arena = self.arena.rewind()
+        try:
+            if reason is None:
+                usual = all(isinstance(a, _KINDS) for a in args)
+                self.replays[kind] = "" if usual else "arguments that are neither arrays nor numbers"
+            if reason == "":
+                return self._capture(kind, args)
+            return self.step(*self.fixed, *args)
+        finally:
+            running.arena = outer
 
     def _capture(self, kind: Any, args: tuple[Any, ...]) -> Any:
         tape = self.ops._running.tape = Tape()
-        sources = [Source(n, _in_order(a)) for n, a in enumerate(args)]
+        sources = [Source(n, a) for n, a in enumerate(args)]
         result, failed = None, False
         try:
             result = self.step(*_stand_in(self.fixed, tape), *[_stand(tape, source) for source in sources])
@@ -120,7 +142,7 @@ class Compilation:
         if not tape.broken and has_source(result):
             tape.stop("an input that is returned")
         if not tape.broken:
-            replay = self.replays[kind] = Replay(result, len(args))
+            replay = self.replays[kind] = Replay(result, args)
             self.ops._lower(tape.calls, replay)
             return replay.result
         _log.info("a step is not captured, and runs call by call: %s", tape.broken)

@@ -74,7 +74,7 @@ def lower(calls: Sequence[Call], replay: Replay) -> None:
         for position, stand in places:
             offset = offset_of(stand) if isinstance(stand, Stand) else 0
             replay.places[stand.source.number].append(_placing(array, position, offset))
-        replay.calls.append((_running(array, parts > 1, kept), []))
+        replay.add(_running(array, parts > 1, kept))
         words, places, kept, parts = [], [], [], 1
 
     for chain in _chains(calls):
