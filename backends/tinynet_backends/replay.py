@@ -29,14 +29,16 @@ class Replay:
         self.places: list[list[Callable[[Any], None]]] = [[] for _ in inputs]
 
     def add(self, f: Callable[..., Any], args: Sequence[Any] = ()) -> None:
+        values = [f, *map(real, args)]
         for n, a in enumerate(args):
             if isinstance(a, (Stand, Number)) and a.source is not None:
-                self.places[a.source.number].append(partial(self._put, len(self.calls), n + 1, where(a)))
-        self.calls.append((f, *map(real, args)))
+                put = partial(self._put, len(self.calls), values, n + 1, where(a))
+                self.places[a.source.number].append(put)
+        self.calls.append(tuple(values))
 
-    def _put(self, call: int, place: int, part: Callable[[Any], Any] | None, new: Any) -> None:
-        before = self.calls[call]
-        self.calls[call] = *before[:place], new if part is None else part(new), *before[place + 1 :]
+    def _put(self, call: int, values: list[Any], place: int, part: Callable[[Any], Any] | None, new: Any) -> None:
+        values[place] = new if part is None else part(new)
+        self.calls[call] = tuple(values)
 
     def takes(self, inputs: Sequence[Any]) -> bool:
         """Put ``inputs`` where the calls look for them, if they are like those before."""
