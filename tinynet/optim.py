@@ -172,8 +172,10 @@ class RMSprop(Optimizer):
 class Adam(Optimizer):
     """Kingma, Ba 2015, algorithm 1; epsilon is added after the bias-corrected root, as in the paper and in PyTorch.
 
-    ``m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g**2;``
-    ``theta -= lr / (1 - beta1**t) * m / (sqrt(v / (1 - beta2**t)) + epsilon)``
+    ``m = beta1 m + g; v = beta2 v + g**2; theta -= lr * (m / w1) / (sqrt(v / w2) + epsilon)``
+
+    with ``w = 1 + beta + … + beta**(t - 1)``: what divides lr are weighted means. The paper's m and v are these sums times
+    ``1 - beta``, and its ``1 - beta**t`` are w times that: the same steps, with a pass over each of the two more.
 
     Examples
     --------
@@ -188,15 +190,19 @@ class Adam(Optimizer):
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
     def scalars(self, state: State, t: int) -> tuple[float, ...]:
-        return 1.0 - self.beta1 ** (t + 1), sqrt(1.0 - self.beta2 ** (t + 1))
+        return _weights(self.beta1, t + 1), sqrt(_weights(self.beta2, t + 1))
 
     def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
-        m, v, g, lr, correction1, root_correction2 = rest
-        m = m + (1.0 - self.beta1) * (g - m)
-        v = self.beta2 * v + (1.0 - self.beta2) * (g * g)
-        # root_correction2 times numerator and denominator: a pass over v less
-        rate = lr * root_correction2 / correction1
-        return theta - rate * (m / (xp.sqrt(v) + self.epsilon * root_correction2)), m, v
+        m, v, g, lr, w1, root_w2 = rest
+        m = self.beta1 * m + g
+        v = self.beta2 * v + g * g
+        # root_w2 times numerator and denominator: a pass over v less
+        return theta - lr * root_w2 / w1 * (m / (xp.sqrt(v) + self.epsilon * root_w2)), m, v
+
+
+def _weights(beta: float, t: int) -> float:
+    """``1 + beta + … + beta**(t - 1)``"""
+    return (1.0 - beta**t) / (1.0 - beta)
 
 
 @dataclass(frozen=True)
@@ -228,7 +234,7 @@ class NAdam(Adam):
         product = state["product"] * now
         along_g = (1.0 - now) / (1.0 - product)
         along_m = following / (1.0 - product * following)
-        return along_g, along_m, sqrt(1.0 - self.beta2 ** (t + 1))
+        return along_g, along_m * (1.0 - self.beta1), sqrt(_weights(self.beta2, t + 1))
 
     def numbers(self, state: State, t: int) -> tuple[float, ...]:
         numbers = super().numbers(state, t)
@@ -236,10 +242,10 @@ class NAdam(Adam):
         return numbers
 
     def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
-        m, v, g, lr, along_g, along_m, root_correction2 = rest
-        m = m + (1.0 - self.beta1) * (g - m)
-        v = self.beta2 * v + (1.0 - self.beta2) * (g * g)
-        root = xp.sqrt(v) / root_correction2 + self.epsilon
+        m, v, g, lr, along_g, along_m, root_w2 = rest
+        m = self.beta1 * m + g
+        v = self.beta2 * v + g * g
+        root = xp.sqrt(v) / root_w2 + self.epsilon
         return theta - lr * ((along_g * g + along_m * m) / root), m, v
 
 
