@@ -129,6 +129,8 @@ CASES = {
     "softmax_cross_entropy": lambda f: [
         (f(real(4, 3)), np.array([0, 2, 1, 1]), f(real(4))), (f(odd(4, 3)), np.array([0, 2, 1, 1]), f(real(4)), 0.1),
         (f(odd(2, 3, 4)), np.array([[0, 2, 1], [3, 3, 0]]), f(real(2, 3))), (f(real(2, 1, 2)), np.array([[0], [2]]), f(real(2, 1))),
+        (f(real(5, 40)), np.array([0, 39, -1, 40, 7]), f(real(5))), (f(real(3, 70)), np.array([69, 3, -7], "int32"), f(real(3))),
+        (f(np.log([[0.0, 0.4, 0.6]] * 4)), np.array([1, -1, 3, 2]), f(real(4))),
         (f(real(2, 3, 4)), f(real(2, 3, 4)), f(real(2, 3)), 0.1),
         (f(real(4, 3)), f(RNG.dirichlet(np.ones(3), 4)), f(real(4)), 0.2, f(np.array([1.0, 0.0, 2.0]))),
     ],

@@ -16,7 +16,8 @@ from tinynet_backends.passes import INTEGER, Passes, write_passes
 from tinynet_backends.replay import Compilation, Replay
 from tinynet_backends.tracing import traced
 
-_SIGN = np.uint64(2**63)
+_SIGN, _TRUTH = np.uint64(2**63), np.dtype(np.bool_)
+_FEW_CLASSES = 32
 BLOCK = 32768  # elements: a handful of float32 temporaries of this length fit a 1 MiB second-level cache
 
 
@@ -195,11 +196,12 @@ class NumpyBackend(Backend):
     def _scratch(self, passes: Passes, size: int, dtype: Any) -> dict[str, list[Array]]:
         """Blocks that passes write what is in between to, this thread's own, by their kind."""
         found: dict[str, list[Array]] = {}
-        for kind, real in (("t", dtype), ("m", np.dtype(np.bool_)), ("i", INTEGER[dtype.itemsize])):
+        for kind, count in passes.scratch.items():
+            real = {"t": dtype, "m": _TRUTH, "i": INTEGER[dtype.itemsize]}[kind]
             kept = self._running.scratch.setdefault(real, [])
-            while len(kept) < passes.scratch[kind]:
+            while len(kept) < count:
                 kept.append(np.empty(BLOCK, real))
-            found[kind] = [a[:size] for a in kept[: passes.scratch[kind]]]
+            found[kind] = [a[:size] for a in kept[:count]]
         return found
 
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
@@ -239,32 +241,40 @@ class NumpyBackend(Backend):
         return loss, dz
 
     def _cross_entropy(self, z: Array, target: Array, scale: Array, loss: Array, dz: Array) -> None:
-        """Of one matrix of logits (n, k). They are turned round, so that what rows have in common is one pass of long
-        vectors; a label that is no class costs nothing, as it is specified."""
-        (n, k), do = z.shape, self._do
-        turned, (low, total, chosen, weight) = np.empty((k, n), z.dtype), np.empty((4, n), z.dtype)
-        label, valid = np.empty(n, np.int64), np.empty(n, np.bool_)
-        flat = turned.reshape(-1)
-        do(np.copyto, turned, z.T)
+        """Of one matrix of logits (n, k), turned round where classes are few: what a row has in common is then an element of
+        a long vector. A label that is no class costs nothing, as it is specified."""
+        (n, k), do, turned = z.shape, self._do, z.shape[1] <= _FEW_CLASSES
+        low, total, chosen, weight = np.empty((4, n), z.dtype)
+        label, wrong = np.empty(n, np.int64), np.empty(n, np.bool_)
+        dz = dz.reshape((n, k))
+        work, axis = (np.empty((k, n), z.dtype), 0) if turned else (dz, 1)
+        flat = work.reshape(-1)
         do(np.copyto, label, target)
-        do(np.less, label.view(np.uint64), np.array(k, np.uint64), valid)
-        do(np.multiply, scale, valid, weight)
-        do(np.multiply, label, valid, label)
-        do(np.multiply, label, np.array(n), label)
-        do(np.add, label, np.arange(n), label)
-        do(np.maximum.reduce, turned, 0, None, low)
-        do(np.subtract, turned, low, turned)
+        do(np.greater_equal, label.view(np.uint64), np.array(k, np.uint64), wrong)
+        do(np.copyto, weight, scale)
+        do(np.copyto, weight, 0, "same_kind", wrong)
+        do(np.copyto, label, 0, "same_kind", wrong)
+        if turned:
+            do(np.multiply, label, np.array(n), label)
+        do(np.add, label, np.arange(n) if turned else np.arange(0, n * k, k), label)
+        if turned:
+            do(np.copyto, work, z.T)
+            z = work
+        do(np.maximum.reduce, z, axis, None, low)
+        do(np.subtract, z, np.expand_dims(low, axis), work)
         do(flat.take, label, None, chosen, "clip")
-        do(np.exp, turned, turned)
-        do(np.dot, _ones(k, z.dtype), turned, total)
+        do(np.copyto, chosen, 0, "same_kind", wrong)
+        do(np.exp, work, work)
+        do(np.dot, *((_ones(k, z.dtype), work) if turned else (work, _ones(k, z.dtype))), total)
         do(np.log, total, low)
         do(np.subtract, low, chosen, chosen)
         do(np.divide, weight, total, total)
-        do(np.multiply, turned, total, turned)
+        do(np.multiply, work, np.expand_dims(total, axis), work)
         do(flat.take, label, None, low, "clip")
         do(np.subtract, low, weight, low)
         do(flat.put, label, low, "clip")
-        do(np.copyto, dz.reshape((n, k)), turned.T)
+        if turned:
+            do(np.copyto, dz, work.T)
         if loss.ndim:
             do(np.multiply, chosen, weight, chosen)
             do(np.add.reduce, chosen.reshape((*loss.shape, n // loss.size)), -1, None, loss)

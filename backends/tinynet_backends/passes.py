@@ -61,7 +61,8 @@ class Passes:
             values = [_constant(a.which, dtype, filled) if a.kind == "c" else places[a.kind][a.which] for a in args]
             result = places[out.kind][out.which]
             if op == "where":
-                made += _select(size, dtype, *values, result, places["i"][0], args[2] == Slot("c", "0.0"))
+                condition, x, y = values
+                made += _select(size, dtype, condition, x, y, result, places["i"][0], args[2] == Slot("c", "0.0"))
             elif op == "store":
                 made.append((np.copyto, (result, *values)))
             elif op == "multiply" and values[0] is values[1]:
