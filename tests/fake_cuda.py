@@ -86,6 +86,8 @@ class Stream:
 class Runtime:
     """What `cuda.runtime` is, on the host."""
 
+    shared_memory = 227 << 10
+
     def __init__(self, room=1 << 23):
         whole = np.full(room + 256, 0xFF, "uint8")  # float NaN: what nobody wrote shows
         self.memory = whole[-whole.ctypes.data % 256 :][:room]

@@ -28,6 +28,7 @@ _TOGETHER = 64  # parts that one launch packs, as in kernels/pack.cu
 _TILE = 32  # columns that a block does, as in kernels/norms.cu
 _NARROW = 16  # numbers that one thread keeps, as in kernels/rows.cu,
 _MANY = 1 << 15  # where there are so many rows that it pays to give each a single thread
+_ONE_BLOCK = 4 * THREADS  # rows that one block does, in one launch rather than two
 _WIDE = 64  # threads at most that a row is divided among on the way back
 _PARTS_GIVEN = np.dtype([("from", np.uint64, (_TOGETHER,)), ("size", np.int64, (_TOGETHER,))])
 _FEW = 8  # columns whose parts a block adds up
@@ -45,8 +46,9 @@ _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 class CudaOperations(Backend):
     """What has no kernel here, a dtype, a layout, an operation, is as the portable one does it."""
 
-    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
-        """Run ``kernel`` of ``source`` in so many blocks of `THREADS` threads, ``row`` of them with one threadIdx.y.
+    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
+        """Run ``kernel`` of ``source`` in so many blocks of `THREADS` threads, ``row`` of them with one threadIdx.y, and each
+        block with ``room`` bytes of shared memory beside what the kernel itself asks for.
 
         Arguments are arrays, None for no array, and NumPy scalars (one structured) of the kernel's types.
         """
@@ -55,6 +57,10 @@ class CudaOperations(Backend):
     def _address(self, a: Array) -> int:
         """Where ``a`` lies in the memory that kernels see."""
         raise NotImplementedError
+
+    def gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Room for what `pack` will be asked to put in its place."""
+        return self.empty(shape, dtype)
 
     # Elementwise ---------------------------------------------------------------------------------------------------
 
@@ -262,8 +268,8 @@ class CudaOperations(Backend):
         if not usual or not (labels or _alike((z, target))):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = z.shape
-        row = 1 if k <= _NARROW and n >= _MANY else _team(k)
-        size, chunks = _chunks(n, THREADS // row, _PARTS)
+        row = 1 if k <= _NARROW and (n <= _ONE_BLOCK or n >= _MANY) else _team(k)
+        size, chunks = _chunks(n, _ONE_BLOCK if row == 1 and n <= _ONE_BLOCK else THREADS // row, _PARTS)
         label, target = (self._dense(target, _I8), None) if labels else (None, target)
         sizes = (np.int64(number) for number in (n, k, size, chunks))
         share = np.float64(1.0 - smoothing), np.float64(smoothing / k)
@@ -273,7 +279,7 @@ class CudaOperations(Backend):
 
     def _sum(self, source: Source, kernel: str, chunks: int, row: int, *args: Any) -> Array:
         """A sum () over chunks, of arrays with the dtype of the last argument."""
-        result, parts = self.empty((), args[-1].dtype), self.empty((chunks,), _F8)
+        result, parts = self.gradient((), args[-1].dtype), self.empty((chunks,), _F8)
         self._launch(source, kernel, chunks, row, *args, parts, result)
         if chunks > 1:
             self._launch(load("reduce", result.dtype), "total", 1, THREADS, np.int64(chunks), parts, result)

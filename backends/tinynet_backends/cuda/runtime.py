@@ -20,6 +20,7 @@ class Runtime:
     def __init__(self, cp: Any, number: int) -> None:
         self.cp, self.number = cp, number
         total = int(cp.cuda.Device(number).mem_info[1])
+        self.shared_memory = int(cp.cuda.Device(number).attributes["MaxSharedMemoryPerBlockOptin"])  # bytes of a block
         with cp.cuda.Device(number):
             self.room = Room(cp.get_default_memory_pool(), total)
         self._rings = threading.local()
