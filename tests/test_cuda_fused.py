@@ -10,7 +10,7 @@ from cuda_shim import nvrtc, shim
 from test_cuda_kernels import ACTIVATIONS, ARCHITECTURES, needs_nvrtc
 from tinynet_backends import get_backend
 from tinynet_backends.backend import DenseLayer
-from tinynet_backends.cuda import emit, fused, graph
+from tinynet_backends.cuda import chain, emit, fused, graph
 from tinynet_backends.cuda.source import REAL, load
 from tinynet_backends.tracing import trace
 
@@ -139,7 +139,7 @@ def test_sizes(shape, dtype, machine):
 def test_chunks_of_several_tiles(n, tile, machine, monkeypatch):
     monkeypatch.setattr(fused, "_CHUNKS", 3 if tile == 16 else 1)
     made, x, dy = layers([6, 9, 2], [tn.ReLU(), None]), draw(n, 6), draw(n, 2)
-    one = fused.Fused(shim.ShimBackend(machine), fused.Work.of(x, made, False, True).tiled(tile), made)
+    one = fused.Fused(shim.ShimBackend(machine), fused.Work.of(x, made, False, True).behind(0, tile), made)
     y, (dx, gradients) = one.forward(x), one.backward(dy)
     agree(
         [y, dx, *(g for pair in gradients for g in pair)],
@@ -225,22 +225,23 @@ def test_tiles_are_small_where_there_are_few_rows(machine):
         (8192, 64, 128),
     ):
         found, x, made = work(n, [3, 4, 1])
-        assert ops._ways.tile(ops, found, x, made) == tile
-        assert found.tiled(tile).chunks == chunks
-    large = work(262144, [64] * 5 + [16])[0].tiled(64)
+        assert ops._ways.find(ops, found, x, made) == (0, tile)
+        assert found.behind(0, tile).chunks == chunks
+    large = work(262144, [64] * 5 + [16])[0].behind(0, 64)
     assert (large.chunks, large.size) == (256, 1024)
     assert ops._runtime.timed == 0
 
 
 def test_what_does_not_fit_is_not_done_together(machine):
     ops = shim.ShimBackend(machine)
-    found, x, made = work(8, [784, 512, 10])
-    assert ops._ways.tile(ops, found, x, made) == 0
-    for most, together in ((1 << 20, True), (10, False)):
+    found, x, made = work(8, [784, 512, 600])
+    assert ops._ways.find(ops, found, x, made) == (2, 0)
+    for most, way in ((1 << 20, (0, 8)), (10, (2, 0))):
         ops = shim.ShimBackend(machine)
         ops._runtime.shared_memory = most
         found, x, made = work(8, [30, 20, 10])
-        assert bool(ops._ways.tile(ops, found, x, made)) == together
+        assert ops._ways.find(ops, found, x, made) == way
+    assert ops._runtime.timed == 0
     x = np.zeros((0, 3), F4)
     assert fused.through(ops, x, layers([3, 2], [tn.ReLU()]), False) is None
     for untraceable in (lambda xp, x: x[::-1], lambda xp, x: (x, x)):
@@ -248,7 +249,8 @@ def test_what_does_not_fit_is_not_done_together(machine):
         assert fused.Work.of(np.zeros((4, 3), F4), [one], False, False) is None
     turned = [DenseLayer(np.zeros((2, 3), F4).T, None, None, None)]
     assert fused.Work.of(np.zeros((4, 3), F4), turned, False, False) is None
-    assert fused.Work.of(np.zeros((4, 3), F4), layers([3, *[2] * 17], [None] * 17), False, False) is None
+    many, x, made = work(4, [3, *[2] * 18], [None] * 18)
+    assert fused._that_fit(many, 1 << 20) == [(2, 4)]
 
 
 class Kept(fake_cuda.Choices):
@@ -262,9 +264,9 @@ class Kept(fake_cuda.Choices):
         self.of[work.key] = choice
 
 
-@pytest.mark.parametrize(("times", "tile"), [((1, 2, 3, 4), 16), ((4, 2, 1, 3), 64), ((2, 2, 2, 1), 0)])
+@pytest.mark.parametrize(("times", "way"), [((1, 2, 3, 4), (0, 16)), ((4, 2, 1, 3), (0, 64)), ((2, 2, 2, 1), (2, 0))])
 @pytest.mark.parametrize("activation", [tn.ReLU(), tn.Tanh()], ids=repr)
-def test_the_clock_decides_where_sizes_do_not(times, tile, activation, machine, monkeypatch):
+def test_the_clock_decides_where_sizes_do_not(times, way, activation, machine, monkeypatch):
     monkeypatch.setattr(fused, "_SURE", 10)
     ops, kept = shim.ShimBackend(machine), Kept()
     ops._ways, ops._running.arena = fused.Ways(kept), "a step's, to which nothing of this belongs"
@@ -280,10 +282,46 @@ def test_the_clock_decides_where_sizes_do_not(times, tile, activation, machine, 
     ops._runtime.seconds = seconds
     found, x, made = work(300, [3, 4, 1], [activation] * 2)
     for _ in range(2):
-        assert ops._ways.tile(ops, found, x, made) == tile
-        assert [way.work.tile if isinstance(way, fused.Fused) else 0 for way in timed] == [16, 32, 64, 0]
-        assert [choice.variant for choice in kept.of.values()] == [tile]
+        assert ops._ways.find(ops, found, x, made) == way
+        assert [do.work.tile if isinstance(do, fused.Fused) else 0 for do in timed] == [16, 32, 64, 0]
+        assert [divmod(choice.variant, 256) for choice in kept.of.values()] == [way]
         ops._ways = fused.Ways(kept)  # another process
+
+
+def halved(machine, widths, activations, precision="float32"):
+    """A backend whose blocks have room for the last layer alone, and layers that are so done."""
+    ops, (found, _, made) = shim.ShimBackend(machine, precision), work(100, widths, activations)
+    ops._runtime.shared_memory = max(found.behind(len(made) - 1, 16).room(back) for back in (False, True))
+    monotone = iter(range(100, 0, -1))  # what comes later is faster
+    ops._runtime.seconds = lambda run: (
+        run() or next(monotone) * (hasattr(run, "args") and run.args[0].__class__ is not fused.Halves)
+    )
+    return ops, made
+
+
+@pytest.mark.parametrize(
+    ("activation", "front"), [(tn.ReLU(), chain.Chain), (tn.Tanh(), fused.OneByOne)], ids=["chain", "one by one"]
+)
+@pytest.mark.parametrize("need_dx", [True, False])
+def test_only_the_last_layer_fits(activation, front, need_dx, machine):
+    ops, made = halved(machine, [8, 40, 3], [activation, None])
+    x, dy = draw(100, 8), draw(100, 3)
+    y, back = fused.through(ops, x, made, need_dx)
+    assert isinstance(back.__self__, fused.Halves)
+    assert isinstance(back.__self__.front, front)
+    dx, gradients = back(dy)
+    assert need_dx or dx is None
+    got = [y, *([dx] if need_dx else []), *(g for pair in gradients for g in pair)]
+    wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8))
+    agree(got, wanted if need_dx else [wanted[0], *wanted[2:]], RTOL[F4])
+
+
+def test_a_front_that_has_no_algorithm(machine, monkeypatch):
+    ops, made = halved(machine, [8, 40, 3], [tn.ReLU(), None])
+    assert fused.through(ops, draw(100, 8), made, True) is not None
+    monkeypatch.setattr(fake_cuda.Problem, "refused", frozenset(range(300)))
+    ops._products._ready.clear()
+    assert fused.through(ops, draw(100, 8), made, True) is None  # each layer will find its own way
 
 
 def test_no_clock_runs_in_a_capture(machine, monkeypatch):
@@ -291,26 +329,30 @@ def test_no_clock_runs_in_a_capture(machine, monkeypatch):
     ops = shim.ShimBackend(machine)
     found, x, made = work(300, [3, 4, 1])
     with ops._runtime.capture(None):
-        assert ops._ways.tile(ops, found, x, made) == 16
-    assert ops._ways._tiles == {}
+        assert ops._ways.find(ops, found, x, made) == (0, 16)
+    assert ops._ways._known == {}
 
 
 def test_what_was_decided_is_another_work_s_only_if_it_is_the_same():
     first, second = (work(300, [3, 4, 1])[0] for _ in range(2))
     others = [work(301, [3, 4, 1]), work(300, [3, 5, 1]), work(300, [3, 4, 1], [tn.ReLU(), None])]
     assert first == second
-    assert first.key == second.tiled(32).key
+    assert first.key == second.behind(0, 32).key
     assert len({first.key, *(other.key for other, *_ in others)}) == 4
 
 
 # A step ---------------------------------------------------------------------------------------------------------------
 
 ARTICLE = tn.Sequential(tn.Dense(4, bias=False), tn.ReLU(), tn.Dense(1, bias=False), tn.ReLU())
+TWO = tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dense(16), tn.ReLU(), tn.Dense(2))
 STEPS = {
     "the article's": (ARTICLE, 3, 4, tn.SumSquaredError(), tn.SGD(0.1), ["forward", "formula", "backward", "formula"]),
     "classes": (
-        tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dense(16), tn.ReLU(), tn.Dense(2)), 20, 100, tn.CrossEntropy(), tn.Adam(),
-        ["forward", "cross_entropy", "backward", "add_up", "formula"],
+        TWO, 20, 100, tn.CrossEntropy(), tn.Adam(), ["forward", "cross_entropy", "backward", "add_up", "formula"],
+    ),
+    "classes, and products before the last": (
+        TWO, 20, 100, tn.CrossEntropy(), tn.Adam(),
+        ["forward", "cross_entropy", "backward", "add_up", "back", "back", "formula"],
     ),
 }  # fmt: skip
 
@@ -319,6 +361,8 @@ STEPS = {
 def test_a_step_of_a_small_network_is_few_launches_and_the_same_captured(name, machine, monkeypatch):
     net, n_in, batch, loss, optimizer, launches = STEPS[name]
     ops, rng = shim.ShimBackend(machine), np.random.default_rng(0)
+    if "products" in name:
+        ops, _ = halved(machine, [20, 16, 16, 2], [tn.ReLU(), tn.ReLU(), None])
     x = rng.standard_normal((3 * batch, n_in)).astype(F4)
     y = rng.integers(0, 2, 3 * batch) if loss.labels else rng.random((3 * batch, 1)).astype(F4)
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tinynet_backends.arena import cuts
@@ -27,13 +27,12 @@ from tinynet_backends.cuda.source import REAL, Source, load, read, whole
 from tinynet_backends.cuda.tune import Choice, Choices, fastest
 from tinynet_backends.tracing import Ref, Trace, traced
 
-Way = Callable[[Array], Gradients]
-
 _MOST = 16  # layers, as in kernels/fused.cuh
 _CHUNKS = 256  # at most
 _TILES = (16, 32, 64)  # rows of a tile, of which there should be so many that all of a device has some
 _ENOUGH = 128
 _SURE = 1 << 18  # numbers of weights times rows that one block has, up to which it is faster than launch after launch
+_CODED = 256  # more than rows of a tile
 _ACROSS = 32  # numbers that a block of `add_up` does
 _LAYERS = np.dtype(
     [
@@ -47,7 +46,7 @@ _LAYERS = np.dtype(
 
 @dataclass(frozen=True)
 class Work:
-    """What decides how long it takes. ``tile`` is how many rows a block does at a time, 0 where layers are not done together."""
+    """Layers and how many rows go through them, ``tile`` at a time: what decides how long it takes."""
 
     n: int
     widths: tuple[int, ...]
@@ -62,7 +61,7 @@ class Work:
     def of(cls, x: Array, layers: Sequence[DenseLayer], half: bool, need_dx: bool) -> Work | None:
         """None for what no kernel can be made of."""
         pairs = [None if f is None or df is None else (traced(f, 1), traced(df, 3)) for *_, f, df in layers]
-        usual = x.ndim == 2 and x.size > 0 and x.dtype in REAL and len(layers) <= _MOST
+        usual = x.ndim == 2 and x.size > 0 and x.dtype in REAL
         usual = usual and all(w.ndim == 2 and w.dtype == x.dtype and w.flags.c_contiguous for w, *_ in layers)
         usual = usual and all(b is None or (b.dtype == x.dtype and b.flags.c_contiguous) for _, b, *_ in layers)
         if not usual or not all(pair is None or all(map(_single, pair)) for pair in pairs):
@@ -76,6 +75,13 @@ class Work:
         """Text that two share if and only if they are the same work, in whatever way."""
         rest = asdict(replace(self, formulas=(), tile=0))
         return f"{rest | {'formulas': sha256(repr(self.formulas).encode()).hexdigest()}}"
+
+    def behind(self, front: int, tile: int) -> Work:
+        """The layers behind the first so many, in tiles of so many rows, or of what rows there are."""
+        return replace(
+            self, widths=self.widths[front:], biases=self.biases[front:], formulas=self.formulas[front:],
+            need_dx=self.need_dx or front > 0, tile=min(tile, _up(self.n)),
+        )  # fmt: skip
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -119,18 +125,16 @@ class Work:
 
     def room(self, back: bool) -> int:
         """Bytes of shared memory, as the kernels divide it."""
-        widest = self.tile * max(map(_pitch, self.widths))
-        each = [*pairwise(self.widths)]
+        each, first = [*pairwise(self.widths)], _pitch(self.widths[0])
+        widest = max(map(_pitch, self.widths[1:]))
         if back:
             again = self.half or any(self.of_input[:-1])
             weights = sum(_up(o) * _pitch(i) for i, o in each[0 if self.need_dx else 1 :])
-            numbers = weights + self.tile * sum(map(_pitch, self.widths[:-1])) + (2 + again) * widest
+            row = sum(map(_pitch, self.widths[:-1])) + (2 + again) * widest
         else:
-            numbers = sum((_up(i) + 1) * _pitch(o) for i, o in each) + 2 * widest
-        return numbers * np.dtype(self.dtype).itemsize
-
-    def tiled(self, tile: int) -> Work:
-        return replace(self, tile=min(tile, _up(self.n)))
+            weights = sum((_up(i) + 1) * _pitch(o) for i, o in each)
+            row = first + 2 * widest
+        return (weights + self.tile * row) * np.dtype(self.dtype).itemsize
 
 
 def _single(trace: Trace | None) -> bool:
@@ -211,8 +215,8 @@ class Fused:
         return dx, [(next(left), next(left) if bias else None) for bias in work.biases]
 
 
-class _OneByOne:
-    """What `Sequential` does where layers are not done together, for the clock."""
+class OneByOne:
+    """The same by products and passes of their own, as `Sequential` would have them."""
 
     def __init__(self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool) -> None:
         self.ops, self.layers, self.need_dx = ops, layers, need_dx
@@ -226,58 +230,110 @@ class _OneByOne:
             x = y
         return x
 
-    def backward(self, dy: Array) -> None:
+    def backward(self, dy: Array) -> Gradients:
+        gradients: list[tuple[Array, Array | None]] = []
         for k in reversed(range(len(self.layers))):
             (w, b, _, df), (x, z, y) = self.layers[k], self.steps[k]
-            dy = dy if df is None else self.ops.elementwise(df, dy, z, y)
-            dy = self.ops.affine_grad(dy, x, w, b is not None, self.need_dx or k > 0)[0]
+            dz = dy if df is None else self.ops.elementwise(df, dy, z, y)
+            dy, dw, db = self.ops.affine_grad(dz, x, w, b is not None, self.need_dx or k > 0)
+            gradients.append((dw, db))
+        return dy, gradients[::-1]
+
+
+class Halves:
+    """Layers in another way first, and those behind them by one kernel: a narrow last product has no other that is fast."""
+
+    def __init__(self, front: Any, behind: Fused) -> None:
+        self.front, self.behind = front, behind
+
+    def forward(self, x: Array) -> Array | None:
+        y = self.front.forward(x)
+        return None if y is None else self.behind.forward(y)
+
+    def backward(self, dy: Array) -> Gradients:
+        between, last = self.behind.backward(dy)
+        dx, first = self.front.backward(between)
+        return dx, [*first, *last]
+
+
+class Way(NamedTuple):
+    """How layers are done: so many of them one launch after another, those behind them in tiles of so many rows."""
+
+    front: int
+    tile: int
+
+    def of(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> Any:
+        """Their pass, forward and back."""
+        first, last = layers[: self.front], layers[self.front :]
+        behind = Fused(ops, work.behind(self.front, self.tile), last) if last else None
+        if behind is not None and not first:
+            return behind
+        together = chain.fits(x, first)
+        front = (chain.Chain if together else OneByOne)(ops, first, work.need_dx)
+        return front if behind is None else Halves(front, behind)
 
 
 class Ways:
-    """How layers are done: with tiles of so many rows, or not together. What was decided stays, here and on disk."""
+    """Which way is taken for which layers. What was decided stays, here and on disk."""
 
     def __init__(self, choices: Choices) -> None:
         self.choices = choices
-        self._tiles: dict[Work, int] = {}
+        self._known: dict[Work, Way] = {}
         self._lock = threading.Lock()
 
-    def tile(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> int:
+    def find(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> Way:
         """By sizes where they tell. The clock cannot tell small ones apart: it sees the host's launches, which a graph has not."""
-        if work in self._tiles:
-            return self._tiles[work]
-        most = ops._runtime.shared_memory
-        ways = [w for w in dict.fromkeys(map(work.tiled, _TILES)) if max(w.room(False), w.room(True)) <= most]
-        many = [w for w in ways if w.n >= _ENOUGH * w.tile] or ways[:1]
-        if not ways or many[-1].size * work.p <= _SURE:
-            return self._tiles.setdefault(work, many[-1].tile if ways else 0)
+        if work in self._known:
+            return self._known[work]
+        apart, ways = Way(len(layers), 0), _that_fit(work, ops._runtime.shared_memory)
+        *_, first = [way for way in ways if work.n >= _ENOUGH * way.tile] or ways[:1] or [apart]
+        behind = work.behind(*first)
+        if not ways or (first.front == 0 and behind.size * behind.p <= _SURE):
+            return self._known.setdefault(work, first)
         with self._lock:
-            if (known := self.choices.find(work)) is not None and known.variant in (0, *(w.tile for w in ways)):
-                return self._tiles.setdefault(work, known.variant)
+            ways.append(apart)
+            known = self.choices.find(work)
+            if known is not None and (way := Way(*divmod(known.variant, _CODED))) in ways:
+                return self._known.setdefault(work, way)
             if ops._runtime.capturing():  # no clock runs now
-                return many[-1].tile
-            runs = [partial(_there_and_back, Fused(ops, way, layers), x) for way in ways]
-            together = chain.fits(x, layers)
-            rest = chain.Chain(ops, layers, work.need_dx) if together else _OneByOne(ops, layers, work.need_dx)
+                return first
             with ops.apart():
-                best = fastest([*runs, partial(_there_and_back, rest, x)], ops._runtime.seconds)
-            tile = 0 if best is None or best == len(ways) else ways[best].tile
-            self.choices.keep(work, Choice(tile, b""))
-            return self._tiles.setdefault(work, tile)
+                runs = [partial(_there_and_back, way.of(ops, work, x, layers), x) for way in ways]
+                best = fastest(runs, ops._runtime.seconds)
+            way = apart if best is None else ways[best]
+            self.choices.keep(work, Choice(way.front * _CODED + way.tile, b""))
+            return self._known.setdefault(work, way)
 
 
-def _there_and_back(way: Any, x: Array) -> None:
-    y = way.forward(x)
+def _that_fit(work: Work, most: int) -> list[Way]:
+    """With as few layers in front as there can be, by the rows of their tiles."""
+    for front in range(max(0, len(work.biases) - _MOST), len(work.biases)):
+        tiles = [behind.tile for behind in (work.behind(front, tile) for tile in _TILES) if _fits(behind, most)]
+        if tiles:
+            return [Way(front, tile) for tile in dict.fromkeys(tiles)]
+    return []
+
+
+def _fits(work: Work, most: int) -> bool:
+    return max(work.room(False), work.room(True)) <= most
+
+
+def _there_and_back(do: Any, x: Array) -> None:
+    y = do.forward(x)
     if y is None:
         raise RuntimeError("cublasLt has no algorithm for one of the layers")
-    way.backward(y)
+    do.backward(y)
 
 
-def through(ops: Any, x: Array, layers: Sequence[DenseLayer], need_dx: bool) -> tuple[Array, Way] | None:
+def through(
+    ops: Any, x: Array, layers: Sequence[DenseLayer], need_dx: bool
+) -> tuple[Array, Callable[[Array], Gradients]] | None:
     """See `Backend.dense`."""
     half = ops._products.precision == "bf16" and x.dtype.name == "float32"
     work = Work.of(x, layers, half, need_dx)
-    tile = 0 if work is None else ops._ways.tile(ops, work, x, layers)
-    if work is None or not tile:
+    way = Way(len(layers), 0) if work is None else ops._ways.find(ops, work, x, layers)
+    if work is None or way.front == len(layers):
         return chain.through(ops, x, layers, need_dx)
-    fused = Fused(ops, work.tiled(tile), layers)
-    return fused.forward(x), fused.backward
+    do = way.of(ops, work, x, layers)
+    y = do.forward(x)
+    return None if y is None else (y, do.backward)

@@ -145,9 +145,10 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
     }
 }
 
+// Of what lies behind the first layer.
 DEVICE int widest(const Layers& layers) {
     int most = 0;
-    for (int k = 0; k <= layers.count; ++k) most = pitch(layers.width[k]) > most ? pitch(layers.width[k]) : most;
+    for (int k = 1; k <= layers.count; ++k) most = pitch(layers.width[k]) > most ? pitch(layers.width[k]) : most;
     return most;
 }
 
@@ -166,19 +167,22 @@ KERNEL forward(
         fetch<false>(layers.b[k], layers.b[k] != nullptr, 1, o, free);
         free += pitch(o);
     }
-    real *here = free, *next = free + tile * widest(layers);
+    real* const rows_of_x = free;
+    real* const results = rows_of_x + tile * pitch(layers.width[0]);  // of two layers, in turns
+    const int apart = tile * widest(layers);
     for (i64 first = (i64)blockIdx.x * tile; first < n; first += (i64)gridDim.x * tile) {
         const int rows = n - first < tile ? (int)(n - first) : tile;
         __syncthreads();  // what was there has been read
-        fetch<true>(x + first * layers.width[0], rows, tile, layers.width[0], here);
-        const real* w = room;
+        fetch<true>(x + first * layers.width[0], rows, tile, layers.width[0], rows_of_x);
+        const real *w = room, *in = rows_of_x;
         for (int k = 0; k <= last; ++k) {
             const int i = layers.width[k], o = layers.width[k + 1], p = pitch(o), f = layers.f[k];
             const bool of_input = layers.of_input[k];
             const real* b = w + up(i) * p;
+            real* const next = results + (k & 1 ? apart : 0);
             copied();
             __syncthreads();
-            product<false>(tile, o, i, here, pitch(i), w, p, [&](int row, int j, const Quad& s) {
+            product<false>(tile, o, i, in, pitch(i), w, p, [&](int row, int j, const Quad& s) {
                 Quad out, keep, then;
 #pragma unroll
                 for (int l = 0; l < 4; ++l) {
@@ -194,9 +198,7 @@ KERNEL forward(
                 if (k == last) put(y + at, j, o, out);
             });
             w = b + p;
-            real* const read = here;
-            here = next;
-            next = read;
+            in = next;
         }
     }
 }
