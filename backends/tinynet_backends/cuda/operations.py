@@ -350,7 +350,12 @@ class CudaOperations(Backend):
         return dx
 
     def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
-        """As it is specified, but that an index outside of [0, n) gives -1: an error would have to wait for the device."""
+        """As it is specified, but that an index outside of [0, n) that lies on the device gives -1: an error would have to wait
+        for it. Indices of the host are looked at there."""
+        if not self.owns(index):
+            permutation.check_inside(np, np.asarray(index), n)
+            index = self.asarray(np.asarray(index))
+        n = permutation.check_kinds(self.xp, index, n)
         sides, used = permutation.sides(n), permutation.used_keys(keys, n)
         rounds, given = np.int64(len(used)), np.zeros((), _KEYS)
         given["of"][: len(used)] = used
