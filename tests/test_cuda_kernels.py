@@ -337,7 +337,13 @@ def test_a_shuffle_has_every_index_once(ops):
 
 def test_a_shuffle_s_errors_that_need_not_wait_are_those_of_the_host(ops, monkeypatch):
     keys = tuple(range(24))
-    for index, n in ((np.arange(3), 0), (np.arange(3), 2**62 + 1), (np.arange(3), 2.0), (np.ones(3), 9), (np.arange(3), True)):
+    for index, n in (
+        (np.arange(3), 0),
+        (np.arange(3), 2**62 + 1),
+        (np.arange(3), 2.0),
+        (np.ones(3), 9),
+        (np.arange(3), True),
+    ):
         said = []
         for each in (ops, get_backend("numpy")):
             with pytest.raises((ValueError, IndexError)) as e:
