@@ -27,6 +27,7 @@ class CudaDevice(Backend):
     """
 
     launches = True
+    beside = False  # whether a `Chain`'s gradients of weights run beside the way back: for a benchmark to ask
 
     _runtime: Any
     _products: Products

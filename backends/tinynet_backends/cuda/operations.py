@@ -5,7 +5,8 @@ A launch is a call of ``self._launch``, so that the same lines run on a CUDA dev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -134,12 +135,12 @@ class CudaOperations(Backend):
             blocks, row = _threads(-(-largest // 4))
             self._launch(source, "round_arrays", min(blocks, _PARTS), row, np.int64(len(some)), given)
 
-    def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> None:
+    def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> Callable[[], None] | None:
         """The way back to a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), dz's sum over
         the samples.
 
         All are of one dtype, or dz bfloat16, or all but db. They may have more columns than k, which in dz become 0. dz may
-        be dy; of dz and db either may be None.
+        be dy; of dz and db either may be None. What is given back, if it is something, is yet to be called for db.
         """
         kind = "back" if dz is None or dz.dtype == dy.dtype else "back_to_half"
         if dy.dtype == np.uint16:
@@ -154,9 +155,10 @@ class CudaOperations(Backend):
         parts = self.empty((chunks, k), _F8) if db is not None and chunks > 1 else None
         source = load("relu", real)
         self._launch(source, kind, min(chunks * tiles, _BLOCKS), row, *sizes, dy, y, dz, parts, db)
-        if parts is not None:
-            given = np.int64(k), np.int64(chunks), parts, db
-            self._launch(source, "column_sums", min(-(-k // _FEW), _BLOCKS), _FEW, *given)
+        if parts is None:
+            return None
+        given = np.int64(k), np.int64(chunks), parts, db
+        return partial(self._launch, source, "column_sums", min(-(-k // _FEW), _BLOCKS), _FEW, *given)
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
         usual = out.ndim == 1 and _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)
