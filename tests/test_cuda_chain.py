@@ -98,7 +98,15 @@ def test_layers_together_are_the_layers_one_by_one(name, precision, refused, mac
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_gradients_of_weights_beside_the_way_back_are_the_same(precision, machine):
-    layers = [tn.Dense(24), tn.ReLU(), tn.Dense(16), tn.ReLU(), tn.Dense(8), tn.ReLU(), tn.Dense(8)]  # none is filled up
+    layers = [
+        tn.Dense(24),
+        tn.ReLU(),
+        tn.Dense(16),
+        tn.ReLU(),
+        tn.Dense(8),
+        tn.ReLU(),
+        tn.Dense(8),
+    ]  # none is filled up
     x, dy = (np.random.default_rng(1).standard_normal((67, k)).astype("float32") for k in (16, 8))
     found = []
     for beside in (False, True):

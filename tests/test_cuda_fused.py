@@ -15,6 +15,8 @@ from tinynet_backends.cuda.source import REAL, load
 from tinynet_backends.tracing import trace
 
 import tinynet as tn
+from benchmarks import gpu_report
+from benchmarks.tasks import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
 
@@ -424,6 +426,20 @@ def test_an_array_of_one_number_is_made_once_a_step(machine):
     with ops._runtime.capture(None):  # nobody has written it before the graph is launched
         inside = other(x)
     assert other(x) is not inside
+
+
+def test_the_report_holds_them_against_float64(machine, monkeypatch):
+    monkeypatch.setattr(gpu_report, "backend", lambda precision: shim.ShimBackend(machine, precision))
+    monkeypatch.setattr(gpu_report, "PRECISIONS", {"float32": 1e-6, "tf32": 1e-6})
+    monkeypatch.setattr(gpu_report, "SMALL", [Task((5, 8, 3), 40), Task((5, 8, 3), 41)])
+    first, *others = gpu_report.small(None)
+    assert first.startswith("float32 5-8-3 × 40: ")
+    assert first.endswith("; Way(front=0, tile=16)")
+    assert len(others) == 3
+    backward = fused.Fused.backward
+    monkeypatch.setattr(fused.Fused, "backward", lambda self, dy: backward(self, 1.001 * dy))
+    with pytest.raises(gpu_report.Wrong, match="float32 5-8-3 × 40: 1.00e-03, where 1e-05 is allowed"):
+        list(gpu_report.small(None))
 
 
 # NVRTC -----------------------------------------------------------------------------------------------------------------

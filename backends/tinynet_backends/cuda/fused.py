@@ -330,7 +330,7 @@ def through(
 ) -> tuple[Array, Callable[[Array], Gradients]] | None:
     """See `Backend.dense`."""
     half = ops._products.precision == "bf16" and x.dtype.name == "float32"
-    work = Work.of(x, layers, half, need_dx)
+    work = Work.of(x, layers, half, need_dx) if ops.fuses else None
     way = Way(len(layers), 0) if work is None else ops._ways.find(ops, work, x, layers)
     if work is None or way.front == len(layers):
         return chain.through(ops, x, layers, need_dx)
