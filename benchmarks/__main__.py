@@ -14,7 +14,7 @@ import argparse
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -37,10 +37,10 @@ def _sections(what: str, chosen: list[str]) -> list[Section]:
     if what == "gpu":
         from benchmarks import gpu
 
-        return list(gpu.SECTIONS)
+        return _chosen(gpu.SECTIONS, chosen or ["steps", "data"])
     from benchmarks.sections import accuracy, classifier, fit, growth, imports, many, steps
 
-    known = {
+    modules = {
         "steps": steps,
         "fit": fit,
         "many": many,
@@ -49,9 +49,13 @@ def _sections(what: str, chosen: list[str]) -> list[Section]:
         "import": imports,
         "growth": growth,
     }
+    return _chosen({name: module.run for name, module in modules.items()}, chosen)
+
+
+def _chosen(known: Mapping[str, Section], chosen: list[str]) -> list[Section]:
     if unknown := set(chosen) - set(known):
         raise SystemExit(f"unknown section {', '.join(sorted(unknown))}: choose from {', '.join(known)}")
-    return [module.run for name, module in known.items() if not chosen or name in chosen]
+    return [section for name, section in known.items() if not chosen or name in chosen]
 
 
 def measure(
@@ -104,16 +108,30 @@ def show(c: Comparison) -> None:
 
 
 def save(results: dict[str, Any], folder: Path) -> Path:
-    """Write a results file, named after what, when and, if there is one, the device."""
+    """Write a results file, named after what, when and, if there is one, the device: a run on a device may be made in pieces, and
+    is added to what there is of the same day, device and versions."""
     device = results["machine"].get("device", "").rpartition(", ")[2]  # its own name comes after those of libraries
     parts = [results["what"], results["date"], *re.findall("[a-z0-9]+", device.lower())]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{'-'.join(parts)}.json"
+    if device and path.exists():
+        results = _added(json.loads(path.read_text("utf-8")), results)
     path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     return path
 
 
-def _names(text: str) -> list[str]:
+def _added(earlier: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """The results, and of earlier ones those comparisons that are not among them."""
+    if any(earlier.get(what) != results[what] for what in ("machine", "versions", "date")):
+        return results
+    sections = {title: [*rows] for title, rows in earlier["sections"].items()}
+    for title, rows in results["sections"].items():
+        anew = {row["label"] for row in rows}
+        sections[title] = [row for row in sections.get(title, []) if row["label"] not in anew] + rows
+    return results | {"sections": sections}
+
+
+def names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
@@ -125,12 +143,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--seconds", type=float, help="time for each measurement: by default 0.5, and 0.15 on a device")
     add("--repeats", type=int, default=3, help="turns that each contender takes")
     add("--threads", type=int, help="for everyone; by default all cores")
-    add("--only", type=_names, default=[], metavar="NAME,NAME", help="contenders")
-    add("--rows", type=_names, default=[], metavar="1,2", help="rows of the table of steps")
+    add("--only", type=names, default=[], metavar="NAME,NAME", help="contenders")
+    add("--rows", type=names, default=[], metavar="1,2", help="rows of the table of steps")
     add(
-        "--sections", type=_names, default=[], metavar="NAME,NAME", help="steps,fit,many,sklearn,accuracy,import,growth"
-    )
-    add("--precisions", type=_names, default=[], metavar="NAME,NAME", help="float32,tf32,bf16, on a device")
+        "--sections", type=names, default=[], metavar="NAME,NAME",
+        help="steps,fit,many,sklearn,accuracy,import,growth; on a device steps,data,ways",
+    )  # fmt: skip
+    add("--precisions", type=names, default=[], metavar="NAME,NAME", help="float32,tf32,bf16, on a device")
     add("--device", choices=("gpu", "cpu"), default="gpu", help=argparse.SUPPRESS)
     add("--save", nargs="?", type=Path, const=RESULTS, metavar="FOLDER", help="keep the results, by default with ours")
     return parser.parse_args(arguments)

@@ -214,5 +214,18 @@ def data(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparis
         yield found
 
 
-SECTIONS = (steps, data)
+def ways(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparison]:
+    """Seconds of a training step of ours, and of the same done otherwise"""
+    ours = {"backend": BACKENDS[runner.options.device]}
+    names: Names = {
+        "tinynet": (TOGETHER, ours),
+        "nothing fused": (TOGETHER, ours | {"fuses": False}),
+        "gradients beside": (TOGETHER, ours | {"beside": True}),
+        "nothing fused, gradients beside": (TOGETHER, ours | {"fuses": False, "beside": True}),
+    }
+    for _, found in rows(runner, names, enumerate(table, start=1)):
+        yield found
+
+
+SECTIONS = {"steps": steps, "data": data, "ways": ways}
 SECONDS = 0.15  # of a lap

@@ -1,14 +1,16 @@
 """The first run on a GPU, in the order in which one thing rests on another.
 
-``python -m benchmarks.gpu_report [FILE [PART …]]``, PART being the name of one of the functions below, by default all: what
-the device can do; products and their epilogues against float64; the same captured; golden bits; captured training against
-training as written; whether anything waits; the same run on the host; times beside peers, which are also kept as JSON
-beside the report. One report in Markdown. A part that fails says why and the next goes on; the exit code is 1 if one did,
-2 where no device answers.
+``python -m benchmarks.gpu_report [FILE [PART …]] [--rows 1,2] [--precisions bf16] [--repeats 2]``, PART being the name of one
+of the functions below, by default all: what the device can do; products and their epilogues against float64; small networks
+against float64; the same captured; golden bits; captured training against training as written; whether anything waits; the
+same run on the host; times beside peers, on batches made there, and of ours done otherwise, which are also kept as JSON
+beside the report. One report in Markdown, which grows line by line: a run may be cut short anywhere. A part that fails says
+why and the next goes on; the exit code is 1 if one did, 2 where no device answers.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import traceback
 import warnings
@@ -23,9 +25,10 @@ import numpy as np
 
 import tinynet as tn
 from benchmarks import gpu, machine, tolerance
-from benchmarks.__main__ import measure
+from benchmarks.__main__ import measure, names
 from benchmarks.comparison import Comparison
 from benchmarks.runner import Options
+from benchmarks.tasks import Task
 from tinynet import verify
 
 PRECISIONS = {"float32": 1e-5, "tf32": 3e-3, "bf16": 2e-2}  # relative error of a product in the norm, at most
@@ -202,8 +205,45 @@ def nearness(ops: Any) -> Lines:
     return tolerance.lines((("numpy", "float32"), *tolerance.DEVICE))
 
 
-def times(ops: Any, folder: Path) -> Lines:
-    results = measure("gpu", list(gpu.SECTIONS), Options(gpu.SECONDS), ops.versions(), folder)
+def small(ops: Any) -> Lines:
+    """Small networks by one kernel forward and one back, against float64 on the host"""
+    for precision, limit in PRECISIONS.items():
+        one = backend(precision)
+        for task in SMALL:
+            net, rng = task.network(), np.random.default_rng(0)
+            model = tn.Model(net, task.widths[0], backend=one)
+            x, dy = (
+                rng.standard_normal((task.batch, task.widths[0])),
+                rng.standard_normal((task.batch, task.widths[-1])),
+            )
+            wanted = _passed(net, tn.Model(net, task.widths[0], dtype="float64"), x, dy)
+            got = _passed(net, model, x.astype("float32"), dy.astype("float32"))
+            worst = max(error(a, c) for a, c in zip(got, wanted, strict=True))
+            if any(a.tobytes() != b.tobytes() for a, b in zip(got, _passed(net, model, x, dy), strict=True)):
+                raise Wrong(f"{precision} {task.label}: a second pass has other bits")
+            ways = {way for work, way in one._ways._known.items() if (work.n, work.widths) == (task.batch, task.widths)}
+            yield f"{held(f'{precision} {task.label}', worst, 10 * limit)}; {', '.join(map(str, ways)) or 'not fused'}"
+
+
+def _passed(net: Any, model: tn.Model, x: Any, dy: Any) -> list[Any]:
+    """The output and all gradients, on the host."""
+    ops = model.ops
+    y, back = net.forward(model.params, ops.asarray(x, model.dtype), tn.Context(ops, train=True))
+    dx, gradients = back(ops.asarray(dy, model.dtype))
+    return [ops.to_numpy(a) for a in (y, dx, *dict(sorted(tn.layers.leaves(gradients))).values())]
+
+
+SMALL = (
+    Task((3, 4, 1), 4, article=True),
+    Task((20, 64, 64, 2), 1024),
+    Task((20, 64, 64, 2), 1001),
+    Task((784, 512, 10), 1024),
+    Task((64, 64, 64, 64, 64, 16), 40000),
+)
+
+
+def times(ops: Any, folder: Path, section: Any, options: Options) -> Lines:
+    results = measure("gpu", [section], options, ops.versions(), folder)
     for title, saved in results["sections"].items():
         yield f"{title}:"
         for c in map(Comparison.from_json, saved):
@@ -215,17 +255,27 @@ def times(ops: Any, folder: Path) -> Lines:
                 yield f"  {name} is left out: {why}"
 
 
-PARTS = (ceilings, products, captured, golden, training, launches, waiting, nearness)
+PARTS = (ceilings, products, small, captured, golden, training, launches, waiting, nearness)
 
 
-def parts(folder: Path) -> dict[str, Callable[[Any], Lines]]:
-    """All by their names, in their order; what is measured beside peers is kept in ``folder``."""
+def parts(folder: Path, options: Options) -> dict[str, Callable[[Any], Lines]]:
+    """All by their names, in their order; what is measured is kept in ``folder``."""
 
-    def beside(ops: Any) -> Lines:
-        """Times beside peers: PyTorch as written and compiled with graphs, JAX"""
-        return times(ops, folder)
+    def timed(name: str) -> Callable[[Any], Lines]:
+        def part(ops: Any) -> Lines:
+            return times(ops, folder, gpu.SECTIONS[name], options)
 
-    return {part.__name__: part for part in PARTS} | {"times": beside}
+        part.__doc__ = TIMED[name]
+        return part
+
+    return {part.__name__: part for part in PARTS} | {name: timed(name) for name in TIMED}
+
+
+TIMED = {
+    "steps": "Times beside peers: PyTorch as written and compiled with graphs, JAX",
+    "data": "Times on batches that are made on the device",
+    "ways": "Times of ours done otherwise",
+}
 
 
 def report(ops: Any, parts: tuple[Callable[[Any], Lines], ...], say: Callable[[str], object]) -> bool:
@@ -245,11 +295,20 @@ def report(ops: Any, parts: tuple[Callable[[Any], Lines], ...], say: Callable[[s
 
 
 def main(arguments: list[str]) -> int:
-    path = Path(arguments[0]) if arguments else Path(__file__).parent / "results" / f"gpu-{date.today().isoformat()}.md"
-    known = parts(path.parent)
-    if unknown := set(arguments[1:]) - set(known):
+    today = Path(__file__).parent / "results" / f"gpu-{date.today().isoformat()}.md"
+    parser = argparse.ArgumentParser("benchmarks.gpu_report", description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=today)
+    parser.add_argument("parts", nargs="*", metavar="PART")
+    parser.add_argument("--rows", type=names, default=[], metavar="1,2", help="of the table of steps")
+    parser.add_argument("--precisions", type=names, default=[], metavar="NAME,NAME", help=", ".join(PRECISIONS))
+    parser.add_argument("--repeats", type=int, default=3, help="turns that each contender takes")
+    args = parser.parse_intermixed_args(arguments)
+    path, rows = args.file, tuple(map(int, args.rows))
+    options = Options(gpu.SECONDS, args.repeats, rows=rows, precisions=tuple(args.precisions))
+    known = parts(path.parent, options)
+    if unknown := set(args.parts) - set(known):
         raise SystemExit(f"unknown part {', '.join(sorted(unknown))}: choose from {', '.join(known)}")
-    chosen = [known[name] for name in arguments[1:] or known]
+    chosen = [known[name] for name in args.parts or known]
     try:
         ops = tn.get_backend("cupy")
     except tn.BackendUnavailable as e:

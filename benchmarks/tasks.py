@@ -55,7 +55,7 @@ class Task:
                 parts += [tn.Dense(width), tn.ReLU()]
         return tn.Sequential(*(parts if self.article else parts[:-1]))
 
-    def model(self, backend: str = "numpy") -> tn.Model:
+    def model(self, backend: str | tn.Backend = "numpy") -> tn.Model:
         return tn.Model(self.network(), self.widths[0], backend=backend)
 
     def start(self) -> list[tuple[Array, Array | None]]:

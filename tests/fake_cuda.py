@@ -86,6 +86,8 @@ class Stream:
 class Runtime:
     """What `cuda.runtime` is, on the host."""
 
+    shared_memory = 227 << 10
+
     def __init__(self, room=1 << 23):
         whole = np.full(room + 256, 0xFF, "uint8")  # float NaN: what nobody wrote shows
         self.memory = whole[-whole.ctypes.data % 256 :][:room]
@@ -101,6 +103,7 @@ class Runtime:
         self.room = Room(MemoryPool(), 1 << 33)
         Stream.others.clear()
         self.copied = []
+        self.late, self.aside = [], None  # work of the stream beside, and what is queued there right now
 
     # Arrays
 
@@ -136,7 +139,9 @@ class Runtime:
 
     def do(self, f):
         """A kernel: now, or whenever the graph is launched."""
-        if self.work is None:
+        if self.aside is not None:
+            self.aside.append(f)
+        elif self.work is None:
             f()
         else:
             self.work.append(f)
@@ -164,6 +169,18 @@ class Runtime:
             made.append(graph)
         finally:
             self.running.work = None
+
+    @contextmanager
+    def beside(self):
+        """As late as can be: at the join."""
+        self.aside = self.aside or []
+        yield
+        self.late, self.aside = [*self.late, *self.aside], None
+
+    def join(self):
+        late, self.late = self.late, []
+        for f in late:
+            self.do(f)
 
     def launch(self, graph):
         self.launched += 1

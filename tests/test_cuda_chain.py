@@ -49,7 +49,10 @@ def machine(request, tmp_path_factory):
 
 
 def backend(machine, precision):
-    return shim.ShimBackend(machine, precision)
+    """One whose blocks have no room for all layers: a `Chain` does them."""
+    made = shim.ShimBackend(machine, precision)
+    made._runtime.shared_memory = 0
+    return made
 
 
 def pass_through(ops, net, n_in, dtype, x, dy):
@@ -91,6 +94,27 @@ def test_layers_together_are_the_layers_one_by_one(name, precision, refused, mac
         assert a.dtype == dtype
         error = np.linalg.norm(a - b) / np.linalg.norm(b)
         assert error < {"float64": 1e-12, "float32": 2e-6, "tf32": 1e-3, "bf16": 8e-3}[precision], error
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_gradients_of_weights_beside_the_way_back_are_the_same(precision, machine):
+    layers = [
+        tn.Dense(24),
+        tn.ReLU(),
+        tn.Dense(16),
+        tn.ReLU(),
+        tn.Dense(8),
+        tn.ReLU(),
+        tn.Dense(8),
+    ]  # none is filled up
+    x, dy = (np.random.default_rng(1).standard_normal((67, k)).astype("float32") for k in (16, 8))
+    found = []
+    for beside in (False, True):
+        ops = backend(machine, precision)
+        ops.beside, ops.empty = beside, ops._runtime.empty  # whose memory is nobody else's afterwards
+        found.append(pass_through(ops, tn.Sequential(*layers), 16, "float32", x, dy)[0])
+        assert ops._runtime.late == []
+    assert [a.tobytes() for a in found[0]] == [a.tobytes() for a in found[1]]
 
 
 def test_what_lies_between_is_bfloat16_where_that_is_the_precision(machine):
@@ -137,16 +161,22 @@ def test_the_way_back_to_a_product(machine, shape, kind, masked):
     filled = np.zeros((n, k + (-k % 8 if half else 0)), real)
     filled[:, :k] = wanted
     dz, db = np.ones(filled.shape, "uint16" if half else real), np.zeros(k, real)
-    ops.back(k, dy, y if masked else None, dz, db)
+
+    def back(*given):
+        finish = ops.back(*given)
+        if finish is not None:
+            finish()
+
+    back(k, dy, y if masked else None, dz, db)
     np.testing.assert_array_equal(dz, cublaslt.words(filled) if half else filled)
     np.testing.assert_allclose(db, wanted.sum(axis=0, dtype="float64"), rtol=1e-5, atol=1e-4)  # short sums in float32
     again, alone = np.zeros_like(dz), np.zeros_like(db)
-    ops.back(k, dy, y if masked else None, again, None)
+    back(k, dy, y if masked else None, again, None)
     np.testing.assert_array_equal(again, dz)
     if kind != "to half":
-        ops.back(k, dy, None, None, alone)
+        back(k, dy, None, None, alone)
         np.testing.assert_allclose(alone, cublaslt.numbers(dy).sum(axis=0, dtype="float64"), rtol=1e-5, atol=1e-4)
-        ops.back(k, dy, y if masked else None, dy, None)  # in place
+        back(k, dy, y if masked else None, dy, None)  # in place
         np.testing.assert_array_equal(dy, dz[:, :k])
 
 

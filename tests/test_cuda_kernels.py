@@ -335,6 +335,28 @@ def test_a_shuffle_has_every_index_once(ops):
         assert sorted(ops.permute(np.arange(n), n, tuple(range(24))).tolist()) == list(range(n))
 
 
+def test_a_shuffle_s_errors_that_need_not_wait_are_those_of_the_host(ops, monkeypatch):
+    keys = tuple(range(24))
+    for index, n in (
+        (np.arange(3), 0),
+        (np.arange(3), 2**62 + 1),
+        (np.arange(3), 2.0),
+        (np.ones(3), 9),
+        (np.arange(3), True),
+    ):
+        said = []
+        for each in (ops, get_backend("numpy")):
+            with pytest.raises((ValueError, IndexError)) as e:
+                each.permute(index, n, keys)
+            said.append((e.type, str(e.value)))
+        assert said[0] == said[1]
+    assert ops.permute(np.array([-1, 9, 2**40]), 9, keys).tolist() == [-1] * 3  # as on the device, where nobody waits
+    monkeypatch.setattr(ops, "owns", lambda a: False)
+    with pytest.raises(IndexError, match=r"index 9 is out of range: this permutation is of range\(9\)"):
+        ops.permute(np.array([3, 9]), 9, keys)
+    assert sorted(ops.permute(np.arange(9), 9, keys).tolist()) == list(range(9))
+
+
 @pytest.mark.parametrize(("dtype", "atol"), [(F4, 2e-5), (F8, 1e-11)], ids=str)
 def test_columns_of_many_rows(dtype, atol, ops):
     """Against the portable operations in float64, which add up a column from top to bottom: 9001 numbers near 100 to 1e-12."""

@@ -1,6 +1,7 @@
 """What can only be seen on a CUDA device; ``-m gpu``. The other tests run there too, with the backend "cupy"."""
 
 import gc
+import importlib.util
 import logging
 
 import numpy as np
@@ -228,6 +229,58 @@ def test_every_precision_learns(precision):
     assert model.theta.dtype == np.float32
     model.fit(tn.data.Blobs(4096, n_features=2, n_classes=3, seed=1), batch_size=128, optimizer=tn.Adam(1e-2), epochs=4)
     assert model.evaluate(tn.data.Blobs(4096, n_features=2, n_classes=3, seed=1))["accuracy"] > 0.8
+
+
+# The estimators on CuPy's arrays
+
+
+def checks_of_arrays():
+    """scikit-learn's own, of estimators that are given arrays of other libraries than NumPy, as far as they name CuPy."""
+    if importlib.util.find_spec("sklearn") is None:
+        return []
+    from sklearn.utils.estimator_checks import estimator_checks_generator
+
+    from tinynet.sklearn import MLPClassifier, MLPRegressor
+
+    pairs = [pair for kind in (MLPClassifier, MLPRegressor) for pair in estimator_checks_generator(kind())]
+    return [pytest.param(*pair, id=f"{pair[0]}, {n}") for n, pair in enumerate(pairs) if "'cupy'" in str(pair[1])]
+
+
+@pytest.mark.parametrize(("estimator", "check"), checks_of_arrays())
+@pytest.mark.filterwarnings("ignore:Maximum iterations")
+def test_scikit_learn_s_checks_of_arrays(estimator, check, ops):
+    check(estimator)
+
+
+@pytest.mark.filterwarnings("ignore:Maximum iterations")
+@pytest.mark.parametrize("what", ["follows", "moves"])
+def test_estimators_follow_x_to_the_device(what, ops):
+    pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")
+    pytest.importorskip("array_api_strict", reason="what is tested there is tested with it too")
+    import test_sklearn
+
+    getattr(test_sklearn, what)(ops.asarray)
+
+
+@pytest.mark.filterwarnings("ignore:Maximum iterations")
+def test_estimators_learn_on_the_device_what_they_learn_on_the_host(ops):
+    """What is fitted in float32 on CuPy's arrays, within the tolerance of the same fit on the host."""
+    pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")
+    from sklearn import config_context
+
+    from tinynet.sklearn import MLPClassifier, MLPRegressor
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 6)).astype("float32")
+    y, z = (x[:, 0] > x[:, 1]).astype("int64"), x @ rng.standard_normal((6, 2)).astype("float32")
+    for kind, target in ((MLPClassifier, y), (MLPRegressor, z)):
+        options = {"hidden_layer_sizes": (32, 32), "max_iter": 40, "learning_rate_init": 0.01, "random_state": 0}
+        host = kind(**options, backend="numpy").fit(x, target)
+        with config_context(array_api_dispatch=True):
+            there = kind(**options).fit(ops.asarray(x), ops.asarray(target))
+            score = float(there.score(ops.asarray(x), ops.asarray(target)))
+        assert score > 0.9
+        assert abs(score - host.score(x, target)) < 0.02
 
 
 # Memory, and several devices

@@ -174,6 +174,47 @@ def test_what_is_measured_is_kept_as_it_comes(tmp_path, capsys):
     assert "b is left out" in said
 
 
+def test_a_run_in_pieces_is_one_of_its_day(tmp_path):
+    def rows(*labels, seconds=1.0):
+        def section(runner):
+            """A title"""
+            for label in labels:
+                yield Comparison(label, {"tinynet": [seconds]})
+
+        return section
+
+    for labels, seconds in ((("one", "two"), 1.0), (("three", "one"), 2.0)):
+        command.measure("gpu", [rows(*labels, seconds=seconds)], Options(), "a device", tmp_path)
+    (path,) = tmp_path.iterdir()
+    kept = json.loads(path.read_text("utf-8"))["sections"]["A title"]
+    assert [(row["label"], row["times"]["tinynet"]) for row in kept] == [
+        ("two", [1.0]),
+        ("three", [2.0]),
+        ("one", [2.0]),
+    ]
+    path.write_text(path.read_text("utf-8").replace('"numpy": "', '"numpy": "0.'))  # those of other versions
+    command.measure("gpu", [rows("four")], Options(), "a device", tmp_path)
+    assert [row["label"] for row in json.loads(path.read_text("utf-8"))["sections"]["A title"]] == ["four"]
+
+
+def test_ours_done_otherwise(tmp_path, monkeypatch):
+    from benchmarks.contenders import ours
+
+    host = tn.get_backend("numpy")
+    monkeypatch.setattr(type(host), "fuses", True, raising=False)
+    changed = ours._model(ROWS[1], "numpy", "float32", fuses=False).ops
+    assert (changed.fuses, host.fuses) == (False, True)
+    assert changed is not host
+    assert ours._model(ROWS[1], "numpy", "float32").ops is host
+    with pytest.raises(AttributeError, match="^backend 'numpy' has no nothing$"):
+        ours._model(ROWS[1], "numpy", "float32", nothing=1)
+    monkeypatch.setattr(gpu, "rows", lambda runner, names, table: [(ROWS[1], Comparison(str(names), {}))])
+    (found,) = gpu.ways(Runner(Options(device="cpu"), str(tmp_path)), ROWS)
+    assert (
+        "'nothing fused': ('benchmarks.contenders.ours:together', {'backend': 'numpy', 'fuses': False})" in found.label
+    )
+
+
 def test_how_near_runs_are():
     exact, near = tolerance.lines([("numpy", "float64"), ("numpy", "float32"), ("cupy:9", "float32")], steps=10)
     assert exact == "numpy, float64: weights and losses after step 1: 0.0e+00, 0.0e+00; 10: 0.0e+00, 0.0e+00"
@@ -209,8 +250,8 @@ def test_the_report_keeps_times_and_says_them(tmp_path, monkeypatch, capsys):
         def versions(self):
             return "CuPy 1, a device"
 
-    monkeypatch.setattr(gpu, "SECTIONS", (section,))
-    assert list(gpu_report.times(Ops(), tmp_path)) == [
+    monkeypatch.setattr(gpu, "SECTIONS", dict.fromkeys(gpu.SECTIONS, section))
+    assert list(gpu_report.parts(tmp_path, Options())["steps"](Ops())) == [
         "A title:",
         "  one: tinynet cupy 1.5 µs, torch 4.0 µs; best peer / tinynet cupy 3.00; tinynet cupy share of the ceiling 0.8",
         "  jax is left out: Error: x",
@@ -233,8 +274,15 @@ def test_a_report_of_some_parts(tmp_path, monkeypatch, capsys):
     path = tmp_path / "report.md"
     assert gpu_report.main([str(path), "one"]) == 0
     assert path.read_text("utf-8").endswith("\n## One\n\n- fine\n")
-    with pytest.raises(SystemExit, match="^unknown part two: choose from one, golden, times$"):
+    with pytest.raises(SystemExit, match="^unknown part two: choose from one, golden, steps, data, ways$"):
         gpu_report.main([str(path), "two"])
+    asked = []
+    monkeypatch.setattr(
+        gpu_report, "times", lambda ops, folder, section, options: asked.append((section, options)) or []
+    )
+    assert gpu_report.main([str(path), "ways", "--rows", "1,2", "steps", "--precisions", "bf16", "--repeats", "2"]) == 0
+    options = Options(gpu.SECONDS, 2, rows=(1, 2), precisions=("bf16",))
+    assert asked == [(gpu.ways, options), (gpu.steps, options)]
 
 
 @pytest.mark.slow

@@ -515,39 +515,50 @@ def libraries():
 
 
 def test_everything_follows_x():
-    host = MLPClassifier(random_state=0, max_iter=5, backend="numpy", batch_size=50).fit(X, Y)
     for there in libraries():
-        x = there(X)
-        ops = backend_of(x)
-        with config_context(array_api_dispatch=True):
-            model = clone(host).set_params(backend=None).fit(x, Y, sample_weight=np.ones(len(X)))
-            results = (model.predict(x), model.predict_proba(x), model.theta_, model.classes_, *model.coefs_)
-            assert all(ops.owns(a) for a in results)
-            np.testing.assert_allclose(ops.to_numpy(results[1]), host.predict_proba(X), rtol=1e-7)
-            named = clone(model).fit(x, NAMES)
-            assert set(named.predict(x)) <= set(NAMES)  # strings are on the host, wherever X is
-            with pytest.raises(ValueError, match=r"Inputs passed to MLPClassifier.predict\(\) must use the same names"):
-                model.predict(X)
-            with pytest.raises(ValueError, match="must use the same namespace and the same device"):
-                model.partial_fit(X, Y)
-            model.partial_fit(x, there(Y))
-            assert model.loss_curve_[-1] < model.loss_curve_[0]
-        again = pickle.loads(pickle.dumps(model))
-        np.testing.assert_allclose(again.predict_proba(X), ops.to_numpy(model.predict_proba(X)), rtol=1e-9)
+        follows(there)
+
+
+def follows(there):
+    """Whether a fit and what comes of it are where ``there`` puts X."""
+    host = MLPClassifier(random_state=0, max_iter=5, backend="numpy", batch_size=50).fit(X, Y)
+    x = there(X)
+    ops = backend_of(x)
+    with config_context(array_api_dispatch=True):
+        model = clone(host).set_params(backend=None).fit(x, Y, sample_weight=np.ones(len(X)))
+        results = (model.predict(x), model.predict_proba(x), model.theta_, model.classes_, *model.coefs_)
+        assert all(ops.owns(a) for a in results)
+        np.testing.assert_allclose(ops.to_numpy(results[1]), host.predict_proba(X), rtol=1e-7)
+        named = clone(model).fit(x, NAMES)
+        assert set(named.predict(x)) <= set(NAMES)  # strings are on the host, wherever X is
+        with pytest.raises(ValueError, match=r"Inputs passed to MLPClassifier.predict\(\) must use the same names"):
+            model.predict(X)
+        with pytest.raises(ValueError, match="must use the same namespace and the same device"):
+            model.partial_fit(X, Y)
+        model.partial_fit(x, there(Y))
+        assert model.loss_curve_[-1] < model.loss_curve_[0]
+    again = pickle.loads(pickle.dumps(model))
+    probabilities = (ops.to_numpy(each.predict_proba(X)) for each in (again, model))
+    np.testing.assert_allclose(*probabilities, rtol=1e-9)
 
 
 def test_scikit_learn_moves_a_fitted_estimator():
+    for there in libraries():
+        moves(there)
+
+
+def moves(there):
+    """Whether a fitted estimator can be moved to where ``there`` puts arrays."""
     from sklearn.utils._array_api import get_namespace_and_device, move_estimator_to
 
     host = MLPClassifier(random_state=0, max_iter=3).fit(X, Y)
-    for there in libraries():
-        with config_context(array_api_dispatch=True):
-            xp, _, device = get_namespace_and_device(there(X))
-            moved = move_estimator_to(host, xp, device)
-            assert moved.model_.ops is backend_of(there(X))
-            p = backend_of(there(X)).to_numpy(moved.predict_proba(there(X)))
-            np.testing.assert_allclose(p, host.predict_proba(X), rtol=1e-9)
-            moved.partial_fit(there(X), Y)
+    with config_context(array_api_dispatch=True):
+        xp, _, device = get_namespace_and_device(there(X))
+        moved = move_estimator_to(host, xp, device)
+        assert moved.model_.ops is backend_of(there(X))
+        p = backend_of(there(X)).to_numpy(moved.predict_proba(there(X)))
+        np.testing.assert_allclose(p, host.predict_proba(X), rtol=1e-9)
+        moved.partial_fit(there(X), Y)
 
 
 def test_one_device_is_not_another():

@@ -53,7 +53,7 @@ class Loss:
             denominator = self.denominator(target, weight, ops)
         total = denominator * width
         if weight is None and isinstance(total, (int, float)):
-            return xp.full(y.shape[:-1], 1.0 / total, dtype=y.dtype, device=ops.device)
+            return ops.constant(y.shape[:-1], 1.0 / total, y.dtype)
         if weight is None:
             weight = xp.ones(y.shape[:-1], dtype=y.dtype, device=ops.device)
         return weight / (total if isinstance(total, (int, float)) else total[..., None])

@@ -120,18 +120,19 @@ class Step:
         """The losses (steps,) of so many steps from ``first`` on, whose batches are the parts of ``stretch``: as one by one,
         and one launch where there are such."""
         if steps not in self._several:
-            self._several[steps] = self.ops.compile(partial(self._compute_several, steps), *self.fixed)
+            losses = self.ops.empty((steps,), stretch[0].dtype)
+            self._several[steps] = self.ops.compile(partial(self._compute_several, steps), *self.fixed, losses)
         numbers = [number for t in range(first, first + steps) for number in (t, *self.numbers(t))]
         return self._several[steps](*stretch, *numbers)
 
     def _compute_several(self, steps: int, *args: Any) -> Array:
-        fixed, batch, numbers = args[: len(self.fixed)], args[len(self.fixed) :][:3], args[len(self.fixed) + 3 :]
+        fixed, (losses, *batch), numbers = args[: (k := len(self.fixed))], args[k : k + 4], args[k + 4 :]
         size, width = batch[0].shape[0] // steps, len(numbers) // steps
-        losses = self.ops.empty((steps,), batch[0].dtype)
+        each = []
         for n in range(steps):
             part = [None if a is None else a[n * size : (n + 1) * size, ...] for a in batch]
-            self.ops.assign(losses[n, ...], self.compute(*fixed, *part, *numbers[n * width : (n + 1) * width]))
-        return losses
+            each.append(self.compute(*fixed, *part, *numbers[n * width : (n + 1) * width]))
+        return self.ops.pack(each, losses)
 
 
 def make_step(

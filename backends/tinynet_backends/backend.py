@@ -97,6 +97,10 @@ class Backend:
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.zeros(shape, dtype=dtype, device=self.device)
 
+    def constant(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
+        """An array of one number, which nobody changes: it may be another's too."""
+        return self.xp.full(shape, value, dtype=dtype, device=self.device)
+
     def arange(self, start: int, stop: int) -> Array:
         """int64 numbers start, …, stop - 1."""
         return self.xp.arange(start, stop, dtype=self.xp.int64, device=self.device)

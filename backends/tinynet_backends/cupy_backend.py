@@ -17,6 +17,7 @@ from tinynet_backends.cuda.tune import Choices
 from tinynet_backends.errors import BackendUnavailable
 
 PRECISIONS = ("float32", "tf32", "bf16")
+UNASKED = 48 << 10  # bytes of shared memory that a block may have without a word
 _EXTRA = "install one of the extras cuda12 and cuda13, whichever fits the driver"
 
 
@@ -56,14 +57,16 @@ class CupyBackend(CudaDevice, CudaOperations):
             problem = partial(lt.Problem, library)
             self._attach(runtime, Products(runtime, problem, handle, choices, precision, self.rounded))
 
-    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
+    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
         """On the current stream. A source is compiled the first time; CuPy keeps what comes of it on disk."""
         with self._here():
             run = self._kernels.get((source, kernel))
             if run is None:
                 module = self._cp.RawModule(code=source.text, options=OPTIONS)
                 run = self._kernels[source, kernel] = module.get_function(kernel)
-            run((blocks,), (row, THREADS // row), args)
+            if room > UNASKED and room > run.max_dynamic_shared_size_bytes:
+                run.max_dynamic_shared_size_bytes = room
+            run((blocks,), (row, THREADS // row), args, shared_mem=room)
 
     def _address(self, a: Array) -> int:
         return int(a.data.ptr)

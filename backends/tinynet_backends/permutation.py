@@ -82,6 +82,17 @@ def _walk(xp: Any, step: Callable[[Array], Array], index: Array, n: int, size: i
 def check_inside(xp: Any, index: Array, n: int) -> int:
     """n as int; ValueError unless it is one in [1, 2**62], IndexError unless every index is in [0, n): one outside might
     walk for ever."""
+    n = check_kinds(xp, index, n)
+    if index.shape[0] == 0:
+        return n
+    least, most = int(xp.min(index)), int(xp.max(index))
+    if least < 0 or most >= n:
+        raise IndexError(f"index {least if least < 0 else most} is out of range: this permutation is of range({n})")
+    return n
+
+
+def check_kinds(xp: Any, index: Array, n: int) -> int:
+    """What of `check_inside` can be said without a look at the indices."""
     several = getattr(n, "ndim", None)  # an array of one number has an index, too
     if isinstance(n, bool) or several or not hasattr(n, "__index__") or not 1 <= n.__index__() <= 2**62:
         text = " ".join(repr(n).split())[:60]
@@ -89,11 +100,6 @@ def check_inside(xp: Any, index: Array, n: int) -> int:
     n = n.__index__()
     if not xp.isdtype(index.dtype, "integral"):
         raise IndexError(f"an index of dtype {index.dtype} is not whole: give int64 in [0, {n})")
-    if index.shape[0] == 0:
-        return n
-    least, most = int(xp.min(index)), int(xp.max(index))
-    if least < 0 or most >= n:
-        raise IndexError(f"index {least if least < 0 else most} is out of range: this permutation is of range({n})")
     return n
 
 

@@ -5,6 +5,7 @@
 // memory begins as all ones, which is NaN.
 
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <csetjmp>
 #include <cstdint>
@@ -23,8 +24,9 @@
 #define __grid_constant__
 #define __shared__ static __attribute__((section("shim_shared")))
 #define __restrict__ __restrict
+#define SHARED_ROOM(name) real* const name = (real*)shim_room.data()
 
-using std::copysign, std::exp, std::expm1, std::fabs, std::floor, std::fmax, std::fmod, std::log, std::log1p;
+using std::copysign, std::exp, std::expm1, std::fabs, std::floor, std::fma, std::fmax, std::fmod, std::log, std::log1p;
 using std::rint, std::sqrt, std::tanh;
 
 static inline int min(unsigned a, int b) { return int(a) < b ? int(a) : b; }  // as CUDA's for small numbers
@@ -64,11 +66,14 @@ struct ShimFiber {
     uint3 index;
     unsigned mask, source;  // of the shuffle it waits for: lanes, and from which of them
     uint64_t value;
+    std::vector<std::pair<void*, std::string>> copies;  // to shared memory, under way
 };
 
 static std::vector<ShimFiber> shim_fibers;
 static ShimFiber* shim_current;
 static jmp_buf shim_scheduler;
+static std::vector<uint64_t> shim_room;  // shared memory whose size the launch said, and what nobody may write to
+static const uint64_t shim_fence = 0x5a5a5a5a5a5a5a5a;
 static void (*shim_body)(const void*);
 static const void* shim_argument;
 
@@ -107,6 +112,15 @@ static void shim_make_fibers(size_t threads) {
     }
 }
 
+template <int bytes> static inline void copy(void* to, const void* from) {
+    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes) std::abort();
+    shim_current->copies.emplace_back(to, std::string(static_cast<const char*>(from), bytes));
+}
+static inline void copied() {
+    for (auto& [to, what] : shim_current->copies) std::memcpy(to, what.data(), what.size());
+    shim_current->copies.clear();
+}
+
 static inline void __syncthreads() { shim_wait(Shim::block); }
 
 template <class T> static inline T __shfl_xor_sync(unsigned mask, T value, int lanes) {
@@ -143,6 +157,8 @@ using ShimTurns = std::vector<unsigned>;
 
 static void shim_block(const ShimTurns& warps, const ShimTurns& lanes, std::string& error) {
     if (__start_shim_shared) std::memset(__start_shim_shared, 0xff, __stop_shim_shared - __start_shim_shared);
+    std::fill(shim_room.begin(), shim_room.end() - 8, ~0ull);
+    std::fill(shim_room.end() - 8, shim_room.end(), shim_fence);
     for (ShimFiber& f : shim_fibers) f.state = Shim::ready;
     while (error.empty()) {
         // one warp as far as it comes, then the next: they get as far apart as barriers let them
@@ -154,6 +170,7 @@ static void shim_block(const ShimTurns& warps, const ShimTurns& lanes, std::stri
         }
         size_t waiting = 0, done = 0;
         for (ShimFiber& f : shim_fibers) waiting += f.state == Shim::block, done += f.state == Shim::done;
+        if (std::count(shim_room.end() - 8, shim_room.end(), shim_fence) < 8) error = "it writes behind its shared memory";
         if (done == shim_fibers.size()) return;
         // a barrier that some threads never come to is a mistake, though devices may let it pass
         if (waiting != shim_fibers.size()) error = "threads wait at a barrier or a shuffle to which others do not come";
@@ -175,7 +192,10 @@ static ShimTurns shim_turns(unsigned n, unsigned order) {
 static std::string shim_error;
 
 template <class F>
-static const char* shim_launch(unsigned grid, unsigned columns, unsigned rows, unsigned order, const F& call) {
+static const char* shim_launch(
+    unsigned grid, unsigned columns, unsigned rows, unsigned order, unsigned room, const F& call
+) {
+    shim_room.resize((room + 7) / 8 + 8);
     const unsigned threads = columns * rows;  // whole warps
     shim_error.clear();
     gridDim = {grid, 1, 1};
@@ -218,19 +238,21 @@ template <class... A> static const char* shim_takes(void (*)(A...)) {
     return text.c_str();
 }
 
-struct ShimSchedule { unsigned grid, columns, rows, order; };
+struct ShimSchedule { unsigned grid, columns, rows, order, room; };
 
 template <class... A, size_t... I>
 static const char* shim_run(void (*kernel)(A...), void** args, ShimSchedule s, std::index_sequence<I...>) {
-    return shim_launch(s.grid, s.columns, s.rows, s.order, [&] { kernel(*static_cast<A*>(args[I])...); });
+    return shim_launch(s.grid, s.columns, s.rows, s.order, s.room, [&] { kernel(*static_cast<A*>(args[I])...); });
 }
 template <class... A> static const char* shim_run(void (*kernel)(A...), void** args, ShimSchedule schedule) {
     return shim_run(kernel, args, schedule, std::index_sequence_for<A...>());
 }
 
 // Exports a kernel as <name>_run and <name>_takes.
-#define SHIM_EXPORT(name, kernel)                                                                                   \
-    extern "C" const char* name##_takes() { return shim_takes(kernel); }                                            \
-    extern "C" const char* name##_run(void** args, unsigned grid, unsigned columns, unsigned rows, unsigned order) { \
-        return shim_run(kernel, args, {grid, columns, rows, order});                                                \
+#define SHIM_EXPORT(name, kernel)                                                                              \
+    extern "C" const char* name##_takes() { return shim_takes(kernel); }                                       \
+    extern "C" const char* name##_run(                                                                         \
+        void** args, unsigned grid, unsigned columns, unsigned rows, unsigned order, unsigned room             \
+    ) {                                                                                                        \
+        return shim_run(kernel, args, {grid, columns, rows, order, room});                                     \
     }

@@ -68,7 +68,18 @@ class Module:
         self.shim, self.text = shim, text
 
     def get_function(self, name: str) -> Any:
-        return lambda grid, block, args: self.shim.launch(self.text, name, grid, block, args)
+        return Kernel(self, name)
+
+
+class Kernel:
+    """A function of a module. It gets more shared memory than 48 KB only where that was said."""
+
+    def __init__(self, module: Module, name: str) -> None:
+        self.module, self.name, self.max_dynamic_shared_size_bytes = module, name, 48 << 10
+
+    def __call__(self, grid: Any, block: Any, args: Sequence[Any], shared_mem: int = 0) -> None:
+        assert shared_mem <= self.max_dynamic_shared_size_bytes <= fake_cuda.Runtime.shared_memory
+        self.module.shim.launch(self.module.text, self.name, grid, block, args, shared_mem)
 
 
 class Shim:
@@ -108,7 +119,7 @@ class Shim:
         self._found |= {source.text: (library, f"n{n}") for n, source in enumerate(new)}
 
     def launch(
-        self, text: str, kernel: str, grid: tuple[int, ...], block: tuple[int, int], args: Sequence[Any]
+        self, text: str, kernel: str, grid: tuple[int, ...], block: tuple[int, int], args: Sequence[Any], room: int = 0
     ) -> None:
         (blocks,), (row, rows) = grid, block
         assert blocks > 0, f"{kernel} in {blocks} blocks"
@@ -125,7 +136,7 @@ class Shim:
         for order, most in SCHEDULES:
             copies = [Copy(arg) for arg in args]
             words = (ctypes.c_void_p * len(args))(*[copy.argument for copy in copies])
-            error = run(words, min(blocks, most), row, rows, order)
+            error = run(words, min(blocks, most), row, rows, order, room)
             assert not error, f"{kernel}: {error.decode()}"
             assert all(copy.whole() for copy in copies), f"{kernel} writes outside of an array"
             results.append(copies)
@@ -194,9 +205,9 @@ class ShimBackend(CupyBackend):
         problem = partial(fake_cuda.Problem, runtime)
         self._attach(runtime, Products(runtime, problem, None, fake_cuda.Choices(), precision, self.rounded))
 
-    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
+    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
         """Now, or when the graph is launched that is being captured."""
-        self._runtime.do(partial(super()._launch, source, kernel, blocks, row, *args))
+        self._runtime.do(partial(super()._launch, source, kernel, blocks, row, *args, room=room))
 
     def _here(self) -> AbstractContextManager[Any]:
         return nullcontext()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, TypeVar
 
 from tinynet_backends.arena import Arena
 from tinynet_backends.backend import Array, Backend, DenseLayer, Formula, Gradients
-from tinynet_backends.cuda import chain, graph
+from tinynet_backends.cuda import fused, graph
 from tinynet_backends.cuda.plan import ALIGNED
 from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.staging import Staging
 from tinynet_backends.tracing import traced
 
 R = TypeVar("R")
+_CONSTANTS = 64  # kept of a step
 
 
 class CudaDevice(Backend):
@@ -26,6 +27,9 @@ class CudaDevice(Backend):
     """
 
     launches = True
+    # For a benchmark to change: whether layers are done by one kernel where that is faster, and whether a `Chain`'s gradients of
+    # weights are computed beside the way back
+    fuses, beside = True, False
 
     _runtime: Any
     _products: Products
@@ -33,6 +37,7 @@ class CudaDevice(Backend):
     def _attach(self, runtime: Any, products: Products) -> None:
         self._runtime, self._products = runtime, products
         self._running = graph.Running()
+        self._ways = fused.Ways(products.choices)
 
     def _here(self) -> AbstractContextManager[Any]:
         """The device is the current one inside."""
@@ -44,14 +49,15 @@ class CudaDevice(Backend):
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
         """``step(*fixed, …)``: the second call with arguments alike is captured as a CUDA graph, those after it launch
         it (`cuda.graph`)."""
-        arena = Arena(self.empty)
+        arena, constants = Arena(self.empty), dict[Any, Array]()
+        running = self._running
 
         def begun(*args: Any) -> R:
-            before, self._running.arena = self._running.arena, arena.rewind()
+            before, running.arena, running.constants = (running.arena, running.constants), arena.rewind(), constants
             try:
                 return step(*args)
             finally:
-                self._running.arena = before
+                running.arena, running.constants = before
 
         return _Step(self, graph.Compiled(self._runtime, self._running, begun, fixed))
 
@@ -94,10 +100,30 @@ class CudaDevice(Backend):
         self, x: Array, layers: Sequence[DenseLayer], need_dx: bool
     ) -> tuple[Array, Callable[[Array], Gradients]] | None:
         with self._here():
-            return chain.through(self, x, layers, need_dx)
+            return fused.through(self, x, layers, need_dx)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is done inside is no part of a step: it gets memory of its own."""
+        running = self._running
+        before, running.arena, running.constants = (running.arena, running.constants), None, None
+        try:
+            yield
+        finally:
+            running.arena, running.constants = before
+
+    def constant(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
+        """In a step one for all of its calls, made in the first: none is made in a graph."""
+        known, key = self._running.constants, (shape, value, dtype)
+        if known is not None and key in known:
+            return known[key]
+        made = super().constant(shape, value, dtype)
+        if known is not None and len(known) < _CONSTANTS and not self._runtime.capturing():
+            known[key] = made
+        return made
 
     def gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Room for what `pack` will be asked to put in its place: that place, from a step's second call on."""
+        """Room for what `pack` will be asked to put in its place: in a step that place, from its second call on."""
         arena = self._running.arena
         return self.empty(shape, dtype) if arena is None else arena.take_gradient(shape, dtype)
 
@@ -106,21 +132,48 @@ class CudaDevice(Backend):
         if arena is None or out.ndim != 1:
             return super().pack(parts, out)
         places = arena.places(out, [part.shape for part in parts])
-        astray = [p is not place and self.xp.may_share_memory(p, out) for p, place in zip(parts, places, strict=True)]
-        parts = [self._copy(p) if away else p for p, away in zip(parts, astray, strict=True)]
+        pairs = [*zip(parts, places, strict=True)]
+        there = [self._lies_at(part, place) for part, place in pairs]
+        astray = [not at and self.xp.may_share_memory(part, out) for at, (part, _) in zip(there, pairs, strict=True)]
+        parts = [self._copy(part) if away else part for part, away in zip(parts, astray, strict=True)]
         start = 0
-        for there, run in groupby(zip(parts, places, strict=True), lambda pair: pair[0] is pair[1]):
-            moved = list(run)
-            stop = start + sum(part.size for part, _ in moved)
-            if not there:
-                super().pack([part for part, _ in moved], out[start:stop])
-            if not there and not any(astray):  # else gradients came in another order, and two would get one place
-                for part, place in moved:
-                    # a result that is not aligned would be computed in another way, with other bits
-                    if self._runtime.address(place) % ALIGNED == 0 and part.dtype == out.dtype:
-                        arena.move(part, place)
+        for at, run in groupby(zip(there, parts, strict=True), lambda pair: pair[0]):
+            moved = [part for _, part in run]
+            stop = start + sum(part.size for part in moved)
+            if not at:
+                super().pack(moved, out[start:stop])
             start = stop
+        if not any(astray):  # else gradients came in another order, and two would get one place
+            self._move(arena, parts, out)
         return out
+
+    def _lies_at(self, part: Array, place: Array) -> bool:
+        alike = part.dtype == place.dtype and part.flags.c_contiguous
+        return bool(alike and self._runtime.address(part) == self._runtime.address(place))
+
+    def _move(self, arena: Arena, parts: Sequence[Array], out: Array) -> None:
+        """Gradients that were packed: from now on they are where their parts are to lie in ``out``."""
+        starts = [*accumulate((part.size for part in parts), initial=0)]
+        firsts = {self._runtime.address(part): n for n, part in reversed([*enumerate(parts)])}
+        for buffer in [*arena.gradients]:
+            first = firsts.get(self._runtime.address(buffer))
+            if first is None or buffer.dtype != out.dtype or not self._divided(buffer, parts[first:]):
+                continue
+            place = out[starts[first] : starts[first] + buffer.size].reshape(buffer.shape)
+            # a result that is not aligned would be computed in another way, with other bits; but not a single number
+            if not self._lies_at(buffer, place) and (self._runtime.address(place) % ALIGNED == 0 or not buffer.ndim):
+                arena.move(buffer, place)
+
+    def _divided(self, buffer: Array, parts: Sequence[Array]) -> bool:
+        """Whether the first of ``parts`` are those of ``buffer``, one behind the other."""
+        size = 0
+        for part in parts:
+            if not self._lies_at(part, buffer.reshape(-1)[size : size + part.size]):
+                return False
+            size += part.size
+            if size >= buffer.size:
+                return bool(size == buffer.size)
+        return False
 
     def _copy(self, a: Array) -> Array:
         copy = self.empty(a.shape, a.dtype)

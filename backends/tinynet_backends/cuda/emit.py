@@ -6,6 +6,7 @@ memory, so that a launch recorded in a CUDA graph reads those of its own step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -57,26 +58,49 @@ def _literal(text: str) -> str:
     return text.replace("inf", "INF").replace("nan", "NOT_A_NUMBER")
 
 
-def _element(trace: Trace) -> list[str]:
+def _element(trace: Trace, name: str = "element") -> list[str]:
     """The formula as a function of one element: arrays are a, what comes of them v, numbers s, masks m."""
     names = [*_arrays(trace), *_numbers(trace)]
     lines = []
     for op, args, kind in trace.instructions:
         values = [names[a.number] if isinstance(a, Ref) else _literal(a) for a in args]
-        name = f"{ {'number': 's', 'truth': 'm', 'array': 'v'}[kind] }{len(names)}"
-        names.append(name)
+        result = f"{ {'number': 's', 'truth': 'm', 'array': 'v'}[kind] }{len(names)}"
+        names.append(result)
         if kind == "number":
             value = f" {ON_NUMBERS[op]} ".join(values) if len(values) == 2 else f"-{values[0]}"
-            lines.append(f"    const double {name} = {value};")
+            lines.append(f"    const double {result} = {value};")
             continue
         for n, v in enumerate(values):
             if v[0] not in "av" and not op.startswith("logical") and (op, n) != ("where", 0):
                 values[n] = f"(real){v}"
-        lines.append(f"    const {'bool' if kind == 'truth' else 'real'} {name} = {_SPELLED[op].format(*values)};")
+        lines.append(f"    const {'bool' if kind == 'truth' else 'real'} {result} = {_SPELLED[op].format(*values)};")
     lines += [f"    r{n} = {names[ref.number]};" for n, ref in enumerate(trace.outputs)]
     arguments = [f"double {s}" for s in _numbers(trace)]
     arguments += [f"real {a}" for a in _arrays(trace)] + [f"real& {r}" for r in _results(trace)]
-    return [f"DEVICE void element({', '.join(arguments)}) {{", *lines, "}"]
+    return [f"DEVICE void {name}({', '.join(arguments)}) {{", *lines, "}"]
+
+
+def activations(pairs: Sequence[tuple[Trace, Trace]]) -> str:
+    """``value(f, x)`` and ``slope(f, dy, x, y)`` for formulas and their derivatives, numbered from 1; f 0 does nothing."""
+    lines, values, slopes = [], [], []
+    for n, (f, df) in enumerate(pairs, start=1):
+        lines += [*_element(f, f"f{n}"), *_element(df, f"df{n}")]
+        values.append(f"        case {n}: f{n}(x, r); break;")
+        slopes.append(f"        case {n}: df{n}(dy, x, y, r); break;")
+    for head, r, cases in (
+        ("value(int f, real x)", "x", values),
+        ("slope(int f, real dy, real x, real y)", "dy", slopes),
+    ):
+        lines += [
+            f"DEVICE real {head} {{",
+            f"    real r = {r};",
+            "    switch (f) {",
+            *cases,
+            "    }",
+            "    return r;",
+            "}",
+        ]
+    return "\n".join([*lines, ""])
 
 
 def _call(trace: Trace, array: str, result: str) -> str:

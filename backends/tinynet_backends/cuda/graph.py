@@ -80,6 +80,7 @@ class Running(threading.local):
     def __init__(self) -> None:
         self.recording: Recording | None = None
         self.arena: Arena | None = None  # of the compiled step
+        self.constants: dict[Any, Array] | None = None  # arrays of one number, of that step
 
 
 class Compiled:

@@ -5,7 +5,8 @@ A launch is a call of ``self._launch``, so that the same lines run on a CUDA dev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -28,6 +29,7 @@ _TOGETHER = 64  # parts that one launch packs, as in kernels/pack.cu
 _TILE = 32  # columns that a block does, as in kernels/norms.cu
 _NARROW = 16  # numbers that one thread keeps, as in kernels/rows.cu,
 _MANY = 1 << 15  # where there are so many rows that it pays to give each a single thread
+_ONE_BLOCK = 4 * THREADS  # rows that one block does, in one launch rather than two
 _WIDE = 64  # threads at most that a row is divided among on the way back
 _PARTS_GIVEN = np.dtype([("from", np.uint64, (_TOGETHER,)), ("size", np.int64, (_TOGETHER,))])
 _FEW = 8  # columns whose parts a block adds up
@@ -45,8 +47,9 @@ _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 class CudaOperations(Backend):
     """What has no kernel here, a dtype, a layout, an operation, is as the portable one does it."""
 
-    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any) -> None:
-        """Run ``kernel`` of ``source`` in so many blocks of `THREADS` threads, ``row`` of them with one threadIdx.y.
+    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
+        """Run ``kernel`` of ``source`` in so many blocks of `THREADS` threads, ``row`` of them with one threadIdx.y, and each
+        block with ``room`` bytes of shared memory beside what the kernel itself asks for.
 
         Arguments are arrays, None for no array, and NumPy scalars (one structured) of the kernel's types.
         """
@@ -55,6 +58,10 @@ class CudaOperations(Backend):
     def _address(self, a: Array) -> int:
         """Where ``a`` lies in the memory that kernels see."""
         raise NotImplementedError
+
+    def gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Room for what `pack` will be asked to put in its place."""
+        return self.empty(shape, dtype)
 
     # Elementwise ---------------------------------------------------------------------------------------------------
 
@@ -128,12 +135,12 @@ class CudaOperations(Backend):
             blocks, row = _threads(-(-largest // 4))
             self._launch(source, "round_arrays", min(blocks, _PARTS), row, np.int64(len(some)), given)
 
-    def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> None:
+    def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> Callable[[], None] | None:
         """The way back to a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), dz's sum over
         the samples.
 
         All are of one dtype, or dz bfloat16, or all but db. They may have more columns than k, which in dz become 0. dz may
-        be dy; of dz and db either may be None.
+        be dy; of dz and db either may be None. What is given back, if it is something, is yet to be called for db.
         """
         kind = "back" if dz is None or dz.dtype == dy.dtype else "back_to_half"
         if dy.dtype == np.uint16:
@@ -148,9 +155,10 @@ class CudaOperations(Backend):
         parts = self.empty((chunks, k), _F8) if db is not None and chunks > 1 else None
         source = load("relu", real)
         self._launch(source, kind, min(chunks * tiles, _BLOCKS), row, *sizes, dy, y, dz, parts, db)
-        if parts is not None:
-            given = np.int64(k), np.int64(chunks), parts, db
-            self._launch(source, "column_sums", min(-(-k // _FEW), _BLOCKS), _FEW, *given)
+        if parts is None:
+            return None
+        given = np.int64(k), np.int64(chunks), parts, db
+        return partial(self._launch, source, "column_sums", min(-(-k // _FEW), _BLOCKS), _FEW, *given)
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
         usual = out.ndim == 1 and _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)
@@ -262,8 +270,8 @@ class CudaOperations(Backend):
         if not usual or not (labels or _alike((z, target))):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = z.shape
-        row = 1 if k <= _NARROW and n >= _MANY else _team(k)
-        size, chunks = _chunks(n, THREADS // row, _PARTS)
+        row = 1 if k <= _NARROW and (n <= _ONE_BLOCK or n >= _MANY) else _team(k)
+        size, chunks = _chunks(n, _ONE_BLOCK if row == 1 and n <= _ONE_BLOCK else THREADS // row, _PARTS)
         label, target = (self._dense(target, _I8), None) if labels else (None, target)
         sizes = (np.int64(number) for number in (n, k, size, chunks))
         share = np.float64(1.0 - smoothing), np.float64(smoothing / k)
@@ -273,7 +281,7 @@ class CudaOperations(Backend):
 
     def _sum(self, source: Source, kernel: str, chunks: int, row: int, *args: Any) -> Array:
         """A sum () over chunks, of arrays with the dtype of the last argument."""
-        result, parts = self.empty((), args[-1].dtype), self.empty((chunks,), _F8)
+        result, parts = self.gradient((), args[-1].dtype), self.empty((chunks,), _F8)
         self._launch(source, kernel, chunks, row, *args, parts, result)
         if chunks > 1:
             self._launch(load("reduce", result.dtype), "total", 1, THREADS, np.int64(chunks), parts, result)
@@ -344,7 +352,12 @@ class CudaOperations(Backend):
         return dx
 
     def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
-        """As it is specified, but that an index outside of [0, n) gives -1: an error would have to wait for the device."""
+        """As it is specified, but that an index outside of [0, n) that lies on the device gives -1: an error would have to wait
+        for it. Indices of the host are looked at there."""
+        if not self.owns(index):
+            permutation.check_inside(np, np.asarray(index), n)
+            index = self.asarray(np.asarray(index))
+        n = permutation.check_kinds(self.xp, index, n)
         sides, used = permutation.sides(n), permutation.used_keys(keys, n)
         rounds, given = np.int64(len(used)), np.zeros((), _KEYS)
         given["of"][: len(used)] = used

@@ -20,9 +20,11 @@ class Runtime:
     def __init__(self, cp: Any, number: int) -> None:
         self.cp, self.number = cp, number
         total = int(cp.cuda.Device(number).mem_info[1])
+        self.shared_memory = int(cp.cuda.Device(number).attributes["MaxSharedMemoryPerBlockOptin"])  # bytes of a block
         with cp.cuda.Device(number):
             self.room = Room(cp.get_default_memory_pool(), total)
         self._rings = threading.local()
+        self._beside = threading.local()
 
     # Arrays --------------------------------------------------------------------------------------------------------
 
@@ -67,6 +69,23 @@ class Runtime:
                 raise
             made.append(stream.end_capture())
         self.room.share()
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """What is queued inside runs beside what is queued after it, until `join`: on a stream that waits for all that came
+        before. Arrays that both have to do with must be kept until then."""
+        if not hasattr(self._beside, "stream"):
+            self._beside.stream, self._beside.begun, self._beside.ended = self.new_stream(), self.event(), self.event()
+        side = self._beside.stream
+        self.record(self._beside.begun)
+        self.wait(self._beside.begun, side)
+        with side:
+            yield
+
+    def join(self) -> None:
+        """What is queued from now on waits for all that is queued beside it."""
+        self.record(self._beside.ended, self._beside.stream)
+        self.wait(self._beside.ended)
 
     def launch(self, graph: Any) -> None:
         graph.launch()

@@ -1,4 +1,5 @@
-"""Which algorithm is fastest for a product: timed once for a shape, and kept on disk for this GPU and these versions."""
+"""Which way is fastest, for a product or for layers together: timed once for a shape, and kept on disk for this GPU and these
+versions."""
 
 from __future__ import annotations
 
@@ -19,19 +20,19 @@ _FORMAT = 1
 
 
 class Choice(NamedTuple):
-    """Which variant of a plan, and which algorithm for it, as cublasLt's bytes."""
+    """Which variant of a plan, and which algorithm for it, as cublasLt's bytes; or which way, and no bytes."""
 
     variant: int
     code: bytes
 
 
-def key(plan: Plan) -> str:
-    """Text that two plans share if and only if they are the same work."""
-    return json.dumps(asdict(plan), separators=(",", ":"))
+def key(work: Any) -> str:
+    """Text that two plans share if and only if they are the same work; other work has a key of its own."""
+    return json.dumps(asdict(work), separators=(",", ":")) if isinstance(work, Plan) else str(work.key)
 
 
 class Choices:
-    """What was found fastest on one GPU, by plan. ``machine`` is all that a finding depends on: GPU, driver, cublasLt.
+    """What was found fastest on one GPU, by `key`. ``machine`` is all that a finding depends on: GPU, driver, cublasLt.
 
     It is kept in one file a machine; a file that is damaged, or another machine's, is as good as none.
     """
@@ -43,18 +44,18 @@ class Choices:
         self._lock = threading.Lock()
         self._known = self._read()
 
-    def find(self, plan: Plan) -> Choice | None:
-        return self._known.get(key(plan))
+    def find(self, work: Any) -> Choice | None:
+        return self._known.get(key(work))
 
-    def keep(self, plan: Plan, choice: Choice) -> None:
+    def keep(self, work: Any, choice: Choice) -> None:
         """Remember, here and on disk, beside what other processes have found meanwhile."""
         with self._lock:
-            self._known[key(plan)] = choice
+            self._known[key(work)] = choice
             self._known = self._read() | self._known
             try:
                 self._write()
             except OSError as e:
-                _log.info("what products are fastest is found out anew in every process: %s", e)
+                _log.info("what is fastest is found out anew in every process: %s", e)
 
     def _read(self) -> dict[str, Choice]:
         try:
@@ -66,7 +67,7 @@ class Choices:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
-            _log.info("%s is left aside, products are timed again: %s", self.path, e)
+            _log.info("%s is left aside, all is timed again: %s", self.path, e)
             return {}
 
     def _write(self) -> None:
@@ -83,7 +84,7 @@ class Choices:
 
 def _code(text: str) -> bytes:
     code = bytes.fromhex(text)
-    if len(code) != 64:
+    if len(code) not in (0, 64):
         raise ValueError("an algorithm has 64 bytes")
     return code
 

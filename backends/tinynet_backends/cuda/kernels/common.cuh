@@ -22,6 +22,18 @@ struct alignas(16) Pack { real v[LANES]; };
 struct alignas(2 * LANES) Rounded { u16 v[LANES]; };
 struct alignas(16) Words { u64 v[2]; };
 
+// The shared memory whose size a launch says, and copies to it that go on beside what the thread does next, until `copied`.
+#ifndef SHARED_ROOM
+#define SHARED_ROOM(name)                   \
+    extern __shared__ Words name##_words[]; \
+    real* const name = (real*)name##_words
+template <int BYTES> DEVICE void copy(void* to, const void* from) {
+    const u32 place = (u32)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(place), "l"(from), "n"(BYTES) : "memory");
+}
+DEVICE void copied() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+#endif
+
 // Where threads stand in a grid of one dimension whose blocks may have two.
 DEVICE u32 place_in_block() { return threadIdx.y * blockDim.x + threadIdx.x; }
 DEVICE i64 thread() { return (i64)blockIdx.x * THREADS + place_in_block(); }

@@ -41,3 +41,20 @@ KERNEL clip(
     }
     for (i64 i = packs * LANES + thread(); i < p; i += threads()) g[i] *= factor;
 }
+
+// g (p,), the sum of `parts`, (chunks, p) with rows `apart` numbers from one to the next; a block does blockDim.x numbers.
+KERNEL add_up(i64 p, i64 apart, i64 chunks, const real* __restrict__ parts, real* __restrict__ g) {
+    __shared__ double sums[THREADS];
+    for (i64 first = (i64)blockIdx.x * blockDim.x; first < p; first += (i64)gridDim.x * blockDim.x) {
+        const i64 j = first + threadIdx.x;
+        double sum = 0.0;
+#pragma unroll 8
+        for (i64 chunk = threadIdx.y; chunk < (j < p ? chunks : 0); chunk += blockDim.y) sum += (double)parts[chunk * apart + j];
+        __syncthreads();
+        sums[place_in_block()] = sum;
+        __syncthreads();
+        if (threadIdx.y != 0 || j >= p) continue;
+        for (u32 row = 1; row < blockDim.y; ++row) sum += sums[row * blockDim.x + threadIdx.x];
+        g[j] = (real)sum;
+    }
+}

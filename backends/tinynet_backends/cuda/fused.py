@@ -1,0 +1,339 @@
+"""Dense layers one after another by one kernel forward and one back, where their weights fit into a block's shared memory.
+
+A block takes a tile of rows through all layers, so a step of a small network is a few launches in place of a few for each layer.
+What the way back needs of a layer is one array, its output or its activation's input, which is written on the way forward: to
+compute it again from the layer before would take more time than two passes over it from some twenty features on.
+
+Weights' gradients are summed up over chunks of rows, whose number follows from sizes: a block writes what a chunk has of them,
+and a second kernel adds up the chunks, unless there is but one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache, partial
+from hashlib import sha256
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from tinynet_backends.arena import cuts
+from tinynet_backends.backend import Array, DenseLayer, Gradients
+from tinynet_backends.cuda import chain, emit
+from tinynet_backends.cuda.operations import THREADS
+from tinynet_backends.cuda.source import REAL, Source, load, read, whole
+from tinynet_backends.cuda.tune import Choice, Choices, fastest
+from tinynet_backends.tracing import Ref, Trace, traced
+
+_MOST = 16  # layers, as in kernels/fused.cuh
+_CHUNKS = 256  # at most
+_TILES = (16, 32, 64)  # rows of a tile, of which there should be so many that all of a device has some
+_ENOUGH = 128
+_SURE = 1 << 18  # numbers of weights times rows that one block has, up to which it is faster than launch after launch
+_CODED = 256  # more than rows of a tile
+_ACROSS = 32  # numbers that a block of `add_up` does
+_LAYERS = np.dtype(
+    [
+        *((name, kind, (_MOST,)) for name, kind in (("w", np.uint64), ("b", np.uint64), ("kept", np.int64))),
+        *((name, np.int32, (size,)) for name, size in (("width", _MOST + 1), ("f", _MOST), ("of_input", _MOST))),
+        ("count", np.int32),
+    ],
+    align=True,
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Layers and how many rows go through them, ``tile`` at a time: what decides how long it takes."""
+
+    n: int
+    widths: tuple[int, ...]
+    biases: tuple[bool, ...]
+    formulas: tuple[tuple[Trace, Trace] | None, ...]
+    dtype: str
+    half: bool
+    need_dx: bool
+    tile: int = 0
+
+    @classmethod
+    def of(cls, x: Array, layers: Sequence[DenseLayer], half: bool, need_dx: bool) -> Work | None:
+        """None for what no kernel can be made of."""
+        pairs = [None if f is None or df is None else (traced(f, 1), traced(df, 3)) for *_, f, df in layers]
+        usual = x.ndim == 2 and x.size > 0 and x.dtype in REAL
+        usual = usual and all(w.ndim == 2 and w.dtype == x.dtype and w.flags.c_contiguous for w, *_ in layers)
+        usual = usual and all(b is None or (b.dtype == x.dtype and b.flags.c_contiguous) for _, b, *_ in layers)
+        if not usual or not all(pair is None or all(map(_single, pair)) for pair in pairs):
+            return None
+        widths = x.shape[1], *(w.shape[1] for w, *_ in layers)
+        biases = tuple(b is not None for _, b, *_ in layers)
+        return cls(len(x), widths, biases, tuple(pairs), x.dtype.name, half, need_dx)  # type: ignore[arg-type]
+
+    @property
+    def key(self) -> str:
+        """Text that two share if and only if they are the same work, in whatever way."""
+        rest = asdict(replace(self, formulas=(), tile=0))
+        return f"{rest | {'formulas': sha256(repr(self.formulas).encode()).hexdigest()}}"
+
+    def behind(self, front: int, tile: int) -> Work:
+        """The layers behind the first so many, in tiles of so many rows, or of what rows there are."""
+        return replace(
+            self, widths=self.widths[front:], biases=self.biases[front:], formulas=self.formulas[front:],
+            need_dx=self.need_dx or front > 0, tile=min(tile, _up(self.n)),
+        )  # fmt: skip
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the parameters: each layer's weights, and its bias."""
+        each = zip(pairwise(self.widths), self.biases, strict=True)
+        return [shape for (i, o), bias in each for shape in ((i, o), (o,))[: 1 + bias]]
+
+    @cached_property
+    def p(self) -> int:
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    @property
+    def size(self) -> int:
+        """Rows of a chunk."""
+        tiles = -(-self.n // self.tile)
+        return self.tile * -(-tiles // _CHUNKS)
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.n // self.size)
+
+    @property
+    def apart(self) -> int:
+        """Numbers from one chunk's sums to the next one's."""
+        return self.p if self.chunks == 1 else _up(self.p)
+
+    @cached_property
+    def of_input(self) -> list[bool]:
+        """For each layer whether the derivative asks for the activation's input."""
+        return [pair is not None and _asks(pair[1], Ref(1)) for pair in self.formulas]
+
+    @cached_property
+    def kept(self) -> tuple[list[int], int]:
+        """For each layer where its numbers begin among those that are kept, -1 for none; and how many there are."""
+        sizes = [
+            _up(self.n * o) if k < len(self.biases) - 1 or self.formulas[k] is not None else 0
+            for k, o in enumerate(self.widths[1:])
+        ]
+        starts = [*accumulate(sizes, initial=0)]
+        return [start if size else -1 for start, size in zip(starts, sizes, strict=False)], starts[-1]
+
+    def room(self, back: bool) -> int:
+        """Bytes of shared memory, as the kernels divide it."""
+        each, first = [*pairwise(self.widths)], _pitch(self.widths[0])
+        widest = max(map(_pitch, self.widths[1:]))
+        if back:
+            again = self.half or any(self.of_input[:-1])
+            weights = sum(_up(o) * _pitch(i) for i, o in each[0 if self.need_dx else 1 :])
+            row = sum(map(_pitch, self.widths[:-1])) + (2 + again) * widest
+        else:
+            weights = sum((_up(i) + 1) * _pitch(o) for i, o in each)
+            row = first + 2 * widest
+        return (weights + self.tile * row) * np.dtype(self.dtype).itemsize
+
+
+def _single(trace: Trace | None) -> bool:
+    return trace is not None and len(trace.outputs) == 1
+
+
+def _asks(trace: Trace, value: Ref) -> bool:
+    return value in trace.outputs or any(value in instruction.args for instruction in trace.instructions)
+
+
+def _up(n: int) -> int:
+    return n + -n % 4
+
+
+def _pitch(width: int) -> int:
+    return 4 * (-(-width // 4) | 1)
+
+
+@lru_cache(maxsize=1024)
+def kernels(pairs: tuple[tuple[Trace, Trace], ...], dtype: str, half: bool) -> Source:
+    """``forward`` and ``backward`` of `kernels/fused.cuh` with these activations, numbered from 1."""
+    body = f"#undef HALF\n#define HALF {half:d}\n{emit.activations(pairs)}{read('fused.cuh')}"
+    return whole("fused.cuh", body, np.dtype(dtype))
+
+
+class Fused:
+    """One pass through ``layers``, forward and back. ``ops`` has kernels and memory (`cuda.device`)."""
+
+    def __init__(self, ops: Any, work: Work, layers: Sequence[DenseLayer]) -> None:
+        self.ops, self.work = ops, work
+        pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
+        self.source = kernels(tuple(pairs), work.dtype, work.half)
+        given = np.zeros((), _LAYERS)
+        for k, (w, b, *_) in enumerate(layers):
+            pair = work.formulas[k]
+            given["w"][k], given["b"][k] = ops._address(w), 0 if b is None else ops._address(b)
+            given["kept"][k], given["of_input"][k] = work.kept[0][k], work.of_input[k]
+            given["f"][k] = 0 if pair is None else 1 + pairs.index(pair)
+        given["width"][: len(work.widths)] = work.widths
+        given["count"] = len(layers)
+        self.given = given
+
+    def forward(self, x: Array) -> Array:
+        work = self.work
+        self.x = self.ops._dense(x, x.dtype)
+        self.kept = self.ops.empty((work.kept[1],), x.dtype)
+        y = self.ops.empty((work.n, work.widths[-1]), x.dtype)
+        tiles = -(-work.n // work.tile)
+        blocks = -(-tiles // -(-tiles // _CHUNKS))
+        given = np.int64(work.n), np.int32(work.tile), self.given, self.x, self.kept, y
+        self.ops._launch(self.source, "forward", blocks, THREADS, *given, room=work.room(False))
+        return y
+
+    def backward(self, dy: Array) -> Gradients:
+        """The gradient of the input, if it is needed, and those of each layer's weights and bias."""
+        work, real = self.work, self.x.dtype
+        gradient = self.ops.gradient((work.p,), real)
+        parts = gradient if work.chunks == 1 else self.ops.empty((work.chunks, work.apart), real)
+        dx = self.ops.empty(self.x.shape, real) if work.need_dx else None
+        sizes = (np.int64(number) for number in (work.size, work.chunks, work.p, work.apart))
+        given = (
+            np.int64(work.n),
+            np.int32(work.tile),
+            *sizes,
+            self.given,
+            self.x,
+            self.kept,
+            self.ops._dense(dy, real),
+            dx,
+            parts,
+        )
+        self.ops._launch(self.source, "backward", work.chunks, THREADS, *given, room=work.room(True))
+        if work.chunks > 1:
+            sizes = (np.int64(number) for number in (work.p, work.apart, work.chunks))
+            blocks = -(-work.p // _ACROSS)
+            self.ops._launch(load("reduce", real), "add_up", blocks, _ACROSS, *sizes, parts, gradient)
+        left = iter(cuts(gradient, work.shapes))
+        return dx, [(next(left), next(left) if bias else None) for bias in work.biases]
+
+
+class OneByOne:
+    """The same by products and passes of their own, as `Sequential` would have them."""
+
+    def __init__(self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool) -> None:
+        self.ops, self.layers, self.need_dx = ops, layers, need_dx
+
+    def forward(self, x: Array) -> Array:
+        self.steps: list[tuple[Array, Array, Array]] = []
+        for w, b, f, _ in self.layers:
+            z = self.ops.affine(x, w, b)
+            y = z if f is None else self.ops.elementwise(f, z)
+            self.steps.append((x, z, y))
+            x = y
+        return x
+
+    def backward(self, dy: Array) -> Gradients:
+        gradients: list[tuple[Array, Array | None]] = []
+        for k in reversed(range(len(self.layers))):
+            (w, b, _, df), (x, z, y) = self.layers[k], self.steps[k]
+            dz = dy if df is None else self.ops.elementwise(df, dy, z, y)
+            dy, dw, db = self.ops.affine_grad(dz, x, w, b is not None, self.need_dx or k > 0)
+            gradients.append((dw, db))
+        return dy, gradients[::-1]
+
+
+class Halves:
+    """Layers in another way first, and those behind them by one kernel: a narrow last product has no other that is fast."""
+
+    def __init__(self, front: Any, behind: Fused) -> None:
+        self.front, self.behind = front, behind
+
+    def forward(self, x: Array) -> Array | None:
+        y = self.front.forward(x)
+        return None if y is None else self.behind.forward(y)
+
+    def backward(self, dy: Array) -> Gradients:
+        between, last = self.behind.backward(dy)
+        dx, first = self.front.backward(between)
+        return dx, [*first, *last]
+
+
+class Way(NamedTuple):
+    """How layers are done: so many of them one launch after another, those behind them in tiles of so many rows."""
+
+    front: int
+    tile: int
+
+    def of(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> Any:
+        """Their pass, forward and back."""
+        first, last = layers[: self.front], layers[self.front :]
+        behind = Fused(ops, work.behind(self.front, self.tile), last) if last else None
+        if behind is not None and not first:
+            return behind
+        together = chain.fits(x, first)
+        front = (chain.Chain if together else OneByOne)(ops, first, work.need_dx)
+        return front if behind is None else Halves(front, behind)
+
+
+class Ways:
+    """Which way is taken for which layers. What was decided stays, here and on disk."""
+
+    def __init__(self, choices: Choices) -> None:
+        self.choices = choices
+        self._known: dict[Work, Way] = {}
+        self._lock = threading.Lock()
+
+    def find(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> Way:
+        """By sizes where they tell. The clock cannot tell small ones apart: it sees the host's launches, which a graph has not."""
+        if work in self._known:
+            return self._known[work]
+        apart, ways = Way(len(layers), 0), _that_fit(work, ops._runtime.shared_memory)
+        *_, first = [way for way in ways if work.n >= _ENOUGH * way.tile] or ways[:1] or [apart]
+        behind = work.behind(*first)
+        if not ways or (first.front == 0 and behind.size * behind.p <= _SURE):
+            return self._known.setdefault(work, first)
+        with self._lock:
+            ways.append(apart)
+            known = self.choices.find(work)
+            if known is not None and (way := Way(*divmod(known.variant, _CODED))) in ways:
+                return self._known.setdefault(work, way)
+            if ops._runtime.capturing():  # no clock runs now
+                return first
+            with ops.apart():
+                runs = [partial(_there_and_back, way.of(ops, work, x, layers), x) for way in ways]
+                best = fastest(runs, ops._runtime.seconds)
+            way = apart if best is None else ways[best]
+            self.choices.keep(work, Choice(way.front * _CODED + way.tile, b""))
+            return self._known.setdefault(work, way)
+
+
+def _that_fit(work: Work, most: int) -> list[Way]:
+    """With as few layers in front as there can be, by the rows of their tiles."""
+    for front in range(max(0, len(work.biases) - _MOST), len(work.biases)):
+        tiles = [behind.tile for behind in (work.behind(front, tile) for tile in _TILES) if _fits(behind, most)]
+        if tiles:
+            return [Way(front, tile) for tile in dict.fromkeys(tiles)]
+    return []
+
+
+def _fits(work: Work, most: int) -> bool:
+    return max(work.room(False), work.room(True)) <= most
+
+
+def _there_and_back(do: Any, x: Array) -> None:
+    y = do.forward(x)
+    if y is None:
+        raise RuntimeError("cublasLt has no algorithm for one of the layers")
+    do.backward(y)
+
+
+def through(
+    ops: Any, x: Array, layers: Sequence[DenseLayer], need_dx: bool
+) -> tuple[Array, Callable[[Array], Gradients]] | None:
+    """See `Backend.dense`."""
+    half = ops._products.precision == "bf16" and x.dtype.name == "float32"
+    work = Work.of(x, layers, half, need_dx) if ops.fuses else None
+    way = Way(len(layers), 0) if work is None else ops._ways.find(ops, work, x, layers)
+    if work is None or way.front == len(layers):
+        return chain.through(ops, x, layers, need_dx)
+    do = way.of(ops, work, x, layers)
+    y = do.forward(x)
+    return None if y is None else (y, do.backward)

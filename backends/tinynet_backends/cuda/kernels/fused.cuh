@@ -1,0 +1,313 @@
+// Dense layers one after another, a tile of rows through all of them, with all weights in a block's shared memory. What stands
+// before this: `value(f, x)` and `slope(f, dy, x, y)`, the activations by their numbers and their derivatives, and HALF, whether
+// operands of products are rounded to bfloat16.
+//
+// Matrices in shared memory have rows of `pitch` numbers: they begin 16 bytes aligned, and an odd number of such pieces apart,
+// so that threads that read one below another find them in different banks. What fills a matrix up is 0.
+
+#define MOST 16  // layers
+
+struct Layers {
+    const real* w[MOST];  // (width[k], width[k + 1])
+    const real* b[MOST];  // (width[k + 1],), or none
+    i64 kept[MOST];       // where in `kept` there is what the way back needs of a layer, or -1
+    int width[MOST + 1], f[MOST];
+    int of_input[MOST];  // whether that is the activation's input, from which its output can be computed again, or its output
+    int count;
+};
+
+struct alignas(16) Quad { real v[4]; };
+
+DEVICE int up(int width) { return (width + 3) / 4 * 4; }
+DEVICE int pitch(int width) { return 4 * ((width + 3) / 4 | 1); }
+DEVICE real operand(real x) { return HALF ? (real)__uint_as_float((u32)bfloat16((float)x) << 16) : x; }
+
+// The gradient of an activation's input, from what is kept of its layer.
+DEVICE real back(int f, bool of_input, real dy, real kept) { return slope(f, dy, kept, of_input ? value(f, kept) : kept); }
+
+// Four numbers of a row of `width` in device memory.
+DEVICE Quad get(const real* row, int j, int width) {
+    Quad x = {};
+    if (width % 4 == 0 && aligned((u64)row)) return *(const Quad*)(row + j);
+#pragma unroll
+    for (int l = 0; l < 4; ++l)
+        if (j + l < width) x.v[l] = row[j + l];
+    return x;
+}
+
+DEVICE void put(real* row, int j, int width, const Quad& x) {
+    if (width % 4 == 0 && aligned((u64)row)) *(Quad*)(row + j) = x;
+    else
+#pragma unroll
+        for (int l = 0; l < 4; ++l)
+            if (j + l < width) row[j + l] = x.v[l];
+}
+
+// The first `there` of `rows` rows (rows, width) to shared memory, where they are when they are `copied`.
+template <bool ROUNDED> DEVICE void fetch(const real* from, int there, int rows, int width, real* to) {
+    const int quads = up(width) / 4, p = pitch(width);
+    const bool packed = width % 4 == 0 && aligned((u64)from);
+    for (int i = place_in_block(); i < rows * quads; i += THREADS) {
+        const int row = (u32)i / (u32)quads, j = 4 * (i - row * quads);
+        const real* source = from + (i64)row * width;
+        real* place = to + row * p + j;
+        if (row >= there) {
+            *(Quad*)place = Quad{};
+        } else if (ROUNDED && HALF) {
+            Quad x = get(source, j, width);
+#pragma unroll
+            for (int l = 0; l < 4; ++l) x.v[l] = operand(x.v[l]);
+            *(Quad*)place = x;
+        } else if (packed) {
+#pragma unroll
+            for (int l = 0; l < 4; l += LANES) copy<16>(place + l, source + j + l);
+        } else {
+#pragma unroll
+            for (int l = 0; l < 4; ++l)
+                if (j + l < width) copy<sizeof(real)>(place + l, source + j + l);
+                else place[l] = 0;
+        }
+    }
+}
+
+// w (i, o) as (o, i). A warp takes 4 rows of 8: their places in shared memory are in 32 banks.
+DEVICE void fetch_transposed(const real* w, int i, int o, real* to) {
+    const int p = pitch(i), wide = (o + 7) / 8, lane = place_in_block() % 32;
+    for (int n = place_in_block() / 32; n < up(i) / 4 * wide; n += THREADS / 32) {
+        const int row = (u32)n / (u32)wide * 4 + lane / 8, j = (u32)n % (u32)wide * 8 + lane % 8;
+        if (j >= up(o)) continue;
+        const real* source = w + (i64)row * o + j;
+        real* place = to + j * p + row;
+        if (row >= i || j >= o) *place = 0;
+        else if (HALF) *place = operand(*source);
+        else copy<sizeof(real)>(place, source);
+    }
+}
+
+DEVICE Quad shuffled(Quad x, int lanes) {
+#pragma unroll
+    for (int l = 0; l < 4; ++l) x.v[l] = __shfl_xor_sync(~0u, x.v[l], lanes);
+    return x;
+}
+
+DEVICE Quad sum(Quad x, const Quad& y) {
+#pragma unroll
+    for (int l = 0; l < 4; ++l) x.v[l] += y.v[l];
+    return x;
+}
+
+// put(row, j, four numbers) for all of a @ b, (rows, depth), (depth, columns), or with a as (depth, rows) if TURNED. A thread
+// adds up 4 x 4 numbers. Where there are fewer such squares than threads, up to 16 threads of a warp share one: each has a part
+// of the depth, then they halve the square among them and add up. How, follows from sizes. All threads of the block come.
+template <bool TURNED, class Put>
+DEVICE void product(int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Put& put) {
+    const int across = up(columns) / 4, squares = up(rows) / 4 * across, steps = up(depth) / 4;
+    int sharing = 1;
+    while (sharing < 16 && 2 * sharing * squares <= THREADS && 2 * sharing <= steps) sharing *= 2;
+    const int lanes = 32 / sharing, lane = place_in_block() % 32, mine = lane / lanes;
+    for (int base = 0; base < squares; base += THREADS / sharing) {
+        const int square = base + place_in_block() / 32 * lanes + lane % lanes;
+        const bool inside = square < squares;
+        int row = (u32)square / (u32)across * 4;
+        const int j = (u32)square % (u32)across * 4;
+        Quad s[4] = {};
+#pragma unroll 2
+        for (int k = 4 * mine; k < (inside ? 4 * steps : 0); k += 4 * sharing) {
+            Quad x[4], y[4];
+#pragma unroll
+            for (int l = 0; l < 4; ++l) {
+                x[l] = *(const Quad*)(TURNED ? a + (k + l) * ap + row : a + (row + l) * ap + k);
+                y[l] = *(const Quad*)(b + (k + l) * bp + j);
+            }
+#pragma unroll
+            for (int d = 0; d < 4; ++d)
+#pragma unroll
+                for (int r = 0; r < 4; ++r)
+#pragma unroll
+                    for (int c = 0; c < 4; ++c) s[r].v[c] = fma(TURNED ? x[d].v[r] : x[r].v[d], y[d].v[c], s[r].v[c]);
+        }
+        if (sharing > 1) {
+            const bool lower = mine & 1;
+#pragma unroll
+            for (int r = 0; r < 2; ++r) s[r] = sum(lower ? s[r + 2] : s[r], shuffled(lower ? s[r] : s[r + 2], lanes));
+            row += lower ? 2 : 0;
+        }
+        if (sharing > 2) {
+            const bool lower = mine & 2;
+            s[0] = sum(lower ? s[1] : s[0], shuffled(lower ? s[0] : s[1], 2 * lanes));
+            row += lower ? 1 : 0;
+        }
+        for (int apart = 4; apart < sharing; apart *= 2) s[0] = sum(s[0], shuffled(s[0], apart * lanes));
+        if (!inside || mine >= 4) continue;
+#pragma unroll
+        for (int r = 0; r < 4; ++r)
+            if (r * sharing < 4) put(row + r, j, s[r]);
+    }
+}
+
+// Of what lies behind the first layer.
+DEVICE int widest(const Layers& layers) {
+    int most = 0;
+    for (int k = 1; k <= layers.count; ++k) most = pitch(layers.width[k]) > most ? pitch(layers.width[k]) : most;
+    return most;
+}
+
+// y (n, o), and what is kept of each layer
+KERNEL forward(
+    i64 n, int tile, const __grid_constant__ Layers layers, const real* __restrict__ x, real* __restrict__ kept,
+    real* __restrict__ y
+) {
+    SHARED_ROOM(room);
+    const int last = layers.count - 1;
+    real* free = room;
+    for (int k = 0; k <= last; ++k) {  // weights, and biases as a row below them
+        const int i = layers.width[k], o = layers.width[k + 1];
+        fetch<true>(layers.w[k], i, up(i), o, free);
+        free += up(i) * pitch(o);
+        fetch<false>(layers.b[k], layers.b[k] != nullptr, 1, o, free);
+        free += pitch(o);
+    }
+    real* const rows_of_x = free;
+    real* const results = rows_of_x + tile * pitch(layers.width[0]);  // of two layers, in turns
+    const int apart = tile * widest(layers);
+    for (i64 first = (i64)blockIdx.x * tile; first < n; first += (i64)gridDim.x * tile) {
+        const int rows = n - first < tile ? (int)(n - first) : tile;
+        __syncthreads();  // what was there has been read
+        fetch<true>(x + first * layers.width[0], rows, tile, layers.width[0], rows_of_x);
+        const real *w = room, *in = rows_of_x;
+        for (int k = 0; k <= last; ++k) {
+            const int i = layers.width[k], o = layers.width[k + 1], p = pitch(o), f = layers.f[k];
+            const bool of_input = layers.of_input[k];
+            const real* b = w + up(i) * p;
+            real* const next = results + (k & 1 ? apart : 0);
+            copied();
+            __syncthreads();
+            product<false>(tile, o, i, in, pitch(i), w, p, [&](int row, int j, const Quad& s) {
+                Quad out, keep, then;
+#pragma unroll
+                for (int l = 0; l < 4; ++l) {
+                    const real in = s.v[l] + b[j + l];
+                    out.v[l] = value(f, in);
+                    keep.v[l] = of_input ? in : out.v[l];
+                    then.v[l] = j + l < o ? operand(out.v[l]) : (real)0;
+                }
+                *(Quad*)(next + row * p + j) = then;
+                if (row >= rows) return;
+                const i64 at = (first + row) * o;
+                if (layers.kept[k] >= 0) put(kept + layers.kept[k] + at, j, o, keep);
+                if (k == last) put(y + at, j, o, out);
+            });
+            w = b + p;
+            in = next;
+        }
+    }
+}
+
+// To the gradient of a row of weights what a tile adds to it.
+DEVICE void add(real* row, int j, int width, const Quad& x, bool first) { put(row, j, width, first ? x : sum(get(row, j, width), x)); }
+
+// Gradients of dy (n, o): dx (n, i), if it is asked for, and those of weights and biases, layer after layer, for each chunk of
+// `size` rows in `parts`, `apart` numbers from one to the next. They are p numbers.
+KERNEL backward(
+    i64 n, int tile, i64 size, i64 chunks, i64 p, i64 apart, const __grid_constant__ Layers layers,
+    const real* __restrict__ x, const real* __restrict__ kept, const real* __restrict__ dy, real* __restrict__ dx,
+    real* __restrict__ parts
+) {
+    SHARED_ROOM(room);
+    const int last = layers.count - 1, most = widest(layers);
+    real* free = room;
+    for (int k = last; k >= (dx ? 0 : 1); --k) {
+        fetch_transposed(layers.w[k], layers.width[k], layers.width[k + 1], free);
+        free += up(layers.width[k + 1]) * pitch(layers.width[k]);
+    }
+    real* const inputs = free;  // of all layers, the last one's first
+    for (int k = last; k >= 0; --k) free += tile * pitch(layers.width[k]);
+    real *dz = free, *next = free + tile * most, *const again = free + 2 * tile * most;
+    for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
+        const i64 begin = chunk * size, end = begin + size < n ? begin + size : n;
+        for (i64 first = begin; first < end; first += tile) {
+            const int rows = end - first < tile ? (int)(end - first) : tile;
+            __syncthreads();  // what was there has been read
+            real* in = inputs;
+            for (int k = last; k > 0; --k) {
+                const int i = layers.width[k];
+                fetch<false>(kept + layers.kept[k - 1] + first * i, rows, tile, i, in);
+                in += tile * pitch(i);
+            }
+            fetch<true>(x + first * layers.width[0], rows, tile, layers.width[0], in);
+            {
+                const int o = layers.width[last + 1], quads = up(o) / 4, f = layers.f[last];
+                for (int i = place_in_block(); i < tile * quads; i += THREADS) {
+                    const int row = (u32)i / (u32)quads, j = 4 * (i - row * quads);
+                    const i64 at = (first + row) * o;
+                    Quad d = {}, known = {};
+                    if (row < rows) d = get(dy + at, j, o);
+                    if (row < rows && layers.kept[last] >= 0) known = get(kept + layers.kept[last] + at, j, o);
+#pragma unroll
+                    for (int l = 0; l < 4; ++l) {
+                        const real x = back(f, layers.of_input[last], d.v[l], known.v[l]);
+                        d.v[l] = row < rows && j + l < o ? operand(x) : (real)0;
+                    }
+                    *(Quad*)(dz + row * pitch(o) + j) = d;
+                }
+            }
+            copied();
+            in = inputs;
+            const real* w = room;
+            real* sums = parts + chunk * apart + p;
+            for (int k = last; k >= 0; --k) {
+                const int i = layers.width[k], o = layers.width[k + 1], ip = pitch(i), op = pitch(o);
+                const int f = k ? layers.f[k - 1] : 0;
+                const bool of_input = k && layers.of_input[k - 1];
+                const real* operands = in;
+                if (k && (HALF || of_input)) {
+                    __syncthreads();  // what was there has been read
+                    for (int n = place_in_block(); n < tile * (ip / 4); n += THREADS) {
+                        Quad q = ((const Quad*)in)[n];
+#pragma unroll
+                        for (int l = 0; l < 4; ++l) {
+                            const real out = of_input ? value(f, q.v[l]) : q.v[l];
+                            q.v[l] = n < rows * (ip / 4) ? operand(out) : (real)0;
+                        }
+                        ((Quad*)again)[n] = q;
+                    }
+                    operands = again;
+                }
+                __syncthreads();
+                if (layers.b[k]) {
+                    sums -= o;
+                    for (int j = place_in_block(); j < o; j += THREADS) {
+                        real s = 0;
+#pragma unroll 8
+                        for (int row = 0; row < tile; ++row) s += dz[row * op + j];
+                        sums[j] = first == begin ? s : sums[j] + s;
+                    }
+                }
+                sums -= (i64)i * o;
+                product<true>(i, o, tile, operands, ip, dz, op, [&](int row, int j, const Quad& s) {
+                    if (row < i) add(sums + (i64)row * o, j, o, s, first == begin);
+                });
+                if (k || dx)
+                    product<false>(tile, i, o, dz, op, w, ip, [&](int row, int j, const Quad& s) {
+                        if (!k) {
+                            if (row < rows) put(dx + (first + row) * i, j, i, s);
+                            return;
+                        }
+                        const Quad known = *(const Quad*)(in + row * ip + j);
+                        Quad d;
+#pragma unroll
+                        for (int l = 0; l < 4; ++l) {
+                            const real x = back(f, of_input, s.v[l], known.v[l]);
+                            d.v[l] = row < rows && j + l < i ? operand(x) : (real)0;
+                        }
+                        *(Quad*)(next + row * ip + j) = d;
+                    });
+                in += tile * ip;
+                w += up(o) * ip;
+                real* const read = dz;
+                dz = next;
+                next = read;
+            }
+        }
+    }
+}

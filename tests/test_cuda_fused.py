@@ -1,0 +1,459 @@
+"""Dense layers done by one kernel forward and one back, on the host's stand-ins, equal the layers one by one."""
+
+from itertools import pairwise
+
+import cublaslt
+import fake_cuda
+import numpy as np
+import pytest
+from cuda_shim import nvrtc, shim
+from test_cuda_kernels import ACTIVATIONS, ARCHITECTURES, needs_nvrtc
+from tinynet_backends import get_backend
+from tinynet_backends.backend import DenseLayer
+from tinynet_backends.cuda import chain, emit, fused, graph
+from tinynet_backends.cuda.source import REAL, load
+from tinynet_backends.tracing import trace
+
+import tinynet as tn
+from benchmarks import gpu_report
+from benchmarks.tasks import Task
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
+
+F4, F8 = np.dtype("float32"), np.dtype("float64")
+RTOL = {F4: 3e-6, F8: 1e-14}
+SHAPES = [
+    (4, (3, 4, 1)), (1, (1, 1)), (1, (5, 3)), (7, (1, 17, 3)), (33, (17, 64, 5)), (33, (100, 17, 3, 1, 2)), (65, (3, 100, 9)),
+    (100, (20, 64, 64, 2)), (9, (64, 64, 64, 32)),
+]  # fmt: skip
+
+
+class Log(tn.ReLU):
+    """Infinite at 0, which is what rows and columns are filled up with."""
+
+    def f(self, xp, x):
+        return xp.log(x * x)
+
+    def df(self, xp, dy, x, y):
+        return dy * (2.0 / x)
+
+
+KINDS = [*ACTIVATIONS[:4], Log(), *ACTIVATIONS[4:]]
+
+
+def pairs(*layers):
+    return tuple((trace(layer.f, 1), trace(layer.df, 3)) for layer in layers)
+
+
+def sources():
+    for dtype in ("float32", "float64"):
+        yield fused.kernels(pairs(tn.ReLU()), dtype, False)
+        yield fused.kernels(pairs(*KINDS), dtype, False)
+        yield load("reduce", np.dtype(dtype))
+    yield fused.kernels(pairs(tn.Tanh(), tn.GELU()), "float32", True)
+
+
+@pytest.fixture(scope="module")
+def machine(request, tmp_path_factory):
+    made = shim.at(request, tmp_path_factory)
+    files = [load(name, F4) for name in ("rows", "relu", "pack")]
+    made.prepare([*sources(), *files, *(emit.kernel(t, F4, kind) for t, kind in FORMULAS)])
+    return made
+
+
+def formula(rule, arrays, numbers, kind):
+    return trace(rule, arrays, numbers), kind
+
+
+FORMULAS = [
+    formula(tn.Tanh().f, 1, 0, "map"),
+    formula(tn.Tanh().df, 3, 0, "map"),
+    formula(tn.Adam()._decayed_rule, 4, 3, "update"),
+    formula(tn.SGD(1.0)._decayed_rule, 2, 1, "update"),
+    formula(tn.SumSquaredError().formula, 2, 0, "loss"),
+]
+
+
+def layers(widths, activations, bias=True, dtype=F4, seed=0):
+    """Layers with these activations behind them, the first behind the first; None is none."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for (i, o), f in zip(pairwise(widths), activations, strict=True):
+        w, b = rng.standard_normal((i, o)) / np.sqrt(i), rng.standard_normal(o) if bias else None
+        formulas = (None, None) if f is None else (f.f, f.df)
+        made.append(DenseLayer(w.astype(dtype), None if b is None else b.astype(dtype), *formulas))
+    return made
+
+
+def one_by_one(x, layers, dy, rounded=lambda a: a):
+    """The output, the gradient of x, and those of weights and biases, by the portable operations in float64."""
+    xp, steps, gradients = get_backend("numpy"), [], []
+    for w, b, f, _ in layers:
+        z = xp.affine(rounded(x), rounded(w), b)
+        y = z if f is None else f(np, z)
+        steps.append((x, z, y))
+        x = y
+    for (w, b, _, df), (x, z, y) in zip(reversed(layers), reversed(steps), strict=True):
+        dz = rounded(dy if df is None else df(np, dy, z, y))
+        dy, dw, db = xp.affine_grad(dz, rounded(x), rounded(w), b is not None)
+        gradients = [dw, *([] if db is None else [db]), *gradients]
+    return [steps[-1][2], dy, *gradients]
+
+
+def bfloat16(a):
+    return cublaslt.rounded(a.astype(F4), "bf16").astype(F8)
+
+
+def exactly(layers):
+    return [DenseLayer(w.astype(F8), None if b is None else b.astype(F8), f, df) for w, b, f, df in layers]
+
+
+def together(ops, x, layers, dy, need_dx=True):
+    y, back = fused.through(ops, x, layers, need_dx)
+    assert isinstance(back.__self__, fused.Fused)
+    dx, gradients = back(dy)
+    return [y, *([dx] if need_dx else []), *(g for pair in gradients for g in pair if g is not None)]
+
+
+def agree(got, wanted, rtol):
+    for a, b in zip(got, wanted, strict=True):
+        assert a.shape == b.shape
+        assert np.linalg.norm(a - b) <= rtol * np.linalg.norm(b) + 1e-30
+
+
+def draw(*shape, dtype=F4, seed=1):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [F4, F8], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sizes(shape, dtype, machine):
+    ops, (n, widths) = shim.ShimBackend(machine), shape
+    x, dy = draw(n, widths[0], dtype=dtype), draw(n, widths[-1], dtype=dtype)
+    for bias, last in ((True, None if len(widths) > 2 else tn.ReLU()), (False, tn.ReLU())):
+        made = layers(widths, [*[tn.ReLU()] * (len(widths) - 2), last], bias, dtype)
+        wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8))
+        agree(together(ops, x, made, dy), wanted, RTOL[dtype])
+        agree(together(ops, x, made, dy, need_dx=False), [wanted[0], *wanted[2:]], RTOL[dtype])
+
+
+@pytest.mark.parametrize(("n", "tile"), [(1, 16), (50, 16), (96, 16), (97, 16), (150, 64)])
+def test_chunks_of_several_tiles(n, tile, machine, monkeypatch):
+    monkeypatch.setattr(fused, "_CHUNKS", 3 if tile == 16 else 1)
+    made, x, dy = layers([6, 9, 2], [tn.ReLU(), None]), draw(n, 6), draw(n, 2)
+    one = fused.Fused(shim.ShimBackend(machine), fused.Work.of(x, made, False, True).behind(0, tile), made)
+    y, (dx, gradients) = one.forward(x), one.backward(dy)
+    agree(
+        [y, dx, *(g for pair in gradients for g in pair)],
+        one_by_one(x.astype(F8), exactly(made), dy.astype(F8)),
+        RTOL[F4],
+    )
+
+
+@pytest.mark.parametrize("dtype", [F4, F8], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_activations_of_all_kinds_behind_one_another(dtype, bias, machine):
+    ops = shim.ShimBackend(machine)
+    made = layers([5, 9, 4, 6, 3, 8, 7, 6, 5, 4, 6], KINDS, bias, dtype)
+    x, dy = draw(21, 5, dtype=dtype), draw(21, 6, dtype=dtype)
+    wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8))
+    agree(together(ops, x, made, dy), wanted, 20 * RTOL[dtype])
+
+
+def test_nothing_behind_a_layer(machine):
+    made = layers([5, 6, 4, 3], [None, tn.ReLU(), None])
+    x, dy = draw(9, 5), draw(9, 3)
+    wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8))
+    agree(together(shim.ShimBackend(machine), x, made, dy), wanted, RTOL[F4])
+
+
+def test_operands_are_rounded_to_bfloat16(machine):
+    ops = shim.ShimBackend(machine, "bf16")
+    made = layers([11, 20, 12, 5], [tn.Tanh(), tn.GELU(), None])
+    x, dy = draw(70, 11), draw(70, 5)
+    got, wanted = together(ops, x, made, dy), one_by_one(x.astype(F8), exactly(made), dy.astype(F8), bfloat16)
+    agree(got, wanted, 3e-3)  # some operands fall to the other side
+    agree(got[:1], wanted[:1], 3e-4)
+    far = one_by_one(x.astype(F8), exactly(made), dy.astype(F8))
+    assert np.linalg.norm(got[0] - far[0]) > 1e-3 * np.linalg.norm(far[0])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_nan_and_infinity_go_where_they_go_one_by_one(precision, machine):
+    half = precision == "bf16"
+    ops, activations = shim.ShimBackend(machine, precision), [tn.Tanh(), tn.GELU()] if half else [tn.ReLU()]
+    widths = [3, *[5] * len(activations), 2]
+    for bad in (np.nan, np.inf, -np.inf):
+        for where in ("x", "w", "b", "last w", "dy"):
+            x, dy, made = draw(18, 3), draw(18, 2), layers(widths, [*activations, None])
+            {"x": x, "w": made[0].w, "b": made[0].b, "last w": made[-1].w, "dy": dy}[where].ravel()[1] = bad
+            got = together(ops, x, made, dy)
+            wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8), bfloat16 if half else np.asarray)
+            tolerance = {"rtol": 5e-2, "atol": 5e-2} if half else {"rtol": 1e-4, "atol": 1e-5}
+            for n, (a, c) in enumerate(zip(got, wanted, strict=True)):
+                np.testing.assert_allclose(a, c, **tolerance, err_msg=f"{bad} in {where}, result {n}")
+
+
+def test_operands_that_do_not_lie_in_order_or_aligned(machine):
+    ops, widths = shim.ShimBackend(machine), [8, 4, 4]
+    memory = draw(200)
+    made = layers(widths, [tn.ReLU(), None])
+    moved = []
+    for n, (w, b, f, df) in enumerate(made):
+        place = memory[1 + 50 * n :][: w.size].reshape(w.shape)
+        place[...] = w
+        moved.append(DenseLayer(place, b, f, df))
+    x, dy = draw(8, 40).T[::2], np.asfortranarray(draw(20, 4))
+    agree(together(ops, x, moved, dy), one_by_one(x.astype(F8), exactly(moved), dy.astype(F8)), RTOL[F4])
+
+
+# What is done together, and how ---------------------------------------------------------------------------------------
+
+
+def work(n, widths, activations=None, **options):
+    x, made = np.zeros((n, widths[0]), F4), layers(widths, activations or [tn.ReLU()] * (len(widths) - 1))
+    return fused.Work.of(x, made, False, False), x, made
+
+
+def test_tiles_are_small_where_there_are_few_rows(machine):
+    ops = shim.ShimBackend(machine)
+    for n, tile, chunks in (
+        (1, 4, 1),
+        (7, 8, 1),
+        (16, 16, 1),
+        (17, 16, 2),
+        (1024, 16, 64),
+        (4096, 32, 128),
+        (8192, 64, 128),
+    ):
+        found, x, made = work(n, [3, 4, 1])
+        assert ops._ways.find(ops, found, x, made) == (0, tile)
+        assert found.behind(0, tile).chunks == chunks
+    large = work(262144, [64] * 5 + [16])[0].behind(0, 64)
+    assert (large.chunks, large.size) == (256, 1024)
+    assert ops._runtime.timed == 0
+
+
+def test_what_does_not_fit_is_not_done_together(machine):
+    ops = shim.ShimBackend(machine)
+    found, x, made = work(8, [784, 512, 600])
+    assert ops._ways.find(ops, found, x, made) == (2, 0)
+    for most, way in ((1 << 20, (0, 8)), (10, (2, 0))):
+        ops = shim.ShimBackend(machine)
+        ops._runtime.shared_memory = most
+        found, x, made = work(8, [30, 20, 10])
+        assert ops._ways.find(ops, found, x, made) == way
+    assert ops._runtime.timed == 0
+    x = np.zeros((0, 3), F4)
+    assert fused.through(ops, x, layers([3, 2], [tn.ReLU()]), False) is None
+    for untraceable in (lambda xp, x: x[::-1], lambda xp, x: (x, x)):
+        one = DenseLayer(np.zeros((3, 2), F4), None, untraceable, tn.ReLU().df)
+        assert fused.Work.of(np.zeros((4, 3), F4), [one], False, False) is None
+    turned = [DenseLayer(np.zeros((2, 3), F4).T, None, None, None)]
+    assert fused.Work.of(np.zeros((4, 3), F4), turned, False, False) is None
+    many, x, made = work(4, [3, *[2] * 18], [None] * 18)
+    assert fused._that_fit(many, 1 << 20) == [(2, 4)]
+
+
+class Kept(fake_cuda.Choices):
+    def __init__(self):
+        self.of = {}
+
+    def find(self, work):
+        return self.of.get(work.key)
+
+    def keep(self, work, choice):
+        self.of[work.key] = choice
+
+
+@pytest.mark.parametrize(("times", "way"), [((1, 2, 3, 4), (0, 16)), ((4, 2, 1, 3), (0, 64)), ((2, 2, 2, 1), (2, 0))])
+@pytest.mark.parametrize("activation", [tn.ReLU(), tn.Tanh()], ids=repr)
+def test_the_clock_decides_where_sizes_do_not(times, way, activation, machine, monkeypatch):
+    monkeypatch.setattr(fused, "_SURE", 10)
+    ops, kept = shim.ShimBackend(machine), Kept()
+    ops._ways, ops._running.arena = fused.Ways(kept), "a step's, to which nothing of this belongs"
+    clock, timed = iter(times), []
+
+    def seconds(run):
+        run()
+        if not hasattr(run, "args"):  # an algorithm of a product
+            return 1.0
+        timed.append(run.args[0])
+        return next(clock)
+
+    ops._runtime.seconds = seconds
+    found, x, made = work(300, [3, 4, 1], [activation] * 2)
+    for _ in range(2):
+        assert ops._ways.find(ops, found, x, made) == way
+        assert [do.work.tile if isinstance(do, fused.Fused) else 0 for do in timed] == [16, 32, 64, 0]
+        assert [divmod(choice.variant, 256) for choice in kept.of.values()] == [way]
+        ops._ways = fused.Ways(kept)  # another process
+
+
+def halved(machine, widths, activations, precision="float32"):
+    """A backend whose blocks have room for the last layer alone, and layers that are so done."""
+    ops, (found, _, made) = shim.ShimBackend(machine, precision), work(100, widths, activations)
+    ops._runtime.shared_memory = max(found.behind(len(made) - 1, 16).room(back) for back in (False, True))
+    monotone = iter(range(100, 0, -1))  # what comes later is faster
+    ops._runtime.seconds = lambda run: (
+        run() or next(monotone) * (hasattr(run, "args") and run.args[0].__class__ is not fused.Halves)
+    )
+    return ops, made
+
+
+@pytest.mark.parametrize(
+    ("activation", "front"), [(tn.ReLU(), chain.Chain), (tn.Tanh(), fused.OneByOne)], ids=["chain", "one by one"]
+)
+@pytest.mark.parametrize("need_dx", [True, False])
+def test_only_the_last_layer_fits(activation, front, need_dx, machine):
+    ops, made = halved(machine, [8, 40, 3], [activation, None])
+    x, dy = draw(100, 8), draw(100, 3)
+    y, back = fused.through(ops, x, made, need_dx)
+    assert isinstance(back.__self__, fused.Halves)
+    assert isinstance(back.__self__.front, front)
+    dx, gradients = back(dy)
+    assert need_dx or dx is None
+    got = [y, *([dx] if need_dx else []), *(g for pair in gradients for g in pair)]
+    wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8))
+    agree(got, wanted if need_dx else [wanted[0], *wanted[2:]], RTOL[F4])
+
+
+def test_a_front_that_has_no_algorithm(machine, monkeypatch):
+    ops, made = halved(machine, [8, 40, 3], [tn.ReLU(), None])
+    assert fused.through(ops, draw(100, 8), made, True) is not None
+    monkeypatch.setattr(fake_cuda.Problem, "refused", frozenset(range(300)))
+    ops._products._ready.clear()
+    assert fused.through(ops, draw(100, 8), made, True) is None  # each layer will find its own way
+
+
+def test_no_clock_runs_in_a_capture(machine, monkeypatch):
+    monkeypatch.setattr(fused, "_SURE", 10)
+    ops = shim.ShimBackend(machine)
+    found, x, made = work(300, [3, 4, 1])
+    with ops._runtime.capture(None):
+        assert ops._ways.find(ops, found, x, made) == (0, 16)
+    assert ops._ways._known == {}
+
+
+def test_what_was_decided_is_another_work_s_only_if_it_is_the_same():
+    first, second = (work(300, [3, 4, 1])[0] for _ in range(2))
+    others = [work(301, [3, 4, 1]), work(300, [3, 5, 1]), work(300, [3, 4, 1], [tn.ReLU(), None])]
+    assert first == second
+    assert first.key == second.behind(0, 32).key
+    assert len({first.key, *(other.key for other, *_ in others)}) == 4
+
+
+# A step ---------------------------------------------------------------------------------------------------------------
+
+ARTICLE = tn.Sequential(tn.Dense(4, bias=False), tn.ReLU(), tn.Dense(1, bias=False), tn.ReLU())
+TWO = tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dense(16), tn.ReLU(), tn.Dense(2))
+STEPS = {
+    "the article's": (ARTICLE, 3, 4, tn.SumSquaredError(), tn.SGD(0.1), ["forward", "formula", "backward", "formula"]),
+    "classes": (
+        TWO, 20, 100, tn.CrossEntropy(), tn.Adam(), ["forward", "cross_entropy", "backward", "add_up", "formula"],
+    ),
+    "classes, and products before the last": (
+        TWO, 20, 100, tn.CrossEntropy(), tn.Adam(),
+        ["forward", "cross_entropy", "backward", "add_up", "back", "back", "formula"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_of_a_small_network_is_few_launches_and_the_same_captured(name, machine, monkeypatch):
+    net, n_in, batch, loss, optimizer, launches = STEPS[name]
+    ops, rng = shim.ShimBackend(machine), np.random.default_rng(0)
+    if "products" in name:
+        ops, _ = halved(machine, [20, 16, 16, 2], [tn.ReLU(), tn.ReLU(), None])
+    x = rng.standard_normal((3 * batch, n_in)).astype(F4)
+    y = rng.integers(0, 2, 3 * batch) if loss.labels else rng.random((3 * batch, 1)).astype(F4)
+
+    def trained():
+        model = tn.Model(net, n_in, backend=ops, seed=2)
+        loader = tn.Loader(tn.Arrays(x, y), batch, shuffle=False, prefetch=False)
+        losses = []
+        for report in tn.train(model, loader, loss, optimizer, steps=6):
+            losses.append(float(report.loss))
+            steps.append([*machine.launched])
+            machine.launched.clear()
+        return losses, model.theta
+
+    machine.launched.clear()
+    steps, launched = [], ops._runtime.launched
+    losses, theta = trained()
+    assert steps[1:] == [launches] * 5  # gradients are written where the optimizer reads them
+    assert ops._runtime.launched - launched == 5
+    monkeypatch.setattr(graph._Compilation, "__call__", lambda self, calls: self._as_written(calls))
+    wanted, other = trained()
+    assert losses == wanted
+    assert theta.tobytes() == other.tobytes()
+    host = tn.Model(net, n_in, seed=2)
+    loader = tn.Loader(tn.Arrays(x, y), batch, shuffle=False)
+    reports = [*tn.train(host, loader, loss, optimizer, steps=6)]
+    np.testing.assert_allclose(losses, [float(r.loss) for r in reports], rtol=1e-5)
+
+
+def test_losses_of_steps_together_are_written_where_they_are_read(machine):
+    net, n_in, batch, loss, optimizer, launches = STEPS["the article's"]
+    ops = shim.ShimBackend(machine)
+    model = tn.Model(net, n_in, backend=ops, seed=2)
+    step = tn.training.make_step(
+        model, loss, optimizer, tn.training.Run(optimizer.init(model.theta, ops)), None, 1, None
+    )
+    x, y = draw(4 * batch, n_in), draw(4 * batch, 1)
+    for first in (0, 4, 8):
+        machine.launched.clear()
+        losses = step.several((x, y, None), first, 4)
+        assert first == 0 or machine.launched == 4 * launches
+        again = tn.Model(net, n_in, seed=2)
+        reports = [*tn.train(again, tn.Loader(tn.Arrays(x, y), batch, shuffle=False), loss, optimizer, steps=first + 4)]
+        np.testing.assert_allclose(losses, [float(r.loss) for r in reports[-4:]], rtol=1e-5)
+
+
+def test_an_array_of_one_number_is_made_once_a_step(machine):
+    ops, seen = shim.ShimBackend(machine), []
+    compiled = ops.compile(lambda x: seen.append(ops.constant((3,), 0.5, x.dtype)) or x)
+    x = ops._runtime.array(np.zeros(2, "float32"))
+    for _ in range(3):
+        compiled(x)
+    assert len(seen) == 2  # as written and captured
+    assert seen[0] is seen[1]
+    assert seen[0].tolist() == [0.5] * 3
+    assert ops.constant((3,), 0.5, x.dtype) is not seen[0]
+    with ops.apart():
+        assert ops.constant((3,), 0.5, x.dtype) is not seen[0]
+    other = ops.compile(lambda x: ops.constant((4,), 0.5, x.dtype))
+    with ops._runtime.capture(None):  # nobody has written it before the graph is launched
+        inside = other(x)
+    assert other(x) is not inside
+
+
+def test_the_report_holds_them_against_float64(machine, monkeypatch):
+    monkeypatch.setattr(gpu_report, "backend", lambda precision: shim.ShimBackend(machine, precision))
+    monkeypatch.setattr(gpu_report, "PRECISIONS", {"float32": 1e-6, "tf32": 1e-6})
+    monkeypatch.setattr(gpu_report, "SMALL", [Task((5, 8, 3), 40), Task((5, 8, 3), 41)])
+    first, *others = gpu_report.small(None)
+    assert first.startswith("float32 5-8-3 × 40: ")
+    assert first.endswith("; Way(front=0, tile=16)")
+    assert len(others) == 3
+    backward = fused.Fused.backward
+    monkeypatch.setattr(fused.Fused, "backward", lambda self, dy: backward(self, 1.001 * dy))
+    with pytest.raises(gpu_report.Wrong, match="float32 5-8-3 × 40: 1.00e-03, where 1e-05 is allowed"):
+        list(gpu_report.small(None))
+
+
+# NVRTC -----------------------------------------------------------------------------------------------------------------
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [*map(str, REAL)])
+def test_nvrtc_compiles_them(dtype, architecture):
+    made = fused.kernels(pairs(tn.ReLU()), dtype, dtype == "float32" and architecture == "sm_80")
+    assert nvrtc.compiled(made.text, architecture).startswith(b"\x7fELF")
+
+
+def test_the_kernels_share_their_constants():
+    text = fused.read("fused.cuh")
+    assert f"#define MOST {fused._MOST} " in text
+    assert fused._LAYERS.itemsize == 8 * 3 * fused._MOST + 4 * (3 * fused._MOST + 2)
