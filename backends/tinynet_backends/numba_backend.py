@@ -112,24 +112,26 @@ class NumbaBackend(NumpyBackend):
             self._do(np.matmul, a, b, c)
             if bias is not None:
                 self._do(np.add, c, bias[..., None, :], c)
-        elif blas is not None and (c.ndim == 3 or min(m, n) <= _FEW or not program.tiles()):
+        elif blas is not None and (min(m, n) <= _FEW or not program.tiles()):
             self._by_blas(blas.gemm[c.dtype], a, b, c, bias)
         else:
             self._by_tiles(a, b, c, bias)
 
     def _by_tiles(self, a: Array, b: Array, c: Array, bias: Array | None) -> None:
         (m, k), n, size, count = a.shape[-2:], b.shape[-1], c.itemsize, len(c) if c.ndim == 3 else 1
+        rows = len(c) if c.ndim == 3 else 0
         (layout, ldb), shape = _layout(b), products.panels(n, size)
         apart = [array.strides[0] if array is not None and count > 1 else 0 for array in (a, b, c, bias)]
         if layout == _TURNED or products.pays(m, ldb * size):
             room, parts = products.packed(n, k, size), min(self._parts(count * k * n), count * shape[1])
-            panels, turned = self._room(count * room, c.dtype), layout == _TURNED
-            self._run(products.pack, c.dtype, parts, count, apart[1], k, n, b, ldb, turned, panels, *shape)
+            panels = self.empty((count, room), c.dtype) if rows else self._room(room, c.dtype)
+            turned = layout == _TURNED
+            self._run(products.pack, c.dtype, parts, count, apart[1], k, n, b, ldb, turned, panels, *shape, rows=rows)
             b, ldb, apart[1] = panels, 0, room * size
         grid = products.grid(count, m, n, k, size, self._cores)
         down, right, ldc = (stride // size for stride in (*a.strides[-2:], c.strides[-2]))
         words = count, *apart, m, n, k, a, down, right, b, ldb, c, ldc, 0 if bias is None else bias
-        self._run(products.product, c.dtype, prod(grid), *words, *shape, *grid[1:])
+        self._run(products.product, c.dtype, prod(grid), *words, *shape, *grid[1:], rows=rows)
 
     def _room(self, size: int, dtype: Any) -> Array:
         """Memory of this thread's own, which is free again after the product that asked for it."""

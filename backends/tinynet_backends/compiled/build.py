@@ -25,14 +25,14 @@ from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
 
 _log = logging.getLogger("tinynet")
 _REAL = {np.dtype("float32"): float32, np.dtype("float64"): float64}
-_HEAD = '''"""A traced formula as a kernel; written by tinynet_backends.compiled.build, version 3."""
+_HEAD = '''"""A traced formula as a kernel; written by tinynet_backends.compiled.build, version 4."""
 
 import math
 
 import numpy as np
 from numba import float64, types
 from tinynet_backends.compiled.functions import exp, expm1, tanh
-from tinynet_backends.compiled.intrinsics import pointer
+from tinynet_backends.compiled.intrinsics import flush, pointer, restore
 from tinynet_backends.compiled.kernels import share
 
 
@@ -60,7 +60,8 @@ def written(maker: Callable[[Any], Any], dtype: Any) -> int:
 def formula(trace: Trace, dtype: Any, kind: str) -> int:
     """The address of a kernel for a formula.
 
-    "map": [n, inputs, numbers, outputs]; "update": [n, arrays and inputs, numbers], the outputs being the first arrays;
+    "map": [n, inputs, numbers, outputs]; "update": [n, arrays and inputs, numbers], the outputs being the first arrays, and
+    numbers too small to be normal being 0, which moments of gradients that stay 0 come to;
     "loss": [n, o, y, target, scale, cost, slope], by rows: ``cost[i] = sum(value[i] * scale[i])``, ``slope * scale``.
     """
     text = _HEAD + "".join(f"        {line}\n" for line in _lines(trace, kind)) + "\n    return kernel\n"
@@ -159,5 +160,11 @@ def _lines(trace: Trace, kind: str) -> list[str]:
         if kind == "map":
             before.append(f"o{n} = pointer(real, w[{first + trace.inputs + n}])")
         inside.append(f"{'p' if kind == 'update' else 'o'}{n}[i] = r{n}")
-    return [*before, "low, high = share(w[0], part, parts, 1)", "for i in range(low, high):",
-            *[f"    {line}" for line in inside]]  # fmt: skip
+    loop = [
+        "low, high = share(w[0], part, parts, 1)",
+        "for i in range(low, high):",
+        *[f"    {line}" for line in inside],
+    ]
+    if kind == "update":
+        loop = ["usual = flush()", *loop, "restore(usual)"]
+    return [*before, *loop]

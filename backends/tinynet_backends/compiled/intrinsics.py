@@ -103,6 +103,51 @@ def pause(context: Any) -> Any:
     return types.void(), write
 
 
+_FLUSHING = 0x8040  # of the control word: results too small to be normal, and operands that are, count as 0
+
+
+def _control_word(builder: Any) -> tuple[Any, Any]:
+    """Memory for the word that says how floats are computed, and as what instructions know its address."""
+    place = cgutils.alloca_once(builder, _INT)
+    return place, builder.bitcast(place, ir.IntType(8).as_pointer())
+
+
+@intrinsic
+def flush(context: Any) -> Any:
+    """From now on this thread takes floats that are too small to be normal for 0; the control word before.
+
+    A division or a root of one takes some processors a hundred times as long.
+    """
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if not _X86:
+            return _INT(0)
+        place, address = _control_word(builder)
+        function = ir.FunctionType(_VOID, [address.type])
+        builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse.stmxcsr"), [address])
+        before = builder.load(place)
+        builder.store(builder.or_(before, _INT(_FLUSHING)), place)
+        builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse.ldmxcsr"), [address])
+        return before
+
+    return types.int32(), write
+
+
+@intrinsic
+def restore(context: Any, before: Any) -> Any:
+    """Put back the control word that `flush` has given."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if _X86:
+            place, address = _control_word(builder)
+            builder.store(args[0], place)
+            function = ir.FunctionType(_VOID, [address.type])
+            builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse.ldmxcsr"), [address])
+        return context.get_dummy_value()
+
+    return types.void(types.int32), write
+
+
 @intrinsic
 def bits(context: Any, kind: Any, value: Any) -> Any:
     """``value`` read as another ``kind`` of number of the same size."""

@@ -83,6 +83,21 @@ def products(real: Any) -> Body:
     return kernel
 
 
+@njit
+def add_rows(real, x, n, o, out, low, high):  # type: ignore[no-untyped-def]
+    """``out = x.sum(0)`` of x (n, o), from column ``low`` to ``high``: four rows at a time, for ``out`` is read and written."""
+    for j in range(low, high):
+        out[j] = real(0.0)
+    last = n & ~3
+    for i in range(0, last, 4):
+        for j in range(low, high):
+            a = i * o + j
+            out[j] += (x[a] + x[a + o]) + (x[a + 2 * o] + x[a + 3 * o])
+    for i in range(last, n):
+        for j in range(low, high):
+            out[j] += x[i * o + j]
+
+
 def column_sums(real: Any) -> Body:
     """[n, o, x, out]: ``out = x.sum(0)``, by columns."""
 
@@ -90,11 +105,7 @@ def column_sums(real: Any) -> Body:
         w = pointer(types.int64, at)
         n, o, x, out = w[0], w[1], pointer(real, w[2]), pointer(real, w[3])
         low, high = share(o, part, parts, 16)
-        for j in range(low, high):
-            out[j] = real(0.0)
-        for i in range(n):
-            for j in range(low, high):
-                out[j] += x[i * o + j]
+        add_rows(real, x, n, o, out, low, high)
 
     return kernel
 
@@ -109,11 +120,7 @@ def columns_of_each(real: Any) -> Body:
         low, high = share(w[0], part, parts, 1)
         for i in range(low, high):
             x, out = pointer(real, w[3] + i * n * o * size), pointer(real, w[4] + i * w[5])
-            for j in range(o):
-                out[j] = real(0.0)
-            for row in range(n):
-                for j in range(o):
-                    out[j] += x[row * o + j]
+            add_rows(real, x, n, o, out, 0, o)
 
     return kernel
 
@@ -300,6 +307,9 @@ def normalize_columns_grad(real: Any) -> Body:
 # Losses and sums -------------------------------------------------------------------------------------------------------
 
 
+_TOGETHER = 1024  # numbers whose exponentials are taken in one loop, because rows may be short
+
+
 def cross_entropy(real: Any) -> Body:
     """[n, k, z, target, scale, cost, dz]: `Backend.softmax_cross_entropy` with labels, by rows; cost (n,) adds up to it."""
 
@@ -308,21 +318,27 @@ def cross_entropy(real: Any) -> Body:
         n, k, z, target, scale = w[0], w[1], pointer(real, w[2]), pointer(types.int64, w[3]), pointer(real, w[4])
         cost, dz = pointer(real, w[5]), pointer(real, w[6])
         low, high = share(n, part, parts, 1)
-        for i in range(low, high):
-            label, base = target[i], i * k
-            inside = real(1.0) if 0 <= label < k else real(0.0)
-            top, total = largest(z, base, k), real(0.0)
-            for j in range(k):
-                dz[base + j] = exp(z[base + j] - top)
-            for j in range(k):
-                total += dz[base + j]
-            factor = inside * scale[i] / total
-            for j in range(k):
-                dz[base + j] *= factor
-            cost[i] = real(0.0)
-            if inside != real(0.0):
-                dz[base + label] -= scale[i]
-                cost[i] = scale[i] * (math.log(total) - (z[base + label] - top))
+        rows = max(1, _TOGETHER // k)
+        for first in range(low, high, rows):
+            last = min(first + rows, high)
+            for i in range(first, last):
+                top = cost[i] = largest(z, i * k, k)
+                for j in range(i * k, (i + 1) * k):
+                    dz[j] = z[j] - top
+            for j in range(first * k, last * k):
+                dz[j] = exp(dz[j])
+            for i in range(first, last):
+                label, base, top, total = target[i], i * k, cost[i], real(0.0)
+                for j in range(base, base + k):
+                    total += dz[j]
+                inside = real(1.0) if 0 <= label < k else real(0.0)
+                factor = inside * scale[i] / total
+                for j in range(base, base + k):
+                    dz[j] *= factor
+                cost[i] = real(0.0)
+                if inside != real(0.0):
+                    dz[base + label] -= scale[i]
+                    cost[i] = scale[i] * (math.log(total) - (z[base + label] - top))
 
     return kernel
 
