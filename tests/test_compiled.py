@@ -247,3 +247,40 @@ def test_what_is_not_cut_alike_is_no_chain():
     assert lengths([(row, (x, y[:, :2])), (row, (y[:, 2:], z))]) == [2]  # weights and biases in one vector
     wide = np.zeros((6, 4))
     assert lengths([(row, (x, wide[:4])), (row, (wide[2:], z))]) == [1, 1]
+
+
+ELSEWHERE = """
+import numpy as np, tinynet as tn
+from tinynet_backends.compiled import vectors
+ops, host = tn.get_backend("numba"), tn.get_backend("numpy")
+for start, n in ((0, 9), (3, 700), (2**64 - 8, 8), (2**66 - 59, 300), (2**40 + 1, 4099)):
+    a, b = (lib.words((5, 6), (1, 2, 3), start, n) for lib in (ops, host))
+    assert a.tobytes() == b.tobytes(), (start, n)
+for data in (tn.data.Blobs(500, n_features=20), tn.data.Spirals(500), tn.data.Checkerboard(500, n_features=9)):
+    for mine, theirs in zip(data.batch(range(3, 490), ops, "float32")[:2], data.batch(range(3, 490), host, "float32")[:2]):
+        assert mine.tobytes() == theirs.tobytes(), data
+print(vectors.WIDE, vectors._FUSED, vectors.BLOCKS)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "features", "said"),
+    [
+        ("skylake-avx512", "+avx512f,+avx512dq,+avx512bw,+avx512vl,+avx2,+avx,+bmi2", "True False 20"),
+        ("haswell", "+avx2,+avx,+bmi2", "True False 16"),
+        ("nehalem", "+sse4.2", "False False 16"),
+    ],
+)
+def test_words_and_samples_are_the_same_on_lesser_processors(name, features, said, tmp_path):
+    """Compiled without the instructions that this processor has beyond another's."""
+    if not all(intrinsics.has(feature[1:]) for feature in features.split(",")):
+        pytest.skip(f"this processor cannot run what is compiled for {name}")
+    env = os.environ | {
+        "NUMBA_CPU_NAME": name,
+        "NUMBA_CPU_FEATURES": features,
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "TINYNET_CACHE": str(tmp_path),
+    }
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == said, done.stderr[-2000:]

@@ -8,11 +8,18 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic as _intrinsic
 
 intrinsic: Any = _intrinsic
 _WORD, _INT, _VOID = ir.IntType(64), ir.IntType(32), ir.VoidType()
 _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+
+
+def has(feature: str) -> bool:
+    """Whether the processor that numba compiles for has, say, "avx512f"."""
+    target: Any = cpu_target.target_context
+    return f"+{feature}" in target.codegen().magic_tuple()[2].split(",")
 
 
 @intrinsic

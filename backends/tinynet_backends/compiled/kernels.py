@@ -456,18 +456,19 @@ def words(real: Any) -> Body:
         block = low
         while block < high:
             place = 4 * block - skip
-            if WIDE and place >= 0 and place + 4 * BLOCKS <= n and block + BLOCKS <= high:
-                c0, c1, c2, c3 = _counter(u, block)
+            c0, c1, c2, c3 = _counter(u, block)
+            inside = place >= 0 and place + 4 * BLOCKS <= n and block + BLOCKS <= high
+            if WIDE and inside and c0 + uint64(BLOCKS) > c0:
                 put_blocks(c0, c1, c2, c3, u[1], u[2], w[8] + 8 * place)
                 block += BLOCKS
             elif place >= 0 and place + 8 <= n and block + 2 <= high:
-                c, d = philox_pair(_counter(u, block), _counter(u, block + 1), u[1], u[2])
+                c, d = philox_pair((c0, c1, c2, c3), _counter(u, block + 1), u[1], u[2])
                 for j in range(4):
                     out[place + j] = c[j]
                     out[place + 4 + j] = d[j]
                 block += 2
             else:
-                one = philox(_counter(u, block), u[1], u[2])
+                one = philox((c0, c1, c2, c3), u[1], u[2])
                 for j in range(4):
                     if 0 <= place + j < n:
                         out[place + j] = one[j]

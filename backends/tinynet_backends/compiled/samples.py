@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
-from tinynet_backends.compiled.vectors import NORMALS
 from tinynet_backends.rowtext import FEW, Writer, tables
-from tinynet_backends.rowwise import RowTrace, Table
+from tinynet_backends.rowwise import Instruction, RowTrace, Table
 from tinynet_backends.tracing import Ref
 
-HEAD = '''"""A formula of samples as a kernel; written by tinynet_backends.compiled.samples, version 4."""
+HEAD = '''"""A formula of samples as a kernel; written by tinynet_backends.compiled.samples, version 5."""
 
 import math
 
 import numpy as np
-from numba import float64, int64, types, uint64
+from numba import float64, int64, types, uint32, uint64
 from tinynet_backends.compiled.exactly import arctan, cosine, half, log, normal, normals, sine
 from tinynet_backends.compiled.intrinsics import pointer
-from tinynet_backends.compiled.kernels import drawn, share
+from tinynet_backends.compiled.kernels import ROOM, SPARE, drawn, share
 
 
 def make(real):
@@ -86,41 +86,51 @@ class Numba:
 
 
 class _Rows(Writer):
-    """Many normal numbers of a row are made together."""
+    """What is made of words alone is made for a tile of them, or read from where they lie."""
 
     language: Numba
 
+    def expression(self, made: Instruction, place: str = "0") -> str:
+        first = self.place(made.args[0]) if made.op in ("normal", "halves") else None
+        if first is None:
+            return super().expression(made, place)
+        row = f"(row - first) * {self.language.width}"
+        if made.op == "halves":
+            return f"(float64(half_words[2 * ({row} + {first}) + {place}]) * {2.0**-32})"
+        return f"normal_words[{row} + {first} + {place}]" if self.tiled else super().expression(made, place)
+
     def _instruction(self, n: int) -> None:
         made = self.trace.instructions[n]
-        first = self._place(made.args[0]) if made.op == "normal" and (made.width or 0) > FEW else None
-        if first is None:
-            super()._instruction(n)
-            return
-        room = -(-(made.width or 0) // NORMALS) * NORMALS
-        target = f"scratch + {8 * self.language.scratch}"
-        _, self.kept[n] = self.language.room(n, "float64", room)
-        source = f"first_word + 8 * ((row - first) * {self.language.width} + {first})"
-        self.text.append(f"normals({source}, table, {target}, {room})")
+        if made.op != "normal" or (made.width or 0) <= FEW or not self.tiled or self.place(made.args[0]) is None:
+            super()._instruction(n)  # and else it is kept already
 
-    def _place(self, value: Ref | Table | str) -> int | None:
-        """Where in the row's words a vector begins, if it is a part of them."""
+    def place(self, value: Ref | Table | str) -> int | None:
+        """Where in the row's words a number or a vector is, if it is a part of them."""
         made = self.trace.instructions[value.number] if isinstance(value, Ref) else None
-        if made is None or made.op not in ("words", "part"):
+        if made is None or made.op not in ("words", "part", "element"):
             return None
-        before = 0 if made.op == "words" else self._place(made.args[0])
+        before = 0 if made.op == "words" else self.place(made.args[0])
         return None if before is None else before + sum(made.places)
 
+    @cached_property
+    def tiled(self) -> bool:
+        """Whether so many words become normal numbers that all of them do."""
+        made = [i for i in self.trace.instructions if i.op == "normal" and self.place(i.args[0]) is not None]
+        return 2 * sum(i.width or 1 for i in made) >= (self.language.width or 1)
 
-def lines(trace: RowTrace) -> tuple[list[str], int]:
-    """The body of a kernel, and the numbers of scratch that a part needs."""
+
+def lines(trace: RowTrace) -> tuple[list[str], bool, int]:
+    """The body of a kernel, whether it keeps a normal number for each word of a tile, and other numbers it keeps for a row."""
     language = Numba(trace.instructions[0].width)
-    row = _Rows(trace, language).text
-    named = trace.instructions[trace.target.number].width is None
+    written = _Rows(trace, language)
+    named, width = trace.instructions[trace.target.number].width is None, language.width
+    normal = [f"    normals(first_word, table, tile, {width} * (last - first))"] if written.tiled else []
     return [
         "labels = pointer(int64, y)" if named else "targets = pointer(real, y)",
         *[f"t{n} = pointer(float64, w[{_FIRST_TABLE + n}])" for n in tables(trace)],
+        f"tile = room + 8 * (ROOM + {width} * w[1] + SPARE)", "normal_words = pointer(float64, tile)",
         "low, high = share(w[0], part, parts, 1)", "for first in range(low, high, w[1]):",
-        "    last = min(first + w[1], high)", "    first_word = drawn(stream, first, last - first, room)",
-        "    words = pointer(uint64, first_word)", "    for row in range(first, last):",
-        *[f"        {line}" for line in row],
-    ], language.scratch  # fmt: skip
+        "    last = min(first + w[1], high)", "    first_word = drawn(stream, first, last - first, room)", *normal,
+        "    words, half_words = pointer(uint64, first_word), pointer(uint32, first_word)", "    for row in range(first, last):",
+        *[f"        {line}" for line in written.text],
+    ], written.tiled, language.scratch  # fmt: skip

@@ -11,8 +11,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
-from tinynet_backends.compiled.intrinsics import intrinsic
+from tinynet_backends.compiled.intrinsics import has, intrinsic
 
 BITS, ROWS, PANEL = (
     512,
@@ -25,8 +24,7 @@ _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
 def available() -> bool:
     """Whether the processor that numba compiles for has them."""
-    target: Any = cpu_target.target_context
-    return "+avx512f" in target.codegen().magic_tuple()[2].split(",")
+    return has("avx512f")
 
 
 class _Vectors:
