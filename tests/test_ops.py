@@ -117,6 +117,9 @@ CASES = {
     ],
     "softmax": lambda f: [(f(1e3 * real(4, 5)),), (f(real(0, 5)),), (f(real(2, 3, 5)),), (f(odd(3, 7)),)],
     "softmax_grad": lambda f: [(f(real(4, 5)), f(RNG.dirichlet(np.ones(5), 4))), (f(odd(4, 5)), f(real(4, 5)))],
+    "standardize": lambda f: [
+        (f(x), f(real(5)), f(real(5))) for x in (real(7, 5), odd(7, 5), real(1, 5), real(0, 5), real(7, 10)[:, ::2])
+    ] + [(f(real(2, 7, 5)), f(real(2, 5)), f(real(2, 5)))],
     "normalize": lambda f: [
         (f(x), f(real(5)), f(real(5)), axis, 1e-5) for x in (real(7, 5), odd(7, 5), real(1, 5)) for axis in (-1, -2)
     ] + [(f(real(2, 7, 5)), f(real(2, 5)), f(real(2, 5)), axis, 1e-5) for axis in (-1, -2)],
@@ -261,6 +264,7 @@ def test_numpy_replaces_what_it_says():
         "affine_grad",
         "elementwise",
         "elementwise_loss",
+        "standardize",
         "pack",
         "softmax_cross_entropy",
         "update",

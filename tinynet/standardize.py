@@ -29,9 +29,14 @@ class Standardize(Layer):
         return Spec(shape, {}, {"mean": Param(shape, Constant(0.0)), "scale": Param(shape, Constant(1.0))})
 
     def forward(self, params: Mapping[str, Any], x: Array, ctx: Context) -> tuple[Array, Backprop]:
-        xp, lead = ctx.ops.xp, ctx.axes - 1
-        mean, scale = (xp.expand_dims(params[name], axis=lead) for name in ("mean", "scale"))  # one for all samples
-        return (x - mean) * scale, lambda dy: (dy * scale, {})
+        ops, reshape, axes = ctx.ops, ctx.ops.xp.reshape, ctx.axes
+        mean, scale = (reshape(a, (*a.shape[: axes - 1], -1)) for a in (params["mean"], params["scale"]))
+        y = ops.standardize(reshape(x, (*x.shape[:axes], -1)), mean, scale)
+
+        def backprop(dy: Array) -> tuple[Array, dict[str, Any]]:
+            return dy * ops.xp.expand_dims(params["scale"], axis=axes - 1) if ctx.need_dx else None, {}
+
+        return reshape(y, x.shape), backprop
 
 
 def standardizer(net: Layer, params: Mapping[str, Any]) -> Mapping[str, Any] | None:

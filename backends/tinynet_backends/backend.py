@@ -249,6 +249,11 @@ class Backend:
         return y * (dy - self.xp.sum(dy * y, axis=-1, keepdims=True))
 
     @portable
+    def standardize(self, x: Array, mean: Array, scale: Array) -> Array:
+        """``(x - mean) * scale``: (..., n, i), (..., i), (..., i) -> (..., n, i)."""
+        return (x - mean[..., None, :]) * scale[..., None, :]
+
+    @portable
     def normalize(
         self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
     ) -> tuple[Array, Array, Array, Array, Array]:

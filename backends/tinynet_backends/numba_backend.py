@@ -225,6 +225,18 @@ class NumbaBackend(NumpyBackend):
         self._run(kernels.softmax_grad, y.dtype, self._parts(y.size), y.size // k, k, dy, y, dx, rows=_rows_of(y))
         return dx
 
+    def standardize(self, x: Array, mean: Array, scale: Array) -> Array:
+        many = x.ndim == 3 and mean.shape == scale.shape == (len(x), x.shape[2]) and _networks((mean, scale), x.dtype)
+        if not (many or (x.ndim == 2 and _ready(mean, x.dtype) and _ready(scale, x.dtype))) or not _ready(x, x.dtype):
+            return super().standardize(x, mean, scale)
+        y, parts = self.empty(x.shape, x.dtype), self._parts(x.size)
+        words = *x.shape[-2:], x, mean, scale, y
+        if many:
+            self._run_each(build.written(kernels.standardize, x.dtype), parts, *words)
+        else:
+            self._run(kernels.standardize, x.dtype, parts, *words)
+        return y
+
     def normalize(
         self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
     ) -> tuple[Array, Array, Array, Array, Array]:

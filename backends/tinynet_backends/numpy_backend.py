@@ -217,6 +217,14 @@ class NumpyBackend(Backend):
         inputs = [a for a in args[count:] if isinstance(a, np.ndarray)]
         super().update(formula, args[:count], inputs, *args[count + len(inputs) :])
 
+    def standardize(self, x: Array, mean: Array, scale: Array) -> Array:
+        if not x.dtype == mean.dtype == scale.dtype:
+            return super().standardize(x, mean, scale)
+        y = self.empty(x.shape, x.dtype)
+        self._do(np.subtract, x, mean[..., None, :], y)
+        self._do(np.multiply, y, scale[..., None, :], y)
+        return y
+
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
         """As it is specified; and what came from this step's arena is from the next step on written in its place."""
         arena, vector = self._running.arena, real(out)

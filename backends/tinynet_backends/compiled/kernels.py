@@ -181,6 +181,20 @@ def softmax_grad(real: Any) -> Body:
     return kernel
 
 
+def standardize(real: Any) -> Body:
+    """[n, i, x, mean, scale, y]: `Backend.standardize`, by rows."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        i, x, mean, scale, y = w[1], pointer(real, w[2]), pointer(real, w[3]), pointer(real, w[4]), pointer(real, w[5])
+        low, high = share(w[0], part, parts, 1)
+        for base in range(low * i, high * i, i):
+            for j in range(i):
+                y[base + j] = (x[base + j] - mean[j]) * scale[j]
+
+    return kernel
+
+
 def normalize_rows(real: Any) -> Body:
     """[n, i, x, gamma, beta, eps, y, normed, rstd, mean, var]: `Backend.normalize` along axis -1, by rows."""
 

@@ -200,6 +200,14 @@ class CudaOperations(Backend):
         self._launch(load("rows", y.dtype), "softmax_grad", *_rows(y.size // k, k), dy, y, dx)
         return dx
 
+    def standardize(self, x: Array, mean: Array, scale: Array) -> Array:
+        usual = x.ndim == 2 and x.size and _ready(x, x.dtype)
+        if not usual or not all(_ready(a, x.dtype) and a.shape == x.shape[1:] for a in (mean, scale)):
+            return super().standardize(x, mean, scale)
+        y = self.empty(x.shape, x.dtype)
+        self._launch(load("norms", x.dtype), "standardize", *_rows(*x.shape), x, mean, scale, y)
+        return y
+
     def normalize(
         self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
     ) -> tuple[Array, Array, Array, Array, Array]:

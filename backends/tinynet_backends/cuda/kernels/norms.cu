@@ -3,6 +3,14 @@
 // Columns are summed in chunks of `size` rows by blocks of 32 x 8 threads, each a tile of 32 columns; whoever needs
 // the sums adds up the chunks' parts (chunks, i), in their order and in float64.
 
+// Backend.standardize, a team a row
+KERNEL standardize(
+    i64 n, i64 i, const real* __restrict__ x, const real* __restrict__ mean, const real* __restrict__ scale,
+    real* __restrict__ y
+) {
+    FOR_ALL_ROWS(n) FOR_COLUMNS(i) y[row * i + j] = (x[row * i + j] - mean[j]) * scale[j];
+}
+
 // Backend.normalize along axis -1, a team a row
 KERNEL normalize_rows(
     i64 n, i64 i, const real* __restrict__ x, const real* __restrict__ gamma, const real* __restrict__ beta, double eps,
