@@ -59,10 +59,7 @@ class Chain:
         self.half = self.products.precision == "bf16" and x.dtype.name == "float32"
         weights, biases = [layer.w for layer in self.layers], [layer.b for layer in self.layers]
         if self.half:
-            weights, biases = self._rounded(weights, biases)
-            rounded = self.ops.empty((len(x), _wide(x.shape[1])), _HALF)
-            self.ops.rounded(x, rounded)
-            x = rounded
+            x, weights, biases = self._rounded(x, weights, biases)
         self.weights = weights
         for w, b, layer in zip(weights[:-1], biases[:-1], self.layers, strict=False):
             self.inputs.append(x)
@@ -137,14 +134,20 @@ class Chain:
             raise RuntimeError(f"cublasLt has no algorithm for the product of {x.shape} and {w.shape}: update cuBLAS")
         return out
 
-    def _rounded(self, weights: list[Array], biases: list[Array | None]) -> tuple[list[Array], list[Array | None]]:
-        """Weights, and biases of all but the last layer, as bfloat16 and filled up."""
+    def _rounded(
+        self, x: Array, weights: list[Array], biases: list[Array | None]
+    ) -> tuple[Array, list[Array], list[Array | None]]:
+        """The input, weights, and biases of all but the last layer, as bfloat16 and filled up."""
         arrays = [*weights, *(b for b in biases[:-1] if b is not None)]
         rounded = [self.ops.empty(tuple(map(_wide, a.shape)), _HALF) for a in arrays]
-        self.ops.rounded_together(arrays, rounded)
+        rounded_x = self.ops.empty((len(x), _wide(x.shape[1])), _HALF)
+        together = x.flags.c_contiguous
+        self.ops.rounded_together([x] * together + arrays, [rounded_x] * together + rounded)
+        if not together:
+            self.ops.rounded(x, rounded_x)
         rest = iter(rounded[len(weights) :])
         inner: list[Array | None] = [None if b is None else next(rest) for b in biases[:-1]]
-        return rounded[: len(weights)], [*inner, biases[-1]]
+        return rounded_x, rounded[: len(weights)], [*inner, biases[-1]]
 
 
 def _wide(k: int) -> int:
