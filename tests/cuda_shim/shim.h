@@ -5,6 +5,7 @@
 // memory begins as all ones, which is NaN.
 
 #pragma once
+#define SHIM
 #include <algorithm>
 #include <cmath>
 #include <csetjmp>
@@ -132,6 +133,19 @@ template <class T> static inline T __shfl_xor_sync(unsigned mask, T value, int l
     shim_wait(Shim::warp);
     std::memcpy(&value, &self->value, sizeof value);
     return value;
+}
+
+// Of kernels/fused.cuh: each lane has six numbers of x and y, and computes its four of d from those of all.
+static void mma(float* d, const float* x, const float* y) {
+    static float all[32][32][6];
+    const size_t self = shim_current - shim_fibers.data(), lane = self % 32;
+    auto& warp = all[self / 32];
+    for (int n = 0; n < 6; ++n) warp[lane][n] = n < 4 ? x[n] : y[n - 4];
+    __shfl_xor_sync(~0u, 0, 0);  // all have come
+    for (size_t n = 0; n < 4; ++n)
+        for (size_t k = 0; k < 8; ++k)
+            d[n] += warp[lane / 4 * 4 + k / 2][n / 2 * 2 + k % 2] * warp[(lane % 4 * 2 + n % 2) * 4 + k / 2][4 + k % 2];
+    __shfl_xor_sync(~0u, 0, 0);  // and have read
 }
 
 // Lets those of a warp's 32 lanes go on that wait at a shuffle with all whom it names; whether there were any.

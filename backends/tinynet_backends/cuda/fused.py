@@ -32,6 +32,7 @@ _CHUNKS = 256  # at most
 _TILES = (16, 32, 64)  # rows of a tile, of which there should be so many that all of a device has some
 _ENOUGH = 128
 _SURE = 1 << 18  # numbers of weights times rows that one block has, up to which it is faster than launch after launch
+_OPERANDS = ("float32", "tf32", "bf16")  # as numbered in kernels/fused.cuh
 _CODED = 256  # more than rows of a tile
 _ACROSS = 32  # numbers that a block of `add_up` does
 _LAYERS = np.dtype(
@@ -53,12 +54,12 @@ class Work:
     biases: tuple[bool, ...]
     formulas: tuple[tuple[Trace, Trace] | None, ...]
     dtype: str
-    half: bool
+    operands: str  # the precision of float32
     need_dx: bool
     tile: int = 0
 
     @classmethod
-    def of(cls, x: Array, layers: Sequence[DenseLayer], half: bool, need_dx: bool) -> Work | None:
+    def of(cls, x: Array, layers: Sequence[DenseLayer], precision: str, need_dx: bool) -> Work | None:
         """None for what no kernel can be made of."""
         pairs = [None if f is None or df is None else (traced(f, 1), traced(df, 3)) for *_, f, df in layers]
         usual = x.ndim == 2 and x.size > 0 and x.dtype in REAL
@@ -68,7 +69,8 @@ class Work:
             return None
         widths = x.shape[1], *(w.shape[1] for w, *_ in layers)
         biases = tuple(b is not None for _, b, *_ in layers)
-        return cls(len(x), widths, biases, tuple(pairs), x.dtype.name, half, need_dx)  # type: ignore[arg-type]
+        operands = precision if x.dtype.name == "float32" else "float32"
+        return cls(len(x), widths, biases, tuple(pairs), x.dtype.name, operands, need_dx)  # type: ignore[arg-type]
 
     @property
     def key(self) -> str:
@@ -128,7 +130,7 @@ class Work:
         each, first = [*pairwise(self.widths)], _pitch(self.widths[0])
         widest = max(map(_pitch, self.widths[1:]))
         if back:
-            again = self.half or any(self.of_input[:-1])
+            again = self.operands != "float32" or any(self.of_input[:-1])
             weights = sum(_up(o) * _pitch(i) for i, o in each[0 if self.need_dx else 1 :])
             row = sum(map(_pitch, self.widths[:-1])) + (2 + again) * widest
         else:
@@ -154,9 +156,11 @@ def _pitch(width: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def kernels(pairs: tuple[tuple[Trace, Trace], ...], dtype: str, half: bool) -> Source:
+def kernels(pairs: tuple[tuple[Trace, Trace], ...], dtype: str, operands: str) -> Source:
     """``forward`` and ``backward`` of `kernels/fused.cuh` with these activations, numbered from 1."""
-    body = f"#undef HALF\n#define HALF {half:d}\n{emit.activations(pairs)}{read('fused.cuh')}"
+    body = (
+        f"#undef OPERANDS\n#define OPERANDS {_OPERANDS.index(operands)}\n{emit.activations(pairs)}{read('fused.cuh')}"
+    )
     return whole("fused.cuh", body, np.dtype(dtype))
 
 
@@ -166,7 +170,7 @@ class Fused:
     def __init__(self, ops: Any, work: Work, layers: Sequence[DenseLayer]) -> None:
         self.ops, self.work = ops, work
         pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
-        self.source = kernels(tuple(pairs), work.dtype, work.half)
+        self.source = kernels(tuple(pairs), work.dtype, work.operands)
         given = np.zeros((), _LAYERS)
         for k, (w, b, *_) in enumerate(layers):
             pair = work.formulas[k]
@@ -329,8 +333,7 @@ def through(
     ops: Any, x: Array, layers: Sequence[DenseLayer], need_dx: bool
 ) -> tuple[Array, Callable[[Array], Gradients]] | None:
     """See `Backend.dense`."""
-    half = ops._products.precision == "bf16" and x.dtype.name == "float32"
-    work = Work.of(x, layers, half, need_dx) if ops.fuses else None
+    work = Work.of(x, layers, ops._products.precision, need_dx) if ops.fuses else None
     way = Way(len(layers), 0) if work is None else ops._ways.find(ops, work, x, layers)
     if work is None or way.front == len(layers):
         return chain.through(ops, x, layers, need_dx)
