@@ -109,30 +109,14 @@ DEVICE Quad sum(Quad x, const Quad& y) {
 #if OPERANDS
 struct alignas(8) Pair { float v[2]; };
 
-#ifndef SHIM
 // d (16, 8) += x (16, 8) @ y (8, 8), for which a warp comes together. A lane, 4 * g + t, has (g, 2 t), (g, 2 t + 1) and the same
 // of row g + 8 of x and of d, and (2 t, g), (2 t + 1, g) of y. PTX has the depth of tf32 in another order, in x and y alike.
 DEVICE void mma(float* d, const float* x, const float* y) {
-#if OPERANDS == 1
-    asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(__float_as_uint(x[0])), "r"(__float_as_uint(x[2])), "r"(__float_as_uint(x[1])), "r"(__float_as_uint(x[3])),
-          "r"(__float_as_uint(y[0])), "r"(__float_as_uint(y[1])));
-#else
-    u32 words[3];
-#pragma unroll
-    for (int n = 0; n < 3; ++n) {
-        const float *pair = n < 2 ? x + 2 * n : y;
-        words[n] = __float_as_uint(pair[0]) >> 16 | (__float_as_uint(pair[1]) & 0xffff0000);
-    }
-    asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(words[0]), "r"(words[1]), "r"(words[2]));
-#endif
+    const u32 a0 = __float_as_uint(x[0]), a1 = __float_as_uint(x[1]), a2 = __float_as_uint(x[2]), a3 = __float_as_uint(x[3]);
+    const u32 b0 = __float_as_uint(y[0]), b1 = __float_as_uint(y[1]), high = 0xffff0000;
+    if (OPERANDS == 1) mma_tf32(d, a0, a2, a1, a3, b0, b1);
+    else mma_bf16(d, a0 >> 16 | (a1 & high), a2 >> 16 | (a3 & high), b0 >> 16 | (b1 & high));
 }
-#endif
 
 // `product` on tensor cores; a warp has 16 x 32 numbers.
 template <bool TURNED, class Put>
