@@ -366,7 +366,7 @@ STEPS = {
     ),
     "classes, and products before the last": (
         TWO, 20, 100, tn.CrossEntropy(), tn.Adam(),
-        ["forward", "cross_entropy", "backward", "add_up", "back", "back", "formula"],
+        ["forward", "cross_entropy", "backward", "back", "back", "add_up", "formula"],
     ),
 }  # fmt: skip
 

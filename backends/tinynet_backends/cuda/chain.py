@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from tinynet_backends.backend import Array, DenseLayer, Gradients
+from tinynet_backends.cuda.operations import Sum
 from tinynet_backends.cuda.plan import ALIGNED, SIZES, STORED, Epilogue
 from tinynet_backends.tracing import traced
 
@@ -40,8 +41,29 @@ def fits(x: Array, layers: Sequence[DenseLayer]) -> bool:
     )
 
 
-class Chain:
-    """One pass through ``layers``, forward and back. ``ops`` has products, kernels and memory (`cuda.device`).
+class Pass:
+    """A pass through layers, forward and back, on ``ops`` (`cuda.device`)."""
+
+    ops: Any
+
+    def forward(self, x: Array) -> Array | None:
+        """The last layer's output; None if cublasLt has no way for one of them."""
+        raise NotImplementedError
+
+    def back(self, dy: Array, sums: list[Sum]) -> Gradients:
+        """`backward` but for what is left to be added up."""
+        raise NotImplementedError
+
+    def backward(self, dy: Array) -> Gradients:
+        """The gradient of the input, if it is needed, and those of each layer's weights and bias."""
+        sums: list[Sum] = []
+        gradients = self.back(dy, sums)
+        self.ops.add_up(sums)
+        return gradients
+
+
+class Chain(Pass):
+    """By products, and one pass over memory between two of them on the way back.
 
     With bfloat16 operands, outputs of inner layers are stored as such, and so are the gradients that products give; biases
     are rounded too, because epilogues have them in the type of the result. The last layer's output is float32, and so
@@ -54,7 +76,6 @@ class Chain:
         self.inputs: list[Array] = []
 
     def forward(self, x: Array) -> Array | None:
-        """The last layer's output; None if cublasLt has no way for one of them."""
         self.real = x.dtype
         self.half = self.products.precision == "bf16" and x.dtype.name == "float32"
         weights, biases = [layer.w for layer in self.layers], [layer.b for layer in self.layers]
@@ -80,9 +101,8 @@ class Chain:
         self.output = y
         return y
 
-    def backward(self, dy: Array) -> Gradients:
-        """The gradient of the input, if it is needed, and those of each layer's weights and bias, which may be computed beside the
-        way back to the layers before."""
+    def back(self, dy: Array, sums: list[Sum]) -> Gradients:
+        """Gradients of weights may be computed beside the way back to the layers before."""
         runtime, last = self.ops._runtime, len(self.layers) - 1
         beside = runtime.beside if self.ops.beside else nullcontext
         used: list[Any] = [dy]  # by what runs beside
@@ -100,15 +120,13 @@ class Chain:
                 dz = dy if y is None else self.ops.empty(dy.shape, self.real)
             dw = self.ops.gradient(w.shape, self.real)
             db = None if b is None else self.ops.gradient(b.shape, self.real)
-            finish = None
             if db is not None or y is not None or dz is not dy:
-                finish = self.ops.back(w.shape[1], dy, y, None if dz is dy and y is None else dz, db)
+                left = self.ops.back(w.shape[1], dy, y, None if dz is dy and y is None else dz, db)
+                sums += [] if left is None else [left]
             with beside():
-                if finish is not None:
-                    finish()
                 self._product(self.inputs[n].swapaxes(0, 1), dz, dw)
             gradients.append((dw, db))
-            used += [dz, finish]
+            used.append(dz)
             if n:
                 dy = self.ops.empty(self.inputs[n].shape, self.inputs[n].dtype)
                 self._multiply(dz, self.weights[n].swapaxes(0, 1), dy)

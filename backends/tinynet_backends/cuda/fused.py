@@ -22,8 +22,8 @@ import numpy as np
 from tinynet_backends.arena import cuts
 from tinynet_backends.backend import Array, DenseLayer, Gradients
 from tinynet_backends.cuda import chain, emit
-from tinynet_backends.cuda.operations import THREADS
-from tinynet_backends.cuda.source import REAL, Source, load, read, whole
+from tinynet_backends.cuda.operations import THREADS, Sum
+from tinynet_backends.cuda.source import REAL, Source, read, whole
 from tinynet_backends.cuda.tune import Choice, Choices, fastest
 from tinynet_backends.tracing import Ref, Trace, traced
 
@@ -34,7 +34,6 @@ _ENOUGH = 128
 _SURE = 1 << 18  # numbers of weights times rows that one block has, up to which it is faster than launch after launch
 _OPERANDS = ("float32", "tf32", "bf16")  # as numbered in kernels/fused.cuh
 _CODED = 256  # more than rows of a tile
-_ACROSS = 32  # numbers that a block of `add_up` does
 _LAYERS = np.dtype(
     [
         *((name, kind, (_MOST,)) for name, kind in (("w", np.uint64), ("b", np.uint64), ("kept", np.int64))),
@@ -164,8 +163,8 @@ def kernels(pairs: tuple[tuple[Trace, Trace], ...], dtype: str, operands: str) -
     return whole("fused.cuh", body, np.dtype(dtype))
 
 
-class Fused:
-    """One pass through ``layers``, forward and back. ``ops`` has kernels and memory (`cuda.device`)."""
+class Fused(chain.Pass):
+    """By one kernel forward and one back."""
 
     def __init__(self, ops: Any, work: Work, layers: Sequence[DenseLayer]) -> None:
         self.ops, self.work = ops, work
@@ -192,8 +191,7 @@ class Fused:
         self.ops._launch(self.source, "forward", blocks, THREADS, *given, room=work.room(False))
         return y
 
-    def backward(self, dy: Array) -> Gradients:
-        """The gradient of the input, if it is needed, and those of each layer's weights and bias."""
+    def back(self, dy: Array, sums: list[Sum]) -> Gradients:
         work, real = self.work, self.x.dtype
         gradient = self.ops.gradient((work.p,), real)
         parts = gradient if work.chunks == 1 else self.ops.empty((work.chunks, work.apart), real)
@@ -212,14 +210,12 @@ class Fused:
         )
         self.ops._launch(self.source, "backward", work.chunks, THREADS, *given, room=work.room(True))
         if work.chunks > 1:
-            sizes = (np.int64(number) for number in (work.p, work.apart, work.chunks))
-            blocks = -(-work.p // _ACROSS)
-            self.ops._launch(load("reduce", real), "add_up", blocks, _ACROSS, *sizes, parts, gradient)
+            sums.append(Sum(parts, gradient))
         left = iter(cuts(gradient, work.shapes))
         return dx, [(next(left), next(left) if bias else None) for bias in work.biases]
 
 
-class OneByOne:
+class OneByOne(chain.Pass):
     """The same by products and passes of their own, as `Sequential` would have them."""
 
     def __init__(self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool) -> None:
@@ -234,7 +230,7 @@ class OneByOne:
             x = y
         return x
 
-    def backward(self, dy: Array) -> Gradients:
+    def back(self, dy: Array, sums: list[Sum]) -> Gradients:
         gradients: list[tuple[Array, Array | None]] = []
         for k in reversed(range(len(self.layers))):
             (w, b, _, df), (x, z, y) = self.layers[k], self.steps[k]
@@ -244,19 +240,19 @@ class OneByOne:
         return dy, gradients[::-1]
 
 
-class Halves:
+class Halves(chain.Pass):
     """Layers in another way first, and those behind them by one kernel: a narrow last product has no other that is fast."""
 
-    def __init__(self, front: Any, behind: Fused) -> None:
-        self.front, self.behind = front, behind
+    def __init__(self, front: chain.Pass, behind: Fused) -> None:
+        self.ops, self.front, self.behind = front.ops, front, behind
 
     def forward(self, x: Array) -> Array | None:
         y = self.front.forward(x)
         return None if y is None else self.behind.forward(y)
 
-    def backward(self, dy: Array) -> Gradients:
-        between, last = self.behind.backward(dy)
-        dx, first = self.front.backward(between)
+    def back(self, dy: Array, sums: list[Sum]) -> Gradients:
+        between, last = self.behind.back(dy, sums)
+        dx, first = self.front.back(between, sums)
         return dx, [*first, *last]
 
 
@@ -266,8 +262,8 @@ class Way(NamedTuple):
     front: int
     tile: int
 
-    def of(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> Any:
-        """Their pass, forward and back."""
+    def of(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> chain.Pass:
+        """Their pass."""
         first, last = layers[: self.front], layers[self.front :]
         behind = Fused(ops, work.behind(self.front, self.tile), last) if last else None
         if behind is not None and not first:
@@ -322,7 +318,7 @@ def _fits(work: Work, most: int) -> bool:
     return max(work.room(False), work.room(True)) <= most
 
 
-def _there_and_back(do: Any, x: Array) -> None:
+def _there_and_back(do: chain.Pass, x: Array) -> None:
     y = do.forward(x)
     if y is None:
         raise RuntimeError("cublasLt has no algorithm for one of the layers")
