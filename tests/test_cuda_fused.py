@@ -54,12 +54,13 @@ def sources():
     yield fused.kernels((), "float32", "float32")
     for precision in ("tf32", "bf16"):
         yield fused.kernels(pairs(tn.Tanh(), tn.GELU()), "float32", precision)
+        yield fused.kernels((), "float32", precision)
 
 
 @pytest.fixture(scope="module")
 def machine(request, tmp_path_factory):
     made = shim.at(request, tmp_path_factory)
-    files = [load(name, F4) for name in ("rows", "relu", "pack")]
+    files = [load(name, F4) for name in ("rows", "relu", "round", "pack")]
     made.prepare([*sources(), *files, *(emit.kernel(t, F4, kind) for t, kind in FORMULAS)])
     return made
 
@@ -302,9 +303,12 @@ def test_the_clock_decides_where_sizes_do_not(times, way, activation, machine, m
         ops._ways = fused.Ways(kept)  # another process
 
 
-def halved(machine, widths, activations, precision="float32"):
+def halved(machine, widths, activations, precision="float32", bias=True):
     """A backend whose blocks have room for the last layer alone, and layers that are so done."""
-    ops, (found, _, made) = shim.ShimBackend(machine, precision), work(100, widths, activations)
+    ops, made = shim.ShimBackend(machine, precision), layers(widths, activations, bias)
+    for layer in made if bias else []:  # a chain rounds biases, which may move an input across ReLU's corner
+        layer.b[...] = ROUNDED["bf16"](layer.b)
+    found = fused.Work.of(np.zeros((100, widths[0]), F4), made, precision, True)
     ops._runtime.shared_memory = max(found.behind(len(made) - 1, 16).room(back) for back in (False, True))
     monotone = iter(range(100, 0, -1))  # what comes later is faster
     ops._runtime.seconds = lambda run: (
@@ -313,21 +317,32 @@ def halved(machine, widths, activations, precision="float32"):
     return ops, made
 
 
+@pytest.mark.parametrize("precision", ROUNDED)
 @pytest.mark.parametrize(
     ("activation", "front"), [(tn.ReLU(), chain.Chain), (tn.Tanh(), fused.OneByOne)], ids=["chain", "one by one"]
 )
-@pytest.mark.parametrize("need_dx", [True, False])
-def test_only_the_last_layer_fits(activation, front, need_dx, machine):
-    ops, made = halved(machine, [8, 40, 3], [activation, None])
+@pytest.mark.parametrize(("width", "bias"), [(40, True), (40, False), (37, True)])
+def test_only_the_last_layer_fits(precision, activation, front, width, bias, machine):
+    ops, made = halved(machine, [8, 24, width, 3], [activation, activation, None], precision, bias)
     x, dy = draw(100, 8), draw(100, 3)
-    y, back = fused.through(ops, x, made, need_dx)
-    assert isinstance(back.__self__, fused.Halves)
-    assert isinstance(back.__self__.front, front)
-    dx, gradients = back(dy)
-    assert need_dx or dx is None
-    got = [y, *([dx] if need_dx else []), *(g for pair in gradients for g in pair)]
-    wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8))
-    agree(got, wanted if need_dx else [wanted[0], *wanted[2:]], RTOL[F4])
+    wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8), ROUNDED[precision])
+    for need_dx in (True, False):
+        machine.launched.clear()
+        y, back = fused.through(ops, x, made, need_dx)
+        assert isinstance(back.__self__, fused.Halves)
+        assert isinstance(back.__self__.front, front)
+        machine.launched.clear()
+        dx, gradients = back(dy)
+        assert need_dx or dx is None
+        got = [y, *([dx] if need_dx else []), *(g for pair in gradients for g in pair if g is not None)]
+        agree(
+            got,
+            wanted if need_dx else [wanted[0], *wanted[2:]],
+            {"float32": RTOL[F4], "tf32": 1e-3, "bf16": 2e-2}[precision],
+        )
+        passes = [name for name in machine.launched if name.startswith("back_") or name == "back"]
+        if front is chain.Chain:  # the first of two passes is the kernel's, too, but where bfloat16 has to be filled up
+            assert len(passes) == (2 if precision == "bf16" and width == 37 else 1)
 
 
 def test_a_front_that_has_no_algorithm(machine, monkeypatch):
@@ -366,7 +381,7 @@ STEPS = {
     ),
     "classes, and products before the last": (
         TWO, 20, 100, tn.CrossEntropy(), tn.Adam(),
-        ["forward", "cross_entropy", "backward", "back", "back", "add_up", "formula"],
+        ["forward", "cross_entropy", "backward", "back", "add_up", "formula"],
     ),
 }  # fmt: skip
 

@@ -27,9 +27,11 @@ def _relu_grad(xp: Any, dy: Array, x: Array, y: Array) -> Array:
     return xp.where(y > 0, dy, xp.zeros_like(dy))
 
 
+RELU = traced(_relu, 1), traced(_relu_grad, 3)
+
+
 def fits(x: Array, layers: Sequence[DenseLayer]) -> bool:
     """Whether these are layers that a `Chain` can do."""
-    relu = traced(_relu, 1), traced(_relu_grad, 3)
     return (
         x.ndim == 2
         and x.size > 0
@@ -37,7 +39,7 @@ def fits(x: Array, layers: Sequence[DenseLayer]) -> bool:
         and any(layer.f is not None for layer in layers)
         and all(w.ndim == 2 and w.dtype == x.dtype and w.flags.c_contiguous for w, *_ in layers)
         and all(b is None or b.flags.c_contiguous for _, b, *_ in layers)
-        and all(f is None or df is None or (traced(f, 1), traced(df, 3)) == relu for *_, f, df in layers)
+        and all(f is None or df is None or (traced(f, 1), traced(df, 3)) == RELU for *_, f, df in layers)
     )
 
 
@@ -69,10 +71,14 @@ class Chain(Pass):
     are rounded too, because epilogues have them in the type of the result. The last layer's output is float32, and so
     are all gradients that come out. Widths are then filled up with zeros to multiples of 8: tensor cores take twice as
     long where rows are not aligned.
+
+    With ``through`` the gradient that comes in has gone through the last ReLU already and is as products take it, and the
+    last bias is left out.
     """
 
-    def __init__(self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool) -> None:
+    def __init__(self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool, through: bool = False) -> None:
         self.ops, self.products, self.layers, self.need_dx = ops, ops._products, layers, need_dx
+        self.through = through
         self.inputs: list[Array] = []
 
     def forward(self, x: Array) -> Array | None:
@@ -114,8 +120,10 @@ class Chain(Pass):
             w, b, f, _ = self.layers[n]
             y = None if f is None else self.output if n == last else self.inputs[n + 1]
             dz = dy  # what a product has made may be changed in place, what came from the next layer not
-            if n == last and self.half:
-                dz = self.ops.empty((len(dy), _wide(dy.shape[1])), _HALF)
+            if n == last and self.through:
+                b = y = None
+            elif n == last and self.half:
+                dz = self.ops.empty((len(dy), wide(dy.shape[1])), _HALF)
             elif n == last:
                 dz = dy if y is None else self.ops.empty(dy.shape, self.real)
             dw = self.ops.gradient(w.shape, self.real)
@@ -157,8 +165,8 @@ class Chain(Pass):
     ) -> tuple[Array, list[Array], list[Array | None]]:
         """The input, weights, and biases of all but the last layer, as bfloat16 and filled up."""
         arrays = [*weights, *(b for b in biases[:-1] if b is not None)]
-        rounded = [self.ops.empty(tuple(map(_wide, a.shape)), _HALF) for a in arrays]
-        rounded_x = self.ops.empty((len(x), _wide(x.shape[1])), _HALF)
+        rounded = [self.ops.empty(tuple(map(wide, a.shape)), _HALF) for a in arrays]
+        rounded_x = self.ops.empty((len(x), wide(x.shape[1])), _HALF)
         together = x.flags.c_contiguous
         self.ops.rounded_together([x] * together + arrays, [rounded_x] * together + rounded)
         if not together:
@@ -168,7 +176,8 @@ class Chain(Pass):
         return rounded_x, rounded[: len(weights)], [*inner, biases[-1]]
 
 
-def _wide(k: int) -> int:
+def wide(k: int) -> int:
+    """A width filled up."""
     return k + -k % _ROW
 
 

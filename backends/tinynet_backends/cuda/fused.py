@@ -56,6 +56,7 @@ class Work:
     operands: str  # the precision of float32
     need_dx: bool
     tile: int = 0
+    before: int = 0  # whether x is what a ReLU gave, 2 if it had a bias too: see kernels/fused.cuh
 
     @classmethod
     def of(cls, x: Array, layers: Sequence[DenseLayer], precision: str, need_dx: bool) -> Work | None:
@@ -79,16 +80,20 @@ class Work:
 
     def behind(self, front: int, tile: int) -> Work:
         """The layers behind the first so many, in tiles of so many rows, or of what rows there are."""
+        # a chain's last pass over memory is theirs, too; in bfloat16, if there is nothing to fill up
+        relu = front > 0 and self.formulas[front - 1] == chain.RELU and set(self.formulas[:front]) <= {None, chain.RELU}
+        relu = relu and (self.operands != "bf16" or chain.wide(self.widths[front]) == self.widths[front])
         return replace(
             self, widths=self.widths[front:], biases=self.biases[front:], formulas=self.formulas[front:],
-            need_dx=self.need_dx or front > 0, tile=min(tile, _up(self.n)),
+            need_dx=self.need_dx or front > 0, tile=min(tile, _up(self.n)), before=1 + self.biases[front - 1] if relu else 0,
         )  # fmt: skip
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of the parameters: each layer's weights, and its bias."""
+        """Of the gradients: that of the bias before them, each layer's weights, and its bias."""
         each = zip(pairwise(self.widths), self.biases, strict=True)
-        return [shape for (i, o), bias in each for shape in ((i, o), (o,))[: 1 + bias]]
+        before = [(self.widths[0],)] if self.before == 2 else []
+        return [*before, *(shape for (i, o), bias in each for shape in ((i, o), (o,))[: 1 + bias])]
 
     @cached_property
     def p(self) -> int:
@@ -127,7 +132,7 @@ class Work:
     def room(self, back: bool) -> int:
         """Bytes of shared memory, as the kernels divide it."""
         each, first = [*pairwise(self.widths)], _pitch(self.widths[0])
-        widest = max(map(_pitch, self.widths[1:]))
+        widest = max(map(_pitch, self.widths[0 if back and self.before else 1 :]))
         if back:
             again = self.operands != "float32" or any(self.of_input[:-1])
             weights = sum(_up(o) * _pitch(i) for i, o in each[0 if self.need_dx else 1 :])
@@ -195,23 +200,17 @@ class Fused(chain.Pass):
         work, real = self.work, self.x.dtype
         gradient = self.ops.gradient((work.p,), real)
         parts = gradient if work.chunks == 1 else self.ops.empty((work.chunks, work.apart), real)
-        dx = self.ops.empty(self.x.shape, real) if work.need_dx else None
+        half = work.before > 0 and work.operands == "bf16"
+        dx = self.ops.empty(self.x.shape, np.dtype(np.uint16) if half else real) if work.need_dx else None
         sizes = (np.int64(number) for number in (work.size, work.chunks, work.p, work.apart))
-        given = (
-            np.int64(work.n),
-            np.int32(work.tile),
-            *sizes,
-            self.given,
-            self.x,
-            self.kept,
-            self.ops._dense(dy, real),
-            dx,
-            parts,
-        )
+        where = (None, dx) if half else (dx, None)
+        arrays = self.x, self.kept, self.ops._dense(dy, real), *where, parts
+        given = np.int64(work.n), np.int32(work.tile), *sizes, np.int32(work.before), self.given, *arrays
         self.ops._launch(self.source, "backward", work.chunks, THREADS, *given, room=work.room(True))
         if work.chunks > 1:
             sums.append(Sum(parts, gradient))
         left = iter(cuts(gradient, work.shapes))
+        self.before = next(left) if work.before == 2 else None
         return dx, [(next(left), next(left) if bias else None) for bias in work.biases]
 
 
@@ -253,6 +252,8 @@ class Halves(chain.Pass):
     def back(self, dy: Array, sums: list[Sum]) -> Gradients:
         between, last = self.behind.back(dy, sums)
         dx, first = self.front.back(between, sums)
+        if self.behind.before is not None:
+            first[-1] = first[-1][0], self.behind.before
         return dx, [*first, *last]
 
 
@@ -268,8 +269,9 @@ class Way(NamedTuple):
         behind = Fused(ops, work.behind(self.front, self.tile), last) if last else None
         if behind is not None and not first:
             return behind
-        together = chain.fits(x, first)
-        front = (chain.Chain if together else OneByOne)(ops, first, work.need_dx)
+        before = behind is not None and behind.work.before > 0
+        fits = chain.fits(x, first)
+        front = chain.Chain(ops, first, work.need_dx, before) if fits else OneByOne(ops, first, work.need_dx)
         return front if behind is None else Halves(front, behind)
 
 

@@ -220,10 +220,9 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
     }
 }
 
-// Of what lies behind the first layer.
-DEVICE int widest(const Layers& layers) {
+DEVICE int widest(const Layers& layers, int first) {
     int most = 0;
-    for (int k = 1; k <= layers.count; ++k) most = pitch(layers.width[k]) > most ? pitch(layers.width[k]) : most;
+    for (int k = first; k <= layers.count; ++k) most = pitch(layers.width[k]) > most ? pitch(layers.width[k]) : most;
     return most;
 }
 
@@ -244,7 +243,7 @@ KERNEL forward(
     }
     real* const rows_of_x = free;
     real* const results = rows_of_x + tile * pitch(layers.width[0]);  // of two layers, in turns
-    const int apart = tile * widest(layers);
+    const int apart = tile * widest(layers, 1);
     for (i64 first = (i64)blockIdx.x * tile; first < n; first += (i64)gridDim.x * tile) {
         const int rows = n - first < tile ? (int)(n - first) : tile;
         __syncthreads();  // what was there has been read
@@ -281,17 +280,19 @@ KERNEL forward(
 // To the gradient of a row of weights what a tile adds to it.
 DEVICE void add(real* row, int j, int width, const Quad& x, bool first) { put(row, j, width, first ? x : sum(get(row, j, width), x)); }
 
-// Gradients of dy (n, o): dx (n, i), if it is asked for, and those of weights and biases, layer after layer, for each chunk of
-// `size` rows in `parts`, `apart` numbers from one to the next. They are p numbers.
+// Gradients of dy (n, o): dx (n, i), if it is asked for, as real or in bfloat16, and those of weights and biases, layer after layer,
+// for each chunk of `size` rows in `parts`, `apart` numbers from one to the next. They are p numbers. If x is what a ReLU gave, dx can
+// be the gradient of what that was given (before 1), and its sums over the samples stand before all others (before 2).
 KERNEL backward(
-    i64 n, int tile, i64 size, i64 chunks, i64 p, i64 apart, const __grid_constant__ Layers layers,
+    i64 n, int tile, i64 size, i64 chunks, i64 p, i64 apart, int before, const __grid_constant__ Layers layers,
     const real* __restrict__ x, const real* __restrict__ kept, const real* __restrict__ dy, real* __restrict__ dx,
-    real* __restrict__ parts
+    u16* __restrict__ half_dx, real* __restrict__ parts
 ) {
     SHARED_ROOM(room);
-    const int last = layers.count - 1, most = widest(layers);
+    const bool through = dx || half_dx;
+    const int last = layers.count - 1, most = widest(layers, before ? 0 : 1);
     real* free = room;
-    for (int k = last; k >= (dx ? 0 : 1); --k) {
+    for (int k = last; k >= (through ? 0 : 1); --k) {
         fetch_transposed(layers.w[k], layers.width[k], layers.width[k + 1], free);
         free += up(layers.width[k + 1]) * pitch(layers.width[k]);
     }
@@ -362,14 +363,23 @@ KERNEL backward(
                 product<true>(i, o, tile, operands, ip, dz, op, [&](int row, int j, const Quad& s) {
                     if (row < i) add(sums + (i64)row * o, j, o, s, first == begin);
                 });
-                if (k || dx)
+                if (k || through)
                     product<false>(tile, i, o, dz, op, w, ip, [&](int row, int j, const Quad& s) {
+                        const Quad known = *(const Quad*)(in + row * ip + j);
+                        Quad d = s;
                         if (!k) {
-                            if (row < rows) put(dx + (first + row) * i, j, i, s);
+                            if (before) {
+#pragma unroll
+                                for (int l = 0; l < 4; ++l) d.v[l] = row < rows && known.v[l] > 0 ? s.v[l] : 0;
+                                *(Quad*)(next + row * ip + j) = d;
+                            }
+                            const i64 at = (first + row) * i;
+                            if (row >= rows) return;
+                            if (dx) put(dx + at, j, i, d);
+                            else
+                                for (int l = 0; l < 4; l += LANES) *(Rounded*)(half_dx + at + j + l) = bfloat16(*(const Pack*)(d.v + l));
                             return;
                         }
-                        const Quad known = *(const Quad*)(in + row * ip + j);
-                        Quad d;
 #pragma unroll
                         for (int l = 0; l < 4; ++l) {
                             const real x = back(f, of_input, s.v[l], known.v[l]);
@@ -377,6 +387,15 @@ KERNEL backward(
                         }
                         *(Quad*)(next + row * ip + j) = d;
                     });
+                if (!k && before == 2) {
+                    __syncthreads();
+                    for (int j = place_in_block(); j < i; j += THREADS) {
+                        real s = 0;
+#pragma unroll 8
+                        for (int row = 0; row < tile; ++row) s += next[row * ip + j];
+                        sums[j - i] = first == begin ? s : sums[j - i] + s;
+                    }
+                }
                 in += tile * ip;
                 w += up(o) * ip;
                 real* const read = dz;
