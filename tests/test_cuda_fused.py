@@ -322,7 +322,8 @@ def halved(machine, widths, activations, precision="float32", bias=True):
     ("activation", "front"), [(tn.ReLU(), chain.Chain), (tn.Tanh(), fused.OneByOne)], ids=["chain", "one by one"]
 )
 @pytest.mark.parametrize(("width", "bias"), [(40, True), (40, False), (37, True)])
-def test_only_the_last_layer_fits(precision, activation, front, width, bias, machine):
+def test_only_the_last_layer_fits(precision, activation, front, width, bias, machine, monkeypatch):
+    monkeypatch.setattr(fused, "_CHUNKS", 3)  # of several tiles
     ops, made = halved(machine, [8, 24, width, 3], [activation, activation, None], precision, bias)
     x, dy = draw(100, 8), draw(100, 3)
     wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8), ROUNDED[precision])
