@@ -9,6 +9,7 @@ import pytest
 from cuda_shim import shim
 from test_cuda_plan import RTOL
 from tinynet_backends import get_backend
+from tinynet_backends.cuda import operations
 from tinynet_backends.cuda.source import REAL, load
 from tinynet_backends.numpy_backend import NumpyBackend
 
@@ -44,7 +45,7 @@ class Rounding(NumpyBackend):
 @pytest.fixture(scope="module")
 def machine(request, tmp_path_factory):
     made = shim.at(request, tmp_path_factory)
-    made.prepare([load(name, dtype) for name in ("relu", "round") for dtype in REAL])
+    made.prepare([load(name, dtype) for name in ("relu", "round", "reduce") for dtype in REAL])
     return made
 
 
@@ -85,6 +86,7 @@ def test_layers_together_are_the_layers_one_by_one(name, precision, refused, mac
     ops = backend(machine, "float32" if precision == "float64" else precision)
     out = tn.Model(net, n_in).out_shape
     x, dy = (rng.standard_normal((67, *s)).astype(dtype) for s in ((n_in,), out))
+    x = np.asfortranarray(x) if name == "several" else x
     got, names = pass_through(ops, net, n_in, dtype, x, dy)
     reference = Rounding(precision) if precision in ("tf32", "bf16") else get_backend("numpy")
     wanted, others = pass_through(reference, net, n_in, "float64", x.astype("float64"), dy.astype("float64"))
@@ -163,9 +165,8 @@ def test_the_way_back_to_a_product(machine, shape, kind, masked):
     dz, db = np.ones(filled.shape, "uint16" if half else real), np.zeros(k, real)
 
     def back(*given):
-        finish = ops.back(*given)
-        if finish is not None:
-            finish()
+        left = ops.back(*given)
+        ops.add_up([] if left is None else [left])
 
     back(k, dy, y if masked else None, dz, db)
     np.testing.assert_array_equal(dz, cublaslt.words(filled) if half else filled)
@@ -178,6 +179,23 @@ def test_the_way_back_to_a_product(machine, shape, kind, masked):
         np.testing.assert_allclose(alone, cublaslt.numbers(dy).sum(axis=0, dtype="float64"), rtol=1e-5, atol=1e-4)
         back(k, dy, y if masked else None, dy, None)  # in place
         np.testing.assert_array_equal(dy, dz[:, :k])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_of_many_lengths_in_one_launch(machine, dtype):
+    ops, rng = backend(machine, "float32"), np.random.default_rng(4)
+    memory = np.full(5000, 7.0, dtype)  # what lies between sums stays
+    sums, wanted, start = [], memory.copy(), 3
+    for chunks, p, apart in [(2, 1, 1), (9, 16, 16), (300, 17, 20), (33, 100, 100), *[(3, 5, 8)] * 15]:
+        parts = rng.standard_normal((chunks, apart)).astype(dtype)
+        sums.append(operations.Sum(parts, memory[start : start + p]))
+        wanted[start : start + p] = parts[:, :p].sum(axis=0, dtype="float64")
+        start += p + 2
+    machine.launched.clear()
+    ops.add_up(sums)
+    np.testing.assert_allclose(memory, wanted, rtol=1e-6 if dtype == "float32" else 1e-14, atol=1e-13)
+    assert machine.launched == ["add_up"] * 2
+    ops.add_up([])
 
 
 def test_rounding_is_to_the_nearest_even_and_fills_up_with_zeros(machine):

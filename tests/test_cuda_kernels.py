@@ -524,11 +524,18 @@ def test_an_argument_of_another_type_is_seen(args, said, ops):
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "dtype"),
+    [
+        ("sm_80", F8),
+        ("sm_90", F4),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("sm_80", F4), ("sm_90", F8))),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", source.FILES)
-def test_nvrtc_compiles_the_files(name, architecture):
-    for dtype in source.REAL:
-        assert nvrtc.compiled(source.load(name, dtype).text, architecture).startswith(b"\x7fELF")
+def test_nvrtc_compiles_the_files(name, architecture, dtype):
+    assert nvrtc.compiled(source.load(name, dtype).text, architecture).startswith(b"\x7fELF")
 
 
 @needs_nvrtc

@@ -100,6 +100,40 @@ def test_a_captured_product_writes_every_element_at_every_launch(precision):
         result[...] = ops.xp.nan
 
 
+NETWORKS = [
+    (4, (3, 4, 1)),
+    (1, (1, 1)),
+    (33, (100, 17, 3, 1, 2)),
+    (1000, (20, 64, 64, 2)),
+    (300, (700, 300, 10)),
+    (9000, (64,) * 4),
+]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("shape", NETWORKS, ids=str)
+@pytest.mark.parametrize("activation", [tn.Tanh(), tn.SiLU(), None], ids=repr)
+def test_layers_done_by_one_kernel(precision, shape, activation):
+    """Against the host's float64; with `Way(front=0, …)` in `ops._ways._known` where all of them are."""
+    ops, (n, widths) = backend(precision), shape
+    parts = [part for width in widths[1:] for part in (tn.Dense(width), activation) if part is not None]
+    rng = np.random.default_rng(5)  # with few numbers, and none that are near 0 by chance
+    x, dy = (rng.standard_normal((n, k)).astype("float32") for k in (widths[0], widths[-1]))
+    found = []
+    for where, dtype in ((ops, "float32"), (get_backend("numpy"), "float64")):
+        model = tn.Model(tn.Sequential(*parts), widths[0], backend=where, dtype=dtype, seed=1)
+        y, back = model.net.forward(model.params, where.asarray(x, dtype), tn.Context(where, train=True))
+        dx, gradients = back(where.asarray(dy, dtype))
+        arrays = y, dx, *dict(sorted(tn.layers.leaves(gradients))).values()
+        found.append([where.to_numpy(a) for a in arrays])
+    for mine, wanted in zip(*found, strict=True):
+        assert error(mine, wanted) < 3 * PRECISIONS[precision]
+    assert (
+        any((work.n, work.widths) == shape and way.front == 0 for work, way in ops._ways._known.items())
+        or n * max(widths) > 1e5
+    )
+
+
 # Captured against as written
 
 

@@ -134,6 +134,33 @@ template <class T> static inline T __shfl_xor_sync(unsigned mask, T value, int l
     return value;
 }
 
+// Matrix fragments for mma.m16n8k8 (PTX ISA, "Warp Level Matrix Multiply-Accumulate Instructions"): lane 4 g + t has of d
+// (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1), and of a and b what `a` and `b` say, by row and column.
+template <class A, class B> static void shim_mma(float* d, const std::vector<unsigned>& mine, const A& a, const B& b) {
+    static std::vector<unsigned> all[32][32];
+    const size_t self = shim_current - shim_fibers.data(), g = self % 32 / 4, t = self % 4;
+    auto& warp = all[self / 32];
+    warp[self % 32] = mine;
+    __shfl_xor_sync(~0u, 0, 0);  // all have come
+    for (size_t n = 0; n < 4; ++n)
+        for (size_t k = 0; k < 8; ++k) d[n] += a(warp, g + n / 2 * 8, k) * b(warp, k, 2 * t + n % 2);
+    __shfl_xor_sync(~0u, 0, 0);  // and have read
+}
+static float shim_tf32(unsigned bits) { return __uint_as_float(bits & 0xffffe000); }
+static void mma_tf32(float* d, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+    shim_mma(
+        d, {a0, a1, a2, a3, b0, b1},
+        [](auto& warp, size_t row, size_t k) { return shim_tf32(warp[row % 8 * 4 + k % 4][row / 8 + k / 4 * 2]); },
+        [](auto& warp, size_t k, size_t column) { return shim_tf32(warp[column * 4 + k % 4][4 + k / 4]); });
+}
+static float shim_half(unsigned word, size_t upper) { return __uint_as_float(upper ? word & 0xffff0000 : word << 16); }
+static void mma_bf16(float* d, unsigned a0, unsigned a1, unsigned b0) {
+    shim_mma(
+        d, {a0, a1, b0},
+        [](auto& warp, size_t row, size_t k) { return shim_half(warp[row % 8 * 4 + k / 2][row / 8], k % 2); },
+        [](auto& warp, size_t k, size_t column) { return shim_half(warp[column * 4 + k / 2][2], k % 2); });
+}
+
 // Lets those of a warp's 32 lanes go on that wait at a shuffle with all whom it names; whether there were any.
 static bool shim_shuffle(ShimFiber* lanes, std::string& error) {
     unsigned waiting = 0;

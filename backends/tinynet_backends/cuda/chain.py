@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from tinynet_backends.backend import Array, DenseLayer, Gradients
+from tinynet_backends.cuda.operations import Sum
 from tinynet_backends.cuda.plan import ALIGNED, SIZES, STORED, Epilogue
 from tinynet_backends.tracing import traced
 
@@ -26,9 +27,11 @@ def _relu_grad(xp: Any, dy: Array, x: Array, y: Array) -> Array:
     return xp.where(y > 0, dy, xp.zeros_like(dy))
 
 
+RELU = traced(_relu, 1), traced(_relu_grad, 3)
+
+
 def fits(x: Array, layers: Sequence[DenseLayer]) -> bool:
     """Whether these are layers that a `Chain` can do."""
-    relu = traced(_relu, 1), traced(_relu_grad, 3)
     return (
         x.ndim == 2
         and x.size > 0
@@ -36,33 +39,54 @@ def fits(x: Array, layers: Sequence[DenseLayer]) -> bool:
         and any(layer.f is not None for layer in layers)
         and all(w.ndim == 2 and w.dtype == x.dtype and w.flags.c_contiguous for w, *_ in layers)
         and all(b is None or b.flags.c_contiguous for _, b, *_ in layers)
-        and all(f is None or df is None or (traced(f, 1), traced(df, 3)) == relu for *_, f, df in layers)
+        and all(f is None or df is None or (traced(f, 1), traced(df, 3)) == RELU for *_, f, df in layers)
     )
 
 
-class Chain:
-    """One pass through ``layers``, forward and back. ``ops`` has products, kernels and memory (`cuda.device`).
+class Pass:
+    """A pass through layers, forward and back, on ``ops`` (`cuda.device`)."""
+
+    ops: Any
+
+    def forward(self, x: Array) -> Array | None:
+        """The last layer's output; None if cublasLt has no way for one of them."""
+        raise NotImplementedError
+
+    def back(self, dy: Array, sums: list[Sum]) -> Gradients:
+        """`backward` but for what is left to be added up."""
+        raise NotImplementedError
+
+    def backward(self, dy: Array) -> Gradients:
+        """The gradient of the input, if it is needed, and those of each layer's weights and bias."""
+        sums: list[Sum] = []
+        gradients = self.back(dy, sums)
+        self.ops.add_up(sums)
+        return gradients
+
+
+class Chain(Pass):
+    """By products, and one pass over memory between two of them on the way back.
 
     With bfloat16 operands, outputs of inner layers are stored as such, and so are the gradients that products give; biases
     are rounded too, because epilogues have them in the type of the result. The last layer's output is float32, and so
     are all gradients that come out. Widths are then filled up with zeros to multiples of 8: tensor cores take twice as
     long where rows are not aligned.
+
+    With ``through`` the gradient that comes in has gone through the last ReLU already and is as products take it, and the
+    last bias is left out.
     """
 
-    def __init__(self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool) -> None:
+    def __init__(self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool, through: bool = False) -> None:
         self.ops, self.products, self.layers, self.need_dx = ops, ops._products, layers, need_dx
+        self.through = through
         self.inputs: list[Array] = []
 
     def forward(self, x: Array) -> Array | None:
-        """The last layer's output; None if cublasLt has no way for one of them."""
         self.real = x.dtype
         self.half = self.products.precision == "bf16" and x.dtype.name == "float32"
         weights, biases = [layer.w for layer in self.layers], [layer.b for layer in self.layers]
         if self.half:
-            weights, biases = self._rounded(weights, biases)
-            rounded = self.ops.empty((len(x), _wide(x.shape[1])), _HALF)
-            self.ops.rounded(x, rounded)
-            x = rounded
+            x, weights, biases = self._rounded(x, weights, biases)
         self.weights = weights
         for w, b, layer in zip(weights[:-1], biases[:-1], self.layers, strict=False):
             self.inputs.append(x)
@@ -83,9 +107,8 @@ class Chain:
         self.output = y
         return y
 
-    def backward(self, dy: Array) -> Gradients:
-        """The gradient of the input, if it is needed, and those of each layer's weights and bias, which may be computed beside the
-        way back to the layers before."""
+    def back(self, dy: Array, sums: list[Sum]) -> Gradients:
+        """Gradients of weights may be computed beside the way back to the layers before."""
         runtime, last = self.ops._runtime, len(self.layers) - 1
         beside = runtime.beside if self.ops.beside else nullcontext
         used: list[Any] = [dy]  # by what runs beside
@@ -97,21 +120,21 @@ class Chain:
             w, b, f, _ = self.layers[n]
             y = None if f is None else self.output if n == last else self.inputs[n + 1]
             dz = dy  # what a product has made may be changed in place, what came from the next layer not
-            if n == last and self.half:
-                dz = self.ops.empty((len(dy), _wide(dy.shape[1])), _HALF)
+            if n == last and self.through:
+                b = y = None
+            elif n == last and self.half:
+                dz = self.ops.empty((len(dy), wide(dy.shape[1])), _HALF)
             elif n == last:
                 dz = dy if y is None else self.ops.empty(dy.shape, self.real)
             dw = self.ops.gradient(w.shape, self.real)
             db = None if b is None else self.ops.gradient(b.shape, self.real)
-            finish = None
             if db is not None or y is not None or dz is not dy:
-                finish = self.ops.back(w.shape[1], dy, y, None if dz is dy and y is None else dz, db)
+                left = self.ops.back(w.shape[1], dy, y, None if dz is dy and y is None else dz, db)
+                sums += [] if left is None else [left]
             with beside():
-                if finish is not None:
-                    finish()
                 self._product(self.inputs[n].swapaxes(0, 1), dz, dw)
             gradients.append((dw, db))
-            used += [dz, finish]
+            used.append(dz)
             if n:
                 dy = self.ops.empty(self.inputs[n].shape, self.inputs[n].dtype)
                 self._multiply(dz, self.weights[n].swapaxes(0, 1), dy)
@@ -137,17 +160,24 @@ class Chain:
             raise RuntimeError(f"cublasLt has no algorithm for the product of {x.shape} and {w.shape}: update cuBLAS")
         return out
 
-    def _rounded(self, weights: list[Array], biases: list[Array | None]) -> tuple[list[Array], list[Array | None]]:
-        """Weights, and biases of all but the last layer, as bfloat16 and filled up."""
+    def _rounded(
+        self, x: Array, weights: list[Array], biases: list[Array | None]
+    ) -> tuple[Array, list[Array], list[Array | None]]:
+        """The input, weights, and biases of all but the last layer, as bfloat16 and filled up."""
         arrays = [*weights, *(b for b in biases[:-1] if b is not None)]
-        rounded = [self.ops.empty(tuple(map(_wide, a.shape)), _HALF) for a in arrays]
-        self.ops.rounded_together(arrays, rounded)
+        rounded = [self.ops.empty(tuple(map(wide, a.shape)), _HALF) for a in arrays]
+        rounded_x = self.ops.empty((len(x), wide(x.shape[1])), _HALF)
+        together = x.flags.c_contiguous
+        self.ops.rounded_together([x] * together + arrays, [rounded_x] * together + rounded)
+        if not together:
+            self.ops.rounded(x, rounded_x)
         rest = iter(rounded[len(weights) :])
         inner: list[Array | None] = [None if b is None else next(rest) for b in biases[:-1]]
-        return rounded[: len(weights)], [*inner, biases[-1]]
+        return rounded_x, rounded[: len(weights)], [*inner, biases[-1]]
 
 
-def _wide(k: int) -> int:
+def wide(k: int) -> int:
+    """A width filled up."""
     return k + -k % _ROW
 
 

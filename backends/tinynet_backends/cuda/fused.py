@@ -22,8 +22,8 @@ import numpy as np
 from tinynet_backends.arena import cuts
 from tinynet_backends.backend import Array, DenseLayer, Gradients
 from tinynet_backends.cuda import chain, emit
-from tinynet_backends.cuda.operations import THREADS
-from tinynet_backends.cuda.source import REAL, Source, load, read, whole
+from tinynet_backends.cuda.operations import THREADS, Sum
+from tinynet_backends.cuda.source import REAL, Source, read, whole
 from tinynet_backends.cuda.tune import Choice, Choices, fastest
 from tinynet_backends.tracing import Ref, Trace, traced
 
@@ -32,8 +32,8 @@ _CHUNKS = 256  # at most
 _TILES = (16, 32, 64)  # rows of a tile, of which there should be so many that all of a device has some
 _ENOUGH = 128
 _SURE = 1 << 18  # numbers of weights times rows that one block has, up to which it is faster than launch after launch
+_OPERANDS = ("float32", "tf32", "bf16")  # as numbered in kernels/fused.cuh
 _CODED = 256  # more than rows of a tile
-_ACROSS = 32  # numbers that a block of `add_up` does
 _LAYERS = np.dtype(
     [
         *((name, kind, (_MOST,)) for name, kind in (("w", np.uint64), ("b", np.uint64), ("kept", np.int64))),
@@ -53,12 +53,13 @@ class Work:
     biases: tuple[bool, ...]
     formulas: tuple[tuple[Trace, Trace] | None, ...]
     dtype: str
-    half: bool
+    operands: str  # the precision of float32
     need_dx: bool
     tile: int = 0
+    before: int = 0  # whether x is what a ReLU gave, 2 if it had a bias too: see kernels/fused.cuh
 
     @classmethod
-    def of(cls, x: Array, layers: Sequence[DenseLayer], half: bool, need_dx: bool) -> Work | None:
+    def of(cls, x: Array, layers: Sequence[DenseLayer], precision: str, need_dx: bool) -> Work | None:
         """None for what no kernel can be made of."""
         pairs = [None if f is None or df is None else (traced(f, 1), traced(df, 3)) for *_, f, df in layers]
         usual = x.ndim == 2 and x.size > 0 and x.dtype in REAL
@@ -68,7 +69,8 @@ class Work:
             return None
         widths = x.shape[1], *(w.shape[1] for w, *_ in layers)
         biases = tuple(b is not None for _, b, *_ in layers)
-        return cls(len(x), widths, biases, tuple(pairs), x.dtype.name, half, need_dx)  # type: ignore[arg-type]
+        operands = precision if x.dtype.name == "float32" else "float32"
+        return cls(len(x), widths, biases, tuple(pairs), x.dtype.name, operands, need_dx)  # type: ignore[arg-type]
 
     @property
     def key(self) -> str:
@@ -78,16 +80,20 @@ class Work:
 
     def behind(self, front: int, tile: int) -> Work:
         """The layers behind the first so many, in tiles of so many rows, or of what rows there are."""
+        # a chain's last pass over memory is theirs, too; in bfloat16, if there is nothing to fill up
+        relu = front > 0 and self.formulas[front - 1] == chain.RELU and set(self.formulas[:front]) <= {None, chain.RELU}
+        relu = relu and (self.operands != "bf16" or chain.wide(self.widths[front]) == self.widths[front])
         return replace(
             self, widths=self.widths[front:], biases=self.biases[front:], formulas=self.formulas[front:],
-            need_dx=self.need_dx or front > 0, tile=min(tile, _up(self.n)),
+            need_dx=self.need_dx or front > 0, tile=min(tile, _up(self.n)), before=1 + self.biases[front - 1] if relu else 0,
         )  # fmt: skip
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of the parameters: each layer's weights, and its bias."""
+        """Of the gradients: that of the bias before them, each layer's weights, and its bias."""
         each = zip(pairwise(self.widths), self.biases, strict=True)
-        return [shape for (i, o), bias in each for shape in ((i, o), (o,))[: 1 + bias]]
+        before = [(self.widths[0],)] if self.before == 2 else []
+        return [*before, *(shape for (i, o), bias in each for shape in ((i, o), (o,))[: 1 + bias])]
 
     @cached_property
     def p(self) -> int:
@@ -126,9 +132,9 @@ class Work:
     def room(self, back: bool) -> int:
         """Bytes of shared memory, as the kernels divide it."""
         each, first = [*pairwise(self.widths)], _pitch(self.widths[0])
-        widest = max(map(_pitch, self.widths[1:]))
+        widest = max(map(_pitch, self.widths[0 if back and self.before else 1 :]))
         if back:
-            again = self.half or any(self.of_input[:-1])
+            again = self.operands != "float32" or any(self.of_input[:-1])
             weights = sum(_up(o) * _pitch(i) for i, o in each[0 if self.need_dx else 1 :])
             row = sum(map(_pitch, self.widths[:-1])) + (2 + again) * widest
         else:
@@ -154,19 +160,21 @@ def _pitch(width: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def kernels(pairs: tuple[tuple[Trace, Trace], ...], dtype: str, half: bool) -> Source:
+def kernels(pairs: tuple[tuple[Trace, Trace], ...], dtype: str, operands: str) -> Source:
     """``forward`` and ``backward`` of `kernels/fused.cuh` with these activations, numbered from 1."""
-    body = f"#undef HALF\n#define HALF {half:d}\n{emit.activations(pairs)}{read('fused.cuh')}"
+    body = (
+        f"#undef OPERANDS\n#define OPERANDS {_OPERANDS.index(operands)}\n{emit.activations(pairs)}{read('fused.cuh')}"
+    )
     return whole("fused.cuh", body, np.dtype(dtype))
 
 
-class Fused:
-    """One pass through ``layers``, forward and back. ``ops`` has kernels and memory (`cuda.device`)."""
+class Fused(chain.Pass):
+    """By one kernel forward and one back."""
 
     def __init__(self, ops: Any, work: Work, layers: Sequence[DenseLayer]) -> None:
         self.ops, self.work = ops, work
         pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
-        self.source = kernels(tuple(pairs), work.dtype, work.half)
+        self.source = kernels(tuple(pairs), work.dtype, work.operands)
         given = np.zeros((), _LAYERS)
         for k, (w, b, *_) in enumerate(layers):
             pair = work.formulas[k]
@@ -188,34 +196,25 @@ class Fused:
         self.ops._launch(self.source, "forward", blocks, THREADS, *given, room=work.room(False))
         return y
 
-    def backward(self, dy: Array) -> Gradients:
-        """The gradient of the input, if it is needed, and those of each layer's weights and bias."""
+    def back(self, dy: Array, sums: list[Sum]) -> Gradients:
         work, real = self.work, self.x.dtype
         gradient = self.ops.gradient((work.p,), real)
         parts = gradient if work.chunks == 1 else self.ops.empty((work.chunks, work.apart), real)
-        dx = self.ops.empty(self.x.shape, real) if work.need_dx else None
+        half = work.before > 0 and work.operands == "bf16"
+        dx = self.ops.empty(self.x.shape, np.dtype(np.uint16) if half else real) if work.need_dx else None
         sizes = (np.int64(number) for number in (work.size, work.chunks, work.p, work.apart))
-        given = (
-            np.int64(work.n),
-            np.int32(work.tile),
-            *sizes,
-            self.given,
-            self.x,
-            self.kept,
-            self.ops._dense(dy, real),
-            dx,
-            parts,
-        )
+        where = (None, dx) if half else (dx, None)
+        arrays = self.x, self.kept, self.ops._dense(dy, real), *where, parts
+        given = np.int64(work.n), np.int32(work.tile), *sizes, np.int32(work.before), self.given, *arrays
         self.ops._launch(self.source, "backward", work.chunks, THREADS, *given, room=work.room(True))
         if work.chunks > 1:
-            sizes = (np.int64(number) for number in (work.p, work.apart, work.chunks))
-            blocks = -(-work.p // _ACROSS)
-            self.ops._launch(load("reduce", real), "add_up", blocks, _ACROSS, *sizes, parts, gradient)
+            sums.append(Sum(parts, gradient))
         left = iter(cuts(gradient, work.shapes))
+        self.before = next(left) if work.before == 2 else None
         return dx, [(next(left), next(left) if bias else None) for bias in work.biases]
 
 
-class OneByOne:
+class OneByOne(chain.Pass):
     """The same by products and passes of their own, as `Sequential` would have them."""
 
     def __init__(self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool) -> None:
@@ -230,7 +229,7 @@ class OneByOne:
             x = y
         return x
 
-    def backward(self, dy: Array) -> Gradients:
+    def back(self, dy: Array, sums: list[Sum]) -> Gradients:
         gradients: list[tuple[Array, Array | None]] = []
         for k in reversed(range(len(self.layers))):
             (w, b, _, df), (x, z, y) = self.layers[k], self.steps[k]
@@ -240,19 +239,21 @@ class OneByOne:
         return dy, gradients[::-1]
 
 
-class Halves:
+class Halves(chain.Pass):
     """Layers in another way first, and those behind them by one kernel: a narrow last product has no other that is fast."""
 
-    def __init__(self, front: Any, behind: Fused) -> None:
-        self.front, self.behind = front, behind
+    def __init__(self, front: chain.Pass, behind: Fused) -> None:
+        self.ops, self.front, self.behind = front.ops, front, behind
 
     def forward(self, x: Array) -> Array | None:
         y = self.front.forward(x)
         return None if y is None else self.behind.forward(y)
 
-    def backward(self, dy: Array) -> Gradients:
-        between, last = self.behind.backward(dy)
-        dx, first = self.front.backward(between)
+    def back(self, dy: Array, sums: list[Sum]) -> Gradients:
+        between, last = self.behind.back(dy, sums)
+        dx, first = self.front.back(between, sums)
+        if self.behind.before is not None:
+            first[-1] = first[-1][0], self.behind.before
         return dx, [*first, *last]
 
 
@@ -262,14 +263,15 @@ class Way(NamedTuple):
     front: int
     tile: int
 
-    def of(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> Any:
-        """Their pass, forward and back."""
+    def of(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> chain.Pass:
+        """Their pass."""
         first, last = layers[: self.front], layers[self.front :]
         behind = Fused(ops, work.behind(self.front, self.tile), last) if last else None
         if behind is not None and not first:
             return behind
-        together = chain.fits(x, first)
-        front = (chain.Chain if together else OneByOne)(ops, first, work.need_dx)
+        before = behind is not None and behind.work.before > 0
+        fits = chain.fits(x, first)
+        front = chain.Chain(ops, first, work.need_dx, before) if fits else OneByOne(ops, first, work.need_dx)
         return front if behind is None else Halves(front, behind)
 
 
@@ -318,7 +320,7 @@ def _fits(work: Work, most: int) -> bool:
     return max(work.room(False), work.room(True)) <= most
 
 
-def _there_and_back(do: Any, x: Array) -> None:
+def _there_and_back(do: chain.Pass, x: Array) -> None:
     y = do.forward(x)
     if y is None:
         raise RuntimeError("cublasLt has no algorithm for one of the layers")
@@ -329,8 +331,7 @@ def through(
     ops: Any, x: Array, layers: Sequence[DenseLayer], need_dx: bool
 ) -> tuple[Array, Callable[[Array], Gradients]] | None:
     """See `Backend.dense`."""
-    half = ops._products.precision == "bf16" and x.dtype.name == "float32"
-    work = Work.of(x, layers, half, need_dx) if ops.fuses else None
+    work = Work.of(x, layers, ops._products.precision, need_dx) if ops.fuses else None
     way = Way(len(layers), 0) if work is None else ops._ways.find(ops, work, x, layers)
     if work is None or way.front == len(layers):
         return chain.through(ops, x, layers, need_dx)

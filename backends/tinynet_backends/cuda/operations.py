@@ -5,10 +5,9 @@ A launch is a call of ``self._launch``, so that the same lines run on a CUDA dev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tinynet_backends import exact, permutation
@@ -32,7 +31,14 @@ _MANY = 1 << 15  # where there are so many rows that it pays to give each a sing
 _ONE_BLOCK = 4 * THREADS  # rows that one block does, in one launch rather than two
 _WIDE = 64  # threads at most that a row is divided among on the way back
 _PARTS_GIVEN = np.dtype([("from", np.uint64, (_TOGETHER,)), ("size", np.int64, (_TOGETHER,))])
-_FEW = 8  # columns whose parts a block adds up
+_ACROSS = 16  # numbers whose parts a block adds up
+_SUMS = 16  # sums that one launch makes, as in kernels/reduce.cu
+_SUMS_GIVEN = np.dtype(
+    [
+        *((name, np.uint64, (_SUMS,)) for name in ("parts", "g")),
+        *((name, np.int64, (_SUMS,)) for name in ("p", "apart", "chunks")),
+    ]
+)
 _ROUNDED = 32  # arrays that one launch rounds, as in kernels/round.cu
 _ARRAYS_GIVEN = np.dtype(
     [
@@ -42,6 +48,13 @@ _ARRAYS_GIVEN = np.dtype(
 )
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
 _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
+
+
+class Sum(NamedTuple):
+    """What is still to be added up: ``g`` (p,) from the first p of each row of ``parts``."""
+
+    parts: Array
+    g: Array
 
 
 class CudaOperations(Backend):
@@ -135,12 +148,12 @@ class CudaOperations(Backend):
             blocks, row = _threads(-(-largest // 4))
             self._launch(source, "round_arrays", min(blocks, _PARTS), row, np.int64(len(some)), given)
 
-    def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> Callable[[], None] | None:
+    def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> Sum | None:
         """The way back to a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), dz's sum over
         the samples.
 
         All are of one dtype, or dz bfloat16, or all but db. They may have more columns than k, which in dz become 0. dz may
-        be dy; of dz and db either may be None. What is given back, if it is something, is yet to be called for db.
+        be dy; of dz and db either may be None. What is given back, if it is something, is yet to be added up for db.
         """
         kind = "back" if dz is None or dz.dtype == dy.dtype else "back_to_half"
         if dy.dtype == np.uint16:
@@ -152,13 +165,20 @@ class CudaOperations(Backend):
         size, chunks = _chunks(n, 4 * THREADS // row, max(1, min(_PARTS // 2, _PARTS // tiles)))
         pitches = (0 if a is None else a.strides[0] // a.itemsize for a in (dy, y, dz))
         sizes = (np.int64(number) for number in (n, k, wide, size, chunks, *pitches))
-        parts = self.empty((chunks, k), _F8) if db is not None and chunks > 1 else None
-        source = load("relu", real)
-        self._launch(source, kind, min(chunks * tiles, _BLOCKS), row, *sizes, dy, y, dz, parts, db)
-        if parts is None:
-            return None
-        given = np.int64(k), np.int64(chunks), parts, db
-        return partial(self._launch, source, "column_sums", min(-(-k // _FEW), _BLOCKS), _FEW, *given)
+        parts = self.empty((chunks, k), real) if db is not None and chunks > 1 else None
+        self._launch(load("relu", real), kind, min(chunks * tiles, _BLOCKS), row, *sizes, dy, y, dz, parts, db)
+        return None if parts is None or db is None else Sum(parts, db)
+
+    def add_up(self, sums: Sequence[Sum]) -> None:
+        """What each is to be, several in one launch: parts are added in float64, in an order that follows from their number."""
+        for first in range(0, len(sums), _SUMS):
+            given, some = np.zeros((), _SUMS_GIVEN), sums[first : first + _SUMS]
+            for n, (parts, g) in enumerate(some):
+                given["parts"][n], given["g"][n] = self._address(parts), self._address(g)
+                given["p"][n], (given["chunks"][n], given["apart"][n]) = g.size, parts.shape
+            pieces = sum(-(-g.size // _ACROSS) for _, g in some)
+            source = load("reduce", some[0].g.dtype)
+            self._launch(source, "add_up", min(pieces, _BLOCKS), _ACROSS, np.int64(pieces), given)
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
         usual = out.ndim == 1 and _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)

@@ -19,9 +19,12 @@ class Runtime:
 
     def __init__(self, cp: Any, number: int) -> None:
         self.cp, self.number = cp, number
-        total = int(cp.cuda.Device(number).mem_info[1])
-        self.shared_memory = int(cp.cuda.Device(number).attributes["MaxSharedMemoryPerBlockOptin"])  # bytes of a block
-        with cp.cuda.Device(number):
+        device = cp.cuda.Device(number)
+        total = int(device.mem_info[1])
+        # Bytes that a block may have for fused layers: none where copies to shared memory cannot go on beside other work
+        able = int(device.compute_capability) >= 80
+        self.shared_memory = int(device.attributes["MaxSharedMemoryPerBlockOptin"]) if able else 0
+        with device:
             self.room = Room(cp.get_default_memory_pool(), total)
         self._rings = threading.local()
         self._beside = threading.local()

@@ -22,7 +22,8 @@ struct alignas(16) Pack { real v[LANES]; };
 struct alignas(2 * LANES) Rounded { u16 v[LANES]; };
 struct alignas(16) Words { u64 v[2]; };
 
-// The shared memory whose size a launch says, and copies to it that go on beside what the thread does next, until `copied`.
+// What the tests have other means for: the shared memory whose size a launch says, copies to it that go on beside what the thread
+// does next, until `copied`, and products on tensor cores.
 #ifndef SHARED_ROOM
 #define SHARED_ROOM(name)                   \
     extern __shared__ Words name##_words[]; \
@@ -32,6 +33,18 @@ template <int BYTES> DEVICE void copy(void* to, const void* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(place), "l"(from), "n"(BYTES) : "memory");
 }
 DEVICE void copied() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// PTX's mma.m16n8k8, d += a @ b.
+DEVICE void mma_tf32(float* d, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+DEVICE void mma_bf16(float* d, u32 a0, u32 a1, u32 b0) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a0), "r"(a1), "r"(b0));
+}
 #endif
 
 // Where threads stand in a grid of one dimension whose blocks may have two.

@@ -1,6 +1,6 @@
 // Dense layers one after another, a tile of rows through all of them, with all weights in a block's shared memory. What stands
-// before this: `value(f, x)` and `slope(f, dy, x, y)`, the activations by their numbers and their derivatives, and HALF, whether
-// operands of products are rounded to bfloat16.
+// before this: `value(f, x)` and `slope(f, dy, x, y)`, the activations by their numbers and their derivatives, and OPERANDS,
+// what those of products are rounded to: 1 for tf32, 2 for bfloat16, 0 for nothing.
 //
 // Matrices in shared memory have rows of `pitch` numbers: they begin 16 bytes aligned, and an odd number of such pieces apart,
 // so that threads that read one below another find them in different banks. What fills a matrix up is 0.
@@ -20,7 +20,17 @@ struct alignas(16) Quad { real v[4]; };
 
 DEVICE int up(int width) { return (width + 3) / 4 * 4; }
 DEVICE int pitch(int width) { return 4 * ((width + 3) / 4 | 1); }
-DEVICE real operand(real x) { return HALF ? (real)__uint_as_float((u32)bfloat16((float)x) << 16) : x; }
+
+DEVICE real operand(real x) {
+#if OPERANDS == 1  // to the nearest, ties away from 0
+    const u32 bits = __float_as_uint(x);
+    return x != x ? x : __uint_as_float((bits + 0x1000) & 0xffffe000);
+#elif OPERANDS == 2
+    return __uint_as_float((u32)bfloat16(x) << 16);
+#else
+    return x;
+#endif
+}
 
 // The gradient of an activation's input, from what is kept of its layer.
 DEVICE real back(int f, bool of_input, real dy, real kept) { return slope(f, dy, kept, of_input ? value(f, kept) : kept); }
@@ -53,7 +63,7 @@ template <bool ROUNDED> DEVICE void fetch(const real* from, int there, int rows,
         real* place = to + row * p + j;
         if (row >= there) {
             *(Quad*)place = Quad{};
-        } else if (ROUNDED && HALF) {
+        } else if (ROUNDED && OPERANDS) {
             Quad x = get(source, j, width);
 #pragma unroll
             for (int l = 0; l < 4; ++l) x.v[l] = operand(x.v[l]);
@@ -79,7 +89,7 @@ DEVICE void fetch_transposed(const real* w, int i, int o, real* to) {
         const real* source = w + (i64)row * o + j;
         real* place = to + j * p + row;
         if (row >= i || j >= o) *place = 0;
-        else if (HALF) *place = operand(*source);
+        else if (OPERANDS) *place = operand(*source);
         else copy<sizeof(real)>(place, source);
     }
 }
@@ -96,11 +106,76 @@ DEVICE Quad sum(Quad x, const Quad& y) {
     return x;
 }
 
+#if OPERANDS
+struct alignas(8) Pair { float v[2]; };
+
+// d (16, 8) += x (16, 8) @ y (8, 8), for which a warp comes together. A lane, 4 * g + t, has (g, 2 t), (g, 2 t + 1) and the same
+// of row g + 8 of x and of d, and (2 t, g), (2 t + 1, g) of y. PTX has the depth of tf32 in another order, in x and y alike.
+DEVICE void mma(float* d, const float* x, const float* y) {
+    const u32 a0 = __float_as_uint(x[0]), a1 = __float_as_uint(x[1]), a2 = __float_as_uint(x[2]), a3 = __float_as_uint(x[3]);
+    const u32 b0 = __float_as_uint(y[0]), b1 = __float_as_uint(y[1]), high = 0xffff0000;
+    if (OPERANDS == 1) mma_tf32(d, a0, a2, a1, a3, b0, b1);
+    else mma_bf16(d, a0 >> 16 | (a1 & high), a2 >> 16 | (a3 & high), b0 >> 16 | (b1 & high));
+}
+
+// `product` on tensor cores; a warp has 16 x 32 numbers.
+template <bool TURNED, class Put>
+DEVICE void tensor_product(
+    int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Put& put
+) {
+    const int across = (columns + 31) / 32, tiles = (rows + 15) / 16 * across;
+    const int lane = place_in_block() % 32, g = lane / 4, t = lane % 4;
+    for (int tile = place_in_block() / 32; tile < tiles; tile += THREADS / 32) {
+        const int row = (u32)tile / (u32)across * 16 + g, first = (u32)tile % (u32)across * 32;
+        float d[4][4] = {};
+#pragma unroll 2
+        for (int base = 0; base < depth; base += 8) {
+            const int k = base + 2 * t;
+            const bool deep = k < up(depth);
+            float x[4];
+#pragma unroll
+            for (int n = 0; n < 2; ++n) {
+                const int r = row + 8 * n;
+                Pair pair = {};
+                if (deep && r < up(rows)) pair = TURNED ? Pair{a[k * ap + r], a[(k + 1) * ap + r]} : *(const Pair*)(a + r * ap + k);
+                x[2 * n] = pair.v[0], x[2 * n + 1] = pair.v[1];
+            }
+            float y[4][2];
+#pragma unroll
+            for (int n = 0; n < 4; ++n) {
+                const int j = first + 8 * n + g;
+                const bool inside = deep && j < up(columns);
+                y[n][0] = inside ? b[k * bp + j] : 0;
+                y[n][1] = inside ? b[(k + 1) * bp + j] : 0;
+            }
+#pragma unroll
+            for (int n = 0; n < 4; ++n) mma(d[n], x, y[n]);
+        }
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+            if (first + 8 * n >= columns) continue;
+            // two neighbours change places: one gets four numbers of row g, the other those of row g + 8
+            const bool odd = t & 1;
+            const float u = __shfl_xor_sync(~0u, odd ? d[n][0] : d[n][2], 1), v = __shfl_xor_sync(~0u, odd ? d[n][1] : d[n][3], 1);
+            const Quad s = odd ? Quad{u, v, d[n][2], d[n][3]} : Quad{d[n][0], d[n][1], u, v};
+            const int r = row + (odd ? 8 : 0), j = first + 8 * n + t / 2 * 4;
+            if (r < up(rows) && j < up(columns)) put(r, j, s);
+        }
+    }
+}
+#endif
+
 // put(row, j, four numbers) for all of a @ b, (rows, depth), (depth, columns), or with a as (depth, rows) if TURNED. A thread
 // adds up 4 x 4 numbers. Where there are fewer such squares than threads, up to 16 threads of a warp share one: each has a part
 // of the depth, then they halve the square among them and add up. How, follows from sizes. All threads of the block come.
 template <bool TURNED, class Put>
 DEVICE void product(int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Put& put) {
+#if OPERANDS
+    if (depth <= 64 || (rows + 15) / 16 * ((columns + 31) / 32) >= 4) {  // else most warps would have nothing to do for long
+        tensor_product<TURNED>(rows, columns, depth, a, ap, b, bp, put);
+        return;
+    }
+#endif
     const int across = up(columns) / 4, squares = up(rows) / 4 * across, steps = up(depth) / 4;
     int sharing = 1;
     while (sharing < 16 && 2 * sharing * squares <= THREADS && 2 * sharing <= steps) sharing *= 2;
@@ -145,10 +220,9 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
     }
 }
 
-// Of what lies behind the first layer.
-DEVICE int widest(const Layers& layers) {
+DEVICE int widest(const Layers& layers, int first) {
     int most = 0;
-    for (int k = 1; k <= layers.count; ++k) most = pitch(layers.width[k]) > most ? pitch(layers.width[k]) : most;
+    for (int k = first; k <= layers.count; ++k) most = pitch(layers.width[k]) > most ? pitch(layers.width[k]) : most;
     return most;
 }
 
@@ -169,7 +243,7 @@ KERNEL forward(
     }
     real* const rows_of_x = free;
     real* const results = rows_of_x + tile * pitch(layers.width[0]);  // of two layers, in turns
-    const int apart = tile * widest(layers);
+    const int apart = tile * widest(layers, 1);
     for (i64 first = (i64)blockIdx.x * tile; first < n; first += (i64)gridDim.x * tile) {
         const int rows = n - first < tile ? (int)(n - first) : tile;
         __syncthreads();  // what was there has been read
@@ -206,17 +280,19 @@ KERNEL forward(
 // To the gradient of a row of weights what a tile adds to it.
 DEVICE void add(real* row, int j, int width, const Quad& x, bool first) { put(row, j, width, first ? x : sum(get(row, j, width), x)); }
 
-// Gradients of dy (n, o): dx (n, i), if it is asked for, and those of weights and biases, layer after layer, for each chunk of
-// `size` rows in `parts`, `apart` numbers from one to the next. They are p numbers.
+// Gradients of dy (n, o): dx (n, i), if it is asked for, as real or in bfloat16, and those of weights and biases, layer after layer,
+// for each chunk of `size` rows in `parts`, `apart` numbers from one to the next. They are p numbers. If x is what a ReLU gave, dx can
+// be the gradient of what that was given (before 1), and its sums over the samples stand before all others (before 2).
 KERNEL backward(
-    i64 n, int tile, i64 size, i64 chunks, i64 p, i64 apart, const __grid_constant__ Layers layers,
+    i64 n, int tile, i64 size, i64 chunks, i64 p, i64 apart, int before, const __grid_constant__ Layers layers,
     const real* __restrict__ x, const real* __restrict__ kept, const real* __restrict__ dy, real* __restrict__ dx,
-    real* __restrict__ parts
+    u16* __restrict__ half_dx, real* __restrict__ parts
 ) {
     SHARED_ROOM(room);
-    const int last = layers.count - 1, most = widest(layers);
+    const bool through = dx || half_dx;
+    const int last = layers.count - 1, most = widest(layers, before ? 0 : 1);
     real* free = room;
-    for (int k = last; k >= (dx ? 0 : 1); --k) {
+    for (int k = last; k >= (through ? 0 : 1); --k) {
         fetch_transposed(layers.w[k], layers.width[k], layers.width[k + 1], free);
         free += up(layers.width[k + 1]) * pitch(layers.width[k]);
     }
@@ -260,7 +336,7 @@ KERNEL backward(
                 const int f = k ? layers.f[k - 1] : 0;
                 const bool of_input = k && layers.of_input[k - 1];
                 const real* operands = in;
-                if (k && (HALF || of_input)) {
+                if (k && (OPERANDS || of_input)) {
                     __syncthreads();  // what was there has been read
                     for (int n = place_in_block(); n < tile * (ip / 4); n += THREADS) {
                         Quad q = ((const Quad*)in)[n];
@@ -287,14 +363,23 @@ KERNEL backward(
                 product<true>(i, o, tile, operands, ip, dz, op, [&](int row, int j, const Quad& s) {
                     if (row < i) add(sums + (i64)row * o, j, o, s, first == begin);
                 });
-                if (k || dx)
+                if (k || through)
                     product<false>(tile, i, o, dz, op, w, ip, [&](int row, int j, const Quad& s) {
+                        const Quad known = *(const Quad*)(in + row * ip + j);
+                        Quad d = s;
                         if (!k) {
-                            if (row < rows) put(dx + (first + row) * i, j, i, s);
+                            if (before) {
+#pragma unroll
+                                for (int l = 0; l < 4; ++l) d.v[l] = row < rows && known.v[l] > 0 ? s.v[l] : 0;
+                                *(Quad*)(next + row * ip + j) = d;
+                            }
+                            const i64 at = (first + row) * i;
+                            if (row >= rows) return;
+                            if (dx) put(dx + at, j, i, d);
+                            else
+                                for (int l = 0; l < 4; l += LANES) *(Rounded*)(half_dx + at + j + l) = bfloat16(*(const Pack*)(d.v + l));
                             return;
                         }
-                        const Quad known = *(const Quad*)(in + row * ip + j);
-                        Quad d;
 #pragma unroll
                         for (int l = 0; l < 4; ++l) {
                             const real x = back(f, of_input, s.v[l], known.v[l]);
@@ -302,6 +387,15 @@ KERNEL backward(
                         }
                         *(Quad*)(next + row * ip + j) = d;
                     });
+                if (!k && before == 2) {
+                    __syncthreads();
+                    for (int j = place_in_block(); j < i; j += THREADS) {
+                        real s = 0;
+#pragma unroll 8
+                        for (int row = 0; row < tile; ++row) s += next[row * ip + j];
+                        sums[j - i] = first == begin ? s : sums[j - i] + s;
+                    }
+                }
                 in += tile * ip;
                 w += up(o) * ip;
                 real* const read = dz;

@@ -42,19 +42,28 @@ KERNEL clip(
     for (i64 i = packs * LANES + thread(); i < p; i += threads()) g[i] *= factor;
 }
 
-// g (p,), the sum of `parts`, (chunks, p) with rows `apart` numbers from one to the next; a block does blockDim.x numbers.
-KERNEL add_up(i64 p, i64 apart, i64 chunks, const real* __restrict__ parts, real* __restrict__ g) {
+#define SUMS 16  // in a launch
+
+struct Sums { const real* parts[SUMS]; real* g[SUMS]; i64 p[SUMS], apart[SUMS], chunks[SUMS]; };
+
+// Each g (p,) is the sum of its parts, (chunks, p) with rows `apart` numbers from one to the next. A block does blockDim.x numbers
+// of one of them, of which there are so many pieces.
+KERNEL add_up(i64 pieces, const __grid_constant__ Sums s) {
     __shared__ double sums[THREADS];
-    for (i64 first = (i64)blockIdx.x * blockDim.x; first < p; first += (i64)gridDim.x * blockDim.x) {
-        const i64 j = first + threadIdx.x;
+    for (i64 item = blockIdx.x; item < pieces; item += gridDim.x) {
+        i64 piece = item;
+        int n = 0;
+        for (i64 here; piece >= (here = (s.p[n] + blockDim.x - 1) / blockDim.x); ++n) piece -= here;
+        const i64 j = piece * blockDim.x + threadIdx.x, p = s.p[n], apart = s.apart[n], chunks = s.chunks[n];
+        const real* parts = s.parts[n];
         double sum = 0.0;
 #pragma unroll 8
         for (i64 chunk = threadIdx.y; chunk < (j < p ? chunks : 0); chunk += blockDim.y) sum += (double)parts[chunk * apart + j];
-        __syncthreads();
+        __syncthreads();  // what was there has been read
         sums[place_in_block()] = sum;
         __syncthreads();
         if (threadIdx.y != 0 || j >= p) continue;
         for (u32 row = 1; row < blockDim.y; ++row) sum += sums[row * blockDim.x + threadIdx.x];
-        g[j] = (real)sum;
+        s.g[n][j] = (real)sum;
     }
 }

@@ -23,7 +23,7 @@ DEVICE Pack pack(const u16* from) {
 template <class From, class Kept, class To>
 DEVICE void go_back(
     i64 n, i64 k, i64 wide, i64 size, i64 chunks, i64 dy_pitch, i64 y_pitch, i64 dz_pitch, const From* dy, const Kept* y,
-    To* dz, double* parts, real* db
+    To* dz, real* parts, real* db
 ) {
     __shared__ real sums[THREADS][LANES];
     const i64 width = blockDim.x * LANES, tiles = (wide + width - 1) / width;
@@ -78,30 +78,13 @@ DEVICE void go_back(
         if (threadIdx.y != 0) continue;
         for (int j = 0; j < here; ++j) {
             if (chunks == 1) db[first + j] = sum.v[j];
-            else parts[chunk * k + first + j] = (double)sum.v[j];
+            else parts[chunk * k + first + j] = sum.v[j];
         }
     }
 }
 
 #define SIZES i64 n, i64 k, i64 wide, i64 size, i64 chunks, i64 dy_pitch, i64 y_pitch, i64 dz_pitch
 #define GO_BACK go_back(n, k, wide, size, chunks, dy_pitch, y_pitch, dz_pitch, dy, y, dz, parts, db)
-KERNEL back(SIZES, const real* dy, const real* y, real* dz, double* parts, real* db) { GO_BACK; }
-KERNEL back_to_half(SIZES, const real* dy, const real* y, u16* dz, double* parts, real* db) { GO_BACK; }
-KERNEL back_in_half(SIZES, const u16* dy, const u16* y, u16* dz, double* parts, real* db) { GO_BACK; }
-
-// db, from the parts of `go_back`; a block does blockDim.x columns.
-KERNEL column_sums(i64 k, i64 chunks, const double* __restrict__ parts, real* __restrict__ db) {
-    __shared__ double sums[THREADS];
-    for (i64 first = (i64)blockIdx.x * blockDim.x; first < k; first += (i64)gridDim.x * blockDim.x) {
-        const i64 j = first + threadIdx.x;
-        double sum = 0.0;
-#pragma unroll 8
-        for (i64 chunk = threadIdx.y; chunk < (j < k ? chunks : 0); chunk += blockDim.y) sum += parts[chunk * k + j];
-        __syncthreads();
-        sums[place_in_block()] = sum;
-        __syncthreads();
-        if (threadIdx.y != 0 || j >= k) continue;
-        for (u32 row = 1; row < blockDim.y; ++row) sum += sums[row * blockDim.x + threadIdx.x];
-        db[j] = (real)sum;
-    }
-}
+KERNEL back(SIZES, const real* dy, const real* y, real* dz, real* parts, real* db) { GO_BACK; }
+KERNEL back_to_half(SIZES, const real* dy, const real* y, u16* dz, real* parts, real* db) { GO_BACK; }
+KERNEL back_in_half(SIZES, const u16* dy, const u16* y, u16* dz, real* parts, real* db) { GO_BACK; }

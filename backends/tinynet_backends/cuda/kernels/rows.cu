@@ -30,7 +30,45 @@ DEVICE real wanted(i64 at, i64 j, i64 label, const real* target, const real* wei
     return weight ? q * weight[j] : q;
 }
 
-#define NARROW 16  // numbers of a row that one thread keeps
+// A row of at most KEPT numbers by one thread, which keeps them: its cost, and dz.
+template <int KEPT>
+DEVICE double cost_of_row(
+    i64 row, i64 k, bool packed, const real* __restrict__ z, const i64* __restrict__ labels, const real* __restrict__ target,
+    const real* __restrict__ weight, const real* __restrict__ scale, real sure, real smooth, real* __restrict__ dz
+) {
+    const i64 at = row * k, label = labels ? labels[row] : -1;
+    const real factor = scale[row];
+    real e[KEPT], q[KEPT], top = (real)-INF, total = 0, mass = 0, cost = 0;
+#pragma unroll
+    for (int j = 0; j < KEPT; j += LANES) {
+        Pack x;
+        if (packed && j < k) x = *(const Pack*)(z + at + j);
+#pragma unroll
+        for (int l = 0; l < LANES; ++l) e[j + l] = j + l >= k ? (real)-INF : packed ? x.v[l] : z[at + j + l];
+    }
+#pragma unroll
+    for (int j = 0; j < KEPT; ++j) top = fmax(top, e[j]);
+#pragma unroll
+    for (int j = 0; j < KEPT; ++j) {
+        q[j] = j < k ? wanted(at, j, label, target, weight, sure, smooth) : (real)0;
+        if (q[j] != 0) cost -= q[j] * (e[j] - top);
+        mass += q[j];
+        e[j] = j < k ? exp(e[j] - top) : (real)0;
+        total += e[j];
+    }
+    if (mass != 0) cost += mass * log(total);
+    const real share = mass / total;
+#pragma unroll
+    for (int j = 0; j < KEPT; j += LANES) {
+        Pack slope;
+#pragma unroll
+        for (int l = 0; l < LANES; ++l) slope.v[l] = (e[j + l] * share - q[j + l]) * factor;
+        if (packed && j < k) *(Pack*)(dz + at + j) = slope;
+        else
+            for (int l = 0; l < LANES && j + l < k; ++l) dz[at + j + l] = slope.v[l];
+    }
+    return (double)(cost * factor);
+}
 
 // Backend.softmax_cross_entropy of labels, or of probabilities in `target`; a chunk is `size` rows.
 KERNEL cross_entropy(
@@ -41,41 +79,12 @@ KERNEL cross_entropy(
     for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
         const i64 end = (chunk + 1) * size < n ? (chunk + 1) * size : n;
         double costs = 0.0;
-        if (blockDim.x == 1) {  // a thread has a row of its own, and keeps it
+        if (blockDim.x == 1) {  // a thread has a row of its own
             const bool packed = k % LANES == 0 && aligned((u64)z | (u64)dz);
             for (i64 row = chunk * size + threadIdx.y; row < end; row += THREADS) {
-                const i64 at = row * k, label = labels ? labels[row] : -1;
-                real e[NARROW], q[NARROW], top = (real)-INF, total = 0, mass = 0, cost = 0;
-#pragma unroll
-                for (int j = 0; j < NARROW; j += LANES) {
-                    Pack x;
-                    if (packed && j < k) x = *(const Pack*)(z + at + j);
-#pragma unroll
-                    for (int l = 0; l < LANES; ++l)
-                        e[j + l] = j + l >= k ? (real)-INF : packed ? x.v[l] : z[at + j + l];
-                }
-#pragma unroll
-                for (int j = 0; j < NARROW; ++j) top = fmax(top, e[j]);
-#pragma unroll
-                for (int j = 0; j < NARROW; ++j) {
-                    q[j] = j < k ? wanted(at, j, label, target, weight, (real)sure, (real)smooth) : (real)0;
-                    if (q[j] != 0) cost -= q[j] * (e[j] - top);
-                    mass += q[j];
-                    e[j] = j < k ? exp(e[j] - top) : (real)0;
-                    total += e[j];
-                }
-                if (mass != 0) cost += mass * log(total);
-                const real factor = scale[row], share = mass / total;
-#pragma unroll
-                for (int j = 0; j < NARROW; j += LANES) {
-                    Pack slope;
-#pragma unroll
-                    for (int l = 0; l < LANES; ++l) slope.v[l] = (e[j + l] * share - q[j + l]) * factor;
-                    if (packed && j < k) *(Pack*)(dz + at + j) = slope;
-                    else
-                        for (int l = 0; l < LANES && j + l < k; ++l) dz[at + j + l] = slope.v[l];
-                }
-                costs += (double)(cost * factor);
+#define COST(most) cost_of_row<most>(row, k, packed, z, labels, target, weight, scale, (real)sure, (real)smooth, dz)
+                costs += k <= 4 ? COST(4) : COST(16);
+#undef COST
             }
             put_sum(costs, chunk, chunks, parts, loss);
             continue;
