@@ -276,7 +276,7 @@ class NumbaBackend(NumpyBackend):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = target.size, z.shape[-1]
         loss, cost, dz = (self.empty(shape, z.dtype) for shape in (scale.shape[:-1], scale.shape, z.shape))
-        parts, words = self._parts(n * k, GRAIN // 32), (n, k, z, target, scale, cost, dz)
+        parts, words = self._parts(n * k, GRAIN // 8), (n, k, z, target, scale, cost, dz)
         self._run(kernels.cross_entropy, z.dtype, parts, *words, rows=len(z))
         self._run(kernels.total, z.dtype, 1, loss.size, cost.shape[-1], cost, loss, rows=loss.size)
         return loss, dz
