@@ -1,8 +1,8 @@
 """What it costs, side by side with peers, in one interleaved run.
 
-``python -m benchmarks cpu`` training steps, fit, many networks, scikit-learn, time to accuracy, imports, growth; ``ops`` operations
-beside their portable originals; ``data`` what data cost; ``gpu`` training steps on a CUDA device; ``peers`` who is here;
-``table FILE`` and ``plot FILE OUT.png`` show what ``--save`` has kept.
+``python -m benchmarks cpu`` training steps, fit, many networks, scikit-learn, estimators, time to accuracy, imports,
+growth; ``ops`` operations beside their portable originals; ``data`` what data cost; ``gpu`` training steps on a CUDA device;
+``peers`` who is here; ``table FILE`` and ``plot FILE OUT.png`` show what ``--save`` has kept.
 
 Each contender runs in a process of its own; the processes take turns, several times, so that a busy machine is busy for
 all, and a control shows how busy it was.
@@ -38,13 +38,14 @@ def _sections(what: str, chosen: list[str]) -> list[Section]:
         from benchmarks import gpu
 
         return _chosen(gpu.SECTIONS, chosen or ["steps", "data"])
-    from benchmarks.sections import accuracy, classifier, fit, growth, imports, many, steps
+    from benchmarks.sections import accuracy, classifier, estimators, fit, growth, imports, many, steps
 
     modules = {
         "steps": steps,
         "fit": fit,
         "many": many,
         "sklearn": classifier,
+        "estimators": estimators,
         "accuracy": accuracy,
         "import": imports,
         "growth": growth,
@@ -147,7 +148,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--rows", type=names, default=[], metavar="1,2", help="rows of the table of steps")
     add(
         "--sections", type=names, default=[], metavar="NAME,NAME",
-        help="steps,fit,many,sklearn,accuracy,import,growth; on a device steps,data,ways",
+        help="steps,fit,many,sklearn,estimators,accuracy,import,growth; on a device steps,data,ways",
     )  # fmt: skip
     add("--precisions", type=names, default=[], metavar="NAME,NAME", help="float32,tf32,bf16, on a device")
     add("--device", choices=("gpu", "cpu"), default="gpu", help=argparse.SUPPRESS)

@@ -1,8 +1,10 @@
 """The command on a user's own files: training, predicting, evaluating, exporting, and a line for whatever is wrong."""
 
+import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,7 +16,7 @@ import pytest
 import tinynet as tn
 from tinynet import config
 from tinynet.cli import bench, main
-from tinynet.data import inputs, outputs, tables
+from tinynet.data import inputs, outputs, tables, writing
 from tinynet.metrics import METRICS
 
 pytest.importorskip("pyarrow", reason="CSV and Parquet need it")
@@ -658,6 +660,84 @@ def test_damaged_names_in_a_model_file(damage, run, capsys):
     assert mistake(capsys, "info", "m.safetensors").startswith("m.safetensors: damaged model file: ")
 
 
+DENIED = """
+import json, os, shutil, sys
+sys.path[:0] = json.loads(sys.argv[1])
+from tinynet.cli import main
+run, table = sys.argv[2:]
+os.mkdir("shut")
+shutil.copy(table, "shut.csv")
+shutil.copytree(run, "unread")
+shutil.copy(run + "/model.safetensors", "shut.safetensors")
+for name, mode in (("shut", 0o555), ("shut.csv", 0), ("unread", 0), ("shut.safetensors", 0)):
+    os.chmod(name, mode)
+try:
+    for argv in json.load(sys.stdin):
+        print(main(argv), flush=True)
+finally:
+    os.chmod("unread", 0o755)
+    os.chmod("shut", 0o755)
+"""
+
+
+def test_permission_denied(run):
+    """As somebody who may not do everything: root gives up the right to pass over modes first."""
+    plain = ["--backend", "numpy"]
+    cases = {
+        "shut.csv": ["train", "--data", "shut.csv", "--target", "kind", "--out", "new", *plain],
+        "shut/new": ["train", "--data", "trees.csv", "--target", "kind", "--out", "shut/new", *plain],
+        "shut.safetensors": ["predict", "shut.safetensors", "trees.csv", *plain],
+        "unread/model.safetensors": ["predict", "unread", "trees.csv", *plain],
+        "shut/p.csv": ["predict", str(run), "trees.csv", "--out", "shut/p.csv", *plain],
+        "shut/p.npy": ["predict", str(run), "trees.csv", "--out", "shut/p.npy", *plain],
+        "unread/config.toml": ["plot", "unread"],
+        "shut/m.safetensors": ["export", str(run), "--to", "torch", "--out", "shut/m.safetensors"],
+        "shut/d.npz": ["data", "spirals", "--samples", "10", "--out", "shut/d.npz"],
+    }
+    table(Path("trees.csv"))
+    argv = [sys.executable, "-c", DENIED, json.dumps(sys.path), str(run), "trees.csv"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            pytest.skip("root may do everything, and there is no setpriv to give that up")
+        argv = [setpriv, "--bounding-set=-dac_override,-dac_read_search", *argv]
+    done = subprocess.run(argv, input=json.dumps(list(cases.values())), capture_output=True, text=True)
+    if done.stderr.startswith("setpriv:"):
+        pytest.skip(f"root may not give up anything here: {done.stderr}")
+    assert done.stdout.split() == ["2"] * len(cases), done.stderr
+    said = [line.removeprefix("tinynet: error: ") for line in done.stderr.splitlines()]
+    for name, line in zip(cases, said, strict=True):
+        assert line in (f"{name}: Permission denied", f"{Path(name).absolute()}: Permission denied")
+    assert os.listdir("shut") == []
+    assert not os.path.exists("new")
+
+
+def test_what_is_no_file_keeps_its_place(run, capsys):
+    put("d.csv", GOOD)
+    os.mkfifo("p.csv")
+    assert mistake(capsys, "predict", run, "d.csv", "--out", "p.csv", "--backend", "numpy") == (
+        "p.csv: Not a regular file"
+    )
+    assert Path("p.csv").is_fifo()
+
+
+def test_a_disk_without_room(capsys, monkeypatch):
+    for name in ("s.npz", "s.npy", "s.csv"):
+        with monkeypatch.context() as m:
+            m.setattr(writing, "_pieces", full)
+            assert mistake(capsys, "data", "spirals", "--samples", "10", "--out", name) == (
+                f"{name}: No space left on device"
+            )
+    pytest.importorskip("h5py")
+    monkeypatch.setattr(writing, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 1, 99))
+    assert mistake(capsys, "data", "spirals", "--samples", "10", "--out", "s.h5") == "s.h5: No space left on device"
+    assert os.listdir() == []
+
+
+def full(*args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 # Pipes ----------------------------------------------------------------------------------------------------------------
 
 
@@ -680,6 +760,24 @@ def test_a_pipe_that_is_closed_before_the_end_of_a_short_answer(monkeypatch):
     with open(write, "w") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
         assert main(["info"]) == 141
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("argv", [["info"], ["--help"], ["completion", "bash"]])
+def test_an_output_without_room(argv, capsys, monkeypatch):
+    with open("/dev/full", "w") as disk:
+        monkeypatch.setattr(sys, "stdout", disk)
+        assert main(argv) == 2
+        monkeypatch.undo()
+    assert capsys.readouterr().err == "tinynet: error: No space left on device\n"
+
+
+def test_an_output_that_was_closed(run, capsys, monkeypatch):
+    put("d.csv", GOOD)
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it then
+    for argv in (["--help"], ["info"], ["predict", str(run), "d.csv"]):
+        assert main(argv) == 2
+        assert capsys.readouterr().err == "tinynet: error: standard output: is closed\n"
 
 
 def test_memory_does_not_grow_with_the_file(run, monkeypatch):

@@ -157,6 +157,7 @@ CASES = {
         (f(odd(9, 3)), np.array([8, 0, 3, 3, 1])), (f(odd(9)), np.array([2, 7])), (f(real(5, 2, 3)), np.arange(5)[::-2]),
         (f(real(4, 3))[:, :2], np.array([3, 0])), (np.arange(6) > 2, np.array([5, 1])), (f(real(3, 2)), np.zeros(0, np.int64)),
         (np.arange(12).reshape(6, 2), np.array([5, 1, 4])), (f(real(3, 0)), np.array([1])),
+        (f(real(9, 5)), np.arange(30000) % 9), (np.arange(7), np.arange(70000) % 7),  # more than NumPy is left with
     ],
     "samples": lambda f: [
         (mixture, KEY, COUNTER, range(3, 13), 7, [real(3, 3), real(10, 3)], f(real(1)).dtype.name),

@@ -84,6 +84,7 @@ def test_balanced_training_learns_the_rare_class():
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_batches_are_the_same_from_a_thread(prefetch, first, drop_last, ops, monkeypatch):
     monkeypatch.setattr(loading, "_STRETCH", 3 * 7)  # several stretches in an epoch
+    monkeypatch.setattr(loading, "_SOON", 0.0)
     loader = tn.Loader(
         (DATA.x, DATA.y, np.linspace(0.1, 1, 100)), 7, shuffle=True, prefetch=prefetch, drop_last=drop_last
     )
@@ -97,9 +98,10 @@ def test_batches_are_the_same_from_a_thread(prefetch, first, drop_last, ops, mon
     assert not [t for t in threading.enumerate() if t.name.startswith("tinynet-loader")]
 
 
-@pytest.mark.parametrize(("with_thread", "kept"), [(7, True), (11, False)])
-def test_a_thread_is_tried_and_kept_where_it_pays(with_thread, kept, monkeypatch):
-    """With a clock of ours: without a thread a step and its batch take 10 ticks, with one as many as is said."""
+@pytest.mark.parametrize(("tick", "with_thread", "begun"), [(1.0, 7, 2), (1.0, 11, 1), (1e-6, 7, 0)])
+def test_a_thread_is_tried_and_kept_where_it_pays(tick, with_thread, begun, monkeypatch):
+    """With a clock of ours: without a thread a step and its batch take 10 ticks, with one as many as is said. None is begun
+    for batches that are there in no time."""
     now, threads = [0.0], []
     monkeypatch.setattr(loading, "perf_counter", lambda: now[0])
     ahead, batch = loading._ahead, tn.Loader.batch
@@ -109,7 +111,7 @@ def test_a_thread_is_tried_and_kept_where_it_pays(with_thread, kept, monkeypatch
         return ahead(*args)
 
     def slow(*args):
-        now[0] += 3
+        now[0] += 3 * tick
         return batch(*args)
 
     monkeypatch.setattr(loading, "_ahead", watched)
@@ -118,9 +120,9 @@ def test_a_thread_is_tried_and_kept_where_it_pays(with_thread, kept, monkeypatch
     coming = loading.batches(loader, 0, tn.get_backend("numpy"), "float32")
     for _ in range(10 * loader.span):
         next(coming)
-        now[0] += with_thread if threads else 7
+        now[0] += (with_thread if threads else 7) * tick
     coming.close()
-    assert len(threads) == 1 + kept
+    assert len(threads) == begun
 
 
 def test_an_error_in_the_thread_is_the_caller_s():

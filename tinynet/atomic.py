@@ -16,14 +16,20 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     """A temporary file, empty, that takes the place of ``path`` when the block ends, flushed to the disk.
 
     Whoever reads ``path`` finds the old file or the new one, never a part. Mode by umask, as for any new file. An
-    exception leaves what was there, and no temporary file.
+    exception leaves what was there, and no temporary file. Raises OSError, which names ``path``, where it cannot be
+    written or is something else than a file.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    if path.exists() and not path.is_file():  # a device, say, whose place must not be taken
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from None
     os.close(handle)
     try:
         yield Path(name)
@@ -33,9 +39,11 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as e:
         if os.path.exists(name):
             os.unlink(name)
+        if isinstance(e, OSError) and e.errno and (e.filename is None or os.fspath(e.filename) == name):
+            raise OSError(e.errno, e.strerror, str(path)) from e
         raise
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)

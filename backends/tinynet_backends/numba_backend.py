@@ -27,6 +27,7 @@ GRAIN = 16384  # elements that are worth another thread
 TILE = 2048  # random words that are made, and used, at a time
 _FLOPS = 2**18  # multiplications of a product that are
 _FEW = 8  # rows or columns: of so few, NumPy's BLAS knows more than tiles and panels do
+_SMALL = 2**19  # bytes that NumPy gathers in less time than a kernel takes to be called
 _PLAIN, _TURNED = 111, 112  # CBLAS for a matrix as it lies, and transposed
 
 
@@ -288,7 +289,7 @@ class NumbaBackend(NumpyBackend):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = target.size, z.shape[-1]
         loss, cost, dz = (self.empty(shape, z.dtype) for shape in (scale.shape[:-1], scale.shape, z.shape))
-        parts, words = self._parts(n * k, GRAIN // 32), (n, k, z, target, scale, cost, dz)
+        parts, words = self._parts(n * k, GRAIN // 8), (n, k, z, target, scale, cost, dz)
         self._run(kernels.cross_entropy, z.dtype, parts, *words, rows=len(z))
         self._run(kernels.total, z.dtype, 1, loss.size, cost.shape[-1], cost, loss, rows=loss.size)
         return loss, dz
@@ -363,10 +364,11 @@ class NumbaBackend(NumpyBackend):
 
     def gather(self, x: Array, index: Array) -> Array:
         plain = type(index) is np.ndarray and index.dtype == np.int64 and index.ndim == 1 and index.size and x.size
-        if not plain or not _dense(x) or x.dtype.hasobject or index.view(_U8).max() >= len(x):  # negative ones are huge
-            return super().gather(x, index)
+        small = plain and x.nbytes // len(x) * index.size < _SMALL
+        if not plain or small or not _dense(x) or x.dtype.hasobject or index.view(_U8).max() >= len(x):
+            return super().gather(x, index)  # of negative indices, too: as words they are huge
         out = self.empty((index.size, *x.shape[1:]), x.dtype)
-        parts, size = self._parts(out.size, GRAIN // 4), x.nbytes // len(x)
+        parts, size = self._parts(out.size), x.nbytes // len(x)
         self._run(kernels.gather, _F8, parts, index.size, size, np.ascontiguousarray(index), x, out)
         return out
 

@@ -6,6 +6,7 @@ A user's mistake is one line on standard error and exit code 2.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -30,10 +31,14 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code: 0 done, 1 diverged or a check that failed, 2 a mistake in what was asked, 130
     Ctrl-C, 141 whoever read the output has closed it, 143 SIGTERM."""
-    args = parser().parse_args(argv)
     try:
-        code: int = args.run(args)
-        sys.stdout.flush()  # a closed pipe is met here, not when the interpreter ends
+        if sys.stdout is None:  # as Python has it where it was closed
+            raise OSError("standard output: is closed")
+        try:
+            args = parser().parse_args(argv)
+            code: int = args.run(args)
+        finally:
+            sys.stdout.flush()  # a closed pipe or a full disk is met here, not when the interpreter ends
         return code
     except BrokenPipeError:
         _let_go_of_output()
@@ -42,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tinynet: {e}", file=sys.stderr)
         return 1
     except (ValueError, TypeError, OSError, BackendUnavailable) as e:
+        if isinstance(e, OSError) and e.errno == errno.ENOSPC:
+            _let_go_of_output()
         print(f"tinynet: error: {_one_line(e)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -50,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(e: Exception) -> str:
-    if isinstance(e, OSError) and e.filename is not None:
-        return f"{e.filename}: {e.strerror}"
+    if isinstance(e, OSError) and e.strerror is not None:
+        return e.strerror if e.filename is None else f"{e.filename}: {e.strerror}"
     return " ".join(str(e).split())
 
 

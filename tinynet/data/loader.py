@@ -178,6 +178,9 @@ def _host(ops: Backend) -> Backend:
 
 Feed = Callable[[Sequence[Any]], list[Any]]
 _STRETCH = 2**21  # numbers in a stretch, at most
+_SOON = (
+    1e-3  # seconds for two stretches: what starting a thread and taking its batches from another core's cache comes to
+)
 
 
 def batches(loader: BatchSource, first: int, ops: Backend, dtype: str) -> Generator[Batch]:
@@ -208,7 +211,7 @@ def _trial(loader: Loader, first: int, ops: Backend, dtype: str) -> Generator[Ba
         waited += perf_counter() - asked
         yield batch
     without = perf_counter() - began
-    if waited < 0.02 * without:
+    if waited < max(0.02 * without, _SOON):
         return False, steps.stop
     with closing(_ahead(loader, steps.stop, ops, dtype)) as coming:
         yield next(coming)  # the first stretch is not made in the background

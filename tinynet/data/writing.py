@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import zipfile
 from collections.abc import Callable, Iterator
+from math import prod
 from os import PathLike
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 import numpy as np
@@ -92,6 +96,9 @@ def _header(f: Any, dtype: Any, shape: tuple[int, ...]) -> None:
 def _hdf5(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
     import h5py
 
+    size = data.n * (4 * prod(data.shape) + (8 if data.classes else 4 * (data.outputs or 1)))
+    if disk_usage(path.parent).free < size:  # beforehand: the library does not survive a disk that gets full
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with h5py.File(path, "w") as f:
         x_all = f.create_dataset("X", (data.n, *data.shape), np.float32)
         shape = (data.n,) if data.classes else (data.n, data.outputs)

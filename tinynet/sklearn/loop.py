@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tinynet_backends import Backend, use_backend
 
 from tinynet.data import Arrays, Batch, Loader
+from tinynet.data.sampling import Sequential as InOrder
 from tinynet.errors import DivergedError, StopTraining
 from tinynet.layers import Sequential
 from tinynet.losses import Loss
@@ -57,9 +58,15 @@ class Passes:
         self.loader, self.data = loader, loader.data
         self.steps_per_epoch, self.batch_size = loader.steps_per_epoch, loader.batch_size
         self.shift = done * loader.steps_per_epoch - first
+        self.all: Batch | None = None  # of an epoch of one step, which is the same in all epochs
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
-        return self.loader.batch(step + self.shift, ops, dtype)
+        if self.all is None:
+            batch = self.loader.batch(step + self.shift, ops, dtype)
+            if self.steps_per_epoch > 1 or not isinstance(self.loader.order, InOrder):
+                return batch
+            self.all = batch
+        return self.all
 
 
 @dataclass(eq=False)

@@ -16,7 +16,7 @@ from tinynet_backends.compiled.tiles import BITS, PANEL, ROWS, copy_vector, tile
 
 DEPTH = 256  # terms that are added up in registers
 _BLOCK = 5  # panels, so many rows of which stay in a cache of the core's meanwhile
-_FLOPS = 2**17  # multiplications that are worth a part
+_FLOPS = 2**19  # multiplications that are worth a part: some 10 us, and what one core wrote the other has to fetch
 
 
 def panels(n: int, size: int) -> tuple[int, int]:
