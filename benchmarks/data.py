@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 import tinynet as tn
 from benchmarks.clock import elapsed
+from benchmarks.feeding import STRETCH, Source, Turns, first_of, take_turns
 
 D = tn.data
 N, FEATURES, BATCH = 10**6, 20, 4096
@@ -85,22 +86,6 @@ def made(data: tn.Dataset, rounds: int, between: Callable[[], object]) -> list[l
     return found
 
 
-class Fixed:
-    """A loader that hands out one batch again and again."""
-
-    def __init__(self, loader: tn.Loader) -> None:
-        self.data, self.batch_size, self.steps_per_epoch = loader.data, loader.batch_size, 2**40
-        self.one = loader.batch(0, tn.get_backend(), "float32")
-
-    def batch(self, step: int, ops: tn.Backend, dtype: str) -> D.Batch:
-        return self.one
-
-
-def steps(loader: object, features: int) -> Iterator[tn.Report]:
-    net = tn.Sequential(tn.Dense(64), tn.ReLU(), tn.Dense(64), tn.ReLU(), tn.Dense(3))
-    return tn.train(tn.Model(net, features), loader, tn.CrossEntropy(), tn.Adam(1e-3), steps=2**40)  # type: ignore[arg-type]
-
-
 def overhead(rounds: int = 61) -> None:
     """(step with data - step on a fixed batch) / step, for a 64-64 network at batch 4096."""
     rng = np.random.default_rng(0)
@@ -108,28 +93,46 @@ def overhead(rounds: int = 61) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.save(folder / "x.npy", x)
-        virtual = {"spirals": D.Spirals(N), "blobs of 20 features": D.Blobs(N, n_features=FEATURES)}
+        virtual = {
+            "spirals (2 features)": D.Spirals(N),
+            "checkerboard (20, uniform)": D.Checkerboard(N, n_features=FEATURES),
+            "blobs (20, normal)": D.Blobs(N, n_features=FEATURES),
+        }
         arrays = tn.Arrays(x, y)
-        stored = {"arrays": arrays, "memmap": tn.Arrays(np.load(folder / "x.npy", mmap_mode="r"), y)}
+        stored = {"arrays (20)": arrays, "memmap (20)": tn.Arrays(np.load(folder / "x.npy", mmap_mode="r"), y)}
         if importlib.util.find_spec("pyarrow"):
             D.write(arrays, folder / "d.parquet")
-            stored["Parquet"] = D.read(folder / "d.parquet")
+            stored["Parquet (20)"] = D.read(folder / "d.parquet")
         loaders: dict[str, Callable[[], object]] = {
             name: partial(tn.Loader, data, BATCH) for name, data in (virtual | stored).items()
         }
         if importlib.util.find_spec("torch"):
             loaders |= _of_pytorch(x, y)
-        print(f"\nA step of a 64-64 network at batch {BATCH}, ms; shuffled but for virtual sets")
-        print(f"overhead: data / step, paired in {rounds} rounds: median, and between which half of the rounds lie")
-        columns = "".join(f"{name + ': fixed':>14}{'overhead':>10}{'half':>20}" for name in BACKENDS)
-        print(f"{'data':<38}{columns}")
+        print(
+            f"\nA step of a 64-64 network at batch {BATCH}; shuffled but for virtual sets. One run, in turns of {STRETCH} steps"
+        )
+        print(
+            "fixed: ms of a step on one batch; loader: us a step until the next batch is there; overhead: what data add to a"
+        )
+        print(f"step, as a part of it, by rounds: median of {rounds}, and between which half of them lie")
+        columns = "".join(f"{name + ': fixed':>14}{'loader':>8}{'overhead':>10}{'half':>18}" for name in BACKENDS)
+        print(f"{'data':<34}{columns}")
         for label, loader in loaders.items():
-            text = f"{label:<38}"
+            text = f"{label:<34}"
             for name in BACKENDS:
                 with tn.use_backend(name):
-                    fixed, (low, share, high) = _overhead(loader(), tn.Loader(arrays, BATCH), rounds)
-                text += f"{1e3 * fixed:>14.2f}{share:>10.1%}{f'{low:.1%} to {high:.1%}':>20}"
+                    turns, waited = _overhead(loader(), tn.Loader(arrays, BATCH), rounds)
+                low, share, high = turns.share()
+                half = f"{low:.1%} to {high:.1%}"
+                text += f"{1e3 * statistics.median(turns.fixed):>14.2f}{1e6 * waited:>8.0f}{share:>10.1%}{half:>18}"
             print(text, flush=True)
+
+
+def _overhead(loader: Any, arrays: tn.Loader, rounds: int) -> tuple[Turns, float]:
+    source = Source(loader, first_of(loader if isinstance(loader, tn.Loader) else arrays), 2**40)
+    net = tn.Sequential(tn.Dense(64), tn.ReLU(), tn.Dense(64), tn.ReLU(), tn.Dense(3))
+    model = tn.Model(net, loader.data.shape[0])
+    return take_turns(tn.train(model, source, tn.CrossEntropy(), tn.Adam(1e-3), steps=2**40), source, rounds)
 
 
 def _of_pytorch(x: Any, y: Any) -> dict[str, Callable[[], object]]:
@@ -150,29 +153,6 @@ def _of_pytorch(x: Any, y: Any) -> dict[str, Callable[[], object]]:
         "PyTorch's DataLoader, 2 workers": lambda: D.Batches(single(2)),
         "PyTorch's, whole batches by index": lambda: D.Batches(whole()),
     }
-
-
-STRETCH = 16  # steps of either kind before the other's turn: as many batches are made at once
-
-
-def _overhead(loader: object, arrays: object, rounds: int) -> tuple[float, list[float]]:
-    """Seconds of a step on a fixed batch, and the quartiles of what one with data takes more, as a part of that.
-
-    Both take turns, a stretch of batches each, so that what slows the machine for longer than a few hundredths of a
-    second slows both.
-    """
-    like = loader if isinstance(loader, tn.Loader) else arrays
-    features = loader.data.shape[0]  # type: ignore[attr-defined]
-    runs = steps(Fixed(like), features), steps(loader, features)  # type: ignore[arg-type]
-    for run in runs:
-        for _ in range(8 * STRETCH):
-            next(run)
-    times: list[list[float]] = [[], []]
-    for turn in range(rounds):
-        for which in (turn % 2, 1 - turn % 2):
-            times[which].append(elapsed(lambda run=runs[which]: [next(run) for _ in range(STRETCH)]) / STRETCH)  # type: ignore[misc]
-    shares = [b / a - 1 for a, b in zip(*times, strict=True)]
-    return statistics.median(times[0]), statistics.quantiles(shares, n=4)
 
 
 MEMORY = """

@@ -171,7 +171,7 @@ CASES = {
     ],
     "permute": lambda f: [(np.arange(min(n, 50)), n, tuple(range(24))) for n in (1, 2, 999, 1000, 2**62)] + [
         (np.append(RNG.integers(0, n, 300), beside(n)), n, KEYS) for n in (4093, 3 * 10**17, 2**53 + 5, 2**62)
-    ],
+    ] + [(np.arange(BLOCK + 3), 2**20, KEYS)],
 }  # fmt: skip
 FORMULAS_ON_WORDS = {
     "words",

@@ -373,6 +373,15 @@ class NumpyBackend(Backend):
         np.abs(angle, out=angle)
         return np.copysign(angle, y, out=angle)
 
+    def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
+        size = BLOCK // 4  # a hundred passes, each over a few temporaries of 8 bytes a number
+        if index.ndim != 1 or index.size <= size:
+            return super().permute(index, n, keys)
+        blocks = [
+            super(NumpyBackend, self).permute(index[at : at + size], n, keys) for at in range(0, index.size, size)
+        ]
+        return np.concatenate(blocks)
+
     def samples(
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
         tables: Sequence[Array], dtype: str,

@@ -160,8 +160,11 @@ class Loader:
         """The batch of the ``number``-th step of a stretch, on ``ops``; ``put`` there by `Backend.feed`, if given."""
         rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
         parts = [None if a is None else a[rows] for a in stretch]
-        x, y, weight = put(parts) if put else (None if a is None else ops.asarray(a) for a in parts)
-        return Batch(x, y, weight)
+        if put:
+            parts = put(parts)
+        elif not ops.on_host:
+            parts = [None if a is None else ops.asarray(a) for a in parts]
+        return Batch(*parts)
 
 
 def _check_step(step: int) -> int:
@@ -198,27 +201,32 @@ def batches(loader: BatchSource, first: int, ops: Backend, dtype: str) -> Genera
         step += 1
 
 
-def _trial(loader: Loader, first: int, ops: Backend, dtype: str) -> Generator[Batch, None, tuple[bool, int]]:
-    """Batches without a thread, then as many with one: whether it was faster by more than chance, and the next step."""
+def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch, None, tuple[bool, int]]:
+    """Batches without a thread, then as many with one, twice: whether it was faster by more than chance both times, and the
+    next step."""
     span = loader.span
-    for step in range(first, first + span):  # slower than others: these do not count
-        yield loader.batch(step, ops, dtype)
-    began, waited = perf_counter(), 0.0
-    steps = range(first + span, first + 3 * span)
-    for step in steps:
-        asked = perf_counter()
-        batch = loader.batch(step, ops, dtype)
-        waited += perf_counter() - asked
-        yield batch
-    without = perf_counter() - began
-    if waited < max(0.02 * without, _SOON):
-        return False, steps.stop
-    with closing(_ahead(loader, steps.stop, ops, dtype)) as coming:
-        yield next(coming)  # the first stretch is not made in the background
-        began = perf_counter()
-        for _ in steps:
-            yield next(coming)
-        return perf_counter() - began < 0.95 * without, steps.stop + 1 + len(steps)
+    for _ in range(2):
+        for n in range(step, step + span):  # slower than others: these do not count
+            yield loader.batch(n, ops, dtype)
+        began, waited = perf_counter(), 0.0
+        steps = range(step + span, step + 3 * span)
+        for n in steps:
+            asked = perf_counter()
+            batch = loader.batch(n, ops, dtype)
+            waited += perf_counter() - asked
+            yield batch
+        without, step = perf_counter() - began, steps.stop
+        if waited < max(0.02 * without, _SOON):
+            return False, step
+        with closing(_ahead(loader, step, ops, dtype)) as coming:
+            yield next(coming)  # the first stretch is not made in the background
+            began = perf_counter()
+            for _ in steps:
+                yield next(coming)
+            within, step = perf_counter() - began, step + 1 + len(steps)
+        if within > 0.95 * without:
+            return False, step
+    return True, step
 
 
 def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch]:

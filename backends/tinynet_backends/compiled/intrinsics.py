@@ -199,7 +199,7 @@ def prefetch(context: Any, address: Any) -> Any:
         byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
         function = ir.FunctionType(_VOID, [byte, word, word, word])
         ask = cgutils.get_or_insert_function(builder.module, function, f"llvm.prefetch.{byte.intrinsic_name}")
-        builder.call(ask, [builder.inttoptr(args[0], byte), word(0), word(3), word(1)])
+        builder.call(ask, [builder.inttoptr(args[0], byte), word(0), word(2), word(1)])
         return context.get_dummy_value()
 
     return types.void(types.int64), write

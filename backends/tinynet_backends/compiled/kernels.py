@@ -691,7 +691,8 @@ def permute(real: Any) -> Body:
     return kernel
 
 
-_AHEAD = 12  # rows that are asked for before they are copied: they lie anywhere
+_LINE = 64  # bytes that memory is read by
+_LINES = 64  # of rows that are asked for before they are copied: they lie anywhere
 
 
 def gather(real: Any) -> Body:
@@ -701,17 +702,19 @@ def gather(real: Any) -> Body:
         w = pointer(types.int64, at)
         size, index, x, out = w[1], pointer(types.int64, w[2]), w[3], w[4]
         low, high = share(w[0], part, parts, 1)
+        ahead = max(1, _LINES // (1 + size // _LINE))
         if size == 8:  # labels, say: numbers are copied faster than bytes
             words, found = pointer(uint64, x), pointer(uint64, out)
             for row in range(low, high):
-                if row + _AHEAD < high:
-                    prefetch(x + index[row + _AHEAD] * 8)
+                if row + ahead < high:
+                    prefetch(x + index[row + ahead] * 8)
                 found[row] = words[index[row]]
             return
         for row in range(low, high):
-            if row + _AHEAD < high:
-                coming = x + index[row + _AHEAD] * size
-                prefetch(coming)
+            if row + ahead < high:
+                coming = x + index[row + ahead] * size
+                for place in range(coming, coming + size, _LINE):
+                    prefetch(place)
                 prefetch(coming + size - 1)
             copy(out + row * size, x + index[row] * size, size)
 
