@@ -98,19 +98,13 @@ def test_batches_are_the_same_from_a_thread(prefetch, first, drop_last, ops, mon
     assert not [t for t in threading.enumerate() if t.name.startswith("tinynet-loader")]
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize(("tick", "with_thread", "begun"), [(1.0, 7, 2), (1.0, 11, 1), (1e-6, 7, 0)])
-def test_a_thread_is_tried_and_kept_where_it_pays(tick, with_thread, begun, monkeypatch):
-    """With a clock of ours: without a thread a step and its batch take 10 ticks, with one as many as is said. None is begun
-    for batches that are there in no time."""
-    now, threads = [0.0], []
-=======
-@pytest.mark.parametrize(("with_thread", "threads"), [((7, 7, 7), 3), ((11,), 1), ((7, 11), 2)])
-def test_a_thread_is_tried_and_kept_where_it_pays(with_thread, threads, monkeypatch):
+@pytest.mark.parametrize(
+    ("tick", "with_thread", "threads"), [(1.0, (7, 7, 7), 3), (1.0, (11,), 1), (1.0, (7, 11), 2), (1e-6, (7,), 0)]
+)
+def test_a_thread_is_tried_and_kept_where_it_pays(tick, with_thread, threads, monkeypatch):
     """With a clock of ours: without a thread a step and its batch take 10 ticks, with one as many as is said for each turn.
-    One that was faster once and not again was faster by chance."""
+    One that was faster once and not again was faster by chance; none is begun for batches that are there in no time."""
     now, begun, running = [0.0], [], []
->>>>>>> h-data
     monkeypatch.setattr(loading, "perf_counter", lambda: now[0])
     ahead, batch = loading._ahead, tn.Loader.batch
 
@@ -130,20 +124,12 @@ def test_a_thread_is_tried_and_kept_where_it_pays(with_thread, threads, monkeypa
     monkeypatch.setattr(tn.Loader, "batch", slow)
     loader = tn.Loader(DATA, 10)
     coming = loading.batches(loader, 0, tn.get_backend("numpy"), "float32")
-<<<<<<< HEAD
-    for _ in range(10 * loader.span):
-        next(coming)
-        now[0] += (with_thread if threads else 7) * tick
-    coming.close()
-    assert len(threads) == begun
-=======
     for t in range(16 * loader.span):
         batch_of_step = next(coming)
         np.testing.assert_array_equal(batch_of_step.x, DATA.x[loader.index(t)])
-        now[0] += with_thread[len(begun) - 1] if running else 7
+        now[0] += tick * (with_thread[len(begun) - 1] if running else 7)
     assert (len(begun), bool(running)) == (threads, threads == 3)
     coming.close()
->>>>>>> h-data
 
 
 def test_an_error_in_the_thread_is_the_caller_s():
