@@ -274,6 +274,7 @@ def test_numpy_replaces_what_it_says():
         "halves",
         "dropout",
         "arctan",
+        "gather",
         "samples",
     }
     assert not overrides(get_backend("strict"))

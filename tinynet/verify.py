@@ -139,6 +139,7 @@ def _cases(name: str, ops: Backend, dtype: str) -> list[tuple[Any, ...]]:
         "clip_norm": [(real(70_000), 0.5), (real(9), 1e9)],
         "softmax": [(real(9, 4),)],
         "softmax_grad": [(real(9, 4), real(9, 4))],
+        "standardize": [(real(9, 5), real(5), real(5))],
         "normalize": [(real(9, 5), real(5), real(5), axis, 1e-5) for axis in (-1, -2)],
         "normalize_grad": [(real(9, 5), real(9, 5), real(9, 1), real(5), -1)],
         "elementwise_loss": [(squares, real(9, 4), real(9, 4), real(9))],
