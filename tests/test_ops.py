@@ -274,7 +274,7 @@ def test_numpy_replaces_what_it_says():
         "halves",
         "dropout",
         "arctan",
-        "gather",
+        "permute",
         "samples",
     }
     assert not overrides(get_backend("strict"))
