@@ -14,6 +14,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from math import inf
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,9 @@ from tinynet_backends.replay import Replay, offset_of
 
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
+_EARLY, _EVERY = 32, 2048  # runs of a program before it is tried without helpers, and until it is again
+_TRIED, _UNUSED = 6, 2  # runs of a trial with helpers, and without, and the first of them, in which caches are another's
+_LONG = 2e-3  # seconds of a program that are worth helpers anyway
 _SPINS = 20_000  # turns of about 40 ns that a worker waits for another program before it goes to sleep
 
 
@@ -168,11 +173,36 @@ def _running(array: Any, parallel: bool, kept: list[Any]) -> Callable[[], None]:
             sequential(first, last, 0)
 
         return alone
+    return Played(machine, first, last, (array, kept))
 
-    def together(kept: Any = (array, kept)) -> None:
-        machine.together(first, last)
 
-    return together
+class Played:
+    """A program that is run again and again: with helpers, unless it was faster without when both were last tried.
+
+    Cores of a shared machine may be so far apart for a while that what one has written is with the other later than that
+    could have done the work itself. Who does a part makes no difference to what comes out.
+    """
+
+    def __init__(self, machine: Machine, first: int, last: int, kept: Any) -> None:
+        self.machine, self.first, self.last, self.kept = machine, first, last, kept
+        self.runs, self.helped, self.long = 0, True, False
+        self.fastest = [inf, inf]  # without, and with
+
+    def __call__(self) -> None:
+        turn = self.runs % _EVERY - _EARLY
+        self.runs += 1
+        if self.long or not 0 <= turn < 2 * _TRIED:
+            self.machine.together(self.first, self.last, self.helped)
+            return
+        helped = turn < _TRIED
+        began = perf_counter()
+        self.machine.together(self.first, self.last, helped)
+        seconds = perf_counter() - began
+        if turn % _TRIED >= _UNUSED:
+            self.fastest[helped] = min(self.fastest[helped], seconds)
+            self.long = seconds > _LONG
+        if turn == 2 * _TRIED - 1:
+            self.helped, self.fastest = self.fastest[True] <= self.fastest[False], [inf, inf]
 
 
 def run(words: Any, parallel: bool) -> None:
@@ -229,13 +259,13 @@ class Machine:
         self._busy, self._wake, self._counting = threading.Lock(), threading.Semaphore(0), threading.Lock()
         self._helpers = self._asleep = 0
 
-    def together(self, first: int, last: int) -> None:
-        """Run records with the help of other threads, where these are free and as many are allowed."""
+    def together(self, first: int, last: int, helped: bool = True) -> None:
+        """Run records, with the help of other threads if that is wanted, where these are free and as many are allowed."""
         if self.blas is None:
-            self._shared(first, last, self.cores)
+            self._shared(first, last, self.cores if helped else 1)
             return
         with self.blas.alone() as allowed:
-            self._shared(first, last, allowed)
+            self._shared(first, last, allowed if helped else 1)
 
     def _shared(self, first: int, last: int, allowed: int) -> None:
         if allowed < 2 or self.cores < 2 or not self._busy.acquire(blocking=False):
