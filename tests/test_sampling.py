@@ -97,10 +97,12 @@ def test_batches_are_the_same_from_a_thread(prefetch, first, drop_last, ops, mon
     assert not [t for t in threading.enumerate() if t.name.startswith("tinynet-loader")]
 
 
-@pytest.mark.parametrize(("with_thread", "threads"), [((7, 7, 7), 3), ((11,), 1), ((7, 11), 2)])
-def test_a_thread_is_tried_and_kept_where_it_pays(with_thread, threads, monkeypatch):
-    """With a clock of ours: without a thread a step and its batch take 10 ticks, with one as many as is said for each turn.
-    One that was faster once and not again was faster by chance."""
+@pytest.mark.parametrize(
+    ("ticks", "with_thread", "threads"), [(3, (7, 7, 7), 3), (3, (11,), 1), (3, (7, 11), 2), (0.1, (1,), 0)]
+)
+def test_a_thread_is_tried_and_kept_where_it_pays(ticks, with_thread, threads, monkeypatch):
+    """With a clock of ours: without a thread a batch takes so many ticks and its step 7, with one as many as is said for each
+    turn. One that was faster once and not again was faster by chance; where batches cost next to nothing none is tried."""
     now, begun, running = [0.0], [], []
     monkeypatch.setattr(loading, "perf_counter", lambda: now[0])
     ahead, batch = loading._ahead, tn.Loader.batch
@@ -114,7 +116,7 @@ def test_a_thread_is_tried_and_kept_where_it_pays(with_thread, threads, monkeypa
             running.clear()
 
     def slow(*args):
-        now[0] += 3
+        now[0] += ticks
         return batch(*args)
 
     monkeypatch.setattr(loading, "_ahead", watched)
@@ -127,6 +129,15 @@ def test_a_thread_is_tried_and_kept_where_it_pays(with_thread, threads, monkeypa
         now[0] += with_thread[len(begun) - 1] if running else 7
     assert (len(begun), bool(running)) == (threads, threads == 3)
     coming.close()
+
+
+def test_a_loader_gives_what_is_asked_for_in_turns(ops):
+    """Batches are kept for the steps to come: not for another dtype, nor for steps before them."""
+    loader = tn.Loader(DATA, 7, shuffle=True)
+    for step, dtype in ((0, "float32"), (0, "float64"), (14, "float32"), (3, "float32"), (14, "float32")):
+        x = ops.to_numpy(loader.batch(step, ops, dtype).x)
+        assert x.dtype == dtype
+        np.testing.assert_array_equal(x, DATA.x[loader.index(step)])
 
 
 def test_an_error_in_the_thread_is_the_caller_s():
