@@ -284,3 +284,42 @@ def test_words_and_samples_are_the_same_on_lesser_processors(name, features, sai
     }
     done = subprocess.run([sys.executable, "-c", ELSEWHERE], env=env, capture_output=True, text=True)
     assert done.stdout.strip() == said, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("without", "wanted"), [(7, False), (10, True), (13, True)])
+def test_helpers_help_where_they_do(without, wanted, monkeypatch):
+    """With a clock of ours: a program takes 10 ticks with helpers. Without them it takes longer again after a second trial."""
+    now, ran = [0.0], []
+
+    class Machine:
+        def together(self, first, last, helped):
+            ran.append(helped)
+            now[0] += 1e-6 * (10 if helped else without)
+
+    monkeypatch.setattr(program, "perf_counter", lambda: now[0])
+    played = program.Played(Machine(), 0, 0, None)
+    for _ in range(program._EVERY):
+        played()
+    early, tried = program._EARLY, program._TRIED
+    assert all(ran[: early + tried])
+    assert not any(ran[early + tried : early + 2 * tried])
+    assert set(ran[early + 2 * tried :]) == {wanted}
+    without = 13
+    for _ in range(program._EVERY):
+        played()
+    assert ran[-1]
+
+
+def test_what_takes_long_has_helpers(monkeypatch):
+    now, ran = [0.0], []
+
+    class Machine:
+        def together(self, first, last, helped):
+            ran.append(helped)
+            now[0] += 1e-2 if helped else 1e-3
+
+    monkeypatch.setattr(program, "perf_counter", lambda: now[0])
+    played = program.Played(Machine(), 0, 0, None)
+    for _ in range(2 * program._EVERY):
+        played()
+    assert all(ran)

@@ -276,6 +276,7 @@ def test_numpy_replaces_what_it_says():
         "arctan",
         "permute",
         "samples",
+        "sum_in_order",
     }
     assert not overrides(get_backend("strict"))
 

@@ -99,11 +99,13 @@ def test_batches_are_the_same_from_a_thread(prefetch, first, drop_last, ops, mon
 
 
 @pytest.mark.parametrize(
-    ("tick", "with_thread", "threads"), [(1.0, (7, 7, 7), 3), (1.0, (11,), 1), (1.0, (7, 11), 2), (1e-6, (7,), 0)]
+    ("tick", "ticks", "with_thread", "threads"),
+    [(1.0, 3, (7, 7, 7), 3), (1.0, 3, (11,), 1), (1.0, 3, (7, 11), 2), (1.0, 0.1, (1,), 0), (1e-6, 3, (7,), 0)],
 )
-def test_a_thread_is_tried_and_kept_where_it_pays(tick, with_thread, threads, monkeypatch):
-    """With a clock of ours: without a thread a step and its batch take 10 ticks, with one as many as is said for each turn.
-    One that was faster once and not again was faster by chance; none is begun for batches that are there in no time."""
+def test_a_thread_is_tried_and_kept_where_it_pays(tick, ticks, with_thread, threads, monkeypatch):
+    """With a clock of ours: without a thread a batch takes so many ticks and its step 7, with one as many as is said for each
+    turn. One that was faster once and not again was faster by chance; where batches cost next to nothing, or are there in no
+    time, none is tried."""
     now, begun, running = [0.0], [], []
     monkeypatch.setattr(loading, "perf_counter", lambda: now[0])
     ahead, batch = loading._ahead, tn.Loader.batch
@@ -117,7 +119,7 @@ def test_a_thread_is_tried_and_kept_where_it_pays(tick, with_thread, threads, mo
             running.clear()
 
     def slow(*args):
-        now[0] += 3 * tick
+        now[0] += ticks * tick
         return batch(*args)
 
     monkeypatch.setattr(loading, "_ahead", watched)
@@ -130,6 +132,15 @@ def test_a_thread_is_tried_and_kept_where_it_pays(tick, with_thread, threads, mo
         now[0] += tick * (with_thread[len(begun) - 1] if running else 7)
     assert (len(begun), bool(running)) == (threads, threads == 3)
     coming.close()
+
+
+def test_a_loader_gives_what_is_asked_for_in_turns(ops):
+    """Batches are kept for the steps to come: not for another dtype, nor for steps before them."""
+    loader = tn.Loader(DATA, 7, shuffle=True)
+    for step, dtype in ((0, "float32"), (0, "float64"), (14, "float32"), (3, "float32"), (14, "float32")):
+        x = ops.to_numpy(loader.batch(step, ops, dtype).x)
+        assert x.dtype == dtype
+        np.testing.assert_array_equal(x, DATA.x[loader.index(step)])
 
 
 def test_an_error_in_the_thread_is_the_caller_s():

@@ -1,4 +1,4 @@
-"""What `Model.fit` costs beside the bare step: batches that are computed, epochs, a history."""
+"""What data cost within `Model.fit`: batches that are computed, beside one batch again and again in the same run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import tinynet as tn
 from benchmarks import tasks
 from benchmarks.comparison import Comparison
 from benchmarks.feeding import STRETCH, Source, first_of, within_fit
-from benchmarks.runner import Failed, Order, Runner
-from benchmarks.sections.steps import order
+from benchmarks.runner import CONTROL, Failed, Order, Runner
 
 NUMBERS = 2**22  # in an epoch, about
 SETS = {"blobs": tn.data.Blobs, "checkerboard": tn.data.Checkerboard}  # normal and uniform numbers
@@ -27,34 +26,34 @@ def measure(widths: list[int], batch: int, article: bool, backend: str, seconds:
         for name, kind in SETS.items():
             loader = tn.Loader(kind(2**40, n_features=widths[0]), batch)
             turns = within_fit(task.model(backend), Source(loader, first_of(loader), steps), rounds)
-            share = turns.share()[1]
-            found[name] = {"fixed": median(turns.fixed), "fed": median(turns.fed), "share": share}
+            found[name] = {"fixed": median(turns.fixed), "fed": median(turns.fed), "share": turns.share()[1]}
     return found
 
 
 def run(runner: Runner) -> Iterator[Comparison]:
     """Seconds of a step within fit, on data that are computed"""
-    for task in tasks.CPU[2:5]:
-        names = [f"tinynet {backend}" for backend in runner.options.chosen(["numpy", "numba"])]
-        found = runner.compare(task.label, {f"{n} step": order(n, task, runner.options.seconds) for n in names})
-        for name in names:
-            try:
-                _add(found, name, task, runner)
-            except Failed as e:
-                found.left_out[f"{name} fit"] = str(e)
+    for number, task in enumerate(tasks.CPU[2:5], start=3):
+        if runner.options.rows and number not in runner.options.rows:
+            continue
+        found = Comparison(task.label, {})
+        found.control = [runner.run(CONTROL)["result"]["seconds"]]
+        runner.control += found.control
+        for backend in ("numpy", "numba"):
+            if runner.options.chosen([f"tinynet {backend}"]):
+                _add(found, runner, task, backend)
         yield found
 
 
-def _add(found: Comparison, name: str, task: tasks.Task, runner: Runner) -> None:
-    where = asdict(task) | {"backend": name.removeprefix("tinynet "), "seconds": runner.options.seconds}
-    said = [
-        runner.run(Order("benchmarks.sections.fit:measure", where))["result"] for _ in range(runner.options.repeats)
-    ]
+def _add(found: Comparison, runner: Runner, task: tasks.Task, backend: str) -> None:
+    name, where = f"tinynet {backend}", asdict(task) | {"backend": backend, "seconds": runner.options.seconds}
+    asked = Order("benchmarks.sections.fit:measure", where)
+    try:
+        said = [runner.run(asked)["result"] for _ in range(runner.options.repeats)]
+    except Failed as e:
+        found.left_out[name] = str(e)
+        return
+    found.times[f"{name}, one batch"] = [median(answer[kind]["fixed"] for kind in SETS) for answer in said]
     for kind in SETS:
-        shares = [answer[kind]["share"] for answer in said]
-        found.times[f"{name} fit, {kind}"] = [answer[kind]["fed"] for answer in said]
-        found.notes[f"{name} fit, {kind}"] = {
-            "data, %": 100 * median(shares), "least, %": 100 * min(shares), "most, %": 100 * max(shares),
-            "over the bare step, %": 100 * (1 / found.ratio(f"{name} step", f"{name} fit, {kind}") - 1),
-        }  # fmt: skip
-    found.times[f"{name} fit, one batch"] = [median(answer[kind]["fixed"] for kind in SETS) for answer in said]
+        shares = [100 * answer[kind]["share"] for answer in said]
+        found.times[f"{name}, {kind}"] = [answer[kind]["fed"] for answer in said]
+        found.notes[f"{name}, {kind}"] = {"data, %": median(shares), "least": min(shares), "most": max(shares)}

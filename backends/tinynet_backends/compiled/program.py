@@ -28,7 +28,10 @@ from tinynet_backends.replay import Replay, offset_of
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
 _EARLY, _EVERY = 32, 2048  # runs of a program before it is tried without helpers, and until it is again
-_TRIED, _UNUSED = 6, 2  # runs of a trial with helpers, and without, and the first of them, in which caches are another's
+_TRIED, _UNUSED = (
+    6,
+    2,
+)  # runs of a trial with helpers, and without, and the first of them, in which caches are another's
 _LONG = 2e-3  # seconds of a program that are worth helpers anyway
 _SPINS = 20_000  # turns of about 40 ns that a worker waits for another program before it goes to sleep
 
