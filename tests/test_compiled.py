@@ -4,6 +4,7 @@ the portable ones in test_ops.py and its steps to themselves in test_capture.py.
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -97,6 +98,35 @@ def test_blas_is_alone_while_any_program_runs():
     with pytest.raises(ValueError), library.alone():
         raise ValueError
     assert int(library._get()) == before
+
+
+def test_ctrl_c_does_not_leave_blas_with_one_thread():
+    library, met = blas.find(), 0
+    if library is None or library.threads() < 2:
+        pytest.skip("NumPy's BLAS has one thread")
+    before = library.threads()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    usual = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for n in range(2000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 + 1e-7 * (n % 97))
+                for _ in range(40):
+                    with library.alone():
+                        pass
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                met += 1
+            assert (library._users, int(library._get())) == (0, before)
+            if met == 300:
+                break
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+    assert met == 300
 
 
 def _child(queue):

@@ -47,20 +47,31 @@ class Blas:
     @contextmanager
     def alone(self) -> Iterator[int]:
         """Inside, products are computed by the thread that asks for them; gives the number of threads allowed."""
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._before = int(self._get())
+        inside = left = False  # Python looks at signals where it calls something, and nowhere between
+        interrupt = None
+        try:
+            with self._lock:
+                if not self._users:
+                    self._before = int(self._get())
+                self._users += 1
+                inside = True
                 if self._before > 1:
                     self._set(1)
-            allowed = self._before
-        try:
-            yield allowed
+            yield self._before
         finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users and allowed > 1:
-                    self._set(allowed)
+            while inside:
+                try:
+                    with self._lock:
+                        if not left:
+                            self._users -= 1
+                            left = True
+                        if not self._users and self._before > 1:
+                            self._set(self._before)
+                        inside = False
+                except KeyboardInterrupt as e:  # waits: BLAS would have one thread from now on
+                    interrupt = e
+            if interrupt is not None:
+                raise interrupt
 
 
 def _address(function: Any) -> int:

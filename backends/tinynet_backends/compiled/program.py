@@ -259,7 +259,8 @@ class Machine:
         """No helpers: a child process has none of its parent's threads."""
         self._pool = np.zeros(loop.POOL, np.int64)
         self._address = self._pool.ctypes.data
-        self._busy, self._wake, self._counting = threading.Lock(), threading.Semaphore(0), threading.Lock()
+        # the first one's owner gets it again: it may still have it from a call that Ctrl-C ended
+        self._busy, self._wake, self._counting = threading.RLock(), threading.Semaphore(0), threading.Lock()
         self._helpers = self._asleep = 0
 
     def together(self, first: int, last: int, helped: bool = True) -> None:
