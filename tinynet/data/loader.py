@@ -181,9 +181,7 @@ def _host(ops: Backend) -> Backend:
 
 Feed = Callable[[Sequence[Any]], list[Any]]
 _STRETCH = 2**21  # numbers in a stretch, at most
-_SOON = (
-    1e-3  # seconds for two stretches: what starting a thread and taking its batches from another core's cache comes to
-)
+_SOON = 1e-3  # seconds for two stretches: what a thread, and its batches from another core's cache, come to
 
 
 def batches(loader: BatchSource, first: int, ops: Backend, dtype: str) -> Generator[Batch]:
