@@ -8,7 +8,14 @@ from tinynet_backends import BackendUnavailable, get_backend, set_backend
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn takes other arrays than NumPy's only where SciPy does
 
-NAMES = ["numpy", "numba", "strict:CPU_DEVICE", "strict:device1", "strict:device2", "torch"]
+NAMES = [
+    "numpy",
+    "numba",
+    pytest.param("strict:CPU_DEVICE", marks=pytest.mark.slow),
+    "strict:device1",
+    "strict:device2",
+    "torch",
+]
 
 
 @pytest.fixture(params=[*NAMES, pytest.param("cupy", marks=pytest.mark.gpu)])

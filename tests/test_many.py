@@ -157,6 +157,7 @@ def test_every_order_of_samples(options, few):
     agree(few, net(), (X, LABELS), seeds=[2, 9, 2], **({"batch_size": 8, "epochs": 2} | options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", [None, True])
 def test_data_that_are_computed(shuffle, ops):
     data = tn.data.Blobs(22, n_features=5, n_classes=3)

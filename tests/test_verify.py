@@ -61,6 +61,7 @@ def wrong_update(self, formula, arrays, inputs, *scalars):
         a[-1] += 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "change", "said"),
     [
