@@ -4,13 +4,13 @@ the portable ones in test_ops.py and its steps to themselves in test_capture.py.
 import logging
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
+from interrupts import interrupt
 from tinynet_backends import get_backend
 
 import tinynet as tn
@@ -101,32 +101,20 @@ def test_blas_is_alone_while_any_program_runs():
 
 
 def test_ctrl_c_does_not_leave_blas_with_one_thread():
-    library, met = blas.find(), 0
+    library = blas.find()
     if library is None or library.threads() < 2:
         pytest.skip("NumPy's BLAS has one thread")
     before = library.threads()
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    def often():
+        for _ in range(40):
+            with library.alone():
+                pass
 
-    usual = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for n in range(2000):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-5 + 1e-7 * (n % 97))
-                for _ in range(40):
-                    with library.alone():
-                        pass
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                met += 1
-            assert (library._users, int(library._get())) == (0, before)
-            if met == 300:
-                break
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, usual)
-    assert met == 300
+    def whole():
+        assert (library._users, int(library._get())) == (0, before)
+
+    interrupt(often, whole, [1e-5 + 1e-7 * n for n in range(97)], times=300)
 
 
 def _child(queue):
@@ -325,6 +313,7 @@ def test_helpers_help_where_they_do(without, wanted, monkeypatch):
         def together(self, first, last, helped):
             ran.append(helped)
             now[0] += 1e-6 * (10 if helped else without)
+            now[0] += 1.0 if len(ran) == program._EARLY + program._TRIED else 0.0  # once something else came between
 
     monkeypatch.setattr(program, "perf_counter", lambda: now[0])
     played = program.Played(Machine(), 0, 0, None)

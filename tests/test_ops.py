@@ -5,11 +5,11 @@ so a new one is tested the moment it exists.
 """
 
 import inspect
-import signal
 from functools import partial
 
 import numpy as np
 import pytest
+from interrupts import interrupt
 from tinynet_backends import Backend, backend_of, get_backend, overrides, permutation, portable_operations
 from tinynet_backends.numpy_backend import BLOCK
 
@@ -350,29 +350,16 @@ def test_signals_wait_until_an_update_is_whole(name, compiled):
     if not compiled:
         step = partial(ops.update, lambda xp, a, b, by: (a + by, b + by), arrays, [])
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    def thrice():
+        for _ in range(3):
+            step(1.0)
 
-    for _ in range(3):
-        step(1.0)  # compiled, captured, and played from now on
-    before, met = signal.signal(signal.SIGALRM, interrupt), 0
-    try:
-        for n in range(200):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-4 * (1 + n % 17))
-                for _ in range(3):
-                    step(1.0)
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                met += 1
-            first = arrays[0][0]
-            assert all((a == first).all() for a in arrays)
-            if met == 12:
-                break
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert met == 12
+    def whole():
+        first = arrays[0][0]
+        assert all((a == first).all() for a in arrays)
+
+    thrice()  # compiled, captured, and played from now on
+    interrupt(thrice, whole, [1e-4 * n for n in range(1, 18)], times=12)
 
 
 # The switch -------------------------------------------------------------------------------------------------------

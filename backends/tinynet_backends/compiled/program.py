@@ -28,10 +28,8 @@ from tinynet_backends.replay import Replay, offset_of
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
 _EARLY, _EVERY = 32, 2048  # runs of a program before it is tried without helpers, and until it is again
-_TRIED, _UNUSED = (
-    6,
-    2,
-)  # runs of a trial with helpers, and without, and the first of them, in which caches are another's
+_TRIED = 6  # runs of a trial with helpers, and then as many without
+_UNUSED = 2  # the first of either, in which caches hold what another core needs
 _LONG = 2e-3  # seconds of a program that are worth helpers anyway
 _SPINS = 20_000  # turns of about 40 ns that a worker waits for another program before it goes to sleep
 
@@ -188,22 +186,21 @@ class Played:
 
     def __init__(self, machine: Machine, first: int, last: int, kept: Any) -> None:
         self.machine, self.first, self.last, self.kept = machine, first, last, kept
-        self.runs, self.helped, self.long = 0, True, False
+        self.runs, self.helped = 0, True
         self.fastest = [inf, inf]  # without, and with
 
     def __call__(self) -> None:
         turn = self.runs % _EVERY - _EARLY
         self.runs += 1
-        if self.long or not 0 <= turn < 2 * _TRIED:
+        if not 0 <= turn < 2 * _TRIED:
             self.machine.together(self.first, self.last, self.helped)
             return
-        helped = turn < _TRIED
+        helped = turn < _TRIED or self.fastest[True] > _LONG
         began = perf_counter()
         self.machine.together(self.first, self.last, helped)
         seconds = perf_counter() - began
         if turn % _TRIED >= _UNUSED:
             self.fastest[helped] = min(self.fastest[helped], seconds)
-            self.long = seconds > _LONG
         if turn == 2 * _TRIED - 1:
             self.helped, self.fastest = self.fastest[True] <= self.fastest[False], [inf, inf]
 
