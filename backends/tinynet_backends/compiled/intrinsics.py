@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -113,10 +114,16 @@ def pause(context: Any) -> Any:
 _FLUSHING = 0x8040  # of the control word: results too small to be normal, and operands that are, count as 0
 
 
-def _control_word(builder: Any) -> tuple[Any, Any]:
-    """Memory for the word that says how floats are computed, and as what instructions know its address."""
+def _control_word(builder: Any) -> tuple[Any, Callable[[str], None]]:
+    """Memory for the word that says how floats are computed, and a way to write an instruction on it, by its name."""
     place = cgutils.alloca_once(builder, _INT)
-    return place, builder.bitcast(place, ir.IntType(8).as_pointer())
+    address = builder.bitcast(place, ir.IntType(8).as_pointer())
+
+    def write(name: str) -> None:
+        function = ir.FunctionType(_VOID, [address.type])
+        builder.call(cgutils.get_or_insert_function(builder.module, function, f"llvm.x86.sse.{name}"), [address])
+
+    return place, write
 
 
 @intrinsic
@@ -129,12 +136,11 @@ def flush(context: Any) -> Any:
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if not _X86:
             return _INT(0)
-        place, address = _control_word(builder)
-        function = ir.FunctionType(_VOID, [address.type])
-        builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse.stmxcsr"), [address])
+        place, instruct = _control_word(builder)
+        instruct("stmxcsr")
         before = builder.load(place)
         builder.store(builder.or_(before, _INT(_FLUSHING)), place)
-        builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse.ldmxcsr"), [address])
+        instruct("ldmxcsr")
         return before
 
     return types.int32(), write
@@ -146,10 +152,9 @@ def restore(context: Any, before: Any) -> Any:
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _X86:
-            place, address = _control_word(builder)
+            place, instruct = _control_word(builder)
             builder.store(args[0], place)
-            function = ir.FunctionType(_VOID, [address.type])
-            builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse.ldmxcsr"), [address])
+            instruct("ldmxcsr")
         return context.get_dummy_value()
 
     return types.void(types.int32), write
