@@ -103,7 +103,8 @@ class NumpyBackend(Backend):
         """The same with several calls of functions in C, which Ctrl-C does not come between."""
         tape = self._running.tape
         if tape is None:
-            run([(f, *args) for f, args in calls])
+            with np.errstate(over="ignore"):  # on the way to what is finite: 1 / (1 + inf)
+                run([(f, *args) for f, args in calls])
         else:
             tape.do_all(calls)
 
@@ -134,7 +135,7 @@ class NumpyBackend(Backend):
 
     def _product(self, a: Array, b: Array, out: Array) -> None:
         """``out = a @ b``: `numpy.dot` costs half of what matmul does where matrices are small."""
-        alike = a.ndim == 2 and a.dtype == b.dtype == out.dtype and out.flags.c_contiguous
+        alike = a.ndim <= 2 and a.dtype == b.dtype == out.dtype and out.flags.c_contiguous
         self._do(np.dot if alike else np.matmul, a, b, out)
 
     def _sum_rows(self, x: Array, out: Array) -> None:
@@ -166,9 +167,14 @@ class NumpyBackend(Backend):
         value, slope, loss = (self.empty(shape, y.dtype) for shape in (y.shape, y.shape, lead))
         self._in_blocks(write_passes(trace), (y, target), (value, slope))
         rows = scale[..., None]
-        self._do(np.multiply, value, rows, value)
         self._do(np.multiply, slope, rows, slope)
-        self._do(np.add.reduce, value.reshape((*lead, y.shape[-2] * y.shape[-1])), -1, None, loss)
+        if lead:
+            self._do(np.multiply, value, rows, value)
+            self._do(np.add.reduce, value.reshape((*lead, y.shape[-2] * y.shape[-1])), -1, None, loss)
+        else:
+            columns = self.empty(y.shape[-1:], y.dtype)
+            self._product(scale, value, columns)
+            self._product(columns, _ones(y.shape[-1], y.dtype), loss)
         return loss, slope
 
     def _in_blocks(
@@ -254,14 +260,15 @@ class NumpyBackend(Backend):
         (n, k), do, turned = z.shape, self._do, z.shape[1] <= _FEW_CLASSES
         low, total, chosen, weight = np.empty((4, n), z.dtype)
         label, wrong = np.empty(n, np.int64), np.empty(n, np.bool_)
+        nothing, first = np.zeros((), z.dtype), np.zeros((), np.int64)  # NumPy takes these sooner than a number of Python's
         dz = dz.reshape((n, k))
         work, axis = (np.empty((k, n), z.dtype), 0) if turned else (dz, 1)
         flat = work.reshape(-1)
         do(np.copyto, label, target)
         do(np.greater_equal, label.view(np.uint64), np.array(k, np.uint64), wrong)
         do(np.copyto, weight, scale)
-        do(np.copyto, weight, 0, "same_kind", wrong)
-        do(np.copyto, label, 0, "same_kind", wrong)
+        do(np.copyto, weight, nothing, "same_kind", wrong)
+        do(np.copyto, label, first, "same_kind", wrong)
         if turned:
             do(np.multiply, label, np.array(n), label)
         do(np.add, label, np.arange(n) if turned else np.arange(0, n * k, k), label)
@@ -271,7 +278,7 @@ class NumpyBackend(Backend):
         do(np.maximum.reduce, z, axis, None, low)
         do(np.subtract, z, np.expand_dims(low, axis), work)
         do(flat.take, label, None, chosen, "clip")
-        do(np.copyto, chosen, 0, "same_kind", wrong)
+        do(np.copyto, chosen, nothing, "same_kind", wrong)
         do(np.exp, work, work)
         do(np.dot, *((_ones(k, z.dtype), work) if turned else (work, _ones(k, z.dtype))), total)
         do(np.log, total, low)
