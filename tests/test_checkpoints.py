@@ -15,7 +15,7 @@ import pytest
 
 import tinynet as tn
 from tinynet import schedules
-from tinynet.files import read_tensors
+from tinynet.files import read_tensors, write_sealed
 
 ROOT = Path(__file__).parents[1]
 EVERY = 3
@@ -237,6 +237,17 @@ def test_a_checkpoint_that_is_none_changes_nothing(change, tmp_path):
     with pytest.warns(UserWarning, match="going back"), pytest.raises(tn.ModelFileError):
         fit(model, tmp_path, resume=True)
     np.testing.assert_array_equal(model.theta, before)
+
+
+def test_a_checkpoint_of_another_version_is_left_alone(tmp_path):
+    fit(make(), tmp_path, epochs=1)
+    path = max(tmp_path.glob("step-*"))
+    about, arrays = read_tensors(path)
+    del about["contents"], about["checksum"]
+    write_sealed(path, arrays, about)
+    with pytest.raises(ValueError, match="written by another version of tinynet"):
+        fit(make(), tmp_path, resume=True)
+    assert path.exists()
 
 
 def test_a_flipped_bit_anywhere_is_damage(tmp_path):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tinynet.data.loader import BatchSource
     from tinynet.fitting import Best, Tally
 
+_CONTENTS = 2  # what a checkpoint holds; in the first, which did not say so, Adam's slots were means, not sums
 _NAME = re.compile(r"step-(\d{12})\.safetensors")
 
 
@@ -163,6 +164,8 @@ class Checkpoints:
                     raise ModelFileError(f"{path}: damaged checkpoint: its checksum is another")
                 if about.get("kind") != "checkpoint":
                     raise ModelFileError(f"{path}: not a checkpoint")
+                if about.get("contents") != _CONTENTS:
+                    raise _AnotherRun(f"{path} was written by another version of tinynet: begin in another folder")
                 self._compare(about["fingerprint"], path)
                 snapshot.unpack(arrays, about)
                 self._least = float(about["least"])
@@ -186,7 +189,7 @@ class Checkpoints:
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint, whole or not at all, and delete those that are too many."""
         arrays, about = snapshot.pack()
-        about |= {"format": FORMAT, "kind": "checkpoint", "fingerprint": self._fingerprint}
+        about |= {"format": FORMAT, "kind": "checkpoint", "contents": _CONTENTS, "fingerprint": self._fingerprint}
         about |= {"least": self._least, "config": self.config}
         host = {name: snapshot.model.ops.to_numpy(a) for name, a in arrays.items()}
         write_sealed(self.path(snapshot.run.step), host, about)
@@ -206,7 +209,7 @@ class Checkpoints:
 
 
 class _AnotherRun(ValueError):
-    """A whole checkpoint, of something else."""
+    """A whole checkpoint, of something else or written by another version."""
 
 
 def fingerprint(
