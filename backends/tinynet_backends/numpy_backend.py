@@ -260,7 +260,10 @@ class NumpyBackend(Backend):
         (n, k), do, turned = z.shape, self._do, z.shape[1] <= _FEW_CLASSES
         low, total, chosen, weight = np.empty((4, n), z.dtype)
         label, wrong = np.empty(n, np.int64), np.empty(n, np.bool_)
-        nothing, first = np.zeros((), z.dtype), np.zeros((), np.int64)  # NumPy takes these sooner than a number of Python's
+        nothing, first = (
+            np.zeros((), z.dtype),
+            np.zeros((), np.int64),
+        )  # NumPy takes these sooner than a number of Python's
         dz = dz.reshape((n, k))
         work, axis = (np.empty((k, n), z.dtype), 0) if turned else (dz, 1)
         flat = work.reshape(-1)
