@@ -1,6 +1,6 @@
 """The step arena: steps are alike, so the n-th request of a step gets the n-th buffer of the last one.
 
-It keeps the operating system from handing out, clearing and taking back the same pages at every step.
+It spares the operating system mapping and clearing the same pages at every step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Array = Any
 
 
 class Arena:
-    """Buffers in the order in which a step asks for them. ``allocate(shape, dtype)`` makes one that is not there yet.
+    """Buffers in the order in which a step asks for them. ``allocate(shape, dtype)`` makes a new one.
 
     No buffer is handed out twice between two calls of `rewind`. A request for another shape than last time (the last,
     smaller batch of an epoch) gets a view of the same bytes where they suffice, so that memory stays bounded by the
@@ -30,7 +30,7 @@ class Arena:
         self._packed: dict[tuple[Any, ...], tuple[Array, list[Array]]] = {}
 
     def rewind(self) -> Arena:
-        """Start over: all that was handed out may be handed out again."""
+        """Start over: every buffer may be handed out again."""
         self.next = self.next_gradient = 0
         return self
 
@@ -52,7 +52,7 @@ class Arena:
         return view
 
     def take_gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """A buffer from a row of its own, for a gradient that is going to be moved."""
+        """A buffer from a sequence of its own, for a gradient that `move` may give another place."""
         n, self.next_gradient = self.next_gradient, self.next_gradient + 1
         if n == len(self.gradients):
             self.gradients.append(self.allocate(shape, dtype))
@@ -61,7 +61,7 @@ class Arena:
         return self.gradients[n]
 
     def move(self, buffer: Array, place: Array) -> None:
-        """Hand out ``place`` from now on where ``buffer`` was: what is written there need not be copied to it."""
+        """Hand out ``place`` instead of ``buffer`` from now on, so that nothing has to be copied there."""
         for n, gradient in enumerate(self.gradients):
             if gradient is buffer:
                 self.gradients[n] = place
@@ -70,16 +70,13 @@ class Arena:
         """`cuts`, the same views at every step."""
         key = id(vector), *shapes
         if key not in self._packed:
-            self._packed[key] = (
-                vector,
-                cuts(vector, shapes),
-            )  # with the vector, whose id is no other's as long as it is here
+            # the vector is kept too: no other array has its id as long as it lives
+            self._packed[key] = vector, cuts(vector, shapes)
         return self._packed[key][1]
 
 
 def cuts(vector: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-    """Where arrays of these shapes lie in a vector (..., p), one behind the other: views of it; leading axes are theirs
-    too."""
+    """Views of a vector (..., p) as arrays of these shapes, one behind the other; they share its leading axes."""
     sizes = [prod(shape[vector.ndim - 1 :]) for shape in shapes]
     starts = accumulate(sizes, initial=0)
     return [vector[..., n : n + size].reshape(shape) for n, size, shape in zip(starts, sizes, shapes, strict=False)]

@@ -1,9 +1,9 @@
-"""A step written down while it runs: its calls on arrays, without the Python that led from one to the next.
+"""Recording a step while it runs: its calls on arrays, without the Python between them.
 
-Stand-ins take the places of a step's arrays and numbers. Every call that meets one is carried out on the array behind it
-and put on a tape, its results staying where they are, so that the tape can be played again for other inputs. A step is
-captured by running it, so shapes and values are the real ones. What a tape cannot hold, a branch on values or a crossing
-to Python, breaks it: the step still ends as it should, and `Tape.broken` says what it was.
+Stand-ins take the place of a step's arrays and numbers. Every call that meets one is executed on the real array and
+recorded on a tape; results keep their place in memory, so that the tape can be replayed with other inputs. Shapes and
+values are real ones, since the step does run. What a tape cannot hold, a branch on values or a crossing to Python, breaks
+it: the step still ends as it should, and `Tape.broken` says why.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def run(calls: Sequence[tuple[Any, ...]]) -> None:
-    """Functions with their arguments, ``(f, *args)``, one after another, by a loop in C.
+    """Call ``(f, *args)`` one after another, in a loop in C.
 
-    Python looks at signals between two of its own instructions: as long as the functions are in C too, Ctrl-C waits.
+    Python handles signals between its own instructions: as long as the functions are in C too, Ctrl-C waits.
     """
     deque(starmap(operator.call, calls), 0)
 
@@ -35,19 +35,19 @@ class Tape:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.broken = ""
-        self.wrote = False  # to an array that was there before the step, so that the step cannot be begun anew
+        self.wrote = False  # to an array from before the step, which therefore cannot be run again
 
     def stop(self, reason: str) -> None:
-        """The step does what a tape cannot hold."""
+        """Break the tape: the step does what it cannot hold."""
         self.broken = self.broken or reason
 
     def do(self, f: Callable[..., Any], *args: Any) -> None:
-        """``f(*args)`` now, and whenever the tape is played. What it returns is lost: results go to arguments."""
+        """``f(*args)`` now and at every replay. What it returns is dropped: results go to arguments."""
         f(*[real(a) for a in args])
         self.calls.append((f, args))
 
     def do_all(self, calls: Sequence[Call]) -> None:
-        """The same with several, which no signal comes between."""
+        """The same for several calls, with no signal between them."""
         run([(f, *map(real, args)) for f, args in calls])
         self.calls.extend(calls)
 
@@ -57,14 +57,14 @@ class Tape:
 
 
 class Source:
-    """An argument that is another array, or another number, at every call. An array's ``value`` lies in C order."""
+    """An argument that may be another array or number at every call; an array's ``value`` is in C order."""
 
     def __init__(self, number: int, value: Any) -> None:
         self.number, self.value = number, value
 
 
 class Number:
-    """Stands for a number that is another at every call: it can be handed on, and nothing else."""
+    """Stands for a number that changes from call to call: it can be passed on, and nothing else."""
 
     def __init__(self, tape: Tape, source: Source) -> None:
         self.tape, self.value, self.source = tape, source.value, source
@@ -73,7 +73,7 @@ class Number:
 class Stand(np.lib.mixins.NDArrayOperatorsMixin):
     """Stands for an array of the step.
 
-    ``source`` is the argument that it is, or is a view of; None for an array that keeps its place in memory.
+    ``source`` is the argument that it is or is a view of; None for an array that keeps its place in memory.
     """
 
     def __init__(self, tape: Tape, value: Array, source: Source | None) -> None:
@@ -109,9 +109,8 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
     def __getitem__(self, key: Any) -> Any:
         names = [key] if not isinstance(key, tuple) else list(key)
         if all(isinstance(k, (int, slice, type(None), type(...))) for k in names):
-            return self._wrap(
-                self.value[(*names, ...) if ... not in names else key]
-            )  # () views, where NumPy has scalars
+            # the ellipsis makes () views where NumPy would make scalars
+            return self._wrap(self.value[(*names, ...) if ... not in names else key])
         return self._function(lambda x, k: x[k], (self, key), {})
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -160,7 +159,7 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
         return self._function(function, args, kwargs)
 
     def _function(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Any function: a view of an argument is one again; other results are copied to arrays of their own."""
+        """Any function: a view of an argument stays one; other results are copied to arrays of their own."""
         met: list[Stand] = []
         value = function(*real(args, met), **real(kwargs, met))
         several = isinstance(value, (tuple, list))
@@ -198,7 +197,7 @@ _OF_SHAPES = {"shape", "ndim", "size", "result_type", "isdtype", "can_cast"}
 _OF_UNKNOWN_SHAPE = {"nonzero", "flatnonzero", "argwhere", "extract", "compress", "trim_zeros", "union1d", "intersect1d",
                      "setdiff1d", "setxor1d"}  # fmt: skip
 
-# What is the same at every call, and methods that change nothing.
+# Attributes that are the same at every call, and methods that change nothing.
 _PLAIN = {"shape", "ndim", "dtype", "size", "itemsize", "nbytes", "strides", "flags", "device"}
 _METHODS = {"reshape", "ravel", "transpose", "squeeze", "swapaxes", "sum", "mean", "max", "min", "prod", "std", "var",
             "any", "all", "argmax", "argmin", "take", "cumsum", "clip", "round", "repeat", "diagonal", "dot",
@@ -208,7 +207,7 @@ _METHODS = {"reshape", "ravel", "transpose", "squeeze", "swapaxes", "sum", "mean
 def _crossing(name: str, f: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, *args: Any) -> Any:
         if any(isinstance(a, Stand) for a in args):
-            return NotImplemented  # an array does that itself
+            return NotImplemented  # left to the array
         self.tape.stop(f"a value needed by Python ({name})")
         return f(self.value, *[real(a) for a in args])
 
@@ -239,7 +238,7 @@ def _out(f: Callable[..., Any], *args: Any) -> None:
 
 
 def real(value: Any, met: list[Stand] | None = None) -> Any:
-    """``value`` with the arrays and numbers themselves for the stand-ins in it, which are appended to ``met``."""
+    """``value`` with the real arrays and numbers in place of its stand-ins, which are appended to ``met``."""
     if isinstance(value, (Stand, Number)):
         if met is not None:
             met.append(value)  # type: ignore[arg-type]
@@ -253,7 +252,7 @@ def real(value: Any, met: list[Stand] | None = None) -> Any:
 
 
 def _refill(value: Any, found: list[Any]) -> Any:
-    """``value`` with what is in ``found`` in the stand-ins' places, in the order of `real`; ``found`` gets shorter."""
+    """``value`` with the elements of ``found``, in the order of `real`, in place of its stand-ins; ``found`` is used up."""
     if isinstance(value, (Stand, Number)):
         return found.pop(0)
     if isinstance(value, dict):

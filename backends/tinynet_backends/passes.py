@@ -1,14 +1,14 @@
-"""A traced formula written out for NumPy: the fewest passes, every result in a buffer that is used again.
+"""A traced formula as NumPy calls: as few passes as possible, every result in a reused buffer.
 
-A formula as it stands asks for an array at every operator, and for a new one of each of its numbers. Here each operator
-writes into a scratch block whose last reader is behind it, and the last ones straight into the results, so that all of a
-block stays in the cache; and a pass is one call of a C function on arrays, with no Python in it.
+Evaluated as written, a formula allocates an array for every operator. Here each operator writes into a scratch block whose
+last reader has run, and the last ones straight into the results, so that a block stays in the cache; and a pass is one
+call of a C function on arrays, with no Python in it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import inf, nan
@@ -20,14 +20,14 @@ from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
 
 Array = Any
 
-_FEW = 512  # elements that are chosen one by one sooner than by the bits
+_FEW = 512  # up to so many elements, selecting by a mask is faster than by bits
 INTEGER = {2: np.dtype(np.int16), 4: np.dtype(np.int32), 8: np.dtype(np.int64)}
-_COMPARES = ("maximum", "minimum")  # they want their result named, and beside one number take three times as long
+_COMPARES = ("maximum", "minimum")  # which take their result by name, and three times as long beside a () array
 
 
 class Slot(NamedTuple):
-    """Where an operand is: ``kind`` a, an input; o, an output; t, m, i, scratch of the formula's dtype, of bools, of integers
-    as wide; n, a number (); or c, the constant whose text is ``which``."""
+    """Where an operand is. ``kind``: a, an input; o, an output; t, m, i, scratch of the formula's dtype, of bools, of
+    integers as wide; n, a number in a () array; c, the constant whose text is ``which``."""
 
     kind: str
     which: Any
@@ -43,8 +43,8 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class Passes:
-    """``numbers(*numbers, *slots)`` writes what the passes read as () arrays, as many as ``slots``; ``scratch`` says how
-    many arrays of each kind they need. Outputs must not lie where inputs do, but those that were asked for there.
+    """A formula's passes. ``numbers(*numbers, *slots)`` fills the () arrays that they read, ``slots`` of them; ``scratch``
+    counts the arrays of each kind that they need. Outputs must not overlap inputs, except in place.
     """
 
     passes: tuple[Pass, ...]
@@ -74,67 +74,96 @@ class Passes:
         return made
 
 
+class _Scratch:
+    """Blocks for intermediate results, by kind; a block is used again once its last reader has run."""
+
+    def __init__(self) -> None:
+        self.free: dict[str, list[Slot]] = {"t": [], "m": []}
+        self.made: Counter[str] = Counter()
+
+    def take(self, kind: str) -> Slot:
+        if self.free[kind]:
+            return self.free[kind].pop()
+        self.made[kind] += 1
+        return Slot(kind, self.made[kind] - 1)
+
+    def release(self, slots: Iterable[Slot]) -> None:
+        """Take back those of ``slots`` that are scratch."""
+        for slot in slots:
+            if slot.kind in self.free:
+                self.free[slot.kind].append(slot)
+
+
+class _Numbers:
+    """What a formula does with plain numbers, as the text of a function that fills the () arrays which passes read."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.count = trace.numbers
+        self.names = {trace.arrays + n: f"s{n}" for n in range(trace.numbers)}
+        self.lines: list[str] = []
+        self.slots: dict[str, Slot] = {}  # of the numbers that a pass reads
+
+    def compute(self, number: int, op: str, args: Sequence[Ref | str]) -> None:
+        values = [self.names[a.number] if isinstance(a, Ref) else a for a in args]
+        name = self.names[number] = f"v{number}"
+        self.lines.append(f"{name} = {f' {ON_NUMBERS[op]} '.join(values) if len(values) == 2 else '-' + values[0]}")
+
+    def slot(self, number: int) -> Slot:
+        return self.slots.setdefault(self.names[number], Slot("n", len(self.slots)))
+
+    def function(self) -> Callable[..., None]:
+        """``f(*numbers, *slots)``"""
+        text = [*self.lines, *(f"c{slot.which}[...] = {name}" for name, slot in self.slots.items())] or ["pass"]
+        head = [*(f"s{n}" for n in range(self.count)), *(f"c{n}" for n in range(len(self.slots)))]
+        space: dict[str, Any] = {"inf": inf, "nan": nan}
+        exec(f"def numbers({', '.join(head)}):\n    " + "\n    ".join(text), space)
+        function: Callable[..., None] = space["numbers"]
+        return function
+
+
 @lru_cache(maxsize=1024)
 def write_passes(trace: Trace, in_place: bool = False) -> Passes:
-    """The passes that a trace comes down to; ``in_place`` those that write the n-th output where the n-th input is."""
-    free: dict[str, list[Slot]] = {"t": [], "m": []}
-    made: Counter[str] = Counter()
-    last, found, lines = trace.last_uses(), list[Pass](), list[str]()
+    """The passes of a trace; with ``in_place`` its n-th output is written where its n-th input is."""
+    scratch, numbers, last, found = _Scratch(), _Numbers(trace), trace.last_uses(), list[Pass]()
     place = {n: Slot("a", n) for n in range(trace.arrays)}
-    numbers = {trace.arrays + n: f"s{n}" for n in range(trace.numbers)}  # their names in the text of ``numbers``
-    slots: dict[str, Slot] = {}  # of these, those that a pass reads
-    results = {ref.number: n for n, ref in enumerate(trace.outputs) if ref.number >= trace.inputs}
-
-    def take(kind: str) -> Slot:
-        if free[kind]:
-            return free[kind].pop()
-        made[kind] += 1
-        return Slot(kind, made[kind] - 1)
+    outputs = {ref.number: n for n, ref in enumerate(trace.outputs) if ref.number >= trace.inputs}
 
     def slot(arg: Ref | str) -> Slot:
         if isinstance(arg, str):
             return Slot("c", arg)
-        if arg.number in place:
-            return place[arg.number]
-        return slots.setdefault(numbers[arg.number], Slot("n", len(slots)))
+        return place[arg.number] if arg.number in place else numbers.slot(arg.number)
+
+    def own_place(number: int, n: int, selects: bool) -> Slot | None:
+        """Where the n-th instruction may write an output at once."""
+        if number not in outputs:
+            return None
+        output = outputs[number]
+        if not in_place:
+            return Slot("o", output)
+        read = last.get(output, -1)  # the input that lies there
+        return Slot("a", output) if read < n or (read == n and not selects) else None
 
     for n, (op, args, kind) in enumerate(trace.instructions):
-        number = trace.inputs + n
+        number, selects = trace.inputs + n, op == "where"
         if kind == "number":
-            values = [numbers[a.number] if isinstance(a, Ref) else a for a in args]
-            numbers[number] = f"v{n}"
-            lines.append(f"v{n} = {f' {ON_NUMBERS[op]} '.join(values) if len(values) == 2 else '-' + values[0]}")
+            numbers.compute(number, op, args)
             continue
         operands = tuple(slot(a) for a in args)
         dead = {place[a.number] for a in args if isinstance(a, Ref) and a.number in place and last[a.number] == n}
-        spare = [s for s in dead if s.kind in free]
-        if op != "where":  # which reads its operands more than once, and so writes elsewhere
-            for s in spare:
-                free[s.kind].append(s)
-        own = None
-        if number in results:
-            output = results[number]
-            own = Slot("o", output)
-            if in_place:
-                read = last.get(output, -1)
-                own = Slot("a", output) if read < n or (read == n and op != "where") else None
-        own = own or take("m" if kind == "truth" else "t")
-        if op == "where":
-            made["i"] = 1
-            for s in spare:
-                free[s.kind].append(s)
-        found.append(Pass(op, operands, own))
-        place[number] = own
-    found += _stores(trace, place, take, "a" if in_place else "o")
-    text = [*lines, *(f"c{s.which}[...] = {name}" for name, s in slots.items())] or ["pass"]
-    head = [*(f"s{n}" for n in range(trace.numbers)), *(f"c{n}" for n in range(len(slots)))]
-    space: dict[str, Any] = {"inf": inf, "nan": nan}
-    exec(f"def numbers({', '.join(head)}):\n    " + "\n    ".join(text), space)
-    return Passes(tuple(found), space["numbers"], len(slots), made)
+        if not selects:
+            scratch.release(dead)
+        target = own_place(number, n, selects) or scratch.take("m" if kind == "truth" else "t")
+        if selects:  # reads its operands more than once, and so must not write where they are
+            scratch.made["i"] = 1
+            scratch.release(dead)
+        found.append(Pass(op, operands, target))
+        place[number] = target
+    found += _stores(trace, place, scratch.take, "a" if in_place else "o")
+    return Passes(tuple(found), numbers.function(), len(numbers.slots), scratch.made)
 
 
 def _stores(trace: Trace, place: dict[int, Slot], take: Callable[[str], Slot], kind: str) -> list[Pass]:
-    """Of outputs that are not yet where they belong: inputs, which another may be about to replace, by way of scratch."""
+    """Copies for outputs that are elsewhere; of inputs by way of scratch, since another output may replace them."""
     aside, stores = list[Pass](), list[Pass]()
     for n, ref in enumerate(trace.outputs):
         source, target = place[ref.number], Slot(kind, n)
@@ -157,7 +186,7 @@ def _constant(text: str, dtype: Any, size: int | None) -> Array:
 def _select(
     size: int, dtype: Any, condition: Array, x: Array, y: Array, out: Array, mask: Array, else_nothing: bool
 ) -> list[Call]:
-    """``out = x where condition else y``, by the bits: a branch at every element takes several times as long."""
+    """``out = x where condition else y`` by bit operations: a branch at every element takes several times as long."""
     if size <= _FEW:
         return [(np.copyto, (out, y)), (np.copyto, (out, x, "same_kind", condition))]
     xs, ys, bits = (a.view(INTEGER[dtype.itemsize]) for a in (x, y, out))

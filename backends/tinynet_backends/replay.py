@@ -1,4 +1,4 @@
-"""A compiled step: which of its calls run as they are written, which one is captured, and how a tape is played."""
+"""A compiled step: which calls run as written, which one is captured, and how its tape is replayed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _log = logging.getLogger("tinynet")
 
 
 class Replay:
-    """A tape that can be played: ``replay.run()`` once it has taken arrays and numbers like those it was captured with.
+    """A tape to be replayed: ``run()``, once `takes` has accepted arrays and numbers like those it was captured with.
 
     ``calls`` are those of the tape, or what a backend made of them; ``places[n]`` are functions that put a new n-th
-    input where the calls look for it.
+    input where the calls read it.
     """
 
     def __init__(self, result: Any, inputs: Sequence[Any]) -> None:
@@ -32,7 +32,7 @@ class Replay:
         values = [f, *map(real, args)]
         for n, a in enumerate(args):
             if isinstance(a, (Stand, Number)) and a.source is not None:
-                put = partial(self._put, len(self.calls), values, n + 1, where(a))
+                put = partial(self._put, len(self.calls), values, n + 1, view_of(a))
                 self.places[a.source.number].append(put)
         self.calls.append(tuple(values))
 
@@ -41,7 +41,7 @@ class Replay:
         self.calls[call] = tuple(values)
 
     def takes(self, inputs: Sequence[Any]) -> bool:
-        """Put ``inputs`` where the calls look for them, if they are like those before."""
+        """Put ``inputs`` where the calls read them, if they are like those before."""
         for n, (new, old) in enumerate(zip(inputs, self.inputs, strict=True)):
             if new is old:
                 continue
@@ -61,8 +61,8 @@ class Replay:
         return self.result
 
 
-def where(a: Stand | Number) -> Callable[[Any], Any] | None:
-    """How to cut the same part out of another source; None if it is all of it."""
+def view_of(a: Stand | Number) -> Callable[[Any], Any] | None:
+    """How to take the same view of another source; None if it is the source itself."""
     view = a.value
     if isinstance(a, Number) or view is a.source.value:
         return None
@@ -71,7 +71,7 @@ def where(a: Stand | Number) -> Callable[[Any], Any] | None:
 
 
 def offset_of(a: Stand) -> int:
-    """Bytes from the first of the source to the first of the stand-in."""
+    """Bytes from the beginning of the source to that of the stand-in."""
     first, whole = (x.__array_interface__["data"][0] for x in (a.value, a.source.value))
     return int(first - whole)
 
@@ -84,9 +84,9 @@ def has_source(tree: Any) -> bool:
 
 
 class Compilation:
-    """A step of one thread, its arena, and a tape for each kind of arguments.
+    """A step of one thread, its arena, and a replay for each kind of arguments.
 
-    Of a kind, the first call runs as it is written, the second is captured, and those after it are played.
+    Of each kind the first call runs as written, the second is captured, and later ones are replayed.
     """
 
     def __init__(self, ops: Any, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
@@ -94,7 +94,7 @@ class Compilation:
         self.arena = Arena(np.empty)
         self.replays: dict[Any, Replay | str] = {}  # or why there is none; "" where it is still to be tried
         self.latest: Replay | None = None
-        self.quiet = copy_context()  # where floating-point warnings are off, which takes longer to say each time
+        self.quiet = copy_context()  # with floating-point warnings off: entering it is faster than np.errstate
         self.quiet.run(np.seterr, all="ignore")
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
@@ -102,24 +102,24 @@ class Compilation:
         if running.tape is not None:  # within another step that is being captured: a part of it
             return self.step(*_stand_in(self.fixed, running.tape), *args)
         if self.latest is None or not self.latest.takes(args):
-            args = tuple(map(_in_order, args))
+            args = tuple(map(_contiguous, args))
             kind = tuple([(a.shape, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in args])
             replay = self.replays.get(kind)
             if not isinstance(replay, Replay):
                 with np.errstate(all="ignore"):
-                    return self._for_once(kind, replay, args)
+                    return self._first_calls(kind, replay, args)
             self.latest = replay
             replay.takes(args)
         return self.quiet.run(self.latest.run)
 
-    def _for_once(self, kind: Any, reason: str | None, args: tuple[Any, ...]) -> Any:
-        """The first calls of a kind, and all that cannot be played."""
+    def _first_calls(self, kind: Any, reason: str | None, args: tuple[Any, ...]) -> Any:
+        """Run the first calls of a kind, and all that cannot be replayed."""
         running = self.ops._running
         outer = running.arena
         running.arena = self.arena.rewind()
         try:
             if reason is None:
-                usual = all(isinstance(a, _KINDS) for a in args)
+                usual = all(isinstance(a, _CAPTURABLE) for a in args)
                 self.replays[kind] = "" if usual else "arguments that are neither arrays nor numbers"
             if reason == "":
                 return self._capture(kind, args)
@@ -155,11 +155,11 @@ class Compilation:
         return real(result)
 
 
-def _in_order(a: Any) -> Any:
+def _contiguous(a: Any) -> Any:
     return a if not isinstance(a, np.ndarray) or a.flags.c_contiguous else a.copy()
 
 
-_KINDS = (np.ndarray, int, float, type(None))
+_CAPTURABLE = (np.ndarray, int, float, type(None))
 
 
 def _stand(tape: Tape, source: Source) -> Any:
@@ -169,7 +169,7 @@ def _stand(tape: Tape, source: Source) -> Any:
 
 
 def _stand_in(tree: Any, tape: Tape) -> Any:
-    """``tree``, of dicts, lists and tuples, with stand-ins for its arrays."""
+    """``tree``, made of dicts, lists and tuples, with stand-ins for its arrays."""
     if isinstance(tree, dict):
         return {name: _stand_in(value, tape) for name, value in tree.items()}
     if isinstance(tree, (tuple, list)):
