@@ -21,7 +21,7 @@ from tinynet.metrics import METRICS, Metric, as_metric
 from tinynet.model import Evaluation, Model, Trainable, check_fit
 from tinynet.optim import Adam, Optimizer
 from tinynet.standardize import standardizer
-from tinynet.training import Run, train
+from tinynet.training import Report, Run, train
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,20 @@ class Tally:
 
     def elapsed(self) -> float:
         return self.seconds + perf_counter() - self.began
+
+    def row(self, report: Report, loader: BatchSource) -> dict[str, float]:
+        """The epoch's row of the history, as far as training knows it."""
+        seconds = self.elapsed()
+        return {
+            "epoch": report.epoch + 1,
+            "step": report.step,
+            "loss": self.total / self.counted,
+            "seconds": round(seconds, 4),
+            "samples_per_second": round(loader.steps_per_epoch * loader.batch_size / seconds, 1),
+        }
+
+    def reset(self) -> None:
+        self.total, self.counted, self.seconds, self.began = 0.0, 0, 0.0, perf_counter()
 
 
 class Best:
@@ -145,18 +159,15 @@ def fit(
     loader = _loader(data, batch_size, model.seed, shuffle, drop_last, weights, balance)
     held_out = None if validation is None else as_dataset(validation)
     loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics, epochs)
-    stopping = EarlyStopping(early_stopping) if isinstance(early_stopping, int) else early_stopping
     if held_out is not None:
         check_fit(model, held_out, loss)
-    names = ("loss",) if held_out is None else ("loss", "val_loss", *(f"val_{m.name}" for m in chosen))
-    if stopping is not None and stopping.monitor not in names:
-        raise ValueError(f"early stopping cannot watch {stopping.monitor!r}: choose from {', '.join(names)}")
+    stopping = EarlyStopping(early_stopping) if isinstance(early_stopping, int) else early_stopping
+    best = _best(stopping, chosen if held_out is not None else None)
     saver = Checkpoints(checkpoint) if isinstance(checkpoint, (str, PathLike)) else checkpoint
     if resume and saver is None:
         raise ValueError("resume goes on from a checkpoint: say where it is, checkpoint='folder'")
 
-    larger = stopping is not None and stopping.monitor in {f"val_{m.name}" for m in chosen if m.larger_is_better}
-    best, history, tally = Best(stopping, larger), History(), Tally()
+    history, tally = History(), Tally()
     run = Run(optimizer.init(model.theta, model.ops))
     if ema is not None:
         run.average = model.ops.xp.asarray(model.theta, copy=True)
@@ -166,32 +177,29 @@ def fit(
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
     if not run.step:
         adapt(model, loader.data)
-    told = list(callbacks)
-    steppers: list[Any] = [callback for callback in told if hasattr(callback, "at_step")]
+    callbacks = list(callbacks)
+    per_step: list[Any] = [callback for callback in callbacks if hasattr(callback, "at_step")]
     steps = epochs * loader.steps_per_epoch
-    loop = train(
+    reports = train(
         model, loader, loss, optimizer, steps=0 if snapshot.finished else max(steps - run.step, 0),
         clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
-        together=not steppers,
+        together=not per_step,
     )  # fmt: skip
 
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     evaluate = Evaluation(model, loss, chosen)
-    for stepper in steppers:
-        stepper.at_step(model, run.step)
+    for callback in per_step:
+        callback.at_step(model, run.step)
     with bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent() as bar:
-        for report in loop:
+        for report in reports:
             if report.recent:
                 tally.add(report.recent)
                 history.draw(report.step, report.recent, report.last_of_epoch)
                 bar.step(report.step, sum(report.recent) / len(report.recent))
-            for stepper in steppers:
-                stepper.at_step(model, report.step)
+            for callback in per_step:
+                callback.at_step(model, report.step)
             if report.last_of_epoch:
-                row: dict[str, float] = {"epoch": report.epoch + 1, "step": report.step}
-                seconds = tally.elapsed()
-                row |= {"loss": tally.total / tally.counted, "seconds": round(seconds, 4)}
-                row["samples_per_second"] = round(loader.steps_per_epoch * loader.batch_size / seconds, 1)
+                row = tally.row(report, loader)
                 with averaged(model, run):
                     if held_out is not None:
                         scores = evaluate(held_out, max(loader.batch_size, 4096))
@@ -199,14 +207,10 @@ def fit(
                     history.rows.append(row)
                     bar.epoch(row)
                     history.stopped = best.see(row, model)
-                    try:
-                        for callback in told:
-                            callback(model, row)
-                    except StopTraining as e:
-                        history.stopped = str(e) or "a callback asked for it"
+                    history.stopped = _call(callbacks, model, row) or history.stopped
                     if saver is not None:
                         saver.rate(row, model)
-                tally.__init__()  # type: ignore[misc]
+                tally.reset()
                 snapshot.finished = bool(history.stopped)
             last = snapshot.finished or report.step == steps
             if saver is not None and (last or saver.due(report.step) or (report.last_of_epoch and not saver.every)):
@@ -222,6 +226,29 @@ def fit(
         model.theta[...], model.state[...] = best.kept
         history.best_epoch = best.epoch
     return history
+
+
+def _best(stopping: EarlyStopping | None, validated: tuple[Metric, ...] | None) -> Best:
+    """What remembers the best epoch; ``validated`` are the metrics of validation data, None where there are none."""
+    if stopping is None:
+        return Best(None, larger_is_better=False)
+    larger_is_better = {"loss": False}
+    if validated is not None:
+        larger_is_better |= {"val_loss": False, **{f"val_{m.name}": m.larger_is_better for m in validated}}
+    if stopping.monitor not in larger_is_better:
+        names = ", ".join(larger_is_better)
+        raise ValueError(f"early stopping cannot watch {stopping.monitor!r}: choose from {names}")
+    return Best(stopping, larger_is_better[stopping.monitor])
+
+
+def _call(callbacks: Iterable[Callback], model: Model, row: dict[str, float]) -> str:
+    """Call each callback; the reason to stop if one raises `StopTraining`, else nothing."""
+    try:
+        for callback in callbacks:
+            callback(model, row)
+    except StopTraining as e:
+        return str(e) or "a callback asked for it"
+    return ""
 
 
 def settle(
