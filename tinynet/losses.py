@@ -1,9 +1,9 @@
-"""Losses: a number to bring down and its gradient, computed together because they share their work.
+"""Losses: the value to be minimized and its gradient, computed together because they share their work.
 
 Every loss is ``sum_i w_i l_i / W`` over the samples of a batch, ``w`` the sample weights (1 where none are given).
-``W`` is the denominator: the sum of the weights for means, 1 for sums. It may be handed in, so that the parts of a
-batch that is too large for one pass add up to the loss of the whole. An axis of networks may come before that of the
-samples in all arrays: there is then a loss for each network.
+``W`` is the denominator: the sum of the weights for means, 1 for sums. It may be passed in, so that the parts of a batch
+that is too large for one pass add up to the loss of the whole. All arrays may have a leading axis of networks; there is
+then one loss for each.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Shape = tuple[int, ...]
 
 
 class Loss:
-    """The protocol, and what elementwise losses share: ``l_i`` is the mean of the formula over the outputs of sample i.
+    """The protocol, and what elementwise losses share: ``l_i`` is the mean of `formula` over the outputs of sample i.
 
     ``formula(xp, y, target)`` gives the elementwise loss and its derivative in y.
     """
 
-    labels: ClassVar[bool] = False  # whether integer labels (n,) are a target
-    mean: ClassVar[bool] = True  # whether W is a sum of weights, or 1
+    labels: ClassVar[bool] = False  # whether integer labels (n,) are accepted as targets
+    mean: ClassVar[bool] = True  # whether W is the sum of the weights; else it is 1
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         raise NotImplementedError
@@ -59,16 +59,16 @@ class Loss:
         return weight / (total if isinstance(total, (int, float)) else total[..., None])
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
-        """ValueError unless targets of a whole data set, or a batch of it, fit outputs ``(n, *out)``."""
+        """ValueError unless targets, of a batch or of a whole data set, fit outputs ``(n, *out)``."""
         n = target.shape[0]
         if tuple(target.shape[1:]) != tuple(out):
             raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {(n, *out)}")
         self.check_values(target, ops)
 
     def check_values(self, target: Array, ops: Backend) -> None:
-        """ValueError if a target is outside of what the loss is defined for."""
+        """ValueError if a target lies outside the domain of the loss."""
 
-    def _demand(self, good: Array, target: Array, claim: str, ops: Backend) -> None:
+    def _require(self, good: Array, target: Array, claim: str, ops: Backend) -> None:
         xp = ops.xp
         if not bool(ops.to_numpy(xp.all(good))):
             flat = xp.astype(xp.reshape(good, (good.shape[0], -1)), xp.int8)
@@ -78,7 +78,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class SumSquaredError(Loss):
-    """``sum (y - t)**2`` over samples and outputs: the article's. Its sample weights multiply, nothing divides."""
+    """``sum (y - t)**2`` over samples and outputs, times the sample weights, divided by nothing."""
 
     mean: ClassVar[bool] = False
 
@@ -138,8 +138,10 @@ class Huber(Loss):
 
 @dataclass(frozen=True)
 class Quantile(Loss):
-    """Pinball loss, mean of ``q * max(t - y, 0) + (1 - q) * max(y - t, 0)``: least at the q-quantile (Koenker, Bassett
-    1978)."""
+    """Pinball loss, mean of ``q max(t - y, 0) + (1 - q) max(y - t, 0)``; least at the q-quantile.
+
+    R. Koenker, G. Bassett (1978), *Regression quantiles*.
+    """
 
     q: float = 0.5
 
@@ -155,14 +157,14 @@ class Quantile(Loss):
 
 @dataclass(frozen=True)
 class Poisson(Loss):
-    """Mean of ``exp(y) - t * y``: y is the logarithm of the rate. Counts t must not be negative."""
+    """Mean of ``exp(y) - t * y``, where y is the logarithm of the rate. Counts t must not be negative."""
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         rate = xp.exp(y)
         return rate - target * y, rate - target
 
     def check_values(self, target: Array, ops: Backend) -> None:
-        self._demand(target >= 0, target, "counts must not be negative", ops)
+        self._require(target >= 0, target, "counts must not be negative", ops)
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class Hinge(Loss):
         return xp.maximum(margin, 0.0), xp.where(margin > 0, -target, zero)
 
     def check_values(self, target: Array, ops: Backend) -> None:
-        self._demand(ops.xp.abs(target) == 1, target, "targets must be -1 or 1 (2 * t - 1 makes them of 0 and 1)", ops)
+        self._require(ops.xp.abs(target) == 1, target, "targets must be -1 or 1 (2 * t - 1 makes them of 0 and 1)", ops)
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class BinaryCrossEntropy(Loss):
         return one * cost1 + zero * cost0, (one + zero) * s - one
 
     def check_values(self, target: Array, ops: Backend) -> None:
-        self._demand((target >= 0) & (target <= 1), target, "targets must be in [0, 1]", ops)
+        self._require((target >= 0) & (target <= 1), target, "targets must be in [0, 1]", ops)
 
 
 @dataclass(frozen=True)
@@ -264,14 +266,14 @@ class CrossEntropy(Loss):
         if xp.isdtype(target.dtype, "integral"):
             if target.ndim != 1:
                 raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}")
-            self._demand((target >= 0) & (target < k), target, f"labels must be in [0, {k})", ops)
+            self._require((target >= 0) & (target < k), target, f"labels must be in [0, {k})", ops)
         elif tuple(target.shape) != (n, k):
             raise ValueError(
                 f"targets {tuple(target.shape)} of a floating type do not fit outputs {(n, k)}: "
                 f"expected integer labels {(n,)} or probabilities {(n, k)}"
             )
         else:
-            self._demand(target >= 0, target, "probabilities must not be negative", ops)
+            self._require(target >= 0, target, "probabilities must not be negative", ops)
 
 
 def _weights(loss: Loss, weights: Any) -> tuple[float, ...]:
