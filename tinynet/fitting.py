@@ -1,4 +1,4 @@
-"""`fit`: training with everything that a user expects around the loop."""
+"""`fit`: training with everything that users expect around the loop."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from os import PathLike
 from time import perf_counter
 from typing import Any
 
+from tinynet import checks
 from tinynet import progress as bars
 from tinynet.checkpoints import Checkpoints, Snapshot, fingerprint
 from tinynet.data import Dataset, Loader, as_dataset
@@ -26,8 +27,7 @@ from tinynet.training import Report, Run, train
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when ``monitor`` has not become better by more than ``min_delta`` for ``patience`` epochs; keep the best
-    weights.
+    """Stop when ``monitor`` has not improved by more than ``min_delta`` for ``patience`` epochs; keep the best weights.
 
     ``monitor`` is a name in the history, by default "val_loss".
 
@@ -42,8 +42,7 @@ class EarlyStopping:
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.patience, int) or self.patience < 1:
-            raise ValueError(f"EarlyStopping patience {self.patience!r} is not a positive whole number of epochs")
+        object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
         if not self.min_delta >= 0:
             raise ValueError(f"EarlyStopping min_delta {self.min_delta!r} is out of range: give at least 0")
 
@@ -53,15 +52,15 @@ Callback = Callable[[Model, dict[str, float]], None]
 
 @dataclass
 class Tally:
-    """What an epoch has come to so far."""
+    """The losses and the time of an epoch so far."""
 
     total: float = 0.0
     counted: int = 0
-    seconds: float = 0.0  # of the epoch's steps before the run was last stopped
+    seconds: float = 0.0  # of the part of the epoch before the run was last resumed
     began: float = field(default_factory=perf_counter)
 
     def add(self, losses: Iterable[float]) -> None:
-        for loss in losses:  # one by one, so that it does not matter where a run was stopped
+        for loss in losses:  # in order, so that the bits do not depend on where a run was stopped
             self.total, self.counted = self.total + loss, self.counted + 1
 
     def elapsed(self) -> float:
@@ -83,7 +82,7 @@ class Tally:
 
 
 class Best:
-    """The best weights so far by what early stopping watches, and for how long there were none better."""
+    """The best weights so far by what early stopping monitors, and for how many epochs they have been."""
 
     def __init__(self, stopping: EarlyStopping | None, larger_is_better: bool) -> None:
         self.stopping = stopping
@@ -92,7 +91,7 @@ class Best:
         self.epoch, self.waited, self.value = 0, 0, float("inf")
 
     def see(self, row: dict[str, float], model: Model) -> str:
-        """Why to stop, or nothing."""
+        """Note an epoch's row; the reason to stop, or nothing."""
         if self.stopping is None:
             return ""
         value = self.sign * row[self.stopping.monitor]
@@ -104,7 +103,7 @@ class Best:
         self.waited += 1
         if self.waited < self.stopping.patience:
             return ""
-        return f"{self.stopping.monitor} has not become better for {self.waited} epochs"
+        return f"{self.stopping.monitor} has not improved for {self.waited} epochs"
 
 
 def fit(
@@ -136,14 +135,14 @@ def fit(
     `CrossEntropy` for labels and `MeanSquaredError` for numbers, ``optimizer`` `Adam`, ``metrics`` accuracy or R².
     ``validation`` is data that is evaluated after each epoch, as "val_loss" and so on. ``early_stopping`` is an
     `EarlyStopping`, or its patience. Callbacks are called as ``callback(model, row)`` after each epoch; `StopTraining`
-    raised by one ends the run. One with a method ``at_step(model, step)`` is also told of every step, from 0, the
-    beginning, on. ``ema`` averages the weights; validation then sees the average, and so does the caller afterwards.
-    ``progress`` shows a bar and the curve of losses where standard error is a terminal, else a line an epoch. For
+    raised by one ends the run. A method ``at_step(model, step)`` of a callback is called before the first step and after
+    each. ``ema`` averages the weights; validation uses the average, and so does the model in the end.
+    ``progress`` shows a bar and the loss curve if standard error is a terminal, else a line per epoch. For
     ``clip`` and ``accumulate`` see `train`; for ``batch_size``, ``shuffle``, ``drop_last``, ``weights`` and ``balance``
     `Loader`.
 
-    ``checkpoint`` is a folder, or `Checkpoints`, where the run is saved; with ``resume`` it goes on from there, bit for
-    bit as if it had never stopped, and begins where there is nothing yet. ``epochs`` may be another number then.
+    ``checkpoint`` is a folder, or `Checkpoints`, where the run is saved; with ``resume`` it continues from there, bit for
+    bit as if it had never stopped, or begins if nothing is there yet. ``epochs`` may differ from that of the first run.
 
     Ctrl-C passes through: the model is then as the last finished step left it, and ``model.history`` has the epochs so
     far.
@@ -254,7 +253,7 @@ def _call(callbacks: Iterable[Callback], model: Model, row: dict[str, float]) ->
 def settle(
     data: Dataset, loss: Loss | None, optimizer: Optimizer | None, metrics: Iterable[str | Metric] | None, epochs: int
 ) -> tuple[Loss, Optimizer, tuple[Metric, ...]]:
-    """Loss, optimizer and metrics, the usual ones where none is given; TypeError or ValueError for what is none."""
+    """Loss, optimizer and metrics, with defaults where none is given; TypeError or ValueError for anything else."""
     loss = loss or (CrossEntropy() if data.classes else MeanSquaredError())
     optimizer = optimizer or Adam()
     if not isinstance(loss, Loss):
@@ -276,7 +275,7 @@ def _loader(
 
 
 def adapt(model: Model, data: Dataset) -> None:
-    """Set a leading `Standardize` that nobody has set yet."""
+    """Set a leading `Standardize` from ``data``, unless it has been set already."""
     layer = standardizer(model.net, model.params)
     if layer is None:
         return
@@ -291,7 +290,7 @@ def _usual_metrics(data: Dataset) -> tuple[Metric, ...]:
 
 @contextmanager
 def averaged(model: Trainable, run: Run) -> Iterator[None]:
-    """Inside, the model has the average of its weights, if there is one."""
+    """Within the block the model has the average of its weights, if there is one."""
     if run.average is None:
         yield
         return
