@@ -1,4 +1,4 @@
-"""Inputs brought to mean 0 and variance 1, by what one pass over the training data says."""
+"""Inputs scaled to mean 0 and variance 1, from moments of the training data taken in one pass."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tinynet.data.dataset import Dataset
 from tinynet.initializers import Constant, Shape
 from tinynet.layers import Array, Backprop, Context, Layer, Param, Sequential, Spec
 
-_PIECE = 2**20  # numbers that are looked at at a time
+_PIECE = 2**20  # numbers that are read at a time
 
 
 @dataclass(frozen=True, repr=False)
 class Standardize(Layer):
     """``(x - mean) * scale``, the first layer of a network: mean and 1 / standard deviation of the training inputs.
 
-    Both are layer state (shape of a sample), so they are saved with the model and belong to what is exported.
-    `Model.adapt` sets them from data; `fit` does so before its first step where nobody did. Until then mean is 0 and
-    scale 1. A feature that never varies keeps scale 1.
+    Both are layer state, in the shape of a sample, so they are saved and exported with the model. They begin as 0 and 1;
+    `Model.adapt` sets them from data, and so does `fit` before its first step unless they have been set. The scale of a
+    constant feature stays 1.
     """
 
     def build(self, shape: Shape) -> Spec:
@@ -40,7 +40,7 @@ class Standardize(Layer):
 
 
 def standardizer(net: Layer, params: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Mean and scale of the `Standardize` that the inputs of ``net`` meet before anything else, if they do."""
+    """Mean and scale of the `Standardize` that ``net`` begins with, if it does."""
     while isinstance(net, Sequential) and net.layers:
         net, params = net.layers[0], params.get("0", {})
     return params if isinstance(net, Standardize) else None
@@ -49,12 +49,11 @@ def standardizer(net: Layer, params: Mapping[str, Any]) -> Mapping[str, Any] | N
 def moments(
     data: Dataset, ops: Backend, samples: int | None = None, *, of_targets: bool = False
 ) -> tuple[Array, Array]:
-    """Mean and standard deviation (divisor n) of each feature, in the shape of a sample, float64, on ``ops``;
-    ``of_targets``: of each column of the targets, which are numbers, (o,).
+    """Mean and standard deviation (divisor n) of each feature, in the shape of a sample, float64, on ``ops``.
 
-    Weighted, if the data have sample weights: a weight of k is k samples. One pass over the first ``samples`` (all), in
-    pieces whose moments are put together as T. F. Chan, G. H. Golub, R. J. LeVeque (1979) do, *Updating formulae and a
-    pairwise algorithm for computing sample variances*.
+    With ``of_targets`` they are those of each column of numeric targets, (o,). Sample weights count: a weight of k is k
+    samples. One pass over the first ``samples`` (by default all), in pieces whose moments are combined as in T. F. Chan,
+    G. H. Golub, R. J. LeVeque (1979), *Updating formulae and a pairwise algorithm for computing sample variances*.
     """
     if samples is not None and not 0 < samples <= data.n:
         raise ValueError(f"samples {samples!r} is out of range: there are {data.n}")

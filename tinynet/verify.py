@@ -1,4 +1,4 @@
-"""``tinynet verify``: what the library promises, tried on this machine, on every backend that is here."""
+"""``tinynet verify``: what the library promises, checked on this machine, on the backends that are available."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tinynet.optim import AdamW
 from tinynet.standardize import Standardize
 from tinynet.streams import Stream
 
-# First 16 digits of the SHA-256 of samples 500 to 999 of each set with a million samples, seed 0, float32.
+# First 16 digits of the SHA-256 of samples 500 to 999 of each set, of a million samples, seed 0, float32.
 GOLDEN: dict[str, str] = {
     "spirals": "4cf1b4de20c0eb30",
     "blobs": "62215d188a046bf0",
@@ -56,13 +56,13 @@ def _digest(ops: Backend, *arrays: Any) -> str:
 
 def _gradients(ops: Backend) -> Iterator[str]:
     """gradients against differences"""
-    wholes: list[Layer] = [
+    layers: list[Layer] = [
         Dense(3), regularization.LayerNorm(), regularization.BatchNorm(), regularization.Dropout(0.3), Standardize(),
         Residual(Dense(5), activations.Tanh(), Dense(4)),
         activations.Sigmoid(), activations.Tanh(), activations.ReLU(), activations.LeakyReLU(), activations.ELU(),
         activations.GELU(), activations.SiLU(), activations.Softplus(), activations.Softmax(),
     ]  # fmt: skip
-    for layer in wholes:
+    for layer in layers:
         for train in (True, False):
             if (error := layer_error(layer, 4, ops, train=train)) > TOLERANCE:
                 yield f"{layer!r} is off by {error:.1e}"
@@ -103,7 +103,7 @@ _EXACT = _ON_WORDS | {"sincos", "arctan", "log", "sum_in_order", "affine_in_orde
 
 
 def _sample(ops: Backend, words: Any) -> tuple[Any, Any]:
-    """A formula of samples."""
+    """A formula for `Backend.samples`."""
     return ops.normal(words), ops.halves(words)[:, :3]
 
 
@@ -115,7 +115,7 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _cases(name: str, ops: Backend, dtype: str) -> list[tuple[Any, ...]]:
-    """Arguments to try an operation with: small, and longer than a block."""
+    """Arguments to try an operation on: small ones, and ones longer than a block."""
     stream, xp = Stream(1, purpose=5), ops.xp
 
     def real(*shape: int) -> Any:
@@ -211,7 +211,7 @@ def _loader() -> Loader:
 
 
 def short_run(ops: Backend, folder: Path, *, stop: int = 0, resume: bool = False) -> Model:
-    """A little of everything: four epochs with batch norm, dropout, a schedule, clipping, an average, accumulation."""
+    """A little of everything: four epochs with batch norm, dropout, a schedule, clipping, averaging and accumulation."""
     model = Model(_net(), 2, seed=1, backend=ops)
 
     def leave(model: Model, row: dict[str, float]) -> None:
@@ -227,14 +227,14 @@ def short_run(ops: Backend, folder: Path, *, stop: int = 0, resume: bool = False
 
 
 class _Left(BaseException):
-    """As if the process had ended."""
+    """Ends a run as if the process had been killed."""
 
 
 CHECKS: tuple[Check, ...] = (_gradients, _replacements, _golden, _permutations, _resume)
 
 
 def verify(backends: list[str], say: Callable[[str], object] = print) -> bool:
-    """Try everything on each backend, say what came of it, and whether all held."""
+    """Run every check on each backend and report with ``say``; whether all held."""
     held = True
     for name in backends:
         ops = get_backend(name)
