@@ -12,8 +12,8 @@ NAMES = [
     "numpy",
     "numba",
     pytest.param("strict:CPU_DEVICE", marks=pytest.mark.slow),
-    "strict:device1",
-    "strict:device2",
+    pytest.param("strict:device1", marks=pytest.mark.slow),
+    "strict:device2",  # the strictest of them: it is not the default device, and float32 is its default dtype
     "torch",
 ]
 
