@@ -215,7 +215,7 @@ def test_libraries_are_not_mixed():
         ),
         (
             lambda: tn.Model(tn.Dense(1), 2, backend=3),
-            "backend 3 is no name: choose from auto, numpy, numba, cupy, strict, torch, dpnp",
+            "backend 3 is not a name: choose from auto, numpy, numba, cupy, strict, torch, dpnp",
         ),
         (lambda: made().evaluate((X, LABELS)), "the model has no loss yet: fit it, or give evaluate(loss=…)"),
         (
