@@ -13,7 +13,7 @@ from benchmarks.contenders import Step
 from benchmarks.tasks import ADAM, Task
 
 Tree = Any
-# What is multiplied, and in which precision; a GPU's default for float32 is to round to fewer bits than the others.
+# Operands and precision of products; by default a GPU rounds float32 to fewer bits than the other contenders do.
 PRECISIONS = {"float32": ("float32", "highest"), "tf32": ("float32", "high"), "bf16": ("bfloat16", "default")}
 
 
