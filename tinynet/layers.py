@@ -97,8 +97,7 @@ class Layer:
         return Spec(shape)
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
-        """``y, backprop``: (n, *shape) -> (n, *out shape), and ``dy -> (dx, dparams)`` with the keys of
-        `Spec.params`."""
+        """``y, backprop``: (n, *shape) -> (n, *out shape), and ``dy -> (dx, dparams)``, keyed as `Spec.params`."""
         raise NotImplementedError
 
     def __repr__(self) -> str:

@@ -117,8 +117,10 @@ class Step:
         return self._one(*batch, t, *self.numbers(t))
 
     def several(self, stretch: Batch, first: int, steps: int) -> Array:
-        """The losses (steps,) of steps ``first``, ``first + 1``, …, whose batches are equal parts of ``stretch``: the bits of
-        single steps, in one launch where the backend launches."""
+        """The losses (steps,) of steps ``first``, ``first + 1``, …, whose batches are equal parts of ``stretch``.
+
+        They have the bits of single steps, and take one launch on a device that launches.
+        """
         if steps not in self._several:
             losses = self.ops.empty((steps,), stretch[0].dtype)
             self._several[steps] = self.ops.compile(partial(self._compute_several, steps), *self.fixed, losses)

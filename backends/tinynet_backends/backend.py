@@ -171,8 +171,10 @@ class Backend:
     def dense(
         self, x: Array, layers: Sequence[DenseLayer], need_dx: bool
     ) -> tuple[Array, Callable[[Array], Gradients]] | None:
-        """Dense layers in a row, (n, i) -> (n, o), and their backward pass, ``dy -> dx, [(dw, db), …]``; None, as here, if
-        the backend has no faster way than one layer at a time."""
+        """Dense layers in a row, (n, i) -> (n, o), and their backward pass, ``dy -> dx, [(dw, db), …]``.
+
+        None, as here, means that this backend has no faster way than one layer at a time.
+        """
         return None
 
     # Elementwise ---------------------------------------------------------------------------------------------------
@@ -280,8 +282,10 @@ class Backend:
 
     @portable
     def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
-        """``sum(scale * l)`` (...) and its gradient in ``y`` (..., n, o), for ``l, dl = formula(xp, y, target)``; scale
-        (..., n)."""
+        """``sum(scale * l)`` (...) and its gradient in y (..., n, o), where ``l, dl = formula(xp, y, target)``.
+
+        scale is (..., n).
+        """
         xp = self.xp
         value, slope = formula(xp, y, target)
         rows = scale[..., None]

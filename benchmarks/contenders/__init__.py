@@ -1,5 +1,8 @@
-"""The contenders. Each module turns a task into a function that makes one training step and returns its loss, still on
-the device: ``float`` of it waits."""
+"""The contenders.
+
+Each module turns a task into a function that makes one training step and returns its loss on the device, where ``float``
+waits for it.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""JAX: the whole step under one ``jit``, its state donated, Adam written out. bf16 is products and activations in
-bfloat16, with weights and Adam in float32."""
+"""JAX: the whole step under one ``jit``, its state donated, Adam written out.
+
+bf16 is products and activations in bfloat16, with weights and Adam in float32.
+"""
 
 from __future__ import annotations
 
