@@ -34,9 +34,9 @@ class Loss:
         """``W`` for these targets: an int, or a () array where it depends on data."""
         if weight is not None:
             return ops.xp.sum(weight, axis=-1)
-        return target.shape[-1 if self._of_labels(target, ops) else -2]
+        return target.shape[-1 if self._has_labels(target, ops) else -2]
 
-    def _of_labels(self, target: Array, ops: Backend) -> bool:
+    def _has_labels(self, target: Array, ops: Backend) -> bool:
         return self.labels and bool(ops.xp.isdtype(target.dtype, "integral"))
 
     def __call__(
@@ -192,7 +192,7 @@ class BinaryCrossEntropy(Loss):
 
     def __post_init__(self) -> None:
         if self.class_weight is not None:
-            object.__setattr__(self, "class_weight", _weights(self, self.class_weight))
+            object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
             if len(self.class_weight) != 2:
                 raise ValueError(f"BinaryCrossEntropy class_weight has {len(self.class_weight)} numbers: expected 2")
 
@@ -234,18 +234,18 @@ class CrossEntropy(Loss):
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"CrossEntropy smoothing {self.smoothing!r} is out of range: give a number in [0, 1)")
         if self.class_weight is not None:
-            object.__setattr__(self, "class_weight", _weights(self, self.class_weight))
+            object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
 
-    def _classes(self, dtype: Any, ops: Backend) -> Array | None:
+    def _class_weights(self, dtype: Any, ops: Backend) -> Array | None:
         if self.class_weight is None:
             return None
         return ops.asarray(self.class_weight, "float64" if dtype == ops.dtype("float64") else "float32")
 
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
-        if self.class_weight is None or not self._of_labels(target, ops):
+        if self.class_weight is None or not self._has_labels(target, ops):
             return super().denominator(target, weight, ops)
         xp, dtype = ops.xp, ops.xp.float64 if weight is None else weight.dtype
-        of_label = xp.reshape(xp.take(self._classes(dtype, ops), xp.reshape(target, (-1,)), axis=0), target.shape)
+        of_label = xp.reshape(xp.take(self._class_weights(dtype, ops), xp.reshape(target, (-1,)), axis=0), target.shape)
         return xp.sum(of_label if weight is None else of_label * weight, axis=-1)
 
     def __call__(
@@ -256,7 +256,7 @@ class CrossEntropy(Loss):
         if not isinstance(denominator, int):
             denominator = ops.xp.astype(denominator, y.dtype)
         scale = self._scale(y, target, ops, weight, denominator, 1)
-        return ops.softmax_cross_entropy(y, target, scale, self.smoothing, self._classes(y.dtype, ops))
+        return ops.softmax_cross_entropy(y, target, scale, self.smoothing, self._class_weights(y.dtype, ops))
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
         n, k = target.shape[0], out[-1]
@@ -276,7 +276,8 @@ class CrossEntropy(Loss):
             self._require(target >= 0, target, "probabilities must not be negative", ops)
 
 
-def _weights(loss: Loss, weights: Any) -> tuple[float, ...]:
+def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
+    """Class weights as floats; ValueError unless they are finite, not negative, and not all 0."""
     values = tuple(float(w) for w in weights)
     if not all(w >= 0 and isfinite(w) for w in values) or not any(values):
         raise ValueError(

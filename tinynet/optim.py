@@ -78,16 +78,13 @@ class Optimizer:
         raise NotImplementedError
 
     def _decayed_rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
-        slots, g, lr, scalars = self._split(rest)
+        n = len(self.used_slots())
+        slots, (g, lr, *scalars) = rest[:n], rest[n:]
         if self.l2:
             g = g + self.l2 * theta
         if self.weight_decay:
             theta = theta * (1.0 - lr * self.weight_decay)
         return self.rule(xp, theta, *slots, g, lr, *scalars)
-
-    def _split(self, rest: tuple[Any, ...]) -> tuple[Any, Any, Any, Any]:
-        n = len(self.used_slots())
-        return rest[:n], rest[n], rest[n + 1], rest[n + 2 :]
 
 
 @dataclass(frozen=True)

@@ -64,22 +64,28 @@ def moments(
     squares: Array = None
     for start in range(0, n, rows):
         x, y, weight = data.rows(range(start, min(start + rows, n)), ops, "float64")
-        x = xp.reshape(y, (y.shape[0], -1)) if of_targets else x
-        if weight is None:
-            m, own = x.shape[0], xp.mean(x, axis=0)
-            spread = xp.sum((x - own) ** 2, axis=0)
-        else:
-            m = float(ops.to_numpy(xp.sum(weight)))
-            if not m:
-                continue
-            w = xp.reshape(weight, (-1, *(1 for _ in x.shape[1:])))
-            own = xp.sum(w * x, axis=0) / m
-            spread = xp.sum(w * (x - own) ** 2, axis=0)
+        more, its_mean, its_squares = _moments(xp.reshape(y, (y.shape[0], -1)) if of_targets else x, weight, ops)
+        if not more:
+            continue
         if mean is None:
-            mean, squares = own, spread
+            mean, squares = its_mean, its_squares
         else:
-            gap = own - mean
-            mean = mean + gap * (m / (count + m))
-            squares = squares + spread + gap * gap * (count * m / (count + m))
-        count += m
+            gap = its_mean - mean
+            mean = mean + gap * (more / (count + more))
+            squares = squares + its_squares + gap * gap * (count * more / (count + more))
+        count += more
     return mean, xp.sqrt(squares / count)
+
+
+def _moments(x: Array, weight: Array | None, ops: Backend) -> tuple[float, Array, Array]:
+    """The sum of the weights of a piece, its mean, and the weighted sum of squared distances from that."""
+    xp = ops.xp
+    if weight is None:
+        mean = xp.mean(x, axis=0)
+        return x.shape[0], mean, xp.sum((x - mean) ** 2, axis=0)
+    total = float(ops.to_numpy(xp.sum(weight)))
+    if not total:
+        return 0.0, None, None
+    w = xp.reshape(weight, (-1, *(1 for _ in x.shape[1:])))
+    mean = xp.sum(w * x, axis=0) / total
+    return total, mean, xp.sum(w * (x - mean) ** 2, axis=0)
