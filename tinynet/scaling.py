@@ -49,9 +49,8 @@ class Scaled(Dataset):
     """A data set with its targets scaled, ``(y - mean) / deviation``."""
 
     def __init__(self, whole: Dataset, scale: Scale) -> None:
-        self.whole, self.scale, self.n, self.shape = whole, scale, whole.n, whole.shape
-        self.classes, self.outputs, self.columns = None, whole.outputs, whole.columns
-        self.ordered, self.stored, self.on_host = whole.ordered, whole.stored, whole.on_host
+        self._resemble(whole)
+        self.whole, self.scale, self.n = whole, scale, whole.n
 
     def __repr__(self) -> str:
         return f"{self.whole!r}, targets scaled"

@@ -42,6 +42,11 @@ class Dataset:
     def __len__(self) -> int:
         return self.n
 
+    def _resemble(self, other: Dataset) -> None:
+        """Take over from ``other`` everything that describes a sample and where samples come from."""
+        for name in ("shape", "classes", "outputs", "columns", "ordered", "stored", "on_host"):
+            setattr(self, name, getattr(other, name))
+
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         """The samples of ``index``, which is in range, as arrays of ``ops``; floating-point ones in ``dtype``."""
         raise NotImplementedError
@@ -159,12 +164,10 @@ class Part(Dataset):
     """Samples start, …, stop - 1 of another data set."""
 
     def __init__(self, whole: Dataset, start: int, stop: int) -> None:
-        self.whole, self.start, self.stop = whole, start, stop
-        self.n, self.shape = stop - start, whole.shape
-        self.depth = getattr(whole, "depth", 0)  # of wrappers within: see Wrapper
-        self.classes, self.outputs, self.columns = whole.classes, whole.outputs, whole.columns
-        self.ordered, self.stored, self.on_host = whole.ordered, whole.stored, whole.on_host
+        self._resemble(whole)
+        self.whole, self.start, self.stop, self.n = whole, start, stop, stop - start
         self.computed = whole.computed
+        self.depth = getattr(whole, "depth", 0)  # of nested wrappers, see `Wrapper`
 
     def __repr__(self) -> str:
         return f"{self.whole!r}[{self.start}:{self.stop}]"
