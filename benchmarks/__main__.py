@@ -2,10 +2,10 @@
 
 ``python -m benchmarks cpu`` training steps, fit, many networks, scikit-learn, estimators, time to accuracy, imports,
 growth; ``ops`` operations beside their portable originals; ``data`` what data cost; ``gpu`` training steps on a CUDA device;
-``peers`` who is here; ``table FILE`` and ``plot FILE OUT.png`` show what ``--save`` has kept.
+``peers`` which peers are installed; ``table FILE`` and ``plot FILE OUT.png`` show what ``--save`` has kept.
 
-Each contender runs in a process of its own; the processes take turns, several times, so that a busy machine is busy for
-all, and a control shows how busy it was.
+Each contender runs in a process of its own. The processes take turns, several times, so that a busy machine is busy for
+all of them, and a control shows how busy it was.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Section = Callable[[Runner], Iterator[Comparison]]
 
 
 def _sections(what: str, chosen: list[str]) -> list[Section]:
-    """What is to be run; imported here, so that ``table`` and ``peers`` need nothing."""
+    """The sections to run; imported here, so that ``table`` and ``peers`` need no peer."""
     if what == "ops":
         from benchmarks import ops
 
@@ -62,9 +62,9 @@ def _chosen(known: Mapping[str, Section], chosen: list[str]) -> list[Section]:
 def measure(
     what: str, sections: list[Section], options: Options, device: str | None = None, folder: Path | None = None
 ) -> dict[str, Any]:
-    """Run everything, print each comparison as it comes, and return what a results file holds.
+    """Run the sections, print each comparison as it comes, and return the content of a results file.
 
-    Where a ``folder`` is given, all that there is so far is kept there after each of them: a run may be cut short.
+    With a ``folder``, the results so far are saved there after each comparison, in case the run is cut short.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="tinynet-benchmarks-", ignore_cleanup_errors=True) as cache:
@@ -109,26 +109,28 @@ def show(c: Comparison) -> None:
 
 
 def save(results: dict[str, Any], folder: Path) -> Path:
-    """Write a results file, named after what, when and, if there is one, the device: a run on a device may be made in pieces, and
-    is added to what there is of the same day, device and versions."""
-    device = results["machine"].get("device", "").rpartition(", ")[2]  # its own name comes after those of libraries
+    """Write a results file, named after what was run, the date and the device, if any.
+
+    A run on a device may be made in pieces: they are merged if date, machine and versions are the same.
+    """
+    device = results["machine"].get("device", "").rpartition(", ")[2]  # its name, which follows those of libraries
     parts = [results["what"], results["date"], *re.findall("[a-z0-9]+", device.lower())]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{'-'.join(parts)}.json"
     if device and path.exists():
-        results = _added(json.loads(path.read_text("utf-8")), results)
+        results = _merged(json.loads(path.read_text("utf-8")), results)
     path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     return path
 
 
-def _added(earlier: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
-    """The results, and of earlier ones those comparisons that are not among them."""
+def _merged(earlier: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """The results, with those comparisons of ``earlier`` that they do not repeat."""
     if any(earlier.get(what) != results[what] for what in ("machine", "versions", "date")):
         return results
     sections = {title: [*rows] for title, rows in earlier["sections"].items()}
     for title, rows in results["sections"].items():
-        anew = {row["label"] for row in rows}
-        sections[title] = [row for row in sections.get(title, []) if row["label"] not in anew] + rows
+        repeated = {row["label"] for row in rows}
+        sections[title] = [row for row in sections.get(title, []) if row["label"] not in repeated] + rows
     return results | {"sections": sections}
 
 
@@ -175,27 +177,31 @@ def main(arguments: list[str] | None = None) -> None:
 
             plot.draw(saved, args.files[1])
     else:
-        device, seconds = None, 0.5
-        if args.what == "gpu":
-            from benchmarks import gpu
+        _run(args)
 
-            try:
-                device = gpu.found(args.device)
-            except gpu.Absent as e:
-                print(f"Nothing to time on a GPU: {e}")
-                return
-            seconds = gpu.SECONDS
-            print(device)
-        options = Options(
-            args.seconds or seconds, args.repeats, args.threads, tuple(args.only),
-            tuple(map(int, args.rows)), tuple(args.precisions), args.device,
-        )  # fmt: skip
-        results = measure(args.what, _sections(args.what, args.sections), options, device, args.save)
-        if results["control"]:
-            low, high = results["control"]["spread"]
-            print(f"\nControl: {table.duration(results['control']['median'])} ({table.span(low, high)})")
-        if args.save:
-            print(f"Saved: {save(results, args.save)}")
+
+def _run(args: argparse.Namespace) -> None:
+    device, seconds = None, 0.5
+    if args.what == "gpu":
+        from benchmarks import gpu
+
+        try:
+            device = gpu.found(args.device)
+        except gpu.Absent as e:
+            print(f"Nothing to time on a GPU: {e}")
+            return
+        seconds = gpu.SECONDS
+        print(device)
+    options = Options(
+        args.seconds or seconds, args.repeats, args.threads, tuple(args.only),
+        tuple(map(int, args.rows)), tuple(args.precisions), args.device,
+    )  # fmt: skip
+    results = measure(args.what, _sections(args.what, args.sections), options, device, args.save)
+    if results["control"]:
+        low, high = results["control"]["spread"]
+        print(f"\nControl: {table.duration(results['control']['median'])} ({table.span(low, high)})")
+    if args.save:
+        print(f"Saved: {save(results, args.save)}")
 
 
 if __name__ == "__main__":

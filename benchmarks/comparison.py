@@ -1,4 +1,4 @@
-"""What a benchmark finds: times of contenders, measured in turns, and what follows from them."""
+"""What a benchmark finds: the times of contenders, measured in turns, and their ratios."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from statistics import median
 from typing import Any
 
-REFERENCES = ("numpy", "python", "torch.matmul")  # what we stand on: they show what is possible and are nobody's peers
+REFERENCES = ("numpy", "python", "torch.matmul")  # what we build on: a bound on what is possible, not peers
 
 
 def is_ours(name: str) -> bool:
@@ -16,10 +16,10 @@ def is_ours(name: str) -> bool:
 
 @dataclass
 class Comparison:
-    """Seconds of each contender, one a repeat. Times at the same place were taken in the same turn: they are pairs.
+    """Seconds of each contender, one for each repeat. Times at the same index were taken in the same turn: they are pairs.
 
     ``control`` has the seconds of a fixed piece of work in each of these turns, ``notes`` other numbers by contender and
-    name, ``left_out`` the reason why a contender is not there.
+    name, ``left_out`` the reasons why contenders are missing.
     """
 
     label: str
@@ -46,7 +46,7 @@ class Comparison:
     def ratio(self, others: str | Iterable[str], mine: str) -> float:
         """How many times faster ``mine`` is than the best of the others: the median of the ratios within each repeat.
 
-        A machine that is busy for a while slows both halves of a pair, and their ratio stays what it is.
+        A machine that is busy for a while slows both halves of a pair, which leaves their ratio as it is.
         """
         names = [others] if isinstance(others, str) else list(others)
         best = [min(turn) for turn in zip(*(self.times[name] for name in names), strict=True)]
@@ -57,7 +57,7 @@ class Comparison:
         return self.ratio(self.peers, mine) if self.peers else None
 
     def to_json(self) -> dict[str, Any]:
-        """All that was measured, and the medians and ratios that follow, for whoever reads the file by eye."""
+        """All that was measured, and the medians and ratios that follow, for human readers of the file."""
         follows = {
             "medians": {name: self.median(name) for name in self.times},
             "ratios": {mine: {peer: self.ratio(peer, mine) for peer in self.peers} for mine in self.ours},

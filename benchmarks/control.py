@@ -1,4 +1,4 @@
-"""A fixed piece of work that no change of ours touches: if it is slow, the machine is."""
+"""A fixed piece of work that does not use the library: if it is slow, the machine is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.clock import elapsed
 
 
 def measure(repeats: int = 5) -> dict[str, float]:
-    """The median time of products of 512 × 512 and passes over a million numbers, some 50 ms."""
+    """The median time of 512 × 512 products and passes over a million numbers, some 50 ms."""
     rng = np.random.default_rng(0)
     a, x = rng.standard_normal((512, 512), dtype="float32"), rng.standard_normal(10**6, dtype="float32")
 

@@ -1,11 +1,11 @@
-"""Learners that go through arrays epoch by epoch, for comparisons of how fast something is learnt.
+"""Learners that train on arrays one epoch at a time, to compare how fast they learn.
 
-Each is made of (x, labels, classes, hidden widths, batch) and has ``epoch()`` and ``predict(x)``; Adam at 1e-3, ReLU,
-another order of the samples each epoch, no regularization.
+All have the same arguments, ReLU layers, Adam at 1e-3, a new order of the samples in each epoch, and no regularization.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ RATE = 1e-3
 
 
 class Learner(Protocol):
+    """A network that is made from (x, labels, classes, hidden widths, batch)."""
+
     def epoch(self) -> None: ...
 
     def predict(self, x: Array) -> Array: ...
@@ -64,7 +66,7 @@ class Torch:
 
 
 def perceptron(hidden: tuple[int, ...], batch: int, **options: Any) -> Any:
-    """scikit-learn's, set to do what the others do."""
+    """scikit-learn's network, with the others' hyperparameters."""
     from sklearn.neural_network import MLPClassifier
 
     return MLPClassifier(hidden, batch_size=batch, learning_rate_init=RATE, alpha=0.0, random_state=0, **options)
@@ -83,7 +85,7 @@ class Sklearn:
         return labels
 
 
-LEARNERS: dict[str, tuple[type[Any], dict[str, str]]] = {
+LEARNERS: dict[str, tuple[Callable[..., Learner], dict[str, str]]] = {
     "tinynet numpy": (Ours, {"backend": "numpy"}),
     "tinynet numba": (Ours, {"backend": "numba"}),
     "torch": (Torch, {}),

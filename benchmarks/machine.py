@@ -1,4 +1,4 @@
-"""The machine, its threads and its memory. Needs none of the contenders' libraries: the parent stays small by it."""
+"""The machine, its threads and its memory. It imports no library of a contender, so that the parent stays small."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NU
 
 
 def versions() -> dict[str, str]:
-    """The libraries of the contenders that are installed, with their versions."""
+    """The contenders' libraries that are installed, with their versions."""
     found = {"python": platform.python_version()}
     for name in PEERS:
         try:
@@ -44,7 +44,7 @@ def cores() -> int:
 
 
 def environment(threads: int | None, cache: str) -> dict[str, str]:
-    """Variables for a child. What is compiled is kept in ``cache``, so that a run begins cold, whatever ran before."""
+    """A child's environment. Compiled code is kept in ``cache``, so that a run begins cold, whatever ran before."""
     env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor", "NUMBA_CACHE_DIR": f"{cache}/numba"}
     env["TINYNET_CACHE"] = f"{cache}/tinynet"
     if threads is not None:
@@ -54,13 +54,13 @@ def environment(threads: int | None, cache: str) -> dict[str, str]:
 
 
 def pin(threads: int | None) -> None:
-    """Keep this process to so many cores, where the system can: XLA counts the cores it may use, and no variable."""
+    """Restrict this process to ``threads`` cores, if the system can: XLA counts cores and heeds no variable."""
     if threads is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def threads_in_use() -> dict[str, int]:
-    """Threads of every pool in this process, asked of the libraries that are loaded."""
+    """The threads of every pool in this process, according to the libraries that are loaded."""
     found: dict[str, int] = {"cores": cores()}
     try:
         from threadpoolctl import threadpool_info
@@ -75,9 +75,9 @@ def threads_in_use() -> dict[str, int]:
 
 
 def peak_mb() -> float:
-    """The most memory that was resident, in MB.
+    """The peak of resident memory, in MB.
 
-    Linux keeps the figure of getrusage over exec, and a child would report what its parent had; VmHWM begins anew.
+    On Linux getrusage keeps its figure over exec, so a child would report its parent's; VmHWM begins anew.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,6 +1,6 @@
 """Each operation that a backend replaces, beside the portable original on the same backend: ``benchmarks ops``.
 
-Arguments are three sizes of what networks have. Both run as they do in a step, captured and in an arena.
+Arguments have three sizes that occur in networks. Both run as they do in a step, captured and in an arena.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _squares(xp: Any, y: Any, target: Any) -> tuple[Any, Any]:
 
 
 def circle(ops: tn.Backend, words: Any) -> tuple[Any, Any]:
-    """A formula of samples: points near a circle."""
+    """A formula for `Backend.samples`: points near a circle."""
     z = ops.normal(words[:, :2])
     sine, cosine = ops.sincos(z[:, 0])
     return ops.xp.stack([sine, cosine], axis=1) + 0.1 * z, z[:, 1:]
@@ -51,13 +51,14 @@ def arguments(name: str, ops: tn.Backend, n: int, k: int) -> tuple[Any, ...]:
         "affine_grad": lambda: (real(n, k), real(n, k), real(k, k), True),
         "elementwise": lambda: (_gelu_like, real(n, k)),
         "update": lambda: (
-            adam._decayed_rule, [real(k * k), real(k * k), abs(real(k * k))], [real(k * k)], 1e-3,
+            adam.rule, [real(k * k), real(k * k), abs(real(k * k))], [real(k * k)], 1e-3,
             *adam.scalars({}, 9),
         ),
         "pack": lambda: ([real(k, k), real(k), real(k, k), real(k)], real(2 * k * k + 2 * k)),
         "clip_norm": lambda: (real(k * k), 1e9),
         "softmax": lambda: (real(n, k),),
         "softmax_grad": lambda: (real(n, k), real(n, k)),
+        "standardize": lambda: (real(n, k), real(k), real(k)),
         "normalize": lambda: (real(n, k), real(k), real(k), -1, 1e-5),
         "normalize_grad": lambda: (real(n, k), real(n, k), real(n, 1), real(k), -1),
         "elementwise_loss": lambda: (_squares, real(n, k), real(n, k), real(n)),
@@ -85,7 +86,7 @@ def _call(operation: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 
 
 def _time(action: Callable[[], object], ops: tn.Backend, seconds: float) -> float:
-    """The median time of a call; a device is waited for."""
+    """The median time of a call, including the wait for the device."""
 
     def once() -> None:
         action()
@@ -106,11 +107,8 @@ def measure(backend: str, seconds: float) -> dict[str, dict[str, list[float]]]:
         for n, k in SIZES:
             args = arguments(name, ops, n, k)
             mine, original = (partial(_call, getattr(where, name)) for where in (ops, tn.Backend))
-            drawn = name in (
-                "words",
-                "dropout",
-                "samples",
-            )  # numbers of a constant counter would be constants of the tape
+            # what depends on a constant counter alone would be captured as a constant
+            drawn = name in ("words", "dropout", "samples")
             original = partial(original, (ops, *args)) if drawn else ops.compile(original, (ops, *args))
             mine = ops.compile(mine, args)
             found[f"{backend}: {name} {n} × {k}"] = {

@@ -1,4 +1,4 @@
-"""Who is here to be compared with: ``benchmarks peers``."""
+"""Which peers are installed: ``benchmarks peers``."""
 
 from __future__ import annotations
 

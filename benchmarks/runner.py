@@ -1,4 +1,4 @@
-"""The contenders in turns, each in a process of its own, with a control beside them."""
+"""The contenders in turns, each in a process of its own, with a control among them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from benchmarks import machine
 from benchmarks.comparison import Comparison
 
 ROOT = Path(__file__).parents[1]
-TOLERANCE = 1e-3  # relative, of a float32 loss after five steps: sums in another order, and a float64 contender
+TOLERANCE = (
+    1e-3  # relative, of a float32 loss after five steps: orders of summation differ, and one contender has float64
+)
 
 
 @dataclass(frozen=True)
 class Options:
-    """How long, how often and what."""
+    """How long to measure, how often, and what."""
 
     seconds: float = 0.5
     repeats: int = 3
@@ -27,7 +29,7 @@ class Options:
     only: tuple[str, ...] = ()
     rows: tuple[int, ...] = ()
     precisions: tuple[str, ...] = ()
-    device: str = "gpu"  # or "cpu", where ``benchmarks gpu`` itself is to be tried
+    device: str = "gpu"  # or "cpu", to try ``benchmarks gpu`` itself
     limit: float = 90.0  # seconds for a contender on a device to get ready
 
     def chosen(self, names: list[str]) -> list[str]:
@@ -46,13 +48,13 @@ CONTROL = Order("benchmarks.control:measure")
 
 
 class Failed(Exception):
-    """Why a child could not do what it was asked to."""
+    """The reason why a child could not follow an order."""
 
 
 class Runner:
-    """Runs children, and remembers what holds for the whole run: the control's times and the threads.
+    """Runs children, and collects the control's times and the threads of the whole run.
 
-    ``cache`` is a folder for what contenders compile, empty at first, so that every run begins cold.
+    ``cache`` is a folder for what contenders compile; it is empty at first, so that every run begins cold.
     """
 
     def __init__(self, options: Options, cache: str) -> None:
@@ -76,10 +78,10 @@ class Runner:
         return said
 
     def compare(self, label: str, orders: Mapping[str, Order]) -> Comparison:
-        """Each order once a repeat, in turns; every repeat begins with the next one, and the control with each.
+        """Each order once per repeat, in turns. Each repeat begins with the control and then with another contender.
 
-        Losses that are returned are compared before a time is taken over. Notes are those of the first repeat, in
-        which nothing was compiled yet.
+        Losses that are returned are compared before times are accepted. Notes are those of the first repeat, when
+        nothing was compiled yet.
         """
         found = Comparison(label, {name: [] for name in orders})
         for repeat in range(self.options.repeats):

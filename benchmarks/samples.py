@@ -1,4 +1,4 @@
-"""Arrays to learn from, float32 and labels: (x, y) to train on and (x, y) held out."""
+"""Arrays to learn from, float32 features and labels: (x, y) to train on and (x, y) held out."""
 
 from __future__ import annotations
 

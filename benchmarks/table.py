@@ -1,4 +1,4 @@
-"""Comparisons as Markdown: medians with their spread, and how many times faster we are."""
+"""Comparisons as Markdown tables: medians with their spread, and ratios to the peers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def duration(seconds: float) -> str:
-    """Three digits and the unit that suits: 2.35 ms."""
+    """Three digits with a suitable unit: 2.35 ms."""
     size, unit = next(((size, unit) for size, unit in UNITS if seconds >= size), UNITS[-1])
     return f"{seconds / size:.3g} {unit}"
 
@@ -21,7 +21,7 @@ def span(low: float, high: float) -> str:
 
 
 def _names(comparisons: Iterable[Comparison]) -> list[str]:
-    """All contenders, each where it first comes."""
+    """All contenders, in order of first appearance."""
     return list(dict.fromkeys(name for c in comparisons for name in c.times))
 
 
@@ -43,8 +43,9 @@ def _ratios(c: Comparison, mine: list[str], peers: list[str]) -> Iterator[str]:
 
 
 def brief(comparisons: list[Comparison]) -> str:
-    """A row a comparison: the medians, and for each of ours the ratio to the best peer of each repeat."""
-    names = _names(comparisons)  # without what is there to compare some rows with
+    """A row per comparison: the medians, and for each of ours the ratio to the best peer of each repeat."""
+    names = _names(comparisons)
+    # references that only some rows have are left out
     names = [n for n in names if n not in REFERENCES or all(n in c.times for c in comparisons)]
     mine = [n for n in names if any(n in c.ours and c.against_best(n) for c in comparisons)]
     lines = [_line(["", *names, *(f"**best peer / {m}**" for m in mine)])]
@@ -57,7 +58,7 @@ def brief(comparisons: list[Comparison]) -> str:
 
 
 def times(comparisons: list[Comparison]) -> str:
-    """A row a comparison: the times, then for each of ours the ratio to each peer and to the best of each repeat."""
+    """A row per comparison: the times, then for each of ours the ratio to each peer and to the best of each repeat."""
     names = _names(comparisons)
     mine = [n for n in names if any(n in c.ours for c in comparisons)]
     peers = [n for n in names if any(n in c.peers for c in comparisons)]
@@ -68,7 +69,7 @@ def times(comparisons: list[Comparison]) -> str:
 
 
 def notes(comparisons: list[Comparison]) -> str:
-    """A row a contender of a comparison: memory, the first step, accuracy, whatever it has noted."""
+    """A row per contender of each comparison: memory, the first step, accuracy, and whatever else it has noted."""
     kinds = list(dict.fromkeys(kind for c in comparisons for note in c.notes.values() for kind in note))
     if not kinds:
         return ""
@@ -80,7 +81,7 @@ def notes(comparisons: list[Comparison]) -> str:
 
 
 def noted(comparisons: list[Comparison]) -> Iterator[str]:
-    """`notes`, a table for each kind: a row a comparison, a column a contender."""
+    """`notes` as a table for each kind: a row per comparison, a column per contender."""
     names = _names(comparisons)
     for kind in dict.fromkeys(kind for c in comparisons for note in c.notes.values() for kind in note):
         lines = [_line([kind, *names]), _line(["---"] * (1 + len(names)))]
@@ -92,7 +93,7 @@ def noted(comparisons: list[Comparison]) -> Iterator[str]:
 
 
 def left_out(comparisons: list[Comparison]) -> str:
-    """Who is missing, once for each reason."""
+    """The contenders that are missing, once for each reason."""
     reasons = dict.fromkeys((name, why) for c in comparisons for name, why in c.left_out.items())
     return "\n".join(f"{name} is left out: {why}" for name, why in reasons)
 

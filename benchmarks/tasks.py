@@ -32,19 +32,18 @@ class Task:
 
     @property
     def flops(self) -> int:
-        """Of the products of a step: each matrix forward and twice backward, less the gradient of the data."""
+        """Those of a step's matrix products: one forward and two backward, but no gradient of the data."""
         sizes = [i * o for i, o in pairwise(self.widths)]
         return self.batch * (6 * sum(sizes) - 2 * sizes[0])
 
     def data(self) -> tuple[Array, Array]:
-        """The batch that every step takes: x (n, i) and labels (n,), or the article's four rows."""
+        """The batch of every step: x (n, i) and labels (n,), or the article's four rows."""
         if self.article:
             x = [[0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]]
             return np.asarray(x, "float32"), np.asarray([[0], [1], [1], [0]], "float32")
         rng = np.random.default_rng(0)
-        return rng.standard_normal((self.batch, self.widths[0])).astype("float32"), rng.integers(
-            0, self.widths[-1], self.batch
-        )
+        x = rng.standard_normal((self.batch, self.widths[0])).astype("float32")
+        return x, rng.integers(0, self.widths[-1], self.batch)
 
     def network(self) -> tn.Sequential:
         parts: list[tn.Layer] = []
@@ -59,7 +58,7 @@ class Task:
         return tn.Model(self.network(), self.widths[0], backend=backend)
 
     def start(self) -> list[tuple[Array, Array | None]]:
-        """Initial weights (i, o) and biases (o,) of each layer, those of our model."""
+        """The initial weights (i, o) and biases (o,) of each layer: our model's."""
         weights, layers = self.model().weights(), len(self.widths) - 1
         return [(weights[f"{2 * n}.w"], weights.get(f"{2 * n}.b")) for n in range(layers)]
 

@@ -1,7 +1,7 @@
-"""How near runs of one seed are to each other on different backends and in different precisions.
+"""How close runs with one seed stay on different backends and in different precisions.
 
 ``python -m benchmarks.tolerance [BACKEND …]``: weights and losses beside those of NumPy in float64, over a thousand steps
-of a 20-64-64-3 network on batches of 256; by default on all backends that are here.
+of a 20-64-64-3 network on batches of 256; by default on all backends that can run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(backend: str, dtype: str, steps: int) -> tuple[list[float], dict[int, Ar
 
 
 def lines(runs: Iterable[tuple[str, str]], steps: int = MARKS[-1]) -> Iterator[str]:
-    """For each run, at each mark: the relative difference of the weights in the norm, and the largest of a loss so far."""
+    """For each run, at each mark: the relative difference of the weights in norm, and the largest of a loss so far."""
     reference, exact = run("numpy", "float64", steps)
     for backend, dtype in runs:
         try:

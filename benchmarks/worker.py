@@ -1,4 +1,4 @@
-"""A process that stays: what is slow to start and to compile is got ready once and asked many times."""
+"""A process that stays: what is slow to start and to compile is prepared once and called many times."""
 
 from __future__ import annotations
 

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 
 
 def interrupt(action: Callable[[], object], check: Callable[[], object], delays: Sequence[float], times: int) -> None:
-    """Run ``action`` again and again, interrupted after one of ``delays`` (seconds) each, in turns, and ``check`` after each
-    run, until so many were cut short; in 2000 runs at most. The garbage collector rests meanwhile: Python swallows what is
-    raised within its callbacks (hypothesis registers one), and the interrupt would be lost."""
+    """Run ``action`` over and over, interrupted after each of ``delays`` (seconds) in turn, with ``check`` after every run.
+
+    It ends when ``times`` runs were cut short, and fails after 2000 runs. The garbage collector is off meanwhile: Python
+    swallows what is raised in its callbacks (hypothesis registers one), and the interrupt would be lost.
+    """
 
     def raise_it(*_: object) -> None:
         raise KeyboardInterrupt

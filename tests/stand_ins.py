@@ -1,4 +1,4 @@
-"""Contenders for workers to run in the tests: one that works, and ways not to."""
+"""Contenders for workers to run in the tests: one that works, and several that fail."""
 
 import os
 import time

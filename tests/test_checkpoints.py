@@ -85,7 +85,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     model = make()
     fit(model, folder)
-    assert model.history.stopped == "val_loss has not become better for 2 epochs"
+    assert model.history.stopped == "val_loss has not improved for 2 epochs"
     assert 3 <= len(model.history) < 8
     return remains(model, folder), Bomb.calls
 

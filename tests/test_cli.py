@@ -89,27 +89,25 @@ def test_quiet_is_silent_and_runs_get_folders_of_their_own(capsys):
 
 
 LONG = [
-    "--samples",
-    "4_000",
-    "--batch-size",
-    "100",
-    "--epochs",
-    "2",
-    "--dropout",
-    "0.2",
-    "--norm",
-    "batch",
-    "--ema",
-    "0.9",
-]
+    "--samples", "4_000", "--batch-size", "100", "--epochs", "2", "--dropout", "0.2", "--norm", "batch", "--ema", "0.9",
+]  # 80 steps  # fmt: skip
+INTERRUPTED, TERMINATED = (signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert main(["train", *SMALL, *LONG, "--out", str(folder), "--quiet"]) == 0
+    return folder
 
 
 @pytest.mark.parametrize(
-    ("number", "word", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)]
+    ("at", "number", "word", "code"),
+    [(1, *INTERRUPTED), (40, *TERMINATED), (57, *INTERRUPTED), (80, *TERMINATED)],
 )
-@pytest.mark.parametrize("at", [1, 40, 57, 80])
-def test_a_signal_ends_the_step_and_resume_goes_on_bit_for_bit(number, word, code, at, monkeypatch, tmp_path, capsys):
-    assert main(["train", *SMALL, *LONG, "--out", "whole", "--quiet"]) == 0
+def test_a_signal_ends_the_step_and_resume_goes_on_bit_for_bit(
+    at, number, word, code, uninterrupted, monkeypatch, tmp_path, capsys
+):
     numbers = tn.Adam.numbers
 
     def signalled(self, state, t):
@@ -130,11 +128,14 @@ def test_a_signal_ends_the_step_and_resume_goes_on_bit_for_bit(number, word, cod
         monkeypatch.undo()
         monkeypatch.chdir(tmp_path)
         assert main(["train", "--resume", "r", "--quiet"]) == 0
+    runs = tmp_path / "r", uninterrupted
     for file in ("model.safetensors", "checkpoints/best.safetensors"):
-        assert (tmp_path / "r" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    curves = [[line for line in (tmp_path / run / "history.jsonl").read_text().splitlines() if "epoch" not in line]
-              for run in ("r", "whole")]  # fmt: skip
-    assert curves[0] == curves[1]
+        resumed, whole = ((run / file).read_bytes() for run in runs)
+        assert resumed == whole
+    resumed, whole = (
+        [line for line in (run / "history.jsonl").read_text().splitlines() if "epoch" not in line] for run in runs
+    )
+    assert resumed == whole
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path):

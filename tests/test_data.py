@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -138,18 +137,16 @@ def test_moons_are_distributed_as_scikit_learn_s():
 def test_the_best_accuracy_is_a_bound_that_the_data_meet():
     clear = D.Spirals(1000, noise=0.0)
     assert clear.best_accuracy() == (1.0, 0.0)
-    data = D.Spirals(40_000, noise=0.1)
-    best, error = data.best_accuracy()
-    assert abs(data.best_accuracy(range(20_000, 40_000))[0] - best) < 5 * 2**0.5 * error
-    assert abs(data.best_accuracy(points=2048)[0] - best) < 0.001  # the quadrature is fine enough
+    data = D.Spirals(8_000, noise=0.1)
+    best, error = data.best_accuracy(range(4_000))
+    assert abs(data.best_accuracy(range(4_000, 8_000))[0] - best) < 5 * 2**0.5 * error
+    assert abs(data.best_accuracy(range(4_000), points=2048)[0] - best) < 0.001  # the quadrature is fine enough
     # the nearest arm, a good classifier but not the best, must be a little worse
     host = tn.get_backend("numpy")
-    x, y, _ = data.batch(range(20_000), host, "float64")
+    x, y, _ = data.batch(range(4_000), host, "float64")
     t = np.linspace(0, 1, 300)
-    near = [
-        ((x[:, None, :] - np.stack(data.arm(tn.get_backend("numpy"), t, np.full(300, c)), axis=1)) ** 2).sum(-1).min(1)
-        for c in range(3)
-    ]
+    arms = [np.stack(data.arm(host, t, np.full(300, c)), axis=1) for c in range(3)]
+    near = [((x[:, None, :] - arm) ** 2).sum(-1).min(1) for arm in arms]
     nearest = (np.argmin(near, axis=0) == y).mean()
     assert best - 0.03 < nearest < best
 
@@ -235,12 +232,9 @@ def test_batches_and_what_is_left_over():
     assert [list(loader.index(t)) for t in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]
 
 
-def test_a_shuffle_of_2_to_the_62_takes_a_moment_and_no_memory(ops):
+def test_a_shuffle_of_2_to_the_62_is_evaluated_by_index(ops):
     loader = tn.Loader(D.Spirals(2**62), 100, shuffle=True)
-    began = time.perf_counter()
-    x = loader.batch(2**50 + 1, ops, "float32").x
-    assert x.shape == (100, 2)
-    assert time.perf_counter() - began < 30  # not a figure of speed: an order that is written down never comes
+    assert loader.batch(2**50 + 1, ops, "float32").x.shape == (100, 2)  # an order that is written down never comes
 
 
 @pytest.mark.parametrize(

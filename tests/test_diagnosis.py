@@ -256,7 +256,7 @@ def test_a_wrong_gradient_is_named(wrong):
     with pytest.raises(tn.GradientError) as e:
         tn.check_gradients(Crooked(3, wrong=wrong))
     assert str(e.value).startswith(
-        f"the gradient of Crooked(width=3, wrong={wrong!r}) is wrong for {wrong}: it is off by "
+        f"the gradient of Crooked(width=3, wrong={wrong!r}) is wrong for {wrong}: its relative error is "
     )
     with pytest.raises(tn.GradientError, match=r" is wrong for (inputs|1\.w|1\.b)[:,]"):
         tn.check_gradients(tn.Sequential(tn.Tanh(), Crooked(3, wrong=wrong)), n_in=2)
@@ -269,7 +269,7 @@ def test_a_wrong_loss_is_found():
             return value, 1.0001 * slope
 
     assert tn.check_gradients(tn.MeanSquaredError()) < 1e-8
-    with pytest.raises(tn.GradientError, match="is wrong: it is off by .* of its size, and 1e-06 is allowed$"):
+    with pytest.raises(tn.GradientError, match="is wrong: its relative error is .*, and 1e-06 is allowed$"):
         tn.check_gradients(Bent())
 
 

@@ -272,6 +272,11 @@ def test_initial_weights_have_the_same_bits_everywhere(ops):
     assert not np.array_equal(host.theta, tn.Model(net, 4, seed=1).theta)
 
 
+def test_whole_numbers_of_any_library_become_python_s():
+    assert repr(tn.Dense(np.int64(3))) == "Dense(width=3)"
+    assert type(tn.EarlyStopping(np.uint8(3)).patience) is int
+
+
 def test_models_print_as_they_are_written():
     net = tn.Sequential(tn.Dense(3, bias=False), tn.LeakyReLU(0.2), tn.Residual(tn.Dense(3)), tn.Dropout(0.5))
     wanted = "Sequential(Dense(width=3, bias=False), LeakyReLU(slope=0.2), Residual(Dense(width=3)), Dropout())"

@@ -169,6 +169,13 @@ def test_bad_inputs_to_predict(x, said):
     assert str(e.value) == said
 
 
+@pytest.mark.parametrize("size", [0, -1, 2.5, True])
+def test_a_batch_of_predictions_has_a_whole_number_of_samples(size):
+    with pytest.raises(ValueError) as e:
+        made().predict(X, batch_size=size)
+    assert str(e.value) == f"batch_size {size!r} is not a positive whole number"
+
+
 @pytest.mark.parametrize(
     "y", [np.array(["a"] * 30), np.array([None] * 30), LABELS * 1j], ids=["text", "object", "complex"]
 )
@@ -215,7 +222,7 @@ def test_libraries_are_not_mixed():
         ),
         (
             lambda: tn.Model(tn.Dense(1), 2, backend=3),
-            "backend 3 is no name: choose from auto, numpy, numba, cupy, strict, torch, dpnp",
+            "backend 3 is not a name: choose from auto, numpy, numba, cupy, strict, torch, dpnp",
         ),
         (lambda: made().evaluate((X, LABELS)), "the model has no loss yet: fit it, or give evaluate(loss=…)"),
         (

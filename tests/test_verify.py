@@ -19,8 +19,8 @@ def report(*backends):
 @pytest.mark.parametrize(
     "ops",
     [
-        *("numpy", "numba", "torch"),
-        pytest.param("strict:device1", marks=pytest.mark.slow),
+        *("numpy", "numba"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("strict:device1", "torch")),
         pytest.param("cupy", marks=pytest.mark.gpu),
     ],
     indirect=True,

@@ -1,5 +1,4 @@
-"""tinynet: a neural network written once against the array API standard, on NumPy or CuPy, fed by data that is never
-stored."""
+"""A neural network written once against the array API standard, on NumPy or CuPy, fed by data that is never stored."""
 
 from tinynet_backends import (
     Backend,

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: beside their place first, then renamed into it."""
+"""Files that are written whole or not at all: under a temporary name first, then renamed into place."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | PathLike[str]) -> Iterator[Path]:
-    """A temporary file, empty, that takes the place of ``path`` when the block ends, flushed to the disk.
+    """An empty temporary file that replaces ``path``, flushed to disk, when the block ends.
 
-    Whoever reads ``path`` finds the old file or the new one, never a part. Mode by umask, as for any new file. An
-    exception leaves what was there, and no temporary file. Raises OSError, which names ``path``, where it cannot be
-    written or is something else than a file.
+    A reader of ``path`` finds the old file or the new one, never a part. The mode follows the umask, as for any new file.
+    An exception leaves the old file, and no temporary one. Raises OSError, which names ``path``, if that cannot be
+    written or is not a regular file.
     """
     path = Path(path)
     if not path.parent.is_dir():

@@ -1,4 +1,4 @@
-"""Arguments at the boundary: numbers of any library as Python's own, and values in few words for an error's one line."""
+"""Checks of arguments: numbers of any library become Python's own, and values are cut to fit a one-line message."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def _is_array(value: Any) -> bool:
-    """Whether it is an array of one axis or more, whatever its library."""
+    """Whether ``value`` is an array with at least one axis, of any library."""
     return getattr(value, "ndim", 0) not in (0, None)
 
 
@@ -22,8 +22,16 @@ def whole(value: Any) -> int | None:
         return None
 
 
+def positive(name: str, value: Any) -> int:
+    """``value`` as int; ValueError, in which it is called ``name``, unless it is a whole number of at least 1."""
+    number = whole(value)
+    if number is None or number < 1:
+        raise ValueError(f"{name} {shown(value)} is not a positive whole number")
+    return number
+
+
 def real(value: Any) -> float | None:
-    """``value`` as float if it is a number, NaN and infinities among them; None if it is anything else."""
+    """``value`` as float if it is a real number, NaN and infinities included; None if it is anything else."""
     if _is_array(value) or type(value).__name__.startswith(("bool", "str", "bytes", "complex")):
         return None
     try:
@@ -40,7 +48,7 @@ def truth(value: Any) -> bool | None:
 
 
 def shown(value: Any) -> str:
-    """``value`` as Python writes it, in one line of at most 60 letters."""
+    """``repr(value)``, on one line of at most 60 characters."""
     try:
         text = " ".join(repr(value).split())
     except ValueError:  # Python does not write numbers of thousands of digits

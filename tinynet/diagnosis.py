@@ -1,6 +1,6 @@
-"""What goes wrong in training, found and said in words.
+"""What goes wrong in training, found and put into words.
 
-A look costs a few training steps on so many samples, and happens beside training: it changes nothing.
+An inspection costs as much as a few training steps on its samples, and changes nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from tinynet_backends import Backend, get_backend
 
+from tinynet import checks
 from tinynet.activations import Activation, Identity
 from tinynet.data import Batch, as_dataset
 from tinynet.layers import Array, Dense, Flatten
@@ -22,27 +23,30 @@ from tinynet.probe import Seen, probe
 
 _log = logging.getLogger("tinynet")
 
-# A slope at which a unit learns a thousand times slower than at 1: a sigmoid beyond 6.9, tanh beyond 4.1. LeakyReLU's
-# 0.01, where it is meant to be, is above it.
+# A slope with which a unit learns a thousand times more slowly than with 1: a sigmoid beyond 6.9, tanh beyond 4.1. It is
+# below LeakyReLU's 0.01, which is intended.
 FLAT = 1e-3
-# Fewer dead units than half are usual in networks that learn well (V. Nair, G. Hinton 2010 call it sparseness); from
-# there on more of a layer is lost than is used. A unit that is alive for one sample in a hundred is taken for dead with
-# a probability of 0.99**512, 0.6 percent.
+# Networks that learn well often have dead units (V. Nair, G. Hinton 2010 call it sparseness); from half on, more of a
+# layer is lost than used. A unit that is active for one sample in a hundred is mistaken for a dead one with a probability
+# of 0.99**512, 0.6 percent.
 DEAD = 0.5
 # X. Glorot, Y. Bengio (2010) draw weights so that gradients keep their size from layer to layer. Five sigmoids, whose
-# slope is at most 1/4, take away 4**-5, a thousandth; a network that trains well stays far within.
+# slope is at most 1/4, leave 4**-5, a thousandth; a network that trains well stays far within these bounds.
 SHRUNK, GROWN = 1e-3, 1e3
 # Y. LeCun et al. (1998), Efficient BackProp, 4.3: mean 0 and deviation 1. The curvature of a Dense layer's loss goes
 # with the square of a feature's size, so a factor of 10 is a condition number of 100.
 SCALE = 10.0
-# fastai's range test stops at four times the least loss; a run of a good rate does not come back there.
+# fastai's range test stops at four times the least loss; a run with a good rate does not return there.
 RISEN = 4.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found after how many steps: ``kind`` is "inputs", "dead", "vanishing", "exploding" or "rate", ``place``
-    that of the layer ("2.0" is the first one inside of the third) or "", ``text`` a sentence with figures and remedy."""
+    """What was found after ``step`` steps.
+
+    ``kind`` is "inputs", "dead", "vanishing", "exploding" or "rate"; ``place`` is that of the layer ("2.0" is the first
+    one inside the third) or ""; ``text`` is a sentence with figures and a remedy.
+    """
 
     step: int
     kind: str
@@ -51,21 +55,18 @@ class Finding:
 
 
 class Diagnosis:
-    """A callback for `fit` that looks for inputs that are not scaled, dead units, gradients that vanish or explode, and
-    a rate that diverges.
+    """A callback for `fit` that detects unscaled inputs, dead units, vanishing or exploding gradients, and divergence.
 
-    It looks at ``samples`` samples, spread evenly over ``data``: before training, after 1, 2, 4, … steps, then after
-    each ``every`` steps and each epoch. What it finds is kept in ``findings`` and said once, as a warning of the logger
+    It inspects ``samples`` samples, spread evenly over ``data``: before training, after 1, 2, 4, … steps, then every
+    ``every`` steps and after each epoch. Findings are kept in ``findings`` and logged once, as warnings of the logger
     "tinynet".
     """
 
     def __init__(self, data: Any, *, every: int = 512, samples: int = 512) -> None:
-        for name, value in (("every", every), ("samples", samples)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"Diagnosis {name} {value!r} is not a positive whole number")
-        self.data, self.every, self.samples = as_dataset(data), every, min(samples, as_dataset(data).n)
+        self.data, self.every = as_dataset(data), checks.positive("Diagnosis every", every)
+        self.samples = min(checks.positive("Diagnosis samples", samples), self.data.n)
         self.findings: list[Finding] = []
-        self.losses: list[tuple[int, float]] = []  # (step, loss) of each look
+        self.losses: list[tuple[int, float]] = []  # (step, loss) of each inspection
         self._kept: tuple[tuple[Backend, str], Batch] | None = None
 
     def __call__(self, model: Model, row: dict[str, float]) -> None:
@@ -73,12 +74,12 @@ class Diagnosis:
             self.look(model, int(row["step"]))
 
     def at_step(self, model: Model, step: int) -> None:
-        """Look, if it is time."""
+        """Inspect the model if it is time."""
         if step % self.every == 0 or (step < self.every and step & (step - 1) == 0):
             self.look(model, step)
 
     def look(self, model: Model, step: int = 0, *, loss: Loss | None = None) -> list[Finding]:
-        """Look now, with the loss of the last fit unless one is given, and say what is new."""
+        """Inspect the model now, by default with the loss of the last fit; the new findings."""
         loss = loss or model.loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give look(…, loss=…)")
@@ -93,12 +94,11 @@ class Diagnosis:
         return new
 
     def _samples(self, model: Model) -> Batch:
-        """The samples that are looked at, made once for a backend and a dtype."""
+        """The samples to inspect, made once for each backend and dtype."""
         kind = model.ops, model.dtype
         if self._kept is None or self._kept[0] != kind:
-            places = [
-                number * self.data.n // self.samples for number in range(self.samples)
-            ]  # beyond 64 bits on the way
+            # Python's integers: the products may exceed 64 bits
+            places = [number * self.data.n // self.samples for number in range(self.samples)]
             index = get_backend("numpy").asarray(places, "int64")
             self._kept = kind, self.data.batch(index, *kind)
         return self._kept[1]
@@ -115,14 +115,11 @@ class Diagnosis:
             bad = list(range(len(size)))
         if bad:
             j = max(bad, key=lambda j: abs(size[j]))
-            yield (
-                "inputs",
-                first.place,
-                (
-                    f"{len(bad)} of {len(size)} features are far from mean 0 and deviation 1; feature {j} has mean {mean[j]:.4g} "
-                    f"and deviation {deviation[j]:.4g}: put Standardize() first"
-                ),
+            text = (
+                f"{len(bad)} of {len(size)} features are far from mean 0 and deviation 1; feature {j} has mean "
+                f"{mean[j]:.4g} and deviation {deviation[j]:.4g}: put Standardize() first"
             )
+            yield "inputs", first.place, text
 
     def _units(self, model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
         for one in seen:
@@ -133,34 +130,27 @@ class Diagnosis:
             if dead < DEAD * len(steepest):
                 continue
             zero = sum(y == 0 for y in _host(model, _largest, one.y))
-            what, remedy = (
-                ("gave 0", "lower the rate, or use LeakyReLU()")
-                if zero >= dead
-                else (f"had a slope below {FLAT:g}", "lower the rate, scale the inputs or draw smaller weights")
-            )
-            yield (
-                "dead",
-                one.place,
-                (f"{_named(one)}: {dead} of {len(steepest)} units {what} for each of {self.samples} samples: {remedy}"),
-            )
+            if zero >= dead:
+                what, remedy = "gave 0", "lower the rate, or use LeakyReLU()"
+            else:
+                what, remedy = f"had a slope below {FLAT:g}", "lower the rate, scale the inputs or draw smaller weights"
+            text = f"{dead} of {len(steepest)} units {what} for each of {self.samples} samples: {remedy}"
+            yield "dead", one.place, f"{_named(one)}: {text}"
 
     def _rate(self) -> Iterator[tuple[str, str, str]]:
         (begun, first), (_, last) = self.losses[0], self.losses[-1]
         at, least = min(self.losses, key=lambda look: look[1] if isfinite(look[1]) else float("inf"))
         if not isfinite(last) or (last > first and last - least > (RISEN - 1) * abs(least)):
             was = f"{least:.4g} after step {at}" if isfinite(least) else f"so from step {begun} on"
-            yield (
-                "rate",
-                "",
-                (
-                    f"the loss of {self.samples} samples is {last:.4g}, and was {was}: "
-                    "lower the rate, to a tenth or what find_rate suggests, or bound the gradient with clip=1.0"
-                ),
+            text = (
+                f"the loss of {self.samples} samples is {last:.4g}, and was {was}: "
+                "lower the rate, to a tenth or what find_rate suggests, or bound the gradient with clip=1.0"
             )
+            yield "rate", "", text
 
 
 def _gradients(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
-    """The gradients in the outputs of the layers with parameters, the first of them held against the last."""
+    """The gradients with respect to the outputs of layers with parameters, those of the first against the last."""
     learning = [one for one in seen if one.gradients]
     if len(learning) < 2:
         return
@@ -168,26 +158,18 @@ def _gradients(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, s
     first, last = learning[0], learning[-1]
     wild = next((one for one, size in zip(learning, sizes, strict=True) if not isfinite(size)), None)
     if wild is not None:
-        yield (
-            "exploding",
-            wild.place,
-            (
-                f"the gradient that comes to {_named(wild)} is not finite: lower the rate, scale the inputs or add LayerNorm()"
-            ),
-        )
+        remedy = "lower the rate, scale the inputs or add LayerNorm()"
+        yield "exploding", wild.place, f"the gradient that comes to {_named(wild)} is not finite: {remedy}"
     elif sizes[-1] > 0 and not SHRUNK <= sizes[0] / sizes[-1] <= GROWN:
         way, kind = ("shrinks", "vanishing") if sizes[0] < sizes[-1] else ("grows", "exploding")
         remedy = "use ReLU() or Residual(…)" if kind == "vanishing" else "draw smaller weights"
         if sizes[0] == 0:
             remedy = "nothing between them lets it through; lower the rate"
-        yield (
-            kind,
-            first.place,
-            (
-                f"the gradient {way} from {sizes[-1]:.2g} at {_named(last)} to {sizes[0]:.2g} at {_named(first)}, "
-                f"by a factor of {sizes[0] / sizes[-1]:.1g}: {remedy}, or add LayerNorm()"
-            ),
+        text = (
+            f"the gradient {way} from {sizes[-1]:.2g} at {_named(last)} to {sizes[0]:.2g} at {_named(first)}, "
+            f"by a factor of {sizes[0] / sizes[-1]:.1g}: {remedy}, or add LayerNorm()"
         )
+        yield kind, first.place, text
 
 
 def _named(one: Seen) -> str:
@@ -195,7 +177,7 @@ def _named(one: Seen) -> str:
 
 
 def _host(model: Model, f: Any, *args: Any) -> list[float]:
-    """``f(xp, *args)`` as numbers; without the warnings of NumPy about numbers that overflow."""
+    """``f(xp, *args)`` as floats, compiled so that NumPy does not warn of overflow."""
     made = model.ops.compile(lambda: f(model.ops.xp, *args))()
     values: list[float] = model.ops.to_numpy(made).reshape(-1).tolist()
     return values
@@ -223,7 +205,7 @@ def _steepest(xp: Any, layer: Activation, x: Array, y: Array) -> Array:
 
 
 def _norm(xp: Any, a: Array) -> Array:
-    """The Euclidean norm, of any size that the dtype holds."""
+    """The Euclidean norm, which overflows only if it is beyond the dtype's range."""
     most = xp.max(xp.abs(a))
     scale = xp.where(most > 0, most, xp.ones_like(most))
     return scale * xp.sqrt(xp.sum((a / scale) ** 2))

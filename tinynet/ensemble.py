@@ -9,7 +9,7 @@ from tinynet.history import History
 from tinynet.layers import Array, Context
 from tinynet.losses import Loss
 from tinynet.metrics import Metric
-from tinynet.model import Model, _cut, _merge, as_inputs
+from tinynet.model import Model, as_inputs, merge, views
 
 if TYPE_CHECKING:
     from tinynet.schedules import Schedule
@@ -33,7 +33,7 @@ class Ensemble:
         self.theta: Array = xp.stack([model.theta for model in models])
         self.state: Array = xp.stack([model.state for model in models])
         parameters, state = ((self.theta, first.spec.params), (self.state, first.spec.state))
-        self.params = _merge(_cut(*parameters, self.ops), _cut(*state, self.ops))
+        self.params = merge(views(*parameters, self.ops), views(*state, self.ops))
         self.histories: tuple[History, ...] = tuple(History() for _ in models)
         self.diverged: dict[int, str] = {}
         self.loss: Loss | None = None

@@ -1,4 +1,4 @@
-"""The handful of errors that are ours."""
+"""The library's own exceptions."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 
 class DivergedError(RuntimeError):
-    """The loss or a weight stopped being finite; the model keeps the last weights that were seen to be good."""
+    """The loss or a weight is no longer finite; the model keeps the last weights that were known to be finite."""
 
 
-_LONGEST = 1000  # letters of an error; a cell or a name in a file may have millions
+_LONGEST = 1000  # characters of a message; a cell or a name in a file may have millions
 
 
-class _OfAFile(ValueError):
-    """One line of moderate length without control characters, whatever the file has within it."""
+class _FileError(ValueError):
+    """Its message is one printable line of moderate length, whatever the file contains."""
 
     def __init__(self, text: str) -> None:
         line = _cut(" ".join(text.splitlines()))
@@ -27,20 +27,20 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
-class ModelFileError(_OfAFile):
-    """A file that is no model of ours, or a damaged one; the message names the file."""
+class ModelFileError(_FileError):
+    """A file that is not one of our models, or is damaged; the message names it."""
 
 
-class DataFileError(_OfAFile):
-    """A file without the data that were asked of it, or a damaged one; the message names the file."""
+class DataFileError(_FileError):
+    """A file that lacks the data asked of it, or is damaged; the message names it."""
 
 
 class GradientError(ValueError):
-    """A way back that is not the derivative of the way forward; the message names the part."""
+    """A backward pass that is not the derivative of its forward pass; the message names the part."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during `fit_many`; ``ensemble`` has the networks as the last finished step left them."""
+    """Ctrl-C during `fit_many`; ``ensemble`` holds the networks as the last finished step left them."""
 
     def __init__(self, ensemble: Ensemble, step: int) -> None:
         super().__init__(

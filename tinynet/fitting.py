@@ -1,4 +1,4 @@
-"""`fit`: training with everything that a user expects around the loop."""
+"""`fit`: training with everything that users expect around the loop."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from os import PathLike
 from time import perf_counter
 from typing import Any
 
+from tinynet import checks
 from tinynet import progress as bars
 from tinynet.checkpoints import Checkpoints, Snapshot, fingerprint
 from tinynet.data import Dataset, Loader, as_dataset
@@ -21,13 +22,12 @@ from tinynet.metrics import METRICS, Metric, as_metric
 from tinynet.model import Evaluation, Model, Trainable, check_fit
 from tinynet.optim import Adam, Optimizer
 from tinynet.standardize import standardizer
-from tinynet.training import Run, train
+from tinynet.training import Report, Run, train
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when ``monitor`` has not become better by more than ``min_delta`` for ``patience`` epochs; keep the best
-    weights.
+    """Stop when ``monitor`` has not improved by more than ``min_delta`` for ``patience`` epochs; keep the best weights.
 
     ``monitor`` is a name in the history, by default "val_loss".
 
@@ -42,8 +42,7 @@ class EarlyStopping:
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.patience, int) or self.patience < 1:
-            raise ValueError(f"EarlyStopping patience {self.patience!r} is not a positive whole number of epochs")
+        object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
         if not self.min_delta >= 0:
             raise ValueError(f"EarlyStopping min_delta {self.min_delta!r} is out of range: give at least 0")
 
@@ -53,23 +52,37 @@ Callback = Callable[[Model, dict[str, float]], None]
 
 @dataclass
 class Tally:
-    """What an epoch has come to so far."""
+    """The losses and the time of an epoch so far."""
 
     total: float = 0.0
     counted: int = 0
-    seconds: float = 0.0  # of the epoch's steps before the run was last stopped
+    seconds: float = 0.0  # of the part of the epoch before the run was last resumed
     began: float = field(default_factory=perf_counter)
 
     def add(self, losses: Iterable[float]) -> None:
-        for loss in losses:  # one by one, so that it does not matter where a run was stopped
+        for loss in losses:  # in order, so that the bits do not depend on where a run was stopped
             self.total, self.counted = self.total + loss, self.counted + 1
 
     def elapsed(self) -> float:
         return self.seconds + perf_counter() - self.began
 
+    def row(self, report: Report, loader: BatchSource) -> dict[str, float]:
+        """The epoch's row of the history, as far as training knows it."""
+        seconds = self.elapsed()
+        return {
+            "epoch": report.epoch + 1,
+            "step": report.step,
+            "loss": self.total / self.counted,
+            "seconds": round(seconds, 4),
+            "samples_per_second": round(loader.steps_per_epoch * loader.batch_size / seconds, 1),
+        }
+
+    def reset(self) -> None:
+        self.total, self.counted, self.seconds, self.began = 0.0, 0, 0.0, perf_counter()
+
 
 class Best:
-    """The best weights so far by what early stopping watches, and for how long there were none better."""
+    """The best weights so far by what early stopping monitors, and for how many epochs they have been."""
 
     def __init__(self, stopping: EarlyStopping | None, larger_is_better: bool) -> None:
         self.stopping = stopping
@@ -78,7 +91,7 @@ class Best:
         self.epoch, self.waited, self.value = 0, 0, float("inf")
 
     def see(self, row: dict[str, float], model: Model) -> str:
-        """Why to stop, or nothing."""
+        """Note an epoch's row; the reason to stop, or nothing."""
         if self.stopping is None:
             return ""
         value = self.sign * row[self.stopping.monitor]
@@ -90,7 +103,7 @@ class Best:
         self.waited += 1
         if self.waited < self.stopping.patience:
             return ""
-        return f"{self.stopping.monitor} has not become better for {self.waited} epochs"
+        return f"{self.stopping.monitor} has not improved for {self.waited} epochs"
 
 
 def fit(
@@ -122,14 +135,14 @@ def fit(
     `CrossEntropy` for labels and `MeanSquaredError` for numbers, ``optimizer`` `Adam`, ``metrics`` accuracy or R².
     ``validation`` is data that is evaluated after each epoch, as "val_loss" and so on. ``early_stopping`` is an
     `EarlyStopping`, or its patience. Callbacks are called as ``callback(model, row)`` after each epoch; `StopTraining`
-    raised by one ends the run. One with a method ``at_step(model, step)`` is also told of every step, from 0, the
-    beginning, on. ``ema`` averages the weights; validation then sees the average, and so does the caller afterwards.
-    ``progress`` shows a bar and the curve of losses where standard error is a terminal, else a line an epoch. For
+    raised by one ends the run. A method ``at_step(model, step)`` of a callback is called before the first step and after
+    each. ``ema`` averages the weights; validation uses the average, and so does the model in the end.
+    ``progress`` shows a bar and the loss curve if standard error is a terminal, else a line per epoch. For
     ``clip`` and ``accumulate`` see `train`; for ``batch_size``, ``shuffle``, ``drop_last``, ``weights`` and ``balance``
     `Loader`.
 
-    ``checkpoint`` is a folder, or `Checkpoints`, where the run is saved; with ``resume`` it goes on from there, bit for
-    bit as if it had never stopped, and begins where there is nothing yet. ``epochs`` may be another number then.
+    ``checkpoint`` is a folder, or `Checkpoints`, where the run is saved; with ``resume`` it continues from there, bit for
+    bit as if it had never stopped, or begins if nothing is there yet. ``epochs`` may differ from that of the first run.
 
     Ctrl-C passes through: the model is then as the last finished step left it, and ``model.history`` has the epochs so
     far.
@@ -145,18 +158,15 @@ def fit(
     loader = _loader(data, batch_size, model.seed, shuffle, drop_last, weights, balance)
     held_out = None if validation is None else as_dataset(validation)
     loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics, epochs)
-    stopping = EarlyStopping(early_stopping) if isinstance(early_stopping, int) else early_stopping
     if held_out is not None:
         check_fit(model, held_out, loss)
-    names = ("loss",) if held_out is None else ("loss", "val_loss", *(f"val_{m.name}" for m in chosen))
-    if stopping is not None and stopping.monitor not in names:
-        raise ValueError(f"early stopping cannot watch {stopping.monitor!r}: choose from {', '.join(names)}")
+    stopping = EarlyStopping(early_stopping) if isinstance(early_stopping, int) else early_stopping
+    best = _best(stopping, chosen if held_out is not None else None)
     saver = Checkpoints(checkpoint) if isinstance(checkpoint, (str, PathLike)) else checkpoint
     if resume and saver is None:
         raise ValueError("resume goes on from a checkpoint: say where it is, checkpoint='folder'")
 
-    larger = stopping is not None and stopping.monitor in {f"val_{m.name}" for m in chosen if m.larger_is_better}
-    best, history, tally = Best(stopping, larger), History(), Tally()
+    history, tally = History(), Tally()
     run = Run(optimizer.init(model.theta, model.ops))
     if ema is not None:
         run.average = model.ops.xp.asarray(model.theta, copy=True)
@@ -166,32 +176,29 @@ def fit(
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
     if not run.step:
         adapt(model, loader.data)
-    told = list(callbacks)
-    steppers: list[Any] = [callback for callback in told if hasattr(callback, "at_step")]
+    callbacks = list(callbacks)
+    per_step: list[Any] = [callback for callback in callbacks if hasattr(callback, "at_step")]
     steps = epochs * loader.steps_per_epoch
-    loop = train(
+    reports = train(
         model, loader, loss, optimizer, steps=0 if snapshot.finished else max(steps - run.step, 0),
         clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
-        together=not steppers,
+        together=not per_step,
     )  # fmt: skip
 
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     evaluate = Evaluation(model, loss, chosen)
-    for stepper in steppers:
-        stepper.at_step(model, run.step)
+    for callback in per_step:
+        callback.at_step(model, run.step)
     with bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent() as bar:
-        for report in loop:
+        for report in reports:
             if report.recent:
                 tally.add(report.recent)
                 history.draw(report.step, report.recent, report.last_of_epoch)
                 bar.step(report.step, sum(report.recent) / len(report.recent))
-            for stepper in steppers:
-                stepper.at_step(model, report.step)
+            for callback in per_step:
+                callback.at_step(model, report.step)
             if report.last_of_epoch:
-                row: dict[str, float] = {"epoch": report.epoch + 1, "step": report.step}
-                seconds = tally.elapsed()
-                row |= {"loss": tally.total / tally.counted, "seconds": round(seconds, 4)}
-                row["samples_per_second"] = round(loader.steps_per_epoch * loader.batch_size / seconds, 1)
+                row = tally.row(report, loader)
                 with averaged(model, run):
                     if held_out is not None:
                         scores = evaluate(held_out, max(loader.batch_size, 4096))
@@ -199,14 +206,10 @@ def fit(
                     history.rows.append(row)
                     bar.epoch(row)
                     history.stopped = best.see(row, model)
-                    try:
-                        for callback in told:
-                            callback(model, row)
-                    except StopTraining as e:
-                        history.stopped = str(e) or "a callback asked for it"
+                    history.stopped = _call(callbacks, model, row) or history.stopped
                     if saver is not None:
                         saver.rate(row, model)
-                tally.__init__()  # type: ignore[misc]
+                tally.reset()
                 snapshot.finished = bool(history.stopped)
             last = snapshot.finished or report.step == steps
             if saver is not None and (last or saver.due(report.step) or (report.last_of_epoch and not saver.every)):
@@ -224,10 +227,33 @@ def fit(
     return history
 
 
+def _best(stopping: EarlyStopping | None, validated: tuple[Metric, ...] | None) -> Best:
+    """What remembers the best epoch; ``validated`` are the metrics of validation data, None where there are none."""
+    if stopping is None:
+        return Best(None, larger_is_better=False)
+    larger_is_better = {"loss": False}
+    if validated is not None:
+        larger_is_better |= {"val_loss": False, **{f"val_{m.name}": m.larger_is_better for m in validated}}
+    if stopping.monitor not in larger_is_better:
+        names = ", ".join(larger_is_better)
+        raise ValueError(f"early stopping cannot watch {stopping.monitor!r}: choose from {names}")
+    return Best(stopping, larger_is_better[stopping.monitor])
+
+
+def _call(callbacks: Iterable[Callback], model: Model, row: dict[str, float]) -> str:
+    """Call each callback; the reason to stop if one raises `StopTraining`, else nothing."""
+    try:
+        for callback in callbacks:
+            callback(model, row)
+    except StopTraining as e:
+        return str(e) or "a callback asked for it"
+    return ""
+
+
 def settle(
     data: Dataset, loss: Loss | None, optimizer: Optimizer | None, metrics: Iterable[str | Metric] | None, epochs: int
 ) -> tuple[Loss, Optimizer, tuple[Metric, ...]]:
-    """Loss, optimizer and metrics, the usual ones where none is given; TypeError or ValueError for what is none."""
+    """Loss, optimizer and metrics, with defaults where none is given; TypeError or ValueError for anything else."""
     loss = loss or (CrossEntropy() if data.classes else MeanSquaredError())
     optimizer = optimizer or Adam()
     if not isinstance(loss, Loss):
@@ -249,7 +275,7 @@ def _loader(
 
 
 def adapt(model: Model, data: Dataset) -> None:
-    """Set a leading `Standardize` that nobody has set yet."""
+    """Set a leading `Standardize` from ``data``, unless it has been set already."""
     layer = standardizer(model.net, model.params)
     if layer is None:
         return
@@ -264,7 +290,7 @@ def _usual_metrics(data: Dataset) -> tuple[Metric, ...]:
 
 @contextmanager
 def averaged(model: Trainable, run: Run) -> Iterator[None]:
-    """Inside, the model has the average of its weights, if there is one."""
+    """Within the block the model has the average of its weights, if there is one."""
     if run.average is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""What a training step takes of a device's memory, from shapes alone, before it runs."""
+"""The memory that training takes on a device, estimated from shapes before it runs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from math import prod
 from tinynet.initializers import Shape
 from tinynet.layers import Layer, Sequential
 
-_VALUES = (
-    3  # arrays of each layer's output that are there at once: it, its gradient, and what leads from one to the other
-)
+_VALUES = 3  # arrays of a layer's output shape that live at once: the output, its gradient, and one between the two
 
 
 def step_bytes(
     net: Layer, in_shape: Shape, parameters: int, slots: int, *, batch_size: int, itemsize: int, accumulate: int = 1,
     average: bool = False,
 ) -> int:  # fmt: skip
-    """Bytes, about, that a run takes beside the model: vectors of ``parameters`` numbers, and a batch's way through it.
+    """Roughly the bytes that a run takes besides the model: vectors of ``parameters`` numbers, and a batch's two passes.
 
-    The vectors are the gradient, a second one to add up, the last good weights, an average, and ``slots`` of the
-    optimizer, with as many again, and theta, that an update is computed in.
+    The vectors are the gradient, a second one to accumulate, the last good weights, an average, the optimizer's
+    ``slots``, and the temporaries of an update: as many as the slots, and one for theta.
     """
     vectors = 1 + (accumulate > 1) + 1 + average + 2 * slots + 1
     rows = -(-batch_size // accumulate)
@@ -28,7 +26,7 @@ def step_bytes(
 
 
 def _outputs(net: Layer, shape: Shape) -> int:
-    """Numbers that the layers give for one sample, all together."""
+    """The sizes of all layers' outputs for one sample, added up."""
     if not isinstance(net, Sequential):
         return prod(net.build(shape).shape)
     total = 0

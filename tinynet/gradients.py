@@ -1,4 +1,4 @@
-"""Gradients held against differences, along one random direction: two evaluations whatever the size."""
+"""Gradients checked against central differences along one random direction: two evaluations, whatever the size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOLERANCE = 1e-6
 
 
 class _Draws:
-    """Standard normal arrays, a new one each time."""
+    """Standard normal arrays, a new one at every call."""
 
     def __init__(self, ops: Backend, seed: int) -> None:
         self.ops, self.numbers, self.seed = ops, count(), seed
@@ -39,12 +39,12 @@ def check_gradients(
     train: bool = True,
     seed: int = 0,
 ) -> float:
-    """How far the gradients of a layer or a loss are from differences, relatively; GradientError beyond 1e-6.
+    """The relative error of a layer's or a loss's gradients against central differences; GradientError beyond 1e-6.
 
-    A layer, or a whole network, is tried on random samples of ``n_in`` features or that shape, in training or, with
-    ``train`` False, as in evaluation. A loss is tried on random outputs (n, o) against ``target`` (n,) or (n, o), by
-    default some that it takes. All is in float64. The error is that along one random direction, in which a mistake in
-    any place shows; a bend that happens to lie within 1e-5 of a sample, ReLU's at 0, shows too: try another ``seed``.
+    A layer, or a whole network, is checked on random samples of ``n_in`` features or that shape, as in training or, with
+    ``train`` False, as in evaluation. A loss is checked on random outputs (n, o) and ``target`` (n,) or (n, o), by
+    default one that it accepts. Everything is in float64. The error is that along one random direction, in which a
+    mistake anywhere shows. So does a kink within 1e-5 of a sample, such as ReLU's at 0: try another ``seed``.
     """
     ops = get_backend(backend)
     if isinstance(what, Layer):
@@ -67,12 +67,12 @@ def check_gradients(
     else:
         raise TypeError(f"{what!r} is neither a layer nor a loss: give one, such as Dense(3) or CrossEntropy()")
     raise GradientError(
-        f"the gradient of {what!r} is wrong{where}: it is off by {error:.2g} of its size, and {TOLERANCE:g} is allowed"
+        f"the gradient of {what!r} is wrong{where}: its relative error is {error:.2g}, and {TOLERANCE:g} is allowed"
     )
 
 
 def _some_target(loss: Loss, ops: Backend, seed: int) -> Array:
-    """Targets of 6 samples that ``loss`` takes: labels, any numbers, or zeros and ones."""
+    """Targets of 6 samples that ``loss`` accepts: labels, normal numbers, signs, or zeros and ones."""
     if loss.labels:
         return ops.asarray([0, 1, 2, 0, 1, 2], "int64")
     normal = _Draws(ops, seed + 1)(6, 3)
@@ -83,17 +83,17 @@ def _some_target(loss: Loss, ops: Backend, seed: int) -> Array:
         except ValueError:
             continue
         return target
-    raise ValueError(f"{loss!r} takes targets of a kind of its own: give check_gradients(…, target=…)")
+    raise ValueError(f"{loss!r} takes targets of its own kind: give check_gradients(…, target=…)")
 
 
 def layer_error(
     layer: Layer, n_in: int | Shape, ops: Backend, *, train: bool = True, seed: int = 0, part: str = ""
 ) -> float:
-    """How far ``<v, backprop(v)>`` is from the central difference of ``<v, forward>``, over 1 + its size.
+    """The error of ``<v, backprop(v)>`` against the central difference of ``<v, forward>``, relative to 1 + its size.
 
-    In float64, on 6 random samples, along one direction in inputs and parameters together; the layer's parameters are
-    its initial ones with noise, so that none is at a special value. With ``part``, "inputs" or a parameter's name, only
-    that moves.
+    In float64, on 6 random samples, along one direction in inputs and parameters together. The parameters are the
+    initial ones plus noise, so that none has a special value. With ``part``, "inputs" or a parameter's name, only that
+    part moves.
 
     Examples
     --------
@@ -131,7 +131,7 @@ def _parameters(model: Model) -> list[tuple[str, Array]]:
 
 
 def loss_error(loss: Loss, target: Array, width: int, ops: Backend, *, seed: int = 0) -> float:
-    """The same for the gradient of a loss in outputs (n, width), for targets of n samples on ``ops``."""
+    """The same for the gradient of a loss in its outputs (n, width), given targets of n samples on ``ops``."""
     xp, draw = ops.xp, _Draws(ops, seed)
     y, v = draw(target.shape[0], width), draw(target.shape[0], width)
     above, below = (loss(y + shift * v, target, ops)[0] for shift in (STEP, -STEP))

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a row an epoch, and a curve of losses."""
+"""What a run leaves behind: a row per epoch, and the loss curve."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-LONGEST = 4000  # entries of a curve, an even number: at so many, neighbours become one
+LONGEST = 4000  # entries of a curve, an even number: when it has so many, neighbours are merged
 
 
 @dataclass
 class History:
-    """One row an epoch: ``history["val_loss"]`` is a column, ``history[-1]`` a row, a mapping of names to numbers.
+    """One row per epoch: ``history["val_loss"]`` is a column, ``history[-1]`` a row, a mapping of names to numbers.
 
     Examples
     --------
@@ -24,9 +24,9 @@ class History:
     rows: list[dict[str, float]] = field(default_factory=list)
     stopped: str = ""  # why training ended before its last epoch, if it did
     best_epoch: int | None = None
-    curve: list[tuple[int, float]] = field(default_factory=list)  # (step, mean loss of the steps since the one before)
+    curve: list[tuple[int, float]] = field(default_factory=list)  # (step, mean loss since the entry before)
     stride: int = 8  # steps between two entries of the curve
-    pending: list[float] = field(default_factory=list)  # losses that wait for their entry
+    pending: list[float] = field(default_factory=list)  # losses of the entry to come
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -39,9 +39,9 @@ class History:
         return [row[key] for row in self.rows]
 
     def draw(self, step: int, losses: tuple[float, ...], end: bool = False) -> None:
-        """Add the losses of the steps up to ``step`` to the curve; ``end``: they are the last of an epoch.
+        """Add the losses of the latest steps, up to ``step``, to the curve; ``end`` says that an epoch ends there.
 
-        The curve is the same however the losses are handed in, and stays below 4000 entries however long the run.
+        The curve does not depend on how the losses are split over calls, and never reaches 4000 entries.
         """
         place = step - len(losses)
         while place < step:
@@ -57,17 +57,17 @@ class History:
                 self.stride *= 2
 
     def json_lines(self) -> str:
-        """A JSON object an epoch, each on a line of its own."""
+        """One JSON object per epoch, each on a line."""
         return "".join(map(json_line, self.rows))
 
     def plot(self) -> Any:
-        """A matplotlib Figure of the losses and, beside them, of what else was measured (extra ``plot``)."""
+        """A matplotlib Figure of the losses and, beside them, of the metrics (extra ``plot``)."""
         from tinynet.plot import history
 
         return history(self)
 
 
 def json_line(row: dict[str, float]) -> str:
-    """A row as a JSON object and the end of the line; what is not finite, which JSON cannot say, is null."""
+    """A row as a line of JSON; numbers that are not finite, which JSON lacks, become null."""
     finite = {name: value if isfinite(value) else None for name, value in row.items()}
     return json.dumps(finite, allow_nan=False) + "\n"

@@ -1,6 +1,6 @@
-"""How weights begin: drawn once, on the host, so that every backend begins with the same bits.
+"""Initial weights: drawn once, on the host, so that every backend starts from the same bits.
 
-The spread of each comes from the fans of a weight matrix (i, o): ``fan_in = i``, ``fan_out = o``.
+Variances depend on the fans of a weight matrix (i, o): ``fan_in = i``, ``fan_out = o``.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Orthogonal:
     """``gain`` times a random matrix with orthonormal rows or columns (Saxe et al. 2014): whichever are fewer.
 
     A normal matrix, orthonormalised by Householder reflections whose sums run in a fixed order: no BLAS, so that the
-    bits do not depend on the machine. Costs O(i o min(i, o)) elementary operations; meant for widths up to about 1000.
+    bits do not depend on the machine. Takes O(i o min(i, o)) operations; meant for widths up to about 1000.
     """
 
     gain: float = 1.0
@@ -138,23 +138,23 @@ class Orthogonal:
         reflections, signs = [], []
         for j in range(columns):
             v = xp.asarray(a[j:, j], copy=True)
-            norm = xp.sqrt(_sum(xp, v * v))
+            norm = xp.sqrt(_pairwise_sum(xp, v * v))
             sign = xp.where(v[0] < 0, -1.0, 1.0)
             v[0] = v[0] + sign * norm
-            v = v / xp.sqrt(_sum(xp, v * v))
+            v = v / xp.sqrt(_pairwise_sum(xp, v * v))
             reflections.append(v)
             signs.append(-sign)  # the sign of R's diagonal: taken out, the result is uniform (Mezzadri 2007)
-            a[j:, j:] = a[j:, j:] - 2.0 * v[:, None] * _sum(xp, v[:, None] * a[j:, j:])[None, :]
+            a[j:, j:] = a[j:, j:] - 2.0 * v[:, None] * _pairwise_sum(xp, v[:, None] * a[j:, j:])[None, :]
         q = xp.eye(rows, columns, dtype=xp.float64)
         for j in reversed(range(columns)):
             v = reflections[j]
-            q[j:, j:] = q[j:, j:] - 2.0 * v[:, None] * _sum(xp, v[:, None] * q[j:, j:])[None, :]
+            q[j:, j:] = q[j:, j:] - 2.0 * v[:, None] * _pairwise_sum(xp, v[:, None] * q[j:, j:])[None, :]
         q = self.gain * q * xp.stack(signs)[None, :]
         return q if shape[0] >= shape[1] else xp.matrix_transpose(q)
 
 
-def _sum(xp: Any, x: Array) -> Array:
-    """Sum over the first axis by halves: the same order of additions on every machine."""
+def _pairwise_sum(xp: Any, x: Array) -> Array:
+    """Pairwise sum over the first axis: the same order of additions on every machine."""
     while x.shape[0] > 1:
         half = x.shape[0] // 2
         folded = x[:half] + x[half : 2 * half]

@@ -13,7 +13,7 @@ from typing import Any
 
 from tinynet_backends import Backend, DenseLayer
 
-from tinynet import initializers, streams
+from tinynet import checks, initializers, streams
 from tinynet.initializers import Initializer, Shape
 
 Array = Any
@@ -24,10 +24,11 @@ Formula = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """All that a pass depends on beside parameters and input.
+    """Everything that a pass depends on besides parameters and input.
 
-    ``need_dx`` False says that nobody will use the gradient of this layer's input, which may then be None. ``seed`` is
-    one seed, or the seeds of many networks that run as one: all arrays then have an axis of networks before their own.
+    ``seed`` is one seed, or a tuple with one for each of many networks that run as one: every array then has a leading
+    axis of networks. ``path`` is the layer's place in the network, a digit to the base 4096 for each level of nesting.
+    Without ``need_dx`` the gradient of the layer's input is not used and may be None.
     """
 
     ops: Backend
@@ -38,24 +39,24 @@ class Context:
     need_dx: bool = True
 
     def child(self, number: int) -> Context:
-        """The context of an inner layer: the first alone stands where this one's input is."""
+        """The context of an inner layer. The first one takes this layer's own input; the gradients of all others are needed."""
         return Context(
             self.ops, self.train, self.seed, self.step, self.path * 4096 + number + 1, self.need_dx or number > 0
         )
 
     @property
     def axes(self) -> int:
-        """Axes before those of a sample: 1, or 2 where there are many networks."""
+        """The number of axes before those of a sample: 1, or 2 with many networks."""
         return 2 if isinstance(self.seed, tuple) else 1
 
     def each(self) -> list[Context]:
-        """The contexts of many networks one by one."""
+        """One context for each network."""
         seeds = self.seed if isinstance(self.seed, tuple) else (self.seed,)
         return [replace(self, seed=seed) for seed in seeds]
 
     @property
     def masks(self) -> tuple[streams.Key, streams.Counter]:
-        """Key and counter of the random masks of this layer at this step: distinct down to ten levels of 4095 layers."""
+        """Key and counter of this layer's random masks at this step: distinct for up to ten levels of 4095 layers each."""
         if isinstance(self.seed, tuple):
             raise TypeError("many networks have masks of their own: take those of each context in ctx.each()")
         low = 2**64 - 1
@@ -64,7 +65,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Param:
-    """A wish for one array of ``shape``, drawn by ``init``."""
+    """A request for one array of ``shape``, initialized by ``init``."""
 
     shape: Shape
     init: Initializer
@@ -72,9 +73,9 @@ class Param:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a layer needs (`params`, learned; `state`, kept beside them) and the shape of one sample of its output.
+    """What a layer asks for: ``params`` to be learned, ``state`` to be kept beside them; and the shape of an output sample.
 
-    The values are `Param`, or for an inner layer the mapping of its own.
+    A value is a `Param` or, for an inner layer, a mapping of its own.
     """
 
     shape: Shape
@@ -83,21 +84,20 @@ class Spec:
 
 
 class Layer:
-    """The protocol, and how a layer prints."""
+    """The protocol of a layer, and its repr."""
 
     @property
     def formulas(self) -> tuple[Formula, Formula] | None:
-        """An elementwise formula and its derivative, ``f(xp, x)`` and ``df(xp, dy, x, y)``, if `forward` is these and
-        nothing else: they may then be computed together with what comes before."""
+        """``f(xp, x)`` and its derivative ``df(xp, dy, x, y)``, if `forward` is this elementwise formula and nothing
+        else, so that a backend may fuse it with the layer before; otherwise None."""
         return None
 
     def build(self, shape: Shape) -> Spec:
-        """What this layer wants for samples of ``shape``; ValueError if it cannot take them."""
+        """What this layer asks for, given samples of ``shape``; ValueError if it cannot take them."""
         return Spec(shape)
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
-        """``y, backprop``: (n, *shape) -> (n, *out shape), and ``dy -> (dx, dparams)`` with the keys of
-        `Spec.params`."""
+        """``y, backprop``: (n, *shape) -> (n, *out shape), and ``dy -> (dx, dparams)``, keyed as `Spec.params`."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -121,8 +121,7 @@ class Dense(Layer):
     bias_init: Initializer = initializers.Constant(0.0)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.width, int) or isinstance(self.width, bool) or self.width < 1:
-            raise ValueError(f"Dense width {self.width!r} is not a positive whole number")
+        object.__setattr__(self, "width", checks.positive("Dense width", self.width))
 
     def build(self, shape: Shape) -> Spec:
         if len(shape) != 1:
@@ -163,7 +162,7 @@ class Flatten(Layer):
 
 
 class Sequential(Layer):
-    """One layer after another. Its parameters are those of its layers under their numbers: "0.w", "0.b", "2.w", …
+    """Layers in a row. Their parameters are named by position: "0.w", "0.b", "2.w", …
 
     Examples
     --------
@@ -211,15 +210,15 @@ class Sequential(Layer):
         number = 0
         while number < len(self.layers):
             dense, stop = self._dense_layers(number, params)
-            done = ctx.ops.dense(x, [*dense.values()], ctx.child(number).need_dx) if dense else None
-            if done is None:  # the layers one by one
+            fused = ctx.ops.dense(x, [*dense.values()], ctx.child(number).need_dx) if dense else None
+            if fused is None:  # one layer at a time
                 stop = max(stop, number + 1)
                 for n in range(number, stop):
                     x, backprop = self.layers[n].forward(params.get(str(n), {}), x, ctx.child(n))
-                    steps.append(_under(str(n), backprop))
+                    steps.append(_named(str(n), backprop))
             else:
-                x, gradients = done
-                steps.append(_of_dense([*dense.items()], gradients))
+                x, gradients = fused
+                steps.append(_fused([*dense.items()], gradients))
             number = stop
 
         def backward(dy: Array) -> tuple[Array, dict[str, Any]]:
@@ -232,8 +231,8 @@ class Sequential(Layer):
         return x, backward
 
     def _dense_layers(self, number: int, params: Params) -> tuple[dict[str, DenseLayer], int]:
-        """The dense layers that follow one another from ``number`` on, each with the elementwise layer behind it, by
-        name; and the number of the layer after them."""
+        """The unbroken row of dense layers that starts at ``number``, by name, each with the elementwise layer after it
+        if there is one; and the number of the first layer beyond them."""
         found: dict[str, DenseLayer] = {}
         while number < len(self.layers) and type(self.layers[number]) is Dense:
             name, (w, b) = str(number), (params[str(number)].get(key) for key in ("w", "b"))
@@ -244,8 +243,8 @@ class Sequential(Layer):
         return found, number
 
 
-def _under(name: str, backprop: Backprop) -> Backprop:
-    """``backprop`` of an inner layer, its gradients under its name."""
+def _named(name: str, backprop: Backprop) -> Backprop:
+    """``backprop`` of an inner layer, with its gradients under its name."""
 
     def named(dy: Array) -> tuple[Array, dict[str, Any]]:
         dx, dparams = backprop(dy)
@@ -254,8 +253,8 @@ def _under(name: str, backprop: Backprop) -> Backprop:
     return named
 
 
-def _of_dense(layers: list[tuple[str, DenseLayer]], gradients: Callable[[Array], Any]) -> Backprop:
-    """The same for dense layers that a backend did together."""
+def _fused(layers: list[tuple[str, DenseLayer]], gradients: Callable[[Array], Any]) -> Backprop:
+    """``gradients`` of dense layers that a backend computed together, under the layers' names."""
 
     def named(dy: Array) -> tuple[Array, dict[str, Any]]:
         dx, found = gradients(dy)
@@ -266,7 +265,7 @@ def _of_dense(layers: list[tuple[str, DenseLayer]], gradients: Callable[[Array],
 
 
 class Residual(Sequential):
-    """``x + f(x)``, f its layers one after another, which must give back the shape they take (He et al. 2016).
+    """``x + f(x)``, where f is its layers in a row, whose output must have the shape of their input (He et al. 2016).
 
     Examples
     --------
@@ -296,7 +295,7 @@ def _add(xp: Any, a: Array, b: Array) -> Array:
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings in order, each under its dotted name."""
+    """The leaves of nested mappings, in order, each with its dotted name."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{name}.")

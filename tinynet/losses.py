@@ -1,9 +1,9 @@
-"""Losses: a number to bring down and its gradient, computed together because they share their work.
+"""Losses: the value to be minimized and its gradient, computed together because they share their work.
 
 Every loss is ``sum_i w_i l_i / W`` over the samples of a batch, ``w`` the sample weights (1 where none are given).
-``W`` is the denominator: the sum of the weights for means, 1 for sums. It may be handed in, so that the parts of a
-batch that is too large for one pass add up to the loss of the whole. An axis of networks may come before that of the
-samples in all arrays: there is then a loss for each network.
+``W`` is the denominator: the sum of the weights for means, 1 for sums. It may be passed in, so that the parts of a batch
+that is too large for one pass add up to the loss of the whole. All arrays may have a leading axis of networks; there is
+then one loss for each.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Shape = tuple[int, ...]
 
 
 class Loss:
-    """The protocol, and what elementwise losses share: ``l_i`` is the mean of the formula over the outputs of sample i.
+    """The protocol, and what elementwise losses share: ``l_i`` is the mean of `formula` over the outputs of sample i.
 
     ``formula(xp, y, target)`` gives the elementwise loss and its derivative in y.
     """
 
-    labels: ClassVar[bool] = False  # whether integer labels (n,) are a target
-    mean: ClassVar[bool] = True  # whether W is a sum of weights, or 1
+    labels: ClassVar[bool] = False  # whether integer labels (n,) are accepted as targets
+    mean: ClassVar[bool] = True  # whether W is the sum of the weights; else it is 1
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         raise NotImplementedError
@@ -34,9 +34,9 @@ class Loss:
         """``W`` for these targets: an int, or a () array where it depends on data."""
         if weight is not None:
             return ops.xp.sum(weight, axis=-1)
-        return target.shape[-1 if self._of_labels(target, ops) else -2]
+        return target.shape[-1 if self._has_labels(target, ops) else -2]
 
-    def _of_labels(self, target: Array, ops: Backend) -> bool:
+    def _has_labels(self, target: Array, ops: Backend) -> bool:
         return self.labels and bool(ops.xp.isdtype(target.dtype, "integral"))
 
     def __call__(
@@ -59,16 +59,16 @@ class Loss:
         return weight / (total if isinstance(total, (int, float)) else total[..., None])
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
-        """ValueError unless targets of a whole data set, or a batch of it, fit outputs ``(n, *out)``."""
+        """ValueError unless targets, of a batch or of a whole data set, fit outputs ``(n, *out)``."""
         n = target.shape[0]
         if tuple(target.shape[1:]) != tuple(out):
             raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {(n, *out)}")
         self.check_values(target, ops)
 
     def check_values(self, target: Array, ops: Backend) -> None:
-        """ValueError if a target is outside of what the loss is defined for."""
+        """ValueError if a target lies outside the domain of the loss."""
 
-    def _demand(self, good: Array, target: Array, claim: str, ops: Backend) -> None:
+    def _require(self, good: Array, target: Array, claim: str, ops: Backend) -> None:
         xp = ops.xp
         if not bool(ops.to_numpy(xp.all(good))):
             flat = xp.astype(xp.reshape(good, (good.shape[0], -1)), xp.int8)
@@ -78,7 +78,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class SumSquaredError(Loss):
-    """``sum (y - t)**2`` over samples and outputs: the article's. Its sample weights multiply, nothing divides."""
+    """``sum (y - t)**2`` over samples and outputs, times the sample weights, divided by nothing."""
 
     mean: ClassVar[bool] = False
 
@@ -138,8 +138,10 @@ class Huber(Loss):
 
 @dataclass(frozen=True)
 class Quantile(Loss):
-    """Pinball loss, mean of ``q * max(t - y, 0) + (1 - q) * max(y - t, 0)``: least at the q-quantile (Koenker, Bassett
-    1978)."""
+    """Pinball loss, mean of ``q max(t - y, 0) + (1 - q) max(y - t, 0)``; least at the q-quantile.
+
+    R. Koenker, G. Bassett (1978), *Regression quantiles*.
+    """
 
     q: float = 0.5
 
@@ -155,14 +157,14 @@ class Quantile(Loss):
 
 @dataclass(frozen=True)
 class Poisson(Loss):
-    """Mean of ``exp(y) - t * y``: y is the logarithm of the rate. Counts t must not be negative."""
+    """Mean of ``exp(y) - t * y``, where y is the logarithm of the rate. Counts t must not be negative."""
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         rate = xp.exp(y)
         return rate - target * y, rate - target
 
     def check_values(self, target: Array, ops: Backend) -> None:
-        self._demand(target >= 0, target, "counts must not be negative", ops)
+        self._require(target >= 0, target, "counts must not be negative", ops)
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class Hinge(Loss):
         return xp.maximum(margin, 0.0), xp.where(margin > 0, -target, zero)
 
     def check_values(self, target: Array, ops: Backend) -> None:
-        self._demand(ops.xp.abs(target) == 1, target, "targets must be -1 or 1 (2 * t - 1 makes them of 0 and 1)", ops)
+        self._require(ops.xp.abs(target) == 1, target, "targets must be -1 or 1 (2 * t - 1 makes them of 0 and 1)", ops)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ class BinaryCrossEntropy(Loss):
 
     def __post_init__(self) -> None:
         if self.class_weight is not None:
-            object.__setattr__(self, "class_weight", _weights(self, self.class_weight))
+            object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
             if len(self.class_weight) != 2:
                 raise ValueError(f"BinaryCrossEntropy class_weight has {len(self.class_weight)} numbers: expected 2")
 
@@ -205,7 +207,7 @@ class BinaryCrossEntropy(Loss):
         return one * cost1 + zero * cost0, (one + zero) * s - one
 
     def check_values(self, target: Array, ops: Backend) -> None:
-        self._demand((target >= 0) & (target <= 1), target, "targets must be in [0, 1]", ops)
+        self._require((target >= 0) & (target <= 1), target, "targets must be in [0, 1]", ops)
 
 
 @dataclass(frozen=True)
@@ -232,18 +234,18 @@ class CrossEntropy(Loss):
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"CrossEntropy smoothing {self.smoothing!r} is out of range: give a number in [0, 1)")
         if self.class_weight is not None:
-            object.__setattr__(self, "class_weight", _weights(self, self.class_weight))
+            object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
 
-    def _classes(self, dtype: Any, ops: Backend) -> Array | None:
+    def _class_weights(self, dtype: Any, ops: Backend) -> Array | None:
         if self.class_weight is None:
             return None
         return ops.asarray(self.class_weight, "float64" if dtype == ops.dtype("float64") else "float32")
 
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
-        if self.class_weight is None or not self._of_labels(target, ops):
+        if self.class_weight is None or not self._has_labels(target, ops):
             return super().denominator(target, weight, ops)
         xp, dtype = ops.xp, ops.xp.float64 if weight is None else weight.dtype
-        of_label = xp.reshape(xp.take(self._classes(dtype, ops), xp.reshape(target, (-1,)), axis=0), target.shape)
+        of_label = xp.reshape(xp.take(self._class_weights(dtype, ops), xp.reshape(target, (-1,)), axis=0), target.shape)
         return xp.sum(of_label if weight is None else of_label * weight, axis=-1)
 
     def __call__(
@@ -254,7 +256,7 @@ class CrossEntropy(Loss):
         if not isinstance(denominator, int):
             denominator = ops.xp.astype(denominator, y.dtype)
         scale = self._scale(y, target, ops, weight, denominator, 1)
-        return ops.softmax_cross_entropy(y, target, scale, self.smoothing, self._classes(y.dtype, ops))
+        return ops.softmax_cross_entropy(y, target, scale, self.smoothing, self._class_weights(y.dtype, ops))
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
         n, k = target.shape[0], out[-1]
@@ -264,17 +266,18 @@ class CrossEntropy(Loss):
         if xp.isdtype(target.dtype, "integral"):
             if target.ndim != 1:
                 raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}")
-            self._demand((target >= 0) & (target < k), target, f"labels must be in [0, {k})", ops)
+            self._require((target >= 0) & (target < k), target, f"labels must be in [0, {k})", ops)
         elif tuple(target.shape) != (n, k):
             raise ValueError(
                 f"targets {tuple(target.shape)} of a floating type do not fit outputs {(n, k)}: "
                 f"expected integer labels {(n,)} or probabilities {(n, k)}"
             )
         else:
-            self._demand(target >= 0, target, "probabilities must not be negative", ops)
+            self._require(target >= 0, target, "probabilities must not be negative", ops)
 
 
-def _weights(loss: Loss, weights: Any) -> tuple[float, ...]:
+def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
+    """Class weights as floats; ValueError unless they are finite, not negative, and not all 0."""
     values = tuple(float(w) for w in weights)
     if not all(w >= 0 and isfinite(w) for w in values) or not any(values):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Metrics: sums gathered batch by batch on the device, made into one number at the end.
+"""Metrics: sums that are accumulated on the device batch by batch, and the number that they come to at the end.
 
 ``sums(y, target, weight, ops)`` is a vector that adds up over batches; ``result(sums)`` gets it as a list of floats.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, nan, sqrt
+from math import nan, sqrt
 from typing import Any
 
 from tinynet_backends import Backend
@@ -15,7 +15,7 @@ Array = Any
 
 
 class Metric:
-    """The protocol. ``larger_is_better`` says which way early stopping looks."""
+    """The protocol of a metric; early stopping asks whether ``larger_is_better``."""
 
     name: str
     larger_is_better: bool = True
@@ -54,7 +54,7 @@ class _Ratio(Metric):
 
 @dataclass(frozen=True)
 class Accuracy(_Ratio):
-    """Fraction of samples whose largest output is at the label; with one output column, whose sign is right.
+    """Fraction of samples whose largest output is at the label; with one output column, of those whose sign is right.
 
     Examples
     --------
@@ -67,8 +67,8 @@ class Accuracy(_Ratio):
     name: str = "accuracy"
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
-        said, true = _decide(y, target, ops)
-        return self._pair(ops.xp.astype(said == true, y.dtype), _rows(y, weight, ops), ops)
+        predicted, true = _decide(y, target, ops)
+        return self._pair(ops.xp.astype(predicted == true, y.dtype), _rows(y, weight, ops), ops)
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,15 @@ class TopK(_Ratio):
         if target.ndim == 2:
             target = xp.argmax(target, axis=1)
         classes = xp.arange(y.shape[-1], dtype=target.dtype, device=ops.device)
-        here = target[:, None] == classes[None, :]
-        own = xp.sum(xp.where(here, y, xp.zeros_like(y)), axis=-1, keepdims=True)
+        at_label = target[:, None] == classes[None, :]
+        own = xp.sum(xp.where(at_label, y, xp.zeros_like(y)), axis=-1, keepdims=True)
         above = xp.sum(xp.astype(y > own, xp.int64), axis=-1)
         return self._pair(xp.astype(above < self.k, y.dtype), _rows(y, weight, ops), ops)
 
 
 @dataclass(frozen=True)
 class LogLoss(_Ratio):
-    """Mean ``-log p`` of the true class, outputs being logits; one output column: of a sigmoid."""
+    """Mean ``-log p`` of the true class, with logits as outputs; one output column is the logit of a sigmoid."""
 
     name: str = "log_loss"
     larger_is_better: bool = False
@@ -113,19 +113,19 @@ class LogLoss(_Ratio):
 
 @dataclass(frozen=True)
 class F1(Metric):
-    """Mean over the classes of ``2 tp / (2 tp + fp + fn)``; a class that neither occurs nor is said is left out.
+    """Mean over the classes of ``2 tp / (2 tp + fp + fn)``; a class that neither occurs nor is predicted is left out.
 
-    One output column: of class 1 alone. scikit-learn's ``f1_score``, macro and binary.
+    With one output column it is that of class 1. scikit-learn's ``f1_score``, macro and binary.
     """
 
     name: str = "f1"
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         xp = ops.xp
-        said, true = _decide(y, target, ops)
+        predicted, true = _decide(y, target, ops)
         classes = xp.arange(max(2, y.shape[-1]), dtype=xp.int64, device=ops.device)[None, :]
         rows = _rows(y, weight, ops)[:, None]
-        s = xp.astype(said[:, None] == classes, y.dtype) * rows
+        s = xp.astype(predicted[:, None] == classes, y.dtype) * rows
         t = xp.astype(true[:, None] == classes, y.dtype)
         both = xp.sum(s * t, axis=0), xp.sum(s, axis=0) + xp.sum(t * rows, axis=0)
         binary = xp.zeros((1,), dtype=y.dtype, device=ops.device) + (1.0 if y.shape[-1] == 1 else 0.0)
@@ -136,8 +136,8 @@ class F1(Metric):
         scores = [2.0 * tp / total if total else None for tp, total in zip(sums[:k], sums[k : 2 * k], strict=True)]
         if sums[-1]:
             return scores[1] or 0.0
-        there = [s for s in scores if s is not None]
-        return sum(there) / len(there) if there else nan
+        defined = [s for s in scores if s is not None]
+        return sum(defined) / len(defined) if defined else nan
 
 
 class _Error(_Ratio):
@@ -193,7 +193,7 @@ class R2(Metric):
         for j in range(o):
             residual, t, t2 = sums[j], sums[o + j], sums[2 * o + j]
             spread = t2 - t * t / total if total else 0.0
-            if spread > 1e-14 * t2:
+            if spread > 1e-14 * t2:  # less is rounding: 45 ulp of the sum of squares
                 scores.append(1.0 - residual / spread)
             else:
                 scores.append(1.0 if residual == 0 else 0.0)
@@ -201,11 +201,10 @@ class R2(Metric):
 
 
 METRICS: dict[str, Metric] = {m.name: m for m in (Accuracy(), TopK(), LogLoss(), F1(), R2(), MAE(), RMSE())}
-WORST = {True: -inf, False: inf}
 
 
 def as_metric(metric: str | Metric) -> Metric:
-    """A metric as it is, or the usual one of that name."""
+    """``metric`` itself, or the metric of that name with its default parameters."""
     if isinstance(metric, Metric):
         return metric
     if metric not in METRICS:

@@ -1,4 +1,4 @@
-"""A model: a network and its numbers, all learned ones in a single vector ``theta``."""
+"""A model: a network together with its parameters, all of them in one vector ``theta``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tinynet_backends import Backend, get_backend
 
-from tinynet import streams
+from tinynet import checks, streams
 from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Context, Layer, Param, Params, leaves
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from tinynet.history import History
 
 DTYPES = ("float32", "float64")
-_CACHED = 2**19  # numbers in a layer's output that is read while it is still in the cache
-
+_CACHED = 2**19  # numbers of a layer's output that stay in the cache until the next layer reads them
 
 M = TypeVar("M", bound=Callable[..., Any])
 
 
 def _on_its_device(method: M) -> M:
-    """A method of a model, with its backend's device the current one."""
+    """The method, with the model's device as the current one while it runs."""
 
     @wraps(method)
     def active(self: Model, *args: Any, **options: Any) -> Any:
@@ -45,7 +44,7 @@ class Model:
 
     ``n_in`` is the number of features or the shape of one sample; every other width follows. ``seed`` decides the
     initial weights, which have the same bits on every backend. ``theta`` (p,) holds the parameters and ``state`` (s,)
-    what layers keep beside them; both are only ever changed in place, so that `params`, cut out of them, stays true.
+    what layers keep beside them; both are changed in place only, so that `params`, views of them, remain valid.
 
     Examples
     --------
@@ -79,11 +78,11 @@ class Model:
         self.loss: Loss | None = None
         self.metrics: tuple[Metric, ...] = ()
         self.history: History | None = None
-        self.columns: Columns | None = None  # what the table it was fitted to calls its columns and classes
+        self.columns: Columns | None = None  # names of columns and classes in the table that it was fitted to
         names = [name for name, _ in leaves(self.spec.params)]
         self.theta = self._draw(self.spec.params, first=0)
         self.state = self._draw(self.spec.state, first=len(names))
-        self._cut()
+        self._bind()
 
     def _draw(self, tree: Mapping[str, Any], first: int) -> Array:
         host = get_backend("numpy")
@@ -94,18 +93,18 @@ class Model:
         ]
         return self.ops.asarray(host.xp.concat([host.zeros((0,), host.dtype("float64")), *parts]), self.dtype)
 
-    def _cut(self) -> None:
-        params = _cut(self.theta, self.spec.params, self.ops)
+    def _bind(self) -> None:
+        params = views(self.theta, self.spec.params, self.ops)
         self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
-        self.params = _merge(params, _cut(self.state, self.spec.state, self.ops))
+        self.params = merge(params, views(self.state, self.spec.state, self.ops))
         widest = max(prod(self.in_shape), *(p.shape[-1] for _, p in leaves(self.spec.params)), 1)
         self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
-        net = self.net  # and not self: a cycle would keep a device's memory until somebody looks for it
+        net = self.net  # not self: a reference cycle would hold device memory until the next garbage collection
         self._forward = self.ops.compile(lambda params, x: net.forward(params, x, ctx)[0], self.params)
 
     def __repr__(self) -> str:
-        shapes = f"{_plain(self.in_shape)} -> {_plain(self.out_shape)}"
+        shapes = f"{_written(self.in_shape)} -> {_written(self.out_shape)}"
         return f"Model({self.net!r}, {shapes}, {self.theta.shape[0]} parameters, {self.dtype} on {self.ops.name})"
 
     def __str__(self) -> str:
@@ -142,10 +141,10 @@ class Model:
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Outputs for X: (n, *in_shape) -> (n, *out_shape), an array of this model's backend.
 
-        They are computed ``batch_size`` rows at a time, by default as many as a cache has room for.
+        They are computed ``batch_size`` rows at a time, by default as many as fit in a cache.
 
-        X is an array or a list of rows, or a data set, whose inputs are taken. No activation is added: what the
-        network's last layer gives (logits, if it was trained with a loss on logits) comes out.
+        X is an array, a list of rows, or a data set, whose inputs are taken. No activation is added: the outputs are
+        those of the last layer, so logits if the network was trained with a loss on logits.
 
         Examples
         --------
@@ -155,9 +154,7 @@ class Model:
         """
         data = as_inputs(x, self)
         out = self.ops.empty((data.n, *self.out_shape), self.ops.dtype(self.dtype))
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size {batch_size!r} is not a positive whole number")
-        rows = batch_size or self._rows
+        rows = self._rows if batch_size is None else checks.positive("batch_size", batch_size)
         for start in range(0, data.n, rows):
             stop = min(start + rows, data.n)
             out[start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
@@ -165,7 +162,7 @@ class Model:
 
     @_on_its_device
     def predict_labels(self, x: Any, *, batch_size: int | None = None) -> Array:
-        """Labels (n,) int64 for X: where the outputs are largest; with one output column, whether it is positive.
+        """Labels (n,) int64 for X: the place of the largest output; with one output column, whether it is positive.
 
         Examples
         --------
@@ -185,8 +182,7 @@ class Model:
         metrics: Iterable[str | Metric] | None = None,
         batch_size: int = 4096,
     ) -> dict[str, float]:
-        """``{"loss": …, "accuracy": …}`` over all samples of ``data``; the loss and metrics of the last fit unless
-        given.
+        """``{"loss": …, "accuracy": …}`` over all of ``data``, by default with the loss and metrics of the last fit.
 
         Examples
         --------
@@ -221,7 +217,7 @@ class Model:
         _check_inputs(data.shape, self)
         mean, deviation = moments(data, self.ops.generator, samples)
         xp = self.ops.generator.xp
-        # A mean is rounded, so the deviation of a feature that never varies may come out a little above 0.
+        # The mean is rounded, so that a constant feature may come out with a deviation slightly above 0.
         least = 8.0 * xp.finfo(mean.dtype).eps * xp.abs(mean)
         scale = 1.0 / xp.where(deviation > least, deviation, 1.0)
         layer["mean"][...], layer["scale"][...] = (self.ops.asarray(a, self.dtype) for a in (mean, scale))
@@ -249,7 +245,7 @@ class Model:
 
 
 class Trainable(Protocol):
-    """What training and evaluation ask of a model; of many, with an axis of networks first in all arrays."""
+    """What training and evaluation need of a model, or of many with a leading axis of networks in every array."""
 
     net: Layer
     ops: Backend
@@ -287,18 +283,18 @@ class Evaluation:
         self.step = ops.compile(step, model.params)
 
     def __call__(self, data: Any, batch_size: int) -> dict[str, float]:
-        """Of a model that is one."""
+        """The scores of a single network."""
         return self.each(data, batch_size)[0]
 
     def each(self, data: Any, batch_size: int) -> list[dict[str, float]]:
-        """Of each network."""
+        """The scores of each network."""
         ops = self.model.ops
         totals: list[list[list[float]]] = []
         for start in range(0, data.n, batch_size):
             batch = data.batch(range(start, min(start + batch_size, data.n)), ops, self.model.dtype)
-            # float64 from here on: many batches add up
+            # Python's floats from here on: float32 would lose digits over many batches
             sums = [[ops.to_numpy(s).tolist() for s in network] for network in self.step(*batch)]
-            totals = [_added(t, s) for t, s in zip(totals, sums, strict=True)] if totals else sums
+            totals = [_add(t, s) for t, s in zip(totals, sums, strict=True)] if totals else sums
         return [self._result(*network) for network in totals]
 
     def _result(self, loss: list[float], *rest: list[float]) -> dict[str, float]:
@@ -307,12 +303,12 @@ class Evaluation:
         return result | {m.name: m.result(s) for m, s in zip(self.metrics, rest, strict=True)}
 
 
-def _added(totals: list[list[float]], sums: list[list[float]]) -> list[list[float]]:
+def _add(totals: list[list[float]], sums: list[list[float]]) -> list[list[float]]:
     return [[a + b for a, b in zip(t, s, strict=True)] for t, s in zip(totals, sums, strict=True)]
 
 
 class _Inputs:
-    """The inputs of a model alone, with the face of a data set."""
+    """Inputs without targets, as a data set that has only what `predict` needs."""
 
     def __init__(self, x: Array, ops: Backend) -> None:
         self.x, self.ops, self.n = x, ops, int(x.shape[0])
@@ -322,7 +318,7 @@ class _Inputs:
 
 
 def as_inputs(x: Any, model: Trainable) -> Any:
-    """``x`` as something with ``n`` and ``batch``; its shape is that of the model's inputs, or ValueError."""
+    """``x`` as something with ``n`` and ``batch``; ValueError unless its shape is that of the model's inputs."""
     from tinynet.data.arrays import _adopt
     from tinynet.data.dataset import Dataset
 
@@ -331,7 +327,7 @@ def as_inputs(x: Any, model: Trainable) -> Any:
         return x
     array, ops = (x, model.ops) if model.ops.owns(x) else _adopt(x, "X")
     if array.ndim < 2:
-        raise ValueError(f"X {tuple(array.shape)} is not a table: expected (n, {_plain(model.in_shape)})")
+        raise ValueError(f"X {tuple(array.shape)} is not a table: expected (n, {_written(model.in_shape)})")
     if ops.xp.isdtype(array.dtype, "complex floating") or not ops.xp.isdtype(array.dtype, ("numeric", "bool")):
         raise TypeError(f"X of dtype {array.dtype} is not numeric: give real or whole numbers")
     _check_inputs(tuple(array.shape[1:]), model)
@@ -357,8 +353,9 @@ def check_fit(model: Trainable, data: Any, loss: Loss) -> None:
         raise ValueError(f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}")
 
 
-def _cut(vector: Array, tree: Mapping[str, Any], ops: Backend, start: int = 0) -> dict[str, Any]:
-    """Views of ``vector`` in the shapes of a spec's tree."""
+def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any]:
+    """Views of ``vector`` (..., p), one after another, in the shapes of the `Param` in ``tree``."""
+    start = 0
 
     def walk(tree: Mapping[str, Any]) -> dict[str, Any]:
         nonlocal start
@@ -375,10 +372,11 @@ def _cut(vector: Array, tree: Mapping[str, Any], ops: Backend, start: int = 0) -
     return walk(tree)
 
 
-def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+def merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """Two nested dicts as one."""
     out = dict(a)
     for name, value in b.items():
-        out[name] = _merge(out[name], value) if isinstance(out.get(name), dict) else value
+        out[name] = merge(out[name], value) if isinstance(out.get(name), dict) else value
     return out
 
 
@@ -389,5 +387,5 @@ def _shape(n_in: int | tuple[int, ...]) -> Shape:
     return shape
 
 
-def _plain(shape: Shape) -> str:
+def _written(shape: Shape) -> str:
     return str(shape[0]) if len(shape) == 1 else str(shape)

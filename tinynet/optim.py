@@ -21,8 +21,7 @@ State = dict[str, Any]  # name -> (p,) array, or a float that depends on the ste
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Plain arithmetic over flat vectors: ``rule(xp, theta, *slots, g, lr, *scalars)`` gives the new theta and
-    slots."""
+    """Arithmetic on flat vectors: ``rule(xp, theta, *slots, g, lr, *scalars)`` gives theta and slots after the step."""
 
     lr: float | Schedule
     _: KW_ONLY
@@ -55,13 +54,13 @@ class Optimizer:
         self.apply(theta, g, state, self.numbers(state, t), ops)
 
     def numbers(self, state: State, t: int) -> tuple[float, ...]:
-        """The first half of `step`, without arrays: the rate and `scalars`; numbers in ``state`` move on, in place."""
+        """The first half of `step`, on Python's floats: the rate and `scalars`; those in ``state`` advance, in place."""
         return rate_at(self.lr, t), *self.scalars(state, t)
 
     def apply(self, theta: Array, g: Array, state: State, numbers: tuple[Any, ...], ops: Backend) -> None:
-        """The second half of `step`, arithmetic on vectors alone, in place.
+        """The second half of `step`, on vectors alone, in place.
 
-        The rate, the first of ``numbers``, may be an array of theta's shape, where not all elements have the same.
+        The rate, first of ``numbers``, may be an array of theta's shape: each element then has its own.
         """
         inputs = [g]
         if getattr(numbers[0], "shape", ()):
@@ -72,28 +71,25 @@ class Optimizer:
         return self.slots
 
     def scalars(self, state: State, t: int) -> tuple[float, ...]:
-        """What depends on the step and on nothing else, after lr."""
+        """Numbers that depend on the step alone; `rule` gets them after lr."""
         return ()
 
     def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
         raise NotImplementedError
 
     def _decayed_rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
-        slots, g, lr, scalars = self._split(rest)
+        n = len(self.used_slots())
+        slots, (g, lr, *scalars) = rest[:n], rest[n:]
         if self.l2:
             g = g + self.l2 * theta
         if self.weight_decay:
             theta = theta * (1.0 - lr * self.weight_decay)
         return self.rule(xp, theta, *slots, g, lr, *scalars)
 
-    def _split(self, rest: tuple[Any, ...]) -> tuple[Any, Any, Any, Any]:
-        n = len(self.used_slots())
-        return rest[:n], rest[n], rest[n + 1], rest[n + 2 :]
-
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """``v = momentum * v + g; theta -= lr * v``, or with Nesterov's look ahead ``theta -= lr * (g + momentum * v)``.
+    """``v = momentum * v + g; theta -= lr * v``, or with Nesterov's look-ahead ``theta -= lr * (g + momentum * v)``.
 
     Sutskever et al. 2013 with lr outside of v, as PyTorch has it.
 
@@ -146,7 +142,7 @@ class Adagrad(Optimizer):
 class RMSprop(Optimizer):
     """``s = decay * s + (1 - decay) * g**2; theta -= lr * g / (sqrt(s) + epsilon)`` (Hinton, lecture 6e, 2012).
 
-    epsilon is outside of the root, as in PyTorch (Keras has it inside). With a momentum, v gathers the quotients.
+    epsilon is outside the root, as in PyTorch (Keras has it inside). With a momentum, v accumulates the quotients.
     """
 
     lr: float | Schedule = 0.01
@@ -174,8 +170,8 @@ class Adam(Optimizer):
 
     ``m = beta1 m + g; v = beta2 v + g**2; theta -= lr * (m / w1) / (sqrt(v / w2) + epsilon)``
 
-    with ``w = 1 + beta + … + beta**(t - 1)``: what divides lr are weighted means. The paper's m and v are these sums times
-    ``1 - beta``, and its ``1 - beta**t`` are w times that: the same steps, with a pass over each of the two more.
+    with ``w = 1 + beta + … + beta**(t - 1)``, so that m / w1 and v / w2 are weighted means. The paper's m and v are these
+    sums times ``1 - beta``, its corrections ``1 - beta**t`` are w times that: equal steps, but two more passes over vectors.
 
     Examples
     --------
@@ -190,24 +186,24 @@ class Adam(Optimizer):
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
     def scalars(self, state: State, t: int) -> tuple[float, ...]:
-        return _weights(self.beta1, t + 1), sqrt(_weights(self.beta2, t + 1))
+        return _sum_of_powers(self.beta1, t + 1), sqrt(_sum_of_powers(self.beta2, t + 1))
 
     def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
         m, v, g, lr, w1, root_w2 = rest
         m = self.beta1 * m + g
         v = self.beta2 * v + g * g
-        # root_w2 times numerator and denominator: a pass over v less
+        # numerator and denominator times root_w2 save a pass over v
         return theta - lr * root_w2 / w1 * (m / (xp.sqrt(v) + self.epsilon * root_w2)), m, v
 
 
-def _weights(beta: float, t: int) -> float:
+def _sum_of_powers(beta: float, t: int) -> float:
     """``1 + beta + … + beta**(t - 1)``"""
     return (1.0 - beta**t) / (1.0 - beta)
 
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """`Adam` with decoupled weight decay, 0.01 unless said otherwise (Loshchilov, Hutter 2019)."""
+    """`Adam` with decoupled weight decay, by default 0.01 (Loshchilov, Hutter 2019)."""
 
     _: KW_ONLY
     weight_decay: float = 0.01
@@ -234,7 +230,7 @@ class NAdam(Adam):
         product = state["product"] * now
         along_g = (1.0 - now) / (1.0 - product)
         along_m = following / (1.0 - product * following)
-        return along_g, along_m * (1.0 - self.beta1), sqrt(_weights(self.beta2, t + 1))
+        return along_g, along_m * (1.0 - self.beta1), sqrt(_sum_of_powers(self.beta2, t + 1))
 
     def numbers(self, state: State, t: int) -> tuple[float, ...]:
         numbers = super().numbers(state, t)

@@ -1,4 +1,4 @@
-"""A look inside: what every layer takes and gives, on the way forward and on the way back, for one batch."""
+"""What every layer takes and gives for one batch, in the forward and in the backward pass."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tinynet.summary import opens
 
 @dataclass
 class Seen:
-    """A layer, its place ("2.0" is the first one inside of the third), and the arrays that it met.
+    """A layer, its place ("2.0" is the first one inside the third), and the arrays of its two passes.
 
-    ``dx`` is None where nobody needs it: at the network's first layer.
+    ``dx`` is None where it is not needed: at the network's first layer.
     """
 
     place: str
@@ -32,7 +32,7 @@ class Seen:
 
 @dataclass(frozen=True, repr=False)
 class _Watched(Layer):
-    """A layer that notes what it does."""
+    """A layer that records its passes."""
 
     seen: Seen
 
@@ -44,19 +44,19 @@ class _Watched(Layer):
         seen.x = x
         seen.y, backprop = seen.layer.forward(params, x, ctx)
 
-        def noting(dy: Array) -> tuple[Array, dict[str, Any]]:
+        def recording(dy: Array) -> tuple[Array, dict[str, Any]]:
             seen.dy = dy
             seen.dx, dparams = backprop(dy)
             seen.gradients = dict(leaves(dparams, f"{seen.place}." if seen.place else ""))
             return seen.dx, dparams
 
-        return seen.y, noting
+        return seen.y, recording
 
 
 def probe(model: Model, batch: Batch, loss: Loss, *, step: int = 0) -> tuple[float, list[Seen]]:
-    """The loss of ``batch`` and every layer's part in it, in order, as in training step ``step``.
+    """The loss of ``batch`` and what every layer saw, in order, as in training step ``step``.
 
-    Nothing of the model changes: what its layers keep, such as running means, is copied before.
+    The model does not change: the passes work on copies of its layer state, such as running means.
     """
     ops, seen = model.ops, list[Seen]()
     net = _watched(model.net, "", seen)
@@ -69,7 +69,7 @@ def probe(model: Model, batch: Batch, loss: Loss, *, step: int = 0) -> tuple[flo
         backprop(dy)
         return value
 
-    # A step that is made anew each time is never captured, and says nothing about numbers that overflow.
+    # A step that is compiled anew at each call is never captured; overflow raises no warning within it.
     return float(ops.to_numpy(ops.compile(run)(batch))), seen
 
 
@@ -84,7 +84,7 @@ def _watched(layer: Layer, place: str, seen: list[Seen]) -> Layer:
 
 
 def _with_copies(params: Params, state: Mapping[str, Any], copied: Any) -> dict[str, Any]:
-    """``params`` with copies of what ``state`` names."""
+    """``params``, with copies of the arrays that ``state`` names."""
     new = {
         name: copied(params[name]) if isinstance(spec, Param) else _with_copies(params[name], spec, copied)
         for name, spec in state.items()

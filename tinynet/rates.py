@@ -1,4 +1,4 @@
-"""Which learning rate? A short run whose rate grows at every step says where the loss falls and where it breaks out."""
+"""The learning-rate range test: a short run whose rate grows at every step shows where the loss falls and where it rises."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tinynet.optim import Adam, Optimizer
 from tinynet.schedules import Exponential
 from tinynet.training import Run, train
 
-BROKEN = 4.0  # the loss, in multiples of the least one, at which the test ends: fastai's learner stops there, too
-DIVISOR = 10.0  # the rate at the least loss, over this, is suggested: there the loss falls, and diverges only beyond
+STOP = 4.0  # the test ends at this multiple of the least loss, as in fastai's learner
+DIVISOR = 10.0  # what is suggested is the rate at the least loss over this: there the loss still falls
 
 
 @dataclass(frozen=True)
 class RateTest:
-    """The rate of each step, the loss of its batch, that loss smoothed, and the rate to begin with.
+    """The rate of each step, the loss of its batch, that loss smoothed, and a rate to train with.
 
     ``suggestion`` is a tenth of the rate at which the smoothed loss was least, as fastai's learner takes it; None where
     the loss never fell.
@@ -53,8 +53,8 @@ def find_rate(
     """The learning-rate range test: ``steps`` steps, whose rate grows evenly in its logarithm from ``low`` to ``high``.
 
     L. N. Smith (2017), *Cyclical learning rates for training neural networks*, section 3.3, with the logarithmic scale
-    that is now usual. It ends early where the loss is no longer finite or four times the least one. It trains a copy,
-    so the model stays as it is, to the last bit. ``data``, ``loss``, ``optimizer``, whose own rate is not used, and
+    that is now usual. It ends early once the loss is not finite or four times the least one. A copy is trained; the
+    model itself does not change by a bit. ``data``, ``loss``, ``optimizer`` (whose own rate is ignored) and
     ``batch_size`` are those of `fit`, and so are the batches.
     """
     if not 0 < low < high < float("inf"):
@@ -72,7 +72,7 @@ def find_rate(
     try:
         for report in train(copy, loader, loss, rising, steps=steps, run=run, due=lambda step: True):
             losses += report.recent
-            if losses[-1] > BROKEN * min(losses) > 0 and len(losses) > 1 and losses[-1] > losses[0]:
+            if losses[-1] > STOP * min(losses) > 0 and len(losses) > 1 and losses[-1] > losses[0]:
                 break
     except DivergedError as e:
         if not losses:

@@ -1,5 +1,4 @@
-"""Layers, initializers and losses as plain data, and back: from a fixed table, never by importing a name from a
-file."""
+"""Layers, initializers and losses as plain data and back, by a fixed table: no name in a file is ever imported."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ def _kind(thing: Any) -> str:
 
 
 def rebuild(data: Any, depth: int = 0) -> Any:
-    """What `describe` was given. ValueError for anything that it does not write."""
+    """The inverse of `describe`; ValueError for anything that it does not write."""
     if depth > DEEPEST:
         raise ValueError(f"layers nest deeper than {DEEPEST}")
     if isinstance(data, list):

@@ -1,4 +1,4 @@
-"""Dropout, layer norm and batch norm: what acts differently in training, or across samples."""
+"""Dropout, layer norm and batch norm: layers that act differently in training, or across features or samples."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec
 class Dropout(Layer):
     """In training, each element is 0 with probability ``rate``, else ``x / (1 - rate)`` (Srivastava et al. 2014).
 
-    ``rate`` in [0, 1) is the fraction dropped. The mask is a pure function of (seed, step, place of the layer).
+    ``rate`` in [0, 1) is the fraction dropped. The mask is a pure function of (seed, step, position of the layer).
 
     Examples
     --------
     >>> model = tn.Model(tn.Dropout(0.5), n_in=2)
-    >>> model.predict([[1.0, 2.0]]).tolist()  # at rest outside of training
+    >>> model.predict([[1.0, 2.0]]).tolist()  # the identity outside of training
     [[1.0, 2.0]]
     """
 
@@ -40,10 +40,9 @@ class Dropout(Layer):
         return y, lambda dy: (ops.dropout_grad(dy, keep, self.rate), {})
 
 
-def _vectors(name: str, shape: Shape) -> Shape:
+def _check_vectors(name: str, shape: Shape) -> None:
     if len(shape) != 1:
         raise ValueError(f"{name} takes vectors, not samples of shape {shape}: put Flatten() before it")
-    return shape
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,7 +55,7 @@ class LayerNorm(Layer):
     epsilon: float = 1e-5
 
     def build(self, shape: Shape) -> Spec:
-        _vectors("LayerNorm", shape)
+        _check_vectors("LayerNorm", shape)
         return Spec(shape, {"gamma": Param(shape, Constant(1.0)), "beta": Param(shape, Constant(0.0))})
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
@@ -74,7 +73,7 @@ class LayerNorm(Layer):
 class BatchNorm(Layer):
     """Each feature brought to mean 0 and variance 1 over the batch, then ``gamma * x + beta`` (Ioffe, Szegedy 2015).
 
-    In training it also moves, in place, the running mean and (unbiased) variance that stand in their place in
+    In training it also updates, in place, the running mean and (unbiased) variance that replace the batch's in
     evaluation: ``running += momentum * (batch - running)``, PyTorch's convention.
     """
 
@@ -88,7 +87,7 @@ class BatchNorm(Layer):
             )
 
     def build(self, shape: Shape) -> Spec:
-        _vectors("BatchNorm", shape)
+        _check_vectors("BatchNorm", shape)
         one, zero = Param(shape, Constant(1.0)), Param(shape, Constant(0.0))
         return Spec(shape, {"gamma": one, "beta": zero}, {"mean": zero, "var": one})
 
@@ -100,7 +99,7 @@ class BatchNorm(Layer):
         y, normed, rstd, mean, var = ops.normalize(x, gamma, params["beta"], -2, self.epsilon)
         running = (params["mean"], params["var"])
         batch = (ops.xp.reshape(mean, gamma.shape), ops.xp.reshape(var, gamma.shape))
-        ops.update(_move, running, batch, self.momentum, n / max(n - 1, 1))
+        ops.update(_running, running, batch, self.momentum, n / max(n - 1, 1))
 
         def backprop(dy: Array) -> tuple[Array, dict[str, Any]]:
             dx, dgamma, dbeta = ops.normalize_grad(dy, normed, rstd, gamma, -2)
@@ -120,7 +119,7 @@ class BatchNorm(Layer):
         return normed * gamma + beta, backprop
 
 
-def _move(
+def _running(
     xp: Any, mean: Array, var: Array, batch_mean: Array, batch_var: Array, momentum: float, unbias: float
 ) -> tuple[Array, Array]:
     return mean + momentum * (batch_mean - mean), var + momentum * (unbias * batch_var - var)

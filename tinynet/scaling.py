@@ -1,6 +1,6 @@
-"""Targets that are numbers of any unit: trained on with mean 0 and variance 1, and brought back by a last layer.
+"""Numeric targets in any unit: trained on at mean 0 and variance 1, and scaled back by a last layer.
 
-Steps, clipping and epsilons are made for numbers around 1; prices and wavelengths are not.
+Learning rates, clipping and epsilons suit numbers around 1, which prices and wavelengths are not.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from tinynet.standardize import Standardize, moments
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of each column of the targets, (o,) float64 on the host; a deviation of 0 counts
-    as 1."""
+    """Mean and standard deviation of the targets, (o,) float64 on the host; a deviation of 0 counts as 1."""
 
     mean: Array
     deviation: Array
 
     @classmethod
     def of(cls, data: Dataset) -> Scale:
-        """That of ``data``, by one pass over it."""
+        """The scale of ``data``, by one pass over it."""
         host = get_backend("numpy")
         mean, deviation = moments(data, host, of_targets=True)
         return cls(mean, host.xp.where(deviation > 0, deviation, 1.0))
 
     def undo(self, model: Model) -> Model:
-        """A model that gives the targets themselves, where ``model`` gives scaled ones: one more layer at its end."""
+        """A model that predicts the targets themselves where ``model`` predicts scaled ones: it has one more layer."""
         new = Model(
             Sequential(model.net, Standardize()), model.in_shape, seed=model.seed, backend=model.ops, dtype=model.dtype
         )
@@ -47,19 +46,20 @@ class Scale:
 
 
 class Scaled(Dataset):
-    """Another data set, its targets ``(y - mean) / deviation``."""
+    """A data set with its targets scaled, ``(y - mean) / deviation``."""
 
     def __init__(self, whole: Dataset, scale: Scale) -> None:
-        self.whole, self.scale, self.n, self.shape = whole, scale, whole.n, whole.shape
-        self.classes, self.outputs, self.columns = None, whole.outputs, whole.columns
-        self.ordered, self.stored, self.on_host = whole.ordered, whole.stored, whole.on_host
+        self._resemble(whole)
+        self.whole, self.scale, self.n = whole, scale, whole.n
 
     def __repr__(self) -> str:
         return f"{self.whole!r}, targets scaled"
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         host = get_backend("numpy")
-        x, y, weight = self.whole.rows(index, host, "float64")  # the difference of large numbers may be small
+        x, y, weight = self.whole.rows(
+            index, host, "float64"
+        )  # float64: a small difference of large numbers keeps its digits
         y = (host.xp.reshape(y, (x.shape[0], -1)) - self.scale.mean) / self.scale.deviation
         weight = None if weight is None else ops.asarray(weight, dtype)
         return Batch(ops.asarray(x, dtype), ops.asarray(y, dtype), weight)

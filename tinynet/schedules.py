@@ -1,4 +1,4 @@
-"""Learning rates that change: functions from the number of finished steps to the rate, in order of complexity.
+"""Learning-rate schedules: functions from the number of finished steps to the rate, in order of complexity.
 
 Any ``step -> rate`` function will do for an optimizer; these are the usual ones. Wrap one in `Warmup` to start gently.
 """
@@ -86,8 +86,9 @@ class InverseSquareRoot:
 
 @dataclass(frozen=True)
 class Cosine:
-    """From ``rate`` to ``final`` along half a cosine in ``steps`` steps, then constant (Loshchilov, Hutter 2017, eq.
-    5).
+    """From ``rate`` to ``final`` along half a cosine in ``steps`` steps, then constant.
+
+    I. Loshchilov, F. Hutter (2017), *SGDR: stochastic gradient descent with warm restarts*, equation 5.
 
     Examples
     --------
@@ -104,14 +105,12 @@ class Cosine:
         _check(self, self.rate, steps=self.steps)
 
     def __call__(self, step: int) -> float:
-        done = min(step / self.steps, 1.0)
-        return self.final + 0.5 * (self.rate - self.final) * (1.0 + cos(pi * done))
+        return _half_cosine(self.rate, self.final, min(step / self.steps, 1.0))
 
 
 @dataclass(frozen=True)
 class Warmup:
-    """``(step + 1) / steps`` of what ``then`` says in the first ``steps`` steps; afterwards ``then``, counted from
-    there.
+    """The first rate of ``then``, reached in equal increments over ``steps`` steps; after them ``then``, from its start.
 
     Examples
     --------
@@ -160,6 +159,7 @@ class OneCycle:
 
 
 def _half_cosine(a: float, b: float, done: float) -> float:
+    """From ``a`` at ``done`` 0 to ``b`` at 1."""
     return b + 0.5 * (a - b) * (1.0 + cos(pi * done))
 
 

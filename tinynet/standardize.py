@@ -1,4 +1,4 @@
-"""Inputs brought to mean 0 and variance 1, by what one pass over the training data says."""
+"""Inputs scaled to mean 0 and variance 1, from moments of the training data taken in one pass."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tinynet.data.dataset import Dataset
 from tinynet.initializers import Constant, Shape
 from tinynet.layers import Array, Backprop, Context, Layer, Param, Sequential, Spec
 
-_PIECE = 2**20  # numbers that are looked at at a time
+_PIECE = 2**20  # numbers that are read at a time
 
 
 @dataclass(frozen=True, repr=False)
 class Standardize(Layer):
     """``(x - mean) * scale``, the first layer of a network: mean and 1 / standard deviation of the training inputs.
 
-    Both are layer state (shape of a sample), so they are saved with the model and belong to what is exported.
-    `Model.adapt` sets them from data; `fit` does so before its first step where nobody did. Until then mean is 0 and
-    scale 1. A feature that never varies keeps scale 1.
+    Both are layer state, in the shape of a sample, so they are saved and exported with the model. They begin as 0 and 1;
+    `Model.adapt` sets them from data, and so does `fit` before its first step unless they have been set. The scale of a
+    constant feature stays 1.
     """
 
     def build(self, shape: Shape) -> Spec:
@@ -40,7 +40,7 @@ class Standardize(Layer):
 
 
 def standardizer(net: Layer, params: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Mean and scale of the `Standardize` that the inputs of ``net`` meet before anything else, if they do."""
+    """Mean and scale of the `Standardize` that ``net`` begins with, if it does."""
     while isinstance(net, Sequential) and net.layers:
         net, params = net.layers[0], params.get("0", {})
     return params if isinstance(net, Standardize) else None
@@ -49,12 +49,11 @@ def standardizer(net: Layer, params: Mapping[str, Any]) -> Mapping[str, Any] | N
 def moments(
     data: Dataset, ops: Backend, samples: int | None = None, *, of_targets: bool = False
 ) -> tuple[Array, Array]:
-    """Mean and standard deviation (divisor n) of each feature, in the shape of a sample, float64, on ``ops``;
-    ``of_targets``: of each column of the targets, which are numbers, (o,).
+    """Mean and standard deviation (divisor n) of each feature, in the shape of a sample, float64, on ``ops``.
 
-    Weighted, if the data have sample weights: a weight of k is k samples. One pass over the first ``samples`` (all), in
-    pieces whose moments are put together as T. F. Chan, G. H. Golub, R. J. LeVeque (1979) do, *Updating formulae and a
-    pairwise algorithm for computing sample variances*.
+    With ``of_targets`` they are those of each column of numeric targets, (o,). Sample weights count: a weight of k is k
+    samples. One pass over the first ``samples`` (by default all), in pieces whose moments are combined as in T. F. Chan,
+    G. H. Golub, R. J. LeVeque (1979), *Updating formulae and a pairwise algorithm for computing sample variances*.
     """
     if samples is not None and not 0 < samples <= data.n:
         raise ValueError(f"samples {samples!r} is out of range: there are {data.n}")
@@ -65,22 +64,28 @@ def moments(
     squares: Array = None
     for start in range(0, n, rows):
         x, y, weight = data.rows(range(start, min(start + rows, n)), ops, "float64")
-        x = xp.reshape(y, (y.shape[0], -1)) if of_targets else x
-        if weight is None:
-            m, own = x.shape[0], xp.mean(x, axis=0)
-            spread = xp.sum((x - own) ** 2, axis=0)
-        else:
-            m = float(ops.to_numpy(xp.sum(weight)))
-            if not m:
-                continue
-            w = xp.reshape(weight, (-1, *(1 for _ in x.shape[1:])))
-            own = xp.sum(w * x, axis=0) / m
-            spread = xp.sum(w * (x - own) ** 2, axis=0)
+        more, its_mean, its_squares = _moments(xp.reshape(y, (y.shape[0], -1)) if of_targets else x, weight, ops)
+        if not more:
+            continue
         if mean is None:
-            mean, squares = own, spread
+            mean, squares = its_mean, its_squares
         else:
-            gap = own - mean
-            mean = mean + gap * (m / (count + m))
-            squares = squares + spread + gap * gap * (count * m / (count + m))
-        count += m
+            gap = its_mean - mean
+            mean = mean + gap * (more / (count + more))
+            squares = squares + its_squares + gap * gap * (count * more / (count + more))
+        count += more
     return mean, xp.sqrt(squares / count)
+
+
+def _moments(x: Array, weight: Array | None, ops: Backend) -> tuple[float, Array, Array]:
+    """The sum of the weights of a piece, its mean, and the weighted sum of squared distances from that."""
+    xp = ops.xp
+    if weight is None:
+        mean = xp.mean(x, axis=0)
+        return x.shape[0], mean, xp.sum((x - mean) ** 2, axis=0)
+    total = float(ops.to_numpy(xp.sum(weight)))
+    if not total:
+        return 0.0, None, None
+    w = xp.reshape(weight, (-1, *(1 for _ in x.shape[1:])))
+    mean = xp.sum(w * x, axis=0) / total
+    return total, mean, xp.sum(w * (x - mean) ** 2, axis=0)

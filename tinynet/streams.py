@@ -1,4 +1,4 @@
-"""Random streams by purpose: what draws from one never moves another.
+"""Random streams by purpose: drawing from one never changes another.
 
 A stream is Philox4x64-10 (Salmon et al. 2011) under the key (seed, purpose); its counter says which sample, step or
 layer a number belongs to. Nothing else in the library is random.
@@ -17,7 +17,7 @@ from tinynet import checks
 WEIGHTS, DATA, ORDER, MASKS = 1, 2, 3, 4
 
 Array = Any
-Index = Any  # a range of step 1, or (n,) int64 numbers on the host
+Index = Any  # a range of step 1, or (n,) int64 on the host
 Key = tuple[int, int]
 Counter = tuple[int, int, int]
 
@@ -39,12 +39,12 @@ def key(seed: int, purpose: int) -> Key:
 
 @dataclass(frozen=True)
 class Stream:
-    """Random numbers by number: the i-th is a pure function of (seed, purpose, counter, i), the same on every backend.
+    """Random numbers by index: the i-th is a pure function of (seed, purpose, counter, i), the same on every backend.
 
-    ``purpose`` and the three numbers of ``counter`` are in [0, 2**64) and make streams that have nothing to do with
-    one another; ``counter[2]`` is below 2**32. The words are those of ``numpy.random.Philox(key=[seed, purpose],
-    counter=[0, *counter])``. Every method takes the numbers that are wanted, as a range or (n,) whole numbers in
-    [0, 2**62), and gives (n,) on ``ops``, by default the backend in force.
+    ``purpose`` and the three numbers of ``counter`` are in [0, 2**64), ``counter[2]`` below 2**32; streams that differ in
+    any of them are independent. The words are those of ``numpy.random.Philox(key=[seed, purpose],
+    counter=[0, *counter])``. Every method takes indices, as a range or (n,) whole numbers in [0, 2**62), and returns
+    (n,) on ``ops``, by default the backend in force.
 
     Examples
     --------
@@ -103,9 +103,9 @@ class Stream:
     def integers(self, index: Index, n: int, ops: Backend | None = None) -> Array:
         """Whole numbers in [0, n), int64, all equally likely, for n in [1, 2**63].
 
-        The upper half of ``word * n``, unless the lower half says that this number had one word more than others: then
-        from the word of the same number in a further stream. D. Lemire (2019), *Fast random integer generation in an
-        interval*, ACM TOMACS 29.
+        The upper half of ``word * n``. Where the lower half shows that this value has one word more than others, the
+        word is rejected for that of the same index in a further stream. D. Lemire (2019), *Fast random integer
+        generation in an interval*, ACM TOMACS 29.
         """
         below = checks.whole(n)
         if below is None or not 1 <= below <= 2**63:
@@ -152,7 +152,7 @@ class Stream:
 
 
 def _whole_numbers(index: Index) -> Array | None:
-    """(n,) int64 on the host, or None where there are others than whole ones in [0, 2**62)."""
+    """``index`` as (n,) int64 on the host; None if anything in it is not a whole number in [0, 2**62)."""
     xp = get_backend("numpy").xp
     try:
         index = xp.asarray(index)

@@ -1,4 +1,4 @@
-"""A network as a table, and as a drawing."""
+"""A network as a table and as a drawing."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from tinynet.initializers import Shape
 from tinynet.layers import Layer, Residual, Sequential, leaves
 
 BYTES = {"float32": 4, "float64": 8}
-_LONGEST = 32  # letters of a layer in a table
+_LONGEST = 32  # characters of a layer in the table
 
 
 @dataclass(frozen=True)
 class Row:
-    """A layer: its place ("2.0" is the first one inside of the third), the shape of one sample of its output, and what
-    it takes."""
+    """A layer: its place ("2.0" is the first one inside the third), the shape of an output sample, and its costs."""
 
     place: str
     layer: Layer
     shape: Shape
     parameters: int
     bytes: int  # of parameters and layer state
-    flops: int  # of one sample's way forward
+    flops: int  # of one sample's forward pass
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A row a layer, and their sums; `str` is the table.
+    """A row for each layer, and their sums; `str` is the table.
 
-    ``flops`` are those of one sample's way forward, a multiplication and an addition being two, and only those of
-    matrix products, which are all that grows with the product of two widths: twice the size of every array of weights
-    with two or more axes. PyTorch's ``FlopCounterMode`` counts the same. The way back takes about twice as many.
+    ``flops`` are those of one sample's forward pass, a multiplication and an addition being two. Only matrix products
+    are counted, the one thing that grows with the product of two widths: twice the size of every array of weights with
+    two or more axes. PyTorch's ``FlopCounterMode`` counts the same. The backward pass takes about twice as many.
     """
 
     rows: tuple[Row, ...]
@@ -53,15 +52,10 @@ class Summary:
     def __str__(self) -> str:
         head = ("", "layer", "output", "parameters", "bytes", "FLOPs")
         body = [
-            (
-                row.place,
-                _short(repr(row.layer)),
-                _plain(row.shape),
-                *(f"{n:,}" for n in (row.parameters, row.bytes, row.flops)),
-            )
+            (row.place, _short(repr(row.layer)), _written(row.shape), *map("{:,}".format, _costs(row)))
             for row in self.rows
         ]
-        total = ("", "", "total", *(f"{n:,}" for n in (self.parameters, self.bytes, self.flops)))
+        total = ("", "", "total", *map("{:,}".format, _costs(self)))
         widths = [max(map(len, column)) for column in zip(head, *body, total, strict=True)]
         lines = [
             "  ".join([*map(str.ljust, cells[:2], widths[:2]), *map(str.rjust, cells[2:], widths[2:])]).rstrip()
@@ -71,8 +65,12 @@ class Summary:
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
+def _costs(of: Row | Summary) -> tuple[int, int, int]:
+    return of.parameters, of.bytes, of.flops
+
+
 def _short(text: str) -> str:
-    """A name that leaves the table within a terminal of 80 columns."""
+    """``text`` cut so that the table fits a terminal of 80 columns."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
@@ -95,23 +93,24 @@ def _rows(layer: Any, shape: Shape, place: str, size: int) -> Iterator[Row]:
 
 
 def opens(layer: Layer, kind: type[Sequential]) -> bool:
-    """Whether ``layer`` does with the layers inside what ``kind`` does; a subclass that does more is one layer to us."""
+    """Whether ``layer`` treats its inner layers as ``kind`` does; a subclass with passes of its own is a single layer."""
     own = type(layer)
     return isinstance(layer, kind) and own.forward is kind.forward and own.build is kind.build
 
 
 def drawing(net: Layer, shape: Shape) -> str:
-    """The way of a sample from top to bottom: layers beside a line, its shape wherever that changes, parameters on the
-    right. A residual block is a line that leaves and comes back.
+    """A sample's path from top to bottom: layers beside a line, the shape wherever it changes, parameters on the right.
+
+    A residual block is a line that leaves and returns.
     """
-    lines = [(_plain(shape), ""), *_drawn(net, shape, "")]
+    lines = [(_written(shape), ""), *_drawn(net, shape, "")]
     width = max(len(text) for text, _ in lines)
     places = max(len(count) for _, count in lines)
     return "\n".join(f"{text:<{width}}  {count:>{places}}".rstrip() for text, count in lines)
 
 
 def _drawn(layer: Layer, shape: Shape, left: str) -> Iterator[tuple[str, str]]:
-    """Lines of text and number of parameters; ``left`` is what is drawn of the lines around this one."""
+    """Lines of text, each with its number of parameters; ``left`` draws the lines of the blocks around."""
     if opens(layer, Residual):
         yield f"{left}├─╮", ""
         yield from _in_turn(layer, shape, f"{left}│ ")
@@ -123,7 +122,7 @@ def _drawn(layer: Layer, shape: Shape, left: str) -> Iterator[tuple[str, str]]:
         count = sum(prod(p.shape) for _, p in leaves(spec.params))
         yield f"{left}│  {layer!r}", f"{count:,}" if count else ""
         if spec.shape != shape:
-            yield f"{left}{_plain(spec.shape)}", ""
+            yield f"{left}{_written(spec.shape)}", ""
 
 
 def _in_turn(net: Any, shape: Shape, left: str) -> Iterator[tuple[str, str]]:
@@ -132,5 +131,5 @@ def _in_turn(net: Any, shape: Shape, left: str) -> Iterator[tuple[str, str]]:
         shape = layer.build(shape).shape
 
 
-def _plain(shape: Shape) -> str:
+def _written(shape: Shape) -> str:
     return " × ".join(map(str, shape))

@@ -9,26 +9,27 @@ from math import isfinite, log10
 Points = Sequence[tuple[float, float]]
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # column, row from above: the bit after U+2800
-_MARGIN = 10  # characters for a number of four digits
+_MARGIN = 10  # characters of a number with four digits
 
 
 def curve(points: Points, width: int, height: int, right: float | None = None) -> list[str]:
-    """The (x, y) of ``points``, x rising, as ``height`` lines of ``width`` characters, the last of which is the axis.
+    """A plot of (x, y) ``points``, x rising, as ``height`` lines of ``width`` characters, the last of which is the axis.
 
-    The axis goes from the first x to the last, or to ``right``. A column of dots shows the mean of what falls on it; the
-    largest and the least of these stand at the left. Where they span more than two powers of ten above 0, the scale is
-    logarithmic. Points that are not finite are left out; without any, or in less than 20 × 3 characters, no lines.
+    The axis goes from the first x to the last, or to ``right``. A column of dots shows the mean of the points in it; the
+    largest and the least of these means are written at the left. The scale is logarithmic if they are positive and more
+    than a factor of 100 apart. Points that are not finite are left out. No lines if none remains, or in less than 20 × 3
+    characters.
     """
     points = [(x, y) for x, y in points if isfinite(x) and isfinite(y)]
     if not points or width < 20 or height < 3:
         return []
     begin, end = points[0][0], points[-1][0] if right is None else right
     columns, rows = 2 * (width - _MARGIN - 2), 4 * (height - 1)
-    heard: dict[int, list[float]] = {}
+    by_column: dict[int, list[float]] = {}
     for x, y in points:
         share = min(max((x - begin) / (end - begin), 0.0), 1.0) if end > begin else 0.0
-        heard.setdefault(round(share * (columns - 1)), []).append(y)
-    means = {column: sum(ys) / len(ys) for column, ys in heard.items()}
+        by_column.setdefault(round(share * (columns - 1)), []).append(y)
+    means = {column: sum(ys) / len(ys) for column, ys in by_column.items()}
     low, high = min(means.values()), max(means.values())
     scale = log10 if low > 0 and high > 100 * low else float
     span = scale(high) - scale(low)
@@ -49,7 +50,7 @@ def curve(points: Points, width: int, height: int, right: float | None = None) -
 
 
 def _joined(dots: dict[int, int]) -> Iterator[tuple[int, int]]:
-    """Column and row of the dots, and of those between neighbours, so that they make a line."""
+    """Column and row of the dots and of those in between, so that they form a line."""
     placed = sorted(dots.items())
     yield placed[0]
     for (left, above), (column, row) in pairwise(placed):

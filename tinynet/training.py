@@ -1,4 +1,4 @@
-"""Training: one step written out, and a loop that is the caller's."""
+"""Training: one step written out, and a loop that belongs to the caller."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from tinynet.losses import Loss
 from tinynet.model import Model, Trainable, check_fit
 from tinynet.optim import Optimizer, State
 
-CHECK = 64  # steps between two looks at the loss: each look waits for the device
+CHECK_EVERY = 64  # steps; a check of the losses waits for the device
 
 
 @dataclass
 class Run:
-    """All that changes in a run beside the model: with it, a run goes on as if it had never stopped."""
+    """Everything that changes in a run besides the model: from it, the run continues as if it had never stopped."""
 
     slots: State
     step: int = 0
-    average: Array | None = None  # of the weights, where they are averaged
+    average: Array | None = None  # (p,), of theta, if it is averaged
 
 
 class Report(NamedTuple):
     """A finished step: ``step`` counts from 1, ``epoch`` from 0. ``loss`` () is that of the batch, before the step.
 
-    ``float(report.loss)`` waits for the device. Where the loop has waited anyway, ``recent`` has the losses since the
-    last such report, on the host; elsewhere it is empty.
+    ``float(report.loss)`` waits for the device. Where the loop itself has waited, ``recent`` has the losses since it last
+    did, on the host; elsewhere it is empty.
     """
 
     step: int
@@ -62,14 +62,14 @@ def train(
     due: Callable[[int], bool] | None = None,
     together: bool = False,
 ) -> Iterator[Report]:
-    """Train ``model`` in place for ``steps`` steps, one for each report that is asked for; leave the loop to stop.
+    """Train ``model`` in place for ``steps`` steps, one for each report that is asked for; break out of the loop to stop.
 
-    ``clip`` bounds the gradient's norm. ``accumulate`` goes through each batch in so many parts and adds up their
+    ``clip`` bounds the gradient's norm. ``accumulate`` computes each batch in that many parts and adds up their
     gradients: the same step, in less memory. ``ema`` keeps ``average = ema * average + (1 - ema) * theta`` in the run.
-    ``run`` goes on from the state of an earlier report. Raises `DivergedError` when the loss or a weight is not finite,
-    which is looked at every 64 steps, at the end of an epoch, and after the steps for which ``due(step)`` asks: the
-    model is then as it was when it was last looked at. With ``together`` a report may stand for several steps, the last
-    of which it is about: a CUDA device gets up to 16 in one launch where it makes their batches itself.
+    ``run`` continues from the state of an earlier report. Raises `DivergedError` if the loss or a weight is not finite,
+    which is checked every 64 steps, at the end of an epoch, and after every step for which ``due(step)`` is true: the
+    model is then as it was at the last check. With ``together`` a report may stand for several steps and describes the
+    last of them: a CUDA device that makes its batches itself gets up to 16 in one launch.
 
     Examples
     --------
@@ -96,13 +96,13 @@ def train(
         if ema is not None and run.average is None:
             run.average = ops.xp.asarray(theta, copy=True)
     step = make_step(model, loss, optimizer, run, clip, accumulate, ema)
-    return loop(model, loader, step, run, steps, due, _look, together)
+    return loop(model, loader, step, run, steps, due, check_finite, together)
 
 
 class Step:
-    """One step on a batch, in place, ``step(batch, number)`` -> loss (), or the losses of many networks.
+    """One step on a batch, in place: ``step(batch, t)`` -> loss (), or (networks,).
 
-    ``compute(*fixed, x, y, weight, number, *numbers(number))`` is what a step does; ``numbers`` is asked in order.
+    It is ``compute(*fixed, *batch, t, *numbers(t))``, compiled; ``numbers`` is called once for each step, in order.
     """
 
     def __init__(
@@ -117,8 +117,10 @@ class Step:
         return self._one(*batch, t, *self.numbers(t))
 
     def several(self, stretch: Batch, first: int, steps: int) -> Array:
-        """The losses (steps,) of so many steps from ``first`` on, whose batches are the parts of ``stretch``: as one by one,
-        and one launch where there are such."""
+        """The losses (steps,) of steps ``first``, ``first + 1``, …, whose batches are equal parts of ``stretch``.
+
+        They have the bits of single steps, and take one launch on a device that launches.
+        """
         if steps not in self._several:
             losses = self.ops.empty((steps,), stretch[0].dtype)
             self._several[steps] = self.ops.compile(partial(self._compute_several, steps), *self.fixed, losses)
@@ -139,7 +141,7 @@ def make_step(
     model: Trainable, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None,
     rate: Array | None = None,
 ) -> Step:  # fmt: skip
-    """The step of a run, for one network or many; for ``rate`` see `Optimizer.apply`."""
+    """The step of a run, of one network or of many; ``rate`` is that of `Optimizer.apply`."""
     ops, theta = model.ops, model.theta
     lead = theta.shape[:-1]  # (), or the number of networks
     all_networks = (slice(None),) * len(lead)
@@ -155,7 +157,7 @@ def make_step(
         g, part = vectors[0], vectors[-1]
         n = x.shape[len(lead)]
         if lead:
-            x = ops.xp.broadcast_to(x, (*lead, *x.shape[1:]))  # all may look at the same samples
+            x = ops.xp.broadcast_to(x, (*lead, *x.shape[1:]))  # all networks may share the samples
         size = -(-n // accumulate)
         for start in range(0, n, size):
             rows = *all_networks, slice(start, min(start + size, n))
@@ -179,65 +181,71 @@ def make_step(
     return Step(ops, step, fixed, partial(optimizer.numbers, run.slots))
 
 
-Look = Callable[[Any, Array, list[Array], int], tuple[Any, ...]]
+Check = Callable[[Any, Array, list[Array], int], tuple[Any, ...]]  # as `check_finite`
 
 
 def loop(
     model: Trainable, loader: BatchSource, step: Any, run: Run, steps: int,
-    due: Callable[[int], bool] | None, look: Look, together: bool = False,
+    due: Callable[[int], bool] | None, check: Check, together: bool = False,
 ) -> Iterator[Report]:  # fmt: skip
-    """Run so many steps, ``step`` a `Step` or, unless ``together``, what can be called like one; where it waits for the
-    device it calls ``look``, which gives what is `Report.recent`."""
+    """Run ``steps`` steps and report each; ``step`` is a `Step` or, unless ``together``, any callable like one.
+
+    Where the loop waits for the device it calls ``check``, which returns `Report.recent`.
+    """
     ops, theta = model.ops, model.theta
-    most = _most_together(loader, ops) if together else 1
-    shape = CHECK, *theta.shape[:-1]
+    most = _steps_per_launch(loader, ops) if together else 1
+    shape = CHECK_EVERY, *theta.shape[:-1]
     with ops.active():
         losses = ops.zeros(shape, theta.dtype)
         good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
-    since, stop = run.step, run.step + steps  # since: the step at which all was last seen to be good
+    since, stop = run.step, run.step + steps  # since: the step of the last check
     with closing(batches(loader, run.step, ops, model.dtype)) as coming:
         while run.step < stop:
             with ops.active():
                 t = run.step
-                room = most > 1 and t + most <= min(stop, since + CHECK)
-                count = most if room and _in_one(loader, t, most, due) else 1
-                last_of_them = t + count - 1
-                value = losses[last_of_them - since, ...]
+                fits = most > 1 and t + most <= min(stop, since + CHECK_EVERY)
+                count = most if fits and _uninterrupted(loader, t, most, due) else 1
+                latest = t + count - 1
+                value = losses[latest - since, ...]
                 if count > 1:
                     _, stretch = loader.stretch(t, ops, model.dtype)  # type: ignore[attr-defined]
                     ops.assign(losses[t - since : t - since + count], step.several(stretch, t, count))
                 else:
                     ops.assign(value, step(next(coming) if most == 1 else loader.batch(t, ops, model.dtype), t))
                 run.step = t + count
-                epoch, place = divmod(last_of_them, loader.steps_per_epoch)
+                epoch, place = divmod(latest, loader.steps_per_epoch)
                 last = place + 1 == loader.steps_per_epoch
                 recent: tuple[float, ...] = ()
-                if last or run.step - since == CHECK or run.step == stop or (due is not None and due(run.step)):
-                    recent = look(model, losses[: run.step - since, ...], good, since)
-                    losses = ops.zeros(shape, theta.dtype)  # another one: the reports keep looking at theirs
+                if last or run.step - since == CHECK_EVERY or run.step == stop or (due is not None and due(run.step)):
+                    recent = check(model, losses[: run.step - since, ...], good, since)
+                    losses = ops.zeros(shape, theta.dtype)  # a new array: the reports given out keep theirs
                     since = run.step
             yield Report(run.step, epoch, last, value, run, recent)
 
 
-def _most_together(loader: BatchSource, ops: Backend) -> int:
-    """How many steps may be launched together: several where batches are made on a device that wants them so.
+def _steps_per_launch(loader: BatchSource, ops: Backend) -> int:
+    """How many steps may be launched together: several where the device that launches them makes their batches.
 
-    The parts of a stretch have to be aligned as a batch by itself is, or products would have other bits.
+    Each part of a stretch must be aligned like a batch of its own, or matrix products would have other bits.
     """
     on_device = isinstance(loader, Loader) and not loader.made_on_host(ops) and loader.batch_size % 4 == 0
     return loader.span if ops.launches and on_device else 1  # type: ignore[attr-defined]
 
 
-def _in_one(loader: Any, first: int, steps: int, due: Callable[[int], bool] | None) -> bool:
-    """Whether nothing comes between these steps: not the beginning of a stretch, a smaller batch or a step that is due."""
+def _uninterrupted(loader: Any, first: int, steps: int, due: Callable[[int], bool] | None) -> bool:
+    """Whether these steps make up a stretch of full batches, within which no step is due."""
     if loader.first_of_stretch(first) != first:
         return False
     whole = (first % loader.steps_per_epoch + steps) * loader.batch_size <= loader.data.n
     return whole and not (due is not None and any(map(due, range(first + 1, first + steps))))
 
 
-def _look(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:
-    """The losses; and keep the weights if all is finite, else put the good ones back and say so."""
+def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:
+    """The losses, on the host.
+
+    If they and the weights are finite, the weights become the ``good`` ones; else these are put back and
+    `DivergedError` is raised.
+    """
     ops, xp = model.ops, model.ops.xp
     values = tuple(ops.to_numpy(losses).tolist())
     bad = next((n for n, value in enumerate(values) if not isfinite(value)), None)
@@ -260,6 +268,7 @@ def _blend(xp: Any, average: Array, theta: Array, decay: float) -> tuple[Array]:
 
 
 def check_options(steps: int, clip: float | None, accumulate: int, ema: float | None) -> None:
+    """ValueError for options of `train` that are out of range."""
     if not isinstance(steps, int) or steps < 0:
         raise ValueError(f"steps {steps!r} is not a whole number of at least 0")
     if clip is not None and not clip > 0:

@@ -1,4 +1,4 @@
-"""``tinynet verify``: what the library promises, tried on this machine, on every backend that is here."""
+"""``tinynet verify``: what the library promises, checked on this machine, on the backends that are available."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tinynet.optim import AdamW
 from tinynet.standardize import Standardize
 from tinynet.streams import Stream
 
-# First 16 digits of the SHA-256 of samples 500 to 999 of each set with a million samples, seed 0, float32.
+# First 16 digits of the SHA-256 of samples 500 to 999 of each set, of a million samples, seed 0, float32.
 GOLDEN: dict[str, str] = {
     "spirals": "4cf1b4de20c0eb30",
     "blobs": "62215d188a046bf0",
@@ -56,13 +56,13 @@ def _digest(ops: Backend, *arrays: Any) -> str:
 
 def _gradients(ops: Backend) -> Iterator[str]:
     """gradients against differences"""
-    wholes: list[Layer] = [
+    layers: list[Layer] = [
         Dense(3), regularization.LayerNorm(), regularization.BatchNorm(), regularization.Dropout(0.3), Standardize(),
         Residual(Dense(5), activations.Tanh(), Dense(4)),
         activations.Sigmoid(), activations.Tanh(), activations.ReLU(), activations.LeakyReLU(), activations.ELU(),
         activations.GELU(), activations.SiLU(), activations.Softplus(), activations.Softmax(),
     ]  # fmt: skip
-    for layer in wholes:
+    for layer in layers:
         for train in (True, False):
             if (error := layer_error(layer, 4, ops, train=train)) > TOLERANCE:
                 yield f"{layer!r} is off by {error:.1e}"
@@ -82,20 +82,21 @@ def _gradients(ops: Backend) -> Iterator[str]:
 def _replacements(ops: Backend) -> Iterator[str]:
     """replaced operations against portable ones"""
     for name in overrides(ops):
+        reference = ops.generator if name in _ON_WORDS else ops
         for dtype, tolerance in (("float32", 1e-4), ("float64", 1e-11)):
-            mine, theirs = _cases(name, ops, dtype), _cases(name, ops, dtype)
-            reference = ops if ops.generator is ops or name not in _ON_WORDS else ops.generator
-            if reference is not ops:
-                theirs = _cases(name, reference, dtype)
-            for a, b in zip(mine, theirs, strict=True):
+            for a, b in zip(_cases(name, ops, dtype), _cases(name, reference, dtype), strict=True):
                 got, wanted = getattr(ops, name)(*a), getattr(Backend, name)(reference, *b)
-                pairs = [*_flat(got), *_flat(a)], [*_flat(wanted), *_flat(b)]
-                for x, y in zip(*pairs, strict=True):
-                    x, y = ops.to_numpy(x), reference.to_numpy(y)
-                    scale = 1.0 + float(abs(y).max()) if y.size else 1.0
-                    error = float(abs(x - y).max()) / scale if y.size and y.dtype.kind == "f" else float((x != y).any())
+                for x, y in zip([*_flat(got), *_flat(a)], [*_flat(wanted), *_flat(b)], strict=True):
+                    error = _apart(ops.to_numpy(x), reference.to_numpy(y))
                     if not error <= (0.0 if name in _EXACT else tolerance):
                         yield f"{name} in {dtype} is off by {error:.1e}"
+
+
+def _apart(x: Any, y: Any) -> float:
+    """How far apart two host arrays are: floats relative to 1 + the size of ``y``, others 0 if equal and 1 if not."""
+    if y.size and y.dtype.kind == "f":
+        return float(abs(x - y).max()) / (1.0 + float(abs(y).max()))
+    return float((x != y).any())
 
 
 _ON_WORDS = {"words", "words_at", "normal", "halves", "dropout", "permute", "samples"}
@@ -103,8 +104,20 @@ _EXACT = _ON_WORDS | {"sincos", "arctan", "log", "sum_in_order", "affine_in_orde
 
 
 def _sample(ops: Backend, words: Any) -> tuple[Any, Any]:
-    """A formula of samples."""
+    """A formula for `Backend.samples`."""
     return ops.normal(words), ops.halves(words)[:, :3]
+
+
+def _product(xp: Any, a: Any, b: Any) -> Any:
+    return a * b + 1.0
+
+
+def _descent(xp: Any, theta: Any, g: Any, rate: float) -> tuple[Any]:
+    return (theta - rate * g,)
+
+
+def _squares(xp: Any, y: Any, t: Any) -> tuple[Any, Any]:
+    return (y - t) ** 2, 2.0 * (y - t)
 
 
 def _flat(value: Any) -> list[Any]:
@@ -115,7 +128,7 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _cases(name: str, ops: Backend, dtype: str) -> list[tuple[Any, ...]]:
-    """Arguments to try an operation with: small, and longer than a block."""
+    """Arguments to try an operation on: small ones, and ones longer than a block."""
     stream, xp = Stream(1, purpose=5), ops.xp
 
     def real(*shape: int) -> Any:
@@ -126,39 +139,39 @@ def _cases(name: str, ops: Backend, dtype: str) -> list[tuple[Any, ...]]:
 
     key, counter = (7, 5), (1, 2, 3)
     labels = stream.integers(range(9), 4, ops)
-    words = stream.words(range(70_000), ops)
-    product: Callable[..., Any] = lambda xp, a, b: a * b + 1.0  # noqa: E731
-    moved: Callable[..., Any] = lambda xp, a, g, rate: (a - rate * g,)  # noqa: E731
-    squares: Callable[..., Any] = lambda xp, y, t: ((y - t) ** 2, 2.0 * (y - t))  # noqa: E731
-    return {
-        "affine": [(real(9, 5), real(5, 4), real(4)), (real(300, 64), real(64, 32))],
-        "affine_grad": [(real(9, 4), real(9, 5), real(5, 4), True), (real(9, 4), real(9, 5), real(5, 4), False, False)],
-        "elementwise": [(product, real(9, 5), real(9, 5)), (product, real(70_000), real(70_000))],
-        "update": [(moved, [real(n)], [real(n)], 0.1) for n in (9, 70_000)],
-        "pack": [([real(3, 2), real(4)], real(10))],
-        "clip_norm": [(real(70_000), 0.5), (real(9), 1e9)],
-        "softmax": [(real(9, 4),)],
-        "softmax_grad": [(real(9, 4), real(9, 4))],
-        "standardize": [(real(9, 5), real(5), real(5))],
-        "normalize": [(real(9, 5), real(5), real(5), axis, 1e-5) for axis in (-1, -2)],
-        "normalize_grad": [(real(9, 5), real(9, 5), real(9, 1), real(5), -1)],
-        "elementwise_loss": [(squares, real(9, 4), real(9, 4), real(9))],
-        "softmax_cross_entropy": [(real(9, 4), labels, real(9)), (real(9, 4), labels, real(9), 0.1)],
-        "words": [(key, counter, 3, 1001)],
-        "words_at": [(key, counter, labels, 5)],
-        "normal": [(words,)],
-        "halves": [(words,)],
-        "dropout": [(real(70_000), 0.3, key, counter)],
-        "dropout_grad": [(real(9, 5), xp.reshape(stream.bernoulli(range(45), 0.7, ops), (9, 5)), 0.3)],
-        "permute": [(labels, 1000, tuple(range(24)))],
-        "sincos": [(real64(5000),)],
-        "arctan": [(real64(5000), stream.uniform(range(5000), "float64", ops))],
-        "log": [(xp.abs(real64(5000)),)],
-        "sum_in_order": [(real64(9, 5),)],
-        "affine_in_order": [(real64(9, 5), real64(5, 4), real64(1, 4), 0.3)],
-        "gather": [(real(9, 5), labels)],
-        "samples": [(_sample, key, counter, range(7, 3007), width, (), dtype) for width in (5, 21)],
-    }[name]
+    cases: dict[str, Callable[[], list[tuple[Any, ...]]]] = {
+        "affine": lambda: [(real(9, 5), real(5, 4), real(4)), (real(300, 64), real(64, 32))],
+        "affine_grad": lambda: [
+            (real(9, 4), real(9, 5), real(5, 4), True),
+            (real(9, 4), real(9, 5), real(5, 4), False, False),
+        ],
+        "elementwise": lambda: [(_product, real(9, 5), real(9, 5)), (_product, real(70_000), real(70_000))],
+        "update": lambda: [(_descent, [real(n)], [real(n)], 0.1) for n in (9, 70_000)],
+        "pack": lambda: [([real(3, 2), real(4)], real(10))],
+        "clip_norm": lambda: [(real(70_000), 0.5), (real(9), 1e9)],
+        "softmax": lambda: [(real(9, 4),)],
+        "softmax_grad": lambda: [(real(9, 4), real(9, 4))],
+        "standardize": lambda: [(real(9, 5), real(5), real(5))],
+        "normalize": lambda: [(real(9, 5), real(5), real(5), axis, 1e-5) for axis in (-1, -2)],
+        "normalize_grad": lambda: [(real(9, 5), real(9, 5), real(9, 1), real(5), -1)],
+        "elementwise_loss": lambda: [(_squares, real(9, 4), real(9, 4), real(9))],
+        "softmax_cross_entropy": lambda: [(real(9, 4), labels, real(9)), (real(9, 4), labels, real(9), 0.1)],
+        "words": lambda: [(key, counter, 3, 1001)],
+        "words_at": lambda: [(key, counter, labels, 5)],
+        "normal": lambda: [(stream.words(range(70_000), ops),)],
+        "halves": lambda: [(stream.words(range(70_000), ops),)],
+        "dropout": lambda: [(real(70_000), 0.3, key, counter)],
+        "dropout_grad": lambda: [(real(9, 5), xp.reshape(stream.bernoulli(range(45), 0.7, ops), (9, 5)), 0.3)],
+        "permute": lambda: [(labels, 1000, tuple(range(24)))],
+        "sincos": lambda: [(real64(5000),)],
+        "arctan": lambda: [(real64(5000), stream.uniform(range(5000), "float64", ops))],
+        "log": lambda: [(xp.abs(real64(5000)),)],
+        "sum_in_order": lambda: [(real64(9, 5),)],
+        "affine_in_order": lambda: [(real64(9, 5), real64(5, 4), real64(1, 4), 0.3)],
+        "gather": lambda: [(real(9, 5), labels)],
+        "samples": lambda: [(_sample, key, counter, range(7, 3007), width, (), dtype) for width in (5, 21)],
+    }
+    return cases[name]()
 
 
 def _golden(ops: Backend) -> Iterator[str]:
@@ -211,7 +224,7 @@ def _loader() -> Loader:
 
 
 def short_run(ops: Backend, folder: Path, *, stop: int = 0, resume: bool = False) -> Model:
-    """A little of everything: four epochs with batch norm, dropout, a schedule, clipping, an average, accumulation."""
+    """A little of everything: four epochs with batch norm, dropout, a schedule, clipping, averaging and accumulation."""
     model = Model(_net(), 2, seed=1, backend=ops)
 
     def leave(model: Model, row: dict[str, float]) -> None:
@@ -227,14 +240,14 @@ def short_run(ops: Backend, folder: Path, *, stop: int = 0, resume: bool = False
 
 
 class _Left(BaseException):
-    """As if the process had ended."""
+    """Ends a run as if the process had been killed."""
 
 
 CHECKS: tuple[Check, ...] = (_gradients, _replacements, _golden, _permutations, _resume)
 
 
 def verify(backends: list[str], say: Callable[[str], object] = print) -> bool:
-    """Try everything on each backend, say what came of it, and whether all held."""
+    """Run every check on each backend and report with ``say``; whether all held."""
     held = True
     for name in backends:
         ops = get_backend(name)

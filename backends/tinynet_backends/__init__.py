@@ -1,4 +1,4 @@
-"""Array backends for tinynet: what knows arrays and nothing of networks. Useful alone."""
+"""Array backends: an array library, a device, and fast operations on it. They know nothing of networks."""
 
 from tinynet_backends.backend import Backend, DenseLayer, overrides, portable_operations
 from tinynet_backends.errors import BackendUnavailable

@@ -1,8 +1,8 @@
 """What a backend does: the portable operations.
 
-Each operation is what one would want as a single kernel. Its body here, written in array API terms alone, *is* its
-specification; a subclass may replace it by something faster, and one test holds every replacement to the body below.
-A portable operation never calls another one through ``self``, so that it stays an oracle on every backend.
+Each operation is what one would want as a single kernel. Its body here, which uses the array API alone, *is* its
+specification. A subclass may replace it by something faster, and one test compares every replacement with its original.
+A portable operation never calls another one through ``self``, so that it remains an oracle on every backend.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ def portable(operation: F) -> F:
 
 
 class DenseLayer(NamedTuple):
-    """``f(x @ w + b)``: w (i, o), b (o,) or None, and an elementwise f with its derivative ``df(xp, dy, x, y)``, or
-    None."""
+    """``f(x @ w + b)``: w (i, o), b (o,) or None, f elementwise with its derivative ``df(xp, dy, x, y)``, or None."""
 
     w: Array
     b: Array | None
@@ -39,7 +38,7 @@ class DenseLayer(NamedTuple):
     df: Formula | None
 
 
-Gradients = tuple[Array | None, list[tuple[Array, Array | None]]]  # dx, and dw and db of each layer
+Gradients = tuple[Array | None, list[tuple[Array, Array | None]]]  # dx, then (dw, db) of each layer
 
 
 class Backend:
@@ -50,7 +49,7 @@ class Backend:
     """
 
     on_host = False  # whether its arrays are NumPy's
-    launches = False  # whether several steps are best launched together
+    launches = False  # whether launches cost so much that several steps should share one
 
     def __init__(self, name: str, xp: Any, device: Any = None) -> None:
         self.name = name
@@ -67,15 +66,14 @@ class Backend:
         return getattr(self.xp, name)
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
-        """``x``, numbers, a host array or one of this backend's, as an array of this backend; copied only where it must
-        be."""
+        """``x`` (numbers, a host array, or one of this backend) as an array of this backend; copied only if needed."""
         kind = None if dtype is None else self.dtype(dtype)
         if self.owns(x):
             return x if kind is None else self.xp.astype(x, kind, copy=False)
         return self.xp.asarray(x, dtype=kind, device=self.device)
 
     def to_numpy(self, x: Array) -> Any:
-        """``x`` as a NumPy array on the host. Waits for the device: the only crossing."""
+        """``x`` as a NumPy array on the host. It waits for the device, and is the only crossing."""
         import numpy as np
 
         return np.asarray(x)
@@ -91,67 +89,66 @@ class Backend:
         return self.device is None or bool(array_api_compat.device(x) == self.device)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array of ``dtype`` (this library's) whose values are not set."""
+        """An array of ``dtype`` (this library's) with arbitrary values."""
         return self.xp.empty(shape, dtype=dtype, device=self.device)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.zeros(shape, dtype=dtype, device=self.device)
 
     def constant(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
-        """An array of one number, which nobody changes: it may be another's too."""
+        """An array full of ``value``, not to be changed: callers may share it."""
         return self.xp.full(shape, value, dtype=dtype, device=self.device)
 
     def arange(self, start: int, stop: int) -> Array:
-        """int64 numbers start, …, stop - 1."""
+        """int64 start, …, stop - 1."""
         return self.xp.arange(start, stop, dtype=self.xp.int64, device=self.device)
 
     @property
     def generator(self) -> Backend:
-        """The backend on which integer streams are computed: itself, if its library has all of uint64 arithmetic."""
+        """The backend that computes integer streams: itself, if its library has all of uint64 arithmetic."""
         return self
 
     @property
     def has_float64(self) -> bool:
-        """Whether the device computes in float64: some accelerators do not."""
+        """Whether the device has float64, which some accelerators lack."""
         return "float64" in self.xp.__array_namespace_info__().dtypes(device=self.device)
 
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
-        """``step(*fixed, …)``, made ready to run many times.
+        """``step(*fixed, …)``, prepared to run many times.
 
-        ``fixed`` are arrays, or dicts and sequences of them, that stay where they are: their values may change between
-        calls. All else that changes from call to call, arrays and numbers, is an argument of the result. A backend may
-        write down what ``step`` does to these and from then on do that without it: what a step does beside, printing or
-        counting, is then done no more, unless it calls `as_written`. What it returns lives until its next call: copy
-        what is to stay.
+        ``fixed`` are arrays, or dicts and sequences of them, that stay in place, though their values may change between
+        calls. Everything else that changes, arrays and numbers, is an argument of the result. A backend may record what
+        ``step`` does with these and then replay it without the Python: side effects such as printing or counting then
+        happen no more, unless the step calls `as_written`. Results are valid until the next call: copy what is to stay.
         """
         return partial(step, *fixed) if fixed else step
 
     def as_written(self, reason: str) -> None:
-        """Within a compiled step: run its Python every time, for ``reason``, which is logged."""
+        """Within a compiled step: run its Python at every call, for ``reason``, which is logged."""
 
     def active(self) -> AbstractContextManager[Any]:
-        """Inside, in this thread, arrays are computed on this backend's device also where no operation is called."""
+        """A context within which, in this thread, this backend's device is the library's current one."""
         return nullcontext()
 
     def admit(self, needed: int, what: str) -> None:
-        """MemoryError, with the figures, if ``what`` takes ``needed`` bytes and the device is known not to have them."""
+        """MemoryError, with the figures, if the device is known to lack the ``needed`` bytes that ``what`` takes."""
 
     def assign(self, to: Array, what: Array) -> None:
         """In place: ``to[...] = what``, arrays of one shape and dtype."""
         to[...] = what
 
     def feed(self) -> Callable[[Sequence[Any]], list[Any]]:
-        """A function that gives host arrays (or None) as arrays of this backend, perhaps copied while it computes.
+        """A function that turns host arrays (or None) into arrays of this backend, copying while the device computes.
 
-        What it gives is to be used before its next call, and changes with the one after that: for batches in turn.
+        It is for successive batches: its results are to be used before the next call, and the one after that reuses them.
         """
         return lambda arrays: [None if a is None else self.asarray(a) for a in arrays]
 
     def synchronize(self) -> None:
-        """Wait until the device has done all it was asked to."""
+        """Wait until the device has finished."""
 
     def versions(self) -> str:
-        """What this is made of, in one line, for reports."""
+        """The library and its version, in one line, for reports."""
         return f"{getattr(self.xp, '__name__', self.name)} {getattr(self.xp, '__version__', '')}".strip()
 
     # Dense layers --------------------------------------------------------------------------------------------------
@@ -166,8 +163,7 @@ class Backend:
     def affine_grad(
         self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
     ) -> tuple[Array | None, Array, Array | None]:
-        """Gradients of `affine`: ``dx`` (..., n, i) unless not needed, ``dw`` (..., i, o), ``db`` (..., o) if
-        ``bias``."""
+        """Gradients of `affine`: dx (..., n, i) if ``need_dx``, dw (..., i, o), db (..., o) if ``bias``; else None."""
         xp = self.xp
         dx = dy @ xp.matrix_transpose(w) if need_dx else None
         return dx, xp.matrix_transpose(x) @ dy, xp.sum(dy, axis=-2) if bias else None
@@ -175,23 +171,24 @@ class Backend:
     def dense(
         self, x: Array, layers: Sequence[DenseLayer], need_dx: bool
     ) -> tuple[Array, Callable[[Array], Gradients]] | None:
-        """Dense layers one after another, (n, i) -> (n, o), and their way back, ``dy -> dx, [(dw, db), …]``, where a backend
-        has a faster way than one by one; None where it has not, as here."""
+        """Dense layers in a row, (n, i) -> (n, o), and their backward pass, ``dy -> dx, [(dw, db), …]``.
+
+        None, as here, means that this backend has no faster way than one layer at a time.
+        """
         return None
 
     # Elementwise ---------------------------------------------------------------------------------------------------
 
     @portable
     def elementwise(self, formula: Formula, *arrays: Array) -> Array:
-        """``formula(xp, *arrays)``: arrays of one shape and dtype -> the same. The formula must act on each element
-        alone."""
+        """``formula(xp, *arrays)``, which must act on each element alone: arrays of one shape and dtype -> the same."""
         return formula(self.xp, *arrays)
 
     @portable
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
         """In place: ``arrays[:] = formula(xp, *arrays, *inputs, *scalars)``, arrays of one shape, element by element.
 
-        Ctrl-C waits: either all arrays are the new ones or none is, so that an interrupted run has whole weights.
+        Ctrl-C waits until all arrays are new, or none is: the weights of an interrupted run are whole.
         """
         new = formula(self.xp, *arrays, *inputs, *scalars)
         interrupt = None
@@ -200,14 +197,14 @@ class Backend:
                 for a, value in zip(arrays, new, strict=True):
                     a[...] = value
                 new = None
-            except KeyboardInterrupt as e:  # writing again what is written already does no harm
+            except KeyboardInterrupt as e:  # start over: writing a value twice does no harm
                 interrupt = e
         if interrupt is not None:
             raise interrupt
 
     @portable
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
-        """``out`` (..., p), in place: the parts (..., *shape), flattened in C order, one behind the other."""
+        """``out`` (..., p), in place: the parts (..., *shape), flattened in C order and concatenated."""
         lead, start = out.shape[:-1], 0
         for part in parts:
             size = prod(part.shape[len(lead) :])
@@ -217,7 +214,7 @@ class Backend:
 
     @portable
     def clip_norm(self, g: Array, max_norm: float) -> Array:
-        """In place: scale ``g`` (..., p) so that its Euclidean norm is at most ``max_norm``; the norm before, (...).
+        """In place: scale ``g`` (..., p) to a Euclidean norm of at most ``max_norm``; returns the norm before, (...).
 
         The factor is ``min(1, max_norm / (norm + 1e-6))``, PyTorch's ``clip_grad_norm_``; NaN and infinity spread.
         """
@@ -285,8 +282,10 @@ class Backend:
 
     @portable
     def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
-        """``sum(scale * l)`` (...) and its gradient in ``y`` (..., n, o), for ``l, dl = formula(xp, y, target)``; scale
-        (..., n)."""
+        """``sum(scale * l)`` (...) and its gradient in y (..., n, o), where ``l, dl = formula(xp, y, target)``.
+
+        scale is (..., n).
+        """
         xp = self.xp
         value, slope = formula(xp, y, target)
         rows = scale[..., None]
@@ -322,22 +321,22 @@ class Backend:
 
     @portable
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
-        """Words start, …, start + n - 1 of a Philox4x64-10 stream: (n,) uint64, those of `numpy.random.Philox`."""
+        """Words start, …, start + n - 1 of a Philox4x64-10 stream, (n,) uint64: those of `numpy.random.Philox`."""
         return philox.words(self.xp, key, counter, start, n, device=self.device)
 
     @portable
     def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
-        """Rows of ``width`` words of the same stream by number: (n,) int64 -> (n, width) uint64."""
+        """Rows of ``width`` words of the same stream, by index: (n,) int64 -> (n, width) uint64."""
         return philox.words_at(self.xp, key, counter, index, width)
 
     @portable
     def normal(self, words: Array) -> Array:
-        """Words made into standard normal float64 of the same shape: `exact.normal`."""
+        """Standard normal float64 from words, of the same shape: `exact.normal`."""
         return exact.normal(self.xp, words)
 
     @portable
     def halves(self, words: Array) -> Array:
-        """Words made into uniform float64 in [0, 1), two of each: (..., n) -> (..., 2n), `exact.halves`."""
+        """Uniform float64 in [0, 1) from words, two from each: (..., n) -> (..., 2n), `exact.halves`."""
         return exact.halves(self.xp, words)
 
     @portable
@@ -354,7 +353,7 @@ class Backend:
     def dropouts(
         self, x: Array, rate: float, keys: Sequence[tuple[int, int]], counter: tuple[int, int, int]
     ) -> tuple[Array, Array]:
-        """`dropout` of many networks, x (networks, ...), each under a key of its own."""
+        """`dropout` of many networks, x (networks, ...), each with its own key."""
         each = [self.dropout(x[n, ...], rate, key, counter) for n, key in enumerate(keys)]
         y, keep = (self.xp.stack(parts) for parts in zip(*each, strict=True))
         return y, keep
@@ -388,7 +387,7 @@ class Backend:
 
     @portable
     def sum_in_order(self, x: Array) -> Array:
-        """Sum of each row, the numbers added one after the other: (n, k) -> (n,)."""
+        """Sum of each row, added from left to right: (n, k) -> (n,)."""
         y = x[:, 0]
         for j in range(1, x.shape[1]):
             y = y + x[:, j]
@@ -396,8 +395,7 @@ class Backend:
 
     @portable
     def affine_in_order(self, x: Array, w: Array, b: Array | None = None, scale: float = 1.0) -> Array:
-        """``scale * (x @ w) + b`` with its sums in a fixed order, so the same bits everywhere: (n, i), (i, o), (1, o) ->
-        (n, o)."""
+        """``scale * (x @ w) + b``, summed in a fixed order for the same bits everywhere: (n, i), (i, o), (1, o) -> (n, o)."""
         y = x[:, :1] * w[:1, :]
         for j in range(1, x.shape[1]):
             y = y + x[:, j : j + 1] * w[j : j + 1, :]
@@ -406,13 +404,13 @@ class Backend:
 
     @portable
     def gather(self, x: Array, index: Array) -> Array:
-        """Rows of x by number: (n, ...), (m,) int64 -> (m, ...)."""
+        """Rows of x by index: (n, ...), (m,) int64 -> (m, ...)."""
         return self.xp.take(x, index, axis=0)
 
     def draw(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> Array:
-        """The words of samples by number, (n, width) uint64: those of sample i begin with word ``i * width``.
+        """The words of samples by index, (n, width) uint64: those of sample i begin with word ``i * width``.
 
-        ``index`` is a range or int64 (n,).
+        ``index`` is a range or (n,) int64.
         """
         if isinstance(index, range):
             words = self.words(key, counter, width * index.start, width * len(index))
@@ -424,16 +422,16 @@ class Backend:
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
         tables: Sequence[Array], dtype: str,
     ) -> tuple[Array, Array]:  # fmt: skip
-        """``formula(ops, words, *tables)`` of the words that `draw` gives: features (n, k) and targets, labels int64 (n,)
-        or numbers (n, o).
+        """``formula(ops, words, *tables)`` of the words that `draw` gives: features (n, k), and labels (n,) int64 or
+        targets (n, o).
 
-        The formula works in float64, as do its tables, and makes each row from that row's words alone; what it makes is
-        rounded to ``dtype``, 'float32' or 'float64'.
+        The formula and its tables are in float64, and each row follows from its own words alone; the results are rounded
+        to ``dtype``, 'float32' or 'float64'.
         """
         xp, real = self.xp, self.dtype(dtype)
         x, y = formula(self, self.draw(key, counter, index, width), *tables)
-        whole = xp.isdtype(y.dtype, "integral")
-        return xp.astype(x, real, copy=False), y if whole else xp.astype(y, real, copy=False)
+        labels = xp.isdtype(y.dtype, "integral")
+        return xp.astype(x, real, copy=False), y if labels else xp.astype(y, real, copy=False)
 
 
 def portable_operations() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Where what was found out about this machine is kept from one process to the next."""
+"""The folder where results about this machine are kept from one process to the next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """$TINYNET_CACHE, else the user's cache folder."""
+    """$TINYNET_CACHE, else a folder in the user's cache."""
     if named := os.environ.get("TINYNET_CACHE"):
         return Path(named)
     if os.name == "nt":

@@ -1,4 +1,4 @@
-"""The error of a backend that was asked for and is not there."""
+"""The error of a backend that was asked for and cannot run."""
 
 
 class BackendUnavailable(RuntimeError):

@@ -12,7 +12,7 @@ from tinynet_backends.backend import Array, Backend
 from tinynet_backends.errors import BackendUnavailable
 from tinynet_backends.numpy_backend import NumpyBackend
 
-# Library -> its array API namespace. A fixed table: a name from a file or a command line never imports anything else.
+# Library -> its array API namespace: a fixed table, so that no name from a file or a command line is ever imported.
 NAMESPACES = {"torch": "array_api_compat.torch", "dpnp": "dpnp"}
 
 
@@ -27,9 +27,8 @@ class GenericBackend(Backend):
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
         if not self.owns(x):
-            x = self._host.xp.array(
-                x, dtype
-            )  # a copy: libraries share memory with NumPy arrays, and some refuse read-only ones
+            # a copy: libraries share memory with NumPy arrays, and some refuse read-only ones
+            x = self._host.xp.array(x, dtype)
         return super().asarray(x, dtype)
 
     def to_numpy(self, x: Array) -> Any:

@@ -1,4 +1,4 @@
-"""array-api-strict: what runs here runs on any array API library. For tests; it is slow on purpose.
+"""array-api-strict: what runs here runs on any array API library. For tests; it is slow by design.
 
 Boolean indexing and data-dependent shapes are switched off, because a captured graph could not hold them.
 """
@@ -17,8 +17,7 @@ DEVICES = ("CPU_DEVICE", "device1", "device2", "no_float64")
 
 class StrictBackend(Backend):
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
-        """``step`` without the floating-point warnings of the NumPy below: a loss that is not finite says what they
-        would."""
+        """``step`` without NumPy's floating-point warnings: a loss that is not finite is reported anyway."""
 
         def compiled(*args: Any) -> R:
             with np.errstate(all="ignore"):

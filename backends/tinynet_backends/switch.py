@@ -17,7 +17,7 @@ from tinynet_backends.errors import BackendUnavailable
 from tinynet_backends.generic_backend import NAMESPACES
 
 NAMES = ("numpy", "numba", "cupy", "strict", *NAMESPACES)
-# Of each list the first that is there.
+# A name here is the first backend of its list that can run.
 CHOICES = {"auto": ("cupy", "numba", "numpy"), "host": ("numba", "numpy")}
 
 _log = logging.getLogger("tinynet")
@@ -48,11 +48,11 @@ def _load(name: str) -> Backend:
 
 
 def get_backend(backend: str | Backend | None = None, default: str = "numpy") -> Backend:
-    """The backend of that name, or the one in force where None: 'numpy', 'cupy', 'cupy:1', 'auto', 'host' (the fastest
-    on NumPy arrays), ….  ``default`` is in force where nobody has chosen.
+    """The backend of that name ('numpy', 'cupy', 'cupy:1', …), or for None the one in force.
 
-    Raises ValueError for an unknown name and `BackendUnavailable` for one that cannot run here; never another in its
-    place.
+    'auto' is the fastest one that can run here, 'host' the fastest one on NumPy arrays. ``default`` is in force if none
+    has been chosen. Raises ValueError for an unknown name and `BackendUnavailable` for a backend that cannot run here;
+    another one is never taken instead.
 
     Examples
     --------
@@ -67,14 +67,14 @@ def get_backend(backend: str | Backend | None = None, default: str = "numpy") ->
     if isinstance(chosen, Backend):
         return chosen
     if not isinstance(chosen, str):
-        raise TypeError(f"backend {chosen!r} is no name: choose from auto, {', '.join(NAMES)}")
+        raise TypeError(f"backend {chosen!r} is not a name: choose from auto, {', '.join(NAMES)}")
     return _load(chosen.strip().lower() if ":" not in chosen else chosen.strip())
 
 
 def backend_of(x: object) -> Backend:
-    """The backend that owns ``x``: of its library, on its device. numpy for what is no array of any such library.
+    """The backend that owns ``x``: of its library, on its device; numpy if ``x`` is not an array of another library.
 
-    What is in force does not matter. array-api-strict keeps the flags that it has.
+    The backend in force does not matter. Flags of array-api-strict are left as they are.
     """
     import array_api_compat
 
@@ -85,11 +85,11 @@ def backend_of(x: object) -> Backend:
         return _load(f"cupy:{device.id}" if device.id else "cupy")
     xp = array_api_compat.array_namespace(x)
     library = xp.__name__.rpartition(".")[2]
-    return _around(xp, f"{library}:{getattr(device, '_device', device)}", device)
+    return _wrap(xp, f"{library}:{getattr(device, '_device', device)}", device)
 
 
 @cache
-def _around(xp: ModuleType, name: str, device: Any) -> Backend:
+def _wrap(xp: ModuleType, name: str, device: Any) -> Backend:
     if xp.__name__ == "array_api_strict":
         from tinynet_backends.strict_backend import StrictBackend
 
@@ -100,7 +100,7 @@ def _around(xp: ModuleType, name: str, device: Any) -> Backend:
 
 
 def set_backend(backend: str | Backend | None) -> None:
-    """Make ``backend`` the default of the process, in every thread; None takes the choice back."""
+    """Make ``backend`` the default of the process, in every thread; None undoes that."""
     if backend is not None:
         backend = get_backend(backend)
     _process[0] = backend
@@ -108,7 +108,7 @@ def set_backend(backend: str | Backend | None) -> None:
 
 @contextmanager
 def use_backend(backend: str | Backend) -> Iterator[Backend]:
-    """Within the ``with`` block, in this thread or task, ``backend`` is the one in force.
+    """A context within which, in this thread or task, ``backend`` is the one in force.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def use_backend(backend: str | Backend) -> Iterator[Backend]:
 
 
 def available_backends() -> dict[str, str]:
-    """Every backend by name, with what it is made of, or with the reason why it is not there ("not here: …")."""
+    """Every backend by name, with its versions, or with the reason why it cannot run ("not here: …")."""
     found = {}
     for name in NAMES:
         try:

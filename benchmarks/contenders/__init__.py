@@ -1,5 +1,8 @@
-"""Who runs. Each module makes, of a task, a function that does one training step and returns its loss, uncollected:
-``float`` of it waits for the device."""
+"""The contenders.
+
+Each module turns a task into a function that makes one training step and returns its loss on the device, where ``float``
+waits for it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def entered(names: dict[str, Any], task: Task) -> list[str]:
 
 
 def make(name: str, task: Task) -> Step:
-    """The step of a contender. Whatever is raised here is the reason why it is left out."""
+    """The step of a contender; an exception is the reason why it is left out."""
     module, options = CPU[name]
     step: Step = importlib.import_module(f"benchmarks.contenders.{module}").make(task, **options)
     return step

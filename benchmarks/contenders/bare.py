@@ -1,5 +1,4 @@
-"""What NumPy itself can do: the step written out by hand, with memory that stays and Adam in blocks that fit the
-cache."""
+"""What NumPy itself can do: the step written by hand, in preallocated memory, with Adam in blocks that fit the cache."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from benchmarks.tasks import Task
 
 
 class Fixed:
-    """A loader whose epoch, of one batch again and again, never ends: the end of an epoch has costs of its own."""
+    """A loader that repeats one batch in an epoch without end: the end of an epoch has costs of its own."""
 
     def __init__(self, task: Task, ops: tn.Backend) -> None:
         self.data, self.batch_size, self.steps_per_epoch = tn.Arrays(*task.data()), task.batch, 2**40
@@ -34,7 +34,7 @@ def _steps(task: Task, model: tn.Model, loader: Any) -> Step:
 
 
 def _model(task: Task, backend: str, precision: str, **changes: Any) -> tn.Model:
-    """``changes`` are attributes of a backend of its own."""
+    """With ``changes`` the model gets a backend of its own with these attributes."""
     name = backend if precision == "float32" else f"{backend}:{precision}"
     return task.model(_changed(name, **changes) if changes else name)
 
@@ -54,7 +54,7 @@ def make(task: Task, backend: str, precision: str = "float32") -> Step:
 
 
 def _one_by_one(reports: Iterator[tn.Report], at: int = 0) -> Step:
-    """Steps from reports that may stand for several: a call for each, of which the last of them has the loss."""
+    """Single steps from reports that may stand for several, whose loss is that of the last one."""
     left, loss = 0, None
 
     def step() -> Any:
@@ -69,7 +69,7 @@ def _one_by_one(reports: Iterator[tn.Report], at: int = 0) -> Step:
 
 
 def together(task: Task, backend: str, precision: str = "float32", **changes: Any) -> Step:
-    """The same batch as `fit` has it where the data is on the device: after a first few, 16 steps in one launch."""
+    """The same batch as in `fit` with data on the device: after the first few steps, 16 in one launch."""
     model = _model(task, backend, precision, **changes)
     ops = model.ops
     tiles = 16 * max(1, min(64, (1 << 28) // (16 * task.batch * task.widths[0])))
@@ -83,7 +83,7 @@ def together(task: Task, backend: str, precision: str = "float32", **changes: An
 
 
 def fed(task: Task, backend: str, precision: str = "float32", together: bool = False) -> Step:
-    """The same on a new batch every step, of a virtual set of that shape: made where the model is."""
+    """The same with a new batch at every step, made where the model is from a virtual set of that shape."""
     data = tn.data.Blobs(2**40, n_features=task.widths[0], n_classes=task.widths[-1])
     loader = tn.Loader(data, task.batch)
     return _one_by_one(_reports(task, _model(task, backend, precision), loader, together=together))

@@ -29,7 +29,7 @@ def _network(task: Task) -> nn.Sequential:
 
 
 def settle(precision: str) -> None:
-    """How this process computes products of float32."""
+    """Set how this process computes float32 products."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
 
 
@@ -59,7 +59,7 @@ def make(task: Task, device: str = "cpu", precision: str = "float32") -> Step:
 
 
 def product(task: Task, n: int, device: str = "cpu", precision: str = "float32") -> Step:
-    """No step of the task: one product of n × n matrices that are of the precision already."""
+    """Not a step of the task, but one product of n × n matrices that have the precision already."""
     settle(precision)
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = torch.randn((2, n, n), device=device).to(kind)

@@ -40,7 +40,7 @@ def _adam(p: list[Tensor], m: list[Tensor], v: list[Tensor], g: list[Tensor], t:
 
 
 def _captured(step: Step, state: list[Tensor]) -> Step:
-    """The step as one launch; ``state`` is afterwards what it was before."""
+    """The step as one launch; ``state`` is left as it was."""
     kept = [a.clone() for a in state]
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
@@ -58,13 +58,13 @@ def _captured(step: Step, state: list[Tensor]) -> Step:
         graph.replay()
         return loss
 
-    launch.memory = step, state  # type: ignore[attr-defined]  # which the graph uses, and does not keep
+    launch.memory = step, state  # type: ignore[attr-defined]  # which the graph uses but does not keep alive
     return launch
 
 
 def make(task: Task, device: str = "cpu", precision: str = "float32") -> Step:
     settle(precision)
-    torch.compiler.reset()  # or what was compiled for another task would be tried first, and kept
+    torch.compiler.reset()  # or code compiled for another task would be tried first, and kept
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     x, y = (torch.tensor(a, device=device) for a in task.data())
     p = [torch.tensor(a, device=device) for layer in task.start() for a in layer if a is not None]

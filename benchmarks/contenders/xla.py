@@ -1,5 +1,7 @@
-"""JAX: the whole step under one ``jit``, its state donated, Adam written out. bf16 is products and activations in
-bfloat16, with weights and Adam in float32."""
+"""JAX: the whole step under one ``jit``, its state donated, Adam written out.
+
+bf16 is products and activations in bfloat16, with weights and Adam in float32.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from benchmarks.contenders import Step
 from benchmarks.tasks import ADAM, Task
 
 Tree = Any
-# What is multiplied, and in which precision; a GPU's default for float32 is to round to fewer bits than the others.
+# Operands and precision of products; by default a GPU rounds float32 to fewer bits than the other contenders do.
 PRECISIONS = {"float32": ("float32", "highest"), "tf32": ("float32", "high"), "bf16": ("bfloat16", "default")}
 
 

@@ -1,4 +1,4 @@
-"""How long until it is learnt."""
+"""Time to accuracy: how long until it has been learned."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EPOCHS = 200
 
 
 def measure(name: str, samples: str, goal: float, hidden: list[int], batch: int) -> dict[str, Any]:
-    """In the child: seconds of training until the held-out accuracy is reached; to find that out costs nothing."""
+    """In the child: seconds of training until the held-out accuracy is reached; evaluating it is not counted."""
     x, y, x_held, y_held = SAMPLES[samples]()
     kind, options = LEARNERS[name]
     learner = kind(x, y, int(y.max()) + 1, tuple(hidden), batch, **options)

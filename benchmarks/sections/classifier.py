@@ -41,7 +41,7 @@ def theirs(samples: str) -> dict[str, Any]:
     epochs = EPOCHS[samples]
     net = perceptron((HIDDEN,), BATCH, max_iter=epochs, n_iter_no_change=epochs + 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it has not converged: it was not meant to
+        warnings.simplefilter("ignore")  # it has not converged, and was not meant to
         seconds = elapsed(lambda: net.fit(x, y))
     return _result(seconds, net.predict(x_held), split)
 

@@ -1,4 +1,4 @@
-"""`tinynet.sklearn` beside scikit-learn's own MLPs, both as they are by default, on data as they come."""
+"""`tinynet.sklearn` beside scikit-learn's own MLPs, both with default parameters, on unscaled data."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SETS = {
     "wine": "MLPClassifier",
     "diabetes": "MLPRegressor",
 }
-FITS = 5  # with other weights and orders
+FITS = 5  # with different weights and orders
 
 
 def fit(samples: str, module: str, backend: str | None = None) -> dict[str, Any]:
-    """In the child: seconds of a fit, until the estimator stops, and the score of every fourth sample, which are held out."""
+    """In the child: seconds of a fit until the estimator stops, and its score on every fourth sample, which is held out."""
     from sklearn import datasets
 
     x, y = getattr(datasets, f"load_{samples}")(return_X_y=True)
@@ -34,7 +34,7 @@ def fit(samples: str, module: str, backend: str | None = None) -> dict[str, Any]
         return getattr(import_module(module), SETS[samples])(random_state=seed, **options, **more)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that 200 epochs were not enough: these are the default
+        warnings.simplefilter("ignore")  # 200 epochs, the default, were not enough
         first = elapsed(lambda: made(0, max_iter=3).fit(x[~held], y[~held]))  # compiles, or finds what was compiled
         estimators = [made(seed) for seed in range(FITS)]
         seconds = elapsed(lambda: [estimator.fit(x[~held], y[~held]) for estimator in estimators]) / FITS

@@ -1,4 +1,4 @@
-"""What data cost within `Model.fit`: batches that are computed, beside one batch again and again in the same run."""
+"""What data cost within `Model.fit`: computed batches beside one repeated batch in the same run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.comparison import Comparison
 from benchmarks.feeding import STRETCH, Source, first_of, within_fit
 from benchmarks.runner import CONTROL, Failed, Order, Runner
 
-NUMBERS = 2**22  # in an epoch, about
+NUMBERS = 2**22  # of an epoch, roughly
 SETS = {"blobs": tn.data.Blobs, "checkerboard": tn.data.Checkerboard}  # normal and uniform numbers
 
 

@@ -1,4 +1,4 @@
-"""What it costs to have the library at all: time and memory of the import, and size on disk."""
+"""What it costs to have the library at all: the time and memory of its import, and its size on disk."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _import(program: str) -> tuple[float, float]:
 
 
 def installed_mb(name: str) -> float:
-    """Size of a distribution's files; ours are counted where they lie."""
+    """Size of a distribution's files; ours are counted in the checkout."""
     if name == "tinynet":
         files = [f for folder in PACKAGES for f in folder.rglob("*") if f.is_file() and f.suffix != ".pyc"]
     else:

@@ -1,4 +1,4 @@
-"""`fit_many` beside as many runs of `fit`, one after another: the same networks, batches, epochs and numbers."""
+"""`fit_many` beside as many runs of `fit`, one after another: the same networks, batches, epochs and rates."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from tinynet.layers import Dense, Sequential
 from tinynet.losses import CrossEntropy
 from tinynet.model import Model
 from tinynet.optim import Adam
-from tinynet.training import CHECK, train
+from tinynet.training import CHECK_EVERY, train
 
 EXAMPLES = """
 tinynet bench                                       some ten seconds a backend
@@ -104,5 +104,5 @@ def _steps(task: Task, backend: str) -> Iterator[int]:
     batch = Blobs(n, n_classes=classes, n_features=features).batch(range(n), get_backend("numpy"), "float32")
     loader = Loader(Arrays(batch.x, batch.y), task.batch_size, shuffle=True)
     for report in train(model, loader, CrossEntropy(), Adam(1e-4), steps=_FOREVER):
-        if report.step % CHECK == 0:
-            yield CHECK
+        if report.step % CHECK_EVERY == 0:
+            yield CHECK_EVERY

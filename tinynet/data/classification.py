@@ -1,5 +1,4 @@
-"""Virtual data sets with classes. Where scikit-learn has a namesake, the class is drawn at random here and dealt out
-there."""
+"""Virtual data sets with classes. Classes are drawn at random; in scikit-learn's namesakes their sizes are fixed."""
 
 from __future__ import annotations
 
@@ -69,11 +68,10 @@ class Spirals(ClassFirst):
         return t * cosine, t * sine
 
     def best_accuracy(self, index: range | None = None, *, points: int = 512) -> tuple[float, float]:
-        """The accuracy of the best possible classifier on the samples of ``index``, and the standard error of that
-        figure.
+        """The accuracy of the best possible classifier on the samples of ``index``, and its standard error.
 
-        Bayes' rule with the density that the set is made by: each arm's, averaged over ``points`` places along it. By
-        default on the first 20 000 samples; reckoned on the host.
+        It applies Bayes' rule to the true densities, those of the arms, averaged over ``points`` places along each. By
+        default on the first 20 000 samples; computed on the host.
         """
         index = range(min(20_000, self.n)) if index is None else index
         if not isinstance(index, range) or index.step != 1 or not index:

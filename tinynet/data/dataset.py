@@ -1,4 +1,4 @@
-"""What a data set is: so many samples, any of which can be had by number."""
+"""What a data set is: samples that can be had by index."""
 
 from __future__ import annotations
 
@@ -24,23 +24,28 @@ class Batch(NamedTuple):
 
 
 class Dataset:
-    """``n`` samples of ``shape``; ``classes`` if the targets are labels, else ``outputs`` numbers each.
+    """``n`` samples of ``shape``, with labels of ``classes`` classes or else ``outputs`` numbers as targets.
 
-    A subclass sets these and says in `rows` how samples are had. `batch` and indexing are for its users.
+    A subclass sets these and implements `rows`; `batch` and indexing are for its users.
     """
 
     n: int
     shape: Shape
     classes: int | None
     outputs: int | None
-    columns: Columns | None = None  # what a file calls them
-    ordered: bool = True  # whether neighbours may resemble each other, so that a shuffle is worth its time
-    computed: bool = False  # whether samples are made of their numbers alone, wherever those are
-    stored: bool = True  # whether it came from outside, so that targets are checked
-    on_host: bool = True  # whether batches come from the host's memory or from files, so that fetching ahead may pay
+    columns: Columns | None = None  # their names in a table
+    ordered: bool = True  # whether neighbours may be alike, so that shuffling pays
+    computed: bool = False  # whether samples follow from their indices alone, on any device
+    stored: bool = True  # whether it comes from outside, so that targets are to be checked
+    on_host: bool = True  # whether batches come from host memory or files, so that prefetching may pay
 
     def __len__(self) -> int:
         return self.n
+
+    def _resemble(self, other: Dataset) -> None:
+        """Take over from ``other`` everything that describes a sample and where samples come from."""
+        for name in ("shape", "classes", "outputs", "columns", "ordered", "stored", "on_host"):
+            setattr(self, name, getattr(other, name))
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         """The samples of ``index``, which is in range, as arrays of ``ops``; floating-point ones in ``dtype``."""
@@ -57,8 +62,7 @@ class Dataset:
             raise IndexError(f"sample {wrong} is out of range: there are {self.n}, numbered from 0")
 
     def __getitem__(self, index: Any) -> Batch:
-        """``data[5]``, ``data[10:20]``, ``data[[3, 1]]``: samples on the backend in force, floating-point ones in
-        float32.
+        """``data[5]``, ``data[10:20]``, ``data[[3, 1]]``: samples in float32 on the backend in force.
 
         Examples
         --------
@@ -94,7 +98,7 @@ class Dataset:
         return self.batch(index, get_backend(), "float32")
 
     def split(self, first: float | int) -> tuple[Dataset, Dataset]:
-        """The samples before a point and those from there: a fraction in (0, 1), or a number of samples.
+        """The first samples, and the rest: ``first`` is a fraction in (0, 1) or a number of samples.
 
         Examples
         --------
@@ -124,7 +128,7 @@ class Dataset:
         return Part(self, 0, count)
 
     def shard(self, rank: int, size: int) -> Dataset:
-        """The part of one of ``size`` workers: neighbouring samples, as many as the others have, or one more.
+        """The share of worker ``rank`` of ``size``: consecutive samples, as many as the others have or one more.
 
         Examples
         --------
@@ -141,11 +145,10 @@ class Dataset:
         return Part(self, start, stop)
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
-        """Run ``check(targets, ops)`` over stored targets, wherever they are; a virtual set's are right by
-        construction."""
+        """Run ``check(targets, ops)`` on stored targets, wherever they lie; virtual ones are right by construction."""
 
     def fingerprint(self) -> str:
-        """Text that differs where the samples do, for a checkpoint to remember."""
+        """Text that differs if the samples do, for a checkpoint to compare."""
         return repr(self)
 
 
@@ -161,12 +164,10 @@ class Part(Dataset):
     """Samples start, …, stop - 1 of another data set."""
 
     def __init__(self, whole: Dataset, start: int, stop: int) -> None:
-        self.whole, self.start, self.stop = whole, start, stop
-        self.n, self.shape = stop - start, whole.shape
-        self.depth = getattr(whole, "depth", 0)  # of wrappers within: see Wrapper
-        self.classes, self.outputs, self.columns = whole.classes, whole.outputs, whole.columns
-        self.ordered, self.stored, self.on_host = whole.ordered, whole.stored, whole.on_host
+        self._resemble(whole)
+        self.whole, self.start, self.stop, self.n = whole, start, stop, stop - start
         self.computed = whole.computed
+        self.depth = getattr(whole, "depth", 0)  # of nested wrappers, see `Wrapper`
 
     def __repr__(self) -> str:
         return f"{self.whole!r}[{self.start}:{self.stop}]"

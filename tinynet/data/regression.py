@@ -95,12 +95,8 @@ class Friedman1(Virtual):
 
 
 @dataclass(frozen=True)
-class Friedman2(Virtual):
-    """``sqrt(x0**2 + (x1 x2 - 1 / (x1 x3))**2) + noise``: the impedance of a circuit, (n, 4).
-
-    Uniform features: x0 in [0, 100), x1 in [40 pi, 560 pi), x2 in [0, 1), x3 in [1, 11). Friedman (1991);
-    scikit-learn's ``make_friedman2``.
-    """
+class _Circuit(Virtual):
+    """A resistor, an inductor and a capacitor in series: features (n, 4), and something to be said of them."""
 
     noise: float = 0.0
 
@@ -110,6 +106,15 @@ class Friedman2(Virtual):
 
     def _width(self) -> int:
         return 2 + bool(self.noise)
+
+
+@dataclass(frozen=True)
+class Friedman2(_Circuit):
+    """``sqrt(x0**2 + (x1 x2 - 1 / (x1 x3))**2) + noise``: the impedance of a circuit, (n, 4).
+
+    Uniform features: x0 in [0, 100), x1 in [40 pi, 560 pi), x2 in [0, 1), x3 in [1, 11). Friedman (1991);
+    scikit-learn's ``make_friedman2``.
+    """
 
     def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         x, resistance, reactance = _circuit(ops, words)
@@ -118,20 +123,11 @@ class Friedman2(Virtual):
 
 
 @dataclass(frozen=True)
-class Friedman3(Virtual):
+class Friedman3(_Circuit):
     """``arctan((x1 x2 - 1 / (x1 x3)) / x0) + noise``: the phase in the circuit of `Friedman2`, (n, 4).
 
     Friedman (1991); scikit-learn's ``make_friedman3``.
     """
-
-    noise: float = 0.0
-
-    def _shape_up(self) -> None:
-        check_noise(self)
-        self._set(shape=(4,), outputs=1)
-
-    def _width(self) -> int:
-        return 2 + bool(self.noise)
 
     def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         x, resistance, reactance = _circuit(ops, words)

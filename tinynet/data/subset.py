@@ -1,4 +1,4 @@
-"""Samples chosen by number, and the stratified split."""
+"""Samples chosen by index, and the stratified split."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ _SPLIT = 3  # the second word of the stream's counter: see `sampling`
 
 
 class Subset(Dataset):
-    """The samples of another data set with the numbers ``index``, (n,) int64 on the host, in that order."""
+    """The samples ``index``, (n,) int64 on the host, of another data set, in that order."""
 
     def __init__(self, whole: Dataset, index: Array) -> None:
+        self._resemble(whole)
         self.whole, self.index, self.n = whole, index, int(index.shape[0])
-        self.shape, self.classes, self.outputs = whole.shape, whole.classes, whole.outputs
-        self.columns, self.on_host = whole.columns, whole.on_host
-        self.ordered, self.stored = whole.ordered, whole.stored
 
     def __repr__(self) -> str:
         return f"{self.n} samples of {self.whole!r}"
@@ -39,10 +37,10 @@ class Subset(Dataset):
 
 
 def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subset]:
-    """Two parts of ``data``, in its order: training, and the fraction ``held_out``, in (0, 1), that is kept from it.
+    """Two parts of ``data``, each in its order: for training, and the fraction ``held_out``, in (0, 1).
 
-    Of each class as large a fraction is held out as of the whole, to the nearest sample, and one sample stays for
-    training. Which ones is drawn under ``seed``. Takes 16 bytes a sample.
+    The same fraction of each class is held out, to the nearest sample, but at least one sample of it is left. Which ones
+    depends on ``seed``. Takes 16 bytes per sample.
     """
     part = checks.real(held_out)
     if part is None or not 0 < part < 1:

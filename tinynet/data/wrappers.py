@@ -1,7 +1,7 @@
-"""Virtual sets made harder: another data set with something changed, still a pure function of (seed, i).
+"""Virtual data sets made harder: one with something changed, still a pure function of (seed, i).
 
 They compose: ``LabelNoise(Nuisance(Imbalanced(Moons(n), (0.9, 0.1)), 10), 0.05)``. Each draws from a stream of its own,
-so that none moves the numbers of another.
+so that none changes the numbers of another.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Wrapper(Dataset):
         )
 
     def given(self, label: Array, index: Index, host: Backend) -> Array:
-        """The features that the samples of ``index`` would have, were their classes ``label``."""
+        """The features that the samples of ``index`` would have if their classes were ``label``."""
         return self._change(_given(self, self.data)(label, index, host), label, index, host)[0]
 
     def fingerprint(self) -> str:
@@ -127,7 +127,7 @@ class FeatureNoise(Wrapper):
 
 @dataclass(frozen=True)
 class Nuisance(Wrapper):
-    """``n_features`` further features that say nothing: normal, of standard deviation ``scale``, behind the others."""
+    """``n_features`` more features without information: normal, of standard deviation ``scale``, after the others."""
 
     n_features: int = 1
     scale: float = 1.0
@@ -146,7 +146,7 @@ class Nuisance(Wrapper):
 
 @dataclass(frozen=True)
 class Imbalanced(Wrapper):
-    """The classes in the proportions ``weights``, one not negative number for each, in place of equal ones."""
+    """The classes in the proportions ``weights``, a non-negative number for each, instead of equal ones."""
 
     weights: tuple[float, ...] = ()
 

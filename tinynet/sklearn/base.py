@@ -1,4 +1,4 @@
-"""What both estimators are: vectors in the namespace of X, a network they are cut into, and how they are trained."""
+"""What both estimators share: vectors in the namespace of X, the network that they belong to, and its training."""
 
 from __future__ import annotations
 
@@ -56,32 +56,31 @@ class Fitted:
 class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
     """Fitting and what comes out of the network. A subclass knows targets: what they are, and what outputs mean."""
 
-    # What a subclass says ------------------------------------------------------------------------------------------
+    # What a subclass defines ------------------------------------------------------------------------------------------
 
     def _prepare(self, y: Any, known: bool, home: Backend) -> Any:
-        """The validated targets as they are handed on, after a look at them: at what they are, or whether they are what
-        is ``known``."""
+        """The targets, validated. They define what the estimator predicts or, if that is ``known``, must agree with it."""
         raise NotImplementedError
 
     def _loss(self) -> Loss:
         raise NotImplementedError
 
     def _width(self) -> int:
-        """Columns that the network gives."""
+        """The number of outputs of the network."""
         raise NotImplementedError
 
     def _targets(self, y: Any, ops: Backend, dtype: str) -> Array:
-        """What the loss takes, on ``ops``."""
+        """The targets that the loss takes, on ``ops``."""
         raise NotImplementedError
 
     def _class_weights(self, y: Any) -> Any:
         """A weight for each sample, (n,) on the host, or None."""
 
     def _strata(self, samples: Samples) -> Any:
-        """By what the samples are to be divided evenly when some are held out."""
+        """Labels by which held-out samples are stratified, or None."""
 
     def _begin_bias(self, samples: Samples, ops: Backend) -> Array | None:
-        """What the network should give before it has learned anything, (outputs,)."""
+        """The outputs of the network before it has learned anything, (outputs,), or None."""
 
     def _rate_outputs(self, y: Any, out: Array, weight: Any) -> float:
         """The score of outputs ``out`` for encoded targets ``y``, all on the host."""
@@ -90,14 +89,14 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
     # Fitting -------------------------------------------------------------------------------------------------------
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, held_out: tuple[Any, Any, Any], one_epoch: bool = False) -> None:
-        """Fit, or fail and be as before."""
+        """Fit; after an exception the estimator is as before."""
         before = self.__dict__.copy()
         try:
             self._fit_or_fail(X, y, sample_weight, held_out, one_epoch)
         except BaseException:
             before.pop("_kept", None)  # whose vectors may have changed
             callbacks = {k: v for k, v in self.__dict__.items() if k.startswith(("_skl", "_callback"))}
-            self.__dict__ = {**before, **callbacks}  # scikit-learn still takes leave of its callbacks
+            self.__dict__ = {**before, **callbacks}  # which scikit-learn is going to tear down
             raise
 
     def _fit_or_fail(self, X: Any, y: Any, sample_weight: Any, held_out: tuple[Any, Any, Any], one_epoch: bool) -> None:
@@ -162,12 +161,12 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         return {}
 
     def _dtypes(self, home: Backend) -> list[Any]:
-        """What X may be, the first being what it becomes otherwise."""
+        """The dtypes that X may have; anything else becomes the first."""
         names = ["float64", "float32"] if home.has_float64 else ["float32"]
         return [home.dtype(name) for name in (names if self.precision is None else [self.precision])]
 
     def _samples(self, X: Array, y: Any, weight: Any, ops: Backend, dtype: str, factor: Any = None) -> Samples:
-        """Those with a weight; one of 0 is as if the sample were not there."""
+        """The samples, without those of weight 0."""
         n = int(X.shape[0])
         if weight is not None:
             weight = _check_sample_weight(
@@ -205,7 +204,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         return first, second
 
     def _begin(self, model: Model, samples: Samples) -> None:
-        """Set what the data say about a network that has not learned yet."""
+        """Set what of a new network follows from the data: standardization, and the bias of its outputs."""
         if self.standardize:
             model.adapt(samples.arrays(model))
         bias = self._begin_bias(samples, model.ops)

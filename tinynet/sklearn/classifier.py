@@ -163,8 +163,7 @@ class MLPClassifier(ClassifierMixin, MLP):
     # Using it ------------------------------------------------------------------------------------------------------
 
     def predict(self, X: Any) -> Array:
-        """Labels (n,), or (n, k) zeros and ones where a sample has several, in the namespace of X; strings on the
-        host."""
+        """Labels (n,), or zeros and ones (n, k) if a sample has several, in the namespace of X; strings on the host."""
         out, xp, home = self._outputs(X, "predict")
         codes = self._decide(out, xp)
         if self._multilabel:

@@ -21,8 +21,10 @@ def home_of(x: Any) -> Backend:
 
 
 def computer(name: str | None, home: Backend) -> Backend:
-    """The backend that trains on arrays of ``home``: the one of that name; else the arrays' own, on the host the one
-    in force, or the fastest there where nobody has chosen."""
+    """The backend that trains on arrays of ``home``: that of ``name``, or else the arrays' own.
+
+    On the host the latter is the backend in force or, if none has been chosen, the fastest one there.
+    """
     if name is not None:
         return get_backend(name)
     return get_backend(default="host") if home.on_host else home

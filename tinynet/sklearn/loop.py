@@ -19,7 +19,7 @@ from tinynet.optim import Optimizer, State
 from tinynet.sklearn.following import Array, move
 from tinynet.sklearn.hyperparameters import Penalized, Rate
 from tinynet.sklearn.watching import Watch
-from tinynet.training import Run, Step, _look, loop, make_step, train
+from tinynet.training import Run, Step, check_finite, loop, make_step, train
 
 if TYPE_CHECKING:
     from tinynet.sklearn.base import MLP
@@ -150,7 +150,7 @@ class Loop:
                 left: tuple[Array, State] = (None, {})
                 self.kept = Kept(of, self.model, model, self.rate, self.optimizer, self.run_, step, left)
             assert self.kept is not None
-            self.reports = loop(model, passes, self.kept.step, self.run_, steps, due, _look)
+            self.reports = loop(model, passes, self.kept.step, self.run_, steps, due, check_finite)
         self.first, self.inner, self.test = first, model, test
         self.evaluate = Evaluation(model, loss, ())
         self.best: tuple[Array, Array] | None = None
@@ -276,7 +276,7 @@ def _rest(model: Model) -> Model:
     assert isinstance(net, Sequential)
     rest = Model(Sequential(*net.layers[1:]), model.in_shape, seed=model.seed, backend=model.ops, dtype=model.dtype)
     rest.theta, rest.state = model.theta, model.state[2 * prod(model.in_shape) :]
-    rest._cut()
+    rest._bind()
     return rest
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 
 class Blas:
-    """The OpenBLAS that a NumPy wheel brings: addresses of its products by dtype, and how many threads it uses.
+    """The OpenBLAS inside a NumPy wheel: the addresses of its matrix products by dtype, and its number of threads.
 
-    While `alone` is in force it uses one, because the work is then shared out by parts. The number that it had before
-    is the one that OMP_NUM_THREADS or threadpoolctl asked for, and bounds our threads as well.
+    Within `alone` that number is one, because the work is then divided into parts. The number before is what
+    OMP_NUM_THREADS or threadpoolctl asked for, and limits our threads as well.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -29,25 +29,25 @@ class Blas:
         self._get, self._set = library.scipy_openblas_get_num_threads64_, library.scipy_openblas_set_num_threads64_
         corename = library.scipy_openblas_get_corename64_
         corename.restype = ctypes.c_char_p
-        self.kernels = corename().decode()  # the processor that its kernels are for: $OPENBLAS_CORETYPE names another
+        self.kernels = corename().decode()  # the processor whose kernels it uses; $OPENBLAS_CORETYPE overrides it
         self._lock, self._users, self._before = threading.Lock(), 0, 1
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
-        """The threads that were in `alone` are not in the child."""
+        """Forget the threads within `alone`, which a forked child does not have."""
         if self._users:
             self._set(self._before)
         self._lock, self._users = threading.Lock(), 0
 
     def threads(self) -> int:
-        """How many threads it may use."""
+        """How many threads it may use outside of `alone`."""
         return int(self._get()) if not self._users else self._before
 
     @contextmanager
     def alone(self) -> Iterator[int]:
-        """Inside, products are computed by the thread that asks for them; gives the number of threads allowed."""
-        inside = left = False  # Python looks at signals where it calls something, and nowhere between
+        """A context in which each product runs on the calling thread; it gives the number of threads that are allowed."""
+        inside = left = False  # for Ctrl-C, which Python handles at calls and nowhere between them
         interrupt = None
         try:
             with self._lock:
@@ -68,7 +68,7 @@ class Blas:
                         if not self._users and self._before > 1:
                             self._set(self._before)
                         inside = False
-                except KeyboardInterrupt as e:  # waits: BLAS would have one thread from now on
+                except KeyboardInterrupt as e:  # later, or BLAS would keep its one thread
                     interrupt = e
             if interrupt is not None:
                 raise interrupt
@@ -80,12 +80,10 @@ def _address(function: Any) -> int:
 
 @cache
 def find() -> Blas | None:
-    """The library inside of the NumPy package, or None where NumPy was built with another."""
+    """The library inside the NumPy package, or None if NumPy was built with another one."""
     package = Path(np.__file__).parent
     folders = package.with_name("numpy.libs"), package / ".dylibs"
-    for path in (
-        p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir()) if "openblas64" in p.name
-    ):
+    for path in (path for folder in folders for path in sorted(folder.glob("*openblas64*"))):
         try:
             return Blas(ctypes.CDLL(str(path)))
         except (OSError, AttributeError):
