@@ -54,6 +54,12 @@ def test_weights_are_copies_and_zero_is_absence(loss, target, ops):
 
 
 @cases
+def test_a_batch_without_weight_costs_nothing(loss, target, ops):
+    value, dy = loss(*put(ops, Y, target), ops, *put(ops, 0.0 * WEIGHT))
+    assert float(value) == 0.0 and not ops.to_numpy(dy).any()
+
+
+@cases
 def test_parts_with_the_whole_s_denominator_add_up(loss, target, ops):
     y, t, w = put(ops, Y, target, WEIGHT)
     value, dy = loss(y, t, ops, w)

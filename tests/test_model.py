@@ -66,7 +66,7 @@ WEIGHT = RNG.uniform(0.1, 2.0, 30)
 
 
 @pytest.mark.parametrize("size", [30, 8, 1])
-@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
+@pytest.mark.parametrize("weight", [None, WEIGHT, WEIGHT * (X[:, 0] > 0)], ids=["plain", "weighted", "with zeros"])
 @pytest.mark.parametrize(
     ("loss", "target"),
     [(tn.CrossEntropy(0.1, (1, 2, 3)), LABELS), (tn.SumSquaredError(), REAL), (tn.MeanAbsoluteError(), REAL)],

@@ -1,9 +1,9 @@
 """Losses: a number to bring down and its gradient, computed together because they share their work.
 
 Every loss is ``sum_i w_i l_i / W`` over the samples of a batch, ``w`` the sample weights (1 where none are given).
-``W`` is the denominator: the sum of the weights for means, 1 for sums. It may be handed in, so that the parts of a
-batch that is too large for one pass add up to the loss of the whole. An axis of networks may come before that of the
-samples in all arrays: there is then a loss for each network.
+``W`` is the denominator: the sum of the weights for means, 1 for sums; a batch whose weights are all 0 costs 0. It may
+be handed in, so that the parts of a batch that is too large for one pass add up to the loss of the whole. An axis of
+networks may come before that of the samples in all arrays: there is then a loss for each network.
 """
 
 from __future__ import annotations
@@ -52,11 +52,14 @@ class Loss:
         if denominator is None:
             denominator = self.denominator(target, weight, ops)
         total = denominator * width
-        if weight is None and isinstance(total, (int, float)):
+        known = type(total) in (int, float)  # and no sum of NumPy's, whose numbers are floats too
+        if weight is None and known:
             return ops.constant(y.shape[:-1], 1.0 / total, y.dtype)
         if weight is None:
             weight = xp.ones(y.shape[:-1], dtype=y.dtype, device=ops.device)
-        return weight / (total if isinstance(total, (int, float)) else total[..., None])
+        if known:
+            return weight / total
+        return weight / xp.maximum(total, xp.finfo(total.dtype).smallest_normal)[..., None]
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
         """ValueError unless targets of a whole data set, or a batch of it, fit outputs ``(n, *out)``."""

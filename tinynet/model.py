@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from math import prod
+from math import nan, prod
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -279,9 +279,9 @@ class Evaluation:
 
         def sums(y: Array, target: Array, weight: Array | None) -> list[Array]:
             total = loss.denominator(target, weight, ops)
-            value = loss(y, target, ops, weight, total)[0]
+            value = loss(y, target, ops, weight, 1)[0]
             total = total + ops.xp.zeros_like(value) if isinstance(total, int) else ops.xp.astype(total, value.dtype)
-            return [ops.xp.stack([value * total, total]), *(m.sums(y, target, weight, ops) for m in metrics)]
+            return [ops.xp.stack([value, total]), *(m.sums(y, target, weight, ops) for m in metrics)]
 
         self.model, self.loss, self.metrics = model, loss, metrics
         self.step = ops.compile(step, model.params)
@@ -303,7 +303,7 @@ class Evaluation:
 
     def _result(self, loss: list[float], *rest: list[float]) -> dict[str, float]:
         value, total = loss
-        result = {"loss": value / total if self.loss.mean else value}
+        result = {"loss": (value / total if total else nan) if self.loss.mean else value}
         return result | {m.name: m.result(s) for m, s in zip(self.metrics, rest, strict=True)}
 
 
