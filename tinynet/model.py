@@ -13,7 +13,7 @@ from tinynet_backends import Backend, get_backend
 from tinynet import streams
 from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
-from tinynet.layers import Array, Context, Layer, Param, Params, leaves
+from tinynet.layers import Array, Context, Layer, Param, Params, checked_forward, leaves
 from tinynet.losses import Loss
 from tinynet.metrics import Metric, as_metric
 from tinynet.standardize import moments, standardizer
@@ -101,8 +101,11 @@ class Model:
         widest = max(prod(self.in_shape), *(p.shape[-1] for _, p in leaves(self.spec.params)), 1)
         self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
-        net = self.net  # and not self: a cycle would keep a device's memory until somebody looks for it
-        self._forward = self.ops.compile(lambda params, x: net.forward(params, x, ctx)[0], self.params)
+        net, out = (
+            self.net,
+            self.out_shape,
+        )  # and not self: a cycle would keep a device's memory until somebody looks for it
+        self._forward = self.ops.compile(lambda params, x: checked_forward(net, out, params, x, ctx)[0], self.params)
 
     def __repr__(self) -> str:
         shapes = f"{_plain(self.in_shape)} -> {_plain(self.out_shape)}"
@@ -273,8 +276,8 @@ class Evaluation:
 
         def step(params: Params, x: Array, target: Array, weight: Array | None) -> list[list[Array]]:
             if not lead:
-                return [sums(model.net.forward(params, x, ctx)[0], target, weight)]
-            y = model.net.forward(params, ops.xp.broadcast_to(x, (*lead, *x.shape)), ctx)[0]
+                return [sums(checked_forward(model.net, model.out_shape, params, x, ctx)[0], target, weight)]
+            y = checked_forward(model.net, model.out_shape, params, ops.xp.broadcast_to(x, (*lead, *x.shape)), ctx)[0]
             return [sums(y[number, ...], target, weight) for number in range(*lead)]
 
         def sums(y: Array, target: Array, weight: Array | None) -> list[Array]:

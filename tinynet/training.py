@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from math import isfinite
-from operator import getitem
 from typing import Any, NamedTuple
 
 from tinynet_backends import Backend
@@ -16,7 +15,7 @@ from tinynet.data import Batch
 from tinynet.data.loader import BatchSource, Loader, batches
 from tinynet.errors import DivergedError
 from tinynet.footprint import step_bytes
-from tinynet.layers import Array, Context, Params
+from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
 from tinynet.losses import Loss
 from tinynet.model import Model, Trainable, check_fit
 from tinynet.optim import Optimizer, State
@@ -143,7 +142,6 @@ def make_step(
     ops, theta = model.ops, model.theta
     lead = theta.shape[:-1]  # (), or the number of networks
     all_networks = (slice(None),) * len(lead)
-    paths = [name.split(".") for name in model.gradient_names]
     vectors = [ops.zeros(theta.shape, theta.dtype) for _ in range(2 if accumulate > 1 else 1)]
 
     def step(
@@ -160,10 +158,9 @@ def make_step(
         for start in range(0, n, size):
             rows = *all_networks, slice(start, min(start + size, n))
             w = None if weight is None else weight[rows]
-            out, backprop = model.net.forward(params, x[(*rows, ...)], ctx)
+            out, backprop = checked_forward(model.net, model.out_shape, params, x[(*rows, ...)], ctx)
             value, dy = loss(out, y[(*rows, ...)], ops, w, denominator)
-            dparams = backprop(dy)[1]
-            ops.pack([reduce(getitem, path, dparams) for path in paths], part if start else g)
+            ops.pack(checked_gradients(model.gradient_names, backprop(dy)[1], params), part if start else g)
             if start:
                 ops.update(_add, [g], [part])
             total = value if total is None else total + value
