@@ -1,5 +1,7 @@
 """Models: shapes, predictions and evaluation; and every mistake at the door, in the same words on every backend."""
 
+import copy
+import pickle
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -64,6 +66,18 @@ def test_a_model_moves(ops):
     assert there.ops is ops
     np.testing.assert_allclose(ops.to_numpy(there.predict(X)), model.predict(X), rtol=1e-12)
     assert there.evaluate((X, LABELS))["loss"] == pytest.approx(model.evaluate((X, LABELS))["loss"], rel=1e-12)
+
+
+def test_a_model_can_be_copied_and_pickled(ops):
+    model = made(ops)
+    model.fit((X, LABELS), validation=(X, LABELS))
+    wanted = ops.to_numpy(model.predict(X)).copy()
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert again.ops is ops
+        assert (again.evaluate((X, LABELS)), again.history.rows) == (model.evaluate((X, LABELS)), model.history.rows)
+        again.fit((X, LABELS), epochs=3)
+        assert not np.array_equal(ops.to_numpy(again.predict(X)), wanted)
+        np.testing.assert_array_equal(ops.to_numpy(model.predict(X)), wanted)
 
 
 WEIGHT = RNG.uniform(0.1, 2.0, 30)

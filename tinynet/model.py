@@ -101,11 +101,19 @@ class Model:
         widest = max(prod(self.in_shape), *(p.shape[-1] for _, p in leaves(self.spec.params)), 1)
         self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
-        net, out = (
-            self.net,
-            self.out_shape,
-        )  # and not self: a cycle would keep a device's memory until somebody looks for it
+        # and not self: a cycle would keep a device's memory until somebody looks for it
+        net, out = self.net, self.out_shape
         self._forward = self.ops.compile(lambda params, x: checked_forward(net, out, params, x, ctx)[0], self.params)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: the backend by its name, and without what is cut out of the two vectors."""
+        state = {name: value for name, value in vars(self).items() if name not in ("params", "_forward")}
+        return state | {"ops": self.ops.name} | {name: self.ops.to_numpy(state[name]) for name in ("theta", "state")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, ops=get_backend(state["ops"]))
+        self.theta, self.state = (self.ops.asarray(state[name]) for name in ("theta", "state"))
+        self._cut()
 
     def __repr__(self) -> str:
         shapes = f"{_plain(self.in_shape)} -> {_plain(self.out_shape)}"
