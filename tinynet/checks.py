@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, nan
 from operator import index
 from typing import Any
 
@@ -32,6 +32,20 @@ def real(value: Any) -> float | None:
         return None
     except OverflowError:
         return inf if value > 0 else -inf
+
+
+def positive(value: Any, what: str) -> int:
+    """``value`` as int; ValueError unless it is a whole number of at least 1."""
+    number = whole(value)
+    if number is None or number < 1:
+        raise ValueError(f"{what} {shown(value)} is not a positive whole number")
+    return number
+
+
+def number(value: Any) -> float:
+    """``value`` as float; NaN, which is in no range, if it is no number."""
+    found = real(value)
+    return nan if found is None else found
 
 
 def truth(value: Any) -> bool | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tinynet_backends import Backend, get_backend
 
+from tinynet import checks
 from tinynet.activations import Activation, Identity
 from tinynet.data import Batch, as_dataset
 from tinynet.layers import Array, Dense, Flatten
@@ -61,8 +62,7 @@ class Diagnosis:
 
     def __init__(self, data: Any, *, every: int = 512, samples: int = 512) -> None:
         for name, value in (("every", every), ("samples", samples)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"Diagnosis {name} {value!r} is not a positive whole number")
+            checks.positive(value, f"Diagnosis {name}")
         self.data, self.every, self.samples = as_dataset(data), every, min(samples, as_dataset(data).n)
         self.findings: list[Finding] = []
         self.losses: list[tuple[int, float]] = []  # (step, loss) of each look

@@ -13,7 +13,7 @@ from typing import Any
 
 from tinynet_backends import Backend, DenseLayer
 
-from tinynet import initializers, streams
+from tinynet import checks, initializers, streams
 from tinynet.initializers import Initializer, Shape
 
 Array = Any
@@ -121,8 +121,13 @@ class Dense(Layer):
     bias_init: Initializer = initializers.Constant(0.0)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.width, int) or isinstance(self.width, bool) or self.width < 1:
-            raise ValueError(f"Dense width {self.width!r} is not a positive whole number")
+        object.__setattr__(self, "width", checks.positive(self.width, "Dense width"))
+        for name, given in (("init", self.init), ("bias_init", self.bias_init)):
+            if isinstance(given, type) or not hasattr(given, "draw"):
+                shown = checks.shown(given)
+                raise TypeError(
+                    f"Dense {name} {shown} is not an initializer: give one, such as initializers.HeNormal()"
+                )
 
     def build(self, shape: Shape) -> Spec:
         if len(shape) != 1:

@@ -8,11 +8,14 @@ networks may come before that of the samples in all arrays: there is then a loss
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import inf
 from typing import Any, ClassVar
 
 from tinynet_backends import Backend
+
+from tinynet import checks
 
 Array = Any
 Shape = tuple[int, ...]
@@ -130,7 +133,7 @@ class Huber(Loss):
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.delta > 0 and isfinite(self.delta)):
+        if not 0.0 < checks.number(self.delta) < inf:
             raise ValueError(f"Huber delta {self.delta!r} is out of range: give a positive number")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
@@ -147,7 +150,7 @@ class Quantile(Loss):
     q: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.q < 1.0:
+        if not 0.0 < checks.number(self.q) < 1.0:
             raise ValueError(f"Quantile q {self.q!r} is out of range: give a number in (0, 1)")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
@@ -232,7 +235,7 @@ class CrossEntropy(Loss):
     labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.smoothing < 1.0:
+        if not 0.0 <= checks.number(self.smoothing) < 1.0:
             raise ValueError(f"CrossEntropy smoothing {self.smoothing!r} is out of range: give a number in [0, 1)")
         if self.class_weight is not None:
             object.__setattr__(self, "class_weight", _weights(self, self.class_weight))
@@ -278,9 +281,18 @@ class CrossEntropy(Loss):
 
 
 def _weights(loss: Loss, weights: Any) -> tuple[float, ...]:
-    values = tuple(float(w) for w in weights)
-    if not all(w >= 0 and isfinite(w) for w in values) or not any(values):
+    values = (
+        () if isinstance(weights, Mapping) or not hasattr(weights, "__iter__") else tuple(map(checks.number, weights))
+    )
+    if not all(0 <= w < inf for w in values) or not any(values):
         raise ValueError(
-            f"{type(loss).__name__} class_weight {values} is out of range: give numbers of at least 0, not all 0"
+            f"{type(loss).__name__} class_weight {checks.shown(weights)} is out of range: "
+            "give a number of at least 0 for each class, not all 0"
         )
     return values
+
+
+def check_loss(loss: Any) -> None:
+    """TypeError unless ``loss`` is one."""
+    if not isinstance(loss, Loss):
+        raise TypeError(f"loss {checks.shown(loss)} is not a loss: give one, such as CrossEntropy()")

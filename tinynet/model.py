@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tinynet_backends import Backend, get_backend
 
-from tinynet import streams
+from tinynet import checks, streams
 from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Context, Layer, Param, Params, checked_forward, leaves
-from tinynet.losses import Loss
-from tinynet.metrics import Metric, as_metric
+from tinynet.losses import Loss, check_loss
+from tinynet.metrics import Metric, as_metrics
 from tinynet.standardize import moments, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
@@ -67,7 +67,7 @@ class Model:
     ) -> None:
         if not isinstance(net, Layer):
             raise TypeError(f"net {net!r} is not a layer: give one, such as Sequential(Dense(8), ReLU(), Dense(1))")
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ValueError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
         self.net = net
         self.in_shape = _shape(n_in)
@@ -166,9 +166,7 @@ class Model:
         """
         data = as_inputs(x, self)
         out = self.ops.empty((data.n, *self.out_shape), self.ops.dtype(self.dtype))
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size {batch_size!r} is not a positive whole number")
-        rows = batch_size or self._rows
+        rows = self._rows if batch_size is None else checks.positive(batch_size, "batch_size")
         for start in range(0, data.n, rows):
             stop = min(start + rows, data.n)
             out[start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
@@ -210,9 +208,8 @@ class Model:
             raise ValueError("the model has no loss yet: fit it, or give evaluate(loss=…)")
         data = as_dataset(data)
         check_fit(self, data, loss)
-        return Evaluation(self, loss, self.metrics if metrics is None else tuple(map(as_metric, metrics)))(
-            data, batch_size
-        )
+        evaluation = Evaluation(self, loss, self.metrics if metrics is None else as_metrics(metrics))
+        return evaluation(data, checks.positive(batch_size, "batch_size"))
 
     @_on_its_device
     def adapt(self, data: Any, *, samples: int | None = None) -> None:
@@ -355,7 +352,9 @@ def _check_inputs(shape: Shape, model: Trainable) -> None:
 
 
 def check_fit(model: Trainable, data: Any, loss: Loss) -> None:
-    """ValueError unless the data's inputs fit the model and its targets fit the loss and the model's outputs."""
+    """ValueError unless the data's inputs fit the model and its targets fit the loss, which must be one, and the model's
+    outputs."""
+    check_loss(loss)
     _check_inputs(data.shape, model)
     out = model.out_shape
     if data.stored:
@@ -394,10 +393,11 @@ def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shape(n_in: int | tuple[int, ...]) -> Shape:
-    shape = (n_in,) if isinstance(n_in, int) else tuple(n_in)
-    if not shape or not all(isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in shape):
-        raise ValueError(f"n_in {n_in!r} is out of range: give the number of features, or the shape of one sample")
-    return shape
+    shape = [checks.whole(d) or 0 for d in (n_in if isinstance(n_in, (tuple, list)) else (n_in,))]
+    if not shape or min(shape) < 1:
+        shown = checks.shown(n_in)
+        raise ValueError(f"n_in {shown} is out of range: give the number of features, or the shape of one sample")
+    return tuple(shape)
 
 
 def _plain(shape: Shape) -> str:

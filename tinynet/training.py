@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from tinynet_backends import Backend
 
+from tinynet import checks
 from tinynet.data import Batch
 from tinynet.data.loader import BatchSource, Loader, batches
 from tinynet.errors import DivergedError
@@ -18,7 +19,7 @@ from tinynet.footprint import step_bytes
 from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
 from tinynet.losses import Loss
 from tinynet.model import Model, Trainable, check_fit
-from tinynet.optim import Optimizer, State
+from tinynet.optim import Optimizer, State, check_optimizer
 
 CHECK = 64  # steps between two looks at the loss: each look waits for the device
 
@@ -81,6 +82,7 @@ def train(
     20 1 ()
     """
     check_options(steps, clip, accumulate, ema)
+    check_optimizer(optimizer)
     check_fit(model, loader.data, loss)
     ops, theta = model.ops, model.theta
     needed = step_bytes(
@@ -95,7 +97,7 @@ def train(
         if ema is not None and run.average is None:
             run.average = ops.xp.asarray(theta, copy=True)
     step = make_step(model, loss, optimizer, run, clip, accumulate, ema)
-    return loop(model, loader, step, run, steps, due, _look, together)
+    return loop(model, loader, step, run, int(steps), due, _look, together)
 
 
 class Step:
@@ -140,6 +142,7 @@ def make_step(
 ) -> Step:  # fmt: skip
     """The step of a run, for one network or many; for ``rate`` see `Optimizer.apply`."""
     ops, theta = model.ops, model.theta
+    clip, ema = (None if number is None else float(number) for number in (clip, ema))
     lead = theta.shape[:-1]  # (), or the number of networks
     all_networks = (slice(None),) * len(lead)
     vectors = [ops.zeros(theta.shape, theta.dtype) for _ in range(2 if accumulate > 1 else 1)]
@@ -257,11 +260,10 @@ def _blend(xp: Any, average: Array, theta: Array, decay: float) -> tuple[Array]:
 
 
 def check_options(steps: int, clip: float | None, accumulate: int, ema: float | None) -> None:
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps {steps!r} is not a whole number of at least 0")
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip {clip!r} is out of range: give a positive norm, or None")
-    if not isinstance(accumulate, int) or accumulate < 1:
-        raise ValueError(f"accumulate {accumulate!r} is not a positive whole number")
-    if ema is not None and not 0 <= ema < 1:
-        raise ValueError(f"ema {ema!r} is out of range: give the weight of the old average, in [0, 1)")
+    if checks.whole(steps) is None or steps < 0:
+        raise ValueError(f"steps {checks.shown(steps)} is not a whole number of at least 0")
+    if clip is not None and not checks.number(clip) > 0:
+        raise ValueError(f"clip {checks.shown(clip)} is out of range: give a positive norm, or None")
+    checks.positive(accumulate, "accumulate")
+    if ema is not None and not 0 <= checks.number(ema) < 1:
+        raise ValueError(f"ema {checks.shown(ema)} is out of range: give the weight of the old average, in [0, 1)")
