@@ -9,7 +9,7 @@ import pytest
 from test_layers import LAYERS, names
 from test_ops import CASES, assert_same
 from tinynet_backends import Backend, BackendUnavailable, get_backend
-from tinynet_backends.replay import Compilation
+from tinynet_backends.replay import KINDS, Compilation
 
 import tinynet as tn
 from tinynet import schedules
@@ -236,6 +236,15 @@ def test_inputs_of_every_layout_and_shape(ops):
 
 def double(xp, x):
     return x + x
+
+
+def test_memory_does_not_grow_with_the_number_of_shapes(ops):
+    compilation = Compilation(ops, lambda x: ops.elementwise(double, x), ())
+    for n in [*range(1, 2 * KINDS), 1, 2 * KINDS - 1, 5]:
+        for _ in range(3):
+            np.testing.assert_array_equal(compilation((np.full((n, 3), 2.0),)), np.full((n, 3), 4.0))
+    assert len(compilation.replays) == KINDS
+    assert [kind[0][0][0] for kind in compilation.replays][-3:] == [1, 2 * KINDS - 1, 5]
 
 
 def test_numbers_are_read_anew(ops):

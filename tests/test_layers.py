@@ -206,6 +206,36 @@ def test_two_dropouts_in_a_network_have_masks_of_their_own(wrap):
     [
         (lambda: tn.Dense(0), "Dense width 0 is not a positive whole number"),
         (lambda: tn.Dense(2.0), "Dense width 2.0 is not a positive whole number"),
+        (lambda: tn.Dense(True), "Dense width True is not a positive whole number"),
+        (
+            lambda: tn.Dense(3, init="he"),
+            "Dense init 'he' is not an initializer: give one, such as initializers.HeNormal()",
+        ),
+        (lambda: tn.Dropout("a"), "Dropout rate 'a' is out of range: give the fraction dropped, in [0, 1)"),
+        (
+            lambda: tn.Model(tn.Dense(3), 2.0),
+            "n_in 2.0 is out of range: give the number of features, or the shape of one sample",
+        ),
+        (
+            lambda: tn.Model(tn.Dense(3), 2, dtype=np.dtype("float32")),
+            "unknown dtype dtype('float32'): choose from float32, float64",
+        ),
+        (
+            lambda: tn.Model(tn.Dense(3), 2).predict([[1.0, 2.0]], batch_size=0.5),
+            "batch_size 0.5 is not a positive whole number",
+        ),
+        (
+            lambda: tn.Model(tn.Dense(3), 2).evaluate(([[1.0, 2.0]], [0]), loss=tn.CrossEntropy(), batch_size=0),
+            "batch_size 0 is not a positive whole number",
+        ),
+        (
+            lambda: tn.Model(tn.Dense(3), 2).evaluate(([[1.0, 2.0]], [0]), loss="mse"),
+            "loss 'mse' is not a loss: give one, such as CrossEntropy()",
+        ),
+        (
+            lambda: tn.find_rate(tn.Model(tn.Dense(3), 2), ([[1.0, 2.0]], [0]), loss="mse"),
+            "loss 'mse' is not a loss: give one, such as CrossEntropy()",
+        ),
         (lambda: tn.Dropout(1.0), "Dropout rate 1.0 is out of range: give the fraction dropped, in [0, 1)"),
         (
             lambda: tn.BatchNorm(momentum=2),

@@ -54,6 +54,13 @@ def test_weights_are_copies_and_zero_is_absence(loss, target, ops):
 
 
 @cases
+def test_a_batch_without_weight_costs_nothing(loss, target, ops):
+    value, dy = loss(*put(ops, Y, target), ops, *put(ops, 0.0 * WEIGHT))
+    assert float(value) == 0.0
+    assert not ops.to_numpy(dy).any()
+
+
+@cases
 def test_parts_with_the_whole_s_denominator_add_up(loss, target, ops):
     y, t, w = put(ops, Y, target, WEIGHT)
     value, dy = loss(y, t, ops, w)
@@ -177,7 +184,8 @@ def test_targets_that_do_not_fit(loss, out, target, said, ops):
     [
         lambda: tn.Huber(0.0), lambda: tn.Quantile(1.0), lambda: tn.CrossEntropy(1.0), lambda: tn.CrossEntropy(-0.1),
         lambda: tn.CrossEntropy(class_weight=(0, 0)), lambda: tn.BinaryCrossEntropy((1, 2, 3)),
-        lambda: tn.BinaryCrossEntropy((1, float("nan"))),
+        lambda: tn.BinaryCrossEntropy((1, float("nan"))), lambda: tn.CrossEntropy(class_weight={0: 2.0, 1: 1.0}),
+        lambda: tn.CrossEntropy("mean"), lambda: tn.CrossEntropy(class_weight=3.0), lambda: tn.Huber("a"),
     ],
 )  # fmt: skip
 def test_hyperparameters_out_of_range(make):

@@ -1,9 +1,15 @@
 """Models: shapes, predictions and evaluation; and every mistake at the door, in the same words on every backend."""
 
+import copy
+import pickle
+from contextlib import nullcontext
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 import tinynet as tn
+from tinynet.layers import Param, Spec
 
 RNG = np.random.default_rng(0)
 X, LABELS, REAL = RNG.standard_normal((30, 4)), RNG.integers(0, 3, 30), RNG.standard_normal((30, 3))
@@ -62,11 +68,23 @@ def test_a_model_moves(ops):
     assert there.evaluate((X, LABELS))["loss"] == pytest.approx(model.evaluate((X, LABELS))["loss"], rel=1e-12)
 
 
+def test_a_model_can_be_copied_and_pickled(ops):
+    model = made(ops)
+    model.fit((X, LABELS), validation=(X, LABELS))
+    wanted = ops.to_numpy(model.predict(X)).copy()
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert again.ops is ops
+        assert (again.evaluate((X, LABELS)), again.history.rows) == (model.evaluate((X, LABELS)), model.history.rows)
+        again.fit((X, LABELS), epochs=3)
+        assert not np.array_equal(ops.to_numpy(again.predict(X)), wanted)
+        np.testing.assert_array_equal(ops.to_numpy(model.predict(X)), wanted)
+
+
 WEIGHT = RNG.uniform(0.1, 2.0, 30)
 
 
 @pytest.mark.parametrize("size", [30, 8, 1])
-@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
+@pytest.mark.parametrize("weight", [None, WEIGHT, WEIGHT * (X[:, 0] > 0)], ids=["plain", "weighted", "with zeros"])
 @pytest.mark.parametrize(
     ("loss", "target"),
     [(tn.CrossEntropy(0.1, (1, 2, 3)), LABELS), (tn.SumSquaredError(), REAL), (tn.MeanAbsoluteError(), REAL)],
@@ -88,6 +106,45 @@ def test_a_network_without_parameters():
     model = tn.Model(tn.Sequential(tn.Flatten(), tn.Softmax()), (2, 2))
     np.testing.assert_allclose(model.predict(np.zeros((1, 2, 2))), 0.25)
     model.fit((np.zeros((3, 2, 2)), [0, 1, 2]))
+
+
+@dataclass(frozen=True, repr=False)
+class Scale(tn.Layer):
+    """``x * a``, with a way to give something else than it should."""
+
+    wrong: str = ""
+
+    def build(self, shape):
+        return Spec(shape, {"a": Param(shape, tn.initializers.Constant(2.0))})
+
+    def forward(self, params, x, ctx):
+        y, xp = x * params["a"], ctx.ops.xp
+
+        def backprop(dy):
+            da = xp.sum(x * dy, axis=None if self.wrong == "gradient" else 0)
+            return dy * params["a"], {"other" if self.wrong == "name" else "a": da}
+
+        return y[:, :1] if self.wrong == "output" else y, backprop
+
+
+LAYER_MISTAKES = {
+    "output": "Sequential gives (30, 1) in forward and says (30, 4) in build: make them one",
+    "gradient": "the gradient of '0.a' is (): expected (4,), the shape of the parameter",
+    "name": "the way back gives no gradient of '0.a': it gives 0.other",
+}
+
+
+@pytest.mark.parametrize("wrong", LAYER_MISTAKES)
+def test_a_layer_that_does_not_do_what_it_says(wrong, ops):
+    model = tn.Model(tn.Sequential(Scale(wrong)), 4, backend=ops)
+    with pytest.raises(ValueError) as e:
+        model.fit((X, X))
+    assert str(e.value) == LAYER_MISTAKES[wrong]
+    for look in (lambda: model.predict(X), lambda: model.evaluate((X, X), loss=tn.MeanSquaredError())):
+        with pytest.raises(ValueError, match="in build") if wrong == "output" else nullcontext():
+            look()
+    with pytest.raises(ValueError, match="'a'|in build"):
+        tn.check_gradients(Scale(wrong), backend=ops)
 
 
 # Bad input --------------------------------------------------------------------------------------------------------------

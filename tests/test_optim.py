@@ -130,6 +130,8 @@ def test_clipping_is_pytorch_s(ops):
             lambda: tn.Adam("fast"),
             "Adam lr 'fast' is out of range: give a finite number of at least 0, or step -> rate",
         ),
+        (lambda: tn.Adam(l2="a"), "Adam l2 'a' is out of range: give a finite number of at least 0"),
+        (lambda: schedules.Step("a", 1), "Step rate 'a' is out of range: give a finite number of at least 0"),
         (lambda: tn.Adam(beta1=1.0), "Adam beta1 1.0 is out of range: give a number in [0, 1)"),
         (lambda: tn.SGD(0.1, 1.5), "SGD momentum 1.5 is out of range: give a number in [0, 1)"),
         (lambda: tn.SGD(0.1, nesterov=True), "SGD nesterov=True needs a momentum: give one in (0, 1)"),

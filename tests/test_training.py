@@ -179,6 +179,35 @@ def test_a_callback_sees_every_epoch_and_may_stop():
     assert history.stopped == "enough"
 
 
+@pytest.mark.parametrize("at", [0, 3, 6, 8])
+def test_a_callback_may_stop_at_a_step(at, tmp_path):
+    """In the middle of an epoch of 6 steps, and for good: a resumed run has ended, too."""
+    told = []
+
+    class Steps:
+        def __call__(self, model, row):
+            told.append("epoch")
+
+        def at_step(self, model, step):
+            told.append(step)
+            if step == at:
+                raise tn.StopTraining
+
+    model, same = start(), start()
+    options = {"batch_size": 50, "epochs": 4, "ema": 0.5, "checkpoint": tmp_path}
+    history = model.fit(DATA, callbacks=[Steps()], **options)
+    assert history.stopped == "a callback asked for it"
+    order = [*range(7), "epoch", 7, 8]
+    assert told == order[: order.index(at) + (2 if at == 6 else 1)]
+    loop = tn.train(same, tn.Loader(DATA, 50), tn.CrossEntropy(), tn.Adam(), steps=at, ema=0.5)
+    average = [report.run.average for report in loop][-1] if at else same.theta
+    np.testing.assert_array_equal(model.theta, average)
+    again = start()
+    if at:
+        assert again.fit(DATA, resume=True, **options).stopped == history.stopped
+        np.testing.assert_array_equal(again.theta, model.theta)
+
+
 @pytest.mark.parametrize("where", ["loader", "callback"])
 def test_ctrl_c_leaves_the_last_finished_step(where, monkeypatch):
     model, same = start(random=False), start(random=False)
@@ -302,6 +331,10 @@ def test_history_as_json_lines():
         ({"metrics": ["acuracy"]}, "unknown metric 'acuracy': choose from accuracy, top_k, log_loss, f1, r2, mae, rmse"),
         ({"early_stopping": 3}, "early stopping cannot watch 'val_loss': choose from loss"),
         ({"early_stopping": 0}, "EarlyStopping patience 0 is not a positive whole number"),
+        ({"early_stopping": True}, "EarlyStopping patience True is not a positive whole number"),
+        ({"metrics": "f1"}, "metrics 'f1' is a single one: give a list, ['f1']"),
+        ({"callbacks": print}, "callbacks <built-in function print> is a single one: give a list"),
+        ({"clip": "1"}, "clip '1' is out of range: give a positive norm, or None"),
         ({"clip": -1.0}, "clip -1.0 is out of range: give a positive norm, or None"),
         ({"ema": 1.0}, "ema 1.0 is out of range: give the weight of the old average, in [0, 1)"),
         ({"accumulate": 0}, "accumulate 0 is not a positive whole number"),
@@ -318,11 +351,30 @@ def test_options_that_cannot_be(wrong, said):
     np.testing.assert_array_equal(model.theta, before)
 
 
+def test_numbers_may_be_numpy_s(ops):
+    one = np.int64(1)
+    model, same = (
+        tn.Model(tn.Sequential(tn.Dense(width), tn.Tanh(), tn.Dense(2)), n, backend=ops)
+        for width, n in ((3 * one, 2 * one), (3, 2))
+    )
+    assert model.net == same.net
+    half, tenth = np.float32(0.5), np.float32(0.1)
+    model.fit(
+        DATA, epochs=one, batch_size=50 * one, clip=half, ema=half, optimizer=tn.SGD(lambda t: tenth, momentum=half)
+    )
+    same.fit(DATA, epochs=1, batch_size=50, clip=0.5, ema=0.5, optimizer=tn.SGD(float(tenth), momentum=0.5))
+    np.testing.assert_array_equal(ops.to_numpy(model.theta), ops.to_numpy(same.theta))
+
+
 def test_the_generator_complains_before_its_first_step():
     with pytest.raises(ValueError, match=r"^steps -1 is not a whole number of at least 0$"):
         tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=-1)
     with pytest.raises(ValueError, match=r"^4 classes do not fit outputs \(n, 2\): expected width 4$"):
         tn.train(start(), tn.Loader(tn.data.Spirals(9, n_classes=4), 8), tn.CrossEntropy(), tn.Adam(), steps=1)
+    with pytest.raises(TypeError, match=r"^loss 'mse' is not a loss: give one, such as CrossEntropy\(\)$"):
+        tn.train(start(), tn.Loader(DATA, 8), "mse", tn.Adam(), steps=1)
+    with pytest.raises(TypeError, match=r"^optimizer 'adam' is not an optimizer: give one, such as Adam\(1e-3\)$"):
+        tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), "adam", steps=1)
     assert not list(tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=0))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, nan
 from operator import index
 from typing import Any
 
@@ -40,6 +40,12 @@ def real(value: Any) -> float | None:
         return None
     except OverflowError:
         return inf if value > 0 else -inf
+
+
+def number(value: Any) -> float:
+    """``value`` as float; NaN, which is in no range, if it is no number."""
+    found = real(value)
+    return nan if found is None else found
 
 
 def truth(value: Any) -> bool | None:

@@ -50,4 +50,4 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopTraining(Exception):
-    """Raised by a callback to end training after the epoch that has just been reported."""
+    """Raised by a callback to end training after the epoch, or the step, that has just been reported."""

@@ -17,10 +17,10 @@ from tinynet.data.loader import BatchSource
 from tinynet.errors import StopTraining
 from tinynet.history import History
 from tinynet.layers import Array
-from tinynet.losses import CrossEntropy, Loss, MeanSquaredError
-from tinynet.metrics import METRICS, Metric, as_metric
+from tinynet.losses import CrossEntropy, Loss, MeanSquaredError, check_loss
+from tinynet.metrics import METRICS, Metric, as_metrics
 from tinynet.model import Evaluation, Model, Trainable, check_fit
-from tinynet.optim import Adam, Optimizer
+from tinynet.optim import Adam, Optimizer, check_optimizer
 from tinynet.standardize import standardizer
 from tinynet.training import Report, Run, train
 
@@ -43,8 +43,8 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
-        if not self.min_delta >= 0:
-            raise ValueError(f"EarlyStopping min_delta {self.min_delta!r} is out of range: give at least 0")
+        if not checks.number(self.min_delta) >= 0:
+            raise ValueError(f"EarlyStopping min_delta {checks.shown(self.min_delta)} is out of range: give at least 0")
 
 
 Callback = Callable[[Model, dict[str, float]], None]
@@ -134,9 +134,9 @@ def fit(
     ``data`` is a data set, (X, y) or (X, y, weight), a path, a loader, or `data.Batches`. ``loss`` is by default
     `CrossEntropy` for labels and `MeanSquaredError` for numbers, ``optimizer`` `Adam`, ``metrics`` accuracy or R².
     ``validation`` is data that is evaluated after each epoch, as "val_loss" and so on. ``early_stopping`` is an
-    `EarlyStopping`, or its patience. Callbacks are called as ``callback(model, row)`` after each epoch; `StopTraining`
-    raised by one ends the run. A method ``at_step(model, step)`` of a callback is called before the first step and after
-    each. ``ema`` averages the weights; validation uses the average, and so does the model in the end.
+    `EarlyStopping`, or its patience. Callbacks are called as ``callback(model, row)`` after each epoch; a method
+    ``at_step(model, step)`` of a callback is called before the first step and after each. `StopTraining` raised by either
+    ends the run. ``ema`` averages the weights; validation uses the average, and so does the model in the end.
     ``progress`` shows a bar and the loss curve if standard error is a terminal, else a line per epoch. For
     ``clip`` and ``accumulate`` see `train`; for ``batch_size``, ``shuffle``, ``drop_last``, ``weights`` and ``balance``
     `Loader`.
@@ -157,10 +157,15 @@ def fit(
     """
     loader = _loader(data, batch_size, model.seed, shuffle, drop_last, weights, balance)
     held_out = None if validation is None else as_dataset(validation)
-    loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics, epochs)
+    loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics)
+    epochs = checks.positive("epochs", epochs)
+    if callable(callbacks):
+        raise TypeError(f"callbacks {checks.shown(callbacks)} is a single one: give a list")
     if held_out is not None:
         check_fit(model, held_out, loss)
-    stopping = EarlyStopping(early_stopping) if isinstance(early_stopping, int) else early_stopping
+    stopping = early_stopping
+    if stopping is not None and not isinstance(stopping, EarlyStopping):
+        stopping = EarlyStopping(stopping)
     best = _best(stopping, chosen if held_out is not None else None)
     saver = Checkpoints(checkpoint) if isinstance(checkpoint, (str, PathLike)) else checkpoint
     if resume and saver is None:
@@ -187,16 +192,20 @@ def fit(
 
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     evaluate = Evaluation(model, loss, chosen)
-    for callback in per_step:
-        callback.at_step(model, run.step)
+    with _may_stop(history):
+        for callback in per_step:
+            callback.at_step(model, run.step)
+    if history.stopped:
+        reports = iter(())
     with bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent() as bar:
         for report in reports:
             if report.recent:
                 tally.add(report.recent)
                 history.draw(report.step, report.recent, report.last_of_epoch)
                 bar.step(report.step, sum(report.recent) / len(report.recent))
-            for callback in per_step:
-                callback.at_step(model, report.step)
+            with _may_stop(history):
+                for callback in per_step:
+                    callback.at_step(model, report.step)
             if report.last_of_epoch:
                 row = tally.row(report, loader)
                 with averaged(model, run):
@@ -205,12 +214,14 @@ def fit(
                         row |= {f"val_{name}": value for name, value in scores.items()}
                     history.rows.append(row)
                     bar.epoch(row)
-                    history.stopped = best.see(row, model)
-                    history.stopped = _call(callbacks, model, row) or history.stopped
+                    history.stopped = best.see(row, model) or history.stopped
+                    with _may_stop(history):
+                        for callback in callbacks:
+                            callback(model, row)
                     if saver is not None:
                         saver.rate(row, model)
                 tally.reset()
-                snapshot.finished = bool(history.stopped)
+            snapshot.finished = bool(history.stopped)
             last = snapshot.finished or report.step == steps
             if saver is not None and (last or saver.due(report.step) or (report.last_of_epoch and not saver.every)):
                 saver.save(snapshot)
@@ -240,29 +251,24 @@ def _best(stopping: EarlyStopping | None, validated: tuple[Metric, ...] | None) 
     return Best(stopping, larger_is_better[stopping.monitor])
 
 
-def _call(callbacks: Iterable[Callback], model: Model, row: dict[str, float]) -> str:
-    """Call each callback; the reason to stop if one raises `StopTraining`, else nothing."""
+@contextmanager
+def _may_stop(history: History) -> Iterator[None]:
+    """Inside, a callback may end the run by `StopTraining`."""
     try:
-        for callback in callbacks:
-            callback(model, row)
+        yield
     except StopTraining as e:
-        return str(e) or "a callback asked for it"
-    return ""
+        history.stopped = str(e) or "a callback asked for it"
 
 
 def settle(
-    data: Dataset, loss: Loss | None, optimizer: Optimizer | None, metrics: Iterable[str | Metric] | None, epochs: int
+    data: Dataset, loss: Loss | None, optimizer: Optimizer | None, metrics: Iterable[str | Metric] | None
 ) -> tuple[Loss, Optimizer, tuple[Metric, ...]]:
     """Loss, optimizer and metrics, with defaults where none is given; TypeError or ValueError for anything else."""
     loss = loss or (CrossEntropy() if data.classes else MeanSquaredError())
     optimizer = optimizer or Adam()
-    if not isinstance(loss, Loss):
-        raise TypeError(f"loss {loss!r} is not a loss: give one, such as CrossEntropy()")
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer {optimizer!r} is not an optimizer: give one, such as Adam(1e-3)")
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs {epochs!r} is not a positive whole number")
-    return loss, optimizer, _usual_metrics(data) if metrics is None else tuple(as_metric(m) for m in metrics)
+    check_loss(loss)
+    check_optimizer(optimizer)
+    return loss, optimizer, _usual_metrics(data) if metrics is None else as_metrics(metrics)
 
 
 def _loader(

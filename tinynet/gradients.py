@@ -10,7 +10,7 @@ from tinynet_backends import Backend, get_backend
 
 from tinynet.errors import GradientError
 from tinynet.initializers import Shape
-from tinynet.layers import Array, Backprop, Context, Layer, leaves
+from tinynet.layers import Array, Backprop, Context, Layer, checked_forward, checked_gradients
 from tinynet.losses import Loss
 from tinynet.model import Model
 from tinynet.streams import Stream
@@ -114,14 +114,13 @@ def layer_error(
 
     def forward(shift: float) -> tuple[Array, Backprop]:
         model.theta[...], model.state[...] = start + shift * dtheta, state
-        return layer.forward(model.params, x + shift * dx, ctx)
+        return checked_forward(layer, model.out_shape, model.params, x + shift * dx, ctx)
 
     above, below = (xp.asarray(forward(shift)[0], copy=True) for shift in (STEP, -STEP))
     y, backprop = forward(0.0)
     v = draw(*y.shape)
     gx, gparams = backprop(v)
-    flat = dict(leaves(gparams))
-    g = ops.pack([flat[name] for name in model.gradient_names], ops.zeros(start.shape, start.dtype))
+    g = ops.pack(checked_gradients(model.gradient_names, gparams, model.params), ops.zeros(start.shape, start.dtype))
     return _error(ops, xp.sum(gx * dx) + xp.sum(g * dtheta), xp.sum(v * (above - below)) / (2.0 * STEP))
 
 

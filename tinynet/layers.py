@@ -6,7 +6,7 @@ comes out; ``forward`` returns the output and a function from the output's gradi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import Any
@@ -122,6 +122,12 @@ class Dense(Layer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", checks.positive("Dense width", self.width))
+        for name, given in (("init", self.init), ("bias_init", self.bias_init)):
+            if isinstance(given, type) or not hasattr(given, "draw"):
+                shown = checks.shown(given)
+                raise TypeError(
+                    f"Dense {name} {shown} is not an initializer: give one, such as initializers.HeNormal()"
+                )
 
     def build(self, shape: Shape) -> Spec:
         if len(shape) != 1:
@@ -301,3 +307,28 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def checked_forward(net: Layer, shape: Shape, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+    """``net.forward``; ValueError unless it gives samples of ``shape``, as its `build` says, which anything else that
+    broadcasts would pass for."""
+    y, backprop = net.forward(params, x, ctx)
+    wanted = *x.shape[: ctx.axes], *shape
+    if tuple(y.shape) != wanted:
+        raise ValueError(
+            f"{type(net).__name__} gives {tuple(y.shape)} in forward and says {wanted} in build: make them one"
+        )
+    return y, backprop
+
+
+def checked_gradients(names: Iterable[str], dparams: Mapping[str, Any], params: Params) -> list[Array]:
+    """What a way back gives for the parameters of these names; ValueError unless all are there, in their parameters'
+    shapes."""
+    found, wanted = dict(leaves(dparams)), dict(leaves(params))
+    for name in names:
+        if name not in found:
+            raise ValueError(f"the way back gives no gradient of {name!r}: it gives {', '.join(found) or 'none'}")
+        shape, own = tuple(found[name].shape), tuple(wanted[name].shape)
+        if shape != own:
+            raise ValueError(f"the gradient of {name!r} is {shape}: expected {own}, the shape of the parameter")
+    return [found[name] for name in names]

@@ -1,18 +1,21 @@
 """Losses: the value to be minimized and its gradient, computed together because they share their work.
 
 Every loss is ``sum_i w_i l_i / W`` over the samples of a batch, ``w`` the sample weights (1 where none are given).
-``W`` is the denominator: the sum of the weights for means, 1 for sums. It may be passed in, so that the parts of a batch
-that is too large for one pass add up to the loss of the whole. All arrays may have a leading axis of networks; there is
-then one loss for each.
+``W`` is the denominator: the sum of the weights for means, 1 for sums; a batch whose weights are all 0 has the loss 0.
+It may be passed in, so that the parts of a batch that is too large for one pass add up to the loss of the whole. All
+arrays may have a leading axis of networks; there is then one loss for each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import inf
 from typing import Any, ClassVar
 
 from tinynet_backends import Backend
+
+from tinynet import checks
 
 Array = Any
 Shape = tuple[int, ...]
@@ -52,11 +55,14 @@ class Loss:
         if denominator is None:
             denominator = self.denominator(target, weight, ops)
         total = denominator * width
-        if weight is None and isinstance(total, (int, float)):
+        known = type(total) in (int, float)  # and no sum of NumPy's, whose numbers are floats too
+        if weight is None and known:
             return ops.constant(y.shape[:-1], 1.0 / total, y.dtype)
         if weight is None:
             weight = xp.ones(y.shape[:-1], dtype=y.dtype, device=ops.device)
-        return weight / (total if isinstance(total, (int, float)) else total[..., None])
+        if known:
+            return weight / total
+        return weight / xp.maximum(total, xp.finfo(total.dtype).smallest_normal)[..., None]
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
         """ValueError unless targets, of a batch or of a whole data set, fit outputs ``(n, *out)``."""
@@ -127,7 +133,7 @@ class Huber(Loss):
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.delta > 0 and isfinite(self.delta)):
+        if not 0.0 < checks.number(self.delta) < inf:
             raise ValueError(f"Huber delta {self.delta!r} is out of range: give a positive number")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
@@ -146,7 +152,7 @@ class Quantile(Loss):
     q: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.q < 1.0:
+        if not 0.0 < checks.number(self.q) < 1.0:
             raise ValueError(f"Quantile q {self.q!r} is out of range: give a number in (0, 1)")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
@@ -231,7 +237,7 @@ class CrossEntropy(Loss):
     labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.smoothing < 1.0:
+        if not 0.0 <= checks.number(self.smoothing) < 1.0:
             raise ValueError(f"CrossEntropy smoothing {self.smoothing!r} is out of range: give a number in [0, 1)")
         if self.class_weight is not None:
             object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
@@ -278,9 +284,17 @@ class CrossEntropy(Loss):
 
 def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
     """Class weights as floats; ValueError unless they are finite, not negative, and not all 0."""
-    values = tuple(float(w) for w in weights)
-    if not all(w >= 0 and isfinite(w) for w in values) or not any(values):
+    listed = hasattr(weights, "__iter__") and not isinstance(weights, Mapping)
+    values = tuple(map(checks.number, weights)) if listed else ()
+    if not all(0 <= w < inf for w in values) or not any(values):
         raise ValueError(
-            f"{type(loss).__name__} class_weight {values} is out of range: give numbers of at least 0, not all 0"
+            f"{type(loss).__name__} class_weight {checks.shown(weights)} is out of range: "
+            "give a number of at least 0 for each class, not all 0"
         )
     return values
+
+
+def check_loss(loss: Any) -> None:
+    """TypeError unless ``loss`` is one."""
+    if not isinstance(loss, Loss):
+        raise TypeError(f"loss {checks.shown(loss)} is not a loss: give one, such as CrossEntropy()")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import Any
 
+from tinynet import checks
 from tinynet.data import Dataset, Loader, as_dataset
 from tinynet.data.together import Together
 from tinynet.ensemble import Ensemble
@@ -74,7 +75,8 @@ def fit_many(
         raise TypeError(f"fit_many does not take {kind}: give a data set, arrays, a path or a Loader")
     source = data.data if isinstance(data, Loader) else as_dataset(data)
     held_out = None if validation is None else as_dataset(validation)
-    loss, optimizer, chosen = settle(source, loss, optimizer, metrics, epochs)
+    loss, optimizer, chosen = settle(source, loss, optimizer, metrics)
+    epochs = checks.positive("epochs", epochs)
     numbers, rates = _pairs(model.seed if seeds is None else seeds, optimizer.lr if lr is None else lr)
     each = [replace(optimizer, lr=rate) for rate in rates]  # which says what is no rate
     models = [Model(model.net, model.in_shape, seed=n, backend=model.ops, dtype=model.dtype) for n in numbers]

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import nan, sqrt
 from typing import Any
 
 from tinynet_backends import Backend
+
+from tinynet import checks
 
 Array = Any
 
@@ -77,6 +80,9 @@ class TopK(_Ratio):
 
     k: int = 5
     name: str = "top_k"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", checks.positive("TopK k", self.k))
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         xp = ops.xp
@@ -201,6 +207,13 @@ class R2(Metric):
 
 
 METRICS: dict[str, Metric] = {m.name: m for m in (Accuracy(), TopK(), LogLoss(), F1(), R2(), MAE(), RMSE())}
+
+
+def as_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
+    """`as_metric` of each."""
+    if isinstance(metrics, (str, Metric)):
+        raise TypeError(f"metrics {metrics!r} is a single one: give a list, [{metrics!r}]")
+    return tuple(map(as_metric, metrics))
 
 
 def as_metric(metric: str | Metric) -> Metric:

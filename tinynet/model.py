@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from math import prod
+from math import nan, prod
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -13,9 +13,9 @@ from tinynet_backends import Backend, get_backend
 from tinynet import checks, streams
 from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
-from tinynet.layers import Array, Context, Layer, Param, Params, leaves
-from tinynet.losses import Loss
-from tinynet.metrics import Metric, as_metric
+from tinynet.layers import Array, Context, Layer, Param, Params, checked_forward, leaves
+from tinynet.losses import Loss, check_loss
+from tinynet.metrics import Metric, as_metrics
 from tinynet.standardize import moments, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
@@ -66,7 +66,7 @@ class Model:
     ) -> None:
         if not isinstance(net, Layer):
             raise TypeError(f"net {net!r} is not a layer: give one, such as Sequential(Dense(8), ReLU(), Dense(1))")
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ValueError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
         self.net = net
         self.in_shape = _shape(n_in)
@@ -100,8 +100,19 @@ class Model:
         widest = max(prod(self.in_shape), *(p.shape[-1] for _, p in leaves(self.spec.params)), 1)
         self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
-        net = self.net  # not self: a reference cycle would hold device memory until the next garbage collection
-        self._forward = self.ops.compile(lambda params, x: net.forward(params, x, ctx)[0], self.params)
+        # not self: a reference cycle would hold device memory until the next garbage collection
+        net, out = self.net, self.out_shape
+        self._forward = self.ops.compile(lambda params, x: checked_forward(net, out, params, x, ctx)[0], self.params)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: the backend by its name, without the views that are cut out of the two vectors."""
+        state = {name: value for name, value in vars(self).items() if name not in ("params", "_forward")}
+        return state | {"ops": self.ops.name} | {name: self.ops.to_numpy(state[name]) for name in ("theta", "state")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, ops=get_backend(state["ops"]))
+        self.theta, self.state = (self.ops.asarray(state[name]) for name in ("theta", "state"))
+        self._bind()
 
     def __repr__(self) -> str:
         shapes = f"{_written(self.in_shape)} -> {_written(self.out_shape)}"
@@ -195,9 +206,8 @@ class Model:
             raise ValueError("the model has no loss yet: fit it, or give evaluate(loss=…)")
         data = as_dataset(data)
         check_fit(self, data, loss)
-        return Evaluation(self, loss, self.metrics if metrics is None else tuple(map(as_metric, metrics)))(
-            data, batch_size
-        )
+        evaluation = Evaluation(self, loss, self.metrics if metrics is None else as_metrics(metrics))
+        return evaluation(data, checks.positive("batch_size", batch_size))
 
     @_on_its_device
     def adapt(self, data: Any, *, samples: int | None = None) -> None:
@@ -269,15 +279,15 @@ class Evaluation:
 
         def step(params: Params, x: Array, target: Array, weight: Array | None) -> list[list[Array]]:
             if not lead:
-                return [sums(model.net.forward(params, x, ctx)[0], target, weight)]
-            y = model.net.forward(params, ops.xp.broadcast_to(x, (*lead, *x.shape)), ctx)[0]
+                return [sums(checked_forward(model.net, model.out_shape, params, x, ctx)[0], target, weight)]
+            y = checked_forward(model.net, model.out_shape, params, ops.xp.broadcast_to(x, (*lead, *x.shape)), ctx)[0]
             return [sums(y[number, ...], target, weight) for number in range(*lead)]
 
         def sums(y: Array, target: Array, weight: Array | None) -> list[Array]:
             total = loss.denominator(target, weight, ops)
-            value = loss(y, target, ops, weight, total)[0]
+            value = loss(y, target, ops, weight, 1)[0]
             total = total + ops.xp.zeros_like(value) if isinstance(total, int) else ops.xp.astype(total, value.dtype)
-            return [ops.xp.stack([value * total, total]), *(m.sums(y, target, weight, ops) for m in metrics)]
+            return [ops.xp.stack([value, total]), *(m.sums(y, target, weight, ops) for m in metrics)]
 
         self.model, self.loss, self.metrics = model, loss, metrics
         self.step = ops.compile(step, model.params)
@@ -299,7 +309,7 @@ class Evaluation:
 
     def _result(self, loss: list[float], *rest: list[float]) -> dict[str, float]:
         value, total = loss
-        result = {"loss": value / total if self.loss.mean else value}
+        result = {"loss": (value / total if total else nan) if self.loss.mean else value}
         return result | {m.name: m.result(s) for m, s in zip(self.metrics, rest, strict=True)}
 
 
@@ -340,7 +350,9 @@ def _check_inputs(shape: Shape, model: Trainable) -> None:
 
 
 def check_fit(model: Trainable, data: Any, loss: Loss) -> None:
-    """ValueError unless the data's inputs fit the model and its targets fit the loss and the model's outputs."""
+    """ValueError unless the data's inputs fit the model and its targets fit the loss, which must be one, and the model's
+    outputs."""
+    check_loss(loss)
     _check_inputs(data.shape, model)
     out = model.out_shape
     if data.stored:
@@ -381,10 +393,11 @@ def merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shape(n_in: int | tuple[int, ...]) -> Shape:
-    shape = (n_in,) if isinstance(n_in, int) else tuple(n_in)
-    if not shape or not all(isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in shape):
-        raise ValueError(f"n_in {n_in!r} is out of range: give the number of features, or the shape of one sample")
-    return shape
+    shape = [checks.whole(d) or 0 for d in (n_in if isinstance(n_in, (tuple, list)) else (n_in,))]
+    if not shape or min(shape) < 1:
+        shown = checks.shown(n_in)
+        raise ValueError(f"n_in {shown} is out of range: give the number of features, or the shape of one sample")
+    return tuple(shape)
 
 
 def _written(shape: Shape) -> str:

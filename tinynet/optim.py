@@ -8,11 +8,12 @@ All follow PyTorch's conventions, and are held to its numbers where it has the s
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from math import isfinite, sqrt
+from math import inf, sqrt
 from typing import Any, ClassVar
 
 from tinynet_backends import Backend
 
+from tinynet import checks
 from tinynet.schedules import Schedule, rate_at
 
 Array = Any
@@ -31,19 +32,21 @@ class Optimizer:
     slots: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        if not callable(self.lr) and not (isinstance(self.lr, (int, float)) and 0 <= self.lr < float("inf")):
-            raise ValueError(
-                f"{name} lr {self.lr!r} is out of range: give a finite number of at least 0, or step -> rate"
-            )
-        for field in ("l2", "weight_decay", "epsilon"):
-            value = getattr(self, field, 0.0)
-            if not (value >= 0 and isfinite(value)):
-                raise ValueError(f"{name} {field} {value!r} is out of range: give a finite number of at least 0")
-        for field in ("momentum", "beta1", "beta2", "decay"):
-            value = getattr(self, field, 0.0)
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} {field} {value!r} is out of range: give a number in [0, 1)")
+        positive, fraction = (
+            ("lr", "l2", "weight_decay", "epsilon", "momentum_decay"),
+            ("momentum", "beta1", "beta2", "decay"),
+        )
+        for field in positive + fraction:
+            given = getattr(self, field, 0.0)
+            if callable(given) and field == "lr":
+                continue
+            value = checks.number(given)
+            if not 0 <= value < (1 if field in fraction else inf):
+                remedy = "a number in [0, 1)" if field in fraction else "a finite number of at least 0"
+                text = f"{type(self).__name__} {field} {checks.shown(given)} is out of range: give {remedy}"
+                raise ValueError(f"{text}, or step -> rate" if field == "lr" else text)
+            if hasattr(self, field):
+                object.__setattr__(self, field, value)
 
     def init(self, theta: Array, ops: Backend) -> State:
         """State before the first step: a zero vector for each slot."""
@@ -85,6 +88,12 @@ class Optimizer:
         if self.weight_decay:
             theta = theta * (1.0 - lr * self.weight_decay)
         return self.rule(xp, theta, *slots, g, lr, *scalars)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """TypeError unless ``optimizer`` is one."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer {checks.shown(optimizer)} is not an optimizer: give one, such as Adam(1e-3)")
 
 
 @dataclass(frozen=True)

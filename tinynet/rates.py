@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tinynet import checks
 from tinynet.data import Loader
 from tinynet.errors import DivergedError
-from tinynet.fitting import adapt
-from tinynet.losses import CrossEntropy, Loss, MeanSquaredError
+from tinynet.fitting import adapt, settle
+from tinynet.losses import Loss
 from tinynet.model import Model
-from tinynet.optim import Adam, Optimizer
+from tinynet.optim import Optimizer
 from tinynet.schedules import Exponential
 from tinynet.training import Run, train
 
@@ -57,14 +58,14 @@ def find_rate(
     model itself does not change by a bit. ``data``, ``loss``, ``optimizer`` (whose own rate is ignored) and
     ``batch_size`` are those of `fit`, and so are the batches.
     """
-    if not 0 < low < high < float("inf"):
+    if not 0 < checks.number(low) < checks.number(high) < float("inf"):
         raise ValueError(f"rates from {low!r} to {high!r} are out of range: give two positive numbers, the lower first")
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 10:
-        raise ValueError(f"steps {steps!r} is too few to see a curve: give a whole number of at least 10")
+    if checks.whole(steps) is None or steps < 10:
+        raise ValueError(f"steps {checks.shown(steps)} is too few to see a curve: give a whole number of at least 10")
     loader = data if hasattr(data, "steps_per_epoch") else Loader(data, batch_size, seed=model.seed)
-    loss = loss or (CrossEntropy() if loader.data.classes else MeanSquaredError())
+    loss, optimizer, _ = settle(loader.data, loss, optimizer, ())
     growth = Exponential(low, (high / low) ** (1.0 / (steps - 1)))
-    rising = replace(optimizer or Adam(), lr=growth)
+    rising = replace(optimizer, lr=growth)
     copy = model.to(model.ops)
     run = Run(rising.init(copy.theta, copy.ops))
     adapt(copy, loader.data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tinynet import checks
 from tinynet.initializers import Constant, Shape
 from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec
 
@@ -25,7 +26,7 @@ class Dropout(Layer):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.rate < 1.0:
+        if not 0.0 <= checks.number(self.rate) < 1.0:
             raise ValueError(f"Dropout rate {self.rate!r} is out of range: give the fraction dropped, in [0, 1)")
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
@@ -81,7 +82,7 @@ class BatchNorm(Layer):
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.momentum <= 1.0:
+        if not 0.0 <= checks.number(self.momentum) <= 1.0:
             raise ValueError(
                 f"BatchNorm momentum {self.momentum!r} is out of range: give the weight of the new, in [0, 1]"
             )

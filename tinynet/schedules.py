@@ -9,16 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, inf, pi, sqrt
 
+from tinynet import checks
+
 Schedule = Callable[[int], float]
 
 
 def _check(owner: object, rate: float, **positive: float) -> None:
     name = type(owner).__name__
-    if not 0 <= rate < inf:
-        raise ValueError(f"{name} rate {rate!r} is out of range: give a finite number of at least 0")
+    if not 0 <= checks.number(rate) < inf:
+        raise ValueError(f"{name} rate {checks.shown(rate)} is out of range: give a finite number of at least 0")
     for field, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{name} {field} {value!r} is out of range: give a positive number")
+        if not checks.number(value) > 0:
+            raise ValueError(f"{name} {field} {checks.shown(value)} is out of range: give a positive number")
 
 
 @dataclass(frozen=True)
@@ -165,4 +167,4 @@ def _half_cosine(a: float, b: float, done: float) -> float:
 
 def rate_at(rate: float | Schedule, step: int) -> float:
     """The rate at ``step``, of a number or of a schedule."""
-    return rate(step) if callable(rate) else float(rate)
+    return float(rate(step) if callable(rate) else rate)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from math import isfinite
-from operator import getitem
 from typing import Any, NamedTuple
 
 from tinynet_backends import Backend
 
+from tinynet import checks
 from tinynet.data import Batch
 from tinynet.data.loader import BatchSource, Loader, batches
 from tinynet.errors import DivergedError
 from tinynet.footprint import step_bytes
-from tinynet.layers import Array, Context, Params
+from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
 from tinynet.losses import Loss
 from tinynet.model import Model, Trainable, check_fit
-from tinynet.optim import Optimizer, State
+from tinynet.optim import Optimizer, State, check_optimizer
 
 CHECK_EVERY = 64  # steps; a check of the losses waits for the device
 
@@ -82,6 +82,7 @@ def train(
     20 1 ()
     """
     check_options(steps, clip, accumulate, ema)
+    check_optimizer(optimizer)
     check_fit(model, loader.data, loss)
     ops, theta = model.ops, model.theta
     needed = step_bytes(
@@ -96,7 +97,7 @@ def train(
         if ema is not None and run.average is None:
             run.average = ops.xp.asarray(theta, copy=True)
     step = make_step(model, loss, optimizer, run, clip, accumulate, ema)
-    return loop(model, loader, step, run, steps, due, check_finite, together)
+    return loop(model, loader, step, run, int(steps), due, check_finite, together)
 
 
 class Step:
@@ -143,9 +144,9 @@ def make_step(
 ) -> Step:  # fmt: skip
     """The step of a run, of one network or of many; ``rate`` is that of `Optimizer.apply`."""
     ops, theta = model.ops, model.theta
+    clip, ema = (None if number is None else float(number) for number in (clip, ema))
     lead = theta.shape[:-1]  # (), or the number of networks
     all_networks = (slice(None),) * len(lead)
-    paths = [name.split(".") for name in model.gradient_names]
     vectors = [ops.zeros(theta.shape, theta.dtype) for _ in range(2 if accumulate > 1 else 1)]
 
     def step(
@@ -162,10 +163,9 @@ def make_step(
         for start in range(0, n, size):
             rows = *all_networks, slice(start, min(start + size, n))
             w = None if weight is None else weight[rows]
-            out, backprop = model.net.forward(params, x[(*rows, ...)], ctx)
+            out, backprop = checked_forward(model.net, model.out_shape, params, x[(*rows, ...)], ctx)
             value, dy = loss(out, y[(*rows, ...)], ops, w, denominator)
-            dparams = backprop(dy)[1]
-            ops.pack([reduce(getitem, path, dparams) for path in paths], part if start else g)
+            ops.pack(checked_gradients(model.gradient_names, backprop(dy)[1], params), part if start else g)
             if start:
                 ops.update(_add, [g], [part])
             total = value if total is None else total + value
@@ -269,11 +269,10 @@ def _blend(xp: Any, average: Array, theta: Array, decay: float) -> tuple[Array]:
 
 def check_options(steps: int, clip: float | None, accumulate: int, ema: float | None) -> None:
     """ValueError for options of `train` that are out of range."""
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps {steps!r} is not a whole number of at least 0")
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip {clip!r} is out of range: give a positive norm, or None")
-    if not isinstance(accumulate, int) or accumulate < 1:
-        raise ValueError(f"accumulate {accumulate!r} is not a positive whole number")
-    if ema is not None and not 0 <= ema < 1:
-        raise ValueError(f"ema {ema!r} is out of range: give the weight of the old average, in [0, 1)")
+    if checks.whole(steps) is None or steps < 0:
+        raise ValueError(f"steps {checks.shown(steps)} is not a whole number of at least 0")
+    if clip is not None and not checks.number(clip) > 0:
+        raise ValueError(f"clip {checks.shown(clip)} is out of range: give a positive norm, or None")
+    checks.positive("accumulate", accumulate)
+    if ema is not None and not 0 <= checks.number(ema) < 1:
+        raise ValueError(f"ema {checks.shown(ema)} is out of range: give the weight of the old average, in [0, 1)")

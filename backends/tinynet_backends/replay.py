@@ -13,6 +13,9 @@ from tinynet_backends.arena import Arena
 from tinynet_backends.capture import Number, Source, Stand, Tape, real, run
 
 _log = logging.getLogger("tinynet")
+# Tapes that a step keeps, each with arrays of its own: a further kind of arguments takes the place of the one that was
+# used least recently.
+KINDS = 16
 
 
 class Replay:
@@ -104,7 +107,9 @@ class Compilation:
         if self.latest is None or not self.latest.takes(args):
             args = tuple(map(_contiguous, args))
             kind = tuple([(a.shape, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in args])
-            replay = self.replays.get(kind)
+            replay = self.replays.pop(kind, None)
+            if replay is not None:
+                self.replays[kind] = replay  # last again
             if not isinstance(replay, Replay):
                 with np.errstate(all="ignore"):
                     return self._first_calls(kind, replay, args)
@@ -119,6 +124,8 @@ class Compilation:
         running.arena = self.arena.rewind()
         try:
             if reason is None:
+                while len(self.replays) >= KINDS:
+                    del self.replays[next(iter(self.replays))]
                 usual = all(isinstance(a, _CAPTURABLE) for a in args)
                 self.replays[kind] = "" if usual else "arguments that are neither arrays nor numbers"
             if reason == "":
