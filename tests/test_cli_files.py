@@ -267,7 +267,7 @@ def test_parts_of_a_table(tmp_path, capsys):
         assert "accuracy" in capsys.readouterr().out
     for argv, said in (
         (["train", "--data", "none-*.csv"], "no file matches 'none-*.csv'"),
-        (["train", "--data", "part-0.csv", "moons"], "unknown data 'moons': a file ("),
+        (["train", "--data", "part-0.csv", "moons"], "unknown data 'moons': each of several is a file ("),
         (["train", "--data", "part-0.csv", "--target", "kind", "--exclude", "nois"],
          f"{names[0]}: has no column 'nois' to use or exclude: it has wide, thin, noise, kind"),
         (["train", "--exclude", "noise"], "option exclude is for data in a file: data 'spirals' has no such option"),
@@ -588,6 +588,24 @@ def test_bad_tables_to_train_on(text, argv, said, capsys):
 def test_options_that_do_not_fit_a_file(argv, said, capsys):
     put("d.csv", "a,y\n1,x\n2,z\n")
     assert mistake(capsys, "train", "--data", "d.csv", "--target", "y", *argv) == said
+
+
+def test_labels_of_an_array_that_are_numbers(capsys):
+    """A network with an output for each would be too large; and to look for each among the labels takes for ever."""
+    x, y = np.zeros((9, 2)), 2**40 + np.arange(9)
+    np.savez("d.npz", X=x, y=y)
+    assert mistake(capsys, "train", "--data", "d.npz") == (
+        f"{os.path.abspath('d.npz')}: labels up to {2**40 + 8} are more than 1000 classes, too many: if they are numbers, "
+        "the task is regression"
+    )
+    assert [part.n for part in tn.data.stratified(tn.Arrays(x, np.repeat(y[:3], 3)), 0.3, seed=0)] == [6, 3]
+
+
+def test_an_index_of_pandas_is_no_feature():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": range(9), "y": [0, 1, 2] * 3})
+    frame[frame.a != 1].to_parquet("d.parquet")
+    assert tn.data.read("d.parquet").columns.features == ("a",)
 
 
 def test_a_class_that_the_model_has_not_seen(run, tmp_path, capsys):

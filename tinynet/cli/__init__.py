@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DivergedError as e:
         print(f"tinynet: {e}", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, OSError, BackendUnavailable) as e:
+    except (ValueError, TypeError, OSError, MemoryError, BackendUnavailable) as e:
         if isinstance(e, OSError) and e.errno == errno.ENOSPC:
             _let_go_of_output()
         print(f"tinynet: error: {_one_line(e)}", file=sys.stderr)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _one_line(e: Exception) -> str:
     if isinstance(e, OSError) and e.strerror is not None:
         return e.strerror if e.filename is None else f"{e.filename}: {e.strerror}"
-    return " ".join(str(e).split())
+    return " ".join(str(e).split()) or "out of memory"
 
 
 def _let_go_of_output() -> None:
