@@ -360,6 +360,19 @@ def test_a_bad_file_is_one_line_that_names_it(name, tmp_path):
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_a_checksum_in_a_file_is_looked_at(suffix, tmp_path):
+    """A bit of a number in the middle of a file: no form of it is broken."""
+    need(suffix)
+    path = tmp_path / f"d{suffix}"
+    D.write(D.Linear(5000, n_features=2), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(tn.DataFileError, match=f"d{suffix}: cannot be read: .*CRC"):
+        D.read(path)
+
+
 def test_missing_files_and_loops_are_the_system_s_errors(tmp_path):
     (tmp_path / "loop.npy").symlink_to(tmp_path / "loop.npy")
     for name in ("missing.npy", "loop.npy"):

@@ -235,11 +235,14 @@ def _member(path: Path, z: zipfile.ZipFile, info: zipfile.ZipInfo, scratch: Path
             raise DataFileError(f"{path}: {info.filename} has {info.file_size - header} bytes: expected {size}")
         if size == 0:
             return np.empty(shape, dtype)
-        if info.compress_type != zipfile.ZIP_STORED:
+        stored = info.compress_type == zipfile.ZIP_STORED
+        if not stored:
             _demand_room(path, size, scratch.parent)
-            with open(scratch, "wb") as out:
-                while block := f.read(2**20):
-                    out.write(block)
+        # read to its end either way: there its checksum is looked at
+        with open(os.devnull if stored else scratch, "wb") as out:
+            while block := f.read(2**20):
+                out.write(block)
+        if not stored:
             return np.memmap(scratch, dtype, "r", 0, shape, "F" if fortran else "C")
     with open(path, "rb") as f:
         f.seek(info.header_offset + 26)

@@ -68,7 +68,7 @@ def reading(path: Path) -> Iterator[None]:
 def open_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[Table]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as f:
+    with pq.ParquetFile(path, page_checksum_verification=True) as f:
         schema = f.schema_arrow
         there = None if columns is None else [name for name in columns if name in schema.names]
         yield Table(path, schema.names, schema.types, f.iter_batches(ROWS, columns=there))
