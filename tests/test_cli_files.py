@@ -5,8 +5,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -754,6 +756,29 @@ def test_a_disk_without_room(capsys, monkeypatch):
 
 def full(*args):
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(("number", "word", "code"), [("SIGINT", "interrupted", 130), ("SIGTERM", "terminated", 143)])
+@pytest.mark.parametrize("argv", [["predict", "RUN", "d.csv", "--out", "p.csv"], ["train", "--data", "d.csv"]])
+def test_a_signal_leaves_nothing_half_written(argv, number, word, code, run, capsys, monkeypatch, tmp_path_factory):
+    put("d.csv", "wide,thin,noise,y\n" + "1,2,3,4.5\n" * 9)
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    side_by_side, seen = tables.side_by_side, []
+
+    def signalled(*args):
+        seen.extend([*os.listdir(), *os.listdir(scratch)])
+        signal.raise_signal(signal.Signals[number])
+        return side_by_side(*args)
+
+    monkeypatch.setattr(tables, "side_by_side", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main([a.replace("RUN", str(run)) for a in argv]) == code
+    assert capsys.readouterr().err == f"tinynet: {word}\n"
+    assert len(seen) == 2  # the table and what is in the making
+    assert os.listdir() == ["d.csv"]
+    assert os.listdir(scratch) == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # Pipes ----------------------------------------------------------------------------------------------------------------
