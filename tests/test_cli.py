@@ -12,7 +12,7 @@ import tomllib
 import pytest
 
 import tinynet as tn
-from tinynet.cli import COMMANDS, main, parser
+from tinynet.cli import COMMANDS, main, parser, train
 from tinynet.config import Config, parse
 
 SMALL = ["--samples", "2_000", "--validation", "500", "--batch-size", "100", "--hidden", "8", "--backend", "numpy"]
@@ -208,13 +208,17 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         (["--lr", "nan"], "Cosine rate nan is out of range: give a finite number of at least 0"),
         (["--standardize", "perhaps"], "option standardize = 'perhaps' is not understood: expected bool"),
         (["--checkpoint", "-1"], "option checkpoint = -1 is out of range: give at least 0"),
+        (["--accumulate", "0"], "option accumulate = 0 is out of range: give at least 1"),
+        (["--ema", "1"], "option ema = 1.0 is out of range: give a number in [0, 1)"),
+        (["--data", "a.csv", "moons"],
+         "unknown data 'moons': each of several is a file (.npy, .npz, .h5, .hdf5, .parquet, .csv)"),
         (["--resume", "full"], "full/config.toml: No such file or directory"),
         (["x.toml", "--resume", "full"], "x.toml and --resume full are two configs: give one of them"),
         (["missing.toml"], "missing.toml: No such file or directory"),
         (["--out", "file/in/it"], "file/in/it: Not a directory"),
         (["--out", "full"], "run folder full is not empty: give another with --out"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_is_one_line_and_leaves_nothing(argv, said, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
@@ -237,6 +241,15 @@ def test_a_mistake_is_one_line_and_leaves_nothing(argv, said, tmp_path, capsys):
 def test_a_mistake_in_a_config_is_one_line(text, said, tmp_path, capsys):
     (tmp_path / "c.toml").write_text(text)
     assert mistake(capsys, "train", "c.toml").startswith(said)
+
+
+def test_too_little_memory_is_a_mistake_too(monkeypatch, capsys):
+    def much(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(train, "Model", much)
+    assert mistake(capsys, "train") == "out of memory"
+    assert not os.path.exists("runs")
 
 
 def test_no_backend_in_place_of_one_that_is_missing(monkeypatch, capsys):

@@ -5,8 +5,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -267,7 +269,7 @@ def test_parts_of_a_table(tmp_path, capsys):
         assert "accuracy" in capsys.readouterr().out
     for argv, said in (
         (["train", "--data", "none-*.csv"], "no file matches 'none-*.csv'"),
-        (["train", "--data", "part-0.csv", "moons"], "unknown data 'moons': a file ("),
+        (["train", "--data", "part-0.csv", "moons"], "unknown data 'moons': each of several is a file ("),
         (["train", "--data", "part-0.csv", "--target", "kind", "--exclude", "nois"],
          f"{names[0]}: has no column 'nois' to use or exclude: it has wide, thin, noise, kind"),
         (["train", "--exclude", "noise"], "option exclude is for data in a file: data 'spirals' has no such option"),
@@ -590,6 +592,24 @@ def test_options_that_do_not_fit_a_file(argv, said, capsys):
     assert mistake(capsys, "train", "--data", "d.csv", "--target", "y", *argv) == said
 
 
+def test_labels_of_an_array_that_are_numbers(capsys):
+    """A network with an output for each would be too large; and to look for each among the labels takes for ever."""
+    x, y = np.zeros((9, 2)), 2**40 + np.arange(9)
+    np.savez("d.npz", X=x, y=y)
+    assert mistake(capsys, "train", "--data", "d.npz") == (
+        f"{os.path.abspath('d.npz')}: labels up to {2**40 + 8} are more than 1000 classes, too many: if they are numbers, "
+        "the task is regression"
+    )
+    assert [part.n for part in tn.data.stratified(tn.Arrays(x, np.repeat(y[:3], 3)), 0.3, seed=0)] == [6, 3]
+
+
+def test_an_index_of_pandas_is_no_feature():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": range(9), "y": [0, 1, 2] * 3})
+    frame[frame.a != 1].to_parquet("d.parquet")
+    assert tn.data.read("d.parquet").columns.features == ("a",)
+
+
 def test_a_class_that_the_model_has_not_seen(run, tmp_path, capsys):
     table(tmp_path / "t.csv", names=("ash", "birch", "elm"))
     said = mistake(capsys, "evaluate", run, "--data", "t.csv")
@@ -736,6 +756,29 @@ def test_a_disk_without_room(capsys, monkeypatch):
 
 def full(*args):
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(("number", "word", "code"), [("SIGINT", "interrupted", 130), ("SIGTERM", "terminated", 143)])
+@pytest.mark.parametrize("argv", [["predict", "RUN", "d.csv", "--out", "p.csv"], ["train", "--data", "d.csv"]])
+def test_a_signal_leaves_nothing_half_written(argv, number, word, code, run, capsys, monkeypatch, tmp_path_factory):
+    put("d.csv", "wide,thin,noise,y\n" + "1,2,3,4.5\n" * 9)
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    side_by_side, seen = tables.side_by_side, []
+
+    def signalled(*args):
+        seen.extend([*os.listdir(), *os.listdir(scratch)])
+        signal.raise_signal(signal.Signals[number])
+        return side_by_side(*args)
+
+    monkeypatch.setattr(tables, "side_by_side", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main([a.replace("RUN", str(run)) for a in argv]) == code
+    assert capsys.readouterr().err == f"tinynet: {word}\n"
+    assert len(seen) == 2  # the table and what is in the making
+    assert os.listdir() == ["d.csv"]
+    assert os.listdir(scratch) == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # Pipes ----------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ import pytest
 
 import tinynet as tn
 from tinynet.data import Arrays
+from tinynet.plot import regions
+from tinynet.plot.style import figure
 from tinynet.terminal import curve
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib, from the extra plot")
@@ -171,6 +173,21 @@ def test_the_picture_of_a_command(trained):
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
 
 
+def test_the_picture_of_a_run_of_a_step_from_a_file_of_any_name(trained, monkeypatch):
+    sheets = []
+    monkeypatch.setattr(regions, "figure", lambda *size: sheets.append(figure(*size)) or sheets[-1])
+    tn.plot.training_png(trained, SPIRALS, [(2, 0.7)], "a$x_{$.csv")
+    assert sheets[0].axes[0].lines[0].get_marker() == "o"
+    assert sheets[0].get_suptitle() == r"a\$x_{\$.csv"
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, -1e30])
+def test_one_number_is_a_histogram_too(value):
+    model = tn.Model(tn.Dense(3), 2, backend="numpy")
+    model.theta[...] = value
+    whole(tn.plot.weights(model))
+
+
 def test_gradients_leave_the_model_as_it_is():
     model = tn.Model(tn.Sequential(tn.Dense(4), tn.BatchNorm(), tn.ReLU(), tn.Dense(3)), 2, backend="numpy")
     before = model.theta.copy(), model.state.copy()
@@ -216,6 +233,11 @@ def _numbers():
         (lambda m: tn.plot.confusion(m, _numbers()), "the targets are numbers, not labels: this picture is of classes"),
         (lambda m: tn.plot.confusion(m, SPIRALS, names="ab"), "2 names do not fit 3 classes: give one each"),
         (lambda m: tn.plot.calibration(m, SPIRALS, bins=0), "bins 0 is not a positive whole number"),
+        (lambda m: tn.plot.weights(m, bins=0), "bins 0 is not a positive whole number"),
+        (lambda m: tn.plot.gradients(m, SPIRALS, samples=0), "samples 0 is not a positive whole number"),
+        (lambda m: tn.plot.gradients(m, SPIRALS, bins=-1), "bins -1 is not a positive whole number"),
+        (lambda m: tn.plot.decision_regions(m, SPIRALS, points=0), "points 0 is not a positive whole number"),
+        (lambda m: tn.plot.decision_regions(m, SPIRALS, grid=0.5), "grid 0.5 is not a positive whole number"),
         (lambda m: tn.plot.weights(tn.Model(tn.ReLU(), 2)), "the model has no parameters: there is nothing to draw"),
         (lambda m: tn.plot.gradients(tn.Model(tn.Dense(3), 2), SPIRALS),
          "the model has no loss yet: fit it, or give gradients(loss=…)"),

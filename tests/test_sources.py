@@ -57,6 +57,7 @@ def test_what_is_written_is_read(suffix, data, rows, tmp_path, monkeypatch):
     assert (again.n, again.shape) == (data.n, data.shape)
     if suffix == ".npy":  # a table has one type, so labels are numbers there
         assert again.outputs == (data.outputs or 1)
+        assert again.batch(range(4), HOST, "float32").y.shape == (4, again.outputs)
     else:
         assert (again.classes, again.outputs) == (data.classes, data.outputs)
     for index in (range(5, 31), np.array([39, 0, 7, 7, 20])):
@@ -269,6 +270,18 @@ def npz(path, **members):
             z.writestr(name.replace("__", "/") + ".npy", content)
 
 
+def h5(path, **data):
+    """Arrays; nothing for None; for a shape zeros in parts, none of which is written."""
+    import h5py
+
+    with h5py.File(path, "w") as f:
+        for name, a in data.items():
+            if isinstance(a, tuple):
+                f.create_dataset(name, a, "f4", chunks=(1024, 1024))
+            else:
+                f[name] = h5py.Empty("f4") if a is None else a
+
+
 def member(shape, descr="<f8", body=None):
     header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
     content = np.zeros(shape).tobytes() if body is None else body
@@ -325,6 +338,13 @@ BAD = {
     "inf.csv": (lambda p: p.write_text("a,y\n1,1\n1,0\ninf,1\n"), "column 'a' has no finite number in row 2: fill or drop it"),
     "onlyy.csv": (lambda p: p.write_text("y\n1\n"), "has no features beside y"),
     "ragged.csv": (lambda p: p.write_text("a,y\n1,2\n1,2,3\n"), "cannot be read: "),
+    "wide.csv": (lambda p: p.write_text(",".join(f"c{i}" for i in range(3000)) + "\n"),
+                 f"has no column y or target: name the target, out of {', '.join(f'c{i}' for i in range(20))} and 2980 more"),
+    "long.csv": (lambda p: p.write_text(f"{'c' * 99},b\n1,2\n"),
+                 f"has no column y or target: name the target, out of {'c' * 57}..., b"),
+    "group.h5": (lambda p: h5(p, **{"X/a": X, "y": Y, "Z": None}), "has no data set 'X', but y"),
+    "void.h5": (lambda p: h5(p, X=None, y=Y), "has no data set 'X', but y"),
+    "zeros.h5": (lambda p: h5(p, X=(2**40, 2**20), y=Y), f"decoded it takes {2**62} bytes, and "),
 }  # fmt: skip
 
 
@@ -338,6 +358,19 @@ def test_a_bad_file_is_one_line_that_names_it(name, tmp_path):
         D.read(path)
     assert str(e.value).startswith(f"{path}: {said}")
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_a_checksum_in_a_file_is_looked_at(suffix, tmp_path):
+    """A bit of a number in the middle of a file: no form of it is broken."""
+    need(suffix)
+    path = tmp_path / f"d{suffix}"
+    D.write(D.Linear(5000, n_features=2), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(tn.DataFileError, match=f"d{suffix}: cannot be read: .*CRC"):
+        D.read(path)
 
 
 def test_missing_files_and_loops_are_the_system_s_errors(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf, nan
 from operator import index
 from typing import Any
@@ -59,4 +60,14 @@ def shown(value: Any) -> str:
         text = " ".join(repr(value).split())
     except ValueError:  # Python does not write numbers of thousands of digits
         return "of thousands of digits"
+    return _short(text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names with commas between them, for an error's one line; of many the first 20."""
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(_short(" ".join(name.split())) for name in names[:20]) + more
+
+
+def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."

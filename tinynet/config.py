@@ -17,7 +17,7 @@ from tinynet import activations, layers, optim, regularization, schedules
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
 from tinynet.data.sources import KINDS
-from tinynet.data.tables import TASKS
+from tinynet.data.tables import MOST_CLASSES, TASKS
 from tinynet.standardize import Standardize
 
 ACTIVATIONS = {
@@ -115,7 +115,8 @@ class Config:
                 raise ValueError(f"option {name} = {getattr(self, name)!r} is no list of names: expected text")
         for data in self.paths:
             if type(data) is not str or (not _is_file(data) and (data not in DATASETS or len(self.paths) > 1)):
-                choice = "a file" if len(self.paths) > 1 else f"choose from {', '.join(DATASETS)}, or give a file"
+                one = f"choose from {', '.join(DATASETS)}, or give a file"
+                choice = "each of several is a file" if len(self.paths) > 1 else one
                 raise ValueError(f"unknown data {data!r}: {choice} ({', '.join(KINDS)})")
         for name, table in (
             ("task", TASKS), ("activation", ACTIVATIONS), ("norm", NORMS), ("optimizer", OPTIMIZERS),
@@ -128,12 +129,16 @@ class Config:
             ("validation", 1),
             ("batch_size", 1),
             ("epochs", 1),
+            ("accumulate", 1),
             ("patience", 0),
             ("checkpoint", 0),
             ("clip", 0),
         ):
             if not getattr(self, name) >= least:
                 raise ValueError(f"option {name} = {getattr(self, name)!r} is out of range: give at least {least}")
+
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"option ema = {self.ema!r} is out of range: give a number in [0, 1)")
 
     @property
     def paths(self) -> list[str]:
@@ -174,6 +179,11 @@ class Config:
         data = read_data(self.data, target=self.target or None, task=self.task, **columns)  # type: ignore[arg-type]
         if data.classes == 1:
             raise ValueError(f"{', '.join(self.paths)}: the target is the same in every row: there is nothing to learn")
+        if data.classes and data.classes > MOST_CLASSES:
+            raise ValueError(
+                f"{', '.join(self.paths)}: labels up to {data.classes - 1} are more than {MOST_CLASSES} classes, too "
+                "many: if they are numbers, the task is regression"
+            )
         return data, *stratified(data, self.held_out, self.seed)
 
     def make_net(self, data: Dataset) -> layers.Sequential:

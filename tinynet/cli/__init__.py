@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from tinynet_backends import BackendUnavailable
@@ -36,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise OSError("standard output: is closed")
         try:
             args = parser().parse_args(argv)
-            code: int = args.run(args)
+            with _termination():
+                code: int = args.run(args)
         finally:
             sys.stdout.flush()  # a closed pipe or a full disk is met here, not when the interpreter ends
         return code
@@ -46,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DivergedError as e:
         print(f"tinynet: {e}", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, OSError, BackendUnavailable) as e:
+    except (ValueError, TypeError, OSError, MemoryError, BackendUnavailable) as e:
         if isinstance(e, OSError) and e.errno == errno.ENOSPC:
             _let_go_of_output()
         print(f"tinynet: error: {_one_line(e)}", file=sys.stderr)
@@ -54,12 +58,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tinynet: interrupted", file=sys.stderr)
         return 130
+    except _Terminated:
+        print("tinynet: terminated", file=sys.stderr)
+        return 143
+
+
+class _Terminated(BaseException):
+    """SIGTERM."""
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """Inside, SIGTERM ends a command as Ctrl-C does, so that what is half written is deleted; a second one ends the
+    process."""
+
+    def first(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise _Terminated
+
+    ours = threading.current_thread() is threading.main_thread()  # elsewhere Python takes no handlers
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _one_line(e: Exception) -> str:
     if isinstance(e, OSError) and e.strerror is not None:
         return e.strerror if e.filename is None else f"{e.filename}: {e.strerror}"
-    return " ".join(str(e).split())
+    return " ".join(str(e).split()) or "out of memory"
 
 
 def _let_go_of_output() -> None:

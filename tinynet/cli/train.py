@@ -23,6 +23,7 @@ from tinynet_backends.switch import NAMES as BACKENDS
 from tinynet import config as options
 from tinynet.atomic import write_atomically
 from tinynet.checkpoints import Checkpoints
+from tinynet.checks import listed
 from tinynet.cli.common import Commands, command, found, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
@@ -152,7 +153,7 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
     """What was found in a file."""
     names = data.columns.classes if data.columns else None
     if data.classes:
-        found = f"{data.classes} classes{f' ({chr(44).join(names)})' if names else ''}"
+        found = f"{data.classes} classes{f' ({listed(names)})' if names else ''}"
     else:
         found = "numbers, and errors are in units of their deviation"
     return f"target: {found}; {training.n:,} samples to train on, {validation.n:,} held out"

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from tinynet import checks
 from tinynet.data import tables
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape
-from tinynet.data.sources import KINDS, npy_array, npz_arrays, scratch_folder
+from tinynet.data.sources import KINDS, data_sets, npy_array, npz_arrays, scratch_folder
 from tinynet.data.tables import reading
 from tinynet.errors import DataFileError
 
@@ -96,7 +97,9 @@ def _features(path: Path, names: Sequence[str], shape: Shape, columns: Columns |
         target = []
     found = [name for name in names if name not in (*target, "weight")]
     if (len(found),) != shape:
-        raise DataFileError(f"{path}: has {len(found)} features ({', '.join(found)}), and the model wants {shape[0]}")
+        raise DataFileError(
+            f"{path}: has {len(found)} features ({checks.listed(found)}), and the model wants {shape[0]}"
+        )
     return found
 
 
@@ -123,9 +126,10 @@ def _of_arrays(path: Path, suffix: str, shape: Shape) -> Iterator[Array]:
         import h5py
 
         with h5py.File(path, "r") as f:
-            x = f.get("X", f.get("x"))
-            if not isinstance(x, h5py.Dataset):
-                raise DataFileError(f"{path}: has no data set 'X', but {', '.join(f) or 'nothing'}")
+            there = data_sets(f)
+            x = there.get("X", there.get("x"))
+            if x is None:
+                raise DataFileError(f"{path}: has no data set 'X', but {', '.join(there) or 'nothing'}")
             yield from _pieces(path, x, shape)
 
 

@@ -70,7 +70,8 @@ def read(
       ``target`` the path of y.
     - ``.parquet``, ``.csv``: columns of numbers. ``target`` names the target's (by default ``y`` or ``target``, or all
       of ``y0``, ``y1``, …), a column ``weight`` has sample weights, the others are features in their order: all but
-      those in ``exclude``, or those in ``features`` alone. Further shards have these columns in any order.
+      those in ``exclude`` and an index of pandas' without a name, or those in ``features`` alone. Further shards have
+      these columns in any order.
 
     Whole-number targets are labels, and text in a table is classes, numbered in the order of their names. With ``task``
     "regression" a target is always numbers; with "classification" the classes are what values a table's target has, and
@@ -178,7 +179,7 @@ def _for_task(path: Path, y: Array, task: str | None) -> Array:
     whole = y.dtype.kind in "biu"
     if task == "classification" and not (whole and y.ndim == 1):
         raise DataFileError(f"{path}: y {y.dtype} {y.shape} is no target of a classification: give whole numbers (n,)")
-    return y.reshape(-1, 1) if task == "regression" and whole and y.ndim == 1 else y
+    return y.reshape(-1, 1) if y.ndim == 1 and (task == "regression" or not whole) else y
 
 
 def npy_array(path: str | PathLike[str]) -> Array:
@@ -234,10 +235,14 @@ def _member(path: Path, z: zipfile.ZipFile, info: zipfile.ZipInfo, scratch: Path
             raise DataFileError(f"{path}: {info.filename} has {info.file_size - header} bytes: expected {size}")
         if size == 0:
             return np.empty(shape, dtype)
-        if info.compress_type != zipfile.ZIP_STORED:
-            with open(scratch, "wb") as out:
-                while block := f.read(2**20):
-                    out.write(block)
+        stored = info.compress_type == zipfile.ZIP_STORED
+        if not stored:
+            _demand_room(path, size, scratch.parent)
+        # read to its end either way: there its checksum is looked at
+        with open(os.devnull if stored else scratch, "wb") as out:
+            while block := f.read(2**20):
+                out.write(block)
+        if not stored:
             return np.memmap(scratch, dtype, "r", 0, shape, "F" if fortran else "C")
     with open(path, "rb") as f:
         f.seek(info.header_offset + 26)
@@ -257,20 +262,38 @@ def _npy_header(path: Path, name: str, f: Any) -> tuple[tuple[int, ...], bool, A
     return shape, fortran, dtype
 
 
+def _demand_room(path: Path, size: int, folder: Path) -> None:
+    """DataFileError unless the disk has room for so many bytes: a few of a file may stand for any number of them."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise DataFileError(
+            f"{path}: decoded it takes {size} bytes, and {folder.parent} has room for {free}: set TMPDIR to a folder "
+            "on a larger disk"
+        )
+
+
 def _hdf5(path: Path, asked: Asked) -> Dataset:
     import h5py
 
     with scratch_folder() as scratch:
         with h5py.File(path, "r") as f:
-            arrays = {}
+            there, arrays = data_sets(f), {}
             for name, spelled in (("X", ("X", "x")), ("y", ("y",)), ("weight", ("weight",))):
-                found = next((f[s] for s in spelled if s in f), None)
-                if isinstance(found, h5py.Dataset):
+                found = next((there[s] for s in spelled if s in there), None)
+                if found is not None:
                     arrays[name] = _hdf5_array(path, found, scratch / f"{name}.bin")
             for name in ("X", "y"):
                 if name not in arrays:
-                    raise DataFileError(f"{path}: has no data set {name!r}, but {', '.join(f) or 'nothing'}")
+                    raise DataFileError(f"{path}: has no data set {name!r}, but {', '.join(there) or 'nothing'}")
         return _File(path, arrays["X"], _for_task(path, arrays["y"], asked.task), arrays.get("weight"), scratch)
+
+
+def data_sets(f: Any) -> dict[str, Any]:
+    """What is an array in an open HDF5 file, by name: no group, nothing empty, no link that leads nowhere."""
+    import h5py
+
+    there = {name: f.get(name) for name in f}
+    return {name: data for name, data in there.items() if isinstance(data, h5py.Dataset) and data.shape is not None}
 
 
 def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
@@ -282,6 +305,7 @@ def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
     offset = data.id.get_offset() if data.chunks is None and not data.external else None
     if offset is not None and offset + data.nbytes <= os.path.getsize(path):
         return np.memmap(path, data.dtype, "r", offset, data.shape)
+    _demand_room(path, data.nbytes, scratch.parent)
     rows = max(1, ROWS * data.shape[0] // max(data.size, 1))
     with open(scratch, "wb") as out:
         for start in range(0, data.shape[0], rows):

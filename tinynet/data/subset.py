@@ -47,14 +47,14 @@ def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subse
         raise ValueError(f"held_out {checks.shown(held_out)} is out of range: give a fraction in (0, 1)")
     host = get_backend("numpy")
     xp = host.xp
-    strata = [host.arange(0, data.n)]
+    strata = {0: host.arange(0, data.n)}
     if data.classes:
         starts = range(0, data.n, _PIECE)
         y = xp.concat([data.rows(range(s, min(s + _PIECE, data.n)), host, "float32").y for s in starts])
-        strata = [xp.nonzero(y == label)[0] for label in range(data.classes)]
+        strata = {label: xp.nonzero(y == label)[0] for label in xp.unique_values(y).tolist()}
     out = xp.zeros(data.n, dtype=xp.bool)
     key = streams.key(seed, streams.ORDER)
-    for number, members in enumerate(strata):
+    for number, members in strata.items():
         n = int(members.shape[0])
         count = min(int(n * part + 0.5), n - 1)
         if count > 0:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from tinynet import checks
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array
 from tinynet.errors import DataFileError
@@ -19,6 +20,7 @@ ROWS = 65536  # rows of a table that are decoded at a time
 MOST_CLASSES = 1000  # so many values of a column may be classes; more are taken for a mistake
 TASKS = ("auto", "classification", "regression")
 _EXACT_IN_32 = ("float", "halffloat", "int8", "int16", "uint8", "uint16", "bool")  # Arrow's names
+_INDEX = re.compile(r"__index_level_\d+__")  # pandas' numbers of rows, which pandas does not show as a column either
 _CONVERSION = re.compile(r"In CSV column #(\d+): .*?invalid value '(.*)'", re.DOTALL)
 
 
@@ -66,7 +68,7 @@ def reading(path: Path) -> Iterator[None]:
 def open_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[Table]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as f:
+    with pq.ParquetFile(path, page_checksum_verification=True) as f:
         schema = f.schema_arrow
         there = None if columns is None else [name for name in columns if name in schema.names]
         yield Table(path, schema.names, schema.types, f.iter_batches(ROWS, columns=there))
@@ -153,7 +155,7 @@ def _conversion_error(path: Path, head: Header, types: dict[str, Any], done: int
             row += batch.num_rows
     kind = "number" if name in types else "value like those before"
     return DataFileError(
-        f"{path}: column {name!r} has {value!r} in {where}, which is no {kind}: mend or drop it, or exclude the column"
+        f"{path}: column {name!r} has {checks.shown(value)} in {where}, which is no {kind}: mend or drop it, or exclude the column"
     )
 
 
@@ -180,15 +182,16 @@ def targets(path: Path, names: Sequence[str], asked: Asked) -> list[str]:
         found = found or [name for name in names if name[:1] == "y" and name[1:].isdecimal()]
     if not found:
         sought = "y or target" if target is None else repr(str(target))
-        raise DataFileError(f"{path}: has no column {sought}: name the target, out of {', '.join(names)}")
+        raise DataFileError(f"{path}: has no column {sought}: name the target, out of {checks.listed(names)}")
     return found
 
 
 def features(path: Path, names: Sequence[str], target: Sequence[str], asked: Asked) -> list[str]:
-    """The columns that are features: those asked for, else the model's, else all that are no target and no weight."""
+    """The columns that are features: those asked for, else the model's, else all that are no target, no weight and no
+    index of pandas'."""
     for name in (*(asked.features or ()), *asked.exclude):
         if name not in names:
-            raise DataFileError(f"{path}: has no column {name!r} to use or exclude: it has {', '.join(names)}")
+            raise DataFileError(f"{path}: has no column {name!r} to use or exclude: it has {checks.listed(names)}")
         if name in target:
             raise DataFileError(f"{path}: column {name!r} is the target: name other features, or another target")
     if asked.features is not None:
@@ -196,7 +199,8 @@ def features(path: Path, names: Sequence[str], target: Sequence[str], asked: Ask
     elif asked.columns:
         found = demand(path, names, asked.columns.features, asked.of)
     else:
-        found = [name for name in names if name not in (*target, "weight", *asked.exclude)]
+        left = (*target, "weight", *asked.exclude)
+        found = [name for name in names if name not in left and not _INDEX.fullmatch(name)]
     if not found:
         raise DataFileError(f"{path}: has no features beside {', '.join(target)}")
     return found
@@ -207,7 +211,7 @@ def demand(path: Path, names: Sequence[str], wanted: Sequence[str], of: str = "m
     for name in wanted:
         if name not in names:
             wants = "the model wants" if of == "model" else f"{of} has"
-            raise DataFileError(f"{path}: has no column {name!r}, which {wants}: it has {', '.join(names)}")
+            raise DataFileError(f"{path}: has no column {name!r}, which {wants}: it has {checks.listed(names)}")
     return list(wanted)
 
 
@@ -328,8 +332,8 @@ class _Classes:
                 if self.known is not None:
                     row = first + int(np.argmax(places == place))
                     raise DataFileError(
-                        f"{self.path}: column {self.name!r} has the class {value!r} in row {row}, which the model has "
-                        f"not seen: it knows {', '.join(self.known)}"
+                        f"{self.path}: column {self.name!r} has the class {checks.shown(value)} in row {row}, which the model has "
+                        f"not seen: it knows {checks.listed(self.known)}"
                     )
                 self.numbers[value] = len(self.numbers)
         if self.known is None and len(self.numbers) > MOST_CLASSES:

@@ -128,7 +128,7 @@ def _parquet(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -
     import pyarrow.parquet as pq
 
     schema, batches = _batches(data, pieces)
-    with pq.ParquetWriter(path, schema) as f:
+    with pq.ParquetWriter(path, schema, write_page_checksum=True) as f:
         for batch in batches:
             f.write_batch(batch)
 

@@ -11,7 +11,7 @@ from tinynet.data import as_dataset
 from tinynet.layers import Layer, Sequential
 from tinynet.model import Model
 from tinynet.plot.labels import labels
-from tinynet.plot.style import COLOURS, GREY, dress, figure, finite, place, plain
+from tinynet.plot.style import COLOURS, GREY, dress, figure, finite, place, plain, positive
 
 _PIECE = 65536  # samples at a time
 _WORDS = 20  # classes up to which the numbers stand in the cells
@@ -67,8 +67,7 @@ def calibration_curve(model: Model, data: Any, *, bins: int = 10) -> tuple[Any, 
     The probability is that of the class it chooses; with one output column, that of class 1. ``bins`` divide [0, 1]
     evenly. scikit-learn's ``calibration_curve`` with "uniform".
     """
-    if not isinstance(bins, int) or bins < 1:
-        raise ValueError(f"bins {bins!r} is not a positive whole number")
+    positive(bins=bins)
     p, hit = _confidence(model, data)
     edges = np.linspace(0.0, 1.0, bins + 1)
     which = np.searchsorted(edges[1:-1], p)

@@ -11,12 +11,13 @@ import numpy as np
 from tinynet.data import as_dataset
 from tinynet.losses import Loss
 from tinynet.model import Model
-from tinynet.plot.style import COLOURS, GREY, dress, figure
+from tinynet.plot.style import COLOURS, GREY, dress, figure, positive
 from tinynet.probe import probe
 
 
 def weights(model: Model, *, bins: int = 60) -> Any:
     """A histogram of each array of the model's parameters."""
+    positive(bins=bins)
     arrays = model.weights()
     return _sheet(
         "Weights", {name: model.ops.to_numpy(arrays[name]) for name in model.gradient_names}, bins, COLOURS[0]
@@ -28,6 +29,7 @@ def gradients(model: Model, data: Any, *, loss: Loss | None = None, samples: int
 
     ``loss`` is that of the last fit unless given. The model stays as it is.
     """
+    positive(samples=samples, bins=bins)
     loss = loss or model.loss
     if loss is None:
         raise ValueError("the model has no loss yet: fit it, or give gradients(loss=…)")
@@ -51,7 +53,10 @@ def _sheet(title: str, arrays: Mapping[str, Any], bins: int, colour: str) -> Any
         finite = flat[np.isfinite(flat)]
         if finite.size:
             few = max(10, round(2.0 * finite.size ** (1.0 / 3.0)))  # Rice's rule: so many bins do not show mere chance
-            axes.hist(finite, bins=min(bins, few), color=colour)
+            low, high = float(finite.min()), float(finite.max())
+            largest = max(abs(low), abs(high))
+            margin = 0.0 if high - low > 1e-9 * largest else 0.5 * (largest or 1.0)  # one number has an extent, too
+            axes.hist(finite, bins=min(bins, few), range=(low - margin, high + margin), color=colour)
         axes.axvline(0.0, color=GREY, linewidth=0.7)
         lost = f", {flat.size - finite.size:,} not finite" if finite.size < flat.size else ""
         rms = float(np.sqrt(np.mean(finite**2))) if finite.size else float("nan")

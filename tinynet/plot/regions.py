@@ -9,7 +9,7 @@ import numpy as np
 from tinynet.data import Dataset, as_dataset
 from tinynet.model import Model
 from tinynet.plot.labels import labels
-from tinynet.plot.style import COLOURS, dress, figure, finite, place, plain, png
+from tinynet.plot.style import COLOURS, dress, figure, finite, place, plain, png, positive
 
 
 def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int = 1500, grid: int = 300) -> Any:
@@ -18,6 +18,7 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
     ValueError unless the samples have two features and labels of at most eight classes. The plane is asked at ``grid``
     times ``grid`` places.
     """
+    positive(points=points, grid=grid)
     data = as_dataset(data)
     k = max(2, data.classes or 0, model.out_shape[-1])
     if tuple(data.shape) != (2,) or k > len(COLOURS):
@@ -78,9 +79,10 @@ def training_png(model: Model, data: Dataset, curve: list[tuple[int, float]], ti
     sheet = figure(11 if regions else 6, 4.8)
     left = sheet.add_subplot(1, 2 if regions else 1, 1)
     steps, losses = zip(*curve, strict=True)
-    left.plot(steps, losses, color=COLOURS[0], linewidth=1.2)
+    alone = "o" if len(steps) == 1 else ""  # a line of one point is none
+    left.plot(steps, losses, color=COLOURS[0], linewidth=1.2, marker=alone)
     dress(left, title="Loss", x="step", y="training loss")
     if regions:
         decision_regions(model, data, axes=sheet.add_subplot(1, 2, 2))
-    sheet.suptitle(title)
+    sheet.suptitle(plain(title))
     return png(sheet)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tinynet import checks
+
 # Okabe, Ito 2008: told apart by colour-blind eyes too
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 GREY = "#606060"
@@ -48,6 +50,13 @@ def dress(axes: Any, *, title: str = "", x: str = "", y: str = "", grid: bool = 
 def plain(name: object) -> str:
     """A name as it is written: a dollar begins no formula."""
     return str(name).replace("$", r"\$")
+
+
+def positive(**numbers: Any) -> None:
+    """ValueError unless each of the named numbers is a positive whole one."""
+    for name, value in numbers.items():
+        if (checks.whole(value) or 0) < 1:
+            raise ValueError(f"{name} {checks.shown(value)} is not a positive whole number")
 
 
 def finite(y: Any) -> Any:
