@@ -1,5 +1,6 @@
 """Dense layers done by one kernel forward and one back, on the host's stand-ins, equal the layers one by one."""
 
+import weakref
 from functools import partial
 from itertools import pairwise
 
@@ -455,6 +456,22 @@ def test_an_array_of_one_number_is_made_once_a_step(machine):
     with ops._runtime.capture(None):  # nobody has written it before the graph is launched
         inside = other(x)
     assert other(x) is not inside
+
+
+def test_a_graph_keeps_the_gradients_that_it_writes(machine):
+    """Though the step, given other arguments, has gradients of other shapes in their place."""
+    ops, seen = shim.ShimBackend(machine), []
+
+    def step(x):
+        seen.append(weakref.ref(ops.gradient((len(x),), F4)))
+        return x
+
+    compiled = ops.compile(step)
+    for n in (2, 2, 3, 3, 2):
+        compiled(ops._runtime.array(np.zeros(n, F4)))
+    assert [g() is not None for g in seen] == [True] * 4
+    del compiled
+    assert [g() is None for g in seen] == [True] * 4
 
 
 def test_the_report_holds_them_against_float64(machine, monkeypatch):
