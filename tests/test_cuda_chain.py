@@ -9,7 +9,8 @@ import pytest
 from cuda_shim import shim
 from test_cuda_plan import RTOL
 from tinynet_backends import get_backend
-from tinynet_backends.cuda import operations
+from tinynet_backends.backend import DenseLayer
+from tinynet_backends.cuda import chain, operations
 from tinynet_backends.cuda.source import REAL, load
 from tinynet_backends.numpy_backend import NumpyBackend
 
@@ -96,6 +97,15 @@ def test_layers_together_are_the_layers_one_by_one(name, precision, refused, mac
         assert a.dtype == dtype
         error = np.linalg.norm(a - b) / np.linalg.norm(b)
         assert error < {"float64": 1e-12, "float32": 2e-6, "tf32": 1e-3, "bf16": 8e-3}[precision], error
+
+
+def test_a_pass_that_is_timed_again_and_again_keeps_what_the_last_one_needs(machine):
+    ops = backend(machine, "float32")
+    w = np.ones((3, 3), "float32")
+    one = chain.Chain(ops, [DenseLayer(w, None, tn.ReLU().f, tn.ReLU().df), DenseLayer(w, None, None, None)], False)
+    for n in range(3):
+        one.forward(np.full((4, 3), float(n), "float32"))
+    assert [x[0, 0] for x in one.inputs] == [2.0, 6.0]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

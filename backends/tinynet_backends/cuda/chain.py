@@ -79,9 +79,9 @@ class Chain(Pass):
     def __init__(self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool, through: bool = False) -> None:
         self.ops, self.products, self.layers, self.need_dx = ops, ops._products, layers, need_dx
         self.through = through
-        self.inputs: list[Array] = []
 
     def forward(self, x: Array) -> Array | None:
+        self.inputs: list[Array] = []
         self.real = x.dtype
         self.half = self.products.precision == "bf16" and x.dtype.name == "float32"
         weights, biases = [layer.w for layer in self.layers], [layer.b for layer in self.layers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -24,8 +25,7 @@ class Runtime:
         # Bytes that a block may have for fused layers: none where copies to shared memory cannot go on beside other work
         able = int(device.compute_capability) >= 80
         self.shared_memory = int(device.attributes["MaxSharedMemoryPerBlockOptin"]) if able else 0
-        with device:
-            self.room = Room(cp.get_default_memory_pool(), total)
+        self.room = Room(OnDevice(cp.get_default_memory_pool(), device), total)
         self._rings = threading.local()
         self._beside = threading.local()
 
@@ -170,12 +170,27 @@ class Runtime:
         return {"gpu": name, "driver": int(runtime.driverGetVersion())}
 
 
+class OnDevice:
+    """What one of CuPy's pools has on a device: CuPy takes any question for one about the current device."""
+
+    def __init__(self, pool: Any, device: Any) -> None:
+        self._pool, self._device = pool, device
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def ask(**options: int) -> Any:
+            with self._device:
+                return getattr(self._pool, name)(**options)
+
+        return ask
+
+
 class Pool:
     """Memory of a graph's own. It lives as long as anything allocated from it: CuPy's pool alone would not."""
 
     def __init__(self, cuda: Any, device: int) -> None:
         self._cuda, self._device, self._pool = cuda, device, cuda.MemoryPool()
-        self.set_limit, self.total_bytes = self._pool.set_limit, self._pool.total_bytes
+        there = OnDevice(self._pool, cuda.Device(device))
+        self.set_limit, self.total_bytes = there.set_limit, there.total_bytes
 
     def malloc(self, size: int) -> Any:
         """CuPy's protocol of an allocator."""
@@ -203,6 +218,8 @@ class _Ring:
             _Row(row[0].view(np.float64), row[1], row.ctypes.data, row.nbytes, runtime.event()) for row in memory
         ]
         self._next = 0
+        for row in self._rows:  # page-locked memory goes back to a pool that waits for no stream
+            weakref.finalize(self, runtime.wait_on_host, row.sent).atexit = False
 
     def next(self) -> _Row:
         n, self._next = self._next, (self._next + 1) % _ROWS
