@@ -84,7 +84,7 @@ class Cuda:
         else:
             self.now += max(seconds, self.launch)
 
-    def Event(self, **options):  # noqa: N802
+    def Event(self, **options):
         return Event(self, **options)
 
     @contextmanager

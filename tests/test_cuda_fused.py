@@ -238,7 +238,7 @@ def test_tiles_are_small_where_there_are_few_rows(machine):
         (8192, 64, 128),
     ):
         found, x, made = work(n, [3, 4, 1])
-        assert ops._ways.find(ops, found, x, made) == (0, tile)
+        assert ops._ways.find(ops, found, x, made) == (0, tile, False)
         assert found.behind(0, tile).chunks == chunks
     large = work(262144, [64] * 5 + [16])[0].behind(0, 64)
     assert (large.chunks, large.size) == (256, 1024)
@@ -248,13 +248,11 @@ def test_tiles_are_small_where_there_are_few_rows(machine):
 def test_what_does_not_fit_is_not_done_together(machine):
     ops = shim.ShimBackend(machine)
     found, x, made = work(8, [784, 512, 600])
-    assert ops._ways.find(ops, found, x, made) == (2, 0)
-    for most, way in ((1 << 20, (0, 8)), (10, (2, 0))):
-        ops = shim.ShimBackend(machine)
+    assert fused._candidates(ops, found, x, made) == [(2, 0, False), (2, 0, True)]
+    assert fused._candidates(ops, *work(4, [3, *[2] * 18], [None] * 18)) == [(2, 4, False), (18, 0, False)]
+    for most, way in ((1 << 20, (0, 8, False)), (10, (2, 0, False))):
         ops._runtime.shared_memory = most
-        found, x, made = work(8, [30, 20, 10])
-        assert ops._ways.find(ops, found, x, made) == way
-    assert ops._runtime.timed == 0
+        assert fused._candidates(ops, *work(8, [30, 20, 10]))[0] == way
     x = np.zeros((0, 3), F4)
     assert fused.through(ops, x, layers([3, 2], [tn.ReLU()]), False) is None
     for untraceable in (lambda xp, x: x[::-1], lambda xp, x: (x, x)):
@@ -262,8 +260,6 @@ def test_what_does_not_fit_is_not_done_together(machine):
         assert fused.Work.of(np.zeros((4, 3), F4), [one], "float32", False) is None
     turned = [DenseLayer(np.zeros((2, 3), F4).T, None, None, None)]
     assert fused.Work.of(np.zeros((4, 3), F4), turned, "float32", False) is None
-    many, x, made = work(4, [3, *[2] * 18], [None] * 18)
-    assert fused._that_fit(many, 1 << 20) == [(2, 4)]
 
 
 class Kept(fake_cuda.Choices):
@@ -277,9 +273,14 @@ class Kept(fake_cuda.Choices):
         self.of[work.key] = choice
 
 
-@pytest.mark.parametrize(("times", "way"), [((1, 2, 3, 4), (0, 16)), ((4, 2, 1, 3), (0, 64)), ((2, 2, 2, 1), (2, 0))])
-@pytest.mark.parametrize("activation", [tn.ReLU(), tn.Tanh()], ids=repr)
-def test_the_clock_decides_where_sizes_do_not(times, way, activation, machine, monkeypatch):
+@pytest.mark.parametrize(
+    ("activation", "times", "way"),
+    [
+        (tn.ReLU(), (1, 2, 3, 4, 5), (0, 16, False)), (tn.Tanh(), (4, 2, 1, 3), (0, 64, False)),
+        (tn.ReLU(), (2, 2, 2, 1, 2), (2, 0, False)), (tn.ReLU(), (2, 2, 2, 2, 1), (2, 0, True)),
+    ],
+)  # fmt: skip
+def test_the_clock_decides_where_sizes_do_not(activation, times, way, machine, monkeypatch):
     monkeypatch.setattr(fused, "_SURE", 10)
     ops, kept = shim.ShimBackend(machine), Kept()
     ops._ways, ops._running.arena = fused.Ways(kept), "a step's, to which nothing of this belongs"
@@ -299,8 +300,8 @@ def test_the_clock_decides_where_sizes_do_not(times, way, activation, machine, m
     found, x, made = work(300, [3, 4, 1], [activation] * 2)
     for _ in range(2):
         assert ops._ways.find(ops, found, x, made) == way
-        assert [do.work.tile if isinstance(do, fused.Fused) else 0 for do in timed] == [16, 32, 64, 0]
-        assert [divmod(choice.variant, 256) for choice in kept.of.values()] == [way]
+        assert [do.work.tile if isinstance(do, fused.Fused) else 0 for do in timed] == [16, 32, 64, 0, 0][: len(times)]
+        assert [choice.variant for choice in kept.of.values()] == [times.index(1)]
         ops._ways = fused.Ways(kept)  # another process
 
 
@@ -361,7 +362,7 @@ def test_no_clock_runs_in_a_capture(machine, monkeypatch):
     ops = shim.ShimBackend(machine)
     found, x, made = work(300, [3, 4, 1])
     with ops._runtime.capture(None):
-        assert ops._ways.find(ops, found, x, made) == (0, 16)
+        assert ops._ways.find(ops, found, x, made) == (0, 16, False)
     assert ops._ways._known == {}
 
 
@@ -480,7 +481,7 @@ def test_the_report_holds_them_against_float64(machine, monkeypatch):
     monkeypatch.setattr(gpu_report, "SMALL", [Task((5, 8, 3), 40), Task((5, 8, 3), 41)])
     first, *others = gpu_report.small(None)
     assert first.startswith("float32 5-8-3 × 40: ")
-    assert first.endswith("; Way(front=0, tile=16)")
+    assert first.endswith("; Way(front=0, tile=16, beside=False)")
     assert len(others) == 1
     backward = fused.Fused.backward
     monkeypatch.setattr(fused.Fused, "backward", lambda self, dy: backward(self, 1.001 * dy))

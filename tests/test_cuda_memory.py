@@ -3,11 +3,9 @@
 from contextlib import nullcontext
 
 import fake_cuda
-import fake_cupy
 import numpy as np
 import pytest
 from fake_cuda import MemoryPool as Pool
-from tinynet_backends.cuda import runtime
 from tinynet_backends.cuda.device import CudaDevice
 from tinynet_backends.cuda.memory import Room, limit_from, shown
 from tinynet_backends.cuda.products import Products
@@ -66,21 +64,6 @@ def test_graphs_and_the_rest_keep_to_one_limit():
     third = Pool()
     room.add(third)
     assert third.limit == 1
-
-
-def test_the_memory_of_a_device_is_not_taken_for_the_current_one_s(monkeypatch):
-    monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
-    cp = fake_cupy.Cupy()
-    first, second = cp.cuda.pools
-    rt = runtime.Runtime(cp, 1)
-    pool = rt.new_pool()
-    second.total = 300
-    rt.room.admit(1, "a step")
-    del pool  # by whoever looks for garbage, wherever that is
-    assert rt.room.limit == second.limit == 2000
-    assert (first.limit, first.freed) == (1000, 0)
-    assert set(cp.cuda.asked) == {1}
-    assert cp.cuda.current == 0
 
 
 def test_a_run_that_does_not_fit_is_told_before_it_starts():

@@ -27,9 +27,6 @@ class CudaDevice(Backend):
     """
 
     launches = True
-    # For a benchmark to change: whether layers are done by one kernel where that is faster, and whether a `Chain`'s gradients of
-    # weights are computed beside the way back
-    fuses, beside = True, False
 
     _runtime: Any
     _products: Products

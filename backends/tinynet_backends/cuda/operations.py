@@ -89,40 +89,14 @@ class CudaOperations(Backend):
         return out
 
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
-        if not self._update("update", formula, arrays, inputs, scalars):
-            super().update(formula, arrays, inputs, *scalars)
-
-    def update_and_round(
-        self,
-        formula: Formula,
-        arrays: Sequence[Array],
-        inputs: Sequence[Array],
-        scalars: Sequence[float],
-        rounded: Array,
-    ) -> None:
-        """`update` of float32 vectors and, in the same pass, ``rounded`` (p,): the new ``arrays[0]`` in bfloat16, ties to
-        even, in any dtype of 16 bits.
-        """
-        if not self._update("update_bfloat16", formula, arrays, inputs, scalars, rounded):
-            raise TypeError("a rounded copy is made of traceable formulas of contiguous float32 vectors of one length")
-
-    def _update(
-        self, kind: str, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], scalars: Any, *more: Array
-    ) -> bool:
-        """Whether there was a kernel for it. A scalar may be a () float64 array, which is read when the kernel runs."""
+        """A scalar may be a () float64 array, which is read when the kernel runs."""
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
         if trace is None or not _alike(values) or len(trace.outputs) != len(arrays):
-            return False
-        first = values[0]
-        if any(a.shape != first.shape or a.dtype.itemsize != 2 or not a.flags.c_contiguous for a in more):
-            return False
-        if more and first.dtype != np.float32:
-            return False
-        if first.size:
+            super().update(formula, arrays, inputs, *scalars)
+        elif values[0].size:
             numbers = [x for scalar in scalars for x in _number(scalar, np.float64)]
-            self._launch(emit.kernel(trace, first.dtype, kind), "formula", *_over(first), *values, *numbers, *more)
-        return True
+            self._launch(emit.kernel(trace, values[0].dtype, "update"), "formula", *_over(values[0]), *values, *numbers)
 
     def rounded(self, x: Array, out: Array) -> None:
         """float32 as bfloat16, ties to even, in words of 16 bits: (..., n, k) in any strides, to the beginning of (..., high,
