@@ -489,6 +489,18 @@ def test_the_report_holds_them_against_float64(machine, monkeypatch):
         list(gpu_report.small(None))
 
 
+def test_the_report_says_what_every_way_takes(machine, monkeypatch):
+    ops = shim.ShimBackend(machine)
+    monkeypatch.setattr(gpu_report, "backend", lambda precision: ops)
+    monkeypatch.setattr(gpu_report.tasks, "GPU", [Task((3, 4, 1), 4, article=True), Task((5, 8, 8, 3), 40)])
+    monkeypatch.setattr(gpu_report, "PRECISIONS", {"float32": 1e-6})
+    monkeypatch.setattr(ops._runtime, "seconds", lambda run: run() or 1e-6)
+    first, second = gpu_report.ways(None)
+    assert first == "float32 3-4-1 × 4: (0, 4, False) 1.0 µs, (2, 0, False) 1.0 µs; taken: (0, 4, False)"
+    every = ", ".join(f"{way} 1.0 µs" for way in [*((0, n, False) for n in (16, 32, 40)), (3, 0, False), (3, 0, True)])
+    assert second == f"float32 5-8-8-3 × 40: {every}; taken: (0, 16, False)"
+
+
 # NVRTC -----------------------------------------------------------------------------------------------------------------
 
 
