@@ -281,6 +281,21 @@ KERNEL forward(
 // To the gradient of a row of weights what a tile adds to it.
 DEVICE void add(real* row, int j, int width, const Quad& x, bool first) { put(row, j, width, first ? x : sum(get(row, j, width), x)); }
 
+// The same to that of a bias: sums of columns of x (rows, width), by a warp for eight of them, whose lanes have pairs of rows.
+DEVICE void add_columns(real* sums, const real* x, int rows, int width, bool first) {
+    const int lane = place_in_block() % 32, p = pitch(width);
+    for (int base = place_in_block() / 32 * 8; base < width; base += THREADS / 32 * 8) {
+        const int j = base + lane % 8;
+        real s = 0;
+        if (j < width)
+#pragma unroll 2
+            for (int row = lane / 8 * 2; row < rows; row += 8) s += x[row * p + j] + x[(row + 1) * p + j];
+        s += __shfl_xor_sync(~0u, s, 8);
+        s += __shfl_xor_sync(~0u, s, 16);
+        if (lane < 8 && j < width) sums[j] = first ? s : sums[j] + s;
+    }
+}
+
 // Gradients of dy (n, o): dx (n, i), if it is asked for, as real or in bfloat16, and those of weights and biases, layer after layer,
 // for each chunk of `size` rows in `parts`, `apart` numbers from one to the next. They are p numbers. If x is what a ReLU gave, dx can
 // be the gradient of what that was given (before 1), and its sums over the samples stand before all others (before 2).
@@ -353,12 +368,7 @@ KERNEL backward(
                 __syncthreads();
                 if (layers.b[k]) {
                     sums -= o;
-                    for (int j = place_in_block(); j < o; j += THREADS) {
-                        real s = 0;
-#pragma unroll 8
-                        for (int row = 0; row < tile; ++row) s += dz[row * op + j];
-                        sums[j] = first == begin ? s : sums[j] + s;
-                    }
+                    add_columns(sums, dz, tile, o, first == begin);
                 }
                 sums -= (i64)i * o;
                 product<true>(i, o, tile, operands, ip, dz, op, [&](int row, int j, const Quad& s) {
@@ -390,12 +400,7 @@ KERNEL backward(
                     });
                 if (!k && before == 2) {
                     __syncthreads();
-                    for (int j = place_in_block(); j < i; j += THREADS) {
-                        real s = 0;
-#pragma unroll 8
-                        for (int row = 0; row < tile; ++row) s += next[row * ip + j];
-                        sums[j - i] = first == begin ? s : sums[j - i] + s;
-                    }
+                    add_columns(sums - i, next, tile, i, first == begin);
                 }
                 in += tile * ip;
                 w += up(o) * ip;
