@@ -30,22 +30,20 @@ _NARROW = 16  # numbers that one thread keeps, as in kernels/rows.cu,
 _MANY = 1 << 15  # where there are so many rows that it pays to give each a single thread
 _ONE_BLOCK = 4 * THREADS  # rows that one block does, in one launch rather than two
 _WIDE = 64  # threads at most that a row is divided among on the way back
-_PARTS_GIVEN = np.dtype([("from", np.uint64, (_TOGETHER,)), ("size", np.int64, (_TOGETHER,))])
 _ACROSS = 16  # numbers whose parts a block adds up
 _SUMS = 16  # sums that one launch makes, as in kernels/reduce.cu
-_SUMS_GIVEN = np.dtype(
-    [
-        *((name, np.uint64, (_SUMS,)) for name in ("parts", "g")),
-        *((name, np.int64, (_SUMS,)) for name in ("p", "apart", "chunks")),
-    ]
-)
 _ROUNDED = 32  # arrays that one launch rounds, as in kernels/round.cu
-_ARRAYS_GIVEN = np.dtype(
-    [
-        *((name, np.uint64, (_ROUNDED,)) for name in ("from", "to")),
-        *((name, np.int64, (_ROUNDED,)) for name in ("n", "k", "high", "wide")),
-    ]
-)
+
+
+def _struct(count: int, addresses: Sequence[str], sizes: Sequence[str]) -> Any:
+    """A struct of arrays with ``count`` elements each, as kernels have it."""
+    kinds = dict.fromkeys(addresses, np.uint64) | dict.fromkeys(sizes, np.int64)
+    return np.dtype([(name, kind, (count,)) for name, kind in kinds.items()])
+
+
+_PARTS_GIVEN = _struct(_TOGETHER, ["from"], ["size"])
+_SUMS_GIVEN = _struct(_SUMS, ["parts", "g"], ["p", "apart", "chunks"])
+_ARRAYS_GIVEN = _struct(_ROUNDED, ["from", "to"], ["n", "k", "high", "wide"])
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
 _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 
