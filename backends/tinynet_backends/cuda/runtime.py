@@ -13,8 +13,8 @@ from tinynet_backends.cuda.memory import Room
 
 Array = Any
 _ROWS = 128  # calls whose numbers may be on their way to the device at once
-_SHORT = 1e-3  # seconds
-_AGAIN = 8  # times in a graph
+_SHORT = 5e-3  # seconds, of which the host may need most to queue what is small
+_AGAIN = 8  # times in a graph, at most
 
 
 class Runtime:
@@ -159,11 +159,12 @@ class Runtime:
         least = self._least(run)
         if least > _SHORT:
             return least
+        again = 1 + int(min(_AGAIN - 1, _SHORT / max(least, 1e-6)))
         pool = Pool(self.cp.cuda, self.number)
         with self.capture(pool) as made:
-            for _ in range(_AGAIN):
+            for _ in range(again):
                 run()
-        return self._least(made[0].launch) / _AGAIN
+        return self._least(made[0].launch) / again
 
     def _least(self, run: Callable[[], None]) -> float:
         cuda = self.cp.cuda
@@ -174,7 +175,7 @@ class Runtime:
             end.record()
             end.synchronize()
             least = min(least, cuda.get_elapsed_time(begin, end) / 1e3)
-            if least > 10 * _SHORT:
+            if least > 2 * _SHORT:
                 break
         return least
 
