@@ -35,7 +35,7 @@ _SUMS = 16  # sums that one launch makes, as in kernels/reduce.cu
 _ROUNDED = 32  # arrays that one launch rounds, as in kernels/round.cu
 
 
-def _struct(count: int, addresses: Sequence[str], sizes: Sequence[str]) -> Any:
+def _struct(count: int, addresses: Sequence[str], sizes: Sequence[str]) -> np.dtype[np.void]:
     """A struct of arrays with ``count`` elements each, as kernels have it."""
     kinds = dict.fromkeys(addresses, np.uint64) | dict.fromkeys(sizes, np.int64)
     return np.dtype([(name, kind, (count,)) for name, kind in kinds.items()])
