@@ -150,7 +150,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--rows", type=names, default=[], metavar="1,2", help="rows of the table of steps")
     add(
         "--sections", type=names, default=[], metavar="NAME,NAME",
-        help="steps,fit,many,sklearn,estimators,accuracy,import,growth; on a device steps,data,ways",
+        help="steps,fit,many,sklearn,estimators,accuracy,import,growth; on a device steps,data",
     )  # fmt: skip
     add("--precisions", type=names, default=[], metavar="NAME,NAME", help="float32,tf32,bf16, on a device")
     add("--device", choices=("gpu", "cpu"), default="gpu", help=argparse.SUPPRESS)

@@ -15,6 +15,7 @@ from math import inf, isnan
 from pathlib import Path
 from statistics import median
 from threading import Lock
+from time import monotonic
 from typing import Any
 
 import tinynet as tn
@@ -81,6 +82,12 @@ class Workers:
         }
         self._workers: dict[tuple[str, str], Worker] = {}
         self._device = Lock()
+        self._began = monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no more time."""
+        return monotonic() > self._began + self.options.budget
 
     def _worker(self, target: str, precision: str) -> Worker:
         key = target.partition(":")[0], precision
@@ -88,7 +95,8 @@ class Workers:
 
     def prepare(self, name: str, target: str, options: dict[str, Any], task: Task, precision: str) -> list[float]:
         """The losses of the first steps."""
-        ask = partial(self._worker(target, precision).ask, self.options.limit)
+        end = self._began + self.options.budget / 2
+        ask = partial(self._worker(target, precision).ask, self.options.limit, end=end)
         name = f"{name}, {task.label}"
         who = {"name": name, "target": target, "options": options | {"precision": precision}}
         ask("benchmarks.held:make", who | {"widths": task.widths, "batch": task.batch, "article": task.article})
@@ -168,8 +176,10 @@ def _text(losses: list[float]) -> str:
 
 
 def _time(workers: Workers, found: Comparison, names: Names, task: Task, precision: str, repeats: int) -> None:
-    """Each in turn, alone; every repeat begins with the next one."""
+    """Each in turn, alone; every repeat begins with the next one. Where time runs out there are fewer of them."""
     for repeat in range(repeats):
+        if workers.over:
+            break
         turn = deque(found.times)
         turn.rotate(-repeat)
         for name in turn:
@@ -178,6 +188,9 @@ def _time(workers: Workers, found: Comparison, names: Names, task: Task, precisi
             except Failed as e:
                 del found.times[name]
                 found.left_out[name] = str(e)
+    for name in [name for name, times in found.times.items() if not times]:
+        del found.times[name]
+        found.left_out[name] = "no time was left for it"
 
 
 def steps(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparison]:
@@ -214,18 +227,5 @@ def data(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparis
         yield found
 
 
-def ways(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparison]:
-    """Seconds of a training step of ours, and of the same done otherwise"""
-    ours = {"backend": BACKENDS[runner.options.device]}
-    names: Names = {
-        "tinynet": (TOGETHER, ours),
-        "nothing fused": (TOGETHER, ours | {"fuses": False}),
-        "gradients beside": (TOGETHER, ours | {"beside": True}),
-        "nothing fused, gradients beside": (TOGETHER, ours | {"fuses": False, "beside": True}),
-    }
-    for _, found in rows(runner, names, enumerate(table, start=1)):
-        yield found
-
-
-SECTIONS = {"steps": steps, "data": data, "ways": ways}
+SECTIONS = {"steps": steps, "data": data}
 SECONDS = 0.15  # of a lap

@@ -1,34 +1,44 @@
-"""The first run on a GPU, in the order in which one thing rests on another.
+"""The first run on a GPU, in the order of what is worth most to know.
 
-``python -m benchmarks.gpu_report [FILE [PART …]] [--rows 1,2] [--precisions bf16] [--repeats 2]``, PART being the name of one
-of the functions below, by default all: what the device can do; products and their epilogues against float64; small networks
-against float64; the same captured; golden bits; captured training against training as written; whether anything waits; the
-same run on the host; times beside peers, on batches made there, and of ours done otherwise, which are also kept as JSON
-beside the report. One report in Markdown, which grows line by line: a run may be cut short anywhere. A part that fails says
-why and the next goes on; the exit code is 1 if one did, 2 where no device answers.
+``python -m benchmarks.gpu_report [FILE [PART …]] [--seconds 540] [--rows 1,2] [--precisions bf16] [--repeats 2]``, PART being the
+name of one of the functions below, by default all: small networks against float64; the same captured; captured training against
+training as written; every way to do the layers of a step; times beside peers, which are also kept as JSON beside the report;
+the tests for a GPU; whether anything waits; golden bits; times on batches made on the device; products and their epilogues
+against float64; what the device can do; several steps in one launch; the same run on the host.
+
+One report in Markdown, which grows line by line: a run may be cut short anywhere. Every part has a limit of its own, in a
+process that ends where the limit is reached or something fails, and the next part goes on in another. The exit code is 1 if a part
+failed, 2 where no device answers.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from datetime import date
 from functools import partial
+from math import inf
 from pathlib import Path
 from statistics import median
+from time import monotonic
 from typing import Any
 
 import numpy as np
 
 import tinynet as tn
-from benchmarks import gpu, machine, tolerance
+from benchmarks import gpu, machine, tasks, tolerance
 from benchmarks.__main__ import measure, names
 from benchmarks.comparison import Comparison
-from benchmarks.runner import Options
+from benchmarks.runner import ROOT, Failed, Options
 from benchmarks.tasks import Task
+from benchmarks.worker import Worker
 from tinynet import verify
 
 PRECISIONS = {"float32": 1e-5, "tf32": 3e-3, "bf16": 2e-2}  # relative error of a product in the norm, at most
@@ -242,8 +252,31 @@ SMALL = (
 )
 
 
-def times(ops: Any, folder: Path, section: Any, options: Options) -> Lines:
-    results = measure("gpu", [section], options, ops.versions(), folder)
+def ways(ops: Any) -> Lines:
+    """The layers of a step, there and back, in every way that there is"""
+    from tinynet_backends.backend import DenseLayer
+    from tinynet_backends.cuda.fused import Work
+
+    for n, task in enumerate(tasks.GPU, start=1):
+        for precision in PRECISIONS if n > 2 else ("float32",):
+            one = backend(precision)
+            inner: tn.Layer = tn.Sigmoid() if task.article else tn.ReLU()
+            with one.active():
+                layers = [
+                    DenseLayer(one.asarray(w), None if b is None else one.asarray(b), inner.f, inner.df)
+                    for w, b in task.start()
+                ]
+                layers[-1] = layers[-1] if task.article else layers[-1]._replace(f=None, df=None)
+                x = one.asarray(task.data()[0])
+                work = Work.of(x, layers, precision, False)
+                took = one._ways.timed(one, work, x, layers)
+                chosen = one._ways.find(one, work, x, layers)
+            every = ", ".join(f"{tuple(way)} {seconds * 1e6:.1f} µs" for way, seconds in took.items())
+            yield f"{precision} {task.label}: {every}; taken: {tuple(chosen)}"
+
+
+def times(folder: Path, device: str, section: Any, options: Options) -> Lines:
+    results = measure("gpu", [section], options, device, folder)
     for title, saved in results["sections"].items():
         yield f"{title}:"
         for c in map(Comparison.from_json, saved):
@@ -255,43 +288,90 @@ def times(ops: Any, folder: Path, section: Any, options: Options) -> Lines:
                 yield f"  {name} is left out: {why}"
 
 
-PARTS = (ceilings, products, small, captured, golden, training, launches, waiting, nearness)
+def tests(log: Path, limit: float) -> Lines:
+    """The tests that ask for a GPU"""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "4", "-v", "-rfE", "--tb", "short"]
+    with log.open("w") as file:
+        run = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT)
+        try:
+            status = str(run.wait(limit))
+        except subprocess.TimeoutExpired:
+            run.kill()
+            status = f"none after {limit:.0f} s"
+    said = log.read_text("utf-8", "replace").splitlines()
+    yield from (line for line in said if line.startswith(("FAILED", "ERROR")))
+    yield f"{sum(' PASSED ' in line for line in said)} passed; {said[-1] if said else 'nothing was said'}"
+    if status != "0":
+        raise Wrong(f"the exit status is {status}: see {log.name}")
 
 
-def parts(folder: Path, options: Options) -> dict[str, Callable[[Any], Lines]]:
-    """All by their names, in their order; what is measured is kept in ``folder``."""
-
-    def timed(name: str) -> Callable[[Any], Lines]:
-        def part(ops: Any) -> Lines:
-            return times(ops, folder, gpu.SECTIONS[name], options)
-
-        part.__doc__ = TIMED[name]
-        return part
-
-    return {part.__name__: part for part in PARTS} | {name: timed(name) for name in TIMED}
-
-
-TIMED = {
+PARTS = (small, captured, training, ways, waiting, golden, products, ceilings, launches, nearness)
+FOUND, WRITE = "benchmarks.gpu:found", "benchmarks.gpu_report:write"  # what is asked of the process that has the device
+# Seconds that each part may take, in the order of what is worth most to know
+LIMITS = {
+    "small": 90, "captured": 40, "training": 60, "ways": 100, "steps": 300, "tests": 240, "waiting": 30, "golden": 90, "data": 100,
+    "products": 90, "ceilings": 30, "launches": 30, "nearness": 120,
+}  # fmt: skip
+TITLES = {
     "steps": "Times beside peers: PyTorch as written and compiled with graphs, JAX",
     "data": "Times on batches that are made on the device",
-    "ways": "Times of ours done otherwise",
 }
 
 
-def report(ops: Any, parts: tuple[Callable[[Any], Lines], ...], say: Callable[[str], object]) -> bool:
-    """Every part in turn, each line as it comes; whether none failed."""
-    whole = True
-    for part in parts:
-        say(f"\n## {part.__doc__}\n")
+def report(lines: Lines, say: Callable[[str], object]) -> bool:
+    """Each line as it comes; whether none failed."""
+    try:
+        for line in lines:
+            say(f"- {line}")
+    except (Exception, SystemExit) as e:  # contenders that disagree end with the latter; the next part may tell why
+        say(f"- FAILED: {type(e).__name__}: {e}")
+        if not isinstance(e, Wrong):
+            say(f"```\n{traceback.format_exc()}```")
+        return False
+    return True
+
+
+def write(name: str, file: str) -> bool:
+    """A part, in a process that has the device, to the end of the report; whether it did not fail."""
+    (part,) = (part for part in PARTS if part.__name__ == name)
+    with open(file, "a", encoding="utf-8") as out:
+        return report(part(tn.get_backend("cupy")), lambda line: print(line, file=out, flush=True))
+
+
+class Report:
+    """A file that grows, and what was said last on the terminal."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.write_text("", "utf-8")
+        self._shown = 0
+
+    def say(self, line: str) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            print(line, file=file)
+        self.show()
+
+    def show(self) -> None:
+        """What is new, whoever wrote it."""
+        new = self.path.read_bytes()[self._shown :]
+        self._shown += len(new)
+        print(new.decode("utf-8", "replace"), end="", flush=True)
+
+    def part(self, worker: Worker, name: str, limit: float, lines: Lines | None) -> bool:
+        """One part within its limit; whether it did not fail."""
+        titles = TITLES | {part.__name__: part.__doc__ for part in (*PARTS, tests)}
+        self.say(f"\n## {titles[name]}\n")
+        if lines is not None:
+            return report(lines, self.say)
         try:
-            for line in part(ops):
-                say(f"- {line}")
-        except (Exception, SystemExit) as e:  # contenders that disagree end with the latter; the next part may tell why
+            whole = bool(worker.ask(limit, WRITE, {"name": name, "file": str(self.path)}))
+        except Failed as e:
+            self.say(f"- FAILED: {e}")
             whole = False
-            say(f"- FAILED: {type(e).__name__}: {e}")
-            if not isinstance(e, Wrong):
-                say(f"```\n{traceback.format_exc()}```")
-    return whole
+        self.show()
+        if not whole:
+            worker.close()  # whatever is wrong there is not the next part's
+        return whole
 
 
 def main(arguments: list[str]) -> int:
@@ -299,31 +379,37 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("benchmarks.gpu_report", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=today)
     parser.add_argument("parts", nargs="*", metavar="PART")
+    parser.add_argument("--seconds", type=float, default=inf, help="for all parts together")
     parser.add_argument("--rows", type=names, default=[], metavar="1,2", help="of the table of steps")
     parser.add_argument("--precisions", type=names, default=[], metavar="NAME,NAME", help=", ".join(PRECISIONS))
     parser.add_argument("--repeats", type=int, default=3, help="turns that each contender takes")
     args = parser.parse_intermixed_args(arguments)
-    path, rows = args.file, tuple(map(int, args.rows))
-    options = Options(gpu.SECONDS, args.repeats, rows=rows, precisions=tuple(args.precisions))
-    known = parts(path.parent, options)
-    if unknown := set(args.parts) - set(known):
-        raise SystemExit(f"unknown part {', '.join(sorted(unknown))}: choose from {', '.join(known)}")
-    chosen = [known[name] for name in args.parts or known]
-    try:
-        ops = tn.get_backend("cupy")
-    except tn.BackendUnavailable as e:
-        print(f"no report: {e}")
-        return 2
+    if unknown := set(args.parts) - set(LIMITS):
+        raise SystemExit(f"unknown part {', '.join(sorted(unknown))}: choose from {', '.join(LIMITS)}")
+    path, end = args.file.resolve(), monotonic() + args.seconds
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-
-        def say(line: str) -> None:
-            print(line, flush=True)
-            print(line, file=file, flush=True)
-
+    options = Options(gpu.SECONDS, args.repeats, rows=tuple(map(int, args.rows)), precisions=tuple(args.precisions))
+    with closing(Worker(dict(os.environ), path.with_suffix(".log"))) as worker:
+        try:
+            device = worker.ask(LIMITS["small"], FOUND, {"device": "gpu"})
+        except Failed as e:
+            print(f"no report: {e}")
+            return 2
+        one, whole = Report(path), True
         versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-        say(f"# {ops.versions()}\n\n{date.today().isoformat()}, tinynet {tn.__version__}, {versions}")
-        return 0 if report(ops, tuple(chosen), say) else 1
+        one.say(f"# {device}\n\n{date.today().isoformat()}, tinynet {tn.__version__}, {versions}")
+        for name in args.parts or LIMITS:
+            limit = min(LIMITS[name], end - monotonic())
+            if limit <= 0:
+                one.say(f"\n{name}: no time was left for it")
+                continue
+            lines: Lines | None = None
+            if name == "tests":
+                lines = tests(path.with_suffix(".tests.log"), limit)
+            elif name in gpu.SECTIONS:
+                lines = times(path.parent, device, gpu.SECTIONS[name], replace(options, budget=limit))
+            whole = one.part(worker, name, limit, lines) and whole
+    return 0 if whole else 1
 
 
 if __name__ == "__main__":

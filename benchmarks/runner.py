@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Options:
     precisions: tuple[str, ...] = ()
     device: str = "gpu"  # or "cpu", to try ``benchmarks gpu`` itself
     limit: float = 90.0  # seconds for a contender on a device to get ready
+    budget: float = inf  # and for a whole section there, of which a half is for getting ready
 
     def chosen(self, names: list[str]) -> list[str]:
         return [name for name in names if not self.only or name in self.only]

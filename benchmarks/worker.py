@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from threading import Event, Lock, Timer
+from time import monotonic
 from typing import Any
 
 from benchmarks.runner import ROOT, Failed
@@ -24,12 +26,15 @@ class Worker:
         self._process: subprocess.Popen[str] | None = None
         self._one = Lock()
 
-    def ask(self, limit: float, target: str, arguments: Mapping[str, Any]) -> Any:
+    def ask(self, limit: float, target: str, arguments: Mapping[str, Any], end: float = inf) -> Any:
         """What the function "module:function" returns; `Failed` with the reason.
 
-        A process that takes longer than ``limit`` seconds is killed.
+        A process that takes longer than ``limit`` seconds, or until ``end`` by the monotonic clock, is killed.
         """
         with self._one:
+            limit = min(limit, end - monotonic())
+            if limit <= 0:
+                raise Failed("no time was left for it")
             process, late = self._running(), Event()
             timer = Timer(limit, lambda: (late.set(), process.kill()))
             timer.start()
@@ -42,7 +47,7 @@ class Worker:
                 timer.cancel()
             if not line:
                 self.close()
-                raise Failed(f"it took longer than {limit:g} s" if late.is_set() else self._end(process))
+                raise Failed(f"it took longer than {limit:.3g} s" if late.is_set() else self._end(process))
         said: dict[str, Any] = json.loads(line)
         if "error" in said:
             raise Failed(said["error"])

@@ -103,6 +103,7 @@ class Runtime:
         self.room = Room(MemoryPool(), 1 << 33)
         Stream.others.clear()
         self.copied = []
+        self.puts_off = False  # whether what runs beside is done as late as can be: its arrays must be of this memory
         self.late, self.aside = [], None  # work of the stream beside, and what is queued there right now
 
     # Arrays
@@ -172,10 +173,9 @@ class Runtime:
 
     @contextmanager
     def beside(self):
-        """As late as can be: at the join."""
-        self.aside = self.aside or []
+        self.aside = [] if self.puts_off else None
         yield
-        self.late, self.aside = [*self.late, *self.aside], None
+        self.late, self.aside = [*self.late, *(self.aside or [])], None
 
     def join(self):
         late, self.late = self.late, []

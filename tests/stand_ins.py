@@ -34,3 +34,18 @@ def talk(text):
     os.system(f"echo {text}")
     print(text)
     return text
+
+
+def device(device):
+    return "CuPy 1, a device"
+
+
+def write(name, file):
+    """A part of a report."""
+    if name == "products":
+        time.sleep(60)
+    with open(file, "a") as out:
+        print(f"- {name} {os.getpid()}", file=out, flush=True)
+    if name == "captured":
+        os._exit(3)
+    return name != "training"

@@ -9,7 +9,8 @@ import pytest
 from cuda_shim import shim
 from test_cuda_plan import RTOL
 from tinynet_backends import get_backend
-from tinynet_backends.cuda import operations
+from tinynet_backends.backend import DenseLayer
+from tinynet_backends.cuda import chain, operations
 from tinynet_backends.cuda.source import REAL, load
 from tinynet_backends.numpy_backend import NumpyBackend
 
@@ -98,25 +99,32 @@ def test_layers_together_are_the_layers_one_by_one(name, precision, refused, mac
         assert error < {"float64": 1e-12, "float32": 2e-6, "tf32": 1e-3, "bf16": 8e-3}[precision], error
 
 
+def test_a_pass_that_is_timed_again_and_again_keeps_what_the_last_one_needs(machine):
+    ops = backend(machine, "float32")
+    w = np.ones((3, 3), "float32")
+    one = chain.Chain(ops, [DenseLayer(w, None, tn.ReLU().f, tn.ReLU().df), DenseLayer(w, None, None, None)], False)
+    for n in range(3):
+        one.forward(np.full((4, 3), float(n), "float32"))
+    assert [x[0, 0] for x in one.inputs] == [2.0, 6.0]
+
+
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_gradients_of_weights_beside_the_way_back_are_the_same(precision, machine):
+    rng, relu = np.random.default_rng(1), tn.ReLU()
     layers = [
-        tn.Dense(24),
-        tn.ReLU(),
-        tn.Dense(16),
-        tn.ReLU(),
-        tn.Dense(8),
-        tn.ReLU(),
-        tn.Dense(8),
-    ]  # none is filled up
-    x, dy = (np.random.default_rng(1).standard_normal((67, k)).astype("float32") for k in (16, 8))
+        DenseLayer(*(rng.standard_normal(s).astype("float32") for s in ((i, o), (o,))), relu.f, relu.df)
+        for i, o in itertools.pairwise((16, 24, 16, 8, 8))  # none is filled up
+    ]
+    x, dy = (rng.standard_normal((67, k)).astype("float32") for k in (16, 8))
     found = []
     for beside in (False, True):
         ops = backend(machine, precision)
-        ops.beside, ops.empty = beside, ops._runtime.empty  # whose memory is nobody else's afterwards
-        found.append(pass_through(ops, tn.Sequential(*layers), 16, "float32", x, dy)[0])
+        ops.empty, ops._runtime.puts_off = ops._runtime.empty, True
+        one = chain.Chain(ops, layers, True, beside=beside)
+        y, (dx, gradients) = one.forward(x), one.backward(dy)
+        found.append([a.tobytes() for a in (y, dx, *itertools.chain(*gradients))])
         assert ops._runtime.late == []
-    assert [a.tobytes() for a in found[0]] == [a.tobytes() for a in found[1]]
+    assert found[0] == found[1]
 
 
 def test_what_lies_between_is_bfloat16_where_that_is_the_precision(machine):

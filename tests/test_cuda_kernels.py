@@ -73,7 +73,6 @@ def traces():
     yield from ((trace(formula, 2), "map") for formula in (every, unequal))
     yield trace(tn.training._blend, 2, 1), "update"
     yield trace(moments, 3, 2), "update"
-    yield trace(moments, 3, 2), "update_bfloat16"
     yield trace(squares, 2), "loss"
 
 
@@ -291,27 +290,6 @@ def test_a_launch_reads_numbers_from_the_device(ops):
     assert_same([y, keep], list(Backend.dropout(ops, x, 0.5, (1, 2), (2**64 - 1, 7, 8))), 0.0)
     with pytest.raises(TypeError, match=r"a number on the device is a \(\) array of int64: expected \(\) float64"):
         ops.update(moments, [theta, m], [g], np.array(1), 0.9)
-
-
-def to_bfloat16(x):
-    """float32 rounded to eight significant bits, ties to even; none too small to be normal."""
-    m, e = np.frexp(x.astype(F8))
-    return np.ldexp(np.rint(m * 256), e - 8).astype(F4)
-
-
-@pytest.mark.parametrize("n", [0, 1, 4, 7, 1030])
-def test_a_rounded_copy_in_the_same_pass(n, ops):
-    theta, m, g = (real(n).astype(F4) for _ in range(3))
-    theta[:8] = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 3.4e38, 1 + 2**-8, 1 + 3 * 2**-8], F4)[:n]
-    g[:8] = m[:8] = 0.0  # theta stays, and shows how ties go
-    wanted = [theta.copy(), m.copy()]
-    Backend.update(ops, moments, wanted, [g], 0.1, 0.9)
-    rounded = np.full(n, 0xFFFF, np.uint16)
-    ops.update_and_round(moments, [theta, m], [g], (0.1, 0.9), rounded)
-    assert_same([theta, m], wanted, 1e-6)
-    np.testing.assert_array_equal((rounded.astype(np.uint32) << 16).view(F4), to_bfloat16(theta))
-    with pytest.raises(TypeError, match="a rounded copy is made of traceable formulas of contiguous float32 vectors"):
-        ops.update_and_round(moments, [theta.astype(F8), m.astype(F8)], [g.astype(F8)], (0.1, 0.9), rounded)
 
 
 def test_philox_is_numpys(ops):

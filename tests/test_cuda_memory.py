@@ -142,13 +142,15 @@ def test_the_next_copy_runs_while_a_step_does():
     first = staging.put([np.zeros(3)])[0]
     while rt.step_of_some_stream():
         pass
-    rt.main.queue.append(("wait", fake_cuda.Event(), 1))  # a step that does not end
+    end = fake_cuda.Event()
+    rt.main.queue.append(("wait", end, 1))  # a step that takes long
     second = staging.put([np.ones(3)])[0]
     rt.step_of_some_stream()
     while staging.stream.step():
         pass
     assert first.tolist() == [0.0] * 3
     assert np.isnan(second).all()  # its memory was handed out behind the step: only then is it free
+    end.reached = 1
 
 
 def test_a_place_that_is_there_is_filled_while_a_step_runs():
@@ -162,11 +164,23 @@ def test_a_place_that_is_there_is_filled_while_a_step_runs():
     staging.put([np.full(3, 2.0)])
     while rt.step_of_some_stream():
         pass
-    rt.main.queue.append(("wait", fake_cuda.Event(), 1))  # the step on batch 2, which does not end
+    end = fake_cuda.Event()
+    rt.main.queue.append(("wait", end, 1))  # the step on batch 2, which takes long
     third = staging.put([np.full(3, 3.0)])[0]
     while staging.stream.step():
         pass
     assert third.tolist() == [3.0] * 3
+    end.reached = 1
+
+
+def test_what_is_under_way_arrives_before_its_memory_is_given_back():
+    rt = fake_cuda.Runtime()
+    staging = Staging(rt)
+    fake_cuda.Stream.others[:] = [staging.stream]
+    (x,) = staging.put([np.full(3, 5.0)])
+    assert np.isnan(x).all()
+    del staging
+    assert x.tolist() == [5.0] * 3
 
 
 def test_batches_of_another_shape():

@@ -3,17 +3,20 @@
 import importlib.util
 import json
 import os
+import re
 import sys
 import weakref
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import date
+from math import inf
 
 import numpy as np
 import pytest
 
 import tinynet as tn
 from benchmarks import __main__ as command
-from benchmarks import clock, gpu, gpu_report, machine, tasks, tolerance
+from benchmarks import child, clock, gpu, gpu_report, machine, tasks, tolerance
 from benchmarks.comparison import Comparison
 from benchmarks.runner import Failed, Options, Runner
 from benchmarks.worker import Worker
@@ -197,24 +200,6 @@ def test_a_run_in_pieces_is_one_of_its_day(tmp_path):
     assert [row["label"] for row in json.loads(path.read_text("utf-8"))["sections"]["A title"]] == ["four"]
 
 
-def test_ours_done_otherwise(tmp_path, monkeypatch):
-    from benchmarks.contenders import ours
-
-    host = tn.get_backend("numpy")
-    monkeypatch.setattr(type(host), "fuses", True, raising=False)
-    changed = ours._model(ROWS[1], "numpy", "float32", fuses=False).ops
-    assert (changed.fuses, host.fuses) == (False, True)
-    assert changed is not host
-    assert ours._model(ROWS[1], "numpy", "float32").ops is host
-    with pytest.raises(AttributeError, match="^backend 'numpy' has no nothing$"):
-        ours._model(ROWS[1], "numpy", "float32", nothing=1)
-    monkeypatch.setattr(gpu, "rows", lambda runner, names, table: [(ROWS[1], Comparison(str(names), {}))])
-    (found,) = gpu.ways(Runner(Options(device="cpu"), str(tmp_path)), ROWS)
-    assert (
-        "'nothing fused': ('benchmarks.contenders.ours:together', {'backend': 'numpy', 'fuses': False})" in found.label
-    )
-
-
 def test_how_near_runs_are():
     exact, near = tolerance.lines([("numpy", "float64"), ("numpy", "float32"), ("cupy:9", "float32")], steps=10)
     assert exact == "numpy, float64: weights and losses after step 1: 0.0e+00, 0.0e+00; 10: 0.0e+00, 0.0e+00"
@@ -229,8 +214,6 @@ def test_how_near_runs_are():
 def test_peers_compute_the_same_in_every_precision(name, precision):
     if importlib.util.find_spec(name.split()[0]) is None:
         pytest.skip(f"{name} is not installed")
-    from benchmarks import child
-
     task = tasks.Task((64, 128, 128, 10), 128)
     target, options = gpu.STEPS["cpu"][name]
     losses = clock.first_steps(child.find(target)(task, **options, precision=precision))[0]
@@ -246,12 +229,7 @@ def test_the_report_keeps_times_and_says_them(tmp_path, monkeypatch, capsys):
         notes = {"tinynet cupy": {"share of the ceiling": 0.8}}
         yield Comparison("one", {"tinynet cupy": [1e-6, 2e-6], "torch": [4e-6, 4e-6]}, [], notes, {"jax": "Error: x"})
 
-    class Ops:
-        def versions(self):
-            return "CuPy 1, a device"
-
-    monkeypatch.setattr(gpu, "SECTIONS", dict.fromkeys(gpu.SECTIONS, section))
-    assert list(gpu_report.parts(tmp_path, Options())["steps"](Ops())) == [
+    assert list(gpu_report.times(tmp_path, "CuPy 1, a device", section, Options())) == [
         "A title:",
         "  one: tinynet cupy 1.5 µs, torch 4.0 µs; best peer / tinynet cupy 3.00; tinynet cupy share of the ceiling 0.8",
         "  jax is left out: Error: x",
@@ -260,29 +238,103 @@ def test_the_report_keeps_times_and_says_them(tmp_path, monkeypatch, capsys):
     assert kept.name.endswith("-a-device.json")
 
 
-def test_a_report_of_some_parts(tmp_path, monkeypatch, capsys):
+def test_a_part_writes_line_by_line(tmp_path, monkeypatch):
     def one(ops):
         """One"""
         yield "fine"
-
-    class Ops:
-        def versions(self):
-            return "a device"
+        assert path.read_text("utf-8") == "before\n- fine\n"
+        raise gpu_report.Wrong(f"not {ops}")
 
     monkeypatch.setattr(gpu_report, "PARTS", (one, gpu_report.golden))
-    monkeypatch.setattr(tn, "get_backend", lambda name: Ops())
+    monkeypatch.setattr(tn, "get_backend", lambda name: name)
     path = tmp_path / "report.md"
-    assert gpu_report.main([str(path), "one"]) == 0
-    assert path.read_text("utf-8").endswith("\n## One\n\n- fine\n")
-    with pytest.raises(SystemExit, match="^unknown part two: choose from one, golden, steps, data, ways$"):
-        gpu_report.main([str(path), "two"])
+    path.write_text("before\n")
+    assert not gpu_report.write("one", str(path))
+    assert path.read_text("utf-8") == "before\n- fine\n- FAILED: Wrong: not cupy\n"
+
+
+@pytest.fixture
+def reported(tmp_path, monkeypatch, capsys):
+    """What a report of these parts says on the terminal, which is what stands in the file."""
+    monkeypatch.setattr(gpu_report, "FOUND", "stand_ins:device")
+    monkeypatch.setattr(gpu_report, "WRITE", "stand_ins:write")
+
+    def run(*parts, status):
+        path = tmp_path / "report.md"
+        assert gpu_report.main([str(path), *parts]) == status
+        said = path.read_text("utf-8")
+        assert capsys.readouterr().out == said
+        return said
+
+    return run
+
+
+@pytest.mark.slow
+def test_what_hangs_or_ends_is_no_other_part_s_end(reported, monkeypatch):
+    monkeypatch.setitem(gpu_report.LIMITS, "products", 0.5)
+    said = reported("waiting", "captured", "training", "golden", "products", "launches", status=1)
+    found = re.findall(r"^- (?:(\w+) (\d+)|FAILED: (.*))$", said, re.M)
+    names, processes, failures = zip(*found, strict=True)
+    assert names == ("waiting", "captured", "", "training", "golden", "", "launches")
+    assert [failure for failure in failures if failure] == ["its process ended with 3: ", "it took longer than 0.5 s"]
+    first, second, _, third, fourth, _, fifth = processes
+    assert first == second
+    assert len({second, third, fourth, fifth}) == 4  # after what failed there is another
+
+
+class Here:
+    """A worker that is this process."""
+
+    def __init__(self, env, log):
+        pass
+
+    def ask(self, limit, target, arguments):
+        said = child.answer(target, arguments)
+        if "error" in said:
+            raise Failed(said["error"])
+        return said["result"]
+
+    def close(self):
+        pass
+
+
+def test_times_are_a_part_like_others(reported, monkeypatch):
+    monkeypatch.setattr(gpu_report, "Worker", Here)
     asked = []
-    monkeypatch.setattr(
-        gpu_report, "times", lambda ops, folder, section, options: asked.append((section, options)) or []
-    )
-    assert gpu_report.main([str(path), "ways", "--rows", "1,2", "steps", "--precisions", "bf16", "--repeats", "2"]) == 0
+    monkeypatch.setattr(gpu_report, "times", lambda folder, *rest: asked.append(rest) or iter(["fast"]))
+    said = reported("data", "steps", "--precisions", "bf16", "--rows", "1,2", "--repeats", "2", status=0)
+    assert said.count("- fast\n") == 2
     options = Options(gpu.SECONDS, 2, rows=(1, 2), precisions=("bf16",))
-    assert asked == [(gpu.ways, options), (gpu.steps, options)]
+    assert [(device, section, replace(o, budget=inf)) for device, section, o in asked] == [
+        ("CuPy 1, a device", section, options) for section in (gpu.data, gpu.steps)
+    ]
+    assert [o.budget for *_, o in asked] == [gpu_report.LIMITS[name] for name in ("data", "steps")]
+    said = reported("data", "--seconds", "0", status=0)
+    assert said.endswith("\ndata: no time was left for it\n")
+
+
+def test_a_report_without_a_device(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="^unknown part two: choose from small, captured, "):
+        gpu_report.main([str(tmp_path / "report.md"), "two"])
+    monkeypatch.setattr(gpu_report, "Worker", Here)
+    monkeypatch.setattr(gpu_report, "FOUND", "stand_ins:divide")
+    assert gpu_report.main([str(tmp_path / "report.md")]) == 2
+    assert capsys.readouterr().out.startswith("no report: TypeError: ")
+    assert not (tmp_path / "report.md").exists()
+
+
+def test_every_part_has_a_limit_and_a_title():
+    known = {part.__name__: part.__doc__ for part in (*gpu_report.PARTS, gpu_report.tests)} | gpu_report.TITLES
+    assert known.keys() == gpu_report.LIMITS.keys()
+    assert all(known.values())
+
+
+def test_no_budget_no_times(tmp_path):
+    names = {"tinynet numpy": NAMES["tinynet numpy"]}
+    runner = Runner(Options(0.001, 2, device="cpu", budget=-1.0), str(tmp_path))
+    ((_, found),) = gpu.rows(runner, names, [(1, ROWS[0])])
+    assert (found.times, found.left_out) == ({}, {"tinynet numpy": "no time was left for it"})
+    assert found.to_json()["medians"] == {}
 
 
 @pytest.mark.slow

@@ -80,7 +80,8 @@ class CupyBackend(CudaDevice, CudaOperations):
             return super().asarray(x, dtype)
 
     def to_numpy(self, x: Array) -> Any:
-        return self._cp.asnumpy(x)
+        with self._here():
+            return self._cp.asnumpy(x)
 
     def synchronize(self) -> None:
         with self._here():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,19 +32,8 @@ def _steps(task: Task, model: tn.Model, loader: Any) -> Step:
     return lambda: next(reports).loss
 
 
-def _model(task: Task, backend: str, precision: str, **changes: Any) -> tn.Model:
-    """With ``changes`` the model gets a backend of its own with these attributes."""
-    name = backend if precision == "float32" else f"{backend}:{precision}"
-    return task.model(_changed(name, **changes) if changes else name)
-
-
-def _changed(name: str, **changes: Any) -> tn.Backend:
-    ops = copy.copy(tn.get_backend(name))
-    for attribute, value in changes.items():
-        if not hasattr(ops, attribute):
-            raise AttributeError(f"backend {name!r} has no {attribute}")
-        setattr(ops, attribute, value)
-    return ops
+def _model(task: Task, backend: str, precision: str) -> tn.Model:
+    return task.model(backend if precision == "float32" else f"{backend}:{precision}")
 
 
 def make(task: Task, backend: str, precision: str = "float32") -> Step:
@@ -68,9 +56,9 @@ def _one_by_one(reports: Iterator[tn.Report], at: int = 0) -> Step:
     return step
 
 
-def together(task: Task, backend: str, precision: str = "float32", **changes: Any) -> Step:
+def together(task: Task, backend: str, precision: str = "float32") -> Step:
     """The same batch as in `fit` with data on the device: after the first few steps, 16 in one launch."""
-    model = _model(task, backend, precision, **changes)
+    model = _model(task, backend, precision)
     ops = model.ops
     tiles = 16 * max(1, min(64, (1 << 28) // (16 * task.batch * task.widths[0])))
     x, y = (ops.xp.tile(ops.asarray(a), (tiles, *(1,) * (a.ndim - 1))) for a in task.data())

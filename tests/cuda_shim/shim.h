@@ -134,6 +134,8 @@ template <class T> static inline T __shfl_xor_sync(unsigned mask, T value, int l
     return value;
 }
 
+static inline void __syncwarp() { __shfl_xor_sync(~0u, 0, 0); }
+
 // Matrix fragments for mma.m16n8k8 (PTX ISA, "Warp Level Matrix Multiply-Accumulate Instructions"): lane 4 g + t has of d
 // (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1), and of a and b what `a` and `b` say, by row and column.
 template <class A, class B> static void shim_mma(float* d, const std::vector<unsigned>& mine, const A& a, const B& b) {
@@ -141,10 +143,10 @@ template <class A, class B> static void shim_mma(float* d, const std::vector<uns
     const size_t self = shim_current - shim_fibers.data(), g = self % 32 / 4, t = self % 4;
     auto& warp = all[self / 32];
     warp[self % 32] = mine;
-    __shfl_xor_sync(~0u, 0, 0);  // all have come
+    __syncwarp();  // all have come
     for (size_t n = 0; n < 4; ++n)
         for (size_t k = 0; k < 8; ++k) d[n] += a(warp, g + n / 2 * 8, k) * b(warp, k, 2 * t + n % 2);
-    __shfl_xor_sync(~0u, 0, 0);  // and have read
+    __syncwarp();  // and have read
 }
 static float shim_tf32(unsigned bits) { return __uint_as_float(bits & 0xffffe000); }
 static void mma_tf32(float* d, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {

@@ -7,7 +7,7 @@ long as a pass over memory (an H200, cuBLAS 13: 104 µs for 8192 x 2048 in bfloa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -73,15 +73,17 @@ class Chain(Pass):
     long where rows are not aligned.
 
     With ``through`` the gradient that comes in has gone through the last ReLU already and is as products take it, and the
-    last bias is left out.
+    last bias is left out. With ``beside`` gradients of weights are computed beside the way back to the layers before.
     """
 
-    def __init__(self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool, through: bool = False) -> None:
+    def __init__(
+        self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool, through: bool = False, beside: bool = False
+    ) -> None:
         self.ops, self.products, self.layers, self.need_dx = ops, ops._products, layers, need_dx
-        self.through = through
-        self.inputs: list[Array] = []
+        self.through, self.beside = through, beside
 
     def forward(self, x: Array) -> Array | None:
+        self.inputs: list[Array] = []
         self.real = x.dtype
         self.half = self.products.precision == "bf16" and x.dtype.name == "float32"
         weights, biases = [layer.w for layer in self.layers], [layer.b for layer in self.layers]
@@ -108,9 +110,8 @@ class Chain(Pass):
         return y
 
     def back(self, dy: Array, sums: list[Sum]) -> Gradients:
-        """Gradients of weights may be computed beside the way back to the layers before."""
         runtime, last = self.ops._runtime, len(self.layers) - 1
-        beside = runtime.beside if self.ops.beside else nullcontext
+        beside = runtime.beside if self.beside else nullcontext
         used: list[Any] = [dy]  # by what runs beside
         if not dy.flags.c_contiguous:
             dy = dy.copy()
@@ -142,7 +143,7 @@ class Chain(Pass):
         if self.need_dx:
             dx = self.ops.empty((len(dz), self.layers[0].w.shape[0]), self.real)
             self._product(dz, self.weights[0].swapaxes(0, 1), dx)
-        if self.ops.beside:
+        if self.beside:
             runtime.join()
         return dx, gradients[::-1]
 
@@ -183,14 +184,3 @@ def wide(k: int) -> int:
 
 def _epilogue(b: Array | None, f: Any) -> int:
     return (Epilogue.BIAS if b is not None else 0) | (Epilogue.RELU if f is not None else 0) or Epilogue.NONE
-
-
-def through(
-    ops: Any, x: Array, layers: Sequence[DenseLayer], need_dx: bool
-) -> tuple[Array, Callable[[Array], Gradients]] | None:
-    """See `Backend.dense`."""
-    if not fits(x, layers):
-        return None
-    chain = Chain(ops, layers, need_dx)
-    y = chain.forward(x)
-    return None if y is None else (y, chain.backward)

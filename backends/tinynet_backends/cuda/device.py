@@ -27,9 +27,6 @@ class CudaDevice(Backend):
     """
 
     launches = True
-    # For a benchmark to change: whether layers are done by one kernel where that is faster, and whether a `Chain`'s gradients of
-    # weights are computed beside the way back
-    fuses, beside = True, False
 
     _runtime: Any
     _products: Products
@@ -69,7 +66,8 @@ class CudaDevice(Backend):
         self._runtime.room.admit(needed, what)
 
     def assign(self, to: Array, what: Array) -> None:
-        self._runtime.copy(to, what)
+        with self._here():
+            self._runtime.copy(to, what)
 
     def feed(self) -> Callable[[Sequence[Any]], list[Any]]:
         with self._here():
@@ -124,8 +122,13 @@ class CudaDevice(Backend):
 
     def gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Room for what `pack` will be asked to put in its place: in a step that place, from its second call on."""
-        arena = self._running.arena
-        return self.empty(shape, dtype) if arena is None else arena.take_gradient(shape, dtype)
+        running = self._running
+        if running.arena is None:
+            return self.empty(shape, dtype)
+        found = running.arena.take_gradient(shape, dtype)
+        if running.recording is not None:  # other arguments may have gradients of other shapes, and take its place
+            running.recording.kept.append(found)
+        return found
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
         arena = self._running.arena

@@ -28,10 +28,9 @@ _SPELLED = {
 def kernel(trace: Trace, dtype: Any, kind: str) -> Source:
     """A kernel called ``formula``, for arrays of ``dtype``. Its arguments, by ``kind``:
 
-    "map": elements, arrays, numbers, outputs. "update": elements, arrays, numbers, the outputs being the first arrays;
-    "update_bfloat16": at the end also a copy of the first output, rounded. "loss": o, elements, elements a chunk, chunks, y and
-    target (n, o), scale (n,), and three results: ``slope * scale``, the parts of the sum of ``value * scale`` if there is more
-    than one chunk, else the sum.
+    "map": elements, arrays, numbers, outputs. "update": elements, arrays, numbers, the outputs being the first arrays. "loss": o,
+    elements, elements a chunk, chunks, y and target (n, o), scale (n,), and three results: ``slope * scale``, the parts of the
+    sum of ``value * scale`` if there is more than one chunk, else the sum.
     """
     body = _loss(trace) if kind == "loss" else _elementwise(trace, kind)
     return whole(f"a formula ({kind})", "\n".join([*_element(trace), *body, ""]), dtype)
@@ -117,9 +116,8 @@ def _elementwise(trace: Trace, kind: str) -> list[str]:
     else:  # what is changed in place may be given twice, so nothing is promised about it
         out, pointers = arrays[: len(results)], [f"real* {a}" for a in arrays]
     pairs = [f"double {s}, const double* {s}_place" for s in numbers]
-    rounded = ["u16* rounded"] if kind == "update_bfloat16" else []
-    head = ["i64 n", *pointers[: len(arrays)], *pairs, *pointers[len(arrays) :], *rounded]
-    addresses = dict.fromkeys([*arrays, *out, *(["rounded"] if rounded else [])])
+    head = ["i64 n", *pointers[: len(arrays)], *pairs, *pointers[len(arrays) :]]
+    addresses = dict.fromkeys([*arrays, *out])
     return [
         f"KERNEL formula({', '.join(head)}) {{",
         *[f"    {s} = number({s}, {s}_place);" for s in numbers],
@@ -130,13 +128,11 @@ def _elementwise(trace: Trace, kind: str) -> list[str]:
         "#pragma unroll",
         f"        for (int j = 0; j < LANES; ++j) {_call(trace, 'p_{}.v[j]', 'p_{}.v[j]')}",
         *[f"        ((Pack*){o})[i] = p_{r};" for o, r in zip(out, results, strict=True)],
-        *(["        ((Rounded*)rounded)[i] = bfloat16(p_r0);"] if rounded else []),
         "    }",
         "    for (i64 i = packs * LANES + thread(); i < n; i += threads()) {",
         f"        real {', '.join(results)};",
         f"        {_call(trace, '{}[i]', '{}')}",
         *[f"        {o}[i] = {r};" for o, r in zip(out, results, strict=True)],
-        *(["        rounded[i] = bfloat16(r0);"] if rounded else []),
         "    }",
         "}",
     ]

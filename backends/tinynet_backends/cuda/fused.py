@@ -24,16 +24,15 @@ from tinynet_backends.backend import Array, DenseLayer, Gradients
 from tinynet_backends.cuda import chain, emit
 from tinynet_backends.cuda.operations import THREADS, Sum
 from tinynet_backends.cuda.source import REAL, Source, read, whole
-from tinynet_backends.cuda.tune import Choice, Choices, fastest
+from tinynet_backends.cuda.tune import Choice, Choices, timed
 from tinynet_backends.tracing import Ref, Trace, traced
 
 _MOST = 16  # layers, as in kernels/fused.cuh
 _CHUNKS = 256  # at most
 _TILES = (16, 32, 64)  # rows of a tile, of which there should be so many that all of a device has some
 _ENOUGH = 128
-_SURE = 1 << 18  # numbers of weights times rows that one block has, up to which it is faster than launch after launch
+_SURE = 1 << 18  # numbers of weights times rows that one block has, up to which no clock is asked
 _OPERANDS = ("float32", "tf32", "bf16")  # as numbered in kernels/fused.cuh
-_CODED = 256  # more than rows of a tile
 _LAYERS = np.dtype(
     [
         *((name, kind, (_MOST,)) for name, kind in (("w", np.uint64), ("b", np.uint64), ("kept", np.int64))),
@@ -76,7 +75,8 @@ class Work:
     def key(self) -> str:
         """Text that two share if and only if they are the same work, in whatever way."""
         rest = asdict(replace(self, formulas=(), tile=0))
-        return f"{rest | {'formulas': sha256(repr(self.formulas).encode()).hexdigest()}}"
+        what = repr(self.formulas) + read("fused.cuh")  # a kernel that was changed takes another time
+        return f"{rest | {'formulas': sha256(what.encode()).hexdigest()}}"
 
     def behind(self, front: int, tile: int) -> Work:
         """The layers behind the first so many, in tiles of so many rows, or of what rows there are."""
@@ -108,6 +108,11 @@ class Work:
     @property
     def chunks(self) -> int:
         return -(-self.n // self.size)
+
+    @property
+    def each(self) -> int:
+        """Numbers of weights times rows that one block has."""
+        return self.size * self.p
 
     @property
     def apart(self) -> int:
@@ -258,10 +263,12 @@ class Halves(chain.Pass):
 
 
 class Way(NamedTuple):
-    """How layers are done: so many of them one launch after another, those behind them in tiles of so many rows."""
+    """How layers are done: so many of them one launch after another, those behind them in tiles of so many rows; and whether the
+    first ones' gradients of weights are computed beside the way back."""
 
     front: int
     tile: int
+    beside: bool = False
 
     def of(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> chain.Pass:
         """Their pass."""
@@ -269,9 +276,10 @@ class Way(NamedTuple):
         behind = Fused(ops, work.behind(self.front, self.tile), last) if last else None
         if behind is not None and not first:
             return behind
-        before = behind is not None and behind.work.before > 0
+        through = behind is not None and behind.work.before > 0
         fits = chain.fits(x, first)
-        front = chain.Chain(ops, first, work.need_dx, before) if fits else OneByOne(ops, first, work.need_dx)
+        make = partial(chain.Chain, through=through, beside=self.beside) if fits else OneByOne
+        front = make(ops, first, work.need_dx)
         return front if behind is None else Halves(front, behind)
 
 
@@ -284,40 +292,44 @@ class Ways:
         self._lock = threading.Lock()
 
     def find(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> Way:
-        """By sizes where they tell. The clock cannot tell small ones apart: it sees the host's launches, which a graph has not."""
+        """By sizes where they tell, else by the clock."""
         if work in self._known:
             return self._known[work]
-        apart, ways = Way(len(layers), 0), _that_fit(work, ops._runtime.shared_memory)
-        *_, first = [way for way in ways if work.n >= _ENOUGH * way.tile] or ways[:1] or [apart]
-        behind = work.behind(*first)
-        if not ways or (first.front == 0 and behind.size * behind.p <= _SURE):
+        ways = _candidates(ops, work, x, layers)
+        *_, first = [way for way in ways if way.tile and not way.beside and work.n >= _ENOUGH * way.tile] or ways[:1]
+        if len(ways) == 1 or (first.front == 0 and work.behind(0, first.tile).each <= _SURE):
             return self._known.setdefault(work, first)
         with self._lock:
-            ways.append(apart)
             known = self.choices.find(work)
-            if known is not None and (way := Way(*divmod(known.variant, _CODED))) in ways:
-                return self._known.setdefault(work, way)
+            if known is not None and known.variant < len(ways):
+                return self._known.setdefault(work, ways[known.variant])
             if ops._runtime.capturing():  # no clock runs now
                 return first
-            with ops.apart():
-                runs = [partial(_there_and_back, way.of(ops, work, x, layers), x) for way in ways]
-                best = fastest(runs, ops._runtime.seconds)
-            way = apart if best is None else ways[best]
-            self.choices.keep(work, Choice(way.front * _CODED + way.tile, b""))
+            times = self.timed(ops, work, x, layers)
+            way = min(times, key=times.__getitem__, default=Way(len(layers), 0))
+            self.choices.keep(work, Choice(ways.index(way), b""))
             return self._known.setdefault(work, way)
 
-
-def _that_fit(work: Work, most: int) -> list[Way]:
-    """With as few layers in front as there can be, by the rows of their tiles."""
-    for front in range(max(0, len(work.biases) - _MOST), len(work.biases)):
-        tiles = [behind.tile for behind in (work.behind(front, tile) for tile in _TILES) if _fits(behind, most)]
-        if tiles:
-            return [Way(front, tile) for tile in dict.fromkeys(tiles)]
-    return []
+    def timed(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> dict[Way, float]:
+        """The seconds, there and back, of all ways that there are."""
+        ways = _candidates(ops, work, x, layers)
+        with ops.apart():
+            runs = [partial(_there_and_back, way.of(ops, work, x, layers), x) for way in ways]
+            return {ways[n]: seconds for n, seconds in timed(runs, ops._runtime.seconds).items()}
 
 
-def _fits(work: Work, most: int) -> bool:
-    return max(work.room(False), work.room(True)) <= most
+def _candidates(ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> list[Way]:
+    """As many layers by one kernel as there can be, by the rows of their tiles; then all one launch after another; then the same
+    with gradients beside the way back, where there are some."""
+    ways: list[Way] = []
+    for front in range(max(0, len(layers) - _MOST), len(layers)):
+        behind = [work.behind(front, tile) for tile in _TILES]
+        fitting = [one.tile for one in behind if max(one.room(False), one.room(True)) <= ops._runtime.shared_memory]
+        if ways := [Way(front, tile) for tile in dict.fromkeys(fitting)]:
+            break
+    ways.append(Way(len(layers), 0))
+    chains = [way for way in ways if way.front > 1 and chain.fits(x, layers[: way.front])]
+    return [*ways, *(way._replace(beside=True) for way in chains)]
 
 
 def _there_and_back(do: chain.Pass, x: Array) -> None:
@@ -331,10 +343,10 @@ def through(
     ops: Any, x: Array, layers: Sequence[DenseLayer], need_dx: bool
 ) -> tuple[Array, Callable[[Array], Gradients]] | None:
     """See `Backend.dense`."""
-    work = Work.of(x, layers, ops._products.precision, need_dx) if ops.fuses else None
-    way = Way(len(layers), 0) if work is None else ops._ways.find(ops, work, x, layers)
-    if work is None or way.front == len(layers):
-        return chain.through(ops, x, layers, need_dx)
+    work = Work.of(x, layers, ops._products.precision, need_dx)
+    way = None if work is None else ops._ways.find(ops, work, x, layers)
+    if work is None or way is None or (way.front == len(layers) and not chain.fits(x, layers)):
+        return None
     do = way.of(ops, work, x, layers)
     y = do.forward(x)
     return None if y is None else (y, do.backward)

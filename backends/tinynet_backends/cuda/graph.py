@@ -29,10 +29,11 @@ class Uncapturable(Exception):
 
 
 class Recording:
-    """A capture that a thread is in the middle of."""
+    """A capture that a thread is in the middle of. ``kept`` has what the graph writes that was not allocated for it alone."""
 
     def __init__(self) -> None:
         self.broken = ""
+        self.kept: list[Array] = []
 
     def stop(self, reason: str) -> None:
         """Give up; the step runs as it is written. Nothing that was captured has been done yet."""
@@ -72,6 +73,7 @@ class _Captured(NamedTuple):
     inputs: list[Array]
     numbers: Array | None
     results: list[Any]
+    kept: list[Array]
 
 
 class Running(threading.local):
@@ -187,7 +189,7 @@ class _Compilation:
             return f"{type(e).__name__}: {str(e).partition(chr(10))[0]}"
         finally:
             self.running.recording = None
-        return _Captured(made[0], pool, inputs, numbers, results)
+        return _Captured(made[0], pool, inputs, numbers, results, recording.kept)
 
     def _stand_in(self, a: Any, recording: Recording, arrays: Any, numbers: Array, places: Any) -> Any:
         if self.runtime.owns(a):

@@ -88,7 +88,7 @@ class Library:
         """One of cublasLt's objects, destroyed with ``owner``."""
         made = C.c_void_p()
         self.call(create, C.byref(made), *args)
-        weakref.finalize(owner, getattr(self._library, destroy), made)
+        weakref.finalize(owner, getattr(self._library, destroy), made).atexit = False  # then all of it goes
         return made
 
 

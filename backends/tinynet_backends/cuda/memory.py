@@ -63,7 +63,7 @@ class Room:
         self.main.free_all_blocks()
         pool.set_limit(size=max(1, self.limit - int(self.main.total_bytes()) - self._of_graphs()))
         self._graphs.add(pool)
-        weakref.finalize(pool, self.share)
+        weakref.finalize(pool, self.share).atexit = False
 
     def admit(self, needed: int, what: str) -> None:
         """MemoryError if ``needed`` bytes more than are used would be too many for ``what``."""

@@ -30,22 +30,20 @@ _NARROW = 16  # numbers that one thread keeps, as in kernels/rows.cu,
 _MANY = 1 << 15  # where there are so many rows that it pays to give each a single thread
 _ONE_BLOCK = 4 * THREADS  # rows that one block does, in one launch rather than two
 _WIDE = 64  # threads at most that a row is divided among on the way back
-_PARTS_GIVEN = np.dtype([("from", np.uint64, (_TOGETHER,)), ("size", np.int64, (_TOGETHER,))])
 _ACROSS = 16  # numbers whose parts a block adds up
 _SUMS = 16  # sums that one launch makes, as in kernels/reduce.cu
-_SUMS_GIVEN = np.dtype(
-    [
-        *((name, np.uint64, (_SUMS,)) for name in ("parts", "g")),
-        *((name, np.int64, (_SUMS,)) for name in ("p", "apart", "chunks")),
-    ]
-)
 _ROUNDED = 32  # arrays that one launch rounds, as in kernels/round.cu
-_ARRAYS_GIVEN = np.dtype(
-    [
-        *((name, np.uint64, (_ROUNDED,)) for name in ("from", "to")),
-        *((name, np.int64, (_ROUNDED,)) for name in ("n", "k", "high", "wide")),
-    ]
-)
+
+
+def _struct(count: int, addresses: Sequence[str], sizes: Sequence[str]) -> np.dtype[np.void]:
+    """A struct of arrays with ``count`` elements each, as kernels have it."""
+    kinds = dict.fromkeys(addresses, np.uint64) | dict.fromkeys(sizes, np.int64)
+    return np.dtype([(name, kind, (count,)) for name, kind in kinds.items()])
+
+
+_PARTS_GIVEN = _struct(_TOGETHER, ["from"], ["size"])
+_SUMS_GIVEN = _struct(_SUMS, ["parts", "g"], ["p", "apart", "chunks"])
+_ARRAYS_GIVEN = _struct(_ROUNDED, ["from", "to"], ["n", "k", "high", "wide"])
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
 _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 
@@ -89,40 +87,14 @@ class CudaOperations(Backend):
         return out
 
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
-        if not self._update("update", formula, arrays, inputs, scalars):
-            super().update(formula, arrays, inputs, *scalars)
-
-    def update_and_round(
-        self,
-        formula: Formula,
-        arrays: Sequence[Array],
-        inputs: Sequence[Array],
-        scalars: Sequence[float],
-        rounded: Array,
-    ) -> None:
-        """`update` of float32 vectors and, in the same pass, ``rounded`` (p,): the new ``arrays[0]`` in bfloat16, ties to
-        even, in any dtype of 16 bits.
-        """
-        if not self._update("update_bfloat16", formula, arrays, inputs, scalars, rounded):
-            raise TypeError("a rounded copy is made of traceable formulas of contiguous float32 vectors of one length")
-
-    def _update(
-        self, kind: str, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], scalars: Any, *more: Array
-    ) -> bool:
-        """Whether there was a kernel for it. A scalar may be a () float64 array, which is read when the kernel runs."""
+        """A scalar may be a () float64 array, which is read when the kernel runs."""
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
         if trace is None or not _alike(values) or len(trace.outputs) != len(arrays):
-            return False
-        first = values[0]
-        if any(a.shape != first.shape or a.dtype.itemsize != 2 or not a.flags.c_contiguous for a in more):
-            return False
-        if more and first.dtype != np.float32:
-            return False
-        if first.size:
+            super().update(formula, arrays, inputs, *scalars)
+        elif values[0].size:
             numbers = [x for scalar in scalars for x in _number(scalar, np.float64)]
-            self._launch(emit.kernel(trace, first.dtype, kind), "formula", *_over(first), *values, *numbers, *more)
-        return True
+            self._launch(emit.kernel(trace, values[0].dtype, "update"), "formula", *_over(values[0]), *values, *numbers)
 
     def rounded(self, x: Array, out: Array) -> None:
         """float32 as bfloat16, ties to even, in words of 16 bits: (..., n, k) in any strides, to the beginning of (..., high,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from tinynet_backends.cuda.memory import Room
 
 Array = Any
 _ROWS = 128  # calls whose numbers may be on their way to the device at once
+_SHORT = 5e-3  # seconds, of which the host may need most to queue what is small
+_AGAIN = 8  # times in a graph, at most
 
 
 class Runtime:
@@ -24,8 +27,7 @@ class Runtime:
         # Bytes that a block may have for fused layers: none where copies to shared memory cannot go on beside other work
         able = int(device.compute_capability) >= 80
         self.shared_memory = int(device.attributes["MaxSharedMemoryPerBlockOptin"]) if able else 0
-        with device:
-            self.room = Room(cp.get_default_memory_pool(), total)
+        self.room = Room(OnDevice(cp.get_default_memory_pool(), device), total)
         self._rings = threading.local()
         self._beside = threading.local()
 
@@ -149,18 +151,30 @@ class Runtime:
     # Clock and names -------------------------------------------------------------------------------------------------
 
     def seconds(self, run: Callable[[], None]) -> float:
-        """Seconds that the device takes for ``run``: the least of a few times, after one that does not count."""
-        cuda = self.cp.cuda
+        """Seconds that the device takes for ``run``: the least of a few times, after one that does not count.
+
+        What is short is launched as a graph, as in a step: by itself it takes as long as the host needs to queue it.
+        """
         run()
+        once = self._least(run, 1)
+        if once > _SHORT:
+            return min(once, self._least(run, 2))
+        again = 1 + int(min(_AGAIN - 1, _SHORT / max(once, 1e-6)))
+        pool = Pool(self.cp.cuda, self.number)
+        with self.capture(pool) as made:
+            for _ in range(again):
+                run()
+        return self._least(made[0].launch, 4) / again
+
+    def _least(self, run: Callable[[], None], times: int) -> float:
+        cuda = self.cp.cuda
         begin, end, least = cuda.Event(), cuda.Event(), float("inf")
-        for _ in range(5):
+        for _ in range(times):
             begin.record()
             run()
             end.record()
             end.synchronize()
             least = min(least, cuda.get_elapsed_time(begin, end) / 1e3)
-            if least > 0.01:
-                break
         return least
 
     def machine(self) -> dict[str, Any]:
@@ -170,12 +184,27 @@ class Runtime:
         return {"gpu": name, "driver": int(runtime.driverGetVersion())}
 
 
+class OnDevice:
+    """What one of CuPy's pools has on a device: CuPy takes any question for one about the current device."""
+
+    def __init__(self, pool: Any, device: Any) -> None:
+        self._pool, self._device = pool, device
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def ask(**options: int) -> Any:
+            with self._device:
+                return getattr(self._pool, name)(**options)
+
+        return ask
+
+
 class Pool:
     """Memory of a graph's own. It lives as long as anything allocated from it: CuPy's pool alone would not."""
 
     def __init__(self, cuda: Any, device: int) -> None:
         self._cuda, self._device, self._pool = cuda, device, cuda.MemoryPool()
-        self.set_limit, self.total_bytes = self._pool.set_limit, self._pool.total_bytes
+        there = OnDevice(self._pool, cuda.Device(device))
+        self.set_limit, self.total_bytes = there.set_limit, there.total_bytes
 
     def malloc(self, size: int) -> Any:
         """CuPy's protocol of an allocator."""
@@ -203,6 +232,8 @@ class _Ring:
             _Row(row[0].view(np.float64), row[1], row.ctypes.data, row.nbytes, runtime.event()) for row in memory
         ]
         self._next = 0
+        for row in self._rows:  # page-locked memory goes back to a pool that waits for no stream
+            weakref.finalize(self, runtime.wait_on_host, row.sent).atexit = False
 
     def next(self) -> _Row:
         n, self._next = self._next, (self._next + 1) % _ROWS

@@ -5,6 +5,7 @@ There are two places for each array of a batch. While a step reads one, the next
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ class _Place:
     def __init__(self, runtime: Any, shape: tuple[int, ...], dtype: Any) -> None:
         self.host, self.device = runtime.pinned(shape, dtype), runtime.empty(shape, dtype)
         self.copied, self.used = runtime.event(), runtime.event()
+        # page-locked memory goes back to a pool that waits for no stream
+        weakref.finalize(self, runtime.wait_on_host, self.copied).atexit = False
 
 
 class Staging:
@@ -47,8 +50,6 @@ class Staging:
                 continue
             found = places.get(n)
             if found is None or found.host.shape != a.shape or found.host.dtype != a.dtype:
-                if found is not None:
-                    rt.wait_on_host(found.copied)  # page-locked memory goes back to a pool that waits for no stream
                 found = places[n] = _Place(rt, a.shape, a.dtype)
                 rt.record(found.used)  # the memory may come from something that was queued before
             rt.wait_on_host(found.copied)  # the copy before last still reads this memory

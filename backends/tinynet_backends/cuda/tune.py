@@ -93,12 +93,18 @@ def _sum(found: Any) -> str:
     return sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
-def fastest(runs: Sequence[Callable[[], None]], seconds: Callable[[Callable[[], None]], float]) -> int | None:
-    """Which of ``runs`` takes the fewest seconds; one that fails is out, None if all do."""
+def timed(runs: Sequence[Callable[[], None]], seconds: Callable[[Callable[[], None]], float]) -> dict[int, float]:
+    """The seconds of each of ``runs`` that does not fail."""
     times: dict[int, float] = {}
     for n, run in enumerate(runs):
         try:
             times[n] = seconds(run)
         except (RuntimeError, MemoryError) as e:  # an algorithm that was proposed and cannot, or has no room
             _log.debug("a candidate fails: %s", e)
+    return times
+
+
+def fastest(runs: Sequence[Callable[[], None]], seconds: Callable[[Callable[[], None]], float]) -> int | None:
+    """Which of ``runs`` takes the fewest seconds; None if all fail."""
+    times = timed(runs, seconds)
     return min(times, key=times.__getitem__) if times else None

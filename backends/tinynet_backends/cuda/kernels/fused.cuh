@@ -107,18 +107,24 @@ DEVICE Quad sum(Quad x, const Quad& y) {
 }
 
 #if OPERANDS
-struct alignas(8) Pair { float v[2]; };
+struct alignas(8) Pair { real v[2]; };
 
-// d (16, 8) += x (16, 8) @ y (8, 8), for which a warp comes together. A lane, 4 * g + t, has (g, 2 t), (g, 2 t + 1) and the same
-// of row g + 8 of x and of d, and (2 t, g), (2 t + 1, g) of y. PTX has the depth of tf32 in another order, in x and y alike.
-DEVICE void mma(float* d, const float* x, const float* y) {
-    const u32 a0 = __float_as_uint(x[0]), a1 = __float_as_uint(x[1]), a2 = __float_as_uint(x[2]), a3 = __float_as_uint(x[3]);
-    const u32 b0 = __float_as_uint(y[0]), b1 = __float_as_uint(y[1]), high = 0xffff0000;
-    if (OPERANDS == 1) mma_tf32(d, a0, a2, a1, a3, b0, b1);
-    else mma_bf16(d, a0 >> 16 | (a1 & high), a2 >> 16 | (a3 & high), b0 >> 16 | (b1 & high));
+// Two numbers in a word: their upper halves, which are all that bfloat16 has.
+DEVICE u32 halves(float low, float high) { return __float_as_uint(low) >> 16 | (__float_as_uint(high) & 0xffff0000); }
+
+// d (16, 8) += x (16, 8) @ y (8, 8), for which a warp comes together. A lane, 4 * g + t, has of x (g, 2 t), (g, 2 t + 1), and the
+// same of row g + 8, of y (2 t, g) and (2 t + 1, g), and of d what it has of x. PTX has the depth of tf32 in another order, in x
+// and y alike.
+DEVICE void mma(float* d, const Pair& x, const Pair& below, float y0, float y1) {
+    const float x0 = x.v[0], x1 = x.v[1], x2 = below.v[0], x3 = below.v[1];
+    if (OPERANDS == 2) mma_bf16(d, halves(x0, x1), halves(x2, x3), halves(y0, y1));
+    else mma_tf32(
+        d, __float_as_uint(x0), __float_as_uint(x2), __float_as_uint(x1), __float_as_uint(x3), __float_as_uint(y0),
+        __float_as_uint(y1));
 }
 
-// `product` on tensor cores; a warp has 16 x 32 numbers.
+// `product` on tensor cores. A warp makes 16 x 32 numbers by four of these, whose rows g and g + 8 are 2 g and 2 g + 1, and column
+// g of the n-th is 4 g + n: so a lane reads what lies together, from banks of its own, and ends up with two rows of 8 numbers.
 template <bool TURNED, class Put>
 DEVICE void tensor_product(
     int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Put& put
@@ -126,40 +132,35 @@ DEVICE void tensor_product(
     const int across = (columns + 31) / 32, tiles = (rows + 15) / 16 * across;
     const int lane = place_in_block() % 32, g = lane / 4, t = lane % 4;
     for (int tile = place_in_block() / 32; tile < tiles; tile += THREADS / 32) {
-        const int row = (u32)tile / (u32)across * 16 + g, first = (u32)tile % (u32)across * 32;
+        const int row = (u32)tile / (u32)across * 16 + 2 * g, first = (u32)tile % (u32)across * 32;
+        const bool high = row < up(rows), wide = first + 4 * g < up(columns);
         float d[4][4] = {};
+        __syncwarp();  // lanes may have parted where the last numbers were put
 #pragma unroll 2
         for (int base = 0; base < depth; base += 8) {
             const int k = base + 2 * t;
             const bool deep = k < up(depth);
-            float x[4];
-#pragma unroll
-            for (int n = 0; n < 2; ++n) {
-                const int r = row + 8 * n;
-                Pair pair = {};
-                if (deep && r < up(rows)) pair = TURNED ? Pair{a[k * ap + r], a[(k + 1) * ap + r]} : *(const Pair*)(a + r * ap + k);
-                x[2 * n] = pair.v[0], x[2 * n + 1] = pair.v[1];
+            Pair x = {}, below = {};
+            Quad y = {}, beyond = {};
+            if (deep && high) {
+                x = *(const Pair*)(TURNED ? a + k * ap + row : a + row * ap + k);
+                below = *(const Pair*)(TURNED ? a + (k + 1) * ap + row : a + (row + 1) * ap + k);
             }
-            float y[4][2];
-#pragma unroll
-            for (int n = 0; n < 4; ++n) {
-                const int j = first + 8 * n + g;
-                const bool inside = deep && j < up(columns);
-                y[n][0] = inside ? b[k * bp + j] : 0;
-                y[n][1] = inside ? b[(k + 1) * bp + j] : 0;
+            if (deep && wide) {
+                y = *(const Quad*)(b + k * bp + first + 4 * g);
+                beyond = *(const Quad*)(b + (k + 1) * bp + first + 4 * g);
+            }
+            if (TURNED) {
+                const real one = x.v[1];
+                x.v[1] = below.v[0], below.v[0] = one;
             }
 #pragma unroll
-            for (int n = 0; n < 4; ++n) mma(d[n], x, y[n]);
+            for (int n = 0; n < 4; ++n) mma(d[n], x, below, y.v[n], beyond.v[n]);
         }
 #pragma unroll
-        for (int n = 0; n < 4; ++n) {
-            if (first + 8 * n >= columns) continue;
-            // two neighbours change places: one gets four numbers of row g, the other those of row g + 8
-            const bool odd = t & 1;
-            const float u = __shfl_xor_sync(~0u, odd ? d[n][0] : d[n][2], 1), v = __shfl_xor_sync(~0u, odd ? d[n][1] : d[n][3], 1);
-            const Quad s = odd ? Quad{u, v, d[n][2], d[n][3]} : Quad{d[n][0], d[n][1], u, v};
-            const int r = row + (odd ? 8 : 0), j = first + 8 * n + t / 2 * 4;
-            if (r < up(rows) && j < up(columns)) put(r, j, s);
+        for (int c = 0; c < 4; ++c) {
+            const int j = first + 8 * t + c % 2 * 4;
+            if (high && j < up(columns)) put(row + c / 2, j, Quad{d[0][c], d[1][c], d[2][c], d[3][c]});
         }
     }
 }
@@ -280,6 +281,21 @@ KERNEL forward(
 // To the gradient of a row of weights what a tile adds to it.
 DEVICE void add(real* row, int j, int width, const Quad& x, bool first) { put(row, j, width, first ? x : sum(get(row, j, width), x)); }
 
+// The same to that of a bias: sums of columns of x (rows, width), by a warp for eight of them, whose lanes have pairs of rows.
+DEVICE void add_columns(real* sums, const real* x, int rows, int width, bool first) {
+    const int lane = place_in_block() % 32, p = pitch(width);
+    for (int base = place_in_block() / 32 * 8; base < width; base += THREADS / 32 * 8) {
+        const int j = base + lane % 8;
+        real s = 0;
+        if (j < width)
+#pragma unroll 2
+            for (int row = lane / 8 * 2; row < rows; row += 8) s += x[row * p + j] + x[(row + 1) * p + j];
+        s += __shfl_xor_sync(~0u, s, 8);
+        s += __shfl_xor_sync(~0u, s, 16);
+        if (lane < 8 && j < width) sums[j] = first ? s : sums[j] + s;
+    }
+}
+
 // Gradients of dy (n, o): dx (n, i), if it is asked for, as real or in bfloat16, and those of weights and biases, layer after layer,
 // for each chunk of `size` rows in `parts`, `apart` numbers from one to the next. They are p numbers. If x is what a ReLU gave, dx can
 // be the gradient of what that was given (before 1), and its sums over the samples stand before all others (before 2).
@@ -352,12 +368,7 @@ KERNEL backward(
                 __syncthreads();
                 if (layers.b[k]) {
                     sums -= o;
-                    for (int j = place_in_block(); j < o; j += THREADS) {
-                        real s = 0;
-#pragma unroll 8
-                        for (int row = 0; row < tile; ++row) s += dz[row * op + j];
-                        sums[j] = first == begin ? s : sums[j] + s;
-                    }
+                    add_columns(sums, dz, tile, o, first == begin);
                 }
                 sums -= (i64)i * o;
                 product<true>(i, o, tile, operands, ip, dz, op, [&](int row, int j, const Quad& s) {
@@ -389,12 +400,7 @@ KERNEL backward(
                     });
                 if (!k && before == 2) {
                     __syncthreads();
-                    for (int j = place_in_block(); j < i; j += THREADS) {
-                        real s = 0;
-#pragma unroll 8
-                        for (int row = 0; row < tile; ++row) s += next[row * ip + j];
-                        sums[j - i] = first == begin ? s : sums[j - i] + s;
-                    }
+                    add_columns(sums - i, next, tile, i, first == begin);
                 }
                 in += tile * ip;
                 w += up(o) * ip;

@@ -71,7 +71,7 @@ DEVICE real column_sum(real x) {
     const i64 tiles = (i + TILE - 1) / TILE; \
     for (i64 item = blockIdx.x; item < tiles * chunks; item += gridDim.x)
 #define THIS_TILE \
-    const i64 chunk = item / tiles, j = item % tiles * TILE + threadIdx.x, begin = chunk * size; \
+    const i64 chunk = quotient(item, tiles), j = (item - chunk * tiles) * TILE + threadIdx.x, begin = chunk * size; \
     const i64 end = j >= i ? begin : begin + size < n ? begin + size : n
 #define FOR_TILE_ROWS for (i64 row = begin + threadIdx.y; row < end; row += DEEP)
 

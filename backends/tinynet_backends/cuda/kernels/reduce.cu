@@ -53,7 +53,7 @@ KERNEL add_up(i64 pieces, const __grid_constant__ Sums s) {
     for (i64 item = blockIdx.x; item < pieces; item += gridDim.x) {
         i64 piece = item;
         int n = 0;
-        for (i64 here; piece >= (here = (s.p[n] + blockDim.x - 1) / blockDim.x); ++n) piece -= here;
+        for (i64 here; piece >= (here = quotient(s.p[n] + blockDim.x - 1, blockDim.x)); ++n) piece -= here;
         const i64 j = piece * blockDim.x + threadIdx.x, p = s.p[n], apart = s.apart[n], chunks = s.chunks[n];
         const real* parts = s.parts[n];
         double sum = 0.0;

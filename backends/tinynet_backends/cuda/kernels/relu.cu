@@ -25,11 +25,12 @@ DEVICE void go_back(
     i64 n, i64 k, i64 wide, i64 size, i64 chunks, i64 dy_pitch, i64 y_pitch, i64 dz_pitch, const From* dy, const Kept* y,
     To* dz, real* parts, real* db
 ) {
-    __shared__ real sums[THREADS][LANES];
-    const i64 width = blockDim.x * LANES, tiles = (wide + width - 1) / width;
+    __shared__ Pack sums[THREADS];
+    const i64 width = blockDim.x * LANES, tiles = quotient(wide + width - 1, width);
     const bool even = aligned((u64)dy | (u64)y | (u64)dz) && (dy_pitch | y_pitch | dz_pitch) % LANES == 0;
     for (i64 item = blockIdx.x; item < tiles * chunks; item += gridDim.x) {
-        const i64 chunk = item / tiles, first = item % tiles * width + threadIdx.x * LANES, begin = chunk * size;
+        const i64 chunk = quotient(item, tiles), begin = chunk * size;
+        const i64 first = (item - chunk * tiles) * width + threadIdx.x * LANES;
         const i64 end = begin + size < n ? begin + size : n;
         const int here = first + LANES <= k ? LANES : first < k ? (int)(k - first) : 0;
         Pack sum = {};
@@ -68,12 +69,12 @@ DEVICE void go_back(
         if (!db) continue;
         for (u32 rows = blockDim.y; rows > 1; rows /= 2) {  // halve the rows that are still to be added up
             __syncthreads();  // what was there has been read
-#pragma unroll
-            for (int j = 0; j < LANES; ++j) sums[place_in_block()][j] = sum.v[j];
+            sums[place_in_block()] = sum;
             __syncthreads();
+            if (threadIdx.y >= rows / 2) continue;
+            const Pack other = sums[place_in_block() + rows / 2 * blockDim.x];
 #pragma unroll
-            for (int j = 0; j < LANES; ++j)
-                if (threadIdx.y < rows / 2) sum.v[j] += sums[place_in_block() + rows / 2 * blockDim.x][j];
+            for (int j = 0; j < LANES; ++j) sum.v[j] += other.v[j];
         }
         if (threadIdx.y != 0) continue;
         for (int j = 0; j < here; ++j) {
