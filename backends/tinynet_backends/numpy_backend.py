@@ -1,4 +1,4 @@
-"""NumPy on the CPU: the portable operations, with memory that stays and blocks that fit the cache."""
+"""NumPy on the CPU: the portable operations in memory that is reused, and in blocks that fit the cache."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ BLOCK = 32768  # elements: a handful of float32 temporaries of this length fit a
 
 
 class Running(threading.local):
-    """What a thread is in the middle of."""
+    """What a thread is running, and what it keeps."""
 
     def __init__(self) -> None:
-        self.arena: Arena | None = None  # of the compiled step
-        self.tape: Tape | None = None  # that the step is being put on
+        self.arena: Arena | None = None  # of the compiled step that runs
+        self.tape: Tape | None = None  # on which that step is being recorded
         self.scratch: dict[Any, list[Array]] = {}
         self.philox: np.random.Philox | None = None
         self.philox_state: Any = None
@@ -34,7 +34,7 @@ class Running(threading.local):
 
 class NumpyBackend(Backend):
     on_host = True
-    block = 2 * BLOCK  # random words at a time, which pass through fewer hands
+    block = 2 * BLOCK  # random words at a time: fewer passes touch them
 
     def __init__(self, name: str = "numpy") -> None:
         super().__init__(name, np)
@@ -61,10 +61,10 @@ class NumpyBackend(Backend):
         return zeros
 
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
-        """``step(*fixed, …)`` with memory of its own: the second call with arguments alike is captured, those after it
-        are played from the tape (`tinynet_backends.capture`).
+        """``step(*fixed, …)`` with memory of its own: the second call with arguments of a kind is captured, later ones
+        are replayed (`tinynet_backends.capture`).
 
-        Floating-point warnings are off inside: what they would say, a loss that is not finite says.
+        Floating-point warnings are off inside: a loss that is not finite says the same.
         """
         of_thread = threading.local()
 
@@ -82,12 +82,12 @@ class NumpyBackend(Backend):
             self._running.tape.stop(reason)
 
     def _lower(self, calls: Sequence[Call], replay: Replay) -> None:
-        """Give ``replay`` the calls of a tape."""
+        """Add the calls of a tape to ``replay``."""
         for f, args in calls:
             replay.add(f, args)
 
     def _do(self, f: Callable[..., None], *args: Any) -> None:
-        """``f(*args)``, whose results go to arrays among the arguments; and on the tape, if there is one."""
+        """Call ``f(*args)``, whose results go to arrays among the arguments, and record it if there is a tape."""
         tape = self._running.tape
         if tape is None:
             f(*args)
@@ -95,12 +95,12 @@ class NumpyBackend(Backend):
             tape.do(f, *args)
 
     def _writes(self) -> None:
-        """What comes changes arrays that outlive the step."""
+        """Note that what follows changes arrays that outlive the step."""
         if self._running.tape is not None:
             self._running.tape.wrote = True
 
     def _do_all(self, calls: Sequence[Call]) -> None:
-        """The same with several calls of functions in C, which Ctrl-C does not come between."""
+        """The same for several calls of functions in C, with no Ctrl-C between them."""
         tape = self._running.tape
         if tape is None:
             with np.errstate(over="ignore"):  # on the way to what is finite: 1 / (1 + inf)
@@ -139,14 +139,14 @@ class NumpyBackend(Backend):
         self._do(np.dot if alike else np.matmul, a, b, out)
 
     def _sum_rows(self, x: Array, out: Array) -> None:
-        """``out = sum of x's rows``: as a product with ones where there is one matrix, whose columns BLAS adds up at once."""
+        """``out = sum of x's rows``: for one matrix a product with ones, in which BLAS adds up all columns at once."""
         if x.ndim == 2 and x.dtype == out.dtype and out.flags.c_contiguous:
             self._do(np.dot, _ones(len(x), x.dtype), x, out)
         else:
             self._do(np.add.reduce, x, -2, None, out)
 
     def _gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """A buffer for what `pack` will be asked to put in its place."""
+        """A buffer for a gradient, which `pack` puts in its place."""
         running = self._running
         value = np.empty(shape, dtype) if running.arena is None else running.arena.take_gradient(shape, dtype)
         return value if running.tape is None else running.tape.array(value)
@@ -180,7 +180,7 @@ class NumpyBackend(Backend):
     def _in_blocks(
         self, passes: Passes, inputs: Sequence[Array], outputs: Sequence[Array] = (), scalars: Sequence[float] = ()
     ) -> None:
-        """Passes over arrays of one shape, cut into blocks that suit the cache."""
+        """Passes over arrays of one shape, in blocks that fit the cache."""
         inputs, outputs = ([a if a.ndim == 1 else a.reshape(-1) for a in arrays] for arrays in (inputs, outputs))
         size, dtype = inputs[0].size, inputs[0].dtype
         numbers = [np.empty((), dtype) for _ in range(passes.slots)]
@@ -200,13 +200,13 @@ class NumpyBackend(Backend):
         self._do_all(calls)
 
     def _scratch(self, passes: Passes, size: int, dtype: Any) -> dict[str, list[Array]]:
-        """Blocks that passes write what is in between to, this thread's own, by their kind."""
+        """Blocks of this thread for the intermediate results of passes, by kind."""
         found: dict[str, list[Array]] = {}
         for kind, count in passes.scratch.items():
-            real = {"t": dtype, "m": _TRUTH, "i": INTEGER[dtype.itemsize]}[kind]
-            kept = self._running.scratch.setdefault(real, [])
+            of = {"t": dtype, "m": _TRUTH, "i": INTEGER[dtype.itemsize]}[kind]
+            kept = self._running.scratch.setdefault(of, [])
             while len(kept) < count:
-                kept.append(np.empty(BLOCK, real))
+                kept.append(np.empty(BLOCK, of))
             found[kind] = [a[:size] for a in kept[:count]]
         return found
 
@@ -232,7 +232,7 @@ class NumpyBackend(Backend):
         return y
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
-        """As it is specified; and what came from this step's arena is from the next step on written in its place."""
+        """As specified; from the next step on, gradients from this step's arena are written in their place at once."""
         arena, vector = self._running.arena, real(out)
         shapes = [part.shape for part in parts]
         places = cuts(vector, shapes) if arena is None else arena.places(vector, shapes)
@@ -240,7 +240,7 @@ class NumpyBackend(Backend):
         copies = [part.copy() if np.may_share_memory(real(part), vector) else part for part, _ in moves]
         for copy, (part, place) in zip(copies, moves, strict=True):
             self._do(np.copyto, place, copy)
-            # where gradients come in another order than last time, two may not end up in one place
+            # if gradients come in another order than last time, two must not get one place
             if arena is not None and not any(np.shares_memory(place, other) for other in arena.gradients):
                 arena.move(real(part), place)
         return out
@@ -255,15 +255,12 @@ class NumpyBackend(Backend):
         return loss, dz
 
     def _cross_entropy(self, z: Array, target: Array, scale: Array, loss: Array, dz: Array) -> None:
-        """Of one matrix of logits (n, k), turned round where classes are few: what a row has in common is then an element of
-        a long vector. A label that is no class costs nothing, as it is specified."""
+        """For one matrix of logits (n, k), transposed if classes are few, so that what is per row is an element of a long
+        vector. A label that is no class costs nothing, as specified."""
         (n, k), do, turned = z.shape, self._do, z.shape[1] <= _FEW_CLASSES
         low, total, chosen, weight = np.empty((4, n), z.dtype)
         label, wrong = np.empty(n, np.int64), np.empty(n, np.bool_)
-        nothing, first = (
-            np.zeros((), z.dtype),
-            np.zeros((), np.int64),
-        )  # NumPy takes these sooner than a number of Python's
+        nothing, first = np.zeros((), z.dtype), np.zeros((), np.int64)  # twice as fast as Python's 0
         dz = dz.reshape((n, k))
         work, axis = (np.empty((k, n), z.dtype), 0) if turned else (dz, 1)
         flat = work.reshape(-1)
@@ -308,18 +305,15 @@ class NumpyBackend(Backend):
             bits = self._running.philox = np.random.Philox(0)
             self._running.philox_state = bits.state  # setting a state takes a tenth of the time of a new generator
         state = self._running.philox_state
-        state["state"]["counter"][:], state["state"]["key"][:] = (
-            np.asarray(place, np.uint64),
-            np.asarray(key, np.uint64),
-        )
+        state["state"]["counter"][:] = np.asarray(place, np.uint64)
+        state["state"]["key"][:] = np.asarray(key, np.uint64)
         bits.state = state
         return bits.random_raw(skip + n)[skip:]
 
     def normal(self, words: Array) -> Array:
-        lines = (
-            exact.normal_lines(self.xp, words.device).view(np.complex128).reshape(-1)
-        )  # a and b from one place, by one index
-        flat = words.reshape(-1)  # of one column of many it is a view, read where it lies
+        # each cell's a and b side by side, as one complex number: one look-up finds both
+        lines = exact.normal_lines(self.xp, words.device).view(np.complex128).reshape(-1)
+        flat = words.reshape(-1)
         z = np.empty(flat.shape)
         size = min(BLOCK, flat.size)
         integers, found = np.empty(size, np.uint64), np.empty(size, np.complex128)
@@ -359,8 +353,8 @@ class NumpyBackend(Backend):
         y[~keep] = 0.0  # not a product with the mask: infinity times 0 is NaN
 
     def arctan(self, y: Array, x: Array) -> Array:
-        # `exact.arctan` in place. Beside 1.5 * 2**42 only multiples of 1/1024 remain of t, rounded: the node, and by
-        # its bits the number of the node.
+        # `exact.arctan` in place. t + 1.5 * 2**42 is rounded to a multiple of 1/1024: the node, whose number is in the
+        # lowest bits.
         angles, coarse = exact._arctangents(self.xp, y.device), 1.5 * 2.0**42
         angle = np.abs(y)
         swapped = angle > x
@@ -384,7 +378,7 @@ class NumpyBackend(Backend):
         return np.copysign(angle, y, out=angle)
 
     def sum_in_order(self, x: Array) -> Array:
-        if x.dtype.kind not in "iu":  # for whole numbers any order is the same
+        if x.dtype.kind not in "iu":  # the order matters for floats alone
             return super().sum_in_order(x)
         return np.add.reduce(x, 1, dtype=x.dtype)
 
@@ -405,7 +399,7 @@ class NumpyBackend(Backend):
         if n <= size:
             return super().samples(formula, key, counter, index, width, tables, dtype)
         x = y = np.empty(0)
-        for start in range(0, n, size):  # pieces that suit the cache, rounded on their way to where they stay
+        for start in range(0, n, size):  # in pieces that fit the cache, each rounded on its way into the result
             rows = slice(start, start + size)
             features, target = formula(self, self.draw(key, counter, index[rows], width), *tables)
             if start == 0:
@@ -426,7 +420,7 @@ def _ones(n: int, dtype: Any) -> Array:
 
 
 def _alike(arrays: Sequence[Array]) -> bool:
-    """Whether all are of one shape and floating dtype and lie in C order."""
+    """Whether all have one shape and floating dtype and are in C order."""
     first = arrays[0]
     return first.dtype.kind == "f" and all(
         a.shape == first.shape and a.dtype == first.dtype and a.flags.c_contiguous for a in arrays
@@ -434,10 +428,10 @@ def _alike(arrays: Sequence[Array]) -> bool:
 
 
 def _keep_pages() -> None:
-    """Have the C library keep freed memory for the next temporary, where it is glibc.
+    """Let glibc, if it is the C library, keep freed memory for the next temporary.
 
-    Blocks above a threshold come from the system, page by page, and go back to it; freeing one raises the threshold to
-    its size, up to 32 MiB. The pages of this one are never touched.
+    It maps blocks above a threshold anew each time; freeing one raises the threshold to its size, up to 32 MiB. The pages of
+    this one are never touched.
     """
     np.empty(2**25 - 2**13, np.uint8)
 
