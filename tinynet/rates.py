@@ -8,8 +8,8 @@ from typing import Any
 
 from tinynet.data import Loader
 from tinynet.errors import DivergedError
-from tinynet.fitting import adapt
-from tinynet.losses import CrossEntropy, Loss, MeanSquaredError
+from tinynet.fitting import adapt, usual_loss
+from tinynet.losses import Loss
 from tinynet.model import Model
 from tinynet.optim import Adam, Optimizer
 from tinynet.schedules import Exponential
@@ -62,7 +62,7 @@ def find_rate(
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 10:
         raise ValueError(f"steps {steps!r} is too few to see a curve: give a whole number of at least 10")
     loader = data if hasattr(data, "steps_per_epoch") else Loader(data, batch_size, seed=model.seed)
-    loss = loss or (CrossEntropy() if loader.data.classes else MeanSquaredError())
+    loss = loss or usual_loss(loader.data)
     growth = Exponential(low, (high / low) ** (1.0 / (steps - 1)))
     rising = replace(optimizer or Adam(), lr=growth)
     copy = model.to(model.ops)
