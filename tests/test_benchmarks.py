@@ -66,10 +66,7 @@ def losses(name, task):
     return [float(step()) for _ in range(5)]
 
 
-NAMES = [
-    "numpy",
-    *(pytest.param(n, marks=pytest.mark.slow) for n in ("torch", "torch compiled", "jax")),
-]
+NAMES = ["numpy", *(pytest.param(n, marks=pytest.mark.slow) for n in ("torch", "torch compiled", "jax"))]
 
 
 @pytest.mark.filterwarnings("ignore")  # of other libraries' own making

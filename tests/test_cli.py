@@ -102,8 +102,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("at", "number", "word", "code"),
-    [(1, *INTERRUPTED), (40, *TERMINATED), (57, *INTERRUPTED), (80, *TERMINATED)],
+    ("at", "number", "word", "code"), [(1, *INTERRUPTED), (40, *TERMINATED), (57, *INTERRUPTED), (80, *TERMINATED)]
 )
 def test_a_signal_ends_the_step_and_resume_goes_on_bit_for_bit(
     at, number, word, code, uninterrupted, monkeypatch, tmp_path, capsys

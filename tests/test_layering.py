@@ -13,16 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIBRARIES = {"numpy", "cupy", "torch", "jax", "numba", "array_api_strict"}
 SPELLED = ("cupy", "numba", "torch")  # "numpy" is also the name of the backend that is always there
-HOST_SIDE = {
-    "files.py",
-    "inputs.py",
-    "outputs.py",
-    "plot",
-    "sources.py",
-    "tables.py",
-    "writing.py",
-}  # may import numpy: a file and a picture are on the host
-EXPORT = "export"  # its files may spell PyTorch, whose names for weights they write and read, and import no part of it
+# These may import NumPy: files and pictures are on the host.
+HOST_SIDE = {"files.py", "inputs.py", "outputs.py", "plot", "sources.py", "tables.py", "writing.py"}
+EXPORT = "export"  # its files may spell PyTorch, whose names of weights they write and read, but not import it
 LAZY = {
     "cupy", "numba", "torch", "sklearn", "matplotlib", "array_api_strict", "rich", "safetensors", "pyarrow", "h5py", "onnx",
     "onnxruntime", "tensorboardX",

@@ -273,10 +273,7 @@ def test_libraries_are_not_mixed():
         ),
         (lambda: tn.Model(tn.Dense(1), 2, dtype="int8"), "unknown dtype 'int8': choose from float32, float64"),
         (lambda: tn.Model(tn.Dense(1), 2, seed=-1), "seed -1 is out of range: give one in [0, 2**64)"),
-        (
-            lambda: tn.Model(tn.Dense, 2),
-            f"net {tn.Dense!r} is not a layer: give one, such as " + EXAMPLE,
-        ),
+        (lambda: tn.Model(tn.Dense, 2), f"net {tn.Dense!r} is not a layer: give one, such as " + EXAMPLE),
         (
             lambda: tn.Model(tn.Dense(1), 2, backend=3),
             "backend 3 is not a name: choose from auto, numpy, numba, cupy, strict, torch, dpnp",

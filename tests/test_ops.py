@@ -174,17 +174,8 @@ CASES = {
     ] + [(np.arange(BLOCK + 3), 2**20, KEYS)],
 }  # fmt: skip
 FORMULAS_ON_WORDS = {
-    "words",
-    "words_at",
-    "normal",
-    "halves",
-    "dropout",
-    "permute",
-    "samples",
-    "sincos",
-    "arctan",
-    "log",
-}
+    "words", "words_at", "normal", "halves", "dropout", "permute", "samples", "sincos", "arctan", "log",
+}  # fmt: skip
 EXACT = FORMULAS_ON_WORDS | {"pack", "sum_in_order", "affine_in_order", "gather"}
 BACKENDS = ["numpy", "numba", "torch", pytest.param("cupy", marks=pytest.mark.gpu)]
 
@@ -261,23 +252,9 @@ def test_a_replacement_has_the_signature_of_its_original(backend):
 
 def test_numpy_replaces_what_it_says():
     assert set(overrides(get_backend("numpy"))) == {
-        "affine",
-        "affine_grad",
-        "elementwise",
-        "elementwise_loss",
-        "standardize",
-        "pack",
-        "softmax_cross_entropy",
-        "update",
-        "words",
-        "normal",
-        "halves",
-        "dropout",
-        "arctan",
-        "permute",
-        "samples",
-        "sum_in_order",
-    }
+        "affine", "affine_grad", "elementwise", "elementwise_loss", "standardize", "pack", "softmax_cross_entropy", "update",
+        "words", "normal", "halves", "dropout", "arctan", "permute", "samples", "sum_in_order",
+    }  # fmt: skip
     assert not overrides(get_backend("strict"))
 
 

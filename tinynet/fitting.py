@@ -264,7 +264,7 @@ def settle(
     data: Dataset, loss: Loss | None, optimizer: Optimizer | None, metrics: Iterable[str | Metric] | None
 ) -> tuple[Loss, Optimizer, tuple[Metric, ...]]:
     """Loss, optimizer and metrics, with defaults where none is given; TypeError or ValueError for anything else."""
-    loss = loss or (CrossEntropy() if data.classes else MeanSquaredError())
+    loss = loss or usual_loss(data)
     optimizer = optimizer or Adam()
     check_loss(loss)
     check_optimizer(optimizer)
@@ -288,6 +288,10 @@ def adapt(model: Model, data: Dataset) -> None:
     ops = model.ops
     if bool(ops.to_numpy(ops.xp.all(layer["mean"] == 0) & ops.xp.all(layer["scale"] == 1))):
         model.adapt(data)
+
+
+def usual_loss(data: Dataset) -> Loss:
+    return CrossEntropy() if data.classes else MeanSquaredError()
 
 
 def _usual_metrics(data: Dataset) -> tuple[Metric, ...]:

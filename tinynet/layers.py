@@ -1,7 +1,7 @@
 """Layers: hyperparameters that build shapes, run forward, and return their own way back.
 
-A layer holds no arrays. ``build`` takes the shape of one sample and says which parameters the layer wants and what
-comes out; ``forward`` returns the output and a function from the output's gradient to the input's and the parameters'.
+A layer holds no arrays. ``build`` takes the shape of one sample and says which parameters the layer needs and which
+shape comes out; ``forward`` returns the output and a function from its gradient to those of the input and parameters.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ class BinaryCrossEntropy(Loss):
 class CrossEntropy(Loss):
     """``-log softmax(y)`` at the label: outputs y (n, k) are logits, targets labels (n,) or probabilities (n, k).
 
-    ``smoothing`` in [0, 1) mixes the target with the uniform distribution. ``class_weight`` has one number a class;
+    ``smoothing`` in [0, 1) mixes the target with the uniform distribution. ``class_weight`` has a number for each class;
     with labels the mean divides by the sum of the labels' weights, with probabilities by the samples. All as in
     PyTorch.
 

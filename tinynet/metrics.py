@@ -1,4 +1,4 @@
-"""Metrics: sums that are accumulated on the device batch by batch, and the number that they come to at the end.
+"""Metrics: sums that are accumulated on the device batch by batch, and the number that results in the end.
 
 ``sums(y, target, weight, ops)`` is a vector that adds up over batches; ``result(sums)`` gets it as a list of floats.
 """

@@ -48,7 +48,7 @@ def _check_vectors(name: str, shape: Shape) -> None:
 
 @dataclass(frozen=True, repr=False)
 class LayerNorm(Layer):
-    """Each sample brought to mean 0 and variance 1 over its features, then ``gamma * x + beta`` (Ba et al. 2016).
+    """Each sample normalized to mean 0 and variance 1 over its features, then ``gamma * x + beta`` (Ba et al. 2016).
 
     ``epsilon`` is added to the biased variance, inside the root, as in PyTorch.
     """
@@ -72,7 +72,7 @@ class LayerNorm(Layer):
 
 @dataclass(frozen=True, repr=False)
 class BatchNorm(Layer):
-    """Each feature brought to mean 0 and variance 1 over the batch, then ``gamma * x + beta`` (Ioffe, Szegedy 2015).
+    """Each feature normalized to mean 0 and variance 1 over the batch, then ``gamma * x + beta`` (Ioffe, Szegedy 2015).
 
     In training it also updates, in place, the running mean and (unbiased) variance that replace the batch's in
     evaluation: ``running += momentum * (batch - running)``, PyTorch's convention.

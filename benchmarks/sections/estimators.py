@@ -13,12 +13,7 @@ from benchmarks.clock import elapsed
 from benchmarks.comparison import Comparison
 from benchmarks.runner import Order, Runner
 
-SETS = {
-    "digits": "MLPClassifier",
-    "breast_cancer": "MLPClassifier",
-    "wine": "MLPClassifier",
-    "diabetes": "MLPRegressor",
-}
+SETS = {**dict.fromkeys(("digits", "breast_cancer", "wine"), "MLPClassifier"), "diabetes": "MLPRegressor"}
 FITS = 5  # with different weights and orders
 
 

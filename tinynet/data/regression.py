@@ -1,4 +1,4 @@
-"""Virtual data sets with numbers to predict, and random networks that teach."""
+"""Virtual data sets with numbers to predict, and random teacher networks."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Friedman1(Virtual):
     """``10 sin(pi x0 x1) + 20 (x2 - 1/2)**2 + 10 x3 + 5 x4 + noise`` of uniform features (n, n_features) in [0, 1).
 
     J. H. Friedman (1991), *Multivariate adaptive regression splines*, Ann. Stat. 19; scikit-learn's
-    ``make_friedman1``. Features beyond the fifth say nothing.
+    ``make_friedman1``. Features beyond the fifth are irrelevant.
     """
 
     n_features: int = 10
@@ -152,7 +152,7 @@ def _noisy(ops: Backend, y: Array, noise: float, words: Array) -> Array:
 
 @dataclass(frozen=True)
 class SparseUncorrelated(Virtual):
-    """``x0 + 2 x1 - 2 x2 - 1.5 x3 + noise`` of normal features (n, n_features): the rest say nothing.
+    """``x0 + 2 x1 - 2 x2 - 1.5 x3 + noise`` of normal features (n, n_features), of which the rest are irrelevant.
 
     G. Celeux, M. El Anbari, J.-M. Marin, C. P. Robert (2009), *Regularization in regression*; scikit-learn's
     ``make_sparse_uncorrelated``.
@@ -273,12 +273,11 @@ def _products(n_features: int, degree: int) -> tuple[tuple[int, ...], ...]:
 
 @dataclass(frozen=True)
 class Teacher(Virtual):
-    """What a random network says of normal features: (n, n_features) -> numbers (n, n_outputs), or labels.
+    """The outputs of a random network for normal features: (n, n_features) -> numbers (n, n_outputs), or labels (n,).
 
     The teacher has hidden layers of ReLU units with the widths ``hidden``; weights are normal with variance 2 / fan_in
-    (1 / fan_in in the last layer) and biases normal with variance 1. With ``n_classes`` the target is the class of the
-    largest of so many outputs, to which normal ``noise`` is added first; without, the target is the outputs plus that
-    noise.
+    (1 / fan_in in the last layer) and biases normal with variance 1. Normal ``noise`` is added to the outputs. With
+    ``n_classes`` there are as many outputs and the target is the class of the largest, otherwise the outputs are.
     """
 
     n_features: int = 20

@@ -30,22 +30,22 @@ def _has_probabilities(estimator: Any) -> bool:
 
 @dataclass(eq=False, repr=False)
 class MLPClassifier(ClassifierMixin, MLP):
-    """A network that classifies, as a scikit-learn estimator: one label a sample, of any kind, or several (y (n, k) of 0
-    and 1).
+    """A network that classifies, as a scikit-learn estimator: one label per sample, of any kind, or several, y (n, k).
 
     The parameters are those of `Hyperparameters`, and
 
-    - ``loss``: "log_loss", cross-entropy; of the sigmoid of each output by itself for two classes and for several labels
-      a sample, of the softmax otherwise. Or any loss of tinynet's, for a column of outputs a class (one for two
-      classes). All but the cross-entropies get targets -1 and 1, and give no probabilities.
-    - ``class_weight``: "balanced", a dict of label -> weight (a list of such for several labels a sample), or None.
+    - ``loss``: "log_loss", cross-entropy: of the sigmoid of each output for two classes and for several labels per
+      sample, of the softmax otherwise. Or any loss of tinynet's, with an output for each class (one for two classes).
+      All but the cross-entropies get targets -1 and 1, and give no probabilities.
+    - ``class_weight``: "balanced", a dict of label -> weight (a list of them for several labels per sample), or None.
 
-    With scikit-learn's array API dispatch on, everything follows X: it may be an array of any library that tinynet has
-    a backend for, trains there, and what is predicted and ``classes_`` (unless they are strings) come back there.
+    Several labels per sample are zeros and ones, (n, k). With scikit-learn's array API dispatch on, everything follows
+    X: it may be an array of any library that tinynet has a backend for. Training runs there, and predictions and
+    ``classes_`` (unless they are strings) lie there.
 
     Fitted: ``classes_`` (k,), ``coefs_`` and ``intercepts_`` of the dense layers, ``model_`` (the `Model`, to be saved or
     exported), ``theta_``, ``layer_state_`` and ``optimizer_state_`` (its numbers), ``loss_``, ``best_loss_``,
-    ``loss_curve_``, ``validation_scores_``, ``best_validation_score_``, ``history_`` (a row an epoch), ``n_iter_``,
+    ``loss_curve_``, ``validation_scores_``, ``best_validation_score_``, ``history_`` (a row per epoch), ``n_iter_``,
     ``t_``, ``n_layers_``, ``n_outputs_``, ``out_activation_``, ``n_features_in_``, ``feature_names_in_``.
     """
 

@@ -1,4 +1,4 @@
-"""The parameters of both estimators, and what they stand for: a network, an optimizer, a rate."""
+"""The parameters of both estimators, and what they describe: a network, an optimizer, a rate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SLOWEST = 1e-6  # an adaptive rate below this ends training, as in scikit-learn
 
 @dataclass(eq=False, repr=False)
 class Hyperparameters(BaseEstimator):
-    """What an estimator is given; looked at when it is fitted, and never changed.
+    """The parameters of an estimator, which are checked when it is fitted and never changed.
 
     As in scikit-learn's MLPs, in meaning and default, unless said otherwise:
 
@@ -43,17 +43,17 @@ class Hyperparameters(BaseEstimator):
     - ``learning_rate_init``, and ``learning_rate``, here for every solver: "constant"; "invscaling", divided by the
       number of samples seen, plus 1, to the power ``power_t``; "adaptive", divided by 5 when there is no progress; or a
       schedule ``step -> rate``.
-    - ``batch_size``: samples a step; "auto" is 200, or all if they are fewer. ``shuffle`` them in each epoch.
+    - ``batch_size``: samples per step; "auto" is 200, or all if they are fewer. ``shuffle`` them in each epoch.
     - ``max_iter``: epochs, at most. Training ends when for more than ``n_iter_no_change`` of them the loss has not sunk
       by ``tol``; with ``early_stopping`` when the score of held-out samples has not risen by as much, and the best
       weights are kept. Held out is the fraction ``validation_fraction``, or what `fit` gets as ``X_val`` and ``y_val``.
-    - ``random_state`` decides weights, order, masks and what is held out. ``verbose`` prints a line an epoch.
-    - ``warm_start``: `fit` goes on where the last one ended, the state of the optimizer included, which
-      scikit-learn begins anew.
+    - ``random_state`` decides weights, order, masks and what is held out. ``verbose`` prints a line per epoch.
+    - ``warm_start``: `fit` continues where the last one ended, with the state of the optimizer, which scikit-learn
+      resets.
 
     Beyond those:
 
-    - ``standardize``: features are brought to mean 0 and variance 1 first, by the (weighted) samples of the first fit.
+    - ``standardize``: features are scaled to mean 0 and variance 1, by the (weighted) samples of the first fit.
     - ``dropout``: the fraction dropped after each activation, in [0, 1). ``norm``: "layer", "batch" or a layer, before
       each activation.
     - ``callbacks``: each is called as ``callback(model, row)`` after an epoch, with the `Model` and a mapping of names
@@ -147,7 +147,7 @@ class Hyperparameters(BaseEstimator):
         return kind(rate)
 
     def _rate(self, samples: int, steps: int) -> Rate:
-        """The learning rate for epochs of so many ``samples`` and ``steps``."""
+        """The learning rate, given the numbers of ``samples`` and ``steps`` in an epoch."""
         if callable(self.learning_rate):
             return Rate(self.learning_rate_init, self.learning_rate)
         if self.learning_rate == "invscaling":
@@ -176,8 +176,8 @@ class Rate:
 class Penalized(Optimizer):
     """Another optimizer, for the loss with ``alpha / 2`` times the sum of squared weights, biases left out.
 
-    ``penalty`` is alpha over the weight of a batch. Which parameters are weights is a vector of ones and zeros among
-    the slots, the penalty a number that is handed on at every step: neither is compiled into a kernel.
+    ``penalty`` is alpha over the weight of a batch. A vector of ones and zeros among the slots marks the weights, and
+    the penalty is an argument of every step: neither is compiled into a kernel.
     """
 
     def __init__(self, inner: Optimizer, penalty: float, model: Model) -> None:

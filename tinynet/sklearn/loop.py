@@ -41,7 +41,7 @@ class Samples:
         return Samples(take(self.x, index, axis=0), take(self.y, index, axis=0), weight)
 
     def standardized(self, model: Model) -> Samples:
-        """Behind the `Standardize` that ``model`` begins with."""
+        """These samples, standardized by the first layer of ``model``."""
         layer = model.params["0"]
         return Samples((self.x - layer["mean"]) * layer["scale"], self.y, self.weight)
 
@@ -52,7 +52,7 @@ class Samples:
 
 
 class Passes:
-    """The batches of a loader for a run that is at step ``first`` with ``done`` epochs, of whatever length, behind it."""
+    """The batches of a loader for a run at step ``first``, after ``done`` epochs of any length."""
 
     def __init__(self, loader: Loader, first: int, done: int) -> None:
         self.loader, self.data = loader, loader.data
@@ -71,11 +71,11 @@ class Passes:
 
 @dataclass(eq=False)
 class Kept:
-    """What a `partial_fit` leaves to the next: a step, which is compiled after a few, with the vectors that it is of."""
+    """What a `partial_fit` leaves to the next: the step, which becomes compiled after a few calls, and its vectors."""
 
     of: tuple[Any, ...]  # all that the step was made from
     model: Model
-    inner: Model  # behind its `Standardize`
+    inner: Model  # `model` without its `Standardize`
     rate: Rate
     optimizer: Optimizer
     run: Run
@@ -83,7 +83,7 @@ class Kept:
     left: tuple[Array, State]  # theta_ and optimizer_state_ as they were set from these vectors
 
     def fits(self, estimator: MLP, of: tuple[Any, ...]) -> bool:
-        """Whether ``estimator`` is as this has left it, and its next step is made from the same."""
+        """Whether ``estimator`` is as this left it and its next step would be made from the same things."""
         theta, state = self.left
         if theta is not estimator.theta_ or state is not estimator.optimizer_state_ or not self.model.ops.on_host:
             return False
@@ -99,19 +99,19 @@ _PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 class Loop:
-    """Train the ``model`` of an ``estimator`` for so many ``epochs`` on ``samples``, held against ``test`` after each.
+    """Train the ``model`` of an ``estimator`` for ``epochs`` epochs on ``samples``, evaluated on ``test`` after each.
 
-    What comes of it is set on the estimator at the end, in arrays of ``home``.
+    The results are set on the estimator at the end, as arrays of ``home``.
     """
 
     def __init__(
         self, estimator: MLP, model: Model, loss: Loss, samples: Samples, test: Samples | None, home: Backend,
         watch: Watch, epochs: int, kept: Kept | None = None, of: tuple[Any, ...] | None = None,
     ) -> None:  # fmt: skip
-        """``of``: what the step is made from, where it is to be kept for another such fit; ``kept``: that of the last."""
+        """``of`` is what the step is made from, if it is to be kept for another such fit; ``kept`` is that of the last."""
         self.estimator, self.model, self.home, self.watch, self.epochs = estimator, model, home, watch, epochs
         ops, n = model.ops, len(samples)
-        if estimator.standardize:  # once, and not again in each step
+        if estimator.standardize:  # once, rather than in each step
             samples, test = samples.standardized(model), None if test is None else test.standardized(model)
             model = _rest(model) if kept is None else kept.inner
         size = self._batch_size(n)
@@ -166,7 +166,7 @@ class Loop:
         return min(int(size), n)
 
     def _slots(self, slots: State) -> State:
-        """Those of the last fit, if it was by the same kind of optimizer."""
+        """The slots of the last fit, if it had the same kind of optimizer."""
         if self.estimator._solved_by == type(self.optimizer).__name__:
             for name, value in self.estimator.optimizer_state_.items():
                 if isinstance(value, float):
@@ -176,7 +176,7 @@ class Loop:
         return slots
 
     def run(self) -> bool:
-        """Whether training ended before its last epoch."""
+        """Train; whether it ended before the last epoch."""
         estimator, ended = self.estimator, False
         losses: list[float] = []
         estimator.n_iter_ = 0
@@ -208,13 +208,13 @@ class Loop:
         estimator._solved_by = type(solver).__name__
         if self.kept is None:
             estimator._live = estimator.theta_, self.model
-        else:  # its model goes on changing
+        else:  # whose model the next `partial_fit` changes
             self.kept.left = estimator.theta_, estimator.optimizer_state_
             estimator._kept = self.kept
         return ended
 
     def _end_epoch(self, loss: float) -> bool:
-        """Whether it was the last."""
+        """Record an epoch; whether it was the last."""
         estimator = self.estimator
         estimator.n_iter_ += 1
         estimator._epochs += 1
@@ -262,7 +262,7 @@ class Loop:
         return gain > 0
 
     def _leave(self) -> dict[str, Any]:
-        """What makes an estimator fitted, as it is now, in arrays of their own."""
+        """The current results, which make an estimator fitted, as copies."""
         ops, home = self.model.ops, self.home
         slots = {name: value for name, value in self.run_.slots.items() if name != "penalized"}
         kept = {name: a if isinstance(a, float) else move(_copy(a, ops), home) for name, a in slots.items()}
@@ -271,7 +271,7 @@ class Loop:
 
 
 def _rest(model: Model) -> Model:
-    """``model`` behind its `Standardize`, on the same numbers: what changes in one changes in the other."""
+    """``model`` without its `Standardize`, on the same vectors: what changes in one changes in the other."""
     net = model.net
     assert isinstance(net, Sequential)
     rest = Model(Sequential(*net.layers[1:]), model.in_shape, seed=model.seed, backend=model.ops, dtype=model.dtype)

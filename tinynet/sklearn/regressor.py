@@ -39,9 +39,9 @@ class MLPRegressor(RegressorMixin, MLP):
     - ``loss``: "squared_error", half of the square; "poisson", for counts, where predictions are exp of the outputs; or
       any loss of tinynet's. With `BinaryCrossEntropy` predictions are the sigmoid of the outputs.
 
-    The biases of the outputs begin at the mean of y, and not around 0: a network that has learned nothing has an R² of 0.
+    The biases of the outputs start at the mean of y rather than at 0: a network that has learned nothing has an R² of 0.
 
-    Where X may lie, and what a fit leaves behind, is as in `MLPClassifier`, but for ``classes_``.
+    Where X may lie and what a fit leaves behind is as in `MLPClassifier`, except for ``classes_``.
     """
 
     _: KW_ONLY
