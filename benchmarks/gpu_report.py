@@ -386,30 +386,40 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_intermixed_args(arguments)
     if unknown := set(args.parts) - set(LIMITS):
         raise SystemExit(f"unknown part {', '.join(sorted(unknown))}: choose from {', '.join(LIMITS)}")
-    path, end = args.file.resolve(), monotonic() + args.seconds
+    path = args.file.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     options = Options(gpu.SECONDS, args.repeats, rows=tuple(map(int, args.rows)), precisions=tuple(args.precisions))
-    with closing(Worker(dict(os.environ), path.with_suffix(".log"))) as worker:
-        try:
-            device = worker.ask(LIMITS["small"], FOUND, {"device": "gpu"})
-        except Failed as e:
-            print(f"no report: {e}")
-            return 2
-        one, whole = Report(path), True
-        versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-        one.say(f"# {device}\n\n{date.today().isoformat()}, tinynet {tn.__version__}, {versions}")
-        for name in args.parts or LIMITS:
-            limit = min(LIMITS[name], end - monotonic())
-            if limit <= 0:
-                one.say(f"\n{name}: no time was left for it")
-                continue
-            lines: Lines | None = None
-            if name == "tests":
-                lines = tests(path.with_suffix(".tests.log"), limit)
-            elif name in gpu.SECTIONS:
-                lines = times(path.parent, device, gpu.SECTIONS[name], replace(options, budget=limit))
-            whole = one.part(worker, name, limit, lines) and whole
-    return 0 if whole else 1
+    log = path.with_suffix(".log")  # of the process that has the device
+    with closing(Worker(dict(os.environ), log)) as worker:
+        status = whole(worker, path, args.parts or list(LIMITS), args.seconds, options)
+    if status != 1:
+        log.unlink(missing_ok=True)
+    return status
+
+
+def whole(worker: Worker, path: Path, parts: list[str], seconds: float, options: Options) -> int:
+    """All of these parts, in so many seconds; the exit status."""
+    end = monotonic() + seconds
+    try:
+        device = worker.ask(LIMITS["small"], FOUND, {"device": "gpu"})
+    except Failed as e:
+        print(f"no report: {str(e).removeprefix('BackendUnavailable: ')}")
+        return 2
+    one, status = Report(path), 0
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
+    one.say(f"# {device}\n\n{date.today().isoformat()}, tinynet {tn.__version__}, {versions}")
+    for name in parts:
+        limit = min(LIMITS[name], end - monotonic())
+        if limit <= 0:
+            one.say(f"\n{name}: no time was left for it")
+            continue
+        lines: Lines | None = None
+        if name == "tests":
+            lines = tests(path.with_suffix(".tests.log"), limit)
+        elif name in gpu.SECTIONS:
+            lines = times(path.parent, device, gpu.SECTIONS[name], replace(options, budget=limit))
+        status = status if one.part(worker, name, limit, lines) else 1
+    return status
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import time
 from itertools import count
 
+import tinynet as tn
 from benchmarks import contenders
 
 
@@ -38,6 +39,10 @@ def talk(text):
 
 def device(device):
     return "CuPy 1, a device"
+
+
+def no_device(device):
+    raise tn.BackendUnavailable("backend 'cupy' finds no CUDA device")
 
 
 def write(name, file):

@@ -174,35 +174,3 @@ def test_the_picture(tmp_path):
     command.main(["plot", str(path), str(picture)])
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 10_000
-
-
-def test_a_report_on_a_gpu_needs_one(monkeypatch, capsys, tmp_path):
-    from benchmarks import gpu_report
-
-    def missing(name):
-        raise tn.BackendUnavailable("backend 'cupy' finds no CUDA device")
-
-    monkeypatch.setattr(tn, "get_backend", missing)
-    assert gpu_report.main([str(tmp_path / "report.md")]) == 2
-    assert capsys.readouterr().out == "no report: backend 'cupy' finds no CUDA device\n"
-    assert not (tmp_path / "report.md").exists()
-
-
-def test_a_part_of_a_report_that_fails_stops_no_other():
-    from benchmarks import gpu_report
-
-    def first(ops):
-        """One"""
-        yield gpu_report.held("error", 1e-3, 1e-2)
-        yield gpu_report.held("error", float("nan"), 1e-2)
-
-    def second(ops):
-        """Two"""
-        yield "fine"
-
-    said = []
-    assert not gpu_report.report(None, (first, second), said.append)
-    assert said == [
-        "\n## One\n", "- error: 1.00e-03", "- FAILED: Wrong: error: nan, where 1e-02 is allowed", "\n## Two\n", "- fine",
-    ]  # fmt: skip
-    assert gpu_report.report(None, (second,), said.append)

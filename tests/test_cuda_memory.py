@@ -66,6 +66,22 @@ def test_graphs_and_the_rest_keep_to_one_limit():
     assert third.limit == 1
 
 
+def test_a_graph_that_is_made_while_others_are_counted():
+    room, made = Room(Pool(limit=1000), 5000), []
+
+    class Busy(Pool):
+        def total_bytes(self):
+            if not made:  # as in another thread
+                made.append(Pool(total=7))
+                room.add(made[0])
+            return super().total_bytes()
+
+    some = [Busy(total=100) for _ in range(2)]
+    for pool in some:
+        room.add(pool)
+    assert room.used == 207
+
+
 def test_a_run_that_does_not_fit_is_told_before_it_starts():
     room = Room(Pool(limit=4 * GIB, used=GIB), 8 * GIB)
     room.admit(3 * GIB, "a step")

@@ -43,7 +43,7 @@ class Room:
         self.main = main
         text = os.environ.get(VARIABLE)
         self.limit = limit_from(text, total) if text else main.get_limit() or total
-        self._graphs: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._graphs: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.share()
 
     @property
@@ -52,7 +52,8 @@ class Room:
         return int(self.main.used_bytes()) + self._of_graphs()
 
     def _of_graphs(self) -> int:
-        return sum(int(pool.total_bytes()) for pool in self._graphs)
+        pools = [ref() for ref in self._graphs.valuerefs()]  # at once: other threads make graphs meanwhile
+        return sum(int(pool.total_bytes()) for pool in pools if pool is not None)
 
     def share(self) -> None:
         """Leave the main pool what graphs do not have."""
@@ -62,7 +63,7 @@ class Room:
         """A pool for a graph: it may take what is free."""
         self.main.free_all_blocks()
         pool.set_limit(size=max(1, self.limit - int(self.main.total_bytes()) - self._of_graphs()))
-        self._graphs.add(pool)
+        self._graphs[id(pool)] = pool
         weakref.finalize(pool, self.share).atexit = False
 
     def admit(self, needed: int, what: str) -> None:
