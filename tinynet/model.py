@@ -232,7 +232,12 @@ class Model:
         # A mean is rounded, so the deviation of a feature that never varies may come out a little above 0.
         least = 8.0 * xp.finfo(mean.dtype).eps * xp.abs(mean)
         scale = 1.0 / xp.where(deviation > least, deviation, 1.0)
-        layer["mean"][...], layer["scale"][...] = (self.ops.asarray(a, self.dtype) for a in (mean, scale))
+        new = [self.ops.asarray(a, self.dtype) for a in (mean, scale)]
+        if not bool(self.ops.to_numpy(self.ops.xp.all(self.ops.xp.isfinite(new[1]) & (new[1] > 0)))):
+            raise ValueError(
+                f"a feature varies too much or too little to be standardized in {self.dtype}: scale it before"
+            )
+        layer["mean"][...], layer["scale"][...] = new
 
     @_on_its_device
     def fit(self, data: Any, **options: Any) -> History:
