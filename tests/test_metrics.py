@@ -80,6 +80,16 @@ def test_edges(ops):
     assert measure_one(metrics.F1(), never, ops.asarray(np.array([0])), ops) == 1.0
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of 0 * inf on the way
+def test_a_class_that_cannot_occur(ops):
+    """It costs nothing where no target asks for it, here as in the loss."""
+    z, labels = ops.asarray([[0.0, 1.0, -np.inf], [-np.inf, 2.0, 0.5]]), ops.asarray([1, 2])
+    loss = float(tn.CrossEntropy()(z, labels, ops)[0])
+    total, rows = ops.to_numpy(metrics.LogLoss().sums(z, labels, None, ops))
+    assert total / rows == pytest.approx(loss, rel=1e-12)
+    assert np.isfinite(loss)
+
+
 def test_a_metric_of_one_s_own():
     class Bias(metrics.MAE):
         def sums(self, y, target, weight, ops):

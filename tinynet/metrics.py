@@ -113,7 +113,8 @@ class LogLoss(_Ratio):
                 target = xp.astype(target[:, None] == classes[None, :], y.dtype)
             shifted = y - xp.max(y, axis=-1, keepdims=True)
             log = shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
-            values = -xp.sum(target * log, axis=-1)
+            # 0 * -inf is 0 here: a class that cannot occur costs nothing where the target does not ask for it
+            values = -xp.sum(xp.where(target == 0, xp.zeros_like(log), target * log), axis=-1)
         return self._pair(values, _rows(y, weight, ops), ops)
 
 

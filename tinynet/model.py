@@ -97,7 +97,7 @@ class Model:
         params = views(self.theta, self.spec.params, self.ops)
         self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
         self.params = merge(params, views(self.state, self.spec.state, self.ops))
-        widest = max(prod(self.in_shape), *(p.shape[-1] for _, p in leaves(self.spec.params)), 1)
+        widest = max(prod(self.in_shape), *(prod(p.shape[-1:]) for _, p in leaves(self.spec.params)), 1)
         self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
         # not self: a reference cycle would hold device memory until the next garbage collection
@@ -230,7 +230,12 @@ class Model:
         # The mean is rounded, so that a constant feature may come out with a deviation slightly above 0.
         least = 8.0 * xp.finfo(mean.dtype).eps * xp.abs(mean)
         scale = 1.0 / xp.where(deviation > least, deviation, 1.0)
-        layer["mean"][...], layer["scale"][...] = (self.ops.asarray(a, self.dtype) for a in (mean, scale))
+        new = [self.ops.asarray(a, self.dtype) for a in (mean, scale)]
+        if not bool(self.ops.to_numpy(self.ops.xp.all(self.ops.xp.isfinite(new[1]) & (new[1] > 0)))):
+            raise ValueError(
+                f"a feature varies too much or too little to be standardized in {self.dtype}: scale it before"
+            )
+        layer["mean"][...], layer["scale"][...] = new
 
     @_on_its_device
     def fit(self, data: Any, **options: Any) -> History:
@@ -355,6 +360,8 @@ def check_fit(model: Trainable, data: Any, loss: Loss) -> None:
     check_loss(loss)
     _check_inputs(data.shape, model)
     out = model.out_shape
+    if len(out) != 1:
+        raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")
     if data.stored:
         data.check(lambda target, ops: loss.check(out, target, ops), model.ops)
     elif data.classes is None and data.outputs != out[-1]:
