@@ -127,6 +127,31 @@ class Scale(tn.Layer):
         return y[:, :1] if self.wrong == "output" else y, backprop
 
 
+@dataclass(frozen=True, repr=False)
+class Gain(tn.Layer):
+    """``x * a`` with one number for all: a parameter of shape ()."""
+
+    def build(self, shape):
+        return Spec(shape, {"a": Param((), tn.initializers.Constant(2.0))})
+
+    def forward(self, params, x, ctx):
+        return x * params["a"], lambda dy: (dy * params["a"], {"a": ctx.ops.xp.sum(x * dy)})
+
+
+def test_a_parameter_may_be_a_number(ops):
+    tn.check_gradients(Gain(), backend=ops)
+    model = tn.Model(Gain(), 4, backend=ops, dtype="float64")
+    model.fit((X, 3.0 * X), loss=tn.SumSquaredError(), optimizer=tn.SGD(3e-3), epochs=100)
+    np.testing.assert_allclose(float(model.weights()["a"]), 3.0)
+
+
+def test_a_loss_takes_vectors(ops):
+    model = tn.Model(Gain(), (2, 2), backend=ops)
+    assert model.predict(np.ones((3, 2, 2))).shape == (3, 2, 2)
+    with pytest.raises(ValueError, match=r"^the network makes \(2, 2\) of a sample and a loss takes vectors: put Flat"):
+        model.fit((np.ones((3, 2, 2)), np.ones((3, 2, 2))))
+
+
 LAYER_MISTAKES = {
     "output": "Sequential gives (30, 1) in forward and says (30, 4) in build: make them one",
     "gradient": "the gradient of '0.a' is (): expected (4,), the shape of the parameter",

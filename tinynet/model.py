@@ -98,7 +98,7 @@ class Model:
         params = _cut(self.theta, self.spec.params, self.ops)
         self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
         self.params = _merge(params, _cut(self.state, self.spec.state, self.ops))
-        widest = max(prod(self.in_shape), *(p.shape[-1] for _, p in leaves(self.spec.params)), 1)
+        widest = max(prod(self.in_shape), *(prod(p.shape[-1:]) for _, p in leaves(self.spec.params)), 1)
         self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
         # and not self: a cycle would keep a device's memory until somebody looks for it
@@ -362,6 +362,8 @@ def check_fit(model: Trainable, data: Any, loss: Loss) -> None:
     check_loss(loss)
     _check_inputs(data.shape, model)
     out = model.out_shape
+    if len(out) != 1:
+        raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")
     if data.stored:
         data.check(lambda target, ops: loss.check(out, target, ops), model.ops)
     elif data.classes is None and data.outputs != out[-1]:
