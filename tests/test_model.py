@@ -141,7 +141,7 @@ class Gain(tn.Layer):
 def test_a_parameter_may_be_a_number(ops):
     tn.check_gradients(Gain(), backend=ops)
     model = tn.Model(Gain(), 4, backend=ops, dtype="float64")
-    model.fit((X, 3.0 * X), loss=tn.SumSquaredError(), optimizer=tn.SGD(1e-2), epochs=200)
+    model.fit((X, 3.0 * X), loss=tn.SumSquaredError(), optimizer=tn.SGD(3e-3), epochs=100)
     np.testing.assert_allclose(float(model.weights()["a"]), 3.0)
 
 
