@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -240,6 +241,18 @@ def test_a_mistake_is_one_line_and_leaves_nothing(argv, said, tmp_path, capsys):
 def test_a_mistake_in_a_config_is_one_line(text, said, tmp_path, capsys):
     (tmp_path / "c.toml").write_text(text)
     assert mistake(capsys, "train", "c.toml").startswith(said)
+
+
+def test_the_environment_s_backend_counts_where_none_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("TINYNET_BACKEND", "strict")
+    assert main(["train", *SMALL[:-2], "--out", "r", "--quiet"]) == 0
+    assert "float32 on strict" in capsys.readouterr().out
+    assert tomllib.loads(Path("r/config.toml").read_text())["backend"] == "strict"
+    monkeypatch.setenv("TINYNET_BACKEND", "abacus")
+    assert main(["evaluate", "r", "--backend", "numpy"]) == 0
+    capsys.readouterr()
+    for argv in (["train"], ["evaluate", "r"], ["predict", "r", "x.npy"]):
+        assert mistake(capsys, *argv).startswith("unknown backend 'abacus': choose from auto, numpy, ")
 
 
 def test_too_little_memory_is_a_mistake_too(monkeypatch, capsys):

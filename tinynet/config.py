@@ -91,7 +91,10 @@ class Config:
     ema: float = _option(0.0, "weight of the old in an average of the weights, in [0, 1); 0: no average")
     accumulate: int = _option(1, "parts in which a batch is gone through")
     patience: int = _option(0, "epochs without a better val_loss before training stops; 0: never")
-    backend: str = _option("auto", f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1")
+    backend: str = _option(
+        "auto",
+        f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1; unless given, $TINYNET_BACKEND counts",
+    )
     dtype: str = _option("float32", "float32 or float64")
     seed: int = _option(0, "decides weights, data, order and masks")
     checkpoint: int = _option(1000, "steps between two checkpoints; 0: one an epoch")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code: 0 done, 1 diverged or a check that failed, 2 a mistake in what was asked, 130
     Ctrl-C, 141 whoever read the output has closed it, 143 SIGTERM."""
+    logging.basicConfig(level=logging.WARNING, format="tinynet: %(message)s")
     try:
         if sys.stdout is None:  # as Python has it where it was closed
             raise OSError("standard output: is closed")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
 
 from tinynet.files import load
@@ -58,11 +59,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
-    action = parser.add_argument("--backend", default="auto", metavar="NAME", help="where to compute (default auto)")
+    action = parser.add_argument(
+        "--backend", metavar="NAME", help="where to compute (default $TINYNET_BACKEND, else auto)"
+    )
     suggest(action, ("auto", *BACKENDS))
 
 
-def open_model(name: str, backend: str = "auto") -> Model:
-    """The model in a file, or that of a run folder."""
+def open_model(name: str, backend: str | None = None) -> Model:
+    """The model in a file, or that of a run folder, on the backend in force, or "auto", where none is named."""
     path = Path(name)
-    return load(path / "model.safetensors" if path.is_dir() else path, backend=backend)
+    ops = get_backend(backend, default="auto")
+    return load(path / "model.safetensors" if path.is_dir() else path, backend=ops)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import signal
 import sys
@@ -83,7 +82,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.WARNING, format="tinynet: %(message)s")
     config = _config(args)
     backend = get_backend(config.backend)
     data, training, held_out = config.make_split()
@@ -205,6 +203,8 @@ def _config(args: argparse.Namespace) -> Config:
     changes |= {name: parse(name, text) for name, text in given.items() if text is not None}
     if args.options:
         changes["options"] = changes.get("options", {}) | dict(map(parse_option, args.options))
+    if "backend" not in changes and (chosen := os.environ.get("TINYNET_BACKEND")):
+        changes["backend"] = chosen  # and so written to the run's config
     config = Config().change(changes)
     if config.stored:  # so that the config which is written says the same from anywhere
         config = config.change({"data": [os.path.abspath(path) for path in config.paths]})
