@@ -300,7 +300,7 @@ def test_the_clock_decides_where_sizes_do_not(activation, times, way, machine, m
     found, x, made = work(300, [3, 4, 1], [activation] * 2)
     for _ in range(2):
         assert ops._ways.find(ops, found, x, made) == way
-        assert [do.work.tile if isinstance(do, fused.Fused) else 0 for do in timed] == [16, 32, 64, 0, 0][: len(times)]
+        assert [way.tile for way in timed] == [16, 32, 64, 0, 0][: len(times)]
         assert [choice.variant for choice in kept.of.values()] == [times.index(1)]
         ops._ways = fused.Ways(kept)  # another process
 
@@ -314,7 +314,7 @@ def halved(machine, widths, activations, precision="float32", bias=True):
     ops._runtime.shared_memory = max(found.behind(len(made) - 1, 16).room(back) for back in (False, True))
     monotone = iter(range(100, 0, -1))  # what comes later is faster
     ops._runtime.seconds = lambda run: (
-        run() or next(monotone) * (hasattr(run, "args") and run.args[0].__class__ is not fused.Halves)
+        run() or next(monotone) * (hasattr(run, "args") and run.args[0].front == len(made))
     )
     return ops, made
 

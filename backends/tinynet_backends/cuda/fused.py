@@ -314,7 +314,7 @@ class Ways:
         """The seconds, there and back, of all ways that there are."""
         ways = _candidates(ops, work, x, layers)
         with ops.apart():
-            runs = [partial(_there_and_back, way.of(ops, work, x, layers), x) for way in ways]
+            runs = [partial(_there_and_back, way, ops, work, x, layers) for way in ways]
             return {ways[n]: seconds for n, seconds in timed(runs, ops._runtime.seconds).items()}
 
 
@@ -332,7 +332,8 @@ def _candidates(ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) ->
     return [*ways, *(way._replace(beside=True) for way in chains)]
 
 
-def _there_and_back(do: chain.Pass, x: Array) -> None:
+def _there_and_back(way: Way, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> None:
+    do = way.of(ops, work, x, layers)  # what it keeps goes with it
     y = do.forward(x)
     if y is None:
         raise RuntimeError("cublasLt has no algorithm for one of the layers")
