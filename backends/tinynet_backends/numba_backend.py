@@ -380,20 +380,20 @@ class NumbaBackend(NumpyBackend):
         if trace is None or not all(_ready(t, _F8) for t in tables):
             return super().samples(formula, key, counter, index, width, tables, dtype)
         n, kind, stream = len(index), np.dtype(dtype), self._stream(key, counter, index, width)
-        address, normal, scratch = build.rows(trace, kind)
+        address, normal, scratch, each = build.rows(trace, kind)
         k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
         x = self.empty((n, k or 0), kind)
         y = self.empty((n,), np.dtype(np.int64)) if o is None else self.empty((n, o), kind)
         kernel = Kernel(address, max(1, min(self._parts(n * max(width, len(trace.instructions)), GRAIN // 4), n)))
         tile = max(1, min(TILE // max(width, 1), n))
         before = kernels.ROOM + (tile * width + kernels.SPARE) * (2 if normal else 1)
-        room = self.empty((kernel.parts, before + scratch), _F8)
+        room = self.empty((kernel.parts, before + scratch + tile * each), _F8)
         known = (
             exact.normal_lines(self.xp, x.device),
             *exact._circle(self.xp, x.device),
             exact._arctangents(self.xp, x.device),
         )
-        self._do(kernel, n, tile, x, y, room, before + scratch, before, *known, *stream, *tables)
+        self._do(kernel, n, tile, x, y, room, room.shape[1], before, *known, *stream, *tables)
         return x, y
 
     def _stream(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> tuple[Any, ...]:
