@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import Any, NamedTuple, TypeVar
 
@@ -110,7 +110,7 @@ class Backend:
         """The backend on which integer streams are computed: itself, if its library has all of uint64 arithmetic."""
         return self
 
-    @property
+    @cached_property
     def has_float64(self) -> bool:
         """Whether the device computes in float64: some accelerators do not."""
         return "float64" in self.xp.__array_namespace_info__().dtypes(device=self.device)
