@@ -80,6 +80,14 @@ def labelled(ops, words):
     return 2.0 * z, ops.xp.argmax(z * z, axis=1)
 
 
+def even(ops, words):
+    """Vectors made of the words of a row place by place, and sums of them."""
+    u, z = ops.halves(words), ops.normal(words)
+    fields = ops.sum_in_order(ops.xp.astype(ops.xp.floor(4.0 * u), ops.xp.int64))
+    sums = [ops.xp.astype(fields, ops.xp.float64), ops.sum_in_order(z * z), ops.sum_in_order(z + 0.5)]
+    return 2.0 * u - 1.0, ops.xp.stack(sums, axis=1)
+
+
 def untraceable(ops, words):
     z = ops.normal(words)
     return ops.xp.concat([z, z[:, ::-1]], axis=1), ops.xp.sum(z, axis=1)[:, None]
@@ -166,6 +174,9 @@ CASES = {
         (labelled, KEY, COUNTER, np.array([9, 1, 8]), 20, [], "float64"), (labelled, KEY, COUNTER, range(4, 4), 4, [], "float64"),
         # many blocks and tiles, and the number of a block runs over 64 bits in the middle
         (labelled, KEY, COUNTER, range(2**64 // 5 - 5000, 2**64 // 5 + 5000), 20, [], "float32"),
+        # more and less than a vector is long, and than a compiler unrolls
+        *[(even, KEY, COUNTER, range(3, 1003), width, [], f(real(1)).dtype.name) for width in (4, 5, 16, 17)],
+        (even, KEY, COUNTER, np.array([9, 1, 8]), 10, [], "float64"),
         (untraceable, KEY, COUNTER, range(7, 30_007), 5, [], f(real(1)).dtype.name),
         (untraceable, KEY, COUNTER, range(20), 3, [], f(real(1)).dtype.name),
     ],

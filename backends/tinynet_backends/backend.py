@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import Any, NamedTuple, TypeVar
 
@@ -108,7 +108,7 @@ class Backend:
         """The backend that computes integer streams: itself, if its library has all of uint64 arithmetic."""
         return self
 
-    @property
+    @cached_property
     def has_float64(self) -> bool:
         """Whether the device has float64, which some accelerators lack."""
         return "float64" in self.xp.__array_namespace_info__().dtypes(device=self.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
 
@@ -376,25 +377,26 @@ class NumbaBackend(NumpyBackend):
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
         tables: Sequence[Array], dtype: str,
     ) -> tuple[Array, Array]:  # fmt: skip
-        trace = traced_rows(formula, width, tuple(t.shape for t in tables))
-        if trace is None or not all(_ready(t, _F8) for t in tables):
+        kind = np.dtype(dtype)
+        found = _rows_kernel(formula, width, tuple(t.shape for t in tables), kind)
+        if found is None or not all(_ready(t, _F8) for t in tables):
             return super().samples(formula, key, counter, index, width, tables, dtype)
-        n, kind, stream = len(index), np.dtype(dtype), self._stream(key, counter, index, width)
-        address, normal, scratch = build.rows(trace, kind)
-        k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
+        (address, normal, scratch, each), k, o, work = found
+        n, stream = len(index), self._stream(key, counter, index, width)
         x = self.empty((n, k or 0), kind)
         y = self.empty((n,), np.dtype(np.int64)) if o is None else self.empty((n, o), kind)
-        kernel = Kernel(address, max(1, min(self._parts(n * max(width, len(trace.instructions)), GRAIN // 4), n)))
+        kernel = Kernel(address, max(1, min(self._parts(n * work, GRAIN // 4), n)))
         tile = max(1, min(TILE // max(width, 1), n))
         before = kernels.ROOM + (tile * width + kernels.SPARE) * (2 if normal else 1)
-        room = self.empty((kernel.parts, before + scratch), _F8)
-        known = (
-            exact.normal_lines(self.xp, x.device),
-            *exact._circle(self.xp, x.device),
-            exact._arctangents(self.xp, x.device),
-        )
-        self._do(kernel, n, tile, x, y, room, before + scratch, before, *known, *stream, *tables)
+        room = self.empty((kernel.parts, before + scratch + tile * each), _F8)
+        self._do(kernel, n, tile, x, y, room, room.shape[1], before, *self._exact[1], *stream, *tables)
         return x, y
+
+    @cached_property
+    def _exact(self) -> tuple[list[Array], list[int]]:
+        """What formulas of samples read normal numbers, sines, cosines and angles from, and the addresses."""
+        exacts = exact.normal_lines(np, "cpu"), *exact._circle(np, "cpu"), exact._arctangents(np, "cpu")
+        return [*exacts], [a.ctypes.data for a in exacts]
 
     def _stream(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> tuple[Any, ...]:
         """What `kernels.drawn` is told."""
@@ -410,6 +412,21 @@ class NumbaBackend(NumpyBackend):
         if program.tiles():
             kernels = "products of its own for AVX-512, "
         return f"NumPy {np.__version__}, numba {numba.__version__}, {kernels}{self._cores} threads"
+
+
+@lru_cache(maxsize=64)
+def _rows_kernel(
+    formula: Formula, width: int, shapes: tuple[tuple[int, ...], ...], dtype: Any
+) -> tuple[tuple[int, bool, int, int], int | None, int | None, int] | None:
+    """What `build.rows` says, the widths of features and target and the work of a sample; None for an untraceable formula.
+
+    Kept by the formula: a trace is a long key, and after a step all that Python does it does with cold caches.
+    """
+    trace = traced_rows(formula, width, shapes)
+    if trace is None:
+        return None
+    k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
+    return build.rows(trace, dtype), k, o, max(width, len(trace.instructions))
 
 
 def _block(counter: tuple[int, int, int], start: int) -> tuple[tuple[int, ...], int]:

@@ -383,7 +383,7 @@ class NumpyBackend(Backend):
         return np.add.reduce(x, 1, dtype=x.dtype)
 
     def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
-        size = BLOCK // 4  # a hundred passes, each over a few temporaries of 8 bytes a number
+        size = BLOCK // 2  # a hundred passes, each over a few temporaries of up to 8 bytes a number
         if index.ndim != 1 or index.size <= size:
             return super().permute(index, n, keys)
         blocks = [

@@ -15,7 +15,6 @@ from typing import Any
 
 Array = Any
 
-_LOW32 = 0xFFFFFFFF
 KEYS = 24  # numbers that name a permutation
 
 
@@ -36,10 +35,10 @@ def permute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
         for j, key in used:
             # The smaller of y and y - a is y mod a for y < 2 a: a negative difference wraps around to a huge number.
             if j % 2:
-                r += _below(b, l, key)
+                r += _below(xp, b, l, key)
                 r = xp.minimum(r, r - b)
             else:
-                l += _below(a, r, key)
+                l += _below(xp, a, r, key)
                 l = xp.minimum(l, l - a)
         return l * b + r
 
@@ -57,10 +56,10 @@ def unpermute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
         r = x - l * b
         for j, key in reversed(used):
             if j % 2:
-                r -= _below(b, l, key)
+                r -= _below(xp, b, l, key)
                 r = xp.minimum(r, r + b)
             else:
-                l -= _below(a, r, key)
+                l -= _below(xp, a, r, key)
                 l = xp.minimum(l, l + a)
         return l * b + r
 
@@ -131,16 +130,15 @@ def used_keys(keys: Sequence[int], n: int) -> Sequence[int]:
     return keys[: _rounds(n)]
 
 
-def _below(bound: int, x: Array, key: int) -> Array:
+def _below(xp: Any, bound: int, x: Array, key: int) -> Array:
     """A hash of (x, key) in [0, bound): uint64 holding 32 bits -> uint64. The mixer is lowbias32 (C. Wellons, 2018)."""
-    x = x ^ key
+    x = xp.astype(x ^ key, xp.uint32)  # whose products drop what is above; and a vector has twice as many of them
     x ^= x >> 16
     x *= 0x7FEB352D
-    x &= _LOW32
     x ^= x >> 15
     x *= 0x846CA68B
-    x &= _LOW32
     x ^= x >> 16
+    x = xp.astype(x, xp.uint64)
     x *= bound
     x >>= 32
     return x

@@ -14,7 +14,7 @@ from tinynet_backends.tracing import Ref
 
 FEW = 8  # numbers of a vector that get a name each
 _VIEWS = {"words", "part", "column", "halves", "take", "constant"}  # read again rather than kept
-_KEPT = {"float64", "uint64", "int64"}
+KEPT = {"float64", "uint64", "int64"}
 
 
 class Language(Protocol):
@@ -72,10 +72,14 @@ class Writer:
                 self._instruction(n)
         width = trace.instructions[trace.features.number].width or 0
         if width > FEW:
-            self.text += language.features("j", width, language.cast("real", self.read(trace.features, "j")))
+            self._features(width)
         else:
             self._result("x", trace.features)
         self._result("labels" if trace.instructions[trace.target.number].width is None else "targets", trace.target)
+
+    def _features(self, width: int) -> None:
+        value = self.language.cast("real", self.read(self.trace.features, "j"))
+        self.text += self.language.features("j", width, value)
 
     def _result(self, name: str, ref: Ref) -> None:
         width, language = self.trace.instructions[ref.number].width, self.language
@@ -143,7 +147,7 @@ class Writer:
             self.text.append(language.let(f"v{n}", made.kind, self.expression(made)))
         elif made.width <= FEW:
             self._names(n, made, [self.expression(made, str(j)) for j in range(made.width)])
-        elif self.uses[n] > 1 and made.op not in _VIEWS and made.kind in _KEPT:
+        elif self.uses[n] > 1 and made.op not in _VIEWS and made.kind in KEPT:
             place = self._keep(n, made)
             self._each(made.width, lambda j: language.put(place.format(j), self.expression(made, j)))
 

@@ -86,9 +86,9 @@ def draw(seed: int, purpose: int, depth: int, index: Index, width: int, host: Ba
 
 
 def _stream(seed: int, purpose: int, depth: int, host: Backend) -> tuple[tuple[int, int], tuple[int, int, int]]:
-    """Key and counter of the stream that samples are made of."""
+    """Key and counter of the stream that samples are made of; ``seed`` is a set's, which was checked when that was made."""
     streams.need_float64(host, "samples")
-    return streams.key(seed, streams.DATA), (0, purpose, depth)
+    return (seed, streams.DATA), (0, purpose, depth)
 
 
 @dataclass(frozen=True)

@@ -70,16 +70,16 @@ def formula(trace: Trace, dtype: Any, kind: str) -> int:
 
 
 @cache
-def rows(trace: RowTrace, dtype: Any) -> tuple[int, bool, int]:
+def rows(trace: RowTrace, dtype: Any) -> tuple[int, bool, int, int]:
     """The address of a kernel for a formula of samples, and what `samples.lines` says about its scratch.
 
     [n, rows in a tile, features, target, room, words of it a part, those before the scratch, lines of the normal table,
     sines, cosines, angles, the ten words of `kernels.drawn`, tables].
     """
-    body, normal, scratch = samples.lines(trace)
+    body, normal, scratch, each = samples.lines(trace)
     text = samples.HEAD + "".join(f"        {line}\n" for line in body) + "\n    return kernel\n"
     made, kept = _module(text)
-    return _compile(made(_REAL[dtype]), "a formula of samples", kept), normal, scratch
+    return _compile(made(_REAL[dtype]), "a formula of samples", kept), normal, scratch, each
 
 
 def _compile(body: Callable[..., None], name: str, kept: bool, reorder: bool = False) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
-from tinynet_backends.rowtext import FEW, Writer, tables
+from tinynet_backends.rowtext import FEW, KEPT, Writer, tables
 from tinynet_backends.rowwise import Instruction, RowTrace, Table
 from tinynet_backends.tracing import Ref
 
-HEAD = '''"""A formula of samples as a kernel; written by tinynet_backends.compiled.samples, version 5."""
+HEAD = '''"""A formula of samples as a kernel; written by tinynet_backends.compiled.samples, version 6."""
 
 import math
 
@@ -32,6 +33,7 @@ def make(real):
         lines, stream = pointer(float64, table), at + 8 * 11
 '''
 _FIRST_TABLE = 21  # the word behind those
+_SHORT = 32  # numbers in a row: a loop over no more is unrolled by the compiler, and then not made of vectors
 
 
 class Numba:
@@ -90,6 +92,11 @@ class _Rows(Writer):
 
     language: Numba
 
+    def __init__(self, trace: RowTrace, language: Numba) -> None:
+        self.long: list[str] = []  # loops over the rows of a tile as one, before those over a row
+        self.made: dict[int, int] = {}  # vectors that they leave, and how many numbers of a row come before
+        super().__init__(trace, language)
+
     def expression(self, made: Instruction, place: str = "0") -> str:
         first = self.place(made.args[0]) if made.op in ("normal", "halves") else None
         if first is None:
@@ -103,6 +110,42 @@ class _Rows(Writer):
         made = self.trace.instructions[n]
         if made.op != "normal" or (made.width or 0) <= FEW or not self.tiled or self.place(made.args[0]) is None:
             super()._instruction(n)  # and else it is kept already
+
+    def _features(self, width: int) -> None:
+        if not self.even(self.trace.features):
+            super()._features(width)
+            return
+        value = self.language.cast("real", self.read(self.trace.features, "j"))
+        self._long(width, f"x[row * {width} + j]", value)
+
+    def _sum(self, n: int, made: Instruction) -> None:
+        x: Any = made.args[0]
+        source = self.trace.instructions[x.number]
+        if source.kind in KEPT and self.even(x):
+            width, value = source.width or 0, self.read(x, "j")
+            self.made[x.number] = sum(self.trace.instructions[m].width or 0 for m in self.made)
+            self.kept[x.number] = f"made{x.number}[(row - first) * {width} + {{}}]"
+            self._long(width, f"made{x.number}[j]", f"{source.kind}({value})")
+        super()._sum(n, made)
+
+    def _long(self, width: int, target: str, value: str) -> None:
+        self.long += [f"for j in range({width} * (last - first)):", f"    {target} = {value}"]
+
+    def even(self, value: Ref | Table | str) -> bool:
+        """Whether a vector is made of the words of its row, place by place and of all of them: the vectors of all rows in a
+        tile are then one, over which a loop pays where those over a row are short."""
+        if not isinstance(value, Ref):
+            return isinstance(value, str)
+        made = self.trace.instructions[value.number]
+        if not FEW < (made.width or 0) <= _SHORT or value.number in self.kept:
+            return False
+        if made.op in ("halves", "normal", "part"):
+            source: Any = made.args[0]
+            size = self.trace.instructions[source.number].width
+            if made.op == "part":
+                return made.places[0] == 0 and made.width == size and self.even(source)
+            return self.place(source) == 0 and size == self.language.width and (made.op == "halves" or self.tiled)
+        return (made.op == "astype" or made.op in self.language.spelled) and all(map(self.even, made.args))
 
     def place(self, value: Ref | Table | str) -> int | None:
         """Where in the row's words a number or a vector is, if it is a part of them."""
@@ -119,18 +162,22 @@ class _Rows(Writer):
         return 2 * sum(i.width or 1 for i in made) >= (self.language.width or 1)
 
 
-def lines(trace: RowTrace) -> tuple[list[str], bool, int]:
-    """The body of a kernel, whether it keeps a normal number for each word of a tile, and other numbers it keeps for a row."""
+def lines(trace: RowTrace) -> tuple[list[str], bool, int, int]:
+    """The body of a kernel, whether it keeps a normal number for each word of a tile, and the other numbers it keeps: for a
+    row at a time, and for each of a tile."""
     language = Numba(trace.instructions[0].width)
     written = _Rows(trace, language)
     named, width = trace.instructions[trace.target.number].width is None, language.width
     normal = [f"    normals(first_word, table, tile, {width} * (last - first))"] if written.tiled else []
+    made = [(n, trace.instructions[n], before) for n, before in written.made.items()]
     return [
         "labels = pointer(int64, y)" if named else "targets = pointer(real, y)",
         *[f"t{n} = pointer(float64, w[{_FIRST_TABLE + n}])" for n in tables(trace)],
+        *[f"made{n} = pointer({i.kind}, scratch + 8 * ({language.scratch} + {before} * w[1]))" for n, i, before in made],
         f"tile = room + 8 * (ROOM + {width} * w[1] + SPARE)", "normal_words = pointer(float64, tile)",
         "low, high = share(w[0], part, parts, 1)", "for first in range(low, high, w[1]):",
         "    last = min(first + w[1], high)", "    first_word = drawn(stream, first, last - first, room)", *normal,
-        "    words, half_words = pointer(uint64, first_word), pointer(uint32, first_word)", "    for row in range(first, last):",
-        *[f"        {line}" for line in written.text],
-    ], written.tiled, language.scratch  # fmt: skip
+        "    words, half_words = pointer(uint64, first_word), pointer(uint32, first_word)",
+        "    row = first", *[f"    {line}" for line in written.long],
+        "    for row in range(first, last):", *[f"        {line}" for line in written.text],
+    ], written.tiled, language.scratch, sum(i.width or 0 for _, i, _ in made)  # fmt: skip
