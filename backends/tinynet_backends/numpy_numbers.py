@@ -1,0 +1,126 @@
+"""Random numbers and samples on NumPy: the portable formulas with its generator in C, and in blocks that fit the cache."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tinynet_backends import exact
+from tinynet_backends.backend import Array, Backend, Formula
+
+BLOCK = 32768  # elements: a handful of float32 temporaries of this length fit a 1 MiB second-level cache
+_SIGN = np.uint64(2**63)
+
+
+class _Generator(threading.local):
+    """Each thread's Philox; setting its state takes a tenth of the time of a new one."""
+
+    philox: np.random.Philox | None = None
+    state: Any = None
+
+    def words(self, key: Sequence[int], counter: Sequence[int], n: int) -> Array:
+        if self.philox is None:
+            self.philox = np.random.Philox(0)
+            self.state = self.philox.state
+        self.state["state"]["counter"][:] = np.asarray(counter, np.uint64)
+        self.state["state"]["key"][:] = np.asarray(key, np.uint64)
+        self.philox.state = self.state
+        return self.philox.random_raw(n)
+
+
+_GENERATOR = _Generator()
+
+
+class NumpyNumbers(Backend):
+    block = 2 * BLOCK  # random words at a time: fewer passes touch them
+
+    def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
+        first, skip = divmod(start, 4)
+        above, first = divmod(first, 2**64)
+        place = first, (counter[0] + above) % 2**64, *counter[1:]
+        return _GENERATOR.words(key, place, skip + n)[skip:]
+
+    def normal(self, words: Array) -> Array:
+        # each cell's a and b side by side, as one complex number: one look-up finds both
+        lines = exact.normal_lines(self.xp, words.device).view(np.complex128).reshape(-1)
+        flat = words.reshape(-1)
+        z = np.empty(flat.shape)
+        size = min(BLOCK, flat.size)
+        integers, found = np.empty(size, np.uint64), np.empty(size, np.complex128)
+        for start in range(0, flat.size, BLOCK):
+            w, g = flat[start : start + BLOCK], z[start : start + BLOCK]
+            k, line = integers[: w.size], found[: w.size]
+            cell = k.view(np.int64)
+            np.right_shift(w, 11, out=k)
+            np.bitwise_or(k, exact.WORD_EXPONENT, out=k)
+            np.subtract(k.view(np.float64), exact.WORD_OFFSET, out=g)
+            np.right_shift(g.view(np.int64), 42, out=cell)
+            np.take(lines, cell, out=line, mode="clip")
+            np.multiply(g, line.imag, out=g)
+            np.add(g, line.real, out=g)
+            np.bitwise_and(w, _SIGN, out=k)
+            bits = g.view(np.uint64)
+            np.bitwise_xor(bits, k, out=bits)
+        return z.reshape(words.shape)
+
+    def halves(self, words: Array) -> Array:
+        w = np.ascontiguousarray(words).astype("<u8", copy=False).view("<u4")
+        return np.multiply(w, 2.0**-32)
+
+    def arctan(self, y: Array, x: Array) -> Array:
+        # `exact.arctan` in place. t + 1.5 * 2**42 is rounded to a multiple of 1/1024: the node, whose number is in the
+        # lowest bits.
+        angles, coarse = exact._arctangents(self.xp, y.device), 1.5 * 2.0**42
+        angle = np.abs(y)
+        swapped = angle > x
+        t, u = np.minimum(angle, x), np.maximum(angle, x)
+        t /= u
+        node = t + coarse
+        cell = node.view(np.int64) & 2047
+        node -= coarse
+        np.multiply(t, node, out=u)
+        u += 1.0
+        t -= node
+        np.divide(t, u, out=u)
+        np.multiply(u, u, out=t)
+        t *= u
+        t *= 1.0 / 3.0
+        u -= t
+        np.take(angles, cell, out=angle, mode="clip")
+        angle += u
+        np.subtract(np.multiply(swapped, 0.5 * exact._PI), angle, out=angle)  # the quarter's rest, or the negative
+        np.abs(angle, out=angle)
+        return np.copysign(angle, y, out=angle)
+
+    def sum_in_order(self, x: Array) -> Array:
+        if x.dtype.kind not in "iu":  # the order matters for floats alone
+            return super().sum_in_order(x)
+        return np.add.reduce(x, 1, dtype=x.dtype)
+
+    def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
+        size = BLOCK // 2  # a hundred passes, each over a few temporaries of up to 8 bytes a number
+        if index.ndim != 1 or index.size <= size:
+            return super().permute(index, n, keys)
+        blocks = [
+            super(NumpyNumbers, self).permute(index[at : at + size], n, keys) for at in range(0, index.size, size)
+        ]
+        return np.concatenate(blocks)
+
+    def samples(
+        self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
+        tables: Sequence[Array], dtype: str,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        n, size = len(index), max(1, self.block // max(width, 1))
+        if n <= size:
+            return super().samples(formula, key, counter, index, width, tables, dtype)
+        x = y = np.empty(0)
+        for start in range(0, n, size):  # in pieces that fit the cache, each rounded on its way into the result
+            rows = slice(start, start + size)
+            features, target = formula(self, self.draw(key, counter, index[rows], width), *tables)
+            if start == 0:
+                x = self.empty((n, *features.shape[1:]), np.dtype(dtype))
+                y = self.empty((n, *target.shape[1:]), target.dtype if target.dtype.kind == "i" else x.dtype)
+            x[rows], y[rows] = features, target
+        return x, y
