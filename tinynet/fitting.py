@@ -156,7 +156,7 @@ def fit(
     names = ("loss",) if held_out is None else ("loss", "val_loss", *(f"val_{m.name}" for m in chosen))
     if stopping is not None and stopping.monitor not in names:
         raise ValueError(f"early stopping cannot watch {stopping.monitor!r}: choose from {', '.join(names)}")
-    saver = Checkpoints(checkpoint) if isinstance(checkpoint, (str, PathLike)) else checkpoint
+    saver = checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
     if resume and saver is None:
         raise ValueError("resume goes on from a checkpoint: say where it is, checkpoint='folder'")
 
