@@ -327,7 +327,7 @@ def test_warm_start_keeps_the_optimizer_s_state():
 
 def test_what_warm_start_cannot_go_on_with():
     model = MLPClassifier(warm_start=True, max_iter=1).fit(X, Y)
-    with pytest.raises(ValueError, match="warm_start continues with the network of the last fit"):
+    with pytest.raises(ValueError, match="continue with the network of the last fit"):
         clone(model).fit(X, Y).set_params(hidden_layer_sizes=(5,)).fit(X, Y)
     with pytest.raises(ValueError, match=r"classes not in `self.classes_`: \[3\]"):
         model.fit(X, Y + 1)
@@ -581,6 +581,7 @@ def test_one_device_is_not_another():
         ({"norm": "group"}, "The 'norm' parameter of MLPClassifier must be"),
         ({"precision": "float16"}, "The 'precision' parameter of MLPClassifier must be"),
         ({"hidden_layer_sizes": (3, 0)}, r"hidden_layer_sizes must be > 0, got \[3, 0\]"),
+        ({"hidden_layer_sizes": (3.5,)}, r"Dense width 3.5 is not a positive whole number"),
         ({"backend": "abacus"}, "unknown backend 'abacus'"),
     ],
 )

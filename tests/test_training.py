@@ -371,6 +371,8 @@ def test_the_generator_complains_before_its_first_step():
         tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=-1)
     with pytest.raises(ValueError, match=r"^4 classes do not fit outputs \(n, 2\): expected width 4$"):
         tn.train(start(), tn.Loader(tn.data.Spirals(9, n_classes=4), 8), tn.CrossEntropy(), tn.Adam(), steps=1)
+    with pytest.raises(ValueError, match=r"^run has no 'm' for \d+ parameters: it is another model's or optimizer's$"):
+        tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=1, run=tn.Run({"m": np.zeros(3)}))
     with pytest.raises(TypeError, match=r"^loss 'mse' is not a loss: give one, such as CrossEntropy\(\)$"):
         tn.train(start(), tn.Loader(DATA, 8), "mse", tn.Adam(), steps=1)
     with pytest.raises(TypeError, match=r"^optimizer 'adam' is not an optimizer: give one, such as Adam\(1e-3\)$"):

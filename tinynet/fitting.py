@@ -167,7 +167,7 @@ def fit(
     if stopping is not None and not isinstance(stopping, EarlyStopping):
         stopping = EarlyStopping(stopping)
     best = _best(stopping, chosen if held_out is not None else None)
-    saver = Checkpoints(checkpoint) if isinstance(checkpoint, (str, PathLike)) else checkpoint
+    saver = checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
     if resume and saver is None:
         raise ValueError("resume goes on from a checkpoint: say where it is, checkpoint='folder'")
 

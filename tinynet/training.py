@@ -94,6 +94,11 @@ def train(
     with ops.active():
         if run is None:
             run = Run(optimizer.init(theta, ops))
+        for name in optimizer.used_slots():
+            if getattr(run.slots.get(name), "shape", None) != theta.shape:
+                raise ValueError(
+                    f"run has no {name!r} for {theta.shape[0]} parameters: it is another model's or optimizer's"
+                )
         if ema is not None and run.average is None:
             run.average = ops.xp.asarray(theta, copy=True)
     step = make_step(model, loss, optimizer, run, clip, accumulate, ema)

@@ -112,8 +112,8 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         net, loss = self._net(self._width()), self._loss()
         if more and _shapes(net, self.n_features_in_) != _shapes(self.net_, self.n_features_in_):
             raise ValueError(
-                "warm_start continues with the network of the last fit, whose layers differ: "
-                "fit with warm_start=False, or leave hidden_layer_sizes, norm and standardize as they were"
+                "warm_start and partial_fit continue with the network of the last fit, whose layers differ: "
+                "fit with warm_start=False, or leave hidden_layer_sizes, norm, dropout and standardize as they were"
             )
         samples = self._samples(X, y, sample_weight, ops, dtype, self._class_weights(y))
         test = None

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from tinynet_backends import Backend
 
+from tinynet import checks
 from tinynet.activations import Identity
 from tinynet.config import ACTIVATIONS, NORMS, OPTIMIZERS
 from tinynet.layers import Dense, Layer, Sequential
@@ -126,8 +127,8 @@ class Hyperparameters(BaseEstimator):
 
     def _net(self, outputs: int) -> Sequential:
         sizes = self.hidden_layer_sizes
-        widths = [int(width) for width in (sizes if hasattr(sizes, "__iter__") else [sizes])]
-        if any(width <= 0 for width in widths):
+        widths = list(sizes if hasattr(sizes, "__iter__") else [sizes])
+        if any(checks.number(width) <= 0 for width in widths):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {widths}.")
         layers: list[Layer] = [Standardize()] if self.standardize else []
         activation = _chosen(self.activation, _ACTIVATIONS)
