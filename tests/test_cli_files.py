@@ -603,6 +603,15 @@ def test_labels_of_an_array_that_are_numbers(capsys):
     assert [part.n for part in tn.data.stratified(tn.Arrays(x, np.repeat(y[:3], 3)), 0.3, seed=0)] == [6, 3]
 
 
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])
+def test_text_is_text_however_arrow_stores_it(kind):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"a": [0.0, 1.0], "y": pa.array(["x", "z"], getattr(pa, kind)())}), "d.parquet")
+    assert tn.data.read("d.parquet").columns.classes == ("x", "z")
+
+
 def test_an_index_of_pandas_is_no_feature():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": range(9), "y": [0, 1, 2] * 3})

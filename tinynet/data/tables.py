@@ -257,7 +257,7 @@ def decode(table: Table, asked: Asked, scratch: Path) -> tuple[dict[str, Array],
             raise DataFileError(f"{path}: column {name!r} has no value in any row")
         if pa.types.is_binary(kinds[name]):
             raise DataFileError(f"{path}: column {name!r} is not text in UTF-8: save the file in that encoding")
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+    text = str(kind) in ("string", "large_string", "string_view") or pa.types.is_dictionary(kind)
     whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     known = columns.classes if columns else None
     found = len(target) == 1 and task != "regression"
