@@ -248,6 +248,24 @@ def test_chains_change_no_bit(count, monkeypatch):
         assert chains == whole_and_smaller_batch
 
 
+def test_what_nobody_reads_afterwards_stays_in_the_cache(monkeypatch):
+    """Each core has all networks' numbers between two kernels at one place; what is returned has a place for each."""
+    monkeypatch.setattr(program, "_SHARE", 1)
+    ops, x, seen = get_backend("numba"), np.arange(24.0).reshape(6, 4), []
+
+    def step(x):
+        seen.append(ops.elementwise(lambda xp, x: x * 2.0, x))
+        return ops.elementwise(lambda xp, x: x + 1.0, seen[-1])
+
+    played = ops.compile(step)
+    for _ in range(2):
+        played(x)
+    between = seen[0]
+    between[...] = -1.0
+    np.testing.assert_array_equal(played(x), 2.0 * x + 1.0)
+    assert (between == -1.0).all(axis=1).sum() == 6 - min(program.cores(), 6)
+
+
 def test_what_is_not_cut_alike_is_no_chain():
     """A kernel that reads all of what the one before writes by rows waits for the whole of it."""
     x, y, z, w = (np.zeros((4, 4)) for _ in range(4))

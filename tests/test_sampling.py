@@ -9,6 +9,7 @@ from tinynet_backends import BackendUnavailable, get_backend
 
 import tinynet as tn
 from tinynet.data import loader as loading
+from tinynet.data import sampling
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 3], [70, 25, 5])[RNG.permutation(100)]
@@ -198,3 +199,14 @@ def test_a_shuffle_is_the_same_wherever_it_is_computed(name):
             got, wanted = loader.batch(step, ops, "float32"), loader.batch(step, host, "float32")
             assert np.array_equal(ops.to_numpy(got.x), wanted.x)
             assert np.array_equal(ops.to_numpy(got.y), wanted.y)
+
+
+def test_shuffles_of_many_seeds_are_those_of_each(ops, monkeypatch):
+    monkeypatch.setattr(sampling, "_CHUNK", 100)  # draws from several chunks
+    for n, start, stop in ((7, 2, 7), (2000, 90, 1301)):
+        seeds = [4, 0, 2**40]
+        together = sampling.Shuffles(n, seeds).draws(1, start, stop, ops)
+        assert together.shape == (3, stop - start)
+        for number, seed in enumerate(seeds):
+            alone = sampling.Shuffled(n, seed).draws(1, start, stop, ops)
+            assert ops.to_numpy(together[number, ...]).tolist() == ops.to_numpy(alone).tolist()

@@ -51,6 +51,10 @@ class Arena:
         self.slots[n] = (shape, dtype, view, owner)
         return view
 
+    def buffers(self) -> list[Array]:
+        """What has the memory of all that `take` handed out."""
+        return [owner for *_, owner in self.slots]
+
     def take_gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """A buffer from a sequence of its own, for a gradient that `move` may give another place."""
         n, self.next_gradient = self.next_gradient, self.next_gradient + 1

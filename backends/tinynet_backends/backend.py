@@ -368,6 +368,10 @@ class Backend:
         """Places of ``index`` (m,) int64 in a keyed shuffle of range(n): (m,) int64, in O(m) memory."""
         return permute(self.xp, index, n, keys)
 
+    def permutes(self, index: Array, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
+        """`permute` in several shuffles, each under keys of its own: (m,) -> (shuffles, m)."""
+        return self.xp.stack([self.permute(index, n, each) for each in keys])
+
     # Samples -------------------------------------------------------------------------------------------------------
 
     @portable

@@ -363,6 +363,18 @@ class NumbaBackend(NumpyBackend):
         self._run(kernels.permute, _F8, parts, index.size, index, out, n, a, b, used.size, used, tiles)
         return out
 
+    def permutes(self, index: Array, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
+        n = permutation.check_inside(np, index, n)
+        a, b = permutation.sides(n)
+        used = np.array([permutation.used_keys(each, n) for each in keys], np.uint64)
+        shape = len(keys), index.size
+        index = np.broadcast_to(np.ascontiguousarray(index, np.int64), shape)
+        out, tiles = self.empty(shape, index.dtype), self.empty((len(keys), kernels.TILE), _U8)
+        parts = self._parts(out.size, GRAIN // 8)
+        words = index.shape[1], index, out, n, a, b, used.shape[1], used, tiles
+        self._run_each(build.written(kernels.permute, _F8), parts, *words)
+        return out
+
     def gather(self, x: Array, index: Array) -> Array:
         plain = type(index) is np.ndarray and index.dtype == np.int64 and index.ndim == 1 and index.size and x.size
         small = plain and x.nbytes // len(x) * index.size < _SMALL

@@ -12,6 +12,7 @@ import numpy as np
 from tinynet_backends.arena import Arena
 from tinynet_backends.capture import Number, Source, Stand, Tape, real, run
 
+Array = Any
 _log = logging.getLogger("tinynet")
 # Tapes that a step keeps, each with arrays of its own: a further kind of arguments takes the place of the one that was
 # used least recently.
@@ -22,11 +23,13 @@ class Replay:
     """A tape to be replayed: ``run()``, once `takes` has accepted arrays and numbers like those it was captured with.
 
     ``calls`` are those of the tape, or what a backend made of them; ``places[n]`` are functions that put a new n-th
-    input where the calls read it.
+    input where the calls read it. ``passing`` are the ids of buffers whose values nobody reads after the last call.
     """
 
-    def __init__(self, result: Any, inputs: Sequence[Any]) -> None:
-        self.result = real(result)
+    def __init__(self, result: Any, inputs: Sequence[Any], buffers: Sequence[Array] = ()) -> None:
+        met: list[Any] = []
+        self.result = real(result, met)
+        self.passing = {id(a) for a in buffers} - {id(whole_of(m.value)) for m in met if isinstance(m, Stand)}
         self.inputs = list(inputs)
         self.calls: list[tuple[Any, ...]] = []
         self.places: list[list[Callable[[Any], None]]] = [[] for _ in inputs]
@@ -77,6 +80,13 @@ def offset_of(a: Stand) -> int:
     """Bytes from the beginning of the source to that of the stand-in."""
     first, whole = (x.__array_interface__["data"][0] for x in (a.value, a.source.value))
     return int(first - whole)
+
+
+def whole_of(a: Array) -> Array:
+    """The array that has the memory of ``a``."""
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a
 
 
 def has_source(tree: Any) -> bool:
@@ -151,7 +161,7 @@ class Compilation:
         if not tape.broken and has_source(result):
             tape.stop("an input that is returned")
         if not tape.broken:
-            replay = self.replays[kind] = Replay(result, args)
+            replay = self.replays[kind] = Replay(result, args, self.arena.buffers())
             self.ops._lower(tape.calls, replay)
             return replay.result
         _log.info("a step is not captured, and runs call by call: %s", tape.broken)

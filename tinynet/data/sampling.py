@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -66,13 +67,27 @@ class Shuffled:
         while start < stop:
             number = start // _CHUNK
             first, end = number * _CHUNK, min(stop, (number + 1) * _CHUNK)
-            parts.append(self._chunk(epoch, number, host)[start - first : end - first])
+            parts.append(self._chunk(epoch, number, host)[..., start - first : end - first])
             start = end
-        return parts[0] if len(parts) == 1 else host.xp.concat(parts)
+        return parts[0] if len(parts) == 1 else host.xp.concat(parts, axis=-1)
 
     def _make_chunk(self, epoch: int, number: int, host: Backend) -> Array:
         places = host.arange(number * _CHUNK, min((number + 1) * _CHUNK, self.n))
+        return self._permuted(places, epoch, host)
+
+    def _permuted(self, places: Array, epoch: int, host: Backend) -> Array:
         return host.permute(places, self.n, _keys(self.seed, epoch, _SHUFFLE))
+
+
+class Shuffles(Shuffled):
+    """`Shuffled` under several seeds: the draws of all, (seeds, places)."""
+
+    def __init__(self, n: int, seeds: Sequence[int]) -> None:
+        super().__init__(n, seeds[0])
+        self.seeds = seeds
+
+    def _permuted(self, places: Array, epoch: int, host: Backend) -> Array:
+        return host.permutes(places, self.n, [_keys(seed, epoch, _SHUFFLE) for seed in self.seeds])
 
 
 class Weighted:

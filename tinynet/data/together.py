@@ -9,7 +9,7 @@ from tinynet_backends import Backend
 
 from tinynet.data.dataset import Batch
 from tinynet.data.loader import _STRETCH, Loader, _host
-from tinynet.data.sampling import Sequential
+from tinynet.data.sampling import Sequential, Shuffled, Shuffles
 
 
 class Together:
@@ -24,6 +24,8 @@ class Together:
         self.data, self.steps_per_epoch, self.batch_size = first.data, first.steps_per_epoch, first.batch_size
         self.loaders = loaders
         self.alike = isinstance(first.order, Sequential) or all(a.seed == first.seed for a in loaders)
+        shuffled = all(isinstance(a.order, Shuffled) for a in loaders)
+        self.shuffles = Shuffles(self.data.n, [a.seed for a in loaders]) if shuffled else None
         self._kept: tuple[tuple[int, int], Batch] | None = None  # the stretch that was made last
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
@@ -50,7 +52,10 @@ class Together:
             x, y, weight = (None if a is None else xp.reshape(a, (steps, 1, -1, *a.shape[1:])) for a in rows)
             y, weight = (None if a is None else xp.concat([a] * count, axis=1) for a in (y, weight))
             return Batch(x, y, weight)
-        draws = host.xp.stack([loader.order.draws(epoch, start, stop, host) for loader in self.loaders])
+        if self.shuffles is not None:
+            draws = self.shuffles.draws(epoch, start, stop, host)
+        else:
+            draws = host.xp.stack([loader.order.draws(epoch, start, stop, host) for loader in self.loaders])
         index = host.xp.permute_dims(host.xp.reshape(draws, (count, steps, -1)), (1, 0, 2))
         rows = self.data.rows(host.xp.reshape(index, (-1,)), ops, dtype)
         return Batch(*(None if a is None else xp.reshape(a, (steps, count, -1, *a.shape[1:])) for a in rows))

@@ -36,11 +36,23 @@ def _work(pool):  # type: ignore[no-untyped-def]
 
 
 def chain(at, part, parts):  # type: ignore[no-untyped-def]
-    """[shares, words, records …]: all records with one share of their rows, then with the next."""
+    """[shares, room, moves, words, moves …, records …]: all records with one share of their rows, then with the next.
+
+    A move is a place among the records' words and the bytes of a share: what is there is an address in memory where
+    every share of a part lies where its first does, far from those of other cores. ``room`` has so many words for each part.
+    """
     head = pointer(types.int64, at)
-    shares, last = head[0], at + 16 + 8 * head[1]
-    for share in range(shares * part // parts, shares * (part + 1) // parts):
-        place = at + 16
+    shares, moves, n = head[0], head[2], head[3]
+    move, words = pointer(types.int64, at + 32), pointer(types.int64, at + 32 + 16 * moves)
+    first, last = head[1] + 8 * n * part, head[1] + 8 * n * (part + 1)
+    now = pointer(types.int64, first)
+    for i in range(n):
+        now[i] = words[i]
+    own = shares * part // parts
+    for share in range(own, shares * (part + 1) // parts):
+        for i in range(moves):
+            now[move[2 * i]] = words[move[2 * i]] + (own - share) * move[2 * i + 1]
+        place = first
         while place < last:
             record = pointer(types.int64, place)
             call(record[1], place + 24, share, shares)

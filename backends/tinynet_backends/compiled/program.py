@@ -12,7 +12,7 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import cache
 from math import inf
 from time import perf_counter
@@ -23,7 +23,7 @@ from numba import cfunc, types
 from tinynet_backends.capture import Call, Number, Stand, real
 from tinynet_backends.compiled import blas, loop
 from tinynet_backends.compiled import tiles as own
-from tinynet_backends.replay import Replay, offset_of
+from tinynet_backends.replay import Replay, offset_of, whole_of
 
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
@@ -65,7 +65,8 @@ def lower(calls: Sequence[Call], replay: Replay) -> None:
     """Give ``replay`` the calls of a tape, those of kernels that stand together as one program.
 
     Kernels that have rows of their own, of many networks, are chained: the cores do not wait for one another from kernel
-    to kernel, and each goes through all of them with a few networks at a time.
+    to kernel, and each goes through all of them with a few networks at a time. If they are all of the tape, what nobody
+    reads afterwards lies at the same place for all networks of a core, and stays in its cache.
     """
     words: list[int] = []
     places: list[tuple[int, Any]] = []
@@ -83,11 +84,18 @@ def lower(calls: Sequence[Call], replay: Replay) -> None:
         replay.add(_running(array, parts > 1, kept))
         words, places, kept, parts = [], [], [], 1
 
-    for chain in _chains(calls):
-        head, divided = len(words), _division(chain)
+    chains = list(_chains(calls))
+    for chain in chains:
+        divided = _division(chain)
         if divided > 1:
-            parts = max(parts, min(divided, _machine().cores))
-            words += [0, _machine().chain, min(divided, _machine().cores), divided, 0]
+            shared = min(divided, _machine().cores)
+            size = sum(3 + len(args) for _, args in chain)
+            moves = _moves(chain, divided, replay.passing) if len(chains) == 1 else []
+            room = np.empty(shared * size, np.int64)
+            parts = max(parts, shared)
+            words += [7 + len(moves) + size, _machine().chain, shared]
+            words += [divided, _word(room), len(moves) // 2, size, *moves]
+            kept.append(room)
         for f, args in chain:
             if not isinstance(f, Kernel):
                 close()
@@ -101,8 +109,6 @@ def lower(calls: Sequence[Call], replay: Replay) -> None:
                 else:
                     kept.append(real(a))
             parts = max(parts, f.parts)
-        if divided > 1:
-            words[head], words[head + 4] = len(words) - head, len(words) - head - 5
     close()
 
 
@@ -135,10 +141,7 @@ def _agree(cuts: dict[int, int], args: Sequence[Any], rows: int) -> bool:
         array = real(a)
         if not isinstance(array, np.ndarray) or (isinstance(a, Stand) and a.source is not None):
             continue  # inputs are read by all and written by none
-        whole = array
-        while isinstance(whole.base, np.ndarray):
-            whole = whole.base
-        cut = 0
+        whole, cut = whole_of(array), 0
         if array.ndim and len(array) == rows and min(array.strides) > 0:
             end = array[0].size and sum((n - 1) * s for n, s in zip(array.shape[1:], array.strides[1:], strict=True))
             offset = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
@@ -156,6 +159,18 @@ def _division(chain: Sequence[Call]) -> int:
     touched = sum(a.nbytes for _, args in chain for a in map(real, args) if isinstance(a, np.ndarray))
     wanted = min(rows, touched // _SHARE)
     return next(n for n in range(max(wanted, 1), rows + 1) if not rows % n)
+
+
+def _moves(chain: Sequence[Call], shares: int, passing: Set[int]) -> list[int]:
+    """Places among the words of a chain's records of addresses in buffers that are among ``passing``, each with the bytes
+    of a share."""
+    moves, place, rows = [], 0, chain[0][0].rows  # type: ignore[attr-defined]
+    for _, args in chain:
+        for n, a in enumerate(map(real, args), start=3):
+            if isinstance(a, np.ndarray) and a.shape[:1] == (rows,) and id(whole_of(a)) in passing:
+                moves += [place + n, a.strides[0] * (rows // shares)]
+        place += 3 + len(args)
+    return moves
 
 
 def _placing(array: Any, position: int, offset: int) -> Callable[[Any], None]:
