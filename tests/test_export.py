@@ -565,6 +565,14 @@ def test_a_dtype_that_numpy_lacks(torch, tmp_path):
         assert str(e.value) == said + ": expected float32 (2, 3)"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs are POSIX")
+def test_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "m")
+    monkeypatch.setattr(zipfile, "is_zipfile", lambda path: pytest.fail("opened a pipe, which waits for a writer"))
+    with pytest.raises(tn.ModelFileError, match="m: not a regular file"):
+        export.from_torch_state(tn.Model(tn.Dense(1), 2), tmp_path / "m")
+
+
 def test_files_that_are_no_states(tmp_path):
     model, path = tn.Model(tn.Dense(2), 3), tmp_path / "m"
     with pytest.raises(FileNotFoundError):

@@ -116,6 +116,13 @@ def test_a_folder_that_is_not_there_is_said_before_training(tmp_path, kind):
         kind(tmp_path / "nowhere" / "log")
 
 
+@pytest.mark.parametrize("kind", [CSVLog, JSONLines])
+def test_what_is_no_file_is_said_before_training(tmp_path, kind):
+    for path in (tmp_path, os.devnull):
+        with pytest.raises(tn.DataFileError, match="not a regular file: give another path"):
+            kind(path)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="SIGKILL is POSIX")
 def test_a_killed_run_leaves_whole_lines(tmp_path):
     code = f"""

@@ -32,6 +32,8 @@ class _Lines:
         self.path = Path(path)
         if not self.path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path.parent))
+        if self.path.exists() and not self.path.is_file():  # a device may be read without end
+            raise DataFileError(f"{self.path}: not a regular file: give another path")
         self._looked = False
 
     def __call__(self, model: Model, row: Row) -> None:

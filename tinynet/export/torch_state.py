@@ -111,7 +111,7 @@ def from_torch_state(model: Model, state: Mapping[str, Any] | str | PathLike[str
 
 
 def _read(path: Path, entries: list[_Entry], dtype: str) -> dict[str, Array]:
-    if zipfile.is_zipfile(path):
+    if path.is_file() and zipfile.is_zipfile(path):  # a pipe would be waited for
         raise ModelFileError(
             f"{path}: what torch.save wrote, not a safetensors file: "
             "safetensors.torch.save_file(net.state_dict(), path) writes one"
