@@ -111,13 +111,13 @@ def show(c: Comparison) -> None:
 def save(results: dict[str, Any], folder: Path) -> Path:
     """Write a results file, named after what was run, the date and the device, if any.
 
-    A run on a device may be made in pieces: they are merged if date, machine and versions are the same.
+    A run may be made in pieces: they are merged if date, machine and versions are the same.
     """
     device = results["machine"].get("device", "").rpartition(", ")[2]  # its name, which follows those of libraries
     parts = [results["what"], results["date"], *re.findall("[a-z0-9]+", device.lower())]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{'-'.join(parts)}.json"
-    if device and path.exists():
+    if path.exists():
         results = _merged(json.loads(path.read_text("utf-8")), results)
     path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     return path
