@@ -249,7 +249,7 @@ def test_when_all_diverge_it_ends():
     [
         ({"seeds": []}, ValueError, "seeds is empty: give at least one"),
         ({"lr": []}, ValueError, "lr is empty: give at least one"),
-        ({"seeds": range(3), "lr": [0.1, 0.2]}, ValueError, "3 seeds and 2 rates are no pairs: give as many, or one of either"),
+        ({"seeds": range(3), "lr": [0.1, 0.2]}, ValueError, "3 seeds and 2 rates do not pair: give as many, or one of either"),
         ({"seeds": [1, -1]}, ValueError, "seed -1 is out of range: give one in [0, 2**64)"),
         ({"seeds": [0.5]}, TypeError, "seed 0.5 is not a whole number: give one in [0, 2**64)"),
         ({"seeds": "12"}, TypeError, "seed '1' is not a whole number: give one in [0, 2**64)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tinynet import checks
 from tinynet.history import History
 from tinynet.layers import Array, Context
 from tinynet.losses import Loss
@@ -73,10 +74,8 @@ class Ensemble:
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Outputs of all networks for X: (rows, *in_shape) -> (n, rows, *out_shape); see `Model.predict`."""
         data = as_inputs(x, self)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size {batch_size!r} is not a positive whole number")
         out = self.ops.empty((len(self), data.n, *self.out_shape), self.ops.dtype(self.dtype))
-        rows = batch_size or self._rows
+        rows = self._rows if batch_size is None else checks.positive("batch_size", batch_size)
         for start in range(0, data.n, rows):
             stop = min(start + rows, data.n)
             out[:, start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)

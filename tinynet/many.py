@@ -78,7 +78,7 @@ def fit_many(
     loss, optimizer, chosen = settle(source, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
     numbers, rates = _pairs(model.seed if seeds is None else seeds, optimizer.lr if lr is None else lr)
-    each = [replace(optimizer, lr=rate) for rate in rates]  # which says what is no rate
+    each = [replace(optimizer, lr=rate) for rate in rates]  # which checks the rates
     models = [Model(model.net, model.in_shape, seed=n, backend=model.ops, dtype=model.dtype) for n in numbers]
 
     def order(seed: int) -> Loader:
@@ -119,13 +119,10 @@ def fit_many(
                 if held_out is not None:
                     with averaged(ensemble, run):
                         scores = evaluate.each(held_out, max(_ROWS // len(ensemble), 256))
-                seconds = tallies[0].elapsed()
                 for tally, history, score in zip(tallies, ensemble.histories, scores, strict=True):
-                    row = {"epoch": report.epoch + 1, "step": report.step, "loss": tally.total / tally.counted}
-                    row |= {"seconds": round(seconds, 4)}
-                    row["samples_per_second"] = round(loader.steps_per_epoch * loader.batch_size / seconds, 1)
+                    row = tally.row(report, loader)
                     history.rows.append(row | {f"val_{name}": value for name, value in score.items()})
-                tallies = [Tally() for _ in models]
+                    tally.reset()
             if len(ensemble.diverged) == len(ensemble):
                 break
     except KeyboardInterrupt:
@@ -138,7 +135,7 @@ def fit_many(
 
 
 def _adapt(models: list[Model], data: Dataset) -> None:
-    """Set a leading `Standardize` of all, by one pass."""
+    """Set a leading `Standardize` of all models, by one pass over the data."""
     adapt(models[0], data)
     layers = [standardizer(model.net, model.params) for model in models]
     for layer in layers[1:]:
@@ -166,7 +163,7 @@ class _Rates:
 
 
 class _Watch:
-    """Puts networks that diverged to rest: rows of NaN, which nothing makes finite again, until the end."""
+    """Freezes networks that diverged: their rows become NaN, which nothing makes finite again, until the end."""
 
     def __init__(self, ensemble: Ensemble) -> None:
         self.ensemble = ensemble
@@ -182,12 +179,12 @@ class _Watch:
         values: list[list[float]] = ops.to_numpy(losses).tolist()
         for number, well in enumerate(ops.to_numpy(sound).tolist()):
             if not well and number not in ensemble.diverged:
-                self._rest(number, [row[number] for row in values], since)
+                self._freeze(number, [row[number] for row in values], since)
         for a, kept in zip(vectors, good, strict=True):
             kept[...] = xp.where(sound[:, None], a, kept)
         return tuple(values)
 
-    def _rest(self, number: int, losses: list[float], since: int) -> None:
+    def _freeze(self, number: int, losses: list[float], since: int) -> None:
         bad = next((n for n, value in enumerate(losses) if not isfinite(value)), None)
         what = "a weight" if bad is None else f"the loss of step {since + bad + 1}"
         said = f"{what} is not finite; the network is back at step {since}"
@@ -195,7 +192,7 @@ class _Watch:
         self.ensemble.theta[number, ...] = float("nan")
 
     def finish(self) -> None:
-        """Give networks at rest their last good weights."""
+        """Give frozen networks their last good weights."""
         for number in self.ensemble.diverged:
             self.ensemble.theta[number, ...] = self.good[0][number, ...]
             self.ensemble.state[number, ...] = self.good[1][number, ...]
@@ -207,13 +204,14 @@ def _pairs(seeds: Any, lr: Any) -> tuple[list[int], list[float | Schedule]]:
     given = list(lr) if isinstance(lr, Iterable) else [lr]
     rates = []
     for rate in given:
-        if not callable(rate) and (isinstance(rate, str) or not hasattr(rate, "__float__")):
-            raise TypeError(f"lr {rate!r} is not a number or a schedule")
-        rates.append(rate if callable(rate) else float(rate))
+        value = rate if callable(rate) else checks.real(rate)
+        if value is None:
+            raise TypeError(f"lr {checks.shown(rate)} is not a number or a schedule")
+        rates.append(value)
     for name, values in (("seeds", numbers), ("lr", rates)):
         if not values:
             raise ValueError(f"{name} is empty: give at least one")
     if len(numbers) != len(rates) and 1 not in (len(numbers), len(rates)):
-        raise ValueError(f"{len(numbers)} seeds and {len(rates)} rates are no pairs: give as many, or one of either")
+        raise ValueError(f"{len(numbers)} seeds and {len(rates)} rates do not pair: give as many, or one of either")
     n = max(len(numbers), len(rates))
     return numbers * (n // len(numbers)), rates * (n // len(rates))
