@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -25,15 +25,15 @@ except ImportError as e:
     raise BackendUnavailable(f"backend 'numba' cannot be imported ({e}): install the extra fast") from e
 
 GRAIN = 16384  # elements that are worth another thread
-TILE = 2048  # random words that are made, and used, at a time
-_FLOPS = 2**18  # multiplications of a product that are
-_FEW = 8  # rows or columns: of so few, NumPy's BLAS knows more than tiles and panels do
-_SMALL = 2**19  # bytes that NumPy gathers in less time than a kernel takes to be called
-_PLAIN, _TURNED = 111, 112  # CBLAS for a matrix as it lies, and transposed
+TILE = 2048  # random words that are made and used at a time
+_FLOPS = 2**18  # multiplications of a product that are worth another thread
+_FEW = 8  # rows or columns: up to so many, NumPy's BLAS is faster than tiles and panels
+_SMALL = 2**19  # bytes that NumPy gathers faster than a kernel is called
+_PLAIN, _TURNED = 111, 112  # CBLAS's codes for a matrix as it is stored, and transposed
 
 
 class NumbaBackend(NumpyBackend):
-    """What has no kernel here, a dtype, a layout, an operation, is as NumPy does it."""
+    """NumPy's operations as compiled kernels; dtypes, layouts and operations without one are left to `NumpyBackend`."""
 
     def __init__(self) -> None:
         super().__init__("numba")
@@ -47,6 +47,13 @@ class NumbaBackend(NumpyBackend):
 
     def _run(self, maker: Any, dtype: Any, parts: int, *args: Any, rows: int = 0) -> None:
         self._do(Kernel(build.written(maker, dtype), parts, rows), *args)
+
+    def _run_each_if(self, many: bool, maker: Any, dtype: Any, parts: int, *args: Any) -> None:
+        """A kernel for each network where there are many, else for the one."""
+        if many:
+            self._run_each(build.written(maker, dtype), parts, *args)
+        else:
+            self._run(maker, dtype, parts, *args)
 
     def _run_each(self, kernel: int, parts: int, *args: Any) -> None:
         """A kernel for each network: the arrays among its arguments have an axis of networks first."""
@@ -198,17 +205,10 @@ class NumbaBackend(NumpyBackend):
             return super().clip_norm(g, max_norm)
         norm, parts = self.empty(g.shape[:-1], g.dtype), self._parts(g.size)
         sums = self.empty((*norm.shape, -(-g.shape[-1] // kernels.SQUARES)), np.dtype(np.float64))
-        if g.ndim == 2:
-            for maker, args in (
-                (kernels.squares, (g.shape[1], g, sums)),
-                (kernels.norm, (sums.shape[1], sums, norm)),
-                (kernels.clip, (g.shape[1], g, norm, float(max_norm))),
-            ):
-                self._run_each(build.written(maker, g.dtype), parts, *args)
-            return norm
-        self._run(kernels.squares, g.dtype, parts, g.size, g, sums)
-        self._run(kernels.norm, g.dtype, 1, sums.size, sums, norm)
-        self._run(kernels.clip, g.dtype, parts, g.size, g, norm, float(max_norm))
+        many = g.ndim == 2
+        self._run_each_if(many, kernels.squares, g.dtype, parts, g.shape[-1], g, sums)
+        self._run_each_if(many, kernels.norm, g.dtype, parts if many else 1, sums.shape[-1], sums, norm)
+        self._run_each_if(many, kernels.clip, g.dtype, parts, g.shape[-1], g, norm, float(max_norm))
         return norm
 
     # Rows ----------------------------------------------------------------------------------------------------------
@@ -233,10 +233,7 @@ class NumbaBackend(NumpyBackend):
             return super().standardize(x, mean, scale)
         y, parts = self.empty(x.shape, x.dtype), self._parts(x.size)
         words = *x.shape[-2:], x, mean, scale, y
-        if many:
-            self._run_each(build.written(kernels.standardize, x.dtype), parts, *words)
-        else:
-            self._run(kernels.standardize, x.dtype, parts, *words)
+        self._run_each_if(many, kernels.standardize, x.dtype, parts, *words)
         return y
 
     def normalize(
@@ -251,10 +248,7 @@ class NumbaBackend(NumpyBackend):
         rstd, mean, var = (self.empty((*lead, n, 1) if axis == -1 else (*lead, 1, i), x.dtype) for _ in range(3))
         maker = kernels.normalize_rows if axis == -1 else kernels.normalize_columns
         words = n, i, x, gamma, beta, float(eps), y, normed, rstd, mean, var
-        if many:
-            self._run_each(build.written(maker, x.dtype), self._parts(x.size), *words)
-        else:
-            self._run(maker, x.dtype, self._parts(x.size), *words)
+        self._run_each_if(many, maker, x.dtype, self._parts(x.size), *words)
         return y, normed, rstd, mean, var
 
     def normalize_grad(
@@ -267,17 +261,12 @@ class NumbaBackend(NumpyBackend):
             return super().normalize_grad(dy, normed, rstd, gamma, axis)
         (*lead, n, i), parts = dy.shape, self._parts(dy.size)
         dx, dgamma, dbeta = self.empty(dy.shape, dy.dtype), *(self._gradient((*lead, i), dy.dtype) for _ in range(2))
-        more = (n, i, dy, normed, rstd, gamma)
-        for maker, args in (
-            (kernels.scale_grad, (n, i, dy, normed, dgamma, dbeta)),
-            (kernels.normalize_rows_grad, (*more, dx))
-            if axis == -1
-            else (kernels.normalize_columns_grad, (*more, dgamma, dbeta, dx)),
-        ):
-            if many:
-                self._run_each(build.written(maker, dy.dtype), parts, *args)
-            else:
-                self._run(maker, dy.dtype, parts, *args)
+        run = partial(self._run_each_if, many)
+        run(kernels.scale_grad, dy.dtype, parts, n, i, dy, normed, dgamma, dbeta)
+        if axis == -1:
+            run(kernels.normalize_rows_grad, dy.dtype, parts, n, i, dy, normed, rstd, gamma, dx)
+        else:
+            run(kernels.normalize_columns_grad, dy.dtype, parts, n, i, dy, normed, rstd, gamma, dgamma, dbeta, dx)
         return dx, dgamma, dbeta
 
     # Losses --------------------------------------------------------------------------------------------------------

@@ -193,10 +193,10 @@ def _running(array: Any, parallel: bool, kept: list[Any]) -> Callable[[], None]:
 
 
 class Played:
-    """A program that is run again and again: with helpers, unless it was faster without when both were last tried.
+    """A program that runs repeatedly: with helpers, unless it was faster without them when both were last tried.
 
-    Cores of a shared machine may be so far apart for a while that what one has written is with the other later than that
-    could have done the work itself. Who does a part makes no difference to what comes out.
+    On a shared machine, passing data between two cores may for a while take longer than doing the work on one. Results do
+    not depend on which thread does a part.
     """
 
     def __init__(self, machine: Machine, first: int, last: int, kept: Any) -> None:
