@@ -211,12 +211,12 @@ class Row(_Operators):
 
     def __getitem__(self, key: Any) -> Row:
         if not isinstance(key, tuple) or len(key) != 2 or key[0] != slice(None):
-            raise Untraceable(f"the part {key!r}")
+            raise Untraceable(f"the index {key!r}")
         part = key[1]
         if part is None and self.width is None:
             return self.ops.do("column", [self], self.kind, 1)
         if self.width is None:
-            raise Untraceable(f"the part {key!r} of a number")
+            raise Untraceable(f"the index {key!r} of a number")
         if isinstance(part, int) and -self.width <= part < self.width:
             return self.ops.do("element", [self], self.kind, None, part % self.width)
         if isinstance(part, slice):
@@ -224,7 +224,7 @@ class Row(_Operators):
             if step == 1:
                 width = max(stop - start, 0)
                 return self if width == self.width else self.ops.do("part", [self], self.kind, width, start)
-        raise Untraceable(f"the part {key!r}")
+        raise Untraceable(f"the index {key!r}")
 
 
 class _Table(_Operators):
@@ -252,7 +252,7 @@ class _Table(_Operators):
         keys = key if isinstance(key, tuple) else (key,)
         keys = (*keys, *[slice(None)] * (len(shape) - len(keys)))
         if len(keys) != len(shape):
-            raise Untraceable(f"the part {key!r} of a table of shape {shape}")
+            raise Untraceable(f"the index {key!r} of a table of shape {shape}")
         kept = []
         for k, size, stride in zip(keys, shape, strides, strict=True):
             if isinstance(k, slice):
@@ -262,6 +262,6 @@ class _Table(_Operators):
             elif isinstance(k, int) and -size <= k < size:
                 offset += k % size * stride
             else:
-                raise Untraceable(f"the part {key!r} of a table")
+                raise Untraceable(f"the index {key!r} of a table")
         view = Table(number, offset, tuple(n for n, _ in kept), tuple(s for _, s in kept))
         return _Table(self.ops, number, (), view)
