@@ -1,7 +1,7 @@
 """Training steps on a CUDA device: ``benchmarks gpu``.
 
-A device may be there for minutes, and a step takes longer to compile than to time. So each contender gets one process for
-each precision, which stays: all get ready at once, and then take turns, each alone on the device.
+A device may be available for minutes only, and a step takes longer to compile than to time. So each contender has one
+lasting process per precision: all prepare at once, and then take turns, each alone on the device.
 """
 
 from __future__ import annotations
@@ -58,21 +58,21 @@ STEPS: dict[str, Names] = {
     },
 }
 BACKENDS = {"gpu": "cupy", "cpu": "numpy"}
-TUNING = (OURS, TOGETHER, FED, JAX)  # these time kernels on the device while they get ready, and do that alone, too
-LONGEST = 30.0  # seconds for anything that is ready
-LARGE = 10**11  # operations of a step, from which on it is the products that take the time
+TUNING = (OURS, TOGETHER, FED, JAX)  # these time kernels while they prepare, and need the device alone for that, too
+LONGEST = 30.0  # seconds that anything may take once it is ready
+LARGE = 10**11  # operations of a step from which on products dominate
 
-# How far losses may part in five steps, as a part of the largest: operands are rounded to 24, 11 and 8 bits.
+# How far losses may differ in five steps, relative to the largest: operands are rounded to 24, 11 and 8 bits.
 TOLERANCES = {"float32": 1e-3, "tf32": 1e-2, "bf16": 3e-2}
 
 
 def found(device: str) -> str:
-    """What is there to be timed, in one line; `Absent` where nothing is."""
+    """The device and versions that would be timed, in one line; `Absent` if there is no device."""
     return tn.get_backend(BACKENDS[device]).versions()
 
 
 class Workers:
-    """The processes of a run, one for each module of contenders and each precision: settings are a whole process's."""
+    """The processes of a run, one per module of contenders and precision: settings apply to a whole process."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options, self._folder = options, folder
@@ -86,7 +86,7 @@ class Workers:
 
     @property
     def over(self) -> bool:
-        """Whether there is no more time."""
+        """Whether the time is used up."""
         return monotonic() > self._began + self.options.budget
 
     def _worker(self, target: str, precision: str) -> Worker:
@@ -117,9 +117,9 @@ class Workers:
 def rows(
     runner: Runner, names: Names, table: Iterable[tuple[int, Task]], same: bool = True
 ) -> Iterator[tuple[Task, Comparison]]:
-    """A comparison for every row and precision that was asked for; ``same`` where losses are to be the same.
+    """A comparison for every requested row and precision; ``same`` if losses must agree.
 
-    All rows get ready before the first is timed: what takes long is to compile, and that on many cores at once.
+    All rows are prepared before the first is timed: compiling takes longest, and can use many cores at once.
     """
     options = runner.options
     chosen = [
@@ -142,7 +142,7 @@ Row = tuple[Task, str, Names]
 
 
 def _prepared(workers: Workers, table: list[Row]) -> list[tuple[Row, tuple[Comparison, dict[str, list[float]]]]]:
-    """For each row an empty comparison of all that are ready, and their losses."""
+    """For each row, an empty comparison of all contenders that are ready, and their losses."""
     with ThreadPoolExecutor(1 + sum(len(names) for *_, names in table)) as pool:
         coming: list[dict[str, Future[list[float]]]] = [
             {name: pool.submit(workers.prepare, name, *entry, task, precision) for name, entry in names.items()}
@@ -162,13 +162,13 @@ def _prepared(workers: Workers, table: list[Row]) -> list[tuple[Row, tuple[Compa
 
 
 def _part(found: Comparison, losses: dict[str, list[float]], tolerance: float) -> None:
-    """Leave out whoever has other losses than most."""
+    """Leave out contenders whose losses differ from most others'."""
     compared = {name: values for name, values in losses.items() if name not in REFERENCES}
     usual = [median(inf if isnan(a) else a for a in step) for step in zip(*compared.values(), strict=True)]
     for name, values in compared.items():
         if not all(abs(a - b) <= tolerance * max(usual) for a, b in zip(values, usual, strict=True)):
             del found.times[name]
-            found.left_out[name] = f"it has the losses {_text(values)} where {_text(usual)} are usual"
+            found.left_out[name] = f"its losses are {_text(values)}, where {_text(usual)} are usual"
 
 
 def _text(losses: list[float]) -> str:
@@ -176,7 +176,7 @@ def _text(losses: list[float]) -> str:
 
 
 def _time(workers: Workers, found: Comparison, names: Names, task: Task, precision: str, repeats: int) -> None:
-    """Each in turn, alone; every repeat begins with the next one. Where time runs out there are fewer of them."""
+    """Time each in turn, alone; every repeat begins with the next one. If time runs out, there are fewer repeats."""
     for repeat in range(repeats):
         if workers.over:
             break
