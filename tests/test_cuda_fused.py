@@ -258,8 +258,8 @@ def test_what_does_not_fit_is_not_fused(machine):
     for untraceable in (lambda xp, x: x[::-1], lambda xp, x: (x, x)):
         one = DenseLayer(np.zeros((3, 2), F4), None, untraceable, tn.ReLU().df)
         assert fused.Work.of(np.zeros((4, 3), F4), [one], "float32", False) is None
-    turned = [DenseLayer(np.zeros((2, 3), F4).T, None, None, None)]
-    assert fused.Work.of(np.zeros((4, 3), F4), turned, "float32", False) is None
+    transposed = [DenseLayer(np.zeros((2, 3), F4).T, None, None, None)]
+    assert fused.Work.of(np.zeros((4, 3), F4), transposed, "float32", False) is None
 
 
 class Kept(fake_cuda.Choices):
