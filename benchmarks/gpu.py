@@ -1,7 +1,7 @@
 """Training steps on a CUDA device: ``benchmarks gpu``.
 
-A device may be there for minutes, and a step takes longer to compile than to time. So each contender gets one process for
-each precision, which stays: all get ready at once, and then take turns, each alone on the device.
+A device may be available for minutes only, and a step takes longer to compile than to time. So each contender has one
+lasting process per precision: all prepare at once, and then take turns, each alone on the device.
 """
 
 from __future__ import annotations
@@ -58,21 +58,21 @@ STEPS: dict[str, Names] = {
     },
 }
 BACKENDS = {"gpu": "cupy", "cpu": "numpy"}
-TUNING = (OURS, TOGETHER, FED, JAX)  # these time kernels on the device while they get ready, and do that alone, too
-LONGEST = 30.0  # seconds for anything that is ready
-LARGE = 10**11  # operations of a step, from which on it is the products that take the time
+TUNING = (OURS, TOGETHER, FED, JAX)  # these time kernels while they prepare, and need the device alone for that, too
+LONGEST = 30.0  # seconds that anything may take once it is ready
+LARGE = 10**11  # operations of a step from which on products dominate
 
-# How far losses may part in five steps, as a part of the largest: operands are rounded to 24, 11 and 8 bits.
+# How far losses may differ in five steps, relative to the largest: operands are rounded to 24, 11 and 8 bits.
 TOLERANCES = {"float32": 1e-3, "tf32": 1e-2, "bf16": 3e-2}
 
 
 def found(device: str) -> str:
-    """What is there to be timed, in one line; `Absent` where nothing is."""
+    """The device and versions that would be timed, in one line; `Absent` if there is no device."""
     return tn.get_backend(BACKENDS[device]).versions()
 
 
 class Workers:
-    """The processes of a run, one for each module of contenders and each precision: settings are a whole process's."""
+    """The processes of a run, one per module of contenders and precision: settings apply to a whole process."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options, self._folder = options, folder
@@ -86,7 +86,7 @@ class Workers:
 
     @property
     def over(self) -> bool:
-        """Whether there is no more time."""
+        """Whether the time is used up."""
         return monotonic() > self._began + self.options.budget
 
     def _worker(self, target: str, precision: str) -> Worker:
@@ -117,9 +117,9 @@ class Workers:
 def rows(
     runner: Runner, names: Names, table: Iterable[tuple[int, Task]], same: bool = True
 ) -> Iterator[tuple[Task, Comparison]]:
-    """A comparison for every row and precision that was asked for; ``same`` where losses are to be the same.
+    """A comparison for every requested row and precision; ``same`` if losses must agree.
 
-    All rows get ready before the first is timed: what takes long is to compile, and that on many cores at once.
+    All rows are prepared before the first is timed: compiling takes longest, and can use many cores at once.
     """
     options = runner.options
     chosen = [
@@ -131,24 +131,24 @@ def rows(
     ]
     with closing(Workers(options, Path(runner.cache))) as workers:
         ready = _prepared(workers, [row for row in chosen if row[2]])
-        for (task, precision, here), (found, losses) in ready:
+        for (task, precision, here), (comparison, losses) in ready:
             if same:
-                _part(found, losses, TOLERANCES[precision])
-            _time(workers, found, here, task, precision, options.repeats)
-            yield task, found
+                _drop_outliers(comparison, losses, TOLERANCES[precision])
+            _time(workers, comparison, here, task, precision, options.repeats)
+            yield task, comparison
 
 
 Row = tuple[Task, str, Names]
 
 
 def _prepared(workers: Workers, table: list[Row]) -> list[tuple[Row, tuple[Comparison, dict[str, list[float]]]]]:
-    """For each row an empty comparison of all that are ready, and their losses."""
+    """For each row, an empty comparison of all contenders that are ready, and their losses."""
     with ThreadPoolExecutor(1 + sum(len(names) for *_, names in table)) as pool:
         coming: list[dict[str, Future[list[float]]]] = [
             {name: pool.submit(workers.prepare, name, *entry, task, precision) for name, entry in names.items()}
             for task, precision, names in table
         ]
-        found = []
+        prepared = []
         for (task, precision, _), answers in zip(table, coming, strict=True):
             comparison, losses = Comparison(f"{task.label}, {precision}", {}), {}
             for name, answer in answers.items():
@@ -157,56 +157,56 @@ def _prepared(workers: Workers, table: list[Row]) -> list[tuple[Row, tuple[Compa
                     comparison.times[name] = []
                 except Failed as e:
                     comparison.left_out[name] = str(e)
-            found.append((comparison, losses))
-    return [*zip(table, found, strict=True)]
+            prepared.append((comparison, losses))
+    return [*zip(table, prepared, strict=True)]
 
 
-def _part(found: Comparison, losses: dict[str, list[float]], tolerance: float) -> None:
-    """Leave out whoever has other losses than most."""
+def _drop_outliers(comparison: Comparison, losses: dict[str, list[float]], tolerance: float) -> None:
+    """Leave out contenders whose losses differ from most others'."""
     compared = {name: values for name, values in losses.items() if name not in REFERENCES}
     usual = [median(inf if isnan(a) else a for a in step) for step in zip(*compared.values(), strict=True)]
     for name, values in compared.items():
         if not all(abs(a - b) <= tolerance * max(usual) for a, b in zip(values, usual, strict=True)):
-            del found.times[name]
-            found.left_out[name] = f"it has the losses {_text(values)} where {_text(usual)} are usual"
+            del comparison.times[name]
+            comparison.left_out[name] = f"its losses are {_text(values)}, where {_text(usual)} are usual"
 
 
 def _text(losses: list[float]) -> str:
     return ", ".join(f"{loss:.4g}" for loss in losses)
 
 
-def _time(workers: Workers, found: Comparison, names: Names, task: Task, precision: str, repeats: int) -> None:
-    """Each in turn, alone; every repeat begins with the next one. Where time runs out there are fewer of them."""
+def _time(workers: Workers, comparison: Comparison, names: Names, task: Task, precision: str, repeats: int) -> None:
+    """Time each in turn, alone; every repeat begins with the next one. If time runs out, there are fewer repeats."""
     for repeat in range(repeats):
         if workers.over:
             break
-        turn = deque(found.times)
+        turn = deque(comparison.times)
         turn.rotate(-repeat)
         for name in turn:
             try:
-                found.times[name].append(workers.lap(name, names[name][0], task, precision))
+                comparison.times[name].append(workers.lap(name, names[name][0], task, precision))
             except Failed as e:
-                del found.times[name]
-                found.left_out[name] = str(e)
-    for name in [name for name, times in found.times.items() if not times]:
-        del found.times[name]
-        found.left_out[name] = "no time was left for it"
+                del comparison.times[name]
+                comparison.left_out[name] = str(e)
+    for name in [name for name, times in comparison.times.items() if not times]:
+        del comparison.times[name]
+        comparison.left_out[name] = "no time was left for it"
 
 
 def steps(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparison]:
     """Seconds of a training step on the device; torch.matmul is a product of 8192 × 8192 matrices, not a step"""
     names = STEPS[runner.options.device]
-    for task, found in rows(runner, names, enumerate(table, start=1)):
-        for name in found.times:
-            notes = found.notes.setdefault(name, {})
+    for task, comparison in rows(runner, names, enumerate(table, start=1)):
+        for name in comparison.times:
+            notes = comparison.notes.setdefault(name, {})
             if name == CEILING:
-                notes["TFLOP/s"] = 2e-12 * names[name][1]["n"] ** 3 / found.median(name)
+                notes["TFLOP/s"] = 2e-12 * names[name][1]["n"] ** 3 / comparison.median(name)
             else:
-                notes["TFLOP/s"] = 1e-12 * task.flops / found.median(name)
-                if CEILING in found.times:
+                notes["TFLOP/s"] = 1e-12 * task.flops / comparison.median(name)
+                if CEILING in comparison.times:
                     of_a_step = task.flops / (2 * names[CEILING][1]["n"] ** 3)
-                    notes["share of the ceiling"] = of_a_step * found.ratio(CEILING, name)
-        yield found
+                    notes["share of the ceiling"] = of_a_step * comparison.ratio(CEILING, name)
+        yield comparison
 
 
 def data(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparison]:
@@ -219,12 +219,12 @@ def data(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparis
         launched: (TOGETHER, {"backend": backend}),
         f"{launched}, new batches": (FED, {"backend": backend, "together": True}),
     }
-    for _, found in rows(runner, names, [(n, table[n - 1]) for n in (2, 3, 4)], same=False):
+    for _, comparison in rows(runner, names, [(n, table[n - 1]) for n in (2, 3, 4)], same=False):
         for fixed in (ours, launched):
             fed = f"{fixed}, new batches"
-            if found.times.keys() >= {fixed, fed}:
-                found.notes[fed] = {"share of data": found.ratio(fed, fixed) - 1}
-        yield found
+            if comparison.times.keys() >= {fixed, fed}:
+                comparison.notes[fed] = {"share of data": comparison.ratio(fed, fixed) - 1}
+        yield comparison
 
 
 SECTIONS = {"steps": steps, "data": data}

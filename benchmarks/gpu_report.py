@@ -1,14 +1,14 @@
-"""The first run on a GPU, in the order of what is worth most to know.
+"""The first run on a GPU, most valuable results first.
 
 ``python -m benchmarks.gpu_report [FILE [PART …]] [--seconds 540] [--rows 1,2] [--precisions bf16] [--repeats 2]``, PART being the
 name of one of the functions below, by default all: small networks against float64; the same captured; captured training against
-training as written; every way to do the layers of a step; times beside peers, which are also kept as JSON beside the report;
+training as written; every way to compute the layers of a step; times beside peers, also saved as JSON next to the report;
 the tests for a GPU; whether anything waits; golden bits; times on batches made on the device; products and their epilogues
 against float64; what the device can do; several steps in one launch; the same run on the host.
 
-One report in Markdown, which grows line by line: a run may be cut short anywhere. Every part has a limit of its own, in a
-process that ends where the limit is reached or something fails, and the next part goes on in another. The exit code is 1 if a part
-failed, 2 where no device answers.
+One report in Markdown, which grows line by line: a run may be cut short anywhere. Every part has its own time limit; if a part
+reaches it or fails, its process ends, and the next part runs in another. The exit code is 1 if a part failed, 2 if there is no
+device.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Lines = Iterator[str]
 
 
 class Wrong(Exception):
-    """Something that was held against a reference is not what it should be."""
+    """A result that differs from its reference."""
 
 
 def backend(precision: str) -> Any:
@@ -139,9 +139,9 @@ def captured(ops: Any) -> Lines:
         for _ in range(3):
             result = step(x)
             if not np.array_equal(one.to_numpy(result), wanted):
-                raise Wrong(f"{precision}: a launch differs from the call as it is written")
+                raise Wrong(f"{precision}: a launch differs from the call as written")
             result[...] = one.xp.nan
-        yield f"{precision}: three launches, the bits of the call as it is written"
+        yield f"{precision}: three launches have the bits of the call as written"
 
 
 def golden(ops: Any) -> Lines:
@@ -192,7 +192,7 @@ def launches(ops: Any) -> Lines:
 
 
 def waiting(ops: Any) -> Lines:
-    """Whether anything waits for the device between two looks at the loss"""
+    """Whether anything waits for the device between two checks of the loss"""
     import cupyx
 
     from benchmarks.contenders.ours import Fixed
@@ -207,16 +207,16 @@ def waiting(ops: Any) -> Lines:
         with cupyx.allow_synchronize(False):
             for _ in range(40):
                 next(reports)
-    yield "40 steps: nothing did"
+    yield "40 steps: nothing waits"
 
 
 def nearness(ops: Any) -> Lines:
-    """The same run on the host in float64: how far weights in the norm and losses are from it, relatively"""
+    """The same run on the host in float64: relative distance of weights, in the norm, and losses from it"""
     return tolerance.lines((("numpy", "float32"), *tolerance.DEVICE))
 
 
 def small(ops: Any) -> Lines:
-    """Small networks by one kernel forward and one back, against float64 on the host"""
+    """Small networks, fused, against float64 on the host"""
     for precision, limit in PRECISIONS.items():
         one = backend(precision)
         for task in SMALL:
@@ -253,7 +253,7 @@ SMALL = (
 
 
 def ways(ops: Any) -> Lines:
-    """The layers of a step, there and back, in every way that there is"""
+    """The layers of a step, forward and back, in every possible way"""
     from tinynet_backends.backend import DenseLayer
     from tinynet_backends.cuda.fused import Work
 
@@ -298,16 +298,16 @@ def tests(log: Path, limit: float) -> Lines:
         except subprocess.TimeoutExpired:
             run.kill()
             status = f"none after {limit:.0f} s"
-    said = log.read_text("utf-8", "replace").splitlines()
-    yield from (line for line in said if line.startswith(("FAILED", "ERROR")))
-    yield f"{sum(' PASSED ' in line for line in said)} passed; {said[-1] if said else 'nothing was said'}"
+    output = log.read_text("utf-8", "replace").splitlines()
+    yield from (line for line in output if line.startswith(("FAILED", "ERROR")))
+    yield f"{sum(' PASSED ' in line for line in output)} passed; {output[-1] if output else 'no output'}"
     if status != "0":
         raise Wrong(f"the exit status is {status}: see {log.name}")
 
 
 PARTS = (small, captured, training, ways, waiting, golden, products, ceilings, launches, nearness)
-FOUND, WRITE = "benchmarks.gpu:found", "benchmarks.gpu_report:write"  # what is asked of the process that has the device
-# Seconds that each part may take, in the order of what is worth most to know
+FOUND, WRITE = "benchmarks.gpu:found", "benchmarks.gpu_report:write"  # calls in the process that has the device
+# Seconds that each part may take, the most valuable first
 LIMITS = {
     "small": 90, "captured": 40, "training": 60, "ways": 100, "steps": 300, "tests": 240, "waiting": 30, "golden": 90, "data": 100,
     "products": 90, "ceilings": 30, "launches": 30, "nearness": 120,
@@ -319,11 +319,11 @@ TITLES = {
 
 
 def report(lines: Lines, say: Callable[[str], object]) -> bool:
-    """Each line as it comes; whether none failed."""
+    """Say each line as it comes; whether there was no failure."""
     try:
         for line in lines:
             say(f"- {line}")
-    except (Exception, SystemExit) as e:  # contenders that disagree end with the latter; the next part may tell why
+    except (Exception, SystemExit) as e:  # SystemExit if contenders disagree; the next part may tell why
         say(f"- FAILED: {type(e).__name__}: {e}")
         if not isinstance(e, Wrong):
             say(f"```\n{traceback.format_exc()}```")
@@ -332,14 +332,14 @@ def report(lines: Lines, say: Callable[[str], object]) -> bool:
 
 
 def write(name: str, file: str) -> bool:
-    """A part, in a process that has the device, to the end of the report; whether it did not fail."""
+    """Append a part to the report, in a process that has the device; whether it succeeded."""
     (part,) = (part for part in PARTS if part.__name__ == name)
     with open(file, "a", encoding="utf-8") as out:
         return report(part(tn.get_backend("cupy")), lambda line: print(line, file=out, flush=True))
 
 
 class Report:
-    """A file that grows, and what was said last on the terminal."""
+    """A file that grows, and is shown on the terminal."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -352,13 +352,13 @@ class Report:
         self.show()
 
     def show(self) -> None:
-        """What is new, whoever wrote it."""
+        """Print what is new in the file, whichever process wrote it."""
         new = self.path.read_bytes()[self._shown :]
         self._shown += len(new)
         print(new.decode("utf-8", "replace"), end="", flush=True)
 
     def part(self, worker: Worker, name: str, limit: float, lines: Lines | None) -> bool:
-        """One part within its limit; whether it did not fail."""
+        """Run one part within its limit; whether it succeeded."""
         titles = TITLES | {part.__name__: part.__doc__ for part in (*PARTS, tests)}
         self.say(f"\n## {titles[name]}\n")
         if lines is not None:
@@ -370,7 +370,7 @@ class Report:
             whole = False
         self.show()
         if not whole:
-            worker.close()  # whatever is wrong there is not the next part's
+            worker.close()  # so that its state does not affect the next part
         return whole
 
 
@@ -398,7 +398,7 @@ def main(arguments: list[str]) -> int:
 
 
 def whole(worker: Worker, path: Path, parts: list[str], seconds: float, options: Options) -> int:
-    """All of these parts, in so many seconds; the exit status."""
+    """Run these parts within ``seconds``; the exit status."""
     end = monotonic() + seconds
     try:
         device = worker.ask(LIMITS["small"], FOUND, {"device": "gpu"})

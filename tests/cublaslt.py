@@ -1,7 +1,7 @@
-"""What cublasLt does with descriptors, in NumPy, written from its header: the other side of `cuda.plan` in the tests.
+"""An interpreter of cublasLt's descriptors in NumPy, written from its header: the counterpart of `cuda.plan` in tests.
 
-Memory is flat: a buffer is a one-dimensional array of its elements, an address an index into it. Whatever a descriptor
-says that cublasLt would refuse, or that reads or writes beyond a buffer, is an error here.
+A buffer is a one-dimensional array of elements. A descriptor that cublasLt would refuse, or that reads or writes beyond a
+buffer, is an error.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ DROPPED = {"bf16": 16, "tf32": 13}  # bits of a float32 that the operands of a p
 
 
 def rounded(x, precision):
-    """float32 as a product takes it: rounded to nearest, ties to even."""
+    """float32 numbers rounded as operands of a product: to nearest, ties to even."""
     if precision not in DROPPED:
         return x
     drop = DROPPED[precision]
@@ -21,17 +21,17 @@ def rounded(x, precision):
 
 
 def words(x):
-    """Numbers as bfloat16, in words of 16 bits."""
+    """Numbers as bfloat16, in 16-bit words."""
     return (rounded(np.asarray(x, "float32"), "bf16").view("uint32") >> 16).astype("uint16")
 
 
 def numbers(x):
-    """What lies in memory, bfloat16 or numbers that NumPy knows, as those."""
+    """The numbers in memory, with bfloat16 as float32."""
     return (x.astype("uint32") << 16).view("float32") if x.dtype == "uint16" else x
 
 
 def matrices(buffer, layout, batch):
-    """The column-major matrices that a layout finds in a buffer: (batch, rows, cols), a view."""
+    """The column-major matrices that a layout describes in a buffer: (batch, rows, cols), a view."""
     assert layout.ld >= layout.rows, "the leading dimension is smaller than a column"
     assert layout.stride >= 0
     last = (batch - 1) * layout.stride + (layout.cols - 1) * layout.ld + layout.rows
@@ -53,7 +53,7 @@ def gelu_gradient(x):
 
 
 def matmul(plan, a, b, d, bias=None, aux=None):
-    """``D = epilogue(op(A) op(B))`` into ``d``, and what the epilogue writes into ``bias`` and ``aux`` (bytes)."""
+    """``D = epilogue(op(A) op(B))`` into ``d``; the epilogue reads or writes ``bias`` and ``aux`` (bytes)."""
     e = int(plan.epilogue)
     for layout, alignment in zip((plan.a, plan.b, plan.d), plan.alignments, strict=True):
         assert layout.dtype in SIZES
@@ -83,12 +83,12 @@ def matmul(plan, a, b, d, bias=None, aux=None):
             kept = np.unpackbits(aux[: plan.aux_bytes], bitorder="little").reshape(plan.batch, plan.n, plan.aux_ld)
         else:
             kept = aux[: plan.aux_bytes].view(d.dtype).reshape(plan.batch, plan.n, plan.aux_ld)
-        kept = kept.swapaxes(1, 2)[:, : plan.m]  # columns of D lie one after the other
+        kept = kept.swapaxes(1, 2)[:, : plan.m]  # columns of D are contiguous
     if e & 2:
         if e & 128:
-            whole = np.zeros((plan.batch, plan.n, plan.aux_ld), "uint8")
-            whole[:, :, : plan.m] = (y > 0).swapaxes(1, 2)
-            aux[: plan.aux_bytes] = np.packbits(whole.reshape(-1), bitorder="little")
+            bits = np.zeros((plan.batch, plan.n, plan.aux_ld), "uint8")
+            bits[:, :, : plan.m] = (y > 0).swapaxes(1, 2)
+            aux[: plan.aux_bytes] = np.packbits(bits.reshape(-1), bitorder="little")
         y = np.maximum(y, 0)
     elif e & 32:
         if e & 128:

@@ -1,6 +1,6 @@
-"""A CUDA device for tests without one: memory is one array, a stream a list of what was queued, cublasLt the interpreter.
+"""A fake CUDA device for tests: memory is an array, a stream a list of queued work, cublasLt the interpreter.
 
-Work that is queued while a graph is captured is noted and not done, as on a device, and done at each launch.
+As on a device, work that is queued during a capture is recorded, and executed at each launch.
 """
 
 import ctypes
@@ -15,12 +15,12 @@ from tinynet_backends.cuda.lt import Algorithm
 from tinynet_backends.cuda.memory import Room
 from tinynet_backends.cuda.plan import SIZES, STORED
 
-GUARD = 256  # bytes between two allocations, which nobody may touch
+GUARD = 256  # bytes between two allocations, which nothing may write to
 CODE = b"algorithm".ljust(64, b".")
 
 
 class Pool:
-    """Allocations of one pool, and whether they were given back."""
+    """A pool of allocations."""
 
     def __init__(self, runtime):
         self.runtime, self.bytes = runtime, 0
@@ -32,7 +32,7 @@ class Graph:
 
 
 class MemoryPool:
-    """CuPy's pool, as far as a `Room` asks."""
+    """CuPy's pool, as far as a `Room` uses it."""
 
     def __init__(self, limit=0, used=0, total=0):
         self.limit, self.used, self.total, self.freed = limit, used, total, 0
@@ -41,7 +41,7 @@ class MemoryPool:
         return self.limit
 
     def set_limit(self, size):
-        assert size > 0, "0 is no limit at all"
+        assert size > 0, "0 means no limit"
         self.limit = size
 
     def used_bytes(self):
@@ -57,11 +57,11 @@ class MemoryPool:
 
 class Event:
     def __init__(self):
-        self.count = self.reached = 0  # records queued, and done
+        self.count = self.reached = 0  # records queued, and reached
 
 
 class Stream:
-    """Work that is queued, and done when it is asked to: not before what it waits for."""
+    """A queue of work, executed step by step on request, but not before the events that it waits for."""
 
     others: ClassVar[list] = []
 
@@ -84,27 +84,28 @@ class Stream:
 
 
 class Runtime:
-    """What `cuda.runtime` is, on the host."""
+    """`cuda.runtime` on the host."""
 
     shared_memory = 227 << 10
 
     def __init__(self, room=1 << 23):
-        whole = np.full(room + 256, 0xFF, "uint8")  # float NaN: what nobody wrote shows
-        self.memory = whole[-whole.ctypes.data % 256 :][:room]
+        memory = np.full(room + 256, 0xFF, "uint8")  # as floats NaN: what nothing wrote is noticed
+        self.memory = memory[-memory.ctypes.data % 256 :][:room]
         self.next, self.lock = GUARD, threading.Lock()
         self.running = threading.local()
         self.clock = {}
         self.timed = 0
         self.graphs = weakref.WeakSet()
         self.pools = weakref.WeakSet()
-        self.refuses = ""  # why a capture ends badly
+        self.refuses = ""  # the error with which a capture ends
         self.launched = 0
         self.main = Stream()
         self.room = Room(MemoryPool(), 1 << 33)
         Stream.others.clear()
         self.copied = []
-        self.puts_off = False  # whether what runs beside is done as late as can be: its arrays must be of this memory
-        self.late, self.aside = [], None  # work of the stream beside, and what is queued there right now
+        # whether work of the side stream is delayed until `join`: its arrays must be of this memory
+        self.puts_off = False
+        self.late, self.aside = [], None  # delayed work of the side stream, and what is being queued there
 
     # Arrays
 
@@ -119,9 +120,9 @@ class Runtime:
         return self.memory[start : start + size].view(dtype).reshape(shape)
 
     def array(self, x):
-        made = self.empty(x.shape, x.dtype)
-        made[...] = x
-        return made
+        array = self.empty(x.shape, x.dtype)
+        array[...] = x
+        return array
 
     def owns(self, x):
         return isinstance(x, np.ndarray)
@@ -139,7 +140,7 @@ class Runtime:
         return self.work is not None
 
     def do(self, f):
-        """A kernel: now, or whenever the graph is launched."""
+        """Execute a kernel: immediately, or whenever the graph is launched."""
         if self.aside is not None:
             self.aside.append(f)
         elif self.work is None:
@@ -157,17 +158,17 @@ class Runtime:
 
     @contextmanager
     def capture(self, pool):
-        """Note what is queued inside; gives a list that holds the graph afterwards."""
+        """Record what is queued inside; yields a list that holds the graph afterwards."""
         assert self.work is None
         self.running.work = []
-        made = []
+        graphs = []
         try:
-            yield made
+            yield graphs
             if self.refuses:
                 raise RuntimeError(self.refuses)
             graph = Graph(self.work)
             self.graphs.add(graph)
-            made.append(graph)
+            graphs.append(graph)
         finally:
             self.running.work = None
 
@@ -191,13 +192,13 @@ class Runtime:
         self.do(lambda: np.copyto(to, what))
 
     def send(self, to, numbers):
-        """A few numbers of the host to an array of the device."""
+        """Copy numbers of the host to an array on the device."""
         assert self.work is None
         self.copied.append(list(numbers))
         to[0].view("float64")[...] = numbers
         to[1] = [a % 2**64 if type(a) is int else 0 for a in numbers]
 
-    # Copies from the host: two streams, that wait for one another's events, and where each can be held up
+    # Copies from the host: two streams that wait for one another's events, and can each be held up
 
     def pinned(self, shape, dtype):
         return np.zeros(shape, dtype)
@@ -217,27 +218,27 @@ class Runtime:
 
     def wait_on_host(self, event):
         while event.reached < event.count:
-            assert self.step_of_some_stream(), "the host waits for what never comes"
+            assert self.step_of_some_stream(), "the host waits for an event that is never reached"
 
     def copy_from_pinned(self, to, host, stream=None):
         (stream or self.main).queue.append(("do", lambda: np.copyto(to, host)))
 
     def step_of_some_stream(self, order=(0, 1)):
-        """Let the first stream that can do something do it."""
+        """One step of the first stream that can proceed."""
         streams = [self.main, *Stream.others]
         return any(n < len(streams) and streams[n].step() for n in order)
 
     # Clock
 
     def seconds(self, run):
-        assert self.work is None, "there is no clock in a capture"
+        assert self.work is None, "nothing can be timed in a capture"
         run()
         self.timed += 1
         return self.clock.get(self.timed, self.timed)
 
 
 class Choices:
-    """What is fastest, not kept."""
+    """Choices that are not kept."""
 
     def find(self, plan):
         return None
@@ -247,7 +248,7 @@ class Choices:
 
 
 class Problem:
-    """Descriptors, and the interpreter that carries them out."""
+    """The descriptors of a plan, executed by the interpreter."""
 
     refused = frozenset()  # epilogues without an algorithm
 
@@ -283,11 +284,11 @@ def stored(dtype):
 
 
 def rounded(x, out):
-    """float32 to bfloat16, in words of 16 bits."""
+    """float32 as bfloat16, in 16-bit words."""
     out[...] = 0
     out[tuple(map(slice, x.shape))] = cublaslt.words(x)
 
 
 def at(address, size, dtype):
-    """Memory by its address."""
+    """The array at an address."""
     return np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(address), dtype)

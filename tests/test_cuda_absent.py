@@ -1,4 +1,4 @@
-"""Where CUDA is not, or not whole: what is said, and that nothing else is the worse for it."""
+"""Missing or incomplete CUDA: the message, and that everything else works."""
 
 import ctypes
 import sys
@@ -14,12 +14,12 @@ from tinynet.cli import main
 LONG = """libnvrtc.so.13: cannot open shared object file
 
 ================================================================
-CuPy is installed, and the rest of this text explains at length.
+CuPy is installed, followed by a long explanation.
 """
 
 
 class FakeCupy(types.ModuleType):
-    """CuPy as far as it comes."""
+    """CuPy, up to the point where it fails."""
 
     def __init__(self, devices=1, count=None, compiles=None):
         super().__init__("cupy")
@@ -52,7 +52,7 @@ class FakeCupy(types.ModuleType):
 
 @pytest.fixture
 def cupy(monkeypatch):
-    """Puts a CuPy, or None, in the place of the one that is installed, if one is."""
+    """Puts a CuPy, or None, in the place of an installed one."""
 
     def put(fake):
         monkeypatch.setitem(sys.modules, "cupy", fake)
@@ -108,23 +108,23 @@ def test_a_cupy_that_cannot_load_its_libraries(cupy, monkeypatch):
         get_backend("cupy")
 
 
-def test_a_device_that_is_not_there(cupy):
+def test_a_device_that_does_not_exist(cupy):
     cupy(FakeCupy(devices=2))
     with pytest.raises(BackendUnavailable) as e:
         get_backend("cupy:2:tf32")
-    assert str(e.value) == "backend 'cupy:2' is not there: devices are 0 to 1"
+    assert str(e.value) == "backend 'cupy:2' does not exist: devices are 0 to 1"
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("cupy:gpu", "backend 'cupy' numbers its devices, not 'gpu': write 'cupy:0'"),
+        ("cupy:gpu", "backend 'cupy' takes a device number, not 'gpu': write 'cupy:0'"),
         ("cupy:0:fp8", "backend 'cupy' has no precision 'fp8': choose from float32, tf32, bf16"),
-        ("cupy:tf32:1", "backend 'cupy' numbers its devices, not 'tf32': write 'cupy:0'"),
-        ("cupy:-1", "backend 'cupy' numbers its devices, not '-1': write 'cupy:0'"),
+        ("cupy:tf32:1", "backend 'cupy' takes a device number, not 'tf32': write 'cupy:0'"),
+        ("cupy:-1", "backend 'cupy' takes a device number, not '-1': write 'cupy:0'"),
     ],
 )
-def test_names_that_are_none(name, said, cupy):
+def test_invalid_names(name, said, cupy):
     cupy(FakeCupy())
     with pytest.raises(ValueError) as e:
         get_backend(name)

@@ -1,4 +1,4 @@
-"""Dense layers done together, on the host's stand-ins, equal the layers one by one."""
+"""Chained dense layers, run on the host by the shim, equal the layers one by one."""
 
 import itertools
 
@@ -28,8 +28,10 @@ NETS = {
 
 
 class Rounding(NumpyBackend):
-    """Products of rounded operands, layer by layer. Without it an input that rounding moves across ReLU's corner would
-    take a sample's share of the gradients with it."""
+    """Products of rounded operands, layer by layer.
+
+    Against unrounded ones, an input that rounding moves across ReLU's corner would change a sample's share of the gradients.
+    """
 
     def __init__(self, precision):
         super().__init__()
@@ -51,14 +53,14 @@ def machine(request, tmp_path_factory):
 
 
 def backend(machine, precision):
-    """One whose blocks have no room for all layers: a `Chain` does them."""
+    """A backend whose blocks have no room for all layers: a `Chain` computes them."""
     made = shim.ShimBackend(machine, precision)
     made._runtime.shared_memory = 0
     return made
 
 
 def pass_through(ops, net, n_in, dtype, x, dy):
-    """The output, the gradient of x and those of all parameters, by way of a context that wants them all."""
+    """The output, the gradient of x and those of all parameters."""
     model = tn.Model(net, n_in, seed=3, dtype=dtype)
     params = {name: ops.asarray(w) for name, w in model.weights().items()}
     tree = {}
@@ -113,7 +115,7 @@ def test_gradients_of_weights_beside_the_way_back_are_the_same(precision, machin
     rng, relu = np.random.default_rng(1), tn.ReLU()
     layers = [
         DenseLayer(*(rng.standard_normal(s).astype("float32") for s in ((i, o), (o,))), relu.f, relu.df)
-        for i, o in itertools.pairwise((16, 24, 16, 8, 8))  # none is filled up
+        for i, o in itertools.pairwise((16, 24, 16, 8, 8))  # none is padded
     ]
     x, dy = (rng.standard_normal((67, k)).astype("float32") for k in (16, 8))
     found = []
@@ -192,7 +194,7 @@ def test_the_way_back_to_a_product(machine, shape, kind, masked):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_sums_of_many_lengths_in_one_launch(machine, dtype):
     ops, rng = backend(machine, "float32"), np.random.default_rng(4)
-    memory = np.full(5000, 7.0, dtype)  # what lies between sums stays
+    memory = np.full(5000, 7.0, dtype)  # what lies between sums must not change
     sums, wanted, start = [], memory.copy(), 3
     for chunks, p, apart in [(2, 1, 1), (9, 16, 16), (300, 17, 20), (33, 100, 100), *[(3, 5, 8)] * 15]:
         parts = rng.standard_normal((chunks, apart)).astype(dtype)
@@ -248,7 +250,7 @@ def test_gradients_in_another_order_end_up_in_their_places(machine):
         return ops.pack(parts, g)
 
     compiled = ops.compile(step, g, made)
-    for _ in range(4):  # as it is written, captured and launched, with others between
+    for _ in range(4):  # as written, captured and launched, with other arguments between
         for order in itertools.product((False, True), repeat=3):
             for _ in range(2):
                 g[...] = np.nan

@@ -1,4 +1,4 @@
-"""Dense layers done by one kernel forward and one back, on the host's stand-ins, equal the layers one by one."""
+"""Fused dense layers, run on the host by the shim, equal the layers one by one."""
 
 import weakref
 from functools import partial
@@ -20,7 +20,7 @@ import tinynet as tn
 from benchmarks import gpu_report
 from benchmarks.tasks import Task
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are intended here
 
 F4, F8 = np.dtype("float32"), np.dtype("float64")
 RTOL = {F4: 3e-6, F8: 1e-14}
@@ -31,7 +31,7 @@ SHAPES = [
 
 
 class Log(tn.ReLU):
-    """Infinite at 0, which is what rows and columns are filled up with."""
+    """Infinite at 0, with which rows and columns are padded."""
 
     def f(self, xp, x):
         return xp.log(x * x)
@@ -80,7 +80,7 @@ FORMULAS = [
 
 
 def layers(widths, activations, bias=True, dtype=F4, seed=0):
-    """Layers with these activations behind them, the first behind the first; None is none."""
+    """Layers with these activations, one per layer; None is none."""
     rng = np.random.default_rng(seed)
     made = []
     for (i, o), f in zip(pairwise(widths), activations, strict=True):
@@ -160,7 +160,7 @@ def test_chunks_of_several_tiles(n, tile, machine, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [F4, F8], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
-def test_activations_of_all_kinds_behind_one_another(dtype, bias, machine):
+def test_all_activations_in_one_network(dtype, bias, machine):
     ops = shim.ShimBackend(machine)
     made = layers([5, 9, 4, 6, 3, 8, 7, 6, 5, 4, 6], KINDS, bias, dtype)
     x, dy = draw(21, 5, dtype=dtype), draw(21, 6, dtype=dtype)
@@ -168,7 +168,7 @@ def test_activations_of_all_kinds_behind_one_another(dtype, bias, machine):
     agree(together(ops, x, made, dy), wanted, 20 * RTOL[dtype])
 
 
-def test_nothing_behind_a_layer(machine):
+def test_a_layer_without_activation(machine):
     made = layers([5, 6, 4, 3], [None, tn.ReLU(), None])
     x, dy = draw(9, 5), draw(9, 3)
     wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8))
@@ -184,7 +184,7 @@ def test_operands_are_rounded(precision, bits, n, machine):
         x, dy = draw(n, widths[0]), draw(n, widths[-1])
         wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8), ROUNDED[precision])
         got = together(ops, x, made, dy)
-        agree(got, wanted, 2.0 ** (1 - bits))  # some operands fall to the other side
+        agree(got, wanted, 2.0 ** (1 - bits))  # some operands are rounded to the other side
         far = one_by_one(x.astype(F8), exactly(made), dy.astype(F8))
         assert np.linalg.norm(got[0] - far[0]) > 2.0 ** (-4 - bits) * np.linalg.norm(far[0])
 
@@ -218,7 +218,7 @@ def test_operands_that_do_not_lie_in_order_or_aligned(machine):
     agree(together(ops, x, moved, dy), one_by_one(x.astype(F8), exactly(moved), dy.astype(F8)), RTOL[F4])
 
 
-# What is done together, and how ---------------------------------------------------------------------------------------
+# What is fused, and how -----------------------------------------------------------------------------------------------
 
 
 def work(n, widths, activations=None, **options):
@@ -226,7 +226,7 @@ def work(n, widths, activations=None, **options):
     return fused.Work.of(x, made, "float32", False), x, made
 
 
-def test_tiles_are_small_where_there_are_few_rows(machine):
+def test_few_rows_have_small_tiles(machine):
     ops = shim.ShimBackend(machine)
     for n, tile, chunks in (
         (1, 4, 1),
@@ -245,7 +245,7 @@ def test_tiles_are_small_where_there_are_few_rows(machine):
     assert ops._runtime.timed == 0
 
 
-def test_what_does_not_fit_is_not_done_together(machine):
+def test_what_does_not_fit_is_not_fused(machine):
     ops = shim.ShimBackend(machine)
     found, x, made = work(8, [784, 512, 600])
     assert fused._candidates(ops, found, x, made) == [(2, 0, False), (2, 0, True)]
@@ -258,8 +258,8 @@ def test_what_does_not_fit_is_not_done_together(machine):
     for untraceable in (lambda xp, x: x[::-1], lambda xp, x: (x, x)):
         one = DenseLayer(np.zeros((3, 2), F4), None, untraceable, tn.ReLU().df)
         assert fused.Work.of(np.zeros((4, 3), F4), [one], "float32", False) is None
-    turned = [DenseLayer(np.zeros((2, 3), F4).T, None, None, None)]
-    assert fused.Work.of(np.zeros((4, 3), F4), turned, "float32", False) is None
+    transposed = [DenseLayer(np.zeros((2, 3), F4).T, None, None, None)]
+    assert fused.Work.of(np.zeros((4, 3), F4), transposed, "float32", False) is None
 
 
 class Kept(fake_cuda.Choices):
@@ -280,10 +280,10 @@ class Kept(fake_cuda.Choices):
         (tn.ReLU(), (2, 2, 2, 1, 2), (2, 0, False)), (tn.ReLU(), (2, 2, 2, 2, 1), (2, 0, True)),
     ],
 )  # fmt: skip
-def test_the_clock_decides_where_sizes_do_not(activation, times, way, machine, monkeypatch):
+def test_timing_decides_where_sizes_do_not(activation, times, way, machine, monkeypatch):
     monkeypatch.setattr(fused, "_SURE", 10)
     ops, kept = shim.ShimBackend(machine), Kept()
-    ops._ways, ops._running.arena = fused.Ways(kept), "a step's, to which nothing of this belongs"
+    ops._ways, ops._running.arena = fused.Ways(kept), "a step's, which timing must not use"
     clock, timed = iter(times), []
     if activation == tn.Tanh():  # kernels of these are tested elsewhere
         monkeypatch.setattr(fused.Fused, "forward", lambda self, x: x)
@@ -306,13 +306,13 @@ def test_the_clock_decides_where_sizes_do_not(activation, times, way, machine, m
 
 
 def halved(machine, widths, activations, precision="float32", bias=True):
-    """A backend whose blocks have room for the last layer alone, and layers that are so done."""
+    """A backend whose blocks have room for the last layer only, and layers for it."""
     ops, made = shim.ShimBackend(machine, precision), layers(widths, activations, bias)
     for layer in made if bias else []:  # a chain rounds biases, which may move an input across ReLU's corner
         layer.b[...] = ROUNDED["bf16"](layer.b)
     found = fused.Work.of(np.zeros((100, widths[0]), F4), made, precision, True)
     ops._runtime.shared_memory = max(found.behind(len(made) - 1, 16).room(back) for back in (False, True))
-    monotone = iter(range(100, 0, -1))  # what comes later is faster
+    monotone = iter(range(100, 0, -1))  # later candidates are faster
     ops._runtime.seconds = lambda run: (
         run() or next(monotone) * (hasattr(run, "args") and run.args[0].front == len(made))
     )
@@ -326,7 +326,7 @@ def halved(machine, widths, activations, precision="float32", bias=True):
 )
 def test_only_the_last_layer_fits(precision, activation, width, bias, machine, monkeypatch):
     front = chain.Chain if activation == tn.ReLU() else fused.OneByOne
-    monkeypatch.setattr(fused, "_CHUNKS", 3)  # of several tiles
+    monkeypatch.setattr(fused, "_CHUNKS", 3)  # so that chunks have several tiles
     ops, made = halved(machine, [8, 24, width, 3], [activation, activation, None], precision, bias)
     x, dy = draw(100, 8), draw(100, 3)
     wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8), ROUNDED[precision])
@@ -345,7 +345,7 @@ def test_only_the_last_layer_fits(precision, activation, width, bias, machine, m
             {"float32": RTOL[F4], "tf32": 1e-3, "bf16": 2e-2}[precision],
         )
         passes = [name for name in machine.launched if name.startswith("back_") or name == "back"]
-        if front is chain.Chain:  # the first of two passes is the kernel's, too, but where bfloat16 has to be filled up
+        if front is chain.Chain:  # the kernel also does the first of two passes, unless bfloat16 has to be padded
             assert len(passes) == (2 if precision == "bf16" and width == 37 else 1)
 
 
@@ -354,10 +354,10 @@ def test_a_front_that_has_no_algorithm(machine, monkeypatch):
     assert fused.through(ops, draw(100, 8), made, True) is not None
     monkeypatch.setattr(fake_cuda.Problem, "refused", frozenset(range(300)))
     ops._products._ready.clear()
-    assert fused.through(ops, draw(100, 8), made, True) is None  # each layer will find its own way
+    assert fused.through(ops, draw(100, 8), made, True) is None  # each layer finds its own way
 
 
-def test_no_clock_runs_in_a_capture(machine, monkeypatch):
+def test_nothing_is_timed_in_a_capture(machine, monkeypatch):
     monkeypatch.setattr(fused, "_SURE", 10)
     ops = shim.ShimBackend(machine)
     found, x, made = work(300, [3, 4, 1])
@@ -366,7 +366,7 @@ def test_no_clock_runs_in_a_capture(machine, monkeypatch):
     assert ops._ways._known == {}
 
 
-def test_what_was_decided_is_another_work_s_only_if_it_is_the_same(monkeypatch):
+def test_only_equal_work_shares_a_decision(monkeypatch):
     first, second = (work(300, [3, 4, 1])[0] for _ in range(2))
     others = [work(301, [3, 4, 1]), work(300, [3, 5, 1]), work(300, [3, 4, 1], [tn.ReLU(), None])]
     assert first == second
@@ -443,7 +443,7 @@ def test_losses_of_steps_together_are_written_where_they_are_read(machine):
         np.testing.assert_allclose(losses, [float(r.loss) for r in reports[-4:]], rtol=1e-5)
 
 
-def test_an_array_of_one_number_is_made_once_a_step(machine):
+def test_an_array_of_one_number_is_made_once_per_step(machine):
     ops, seen = shim.ShimBackend(machine), []
     compiled = ops.compile(lambda x: seen.append(ops.constant((3,), 0.5, x.dtype)) or x)
     x = ops._runtime.array(np.zeros(2, "float32"))
@@ -456,13 +456,13 @@ def test_an_array_of_one_number_is_made_once_a_step(machine):
     with ops.apart():
         assert ops.constant((3,), 0.5, x.dtype) is not seen[0]
     other = ops.compile(lambda x: ops.constant((4,), 0.5, x.dtype))
-    with ops._runtime.capture(None):  # nobody has written it before the graph is launched
+    with ops._runtime.capture(None):  # nothing writes it before the graph is launched
         inside = other(x)
     assert other(x) is not inside
 
 
 def test_a_graph_keeps_the_gradients_that_it_writes(machine):
-    """Though the step, given other arguments, has gradients of other shapes in their place."""
+    """Though with other arguments, the step has gradients of other shapes in their place."""
     ops, seen = shim.ShimBackend(machine), []
 
     def step(x):
@@ -520,7 +520,7 @@ def test_the_report_says_what_every_way_takes(machine, monkeypatch):
     ],
 )
 def test_nvrtc_compiles_them(dtype, precision, architecture):
-    """To PTX, as `test_nvrtc_compiles_the_files`, or all the way."""
+    """To PTX, as `test_nvrtc_compiles_the_files`, or to cubins."""
     compiled = nvrtc.compiled(fused.kernels(pairs(tn.ReLU()), dtype, precision).text, architecture)
     assert compiled.startswith(b"\x7fELF") if architecture.startswith("sm") else compiled.count(b"mma.sync") > 4
 

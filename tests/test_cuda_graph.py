@@ -1,4 +1,4 @@
-"""Compiled steps on a device: what runs as it is written, what is captured, what is launched, and what goes when."""
+"""Compiled steps on a device: what runs as written, what is captured and launched, and when memory is freed."""
 
 import gc
 import logging
@@ -36,7 +36,7 @@ class Device:
         backend.as_written(reason)
 
     def add(self, x, y):
-        """A kernel: a new array; y may be a number, or where one lies."""
+        """A kernel with a new array as its result; y may be a number or the place of one."""
         if isinstance(y, graph.Number):
             y = y.real
         out = self.rt.empty(x.shape, x.dtype)
@@ -44,7 +44,7 @@ class Device:
         return out
 
     def move(self, theta, x, rate):
-        """A kernel: in place."""
+        """A kernel that works in place."""
         if isinstance(rate, graph.Number):
             rate = rate.real
         self.rt.do(lambda: np.copyto(theta, theta + x * rate, casting="unsafe"))
@@ -122,7 +122,7 @@ def test_every_kind_of_arguments_has_a_graph(device):
     assert device.rt.launched == 3 * len(calls)
 
 
-def test_graphs_that_were_not_used_for_long_are_dropped(device):
+def test_the_least_recently_used_graph_is_dropped(device):
     step = device.compile(lambda x: device.add(x, 1))
     for n in range(1, KINDS + 5):
         for _ in range(2):
@@ -289,7 +289,7 @@ def test_a_step_within_a_step_is_part_of_it(device):
     assert len(device.rt.graphs) == 1
 
 
-def test_nobody_captures_in_the_capture_of_another(device):
+def test_a_call_in_another_capture_is_not_captured(device):
     compiled = device.compile(lambda x: device.add(x, 1))
     x = device.array(1.0)
     with device.rt.capture(None) as made:
@@ -320,7 +320,7 @@ def test_threads_have_graphs_of_their_own(device):
     assert len(device.rt.graphs) == 0  # they went with their threads
 
 
-def test_all_goes_when_the_step_goes(device):
+def test_everything_is_freed_with_the_step(device):
     theta = device.array(1.0)
     step = device.compile(lambda theta, x: device.add(theta, x), theta)
     for _ in range(3):

@@ -1,8 +1,8 @@
 """CUDA kernels without a device: each runs on the host against its portable operation, and NVRTC compiles it.
 
-The CuPy backend itself runs here, on NumPy's arrays; `cuda_shim` stands in for the module cupy. Every launch is made in
+The CuPy backend itself runs here, on NumPy arrays; `cuda_shim` stands in for the module cupy. Every launch is executed in
 several orders of threads and blocks and with several grids, which must agree to the bit, and writes outside of its arrays
-are seen: what these tests pass holds under all of them.
+are detected.
 """
 
 import numpy as np
@@ -18,10 +18,11 @@ import tinynet as tn
 F4, F8 = np.dtype("float32"), np.dtype("float64")
 PRODUCTS = {"affine", "affine_grad"}
 ARCHITECTURES = ["sm_80", "sm_90"]
-RTOL = {F4: 2e-6, F8: 1e-14}  # sums in another order, and another library's exp
+FILES = sorted(path.stem for path in source.FOLDER.glob("*.cu"))
+RTOL = {F4: 2e-6, F8: 1e-14}  # sums in another order, exp of another library
 RNG = np.random.default_rng(0)
 needs_nvrtc = pytest.mark.skipif(bool(nvrtc.missing()), reason=nvrtc.missing())
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are intended here
 
 ACTIVATIONS = [
     tn.Sigmoid(),
@@ -45,7 +46,7 @@ OPTIMIZERS = [
 
 
 def every(xp, x, y):
-    """Each instruction that a trace may have, with constants that C writes in other ways than Python."""
+    """Every instruction that a trace may have, with constants that C writes differently from Python."""
     low, high = xp.minimum(x, y), xp.maximum(x, float("-inf"))
     both = (x < y) & ~(y >= 0.5) | (x == y) | (x != x) | (x <= -1e-300) | (y > 1e300)
     a = xp.sign(x) * xp.floor(y) + xp.abs(-x) / xp.sqrt(xp.abs(y)) - xp.where(both, low, high)
@@ -77,7 +78,7 @@ def traces():
 
 
 def files():
-    return [source.load(name, dtype) for name in source.FILES for dtype in source.REAL]
+    return [source.load(name, dtype) for name in FILES for dtype in source.REAL]
 
 
 SETS = [
@@ -90,7 +91,7 @@ SETS = [
 
 
 def row_traces():
-    """Of every virtual set, and of the formulas in CASES."""
+    """The traces of every virtual set, and of the formulas in CASES."""
     host = get_backend("numpy")
     for data in SETS:
         yield rowwise.trace(data._samples, data._width(), [t.shape for t in data._tables(host)])
@@ -119,7 +120,7 @@ def ops(machine):
 
 
 def holds(ops, name, case, rtol):
-    """Results and arguments of an operation after it are those of the portable one."""
+    """Assert that an operation leaves the results and arguments of the portable one."""
     mine, theirs = device(ops, case), device(ops, case)
     got, wanted = host(ops, getattr(ops, name)(*mine)), host(ops, getattr(Backend, name)(ops, *theirs))
     assert_same(got, wanted, rtol)
@@ -130,7 +131,7 @@ def holds(ops, name, case, rtol):
 
 
 def shifted(a):
-    """A copy of ``a`` that begins one element after an address that is a multiple of 16."""
+    """A copy of ``a`` that begins one element after a multiple of 16."""
     memory = np.empty(a.size + 32 // a.itemsize, a.dtype)
     start = (-memory.ctypes.data % 16) // a.itemsize + 1
     view = memory[start : start + a.size].reshape(a.shape)
@@ -139,7 +140,7 @@ def shifted(a):
 
 
 def extreme(*shape):
-    """Where exponentials overflow, and rows that are all infinite."""
+    """Numbers whose exponentials overflow, and rows that are all infinite."""
     x = 1e2 * real(*shape)
     x.ravel()[:: max(3, x.size // 40)] = -np.inf
     x[-1:] = -np.inf
@@ -208,7 +209,7 @@ def test_an_operation_equals_the_portable_one(name, dtype, ops):
 
 
 def test_which_operations_have_kernels(ops):
-    """All but rows by number, and what formulas of samples are made of, which is in `samples`; products are cublasLt's."""
+    """All but gathers, and the parts of sample formulas, which `samples` contains; products are cublasLt's."""
     within = {"sincos", "arctan", "log", "sum_in_order", "affine_in_order"}
     assert set(CASES) - set(overrides(ops)) == {"gather"} | within
     assert set(overrides(ops)) >= PRODUCTS
@@ -238,12 +239,12 @@ def test_virtual_sets_have_the_bits_of_the_host(data, ops):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_samples_of_formulas_that_no_set_has(dtype, ops):
-    """Remainders as Python has them, whole numbers above 2**53, and the largest of numbers that are none."""
+    """Remainders as in Python, integers above 2**53, and the largest of numbers with NaN."""
 
     def formula(ops, words):
         xp, z = ops.xp, ops.normal(words)
         whole = xp.astype(words & (2**60 - 1), xp.int64) - 2**59
-        root = xp.sqrt(z)  # NaN of negative numbers: the first is the largest
+        root = xp.sqrt(z)  # NaN for negative numbers: the first NaN is the largest
         label = xp.abs(whole)[:, 0] % 1000 + whole[:, 1] % 3 + whole[:, 2] % -5 + 9 * xp.argmax(root, axis=1)
         label = label + xp.astype(xp.abs(words[:, 3]) % 7, xp.int64)
         return xp.stack([z[:, 0] % 0.75, z[:, 1] % -0.5, -0.5 - (z[:, 2] * -2.0)], axis=1), label
@@ -254,7 +255,7 @@ def test_samples_of_formulas_that_no_set_has(dtype, ops):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_optimizers(optimizer, ops):
-    """Steps through ``Optimizer.step``, which hands over rates and corrections, a launch each."""
+    """Steps through ``Optimizer.step``, which passes rates and corrections: one launch each."""
     theta, gradients = real(501), [odd(501), *real(3, 501)]
     results = []
     for each in (ops, get_backend("numpy")):
@@ -268,7 +269,7 @@ def test_optimizers(optimizer, ops):
 
 
 def test_a_launch_reads_numbers_from_the_device(ops):
-    """What a CUDA graph would play again: the same launch, later, with other numbers in the same place."""
+    """As a CUDA graph would be replayed: the same launch, later, with other numbers in the same place."""
     lr, step = np.array(0.1), np.array(3, np.uint64)
     launches = []
     run = ops._cp.launch
@@ -296,7 +297,7 @@ def test_philox_is_numpys(ops):
     for key, counter, start in (((5, 6), (7, 8, 9), 0), ((0, 2**64 - 1), (2**64 - 1, 2**64 - 1, 2), 2**66 - 8)):
         carried = counter[0] + (start // 4 >> 64), counter[1], counter[2]
         place = [start // 4 % 2**64, *[c % 2**64 for c in carried]]
-        if start:  # the first word runs over within these, and NumPy carries all the way
+        if start:  # the first word overflows within these, and NumPy carries all the way
             assert place[0] + 4 > 2**64 - 1
         other = np.random.Philox(key=np.array(key, np.uint64), counter=np.array(place, np.uint64)).random_raw(8)
         np.testing.assert_array_equal(ops.words(key, counter, start, 8)[:4], other[:4])
@@ -328,7 +329,7 @@ def test_a_shuffle_s_errors_that_need_not_wait_are_those_of_the_host(ops, monkey
                 each.permute(index, n, keys)
             said.append((e.type, str(e.value)))
         assert said[0] == said[1]
-    assert ops.permute(np.array([-1, 9, 2**40]), 9, keys).tolist() == [-1] * 3  # as on the device, where nobody waits
+    assert ops.permute(np.array([-1, 9, 2**40]), 9, keys).tolist() == [-1] * 3  # as on the device, where nothing waits
     monkeypatch.setattr(ops, "owns", lambda a: False)
     with pytest.raises(IndexError, match=r"index 9 is out of range: this permutation is of range\(9\)"):
         ops.permute(np.array([3, 9]), 9, keys)
@@ -337,7 +338,7 @@ def test_a_shuffle_s_errors_that_need_not_wait_are_those_of_the_host(ops, monkey
 
 @pytest.mark.parametrize(("dtype", "atol"), [(F4, 2e-5), (F8, 1e-11)], ids=str)
 def test_columns_of_many_rows(dtype, atol, ops):
-    """Against the portable operations in float64, which add up a column from top to bottom: 9001 numbers near 100 to 1e-12."""
+    """Against the portable operations in float64, which add a column from top to bottom: 9001 numbers near 100 to 1e-12."""
     x, dy, gamma, beta = (a.astype(dtype) for a in (100.0 + real(9001, 34), real(9001, 34), real(34), real(34)))
     exactly = [a.astype(F8) for a in (x, gamma, beta)]
     got, wanted = ops.normalize(x, gamma, beta, -2, 1e-5), Backend.normalize(ops, *exactly, -2, 1e-5)
@@ -351,22 +352,22 @@ def test_columns_of_many_rows(dtype, atol, ops):
 
 
 @pytest.mark.parametrize("dtype", [F4, F8])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are intended here
 def test_many_short_rows_have_a_thread_each(ops, dtype, monkeypatch):
     monkeypatch.setattr(operations, "_MANY", 0)
     for case in MORE["softmax_cross_entropy"](lambda a: a.astype(dtype)):
         holds(ops, "softmax_cross_entropy", case, RTOL[dtype])
-    n = 700  # rows that are read 16 bytes at a time, and one that is not aligned
+    n = 700  # rows that are read 16 bytes at a time, and unaligned ones
     for k in (4, 8, 16):
         z = real(n, k).astype(dtype)
         for lying in (z, shifted(z)):
-            given = lying, np.arange(n) % k, np.abs(real(n)).astype(dtype)  # a sum that cancels nothing
+            given = lying, np.arange(n) % k, np.abs(real(n)).astype(dtype)  # a sum without cancellation
             holds(ops, "softmax_cross_entropy", given, RTOL[dtype])
 
 
 @pytest.mark.parametrize("name", ["elementwise_loss", "softmax_cross_entropy", "clip_norm"])
 def test_sums_of_many_parts(name, monkeypatch, ops):
-    """More chunks than threads in the block that adds them up."""
+    """More chunks than threads in the block that adds them."""
     from tinynet_backends.cuda import operations
 
     monkeypatch.setattr(operations, "_CHUNK", 4)
@@ -419,7 +420,7 @@ LAUNCHES = {
 
 
 @pytest.mark.parametrize("name", LAUNCHES)
-def test_how_many_launches_it_takes(name, ops):
+def test_number_of_launches(name, ops):
     case = CASES[name](np.asarray)[0]
     if name == "update":
         case = CASES[name](np.asarray)[2]
@@ -437,20 +438,17 @@ def test_a_run_trains_as_it_does_on_numpy(ops):
         model = tn.Model(net, 2, backend=backend, seed=5, dtype="float64")
         model.fit(data, batch_size=64, epochs=2, optimizer=tn.Adam(0.01), clip=1.0, ema=0.9)
         thetas.append(np.asarray(model.theta))
-    # a bias before batch norm has no gradient but rounding errors, of which Adam makes steps
+    # a bias before batch norm has only rounding errors as its gradient, which Adam turns into steps
     np.testing.assert_allclose(*thetas, rtol=1e-6, atol=1e-8)
-    assert {"cross_entropy", "normalize_columns_grad", "dropout", "normalize_rows", "clip", "pack"} <= set(
-        ops._cp.launched
-    )
+    kernels = {"cross_entropy", "normalize_columns_grad", "dropout", "normalize_rows", "clip", "pack"}
+    assert kernels <= set(ops._cp.launched)
 
 
 # The shim itself -----------------------------------------------------------------------------------------------------
 
 HEAD = "KERNEL bad(i64 n, const real* x, real* y, bool* flags) {\n    const int t = threadIdx.x;\n"
-DEPENDS, ALONE = (
-    "argument 2 of bad depends on the order 1 or grid 1",
-    "threads wait at a barrier or a shuffle to which others do not come",
-)
+DEPENDS = "argument 2 of bad depends on the order 1 or grid 1"
+ALONE = "threads wait at a barrier or a shuffle that others do not reach"
 MISTAKES = {
     "a missing barrier": ("__shared__ real all[THREADS]; all[t] = x[t]; y[t] = all[THREADS - 1 - t];", DEPENDS),
     "a second value over the first": (
@@ -463,7 +461,7 @@ MISTAKES = {
     "a barrier in a branch": ("if (t < 7) __syncthreads(); y[0] = 1;", ALONE),
     "a shuffle in a branch": ("if (t < 7) y[t] = __shfl_xor_sync(~0u, x[t], 1);", ALONE),
     "an access of 16 bytes elsewhere": ("if (t == 0) ((Pack*)(y + 1))[0] = ((Pack*)(y + 1))[4];", "an address is not aligned"),
-    "a shuffle of others": ("y[t] = __shfl_xor_sync(~1u, x[t], 0);", "a lane shuffles that its mask does not name"),
+    "a shuffle of others": ("y[t] = __shfl_xor_sync(~1u, x[t], 0);", "a lane shuffles that is not in its own mask"),
 }  # fmt: skip
 
 
@@ -472,7 +470,7 @@ def bad(lines):
 
 
 @pytest.mark.parametrize("what", MISTAKES)
-def test_a_mistake_is_seen(what, ops):
+def test_a_mistake_is_detected(what, ops):
     lines, said = MISTAKES[what]
     x, y = np.arange(256, dtype=F4), np.zeros(256, F4)
     with pytest.raises(AssertionError) as e:
@@ -492,7 +490,7 @@ def test_a_mistake_is_seen(what, ops):
         ((np.int64(1),), "bad takes 4 arguments, not 1"),
     ],
 )
-def test_an_argument_of_another_type_is_seen(args, said, ops):
+def test_an_argument_of_another_type_is_detected(args, said, ops):
     with pytest.raises(AssertionError) as e:
         ops._launch(bad(MISTAKES["a missing barrier"][0]), "bad", 1, 256, *args)
     assert said in str(e.value)
@@ -511,9 +509,9 @@ def test_an_argument_of_another_type_is_seen(args, said, ops):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", source.FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_nvrtc_compiles_the_files(name, architecture, dtype):
-    """To PTX, which says all but whether registers and shared memory suffice; all the way where it is a slow test."""
+    """To PTX, which checks all but registers and shared memory; the slow cases compile to cubins."""
     compiled = nvrtc.compiled(source.load(name, dtype).text, architecture)
     assert compiled.startswith(b"\x7fELF") if architecture.startswith("sm") else b".visible .entry" in compiled
 
@@ -521,7 +519,7 @@ def test_nvrtc_compiles_the_files(name, architecture, dtype):
 @needs_nvrtc
 @pytest.mark.parametrize(("architecture", "dtype", "part"), [("compute_80", F4, 0), ("compute_90", F8, 1)], ids=str)
 def test_nvrtc_compiles_formulas(architecture, dtype, part):
-    """Every other one, together, and to PTX: `test_nvrtc_compiles_each_formula` goes all the way with all."""
+    """Every other one, together, to PTX: `test_nvrtc_compiles_each_formula` compiles all of them to cubins."""
     made = formulas(dtype)[part::2]
     assert nvrtc.compiled(shim.joined(made, export=False), architecture).count(b".visible .entry") == len(made)
 

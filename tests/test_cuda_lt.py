@@ -1,4 +1,4 @@
-"""The binding of cublasLt, on the real library where it is: everything up to the handle works without a driver."""
+"""The binding of cublasLt, on the real library if it is installed: all but the handle works without a driver."""
 
 import ctypes
 import gc
@@ -19,7 +19,7 @@ def library():
 
 
 def arrays(batch, *shapes):
-    """Arrays in rows; with leading axes where there is a batch."""
+    """Row-major arrays, with a leading axis if there is a batch."""
     axes = (batch,) if batch else ()
     return [Array((*axes, r, c), (r * c, c, 1)[-len(axes) - 2 :], "float32") for r, c in shapes]
 
@@ -49,8 +49,8 @@ def test_the_library_takes_every_descriptor(library, precision, batch):
 
 def test_transposed_operands_say_so(library):
     x, w, out = arrays(0, (64, 784), (784, 10), (64, 10))
-    turned = Array((784, 10), (1, 784), "float32")
-    problem = lt.Problem(library, plan(x, turned, out))
+    transposed = Array((784, 10), (1, 784), "float32")
+    problem = lt.Problem(library, plan(x, transposed, out))
     assert problem.get("transa", ctypes.c_int32) == 1
     problem = lt.Problem(library, plan(Array((64, 784), (1, 64), "float32"), w, out))
     assert problem.get("transb", ctypes.c_int32) == 1

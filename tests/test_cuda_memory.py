@@ -1,4 +1,4 @@
-"""How much memory a device has for us, what is said when it is not enough, and batches on their way there."""
+"""The limit on a device's memory, the message when it is reached, and the transfer of batches."""
 
 from contextlib import nullcontext
 
@@ -24,13 +24,13 @@ def test_limits_as_people_write_them(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "0", "0GiB", "-1", "8 tons", "101%", "GiB", "nan", "1e9", "0.0001%"])
-def test_limits_that_are_none(text):
+def test_invalid_limits(text):
     with pytest.raises(ValueError) as e:
         limit_from(text, 1000)
-    assert str(e.value) == f"TINYNET_GPU_MEMORY {text!r} is no amount of memory: write for instance 8GiB, 8000MB or 90%"
+    assert str(e.value) == f"TINYNET_GPU_MEMORY {text!r} is not a memory size: write for instance 8GiB, 8000MB or 90%"
 
 
-def test_sizes_for_people():
+def test_readable_sizes():
     assert [shown(n) for n in (5, 2048, 3 * 2**19, 10 * GIB)] == ["5 bytes", "2.0 KiB", "1.5 MiB", "10.0 GiB"]
 
 
@@ -49,7 +49,7 @@ def test_graphs_and_the_rest_keep_to_one_limit():
     room = Room(main, 5000)
     graph = Pool()
     room.add(graph)
-    assert main.freed == 1  # what nobody uses does not stand in the way
+    assert main.freed == 1  # unused blocks make room
     assert graph.limit == 700
     graph.total = 200
     room.share()
@@ -59,7 +59,7 @@ def test_graphs_and_the_rest_keep_to_one_limit():
     room.add(second)
     assert second.limit == 500
     del graph
-    assert main.limit == 1000  # given back with the graph
+    assert main.limit == 1000  # returned with the graph
     main.used = main.total = 5000
     third = Pool()
     room.add(third)
@@ -76,8 +76,8 @@ def test_a_graph_that_is_made_while_others_are_counted():
                 room.add(made[0])
             return super().total_bytes()
 
-    some = [Busy(total=100) for _ in range(2)]
-    for pool in some:
+    pools = [Busy(total=100) for _ in range(2)]
+    for pool in pools:
         room.add(pool)
     assert room.used == 207
 
@@ -88,7 +88,7 @@ def test_a_run_that_does_not_fit_is_told_before_it_starts():
     with pytest.raises(MemoryError) as e:
         room.admit(3 * GIB + 2**29, "a step with batch_size 4096")
     assert str(e.value) == (
-        "a step with batch_size 4096 takes about 3.5 GiB, and of 4.0 GiB on the device 3.0 GiB are free: "
+        "a step with batch_size 4096 takes about 3.5 GiB, but only 3.0 GiB of 4.0 GiB on the device are free: "
         "take a smaller batch_size, or accumulate=… to go through each batch in parts"
     )
 
@@ -118,7 +118,7 @@ def test_running_out_says_what_to_do_and_leaves_all_as_it_was():
         with pytest.raises(MemoryError) as e:
             compiled(rt.array(np.ones(3, "float32")))
         assert str(e.value) == (
-            "the device has no more memory: 1.0 GiB of 2.0 GiB are in use: take a smaller batch_size, or accumulate=… "
+            "the device is out of memory: 1.0 GiB of 2.0 GiB are in use: take a smaller batch_size, or accumulate=… "
             "to go through each batch in parts"
         )
         assert compiled(rt.array(np.ones(2, "float32"))).tolist() == [n + 2.0] * 2
@@ -139,7 +139,7 @@ def test_every_step_reads_its_own_batch(order, pace):
     for n in range(9):
         host = np.full((4, 2), float(n), "float32")
         x, y, weight = staging.put([host, np.arange(n, n + 3), None])
-        host[...] = -1  # the caller's memory is the caller's again
+        host[...] = -1  # the caller may reuse its memory
         assert weight is None
         rt.main.queue.append(("do", lambda x=x, y=y: seen.append((x[0, 0].item(), y.tolist()))))
         for _ in range(pace):
@@ -165,7 +165,7 @@ def test_the_next_copy_runs_while_a_step_does():
     while staging.stream.step():
         pass
     assert first.tolist() == [0.0] * 3
-    assert np.isnan(second).all()  # its memory was handed out behind the step: only then is it free
+    assert np.isnan(second).all()  # its memory was allocated after the step was queued: it is free only then
     end.reached = 1
 
 

@@ -1,4 +1,4 @@
-"""Products for cublasLt, planned and then carried out by an interpreter of its descriptors, equal the portable ones."""
+"""Products planned for cublasLt and executed by an interpreter of its descriptors equal the portable ones."""
 
 import itertools
 import json
@@ -37,13 +37,13 @@ def real(*shape):
 
 
 def near(got, wanted, precision):
-    """To within the precision's rounding of numbers of the size that was added up."""
+    """Assert equality to within the rounding of the precision, relative to the numbers that were added."""
     scale = max(1.0, float(np.abs(wanted).max())) if wanted.size else 1.0
     assert got.shape == wanted.shape
     np.testing.assert_allclose(got, wanted, rtol=0, atol=RTOL[precision] * scale * 4)
 
 
-# How an operand of a given shape may lie in memory
+# Layouts of an operand of a given shape
 LYING = {
     "in rows": lambda put, x: put(x),
     "in columns": lambda put, x: put(x.swapaxes(-1, -2)).swapaxes(-1, -2),
@@ -240,7 +240,7 @@ def test_the_fastest_variant_is_taken_and_the_choice_is_kept():
     p = products("tf32")
     rt = p.runtime
     x, w = rt.array(real(8, 16).astype("float32")), rt.array(real(16, 10).astype("float32"))
-    rt.clock = dict.fromkeys(range(1, 10), 1.0) | {5: 0.5}  # the second of the second variant
+    rt.clock = dict.fromkeys(range(1, 10), 1.0) | {5: 0.5}  # the second algorithm of the second variant
     wanted = p.affine(x, w, None)
     planned = p.planned(x, w)
     assert rt.timed == 9
@@ -316,7 +316,7 @@ def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(monkeypatch,
         p = products()
         x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
         near(p.affine(x, w, None), x @ w, "float32")
-    assert "found out anew in every process" in caplog.text
+    assert "timed again in every process" in caplog.text
 
 
 def test_a_candidate_that_fails_is_out():
@@ -343,7 +343,7 @@ def test_without_an_algorithm_for_the_epilogue_it_is_the_plain_product(refused, 
     near(gradients[1], dy.sum(axis=0), "float32")
 
 
-def test_no_clock_runs_in_a_capture():
+def test_nothing_is_timed_in_a_capture():
     p = products()
     x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
     with p.runtime.capture(None) as made:

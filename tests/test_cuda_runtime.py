@@ -1,4 +1,4 @@
-"""What is said to CuPy, to one that is none."""
+"""The calls of CuPy, on a fake one."""
 
 import fake_cupy
 import pytest
@@ -13,7 +13,7 @@ def test_the_memory_of_a_device_is_not_taken_for_the_current_one_s(monkeypatch):
     pool = rt.new_pool()
     second.total = 300
     rt.room.admit(1, "a step")
-    del pool  # by whoever looks for garbage, wherever that is
+    del pool  # as the garbage collector does, with any current device
     assert rt.room.limit == second.limit == 2000
     assert (first.limit, first.freed) == (1000, 0)
     assert set(cp.cuda.asked) == {1}
@@ -24,8 +24,8 @@ def test_the_memory_of_a_device_is_not_taken_for_the_current_one_s(monkeypatch):
     ("work", "eager", "captured"),
     [([2e-6], 2, 8), ([4e-6, 5e-6], 2, 8), ([2e-3], 2, 3), ([1e-3] * 7, 4, 0), ([3e-2], 4, 0)],
 )
-def test_the_clock_tells_what_the_device_takes(work, eager, captured):
-    """And not what the host takes to queue it, which is 100 µs a kernel here."""
+def test_seconds_are_those_of_the_device(work, eager, captured):
+    """And not what the host needs to queue it, 100 µs per kernel here."""
     cp, calls = fake_cupy.Cupy(), []
     rt = runtime.Runtime(cp, 0)
 
@@ -34,12 +34,12 @@ def test_the_clock_tells_what_the_device_takes(work, eager, captured):
         for seconds in work:
             cp.cuda.do(seconds)
 
-    found = rt.seconds(run)
-    assert found == pytest.approx(sum(work) + (cp.cuda.launch / captured if captured else 0))
+    measured = rt.seconds(run)
+    assert measured == pytest.approx(sum(work) + (cp.cuda.launch / captured if captured else 0))
     assert calls == [True] * eager + [False] * captured
 
 
-def test_what_cannot_be_captured_has_no_time():
+def test_what_cannot_be_captured_cannot_be_timed():
     cp = fake_cupy.Cupy()
 
     def run():

@@ -346,7 +346,7 @@ def test_running_out_is_an_error_that_one_can_go_on_from(ops, monkeypatch):
     big = tn.Arrays(np.ones((2**17, 5), "float32"), np.zeros(2**17, "int64"))
     with pytest.raises(MemoryError, match="take a smaller batch_size, or accumulate="):
         model.fit(big, batch_size=2**17)
-    with pytest.raises(MemoryError, match="the device has no more memory: .* are in use: take a smaller batch_size"):
+    with pytest.raises(MemoryError, match="the device is out of memory: .* are in use: take a smaller batch_size"):
         model.predict(big, batch_size=2**17)
     model.fit(DATA, batch_size=32)
     assert np.isfinite(ops.to_numpy(model.theta)).all()

@@ -94,11 +94,11 @@ def test_losses_may_part_as_far_as_the_precision_goes():
     losses = {"a": [2.0, 0.1], "b": [2.0, 0.1], "c": [2.0, 0.105], "torch.matmul": [5.0, 5.0]}
     for tolerance_, out in ((1e-3, ["c"]), (1e-2, [])):
         found = Comparison("", {name: [] for name in losses})
-        gpu._part(found, losses, tolerance_)
+        gpu._drop_outliers(found, losses, tolerance_)
         assert list(found.left_out) == out
         assert set(found.times) == losses.keys() - out
     found = Comparison("", {"a": [], "b": [], "c": []})
-    gpu._part(found, {"a": [1.0], "b": [float("nan")], "c": [1.0]}, 1e-2)
+    gpu._drop_outliers(found, {"a": [1.0], "b": [float("nan")], "c": [1.0]}, 1e-2)
     assert list(found.left_out) == ["b"]
 
 

@@ -1,4 +1,4 @@
-"""CuPy on one CUDA device: products on cublasLt, steps as CUDA graphs, kernels where one does what takes CuPy several."""
+"""CuPy on one CUDA device: products by cublasLt, steps as CUDA graphs, one kernel where CuPy needs several."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from tinynet_backends.cuda.tune import Choices
 from tinynet_backends.errors import BackendUnavailable
 
 PRECISIONS = ("float32", "tf32", "bf16")
-UNASKED = 48 << 10  # bytes of shared memory that a block may have without a word
+UNASKED = 48 << 10  # bytes of shared memory that a block may have without opting in
 _EXTRA = "install one of the extras cuda12 and cuda13, whichever fits the driver"
 
 
 class CupyBackend(CudaDevice, CudaOperations):
-    """``precision`` is how products of float32 arrays are computed: "float32" as they are, "tf32" and "bf16" on tensor
-    cores, with operands rounded to that and sums in float32. Arrays, and all else that is computed, stay float32."""
+    """The CuPy backend on device ``number``.
+
+    ``precision`` says how products of float32 arrays are computed: "float32" without rounding, "tf32" and "bf16" on tensor
+    cores, with operands rounded to that and sums in float32. Arrays and all other results stay float32.
+    """
 
     def __init__(self, number: int = 0, precision: str = "float32") -> None:
         try:
@@ -40,7 +43,7 @@ class CupyBackend(CudaDevice, CudaOperations):
         if not count:
             raise BackendUnavailable("backend 'cupy' finds no CUDA device: check the driver, or use 'numpy'")
         if number >= count:
-            raise BackendUnavailable(f"backend 'cupy:{number}' is not there: devices are 0 to {count - 1}")
+            raise BackendUnavailable(f"backend 'cupy:{number}' does not exist: devices are 0 to {count - 1}")
         name = "cupy" if number == 0 else f"cupy:{number}"
         super().__init__(name if precision == "float32" else f"{name}:{precision}", xp, cp.cuda.Device(number))
         self._cp = cp
@@ -58,7 +61,7 @@ class CupyBackend(CudaDevice, CudaOperations):
             self._attach(runtime, Products(runtime, problem, handle, choices, precision, self.rounded))
 
     def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
-        """On the current stream. A source is compiled the first time; CuPy keeps what comes of it on disk."""
+        """On the current stream. A source is compiled when it is first used; CuPy caches the binary on disk."""
         with self._here():
             run = self._kernels.get((source, kernel))
             if run is None:
@@ -94,17 +97,17 @@ class CupyBackend(CudaDevice, CudaOperations):
 
 
 def _line(e: Exception) -> str:
-    """The first line of an error: CuPy explains at length."""
+    """The first line of an error: CuPy's messages are long."""
     return str(e).strip().partition("\n")[0] or type(e).__name__
 
 
 def make(device: str | None) -> CupyBackend:
-    """ "1", "bf16" or "1:bf16": the device's number, the precision of products, or both."""
+    """The backend for "1", "bf16" or "1:bf16": the device's number, the precision of products, or both."""
     number, _, precision = (device or "0").partition(":")
     if number in PRECISIONS and not precision:
         number, precision = "0", number
     if not number.isdecimal():
-        raise ValueError(f"backend 'cupy' numbers its devices, not {number!r}: write 'cupy:0'")
+        raise ValueError(f"backend 'cupy' takes a device number, not {number!r}: write 'cupy:0'")
     if precision and precision not in PRECISIONS:
         raise ValueError(f"backend 'cupy' has no precision {precision!r}: choose from {', '.join(PRECISIONS)}")
     return CupyBackend(int(number), precision or "float32")

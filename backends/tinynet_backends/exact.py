@@ -1,8 +1,6 @@
-"""Elementary functions with the same bits on every device: integers and ``+ - * / sqrt`` in a fixed order, nothing
-else.
+"""Elementary functions with the same bits on every device: only integers and ``+ - * / sqrt``, in a fixed order.
 
-The sines and logarithms of two libraries differ in the last place, and data that is computed anew wherever it is used
-may not.
+The sines and logarithms of two libraries differ in the last place; data that is recomputed wherever it is used must not.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ def uniform64(xp: Any, w: Array) -> Array:
 
 
 def fraction32(xp: Any, w: Array) -> Array:
-    """uint64 words -> float32 in [0, 1), of any shape: the upper 24 bits. No float64 on the way."""
+    """uint64 words -> float32 in [0, 1), of any shape: the upper 24 bits, without float64."""
     return xp.astype(w >> 40, xp.float32) * 2.0**-24
 
 
@@ -31,28 +29,27 @@ def halves(xp: Any, w: Array) -> Array:
 
 
 def uniform32(xp: Any, w: Array) -> Array:
-    """uint64 words (n,) -> float32 (2n,) in [0, 1): 24 bits of the lower half, then of the upper, as NumPy's
-    generator."""
+    """uint64 words (n,) -> float32 (2n,) in [0, 1): 24 bits of each lower half, then upper half, as in NumPy."""
     halves = xp.stack([w & 0xFFFFFFFF, w >> 32], axis=1)
     return xp.astype(xp.reshape(halves >> 8, (-1,)), xp.float32) * 2.0**-24
 
 
 def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
-    """Horner's scheme, the highest power first."""
+    """Horner's scheme; coefficients from the highest power down."""
     y = coefficients[0] * x + coefficients[1]
     for c in coefficients[2:]:
         y = y * x + c
     return y
 
 
-_LOG2_HIGH, _LOG2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # the first has 21 zero bits at its end
+_LOG2_HIGH, _LOG2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # the former ends in 21 zero bits
 _LOG_SERIES = tuple(2.0 / k for k in range(21, 2, -2))
 
 
 def log(xp: Any, x: Array) -> Array:
-    """Natural logarithm of float64 in [2**-1022, 2**64), of any shape, to 1e-15 relative; other values are not defined.
+    """Natural logarithm of float64 in [2**-1022, 2**64), of any shape, to 1e-15 relative; undefined elsewhere.
 
-    The exponent is taken off by exact multiplications, the rest is ``2 atanh(s)`` with ``s = (m - 1) / (m + 1)``, m in
+    The exponent is removed by exact multiplications; the rest is ``2 atanh(s)`` with ``s = (m - 1) / (m + 1)``, m in
     [0.7, 1.42).
     """
     exponent = xp.zeros_like(x)
@@ -103,7 +100,7 @@ _F = (
 def quantile(xp: Any, p: Array) -> Array:
     """The number that a standard normal exceeds with probability ``p``: float64 in (0, 1/2], of any shape, to 1e-15.
 
-    Wichura's AS 241 with a logarithm of ours.
+    Wichura's AS 241 with our own logarithm.
     """
     q = 0.5 - p
     r = 0.180625 - q * q
@@ -116,26 +113,26 @@ def quantile(xp: Any, p: Array) -> Array:
     return xp.where(q <= 0.425, centre, tail)
 
 
-def _once_a_device(make: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """``make(xp, device)``, made once for each. Devices go by name: CuPy's have no hash."""
-    made: dict[tuple[Any, str], Any] = {}
+def _cached_per_device(make: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """``make(xp, device)``, called once for each. Devices are keyed by name: CuPy's have no hash."""
+    tables: dict[tuple[Any, str], Any] = {}
 
     @wraps(make)
-    def kept(xp: Any, device: Any) -> Any:
-        where = xp, repr(device)
-        if where not in made:
-            made[where] = make(xp, device)
-        return made[where]
+    def cached(xp: Any, device: Any) -> Any:
+        key = xp, repr(device)
+        if key not in tables:
+            tables[key] = make(xp, device)
+        return tables[key]
 
-    kept.cache_clear = made.clear  # type: ignore[attr-defined]
-    return kept
+    cached.cache_clear = tables.clear  # type: ignore[attr-defined]
+    return cached
 
 
-CELLS = 1024  # straight pieces in each octave of the tail's probability: `normal` is off by at most 6e-8
+CELLS = 1024  # line segments in each octave of the tail's probability: `normal` is off by at most 6e-8
 _OCTAVES = 53
 
 
-@_once_a_device
+@_cached_per_device
 def normal_table(xp: Any, device: Any) -> tuple[Array, Array]:
     """(a, b), float64 (53 * 1024,) each: the quantile is ``a + b * g`` in each cell of g, see `normal`."""
     edge = 1.0 + xp.arange(CELLS, dtype=xp.float64, device=device) / CELLS
@@ -147,11 +144,11 @@ def normal_table(xp: Any, device: Any) -> tuple[Array, Array]:
 
 
 def normal(xp: Any, w: Array) -> Array:
-    """uint64 words -> standard normal float64 of any shape, one from each word; at most 8.29 on either side.
+    """uint64 words -> standard normal float64 of any shape, one per word, in [-8.29, 8.29].
 
-    The word's first bit is the sign. Of the others 52 make an odd number g below 2**53, and ``g / 2**54`` is the
-    probability of the tail: its quantile is read from a line drawn between two of 1024 points in each octave of g, so
-    that the far tail is as finely drawn as the centre.
+    The word's top bit is the sign. Of the others, 52 make an odd number g below 2**53, and ``g / 2**54`` is the
+    probability of the tail. Its quantile is interpolated linearly between 1024 points in each octave of g, so that the
+    far tail is as fine as the centre.
     """
     a, b = normal_table(xp, w.device)
     g = xp.astype(((w << 1) >> 11) | 1, xp.float64)
@@ -165,30 +162,30 @@ def normal(xp: Any, w: Array) -> Array:
     return xp.where((w >> 63) == 1, -z, z)
 
 
-# The same for whoever can read the bits of a float64. With the exponent WORD_EXPONENT, whose last bit swallows the
-# word's sign, the word's bits are a number of which WORD_OFFSET leaves ``g * 2**-1021``, exactly; and that number's
-# upper 22 bits are its row in `normal_lines`.
+# The same for code that can read the bits of a float64. With the exponent WORD_EXPONENT, whose last bit absorbs the
+# word's sign, the word's bits are a number from which subtracting WORD_OFFSET leaves ``g * 2**-1021``, exactly; and that
+# number's upper 22 bits are its row in `normal_lines`.
 WORD_EXPONENT = 55 << 52
 WORD_OFFSET = (2.0**52 - 0.5) * 2.0**-1020
 
 
-@_once_a_device
+@_cached_per_device
 def normal_lines(xp: Any, device: Any) -> Array:
-    """`normal_table` in rows (a, b * 2**1021), behind 2 * 1024 rows that no word leads to: (55 * 1024, 2) float64."""
+    """`normal_table` in rows (a, b * 2**1021), after 2 * 1024 rows that no word maps to: (55 * 1024, 2) float64."""
     a, b = normal_table(xp, device)
     rows = xp.stack([a, b * 2.0**1021], axis=1)
     return xp.concat([xp.zeros((2 * CELLS, 2), dtype=xp.float64, device=device), rows], axis=0)
 
 
-# Taylor coefficients of sin(2 pi t) / t and cos(2 pi t) in t**2, the highest power first
 _PI = 3.141592653589793
 
 
 def _taylor(first: int, terms: int) -> tuple[float, ...]:
+    """Coefficients of sin(2 pi t) / t (``first`` 1) or cos(2 pi t) (0) in t**2, from the highest power down."""
     from fractions import Fraction
     from math import factorial
 
-    # (2 pi)**n with pi to 50 digits: each coefficient is rounded once
+    # pi to 50 digits, so that each coefficient is rounded only once
     pi = Fraction(314159265358979323846264338327950288419716939937511, 10**50)
     powers = range(first, first + 2 * terms, 2)
     return tuple(float((-1) ** (n // 2) * (2 * pi) ** n / factorial(n)) for n in powers)[::-1]
@@ -200,9 +197,9 @@ _SINE, _COSINE = _taylor(1, 9), _taylor(0, 9)
 _POINTS = 4096
 
 
-@_once_a_device
+@_cached_per_device
 def _circle(xp: Any, device: Any) -> tuple[Array, Array]:
-    """Sines and cosines of k / 4096 turns, (4096,) each, by Taylor's series: to half a unit in the last place or so."""
+    """Sines and cosines of k / 4096 turns, (4096,) each, by Taylor's series, to about half a unit in the last place."""
     turns = xp.arange(_POINTS, dtype=xp.float64, device=device) / _POINTS
     quarter = xp.round(4.0 * turns)
     t = turns - 0.25 * quarter  # in [-1/8, 1/8], exact
@@ -217,7 +214,7 @@ def _circle(xp: Any, device: Any) -> tuple[Array, Array]:
 def sincos(xp: Any, turns: Array) -> tuple[Array, Array]:
     """Sine and cosine of ``2 pi turns``, float64 (n,) or of any shape with ``|turns| < 2**40``, to 1e-15 absolute.
 
-    From the nearest of 4096 points on the circle, by the formulas for a sum of angles.
+    From the nearest of 4096 points on the circle, by the angle sum formulas.
     """
     near = xp.round(turns * _POINTS)
     t = turns - near * (1.0 / _POINTS)  # at most 1/8192, exact
@@ -232,9 +229,9 @@ _NODES = 1024
 _ARCTAN = tuple((-1) ** n / (2 * n + 1) for n in range(30, 0, -1))
 
 
-@_once_a_device
+@_cached_per_device
 def _arctangents(xp: Any, device: Any) -> Array:
-    """Arc tangents of k / 1024, (1025,), by Taylor's series below tan(pi / 8) and a difference with pi / 4 above."""
+    """Arc tangents of k / 1024, (1025,), by Taylor's series below tan(pi / 8), from pi / 4 above."""
     t = xp.arange(_NODES + 1, dtype=xp.float64, device=device) / _NODES
     large = t > 0.41421356237309503
     t = xp.where(large, (t - 1.0) / (t + 1.0), t)
@@ -246,14 +243,14 @@ def _arctangents(xp: Any, device: Any) -> Array:
 def arctan(xp: Any, y: Array, x: Array) -> Array:
     """Arc tangent of ``y / x`` in radians for float64 (n,) y and ``x >= 0``, not both 0, to 1e-15.
 
-    The smaller of the two over the larger is compared with the nearest of 1025 tangents, by the formula for a
-    difference.
+    The ratio of the smaller to the larger is compared with the nearest of 1025 tangents, by the formula for the
+    difference of two arc tangents.
     """
     a = xp.abs(y)
     t = xp.minimum(a, x) / xp.maximum(a, x)
     k = xp.round(t * _NODES)
     node = k * (1.0 / _NODES)
-    u = (t - node) / (1.0 + t * node)  # at most 1/2048: the third term of the series would be 6e-18
+    u = (t - node) / (1.0 + t * node)  # at most 1/2048: the next term of the series would be 6e-18
     rest = u - u * u * u * (1.0 / 3.0)
     angle = xp.take(_arctangents(xp, y.device), xp.astype(k, xp.int64)) + rest
     angle = xp.where(a > x, 0.5 * _PI - angle, angle)

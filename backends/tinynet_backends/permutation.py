@@ -1,9 +1,9 @@
-"""Keyed permutations of ``range(n)`` that need no memory: the image of any index, or its preimage, by itself.
+"""Keyed permutations of ``range(n)`` without memory: the image or preimage of any index on its own.
 
 An additive Feistel network on pairs (l, r) of Z_a x Z_b, with ``a * b`` just above n, and cycle walking back into
 ``range(n)``: J. Black, P. Rogaway (2002), *Ciphers with arbitrary finite domains*, CT-RSA, doi:10.1007/3-540-45760-7_9
-(their method of cycle walking, and their generalised Feistel cipher). It shuffles; it is not a cipher. Integers only:
-the same on every device.
+(their cycle walking and generalised Feistel ciphers). It is a shuffle, not a cipher. It uses integers only, so it is the
+same on every device.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import Any
 
 Array = Any
 
-KEYS = 24  # numbers that name a permutation
+KEYS = 24  # numbers that determine a permutation
 
 
 def permute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
-    """Where the permutation of ``range(n)`` that ``keys`` names sends each index: (m,) int64 -> (m,) int64, both in [0,
-    n).
+    """The permutation of ``range(n)`` determined by ``keys``, at each index: (m,) int64 -> (m,) int64, both in [0, n).
 
     ``keys`` are 24 or more ints in [0, 2**32). Raises `ValueError` for fewer, and unless ``1 <= n <= 2**62``;
     `IndexError` for an index that is not in [0, n).
@@ -33,7 +32,7 @@ def permute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
         l = x // b
         r = x - l * b
         for j, key in used:
-            # The smaller of y and y - a is y mod a for y < 2 a: a negative difference wraps around to a huge number.
+            # min(y, y - a) is y mod a for y < 2 a: a negative difference wraps around to a huge number.
             if j % 2:
                 r += _below(xp, b, l, key)
                 r = xp.minimum(r, r - b)
@@ -67,20 +66,21 @@ def unpermute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
 
 
 def _walk(xp: Any, step: Callable[[Array], Array], index: Array, n: int, size: int) -> Array:
-    """``step``, a bijection of ``range(size)``, repeated on each index until it is below n: a bijection of
-    ``range(n)``."""
+    """``step``, a bijection of ``range(size)``, repeated until each index is below n: a bijection of ``range(n)``."""
     y = step(xp.astype(index, xp.uint64))
     if size > n:
-        # Ends: every index walks along its cycle of step, which leads back to the index itself, and that is below n. It
-        # asks the device for one bool a turn; a second turn is rare, as size - n is small (see `sides`).
+        # This ends: an index walks along its cycle of step, which returns to the index itself, and that is below n.
+        # Each iteration transfers one bool from the device; a second one is rare, as size - n is small (see `sides`).
         while bool(xp.any(y >= n)):
             y = xp.where(y >= n, step(y), y)
     return xp.astype(y, xp.int64)
 
 
 def check_inside(xp: Any, index: Array, n: int) -> int:
-    """n as int; ValueError unless it is one in [1, 2**62], IndexError unless every index is in [0, n): one outside might
-    walk for ever."""
+    """n as int; ValueError unless it is in [1, 2**62], IndexError unless every index is in [0, n).
+
+    An index outside might walk forever.
+    """
     n = check_kinds(xp, index, n)
     if index.shape[0] == 0:
         return n
@@ -91,23 +91,23 @@ def check_inside(xp: Any, index: Array, n: int) -> int:
 
 
 def check_kinds(xp: Any, index: Array, n: int) -> int:
-    """What of `check_inside` can be said without a look at the indices."""
-    several = getattr(n, "ndim", None)  # an array of one number has an index, too
+    """The part of `check_inside` that does not read the indices."""
+    several = getattr(n, "ndim", None)  # an array of one number has __index__, too
     if isinstance(n, bool) or several or not hasattr(n, "__index__") or not 1 <= n.__index__() <= 2**62:
         text = " ".join(repr(n).split())[:60]
         raise ValueError(f"no permutation of range({text}): expected 1 <= n <= 2**62")
     n = n.__index__()
     if not xp.isdtype(index.dtype, "integral"):
-        raise IndexError(f"an index of dtype {index.dtype} is not whole: give int64 in [0, {n})")
+        raise IndexError(f"an index of dtype {index.dtype} is not an integer: give int64 in [0, {n})")
     return n
 
 
 @lru_cache(maxsize=256)
 def sides(n: int) -> tuple[int, int]:
-    """(a, b), both near the root of n, with ``a * b >= n`` even and as small as a short search finds.
+    """(a, b), both near the square root of n, with ``a * b >= n`` even and as small as a short search finds.
 
-    Even: on Z_a x Z_b with a and b odd every round, and so the whole, is an even permutation; half of all would never
-    come.
+    If a and b were odd, every round on Z_a x Z_b, and so their composition, would be an even permutation: half of all
+    permutations would be impossible.
     """
     if not 1 <= n <= 2**62:
         raise ValueError(f"no permutation of range({n}): expected 1 <= n <= 2**62")
@@ -118,13 +118,16 @@ def sides(n: int) -> tuple[int, int]:
 
 
 def _rounds(n: int) -> int:
-    """24 for small n, where all n! orders can be counted (n = 5 to 8: 8 and 16 rounds are told from random, 24 were not
-    in 600 000 orders); 8 for n >= 1000, where ranks, pairs and cycles do not tell them."""
+    """24 for small n, 8 for n >= 1000.
+
+    For n = 5 to 8, all n! orders can be counted: 8 and 16 rounds were distinguishable from random, 24 were not in
+    600 000 orders. For n >= 1000, ranks, pairs and cycles do not distinguish 8 rounds from random.
+    """
     return 24 if n < 1000 else 8
 
 
 def used_keys(keys: Sequence[int], n: int) -> Sequence[int]:
-    """The keys of the rounds that are made, an even number of them."""
+    """The keys of the rounds that are executed, an even number of them."""
     if len(keys) < KEYS:
         raise ValueError(f"a permutation takes {KEYS} keys, not {len(keys)}")
     return keys[: _rounds(n)]
@@ -132,7 +135,8 @@ def used_keys(keys: Sequence[int], n: int) -> Sequence[int]:
 
 def _below(xp: Any, bound: int, x: Array, key: int) -> Array:
     """A hash of (x, key) in [0, bound): uint64 holding 32 bits -> uint64. The mixer is lowbias32 (C. Wellons, 2018)."""
-    x = xp.astype(x ^ key, xp.uint32)  # whose products drop what is above; and a vector has twice as many of them
+    # 32-bit products drop the upper bits by themselves, and a vector holds twice as many numbers
+    x = xp.astype(x ^ key, xp.uint32)
     x ^= x >> 16
     x *= 0x7FEB352D
     x ^= x >> 15

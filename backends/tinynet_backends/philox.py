@@ -2,7 +2,7 @@
 
 J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw (2011), *Parallel random numbers: as easy as 1, 2, 3*, SC '11,
 doi:10.1145/2063384.2063405. A word is a pure function of a key and a 256-bit counter, so any part of a stream can be
-had without the parts before it. Only uint64 ``+ * & ^ >>`` are used: the bits are the same on every device.
+computed without the parts before it. Only uint64 ``+ * & ^ >>`` are used: the bits are the same on every device.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def words(
 ) -> Array:
     """Words ``start .. start + n`` of the stream (key, counter): (n,) uint64; ``0 <= start < 2**80``.
 
-    The stream is the one that ``np.random.Philox(key=key, counter=[0, *counter]).random_raw`` gives.
+    The stream is that of ``np.random.Philox(key=key, counter=[0, *counter]).random_raw``.
     """
     first, skip = divmod(start, 4)
     count = (skip + n + 3) // 4
-    above, first = divmod(first + 1, 2**64)  # NumPy counts on before it makes a block: block 0 is the one at counter 1
-    if first + count > 2**64:  # the counter's first word runs over in the middle: rare, so in two parts
+    above, first = divmod(first + 1, 2**64)  # NumPy increments before it makes a block: block 0 has counter 1
+    if first + count > 2**64:  # the counter's first word overflows midway: rare, so computed in two parts
         n0 = 4 * (2**64 - first) - skip
         parts = words(xp, key, counter, start, n0, device), words(xp, key, counter, start + n0, n - n0, device)
         return xp.concat(parts)
@@ -41,7 +41,7 @@ def words(
 def words_at(xp: Any, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
     """Row ``r`` is words ``width * index[r] .. + width`` of the stream (key, counter): (n,) int64 -> (n, width) uint64.
 
-    ``0 <= width * index < 2**80``: the number of a block may pass 64 bits and runs on in the counter's next word.
+    ``0 <= width * index < 2**80``: the index of a block may exceed 64 bits and carries into the counter's next word.
     """
     index = xp.astype(index, xp.uint64)
     high, low = multiply(width, index)
@@ -50,8 +50,8 @@ def words_at(xp: Any, key: tuple[int, int], counter: tuple[int, int, int], index
     device = index.device
     above = (high >> 2) + constant(xp, counter[0], device)
     columns: list[Array] = []
-    latest = {0: 0, 2: 2}.get(width % 4, 3)  # where in its first block a row begins at the latest
-    for b in range(1, (latest + width + 3) // 4 + 1):  # NumPy makes block 0 at counter 1
+    latest = {0: 0, 2: 2}.get(width % 4, 3)  # the last place in its first block where a row can begin
+    for b in range(1, (latest + width + 3) // 4 + 1):  # NumPy's block 0 has counter 1
         c0 = first + b
         c1 = xp.where(c0 < first, above + 1, above)
         columns += blocks(xp, c0, c1, *counter[1:], key)
@@ -70,7 +70,7 @@ def blocks(
     The counter is (c0, c1, c2, c3), least significant word first; ints are in [0, 2**64).
     """
     if c0.ndim == 0:
-        # NumPy turns 0-d results into scalars, and scalars warn where arrays wrap around.
+        # NumPy turns () results into scalars, and scalars warn on overflow where arrays wrap around.
         c0, c1, c2, c3 = (c if isinstance(c, int) else xp.reshape(c, (1,)) for c in (c0, c1, c2, c3))
         w0, w1, w2, w3 = (xp.reshape(w, ()) for w in blocks(xp, c0, c1, c2, c3, key))
         return w0, w1, w2, w3
@@ -92,13 +92,13 @@ def blocks(
 
 
 def constant(xp: Any, number: int, device: Any) -> Array:
-    """An int as () uint64: CuPy takes none from 2**63 up beside an array."""
+    """An int as () uint64: beside an array, CuPy accepts no int from 2**63 up."""
     return xp.asarray(number, dtype=xp.uint64, device=device)
 
 
 def multiply(m: int, x: Array | int) -> tuple[Array | int, Array | int]:
-    """High and low 64 bits of ``m * x`` by products of 32-bit halves; no sum in the high word overflows."""
-    if isinstance(x, int):  # counter words that are the same for all blocks cost nothing until they meet an array
+    """High and low 64 bits of ``m * x``, from products of 32-bit halves; no sum in the high word overflows."""
+    if isinstance(x, int):  # counter words shared by all blocks cost nothing until they are combined with an array
         return (m * x) >> 64, (m * x) & _LOW64
     m0, m1 = m & _LOW32, m >> 32
     x0, x1 = x & _LOW32, x >> 32

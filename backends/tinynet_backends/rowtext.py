@@ -1,6 +1,6 @@
-"""Formulas of samples written out as loops over rows, in any language that has numbers, assignments and loops.
+"""Sample formulas written out as loops over rows, in any language that has numbers, assignments and loops.
 
-Vectors of a few numbers become as many names; longer ones are computed where they are read, or kept if they are read twice.
+Short vectors become one variable per number; longer ones are computed where they are read, or stored if read twice.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Protocol
 from tinynet_backends.rowwise import Instruction, RowTrace, Table
 from tinynet_backends.tracing import Ref
 
-FEW = 8  # numbers of a vector that get a name each
-_VIEWS = {"words", "part", "column", "halves", "take", "constant"}  # read again rather than kept
+FEW = 8  # the length up to which a vector gets one variable per number
+_VIEWS = {"words", "part", "column", "halves", "take", "constant"}  # recomputed rather than stored
 KEPT = {"float64", "uint64", "int64"}
 
 
 class Language(Protocol):
-    """How things are said. Values and places are expressions, statements are lists of lines."""
+    """The syntax of a language. Values and places are expressions, statements are lists of lines."""
 
-    spelled: dict[str, str]  # an operation on numbers, with {} for each
+    spelled: dict[str, str]  # operations on numbers, with {} for each operand
 
     def let(self, name: str, kind: str, value: str) -> str:
         """A new variable."""
@@ -39,7 +39,7 @@ class Language(Protocol):
     def when(self, condition: str, lines: Sequence[str]) -> list[str]: ...
 
     def room(self, number: int, kind: str, width: int) -> tuple[list[str], str]:
-        """What has to be said to keep vector ``number``, and how its elements are called, with {} for the place."""
+        """The statements that allocate vector ``number``, and the name of its elements, with {} for the place."""
         ...
 
     def word(self, place: str) -> str:
@@ -49,7 +49,7 @@ class Language(Protocol):
     def constant(self, text: str) -> str: ...
 
     def cast(self, kind: str, value: str) -> str:
-        """A value as another kind, 'real' being the samples'."""
+        """A value as another kind; 'real' is the dtype of the samples."""
         ...
 
     def either(self, a: str, b: str) -> str: ...
@@ -58,15 +58,15 @@ class Language(Protocol):
 
 
 class Writer:
-    """The text of a row, statement by statement, in ``text``. Its results go to ``x``, and to ``labels`` or ``targets``."""
+    """The statements that make one row, in ``text``. Results go to ``x``, and to ``labels`` or ``targets``."""
 
     def __init__(self, trace: RowTrace, language: Language) -> None:
         self.trace, self.language, self.text = trace, language, list[str]()
-        self.kept: dict[int, str] = {}  # vectors that are stored, and how their elements are called
+        self.kept: dict[int, str] = {}  # stored vectors, and the names of their elements
         self.uses = Counter([trace.features.number, trace.target.number])
-        for n, made in reversed(list(enumerate(trace.instructions))):  # reading a view is reading what it is a view of
-            often = self.uses[n] if made.op in _VIEWS else min(self.uses[n], 1)
-            self.uses.update({a.number: often for a in made.args if isinstance(a, Ref)})
+        for n, made in reversed(list(enumerate(trace.instructions))):  # a read of a view is a read of its base
+            reads = self.uses[n] if made.op in _VIEWS else min(self.uses[n], 1)
+            self.uses.update({a.number: reads for a in made.args if isinstance(a, Ref)})
         for n in range(len(trace.instructions)):
             if self.uses[n]:
                 self._instruction(n)
@@ -99,7 +99,7 @@ class Writer:
     # Values --------------------------------------------------------------------------------------------------------
 
     def read(self, value: Ref | Table | str, place: str = "0") -> str:
-        """The number of a value at a place of its vector, or the value, if it is a number."""
+        """A value at a place of its vector, or the value itself if it is a number."""
         if isinstance(value, str):
             return self.language.constant(value)
         if isinstance(value, Table):
@@ -173,59 +173,60 @@ class Writer:
         self._rest(x, lambda j: [self.language.put(f"v{n}", f"v{n} + {self.read(x, j)}")])
 
     def _argmax(self, n: int, made: Instruction) -> None:
-        (x,), say = made.args, self.language
-        self.text += [say.let(f"v{n}", "int64", "0"), say.let(f"top{n}", "float64", self.read(x))]
-        self.text.append(say.let(f"new{n}", "float64", f"top{n}"))
-        nan = say.both(f"new{n} != new{n}", f"top{n} == top{n}")
+        (x,), language = made.args, self.language
+        self.text += [language.let(f"v{n}", "int64", "0"), language.let(f"top{n}", "float64", self.read(x))]
+        self.text.append(language.let(f"new{n}", "float64", f"top{n}"))
+        nan = language.both(f"new{n} != new{n}", f"top{n} == top{n}")
 
-        def turn(j: str) -> list[str]:
-            larger = [say.put(f"v{n}", j), say.put(f"top{n}", f"new{n}")]
-            return [say.put(f"new{n}", self.read(x, j)), *say.when(say.either(f"new{n} > top{n}", nan), larger)]
+        def step(j: str) -> list[str]:
+            larger = [language.put(f"v{n}", j), language.put(f"top{n}", f"new{n}")]
+            condition = language.either(f"new{n} > top{n}", nan)
+            return [language.put(f"new{n}", self.read(x, j)), *language.when(condition, larger)]
 
-        self._rest(x, turn)
+        self._rest(x, step)
 
     def _affine(self, n: int, made: Instruction) -> None:
-        x, w, *more, scale = made.args
+        x, w, *bias, scale = made.args
         assert isinstance(w, Table)
-        outputs, say = made.width or 0, self.language
+        outputs, language, put = made.width or 0, self.language, self.language.put
         first = [f"{self.read(x)} * {_entry(w, ['0', str(o)])}" for o in range(min(outputs, FEW))]
         few = outputs <= FEW
         if few:
             self._names(n, made, first)
         place = f"v{n}_{{}}" if few else self._keep(n, made)
         if not few:
-            self._each(outputs, lambda o: say.put(place.format(o), f"{self.read(x)} * {_entry(w, ['0', o])}"), "o")
+            self._each(outputs, lambda o: put(place.format(o), f"{self.read(x)} * {_entry(w, ['0', o])}"), "o")
 
         def add(i: str, o: str) -> str:
-            return say.put(place.format(o), f"{place.format(o)} + z{n} * {_entry(w, [i, o])}")
+            return put(place.format(o), f"{place.format(o)} + z{n} * {_entry(w, [i, o])}")
 
-        def turn(i: str) -> list[str]:
-            every = [add(i, str(o)) for o in range(outputs)] if few else say.loop("o", 0, outputs, [add(i, "o")])
-            return [say.put(f"z{n}", self.read(x, i)), *every]
+        def step(i: str) -> list[str]:
+            sums = [add(i, str(o)) for o in range(outputs)] if few else language.loop("o", 0, outputs, [add(i, "o")])
+            return [put(f"z{n}", self.read(x, i)), *sums]
 
-        self.text.append(say.let(f"z{n}", "float64", "0.0"))
-        self._rest(x, turn)
+        self.text.append(language.let(f"z{n}", "float64", "0.0"))
+        self._rest(x, step)
         if scale != "1.0":
-            self._each(outputs, lambda o: say.put(place.format(o), f"{self.read(scale)} * {place.format(o)}"), "o")
-        if more:
-            self._each(outputs, lambda o: say.put(place.format(o), f"{place.format(o)} + {self.read(more[0], o)}"), "o")
+            self._each(outputs, lambda o: put(place.format(o), f"{self.read(scale)} * {place.format(o)}"), "o")
+        if bias:
+            self._each(outputs, lambda o: put(place.format(o), f"{place.format(o)} + {self.read(bias[0], o)}"), "o")
 
-    def _rest(self, x: Ref | Table | str, turn: Callable[[str], Sequence[str]]) -> None:
-        """``turn`` for each place of a vector behind the first."""
+    def _rest(self, x: Ref | Table | str, step: Callable[[str], Sequence[str]]) -> None:
+        """``step`` for each place of a vector after the first."""
         assert isinstance(x, Ref)
         count = self.trace.instructions[x.number].width or 0
         if count <= FEW:
-            self.text += [line for j in range(1, count) for line in turn(str(j))]
+            self.text += [line for j in range(1, count) for line in step(str(j))]
         else:
-            self.text += self.language.loop("i", 1, count, turn("i"))
+            self.text += self.language.loop("i", 1, count, step("i"))
 
 
 def tables(trace: RowTrace) -> list[int]:
-    """The numbers of the tables that a formula reads."""
+    """The indices of the tables that a formula reads."""
     return sorted({a.number for i in trace.instructions for a in i.args if isinstance(a, Table)})
 
 
 def _entry(table: Table, places: Sequence[str]) -> str:
-    """An entry of a table by its place."""
+    """The entry of a table at these indices."""
     terms = [str(table.offset), *[f"{p} * {s}" for p, s in zip(places, table.strides, strict=True)]]
     return f"t{table.number}[{' + '.join(terms)}]"

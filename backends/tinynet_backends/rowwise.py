@@ -1,8 +1,8 @@
-"""Sample formulas as lists of instructions: what makes one row of a batch out of its words, written down once.
+"""Sample formulas as lists of instructions that turn the words of one row into its features and target.
 
-`tracing` follows formulas that act on each element alone; here a value is a number of the row, or a vector of ``width``
-numbers. A formula is run on symbols of one row in place of arrays of all, with a stand-in for the backend that knows what
-formulas of samples are made of; a backend can then make samples in one pass over the rows.
+`tracing` records elementwise formulas; here a value is one number per row, or a vector of ``width`` numbers. A formula is
+run on symbols for one row instead of arrays of all rows, with a stand-in for the backend that has the operations of
+sample formulas; a backend can then make samples in one pass over the rows.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tinynet_backends.tracing import Ref, Untraceable
 
 _log = logging.getLogger("tinynet")
 
-LONGEST = 2000  # instructions that are still worth compiling
+LONGEST = 2000  # instructions at most: longer formulas are not worth compiling
 COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
 
 
 class Table(NamedTuple):
-    """A view of the ``number``-th float64 table of a formula: where it begins and how far apart its elements lie."""
+    """A view of a formula's float64 table ``number``: offset, shape and strides, in elements."""
 
     number: int
     offset: int
@@ -31,9 +31,9 @@ class Table(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """``op`` on values, tables and constants (text), with whole numbers ``places`` that say where.
+    """``op`` on values, tables and constants (text); ``places`` are indices into vectors.
 
-    The result is of ``kind`` 'uint64', 'int64', 'float64' or 'bool', a number if ``width`` is None, else a vector.
+    The result is of ``kind`` 'uint64', 'int64', 'float64' or 'bool': a number if ``width`` is None, else a vector.
     """
 
     op: str
@@ -44,7 +44,7 @@ class Instruction(NamedTuple):
 
 
 class RowTrace(NamedTuple):
-    """What a formula does: value 0 is the row's words, each instruction makes the next, two are features and target."""
+    """A traced formula: value n is the result of instruction n, value 0 the row's words; two are features and target."""
 
     instructions: tuple[Instruction, ...]
     features: Ref
@@ -52,7 +52,7 @@ class RowTrace(NamedTuple):
 
 
 def trace(formula: Callable[..., Any], width: int, shapes: Sequence[tuple[int, ...]] = ()) -> RowTrace:
-    """What ``formula(ops, words, *tables)`` does to each row of ``width`` words; `Untraceable` if that cannot be said."""
+    """``formula(ops, words, *tables)`` as instructions on a row of ``width`` words; `Untraceable` if that is impossible."""
     ops = RowOps()
     words = ops.do("words", (), "uint64", width)
     x, y = formula(ops, words, *[_Table(ops, n, shape) for n, shape in enumerate(shapes)])
@@ -65,7 +65,7 @@ def trace(formula: Callable[..., Any], width: int, shapes: Sequence[tuple[int, .
 
 @lru_cache(maxsize=64)
 def traced(formula: Callable[..., Any], width: int, shapes: tuple[tuple[int, ...], ...]) -> RowTrace | None:
-    """`trace`, remembered; None for a formula that cannot be traced."""
+    """`trace`, cached; None for a formula that cannot be traced."""
     try:
         return trace(formula, width, shapes)
     except (TypeError, AttributeError) as e:
@@ -74,24 +74,24 @@ def traced(formula: Callable[..., Any], width: int, shapes: tuple[tuple[int, ...
 
 
 class RowOps:
-    """Stands for the backend, and for its array API namespace, where a formula of samples is traced."""
+    """Stands for the backend and its array API namespace while a sample formula is traced."""
 
     float64, int64, uint64 = "float64", "int64", "uint64"
 
     def __init__(self) -> None:
-        self.instructions: dict[Instruction, int] = {}  # and the number of its result: none is computed twice
+        self.instructions: dict[Instruction, int] = {}  # with the number of the result: none is computed twice
         self.xp = self
 
     def do(self, op: str, args: Sequence[Any], kind: str, width: int | None, *places: int) -> Row:
-        found = tuple(a.ref if isinstance(a, Row) else a.view if isinstance(a, _Table) else a for a in args)
-        instruction = Instruction(op, found, places, kind, width)
+        operands = tuple(a.ref if isinstance(a, Row) else a.view if isinstance(a, _Table) else a for a in args)
+        instruction = Instruction(op, operands, places, kind, width)
         number = self.instructions.setdefault(instruction, len(self.instructions))
         if number >= LONGEST:
             raise Untraceable(f"more than {LONGEST} instructions")
         return Row(self, Ref(number), kind, width)
 
-    def each(self, op: str, *args: Any) -> Row:
-        """``op`` on each number of rows, tables and Python's numbers."""
+    def elementwise(self, op: str, *args: Any) -> Row:
+        """``op`` on each number of rows, tables and Python numbers."""
         kinds = {a.kind for a in args if isinstance(a, (Row, _Table))} - ({"bool"} if op == "where" else set())
         if len(kinds) != 1:
             raise Untraceable(f"{op} of {' and '.join(sorted(kinds)) or 'numbers'}")
@@ -100,27 +100,27 @@ class RowOps:
         values = [a if isinstance(a, (Row, _Table)) else _text(a, kind) for a in args]
         return self.do(op, values, "bool" if op in COMPARISONS else kind, width)
 
-    # Functions of each number
+    # Elementwise functions
 
     def astype(self, x: Row, kind: str) -> Row:
         return x if x.kind == kind else self.do("astype", [x], kind, x.width)
 
     def where(self, condition: Row, x: Any, y: Any) -> Row:
-        return self.each("where", condition, x, y)
+        return self.elementwise("where", condition, x, y)
 
     def zeros_like(self, x: Row, dtype: str | None = None) -> Row:
         return self.do("constant", [_text(0, dtype or x.kind)], dtype or x.kind, x.width)
 
     def sincos(self, turns: Row) -> tuple[Row, Row]:
-        return self.each("sine", turns), self.each("cosine", turns)
+        return self.elementwise("sine", turns), self.elementwise("cosine", turns)
 
     def arctan(self, y: Row, x: Row) -> Row:
-        return self.each("arctan", y, x)
+        return self.elementwise("arctan", y, x)
 
     def normal(self, words: Row) -> Row:
         return self.do("normal", [words], "float64", words.width)
 
-    # Functions of the row's vectors
+    # Functions of vectors
 
     def halves(self, words: Row) -> Row:
         if words.width is None:
@@ -129,40 +129,40 @@ class RowOps:
 
     def stack(self, values: Sequence[Row], axis: int) -> Row:
         if axis != 1 or any(v.width is not None or v.kind != "float64" for v in values):
-            raise Untraceable("a stack that is not one of numbers along axis 1")
+            raise Untraceable("a stack of anything but numbers along axis 1")
         return self.do("stack", values, "float64", len(values))
 
     def take(self, table: _Table, index: Row, axis: int = 0) -> Row:
         if axis != 0 or index.width is not None or not isinstance(table, _Table) or len(table.shape) > 2:
-            raise Untraceable("a take that is not one of a table's rows")
+            raise Untraceable("a take of anything but a table's rows")
         return self.do("take", [table, index], "float64", table.shape[1] if len(table.shape) == 2 else None)
 
     def argmax(self, x: Row, axis: int) -> Row:
         if axis != 1 or x.width is None:
-            raise Untraceable("argmax of what is not a row")
+            raise Untraceable("argmax of something that is not a vector")
         return self.do("argmax", [x], "int64", None)
 
     def sum_in_order(self, x: Row) -> Row:
         if x.width is None:
-            raise Untraceable("a sum of what is not a row")
+            raise Untraceable("a sum of something that is not a vector")
         return self.do("sum", [x], x.kind, None)
 
     def affine_in_order(self, x: Row, w: _Table, b: _Table | None = None, scale: float = 1.0) -> Row:
         if x.width != w.shape[0]:
             raise Untraceable(f"a product of {x.width} numbers with a table of shape {w.shape}")
-        more = [] if b is None else [b[0, :]]
-        return self.do("affine", [x, w, *more, _text(scale, "float64")], "float64", w.shape[1])
+        bias = [] if b is None else [b[0, :]]
+        return self.do("affine", [x, w, *bias, _text(scale, "float64")], "float64", w.shape[1])
 
 
 def _common(widths: Sequence[int | None], op: str) -> int | None:
-    """The width of what comes of several by the rules of broadcasting; -1 is a number of a table, which fits anything."""
-    rows = {w for w in widths if w != -1}
-    if None in rows and len(rows) > 1:
+    """The width of the broadcast result; -1 is a number of a table, which broadcasts with anything."""
+    fixed = {w for w in widths if w != -1}
+    if None in fixed and len(fixed) > 1:
         raise Untraceable(f"{op} of numbers and vectors")
-    wide = rows - {1, None}
+    wide = fixed - {1, None}
     if len(wide) > 1:
         raise Untraceable(f"{op} of vectors of {sorted(wide)} numbers")  # type: ignore[type-var]
-    return wide.pop() if wide else 1 if 1 in rows else None
+    return wide.pop() if wide else 1 if 1 in fixed else None
 
 
 def _text(value: Any, kind: str) -> str:
@@ -172,7 +172,7 @@ def _text(value: Any, kind: str) -> str:
 
 
 class _Operators:
-    """Arithmetic that goes to `RowOps`."""
+    """Python's operators, passed to `RowOps`."""
 
     ops: RowOps
     __hash__ = None  # type: ignore[assignment]
@@ -183,7 +183,7 @@ class _Operators:
 
 def _operator(op: str, reflected: bool) -> Callable[..., Row]:
     def method(self: _Operators, *others: Any) -> Row:
-        return self.ops.each(op, *others, self) if reflected else self.ops.each(op, self, *others)
+        return self.ops.elementwise(op, *others, self) if reflected else self.ops.elementwise(op, self, *others)
 
     return method
 
@@ -200,7 +200,7 @@ for _name, _op in {
 }.items():  # fmt: skip
     setattr(_Operators, f"__{_name}__", _operator(_op, reflected=False))
 for _name in ("abs", "floor", "sqrt", "log", "maximum", "minimum"):
-    setattr(RowOps, _name, (lambda op: lambda self, *args: self.each(op, *args))(_name))
+    setattr(RowOps, _name, (lambda op: lambda self, *args: self.elementwise(op, *args))(_name))
 
 
 class Row(_Operators):
@@ -211,12 +211,12 @@ class Row(_Operators):
 
     def __getitem__(self, key: Any) -> Row:
         if not isinstance(key, tuple) or len(key) != 2 or key[0] != slice(None):
-            raise Untraceable(f"the part {key!r}")
+            raise Untraceable(f"the index {key!r}")
         part = key[1]
         if part is None and self.width is None:
             return self.ops.do("column", [self], self.kind, 1)
         if self.width is None:
-            raise Untraceable(f"the part {key!r} of a number")
+            raise Untraceable(f"the index {key!r} of a number")
         if isinstance(part, int) and -self.width <= part < self.width:
             return self.ops.do("element", [self], self.kind, None, part % self.width)
         if isinstance(part, slice):
@@ -224,11 +224,11 @@ class Row(_Operators):
             if step == 1:
                 width = max(stop - start, 0)
                 return self if width == self.width else self.ops.do("part", [self], self.kind, width, start)
-        raise Untraceable(f"the part {key!r}")
+        raise Untraceable(f"the index {key!r}")
 
 
 class _Table(_Operators):
-    """A table of constants of the formula, or a part of it."""
+    """A table of the formula's constants, or a part of it."""
 
     kind = "float64"
 
@@ -242,7 +242,7 @@ class _Table(_Operators):
 
     @property
     def width(self) -> int:
-        """As a row that meets others: one for all, or a number."""
+        """The width as an operand beside rows: of one row for all, or -1 for a number."""
         if (len(self.shape) == 2 and self.shape[0] != 1) or len(self.shape) > 2:
             raise Untraceable(f"a table of shape {self.shape} beside rows")
         return self.shape[-1] if self.shape else -1
@@ -252,7 +252,7 @@ class _Table(_Operators):
         keys = key if isinstance(key, tuple) else (key,)
         keys = (*keys, *[slice(None)] * (len(shape) - len(keys)))
         if len(keys) != len(shape):
-            raise Untraceable(f"the part {key!r} of a table of shape {shape}")
+            raise Untraceable(f"the index {key!r} of a table of shape {shape}")
         kept = []
         for k, size, stride in zip(keys, shape, strides, strict=True):
             if isinstance(k, slice):
@@ -262,6 +262,6 @@ class _Table(_Operators):
             elif isinstance(k, int) and -size <= k < size:
                 offset += k % size * stride
             else:
-                raise Untraceable(f"the part {key!r} of a table")
+                raise Untraceable(f"the index {key!r} of a table")
         view = Table(number, offset, tuple(n for n, _ in kept), tuple(s for _, s in kept))
         return _Table(self.ops, number, (), view)

@@ -1,4 +1,4 @@
-"""Special functions that the array API standard lacks, in its own terms."""
+"""Special functions that the array API standard lacks, written with what it has."""
 
 from __future__ import annotations
 

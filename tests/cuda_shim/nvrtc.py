@@ -1,4 +1,4 @@
-"""NVRTC through ctypes: kernels compiled for a device that need not be there."""
+"""NVRTC through ctypes: compiles kernels without a device."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tinynet_backends.cuda.source import OPTIONS
 
 @cache
 def library() -> Any:
-    """NVRTC of the package nvidia-cuda-nvrtc. ImportError, or cuda-pathfinder's own error, where there is none."""
+    """NVRTC of the package nvidia-cuda-nvrtc; ImportError or cuda-pathfinder's own error if there is none."""
     from cuda import pathfinder
 
-    found = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path)
-    found.nvrtcGetErrorString.restype = ctypes.c_char_p
-    return found
+    nvrtc = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path)
+    nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
+    return nvrtc
 
 
 def missing() -> str:
-    """Why NVRTC cannot be had here; nothing if it can."""
+    """Why NVRTC is unavailable here; "" if it is available."""
     try:
         library()
     except Exception as e:
@@ -29,8 +29,10 @@ def missing() -> str:
 
 
 def compiled(text: str, architecture: str) -> bytes:
-    """What ``text`` comes to for ``architecture``, by the options that CuPy gives: a cubin for sm_90, say, and PTX for
-    compute_90. ValueError with the compiler's log."""
+    """``text`` compiled with CuPy's options: a cubin for an ``architecture`` such as sm_90, PTX for compute_90.
+
+    ValueError with the compiler's log if it does not compile.
+    """
     kind = "CUBIN" if architecture.startswith("sm") else "PTX"
     nvrtc, program, size = library(), ctypes.c_void_p(), ctypes.c_size_t()
 

@@ -1,8 +1,8 @@
-// CUDA C++ on the host, for tests: a kernel's blocks run one after the other, the threads of a block as fibers.
+// CUDA C++ on the host, for tests: a kernel's blocks run one after another, the threads of a block as fibers.
 //
-// A fiber runs until it meets the others at __syncthreads or a shuffle. In which order fibers and blocks take their
-// turns is the launch's: a missing barrier or a dependency between blocks shows as a result that depends on it. Shared
-// memory begins as all ones, which is NaN.
+// A fiber runs until it waits for others at __syncthreads or a shuffle. A launch sets the order in which fibers and blocks
+// run: a missing barrier or a dependency between blocks shows as a result that depends on it. Shared memory is
+// initialized to all ones, which is NaN.
 
 #pragma once
 #include <algorithm>
@@ -29,7 +29,7 @@
 using std::copysign, std::exp, std::expm1, std::fabs, std::floor, std::fma, std::fmax, std::fmod, std::log, std::log1p;
 using std::rint, std::sqrt, std::tanh;
 
-static inline int min(unsigned a, int b) { return int(a) < b ? int(a) : b; }  // as CUDA's for small numbers
+static inline int min(unsigned a, int b) { return int(a) < b ? int(a) : b; }  // the same as CUDA's for small numbers
 
 struct uint3 { unsigned x, y, z; };
 static uint3 threadIdx, blockIdx, blockDim, gridDim;
@@ -41,7 +41,7 @@ static inline double __dadd_rn(double a, double b) { return a + b; }
 static inline double __dmul_rn(double a, double b) { return a * b; }
 
 template <class To, class From> static inline To shim_bits(From from) {
-    static_assert(sizeof(To) == sizeof(From), "as many bits");
+    static_assert(sizeof(To) == sizeof(From), "sizes must be equal");
     To to;
     std::memcpy(&to, &from, sizeof to);
     return to;
@@ -59,20 +59,20 @@ enum class Shim { ready, block, warp, done };
 
 struct ShimFiber {
     ucontext_t begin;
-    jmp_buf place;  // where it goes on: unlike a change of context, a jump does not ask the system
+    jmp_buf place;  // where it continues: unlike a context switch, a jump needs no system call
     std::unique_ptr<char[]> stack;
     Shim state;
     bool begun;
     uint3 index;
-    unsigned mask, source;  // of the shuffle it waits for: lanes, and from which of them
+    unsigned mask, source;  // of the shuffle that it waits for: its lanes, and the one to read from
     uint64_t value;
-    std::vector<std::pair<void*, std::string>> copies;  // to shared memory, under way
+    std::vector<std::pair<void*, std::string>> copies;  // to shared memory, in flight
 };
 
 static std::vector<ShimFiber> shim_fibers;
 static ShimFiber* shim_current;
 static jmp_buf shim_scheduler;
-static std::vector<uint64_t> shim_room;  // shared memory whose size the launch said, and what nobody may write to
+static std::vector<uint64_t> shim_room;  // dynamic shared memory, and a fence behind it that nobody may write to
 static const uint64_t shim_fence = 0x5a5a5a5a5a5a5a5a;
 static void (*shim_body)(const void*);
 static const void* shim_argument;
@@ -136,17 +136,17 @@ template <class T> static inline T __shfl_xor_sync(unsigned mask, T value, int l
 
 static inline void __syncwarp() { __shfl_xor_sync(~0u, 0, 0); }
 
-// Matrix fragments for mma.m16n8k8 (PTX ISA, "Warp Level Matrix Multiply-Accumulate Instructions"): lane 4 g + t has of d
-// (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1), and of a and b what `a` and `b` say, by row and column.
+// Matrix fragments for mma.m16n8k8 (PTX ISA, "Warp Level Matrix Multiply-Accumulate Instructions"): lane 4 g + t holds
+// (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1) of d; `a` and `b` look up the operands by row and column.
 template <class A, class B> static void shim_mma(float* d, const std::vector<unsigned>& mine, const A& a, const B& b) {
     static std::vector<unsigned> all[32][32];
     const size_t self = shim_current - shim_fibers.data(), g = self % 32 / 4, t = self % 4;
     auto& warp = all[self / 32];
     warp[self % 32] = mine;
-    __syncwarp();  // all have come
+    __syncwarp();  // all lanes have written
     for (size_t n = 0; n < 4; ++n)
         for (size_t k = 0; k < 8; ++k) d[n] += a(warp, g + n / 2 * 8, k) * b(warp, k, 2 * t + n % 2);
-    __syncwarp();  // and have read
+    __syncwarp();  // and read
 }
 static float shim_tf32(unsigned bits) { return __uint_as_float(bits & 0xffffe000); }
 static void mma_tf32(float* d, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
@@ -163,7 +163,7 @@ static void mma_bf16(float* d, unsigned a0, unsigned a1, unsigned b0) {
         [](auto& warp, size_t k, size_t column) { return shim_half(warp[column * 4 + k / 2][2], k % 2); });
 }
 
-// Lets those of a warp's 32 lanes go on that wait at a shuffle with all whom it names; whether there were any.
+// Resumes the lanes of a warp that wait at a shuffle all of whose lanes have arrived; whether there were any.
 static bool shim_shuffle(ShimFiber* lanes, std::string& error) {
     unsigned waiting = 0;
     for (size_t l = 0; l < 32; ++l) waiting |= unsigned(lanes[l].state == Shim::warp) << l;
@@ -175,7 +175,7 @@ static bool shim_shuffle(ShimFiber* lanes, std::string& error) {
     for (size_t l = 0; l < 32; ++l) if (going >> l & 1) values[l] = lanes[l].value;
     for (size_t l = 0; l < 32; ++l) {
         if (!(going >> l & 1)) continue;
-        if (!(lanes[l].mask >> l & 1)) error = "a lane shuffles that its mask does not name";
+        if (!(lanes[l].mask >> l & 1)) error = "a lane shuffles that is not in its own mask";
         lanes[l].value = values[lanes[l].source % 32];
         lanes[l].state = Shim::ready;
     }
@@ -190,7 +190,7 @@ static void shim_block(const ShimTurns& warps, const ShimTurns& lanes, std::stri
     std::fill(shim_room.end() - 8, shim_room.end(), shim_fence);
     for (ShimFiber& f : shim_fibers) f.state = Shim::ready;
     while (error.empty()) {
-        // one warp as far as it comes, then the next: they get as far apart as barriers let them
+        // one warp as far as possible, then the next: they get as far apart as barriers allow
         for (unsigned warp : warps) {
             ShimFiber* fibers = &shim_fibers[32 * warp];
             do
@@ -199,17 +199,17 @@ static void shim_block(const ShimTurns& warps, const ShimTurns& lanes, std::stri
         }
         size_t waiting = 0, done = 0;
         for (ShimFiber& f : shim_fibers) waiting += f.state == Shim::block, done += f.state == Shim::done;
-        if (std::count(shim_room.end() - 8, shim_room.end(), shim_fence) < 8) error = "it writes behind its shared memory";
+        if (std::count(shim_room.end() - 8, shim_room.end(), shim_fence) < 8) error = "a write beyond the shared memory";
         if (done == shim_fibers.size()) return;
-        // a barrier that some threads never come to is a mistake, though devices may let it pass
-        if (waiting != shim_fibers.size()) error = "threads wait at a barrier or a shuffle to which others do not come";
+        // a barrier that some threads never reach is a mistake, though devices may tolerate it
+        if (waiting != shim_fibers.size()) error = "threads wait at a barrier or a shuffle that others do not reach";
         for (ShimFiber& f : shim_fibers) f.state = Shim::ready;
     }
 }
 
 // Launches -----------------------------------------------------------------------------------------------------------
 
-// 0, …, n - 1 in the order in which they have their turns: upwards, downwards, or mixed.
+// 0, …, n - 1 in ascending (0), descending (1) or a random order.
 static ShimTurns shim_turns(unsigned n, unsigned order) {
     ShimTurns turns(n);
     std::mt19937 random(order);
@@ -239,11 +239,11 @@ static const char* shim_launch(
         shim_block(warps, lanes, shim_error);
         if (!shim_error.empty()) break;
     }
-    if (!shim_error.empty()) shim_fibers.clear();  // some are in the middle of it
+    if (!shim_error.empty()) shim_fibers.clear();  // some have not finished
     return shim_error.c_str();
 }
 
-// With -fsanitize=alignment, what is called for an access elsewhere than at a multiple of the type's alignment.
+// Called, with -fsanitize=alignment, for an access that is not aligned for its type.
 extern "C" void __ubsan_handle_type_mismatch_v1(void*, void*) { shim_error = "an address is not aligned"; }
 
 template <class T> struct ShimType {
@@ -259,7 +259,7 @@ template <class T> struct ShimType {
 template <class T> struct ShimType<T*> { static std::string name() { return "*" + ShimType<T>::name(); } };
 template <class T> struct ShimType<const T> : ShimType<T> {};
 
-// What a kernel takes, as NumPy names its types, with * before those of arrays.
+// The types of a kernel's arguments by their names in NumPy, arrays with a * in front.
 template <class... A> static const char* shim_takes(void (*)(A...)) {
     static std::string text;
     text.clear();

@@ -1,4 +1,4 @@
-"""Kernels compiled for the host and launched on NumPy's arrays, with the arguments that CuPy would hand to a device."""
+"""Kernels compiled for the host and launched on NumPy arrays, with the arguments that CuPy would pass to a device."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ FLAGS = [
     *("-std=c++17", "-O0", "-ffp-contract=off", "-fno-strict-aliasing", "-fsanitize=alignment"),
     *("-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC"),
 ]
-MARGIN = 64  # bytes on either side of an array that nobody may write to
-# (order of turns, most blocks): what a kernel does may depend on neither
+MARGIN = 64  # bytes on either side of an array that no kernel may write to
+# (order of threads and blocks, blocks at most): results may depend on neither
 SCHEDULES = [(0, 2**31), (1, 1), (7, 3)]
 
 
 def missing() -> str:
-    """Why the shim cannot be had here; nothing if it can."""
+    """Why the shim is unavailable here; "" if it is available."""
     if not sys.platform.startswith("linux"):
-        return "the shim's fibers and sections are those of Linux"
+        return "the shim's fibers and linker sections need Linux"
     return "" if shutil.which("g++") else "the shim needs g++"
 
 
 def at(request: Any, tmp_path_factory: Any) -> Shim:
-    """A shim that keeps what it compiles between runs of the tests, where pytest does; skips where there can be none."""
+    """A shim whose binaries are kept in pytest's cache, if there is one; skips if the shim is unavailable."""
     if missing():
         pytest.skip(missing())
-    kept = hasattr(request.config, "cache")
-    return Shim(request.config.cache.mkdir("cuda_shim") if kept else tmp_path_factory.mktemp("cuda_shim"))
+    cached = hasattr(request.config, "cache")
+    return Shim(request.config.cache.mkdir("cuda_shim") if cached else tmp_path_factory.mktemp("cuda_shim"))
 
 
 def joined(sources: Sequence[Source], export: bool = True) -> str:
-    """One text of many, each in a namespace of its own, n0, n1, …, within one for each head."""
+    """One text of all sources, each in its own namespace, n0, n1, …, within one per head."""
     heads: dict[str, list[str]] = {}
     exports = []
     for n, source in enumerate(sources):
@@ -72,7 +72,7 @@ class Module:
 
 
 class Kernel:
-    """A function of a module. It gets more shared memory than 48 KB only where that was said."""
+    """A function of a module. It gets more than 48 KB of shared memory only after opting in."""
 
     def __init__(self, module: Module, name: str) -> None:
         self.module, self.name, self.max_dynamic_shared_size_bytes = module, name, 48 << 10
@@ -83,19 +83,19 @@ class Kernel:
 
 
 class Shim:
-    """What stands in for the module cupy: kernels run on the host, in several orders, which must agree.
+    """A stand-in for the module cupy: kernels run on the host, in several orders, which must agree.
 
-    What it compiles it keeps in ``folder``. ``launched`` has the names of the kernels in the order of their launches.
+    Binaries are kept in ``folder``. ``launched`` has the names of kernels in the order of their launches.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.launched: list[str] = []
-        self._found: dict[str, tuple[Any, str]] = {}
+        self._loaded: dict[str, tuple[Any, str]] = {}
 
     def RawModule(self, code: str, options: tuple[str, ...]) -> Module:
         assert options == OPTIONS
-        if code not in self._found:
+        if code not in self._loaded:
             self.prepare([Source("", "", code)])
         return Module(self, code)
 
@@ -103,8 +103,8 @@ class Shim:
         return np.asarray(x)
 
     def prepare(self, sources: Sequence[Source]) -> None:
-        """Compile what is new of ``sources``, together."""
-        new = [source for source in dict.fromkeys(sources) if source.text not in self._found]
+        """Compile those of ``sources`` that are new, together."""
+        new = [source for source in dict.fromkeys(sources) if source.text not in self._loaded]
         if not new:
             return
         text = f"{HEADER.read_text()}\n{joined(new)}"
@@ -116,7 +116,7 @@ class Shim:
             assert done.returncode == 0, done.stderr[:4000]
             draft.replace(path)
         library = ctypes.CDLL(str(path))
-        self._found |= {source.text: (library, f"n{n}") for n, source in enumerate(new)}
+        self._loaded |= {source.text: (library, f"n{n}") for n, source in enumerate(new)}
 
     def launch(
         self, text: str, kernel: str, grid: tuple[int, ...], block: tuple[int, int], args: Sequence[Any], room: int = 0
@@ -125,7 +125,7 @@ class Shim:
         assert blocks > 0, f"{kernel} in {blocks} blocks"
         assert row * rows == THREADS
         self.launched.append(kernel)
-        library, space = self._found[text]
+        library, space = self._loaded[text]
         run, takes = (getattr(library, f"{space}_{kernel}_{what}") for what in ("run", "takes"))
         run.restype = takes.restype = ctypes.c_char_p
         wanted = takes().decode().split()
@@ -150,7 +150,7 @@ class Shim:
 
 
 def fits(arg: Any, kind: str) -> bool:
-    """Whether ``arg`` is what a kernel takes as ``kind``."""
+    """Whether ``arg`` can be passed to a kernel as ``kind``."""
     if kind[0] != "*":
         return isinstance(arg, (np.generic, np.ndarray)) and arg.size == 1 and arg.dtype.str[1:] == kind
     if arg is None:
@@ -159,7 +159,7 @@ def fits(arg: Any, kind: str) -> bool:
 
 
 class Copy:
-    """An argument for one launch: an array lies between margins, at an address that is as far from 16 as it was."""
+    """A copy of an argument for one launch: an array between margins, at an address with the same remainder by 16."""
 
     def __init__(self, arg: Any) -> None:
         self.array = isinstance(arg, np.ndarray) and arg.dtype.names is None
@@ -174,7 +174,8 @@ class Copy:
         base = ctypes.addressof(self.memory)
         self.start = -base % 16 + MARGIN + self.shift
         ctypes.memmove(base + self.start, low, self.size)
-        self.place = ctypes.c_void_p(base + self.start + arg.ctypes.data - low)  # the first, which may lie last
+        # the first element, which may have the highest address
+        self.place = ctypes.c_void_p(base + self.start + arg.ctypes.data - low)
         self.argument = ctypes.addressof(self.place)
 
     def bytes(self) -> bytes:
@@ -194,7 +195,7 @@ class Copy:
 
 
 class ShimBackend(CupyBackend):
-    """The CuPy backend on NumPy's arrays. Fresh memory is all ones: what no kernel writes shows."""
+    """The CuPy backend on NumPy arrays. New memory is all ones, so that what no kernel writes is noticed."""
 
     def __init__(self, shim: Shim, precision: str = "float32") -> None:
         from array_api_compat import numpy as xp
@@ -206,7 +207,7 @@ class ShimBackend(CupyBackend):
         self._attach(runtime, Products(runtime, problem, None, fake_cuda.Choices(), precision, self.rounded))
 
     def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
-        """Now, or when the graph is launched that is being captured."""
+        """Immediately, or when the graph that is being captured is launched."""
         self._runtime.do(partial(super()._launch, source, kernel, blocks, row, *args, room=room))
 
     def _here(self) -> AbstractContextManager[Any]:

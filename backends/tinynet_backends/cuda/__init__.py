@@ -1,1 +1,1 @@
-"""CUDA kernels: their text, what formulas are made into, and how they are launched. Nothing here imports CuPy."""
+"""CUDA: kernels, formulas as kernels, launches, products, graphs and memory. Nothing here imports CuPy."""

@@ -1,8 +1,8 @@
-"""Dense layers one after another, with ReLU between them: products add biases and cut off what is below 0, one pass does all
-that is between two products on the way back, and where those take bfloat16, that is what lies between layers.
+"""A chain of dense layers with ReLU between them: bias and ReLU in the products' epilogues.
 
-cublasLt has ReLU's gradient as an epilogue too, but does it, on Hopper, by a kernel of its own that takes three times as
-long as a pass over memory (an H200, cuBLAS 13: 104 µs for 8192 x 2048 in bfloat16).
+In the backward pass, one pass over memory does everything between two products. If products take bfloat16, so is what lies
+between layers. cublasLt has ReLU's gradient as an epilogue too, but on Hopper runs it as a separate kernel that takes three
+times as long as a pass over memory (an H200, cuBLAS 13: 104 µs for 8192 x 2048 in bfloat16).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RELU = traced(_relu, 1), traced(_relu_grad, 3)
 
 
 def fits(x: Array, layers: Sequence[DenseLayer]) -> bool:
-    """Whether these are layers that a `Chain` can do."""
+    """Whether a `Chain` can compute these layers."""
     return (
         x.ndim == 2
         and x.size > 0
@@ -44,16 +44,16 @@ def fits(x: Array, layers: Sequence[DenseLayer]) -> bool:
 
 
 class Pass:
-    """A pass through layers, forward and back, on ``ops`` (`cuda.device`)."""
+    """Forward and backward pass through layers, on ``ops`` (`cuda.device`)."""
 
     ops: Any
 
     def forward(self, x: Array) -> Array | None:
-        """The last layer's output; None if cublasLt has no way for one of them."""
+        """The last layer's output; None if cublasLt has no algorithm for one of the layers."""
         raise NotImplementedError
 
     def back(self, dy: Array, sums: list[Sum]) -> Gradients:
-        """`backward` but for what is left to be added up."""
+        """`backward`, except that pending sums are appended to ``sums``."""
         raise NotImplementedError
 
     def backward(self, dy: Array) -> Gradients:
@@ -65,15 +65,16 @@ class Pass:
 
 
 class Chain(Pass):
-    """By products, and one pass over memory between two of them on the way back.
+    """Products, with one pass over memory between two of them in the backward pass.
 
-    With bfloat16 operands, outputs of inner layers are stored as such, and so are the gradients that products give; biases
-    are rounded too, because epilogues have them in the type of the result. The last layer's output is float32, and so
-    are all gradients that come out. Widths are then filled up with zeros to multiples of 8: tensor cores take twice as
-    long where rows are not aligned.
+    With bfloat16 operands, outputs of inner layers are stored in bfloat16, and so are the gradients that products return;
+    biases are rounded too, because epilogues read them in the type of the result. The last layer's output and all returned
+    gradients are float32. Widths are then padded with zeros to multiples of 8: tensor cores take twice as long if rows are
+    not aligned.
 
-    With ``through`` the gradient that comes in has gone through the last ReLU already and is as products take it, and the
-    last bias is left out. With ``beside`` gradients of weights are computed beside the way back to the layers before.
+    With ``through``, the incoming gradient has already passed the last ReLU and is in the type that products take, and
+    the last bias is left out. With ``beside``, gradients of weights are computed concurrently with the rest of the
+    backward pass.
     """
 
     def __init__(
@@ -98,12 +99,12 @@ class Chain(Pass):
             x = y
         self.inputs.append(x)
         _, b, f, _ = self.layers[-1]
-        width, filled = self.layers[-1].w.shape[1], weights[-1].shape[1]
-        y = self.ops.empty((len(x), filled), self.real)
-        epilogue = _epilogue(b, f) if filled == width else Epilogue.NONE
+        width, padded = self.layers[-1].w.shape[1], weights[-1].shape[1]
+        y = self.ops.empty((len(x), padded), self.real)
+        epilogue = _epilogue(b, f) if padded == width else Epilogue.NONE
         if self.products.product(x, weights[-1], epilogue, b if epilogue & Epilogue.BIAS else None, out=y) is None:
             return None
-        if filled > width:
+        if padded > width:
             y = y[:, :width] + (0 if b is None else b)
             y = y if f is None else self.ops.elementwise(_relu, y)
         self.output = y
@@ -112,7 +113,7 @@ class Chain(Pass):
     def back(self, dy: Array, sums: list[Sum]) -> Gradients:
         runtime, last = self.ops._runtime, len(self.layers) - 1
         beside = runtime.beside if self.beside else nullcontext
-        used: list[Any] = [dy]  # by what runs beside
+        used: list[Any] = [dy]  # keeps alive what the side stream reads
         if not dy.flags.c_contiguous:
             dy = dy.copy()
         gradients: list[tuple[Array, Array | None]] = []
@@ -120,7 +121,7 @@ class Chain(Pass):
         for n in reversed(range(last + 1)):
             w, b, f, _ = self.layers[n]
             y = None if f is None else self.output if n == last else self.inputs[n + 1]
-            dz = dy  # what a product has made may be changed in place, what came from the next layer not
+            dz = dy  # a product's result may be changed in place, the incoming gradient not
             if n == last and self.through:
                 b = y = None
             elif n == last and self.half:
@@ -130,8 +131,8 @@ class Chain(Pass):
             dw = self.ops.gradient(w.shape, self.real)
             db = None if b is None else self.ops.gradient(b.shape, self.real)
             if db is not None or y is not None or dz is not dy:
-                left = self.ops.back(w.shape[1], dy, y, None if dz is dy and y is None else dz, db)
-                sums += [] if left is None else [left]
+                pending = self.ops.back(w.shape[1], dy, y, None if dz is dy and y is None else dz, db)
+                sums += [] if pending is None else [pending]
             with beside():
                 self._product(self.inputs[n].swapaxes(0, 1), dz, dw)
             gradients.append((dw, db))
@@ -148,13 +149,13 @@ class Chain(Pass):
         return dx, gradients[::-1]
 
     def _product(self, x: Array, w: Array, out: Array) -> None:
-        """``out = x @ w`` without what fills it up."""
-        whole = x.shape[0], w.shape[1]
-        if whole == out.shape:
+        """``out = x @ w`` without padding."""
+        shape = x.shape[0], w.shape[1]
+        if shape == out.shape:
             self._multiply(x, w, out)
         else:
-            wider = self._multiply(x, w, self.ops.empty(whole, self.real))
-            out[...] = wider[: out.shape[0], : out.shape[1]]
+            padded = self._multiply(x, w, self.ops.empty(shape, self.real))
+            out[...] = padded[: out.shape[0], : out.shape[1]]
 
     def _multiply(self, x: Array, w: Array, out: Array) -> Array:
         if self.products.product(x, w, out=out) is None:
@@ -164,7 +165,7 @@ class Chain(Pass):
     def _rounded(
         self, x: Array, weights: list[Array], biases: list[Array | None]
     ) -> tuple[Array, list[Array], list[Array | None]]:
-        """The input, weights, and biases of all but the last layer, as bfloat16 and filled up."""
+        """The input, weights, and biases of all but the last layer, in bfloat16 and padded."""
         arrays = [*weights, *(b for b in biases[:-1] if b is not None)]
         rounded = [self.ops.empty(tuple(map(wide, a.shape)), _HALF) for a in arrays]
         rounded_x = self.ops.empty((len(x), wide(x.shape[1])), _HALF)
@@ -178,7 +179,7 @@ class Chain(Pass):
 
 
 def wide(k: int) -> int:
-    """A width filled up."""
+    """A padded width."""
     return k + -k % _ROW
 
 

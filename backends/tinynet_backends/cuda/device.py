@@ -1,4 +1,4 @@
-"""A backend on a CUDA device: its products through cublasLt, its steps as graphs, its memory bounded."""
+"""A backend on a CUDA device: products by cublasLt, steps as graphs, bounded memory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tinynet_backends.cuda.staging import Staging
 from tinynet_backends.tracing import traced
 
 R = TypeVar("R")
-_CONSTANTS = 64  # kept of a step
+_CONSTANTS = 64  # cached per step, at most
 
 
 class CudaDevice(Backend):
-    """Stands before the class that has the other operations; ``_attach`` gives it the device.
+    """Precedes the class with the other operations in the MRO; ``_attach`` supplies the device.
 
-    A captured step hands `graph.Number` to `update` and `dropout`, which are told where it lies.
+    A captured step passes `graph.Number` to `update` and `dropout`, which here becomes its place in device memory.
     """
 
     launches = True
@@ -37,15 +37,14 @@ class CudaDevice(Backend):
         self._ways = fused.Ways(products.choices)
 
     def _here(self) -> AbstractContextManager[Any]:
-        """The device is the current one inside."""
+        """A context in which the device is the current one."""
         raise NotImplementedError
 
     def active(self) -> AbstractContextManager[Any]:
         return self._here()
 
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
-        """``step(*fixed, …)``: the second call with arguments alike is captured as a CUDA graph, those after it launch
-        it (`cuda.graph`)."""
+        """``step(*fixed, …)``: captured as a CUDA graph at its second call with arguments of one kind (`cuda.graph`)."""
         arena, constants = Arena(self.empty), dict[Any, Array]()
         running = self._running
 
@@ -102,7 +101,7 @@ class CudaDevice(Backend):
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """What is done inside is no part of a step: it gets memory of its own."""
+        """A context for work that is not part of a step: it gets memory of its own."""
         running = self._running
         before, running.arena, running.constants = (running.arena, running.constants), None, None
         try:
@@ -111,24 +110,24 @@ class CudaDevice(Backend):
             running.arena, running.constants = before
 
     def constant(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
-        """In a step one for all of its calls, made in the first: none is made in a graph."""
-        known, key = self._running.constants, (shape, value, dtype)
-        if known is not None and key in known:
-            return known[key]
-        made = super().constant(shape, value, dtype)
-        if known is not None and len(known) < _CONSTANTS and not self._runtime.capturing():
-            known[key] = made
-        return made
+        """In a step, one array for all of its calls, made in the first: none is made in a graph."""
+        cache, key = self._running.constants, (shape, value, dtype)
+        if cache is not None and key in cache:
+            return cache[key]
+        array = super().constant(shape, value, dtype)
+        if cache is not None and len(cache) < _CONSTANTS and not self._runtime.capturing():
+            cache[key] = array
+        return array
 
     def gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Room for what `pack` will be asked to put in its place: in a step that place, from its second call on."""
+        """Memory for a gradient; from a step's second call on, the place where `pack` will want it."""
         running = self._running
         if running.arena is None:
             return self.empty(shape, dtype)
-        found = running.arena.take_gradient(shape, dtype)
-        if running.recording is not None:  # other arguments may have gradients of other shapes, and take its place
-            running.recording.kept.append(found)
-        return found
+        buffer = running.arena.take_gradient(shape, dtype)
+        if running.recording is not None:  # a call with other arguments may replace it by one of another shape
+            running.recording.kept.append(buffer)
+        return buffer
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
         arena = self._running.arena
@@ -136,17 +135,17 @@ class CudaDevice(Backend):
             return super().pack(parts, out)
         places = arena.places(out, [part.shape for part in parts])
         pairs = [*zip(parts, places, strict=True)]
-        there = [self._lies_at(part, place) for part, place in pairs]
-        astray = [not at and self.xp.may_share_memory(part, out) for at, (part, _) in zip(there, pairs, strict=True)]
+        in_place = [self._lies_at(part, place) for part, place in pairs]
+        astray = [not at and self.xp.may_share_memory(part, out) for at, (part, _) in zip(in_place, pairs, strict=True)]
         parts = [self._copy(part) if away else part for part, away in zip(parts, astray, strict=True)]
         start = 0
-        for at, run in groupby(zip(there, parts, strict=True), lambda pair: pair[0]):
-            moved = [part for _, part in run]
-            stop = start + sum(part.size for part in moved)
+        for at, group in groupby(zip(in_place, parts, strict=True), lambda pair: pair[0]):
+            run = [part for _, part in group]
+            stop = start + sum(part.size for part in run)
             if not at:
-                super().pack(moved, out[start:stop])
+                super().pack(run, out[start:stop])
             start = stop
-        if not any(astray):  # else gradients came in another order, and two would get one place
+        if not any(astray):  # otherwise gradients came in another order, and two would share a place
             self._move(arena, parts, out)
         return out
 
@@ -155,7 +154,7 @@ class CudaDevice(Backend):
         return bool(alike and self._runtime.address(part) == self._runtime.address(place))
 
     def _move(self, arena: Arena, parts: Sequence[Array], out: Array) -> None:
-        """Gradients that were packed: from now on they are where their parts are to lie in ``out``."""
+        """From the next call on, give the packed gradients the places of their parts in ``out``."""
         starts = [*accumulate((part.size for part in parts), initial=0)]
         firsts = {self._runtime.address(part): n for n, part in reversed([*enumerate(parts)])}
         for buffer in [*arena.gradients]:
@@ -163,12 +162,12 @@ class CudaDevice(Backend):
             if first is None or buffer.dtype != out.dtype or not self._divided(buffer, parts[first:]):
                 continue
             place = out[starts[first] : starts[first] + buffer.size].reshape(buffer.shape)
-            # a result that is not aligned would be computed in another way, with other bits; but not a single number
+            # an unaligned result, unless a single number, would be computed differently and have other bits
             if not self._lies_at(buffer, place) and (self._runtime.address(place) % ALIGNED == 0 or not buffer.ndim):
                 arena.move(buffer, place)
 
     def _divided(self, buffer: Array, parts: Sequence[Array]) -> bool:
-        """Whether the first of ``parts`` are those of ``buffer``, one behind the other."""
+        """Whether ``parts`` begin with those of ``buffer``, one after the other."""
         size = 0
         for part in parts:
             if not self._lies_at(part, buffer.reshape(-1)[size : size + part.size]):
@@ -186,7 +185,7 @@ class CudaDevice(Backend):
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
         if any(isinstance(s, graph.Number) for s in scalars):
             if traced(formula, len(arrays) + len(inputs), len(scalars)) is None:
-                self.as_written("an update by a formula that no kernel can be made of")
+                self.as_written("an update by a formula that has no kernel")
             scalars = tuple(map(graph.real, scalars))
         super().update(formula, arrays, inputs, *scalars)
 
@@ -198,7 +197,7 @@ class CudaDevice(Backend):
 
 
 class _Step:
-    """A compiled step on its device; where memory runs out, what to do about it."""
+    """A compiled step on its device, whose MemoryError names the remedy."""
 
     def __init__(self, backend: CudaDevice, compiled: graph.Compiled) -> None:
         self._here, self._room = backend._here, backend._runtime.room

@@ -1,7 +1,7 @@
-"""Traced formulas written out as kernels: one pass over memory, 16 bytes at a time where arrays lie so.
+"""Traced formulas as kernels: one pass over memory, 16 bytes at a time if arrays are aligned.
 
-Numbers of a formula, a rate or a correction, are pairs (value, place): float64 by value, or from where they lie in device
-memory, so that a launch recorded in a CUDA graph reads those of its own step.
+The numbers of a formula, such as a rate or a correction, are pairs (value, place): float64 by value, or read from device
+memory, so that a launch recorded in a CUDA graph reads those of the step that it is replayed for.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _SPELLED = {
 def kernel(trace: Trace, dtype: Any, kind: str) -> Source:
     """A kernel called ``formula``, for arrays of ``dtype``. Its arguments, by ``kind``:
 
-    "map": elements, arrays, numbers, outputs. "update": elements, arrays, numbers, the outputs being the first arrays. "loss": o,
-    elements, elements a chunk, chunks, y and target (n, o), scale (n,), and three results: ``slope * scale``, the parts of the
-    sum of ``value * scale`` if there is more than one chunk, else the sum.
+    "map": elements, arrays, numbers, outputs. "update": elements, arrays, numbers; the first arrays are the outputs. "loss": o,
+    elements, elements per chunk, chunks, y and target (n, o), scale (n,), and three results: ``slope * scale``, then the parts of
+    the sum of ``value * scale`` if there is more than one chunk, else the sum.
     """
     body = _loss(trace) if kind == "loss" else _elementwise(trace, kind)
     return whole(f"a formula ({kind})", "\n".join([*_element(trace), *body, ""]), dtype)
@@ -53,12 +53,12 @@ def _results(trace: Trace) -> list[str]:
 
 
 def _literal(text: str) -> str:
-    """A float as Python writes it, in C."""
+    """A float in Python's notation, in C's."""
     return text.replace("inf", "INF").replace("nan", "NOT_A_NUMBER")
 
 
 def _element(trace: Trace, name: str = "element") -> list[str]:
-    """The formula as a function of one element: arrays are a, what comes of them v, numbers s, masks m."""
+    """The formula as a function of one element. Prefixes: a arrays, v values, s numbers, m masks."""
     names = [*_arrays(trace), *_numbers(trace)]
     lines = []
     for op, args, kind in trace.instructions:
@@ -80,7 +80,7 @@ def _element(trace: Trace, name: str = "element") -> list[str]:
 
 
 def activations(pairs: Sequence[tuple[Trace, Trace]]) -> str:
-    """``value(f, x)`` and ``slope(f, dy, x, y)`` for formulas and their derivatives, numbered from 1; f 0 does nothing."""
+    """``value(f, x)`` and ``slope(f, dy, x, y)`` for formulas, numbered from 1, and their derivatives; f 0 is the identity."""
     lines, values, slopes = [], [], []
     for n, (f, df) in enumerate(pairs, start=1):
         lines += [*_element(f, f"f{n}"), *_element(df, f"df{n}")]
@@ -103,7 +103,7 @@ def activations(pairs: Sequence[tuple[Trace, Trace]]) -> str:
 
 
 def _call(trace: Trace, array: str, result: str) -> str:
-    """The call of `element` with its arrays and results as these patterns say."""
+    """The call of ``element``; ``array`` and ``result`` are patterns for its arrays and results."""
     arrays, results = map(array.format, _arrays(trace)), map(result.format, _results(trace))
     return f"element({', '.join([*_numbers(trace), *arrays, *results])});"
 
@@ -113,7 +113,7 @@ def _elementwise(trace: Trace, kind: str) -> list[str]:
     if kind == "map":
         out, source, target = _names("o", range(len(results))), "const real* __restrict__ {}", "real* __restrict__ {}"
         pointers = [*map(source.format, arrays), *map(target.format, out)]
-    else:  # what is changed in place may be given twice, so nothing is promised about it
+    else:  # an array that is changed in place may be passed twice: no __restrict__
         out, pointers = arrays[: len(results)], [f"real* {a}" for a in arrays]
     pairs = [f"double {s}, const double* {s}_place" for s in numbers]
     head = ["i64 n", *pointers[: len(arrays)], *pairs, *pointers[len(arrays) :]]

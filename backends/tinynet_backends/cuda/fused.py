@@ -1,11 +1,11 @@
-"""Dense layers one after another by one kernel forward and one back, where their weights fit into a block's shared memory.
+"""Fused dense layers: one kernel forward and one back, if their weights fit into a block's shared memory.
 
-A block takes a tile of rows through all layers, so a step of a small network is a few launches in place of a few for each layer.
-What the way back needs of a layer is one array, its output or its activation's input, which is written on the way forward: to
-compute it again from the layer before would take more time than two passes over it from some twenty features on.
+A block takes a tile of rows through all layers, so a step of a small network is a few launches instead of a few per layer.
+The backward pass needs one array per layer, its output or its activation's input, which the forward pass writes: from some
+twenty features on, recomputing it from the layer before would take longer than writing and reading it.
 
-Weights' gradients are summed up over chunks of rows, whose number follows from sizes: a block writes what a chunk has of them,
-and a second kernel adds up the chunks, unless there is but one.
+Gradients of weights are summed over chunks of rows, whose number follows from sizes: a block writes a chunk's sums, and if
+there are several chunks, a second kernel adds them up.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tinynet_backends.cuda.tune import Choice, Choices, timed
 from tinynet_backends.tracing import Ref, Trace, traced
 
 _MOST = 16  # layers, as in kernels/fused.cuh
-_CHUNKS = 256  # at most
-_TILES = (16, 32, 64)  # rows of a tile, of which there should be so many that all of a device has some
-_ENOUGH = 128
-_SURE = 1 << 18  # numbers of weights times rows that one block has, up to which no clock is asked
-_OPERANDS = ("float32", "tf32", "bf16")  # as numbered in kernels/fused.cuh
+_CHUNKS = 256  # chunks at most
+_TILES = (16, 32, 64)  # rows of a tile
+_ENOUGH = 128  # tiles that occupy the whole device
+_SURE = 1 << 18  # parameters times rows of one block, up to which fusion is used without timing
+_OPERANDS = ("float32", "tf32", "bf16")  # numbered as in kernels/fused.cuh
 _LAYERS = np.dtype(
     [
         *((name, kind, (_MOST,)) for name, kind in (("w", np.uint64), ("b", np.uint64), ("kept", np.int64))),
@@ -45,7 +45,7 @@ _LAYERS = np.dtype(
 
 @dataclass(frozen=True)
 class Work:
-    """Layers and how many rows go through them, ``tile`` at a time: what decides how long it takes."""
+    """All that the duration depends on: layers, and the rows that pass through them, ``tile`` at a time."""
 
     n: int
     widths: tuple[int, ...]
@@ -55,16 +55,16 @@ class Work:
     operands: str  # the precision of float32
     need_dx: bool
     tile: int = 0
-    before: int = 0  # whether x is what a ReLU gave, 2 if it had a bias too: see kernels/fused.cuh
+    before: int = 0  # 1 if x is the output of a ReLU, 2 if of one after a bias: see kernels/fused.cuh
 
     @classmethod
     def of(cls, x: Array, layers: Sequence[DenseLayer], precision: str, need_dx: bool) -> Work | None:
-        """None for what no kernel can be made of."""
+        """The work of these layers; None if there is no kernel for them."""
         pairs = [None if f is None or df is None else (traced(f, 1), traced(df, 3)) for *_, f, df in layers]
-        usual = x.ndim == 2 and x.size > 0 and x.dtype in REAL
-        usual = usual and all(w.ndim == 2 and w.dtype == x.dtype and w.flags.c_contiguous for w, *_ in layers)
-        usual = usual and all(b is None or (b.dtype == x.dtype and b.flags.c_contiguous) for _, b, *_ in layers)
-        if not usual or not all(pair is None or all(map(_single, pair)) for pair in pairs):
+        supported = x.ndim == 2 and x.size > 0 and x.dtype in REAL
+        supported = supported and all(w.ndim == 2 and w.dtype == x.dtype and w.flags.c_contiguous for w, *_ in layers)
+        supported = supported and all(b is None or (b.dtype == x.dtype and b.flags.c_contiguous) for _, b, *_ in layers)
+        if not supported or not all(pair is None or all(map(_single, pair)) for pair in pairs):
             return None
         widths = x.shape[1], *(w.shape[1] for w, *_ in layers)
         biases = tuple(b is not None for _, b, *_ in layers)
@@ -73,14 +73,14 @@ class Work:
 
     @property
     def key(self) -> str:
-        """Text that two share if and only if they are the same work, in whatever way."""
+        """Text that is the same if and only if the work is, however it is tiled."""
         rest = asdict(replace(self, formulas=(), tile=0))
-        what = repr(self.formulas) + read("fused.cuh")  # a kernel that was changed takes another time
-        return f"{rest | {'formulas': sha256(what.encode()).hexdigest()}}"
+        text = repr(self.formulas) + read("fused.cuh")  # a changed kernel takes another time
+        return f"{rest | {'formulas': sha256(text.encode()).hexdigest()}}"
 
     def behind(self, front: int, tile: int) -> Work:
-        """The layers behind the first so many, in tiles of so many rows, or of what rows there are."""
-        # a chain's last pass over memory is theirs, too; in bfloat16, if there is nothing to fill up
+        """The layers after the first ``front``, in tiles of ``tile`` rows, or fewer if there are fewer."""
+        # they also do a chain's last pass over memory; in bfloat16, only if nothing has to be padded
         relu = front > 0 and self.formulas[front - 1] == chain.RELU and set(self.formulas[:front]) <= {None, chain.RELU}
         relu = relu and (self.operands != "bf16" or chain.wide(self.widths[front]) == self.widths[front])
         return replace(
@@ -90,18 +90,19 @@ class Work:
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of the gradients: that of the bias before them, each layer's weights, and its bias."""
+        """Of the gradients: those of the bias before these layers, and of each layer's weights and bias."""
         each = zip(pairwise(self.widths), self.biases, strict=True)
         before = [(self.widths[0],)] if self.before == 2 else []
         return [*before, *(shape for (i, o), bias in each for shape in ((i, o), (o,))[: 1 + bias])]
 
     @cached_property
     def p(self) -> int:
+        """Numbers in all gradients."""
         return sum(int(np.prod(shape)) for shape in self.shapes)
 
     @property
     def size(self) -> int:
-        """Rows of a chunk."""
+        """Rows per chunk."""
         tiles = -(-self.n // self.tile)
         return self.tile * -(-tiles // _CHUNKS)
 
@@ -111,22 +112,22 @@ class Work:
 
     @property
     def each(self) -> int:
-        """Numbers of weights times rows that one block has."""
+        """Parameters times rows of one block."""
         return self.size * self.p
 
     @property
     def apart(self) -> int:
-        """Numbers from one chunk's sums to the next one's."""
+        """Distance in numbers between the sums of two chunks."""
         return self.p if self.chunks == 1 else _up(self.p)
 
     @cached_property
     def of_input(self) -> list[bool]:
-        """For each layer whether the derivative asks for the activation's input."""
-        return [pair is not None and _asks(pair[1], Ref(1)) for pair in self.formulas]
+        """For each layer, whether the derivative reads the activation's input."""
+        return [pair is not None and _reads(pair[1], Ref(1)) for pair in self.formulas]
 
     @cached_property
     def kept(self) -> tuple[list[int], int]:
-        """For each layer where its numbers begin among those that are kept, -1 for none; and how many there are."""
+        """For each layer, where its numbers begin in the array kept for the backward pass, or -1; and that array's size."""
         sizes = [
             _up(self.n * o) if k < len(self.biases) - 1 or self.formulas[k] is not None else 0
             for k, o in enumerate(self.widths[1:])
@@ -135,7 +136,7 @@ class Work:
         return [start if size else -1 for start, size in zip(starts, sizes, strict=False)], starts[-1]
 
     def room(self, back: bool) -> int:
-        """Bytes of shared memory, as the kernels divide it."""
+        """Bytes of shared memory that a kernel needs."""
         each, first = [*pairwise(self.widths)], _pitch(self.widths[0])
         widest = max(map(_pitch, self.widths[0 if back and self.before else 1 :]))
         if back:
@@ -152,7 +153,7 @@ def _single(trace: Trace | None) -> bool:
     return trace is not None and len(trace.outputs) == 1
 
 
-def _asks(trace: Trace, value: Ref) -> bool:
+def _reads(trace: Trace, value: Ref) -> bool:
     return value in trace.outputs or any(value in instruction.args for instruction in trace.instructions)
 
 
@@ -174,21 +175,21 @@ def kernels(pairs: tuple[tuple[Trace, Trace], ...], dtype: str, operands: str) -
 
 
 class Fused(chain.Pass):
-    """By one kernel forward and one back."""
+    """One kernel forward and one back."""
 
     def __init__(self, ops: Any, work: Work, layers: Sequence[DenseLayer]) -> None:
         self.ops, self.work = ops, work
         pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
         self.source = kernels(tuple(pairs), work.dtype, work.operands)
-        given = np.zeros((), _LAYERS)
+        argument = np.zeros((), _LAYERS)
         for k, (w, b, *_) in enumerate(layers):
             pair = work.formulas[k]
-            given["w"][k], given["b"][k] = ops._address(w), 0 if b is None else ops._address(b)
-            given["kept"][k], given["of_input"][k] = work.kept[0][k], work.of_input[k]
-            given["f"][k] = 0 if pair is None else 1 + pairs.index(pair)
-        given["width"][: len(work.widths)] = work.widths
-        given["count"] = len(layers)
-        self.given = given
+            argument["w"][k], argument["b"][k] = ops._address(w), 0 if b is None else ops._address(b)
+            argument["kept"][k], argument["of_input"][k] = work.kept[0][k], work.of_input[k]
+            argument["f"][k] = 0 if pair is None else 1 + pairs.index(pair)
+        argument["width"][: len(work.widths)] = work.widths
+        argument["count"] = len(layers)
+        self.argument = argument
 
     def forward(self, x: Array) -> Array:
         work = self.work
@@ -197,8 +198,8 @@ class Fused(chain.Pass):
         y = self.ops.empty((work.n, work.widths[-1]), x.dtype)
         tiles = -(-work.n // work.tile)
         blocks = -(-tiles // -(-tiles // _CHUNKS))
-        given = np.int64(work.n), np.int32(work.tile), self.given, self.x, self.kept, y
-        self.ops._launch(self.source, "forward", blocks, THREADS, *given, room=work.room(False))
+        args = np.int64(work.n), np.int32(work.tile), self.argument, self.x, self.kept, y
+        self.ops._launch(self.source, "forward", blocks, THREADS, *args, room=work.room(False))
         return y
 
     def back(self, dy: Array, sums: list[Sum]) -> Gradients:
@@ -208,19 +209,19 @@ class Fused(chain.Pass):
         half = work.before > 0 and work.operands == "bf16"
         dx = self.ops.empty(self.x.shape, np.dtype(np.uint16) if half else real) if work.need_dx else None
         sizes = (np.int64(number) for number in (work.size, work.chunks, work.p, work.apart))
-        where = (None, dx) if half else (dx, None)
-        arrays = self.x, self.kept, self.ops._dense(dy, real), *where, parts
-        given = np.int64(work.n), np.int32(work.tile), *sizes, np.int32(work.before), self.given, *arrays
-        self.ops._launch(self.source, "backward", work.chunks, THREADS, *given, room=work.room(True))
+        dx_as = (None, dx) if half else (dx, None)
+        arrays = self.x, self.kept, self.ops._dense(dy, real), *dx_as, parts
+        args = np.int64(work.n), np.int32(work.tile), *sizes, np.int32(work.before), self.argument, *arrays
+        self.ops._launch(self.source, "backward", work.chunks, THREADS, *args, room=work.room(True))
         if work.chunks > 1:
             sums.append(Sum(parts, gradient))
-        left = iter(cuts(gradient, work.shapes))
-        self.before = next(left) if work.before == 2 else None
-        return dx, [(next(left), next(left) if bias else None) for bias in work.biases]
+        gradients = iter(cuts(gradient, work.shapes))
+        self.before = next(gradients) if work.before == 2 else None
+        return dx, [(next(gradients), next(gradients) if bias else None) for bias in work.biases]
 
 
 class OneByOne(chain.Pass):
-    """The same by products and passes of their own, as `Sequential` would have them."""
+    """Separate products and elementwise passes, as without `Backend.dense`."""
 
     def __init__(self, ops: Any, layers: Sequence[DenseLayer], need_dx: bool) -> None:
         self.ops, self.layers, self.need_dx = ops, layers, need_dx
@@ -245,7 +246,7 @@ class OneByOne(chain.Pass):
 
 
 class Halves(chain.Pass):
-    """Layers in another way first, and those behind them by one kernel: a narrow last product has no other that is fast."""
+    """The first layers another way, the last ones fused: nothing else is fast for a narrow last product."""
 
     def __init__(self, front: chain.Pass, behind: Fused) -> None:
         self.ops, self.front, self.behind = front.ops, front, behind
@@ -263,15 +264,17 @@ class Halves(chain.Pass):
 
 
 class Way(NamedTuple):
-    """How layers are done: so many of them one launch after another, those behind them in tiles of so many rows; and whether the
-    first ones' gradients of weights are computed beside the way back."""
+    """How layers are computed: the first ``front`` unfused, the others fused in tiles of ``tile`` rows.
+
+    With ``beside``, the gradients of the first layers' weights are computed concurrently with the rest of the backward pass.
+    """
 
     front: int
     tile: int
     beside: bool = False
 
     def of(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> chain.Pass:
-        """Their pass."""
+        """The pass through these layers."""
         first, last = layers[: self.front], layers[self.front :]
         behind = Fused(ops, work.behind(self.front, self.tile), last) if last else None
         if behind is not None and not first:
@@ -284,7 +287,7 @@ class Way(NamedTuple):
 
 
 class Ways:
-    """Which way is taken for which layers. What was decided stays, here and on disk."""
+    """Which way is taken for which layers; decisions are kept here and on disk."""
 
     def __init__(self, choices: Choices) -> None:
         self.choices = choices
@@ -292,7 +295,7 @@ class Ways:
         self._lock = threading.Lock()
 
     def find(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> Way:
-        """By sizes where they tell, else by the clock."""
+        """Chosen by sizes if they suffice, else by timing."""
         if work in self._known:
             return self._known[work]
         ways = _candidates(ops, work, x, layers)
@@ -303,7 +306,7 @@ class Ways:
             known = self.choices.find(work)
             if known is not None and known.variant < len(ways):
                 return self._known.setdefault(work, ways[known.variant])
-            if ops._runtime.capturing():  # no clock runs now
+            if ops._runtime.capturing():  # nothing can be timed now
                 return first
             times = self.timed(ops, work, x, layers)
             way = min(times, key=times.__getitem__, default=Way(len(layers), 0))
@@ -311,16 +314,19 @@ class Ways:
             return self._known.setdefault(work, way)
 
     def timed(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> dict[Way, float]:
-        """The seconds, there and back, of all ways that there are."""
+        """Seconds of the forward and backward pass, for every candidate."""
         ways = _candidates(ops, work, x, layers)
         with ops.apart():
-            runs = [partial(_there_and_back, way, ops, work, x, layers) for way in ways]
+            runs = [partial(_forward_and_back, way, ops, work, x, layers) for way in ways]
             return {ways[n]: seconds for n, seconds in timed(runs, ops._runtime.seconds).items()}
 
 
 def _candidates(ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> list[Way]:
-    """As many layers by one kernel as there can be, by the rows of their tiles; then all one launch after another; then the same
-    with gradients beside the way back, where there are some."""
+    """The ways to choose from.
+
+    As many fused layers as possible, for each size of a tile; then none; then those with several unfused layers again, with
+    gradients computed concurrently.
+    """
     ways: list[Way] = []
     for front in range(max(0, len(layers) - _MOST), len(layers)):
         behind = [work.behind(front, tile) for tile in _TILES]
@@ -332,22 +338,22 @@ def _candidates(ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) ->
     return [*ways, *(way._replace(beside=True) for way in chains)]
 
 
-def _there_and_back(way: Way, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> None:
-    do = way.of(ops, work, x, layers)  # what it keeps goes with it
-    y = do.forward(x)
+def _forward_and_back(way: Way, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> None:
+    run = way.of(ops, work, x, layers)
+    y = run.forward(x)
     if y is None:
         raise RuntimeError("cublasLt has no algorithm for one of the layers")
-    do.backward(y)
+    run.backward(y)
 
 
 def through(
     ops: Any, x: Array, layers: Sequence[DenseLayer], need_dx: bool
 ) -> tuple[Array, Callable[[Array], Gradients]] | None:
-    """See `Backend.dense`."""
+    """`Backend.dense`."""
     work = Work.of(x, layers, ops._products.precision, need_dx)
     way = None if work is None else ops._ways.find(ops, work, x, layers)
     if work is None or way is None or (way.front == len(layers) and not chain.fits(x, layers)):
         return None
-    do = way.of(ops, work, x, layers)
-    y = do.forward(x)
-    return None if y is None else (y, do.backward)
+    run = way.of(ops, work, x, layers)
+    y = run.forward(x)
+    return None if y is None else (y, run.backward)

@@ -1,8 +1,8 @@
-"""Compiled steps as CUDA graphs: what a step queues is captured once for a kind of arguments and launched from then on.
+"""Compiled steps as CUDA graphs: a step is captured once for each kind of arguments, and launched from then on.
 
-A capture queues nothing: kernels are noted with the addresses and numbers that they were given. So what is new at every
-call has to lie where it lay when the graph was captured. Arrays are copied into inputs of the graph's own; numbers go to
-a row of device memory, and the step is handed a `Number` that kernels read there.
+A capture executes nothing: it records kernels with the addresses and numbers that were passed to them. So what is new at
+every call has to lie where it lay during the capture. Arrays are copied to inputs that belong to the graph; numbers go to
+an array on the device, and the step gets a `Number` that kernels read there.
 """
 
 from __future__ import annotations
@@ -18,33 +18,32 @@ from tinynet_backends.arena import Arena
 Array = Any
 
 _log = logging.getLogger("tinynet")
-KINDS = (
-    16  # graphs that a step keeps: a further kind of arguments takes the place of the one that was used least recently
-)
+# Graphs that a step keeps: one for a further kind of arguments replaces the least recently used.
+KINDS = 16
 _NUMBERS = (int, float)
 
 
 class Uncapturable(Exception):
-    """The step does what a graph cannot hold; the message says what."""
+    """The step does something that cannot be captured; the message says what."""
 
 
 class Recording:
-    """A capture that a thread is in the middle of. ``kept`` has what the graph writes that was not allocated for it alone."""
+    """A capture in progress. ``kept`` has what the graph writes beside its own pool, to keep it alive."""
 
     def __init__(self) -> None:
         self.broken = ""
         self.kept: list[Array] = []
 
     def stop(self, reason: str) -> None:
-        """Give up; the step runs as it is written. Nothing that was captured has been done yet."""
+        """Abandon the capture: the step runs as written. Nothing that was captured has been executed."""
         self.broken = self.broken or reason
         raise Uncapturable(reason)
 
 
 class Number(capture.Number):
-    """A number that is another at every launch, read on the device: ``real`` () float64, ``whole`` () uint64 if it is one.
+    """A number that changes from launch to launch, on the device: ``real`` () float64, ``whole`` () uint64 for an int.
 
-    It can be handed on to a kernel, and nothing else: Python's arithmetic on it ends the capture.
+    It can only be passed to a kernel: Python arithmetic on it ends the capture.
     """
 
     def __init__(self, recording: Recording, value: float, real: Array, whole: Array | None) -> None:
@@ -54,19 +53,19 @@ class Number(capture.Number):
 
 
 def real(value: Any) -> Any:
-    """What a kernel takes for a floating-point number: where it lies, if it is a `Number`."""
+    """The kernel argument for a floating-point number: of a `Number`, its place on the device."""
     return value.real if isinstance(value, Number) else value
 
 
 def whole(value: Any) -> Any:
-    """What a kernel takes for a word: where it lies, if it is a whole `Number`."""
+    """The kernel argument for a word: of an integer `Number`, its place on the device."""
     if not isinstance(value, Number):
         return value
     return value if value.whole is None else value.whole
 
 
 class _Captured(NamedTuple):
-    """A graph, and all that it reads and writes beside the step's fixed arrays: this keeps it alive."""
+    """A graph, and all that it reads and writes except the step's fixed arrays, to keep it alive."""
 
     graph: Any
     pool: Any
@@ -77,18 +76,18 @@ class _Captured(NamedTuple):
 
 
 class Running(threading.local):
-    """What a thread is in the middle of."""
+    """What a thread is currently doing."""
 
     def __init__(self) -> None:
         self.recording: Recording | None = None
         self.arena: Arena | None = None  # of the compiled step
-        self.constants: dict[Any, Array] | None = None  # arrays of one number, of that step
+        self.constants: dict[Any, Array] | None = None  # that step's arrays filled with one number
 
 
 class Compiled:
     """``step(*fixed, …)`` on a device: ``compiled(*args)``, or several calls in one launch.
 
-    Every thread has graphs of its own. All of them, and their memory, go when this object goes.
+    Every thread has its own graphs. All of them, and their memory, are freed with this object.
     """
 
     def __init__(self, runtime: Any, running: Running, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
@@ -99,7 +98,7 @@ class Compiled:
         return self.several([args])[0]
 
     def several(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The results of several calls, made one after another in one launch."""
+        """The results of several calls, executed one after another in one launch."""
         compilation: _Compilation | None = getattr(self._of_thread, "compilation", None)
         if compilation is None:
             compilation = self._of_thread.compilation = _Compilation(*self._parts)
@@ -109,15 +108,15 @@ class Compiled:
 class _Compilation:
     """The graphs of one thread, by kind of arguments.
 
-    Of a kind, the first calls run as they are written, which compiles kernels and times products; the second are
-    captured and launched, and those after them are launched. The first too find their arrays where the graph will: how
-    products are computed depends on alignments, and the first of a run that is resumed is one of the later of another.
+    The first calls of a kind run as written, which compiles kernels and times products; the second are captured and
+    launched, later ones only launched. The first already find their arrays where the graph will: how products are
+    computed depends on alignment, and the first call of a resumed run is a later call of the original one.
     """
 
     def __init__(self, runtime: Any, running: Running, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
         self.runtime, self.running, self.step, self.fixed = runtime, running, step, fixed
-        self.said: set[str] = set()
-        # the graph; its inputs, where it is still to be made; or why there is none
+        self.logged: set[str] = set()
+        # the graph; its inputs, if it is still to be captured; or why there is none
         self.kinds: dict[Any, _Captured | list[Array] | str] = {}
 
     def __call__(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -126,25 +125,25 @@ class _Compilation:
         try:
             kind = tuple([tuple([self._kind(a) for a in args]) for args in calls])
         except Uncapturable as e:
-            if str(e) not in self.said:
-                self.said.add(str(e))
+            if str(e) not in self.logged:
+                self.logged.add(str(e))
                 _log.info("a step is not captured, and runs call by call: %s", e)
             return self._as_written(calls)
-        found = self.kinds.pop(kind, None)
-        if found is None:
+        known = self.kinds.pop(kind, None)
+        if known is None:
             while len(self.kinds) >= KINDS:
                 del self.kinds[next(iter(self.kinds))]
             inputs = [self.runtime.empty(a.shape, a.dtype) for args in calls for a in args if self.runtime.owns(a)]
             self.kinds[kind] = inputs
             self._fill(inputs, calls)
-            left = iter(inputs)
-            return self._as_written([[next(left) if self.runtime.owns(a) else a for a in args] for args in calls])
-        self.kinds[kind] = found  # last again
-        if isinstance(found, list):
-            found = self.kinds[kind] = self._capture(calls, found)
-            if isinstance(found, str):
-                _log.info("a step is not captured, and runs call by call: %s", found)
-        return self._as_written(calls) if isinstance(found, str) else self._launch(found, calls)
+            arrays = iter(inputs)
+            return self._as_written([[next(arrays) if self.runtime.owns(a) else a for a in args] for args in calls])
+        self.kinds[kind] = known  # the most recently used is last
+        if isinstance(known, list):
+            known = self.kinds[kind] = self._capture(calls, known)
+            if isinstance(known, str):
+                _log.info("a step is not captured, and runs call by call: %s", known)
+        return self._as_written(calls) if isinstance(known, str) else self._launch(known, calls)
 
     def _as_written(self, calls: Sequence[Sequence[Any]]) -> list[Any]:
         return [self.step(*self.fixed, *args) for args in calls]
@@ -165,7 +164,7 @@ class _Compilation:
                 self.runtime.copy(to, a)
 
     def _capture(self, calls: Sequence[tuple[Any, ...]], inputs: list[Array]) -> _Captured | str:
-        """The graph of these calls, not launched yet; or why there is none."""
+        """The graph of these calls, not yet launched; or why there is none."""
         rt, recording = self.runtime, Recording()
         flat = [a for args in calls for a in args]
         count = sum(type(a) in _NUMBERS for a in flat)
@@ -181,11 +180,11 @@ class _Compilation:
                     result = self.step(*self.fixed, *stand_ins)
                     _no_numbers(result)
                     results.append(result)
-            if recording.broken:  # and somebody caught it
+            if recording.broken:  # the step caught the exception
                 raise Uncapturable(recording.broken)
         except Uncapturable as e:
             return str(e)
-        except Exception as e:  # whatever it is: if it is the step's own, it comes again when the step runs as written
+        except Exception as e:  # an error of the step itself recurs when the step runs as written
             return f"{type(e).__name__}: {str(e).partition(chr(10))[0]}"
         finally:
             self.running.recording = None

@@ -1,7 +1,7 @@
-"""cublasLt by ctypes: descriptors made from a plan, the algorithms it proposes, and the product itself.
+"""cublasLt through ctypes: descriptors of a plan, the algorithms proposed for it, and the product itself.
 
-CuPy refuses cuBLAS while a stream is captured; cublasLt is told stream and workspace at every call and has no such state.
-All but the handle and what takes one works without a driver.
+CuPy refuses cuBLAS while a stream is captured; cublasLt gets stream and workspace at every call and has no such state.
+Everything except the handle and what takes one works without a driver.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tinynet_backends.cuda.plan import Layout, Plan
 
-WORKSPACE = 32 << 20  # bytes that an algorithm may ask for: what NVIDIA advises for Hopper
+WORKSPACE = 32 << 20  # bytes that an algorithm may use: what NVIDIA advises for Hopper
 CANDIDATES = 8
 
 # From cublasLt.h, cublas_api.h and library_types.h.
@@ -27,11 +27,11 @@ DESC = {"transa": 3, "transb": 4, "epilogue": 7, "bias": 8, "bias_stride": 10, "
 LAYOUT = {"batch": 5, "stride": 6}
 PREFERENCE = {"workspace": 1, "a": 5, "b": 6, "c": 7, "d": 8}
 NO_ALGORITHM = 15  # CUBLAS_STATUS_NOT_SUPPORTED
-_ALLOCATED = 256  # an address aligned like one of the allocator's, for the heuristic, which reads no more of it
+_ALLOCATED = 256  # an address aligned like the allocator's: the heuristic reads only its alignment
 
 
 class Algorithm(NamedTuple):
-    """A way to compute a product: cublasLt's 64 bytes, of which only it knows the meaning, and bytes of workspace."""
+    """A way to compute a product: cublasLt's 64 opaque bytes, and bytes of workspace."""
 
     code: bytes
     workspace: int
@@ -45,7 +45,7 @@ class _Heuristic(C.Structure):
 
 
 class LtError(RuntimeError):
-    """cublasLt refused."""
+    """A call of cublasLt failed."""
 
     def __init__(self, call: str, status: int, name: str) -> None:
         super().__init__(f"{call} of cublasLt failed with {name} ({status})")
@@ -53,7 +53,7 @@ class LtError(RuntimeError):
 
 
 class Library:
-    """libcublasLt, once a process."""
+    """libcublasLt, once per process."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
@@ -76,7 +76,7 @@ class Library:
             raise LtError(name, status, self._library.cublasLtGetStatusName(status).decode())
 
     def handle(self, device: int) -> C.c_void_p:
-        """The handle for a device, which must be the current one. Made at the first call, kept for the process."""
+        """The handle for a device, which must be the current one. Created once per process."""
         with self._lock:
             if device not in self._handles:
                 handle = C.c_void_p()
@@ -85,11 +85,11 @@ class Library:
             return self._handles[device]
 
     def made(self, create: str, destroy: str, owner: Any, *args: Any) -> C.c_void_p:
-        """One of cublasLt's objects, destroyed with ``owner``."""
-        made = C.c_void_p()
-        self.call(create, C.byref(made), *args)
-        weakref.finalize(owner, getattr(self._library, destroy), made).atexit = False  # then all of it goes
-        return made
+        """A new cublasLt object, destroyed with ``owner``."""
+        pointer = C.c_void_p()
+        self.call(create, C.byref(pointer), *args)
+        weakref.finalize(owner, getattr(self._library, destroy), pointer).atexit = False  # at exit all is freed anyway
+        return pointer
 
 
 class Problem:
@@ -97,12 +97,12 @@ class Problem:
 
     def __init__(self, library: Library, plan: Plan) -> None:
         self.library, self.plan = library, plan
-        self._lock = threading.Lock()  # the pointers of bias and mask are a part of the descriptor
+        self._lock = threading.Lock()  # the pointers to bias and auxiliary matrix are part of the descriptor
         scalar = C.c_double if plan.precision == "float64" else C.c_float
         self._one, self._zero = scalar(1.0), scalar(0.0)
-        of_scale = TYPES["float64" if plan.precision == "float64" else "float32"]
+        scale_type = TYPES["float64" if plan.precision == "float64" else "float32"]
         self._desc = library.made(
-            "cublasLtMatmulDescCreate", "cublasLtMatmulDescDestroy", self, COMPUTE[plan.precision], of_scale
+            "cublasLtMatmulDescCreate", "cublasLtMatmulDescDestroy", self, COMPUTE[plan.precision], scale_type
         )
         self._set("transa", C.c_int32(plan.transpose_a))
         self._set("transb", C.c_int32(plan.transpose_b))
@@ -153,36 +153,36 @@ class Problem:
         return value.value
 
     def candidates(self, handle: C.c_void_p) -> list[Algorithm]:
-        """The algorithms that cublasLt proposes, the one that it thinks fastest first; none if it has none."""
-        found, count = (_Heuristic * CANDIDATES)(), C.c_int()
+        """The algorithms that cublasLt proposes, the presumably fastest first; [] if it has none."""
+        proposed, count = (_Heuristic * CANDIDATES)(), C.c_int()
         try:
             self.library.call(
                 "cublasLtMatmulAlgoGetHeuristic", handle, self._desc, self._a, self._b, self._d, self._d,
-                self._preference, C.c_int(CANDIDATES), found, C.byref(count),
+                self._preference, C.c_int(CANDIDATES), proposed, C.byref(count),
             )  # fmt: skip
         except LtError as e:
             if e.status != NO_ALGORITHM:
                 raise
             return []
-        return [Algorithm(bytes(h.algo), h.workspace) for h in found[: count.value] if h.state == 0]
+        return [Algorithm(bytes(h.algo), h.workspace) for h in proposed[: count.value] if h.state == 0]
 
     def checked(self, handle: C.c_void_p, code: bytes) -> Algorithm | None:
         """The algorithm with these bytes, if it can compute this product in the workspace that we allow."""
-        algo, found = (C.c_uint64 * 8).from_buffer_copy(code), _Heuristic()
+        algo, result = (C.c_uint64 * 8).from_buffer_copy(code), _Heuristic()
         try:
             self.library.call(
                 "cublasLtMatmulAlgoCheck", handle, self._desc, self._a, self._b, self._d, self._d, C.byref(algo),
-                C.byref(found),
+                C.byref(result),
             )  # fmt: skip
         except LtError:
             return None
-        return Algorithm(code, found.workspace) if found.workspace <= WORKSPACE else None
+        return Algorithm(code, result.workspace) if result.workspace <= WORKSPACE else None
 
     def run(
         self, handle: C.c_void_p, algorithm: Algorithm, a: int, b: int, d: int, bias: int, aux: int, workspace: int,
         stream: int,
     ) -> None:  # fmt: skip
-        """Queue the product of what lies at these addresses on a stream; it may be one that is being captured."""
+        """Queue the product of the matrices at these addresses on a stream, which may be one that is being captured."""
         algo = (C.c_uint64 * 8).from_buffer_copy(algorithm.code)
         with self._lock:
             if bias:
@@ -199,7 +199,7 @@ _found: list[Library] = []
 
 
 def library() -> Library:
-    """cublasLt as the CUDA wheels or the toolkit brought it; OSError where neither did."""
+    """cublasLt from the CUDA wheels or the toolkit; OSError if there is neither."""
     if not _found:
         _found.append(Library(_load()))
     return _found[0]
@@ -211,7 +211,7 @@ def _load() -> Any:
     for load in ways:
         try:
             return load()
-        except Exception as e:  # whatever a finder raises, the next may find it
+        except Exception as e:  # whatever one way raises, the next may succeed
             missing = str(e).strip().partition("\n")[0] or missing
     raise OSError(f"cublasLt cannot be loaded ({missing})")
 

@@ -1,4 +1,4 @@
-"""How much of a device's memory there is for us, and what is said when it is not enough."""
+"""The limit on a device's memory, and the message when it is reached."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def limit_from(text: str, total: int) -> int:
     number = float(match[1]) if match else 0.0
     size = int(number * (total / 100 if unit == "%" else _UNITS[unit]))
     if size < 1 or (unit == "%" and number > 100):
-        raise ValueError(f"{VARIABLE} {text!r} is no amount of memory: write for instance 8GiB, 8000MB or 90%")
+        raise ValueError(f"{VARIABLE} {text!r} is not a memory size: write for instance 8GiB, 8000MB or 90%")
     return size
 
 
 def shown(size: int) -> str:
-    """Bytes for people: "1.5 GiB"."""
+    """Bytes in a readable unit: "1.5 GiB"."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}"
@@ -33,10 +33,9 @@ def shown(size: int) -> str:
 
 
 class Room:
-    """The memory of one device, divided between the pool that steps run in as they are written and those of graphs.
+    """The memory of one device, divided between the main pool and the pools of graphs, under one limit.
 
-    ``main`` is that pool, with CuPy's own limit if there is one; $TINYNET_GPU_MEMORY goes before it. Together they take
-    no more than the limit.
+    The limit is $TINYNET_GPU_MEMORY, else that of ``main``, CuPy's pool, else all of the memory.
     """
 
     def __init__(self, main: Any, total: int) -> None:
@@ -48,37 +47,37 @@ class Room:
 
     @property
     def used(self) -> int:
-        """Bytes that arrays and graphs take."""
+        """Bytes that arrays and graphs occupy."""
         return int(self.main.used_bytes()) + self._of_graphs()
 
     def _of_graphs(self) -> int:
-        pools = [ref() for ref in self._graphs.valuerefs()]  # at once: other threads make graphs meanwhile
+        pools = [ref() for ref in self._graphs.valuerefs()]  # a copy: other threads may add graphs meanwhile
         return sum(int(pool.total_bytes()) for pool in pools if pool is not None)
 
     def share(self) -> None:
-        """Leave the main pool what graphs do not have."""
+        """Limit the main pool to what graphs do not occupy."""
         self.main.set_limit(size=max(1, self.limit - self._of_graphs()))
 
     def add(self, pool: Any) -> None:
-        """A pool for a graph: it may take what is free."""
+        """Register a graph's pool, which may take what is free."""
         self.main.free_all_blocks()
         pool.set_limit(size=max(1, self.limit - int(self.main.total_bytes()) - self._of_graphs()))
         self._graphs[id(pool)] = pool
         weakref.finalize(pool, self.share).atexit = False
 
     def admit(self, needed: int, what: str) -> None:
-        """MemoryError if ``needed`` bytes more than are used would be too many for ``what``."""
+        """MemoryError unless the ``needed`` bytes for ``what`` are free."""
         self.share()
         free = self.limit - self.used
         if needed > free:
             raise MemoryError(
-                f"{what} takes about {shown(needed)}, and of {shown(self.limit)} on the device {shown(max(0, free))} "
+                f"{what} takes about {shown(needed)}, but only {shown(max(0, free))} of {shown(self.limit)} on the device "
                 f"are free: {REMEDY}"
             )
 
     def exhausted(self) -> MemoryError:
-        """What to say where an allocation failed; what nobody uses has been given back by then."""
+        """The error for a failed allocation; unused memory is returned to the device first."""
         self.main.free_all_blocks()
         return MemoryError(
-            f"the device has no more memory: {shown(self.used)} of {shown(self.limit)} are in use: {REMEDY}"
+            f"the device is out of memory: {shown(self.used)} of {shown(self.limit)} are in use: {REMEDY}"
         )

@@ -1,6 +1,6 @@
-"""Portable operations as launches of kernels: how much is done by how many, and what is handed over.
+"""Portable operations as kernel launches: how the work is divided, and the arguments.
 
-A launch is a call of ``self._launch``, so that the same lines run on a CUDA device and, in the tests, on the host.
+A launch is a call of ``self._launch``, so the same code runs on a CUDA device and, in the tests, on the host.
 """
 
 from __future__ import annotations
@@ -20,58 +20,58 @@ from tinynet_backends.rowwise import traced as traced_rows
 from tinynet_backends.tracing import traced
 
 THREADS = 256  # in every block, as in kernels/common.cuh
-_BLOCKS = 4096  # at most in a grid; kernels go on in strides of it
-_PARTS = 1024  # at most of a sum over a vector
-_CHUNK = 8192  # elements at least in each of them
-_ROWS, _DEEP = 64, 128  # rows at least in a chunk of columns, and such chunks at most
+_BLOCKS = 4096  # in a grid, at most; kernels have grid-stride loops
+_PARTS = 1024  # partial sums of a vector, at most
+_CHUNK = 8192  # elements of each, at least
+_ROWS, _DEEP = 64, 128  # rows of a chunk of columns, at least, and chunks, at most
 _TOGETHER = 64  # parts that one launch packs, as in kernels/pack.cu
-_TILE = 32  # columns that a block does, as in kernels/norms.cu
-_NARROW = 16  # numbers that one thread keeps, as in kernels/rows.cu,
-_MANY = 1 << 15  # where there are so many rows that it pays to give each a single thread
-_ONE_BLOCK = 4 * THREADS  # rows that one block does, in one launch rather than two
-_WIDE = 64  # threads at most that a row is divided among on the way back
-_ACROSS = 16  # numbers whose parts a block adds up
-_SUMS = 16  # sums that one launch makes, as in kernels/reduce.cu
+_TILE = 32  # columns per block, as in kernels/norms.cu
+_NARROW = 16  # the widest row that one thread can hold, as in kernels/rows.cu
+_MANY = 1 << 15  # rows from which on a single thread per row pays
+_ONE_BLOCK = 4 * THREADS  # rows up to which one block does all, in one launch instead of two
+_WIDE = 64  # threads that share a row in the backward pass, at most
+_ACROSS = 16  # sums that a block computes side by side
+_SUMS = 16  # sums per launch, as in kernels/reduce.cu
 _ROUNDED = 32  # arrays that one launch rounds, as in kernels/round.cu
 
 
 def _struct(count: int, addresses: Sequence[str], sizes: Sequence[str]) -> np.dtype[np.void]:
-    """A struct of arrays with ``count`` elements each, as kernels have it."""
+    """The dtype of a kernel's struct of arrays with ``count`` elements each."""
     kinds = dict.fromkeys(addresses, np.uint64) | dict.fromkeys(sizes, np.int64)
     return np.dtype([(name, kind, (count,)) for name, kind in kinds.items()])
 
 
-_PARTS_GIVEN = _struct(_TOGETHER, ["from"], ["size"])
-_SUMS_GIVEN = _struct(_SUMS, ["parts", "g"], ["p", "apart", "chunks"])
-_ARRAYS_GIVEN = _struct(_ROUNDED, ["from", "to"], ["n", "k", "high", "wide"])
+_PARTS_ARGUMENT = _struct(_TOGETHER, ["from"], ["size"])
+_SUMS_ARGUMENT = _struct(_SUMS, ["parts", "g"], ["p", "apart", "chunks"])
+_ARRAYS_ARGUMENT = _struct(_ROUNDED, ["from", "to"], ["n", "k", "high", "wide"])
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
 _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 
 
 class Sum(NamedTuple):
-    """What is still to be added up: ``g`` (p,) from the first p of each row of ``parts``."""
+    """A pending sum: ``g`` (p,) is the sum of the first p numbers of each row of ``parts``."""
 
     parts: Array
     g: Array
 
 
 class CudaOperations(Backend):
-    """What has no kernel here, a dtype, a layout, an operation, is as the portable one does it."""
+    """Dtypes, layouts and operations without a kernel are left to the portable operations."""
 
     def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
-        """Run ``kernel`` of ``source`` in so many blocks of `THREADS` threads, ``row`` of them with one threadIdx.y, and each
-        block with ``room`` bytes of shared memory beside what the kernel itself asks for.
+        """Run ``kernel`` of ``source``.
 
-        Arguments are arrays, None for no array, and NumPy scalars (one structured) of the kernel's types.
+        Each of ``blocks`` blocks has `THREADS` threads, ``row`` of them per threadIdx.y, and ``room`` bytes of dynamic shared
+        memory. Arguments are arrays, None for no array, and NumPy scalars (one structured) of the kernel's types.
         """
         raise NotImplementedError
 
     def _address(self, a: Array) -> int:
-        """Where ``a`` lies in the memory that kernels see."""
+        """The address of ``a`` for kernels."""
         raise NotImplementedError
 
     def gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Room for what `pack` will be asked to put in its place."""
+        """Memory for a gradient that `pack` will be called with."""
         return self.empty(shape, dtype)
 
     # Elementwise ---------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ class CudaOperations(Backend):
         return out
 
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
-        """A scalar may be a () float64 array, which is read when the kernel runs."""
+        """A scalar may also be a () float64 array, which is read when the kernel runs."""
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
         if trace is None or not _alike(values) or len(trace.outputs) != len(arrays):
@@ -97,8 +97,10 @@ class CudaOperations(Backend):
             self._launch(emit.kernel(trace, values[0].dtype, "update"), "formula", *_over(values[0]), *values, *numbers)
 
     def rounded(self, x: Array, out: Array) -> None:
-        """float32 as bfloat16, ties to even, in words of 16 bits: (..., n, k) in any strides, to the beginning of (..., high,
-        wide) in C order, whose rest becomes 0."""
+        """float32 as bfloat16, ties to even, in 16-bit words, padded with 0.
+
+        ``x`` (..., n, k) has any strides, ``out`` (..., high, wide) is in C order.
+        """
         if x.ndim > 2:
             for a, b in zip(x, out, strict=True):
                 self.rounded(a, b)
@@ -107,25 +109,24 @@ class CudaOperations(Backend):
         self._launch(load("round", x.dtype), "round_rows", *_threads(-(-out.size // 4)), *sizes, x, out)
 
     def rounded_together(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
-        """The same for vectors and matrices that lie in C order, in one launch."""
+        """`rounded` of vectors and matrices in C order, up to 32 per launch."""
         for first in range(0, len(arrays), _ROUNDED):
-            given = np.zeros((), _ARRAYS_GIVEN)
-            some = [*zip(arrays[first : first + _ROUNDED], out[first : first + _ROUNDED], strict=True)]
-            for n, (x, y) in enumerate(some):
-                given["from"][n], given["to"][n] = self._address(x), self._address(y)
-                given["n"][n], given["k"][n] = (1, *x.shape)[-2:]
-                given["high"][n], given["wide"][n] = (1, *y.shape)[-2:]
-            largest = max(y.size for _, y in some)
+            argument = np.zeros((), _ARRAYS_ARGUMENT)
+            pairs = [*zip(arrays[first : first + _ROUNDED], out[first : first + _ROUNDED], strict=True)]
+            for n, (x, y) in enumerate(pairs):
+                argument["from"][n], argument["to"][n] = self._address(x), self._address(y)
+                argument["n"][n], argument["k"][n] = (1, *x.shape)[-2:]
+                argument["high"][n], argument["wide"][n] = (1, *y.shape)[-2:]
+            largest = max(y.size for _, y in pairs)
             source = load("round", arrays[0].dtype)
             blocks, row = _threads(-(-largest // 4))
-            self._launch(source, "round_arrays", min(blocks, _PARTS), row, np.int64(len(some)), given)
+            self._launch(source, "round_arrays", min(blocks, _PARTS), row, np.int64(len(pairs)), argument)
 
     def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> Sum | None:
-        """The way back to a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), dz's sum over
-        the samples.
+        """The gradient of a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), its sum by column.
 
-        All are of one dtype, or dz bfloat16, or all but db. They may have more columns than k, which in dz become 0. dz may
-        be dy; of dz and db either may be None. What is given back, if it is something, is yet to be added up for db.
+        All are of one dtype, or dz is bfloat16, or all but db are. They may have more columns than k, which in dz become 0.
+        dz may be dy; dz or db may be None. A result other than None is the sum still pending for db.
         """
         kind = "back" if dz is None or dz.dtype == dy.dtype else "back_to_half"
         if dy.dtype == np.uint16:
@@ -142,29 +143,29 @@ class CudaOperations(Backend):
         return None if parts is None or db is None else Sum(parts, db)
 
     def add_up(self, sums: Sequence[Sum]) -> None:
-        """What each is to be, several in one launch: parts are added in float64, in an order that follows from their number."""
+        """Compute sums, several per launch: parts are added in float64, in an order that follows from their number."""
         for first in range(0, len(sums), _SUMS):
-            given, some = np.zeros((), _SUMS_GIVEN), sums[first : first + _SUMS]
-            for n, (parts, g) in enumerate(some):
-                given["parts"][n], given["g"][n] = self._address(parts), self._address(g)
-                given["p"][n], (given["chunks"][n], given["apart"][n]) = g.size, parts.shape
-            pieces = sum(-(-g.size // _ACROSS) for _, g in some)
-            source = load("reduce", some[0].g.dtype)
-            self._launch(source, "add_up", min(pieces, _BLOCKS), _ACROSS, np.int64(pieces), given)
+            argument, batch = np.zeros((), _SUMS_ARGUMENT), sums[first : first + _SUMS]
+            for n, (parts, g) in enumerate(batch):
+                argument["parts"][n], argument["g"][n] = self._address(parts), self._address(g)
+                argument["p"][n], (argument["chunks"][n], argument["apart"][n]) = g.size, parts.shape
+            pieces = sum(-(-g.size // _ACROSS) for _, g in batch)
+            source = load("reduce", batch[0].g.dtype)
+            self._launch(source, "add_up", min(pieces, _BLOCKS), _ACROSS, np.int64(pieces), argument)
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
-        usual = out.ndim == 1 and _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)
-        usual = usual and sum(part.size for part in parts) <= out.size
-        if not usual or any(self.xp.may_share_memory(part, out) for part in parts):
+        fits = out.ndim == 1 and _ready(out, out.dtype) and all(part.dtype == out.dtype for part in parts)
+        fits = fits and sum(part.size for part in parts) <= out.size
+        if not fits or any(self.xp.may_share_memory(part, out) for part in parts):
             return super().pack(parts, out)
         stop, dense = 0, [self._dense(part, out.dtype) for part in parts if part.size]
         for first in range(0, len(dense), _TOGETHER):
-            some, given = dense[first : first + _TOGETHER], np.zeros((), _PARTS_GIVEN)
-            given["from"][: len(some)] = [self._address(part) for part in some]
-            given["size"][: len(some)] = [part.size for part in some]
-            start, stop = stop, stop + int(given["size"].sum())
-            blocks = _over(max(some, key=lambda part: part.size))[:2]
-            self._launch(load("pack", out.dtype), "pack", *blocks, np.int64(len(some)), given, out[start:stop])
+            batch, argument = dense[first : first + _TOGETHER], np.zeros((), _PARTS_ARGUMENT)
+            argument["from"][: len(batch)] = [self._address(part) for part in batch]
+            argument["size"][: len(batch)] = [part.size for part in batch]
+            start, stop = stop, stop + int(argument["size"].sum())
+            blocks = _over(max(batch, key=lambda part: part.size))[:2]
+            self._launch(load("pack", out.dtype), "pack", *blocks, np.int64(len(batch)), argument, out[start:stop])
         return out
 
     def clip_norm(self, g: Array, max_norm: float) -> Array:
@@ -193,8 +194,8 @@ class CudaOperations(Backend):
         return dx
 
     def standardize(self, x: Array, mean: Array, scale: Array) -> Array:
-        usual = x.ndim == 2 and x.size and _ready(x, x.dtype)
-        if not usual or not all(_ready(a, x.dtype) and a.shape == x.shape[1:] for a in (mean, scale)):
+        fits = x.ndim == 2 and x.size and _ready(x, x.dtype)
+        if not fits or not all(_ready(a, x.dtype) and a.shape == x.shape[1:] for a in (mean, scale)):
             return super().standardize(x, mean, scale)
         y = self.empty(x.shape, x.dtype)
         self._launch(load("norms", x.dtype), "standardize", *_rows(*x.shape), x, mean, scale, y)
@@ -203,27 +204,27 @@ class CudaOperations(Backend):
     def normalize(
         self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
     ) -> tuple[Array, Array, Array, Array, Array]:
-        usual = x.ndim == 2 and x.size and axis in (-1, -2) and _ready(x, x.dtype)
-        if not usual or not all(_ready(a, x.dtype) and a.shape == x.shape[1:] for a in (gamma, beta)):
+        fits = x.ndim == 2 and x.size and axis in (-1, -2) and _ready(x, x.dtype)
+        if not fits or not all(_ready(a, x.dtype) and a.shape == x.shape[1:] for a in (gamma, beta)):
             return super().normalize(x, gamma, beta, axis, eps)
         source, (n, i) = load("norms", x.dtype), x.shape
         y, normed = self.empty(x.shape, x.dtype), self.empty(x.shape, x.dtype)
         rstd, mean, var = (self.empty((n, 1) if axis == -1 else (1, i), x.dtype) for _ in range(3))
-        given, results = (x, gamma, beta, np.float64(eps)), (y, normed, rstd, mean, var)
+        inputs, results = (x, gamma, beta, np.float64(eps)), (y, normed, rstd, mean, var)
         if axis == -1:
-            self._launch(source, "normalize_rows", *_rows(n, i), *given, *results)
+            self._launch(source, "normalize_rows", *_rows(n, i), *inputs, *results)
             return results
         columns, parts = self._columns(n, i)
         self._launch(source, "column_moments", *columns, x, *parts)
-        self._launch(source, "normalize_columns", *columns, *given, *parts, *results)
+        self._launch(source, "normalize_columns", *columns, *inputs, *parts, *results)
         return results
 
     def normalize_grad(
         self, dy: Array, normed: Array, rstd: Array, gamma: Array, axis: int
     ) -> tuple[Array, Array, Array]:
-        usual = dy.ndim == 2 and dy.size and axis in (-1, -2) and _alike((dy, normed))
+        fits = dy.ndim == 2 and dy.size and axis in (-1, -2) and _alike((dy, normed))
         shapes = ((dy.shape[0], 1) if axis == -1 else (1, *dy.shape[1:])), dy.shape[1:]
-        if not usual or not all(
+        if not fits or not all(
             _ready(a, dy.dtype) and a.shape == s for a, s in zip((rstd, gamma), shapes, strict=True)
         ):
             return super().normalize_grad(dy, normed, rstd, gamma, axis)
@@ -240,7 +241,7 @@ class CudaOperations(Backend):
         return dx, dgamma, dbeta
 
     def _columns(self, n: int, i: int) -> tuple[tuple[Any, ...], tuple[Array, Array]]:
-        """A launch over the columns of (n, i) in chunks of rows, its sizes, and room for two sums of each."""
+        """A launch over the columns of (n, i) in chunks of rows, its sizes, and memory for two sums of each chunk."""
         size, chunks = _chunks(n, _ROWS, _DEEP)
         sizes = (np.int64(number) for number in (n, i, size, chunks))
         blocks = min(chunks * -(-i // _TILE), _BLOCKS)
@@ -250,9 +251,9 @@ class CudaOperations(Backend):
 
     def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
         trace = traced(formula, 2)
-        usual = trace is not None and len(trace.outputs) == 2 and y.ndim == 2 and y.size
-        usual = usual and _ready(scale, y.dtype) and scale.shape == y.shape[:1]
-        if trace is None or not usual or not _alike((y, target)):
+        fits = trace is not None and len(trace.outputs) == 2 and y.ndim == 2 and y.size
+        fits = fits and _ready(scale, y.dtype) and scale.shape == y.shape[:1]
+        if trace is None or not fits or not _alike((y, target)):
             return super().elementwise_loss(formula, y, target, scale)
         size, chunks = _chunks(y.size, _CHUNK, _PARTS)
         sizes = (np.int64(number) for number in (y.shape[1], y.size, size, chunks))
@@ -263,11 +264,11 @@ class CudaOperations(Backend):
     def softmax_cross_entropy(
         self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
     ) -> tuple[Array, Array]:
-        usual = z.ndim == 2 and z.size and _ready(z, z.dtype) and _ready(scale, z.dtype) and scale.shape == z.shape[:1]
+        fits = z.ndim == 2 and z.size and _ready(z, z.dtype) and _ready(scale, z.dtype) and scale.shape == z.shape[:1]
         if class_weight is not None:
-            usual = usual and _ready(class_weight, z.dtype) and class_weight.shape == z.shape[1:]
+            fits = fits and _ready(class_weight, z.dtype) and class_weight.shape == z.shape[1:]
         labels = target.dtype.kind in "iu" and target.shape == z.shape[:1]
-        if not usual or not (labels or _alike((z, target))):
+        if not fits or not (labels or _alike((z, target))):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = z.shape
         row = 1 if k <= _NARROW and (n <= _ONE_BLOCK or n >= _MANY) else _team(k)
@@ -276,8 +277,8 @@ class CudaOperations(Backend):
         sizes = (np.int64(number) for number in (n, k, size, chunks))
         share = np.float64(1.0 - smoothing), np.float64(smoothing / k)
         dz, source = self.empty(z.shape, z.dtype), load("rows", z.dtype)
-        given = z, label, target, class_weight, scale, *share
-        return self._sum(source, "cross_entropy", chunks, row, *sizes, *given, dz), dz
+        inputs = z, label, target, class_weight, scale, *share
+        return self._sum(source, "cross_entropy", chunks, row, *sizes, *inputs, dz), dz
 
     def _sum(self, source: Source, kernel: str, chunks: int, row: int, *args: Any) -> Array:
         """A sum () over chunks, of arrays with the dtype of the last argument."""
@@ -291,7 +292,7 @@ class CudaOperations(Backend):
 
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
         first, skip = divmod(start, 4)
-        above, first = divmod(first + 1, 2**64)  # NumPy's block 0 is the one at counter 1
+        above, first = divmod(first + 1, 2**64)  # NumPy's block 0 has counter 1
         out = self.empty((n,), _U8)
         if n:
             place = first, (counter[0] + above) % 2**64, *counter[1:]
@@ -303,7 +304,7 @@ class CudaOperations(Backend):
         (n,) = index.shape
         out = self.empty((n, width), _U8)
         if out.size:
-            reach = ({0: 0, 2: 2}.get(width % 4, 3) + width + 3) // 4  # blocks of a row that begins at the latest place
+            reach = ({0: 0, 2: 2}.get(width % 4, 3) + width + 3) // 4  # blocks of a row, at most
             sizes, numbers = (np.int64(number) for number in (n, width, reach)), map(np.uint64, (*key, *counter))
             blocks = _threads(n * reach)
             self._launch(_INTEGERS, "words_at", *blocks, *sizes, *numbers, self._dense(index, _I8), out)
@@ -328,12 +329,12 @@ class CudaOperations(Backend):
     def dropout(
         self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
     ) -> tuple[Array, Array]:
-        """As it is specified; a number of the counter may be a () uint64 array, which is read when the kernel runs."""
+        """As specified; a number of the counter may also be a () uint64 array, which is read when the kernel runs."""
         if not _ready(x, x.dtype):
             return super().dropout(x, rate, key, counter)
         y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, np.dtype(np.bool_))
         if x.size:
-            # a number of 24 bits, over 2**24, is compared with the rate as float32: in integers, that is without rounding
+            # n / 2**24, with n of 24 bits, is compared with the rate as float32: as integers, without rounding
             least, scale = np.int32(ceil(float(np.float32(rate)) * 2**24)), np.float64(1.0 / (1.0 - rate))
             numbers = *map(np.uint64, key), *(x for number in counter for x in _number(number, np.uint64))
             blocks = _threads(-(-x.size // 8))
@@ -343,8 +344,8 @@ class CudaOperations(Backend):
         return y, keep
 
     def dropout_grad(self, dy: Array, keep: Array, rate: float) -> Array:
-        usual = _ready(dy, dy.dtype) and keep.flags.c_contiguous and keep.dtype == np.bool_ and keep.shape == dy.shape
-        if not usual or not dy.size:
+        fits = _ready(dy, dy.dtype) and keep.flags.c_contiguous and keep.dtype == np.bool_ and keep.shape == dy.shape
+        if not fits or not dy.size:
             return super().dropout_grad(dy, keep, rate)
         dx, scale = self.empty(dy.shape, dy.dtype), np.float64(1.0 / (1.0 - rate))
         blocks = _threads(dy.size)
@@ -352,21 +353,23 @@ class CudaOperations(Backend):
         return dx
 
     def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
-        """As it is specified, but that an index outside of [0, n) that lies on the device gives -1: an error would have to wait
-        for it. Indices of the host are looked at there."""
+        """As specified, except that an index on the device outside [0, n) gives -1: an error would have to wait for it.
+
+        Indices on the host are checked there.
+        """
         if not self.owns(index):
             permutation.check_inside(np, np.asarray(index), n)
             index = self.asarray(np.asarray(index))
         n = permutation.check_kinds(self.xp, index, n)
         sides, used = permutation.sides(n), permutation.used_keys(keys, n)
-        rounds, given = np.int64(len(used)), np.zeros((), _KEYS)
-        given["of"][: len(used)] = used
+        rounds, argument = np.int64(len(used)), np.zeros((), _KEYS)
+        argument["of"][: len(used)] = used
         out = self.empty(index.shape, _I8)
         if out.size:
             sizes = (np.uint64(number) for number in (n, *sides))
             index = self._dense(index, _I8)
             blocks = _threads(out.size)
-            self._launch(_PERMUTE, "permute", *blocks, np.int64(out.size), index, *sizes, rounds, given, out)
+            self._launch(_PERMUTE, "permute", *blocks, np.int64(out.size), index, *sizes, rounds, argument, out)
         return out
 
     # Samples -------------------------------------------------------------------------------------------------------
@@ -382,18 +385,18 @@ class CudaOperations(Backend):
         kind = np.dtype(dtype)
         x = self.empty((n, k or 0), kind)
         y = self.empty((n,), _I8) if o is None else self.empty((n, o), kind)
-        known = *exact.normal_table(self.xp, x.device), *exact._circle(self.xp, x.device)
-        given = *known, exact._arctangents(self.xp, x.device), *[tables[number] for number in tables_of(trace)]
+        ours = *exact.normal_table(self.xp, x.device), *exact._circle(self.xp, x.device)
+        constants = *ours, exact._arctangents(self.xp, x.device), *[tables[number] for number in tables_of(trace)]
         first, numbers = (index.start, None) if isinstance(index, range) else (0, self._dense(self.asarray(index), _I8))
         place = *map(np.uint64, (*key, *counter)), np.int64(first), numbers
         blocks = _threads(n * rows.parts(trace))
-        self._launch(rows.kernel(trace, kind), "samples", *blocks, np.int64(n), *place, x, y, *given)
+        self._launch(rows.kernel(trace, kind), "samples", *blocks, np.int64(n), *place, x, y, *constants)
         return x, y
 
-    # What kernels are given ----------------------------------------------------------------------------------------
+    # Arguments of kernels ------------------------------------------------------------------------------------------
 
     def _dense(self, a: Array, dtype: Any) -> Array:
-        """``a`` in C order, of ``dtype``; copied only where it must be."""
+        """``a`` in C order and of ``dtype``; copied only if necessary."""
         if a.dtype == dtype and a.flags.c_contiguous:
             return a
         copy = self.empty(a.shape, dtype)
@@ -401,7 +404,7 @@ class CudaOperations(Backend):
         return copy
 
     def _strided(self, words: Array) -> tuple[tuple[Any, Any, Any], Array]:
-        """(rows, columns, distance of rows in words) of words of any shape; copied unless rows lie in order."""
+        """(rows, columns, distance of rows in words) of words of any shape; copied unless rows lie at even distances."""
         if words.ndim == 2 and words.strides[1] == 8 and words.strides[0] > 0 and words.strides[0] % 8 == 0:
             sizes = *words.shape, words.strides[0] // 8
         elif words.ndim == 1 and words.strides[0] > 8 and words.strides[0] % 8 == 0:
@@ -421,13 +424,13 @@ def _ready(a: Array, dtype: Any) -> bool:
 
 
 def _alike(arrays: Sequence[Array]) -> bool:
-    """Whether all are of one shape and dtype, and ready."""
+    """Whether all have one shape and dtype, and are ready."""
     first = arrays[0]
     return all(a.shape == first.shape and _ready(a, first.dtype) for a in arrays)
 
 
 def _number(number: Any, kind: Any) -> tuple[Any, Any]:
-    """A number as kernels take it: its value, or where it lies, which is then an array of ``kind``."""
+    """A number as a pair of kernel arguments: its value, or its place, an array of ``kind``."""
     if isinstance(number, (int, float, np.generic)):
         return kind(number), None
     if number.dtype != kind or number.shape != ():
@@ -438,12 +441,12 @@ def _number(number: Any, kind: Any) -> tuple[Any, Any]:
 
 
 def _threads(items: int) -> tuple[int, int]:
-    """A launch with a thread for each item."""
+    """A launch with one thread per item."""
     return min(-(-items // THREADS), _BLOCKS), THREADS
 
 
 def _over(a: Array) -> tuple[int, int, Any]:
-    """A launch over ``a``, 16 bytes a thread, and its size."""
+    """A launch over ``a`` with 16 bytes per thread, and its size."""
     return *_threads(-(-a.nbytes // 16)), np.int64(a.size)
 
 
@@ -453,13 +456,13 @@ def _team(k: int) -> int:
 
 
 def _rows(n: int, k: int) -> tuple[int, int, Any, Any]:
-    """A launch over n rows of k numbers, and both."""
+    """A launch over n rows of k numbers, and these sizes."""
     row = _team(k)
     return min(-(-n * row // THREADS), _BLOCKS), row, np.int64(n), np.int64(k)
 
 
 def _chunks(n: int, least: int, most: int) -> tuple[int, int]:
-    """Items a chunk and chunks: at most ``most`` of at least ``least`` items, by n alone; sizes are multiples of 4."""
+    """Size (a multiple of 4) and number of chunks, from n alone: at most ``most``, of at least ``least`` items."""
     size = max(least, -(-n // most))
     size += -size % 4
     return size, -(-n // size)

@@ -1,8 +1,8 @@
-"""Matrix products as cublasLt wants them: from arrays in either order to descriptors, without a copy where none is needed.
+"""Matrix products as cublasLt descriptors, for arrays in either order, copied only if necessary.
 
 cublasLt computes ``D = epilogue(op(A) @ op(B))`` on matrices in column-major memory. Memory that holds a row-major matrix
 holds its transpose in column-major order, so ``out = x @ w`` with a row-major ``out`` is ``D = W' X'`` there: A is w, B is
-x, and rows of D are columns of ``out``, that is features, which is what its epilogues act on.
+x, and rows of D are columns of ``out``: features, on which cublasLt's epilogues act.
 
 Everything here is arithmetic on shapes and strides (NVIDIA, *cuBLAS Library*, chapter "Using the cuBLASLt API").
 """
@@ -16,24 +16,27 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-ALIGNED = 16  # bytes: where a column has to begin for the widest loads and for tensor cores
+ALIGNED = 16  # bytes: the alignment of columns for the widest loads and for tensor cores
 SIZES = {"float32": 4, "float64": 8, "bfloat16": 2}  # bytes of an element
-STORED = {"bfloat16": "uint16"}  # NumPy has no such numbers: they lie in words of 16 bits
+STORED = {"bfloat16": "uint16"}  # NumPy lacks this type: it is stored in 16-bit words
 OPERANDS = {"float32": "float32", "tf32": "float32", "bf16": "bfloat16", "float64": "float64"}  # by precision
 
 
 class Epilogue(IntFlag):
-    """What is done to the product before it is stored; the values are cublasLtEpilogue_t's."""
+    """What is done to the product before it is stored; the values of cublasLtEpilogue_t.
+
+    The library uses BIAS, RELU and SUM_A; tests and the report of a new GPU try the others, too.
+    """
 
     NONE = 1
     RELU = 2
     BIAS = 4  # add a vector, one number for each feature
     DRELU = 8 | 128  # the gradient of ReLU, from the mask of RELU_AUX
-    BIAS_GRADIENT = 16  # beside DRELU or DGELU: sums of the result over the samples
+    BIAS_GRADIENT = 16  # with DRELU or DGELU: sums of the result over the samples
     GELU = 32  # its tanh form
-    DGELU = 64 | 128  # the gradient of GELU, from what GELU_AUX kept
-    KEEP = 128  # beside RELU or GELU: keep what the gradient needs
-    SUM_A = 256  # sums of A along the contraction: the bias gradient, beside the weights'
+    DGELU = 64 | 128  # the gradient of GELU, from the output of GELU_AUX
+    KEEP = 128  # with RELU or GELU: keep what the gradient needs
+    SUM_A = 256  # sums of A along the contraction: the bias gradient, along with that of the weights
 
     RELU_KEEP = RELU | KEEP
     GELU_KEEP = GELU | KEEP
@@ -52,14 +55,13 @@ class Epilogue(IntFlag):
 
     @property
     def of_relu(self) -> bool:
-        """Whether its auxiliary matrix is a mask of bits."""
+        """Whether its auxiliary matrix is a bit mask."""
         return bool(self & 10)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Column-major matrices in memory: element (i, j) of matrix n is ``n * stride + j * ld + i`` elements from the
-    first."""
+    """Column-major matrices in memory: element (i, j) of matrix n is at ``n * stride + j * ld + i``."""
 
     dtype: str
     rows: int
@@ -69,11 +71,11 @@ class Layout:
 
     @property
     def extent(self) -> int:
-        """Elements from the first to the last of one matrix, and one."""
+        """Elements that one matrix spans."""
         return (self.cols - 1) * self.ld + self.rows
 
     def padded(self, dtype: str) -> Layout:
-        """One matrix after the other, every column beginning at an aligned place: the layout of a copy."""
+        """The layout of a copy: matrices one after another, every column aligned."""
         ld = _up(self.rows, ALIGNED // SIZES[dtype])
         return replace(self, dtype=dtype, ld=ld, stride=ld * self.cols if self.stride else 0)
 
@@ -85,8 +87,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Array:
-    """What a plan has to know of a row-major or transposed array: strides in elements, the address's alignment in
-    bytes. Words of 16 bits are bfloat16."""
+    """What a plan needs to know about an array: strides in elements, alignment in bytes. 16-bit words are bfloat16."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -98,15 +99,18 @@ class Array:
         size = a.dtype.itemsize
         strides = tuple(s // size if s % size == 0 else -1 for s in a.strides)
         kind = "bfloat16" if a.dtype.name == STORED["bfloat16"] else a.dtype.name
-        # More than `ALIGNED` is of no use, and results may lie now in memory of their own, now in a larger array: the
-        # plan, and with it the bits, must not depend on that.
+        # Capped at `ALIGNED`: more is of no use, and a result may lie in its own memory or in a larger array, on which
+        # the plan, and so the bits, must not depend.
         return cls(tuple(a.shape), strides, kind, min(ALIGNED, address & -address or ALIGNED))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A product as cublasLt is told of it. ``copied`` names those of "a", "b", "d" that are other memory than the
-    caller's, with the layout given: operands are copied there before, d from there after the product."""
+    """A product for cublasLt.
+
+    ``copied`` names those of "a", "b", "d" that are copies with the layout given here: operands are copied before the
+    product, d after it.
+    """
 
     m: int
     n: int
@@ -125,7 +129,7 @@ class Plan:
 
     @property
     def aux_stride(self) -> int:
-        """Elements, for a mask bits, from one auxiliary matrix to the next."""
+        """Distance of auxiliary matrices in elements; for a mask, in bits."""
         return self.aux_ld * self.n if self.batch > 1 else 0
 
     @property
@@ -134,16 +138,16 @@ class Plan:
         return bits // 8 if self.epilogue.of_relu else bits * SIZES[self.d.dtype]
 
     def plain(self) -> Plan:
-        """The product alone."""
+        """The product without an epilogue."""
         return replace(self, epilogue=Epilogue.NONE, aux_ld=0)
 
 
 def plan(x: Array, w: Array, out: Array, precision: str = "float32", epilogue: int = Epilogue.NONE) -> Plan | None:
-    """How ``out = epilogue(x @ w)`` is computed: (..., n, k), (..., k, m) -> (..., n, m).
+    """The plan for ``out = epilogue(x @ w)``: (..., n, k), (..., k, m) -> (..., n, m).
 
-    ``out`` is row-major, its rows perhaps further apart than they are long. Operands lie in either order, are views, or
-    are repeated along leading axes; one whose memory no descriptor fits is copied. None if there is nothing to compute
-    (an empty array) or no plan for it (leading axes that do not follow one another evenly).
+    ``out`` is row-major, with any distance between rows. Operands may be in either order, views, or broadcast along
+    leading axes; those that no descriptor fits are copied. None if there is nothing to compute (an empty array) or no plan
+    (leading axes without a common stride).
     """
     epilogue = Epilogue(epilogue)
     (n, k), m = x.shape[-2:], w.shape[-1]
@@ -151,11 +155,11 @@ def plan(x: Array, w: Array, out: Array, precision: str = "float32", epilogue: i
         return None
     kind = OPERANDS[precision]
     count = prod(out.shape[:-2])
-    found = [_stored(w, out.shape[:-2], kind), _stored(x, out.shape[:-2], kind)]
+    operands = [_stored(w, out.shape[:-2], kind), _stored(x, out.shape[:-2], kind)]
     d = _stored(out, out.shape[:-2], out.dtype)
-    if None in found or d is None or d[1] or d[2]:
+    if None in operands or d is None or d[1] or d[2]:
         return None
-    (a, transpose_a, copy_a), (b, transpose_b, copy_b) = found  # type: ignore[misc]
+    (a, transpose_a, copy_a), (b, transpose_b, copy_b) = operands  # type: ignore[misc]
     aux_ld = 0
     if epilogue.has_aux:
         aux_ld = _up(m, 128 if epilogue.of_relu else 8)
@@ -168,8 +172,8 @@ def plan(x: Array, w: Array, out: Array, precision: str = "float32", epilogue: i
 
 
 def variants(plan: Plan) -> list[Plan]:
-    """The plan, and where tensor cores would have to work on odd widths, the same with copies that are padded."""
-    found = [plan]
+    """The plan, and if tensor cores would meet unaligned matrices, the same with padded copies."""
+    plans = [plan]
     if plan.precision in ("tf32", "bf16"):
         operands = "".join(
             name
@@ -177,13 +181,13 @@ def variants(plan: Plan) -> list[Plan]:
             if name in plan.copied or not layout.is_aligned or alignment < ALIGNED
         )
         inner = with_copies(plan, operands)
-        whole = inner if plan.d.is_aligned and plan.alignments[2] >= ALIGNED else with_copies(plan, operands + "d")
-        found += [p for p in (inner, whole) if p not in found]
-    return list(dict.fromkeys(found))
+        outer = inner if plan.d.is_aligned and plan.alignments[2] >= ALIGNED else with_copies(plan, operands + "d")
+        plans += [inner, outer]
+    return list(dict.fromkeys(plans))
 
 
 def with_copies(plan: Plan, copied: str) -> Plan:
-    """The plan with padded copies for those of "a", "b", "d"."""
+    """The plan with padded copies of those of "a", "b", "d" that ``copied`` names."""
     layouts = {name: getattr(plan, name) for name in "abd"}
     for name in copied:
         layouts[name] = layouts[name].padded(layouts[name].dtype)
@@ -192,8 +196,11 @@ def with_copies(plan: Plan, copied: str) -> Plan:
 
 
 def _stored(array: Array, axes: tuple[int, ...], kind: str) -> tuple[Layout, bool, bool] | None:
-    """The layout of an operand, repeated along ``axes``, as elements of ``kind``; whether it is the matrix itself and
-    not its transpose that lies there in column-major order; and whether a copy lies there."""
+    """The layout of an operand broadcast to ``axes``, with elements of ``kind``, and two bools.
+
+    The first says whether the memory holds the matrix itself, not its transpose, in column-major order; the second,
+    whether the layout is that of a copy.
+    """
     r, c = array.shape[-2:]
     down, right = array.strides[-2:]
     stride = _even(array.shape[:-2], array.strides[:-2], axes)
@@ -211,7 +218,7 @@ def _stored(array: Array, axes: tuple[int, ...], kind: str) -> tuple[Layout, boo
 
 
 def _even(shape: Sequence[int], strides: Sequence[int], axes: Sequence[int]) -> int | None:
-    """The one stride by which ``axes``, over which an array of leading ``shape`` is repeated, can be gone through."""
+    """The stride that steps through all ``axes`` of an array with leading ``shape``, broadcast; None if there is none."""
     missing = len(axes) - len(shape)
     steps = [0] * missing + [0 if n == 1 else s for n, s in zip(shape, strides, strict=True)]
     far = [(n, s) for n, s in zip(axes, steps, strict=True) if n > 1]

@@ -1,4 +1,4 @@
-"""Dense layers' products on cublasLt: planned, tuned once for a shape, and queued on the current stream."""
+"""The products of dense layers by cublasLt: planned, tuned once per shape, and queued on the current stream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = ("float32", "float64", plans.STORED["bfloat16"])
 
 
 class _Ready(NamedTuple):
-    """How a plan is carried out from now on."""
+    """How a plan is executed from now on."""
 
     plan: Plan  # one of its variants
     problem: Any
@@ -27,9 +27,9 @@ class _Ready(NamedTuple):
 class Products:
     """Products of a device's arrays in one precision.
 
-    ``runtime`` allocates, copies and times (`cuda.runtime`), ``problem(plan)`` gives what cublasLt makes of a plan
-    (`cuda.lt`). ``precision`` is that of float32 arrays: "float32", "tf32" or "bf16"; float64 stays what it is.
-    ``rounded(x, out)`` rounds float32 to bfloat16, (..., n, k) in any strides to the beginning of (..., high, wide).
+    ``runtime`` allocates, copies and times (`cuda.runtime`); ``problem(plan)`` makes the descriptors of a plan (`cuda.lt`).
+    ``precision`` applies to float32 arrays: "float32", "tf32" or "bf16"; float64 products stay float64.
+    ``rounded(x, out)`` rounds float32 to bfloat16: (..., n, k) in any strides, padded with 0 to (..., high, wide).
     """
 
     def __init__(
@@ -53,8 +53,10 @@ class Products:
     def weight_gradient(
         self, x: Array, dy: Array, bias: bool, room: Callable[..., Array] | None = None,
     ) -> tuple[Array, Array | None] | None:  # fmt: skip
-        """``x.T @ dy`` and, if ``bias``, dy's sum over the samples: (..., n, i), (..., n, o) -> (..., i, o), (..., o), in
-        arrays that ``room(shape, dtype)`` gives; None if cublasLt cannot."""
+        """``x.T @ dy`` and, if ``bias``, dy's sum over the samples: (..., n, i), (..., n, o) -> (..., i, o), (..., o).
+
+        The results are arrays allocated by ``room(shape, dtype)``; None if cublasLt cannot.
+        """
         make: Callable[..., Array] = room or self.runtime.empty
         xt, axes = _transposed(x), _axes(x, dy)
         out = make((*axes, x.shape[-1], dy.shape[-1]), dy.dtype)
@@ -75,11 +77,11 @@ class Products:
         self, x: Array, w: Array, epilogue: int = Epilogue.NONE, bias: Array | None = None, aux: Array | None = None,
         out: Array | None = None,
     ) -> Array | None:  # fmt: skip
-        """``epilogue(x @ w)``: (..., n, k), (..., k, m) -> (..., n, m), written to ``out`` or to a new array of their
-        dtype; None if there is no way.
+        """``epilogue(x @ w)``: (..., n, k), (..., k, m) -> (..., n, m); None if cublasLt cannot.
 
-        ``bias`` (..., m) and ``aux`` are read or written as the epilogue says; `planned` tells how large aux has to be.
-        Operands, or out with a bias of its dtype, may be bfloat16 where that is the precision.
+        The result is ``out`` or a new array of the operands' dtype. ``bias`` (..., m) and ``aux`` are read or written,
+        depending on the epilogue; `planned` gives the size of aux. At precision bf16, the operands, or out together with
+        the bias, may be bfloat16.
         """
         if x.dtype != w.dtype or x.dtype.name not in KINDS:
             return None
@@ -98,7 +100,7 @@ class Products:
         ready = self._how(planned, x, w, out, bias, aux)
         if ready is None:
             return None
-        self._carry_out(ready, x, w, out, bias, aux)
+        self._execute(ready, x, w, out, bias, aux)
         return out
 
     def planned(self, x: Array, w: Array, epilogue: int = Epilogue.NONE, out: Array | None = None) -> Plan | None:
@@ -118,19 +120,19 @@ class Products:
         if planned in self._ready:
             return self._ready[planned]
         with self._lock:
-            found = [(v, self.problem(v)) for v in plans.variants(planned)]
-            if (known := self.choices.find(planned)) is not None and known.variant < len(found):
-                variant, problem = found[known.variant]
+            variants = [(v, self.problem(v)) for v in plans.variants(planned)]
+            if (known := self.choices.find(planned)) is not None and known.variant < len(variants):
+                variant, problem = variants[known.variant]
                 algorithm = problem.checked(self.handle, known.code)
                 if algorithm is not None:
                     self._ready[planned] = _Ready(variant, problem, algorithm)
                     return self._ready[planned]
             candidates = [
                 (n, _Ready(variant, problem, algorithm))
-                for n, (variant, problem) in enumerate(found)
+                for n, (variant, problem) in enumerate(variants)
                 for algorithm in problem.candidates(self.handle)
             ]
-            if self.runtime.capturing():  # no clock runs now
+            if self.runtime.capturing():  # nothing can be timed now
                 return candidates[0][1] if candidates else None
             runs = [self._run(ready, *arrays) for _, ready in candidates]
             best = fastest(runs, self.runtime.seconds)
@@ -143,14 +145,14 @@ class Products:
             return ready
 
     def _run(self, ready: _Ready, *arrays: Array) -> Callable[[], None]:
-        return lambda: self._carry_out(ready, *arrays)
+        return lambda: self._execute(ready, *arrays)
 
-    def _carry_out(self, ready: _Ready, x: Array, w: Array, out: Array, bias: Array | None, aux: Array | None) -> None:
+    def _execute(self, ready: _Ready, x: Array, w: Array, out: Array, bias: Array | None, aux: Array | None) -> None:
         how, address = ready.plan, self.runtime.address
         a = self._copied(w, how.a, how.transpose_a, how.batch) if "a" in how.copied else w
         b = self._copied(x, how.b, how.transpose_b, how.batch) if "b" in how.copied else x
         d = self._buffer(how.d, how.batch) if "d" in how.copied else out
-        # Allocated and given back in the order of the stream: what comes after it may use it again
+        # allocated and freed in stream order: later work may reuse it
         workspace = self.runtime.empty((ready.algorithm.workspace,), "uint8") if ready.algorithm.workspace else None
         ready.problem.run(
             self.handle, ready.algorithm, address(a), address(b), address(d),
@@ -165,17 +167,16 @@ class Products:
         return self.runtime.empty((count, layout.cols, layout.ld), plans.STORED.get(layout.dtype, layout.dtype))
 
     def _copied(self, array: Array, layout: Layout, itself: bool, batch: int) -> Array:
-        """A copy of an operand where its layout says: columns of memory are rows of the array, unless it is the matrix
-        itself that lies there."""
+        """A copy of an operand in this layout, whose columns are the rows of the array, or its columns if ``itself``."""
         buffer = self._buffer(layout, batch)
-        lying = _transposed(array) if itself else array
+        columns = _transposed(array) if itself else array
         if not layout.stride:
-            lying = lying[(0,) * (array.ndim - 2)]
-        lying = lying.reshape((len(buffer), layout.cols, layout.rows))
+            columns = columns[(0,) * (array.ndim - 2)]
+        columns = columns.reshape((len(buffer), layout.cols, layout.rows))
         if buffer.dtype == array.dtype:
-            buffer[:, :, : layout.rows] = lying
+            buffer[:, :, : layout.rows] = columns
         else:
-            self.rounded(lying, buffer)
+            self.rounded(columns, buffer)
         return buffer
 
 

@@ -1,4 +1,4 @@
-"""What graphs, products and copies ask of a device, said to CuPy. The only file here that knows it."""
+"""What graphs, products and copies need of a device, by CuPy: the only file here that knows it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 from tinynet_backends.cuda.memory import Room
 
 Array = Any
-_ROWS = 128  # calls whose numbers may be on their way to the device at once
-_SHORT = 5e-3  # seconds, of which the host may need most to queue what is small
-_AGAIN = 8  # times in a graph, at most
+_ROWS = 128  # calls whose numbers may be in flight to the device at once
+_SHORT = 5e-3  # seconds up to which the time to queue work on the host may dominate
+_AGAIN = 8  # repetitions in a graph, at most
 
 
 class Runtime:
-    """One device. Whoever calls has made it the current one."""
+    """One device, which callers have made the current one."""
 
     def __init__(self, cp: Any, number: int) -> None:
         self.cp, self.number = cp, number
         device = cp.cuda.Device(number)
         total = int(device.mem_info[1])
-        # Bytes that a block may have for fused layers: none where copies to shared memory cannot go on beside other work
+        # Bytes that a block may use for fused layers: 0 if the device has no asynchronous copies to shared memory
         able = int(device.compute_capability) >= 80
         self.shared_memory = int(device.attributes["MaxSharedMemoryPerBlockOptin"]) if able else 0
         self.room = Room(OnDevice(cp.get_default_memory_pool(), device), total)
@@ -52,7 +52,7 @@ class Runtime:
 
     def capturing(self) -> bool:
         stream = self.cp.cuda.get_current_stream()
-        return stream.ptr > 2 and bool(stream.is_capturing())  # 0 to 2 are the default streams, which cannot be
+        return stream.ptr > 2 and bool(stream.is_capturing())  # 0 to 2 are the default streams, which cannot capture
 
     def new_pool(self) -> Any:
         pool = Pool(self.cp.cuda, self.number)
@@ -61,24 +61,26 @@ class Runtime:
 
     @contextmanager
     def capture(self, pool: Any) -> Iterator[list[Any]]:
-        """Capture what is queued inside; gives a list that holds the graph afterwards. It is ended in any case."""
-        made: list[Any] = []
+        """Capture what is queued inside; yields a list that holds the graph afterwards. The capture always ends."""
+        graphs: list[Any] = []
         stream = self.cp.cuda.Stream(non_blocking=True)
         with self.cp.cuda.using_allocator(pool.malloc), stream:
             stream.begin_capture()
             try:
-                yield made
+                yield graphs
             except BaseException:
-                with suppress(RuntimeError):  # the capture is invalid, and ended all the same
+                with suppress(RuntimeError):  # the capture is invalid, but does end
                     stream.end_capture()
                 raise
-            made.append(stream.end_capture())
+            graphs.append(stream.end_capture())
         self.room.share()
 
     @contextmanager
     def beside(self) -> Iterator[None]:
-        """What is queued inside runs beside what is queued after it, until `join`: on a stream that waits for all that came
-        before. Arrays that both have to do with must be kept until then."""
+        """Queue on a side stream, which waits for all work before, and runs concurrently with later work until `join`.
+
+        Arrays that both streams use must be kept alive until then.
+        """
         if not hasattr(self._beside, "stream"):
             self._beside.stream, self._beside.begun, self._beside.ended = self.new_stream(), self.event(), self.event()
         side = self._beside.stream
@@ -88,7 +90,7 @@ class Runtime:
             yield
 
     def join(self) -> None:
-        """What is queued from now on waits for all that is queued beside it."""
+        """Make later work wait for the side stream."""
         self.record(self._beside.ended, self._beside.stream)
         self.wait(self._beside.ended)
 
@@ -97,7 +99,7 @@ class Runtime:
 
     def copy(self, to: Array, what: Array) -> None:
         if to.dtype == what.dtype and to.flags.c_contiguous and what.flags.c_contiguous:
-            runtime = self.cp.cuda.runtime  # CuPy's own copies leave it to the driver to find out what lies where
+            runtime = self.cp.cuda.runtime  # CuPy's own copies make the driver find out which memory is where
             runtime.memcpyAsync(
                 to.data.ptr,
                 what.data.ptr,
@@ -109,7 +111,7 @@ class Runtime:
             self.cp.copyto(to, what)
 
     def send(self, to: Array, numbers: Sequence[float]) -> None:
-        """Numbers as float64 bits to ``to[0]``, whole ones as words to ``to[1]``; the host does not wait."""
+        """Numbers as float64 bits to ``to[0]``, ints as words to ``to[1]``; the host does not wait."""
         rings: dict[Any, _Ring] = self._rings.__dict__
         ring = rings.get(len(numbers))
         if ring is None:
@@ -138,7 +140,7 @@ class Runtime:
         event.record(stream)
 
     def wait(self, event: Any, stream: Any = None) -> None:
-        """What is queued from now on waits for the event."""
+        """Make later work wait for the event."""
         (stream or self.cp.cuda.get_current_stream()).wait_event(event)
 
     def wait_on_host(self, event: Any) -> None:
@@ -151,9 +153,9 @@ class Runtime:
     # Clock and names -------------------------------------------------------------------------------------------------
 
     def seconds(self, run: Callable[[], None]) -> float:
-        """Seconds that the device takes for ``run``: the least of a few times, after one that does not count.
+        """Seconds that the device takes for ``run``: the minimum of a few runs after a warm-up.
 
-        What is short is launched as a graph, as in a step: by itself it takes as long as the host needs to queue it.
+        Short work is launched as a graph, as in a step: otherwise it takes as long as the host needs to queue it.
         """
         run()
         once = self._least(run, 1)
@@ -161,10 +163,10 @@ class Runtime:
             return min(once, self._least(run, 2))
         again = 1 + int(min(_AGAIN - 1, _SHORT / max(once, 1e-6)))
         pool = Pool(self.cp.cuda, self.number)
-        with self.capture(pool) as made:
+        with self.capture(pool) as graphs:
             for _ in range(again):
                 run()
-        return self._least(made[0].launch, 4) / again
+        return self._least(graphs[0].launch, 4) / again
 
     def _least(self, run: Callable[[], None], times: int) -> float:
         cuda = self.cp.cuda
@@ -185,7 +187,7 @@ class Runtime:
 
 
 class OnDevice:
-    """What one of CuPy's pools has on a device: CuPy takes any question for one about the current device."""
+    """One of CuPy's pools, on one device: CuPy itself answers for the current device."""
 
     def __init__(self, pool: Any, device: Any) -> None:
         self._pool, self._device = pool, device
@@ -199,22 +201,22 @@ class OnDevice:
 
 
 class Pool:
-    """Memory of a graph's own. It lives as long as anything allocated from it: CuPy's pool alone would not."""
+    """The memory of a graph. It lives as long as anything allocated from it, which CuPy's pool alone would not."""
 
     def __init__(self, cuda: Any, device: int) -> None:
         self._cuda, self._device, self._pool = cuda, device, cuda.MemoryPool()
-        there = OnDevice(self._pool, cuda.Device(device))
-        self.set_limit, self.total_bytes = there.set_limit, there.total_bytes
+        pool = OnDevice(self._pool, cuda.Device(device))
+        self.set_limit, self.total_bytes = pool.set_limit, pool.total_bytes
 
     def malloc(self, size: int) -> Any:
-        """CuPy's protocol of an allocator."""
-        found = self._pool.malloc(size)
-        owned = self._cuda.UnownedMemory(found.ptr, size, (found, self), self._device)
+        """CuPy's allocator protocol."""
+        memory = self._pool.malloc(size)
+        owned = self._cuda.UnownedMemory(memory.ptr, size, (memory, self), self._device)
         return self._cuda.MemoryPointer(owned, 0)
 
 
 class _Row(NamedTuple):
-    """Page-locked memory that numbers are sent from, and the event after which it is free again."""
+    """Page-locked memory from which numbers are sent, and the event after which it is free again."""
 
     reals: Any
     words: Any
@@ -224,7 +226,7 @@ class _Row(NamedTuple):
 
 
 class _Ring:
-    """Rows for so many numbers, in turns."""
+    """Rows of ``count`` numbers, used in turn."""
 
     def __init__(self, runtime: Runtime, count: int) -> None:
         memory = runtime.pinned((_ROWS, 2, count), np.uint64)
@@ -232,7 +234,7 @@ class _Ring:
             _Row(row[0].view(np.float64), row[1], row.ctypes.data, row.nbytes, runtime.event()) for row in memory
         ]
         self._next = 0
-        for row in self._rows:  # page-locked memory goes back to a pool that waits for no stream
+        for row in self._rows:  # page-locked memory is returned to a pool that waits for no stream
             weakref.finalize(self, runtime.wait_on_host, row.sent).atexit = False
 
     def next(self) -> _Row:

@@ -1,7 +1,7 @@
-"""Formulas of samples as kernels: from a row's words to its features and its target.
+"""Sample formulas as kernels: from a row's words to its features and its target.
 
-A thread makes a row. Where features depend on nothing but their own words and a few numbers, several share a wide one: each
-finds out these numbers and makes 32 features.
+A thread makes a row. If features depend only on their own words and a few numbers, several threads share a wide row: each
+computes these numbers and makes 32 features.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _DEFINED = {
 
 
 class Cuda:
-    """CUDA C++; vectors are kept in arrays of the thread."""
+    """CUDA C++; vectors are stored in local arrays."""
 
     def __init__(self) -> None:
-        self.short = True  # whether there is little to do but the features
+        self.short = True  # whether there is little work beside the features
         self.spelled = {
             "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}",
             "remainder": "remainder_of({}, {})", "bitwise_and": "{} & {}", "bitwise_or": "{} | {}", "bitwise_xor": "{} ^ {}",
@@ -54,13 +54,13 @@ class Cuda:
         return [
             f"for (i64 begin = part * EACH; begin < {width}; begin += parts * EACH)",
             f"    for (i64 at = begin; at < begin + EACH && at < {width}; at += LANES) {{",
-            "        Pack made;",
+            "        Pack pack;",
             "#pragma unroll",
             "        for (int l = 0; l < LANES; ++l) {",
             f"            const i64 {name} = at + l;",
-            f"            if ({name} < {width}) made.v[l] = {value};",
+            f"            if ({name} < {width}) pack.v[l] = {value};",
             "        }",
-            f"        put_features(x + row * {width} + at, {width} - at, made);",
+            f"        put_features(x + row * {width} + at, {width} - at, pack);",
             "    }",
         ]
 
@@ -92,7 +92,7 @@ class Cuda:
 
 
 def parts(trace: RowTrace) -> int:
-    """Threads that share a row."""
+    """Threads per row."""
     return _written(trace)[1]
 
 
@@ -106,15 +106,17 @@ def _written(trace: RowTrace) -> tuple[list[str], int]:
 
 @lru_cache(maxsize=256)
 def kernel(trace: RowTrace, dtype: Any) -> Source:
-    """A kernel called ``samples``: rows, key and counter, the first sample's number or, if there are any, the numbers of all,
-    features, labels or targets, the tables of `exact` (normal a and b, sines, cosines, angles), the formula's tables that
-    are used, in order."""
+    """A kernel called ``samples``.
+
+    Its arguments: rows, key and counter, the index of the first sample, the indices of all or null, features, labels or
+    targets, the tables of `exact` (normal a and b, sines, cosines, angles), and the formula's own tables in order.
+    """
     target = trace.instructions[trace.target.number].width
-    more = [f"const double* __restrict__ t{n}" for n in tables(trace)]
-    known = [f"const double* __restrict__ {name}" for name in ("a", "b", "sines", "cosines", "angles")]
+    own = [f"const double* __restrict__ t{n}" for n in tables(trace)]
+    shared = [f"const double* __restrict__ {name}" for name in ("a", "b", "sines", "cosines", "angles")]
     result = "i64* __restrict__ labels" if target is None else "real* __restrict__ targets"
     stream = ["u64 k0", "u64 k1", "u64 c0", "u64 c1", "u64 c2", "i64 first", "const i64* __restrict__ index"]
-    arguments = ["i64 n", *stream, "real* __restrict__ x", result, *known, *more]
+    arguments = ["i64 n", *stream, "real* __restrict__ x", result, *shared, *own]
     lines = [
         *[f"#define {name} {value!r}" for name, value in _DEFINED.items()],
         f"#define SERIES {{{', '.join(map(repr, exact._LOG_SERIES))}}}",

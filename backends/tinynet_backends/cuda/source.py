@@ -1,4 +1,4 @@
-"""The text of kernels, from files and for a dtype, and how it is to be compiled."""
+"""The text of kernels for a dtype, and the compiler's options."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FOLDER = Path(__file__).parent / "kernels"
-FILES = ("rows", "norms", "reduce", "pack", "round", "relu", "philox", "permute")
-OPTIONS = ("--std=c++17", "--fmad=false")  # CuPy adds -ftz=true: float32 numbers too small to be normal are 0
-_BEHIND = {"philox": ("philox.cuh",)}  # what a file's text stands behind
+OPTIONS = ("--std=c++17", "--fmad=false")  # CuPy adds -ftz=true: denormal float32 numbers become 0
+_INCLUDED = {"philox": ("philox.cuh",)}  # the headers of a file
 REAL = {np.dtype("float32"): "float", np.dtype("float64"): "double"}
 
 
 class Source(NamedTuple):
-    """CUDA C++ in two pieces, of which the first is many sources', and a name for messages."""
+    """CUDA C++ in two pieces, the first shared by many sources, and a name for messages."""
 
     name: str
     head: str
@@ -24,23 +23,23 @@ class Source(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What NVRTC can compile by itself, with `OPTIONS`."""
+        """The complete text for NVRTC, to be compiled with `OPTIONS`."""
         return self.head + self.body
 
 
 @cache
 def load(name: str, dtype: Any) -> Source:
     """The kernels of ``kernels/<name>.cu`` for arrays of ``dtype``, one of `REAL`."""
-    return whole(f"{name}.cu", "".join(map(read, (*_BEHIND.get(name, ()), f"{name}.cu"))), dtype)
+    return whole(f"{name}.cu", "".join(map(read, (*_INCLUDED.get(name, ()), f"{name}.cu"))), dtype)
 
 
 def read(name: str) -> str:
-    """The text of one of the files of ``kernels/``."""
+    """The text of a file in ``kernels/``."""
     return (FOLDER / name).read_text("utf-8")
 
 
 def whole(name: str, body: str, dtype: Any) -> Source:
-    """``body`` behind what all kernels share, for arrays of ``dtype``."""
+    """``body`` after what all kernels share, for arrays of ``dtype``."""
     real = REAL[np.dtype(dtype)]
     return Source(f"{name} ({real})", _head(real), body)
 

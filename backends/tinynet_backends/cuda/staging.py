@@ -1,4 +1,4 @@
-"""Host arrays on their way to a device: through page-locked memory, on a stream of their own, while steps run.
+"""Transfer of host arrays to a device through page-locked memory, on a stream of its own, while steps run.
 
 There are two places for each array of a batch. While a step reads one, the next batch is copied to the other.
 """
@@ -14,20 +14,19 @@ PLACES = 2
 
 
 class _Place:
-    """Page-locked memory and device memory for one array, and when each is free again."""
+    """Page-locked and device memory for one array, and the events after which each is free again."""
 
     def __init__(self, runtime: Any, shape: tuple[int, ...], dtype: Any) -> None:
         self.host, self.device = runtime.pinned(shape, dtype), runtime.empty(shape, dtype)
         self.copied, self.used = runtime.event(), runtime.event()
-        # page-locked memory goes back to a pool that waits for no stream
+        # page-locked memory is returned to a pool that waits for no stream
         weakref.finalize(self, runtime.wait_on_host, self.copied).atexit = False
 
 
 class Staging:
-    """Batches of host arrays to a device. What reads the arrays that ``put`` gives is queued before its next call.
+    """Batches of host arrays on a device. All that reads the arrays of one ``put`` must be queued before the next.
 
-    ``runtime`` has pinned memory, events and streams (`cuda.runtime`); the stream of the caller is where batches are
-    used.
+    ``runtime`` has pinned memory, events and streams (`cuda.runtime`); batches are used on the caller's stream.
     """
 
     def __init__(self, runtime: Any) -> None:
@@ -37,10 +36,10 @@ class Staging:
         self._turn = 0
 
     def put(self, arrays: Sequence[Array | None]) -> list[Array | None]:
-        """The arrays (NumPy's, or None) on the device, in order on the caller's stream."""
+        """These arrays (NumPy's, or None) on the device, ready for work on the caller's stream."""
         rt = self.runtime
         for last in self._places[self._turn].values():
-            rt.record(last.used)  # all that reads the last batch has been queued by now
+            rt.record(last.used)  # all that reads the last batch is queued by now
         self._turn = (self._turn + 1) % PLACES
         places = self._places[self._turn]
         result: list[Array | None] = []
@@ -48,15 +47,15 @@ class Staging:
             if a is None:
                 result.append(None)
                 continue
-            found = places.get(n)
-            if found is None or found.host.shape != a.shape or found.host.dtype != a.dtype:
-                found = places[n] = _Place(rt, a.shape, a.dtype)
-                rt.record(found.used)  # the memory may come from something that was queued before
-            rt.wait_on_host(found.copied)  # the copy before last still reads this memory
-            found.host[...] = a
-            rt.wait(found.used, self.stream)
-            rt.copy_from_pinned(found.device, found.host, self.stream)
-            rt.record(found.copied, self.stream)
-            rt.wait(found.copied)
-            result.append(found.device)
+            place = places.get(n)
+            if place is None or place.host.shape != a.shape or place.host.dtype != a.dtype:
+                place = places[n] = _Place(rt, a.shape, a.dtype)
+                rt.record(place.used)  # earlier work may still use this memory
+            rt.wait_on_host(place.copied)  # the copy before last may still read this memory
+            place.host[...] = a
+            rt.wait(place.used, self.stream)
+            rt.copy_from_pinned(place.device, place.host, self.stream)
+            rt.record(place.copied, self.stream)
+            rt.wait(place.copied)
+            result.append(place.device)
         return result

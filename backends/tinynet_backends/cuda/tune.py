@@ -1,5 +1,4 @@
-"""Which way is fastest, for a product or for layers together: timed once for a shape, and kept on disk for this GPU and these
-versions."""
+"""The fastest way to compute a product or fused layers: timed once per shape, and kept on disk per GPU and versions."""
 
 from __future__ import annotations
 
@@ -20,21 +19,21 @@ _FORMAT = 1
 
 
 class Choice(NamedTuple):
-    """Which variant of a plan, and which algorithm for it, as cublasLt's bytes; or which way, and no bytes."""
+    """The variant of a plan and cublasLt's bytes of its algorithm; or the number of a way, and no bytes."""
 
     variant: int
     code: bytes
 
 
 def key(work: Any) -> str:
-    """Text that two plans share if and only if they are the same work; other work has a key of its own."""
+    """Text that is the same for two plans if and only if they are equal; other work has a ``key`` attribute."""
     return json.dumps(asdict(work), separators=(",", ":")) if isinstance(work, Plan) else str(work.key)
 
 
 class Choices:
-    """What was found fastest on one GPU, by `key`. ``machine`` is all that a finding depends on: GPU, driver, cublasLt.
+    """The fastest choices on one GPU, by `key`. ``machine`` is all that they depend on: GPU, driver, cublasLt.
 
-    It is kept in one file a machine; a file that is damaged, or another machine's, is as good as none.
+    There is one file per machine; a file that is damaged, or another machine's, is ignored.
     """
 
     def __init__(self, machine: dict[str, Any]) -> None:
@@ -48,35 +47,35 @@ class Choices:
         return self._known.get(key(work))
 
     def keep(self, work: Any, choice: Choice) -> None:
-        """Remember, here and on disk, beside what other processes have found meanwhile."""
+        """Remember, here and on disk, along with what other processes have found meanwhile."""
         with self._lock:
             self._known[key(work)] = choice
             self._known = self._read() | self._known
             try:
                 self._write()
             except OSError as e:
-                _log.info("what is fastest is found out anew in every process: %s", e)
+                _log.info("choices cannot be kept, and are timed again in every process: %s", e)
 
     def _read(self) -> dict[str, Choice]:
         try:
-            whole = json.loads(self.path.read_text("utf-8"))
-            found = whole["choices"]
-            if whole["format"] != _FORMAT or whole["machine"] != self.machine or whole["sum"] != _sum(found):
+            content = json.loads(self.path.read_text("utf-8"))
+            choices = content["choices"]
+            if content["format"] != _FORMAT or content["machine"] != self.machine or content["sum"] != _sum(choices):
                 raise ValueError("it is not what was written")
-            return {k: Choice(int(variant), _code(code)) for k, (variant, code) in found.items()}
+            return {k: Choice(int(variant), _code(code)) for k, (variant, code) in choices.items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
-            _log.info("%s is left aside, all is timed again: %s", self.path, e)
+            _log.info("%s is ignored, and everything is timed again: %s", self.path, e)
             return {}
 
     def _write(self) -> None:
-        found = {k: [choice.variant, choice.code.hex()] for k, choice in sorted(self._known.items())}
-        whole = {"format": _FORMAT, "machine": self.machine, "sum": _sum(found), "choices": found}
+        choices = {k: [choice.variant, choice.code.hex()] for k, choice in sorted(self._known.items())}
+        content = {"format": _FORMAT, "machine": self.machine, "sum": _sum(choices), "choices": choices}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(f".{os.getpid()}")
         try:
-            draft.write_text(json.dumps(whole, indent=0), "utf-8")
+            draft.write_text(json.dumps(content, indent=0), "utf-8")
             os.replace(draft, self.path)
         finally:
             draft.unlink(missing_ok=True)
@@ -89,22 +88,22 @@ def _code(text: str) -> bytes:
     return code
 
 
-def _sum(found: Any) -> str:
-    return sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+def _sum(choices: Any) -> str:
+    return sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()
 
 
 def timed(runs: Sequence[Callable[[], None]], seconds: Callable[[Callable[[], None]], float]) -> dict[int, float]:
-    """The seconds of each of ``runs`` that does not fail."""
+    """The seconds of each of ``runs``, by index, without those that fail."""
     times: dict[int, float] = {}
     for n, run in enumerate(runs):
         try:
             times[n] = seconds(run)
-        except (RuntimeError, MemoryError) as e:  # an algorithm that was proposed and cannot, or has no room
+        except (RuntimeError, MemoryError) as e:  # a proposed algorithm may fail, or lack memory
             _log.debug("a candidate fails: %s", e)
     return times
 
 
 def fastest(runs: Sequence[Callable[[], None]], seconds: Callable[[Callable[[], None]], float]) -> int | None:
-    """Which of ``runs`` takes the fewest seconds; None if all fail."""
+    """The index of the fastest of ``runs``; None if all fail."""
     times = timed(runs, seconds)
     return min(times, key=times.__getitem__) if times else None

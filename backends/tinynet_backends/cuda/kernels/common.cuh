@@ -1,8 +1,8 @@
 // What all kernels share. The text is compiled twice, with REAL as float and as double.
 //
-// A result never depends on the grid: a kernel goes through its rows, elements or chunks in strides of the grid, sums
-// have a fixed order, and what is summed up together depends on sizes alone. Contraction is off (--fmad=false), so
-// + - * / sqrt round as they do on the host.
+// No result depends on the grid: kernels have grid-stride loops over rows, elements or chunks, sums have a fixed order,
+// and what is summed together depends on sizes alone. Contraction is off (--fmad=false), so + - * / sqrt round as they
+// do on the host.
 
 typedef REAL real;
 typedef long long i64;
@@ -16,14 +16,14 @@ typedef unsigned short u16;
 #define INF __longlong_as_double(0x7ff0000000000000LL)
 #define NOT_A_NUMBER __longlong_as_double(0x7ff8000000000000LL)
 
-// Elements that one access of 16 bytes takes.
+// Elements per access of 16 bytes.
 #define LANES (16 / (int)sizeof(real))
 struct alignas(16) Pack { real v[LANES]; };
 struct alignas(2 * LANES) Rounded { u16 v[LANES]; };
 struct alignas(16) Words { u64 v[2]; };
 
-// What the tests have other means for: the shared memory whose size a launch says, copies to it that go on beside what the thread
-// does next, until `copied`, and products on tensor cores.
+// What the tests implement in another way: dynamic shared memory, asynchronous copies to it, which are complete after
+// `copied`, and products on tensor cores.
 #ifndef SHARED_ROOM
 #define SHARED_ROOM(name)                   \
     extern __shared__ Words name##_words[]; \
@@ -47,22 +47,22 @@ DEVICE void mma_bf16(float* d, u32 a0, u32 a1, u32 b0) {
 }
 #endif
 
-// Where threads stand in a grid of one dimension whose blocks may have two.
+// Indices of threads in a one-dimensional grid of blocks with one or two dimensions.
 DEVICE u32 place_in_block() { return threadIdx.y * blockDim.x + threadIdx.x; }
 DEVICE i64 thread() { return (i64)blockIdx.x * THREADS + place_in_block(); }
 DEVICE i64 threads() { return (i64)gridDim.x * THREADS; }
 
 DEVICE bool aligned(u64 addresses) { return (addresses & 15) == 0; }
 
-// A number that is another at every step comes by value, or from where it lies in device memory, so that a recorded
-// launch reads the one of its own step.
+// A number that changes from step to step is passed by value, or read from device memory, so that a launch recorded in a
+// graph reads the number of its own step.
 DEVICE double number(double value, const double* place) { return place ? *place : value; }
 DEVICE u64 number(u64 value, const u64* place) { return place ? *place : value; }
 
-// a / b for what is almost always below 2**32, where a division is short.
+// a / b for numbers that are almost always below 2**32, where division is fast.
 DEVICE i64 quotient(i64 a, i64 b) { return ((u64)a | (u64)b) >> 32 ? a / b : (i64)((u32)a / (u32)b); }
 
-// To bfloat16, ties to even.
+// As bfloat16, ties to even.
 DEVICE u16 bfloat16(float x) {
     const u32 bits = __float_as_uint(x);
     return x != x ? (u16)(bits >> 16 | 0x40) : (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
@@ -75,8 +75,8 @@ DEVICE Rounded bfloat16(const Pack& pack) {
     return rounded;
 }
 
-// A row belongs to a team: the blockDim.x threads with one threadIdx.y, a power of two. Every thread of the block
-// calls these, those without a row too, and every thread of a team gets the same bits.
+// A row belongs to a team: the blockDim.x threads with one threadIdx.y, a power of two. All threads of the block, also
+// those without a row, must call these functions, and all threads of a team get the same bits.
 DEVICE real team_sum(real x) {
     __shared__ real parts[THREADS / 32];
     for (int mask = min(blockDim.x, 32) / 2; mask; mask /= 2) x += __shfl_xor_sync(~0u, x, mask);
@@ -89,7 +89,7 @@ DEVICE real team_sum(real x) {
     return x;
 }
 
-// The largest number; NaN is none, and gets into a row by its exponentials.
+// The largest number, NaN ignored: NaN enters a row's result through its exponentials.
 DEVICE real team_largest(real x) {
     __shared__ real parts[THREADS / 32];
     for (int mask = min(blockDim.x, 32) / 2; mask; mask /= 2) x = fmax(x, __shfl_xor_sync(~0u, x, mask));
@@ -102,8 +102,8 @@ DEVICE real team_largest(real x) {
     return x;
 }
 
-// The rows of a block from `first` on, whose threads stay together so that all meet at the sums: `inside` is whether
-// this team has a row.
+// A loop over a block's rows from `first` on, which all its threads run equally often, so that all reach the sums;
+// `inside` says whether this team has a row.
 #define FOR_ROWS(first, last, stride) \
     for (i64 base = (first), row = base + threadIdx.y; base < (last); base += (stride), row = base + threadIdx.y) \
         if (const bool inside = row < (last); true)
@@ -122,8 +122,7 @@ DEVICE double block_sum(double x) {
     return x;
 }
 
-// The sum of a chunk, from what each thread of the block has of it: the result itself where there is one chunk, else
-// a part.
+// Store the sum over the block's threads: as the result itself if there is only one chunk, else as the chunk's part.
 DEVICE void put_sum(double x, i64 chunk, i64 chunks, double* parts, real* result) {
     x = block_sum(x);
     if (place_in_block() != 0) return;
@@ -131,7 +130,7 @@ DEVICE void put_sum(double x, i64 chunk, i64 chunks, double* parts, real* result
     else parts[chunk] = x;
 }
 
-// The sum of `put_sum`'s parts, by one block, the same bits in each of its threads.
+// The sum of `put_sum`'s parts, computed by one block, the same bits in each of its threads.
 DEVICE double sum_of(const double* parts, i64 chunks) {
     double x = 0.0;
     for (i64 chunk = place_in_block(); chunk < chunks; chunk += THREADS) x += parts[chunk];

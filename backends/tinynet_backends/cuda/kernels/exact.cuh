@@ -1,4 +1,4 @@
-// The functions of exact.py, number by number and bit for bit: + - * / sqrt round as on the host (--fmad=false).
+// The functions of exact.py for single numbers, with the same bits: + - * / sqrt round as on the host (--fmad=false).
 // a, b, sines, cosines and angles are the tables of exact.py.
 
 DEVICE double half(u64 word, i64 upper) { return (double)(u32)(word >> 32 * upper) * 0x1p-32; }
@@ -12,7 +12,7 @@ DEVICE double normal(u64 word, const double* a, const double* b) {
 
 struct Near { i64 k; double s, c; };
 
-// The nearest point of the circle, and sine and cosine of what is left.
+// The nearest point of the circle, and sine and cosine of the remaining angle.
 DEVICE Near near_point(double turns) {
     const double point = rint(turns * POINTS), t = turns - point * (1.0 / POINTS), square = t * t;
     return {(i64)point & (POINTS - 1), t * (SINE0 * square + SINE1), (COSINE0 * square + COSINE1) * square + COSINE2};
@@ -36,7 +36,7 @@ DEVICE double arctan(double y, double x, const double* angles) {
     return copysign(angle, y);
 }
 
-// Of a normal positive number: the exponent is read, not divided out.
+// For normal positive numbers: the exponent is read off the bits.
 DEVICE double logarithm(double x) {
     const u64 bits = (u64)__double_as_longlong(x);
     double exponent = (double)((i64)(bits >> 52) - 1023);
@@ -50,7 +50,7 @@ DEVICE double logarithm(double x) {
     return exponent * LOG2_HIGH + (exponent * LOG2_LOW + (2.0 * s + s * square * p));
 }
 
-// As Python divides: the rest has the sign of the divisor.
+// As in Python: the remainder has the sign of the divisor.
 DEVICE i64 remainder_of(i64 a, i64 b) { const i64 r = a % b; return r && (r < 0) != (b < 0) ? r + b : r; }
 DEVICE u64 remainder_of(u64 a, u64 b) { return a % b; }
 DEVICE double remainder_of(double a, double b) {
@@ -64,11 +64,11 @@ DEVICE double magnitude(double x) { return fabs(x); }
 
 #define EACH 32  // features that a thread makes at a time, a multiple of LANES
 
-// The next LANES features of a row, of which there are `left`.
-DEVICE void put_features(real* to, i64 left, const Pack& made) {
-    if (left >= LANES && aligned((u64)to)) *(Pack*)to = made;
+// Store the next LANES features of a row of which `left` remain.
+DEVICE void put_features(real* to, i64 left, const Pack& pack) {
+    if (left >= LANES && aligned((u64)to)) *(Pack*)to = pack;
     else
 #pragma unroll
         for (int l = 0; l < LANES; ++l)
-            if (l < left) to[l] = made.v[l];
+            if (l < left) to[l] = pack.v[l];
 }

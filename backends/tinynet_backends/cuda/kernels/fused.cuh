@@ -1,18 +1,18 @@
-// Dense layers one after another, a tile of rows through all of them, with all weights in a block's shared memory. What stands
-// before this: `value(f, x)` and `slope(f, dy, x, y)`, the activations by their numbers and their derivatives, and OPERANDS,
-// what those of products are rounded to: 1 for tf32, 2 for bfloat16, 0 for nothing.
+// Fused dense layers: a block takes a tile of rows through all of them, with all weights in its shared memory. This follows
+// the definitions of `value(f, x)` and `slope(f, dy, x, y)`, the activations and derivatives by index, and of OPERANDS, the
+// rounding of products' operands: 1 for tf32, 2 for bfloat16, 0 for none.
 //
-// Matrices in shared memory have rows of `pitch` numbers: they begin 16 bytes aligned, and an odd number of such pieces apart,
-// so that threads that read one below another find them in different banks. What fills a matrix up is 0.
+// Matrices in shared memory have rows of `pitch` numbers, an odd multiple of 16 bytes: rows are aligned, and threads that
+// read different rows of one column use different banks. Matrices are padded with 0.
 
 #define MOST 16  // layers
 
 struct Layers {
     const real* w[MOST];  // (width[k], width[k + 1])
-    const real* b[MOST];  // (width[k + 1],), or none
-    i64 kept[MOST];       // where in `kept` there is what the way back needs of a layer, or -1
+    const real* b[MOST];  // (width[k + 1],), or null
+    i64 kept[MOST];       // where in `kept` the numbers begin that the backward pass needs of a layer, or -1
     int width[MOST + 1], f[MOST];
-    int of_input[MOST];  // whether that is the activation's input, from which its output can be computed again, or its output
+    int of_input[MOST];  // whether these are the activation's input, from which its output can be recomputed, or its output
     int count;
 };
 
@@ -53,7 +53,7 @@ DEVICE void put(real* row, int j, int width, const Quad& x) {
             if (j + l < width) row[j + l] = x.v[l];
 }
 
-// The first `there` of `rows` rows (rows, width) to shared memory, where they are when they are `copied`.
+// The first `there` of `rows` rows (rows, width) to shared memory, complete after `copied`.
 template <bool ROUNDED> DEVICE void fetch(const real* from, int there, int rows, int width, real* to) {
     const int quads = up(width) / 4, p = pitch(width);
     const bool packed = width % 4 == 0 && aligned((u64)from);
@@ -80,7 +80,7 @@ template <bool ROUNDED> DEVICE void fetch(const real* from, int there, int rows,
     }
 }
 
-// w (i, o) as (o, i). A warp takes 4 rows of 8: their places in shared memory are in 32 banks.
+// w (i, o) as (o, i). A warp takes 4 rows of 8 numbers, whose places in shared memory are in 32 banks.
 DEVICE void fetch_transposed(const real* w, int i, int o, real* to) {
     const int p = pitch(i), wide = (o + 7) / 8, lane = place_in_block() % 32;
     for (int n = place_in_block() / 32; n < up(i) / 4 * wide; n += THREADS / 32) {
@@ -109,12 +109,11 @@ DEVICE Quad sum(Quad x, const Quad& y) {
 #if OPERANDS
 struct alignas(8) Pair { real v[2]; };
 
-// Two numbers in a word: their upper halves, which are all that bfloat16 has.
+// Two bfloat16 numbers, the upper halves of floats, in one word.
 DEVICE u32 halves(float low, float high) { return __float_as_uint(low) >> 16 | (__float_as_uint(high) & 0xffff0000); }
 
-// d (16, 8) += x (16, 8) @ y (8, 8), for which a warp comes together. A lane, 4 * g + t, has of x (g, 2 t), (g, 2 t + 1), and the
-// same of row g + 8, of y (2 t, g) and (2 t + 1, g), and of d what it has of x. PTX has the depth of tf32 in another order, in x
-// and y alike.
+// d (16, 8) += x (16, 8) @ y (8, 8), by a whole warp. Lane 4 * g + t holds, of x and of d, (g, 2 t), (g, 2 t + 1) and the same
+// of row g + 8, and of y (2 t, g) and (2 t + 1, g). For tf32, PTX numbers the depth in another order, in x and y alike.
 DEVICE void mma(float* d, const Pair& x, const Pair& below, float y0, float y1) {
     const float x0 = x.v[0], x1 = x.v[1], x2 = below.v[0], x3 = below.v[1];
     if (OPERANDS == 2) mma_bf16(d, halves(x0, x1), halves(x2, x3), halves(y0, y1));
@@ -123,9 +122,10 @@ DEVICE void mma(float* d, const Pair& x, const Pair& below, float y0, float y1) 
         __float_as_uint(y1));
 }
 
-// `product` on tensor cores. A warp makes 16 x 32 numbers by four of these, whose rows g and g + 8 are 2 g and 2 g + 1, and column
-// g of the n-th is 4 g + n: so a lane reads what lies together, from banks of its own, and ends up with two rows of 8 numbers.
-template <bool TURNED, class Put>
+// `product` on tensor cores. A warp computes 16 x 32 numbers by four calls of `mma`, whose rows g and g + 8 are rows 2 g and
+// 2 g + 1 here, and column g of the n-th call is column 4 g + n: so a lane reads adjacent numbers from banks of its own, and
+// ends up with two rows of 8 numbers.
+template <bool TRANSPOSED, class Put>
 DEVICE void tensor_product(
     int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Put& put
 ) {
@@ -135,7 +135,7 @@ DEVICE void tensor_product(
         const int row = (u32)tile / (u32)across * 16 + 2 * g, first = (u32)tile % (u32)across * 32;
         const bool high = row < up(rows), wide = first + 4 * g < up(columns);
         float d[4][4] = {};
-        __syncwarp();  // lanes may have parted where the last numbers were put
+        __syncwarp();  // lanes may have diverged where they stored the last numbers
 #pragma unroll 2
         for (int base = 0; base < depth; base += 8) {
             const int k = base + 2 * t;
@@ -143,14 +143,14 @@ DEVICE void tensor_product(
             Pair x = {}, below = {};
             Quad y = {}, beyond = {};
             if (deep && high) {
-                x = *(const Pair*)(TURNED ? a + k * ap + row : a + row * ap + k);
-                below = *(const Pair*)(TURNED ? a + (k + 1) * ap + row : a + (row + 1) * ap + k);
+                x = *(const Pair*)(TRANSPOSED ? a + k * ap + row : a + row * ap + k);
+                below = *(const Pair*)(TRANSPOSED ? a + (k + 1) * ap + row : a + (row + 1) * ap + k);
             }
             if (deep && wide) {
                 y = *(const Quad*)(b + k * bp + first + 4 * g);
                 beyond = *(const Quad*)(b + (k + 1) * bp + first + 4 * g);
             }
-            if (TURNED) {
+            if (TRANSPOSED) {
                 const real one = x.v[1];
                 x.v[1] = below.v[0], below.v[0] = one;
             }
@@ -166,14 +166,15 @@ DEVICE void tensor_product(
 }
 #endif
 
-// put(row, j, four numbers) for all of a @ b, (rows, depth), (depth, columns), or with a as (depth, rows) if TURNED. A thread
-// adds up 4 x 4 numbers. Where there are fewer such squares than threads, up to 16 threads of a warp share one: each has a part
-// of the depth, then they halve the square among them and add up. How, follows from sizes. All threads of the block come.
-template <bool TURNED, class Put>
+// put(row, j, four numbers) for all of a @ b, (rows, depth), (depth, columns), or with a as (depth, rows) if TRANSPOSED. A
+// thread computes 4 x 4 numbers. If there are fewer such squares than threads, up to 16 threads of a warp share one: each sums
+// over a part of the depth, then they divide the square among them and add the parts. The division follows from sizes. All
+// threads of the block must call this.
+template <bool TRANSPOSED, class Put>
 DEVICE void product(int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Put& put) {
 #if OPERANDS
-    if (depth <= 64 || (rows + 15) / 16 * ((columns + 31) / 32) >= 4) {  // else most warps would have nothing to do for long
-        tensor_product<TURNED>(rows, columns, depth, a, ap, b, bp, put);
+    if (depth <= 64 || (rows + 15) / 16 * ((columns + 31) / 32) >= 4) {  // otherwise most warps would be idle for long
+        tensor_product<TRANSPOSED>(rows, columns, depth, a, ap, b, bp, put);
         return;
     }
 #endif
@@ -192,7 +193,7 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
             Quad x[4], y[4];
 #pragma unroll
             for (int l = 0; l < 4; ++l) {
-                x[l] = *(const Quad*)(TURNED ? a + (k + l) * ap + row : a + (row + l) * ap + k);
+                x[l] = *(const Quad*)(TRANSPOSED ? a + (k + l) * ap + row : a + (row + l) * ap + k);
                 y[l] = *(const Quad*)(b + (k + l) * bp + j);
             }
 #pragma unroll
@@ -200,7 +201,7 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
 #pragma unroll
                 for (int r = 0; r < 4; ++r)
 #pragma unroll
-                    for (int c = 0; c < 4; ++c) s[r].v[c] = fma(TURNED ? x[d].v[r] : x[r].v[d], y[d].v[c], s[r].v[c]);
+                    for (int c = 0; c < 4; ++c) s[r].v[c] = fma(TRANSPOSED ? x[d].v[r] : x[r].v[d], y[d].v[c], s[r].v[c]);
         }
         if (sharing > 1) {
             const bool lower = mine & 1;
@@ -227,7 +228,7 @@ DEVICE int widest(const Layers& layers, int first) {
     return most;
 }
 
-// y (n, o), and what is kept of each layer
+// y (n, o), and what the backward pass needs of each layer, in `kept`
 KERNEL forward(
     i64 n, int tile, const __grid_constant__ Layers layers, const real* __restrict__ x, real* __restrict__ kept,
     real* __restrict__ y
@@ -235,7 +236,7 @@ KERNEL forward(
     SHARED_ROOM(room);
     const int last = layers.count - 1;
     real* free = room;
-    for (int k = 0; k <= last; ++k) {  // weights, and biases as a row below them
+    for (int k = 0; k <= last; ++k) {  // weights, each followed by the bias as one more row
         const int i = layers.width[k], o = layers.width[k + 1];
         fetch<true>(layers.w[k], i, up(i), o, free);
         free += up(i) * pitch(o);
@@ -243,11 +244,11 @@ KERNEL forward(
         free += pitch(o);
     }
     real* const rows_of_x = free;
-    real* const results = rows_of_x + tile * pitch(layers.width[0]);  // of two layers, in turns
+    real* const results = rows_of_x + tile * pitch(layers.width[0]);  // of two layers, alternating
     const int apart = tile * widest(layers, 1);
     for (i64 first = (i64)blockIdx.x * tile; first < n; first += (i64)gridDim.x * tile) {
         const int rows = n - first < tile ? (int)(n - first) : tile;
-        __syncthreads();  // what was there has been read
+        __syncthreads();  // the last tile has been read
         fetch<true>(x + first * layers.width[0], rows, tile, layers.width[0], rows_of_x);
         const real *w = room, *in = rows_of_x;
         for (int k = 0; k <= last; ++k) {
@@ -278,10 +279,10 @@ KERNEL forward(
     }
 }
 
-// To the gradient of a row of weights what a tile adds to it.
+// Add a tile's contribution to the gradient of a row of weights.
 DEVICE void add(real* row, int j, int width, const Quad& x, bool first) { put(row, j, width, first ? x : sum(get(row, j, width), x)); }
 
-// The same to that of a bias: sums of columns of x (rows, width), by a warp for eight of them, whose lanes have pairs of rows.
+// The same for a bias: sums of the columns of x (rows, width). A warp does eight of them; its lanes have pairs of rows.
 DEVICE void add_columns(real* sums, const real* x, int rows, int width, bool first) {
     const int lane = place_in_block() % 32, p = pitch(width);
     for (int base = place_in_block() / 32 * 8; base < width; base += THREADS / 32 * 8) {
@@ -296,9 +297,9 @@ DEVICE void add_columns(real* sums, const real* x, int rows, int width, bool fir
     }
 }
 
-// Gradients of dy (n, o): dx (n, i), if it is asked for, as real or in bfloat16, and those of weights and biases, layer after layer,
-// for each chunk of `size` rows in `parts`, `apart` numbers from one to the next. They are p numbers. If x is what a ReLU gave, dx can
-// be the gradient of what that was given (before 1), and its sums over the samples stand before all others (before 2).
+// Gradients for dy (n, o): dx (n, i), if requested, as real or in bfloat16, and those of weights and biases, layer after layer:
+// p numbers for each chunk of `size` rows, in `parts`, `apart` numbers from one chunk to the next. If x is the output of a ReLU,
+// dx can be the gradient of that ReLU's input (before 1), and its sums over the samples precede all others (before 2).
 KERNEL backward(
     i64 n, int tile, i64 size, i64 chunks, i64 p, i64 apart, int before, const __grid_constant__ Layers layers,
     const real* __restrict__ x, const real* __restrict__ kept, const real* __restrict__ dy, real* __restrict__ dx,
@@ -319,7 +320,7 @@ KERNEL backward(
         const i64 begin = chunk * size, end = begin + size < n ? begin + size : n;
         for (i64 first = begin; first < end; first += tile) {
             const int rows = end - first < tile ? (int)(end - first) : tile;
-            __syncthreads();  // what was there has been read
+            __syncthreads();  // the last tile has been read
             real* in = inputs;
             for (int k = last; k > 0; --k) {
                 const int i = layers.width[k];
@@ -353,7 +354,7 @@ KERNEL backward(
                 const bool of_input = k && layers.of_input[k - 1];
                 const real* operands = in;
                 if (k && (OPERANDS || of_input)) {
-                    __syncthreads();  // what was there has been read
+                    __syncthreads();  // the last contents of `again` have been read
                     for (int n = place_in_block(); n < tile * (ip / 4); n += THREADS) {
                         Quad q = ((const Quad*)in)[n];
 #pragma unroll

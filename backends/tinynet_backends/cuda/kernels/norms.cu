@@ -1,9 +1,9 @@
 // Layer norm by rows and batch norm by columns: x (n, i).
 //
-// Columns are summed in chunks of `size` rows by blocks of 32 x 8 threads, each a tile of 32 columns; whoever needs
-// the sums adds up the chunks' parts (chunks, i), in their order and in float64.
+// Columns are summed in chunks of `size` rows by blocks of 32 x 8 threads, each a tile of 32 columns; a kernel that needs
+// the sums adds the chunks' parts (chunks, i), in order and in float64.
 
-// Backend.standardize, a team a row
+// Backend.standardize, one team per row
 KERNEL standardize(
     i64 n, i64 i, const real* __restrict__ x, const real* __restrict__ mean, const real* __restrict__ scale,
     real* __restrict__ y
@@ -11,7 +11,7 @@ KERNEL standardize(
     FOR_ALL_ROWS(n) FOR_COLUMNS(i) y[row * i + j] = (x[row * i + j] - mean[j]) * scale[j];
 }
 
-// Backend.normalize along axis -1, a team a row
+// Backend.normalize along axis -1, one team per row
 KERNEL normalize_rows(
     i64 n, i64 i, const real* __restrict__ x, const real* __restrict__ gamma, const real* __restrict__ beta, double eps,
     real* __restrict__ y, real* __restrict__ normed, real* __restrict__ rstd, real* __restrict__ mean,
@@ -33,7 +33,7 @@ KERNEL normalize_rows(
     }
 }
 
-// The input's part of Backend.normalize_grad along axis -1, a team a row
+// The gradient of the input in Backend.normalize_grad along axis -1, one team per row
 KERNEL normalize_rows_grad(
     i64 n, i64 i, const real* __restrict__ dy, const real* __restrict__ normed, const real* __restrict__ rstd,
     const real* __restrict__ gamma, real* __restrict__ dx
@@ -65,8 +65,8 @@ DEVICE real column_sum(real x) {
     return x;
 }
 
-// A block's chunks and tiles. The tile of threadIdx.x is column j, of which the rows `begin + threadIdx.y`, 8 apart,
-// to `end` are this thread's: none where there is no such column.
+// A block's chunks and tiles. This thread has column j, and of its rows every eighth from `begin + threadIdx.y` to `end`;
+// none if there is no such column.
 #define FOR_TILES \
     const i64 tiles = (i + TILE - 1) / TILE; \
     for (i64 item = blockIdx.x; item < tiles * chunks; item += gridDim.x)
@@ -75,7 +75,7 @@ DEVICE real column_sum(real x) {
     const i64 end = j >= i ? begin : begin + size < n ? begin + size : n
 #define FOR_TILE_ROWS for (i64 row = begin + threadIdx.y; row < end; row += DEEP)
 
-// Of each chunk and column, the sum and the sum of squared distances from the chunk's own mean.
+// For each chunk and column, the sum, and the sum of squared distances from the chunk's own mean.
 KERNEL column_moments(
     i64 n, i64 i, i64 size, i64 chunks, const real* __restrict__ x, double* __restrict__ sums,
     double* __restrict__ squares
@@ -92,9 +92,8 @@ KERNEL column_moments(
     }
 }
 
-// Backend.normalize along axis -2, from the parts of `column_moments`. Moments of parts are put together as in T. F.
-// Chan, G. H. Golub, R. J. LeVeque (1983), Algorithms for computing the sample variance, The American Statistician
-// 37.
+// Backend.normalize along axis -2, from the parts of `column_moments`. Moments are combined as in T. F. Chan, G. H. Golub,
+// R. J. LeVeque (1983), Algorithms for computing the sample variance, The American Statistician 37.
 KERNEL normalize_columns(
     i64 n, i64 i, i64 size, i64 chunks, const real* __restrict__ x, const real* __restrict__ gamma,
     const real* __restrict__ beta, double eps, const double* __restrict__ sums, const double* __restrict__ squares,
@@ -121,7 +120,7 @@ KERNEL normalize_columns(
     }
 }
 
-// Of each chunk and column, the sums of dy * normed and of dy.
+// For each chunk and column, the sums of dy * normed and of dy.
 KERNEL column_products(
     i64 n, i64 i, i64 size, i64 chunks, const real* __restrict__ dy, const real* __restrict__ normed,
     double* __restrict__ along, double* __restrict__ plain

@@ -1,6 +1,6 @@
-// Parts of a vector put one behind the other.
+// Concatenation of the parts of a vector.
 
-#define MOST 64  // parts in a launch
+#define MOST 64  // parts per launch
 
 struct Parts { const real* from[MOST]; i64 size[MOST]; };
 

@@ -1,4 +1,4 @@
-// Keyed permutations: integers alone.
+// Keyed permutations, in integers only.
 
 struct Keys { u32 of[24]; };
 
@@ -12,18 +12,18 @@ DEVICE u64 below(u64 bound, u32 x) {
     return x * bound >> 32;
 }
 
-// Backend.permute: places of the indices in a shuffle of range(n), a * b >= n; -1 for one that is not in it.
+// Backend.permute: a permutation of range(n), a * b >= n, at each index; -1 for an index outside.
 KERNEL permute(
     i64 m, const i64* __restrict__ index, u64 n, u64 a, u64 b, i64 rounds, const __grid_constant__ Keys keys,
     i64* __restrict__ out
 ) {
     for (i64 i = thread(); i < m; i += threads()) {
         u64 x = (u64)index[i];
-        if (x >= n) {  // it might walk for ever; to raise an error would be to wait
+        if (x >= n) {  // it might walk forever, and an error would have to wait for the device
             out[i] = -1;
             continue;
         }
-        do {  // ends: the walk along a cycle comes back to the index itself, which is below n
+        do {  // this ends: the walk along a cycle returns to the index itself, which is below n
             u64 l = x / b, r = x - l * b;
             for (int j = 0; j < rounds; j += 2) {
                 l += below(a, (u32)r ^ keys.of[j]);

@@ -1,8 +1,7 @@
-// Numbers by counter, bit for bit those of numpy.random.Philox and of exact.py: nothing here depends on REAL but
-// dropout.
+// Random numbers by counter, bit for bit those of numpy.random.Philox and of exact.py. Only dropout depends on REAL.
 
-// Backend.words: n words from the block at (c0, c1, c2, c3) on, the first `skip` left out. The first word of the
-// counter runs over into the second.
+// Backend.words: n words from the block at (c0, c1, c2, c3) on, without the first `skip`. The first word of the counter
+// carries into the second.
 KERNEL words(i64 n, u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, u64 c3, i64 skip, u64* __restrict__ out) {
     const bool wide = skip == 0 && aligned((u64)out);
     for (i64 block = thread(); block < (skip + n + 3) / 4; block += threads()) {
@@ -19,8 +18,7 @@ KERNEL words(i64 n, u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, u64 c3, i64 skip, u6
     }
 }
 
-// Backend.words_at: rows of `width` words, a thread for each block of four that a row may need; `reach` is how many
-// those are.
+// Backend.words_at: rows of `width` words, with one thread for each of the `reach` blocks of four that a row may need.
 KERNEL words_at(
     i64 n, i64 width, i64 reach, u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, const i64* __restrict__ index,
     u64* __restrict__ out
@@ -39,8 +37,8 @@ KERNEL words_at(
     }
 }
 
-// Backend.normal of rows of words that lie `stride` words apart. The bits of a float64 are its octave and its place
-// in the octave, so one shift gives the table's cell; `one` is the cell of 1.
+// Backend.normal of rows of words, `stride` words apart. The bits of a float64 are its octave and its place in the octave,
+// so one shift gives the table's cell; `one` is the cell of 1.
 KERNEL normal(
     i64 rows, i64 columns, i64 stride, const u64* __restrict__ words, const double* __restrict__ a,
     const double* __restrict__ b, i64 one, double* __restrict__ out
@@ -55,7 +53,7 @@ KERNEL normal(
     }
 }
 
-// Backend.halves of rows of words that lie `stride` words apart
+// Backend.halves of rows of words, `stride` words apart
 KERNEL halves(i64 rows, i64 columns, i64 stride, const u64* __restrict__ words, double* __restrict__ out) {
     for (i64 i = thread(); i < rows * columns; i += threads()) {
         const i64 row = quotient(i, columns);
@@ -65,7 +63,7 @@ KERNEL halves(i64 rows, i64 columns, i64 stride, const u64* __restrict__ words, 
     }
 }
 
-// Backend.dropout: a thread makes eight numbers of 24 bits, those of one block, and keeps what has one of at least
+// Backend.dropout: a thread makes the eight 24-bit numbers of one block, and keeps elements whose number is at least
 // `least`.
 KERNEL dropout(
     i64 n, const real* __restrict__ x, int least, double scale, u64 k0, u64 k1, u64 c0, const u64* c0_place, u64 c1,
@@ -77,7 +75,7 @@ KERNEL dropout(
         const Block b = philox(k0, k1, (u64)block + 1, c0, c1, c2);
         const bool whole = wide && 8 * block + 8 <= n;
         Pack packs[8 / LANES];
-        u64 kept = 0;  // a byte each
+        u64 kept = 0;  // one byte per element
 #pragma unroll
         for (int q = 0; q < 8 / LANES; ++q) {
             if (whole) packs[q] = ((const Pack*)x)[block * (8 / LANES) + q];

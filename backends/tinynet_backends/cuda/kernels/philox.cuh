@@ -1,4 +1,4 @@
-// Philox4x64-10, word for word that of numpy.random.Philox.
+// Philox4x64-10, with the words of numpy.random.Philox.
 
 #define MULTIPLIER0 0xD2E7470EE14C6C93ull
 #define MULTIPLIER1 0xCA5A826395121157ull
@@ -19,8 +19,8 @@ DEVICE Block philox(u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, u64 c3) {
     return {{c0, c1, c2, c3}};
 }
 
-// The words of a sample, those from `number * width` on of the stream, a block of four at a time: reading them in
-// order makes each block once.
+// The words of a sample, from word `number * width` of the stream on. Blocks of four are computed when they are needed,
+// each only once if words are read in order.
 struct SampleWords {
     u64 k0, k1, first, second, c1, c2;
     i64 skip, held;

@@ -1,17 +1,17 @@
 // Sums over a whole vector.
 
-// result = parts.sum(), by one block
+// result = parts.sum(), in one block
 KERNEL total(i64 chunks, const double* __restrict__ parts, real* __restrict__ result) {
     const double sum = sum_of(parts, chunks);
     if (blockIdx.x == 0 && threadIdx.x == 0) *result = (real)sum;
 }
 
-// The sum of the squares of each chunk of g (p,), `size` elements, a multiple of LANES.
+// The sum of squares of each chunk of g (p,), of `size` elements, a multiple of LANES.
 KERNEL squares(i64 p, i64 size, i64 chunks, const real* __restrict__ g, double* __restrict__ parts) {
     for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
         const i64 begin = chunk * size, end = begin + size < p ? begin + size : p;
         double sum = 0.0;
-        // the same elements in the same order, whether they come by one access or by several
+        // the same elements in the same order, whether read in one access or in several
         for (i64 first = begin + threadIdx.x * LANES; first < end; first += THREADS * LANES) {
             Pack pack = {};
             if (first + LANES <= end && aligned((u64)g)) pack = *(const Pack*)(g + first);
@@ -24,14 +24,14 @@ KERNEL squares(i64 p, i64 size, i64 chunks, const real* __restrict__ g, double* 
     }
 }
 
-// Backend.clip_norm, from the parts of `squares`, which every block adds up for itself.
+// Backend.clip_norm, from the parts of `squares`, which every block adds for itself.
 KERNEL clip(
     i64 p, i64 chunks, const double* __restrict__ parts, double max_norm, real* __restrict__ g, real* __restrict__ norm
 ) {
     const real length = (real)sqrt(sum_of(parts, chunks));
     if (thread() == 0) *norm = length;
     const real factor = (real)max_norm / (length + (real)1e-6);
-    if (factor >= 1) return;  // NaN goes on
+    if (factor >= 1) return;  // not for NaN
     const i64 packs = aligned((u64)g) ? p / LANES : 0;
     for (i64 i = thread(); i < packs; i += threads()) {
         Pack pack = ((Pack*)g)[i];
@@ -42,12 +42,12 @@ KERNEL clip(
     for (i64 i = packs * LANES + thread(); i < p; i += threads()) g[i] *= factor;
 }
 
-#define SUMS 16  // in a launch
+#define SUMS 16  // sums per launch
 
 struct Sums { const real* parts[SUMS]; real* g[SUMS]; i64 p[SUMS], apart[SUMS], chunks[SUMS]; };
 
-// Each g (p,) is the sum of its parts, (chunks, p) with rows `apart` numbers from one to the next. A block does blockDim.x numbers
-// of one of them, of which there are so many pieces.
+// Each g (p,) is the sum over the rows of its parts (chunks, p), which are `apart` numbers apart. A piece is blockDim.x
+// numbers of one g, done by one block; there are `pieces` in all.
 KERNEL add_up(i64 pieces, const __grid_constant__ Sums s) {
     __shared__ double sums[THREADS];
     for (i64 item = blockIdx.x; item < pieces; item += gridDim.x) {
@@ -59,7 +59,7 @@ KERNEL add_up(i64 pieces, const __grid_constant__ Sums s) {
         double sum = 0.0;
 #pragma unroll 8
         for (i64 chunk = threadIdx.y; chunk < (j < p ? chunks : 0); chunk += blockDim.y) sum += (double)parts[chunk * apart + j];
-        __syncthreads();  // what was there has been read
+        __syncthreads();  // the last sums have been read
         sums[place_in_block()] = sum;
         __syncthreads();
         if (threadIdx.y != 0 || j >= p) continue;

@@ -1,5 +1,5 @@
-// The way back to a dense layer's product: through ReLU where there is one, rounded where the product wants it, and
-// summed over the samples, which is the bias's gradient. One pass over memory.
+// The gradient of a dense layer's product, in one pass over memory: through ReLU, if there is one, rounded if the next
+// product needs that, and summed over the samples for the gradient of the bias.
 
 DEVICE real number(real x) { return x; }
 DEVICE real number(u16 x) { return (real)__uint_as_float((u32)x << 16); }
@@ -16,10 +16,10 @@ DEVICE Pack pack(const u16* from) {
     return x;
 }
 
-#define DEEP 4  // rows that a thread has under way
+#define DEEP 4  // rows that a thread loads at once
 
-// dz = dy where y > 0, or dy where there is no y, and 0 in the columns from k to `wide`. Rows are as long as the pitches. A
-// chunk is `size` rows, and a block does LANES columns of it for every threadIdx.x.
+// dz = dy where y > 0, or dy without y, and 0 in the columns from k to `wide`. Rows are `pitch` numbers apart. A chunk is
+// `size` rows, of which each threadIdx.x does LANES columns.
 template <class From, class Kept, class To>
 DEVICE void go_back(
     i64 n, i64 k, i64 wide, i64 size, i64 chunks, i64 dy_pitch, i64 y_pitch, i64 dz_pitch, const From* dy, const Kept* y,
@@ -38,7 +38,7 @@ DEVICE void go_back(
             for (i64 row = begin + threadIdx.y; row < end; row += DEEP * blockDim.y) {
                 Pack x[DEEP], kept[DEEP];
 #pragma unroll
-                for (int d = 0; d < DEEP; ++d) {  // dz may be dy: so all is read before anything is written
+                for (int d = 0; d < DEEP; ++d) {  // dz may be dy: read everything before writing
                     const i64 here = row + d * blockDim.y;
                     if (here < end) x[d] = pack(dy + here * dy_pitch + first);
                     if (here < end && y) kept[d] = pack(y + here * y_pitch + first);
@@ -67,8 +67,8 @@ DEVICE void go_back(
             }
         }
         if (!db) continue;
-        for (u32 rows = blockDim.y; rows > 1; rows /= 2) {  // halve the rows that are still to be added up
-            __syncthreads();  // what was there has been read
+        for (u32 rows = blockDim.y; rows > 1; rows /= 2) {  // halve the rows that remain to be added
+            __syncthreads();  // the last sums have been read
             sums[place_in_block()] = sum;
             __syncthreads();
             if (threadIdx.y >= rows / 2) continue;

@@ -1,6 +1,6 @@
-// Numbers rounded to bfloat16, which lie in words of 16 bits, with zeros around them to fill a larger matrix.
+// Numbers rounded to bfloat16, in 16-bit words, padded with zeros to a larger matrix.
 
-#define MOST 32  // arrays in a launch
+#define MOST 32  // arrays per launch
 
 // y[r * wide + j] = x[r * down + j * right] for r < n and j < k, and 0 in the rest of (high, wide)
 DEVICE void round_one(
@@ -34,7 +34,7 @@ KERNEL round_rows(
 
 struct Arrays { const real* from[MOST]; u16* to[MOST]; i64 n[MOST], k[MOST], high[MOST], wide[MOST]; };
 
-// The same for several arrays that lie in C order.
+// The same for several arrays in C order.
 KERNEL round_arrays(i64 count, const __grid_constant__ Arrays a) {
     for (i64 part = 0; part < count; ++part)
         round_one(a.n[part], a.k[part], a.k[part], 1, a.high[part], a.wide[part], a.from[part], a.to[part]);

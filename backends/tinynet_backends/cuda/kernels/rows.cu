@@ -1,4 +1,4 @@
-// Rows of k numbers, each done by a team.
+// Functions of rows of k numbers, one team per row.
 
 // Backend.softmax
 KERNEL softmax(i64 n, i64 k, const real* __restrict__ x, real* __restrict__ y) {
@@ -23,14 +23,14 @@ KERNEL softmax_grad(i64 n, i64 k, const real* __restrict__ dy, const real* __res
     }
 }
 
-// What is asked of class j: weight * ((1 - smoothing) * target + smoothing / k), see Backend.softmax_cross_entropy.
+// The weighted target of class j: weight * ((1 - smoothing) * target + smoothing / k), see Backend.softmax_cross_entropy.
 DEVICE real wanted(i64 at, i64 j, i64 label, const real* target, const real* weight, real sure, real smooth) {
     const real t = target ? target[at + j] : (real)(j == label);
     const real q = t * sure + smooth;
     return weight ? q * weight[j] : q;
 }
 
-// A row of at most KEPT numbers by one thread, which keeps them: its cost, and dz.
+// The cost, and dz, of a row of at most KEPT numbers, by one thread that holds them in registers.
 template <int KEPT>
 DEVICE double cost_of_row(
     i64 row, i64 k, bool packed, const real* __restrict__ z, const i64* __restrict__ labels, const real* __restrict__ target,
@@ -70,7 +70,7 @@ DEVICE double cost_of_row(
     return (double)(cost * factor);
 }
 
-// Backend.softmax_cross_entropy of labels, or of probabilities in `target`; a chunk is `size` rows.
+// Backend.softmax_cross_entropy for labels, or for probabilities in `target`; a chunk is `size` rows.
 KERNEL cross_entropy(
     i64 n, i64 k, i64 size, i64 chunks, const real* __restrict__ z, const i64* __restrict__ labels,
     const real* __restrict__ target, const real* __restrict__ weight, const real* __restrict__ scale, double sure,
@@ -79,7 +79,7 @@ KERNEL cross_entropy(
     for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
         const i64 end = (chunk + 1) * size < n ? (chunk + 1) * size : n;
         double costs = 0.0;
-        if (blockDim.x == 1) {  // a thread has a row of its own
+        if (blockDim.x == 1) {  // one thread per row
             const bool packed = k % LANES == 0 && aligned((u64)z | (u64)dz);
             for (i64 row = chunk * size + threadIdx.y; row < end; row += THREADS) {
 #define COST(most) cost_of_row<most>(row, k, packed, z, labels, target, weight, scale, (real)sure, (real)smooth, dz)
@@ -89,7 +89,7 @@ KERNEL cross_entropy(
             put_sum(costs, chunk, chunks, parts, loss);
             continue;
         }
-        if (k <= blockDim.x) {  // a thread has one number of a row, and keeps it
+        if (k <= blockDim.x) {  // a thread holds one number of a row
             const i64 j = threadIdx.x;
             FOR_ROWS(chunk * size, end, blockDim.y) {
                 const bool mine = inside && j < k;
@@ -116,7 +116,7 @@ KERNEL cross_entropy(
             FOR_COLUMNS(k) {
                 const real q = wanted(at, j, label, target, weight, (real)sure, (real)smooth);
                 mass += q;
-                // 0 * -inf is 0 here: a class that cannot occur costs nothing where the target does not ask for it
+                // 0 * -inf is 0 here: an impossible class costs nothing if its target is 0
                 if (q != 0) cost -= q * (z[at + j] - top - log_total);
             }
             mass = team_sum(mass);
