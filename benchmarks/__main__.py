@@ -131,7 +131,9 @@ def _merged(earlier: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     for title, rows in results["sections"].items():
         repeated = {row["label"] for row in rows}
         sections[title] = [row for row in sections.get(title, []) if row["label"] not in repeated] + rows
-    return results | {"sections": sections}
+    counts = {len(times) for rows in sections.values() for row in rows for times in row["times"].values()}
+    repeats = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    return results | {"sections": sections, "repeats": repeats}
 
 
 def names(text: str) -> list[str]:
