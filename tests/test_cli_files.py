@@ -472,7 +472,7 @@ def test_bench_measures_each_backend_on_each_network(monkeypatch, capsys):
     monkeypatch.setattr(bench, "TASKS", bench.TASKS[:1])
     assert main(["bench", "--backend", "numpy", "--seconds", "0.05"]) == 0
     out = capsys.readouterr().out
-    assert "20 - 32 - 2, 32 samples a step\n  numpy " in out
+    assert "20 - 32 - 2, 32 samples per step\n  numpy " in out
     least, most = (float(out.rpartition(mark)[2].split()[0].strip("()").replace(",", "")) for mark in ("(", "– "))
     assert 0 < least <= most
 
