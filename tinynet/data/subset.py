@@ -39,8 +39,8 @@ class Subset(Dataset):
 def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subset]:
     """Split ``data`` in two, for training and, a fraction ``held_out`` in (0, 1), for evaluation; order is kept.
 
-    The same fraction of each class is held out, to the nearest sample, but at least one sample of it stays for training.
-    ``seed`` decides which samples. Takes 16 bytes per sample.
+    The same fraction of each class is held out, to the nearest sample, but at least one sample of it is kept. ``seed``
+    decides which samples. Takes 16 bytes per sample.
     """
     part = checks.real(held_out)
     if part is None or not 0 < part < 1:

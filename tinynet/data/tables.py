@@ -161,7 +161,8 @@ def _conversion_error(path: Path, head: Header, types: dict[str, Any], rows_read
             row += batch.num_rows
     kind = "number" if name in types else "value like those before"
     return DataFileError(
-        f"{path}: column {name!r} has {checks.shown(value)} in {where}, which is no {kind}: mend or drop it, or exclude the column"
+        f"{path}: column {name!r} has {checks.shown(value)} in {where}, which is no {kind}: mend or drop it, or "
+        "exclude the column"
     )
 
 
@@ -342,8 +343,8 @@ class _Classes:
                 if self.known is not None:
                     row = first + int(np.argmax(places == place))
                     raise DataFileError(
-                        f"{self.path}: column {self.name!r} has the class {checks.shown(value)} in row {row}, which the model has "
-                        f"not seen: it knows {checks.listed(self.known)}"
+                        f"{self.path}: column {self.name!r} has the class {checks.shown(value)} in row {row}, which the "
+                        f"model has not seen: it knows {checks.listed(self.known)}"
                     )
                 self.numbers[value] = len(self.numbers)
         if self.known is None and len(self.numbers) > MOST_CLASSES:

@@ -25,8 +25,8 @@ ROWS = 65536  # samples written at a time
 def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int], object] = lambda done: None) -> None:
     """Write ``data`` to ``path``, in a format that `read` reads; ``progress(done)`` is called with the samples written.
 
-    ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns x0, x1, … and y, or
-    y0, y1, …). Features and numeric targets are float32, labels int64. An error or Ctrl-C leaves what was there before.
+    ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns x0, x1, … and y,
+    or y0, y1, …). Features and numeric targets are float32, labels int64. An error or Ctrl-C leaves what was there before.
 
     Examples
     --------
