@@ -26,7 +26,7 @@ COMMANDS = (train, predict, evaluate, export, plot, info, data, bench, verify, c
 EXAMPLES = """\
 examples:
   tinynet train --data iris.csv --target species      train on a table
-  tinynet predict runs/iris new.csv --out said.csv    predict for new rows
+  tinynet predict runs/iris new.csv --out out.csv     predict for new rows
   tinynet train                                       three noisy spirals, 5 million samples
   tinynet train --help                                all options; every command has this
 """

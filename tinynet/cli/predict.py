@@ -17,7 +17,7 @@ from tinynet.losses import BinaryCrossEntropy, CrossEntropy
 from tinynet.model import Model
 
 EXAMPLES = """
-tinynet predict runs/iris new.csv --out said.csv    the class of each row
+tinynet predict runs/iris new.csv --out out.csv     the class of each row
 tinynet predict runs/iris new.csv --proba           on standard output, with probabilities
 cat new.csv | tinynet predict runs/iris - | head    CSV on a pipe
 tinynet predict model.safetensors x.npy --out y.npy
