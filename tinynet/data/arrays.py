@@ -35,8 +35,17 @@ class Arrays(Dataset):
     def __init__(self, x: Any, y: Any, weight: Any = None, *, finite: bool = True) -> None:
         self.x, self.ops = _adopt(x, "X")
         self.on_host = self.ops is get_backend("numpy")
-        self.y, self.weight = _follow(y, "y", self.ops), None
-        xp = self.ops.xp
+        self.y = _follow(y, "y", self.ops)
+        self.weight = None if weight is None else _follow(weight, "weight", self.ops)
+        self._check_shapes()
+        self._maps = [m for a in (self.x, self.y, self.weight) if (m := _mapping(a)) is not None]
+        self._mapped, self._touched = sum(len(m) for m in self._maps), 0
+        self._beyond = ""  # the error if float32 is requested
+        self._check_values(finite)
+        self._set_targets()
+
+    def _check_shapes(self) -> None:
+        """Set ``n`` and ``shape``; ValueError unless y and weight fit X."""
         if self.x.ndim < 2:
             raise ValueError(
                 f"X {tuple(self.x.shape)} is not a table: expected (n, features); reshape(-1, 1) makes one column"
@@ -48,15 +57,11 @@ class Arrays(Dataset):
             raise ValueError(f"X {tuple(self.x.shape)} has no features: give at least one")
         if self.y.ndim == 0 or self.y.shape[0] != self.n:
             raise ValueError(f"y {tuple(self.y.shape)} does not fit X {tuple(self.x.shape)}: expected {self.n} rows")
-        if weight is not None:
-            self.weight = _follow(weight, "weight", self.ops)
-            if tuple(self.weight.shape) != (self.n,):
-                raise ValueError(
-                    f"weight {tuple(self.weight.shape)} does not fit {self.n} samples: expected {(self.n,)}"
-                )
-        self._maps = [m for a in (self.x, self.y, self.weight) if (m := _mapping(a)) is not None]
-        self._beyond = ""  # the error if float32 is requested
-        self._mapped, self._touched = sum(len(m) for m in self._maps), 0
+        if self.weight is not None and tuple(self.weight.shape) != (self.n,):
+            raise ValueError(f"weight {tuple(self.weight.shape)} does not fit {self.n} samples: expected {(self.n,)}")
+
+    def _check_values(self, finite: bool) -> None:
+        xp = self.ops.xp
         for name, a in (("X", self.x), ("y", self.y), ("weight", self.weight)):
             if a is None:
                 continue
@@ -73,6 +78,10 @@ class Arrays(Dataset):
             self._demand(self.weight, lambda w: w >= 0, "weight has a negative value")
             if not any(bool(self.ops.to_numpy(xp.any(w > 0))) for _, w in self._pieces(self.weight)):
                 raise ValueError("weight is zero everywhere: give some sample a positive one")
+
+    def _set_targets(self) -> None:
+        """Set ``classes`` or ``outputs``; boolean labels become int64."""
+        xp = self.ops.xp
         labels = self.y.ndim == 1 and xp.isdtype(self.y.dtype, ("integral", "bool"))
         if labels and xp.isdtype(self.y.dtype, "bool"):
             self.y = xp.astype(self.y, xp.int64)

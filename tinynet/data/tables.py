@@ -161,7 +161,7 @@ def _conversion_error(path: Path, head: Header, types: dict[str, Any], rows_read
             row += batch.num_rows
     kind = "number" if name in types else "value like those before"
     return DataFileError(
-        f"{path}: column {name!r} has {checks.shown(value)} in {where}, which is no {kind}: mend or drop it, or "
+        f"{path}: column {name!r} has {checks.shown(value)} in {where}, which is no {kind}: fix or drop it, or "
         "exclude the column"
     )
 
@@ -367,7 +367,7 @@ def in_order(path: Path, column: str, names: Sequence[str], mixed: bool) -> list
     if numbers and len(numbers) < len(names) and not mixed:
         text = next(name for name in names if name not in numbers)
         raise DataFileError(
-            f"{path}: column {column!r} mixes numbers and text, as {numbers[0]!r} and {text!r}: mend it, or "
+            f"{path}: column {column!r} mixes numbers and text, as {numbers[0]!r} and {text!r}: fix it, or "
             "say that the task is classification"
         )
     return sorted(names, key=(lambda name: (int(name), name)) if all(map(_whole, names)) else None)
