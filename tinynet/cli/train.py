@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     if config.stored:
         print(_about(data, training, validation))
 
-    began = perf_counter()
+    start = perf_counter()
     with _signals(checkpoints) as signals, _one_line_warnings():
         history = fit(
             model,
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
             resume=bool(args.resume),
             progress=not args.quiet,
         )
-    seconds = perf_counter() - began
+    seconds = perf_counter() - start
     if scale:
         model = scale.undo(model)
     write_atomically(folder / "config.toml", config.toml().encode())  # a resumed run may have changed options
@@ -126,8 +126,21 @@ def run(args: argparse.Namespace) -> int:
         step = checkpoints.steps()[0]
         print(f"{history.stopped} after step {step}: resume with tinynet train --resume {folder}", file=sys.stderr)
         return 128 + signals[0]
-    seen = len(history) * training.n
-    speed = "" if args.resume else f" in {seconds:.1f} s ({seen / seconds:,.0f} per second)"
+    _print_results(history, config, data, training.n, None if args.resume else seconds)
+    try:
+        write_atomically(folder / "training.png", picture(model, held_out, history.curve, config, training.n))
+    except ImportError:
+        print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
+    except ValueError as e:  # the run is done and saved
+        print(f"no picture: {e}", file=sys.stderr)
+    print(f"config, history, checkpoints, model and picture are in {folder}")
+    return 0
+
+
+def _print_results(history: History, config: Config, data: Dataset, samples: int, seconds: float | None) -> None:
+    """The samples seen, with their rate if ``seconds`` is known, and the validation metrics of the last epoch."""
+    seen = len(history) * samples
+    speed = "" if seconds is None else f" in {seconds:.1f} s ({seen / seconds:,.0f} per second)"
     print(f"{seen:,} samples{speed}")
     for name, value in history[-1].items():
         if name.startswith("val_"):
@@ -135,14 +148,6 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(data, Spirals):
         best, _ = data.best_accuracy(range(config.samples, data.n))
         print(f"the best possible accuracy is {best:.4f}: Bayes' rule with the true densities, on the same samples")
-    try:
-        write_atomically(folder / "training.png", picture(model, held_out, history.curve, config, training.n))
-    except ImportError:
-        print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
-    except ValueError as e:  # the run is done and kept
-        print(f"no picture: {e}", file=sys.stderr)
-    print(f"config, history, checkpoints, model and picture are in {folder}")
-    return 0
 
 
 def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
