@@ -304,7 +304,7 @@ def test_another_model_or_data_set_is_an_error_that_shows_both(tmp_path):
         (lambda p: tn.Checkpoints(p, keep=1.5), "Checkpoints keep 1.5 is not a positive whole number"),
         (lambda p: tn.load(tn.Checkpoints(p / "full").path(4)),
          ("{p}/full/step-000000000004.safetensors: a checkpoint, not a model: "
-          "fit(…, checkpoint=folder, resume=True) goes on from it")),
+          "fit(…, checkpoint=folder, resume=True) continues from it")),
     ],
 )  # fmt: skip
 def test_mistakes(make_it, said, tmp_path):

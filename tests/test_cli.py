@@ -53,7 +53,7 @@ def test_a_run_leaves_config_history_model_and_picture(tmp_path, capsys):
     assert all(row["loss"] > 0 for row in rows)
     out, err = capsys.readouterr()
     assert f"val_accuracy {epochs[-1]['val_accuracy']:.4f}" in out
-    assert "the noise allows an accuracy of" in out
+    assert "the best possible accuracy is" in out
     assert err.count("\n") == 2  # no terminal: a line an epoch
     data = Config().change(tomllib.loads((tmp_path / "r/config.toml").read_text())).make_data()
     model = tn.load("r/model.safetensors")
@@ -120,11 +120,11 @@ def test_a_signal_ends_the_step_and_resume_goes_on_bit_for_bit(
     capsys.readouterr()
     done = main(["train", *SMALL, *LONG, "--out", "r", "--quiet"])
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    if at == 80:  # the last step: there is nothing left to go on with
+    if at == 80:  # the last step: there is nothing left to resume
         assert done == 0
     else:
         assert done == code
-        assert capsys.readouterr().err == f"{word} after step {at}: go on with tinynet train --resume r\n"
+        assert capsys.readouterr().err == f"{word} after step {at}: resume with tinynet train --resume r\n"
         monkeypatch.undo()
         monkeypatch.chdir(tmp_path)
         assert main(["train", "--resume", "r", "--quiet"]) == 0

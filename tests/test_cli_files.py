@@ -222,7 +222,7 @@ def test_columns_that_are_used(tmp_path):
         ("t.csv", {"exclude": ["none"]}, "t.csv: has no column 'none' to use or exclude: it has id, a, b, weight, y"),
         ("t.csv", {"features": ["y"]}, "t.csv: column 'y' is the target: name other features, or another target"),
         ("t.csv", {"exclude": ["id", "a", "b"]}, "t.csv: has no features beside y"),
-        ("t.csv", {}, "t.csv: column 'id' has 'k-1' in row 0, which is no number: mend or drop it, or exclude the column"),
+        ("t.csv", {}, "t.csv: column 'id' has 'k-1' in row 0, which is no number: fix or drop it, or exclude the column"),
         ("t.parquet", {}, "t.parquet: column 'id' of type string is not numeric: exclude it, or make it numbers"),
         ("t.npy", {"exclude": ["a"]}, "t.npy: its columns have no names: features and exclude are for .csv and .parquet"),
         ("t.csv", {"exclude": ["id"], "features": ["a"]},
@@ -472,7 +472,7 @@ def test_bench_measures_each_backend_on_each_network(monkeypatch, capsys):
     monkeypatch.setattr(bench, "TASKS", bench.TASKS[:1])
     assert main(["bench", "--backend", "numpy", "--seconds", "0.05"]) == 0
     out = capsys.readouterr().out
-    assert "20 - 32 - 2, 32 samples a step\n  numpy " in out
+    assert "20 - 32 - 2, 32 samples per step\n  numpy " in out
     least, most = (float(out.rpartition(mark)[2].split()[0].strip("()").replace(",", "")) for mark in ("(", "– "))
     assert 0 < least <= most
 
@@ -497,7 +497,7 @@ GOOD = "wide,thin,noise\n1,2,3\n"
         (GOOD + "1,,3\n", "d.csv: column 'thin' has no finite number in row 1: fill or drop it"),
         (
             GOOD + "1,red,3\n",
-            "d.csv: column 'thin' has 'red' in row 1, which is no number: mend or drop it, or exclude the column",
+            "d.csv: column 'thin' has 'red' in row 1, which is no number: fix or drop it, or exclude the column",
         ),
         (GOOD + "1,inf,3\n", "d.csv: column 'thin' has no finite number in row 1: fill or drop it"),
         ("wide,thin,wide\n1,2,3\n", "d.csv: has two columns 'wide'"),
@@ -519,7 +519,7 @@ def test_a_row_far_down_a_file_and_on_a_pipe(run, capsys, monkeypatch):
     text = "wide,thin,noise\n" + "1,2,3\n" * 400_000 + "1,2,x\n"
     put("d.csv", text)
     argv = ["predict", str(run), "d.csv", "--backend", "numpy", "--out", "p.npy"]
-    said = "column 'noise' has 'x' in {}, which is no number: mend or drop it, or exclude the column"
+    said = "column 'noise' has 'x' in {}, which is no number: fix or drop it, or exclude the column"
     assert mistake(capsys, *argv) == f"d.csv: {said.format('row 400000')}"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     argv[2] = "-"
@@ -566,7 +566,7 @@ def test_bad_arrays_to_predict(file, said, run, capsys):
         (
             "a,y\n1,x\n2,z\n",
             ["--task", "regression"],
-            "column 'y' has 'x' in row 0, which is no number: mend or drop it, or exclude the column",
+            "column 'y' has 'x' in row 0, which is no number: fix or drop it, or exclude the column",
         ),
     ],
 )

@@ -598,7 +598,7 @@ def test_what_has_no_name_in_pytorch(monkeypatch):
             use(model)
         assert str(e.value) == (
             "layer 1, Wide(width=2), cannot be exported: nobody knows what its 'w' is called in PyTorch: "
-            "tinynet.export.STATE_NAMES[Wide] = {'w': …} says it"
+            "tinynet.export.STATE_NAMES[Wide] = {'w': …} adds it"
         )
     monkeypatch.setitem(export.STATE_NAMES, Wide, {"w": "weight", "b": "bias"})
     assert {n: a.shape for n, a in export.to_torch_state(model).items()} == {"1.weight": (2, 3), "1.bias": (2,)}

@@ -1,4 +1,4 @@
-"""Checks of arguments: numbers of any library become Python's own, and values are cut to fit a one-line message."""
+"""Checks of arguments: numbers of any library become Python's own, and values are shortened for one-line messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _is_array(value: Any) -> bool:
 
 
 def whole(value: Any) -> int | None:
-    """``value`` as int if it is a whole number; None if it is anything else: a truth value, 2.0, an array of several."""
+    """``value`` as int if it is an integer; None for anything else: a bool, 2.0, an array."""
     if isinstance(value, bool) or _is_array(value):
         return None
     try:
@@ -24,7 +24,7 @@ def whole(value: Any) -> int | None:
 
 
 def positive(name: str, value: Any) -> int:
-    """``value`` as int; ValueError, in which it is called ``name``, unless it is a whole number of at least 1."""
+    """``value`` as int; ValueError, which calls it ``name``, unless it is an integer of at least 1."""
     number = whole(value)
     if number is None or number < 1:
         raise ValueError(f"{name} {shown(value)} is not a positive whole number")
@@ -32,7 +32,7 @@ def positive(name: str, value: Any) -> int:
 
 
 def real(value: Any) -> float | None:
-    """``value`` as float if it is a real number, NaN and infinities included; None if it is anything else."""
+    """``value`` as float if it is a real number, NaN and infinities included; None for anything else."""
     if _is_array(value) or type(value).__name__.startswith(("bool", "str", "bytes", "complex")):
         return None
     try:
@@ -44,13 +44,13 @@ def real(value: Any) -> float | None:
 
 
 def number(value: Any) -> float:
-    """``value`` as float; NaN, which is in no range, if it is no number."""
+    """``value`` as float; NaN, which is in no range, if it is not a real number."""
     found = real(value)
     return nan if found is None else found
 
 
 def truth(value: Any) -> bool | None:
-    """``value`` as bool if it is a truth value; None if it is anything else."""
+    """``value`` as bool if it is one; None for anything else."""
     return bool(value) if type(value).__name__ in ("bool", "bool_") else None
 
 
@@ -58,13 +58,13 @@ def shown(value: Any) -> str:
     """``repr(value)``, on one line of at most 60 characters."""
     try:
         text = " ".join(repr(value).split())
-    except ValueError:  # Python does not write numbers of thousands of digits
+    except ValueError:  # Python does not convert integers of thousands of digits
         return "of thousands of digits"
     return _short(text)
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names with commas between them, for an error's one line; of many the first 20."""
+    """Names separated by commas, for a one-line error; at most the first 20."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return ", ".join(_short(" ".join(name.split())) for name in names[:20]) + more
 

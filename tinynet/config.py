@@ -1,5 +1,4 @@
-"""What a run of the command is made of: one flat record, from defaults, a TOML file and the command line, in that
-order."""
+"""The options of a run of the command: one flat record, from defaults, a TOML file and the command line."""
 
 from __future__ import annotations
 
@@ -48,12 +47,11 @@ FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True}  
 
 
 def _option(default: Any, text: str, of: str = "") -> Any:
-    """A field with its help, and the kind of data that it is for, if not for both; lists are made anew for each
-    record."""
-    about = {"help": text, "of": of}
+    """A field with its help and the kind of data it is for, by default both; each record gets its own list or dict."""
+    metadata = {"help": text, "of": of}
     if isinstance(default, (list, dict)):
-        return field(default_factory=default.copy, metadata=about)
-    return field(default=default, metadata=about)
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -65,16 +63,16 @@ class Config:
         f"a file, or several that are parts of one table ({', '.join(KINDS)}); or a data set: {', '.join(DATASETS)}",
     )
     samples: int = _option(5_000_000, "training samples; none is stored", COMPUTED)
-    validation: int = _option(100_000, "further samples that are only evaluated", COMPUTED)
-    target: str = _option("", "column of a file that is to be predicted; by default y or target", STORED)
+    validation: int = _option(100_000, "further samples, for validation only", COMPUTED)
+    target: str = _option("", "column of a file to predict; by default y or target", STORED)
     task: str = _option(
         "auto",
-        f"what a file's target is: {', '.join(TASKS)}; auto: numbers with a point are numbers, whole ones and text are classes",
+        f"what to predict: {', '.join(TASKS)}; auto: classes if the target has integers or text, else numbers",
         STORED,
     )
-    features: list[str] = _option([], "columns of a file that are used, as a,b; by default all but the target", STORED)
-    exclude: list[str] = _option([], "columns of a file that are not, as id,date", STORED)
-    held_out: float = _option(0.2, "fraction of a file's samples, of each class, that are only evaluated", STORED)
+    features: list[str] = _option([], "columns of a file to use, as a,b; by default all but the target", STORED)
+    exclude: list[str] = _option([], "columns of a file not to use, as id,date", STORED)
+    held_out: float = _option(0.2, "fraction of a file's samples, of each class, for validation only", STORED)
     hidden: list[int] = _option([64, 64], "widths of the hidden layers, as 64,64")
     activation: str = _option("relu", f"after each hidden layer: {', '.join(ACTIVATIONS)}")
     norm: str = _option("none", f"before each activation: {', '.join(NORMS)}")
@@ -82,23 +80,23 @@ class Config:
     optimizer: str = _option("adam", f"{', '.join(OPTIMIZERS)}")
     lr: float = _option(0.01, "learning rate, the largest of a schedule")
     schedule: str = _option("cosine", f"how the rate changes over the run: {', '.join(SCHEDULES)}")
-    batch_size: int = _option(4096, "samples a step")
-    epochs: int = _option(1, "times through the data")
+    batch_size: int = _option(4096, "samples per step")
+    epochs: int = _option(1, "passes through the data")
     standardize: bool = _option(
-        False, "bring features to mean 0 and variance 1 first, and a file's targets that are numbers: true or false"
+        False, "bring features to mean 0 and variance 1 first, and numeric targets of a file: true or false"
     )
-    clip: float = _option(0.0, "largest norm of the gradient; 0: any")
-    ema: float = _option(0.0, "weight of the old in an average of the weights, in [0, 1); 0: no average")
-    accumulate: int = _option(1, "parts in which a batch is gone through")
+    clip: float = _option(0.0, "largest norm of the gradient; 0: no limit")
+    ema: float = _option(0.0, "decay of a moving average of the weights, in [0, 1); 0: no average")
+    accumulate: int = _option(1, "parts that a batch is split into")
     patience: int = _option(0, "epochs without a better val_loss before training stops; 0: never")
     backend: str = _option(
         "auto",
-        f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1; unless given, $TINYNET_BACKEND counts",
+        f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1; if not given, $TINYNET_BACKEND counts",
     )
     dtype: str = _option("float32", "float32 or float64")
-    seed: int = _option(0, "decides weights, data, order and masks")
-    checkpoint: int = _option(1000, "steps between two checkpoints; 0: one an epoch")
-    out: str = _option("", "run folder; by default a new one under runs/")
+    seed: int = _option(0, "of weights, data, order and masks")
+    checkpoint: int = _option(1000, "steps between two checkpoints; 0: one per epoch")
+    out: str = _option("", "run folder; by default a new one in runs/")
     options: dict[str, Any] = _option({}, "hyperparameters of the data set, as noise=0.2 (in TOML a table)", COMPUTED)
 
     def __post_init__(self) -> None:
@@ -145,24 +143,24 @@ class Config:
 
     @property
     def paths(self) -> list[str]:
-        """What ``data`` names, one or several."""
+        """The names in ``data``, one or several."""
         return self.data if isinstance(self.data, list) else [self.data]
 
     @property
     def stored(self) -> bool:
-        """Whether the data are in files, or are computed."""
+        """Whether the data are in files rather than computed."""
         return _is_file(self.paths[0])
 
     @property
     def name(self) -> str:
-        """The data in a word or two, for titles."""
+        """A short name of the data, for titles."""
         more = len(self.paths) - 1
         return Path(self.paths[0]).name + (f" and {more} more" if more else "")
 
-    # What it asks for ----------------------------------------------------------------------------------------------
+    # What the options describe ------------------------------------------------------------------------------------
 
     def make_data(self, n: int | None = None) -> Virtual:
-        """``n`` samples; by default those for training and behind them those for validation."""
+        """``n`` samples; by default those for training, followed by those for validation."""
         kind = DATASETS[self.paths[0]]
         known = {f.name for f in fields(kind) if f.init} - {"n", "seed"}
         for name in self.options:
@@ -200,11 +198,11 @@ class Config:
         return layers.Sequential(*parts)
 
     def scales_targets(self, data: Dataset) -> bool:
-        """Whether the numbers that are a file's targets are standardized, as its features are."""
+        """Whether numeric targets of a file are standardized, as its features are."""
         return self.stored and self.standardize and not data.classes
 
     def make_optimizer(self, samples: int) -> optim.Optimizer:
-        """For so many samples an epoch, which a schedule wants to know."""
+        """The optimizer for epochs of ``samples`` samples, which determine the length of a schedule."""
         steps = self.epochs * -(-samples // self.batch_size)
         rate: float | schedules.Schedule = self.lr
         if self.schedule == "cosine":
@@ -216,7 +214,7 @@ class Config:
     # As text -------------------------------------------------------------------------------------------------------
 
     def toml(self) -> str:
-        """This record as TOML, which `read` gives back."""
+        """This record as TOML, which `read` reads."""
         of = STORED if self.stored else COMPUTED
         values = asdict(self)
         values = {f.name: values[f.name] for f in fields(self) if f.metadata["of"] in ("", of)}
@@ -227,9 +225,9 @@ class Config:
         return "\n".join(lines) + "\n"
 
     def change(self, changes: dict[str, Any]) -> Config:
-        """A copy with some options changed; ValueError for one that does not exist, or is for other data.
+        """A copy with some options changed; ValueError for one that does not exist, or is for the other kind of data.
 
-        The defaults of `FOR_FILES` hold from where ``data`` becomes a file.
+        If ``data`` becomes a file, the defaults of `FOR_FILES` apply.
         """
         known = {f.name: f.metadata["of"] for f in fields(self)}
         for name in changes:
@@ -266,7 +264,7 @@ def help_of(f: Any) -> str:
 
 
 def parse(name: str, text: str) -> Any:
-    """The value of an option as it is written on the command line: whole numbers also as 5_000_000 or 5e6."""
+    """The value of an option from the command line; integers may be written as 5_000_000 or 5e6."""
     (f,) = (f for f in fields(Config) if f.name == name)
     kind = type(_default(f))
     try:
@@ -284,7 +282,7 @@ def parse(name: str, text: str) -> Any:
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """``name=value`` for a hyperparameter of the data set, the value as in TOML."""
+    """Name and value from ``name=value``, a hyperparameter of the data set; the value is written as in TOML."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ValueError(f"option {text!r} is not understood: expected name=value")

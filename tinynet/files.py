@@ -1,5 +1,7 @@
-"""Model files: safetensors with the architecture as JSON in its header. No pickles, and no name from a file is ever
-imported."""
+"""Model files: safetensors with the architecture as JSON in the header.
+
+No pickles, and no name from a file is ever imported.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from tinynet_backends import Backend
 from tinynet.atomic import write_atomically
 from tinynet.data.columns import Columns
 from tinynet.errors import ModelFileError
-from tinynet.layers import Layer
+from tinynet.layers import Layer, leaves
 from tinynet.losses import Loss
 from tinynet.metrics import METRICS
 from tinynet.model import Model
@@ -30,7 +32,7 @@ LARGEST_HEADER = 16 * 2**20
 
 
 def save(model: Model, path: str | PathLike[str]) -> None:
-    """Write ``model`` (weights, layer state, architecture, loss, metrics and names of columns) to ``path``."""
+    """Write ``model`` (weights, layer state, architecture, loss, metrics and column names) to ``path``."""
     about: dict[str, Any] = {
         "format": FORMAT,
         "net": describe(model.net),
@@ -46,21 +48,21 @@ def save(model: Model, path: str | PathLike[str]) -> None:
 
 
 def write_tensors(path: str | PathLike[str], arrays: dict[str, Any], about: dict[str, Any], ops: Backend) -> None:
-    """Write arrays of ``ops`` and JSON data to a safetensors file, whole or not at all."""
-    # one entry of metadata: the library does not keep their order
+    """Write arrays of ``ops`` and JSON data to a safetensors file, completely or not at all."""
+    # a single metadata entry: the library does not keep the order of several
     write_host(path, {name: ops.to_numpy(a) for name, a in arrays.items()}, {"tinynet": json.dumps(about)})
 
 
 def write_sealed(path: str | PathLike[str], arrays: dict[str, Any], about: dict[str, Any]) -> None:
-    """Write host arrays and JSON data, with a `checksum` of both beside them, whole or not at all."""
+    """Write host arrays and JSON data, with a `checksum` of both, completely or not at all."""
     write_host(path, arrays, {"tinynet": json.dumps(about | {"checksum": checksum(about, arrays)})})
 
 
 def write_host(path: str | PathLike[str], arrays: dict[str, Any], metadata: dict[str, str]) -> None:
-    """Write host arrays to a safetensors file, whole or not at all."""
+    """Write host arrays to a safetensors file, completely or not at all."""
     from safetensors.numpy import save as to_bytes
 
-    # safetensors 0.8 writes wrong bytes for arrays that are not C-contiguous, without a word: make each one so
+    # safetensors 0.8 silently writes wrong bytes for arrays that are not C-contiguous: copy each in that order
     host = {name: np.array(a, order="C", copy=True) for name, a in arrays.items()}
     write_atomically(path, to_bytes(host, metadata=metadata))
 
@@ -68,8 +70,8 @@ def write_host(path: str | PathLike[str], arrays: dict[str, Any], metadata: dict
 def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
     """The model that `Model.save` wrote to ``path``, on ``backend``.
 
-    Raises `ModelFileError`, which names the file and what is wrong with it, for anything else; OSError if it cannot be
-    read.
+    Raises `ModelFileError`, which names the file and what is wrong with it, for any other content; OSError if the file
+    cannot be read.
 
     Examples
     --------
@@ -81,7 +83,7 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
     about, arrays = read_tensors(path)
     if about.get("kind") == "checkpoint":
         raise ModelFileError(
-            f"{path}: a checkpoint, not a model: fit(…, checkpoint=folder, resume=True) goes on from it"
+            f"{path}: a checkpoint, not a model: fit(…, checkpoint=folder, resume=True) continues from it"
         )
     if about.get("kind") == "weights":
         raise ModelFileError(
@@ -106,7 +108,7 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
 
 
 def _columns(about: Any, model: Model) -> Columns | None:
-    """The names in a file, or ValueError if they are not the model's."""
+    """The column names in a file; ValueError if their number does not fit the model."""
     if about is None:
         return None
     features, target, classes = about["features"], about["target"], about["classes"]
@@ -117,7 +119,7 @@ def _columns(about: Any, model: Model) -> Columns | None:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """JSON data and arrays that `write_tensors` wrote, or `ModelFileError`."""
+    """The JSON data and arrays that `write_tensors` wrote; `ModelFileError` for anything else."""
     with opened(path) as f:
         metadata = f.metadata() or {}
         if "tinynet" not in metadata:
@@ -134,7 +136,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, open for reading; `ModelFileError` if it is none, or for anything that is wrong in it."""
+    """A safetensors file, open for reading; `ModelFileError` if it is none, or damaged."""
     from safetensors import SafetensorError, safe_open
 
     if not stat.S_ISREG(path.stat().st_mode):
@@ -156,10 +158,10 @@ def opened(path: Path) -> Iterator[Any]:
 
 def checksum(about: dict[str, Any], arrays: dict[str, Any]) -> int:
     """CRC-32 of JSON data and host arrays with their names."""
-    found = crc32(json.dumps(about).encode())
+    crc = crc32(json.dumps(about).encode())
     for name in sorted(arrays):
-        found = crc32(np.ascontiguousarray(arrays[name]).data, crc32(name.encode(), found))
-    return found
+        crc = crc32(np.ascontiguousarray(arrays[name]).data, crc32(name.encode(), crc))
+    return crc
 
 
 def is_finite(a: Any) -> bool:
@@ -168,27 +170,24 @@ def is_finite(a: Any) -> bool:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, each name of which comes once: safetensors would take the last."""
-    found: dict[str, Any] = {}
+    """A JSON object without duplicate names, of which safetensors would take the last."""
+    unique: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in unique:
             raise ValueError(f"{name!r} comes twice")
-        found[name] = value
-    return found
+        unique[name] = value
+    return unique
 
 
 def _fits(net: Layer, n_in: tuple[int, ...], dtype: str, arrays: dict[str, Any]) -> None:
-    """ValueError unless the arrays are exactly those that the network wants. Asked before any of its size is
-    allocated."""
-    from tinynet.layers import leaves
-
+    """ValueError unless the arrays are exactly the network's. Checked before memory for it is allocated."""
     if any(type(d) is not int or d < 1 for d in n_in):
         raise ValueError(f"its input shape {n_in} is not one")
     spec = net.build(n_in)
     wanted = {name: p.shape for tree in (spec.params, spec.state) for name, p in leaves(tree)}
     if set(wanted) != set(arrays):
-        odd = sorted(set(wanted) ^ set(arrays))[0]
-        raise ValueError(f"array {odd!r} is {'missing' if odd in wanted else 'not part of the network'}")
+        first = sorted(set(wanted) ^ set(arrays))[0]
+        raise ValueError(f"array {first!r} is {'missing' if first in wanted else 'not part of the network'}")
     for name, shape in wanted.items():
         a = arrays[name]
         if a.shape != shape or a.dtype != np.dtype(dtype):

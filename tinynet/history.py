@@ -1,4 +1,4 @@
-"""What a run leaves behind: a row per epoch, and the loss curve."""
+"""The history of a run: a row per epoch, and the loss curve."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-LONGEST = 4000  # entries of a curve, an even number: when it has so many, neighbours are merged
+LONGEST = 4000  # entries of a curve, an even number: at that length neighbours are merged
 
 
 @dataclass
@@ -24,9 +24,9 @@ class History:
     rows: list[dict[str, float]] = field(default_factory=list)
     stopped: str = ""  # why training ended before its last epoch, if it did
     best_epoch: int | None = None
-    curve: list[tuple[int, float]] = field(default_factory=list)  # (step, mean loss since the entry before)
+    curve: list[tuple[int, float]] = field(default_factory=list)  # (step, mean loss since the previous entry)
     stride: int = 8  # steps between two entries of the curve
-    pending: list[float] = field(default_factory=list)  # losses of the entry to come
+    pending: list[float] = field(default_factory=list)  # losses of the next entry
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -39,17 +39,17 @@ class History:
         return [row[key] for row in self.rows]
 
     def draw(self, step: int, losses: tuple[float, ...], end: bool = False) -> None:
-        """Add the losses of the latest steps, up to ``step``, to the curve; ``end`` says that an epoch ends there.
+        """Add the losses of the latest steps, up to ``step``, to the curve; ``end``: an epoch ends there.
 
         The curve does not depend on how the losses are split over calls, and never reaches 4000 entries.
         """
-        place = step - len(losses)
-        while place < step:
-            more = losses[place - step :][: self.stride - len(self.pending)]
+        done = step - len(losses)
+        while done < step:
+            more = losses[done - step :][: self.stride - len(self.pending)]
             self.pending += more
-            place += len(more)
-            if len(self.pending) == self.stride or (end and place == step):
-                self.curve.append((place, sum(self.pending) / len(self.pending)))
+            done += len(more)
+            if len(self.pending) == self.stride or (end and done == step):
+                self.curve.append((done, sum(self.pending) / len(self.pending)))
                 self.pending.clear()
             if len(self.curve) == LONGEST:
                 pairs = zip(self.curve[::2], self.curve[1::2], strict=True)
@@ -57,7 +57,7 @@ class History:
                 self.stride *= 2
 
     def json_lines(self) -> str:
-        """One JSON object per epoch, each on a line."""
+        """One JSON object per epoch and line."""
         return "".join(map(json_line, self.rows))
 
     def plot(self) -> Any:
@@ -68,6 +68,6 @@ class History:
 
 
 def json_line(row: dict[str, float]) -> str:
-    """A row as a line of JSON; numbers that are not finite, which JSON lacks, become null."""
+    """A row as a line of JSON; NaN and infinities, which JSON lacks, become null."""
     finite = {name: value if isfinite(value) else None for name, value in row.items()}
     return json.dumps(finite, allow_nan=False) + "\n"

@@ -1,7 +1,7 @@
-"""Callbacks that write an epoch's row to a file: as CSV, as JSON lines, or for TensorBoard.
+"""Callbacks that write a row per epoch to a file: as CSV, as JSON lines, or for TensorBoard.
 
-A line is added by one call of the system, so a run that is killed leaves whole lines. What a file holds stays: a run
-that is resumed adds to it, and an epoch that is trained again has a second line, of which the later one counts.
+A line is appended by one system call, so a run that is killed leaves whole lines. Existing content stays: a resumed run
+appends to it, and an epoch that is trained again has a second line, of which the later one counts.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ Row = dict[str, float]
 
 
 class _Lines:
-    """Whole lines added to a file that holds nothing else."""
+    """Appends whole lines to a file that holds nothing else."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
         if not self.path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path.parent))
-        if self.path.exists() and not self.path.is_file():  # a device may be read without end
+        if self.path.exists() and not self.path.is_file():  # reading a device might never end
             raise DataFileError(f"{self.path}: not a regular file: give another path")
-        self._looked = False
+        self._checked = False
 
     def __call__(self, model: Model, row: Row) -> None:
         head, line = self.head(row), self.line(row)
-        if not self._looked:
+        if not self._checked:
             content = self.path.read_bytes() if self.path.exists() else b""
             *lines, rest = content.split(b"\n")
             self.check(lines, rest, row)
             if rest:
                 os.truncate(self.path, len(content) - len(rest))
-            self._looked = True
+            self._checked = True
             line = line if lines else head + line
         with open(self.path, "ab", buffering=0) as f:
             data = line.encode()
-            while data:  # once, unless the disk is full
+            while data:  # one pass, unless the disk is full
                 data = data[f.write(data) :]
 
     def head(self, row: Row) -> str:
@@ -58,15 +58,15 @@ class _Lines:
         raise NotImplementedError
 
     def check(self, lines: list[bytes], rest: bytes, row: Row) -> None:
-        """DataFileError unless this line may follow ``lines`` and, in place of it, ``rest``, which was cut off."""
+        """DataFileError unless ``row`` may follow ``lines`` and replace ``rest``, an incomplete last line."""
         raise NotImplementedError
 
 
 class JSONLines(_Lines):
-    """Adds a JSON object an epoch to the file ``path``. NaN and infinities, which JSON lacks, become null.
+    """Appends a JSON object per epoch to the file ``path``. NaN and infinities, which JSON lacks, become null.
 
-    A last line that was cut off, as a full disk may leave it, is taken out first. DataFileError, and nothing changed, if
-    the file ends in anything else.
+    An incomplete last line, as a full disk may leave it, is removed first. If the file ends in anything else, it raises
+    DataFileError and changes nothing.
     """
 
     def line(self, row: Row) -> str:
@@ -82,10 +82,10 @@ class JSONLines(_Lines):
 
 
 class CSVLog(_Lines):
-    """Adds a line an epoch to the CSV file ``path``, which begins with the names. Numbers have all their digits.
+    """Appends a line per epoch to the CSV file ``path``, which has a header. Numbers have all their digits.
 
-    A last line that was cut off, as a full disk may leave it, is taken out first. DataFileError, and nothing changed, if
-    the file has other columns.
+    An incomplete last line, as a full disk may leave it, is removed first. If the file has other columns, it raises
+    DataFileError and changes nothing.
     """
 
     names: tuple[str, ...] = ()
@@ -116,9 +116,9 @@ def _csv(cells: Iterable[object]) -> str:
 class TensorBoard:
     """Writes event files for TensorBoard into ``folder``, with tensorboardX (extra ``tensorboard``).
 
-    Each number of an epoch's row is a scalar under its own name, the loss curve between epochs is "loss_of_steps", and
-    with ``weights`` there is a histogram of each array of the model. The step is that of the run. What is written is on
-    the disk a second later, or after `close`. ImportError without tensorboardX.
+    Each number of an epoch's row is a scalar under its own name, the loss curve within epochs is "loss_of_steps", and
+    ``weights`` adds a histogram of each array of the model. The step is that of the run. Data reach the disk within a
+    second, or at `close`. ImportError without tensorboardX.
     """
 
     def __init__(self, folder: str | PathLike[str], *, weights: bool = False) -> None:
@@ -129,25 +129,25 @@ class TensorBoard:
         self.folder, self.weights = Path(folder), weights
         self._make: Any = SummaryWriter
         self._writer: Any = None
-        self._drawn = 0  # the last step of the curve that is written
+        self._written = 0  # the last step of the loss curve that was written
 
     def __call__(self, model: Model, row: Row) -> None:
-        if self._writer is None:  # only now, so that a run that never starts leaves no file
+        if self._writer is None:  # opened only now, so that a run that never starts leaves no file
             self._writer = self._make(str(self.folder), flush_secs=1)
         step = int(row["step"])
         for name, value in row.items():
             if name not in ("epoch", "step"):
                 self._writer.add_scalar(name, value, step)
         for t, loss in model.history.curve if model.history is not None else ():
-            if t > self._drawn:
+            if t > self._written:
                 self._writer.add_scalar("loss_of_steps", loss, t)
-                self._drawn = t
+                self._written = t
         if self.weights:
             for name, array in model.weights().items():
                 self._writer.add_histogram(name, model.ops.to_numpy(array), step)
 
     def close(self) -> None:
-        """Close the event file; another row begins a new one."""
+        """Close the event file; the next row starts a new one."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

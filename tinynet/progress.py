@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar and the curve of losses where it is a terminal, else one line an epoch."""
+"""Progress on standard error: a bar and the loss curve if it is a terminal, else one line per epoch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tinynet.terminal import curve
 if TYPE_CHECKING:
     from tinynet.history import History
 
-CURVE = 8  # lines of the curve; it is left out where the terminal has not twice as many
+CURVE = 8  # lines of the curve; it is omitted if the terminal has fewer than twice as many
 
 
 class Silent:
-    """Shows nothing; the face of the others."""
+    """Shows nothing; the interface of the others."""
 
     def __enter__(self) -> Silent:
         return self
@@ -25,10 +25,10 @@ class Silent:
         pass
 
     def step(self, step: int, loss: float) -> None:
-        """``step`` steps are done."""
+        """Called when ``step`` steps are done."""
 
     def epoch(self, row: dict[str, float]) -> None:
-        """An epoch is done; ``row`` is its line of the history."""
+        """Called when an epoch is done; ``row`` is its row of the history."""
 
 
 def line(row: dict[str, float]) -> str:
@@ -40,7 +40,7 @@ def line(row: dict[str, float]) -> str:
 
 
 def _speed(samples: float) -> str:
-    """Samples a second in few letters: the line of an epoch with a metric is for a terminal of 80 columns."""
+    """Samples per second, short enough for an epoch's line with a metric to fit into 80 columns."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if samples >= size:
             return f"{samples / size:.3g}{letter} samples/s"
@@ -48,14 +48,14 @@ def _speed(samples: float) -> str:
 
 
 class Lines(Silent):
-    """One line an epoch."""
+    """One line per epoch."""
 
     def epoch(self, row: dict[str, float]) -> None:
         print(line(row), file=sys.stderr, flush=True)
 
 
 class Bar(Silent):
-    """A bar with steps, samples a second, loss and the time that is left; above it the curve of ``history``."""
+    """A bar with steps, samples per second, loss and remaining time; above it the curve of ``history``."""
 
     def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, history: History) -> None:
         from rich.console import Console
@@ -107,7 +107,7 @@ def make(epochs: int, steps_per_epoch: int, batch_size: int, history: History) -
 
 @contextmanager
 def samples(total: int, quiet: bool) -> Iterator[Callable[[int], object]]:
-    """A function to call with the number of samples that are done; it shows a bar where standard error is a terminal."""
+    """A function to call with the number of samples done; it shows a bar if standard error is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda done: None
         return

@@ -1,7 +1,7 @@
 """Random streams by purpose: drawing from one never changes another.
 
-A stream is Philox4x64-10 (Salmon et al. 2011) under the key (seed, purpose); its counter says which sample, step or
-layer a number belongs to. Nothing else in the library is random.
+A stream is Philox4x64-10 (Salmon et al. 2011) under the key (seed, purpose); its counter identifies the sample, step or
+layer that a number belongs to. Nothing else in the library is random.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tinynet_backends import Backend, exact, get_backend, philox
 
 from tinynet import checks
 
-# The library's own purposes. Another number below 2**64 is a purpose of your own; these are kept below 256.
+# The library's own purposes, all below 256. Other numbers below 2**64 are free for purposes of your own.
 WEIGHTS, DATA, ORDER, MASKS = 1, 2, 3, 4
 
 Array = Any
@@ -23,7 +23,7 @@ Counter = tuple[int, int, int]
 
 
 def check_seed(seed: int) -> int:
-    """``seed`` as int; TypeError unless it is a whole number, ValueError unless it is in [0, 2**64)."""
+    """``seed`` as int; TypeError unless it is an integer, ValueError unless it is in [0, 2**64)."""
     value = checks.whole(seed)
     if value is None:
         raise TypeError(f"seed {checks.shown(seed)} is not a whole number: give one in [0, 2**64)")
@@ -41,10 +41,10 @@ def key(seed: int, purpose: int) -> Key:
 class Stream:
     """Random numbers by index: the i-th is a pure function of (seed, purpose, counter, i), the same on every backend.
 
-    ``purpose`` and the three numbers of ``counter`` are in [0, 2**64), ``counter[2]`` below 2**32; streams that differ in
-    any of them are independent. The words are those of ``numpy.random.Philox(key=[seed, purpose],
-    counter=[0, *counter])``. Every method takes indices, as a range or (n,) whole numbers in [0, 2**62), and returns
-    (n,) on ``ops``, by default the backend in force.
+    ``purpose`` and the numbers of ``counter`` are in [0, 2**64), ``counter[2]`` below 2**32; streams that differ in any
+    of them are independent. The words are those of ``numpy.random.Philox(key=[seed, purpose],
+    counter=[0, *counter])``. Every method takes indices, a range or (n,) integers in [0, 2**62), and returns (n,) on
+    ``ops``, by default the current backend.
 
     Examples
     --------
@@ -88,7 +88,7 @@ class Stream:
         return ops.asarray(exact.uniform64(ops.generator.xp, words), dtype)
 
     def normal(self, index: Index, dtype: str = "float64", ops: Backend | None = None) -> Array:
-        """Standard normal numbers, see `tinynet_backends.exact.normal`; float32 ones are the float64 ones, rounded.
+        """Standard normal numbers, see `tinynet_backends.exact.normal`; in float32 those of float64, rounded.
 
         Examples
         --------
@@ -101,10 +101,10 @@ class Stream:
         return ops.asarray(ops.generator.normal(self._words(index, ops.generator, 0)), dtype)
 
     def integers(self, index: Index, n: int, ops: Backend | None = None) -> Array:
-        """Whole numbers in [0, n), int64, all equally likely, for n in [1, 2**63].
+        """Integers in [0, n), int64, all equally likely, for n in [1, 2**63].
 
-        The upper half of ``word * n``. Where the lower half shows that this value has one word more than others, the
-        word is rejected for that of the same index in a further stream. D. Lemire (2019), *Fast random integer
+        The upper half of ``word * n``; words that would make some values likelier, which the lower half shows, are
+        rejected and replaced by the word of the same index in a further stream. D. Lemire (2019), *Fast random integer
         generation in an interval*, ACM TOMACS 29.
         """
         below = checks.whole(n)
@@ -152,7 +152,7 @@ class Stream:
 
 
 def _whole_numbers(index: Index) -> Array | None:
-    """``index`` as (n,) int64 on the host; None if anything in it is not a whole number in [0, 2**62)."""
+    """``index`` as (n,) int64 on the host; None if anything in it is not an integer in [0, 2**62)."""
     xp = get_backend("numpy").xp
     try:
         index = xp.asarray(index)

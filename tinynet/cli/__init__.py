@@ -1,6 +1,6 @@
-"""The command ``tinynet``: a file a subcommand, each with ``add``, which says what it takes, and ``run``.
+"""The command ``tinynet``: one file per subcommand, with ``add``, which declares its arguments, and ``run``.
 
-A user's mistake is one line on standard error and exit code 2.
+A user's mistake is reported in one line on standard error, with exit code 2.
 """
 
 from __future__ import annotations
@@ -25,36 +25,39 @@ from tinynet.errors import DivergedError
 COMMANDS = (train, predict, evaluate, export, plot, info, data, bench, verify, completion)
 EXAMPLES = """\
 examples:
-  tinynet train --data iris.csv --target species      a table of yours
-  tinynet predict runs/iris new.csv --out said.csv    what it says of other rows
+  tinynet train --data iris.csv --target species      train on a table
+  tinynet predict runs/iris new.csv --out out.csv     predict for new rows
   tinynet train                                       three noisy spirals, 5 million samples
-  tinynet train --help                                more of train; every command has this
+  tinynet train --help                                all options; every command has this
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code: 0 done, 1 diverged or a check that failed, 2 a mistake in what was asked, 130
-    Ctrl-C, 141 whoever read the output has closed it, 143 SIGTERM."""
+    """Run the command and return its exit code.
+
+    0 success, 1 diverged or a failed check, 2 a mistake in the request, 130 Ctrl-C, 141 the reader of the output closed
+    it, 143 SIGTERM.
+    """
     logging.basicConfig(level=logging.WARNING, format="tinynet: %(message)s")
     try:
-        if sys.stdout is None:  # as Python has it where it was closed
+        if sys.stdout is None:  # how Python represents a closed one
             raise OSError("standard output: is closed")
         try:
             args = parser().parse_args(argv)
             with _termination():
                 code: int = args.run(args)
         finally:
-            sys.stdout.flush()  # a closed pipe or a full disk is met here, not when the interpreter ends
+            sys.stdout.flush()  # a closed pipe or a full disk raises here, not at interpreter exit
         return code
     except BrokenPipeError:
-        _let_go_of_output()
+        _discard_output()
         return 141
     except DivergedError as e:
         print(f"tinynet: {e}", file=sys.stderr)
         return 1
     except (ValueError, TypeError, OSError, MemoryError, BackendUnavailable) as e:
         if isinstance(e, OSError) and e.errno == errno.ENOSPC:
-            _let_go_of_output()
+            _discard_output()
         print(f"tinynet: error: {_one_line(e)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -71,15 +74,14 @@ class _Terminated(BaseException):
 
 @contextmanager
 def _termination() -> Iterator[None]:
-    """Inside, SIGTERM ends a command as Ctrl-C does, so that what is half written is deleted; a second one ends the
-    process."""
+    """Inside, SIGTERM ends a command as Ctrl-C does, so that incomplete files are deleted; a second one kills it."""
 
     def first(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
         raise _Terminated
 
-    ours = threading.current_thread() is threading.main_thread()  # elsewhere Python takes no handlers
-    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    main = threading.current_thread() is threading.main_thread()  # Python sets handlers in no other thread
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
     signal.signal(signal.SIGTERM, first)
@@ -95,35 +97,35 @@ def _one_line(e: Exception) -> str:
     return " ".join(str(e).split()) or "out of memory"
 
 
-def _let_go_of_output() -> None:
-    """What is still in the buffers goes nowhere, so that the interpreter can end without a word."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _discard_output() -> None:
+    """Send what is left in the buffers to the null device, so that the interpreter exits without an error."""
+    null = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(null, sys.stdout.fileno())
     except (OSError, ValueError):  # standard output is no file
         pass
     finally:
-        os.close(nowhere)
+        os.close(null)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says a mistake in one line."""
+    """Reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"tinynet: error: {message}: see {self.prog} --help\n")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Commands and options, for reading arguments, help and completion."""
-    whole = _Parser(
+    """The parser of all commands and options, for arguments, help and completion."""
+    main = _Parser(
         "tinynet",
         description="A small neural network library.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    whole.add_argument("--version", action="version", version=f"tinynet {__version__}")
-    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    main.add_argument("--version", action="version", version=f"tinynet {__version__}")
+    commands = main.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
     for command in COMMANDS:
         command.add(commands)
-    return whole
+    return main

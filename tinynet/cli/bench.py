@@ -1,7 +1,7 @@
-"""``tinynet bench``: what training costs on this machine, on every backend that is meant for it.
+"""``tinynet bench``: the speed of training on this machine, on every backend that ``auto`` considers.
 
-A few networks with Adam on data in memory. Backends take turns, so that a busy machine is busy for all; the median and
-the extremes of all turns are shown, and the compiling of kernels and first steps are not in them.
+A few networks with Adam on data in memory. Backends take turns, so that other load affects them alike; the median and
+the extremes of all turns are shown, without compilation and first steps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tinynet.optim import Adam
 from tinynet.training import CHECK_EVERY, train
 
 EXAMPLES = """
-tinynet bench                                       some ten seconds a backend
+tinynet bench                                       about ten seconds per backend
 tinynet bench --backend numpy --seconds 10
 """
 ROUNDS = 5
@@ -38,65 +38,63 @@ _FOREVER = 2**40  # steps
 
 
 class Task(NamedTuple):
-    """A network by its widths, and the samples of a step."""
+    """The widths of a network's layers, and the batch size."""
 
     widths: tuple[int, ...]
     batch_size: int
 
 
-MEANT = CHOICES["auto"]
+BACKENDS = CHOICES["auto"]
 TASKS = (Task((20, 32, 2), 32), Task((784, 256, 128, 10), 128), Task((512, 512, 512, 10), 1024))
 
 
 def add(commands: Commands) -> None:
-    parser = command(commands, "bench", "measure training steps a second on this machine", run, EXAMPLES)
+    parser = command(commands, "bench", "measure training steps per second on this machine", run, EXAMPLES)
     action = parser.add_argument(
-        "--backend", action="append", metavar="NAME", help=f"default those of {', '.join(MEANT)} that are here"
+        "--backend", action="append", metavar="NAME", help=f"default those of {', '.join(BACKENDS)} that are here"
     )
-    suggest(action, MEANT)
-    parser.add_argument(
-        "--seconds", type=float, default=3.0, help="measured for each network on each backend (default 3)"
-    )
+    suggest(action, BACKENDS)
+    parser.add_argument("--seconds", type=float, default=3.0, help="per network and backend (default 3)")
 
 
 def run(args: argparse.Namespace) -> int:
     if not (isfinite(args.seconds) and args.seconds > 0):
         raise ValueError(f"seconds {args.seconds!r} is out of range: give a positive number")
-    there = available_backends()
-    names = args.backend or [name for name in MEANT if not there[name].startswith("not here")]
-    made = [f"  {name}: {get_backend(name).versions()}" for name in names]
+    available = available_backends()
+    names = args.backend or [name for name in BACKENDS if not available[name].startswith("not here")]
+    versions = [f"  {name}: {get_backend(name).versions()}" for name in names]
     print(f"tinynet {__version__} · Python {platform.python_version()} · {platform.machine()}, {os.cpu_count()} cores")
-    print("\n".join(made))
-    print(f"steps a second with Adam, float32: median (least – most) of {ROUNDS} turns")
+    print("\n".join(versions))
+    print(f"steps per second with Adam, float32: median (least – most) of {ROUNDS} turns")
     for task in TASKS:
-        print(f"{' - '.join(map(str, task.widths))}, {task.batch_size} samples a step", flush=True)
+        print(f"{' - '.join(map(str, task.widths))}, {task.batch_size} samples per step", flush=True)
         for name, rates in measure(task, names, args.seconds).items():
-            middle = median(rates)
+            rate = median(rates)
             print(
-                f"  {name:<8}{middle:>10,.0f} ({min(rates):,.0f} – {max(rates):,.0f})"
-                f"{middle * task.batch_size:>14,.0f} samples/s",
+                f"  {name:<8}{rate:>10,.0f} ({min(rates):,.0f} – {max(rates):,.0f})"
+                f"{rate * task.batch_size:>14,.0f} samples/s",
                 flush=True,
             )
     return 0
 
 
 def measure(task: Task, names: list[str], seconds: float) -> dict[str, list[float]]:
-    """Steps a second of each turn, by backend."""
+    """Steps per second in each turn, by backend."""
     runs = {name: _steps(task, name) for name in names}
     for steps in runs.values():
         sum(islice(steps, 2))  # compiles, captures and fills the buffers
     rates: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(ROUNDS):
         for name, steps in runs.items():
-            began, done = perf_counter(), 0
-            while (passed := perf_counter() - began) < seconds / ROUNDS or not done:
+            start, done = perf_counter(), 0
+            while (elapsed := perf_counter() - start) < seconds / ROUNDS or not done:
                 done += next(steps)
-            rates[name].append(done / passed)
+            rates[name].append(done / elapsed)
     return rates
 
 
 def _steps(task: Task, backend: str) -> Iterator[int]:
-    """Trains, and says after how many steps it has waited for the device."""
+    """Train; each item is a number of steps after which the loop waited for the device."""
     features, *hidden, classes = task.widths
     layers = [layer for width in hidden for layer in (Dense(width), ReLU())]
     model = Model(Sequential(*layers, Dense(classes)), features, backend=backend)

@@ -1,4 +1,4 @@
-"""What several commands share: how one is declared, and how a model or a run folder is named."""
+"""Shared by the commands: how to declare one, and how to name files and models."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tinynet_backends.switch import NAMES as BACKENDS
 from tinynet.files import load
 from tinynet.model import Model
 
-Commands = Any  # what argparse's add_subparsers gives, which has no public type
+Commands = Any  # the result of argparse's add_subparsers, which has no public type
 
 
 def command(
     commands: Commands, name: str, what: str, run: Callable[[argparse.Namespace], int], examples: str
 ) -> argparse.ArgumentParser:
-    """Declare a command; ``examples`` is a line each, shown under its options."""
+    """Declare a command; ``examples``, one per line, are shown below its options."""
     lines = "".join(f"  {line}\n" for line in examples.strip().splitlines())
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -36,12 +36,12 @@ def command(
 
 
 def suggest(action: argparse.Action, values: Iterable[str], *, files: bool = False) -> None:
-    """Values that a shell offers for an argument; ``files``: names of files too."""
+    """Set the values that a shell completes an argument with; ``files``: file names too."""
     action.suggested, action.files = tuple(values), files  # type: ignore[attr-defined]
 
 
 def found(given: Sequence[str]) -> list[str]:
-    """Names of files, patterns such as ``part-*.csv`` replaced by what they match, in the order of the names."""
+    """File names, patterns such as ``part-*.csv`` replaced by their matches, sorted by name."""
     names: list[str] = []
     for name in given:
         if glob.has_magic(name) and not os.path.exists(name):
@@ -66,7 +66,7 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
 
 
 def open_model(name: str, backend: str | None = None) -> Model:
-    """The model in a file, or that of a run folder, on the backend in force, or "auto", where none is named."""
+    """The model in a file or run folder, on ``backend``, else the one that is set, else "auto"."""
     path = Path(name)
     ops = get_backend(backend, default="auto")
     return load(path / "model.safetensors" if path.is_dir() else path, backend=ops)

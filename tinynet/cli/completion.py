@@ -1,4 +1,4 @@
-"""``tinynet completion``: what makes a shell complete the command, written out of the parser's own tables."""
+"""``tinynet completion``: completion scripts for shells, generated from the parser."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 from tinynet.cli.common import Commands, command, suggest
 
 EXAMPLES = """
-source <(tinynet completion bash)                   now; in ~/.bashrc for good
-source <(tinynet completion zsh)                    now; in ~/.zshrc, behind compinit, for good
+source <(tinynet completion bash)                   in this shell; permanently in ~/.bashrc
+source <(tinynet completion zsh)                    in this shell; permanently in ~/.zshrc, after compinit
 tinynet completion fish > ~/.config/fish/completions/tinynet.fish
 """
 
 
 class Argument(NamedTuple):
-    """An option, or a positional argument (no flags), with the values that are offered for it."""
+    """An option, or a positional argument (no flags), with the values offered for it."""
 
     flags: tuple[str, ...]
     takes_value: bool
@@ -32,7 +32,7 @@ class Command(NamedTuple):
 
 
 def add(commands: Commands) -> None:
-    parser = command(commands, "completion", "write the completion of a shell", run, EXAMPLES)
+    parser = command(commands, "completion", "write a completion script for a shell", run, EXAMPLES)
     suggest(parser.add_argument("shell", metavar="SHELL", help=", ".join(SHELLS)), SHELLS)
 
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def tables(parser: argparse.ArgumentParser) -> Iterator[Command]:
-    """The commands of a parser. What it holds is private to argparse, though the same for many years."""
+    """The commands of a parser, read from attributes private to argparse that have not changed for years."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             helps = {a.dest: a.help or "" for a in action._choices_actions}
@@ -65,7 +65,7 @@ def _argument(action: argparse.Action) -> Argument:
 
 
 def bash(commands: list[Command]) -> Iterator[str]:
-    """Values are offered by name, and options to what begins with a dash; where none fits, files are (``-o default``)."""
+    """Offer values, or options to a word that begins with a dash; if none matches, files (``-o default``)."""
     yield "_tinynet() {"
     yield '    local current=${COMP_WORDS[COMP_CWORD]} words=""'
     yield '    case "$COMP_CWORD ${COMP_WORDS[1]} ${COMP_WORDS[COMP_CWORD-1]}" in'

@@ -1,4 +1,4 @@
-"""``tinynet data``: a virtual data set, written to a file."""
+"""``tinynet data``: write a virtual data set to a file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,16 @@ def add(commands: Commands) -> None:
 
 
 def add_computed(parser: argparse.ArgumentParser, samples: str) -> None:
-    """What says which computed data are meant."""
-    parser.add_argument("--samples", default=samples, help=f"how many (default {samples})")
-    parser.add_argument("--seed", default="0", help="which of the data sets of that name (default 0)")
+    """Add the options that describe a virtual data set."""
+    parser.add_argument("--samples", default=samples, help=f"number of samples (default {samples})")
+    parser.add_argument("--seed", default="0", help="of the data set (default 0)")
     parser.add_argument(
-        "--set", dest="options", action="append", metavar="NAME=VALUE", default=[], help="a hyperparameter of them"
+        "--set",
+        dest="options",
+        action="append",
+        metavar="NAME=VALUE",
+        default=[],
+        help="a hyperparameter of the data set",
     )
 
 
@@ -46,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
     if config.stored:
         raise ValueError(f"{args.data} is a file already: give the name of a data set, out of {', '.join(DATASETS)}")
     data = config.make_data(config.samples)
-    began = perf_counter()
+    start = perf_counter()
     with progress.samples(config.samples, args.quiet) as shown:
         write(data, args.out, progress=shown)
-    seconds = perf_counter() - began
+    seconds = perf_counter() - start
     size = Path(args.out).stat().st_size
     print(f"{data!r}\n{args.out}: {config.samples:,} samples, {size:,} bytes, in {seconds:.1f} s")
     return 0

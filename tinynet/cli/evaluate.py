@@ -32,8 +32,8 @@ def add(commands: Commands) -> None:
         help=f"a file, a pattern of several ({', '.join(KINDS)}) or a data set's name (default: what the run held out)",
     )
     suggest(action, DATASETS, files=True)
-    parser.add_argument("--target", metavar="NAME", help="another column of the file than the model was trained for")
-    action = parser.add_argument("--metrics", help=f"out of {', '.join(METRICS)} (default those of the training)")
+    parser.add_argument("--target", metavar="NAME", help="column of the file, if not the one that the model predicts")
+    action = parser.add_argument("--metrics", help=f"from {', '.join(METRICS)} (default those of the training)")
     suggest(action, METRICS)
     add_computed(parser, "1e5")
     add_backend(parser)

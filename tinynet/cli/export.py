@@ -1,4 +1,4 @@
-"""``tinynet export``: a model in a format that other programs read."""
+"""``tinynet export``: write a model in a format that other programs read."""
 
 from __future__ import annotations
 

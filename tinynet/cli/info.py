@@ -1,4 +1,4 @@
-"""``tinynet info``: the backends that are here, or what is in a model file."""
+"""``tinynet info``: list the backends, or describe a model file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tinynet.cli.common import Commands, command, open_model
 
 EXAMPLES = """
 tinynet info                                        versions and backends
-tinynet info runs/mine                              what its model is and was trained on
+tinynet info runs/mine                              its network, loss, columns and classes
 """
 
 
 def add(commands: Commands) -> None:
-    parser = command(commands, "info", "list the backends, or say what a model is", run, EXAMPLES)
+    parser = command(commands, "info", "list the backends, or describe a model", run, EXAMPLES)
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a model file, or a run folder")
 
 
@@ -26,9 +26,9 @@ def run(args: argparse.Namespace) -> int:
         return _model(args.model)
     print(f"tinynet {__version__} · Python {platform.python_version()} · {platform.system()} {platform.machine()}")
     chosen, auto = get_backend().name, get_backend("auto").name
-    for name, what in available_backends().items():
+    for name, description in available_backends().items():
         marks = [mark for mark, which in (("in force", chosen), ("auto", auto)) if which == name]
-        print(f"  {name:<8}{what}{f'  [{chr(44).join(marks)}]' if marks else ''}")
+        print(f"  {name:<8}{description}{f'  [{chr(44).join(marks)}]' if marks else ''}")
     return 0
 
 
@@ -46,7 +46,7 @@ def _model(name: str) -> int:
     if model.columns:
         rows += [("features", ", ".join(model.columns.features)), ("target", ", ".join(model.columns.target))]
         rows += [("classes", ", ".join(model.columns.classes or ()))]
-    for what, value in rows:
+    for name, value in rows:
         if value not in (None, ""):
-            print(f"  {what:<11} {value}")
+            print(f"  {name:<11} {value}")
     return 0

@@ -1,4 +1,4 @@
-"""``tinynet plot``: the picture of a run, drawn again from what the run left."""
+"""``tinynet plot``: draw the picture of a run again, from its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ tinynet plot runs/mine --out loss.png
 def add(commands: Commands) -> None:
     parser = command(commands, "plot", "draw the picture of a run again", run, EXAMPLES)
     parser.add_argument("folder", metavar="RUN", help="a run folder")
-    parser.add_argument("--out", metavar="FILE.png", help="another place for it (default RUN/training.png)")
+    parser.add_argument("--out", metavar="FILE.png", help="where to write it (default RUN/training.png)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,14 +42,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def picture(model: Model, data: Dataset, curve: list[tuple[int, float]], config: Config, samples: int) -> bytes:
-    """The picture of a run, a PNG. ImportError without matplotlib."""
+    """The picture of a run as a PNG. ImportError without matplotlib."""
     from tinynet.plot import training_png
 
     return training_png(model, data, curve, f"{config.name}, {samples:,} samples")
 
 
 def _curve(path: Path) -> list[tuple[int, float]]:
-    """(step, loss) out of the history of a run."""
+    """The loss curve, (step, loss), from the history of a run."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         curve = [(int(row["step"]), float(row["loss"])) for row in rows if "epoch" not in row]

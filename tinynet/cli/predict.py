@@ -1,4 +1,4 @@
-"""``tinynet predict``: what a model says of each row of a file or a pipe, in memory that does not grow with it."""
+"""``tinynet predict``: the predictions for the rows of a file or a pipe, in constant memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinynet.losses import BinaryCrossEntropy, CrossEntropy
 from tinynet.model import Model
 
 EXAMPLES = """
-tinynet predict runs/iris new.csv --out said.csv    the class of each row
+tinynet predict runs/iris new.csv --out out.csv     the class of each row
 tinynet predict runs/iris new.csv --proba           on standard output, with probabilities
 cat new.csv | tinynet predict runs/iris - | head    CSV on a pipe
 tinynet predict model.safetensors x.npy --out y.npy
@@ -45,21 +45,21 @@ def run(args: argparse.Namespace) -> int:
     from tinynet.data.outputs import outputs
 
     model = open_model(args.model, args.backend)
-    names, answers = _answers(model, args.proba, args.out.lower().endswith(".npy"))
-    began, n = perf_counter(), 0
+    names, predictions = _predictions(model, args.proba, args.out.lower().endswith(".npy"))
+    start, n = perf_counter(), 0
     with outputs(args.out, names) as write:
         for x in inputs(args.data, model.in_shape, model.columns, model.dtype):
-            write(answers(model.predict(x)))
+            write(predictions(model.predict(x)))
             n += x.shape[0]
     if args.out != "-":
-        print(f"{args.out}: {n:,} rows in {perf_counter() - began:.1f} s", file=sys.stderr)
+        print(f"{args.out}: {n:,} rows in {perf_counter() - start:.1f} s", file=sys.stderr)
     return 0
 
 
-def _answers(model: Model, proba: bool, alone: bool) -> tuple[list[str], Callable[[Array], list[Array]]]:
-    """Names of the columns that come out, and a function from the model's outputs (n, o) to them, on the host.
+def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Callable[[Array], list[Array]]]:
+    """The names of the output columns, and a function from the model's outputs (n, o) to these columns, on the host.
 
-    ``alone``: with probabilities, those without the class.
+    ``proba`` adds the probabilities of the classes; with ``alone`` they replace the predicted class.
     """
     ops, width = model.ops, model.out_shape[-1]
 
@@ -67,30 +67,29 @@ def _answers(model: Model, proba: bool, alone: bool) -> tuple[list[str], Callabl
         y = ops.to_numpy(y)
         return [y[:, j] for j in range(y.shape[1])]
 
-    one = isinstance(model.loss, BinaryCrossEntropy) and width == 1
+    binary = isinstance(model.loss, BinaryCrossEntropy) and width == 1
     if len(model.out_shape) != 1:
         raise ValueError(f"outputs (n, {', '.join(map(str, model.out_shape))}) are no table: use Model.predict")
-    if not (one or isinstance(model.loss, CrossEntropy)):
+    if not (binary or isinstance(model.loss, CrossEntropy)):
         if proba:
             raise ValueError(f"a model with loss {model.loss!r} gives no probabilities: leave --proba out")
         return ["prediction"] if width == 1 else [f"prediction{j}" for j in range(width)], columns
 
     k = max(width, 2)
-    found = model.columns.classes if model.columns else None
+    classes = model.columns.classes if model.columns else None
     host = get_backend("numpy").xp
-    named: Any = None if found is None else host.asarray(found)
+    class_names: Any = None if classes is None else host.asarray(classes)
 
     def probabilities(y: Array) -> Array:
-        if not one:
+        if not binary:
             return ops.softmax(y)
         p = Sigmoid().forward({}, y, Context(ops))[0]
         return ops.xp.concat([1.0 - p, p], axis=1)
 
-    def answers(y: Array) -> list[Array]:
-        labels = ops.xp.astype(y[:, 0] > 0, ops.xp.int64) if one else ops.xp.argmax(y, axis=-1)
-        said = ops.to_numpy(labels)
-        said = said if named is None else named[said]
-        return [*([] if alone and proba else [said]), *(columns(probabilities(y)) if proba else [])]
+    def predictions(y: Array) -> list[Array]:
+        labels = ops.to_numpy(ops.xp.astype(y[:, 0] > 0, ops.xp.int64) if binary else ops.xp.argmax(y, axis=-1))
+        predicted = labels if class_names is None else class_names[labels]
+        return [*([] if alone and proba else [predicted]), *(columns(probabilities(y)) if proba else [])]
 
-    of_classes = list(found or map(str, range(k))) if proba else []
-    return [*([] if alone and proba else ["prediction"]), *(f"p_{name}" for name in of_classes)], answers
+    of_classes = list(classes or map(str, range(k))) if proba else []
+    return [*([] if alone and proba else ["prediction"]), *(f"p_{name}" for name in of_classes)], predictions

@@ -1,4 +1,4 @@
-"""``tinynet train``: a network on data that are computed, or on a file of one's own."""
+"""``tinynet train``: train a network on a virtual data set or on files."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ tinynet train --data houses.parquet --target price --task regression --exclude i
 tinynet train --data parts/*.csv --target price     several files that are parts of one table
 tinynet train --data moons --samples 1e6 --hidden 16
 tinynet train --data spirals --set n_classes=5 --set noise=0.05
-tinynet train runs/mine/config.toml --seed 1        the same again, with another seed
-tinynet train --resume runs/mine                    on from its last checkpoint, bit for bit
+tinynet train runs/mine/config.toml --seed 1        the same run with another seed
+tinynet train --resume runs/mine                    from its last checkpoint, bit for bit
 """
 SUGGESTED: dict[str, Iterable[str]] = {
     "data": DATASETS,
@@ -57,9 +57,9 @@ SUGGESTED: dict[str, Iterable[str]] = {
 
 
 def add(commands: Commands) -> None:
-    parser = command(commands, "train", "train a network on a file, or on data that are computed", run, EXAMPLES)
+    parser = command(commands, "train", "train a network on files, or on data that are computed", run, EXAMPLES)
     parser.add_argument(
-        "config", nargs="?", metavar="CONFIG.toml", help="options from a file; those given here count more"
+        "config", nargs="?", metavar="CONFIG.toml", help="options from a file; those given here override it"
     )
     for f in fields(Config):
         if f.name == "options":
@@ -76,7 +76,7 @@ def add(commands: Commands) -> None:
         if f.name in SUGGESTED:
             suggest(action, SUGGESTED[f.name], files=f.name == "data")
     parser.add_argument(
-        "--resume", metavar="RUN", help="go on with the run in this folder; options given here count more"
+        "--resume", metavar="RUN", help="resume the run in this folder; options given here override its own"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     if config.stored:
         print(_about(data, training, validation))
 
-    began = perf_counter()
+    start = perf_counter()
     with _signals(checkpoints) as signals, _one_line_warnings():
         history = fit(
             model,
@@ -116,50 +116,53 @@ def run(args: argparse.Namespace) -> int:
             resume=bool(args.resume),
             progress=not args.quiet,
         )
-    seconds = perf_counter() - began
+    seconds = perf_counter() - start
     if scale:
         model = scale.undo(model)
-    write_atomically(folder / "config.toml", config.toml().encode())  # of a resumed run the one that goes with it now
+    write_atomically(folder / "config.toml", config.toml().encode())  # a resumed run may have changed options
     write_atomically(folder / "history.jsonl", _lines(history).encode())
     model.save(folder / "model.safetensors")
     if signals and history.stopped == checkpoints.stopping:
         step = checkpoints.steps()[0]
-        print(f"{history.stopped} after step {step}: go on with tinynet train --resume {folder}", file=sys.stderr)
+        print(f"{history.stopped} after step {step}: resume with tinynet train --resume {folder}", file=sys.stderr)
         return 128 + signals[0]
-    seen = len(history) * training.n
-    speed = "" if args.resume else f" in {seconds:.1f} s ({seen / seconds:,.0f} a second)"
+    _print_results(history, config, data, training.n, None if args.resume else seconds)
+    try:
+        write_atomically(folder / "training.png", picture(model, held_out, history.curve, config, training.n))
+    except ImportError:
+        print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
+    except ValueError as e:  # the run is done and saved
+        print(f"no picture: {e}", file=sys.stderr)
+    print(f"config, history, checkpoints, model and picture are in {folder}")
+    return 0
+
+
+def _print_results(history: History, config: Config, data: Dataset, samples: int, seconds: float | None) -> None:
+    """The samples seen, with their rate if ``seconds`` is known, and the validation metrics of the last epoch."""
+    seen = len(history) * samples
+    speed = "" if seconds is None else f" in {seconds:.1f} s ({seen / seconds:,.0f} per second)"
     print(f"{seen:,} samples{speed}")
     for name, value in history[-1].items():
         if name.startswith("val_"):
             print(f"{name} {value:.4f}")
     if isinstance(data, Spirals):
         best, _ = data.best_accuracy(range(config.samples, data.n))
-        print(
-            f"the noise allows an accuracy of {best:.4f}: Bayes' rule with the data's own density, on the same samples"
-        )
-    try:
-        write_atomically(folder / "training.png", picture(model, held_out, history.curve, config, training.n))
-    except ImportError:
-        print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
-    except ValueError as e:  # the run is done and kept
-        print(f"no picture: {e}", file=sys.stderr)
-    print(f"config, history, checkpoints, model and picture are in {folder}")
-    return 0
+        print(f"the best possible accuracy is {best:.4f}: Bayes' rule with the true densities, on the same samples")
 
 
 def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
-    """What was found in a file."""
+    """The targets and sample counts found in files."""
     names = data.columns.classes if data.columns else None
     if data.classes:
         found = f"{data.classes} classes{f' ({listed(names)})' if names else ''}"
     else:
-        found = "numbers, and errors are in units of their deviation"
-    return f"target: {found}; {training.n:,} samples to train on, {validation.n:,} held out"
+        found = "numbers, and errors are in units of their standard deviation"
+    return f"target: {found}; {training.n:,} training samples, {validation.n:,} held out"
 
 
 @contextmanager
 def _one_line_warnings() -> Iterator[None]:
-    """Inside, a warning is a line on standard error, without a place in our code."""
+    """Inside, a warning is one line on standard error, without file and line number."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"tinynet: {message}", file=sys.stderr)
@@ -168,7 +171,7 @@ def _one_line_warnings() -> Iterator[None]:
 
 @contextmanager
 def _signals(checkpoints: Checkpoints) -> Iterator[list[int]]:
-    """Inside, the first SIGINT or SIGTERM asks the run to stop after its step, and a second one ends the process."""
+    """Inside, the first SIGINT or SIGTERM asks the run to stop after its step; a second one kills the process."""
     caught: list[int] = []
 
     def first(number: int, frame: object) -> None:
@@ -177,7 +180,7 @@ def _signals(checkpoints: Checkpoints) -> Iterator[list[int]]:
         for which in (signal.SIGINT, signal.SIGTERM):
             signal.signal(which, signal.SIG_DFL)
 
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python takes no handlers
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in no other thread
         yield caught
         return
     before = {which: signal.signal(which, first) for which in (signal.SIGINT, signal.SIGTERM)}
@@ -191,7 +194,7 @@ def _signals(checkpoints: Checkpoints) -> Iterator[list[int]]:
 def _config(args: argparse.Namespace) -> Config:
     path = args.config
     if path is None and args.data and len(args.data) > 1 and args.data[-1].endswith(".toml"):
-        path = args.data.pop()  # --data takes what follows it
+        path = args.data.pop()  # --data takes everything that follows it
     if args.resume:
         if path:
             raise ValueError(f"{path} and --resume {args.resume} are two configs: give one of them")
@@ -204,15 +207,15 @@ def _config(args: argparse.Namespace) -> Config:
     if args.options:
         changes["options"] = changes.get("options", {}) | dict(map(parse_option, args.options))
     if "backend" not in changes and (chosen := os.environ.get("TINYNET_BACKEND")):
-        changes["backend"] = chosen  # and so written to the run's config
+        changes["backend"] = chosen  # so that it is written to the run's config
     config = Config().change(changes)
-    if config.stored:  # so that the config which is written says the same from anywhere
+    if config.stored:  # so that the saved config is valid from any folder
         config = config.change({"data": [os.path.abspath(path) for path in config.paths]})
     return config
 
 
 def _run_folder(config: Config) -> Path:
-    """A folder of its own for this run, made now: what cannot be written is known before training."""
+    """A new folder for this run, made before training, so that a folder that cannot be written is reported first."""
     if config.out:
         folder = Path(config.out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -231,6 +234,6 @@ def _run_folder(config: Config) -> Path:
 
 
 def _lines(history: History) -> str:
-    """History as JSON lines: the mean loss of some steps, or an epoch with all that was measured."""
+    """The history as JSON lines: entries of the loss curve, then one row per epoch."""
     steps = [json.dumps({"step": step, "loss": loss}) for step, loss in history.curve]
     return "".join(line + "\n" for line in steps) + history.json_lines()

@@ -1,4 +1,4 @@
-"""Data sets by number: virtual ones that are computed where they are used, stored ones, and the loader."""
+"""Data sets by index: virtual ones, computed where they are used, stored ones, and the loader."""
 
 from tinynet.data.arrays import Arrays
 from tinynet.data.classification import (

@@ -1,4 +1,4 @@
-"""Data that lies in memory, or in files that are mapped into it."""
+"""Data in memory, or in files that are mapped into it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from tinynet_backends import Backend, get_backend
 
 from tinynet.data.dataset import Array, Batch, Dataset, Index
 
-_PIECE = 2**20  # numbers that are looked at at a time, so that looking takes no memory to speak of
-RELEASE = 2**28  # bytes of mapped files that may have become resident before they are let go
+_PIECE = 2**20  # numbers checked at a time, so that checking takes little memory
+RELEASE = 2**28  # bytes of mapped files that may become resident before they are released
 _FLOAT32 = 3.4028235677973366e38  # from here on float32 is infinite
-_FAULT = 2**16  # bytes that reading one row may make resident: Linux maps what lies around it too
+_FAULT = 2**16  # bytes that reading one row may make resident: Linux maps its surroundings too
 
 
 class Arrays(Dataset):
-    """(X, y) or (X, y, weight) that lie in memory: NumPy arrays or lists, or arrays of the backend's own library.
+    """(X, y) or (X, y, weight) in memory: NumPy arrays or lists, or arrays of the backend's own library.
 
-    X (n, *shape) floating or whole numbers; y integer labels (n,), or numbers (n, o); weight (n,), not negative. All
-    are checked once: their lengths, and that every number is finite (``finite=False`` leaves that out). Nothing is
-    modified. ``np.memmap`` arrays stay in their files: of those larger than 256 MiB about twice that is resident at
-    most.
+    X (n, *shape) floating-point or integer; y integer labels (n,), or numbers (n, o); weight (n,), not negative. All
+    are checked once: their lengths, and that every number is finite (unless ``finite=False``). Nothing is modified.
+    ``np.memmap`` arrays stay in their files: of those larger than 256 MiB at most about twice that is resident.
 
     Examples
     --------
@@ -36,8 +35,17 @@ class Arrays(Dataset):
     def __init__(self, x: Any, y: Any, weight: Any = None, *, finite: bool = True) -> None:
         self.x, self.ops = _adopt(x, "X")
         self.on_host = self.ops is get_backend("numpy")
-        self.y, self.weight = _follow(y, "y", self.ops), None
-        xp = self.ops.xp
+        self.y = _follow(y, "y", self.ops)
+        self.weight = None if weight is None else _follow(weight, "weight", self.ops)
+        self._check_shapes()
+        self._maps = [m for a in (self.x, self.y, self.weight) if (m := _mapping(a)) is not None]
+        self._mapped, self._touched = sum(len(m) for m in self._maps), 0
+        self._beyond = ""  # the error if float32 is requested
+        self._check_values(finite)
+        self._set_targets()
+
+    def _check_shapes(self) -> None:
+        """Set ``n`` and ``shape``; ValueError unless y and weight fit X."""
         if self.x.ndim < 2:
             raise ValueError(
                 f"X {tuple(self.x.shape)} is not a table: expected (n, features); reshape(-1, 1) makes one column"
@@ -49,15 +57,11 @@ class Arrays(Dataset):
             raise ValueError(f"X {tuple(self.x.shape)} has no features: give at least one")
         if self.y.ndim == 0 or self.y.shape[0] != self.n:
             raise ValueError(f"y {tuple(self.y.shape)} does not fit X {tuple(self.x.shape)}: expected {self.n} rows")
-        if weight is not None:
-            self.weight = _follow(weight, "weight", self.ops)
-            if tuple(self.weight.shape) != (self.n,):
-                raise ValueError(
-                    f"weight {tuple(self.weight.shape)} does not fit {self.n} samples: expected {(self.n,)}"
-                )
-        self._maps = [m for a in (self.x, self.y, self.weight) if (m := _mapping(a)) is not None]
-        self._beyond = ""  # what is said where float32 is asked for
-        self._mapped, self._touched = sum(len(m) for m in self._maps), 0
+        if self.weight is not None and tuple(self.weight.shape) != (self.n,):
+            raise ValueError(f"weight {tuple(self.weight.shape)} does not fit {self.n} samples: expected {(self.n,)}")
+
+    def _check_values(self, finite: bool) -> None:
+        xp = self.ops.xp
         for name, a in (("X", self.x), ("y", self.y), ("weight", self.weight)):
             if a is None:
                 continue
@@ -74,6 +78,10 @@ class Arrays(Dataset):
             self._demand(self.weight, lambda w: w >= 0, "weight has a negative value")
             if not any(bool(self.ops.to_numpy(xp.any(w > 0))) for _, w in self._pieces(self.weight)):
                 raise ValueError("weight is zero everywhere: give some sample a positive one")
+
+    def _set_targets(self) -> None:
+        """Set ``classes`` or ``outputs``; boolean labels become int64."""
+        xp = self.ops.xp
         labels = self.y.ndim == 1 and xp.isdtype(self.y.dtype, ("integral", "bool"))
         if labels and xp.isdtype(self.y.dtype, "bool"):
             self.y = xp.astype(self.y, xp.int64)
@@ -107,7 +115,7 @@ class Arrays(Dataset):
         check(self.y, self.ops)
 
     def fingerprint(self) -> str:
-        """Shapes, dtypes, and a hash of up to 4096 rows that are spread evenly."""
+        """Shapes, dtypes, and a hash of up to 4096 evenly spaced rows."""
         host, digest = get_backend("numpy"), sha256()
         count = min(self.n, 4096)
         index = host.asarray([row * (self.n - 1) // max(count - 1, 1) for row in range(count)], "int64")
@@ -127,23 +135,23 @@ class Arrays(Dataset):
             yield start, piece
 
     def _first(self, a: Array, good: Callable[[Array], Array]) -> int | None:
-        """The first row of ``a`` where not all is good."""
+        """The first row of ``a`` with an element that is not good; None if there is none."""
         xp, ops = self.ops.xp, self.ops
         for start, piece in self._pieces(a):
-            fine = good(piece)
-            if not bool(ops.to_numpy(xp.all(fine))):
-                rows = xp.min(xp.astype(xp.reshape(fine, (fine.shape[0], -1)), xp.int8), axis=1)
+            valid = good(piece)
+            if not bool(ops.to_numpy(xp.all(valid))):
+                rows = xp.min(xp.astype(xp.reshape(valid, (valid.shape[0], -1)), xp.int8), axis=1)
                 return int(start) + int(ops.to_numpy(xp.argmin(rows)))
         return None
 
     def _demand(self, a: Array, good: Callable[[Array], Array], claim: str) -> None:
-        """ValueError that names the first row of ``a`` where not all is good."""
+        """ValueError that names the first row of ``a`` with an element that is not good."""
         row = self._first(a, good)
         if row is not None:
             raise ValueError(f"{claim}: first in row {row}")
 
     def _touch(self, size: int) -> None:
-        """Count what has become resident, and let it go when it is much; the system still has it in its cache."""
+        """Count bytes that became resident, and release them beyond `RELEASE`; the system still caches them."""
         self._touched += size
         if self._touched > RELEASE and hasattr(mmap, "MADV_DONTNEED"):
             for m in self._maps:
@@ -152,14 +160,13 @@ class Arrays(Dataset):
 
 
 def _mapping(a: Any) -> Any:
-    """The map of a file that ``a`` is read through, if letting its pages go loses nothing: not one with changes of its
-    own."""
+    """The file map behind ``a``, if its pages can be released without loss: not one with private changes."""
     mapping = getattr(a, "_mmap", None)
     return mapping if isinstance(mapping, mmap.mmap) and getattr(a, "mode", "") in ("r", "r+") else None
 
 
 def _adopt(x: Any, name: str) -> tuple[Array, Backend]:
-    """``x`` and the backend it lies on: lists and NumPy arrays on the host, others where they are."""
+    """``x`` and its backend: the host for lists and NumPy arrays, otherwise the one that owns it."""
     host = get_backend("numpy")
     if hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__"):
         for backend in (host, get_backend()):
@@ -176,7 +183,7 @@ def _adopt(x: Any, name: str) -> tuple[Array, Backend]:
 
 
 def _follow(x: Any, name: str, ops: Backend) -> Array:
-    """``x`` on the backend of X: of the same library and device, or a list."""
+    """``x`` as an array on the backend of X: a list, or an array of the same library and device."""
     if hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__"):
         if not ops.owns(x):
             kind = f"{type(x).__module__.split('.')[0]} array on {getattr(x, 'device', 'no device')}"

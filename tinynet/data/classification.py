@@ -1,4 +1,4 @@
-"""Virtual data sets with classes. Classes are drawn at random; in scikit-learn's namesakes their sizes are fixed."""
+"""Virtual data sets with classes, which are drawn at random; scikit-learn's namesakes fix the class sizes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tinynet.data.virtual import (
 
 
 def noisy_plane(ops: Backend, x0: Array, x1: Array, noise: float, words: Array) -> Array:
-    """Points (n, 2) of two coordinates (n,), with normal noise from words 1 and 2 of each row."""
+    """Points (n, 2) from two coordinates (n,), with normal noise from words 1 and 2 of each row."""
     return ops.xp.stack([x0, x1], axis=1) + noise * ops.normal(words[:, 1:3])
 
 
@@ -35,7 +35,7 @@ def noisy_plane(ops: Backend, x0: Array, x1: Array, noise: float, words: Array) 
 class Spirals(ClassFirst):
     """Points on ``n_classes`` spiral arms around the origin, (n, 2), each arm a class.
 
-    At t uniform in [0, 1), arm c stands at radius t and at ``turns * t + c / n_classes`` turns; then normal noise of
+    For t uniform in [0, 1), arm c is at radius t and angle ``turns * t + c / n_classes`` turns; then normal noise of
     standard deviation ``noise`` is added to both coordinates. Radii are between 0 and 1, so noise is on that scale.
 
     Examples
@@ -70,8 +70,8 @@ class Spirals(ClassFirst):
     def best_accuracy(self, index: range | None = None, *, points: int = 512) -> tuple[float, float]:
         """The accuracy of the best possible classifier on the samples of ``index``, and its standard error.
 
-        It applies Bayes' rule to the true densities, those of the arms, averaged over ``points`` places along each. By
-        default on the first 20 000 samples; computed on the host.
+        It applies Bayes' rule to the true densities of the arms, averaged over ``points`` positions along each.
+        ``index`` is by default the first 20 000 samples. Computed on the host.
         """
         index = range(min(20_000, self.n)) if index is None else index
         if not isinstance(index, range) or index.step != 1 or not index:
@@ -135,7 +135,7 @@ class Blobs(ClassFirst):
 
 @dataclass(frozen=True)
 class AnisotropicBlobs(Blobs):
-    """Blobs that are long in some directions and thin in others, each in its own: ``centre + noise * (z @ A)``.
+    """Blobs stretched along directions of their own: ``centre + noise * (z @ A)``.
 
     z (n, n_features) is standard normal and each class has a matrix A whose entries are normal with variance
     1 / n_features, so that a class has the covariance ``noise**2 * A.T @ A``.
@@ -145,7 +145,7 @@ class AnisotropicBlobs(Blobs):
     def transforms(self, ops: Backend) -> Array:
         """(n_classes, n_features, n_features) float64."""
         k, i = self.n_classes, self.n_features
-        words = self._constants(k * i + k * i * i, ops)[k * i :]  # behind the centres
+        words = self._constants(k * i + k * i * i, ops)[k * i :]  # after those of the centres
         return ops.xp.reshape(ops.normal(words) * i**-0.5, (k, i, i))
 
     def _tables(self, ops: Backend) -> tuple[Array, ...]:
@@ -161,10 +161,10 @@ class AnisotropicBlobs(Blobs):
 
 @dataclass(frozen=True)
 class Moons(ClassFirst):
-    """Two half circles that reach into each other, (n, 2), each a class: scikit-learn's ``make_moons``.
+    """Two interleaving half circles, (n, 2), each a class: scikit-learn's ``make_moons``.
 
-    Class 0 is ``(cos a, sin a)``, class 1 ``(1 - cos a, 1/2 - sin a)``, a uniform in [0, pi) (evenly spaced there);
-    then normal ``noise``.
+    Class 0 is ``(cos a, sin a)``, class 1 ``(1 - cos a, 1/2 - sin a)``, a uniform in [0, pi) (in scikit-learn evenly
+    spaced); then normal ``noise``.
     """
 
     noise: float = 0.1
@@ -188,7 +188,7 @@ class Moons(ClassFirst):
 class Circles(ClassFirst):
     """Two circles around the origin, (n, 2): class 0 of radius 1, class 1 of radius ``factor``; then normal ``noise``.
 
-    scikit-learn's ``make_circles``, with angles uniform where those are evenly spaced. ``factor`` is in [0, 1).
+    scikit-learn's ``make_circles``, with angles uniform instead of evenly spaced. ``factor`` is in [0, 1).
     """
 
     noise: float = 0.1
@@ -211,9 +211,9 @@ class Circles(ClassFirst):
 
 @dataclass(frozen=True)
 class Checkerboard(Virtual):
-    """A board of ``cells`` fields along each of ``n_features`` axes, coloured in turns: (n, n_features) in [-1, 1).
+    """A checkerboard of ``cells`` cells along each of ``n_features`` axes: (n, n_features) in [-1, 1).
 
-    Points are uniform; the class is the parity of the sum of the field's numbers.
+    Points are uniform; the class is the parity of the sum of the cell's indices.
     """
 
     cells: int = 4
@@ -229,16 +229,16 @@ class Checkerboard(Virtual):
 
     def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         xp, u = ops.xp, uniforms(words, self.n_features, ops)
-        field = xp.astype(xp.floor(self.cells * u), xp.int64)
-        return 2.0 * u - 1.0, ops.sum_in_order(field) % 2
+        cell = xp.astype(xp.floor(self.cells * u), xp.int64)
+        return 2.0 * u - 1.0, ops.sum_in_order(cell) % 2
 
 
 @dataclass(frozen=True)
 class Parity(Virtual):
     """Exclusive or in ``n_features`` dimensions, (n, n_features): points around the corners of a cube.
 
-    A corner is -1 or 1 in each coordinate, with equal chances; the class is whether the number of ones is odd; then
-    normal ``noise``. Two dimensions are the XOR problem.
+    A corner is -1 or 1 in each coordinate, equally likely; the class is whether the number of ones is odd; then normal
+    ``noise``. Two dimensions are the XOR problem.
     """
 
     n_features: int = 2
@@ -254,17 +254,17 @@ class Parity(Virtual):
 
     def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         xp = ops.xp
-        bit = xp.astype(words & 1, xp.int64)  # a bit of the word that the normal does not use
+        bit = xp.astype(words & 1, xp.int64)  # a bit that the normal number does not use
         corner = 2.0 * xp.astype(bit, xp.float64) - 1.0
         return corner + self.noise * ops.normal(words), ops.sum_in_order(bit) % 2
 
 
 @dataclass(frozen=True)
 class GaussianQuantiles(Virtual):
-    """Standard normal points, (n, n_features), in classes by their distance from the origin, all equally likely.
+    """Standard normal points, (n, n_features), in equally likely classes by their distance from the origin.
 
-    The bounds are the quantiles of the chi-squared distribution; scikit-learn's ``make_gaussian_quantiles`` takes
-    those of its sample.
+    The bounds are quantiles of the chi-squared distribution; scikit-learn's ``make_gaussian_quantiles`` takes those of
+    its sample.
     """
 
     n_features: int = 2
@@ -279,7 +279,7 @@ class GaussianQuantiles(Virtual):
         return self.n_features
 
     def bounds(self) -> tuple[float, ...]:
-        """Squared distances between the classes, n_classes - 1 of them."""
+        """The n_classes - 1 squared distances that separate the classes."""
         return tuple(chi_squared_quantile(c, self.n_classes, self.n_features) for c in range(1, self.n_classes))
 
     def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
@@ -295,7 +295,7 @@ class GaussianQuantiles(Virtual):
 def chi_squared_quantile(part: int, of: int, degrees: int) -> float:
     """x with ``P(chi squared <= x) = part / of``: Newton's method on the series of the incomplete gamma function.
 
-    In decimal arithmetic, which is software, so that the last bit is the same on every machine.
+    Computed in decimal arithmetic, in software, so that the last bit is the same on every machine.
     """
     with localcontext() as context:
         context.prec, context.Emin, context.Emax = 40, -(10**9), 10**9
@@ -315,7 +315,7 @@ def chi_squared_quantile(part: int, of: int, degrees: int) -> float:
             low, high = (x, high) if total < p else (low, x)
             step = (total - p) * x / (power * a)
             new = x - step
-            if new <= low or (high and new >= high):  # Newton leaves what is known: halve that instead
+            if new <= low or (high and new >= high):  # Newton's step leaves the bracket: bisect it instead
                 new = (low + high) / 2 if high else 2 * x
             if abs(new - x) < x * Decimal("1e-25"):
                 return float(2 * new)
@@ -325,7 +325,7 @@ def chi_squared_quantile(part: int, of: int, degrees: int) -> float:
 
 @dataclass(frozen=True)
 class Logistic(Virtual):
-    """Normal features (n, n_features) and a class with the probabilities of a multinomial logistic model.
+    """Normal features (n, n_features) and classes with the probabilities of a multinomial logistic model.
 
     ``P(class = c | x) = softmax(x @ w + b)_c`` with w (n_features, n_classes) normal of variance ``scale**2 /
     n_features`` and b (n_classes,) normal of variance ``scale**2 / 4``. The class is drawn as the largest logit after
@@ -353,7 +353,7 @@ class Logistic(Virtual):
         return ops.xp.concat([z[:i, :] * (self.scale * i**-0.5), z[i:, :] * (0.5 * self.scale)], axis=0)
 
     def logits(self, x: Array, ops: Backend) -> Array:
-        """The logarithms of the class probabilities, up to a constant: (n, n_features) float64 -> (n, n_classes)."""
+        """Logarithms of the class probabilities, up to a constant: (n, n_features) float64 -> (n, n_classes)."""
         return _logits(ops, x, self.coefficients(ops))
 
     def _tables(self, ops: Backend) -> tuple[Array, ...]:
@@ -361,7 +361,7 @@ class Logistic(Virtual):
 
     def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         xp, x = ops.xp, ops.normal(words[:, : self.n_features])
-        u = exact.uniform64(xp, words[:, self.n_features :]) + 2.0**-54  # in (0, 1): logarithms of both are finite
+        u = exact.uniform64(xp, words[:, self.n_features :]) + 2.0**-54  # in (0, 1): both logarithms are finite
         z = _logits(ops, x, *tables) - ops.log(-ops.log(u))
         return x, xp.astype(xp.argmax(z, axis=1), xp.int64)
 

@@ -1,4 +1,4 @@
-"""What a table calls its columns and classes, for a model to remember."""
+"""The names of a table's columns and classes, which a model keeps."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the features and of the targets, and of the classes in the order of their labels, where they have
-    names."""
+    """Names of the features, the targets and, if they have names, the classes in the order of their labels."""
 
     features: tuple[str, ...]
     target: tuple[str, ...]

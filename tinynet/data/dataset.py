@@ -1,4 +1,4 @@
-"""What a data set is: samples that can be had by index."""
+"""The interface of data sets: samples by index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tinynet.data.columns import Columns
 
 Array = Any
 Shape = tuple[int, ...]
-Index = Any  # a range of step 1, or int64 numbers on the host
+Index = Any  # a range of step 1, or an int64 array on the host
 
 
 class Batch(NamedTuple):
@@ -24,9 +24,9 @@ class Batch(NamedTuple):
 
 
 class Dataset:
-    """``n`` samples of ``shape``, with labels of ``classes`` classes or else ``outputs`` numbers as targets.
+    """``n`` samples of ``shape`` whose targets are labels of ``classes`` classes, or ``outputs`` numbers.
 
-    A subclass sets these and implements `rows`; `batch` and indexing are for its users.
+    A subclass sets these attributes and implements `rows`; its users call `batch` or index it.
     """
 
     n: int
@@ -34,25 +34,25 @@ class Dataset:
     classes: int | None
     outputs: int | None
     columns: Columns | None = None  # their names in a table
-    ordered: bool = True  # whether neighbours may be alike, so that shuffling pays
-    computed: bool = False  # whether samples follow from their indices alone, on any device
-    stored: bool = True  # whether it comes from outside, so that targets are to be checked
+    ordered: bool = True  # whether neighbouring samples may be alike, so that shuffling pays
+    computed: bool = False  # whether samples are functions of their indices alone, on any device
+    stored: bool = True  # whether the data come from outside, so that targets must be checked
     on_host: bool = True  # whether batches come from host memory or files, so that prefetching may pay
 
     def __len__(self) -> int:
         return self.n
 
     def _resemble(self, other: Dataset) -> None:
-        """Take over from ``other`` everything that describes a sample and where samples come from."""
+        """Copy from ``other`` everything that describes a sample and where samples come from."""
         for name in ("shape", "classes", "outputs", "columns", "ordered", "stored", "on_host"):
             setattr(self, name, getattr(other, name))
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        """The samples of ``index``, which is in range, as arrays of ``ops``; floating-point ones in ``dtype``."""
+        """The samples ``index``, which is in range, as arrays of ``ops``; floating-point arrays have ``dtype``."""
         raise NotImplementedError
 
     def batch(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        """The samples of ``index``, a range or (m,) int64 on the host, on ``ops``; IndexError where there is none."""
+        """The samples ``index``, a range or (m,) int64 on the host, on ``ops``; IndexError if one is out of range."""
         self._find(*_extremes(index))
         return self.rows(index, ops, dtype)
 
@@ -62,7 +62,7 @@ class Dataset:
             raise IndexError(f"sample {wrong} is out of range: there are {self.n}, numbered from 0")
 
     def __getitem__(self, index: Any) -> Batch:
-        """``data[5]``, ``data[10:20]``, ``data[[3, 1]]``: samples in float32 on the backend in force.
+        """``data[5]``, ``data[10:20]``, ``data[[3, 1]]``: samples in float32 on the current backend.
 
         Examples
         --------
@@ -90,10 +90,10 @@ class Dataset:
             except (TypeError, ValueError):
                 raise IndexError(f"samples {checks.shown(index)} do not exist: give whole numbers in a list") from None
             if index.ndim == 1 and str(index.dtype) == "object" and all(checks.whole(i) is not None for i in index):
-                self._find(min(index), max(index))  # numbers that no array takes
+                self._find(min(index), max(index))  # integers too large for an array
             if index.ndim != 1 or not (index.size == 0 or xp.isdtype(index.dtype, "integral")):
                 raise IndexError(f"samples have whole numbers in a list or a range, not {index.dtype} {index.shape}")
-            self._find(*_extremes(index))  # before a number of 2**63 becomes a negative one
+            self._find(*_extremes(index))  # before 2**63 becomes negative
             index = xp.astype(index, xp.int64)
         return self.batch(index, get_backend(), "float32")
 
@@ -128,7 +128,7 @@ class Dataset:
         return Part(self, 0, count)
 
     def shard(self, rank: int, size: int) -> Dataset:
-        """The share of worker ``rank`` of ``size``: consecutive samples, as many as the others have or one more.
+        """The share of worker ``rank`` of ``size``: consecutive samples, in shares that differ by at most one.
 
         Examples
         --------
@@ -145,10 +145,10 @@ class Dataset:
         return Part(self, start, stop)
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
-        """Run ``check(targets, ops)`` on stored targets, wherever they lie; virtual ones are right by construction."""
+        """Run ``check(targets, ops)`` on stored targets, where they lie; virtual ones are valid by construction."""
 
     def fingerprint(self) -> str:
-        """Text that differs if the samples do, for a checkpoint to compare."""
+        """A text that differs if the samples differ, which a checkpoint compares."""
         return repr(self)
 
 
@@ -161,7 +161,7 @@ def _extremes(index: Index) -> tuple[int, int]:
 
 
 class Part(Dataset):
-    """Samples start, …, stop - 1 of another data set."""
+    """Samples ``start`` to ``stop - 1`` of another data set."""
 
     def __init__(self, whole: Dataset, start: int, stop: int) -> None:
         self._resemble(whole)

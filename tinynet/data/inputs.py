@@ -1,4 +1,4 @@
-"""Inputs without targets, from a file of any size or a pipe, a piece at a time."""
+"""Inputs without targets, read in pieces from a file of any size or a pipe."""
 
 from __future__ import annotations
 
@@ -20,49 +20,48 @@ from tinynet.data.sources import KINDS, data_sets, npy_array, npz_arrays, scratc
 from tinynet.data.tables import reading
 from tinynet.errors import DataFileError
 
-_PIECE = 2**21  # numbers that are read at a time
+_PIECE = 2**21  # numbers read at a time
 PIPE = "-"
 
 
 def inputs(path: str, shape: Shape, columns: Columns | None = None, dtype: str = "float64") -> Iterator[Array]:
-    """The rows of a file, or of CSV on standard input for ``"-"``, as arrays (m, *shape), in memory that does not grow
-    with it.
+    """The rows of a file, or of CSV on standard input for ``"-"``, as arrays (m, *shape), in constant memory.
 
-    A table gives the columns that ``columns`` names, wherever they stand; without names all that are no target (``y``,
-    ``target``, ``y0``, …) or ``weight``. An .npy is X; .npz and .h5 have an array ``X``. ``dtype`` is the model's: a
-    number that is infinite in it is a mistake. Raises `DataFileError`, which names the file, and for a value the row and
-    the column; OSError if it is not there.
+    Of a table, the columns that ``columns`` names, in any order; without names, all but targets (``y``, ``target``,
+    ``y0``, …) and ``weight``. An .npy file is X; .npz and .h5 have an array ``X``. ``dtype`` is the model's: a number
+    that is infinite in it is an error. Raises `DataFileError`, which names the file and, for a value, row and column;
+    OSError if the file does not exist.
     """
     place = Path("standard input" if path == PIPE else path)
     suffix = ".csv" if path == PIPE else place.suffix.lower()
     if suffix not in KINDS:
         raise DataFileError(f"{path}: unknown kind of file: choose from {', '.join(KINDS)}, or - for CSV on a pipe")
     if path != PIPE and not place.is_file():
-        open(path, "rb").close()  # the system's own words, if it is not there
+        open(path, "rb").close()  # the system's own message if it does not exist
         raise DataFileError(f"{path}: not a regular file")
     if path == PIPE and sys.stdin is None:
         raise DataFileError("standard input: is closed")
-    done = 0
+    row = 0
     with reading(place):
         if suffix in (".csv", ".parquet"):
             pieces = _of_table(place, suffix, path == PIPE, shape, columns)
         else:
             pieces = _of_arrays(place, suffix, shape)
         for x in pieces:
-            _demand_finite(place, x, done, "is NaN or infinite", "fill or drop it")
+            _demand_finite(place, x, row, "is NaN or infinite", "fill or drop it")
             with np.errstate(over="ignore"):
                 numbers = np.asarray(x, dtype)
-            _demand_finite(place, numbers, done, f"is too large for {dtype}", "scale it")
+            _demand_finite(place, numbers, row, f"is too large for {dtype}", "scale it")
             yield x
-            done += len(x)
-        if done == 0:
+            row += len(x)
+        if row == 0:
             raise DataFileError(f"{place}: has no rows")
 
 
-def _demand_finite(path: Path, x: Array, done: int, claim: str, remedy: str) -> None:
+def _demand_finite(path: Path, x: Array, first: int, claim: str, remedy: str) -> None:
     finite = np.isfinite(x.reshape(len(x), -1)).all(axis=1)
     if not finite.all():
-        row = done + int(np.argmin(finite))
+        row = first + int(np.argmin(finite))
         raise DataFileError(f"{path}: X has a value that {claim} in row {row}: {remedy}")
 
 
@@ -106,11 +105,11 @@ def _features(path: Path, names: Sequence[str], shape: Shape, columns: Columns |
 def _rows(table: tables.Table, wanted: list[str]) -> Iterator[Array]:
     kinds = dict(zip(table.names, table.types, strict=True))
     for name in wanted:
-        tables.numeric(table.path, name, kinds[name])
-    done = 0
+        tables.check_numeric(table.path, name, kinds[name])
+    row = 0
     for batch in table.batches:
-        yield tables.side_by_side(table.path, batch, wanted, np.dtype(np.float64), done)
-        done += batch.num_rows
+        yield tables.side_by_side(table.path, batch, wanted, np.dtype(np.float64), row)
+        row += batch.num_rows
 
 
 # Arrays ---------------------------------------------------------------------------------------------------------------
@@ -126,10 +125,10 @@ def _of_arrays(path: Path, suffix: str, shape: Shape) -> Iterator[Array]:
         import h5py
 
         with h5py.File(path, "r") as f:
-            there = data_sets(f)
-            x = there.get("X", there.get("x"))
+            found = data_sets(f)
+            x = found.get("X", found.get("x"))
             if x is None:
-                raise DataFileError(f"{path}: has no data set 'X', but {', '.join(there) or 'nothing'}")
+                raise DataFileError(f"{path}: has no data set 'X', but {', '.join(found) or 'nothing'}")
             yield from _pieces(path, x, shape)
 
 
@@ -143,8 +142,8 @@ def _pieces(path: Path, x: Any, shape: Shape) -> Iterator[Array]:
     file = x.filename if isinstance(x, np.memmap) and x.flags.c_contiguous and x.size else None
     for start in range(0, x.shape[0], rows):
         stop = min(start + rows, x.shape[0])
-        if file is not None:  # by itself, so that the pages of a piece go with it
-            place = x.offset + start * x.strides[0]
-            yield np.asarray(np.memmap(file, x.dtype, "r", place, (stop - start, *shape)))
+        if file is not None:  # a map of its own, so that the pages of a piece are released with it
+            offset = x.offset + start * x.strides[0]
+            yield np.asarray(np.memmap(file, x.dtype, "r", offset, (stop - start, *shape)))
         else:
             yield np.asarray(x[start:stop])

@@ -1,4 +1,4 @@
-"""Columns written to a file, or as CSV to a pipe, a piece at a time."""
+"""Columns written in pieces to a file, or as CSV to a pipe."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ Write = Callable[[list[Array]], object]  # takes columns (m,), side by side
 
 @contextmanager
 def outputs(path: str, names: Sequence[str]) -> Iterator[Write]:
-    """A function that takes columns (m,) of these names and writes them: to .csv, .parquet or .npy, or as CSV to
-    standard output for ``"-"``.
+    """A function that writes columns (m,) of these names to ``path``, or as CSV to standard output for ``"-"``.
 
-    A file takes its place when the block ends, whole; an error leaves what was there before. An .npy has no names and
-    one type: a table (n, columns), or (n,) if there is one column.
+    The file is .csv, .parquet or .npy. It appears complete when the block ends; an error leaves what was there before.
+    An .npy has no names and one dtype: a table (n, columns), or (n,) for one column.
     """
     if path == PIPE:
         with _csv(sys.stdout.buffer, names) as write:
@@ -49,7 +48,7 @@ def _csv(f: BinaryIO, names: Sequence[str]) -> Iterator[Write]:
         nonlocal begun
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        if not begun:  # now, so that a mistake in the input is said before anything is
+        if not begun:  # only now, so that an error in the input is reported before any output
             writer.writerow(names)
             begun = True
         # str of a NumPy scalar is the shortest text that reads as the same number of its type
@@ -80,7 +79,7 @@ def _parquet(f: BinaryIO, names: Sequence[str]) -> Iterator[Write]:
 
 @contextmanager
 def _npy(f: BinaryIO, names: Sequence[str]) -> Iterator[Write]:
-    """The header leaves room for any number of rows, so it is written again when that is known."""
+    """The header leaves room for any number of rows: it is written again when the number is known."""
     n, dtype = 0, np.dtype(np.float32)
 
     def header() -> None:

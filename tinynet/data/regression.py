@@ -1,4 +1,4 @@
-"""Virtual data sets with numbers to predict, and random teacher networks."""
+"""Virtual data sets for regression, and random teacher networks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Linear(Virtual):
     """Normal features (n, n_features) and a linear function of some of them: ``x @ w + b + noise``, (n, n_outputs).
 
     scikit-learn's ``make_regression``. The first ``n_informative`` rows of w (by default all) and b are uniform in
-    [0, scale), the others 0; ``noise`` is the deviation of normal noise.
+    [0, scale), the others 0; ``noise`` is the standard deviation of normal noise.
     """
 
     n_features: int = 20
@@ -96,7 +96,7 @@ class Friedman1(Virtual):
 
 @dataclass(frozen=True)
 class _Circuit(Virtual):
-    """A resistor, an inductor and a capacitor in series: features (n, 4), and something to be said of them."""
+    """A resistor, an inductor and a capacitor in series: features (n, 4), and a target computed from them."""
 
     noise: float = 0.0
 
@@ -152,7 +152,7 @@ def _noisy(ops: Backend, y: Array, noise: float, words: Array) -> Array:
 
 @dataclass(frozen=True)
 class SparseUncorrelated(Virtual):
-    """``x0 + 2 x1 - 2 x2 - 1.5 x3 + noise`` of normal features (n, n_features), of which the rest are irrelevant.
+    """``x0 + 2 x1 - 2 x2 - 1.5 x3 + noise`` of normal features (n, n_features); the others are irrelevant.
 
     G. Celeux, M. El Anbari, J.-M. Marin, C. P. Robert (2009), *Regularization in regression*; scikit-learn's
     ``make_sparse_uncorrelated``.
@@ -222,7 +222,7 @@ class Sinusoid(Virtual):
 class Polynomial(Virtual):
     """A random polynomial of uniform features (n, n_features) in [-1, 1), with normal ``noise``.
 
-    All products of at most ``degree`` features take part, each with a standard normal coefficient.
+    It has all products of at most ``degree`` features, each with a standard normal coefficient.
     """
 
     n_features: int = 1
@@ -275,9 +275,9 @@ def _products(n_features: int, degree: int) -> tuple[tuple[int, ...], ...]:
 class Teacher(Virtual):
     """The outputs of a random network for normal features: (n, n_features) -> numbers (n, n_outputs), or labels (n,).
 
-    The teacher has hidden layers of ReLU units with the widths ``hidden``; weights are normal with variance 2 / fan_in
-    (1 / fan_in in the last layer) and biases normal with variance 1. Normal ``noise`` is added to the outputs. With
-    ``n_classes`` there are as many outputs and the target is the class of the largest, otherwise the outputs are.
+    The teacher has hidden ReLU layers of the widths ``hidden``; weights are normal with variance 2 / fan_in (1 / fan_in
+    in the last layer) and biases normal with variance 1. Normal ``noise`` is added to the outputs. With ``n_classes``
+    the network has that many outputs and the target is the index of the largest; otherwise the outputs are the target.
     """
 
     n_features: int = 20
@@ -289,14 +289,14 @@ class Teacher(Virtual):
     def _shape_up(self) -> None:
         check_whole(self, "n_features")
         check_noise(self)
-        whole = self.hidden
-        layers = whole if isinstance(whole, (tuple, list)) else (whole,)
+        given = self.hidden
+        layers = given if isinstance(given, (tuple, list)) else (given,)
         widths = []
         for width in layers:
             self._set(hidden=width)
             check_whole(self, "hidden")
             widths.append(self.hidden)
-        self._set(hidden=tuple(widths) if layers is whole else widths[0])
+        self._set(hidden=tuple(widths) if layers is given else widths[0])
         check_whole(self, "n_outputs")
         if self.n_classes is not None:
             check_classes(self)

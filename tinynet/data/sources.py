@@ -1,8 +1,8 @@
 """Data in files, and data that comes in batches.
 
-Whatever the format, a file ends up as arrays that are mapped into memory, so that a global shuffle costs the same
-everywhere: in place where the format lays numbers out flat, else decoded once, in pieces, to a scratch file that lives
-as long as the data set.
+Whatever its format, a file becomes arrays that are mapped into memory, so that a global shuffle costs the same for all:
+in place if the format stores numbers contiguously, else decoded once, in pieces, to a scratch file that lives as long
+as the data set.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from tinynet.errors import DataFileError
 
 
 def as_dataset(data: Any) -> Dataset:
-    """A data set of ours as it is; (X, y) or (X, y, weight) as `Arrays`; a path, or a list of paths, as what `read`
-    gives.
+    """A `Dataset` unchanged; (X, y) or (X, y, weight) as `Arrays`; a path, or a list of paths, as `read` reads it.
 
     Examples
     --------
@@ -63,23 +62,23 @@ def read(
     features: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
 ) -> Dataset:
-    """The data set in a file, or in several that are its shards, in order.
+    """The data set in a file, or in several files that are its shards, in order.
 
-    - ``.npz``: arrays ``X`` and ``y``, perhaps ``weight``; ``.h5`` and ``.hdf5``: data sets of these names.
-    - ``.npy``: a table whose last column is the target (labels if the table has whole numbers), or X alone and
-      ``target`` the path of y.
-    - ``.parquet``, ``.csv``: columns of numbers. ``target`` names the target's (by default ``y`` or ``target``, or all
-      of ``y0``, ``y1``, …), a column ``weight`` has sample weights, the others are features in their order: all but
-      those in ``exclude`` and an index of pandas' without a name, or those in ``features`` alone. Further shards have
-      these columns in any order.
+    - ``.npz``: arrays ``X`` and ``y``, optionally ``weight``; ``.h5`` and ``.hdf5``: data sets of these names.
+    - ``.npy``: a table whose last column is the target (labels if the dtype is integer), or X alone, with ``target``
+      the path of y.
+    - ``.parquet``, ``.csv``: columns of numbers. ``target`` names the target column (by default ``y`` or ``target``, or
+      all of ``y0``, ``y1``, …), a column ``weight`` has sample weights, the others are features in their order: all but
+      those in ``exclude`` and an unnamed pandas index, or only those in ``features``. Further shards have these columns
+      in any order.
 
-    Whole-number targets are labels, and text in a table is classes, numbered in the order of their names. With ``task``
-    "regression" a target is always numbers; with "classification" the classes are what values a table's target has, and
-    with "auto" they are that too unless it has numbers with a point. ``columns`` are those of a model: the table then
-    gives its features in its order, and its classes. ``data.columns`` says what was found.
+    Integer targets are labels, and text in a table is classes, numbered in the order of their names. With ``task``
+    "regression" a target is always numeric; with "classification" the distinct values of a table's target are its
+    classes, and with "auto" too unless the column is floating-point. ``columns`` are those of a model: the table is
+    then read with its features in its order, and its classes. ``data.columns`` has what was found.
 
     Resident memory stays below about twice `arrays.RELEASE` (256 MiB), however large the file. Raises `DataFileError`,
-    which names the file and what is wrong with it; OSError if it is not there.
+    which names the file and what is wrong with it; OSError if the file does not exist.
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
@@ -98,7 +97,7 @@ def read(
 
 
 def _shards(paths: list[Path], asked: Asked) -> Dataset:
-    """Files one behind the other; of tables, the classes are those of all of them."""
+    """Files, concatenated; the classes of tables are those of all of them together."""
     if len(paths) == 1:
         return _read(paths[0], asked)
     parts = [_read(paths[0], asked)]
@@ -110,13 +109,9 @@ def _shards(paths: list[Path], asked: Asked) -> Dataset:
     if known is not None and all(map(_class_names, parts)):
         of_all = tables.in_order(paths[0], known.target[0], list(names), asked.task == "classification")
         for part in parts:
-            if (
-                isinstance(part, _File)
-                and part.columns
-                and part.columns.classes
-                and list(part.columns.classes) != of_all
-            ):
-                tables.recode(part.y, part.columns.classes, of_all)
+            own = _class_names(part)
+            if isinstance(part, _File) and part.columns and own and list(own) != of_all:
+                tables.recode(part.y, own, of_all)
                 part.columns, part.classes = replace(part.columns, classes=tuple(of_all)), len(of_all)
     return Concatenated(parts)
 
@@ -135,7 +130,7 @@ def _read(path: Path, asked: Asked) -> Dataset:
 
 
 class _File(Arrays):
-    """`Arrays` mapped from a file; scratch files go when the data set does."""
+    """`Arrays` mapped from a file; scratch files are deleted with the data set."""
 
     def __init__(
         self,
@@ -175,11 +170,11 @@ class _File(Arrays):
 
 
 def _for_task(path: Path, y: Array, task: str | None) -> Array:
-    """Targets as ``task`` wants them: labels (n,) of whole numbers, or numbers (n, o)."""
-    whole = y.dtype.kind in "biu"
-    if task == "classification" and not (whole and y.ndim == 1):
+    """Targets in the form that ``task`` needs: integer labels (n,), or numbers (n, o)."""
+    integer = y.dtype.kind in "biu"
+    if task == "classification" and not (integer and y.ndim == 1):
         raise DataFileError(f"{path}: y {y.dtype} {y.shape} is no target of a classification: give whole numbers (n,)")
-    return y.reshape(-1, 1) if y.ndim == 1 and (task == "regression" or not whole) else y
+    return y.reshape(-1, 1) if y.ndim == 1 and (task == "regression" or not integer) else y
 
 
 def npy_array(path: str | PathLike[str]) -> Array:
@@ -211,22 +206,22 @@ def _npz(path: Path, asked: Asked) -> Dataset:
 
 
 def npz_arrays(
-    path: Path, z: zipfile.ZipFile, scratch: Path, wanted: Sequence[str], welcome: Sequence[str] = ()
+    path: Path, z: zipfile.ZipFile, scratch: Path, required: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, Array]:
-    """Arrays of an .npz by name, X also as x: `DataFileError` unless all that are wanted are there."""
+    """Arrays of an .npz by name, X also stored as x: `DataFileError` if a required one is missing."""
     members = {info.filename: info for info in z.infolist()}
     arrays = {}
-    for name in (*wanted, *welcome):
+    for name in (*required, *optional):
         info = members.get(f"{name}.npy", members.get("x.npy") if name == "X" else None)
         if info is not None:
             arrays[name] = _member(path, z, info, scratch / f"{name}.bin")
-        elif name in wanted:
+        elif name in required:
             raise DataFileError(f"{path}: has no array {name!r}, but {', '.join(sorted(members)) or 'nothing'}")
     return arrays
 
 
 def _member(path: Path, z: zipfile.ZipFile, info: zipfile.ZipInfo, scratch: Path) -> Array:
-    """An array of an .npz: mapped where it lies if it is stored, else inflated to ``scratch``."""
+    """An array of an .npz: mapped in place if it is stored uncompressed, else inflated to ``scratch``."""
     with z.open(info) as f:
         shape, fortran, dtype = _npy_header(path, info.filename, f)
         size = dtype.itemsize * int(np.prod(shape, dtype=object))
@@ -238,7 +233,7 @@ def _member(path: Path, z: zipfile.ZipFile, info: zipfile.ZipInfo, scratch: Path
         stored = info.compress_type == zipfile.ZIP_STORED
         if not stored:
             _demand_room(path, size, scratch.parent)
-        # read to its end either way: there its checksum is looked at
+        # read to its end either way: the checksum is verified there
         with open(os.devnull if stored else scratch, "wb") as out:
             while block := f.read(2**20):
                 out.write(block)
@@ -255,15 +250,15 @@ def _npy_header(path: Path, name: str, f: Any) -> tuple[tuple[int, ...], bool, A
     version = np.lib.format.read_magic(f)
     if version not in ((1, 0), (2, 0)):
         raise DataFileError(f"{path}: {name} has version {version} of the .npy format: expected (1, 0) or (2, 0)")
-    of = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = of(f)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(f)
     if dtype.hasobject:
         raise DataFileError(f"{path}: {name} holds Python objects, which are not read: store numbers")
     return shape, fortran, dtype
 
 
 def _demand_room(path: Path, size: int, folder: Path) -> None:
-    """DataFileError unless the disk has room for so many bytes: a few of a file may stand for any number of them."""
+    """DataFileError unless the disk has room for ``size`` bytes: a small compressed file may decode to any size."""
     free = shutil.disk_usage(folder).free
     if free < size:
         raise DataFileError(
@@ -277,27 +272,27 @@ def _hdf5(path: Path, asked: Asked) -> Dataset:
 
     with scratch_folder() as scratch:
         with h5py.File(path, "r") as f:
-            there, arrays = data_sets(f), {}
-            for name, spelled in (("X", ("X", "x")), ("y", ("y",)), ("weight", ("weight",))):
-                found = next((there[s] for s in spelled if s in there), None)
-                if found is not None:
-                    arrays[name] = _hdf5_array(path, found, scratch / f"{name}.bin")
+            found, arrays = data_sets(f), {}
+            for name, spellings in (("X", ("X", "x")), ("y", ("y",)), ("weight", ("weight",))):
+                data = next((found[s] for s in spellings if s in found), None)
+                if data is not None:
+                    arrays[name] = _hdf5_array(path, data, scratch / f"{name}.bin")
             for name in ("X", "y"):
                 if name not in arrays:
-                    raise DataFileError(f"{path}: has no data set {name!r}, but {', '.join(there) or 'nothing'}")
+                    raise DataFileError(f"{path}: has no data set {name!r}, but {', '.join(found) or 'nothing'}")
         return _File(path, arrays["X"], _for_task(path, arrays["y"], asked.task), arrays.get("weight"), scratch)
 
 
 def data_sets(f: Any) -> dict[str, Any]:
-    """What is an array in an open HDF5 file, by name: no group, nothing empty, no link that leads nowhere."""
+    """The arrays at the root of an open HDF5 file, by name: no groups, null dataspaces or broken links."""
     import h5py
 
-    there = {name: f.get(name) for name in f}
-    return {name: data for name, data in there.items() if isinstance(data, h5py.Dataset) and data.shape is not None}
+    entries = {name: f.get(name) for name in f}
+    return {name: data for name, data in entries.items() if isinstance(data, h5py.Dataset) and data.shape is not None}
 
 
 def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
-    """A data set of HDF5: mapped where it lies if it lies there in one piece, else decoded to ``scratch``."""
+    """A data set of HDF5: mapped in place if it is contiguous in the file, else decoded to ``scratch``."""
     if data.dtype.hasobject or data.dtype.kind not in "biuf":
         raise DataFileError(f"{path}: {data.name} of dtype {data.dtype} is not numeric: store numbers")
     if data.size == 0:
@@ -337,7 +332,7 @@ def _table(table: tables.Table, asked: Asked) -> Dataset:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder for what a file is decoded to; it is gone if that fails."""
+    """A folder to decode a file into, deleted if that fails."""
     folder = Path(tempfile.mkdtemp(prefix="tinynet-"))
     try:
         yield folder
@@ -355,7 +350,7 @@ _TABLES = (".csv", ".parquet")  # whose columns have names
 
 
 class Concatenated(Dataset):
-    """Data sets of one kind, one behind the other."""
+    """Data sets of the same shape and kind of target, concatenated."""
 
     def __init__(self, parts: Sequence[Dataset]) -> None:
         if not parts:
@@ -395,13 +390,13 @@ class Concatenated(Dataset):
             order = np.argsort(which, kind="stable")
             back = ops.asarray(np.argsort(order, kind="stable"))
             pieces = []
-            for number in np.unique(which).tolist():
-                part, end = self.parts[number], int(self.ends[number])
-                pieces.append(part.rows(index[which == number] - (end - part.n), ops, dtype))
+            for i in np.unique(which).tolist():
+                part, end = self.parts[i], int(self.ends[i])
+                pieces.append(part.rows(index[which == i] - (end - part.n), ops, dtype))
         if not pieces:
             return self.parts[0].rows(range(0), ops, dtype)
 
-        def joined(arrays: list[Array]) -> Array:
+        def join(arrays: list[Array]) -> Array:
             whole = arrays[0] if len(arrays) == 1 else xp.concat(arrays, axis=0)
             return whole if back is None else xp.take(whole, back, axis=0)
 
@@ -410,9 +405,7 @@ class Concatenated(Dataset):
             for p in pieces
         ]
         weighted = any(p.weight is not None for p in pieces)
-        return Batch(
-            joined([p.x for p in pieces]), joined([p.y for p in pieces]), joined(weights) if weighted else None
-        )
+        return Batch(join([p.x for p in pieces]), join([p.y for p in pieces]), join(weights) if weighted else None)
 
     def check(self, check: Any, ops: Backend) -> None:
         for part in self.parts:
@@ -424,11 +417,11 @@ def _class_names(data: Dataset) -> tuple[str, ...] | None:
 
 
 class Batches:
-    """Batches (x, y) or (x, y, weight) from an iterator, or from anything that can be gone through again.
+    """Batches (x, y) or (x, y, weight) from an iterator, or from an iterable such as a list or a data loader.
 
-    ``steps`` is how many an epoch has; it is known where ``source`` has a length. An iterator goes on in the next
-    epoch; a list, or another thing with a length, starts anew. Steps come in order, so such a run cannot be resumed or
-    shuffled: give a data set or a path for that.
+    ``steps`` is the number of batches per epoch; it may be omitted if ``source`` has a length. An iterator continues in
+    the next epoch; any other iterable starts anew. Batches come in order, so such a run cannot be resumed or shuffled:
+    give a data set or a path for that.
 
     Examples
     --------
@@ -447,16 +440,14 @@ class Batches:
             if not (self._again and hasattr(source, "__len__")):
                 raise ValueError("an iterator has no length: say how many steps an epoch has, Batches(source, steps=…)")
             steps = len(source)  # type: ignore[arg-type]
-        number = checks.whole(steps)
-        if number is None or number < 1:
-            raise ValueError(f"Batches steps {checks.shown(steps)} is not a positive whole number")
-        self.steps_per_epoch, self._source, self._iterator, self._next = number, source, iter(source), 0
+        self.steps_per_epoch = checks.positive("Batches steps", steps)
+        self._source, self._iterator, self._next = source, iter(source), 0
         self._first: Arrays | None = self._take()
         self.data: Dataset = self._first
         self.batch_size = self.data.n
 
     def __len__(self) -> int:
-        """Steps in an epoch."""
+        """Steps per epoch."""
         return self.steps_per_epoch
 
     def __repr__(self) -> str:
@@ -498,7 +489,7 @@ class Batches:
 
 
 def _host(a: Any) -> Any:
-    """Arrays of other libraries on the CPU, such as a data loader's, as NumPy's."""
+    """CPU arrays of other libraries, such as a data loader's tensors, as NumPy arrays."""
     if isinstance(a, np.ndarray) or not hasattr(a, "__dlpack__"):
         return a
     return np.asarray(a)

@@ -11,12 +11,12 @@ from tinynet_backends.permutation import KEYS
 from tinynet import checks, streams
 from tinynet.data.dataset import Array, Batch, Dataset, Index
 
-_PIECE = 2**20  # targets that are read at a time
+_PIECE = 2**20  # targets read at a time
 _SPLIT = 3  # the second word of the stream's counter: see `sampling`
 
 
 class Subset(Dataset):
-    """The samples ``index``, (n,) int64 on the host, of another data set, in that order."""
+    """The samples ``index``, (n,) int64 on the host, of another data set, in the order of ``index``."""
 
     def __init__(self, whole: Dataset, index: Array) -> None:
         self._resemble(whole)
@@ -37,10 +37,10 @@ class Subset(Dataset):
 
 
 def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subset]:
-    """Two parts of ``data``, each in its order: for training, and the fraction ``held_out``, in (0, 1).
+    """Split ``data`` in two, for training and, a fraction ``held_out`` in (0, 1), for evaluation; order is kept.
 
-    The same fraction of each class is held out, to the nearest sample, but at least one sample of it is left. Which ones
-    depends on ``seed``. Takes 16 bytes per sample.
+    The same fraction of each class is held out, to the nearest sample, but at least one sample of it is kept. ``seed``
+    decides which samples. Takes 16 bytes per sample.
     """
     part = checks.real(held_out)
     if part is None or not 0 < part < 1:

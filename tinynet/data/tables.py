@@ -1,4 +1,4 @@
-"""Tables with named columns, CSV and Parquet, read by Apache Arrow a few rows at a time."""
+"""Tables with named columns, CSV and Parquet, read in batches of rows by Apache Arrow."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array
 from tinynet.errors import DataFileError
 
-ROWS = 65536  # rows of a table that are decoded at a time
-MOST_CLASSES = 1000  # so many values of a column may be classes; more are taken for a mistake
+ROWS = 65536  # rows decoded at a time
+MOST_CLASSES = 1000  # a target with more distinct values is taken for a mistake
 TASKS = ("auto", "classification", "regression")
 _EXACT_IN_32 = ("float", "halffloat", "int8", "int16", "uint8", "uint16", "bool")  # Arrow's names
-_INDEX = re.compile(r"__index_level_\d+__")  # pandas' numbers of rows, which pandas does not show as a column either
+_INDEX = re.compile(r"__index_level_\d+__")  # a pandas index, which pandas does not show as a column either
 _CONVERSION = re.compile(r"In CSV column #(\d+): .*?invalid value '(.*)'", re.DOTALL)
 
 
 class Asked(NamedTuple):
-    """What is wanted of a file: its target (a name, or a path), the task (one of `TASKS`, or None), the columns of the
-    model, or of the first ``of`` several files, that it is for, and which columns are features, or are left out."""
+    """What to read from a file.
+
+    Its target (a name, or a path), the task (one of `TASKS`, or None), the columns it must have, of a model or of the
+    first shard (``of`` names it), and the columns that are features, or are left out.
+    """
 
     target: Any = None
     task: str | None = None
@@ -37,7 +40,7 @@ class Asked(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Names and Arrow types of the columns, and the rows as record batches."""
+    """Column names, their Arrow types, and the rows as record batches."""
 
     path: Path
     names: list[str]
@@ -47,14 +50,14 @@ class Table(NamedTuple):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Inside, whatever a parser makes of a bad file becomes one line that names the file."""
+    """Inside, any error of a parser becomes a `DataFileError` of one line that names the file."""
     try:
         yield
     except (DataFileError, KeyboardInterrupt):
         raise
     except ImportError as e:
         raise DataFileError(f"{path}: {e.name} is needed for this kind of file: install the extra files") from None
-    except Exception as e:  # the parsers of five libraries raise a dozen kinds
+    except Exception as e:  # the parsers of five libraries raise a dozen types
         if isinstance(e, OSError) and e.filename is not None:
             raise
         line = next(iter(str(e).splitlines()), "") or type(e).__name__
@@ -70,12 +73,12 @@ def open_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[T
 
     with pq.ParquetFile(path, page_checksum_verification=True) as f:
         schema = f.schema_arrow
-        there = None if columns is None else [name for name in columns if name in schema.names]
-        yield Table(path, schema.names, schema.types, f.iter_batches(ROWS, columns=there))
+        present = None if columns is None else [name for name in columns if name in schema.names]
+        yield Table(path, schema.names, schema.types, f.iter_batches(ROWS, columns=present))
 
 
 class Header(NamedTuple):
-    """The first line of a CSV file: its names, and what stands between them (a comma, semicolon or tab)."""
+    """The first line of a CSV file: column names and the delimiter (comma, semicolon or tab)."""
 
     names: list[str]
     delimiter: str
@@ -98,8 +101,11 @@ def header(path: Path, f: BinaryIO) -> Header:
 
 
 def open_csv(path: Path, f: BinaryIO, head: Header, types: dict[str, Any]) -> Table:
-    """The rows of ``f`` behind its first line. Columns have the Arrow types ``types``; others what the first rows look
-    like. Only what is empty is missing."""
+    """The rows of ``f`` after its header.
+
+    Columns in ``types`` have the Arrow types given there; the types of others are inferred from the first rows. Only
+    empty fields are missing values.
+    """
     import pyarrow as pa
 
     try:
@@ -110,13 +116,13 @@ def open_csv(path: Path, f: BinaryIO, head: Header, types: dict[str, Any]) -> Ta
         raise _conversion_error(path, head, types, 0, e) from None
 
     def batches() -> Iterator[Any]:
-        done = 0
+        rows = 0
         try:
             for batch in reader:
                 yield batch
-                done += batch.num_rows
+                rows += batch.num_rows
         except pa.ArrowInvalid as e:
-            raise _conversion_error(path, head, types, done, e) from None
+            raise _conversion_error(path, head, types, rows, e) from None
 
     return Table(path, reader.schema.names, reader.schema.types, batches())
 
@@ -134,16 +140,16 @@ def _csv_reader(f: BinaryIO, head: Header, types: dict[str, Any], only: list[str
     )
 
 
-def _conversion_error(path: Path, head: Header, types: dict[str, Any], done: int, e: Exception) -> Exception:
-    """Arrow says column and value; the row is looked for, where the file can be read again."""
+def _conversion_error(path: Path, head: Header, types: dict[str, Any], rows_read: int, e: Exception) -> Exception:
+    """Arrow reports column and value; the row is found by reading the file again, if that is possible."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    said = _CONVERSION.match(str(e))
-    if said is None:
+    match = _CONVERSION.match(str(e))
+    if match is None:
         return e
-    name, value = head.names[int(said[1])], said[2]
-    where = f"a row from {done} on"
+    name, value = head.names[int(match[1])], match[2]
+    where = f"a row from {rows_read} on"
     with suppress(OSError, pa.ArrowInvalid), open(path, "rb") as f:
         f.readline()
         row = 0
@@ -155,7 +161,8 @@ def _conversion_error(path: Path, head: Header, types: dict[str, Any], done: int
             row += batch.num_rows
     kind = "number" if name in types else "value like those before"
     return DataFileError(
-        f"{path}: column {name!r} has {checks.shown(value)} in {where}, which is no {kind}: mend or drop it, or exclude the column"
+        f"{path}: column {name!r} has {checks.shown(value)} in {where}, which is no {kind}: fix or drop it, or "
+        "exclude the column"
     )
 
 
@@ -163,14 +170,14 @@ def _conversion_error(path: Path, head: Header, types: dict[str, Any], done: int
 
 
 def once(path: Path, names: Sequence[str]) -> None:
-    double = next((name for n, name in enumerate(names) if name in names[:n]), None)
-    if double is not None:
-        raise DataFileError(f"{path}: has two columns {double!r}")
+    """DataFileError if a name occurs twice."""
+    duplicate = next((name for n, name in enumerate(names) if name in names[:n]), None)
+    if duplicate is not None:
+        raise DataFileError(f"{path}: has two columns {duplicate!r}")
 
 
 def targets(path: Path, names: Sequence[str], asked: Asked) -> list[str]:
-    """The columns that are targets: the one that was asked for, else the model's, else ``y`` or ``target``, or all of
-    ``y0``, ``y1``, …"""
+    """The target columns: those asked for, else the model's, else ``y`` or ``target``, or all of ``y0``, ``y1``, …"""
     once(path, names)
     target = asked.target
     if target is None and asked.columns:
@@ -187,8 +194,7 @@ def targets(path: Path, names: Sequence[str], asked: Asked) -> list[str]:
 
 
 def features(path: Path, names: Sequence[str], target: Sequence[str], asked: Asked) -> list[str]:
-    """The columns that are features: those asked for, else the model's, else all that are no target, no weight and no
-    index of pandas'."""
+    """The feature columns: those asked for, else the model's, else all but target, weight and pandas index."""
     for name in (*(asked.features or ()), *asked.exclude):
         if name not in names:
             raise DataFileError(f"{path}: has no column {name!r} to use or exclude: it has {checks.listed(names)}")
@@ -219,8 +225,11 @@ def demand(path: Path, names: Sequence[str], wanted: Sequence[str], of: str = "m
 
 
 def csv_types(names: Sequence[str], target: Sequence[str], used: Sequence[str], asked: Asked) -> dict[str, Any]:
-    """What to read the columns of a CSV file as: features are numbers with a point, whatever the first rows look like;
-    a target may be labels; what is not used may be anything."""
+    """Arrow types of the columns of a CSV file.
+
+    Features are floating-point, whatever the first rows look like; the type of a target that may be labels is inferred;
+    unused columns are read as text, which any value is.
+    """
     import pyarrow as pa
 
     numbers = set(used) | ({"weight"} - set(asked.exclude))
@@ -234,15 +243,17 @@ def csv_types(names: Sequence[str], target: Sequence[str], used: Sequence[str], 
 
 
 def _whole(name: str) -> bool:
-    """Whether ``name`` is a whole number as Python writes it."""
+    """Whether ``name`` is an integer as Python writes it."""
     with suppress(ValueError):
         return str(int(name)) == name
     return False
 
 
 def decode(table: Table, asked: Asked, scratch: Path) -> tuple[dict[str, Array], Columns]:
-    """Write the columns to scratch files and map them: X (n, features), y (n,) labels or (n, o), perhaps weight
-    (n,)."""
+    """Write the columns to scratch files and map them: X (n, features), y, and weight (n,) if there is one.
+
+    y is (n,) int64 for labels, (n, o) float64 otherwise.
+    """
     import pyarrow as pa
 
     path, names, task, columns = table.path, table.names, asked.task, asked.columns
@@ -250,7 +261,7 @@ def decode(table: Table, asked: Asked, scratch: Path) -> tuple[dict[str, Array],
     used = features(path, names, target, asked)
     kinds = dict(zip(names, table.types, strict=True))
     for name in used:
-        numeric(path, name, kinds[name])
+        check_numeric(path, name, kinds[name])
     kind = kinds[target[0]]
     for name in target:
         if pa.types.is_null(kinds[name]):
@@ -258,17 +269,17 @@ def decode(table: Table, asked: Asked, scratch: Path) -> tuple[dict[str, Array],
         if pa.types.is_binary(kinds[name]):
             raise DataFileError(f"{path}: column {name!r} is not text in UTF-8: save the file in that encoding")
     text = str(kind) in ("string", "large_string", "string_view") or pa.types.is_dictionary(kind)
-    whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    integer = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     known = columns.classes if columns else None
-    found = len(target) == 1 and task != "regression"
-    found = found and (known is not None or text or task == "classification" or (task == "auto" and whole))
+    named = len(target) == 1 and task != "regression"  # whether labels are the indices of class names
+    named = named and (known is not None or text or task == "classification" or (task == "auto" and integer))
     for name in target:
-        if not found:
-            numeric(path, name, kinds[name], "regression" if task == "regression" else "")
-    labels = found or (len(target) == 1 and whole and task != "regression")
-    small = all(str(kinds[name]) in _EXACT_IN_32 for name in used)
-    wide = np.dtype(np.float32 if small else np.float64)
-    parts = {"X": (used, wide), "y": (target, np.dtype(np.int64) if labels else np.dtype(np.float64))}
+        if not named:
+            check_numeric(path, name, kinds[name], "regression" if task == "regression" else "")
+    labels = named or (len(target) == 1 and integer and task != "regression")
+    exact = all(str(kinds[name]) in _EXACT_IN_32 for name in used)
+    x_dtype = np.dtype(np.float32 if exact else np.float64)
+    parts = {"X": (used, x_dtype), "y": (target, np.dtype(np.int64) if labels else np.dtype(np.float64))}
     if "weight" in names and "weight" not in (*target, *used, *asked.exclude):
         parts["weight"] = ["weight"], np.dtype(np.float64)
     classes = _Classes(path, target[0], known, mixed=task == "classification")
@@ -277,7 +288,7 @@ def decode(table: Table, asked: Asked, scratch: Path) -> tuple[dict[str, Array],
     try:
         for batch in table.batches:
             for name, (of, dtype) in parts.items():
-                if name == "y" and found:
+                if name == "y" and named:
                     files[name].write(classes.labels(batch.column(target[0]), n).tobytes())
                 else:
                     files[name].write(side_by_side(path, batch, of, dtype, n).tobytes())
@@ -290,14 +301,14 @@ def decode(table: Table, asked: Asked, scratch: Path) -> tuple[dict[str, Array],
     arrays = {}
     for name, (of, dtype) in parts.items():
         shape = (n,) if name == "weight" or (name == "y" and labels) else (n, len(of))
-        arrays[name] = np.memmap(scratch / name, dtype, "r+" if name == "y" and found else "r", 0, shape)
-    if found and known is None:
+        arrays[name] = np.memmap(scratch / name, dtype, "r+" if name == "y" and named else "r", 0, shape)
+    if named and known is None:
         classes.sort(arrays["y"])
-    return arrays, Columns(tuple(used), tuple(target), tuple(classes.numbers) if found else None)
+    return arrays, Columns(tuple(used), tuple(target), tuple(classes.numbers) if named else None)
 
 
-def numeric(path: Path, name: str, kind: Any, task: str = "") -> None:
-    """DataFileError unless a column of this Arrow type has numbers."""
+def check_numeric(path: Path, name: str, kind: Any, task: str = "") -> None:
+    """DataFileError unless a column of the Arrow type ``kind`` holds numbers."""
     import pyarrow as pa
 
     if pa.types.is_null(kind):
@@ -308,14 +319,14 @@ def numeric(path: Path, name: str, kind: Any, task: str = "") -> None:
 
 
 class _Classes:
-    """The values of a target's column, numbered: as they come, or as a model knows them."""
+    """The values of a target column as labels, numbered in order of appearance, or as a model numbers them."""
 
     def __init__(self, path: Path, name: str, known: tuple[str, ...] | None, mixed: bool) -> None:
         self.path, self.name, self.known, self.mixed = path, name, known, mixed
         self.numbers = {} if known is None else {value: label for label, value in enumerate(known)}
 
     def labels(self, column: Any, first: int) -> Array:
-        """(n,) int64 for a column of a record batch."""
+        """Labels (n,) int64 of a column of a record batch whose first row is row ``first`` of the file."""
         import pyarrow as pa
 
         column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
@@ -332,8 +343,8 @@ class _Classes:
                 if self.known is not None:
                     row = first + int(np.argmax(places == place))
                     raise DataFileError(
-                        f"{self.path}: column {self.name!r} has the class {checks.shown(value)} in row {row}, which the model has "
-                        f"not seen: it knows {checks.listed(self.known)}"
+                        f"{self.path}: column {self.name!r} has the class {checks.shown(value)} in row {row}, which the "
+                        f"model has not seen: it knows {checks.listed(self.known)}"
                     )
                 self.numbers[value] = len(self.numbers)
         if self.known is None and len(self.numbers) > MOST_CLASSES:
@@ -344,26 +355,26 @@ class _Classes:
         return np.asarray([self.numbers[value] for value in values], np.int64)[places]
 
     def sort(self, y: Array) -> None:
-        """Number the classes anew in the order of their names, or of the numbers that they are; y in place."""
+        """Renumber the classes in the order of their names, or of their values if they are integers; y in place."""
         names = in_order(self.path, self.name, list(self.numbers), self.mixed)
         recode(y, list(self.numbers), names)
         self.numbers = {name: label for label, name in enumerate(names)}
 
 
 def in_order(path: Path, column: str, names: Sequence[str], mixed: bool) -> list[str]:
-    """Names of classes in the order of their labels; ``mixed``: numbers and text may stand side by side."""
+    """Class names in the order of their labels; ``mixed`` allows numbers beside text."""
     numbers = [name for name in names if _number(name)]
     if numbers and len(numbers) < len(names) and not mixed:
         text = next(name for name in names if name not in numbers)
         raise DataFileError(
-            f"{path}: column {column!r} mixes numbers and text, as {numbers[0]!r} and {text!r}: mend it, or "
+            f"{path}: column {column!r} mixes numbers and text, as {numbers[0]!r} and {text!r}: fix it, or "
             "say that the task is classification"
         )
     return sorted(names, key=(lambda name: (int(name), name)) if all(map(_whole, names)) else None)
 
 
 def recode(y: Array, names: Sequence[str], new: Sequence[str]) -> None:
-    """In place: labels y (n,) of ``names`` become those of ``new``, which has them all."""
+    """Map labels y (n,), indices into ``names``, to indices into ``new``, in place; ``new`` contains all names."""
     labels = {name: label for label, name in enumerate(new)}
     table = np.asarray([labels[name] for name in names], np.int64)
     for start in range(0, len(y), 2**20):
@@ -378,7 +389,7 @@ def _number(text: str) -> bool:
 
 
 def side_by_side(path: Path, batch: Any, names: Sequence[str], dtype: Any, first: int) -> Array:
-    """Columns of a record batch side by side, (n, len(names)); none may have a gap. ``first`` is the row of the first."""
+    """Columns of a record batch side by side, (n, len(names)), without gaps; its first row is row ``first``."""
     out = np.empty((batch.num_rows, len(names)), dtype)
     for j, name in enumerate(names):
         column = batch.column(name)

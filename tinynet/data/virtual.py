@@ -14,7 +14,7 @@ from tinynet.data.dataset import Array, Batch, Dataset, Index, Shape
 
 LARGEST = 2**62
 
-# The second word of a stream's counter says what it is for; its first counts on from the sample's number.
+# The second word of a stream's counter is its purpose; the first counts up from the sample's index.
 SAMPLES, CONSTANTS = 0, 1
 
 
@@ -22,9 +22,9 @@ SAMPLES, CONSTANTS = 0, 1
 class Virtual(Dataset):
     """Sample i is made of words ``i * width`` to ``(i + 1) * width - 1`` of the stream (seed, DATA).
 
-    The same bits on every backend and machine and in every split into batches, because only integers and ``+ - * /
-    sqrt`` in a fixed order are used, in float64; float32 samples are those, rounded once. A subclass says how many
-    words a sample takes and what to make of them.
+    The bits are the same on every backend and machine and in every split into batches, because only integers and
+    ``+ - * / sqrt`` in a fixed order are used, in float64; float32 samples are rounded from those once. A subclass
+    defines how many words a sample takes and what is computed from them.
     """
 
     n: int
@@ -50,23 +50,22 @@ class Virtual(Dataset):
             object.__setattr__(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "kept": {}}  # computed again where it is wanted; a backend cannot be pickled
+        return {**self.__dict__, "kept": {}}  # recomputed on demand; a backend cannot be pickled
 
     def _shape_up(self) -> None:
         """Check hyperparameters and set shape, classes and outputs."""
         raise NotImplementedError
 
     def _width(self) -> int:
-        """64-bit words that a sample is made of."""
+        """64-bit words per sample."""
         raise NotImplementedError
 
     def _tables(self, ops: Backend) -> tuple[Array, ...]:
-        """Constants of the set that its samples are made with: float64 arrays."""
+        """Constants of the set that its samples depend on: float64 arrays."""
         return ()
 
     def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
-        """(n, width) uint64 -> features float64 (n, k) and targets int64 (n,) or float64 (n, o): see
-        `Backend.samples`."""
+        """(n, width) uint64 -> features float64 (n, k), targets int64 (n,) or float64 (n, o): see `Backend.samples`."""
         raise NotImplementedError
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
@@ -76,7 +75,7 @@ class Virtual(Dataset):
         return Batch(ops.asarray(x, dtype), ops.asarray(y, "int64" if self.classes else dtype), None)
 
     def _constants(self, count: int, ops: Backend) -> Array:
-        """Words that belong to the set as a whole, (count,) uint64."""
+        """Words for the constants of the set, (count,) uint64."""
         return ops.words(streams.key(self.seed, streams.DATA), (0, CONSTANTS, 0), 0, count)
 
 
@@ -86,7 +85,7 @@ def draw(seed: int, purpose: int, depth: int, index: Index, width: int, host: Ba
 
 
 def _stream(seed: int, purpose: int, depth: int, host: Backend) -> tuple[tuple[int, int], tuple[int, int, int]]:
-    """Key and counter of the stream that samples are made of; ``seed`` is a set's, which was checked when that was made."""
+    """Key and counter of the stream of samples; ``seed`` was checked when the set was made."""
     streams.need_float64(host, "samples")
     return (seed, streams.DATA), (0, purpose, depth)
 
@@ -100,7 +99,7 @@ class ClassFirst(Virtual):
         return self._points(ops, label, words, *tables), label
 
     def _points(self, ops: Backend, label: Array, words: Array, *tables: Array) -> Array:
-        """Features (n, k) float64 of samples of the classes ``label``; of word 0 the lower half is left."""
+        """Features (n, k) float64 of samples of the classes ``label``; the lower half of word 0 is unused so far."""
         raise NotImplementedError
 
     def given(self, label: Array, index: Index, host: Backend) -> Array:
@@ -113,33 +112,33 @@ def once(method: Callable[[Any, Backend], Array]) -> Callable[[Any, Backend], Ar
     """``method(self, ops)``, computed once for each backend."""
 
     @wraps(method)
-    def remembered(self: Any, ops: Backend) -> Array:
+    def cached(self: Any, ops: Backend) -> Array:
         key = method.__name__, ops
         if key not in self.kept:
             self.kept[key] = method(self, ops)
         return self.kept[key]
 
-    return remembered
+    return cached
 
 
 def below(xp: Any, words: Array, n: int) -> Array:
-    """Whole numbers in [0, n) of words, int64: the upper 32 bits times n, upper half (bias below n / 2**32)."""
+    """Integers in [0, n) from words, int64: upper half of the upper 32 bits times n (bias below n / 2**32)."""
     return xp.astype(((words >> 32) * n) >> 32, xp.int64)
 
 
 def place(xp: Any, words: Array) -> Array:
-    """A uniform number in [0, 1) from the lower half of each row's first word, which drew the class with its upper."""
+    """A uniform number in [0, 1) from the lower half of each row's first word, whose upper half drew the class."""
     return xp.astype(words[:, 0] & 0xFFFFFFFF, xp.float64) * 2.0**-32
 
 
 def uniforms(words: Array, count: int, ops: Backend) -> Array:
-    """Uniform numbers in [0, 1) of 32 bits, two of each word: (n, width) -> (n, count) float64."""
+    """Uniform numbers in [0, 1) of 32 bits, two from each word: (n, width) -> (n, count) float64."""
     return ops.halves(words[:, : (count + 1) // 2])[:, :count]
 
 
-# Hyperparameters: each is checked, and kept as Python's own number --------------------------------------------------
+# Hyperparameters, checked and converted to Python's own numbers -------------------------------------------------------
 
-LARGE = 1e30  # with hyperparameters up to this every sample is finite in float32
+LARGE = 1e30  # hyperparameters up to this keep every sample finite in float32
 
 
 def check_whole(owner: object, name: str, least: int = 1, most: int = 2**16 - 1, wanted: str = "") -> None:
@@ -172,5 +171,5 @@ def check_scale(owner: object, name: str) -> None:
 
 
 def check_turns(owner: object, name: str) -> None:
-    """So many turns leave digits for the place on the circle: see `exact.sincos`."""
+    """A larger number of turns would leave too few digits for the fraction of a turn: see `exact.sincos`."""
     check_real(owner, name, -(2.0**20), 2.0**20, "a number in [-2**20, 2**20]")

@@ -1,4 +1,4 @@
-"""Virtual data sets made harder: one with something changed, still a pure function of (seed, i).
+"""Wrappers that make virtual data sets harder, still pure functions of (seed, i).
 
 They compose: ``LabelNoise(Nuisance(Imbalanced(Moons(n), (0.9, 0.1)), 10), 0.05)``. Each draws from a stream of its own,
 so that none changes the numbers of another.
@@ -21,7 +21,7 @@ _LABEL_NOISE, _FEATURE_NOISE, _NUISANCE, _IMBALANCED = 2, 3, 4, 5  # beside SAMP
 
 @dataclass(frozen=True)
 class Wrapper(Dataset):
-    """Another data set, changed. The ``seed`` is that of the change."""
+    """Another data set, changed. ``seed`` is that of the change."""
 
     data: Dataset
     _: KW_ONLY
@@ -49,7 +49,7 @@ class Wrapper(Dataset):
         return draw(self.seed, purpose, depth, index, width, host)
 
     def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
-        """Features float64 and targets of the samples of ``index``, changed."""
+        """The changed features, float64, and targets of the samples ``index``."""
         raise NotImplementedError
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
@@ -73,7 +73,7 @@ class Wrapper(Dataset):
 
 
 def _given(owner: object, data: Dataset) -> Any:
-    """``data.given``, where its classes are drawn first."""
+    """``data.given``; TypeError unless its classes are drawn before the features."""
     if not isinstance(data, (ClassFirst, FeatureNoise, Nuisance)):
         raise TypeError(
             f"{type(owner).__name__} needs data whose class is drawn before the features, such as Blobs or Spirals, "
@@ -86,7 +86,7 @@ def _given(owner: object, data: Dataset) -> Any:
 
 @dataclass(frozen=True)
 class LabelNoise(Wrapper):
-    """A fraction ``rate`` of the labels, in [0, 1], replaced by one of the other classes, all equally likely.
+    """A fraction ``rate`` of the labels, in [0, 1], each replaced by one of the other classes, all equally likely.
 
     Examples
     --------
@@ -127,7 +127,7 @@ class FeatureNoise(Wrapper):
 
 @dataclass(frozen=True)
 class Nuisance(Wrapper):
-    """``n_features`` more features without information: normal, of standard deviation ``scale``, after the others."""
+    """``n_features`` uninformative features after the others: normal, of standard deviation ``scale``."""
 
     n_features: int = 1
     scale: float = 1.0
@@ -146,7 +146,7 @@ class Nuisance(Wrapper):
 
 @dataclass(frozen=True)
 class Imbalanced(Wrapper):
-    """The classes in the proportions ``weights``, a non-negative number for each, instead of equal ones."""
+    """Classes in the proportions ``weights``, a non-negative number for each, instead of equally likely."""
 
     weights: tuple[float, ...] = ()
 

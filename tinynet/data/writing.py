@@ -1,4 +1,4 @@
-"""Data sets written to files, a piece at a time, whole or not at all."""
+"""Data sets written to files in pieces, completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tinynet import checks
 from tinynet.atomic import replacing
 from tinynet.data.dataset import Array, Dataset
 
-ROWS = 65536  # samples that are written at a time
+ROWS = 65536  # samples written at a time
 
 
 def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int], object] = lambda done: None) -> None:
-    """Write ``data`` to ``path``, which `read` reads again; ``progress(done)`` is called as samples are written.
+    """Write ``data`` to ``path``, in a format that `read` reads; ``progress(done)`` is called with the samples written.
 
-    ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns x0, x1, … and y, or
-    y0, y1, …). Features and numbers are float32, labels int64. An error or Ctrl-C leaves what was there before.
+    ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns x0, x1, … and y,
+    or y0, y1, …). Features and numeric targets are float32, labels int64. An error or Ctrl-C leaves what was there before.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
 
 
 def _pieces(data: Dataset, progress: Callable[[int], object]) -> Iterator[tuple[Array, Array]]:
-    """Features float32 (n, *shape) and targets int64 (n,) or float32 (n, o), a piece at a time."""
+    """Pieces of features float32 (n, *shape) and targets int64 (n,) or float32 (n, o)."""
     host = get_backend("numpy")
     for start in range(0, data.n, ROWS):
         stop = min(start + ROWS, data.n)
@@ -76,7 +76,7 @@ def _npy(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> No
 
 
 def _npz(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
-    """Two members that are not compressed, so that they can be mapped; y waits in memory: it is small beside X."""
+    """Two uncompressed members, so that they can be mapped; y is collected in memory: it is small beside X."""
     targets = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z:
         with z.open("X.npy", "w", force_zip64=True) as f:
@@ -97,7 +97,7 @@ def _hdf5(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> N
     import h5py
 
     size = data.n * (4 * prod(data.shape) + (8 if data.classes else 4 * (data.outputs or 1)))
-    if disk_usage(path.parent).free < size:  # beforehand: the library does not survive a disk that gets full
+    if disk_usage(path.parent).free < size:  # checked first: the library does not survive a full disk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with h5py.File(path, "w") as f:
         x_all = f.create_dataset("X", (data.n, *data.shape), np.float32)

@@ -1,4 +1,4 @@
-"""Models for others: ONNX (extra ``onnx``), and weights that PyTorch's `nn.Sequential` loads."""
+"""Models for other programs: ONNX (extra ``onnx``), and weights that PyTorch's `nn.Sequential` loads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Format(NamedTuple):
-    """A format to write a model in: what it is, the usual end of a file's name, and how."""
+    """A format to write a model in: what it is for, the usual file suffix, and the function that writes it."""
 
     what: str
     suffix: str
@@ -38,6 +38,6 @@ def _write_onnx(model: Model, path: str | PathLike[str]) -> None:
 
 
 FORMATS = {
-    "onnx": Format("inference in ONNX Runtime and others, with the names of classes", ".onnx", _write_onnx),
+    "onnx": Format("inference in ONNX Runtime and others, with class names", ".onnx", _write_onnx),
     "torch": Format("weights for PyTorch's load_state_dict, as safetensors", ".safetensors", save_torch_state),
 }

@@ -1,4 +1,4 @@
-"""An ONNX graph in the making: nodes, constants, and formulas written out as nodes."""
+"""A builder of ONNX graphs: nodes, constants, and formulas converted to nodes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tinynet_backends.tracing import Ref, Trace, Untraceable, trace
 
 OPSET = 20  # of ONNX 1.15: the first that has Gelu; runtimes since the end of 2023 read it
 
-INPUT, LOGITS, PROBABILITIES = "x", "y", "probabilities"  # the names of what goes in and what comes out
+INPUT, LOGITS, PROBABILITIES = "x", "y", "probabilities"  # the names of the input and the possible outputs
 
 Array = Any
 Tensor = str  # the name of a value in the graph
 
-# What a traced formula is made of, in ONNX's words. It has no expm1, log1p and not_equal.
+# The ONNX operators of traced formulas. ONNX has no expm1, log1p and not_equal.
 OPERATORS = {
     "abs": "Abs", "negative": "Neg", "sign": "Sign", "sqrt": "Sqrt", "exp": "Exp", "log": "Log", "tanh": "Tanh",
     "floor": "Floor", "add": "Add", "subtract": "Sub", "multiply": "Mul", "divide": "Div", "maximum": "Max",
@@ -24,9 +24,9 @@ OPERATORS = {
 
 
 class Graph:
-    """Nodes and constants, the names of which begin with ``path``, the number of the layer that they belong to.
+    """Nodes and constants; their names begin with ``path``, the number of the layer that they belong to.
 
-    ``dtype`` is 'float32' or 'float64'. A `child` writes to the same lists.
+    ``dtype`` is 'float32' or 'float64'. A `child` appends to the same lists.
     """
 
     def __init__(self, dtype: str, path: str = "", parent: Graph | None = None) -> None:
@@ -41,7 +41,7 @@ class Graph:
         return Graph(self.dtype, f"{self.path}{number}.", self)
 
     def add(self, op: str, *inputs: Tensor, name: Tensor | None = None, **attributes: Any) -> Tensor:
-        """The (first) output of a new node: an operator of ONNX, what it is applied to, and its attributes."""
+        """The (first) output of a new node: an ONNX operator with its inputs and attributes."""
         from onnx import helper
 
         name = name or self._free(f"{self.path}{op}")
@@ -49,7 +49,7 @@ class Graph:
         return name
 
     def constant(self, value: float | Array, name: Tensor | None = None) -> Tensor:
-        """A number, in the graph's dtype, or a host array in its own, called ``name`` or, if that is taken, like it."""
+        """A number in the graph's dtype, or a host array in its own, called ``name`` (numbered if that is taken)."""
         from onnx import TensorProto, helper, numpy_helper
 
         if isinstance(value, (int, float)):
@@ -64,11 +64,11 @@ class Graph:
     def formula(self, f: Callable[..., Any], *inputs: Tensor) -> Tensor:
         """``f(xp, *inputs)``, an elementwise formula in array API terms, as nodes: it is run once on symbols.
 
-        `Untraceable`, a TypeError, if it does what they cannot.
+        Raises `Untraceable`, a TypeError, if it uses what symbols do not support.
         """
         try:
             traced = trace(f, len(inputs))
-        except (TypeError, AttributeError) as e:  # of a symbol that is asked for what only an array has, too
+        except (TypeError, AttributeError) as e:  # a symbol lacks attributes of arrays
             raise Untraceable(str(e)) from None
         return self._write(traced, list(inputs))
 
@@ -99,8 +99,10 @@ def _expm1(xp: Any, x: Array) -> Array:
 
 
 def _log1p(xp: Any, x: Array) -> Array:
-    """``log(1 + x)``; near 0 the rounding of ``1 + x`` divides out (W. Kahan; N. J. Higham 2002, *Accuracy and
-    Stability of Numerical Algorithms*, problem 1.5)."""
+    """``log(1 + x)``; near 0 the rounding error of ``1 + x`` cancels.
+
+    W. Kahan; N. J. Higham 2002, *Accuracy and Stability of Numerical Algorithms*, problem 1.5.
+    """
     u = 1.0 + x
     near = xp.where(u == 1.0, x, xp.log(u) * x / (u - 1.0))
     return xp.where(xp.abs(x) < 1.0, near, xp.log(u))

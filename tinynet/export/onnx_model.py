@@ -1,4 +1,4 @@
-"""Models as ONNX: raw rows go in, and where the loss works on logits, probabilities come out."""
+"""Models as ONNX: raw rows in, and probabilities out if the loss is computed from logits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tinynet.model import Model
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-LARGEST = 2**31 - 2**20  # bytes of weights: a protobuf message holds 2 GiB, and the graph needs its share
+LARGEST = 2**31 - 2**20  # bytes of weights: a protobuf message holds 2 GiB, which includes the graph
 BATCH = "n"
 
 Names = Mapping[str, Any]  # a layer's parameters: name -> the tensor, or the Names of an inner layer
@@ -33,17 +33,16 @@ def to_onnx(
     probabilities: bool = True,
     classes: Sequence[str | int] | None = None,
 ) -> ModelProto:
-    """``model`` at inference as an ONNX model (opset 20), also written to ``path`` if that is given, whole or not at
-    all.
+    """``model`` at inference as an ONNX model (opset 20), also written to ``path``, completely or not at all.
 
-    Its input "x" is (n, *in_shape) and n may be any number of rows; weights and rows are of the model's dtype. A
-    leading `Standardize` is part of it. The output is "probabilities" if the model's loss is `CrossEntropy` (their
-    softmax) or `BinaryCrossEntropy` (their sigmoid), else, or where ``probabilities`` is False, "y", what
-    `Model.predict` gives. ``classes`` are the names of the classes, kept as JSON in the metadata "classes".
+    Its input "x" is (n, *in_shape) for any number of rows n; weights and rows have the model's dtype. A leading
+    `Standardize` is included. The output is "probabilities" if the model's loss is `CrossEntropy` (a softmax) or
+    `BinaryCrossEntropy` (a sigmoid); otherwise, or with ``probabilities=False``, it is "y", the output of
+    `Model.predict`. ``classes`` are the names of the classes, stored as JSON in the metadata entry "classes".
 
-    TypeError for a layer that ONNX has no words for: `NODES` takes those of your own. ValueError for weights that are
-    not finite or take more than 2 GiB, and for ``classes`` that are not as many as the model's. ImportError without
-    the extra ``onnx``.
+    TypeError for a layer without ONNX operators: add layers of your own to `NODES`. ValueError for weights that are not
+    finite or take more than 2 GiB, and for ``classes`` whose number is not the model's. ImportError without the extra
+    ``onnx``.
     """
     try:
         import onnx
@@ -70,7 +69,7 @@ def to_onnx(
         producer_name="tinynet",
         producer_version=__version__,
         opset_imports=[opset],
-        ir_version=onnx.helper.find_min_ir_version_for([opset]),  # older runtimes refuse a newer one unseen
+        ir_version=onnx.helper.find_min_ir_version_for([opset]),  # older runtimes reject newer ones outright
     )
     if classes is not None:
         onnx.helper.set_model_props(proto, {"classes": _as_json(classes, model)})
@@ -84,7 +83,7 @@ def to_onnx(
 
 
 def _weights(model: Model, graph: Graph) -> Names:
-    """Parameters and layer state as constants of the graph, under the names that `Model.weights` has for them."""
+    """Parameters and layer state as constants of the graph, under their names in `Model.weights`."""
     size = (model.theta.shape[0] + model.state.shape[0]) * (8 if model.dtype == "float64" else 4)
     if size > LARGEST:
         raise ValueError(
@@ -108,7 +107,7 @@ def _weights(model: Model, graph: Graph) -> Names:
 
 
 def _head(loss: losses.Loss | None) -> tuple[str, dict[str, Any]]:
-    """The operator that makes what ``loss`` takes into what a user wants: probabilities of logits."""
+    """The operator, with attributes, that turns the inputs of ``loss`` into predictions: logits into probabilities."""
     if isinstance(loss, losses.CrossEntropy):
         return "Softmax", {"axis": -1}
     return ("Sigmoid" if isinstance(loss, losses.BinaryCrossEntropy) else "Identity"), {}
@@ -125,12 +124,12 @@ def _as_json(classes: Any, model: Model) -> str:
         raise TypeError(f"classes {names!r} are not names: give strings or numbers") from None
 
 
-# Layers -----------------------------------------------------------------------------------------------------------------
+# Layers ---------------------------------------------------------------------------------------------------------------
 
 
 def export_layer(layer: layers.Layer, params: Names, x: Tensor, graph: Graph) -> Tensor:
-    """Add ``layer`` to ``graph``: the name of its output, as ``layer.forward`` gives the output for the input."""
-    export = NODES.get(type(layer))  # of a subclass nobody knows whether its forward is still that of its parent
+    """Add ``layer`` to ``graph`` and return the name of its output for the input ``x``, as ``layer.forward`` does."""
+    export = NODES.get(type(layer))  # not that of a base class, whose forward a subclass may override
     if export is None and isinstance(layer, Activation) and type(layer).forward is Activation.forward:
         export = _formula
     place = f"layer {graph.path[:-1]}" if graph.path else "the network"
@@ -154,7 +153,7 @@ def _formula(layer: Any, params: Names, x: Tensor, graph: Graph) -> Tensor:
 
 
 def _float32(op: Exporter) -> Exporter:
-    """``op`` in float32 alone: ONNX Runtime computes it in no other type. In float64 the layer's own formula."""
+    """``op`` in float32, the only type in which ONNX Runtime has it; in float64 the layer's own formula."""
     return lambda layer, params, x, graph: (op if graph.dtype == "float32" else _formula)(layer, params, x, graph)
 
 
@@ -173,7 +172,7 @@ def _standardize(layer: standardize.Standardize, params: Names, x: Tensor, graph
 
 
 def _layer_norm(layer: regularization.LayerNorm, params: Names, x: Tensor, graph: Graph) -> Tensor:
-    # the type that mean and deviation are computed in is an attribute, float32 unless it is given
+    # the type in which mean and deviation are computed is an attribute, float32 by default
     from onnx import TensorProto
 
     stash = TensorProto.DOUBLE if graph.dtype == "float64" else TensorProto.FLOAT
@@ -182,33 +181,34 @@ def _layer_norm(layer: regularization.LayerNorm, params: Names, x: Tensor, graph
 
 
 def _batch_norm(layer: regularization.BatchNorm, params: Names, x: Tensor, graph: Graph) -> Tensor:
-    """In parts, as `BatchNorm` computes it.
+    """In separate operators, as `BatchNorm` computes it.
 
-    ONNX Runtime's own BatchNormalization is ``x * k + (beta - mean * k)``, which in float32 loses the digits that mean
-    and x have in common: it is off by 1e-4 where the mean is a thousand standard deviations, and in parts by 1e-6.
+    ONNX Runtime's BatchNormalization computes ``x * k + (beta - mean * k)``, which in float32 cancels the digits that
+    mean and x have in common: its error is 1e-4 if the mean is a thousand standard deviations, in separate operators
+    1e-6.
     """
     deviation = graph.add("Sqrt", graph.add("Add", params["var"], graph.constant(layer.epsilon)))
     normed = graph.add("Div", graph.add("Sub", x, params["mean"]), deviation)
     return graph.add("Add", graph.add("Mul", normed, params["gamma"]), params["beta"])
 
 
-def _as_it_is(layer: layers.Layer, params: Names, x: Tensor, graph: Graph) -> Tensor:
+def _identity(layer: layers.Layer, params: Names, x: Tensor, graph: Graph) -> Tensor:
     return x
 
 
-# How each kind of layer is written: like its `forward`, a function of (layer, params, x, graph), where params, x and
-# what it returns are names. `Graph.add` adds an operator, `Graph.formula` an elementwise formula. A layer of your own
-# goes here; an `Activation` of your own needs no line, because its formula is traced.
+# The exporter of each type of layer: like its `forward`, a function of (layer, params, x, graph), but params, x and the
+# result are names. `Graph.add` adds an operator, `Graph.formula` an elementwise formula. Add layers of your own here;
+# an `Activation` of your own needs no entry, because its formula is traced.
 NODES: dict[type[layers.Layer], Exporter] = {
     layers.Dense: _dense,
     layers.Flatten: lambda layer, params, x, graph: graph.add("Flatten", x, axis=1),
     layers.Sequential: _sequential,
     layers.Residual: lambda layer, params, x, graph: graph.add("Add", x, _sequential(layer, params, x, graph)),
-    regularization.Dropout: _as_it_is,
+    regularization.Dropout: _identity,
     regularization.LayerNorm: _layer_norm,
     regularization.BatchNorm: _batch_norm,
     standardize.Standardize: _standardize,
-    activations.Identity: _as_it_is,
+    activations.Identity: _identity,
     activations.Sigmoid: lambda layer, params, x, graph: graph.add("Sigmoid", x),
     activations.Tanh: lambda layer, params, x, graph: graph.add("Tanh", x),
     activations.ReLU: lambda layer, params, x, graph: graph.add("Relu", x),

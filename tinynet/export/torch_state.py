@@ -1,8 +1,8 @@
-"""Weights under the names that PyTorch's `nn.Sequential` has for them, and back.
+"""Weights exported under the names that PyTorch's `nn.Sequential` gives them, and imported.
 
-`nn.Sequential` of the same layers in the same order has the same numbers: "0.weight", "0.bias", "3.running_mean", …
-Layers without weights (activations, `Flatten`, `Dropout`) only count. An inner `Sequential` nests there as it does here;
-what has no module in PyTorch is a few lines of it:
+An `nn.Sequential` of the same layers in the same order uses the same numbers: "0.weight", "0.bias", "3.running_mean", …
+Layers without weights (activations, `Flatten`, `Dropout`) are counted too. An inner `Sequential` nests in the same way;
+layers that PyTorch lacks take a few lines:
 
     class Residual(nn.Sequential):
         def forward(self, x):
@@ -35,7 +35,7 @@ from tinynet.model import Model
 from tinynet.regularization import BatchNorm, LayerNorm
 from tinynet.standardize import Standardize
 
-# What each kind of layer calls its arrays, and what its module in PyTorch does. A layer of your own goes here.
+# For each type of layer, the names of its arrays and those of its PyTorch module. Add layers of your own here.
 STATE_NAMES: dict[type[Layer], dict[str, str]] = {
     Dense: {"w": "weight", "b": "bias"},
     LayerNorm: {"gamma": "weight", "beta": "bias"},
@@ -45,8 +45,10 @@ STATE_NAMES: dict[type[Layer], dict[str, str]] = {
 
 
 class _Entry(NamedTuple):
-    """One array of a state: its name in PyTorch, the model's view of it, and whether that has the axes the other way
-    round. ``array`` is None for the number of batches that a batch norm has seen, which is not kept here."""
+    """One array of a state: its name in PyTorch, the model's view of it, and whether that is transposed.
+
+    ``array`` is None for the number of batches that a batch norm has seen, which the model does not have.
+    """
 
     name: str
     array: Array
@@ -63,10 +65,10 @@ class _Entry(NamedTuple):
 
 
 def to_torch_state(model: Model) -> dict[str, Array]:
-    """Host arrays, copies, under the names of PyTorch's ``state_dict``: "0.weight" (o, i), "0.bias" (o,), …
+    """Copies of the weights on the host, named as in PyTorch's ``state_dict``: "0.weight" (o, i), "0.bias" (o,), …
 
-    Batch norms have ``running_mean``, ``running_var`` and a ``num_batches_tracked`` of 0, which PyTorch reads only if its
-    momentum is None. TypeError for a layer with weights whose names are not known (`STATE_NAMES`), ValueError for
+    Batch norms have ``running_mean``, ``running_var`` and a ``num_batches_tracked`` of 0, which PyTorch reads only if
+    its momentum is None. TypeError for a layer with weights whose names are unknown (`STATE_NAMES`), ValueError for
     weights that are not finite.
 
     Examples
@@ -86,7 +88,7 @@ def to_torch_state(model: Model) -> dict[str, Array]:
 
 
 def save_torch_state(model: Model, path: str | PathLike[str]) -> None:
-    """Write `to_torch_state` to a safetensors file, whole or not at all.
+    """Write `to_torch_state` to a safetensors file, completely or not at all.
 
     In PyTorch: ``net.load_state_dict(safetensors.torch.load_file(path))``.
     """
@@ -94,12 +96,12 @@ def save_torch_state(model: Model, path: str | PathLike[str]) -> None:
 
 
 def from_torch_state(model: Model, state: Mapping[str, Any] | str | PathLike[str]) -> None:
-    """Set the weights of ``model``, in place, to a ``state_dict`` of PyTorch, or to one in a safetensors file.
+    """Set the weights of ``model``, in place, to a PyTorch ``state_dict``, or to one in a safetensors file.
 
-    The values of a mapping are tensors on any device, or host arrays. All is looked at first: names are exactly those of
-    `to_torch_state` (``num_batches_tracked``, which is not kept, may be missing), shapes and dtype are the model's, and
-    every number is finite. ValueError otherwise (`ModelFileError`, which names the file, where there is one), TypeError
-    for what is no array, and the model stays as it is.
+    The values of a mapping are tensors on any device, or host arrays. Everything is checked first: names are exactly
+    those of `to_torch_state` (``num_batches_tracked``, which is not used, may be missing), shapes and dtype are the
+    model's, and every number is finite. Otherwise the model stays unchanged: ValueError (for a file `ModelFileError`,
+    which names it), TypeError for a value that is not an array.
     """
     entries = list(_entries(model.net, model.params))
     wanted = (entries, model.dtype)
@@ -111,7 +113,7 @@ def from_torch_state(model: Model, state: Mapping[str, Any] | str | PathLike[str
 
 
 def _read(path: Path, entries: list[_Entry], dtype: str) -> dict[str, Array]:
-    if path.is_file() and zipfile.is_zipfile(path):  # a pipe would be waited for
+    if path.is_file() and zipfile.is_zipfile(path):  # is_file: opening a pipe would wait for it
         raise ModelFileError(
             f"{path}: what torch.save wrote, not a safetensors file: "
             "safetensors.torch.save_file(net.state_dict(), path) writes one"
@@ -124,7 +126,7 @@ def _read(path: Path, entries: list[_Entry], dtype: str) -> dict[str, Array]:
 
 
 class _Stored:
-    """An array in a safetensors file, read when its numbers are asked for: NumPy lacks some of the dtypes."""
+    """An array in a safetensors file, read only after its dtype was checked: NumPy lacks some dtypes."""
 
     def __init__(self, file: Any, name: str) -> None:
         about = file.get_slice(name)
@@ -136,14 +138,14 @@ class _Stored:
 
 
 def _checked(state: Mapping[str, Any], entries: list[_Entry], dtype: str) -> dict[str, Array]:
-    """The arrays of ``state`` on the host, if they are what the entries want."""
+    """The arrays of ``state`` on the host; ValueError or TypeError unless they match the entries."""
     wanted = {e.name: e for e in entries}
     missing = [name for name, e in wanted.items() if e.kept and name not in state]
-    odd = sorted((name for name in state if name not in wanted), key=str)
-    if missing or odd:
-        faults = ((missing, "missing"), (odd, "not part of it"))
-        said = ", ".join(f"{_few(names)} {fault}" for names, fault in faults if names)
-        raise ValueError(f"the state does not fit the network: {said}")
+    unknown = sorted((name for name in state if name not in wanted), key=str)
+    if missing or unknown:
+        faults = ((missing, "missing"), (unknown, "not part of it"))
+        text = ", ".join(f"{_few(names)} {fault}" for names, fault in faults if names)
+        raise ValueError(f"the state does not fit the network: {text}")
     found = {}
     for name, entry in wanted.items():
         if name not in state:
@@ -152,9 +154,9 @@ def _checked(state: Mapping[str, Any], entries: list[_Entry], dtype: str) -> dic
         if not hasattr(a, "dtype") or not hasattr(a, "shape"):
             raise TypeError(f"{name!r} is of type {type(a).__name__}: expected an array or a tensor")
         kind, shape = str(a.dtype).rpartition(".")[2], tuple(a.shape)  # PyTorch writes torch.float32
-        of, size = (dtype, entry.shape) if entry.kept else ("int64", ())
-        if (kind, shape) != (of, size):
-            raise ValueError(f"{name!r} is {kind} {shape}: expected {of} {size}")
+        expected = (dtype, entry.shape) if entry.kept else ("int64", ())
+        if (kind, shape) != expected:
+            raise ValueError(f"{name!r} is {kind} {shape}: expected {expected[0]} {expected[1]}")
         found[name] = _on_host(a)
         if not is_finite(found[name]):
             raise ValueError(f"{name!r} has a value that is NaN or infinite")
@@ -169,7 +171,7 @@ def _few(names: list[str]) -> str:
 def _on_host(a: Any) -> Array:
     if isinstance(a, _Stored):
         return a.read()
-    if hasattr(a, "detach"):  # a tensor, which may be on another device, and one that gradients flow to
+    if hasattr(a, "detach"):  # a tensor, which may be on another device or require gradients
         a = a.detach().cpu()
     return get_backend("numpy").to_numpy(a)
 
@@ -185,7 +187,7 @@ def _entries(layer: Layer, params: Params, prefix: str = "") -> Iterator[_Entry]
             place, kind = f"layer {prefix[:-1]}" if prefix else "the network", type(layer).__name__
             raise TypeError(
                 f"{place}, {layer!r}, cannot be exported: nobody knows what its {own!r} is called in PyTorch: "
-                f"tinynet.export.STATE_NAMES[{kind}] = {{{own!r}: …}} says it"
+                f"tinynet.export.STATE_NAMES[{kind}] = {{{own!r}: …}} adds it"
             )
         yield _Entry(f"{prefix}{names[own]}", array, isinstance(layer, Dense) and own == "w")
     if isinstance(layer, BatchNorm):

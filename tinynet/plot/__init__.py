@@ -1,6 +1,6 @@
-"""Pictures, with matplotlib (extra ``plot``): each function gives a Figure, drawn without a screen.
+"""Pictures with matplotlib (extra ``plot``): each function returns a Figure, drawn without a screen.
 
-``figure.savefig("file.png")`` writes one. Where ``axes`` is an argument, the picture goes there in place of a new Figure.
+``figure.savefig("file.png")`` writes it. If ``axes`` is given, the picture is drawn there instead of in a new Figure.
 """
 
 from tinynet.plot.classification import calibration, calibration_curve, confusion, confusion_matrix

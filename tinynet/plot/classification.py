@@ -1,4 +1,4 @@
-"""How a classifier errs: which class for which, and whether it is as right as it says."""
+"""The errors of a classifier: the confusion matrix and its calibration."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from tinynet.plot.labels import labels
 from tinynet.plot.style import COLOURS, GREY, dress, figure, finite, place, plain, positive
 
 _PIECE = 65536  # samples at a time
-_WORDS = 20  # classes up to which the numbers stand in the cells
+_WORDS = 20  # the largest number of classes for which cells show their counts
 
 
 def confusion_matrix(model: Model, data: Any) -> Any:
-    """How often which class was called what: (k, k) int64, the row is the true class, the column what the model says.
+    """Counts of true and predicted classes: (k, k) int64, the row is the true class, the column the predicted one.
 
     scikit-learn's ``confusion_matrix``. ValueError for targets that are no labels.
     """
-    said, true, k = _labels(model, data)
-    return np.bincount(true * k + said, minlength=k * k).reshape(k, k)
+    predicted, true, k = _labels(model, data)
+    return np.bincount(true * k + predicted, minlength=k * k).reshape(k, k)
 
 
 def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -> Any:
-    """The confusion matrix, coloured by the fraction of each true class; ``names`` are those of the classes, by default
-    those of the table that the model was fitted to."""
+    """The confusion matrix, coloured by the fraction of each true class.
+
+    ``names`` of the classes are by default those in the table that the model was fitted to.
+    """
     counts = confusion_matrix(model, data)
     k = len(counts)
     known = model.columns.classes if model.columns else None
@@ -49,8 +51,8 @@ def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -
     right = np.trace(counts) / max(counts.sum(), 1)
     dress(axes, title=f"Confusion matrix, accuracy {right:.4f}", x="predicted class", y="true class", grid=False)
     ticks = range(0, k, max(1, -(-k // 25)))
-    turned = max(map(len, words)) > 4
-    axes.set_xticks(ticks, [words[t] for t in ticks], **({"rotation": 45, "ha": "right"} if turned else {}))
+    rotated = max(map(len, words)) > 4
+    axes.set_xticks(ticks, [words[t] for t in ticks], **({"rotation": 45, "ha": "right"} if rotated else {}))
     axes.set_yticks(ticks, [words[t] for t in ticks])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -61,10 +63,9 @@ def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -
 
 
 def calibration_curve(model: Model, data: Any, *, bins: int = 10) -> tuple[Any, Any, Any]:
-    """What the model says and how often it is right: mean probability, frequency and number of samples of each bin that
-    has any.
+    """Mean predicted probability, observed frequency and number of samples of each bin that is not empty.
 
-    The probability is that of the class it chooses; with one output column, that of class 1. ``bins`` divide [0, 1]
+    The probability is that of the predicted class; with one output column, that of class 1. ``bins`` divide [0, 1]
     evenly. scikit-learn's ``calibration_curve`` with "uniform".
     """
     positive(bins=bins)
@@ -72,16 +73,16 @@ def calibration_curve(model: Model, data: Any, *, bins: int = 10) -> tuple[Any, 
     edges = np.linspace(0.0, 1.0, bins + 1)
     which = np.searchsorted(edges[1:-1], p)
     count = np.bincount(which, minlength=bins)
-    some = count > 0
-    said, right = (np.bincount(which, weights=w, minlength=bins)[some] / count[some] for w in (p, hit))
-    return said, right, count[some]
+    filled = count > 0
+    probability, frequency = (np.bincount(which, weights=w, minlength=bins)[filled] / count[filled] for w in (p, hit))
+    return probability, frequency, count[filled]
 
 
 def calibration(model: Model, data: Any, *, bins: int = 10) -> Any:
-    """A reliability diagram, and below it how many samples have which probability.
+    """A reliability diagram, and below it the histogram of the probabilities.
 
-    Bars that hang below the diagonal are overconfident. The title has the expected calibration error, the mean distance
-    from it (C. Guo et al. 2017, *On calibration of modern neural networks*, eq. 5).
+    Bars below the diagonal show overconfidence. The title has the expected calibration error, the mean distance from
+    the diagonal (C. Guo et al. 2017, *On calibration of modern neural networks*, eq. 5).
     """
     p, hit, count = calibration_curve(model, data, bins=bins)
     error = float(np.sum(count * np.abs(p - hit)) / count.sum())
@@ -90,14 +91,14 @@ def calibration(model: Model, data: Any, *, bins: int = 10) -> Any:
     top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.0, label="perfect")
     top.vlines(p, np.minimum(p, hit), np.maximum(p, hit), color=COLOURS[5], alpha=0.45, linewidth=5, label="gap")
     top.plot(p, hit, color=COLOURS[0], marker="o", markersize=5, linewidth=1.4, label="model")
-    one = model.out_shape[-1] == 1
-    what = "fraction of class 1" if one else "fraction that is right"
-    dress(top, title=f"Calibration, expected error {error:.4f}", y=what)
+    binary = model.out_shape[-1] == 1
+    fraction = "fraction of class 1" if binary else "fraction that is right"
+    dress(top, title=f"Calibration, expected error {error:.4f}", y=fraction)
     top.legend(frameon=False, fontsize=9, loc="upper left")
     top.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     edges = np.linspace(0.0, 1.0, bins + 1)
     bottom.bar(edges[np.searchsorted(edges[1:-1], p)], count, width=0.94 / bins, align="edge", color=COLOURS[4])
-    dress(bottom, x="probability of class 1" if one else "probability of the class that is said", y="samples")
+    dress(bottom, x=f"probability of {'class 1' if binary else 'the predicted class'}", y="samples")
     bottom.margins(y=0.1)
     return sheet
 
@@ -112,16 +113,14 @@ def _pieces(model: Model, data: Any) -> Any:
 
 
 def _labels(model: Model, data: Any) -> tuple[Any, Any, int]:
-    said, true = [], []
-    for y, one in _pieces(model, data):
-        said.append(y[:, 0] > 0 if y.shape[1] == 1 else y.argmax(axis=1))
-        true.append(one)
-    a, b = np.concatenate(said).astype(np.int64), np.concatenate(true).astype(np.int64)
-    return a, b, max(2, model.out_shape[-1], int(b.max()) + 1)
+    """Predicted and true labels (n,), and the number of classes."""
+    pieces = [(y[:, 0] > 0 if y.shape[1] == 1 else y.argmax(axis=1), true) for y, true in _pieces(model, data)]
+    predicted, true = (np.concatenate(a).astype(np.int64) for a in zip(*pieces, strict=True))
+    return predicted, true, max(2, model.out_shape[-1], int(true.max()) + 1)
 
 
 def _confidence(model: Model, data: Any) -> tuple[Any, Any]:
-    """Probabilities (n,), and whether what they are of was so, as 0 and 1."""
+    """Probabilities (n,), and whether their event occurred, as 0 and 1."""
     last, p, hit = _last(model.net), [], []
     for y, true in _pieces(model, data):
         y = y.astype(np.float64)

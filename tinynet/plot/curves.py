@@ -1,4 +1,4 @@
-"""Curves: what training came to, and how the loss depends on the rate."""
+"""Curves: the course of training, and the loss over the learning rate."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from tinynet.history import History
     from tinynet.rates import RateTest
 
-_WIDE = 30.0  # a loss whose largest value is so many times the least is drawn on a logarithmic scale
+_WIDE = 30.0  # ratio of the largest to the smallest loss above which the scale is logarithmic
 
 
 def history(history: History) -> Any:
-    """The losses of a run, training and validation, over its steps; beside them each metric that was measured.
+    """The training and validation losses of a run over its steps; beside them each metric that was measured.
 
-    A dotted line is where the best epoch was, if the run kept its weights. ValueError for a run without a loss.
+    A dotted line marks the best epoch, if the run kept its weights. ValueError for a run without a loss.
     """
     if not history.curve and not history.rows:
         raise ValueError("the history is empty: train before you plot it")
@@ -29,7 +29,7 @@ def history(history: History) -> Any:
     left = sheet.add_subplot(1, panels, 1)
     if history.curve:
         x, losses = zip(*history.curve, strict=True)
-        alone = "o" if len(x) == 1 else ""  # a line of one point is none
+        alone = "o" if len(x) == 1 else ""  # a line of one point is invisible
         left.plot(x, losses, color=COLOURS[0], linewidth=1.1, marker=alone, label="training")
     else:
         losses = history["loss"]
@@ -63,7 +63,7 @@ def _epochs(axes: Any, steps: Any, values: Any, colour: str, label: str) -> None
 
 
 def _thousands(value: float, position: int) -> str:
-    """A whole number in few letters: 1500 is 1.5k, 5000000 is 5M."""
+    """A short form of an integer: 1500 is 1.5k, 5000000 is 5M."""
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
@@ -71,13 +71,13 @@ def _thousands(value: float, position: int) -> str:
 
 
 def rates(test: RateTest, *, axes: Any = None) -> Any:
-    """The loss over the learning rate, as found and smoothed, and the rate that is suggested."""
+    """The loss over the learning rate, measured and smoothed, and the suggested rate."""
     axes = place(axes)
     axes.plot(test.rates, test.losses, color=COLOURS[4], linewidth=1.0, alpha=0.8, label="loss of a step")
     axes.plot(test.rates, test.smoothed, color=COLOURS[0], linewidth=2.0, label="smoothed")
     dress(axes, title="Learning-rate range test", x="learning rate", y="loss")
     axes.set_xscale("log")
-    if test.suggestion is not None:  # where the loss breaks out it must not press flat what comes before
+    if test.suggestion is not None:  # limit y, or the final divergence would flatten the rest of the curve
         fall = test.smoothed[0] - min(test.smoothed)
         axes.set_ylim(min(test.smoothed) - 0.3 * fall, test.smoothed[0] + 0.8 * fall)
         axes.axvline(

@@ -1,4 +1,4 @@
-"""Histograms of weights and of gradients, an array each."""
+"""Histograms of weights and gradients, one per array."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def weights(model: Model, *, bins: int = 60) -> Any:
 
 
 def gradients(model: Model, data: Any, *, loss: Loss | None = None, samples: int = 512, bins: int = 60) -> Any:
-    """A histogram of the gradient of each array, for the mean loss of ``samples`` samples, spread over the data.
+    """A histogram of each array's gradient of the mean loss over ``samples`` samples, spread over the data.
 
-    ``loss`` is that of the last fit unless given. The model stays as it is.
+    ``loss`` is by default that of the last fit. The model is not changed.
     """
     positive(samples=samples, bins=bins)
     loss = loss or model.loss
@@ -52,10 +52,10 @@ def _sheet(title: str, arrays: Mapping[str, Any], bins: int, colour: str) -> Any
         flat = a.astype(np.float64).reshape(-1)
         finite = flat[np.isfinite(flat)]
         if finite.size:
-            few = max(10, round(2.0 * finite.size ** (1.0 / 3.0)))  # Rice's rule: so many bins do not show mere chance
+            few = max(10, round(2.0 * finite.size ** (1.0 / 3.0)))  # Rice's rule: more bins would show mere chance
             low, high = float(finite.min()), float(finite.max())
             largest = max(abs(low), abs(high))
-            margin = 0.0 if high - low > 1e-9 * largest else 0.5 * (largest or 1.0)  # one number has an extent, too
+            margin = 0.0 if high - low > 1e-9 * largest else 0.5 * (largest or 1.0)  # a width even for a single value
             axes.hist(finite, bins=min(bins, few), range=(low - margin, high + margin), color=colour)
         axes.axvline(0.0, color=GREY, linewidth=0.7)
         lost = f", {flat.size - finite.size:,} not finite" if finite.size < flat.size else ""

@@ -1,4 +1,4 @@
-"""Targets as labels, whichever way a loss takes them."""
+"""Targets as labels, in whichever form a loss takes them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def labels(target: Any) -> Any:
-    """(n,) whole numbers as they are; one column of 0, or -1, and 1 as 0 and 1; rows with a single 1 as its place.
+    """(n,) integers unchanged; one column of 0, or -1, and 1 as 0 and 1; one-hot rows as the index of their 1.
 
-    ValueError for any other numbers, which are no classes.
+    ValueError for other numbers, which are no classes.
     """
     if target.ndim == 1 and np.issubdtype(target.dtype, np.integer):
         return target.astype(np.int64)

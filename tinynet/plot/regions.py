@@ -1,4 +1,4 @@
-"""Where a classifier of two features says what."""
+"""The decision regions of a classifier of two features."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tinynet.plot.style import COLOURS, dress, figure, finite, place, plain, png
 
 
 def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int = 1500, grid: int = 300) -> Any:
-    """Which class the model says where, and up to ``points`` samples of ``data`` in the colours of their own classes.
+    """The predicted class at each point, and up to ``points`` samples of ``data`` in the colours of their own classes.
 
-    ValueError unless the samples have two features and labels of at most eight classes. The plane is asked at ``grid``
-    times ``grid`` places.
+    The model predicts on a grid of ``grid`` times ``grid`` points. ValueError unless the samples have two features and
+    labels of at most eight classes.
     """
     positive(points=points, grid=grid)
     data = as_dataset(data)
@@ -28,9 +28,9 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
         )
     x, true = _spread(model, data, points)
     sides = [np.linspace(a, b, grid) for a, b in _bounds(x)]
-    places = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
-    said = finite(model.ops.to_numpy(model.predict(places)))
-    said = (said[:, 0] > 0 if said.shape[1] == 1 else said.argmax(axis=1)).reshape(grid, grid)
+    plane = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
+    y = finite(model.ops.to_numpy(model.predict(plane)))
+    predicted = (y[:, 0] > 0 if y.shape[1] == 1 else y.argmax(axis=1)).reshape(grid, grid)
     names = model.columns.classes if model.columns else None
     words = list(map(plain, names if names and len(names) == k else range(k)))
     features = list(map(plain, model.columns.features)) if model.columns else ["x₁", "x₂"]
@@ -39,16 +39,16 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
 
     axes = place(axes, square=True)
     span = {"vmin": -0.5, "vmax": k - 0.5, "cmap": ListedColormap(COLOURS[:k])}
-    axes.pcolormesh(*sides, said, alpha=0.25, shading="nearest", rasterized=True, linewidth=0, **span)
-    if said.min() < said.max():
-        for c in np.unique(said):  # between all pairs of classes, not only neighbouring numbers
-            axes.contour(*sides, said == c, levels=[0.5], colors="white", linewidths=0.9)
+    axes.pcolormesh(*sides, predicted, alpha=0.25, shading="nearest", rasterized=True, linewidth=0, **span)
+    if predicted.min() < predicted.max():
+        for c in np.unique(predicted):  # between all pairs of classes, not only neighbouring labels
+            axes.contour(*sides, predicted == c, levels=[0.5], colors="white", linewidths=0.9)
     for c in range(k):
         own = true == c
         axes.scatter(x[own, 0], x[own, 1], color=COLOURS[c], s=9, linewidths=0, label=words[c])
     dress(axes, title="Decision regions", x=features[0], y=features[1], grid=False)
     spans = [side[-1] - side[0] for side in sides]
-    if max(spans) < 4 * min(spans):  # else features of unlike scale, whose picture would be a sliver
+    if max(spans) < 4 * min(spans):  # otherwise the picture would be a sliver
         axes.set_aspect("equal", adjustable="box")
     axes.locator_params(nbins=6)
     axes.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9, markerscale=2)
@@ -56,7 +56,7 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
 
 
 def _spread(model: Model, data: Any, points: int) -> tuple[Any, Any]:
-    """Features and labels of at most ``points`` samples, evenly spread over the data."""
+    """Features and labels of at most ``points`` samples, evenly spaced in the data."""
     m = min(points, data.n)
     index = np.arange(m, dtype=np.int64) * data.n // m
     batch = data.batch(index, model.ops, model.dtype)
@@ -65,21 +65,20 @@ def _spread(model: Model, data: Any, points: int) -> tuple[Any, Any]:
 
 def _bounds(x: Any) -> list[tuple[float, float]]:
     low, high = x.min(axis=0), x.max(axis=0)
-    margin = np.where(high > low, 0.05 * (high - low), np.maximum(np.abs(low), 1.0))  # one point has an extent, too
+    margin = np.where(high > low, 0.05 * (high - low), np.maximum(np.abs(low), 1.0))  # a width even for a single point
     return list(zip(low - margin, high + margin, strict=True))
 
 
 def training_png(model: Model, data: Dataset, curve: list[tuple[int, float]], title: str) -> bytes:
     """The loss curve and, for two features and at most eight classes, the decision regions: a PNG.
 
-    ``curve`` is (step, loss); ``data`` gives the points that are drawn over the regions. ImportError without
-    matplotlib.
+    ``curve`` has (step, loss); ``data`` are the points drawn over the regions. ImportError without matplotlib.
     """
     regions = tuple(data.shape) == (2,) and data.classes is not None and data.classes <= len(COLOURS)
     sheet = figure(11 if regions else 6, 4.8)
     left = sheet.add_subplot(1, 2 if regions else 1, 1)
     steps, losses = zip(*curve, strict=True)
-    alone = "o" if len(steps) == 1 else ""  # a line of one point is none
+    alone = "o" if len(steps) == 1 else ""  # a line of one point is invisible
     left.plot(steps, losses, color=COLOURS[0], linewidth=1.2, marker=alone)
     dress(left, title="Loss", x="step", y="training loss")
     if regions:

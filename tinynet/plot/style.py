@@ -1,4 +1,4 @@
-"""What all pictures share: colours, sizes, quiet axes. Nothing of matplotlib's global state is touched."""
+"""Shared by all pictures: colours, sizes, plain axes. matplotlib's global state is not touched."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from tinynet import checks
 
-# Okabe, Ito 2008: told apart by colour-blind eyes too
+# Okabe, Ito 2008: distinguishable for the colour-blind too
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 GREY = "#606060"
 
 
 def figure(width: float, height: float, *, square: bool = False) -> Any:
-    """A Figure of so many inches whose parts keep out of each other's way; ``square``: its axes have an aspect to keep.
+    """A Figure of ``width`` times ``height`` inches whose parts do not overlap; ``square``: its axes keep their aspect.
 
     ImportError without matplotlib.
     """
@@ -35,7 +35,7 @@ def place(axes: Any, width: float = 5.6, height: float = 4.6, *, square: bool = 
 
 
 def dress(axes: Any, *, title: str = "", x: str = "", y: str = "", grid: bool = True) -> None:
-    """Title at the left, labels, a faint grid below the data, no box."""
+    """Set the title at the left, labels, a faint grid below the data, no box."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -48,19 +48,18 @@ def dress(axes: Any, *, title: str = "", x: str = "", y: str = "", grid: bool = 
 
 
 def plain(name: object) -> str:
-    """A name as it is written: a dollar begins no formula."""
+    """A name taken literally: a dollar sign begins no formula."""
     return str(name).replace("$", r"\$")
 
 
 def positive(**numbers: Any) -> None:
-    """ValueError unless each of the named numbers is a positive whole one."""
+    """ValueError unless each of the named numbers is a positive integer."""
     for name, value in numbers.items():
-        if (checks.whole(value) or 0) < 1:
-            raise ValueError(f"{name} {checks.shown(value)} is not a positive whole number")
+        checks.positive(name, value)
 
 
 def finite(y: Any) -> Any:
-    """Outputs of a model as they are; ValueError if one is NaN or infinite: what is said then is nothing."""
+    """Outputs of a model unchanged; ValueError if one is NaN or infinite, which predicts nothing."""
     if not np.isfinite(y).all():
         raise ValueError("the model gives outputs that are NaN or infinite: look at plot.weights(model)")
     return y
@@ -69,6 +68,6 @@ def finite(y: Any) -> Any:
 def png(figure: Any) -> bytes:
     out = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn instead
         figure.savefig(out, format="png")
     return out.getvalue()
