@@ -131,8 +131,8 @@ def _merged(earlier: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     for title, rows in results["sections"].items():
         repeated = {row["label"] for row in rows}
         sections[title] = [row for row in sections.get(title, []) if row["label"] not in repeated] + rows
-    counts = {len(times) for rows in sections.values() for row in rows for times in row["times"].values()}
-    repeats = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    counts = sorted({int(n) for part in (earlier, results) for n in re.findall(r"\d+", str(part["repeats"]))})
+    repeats = results["repeats"] if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return results | {"sections": sections, "repeats": repeats}
 
 

@@ -186,10 +186,12 @@ def test_a_run_in_pieces_is_one_of_its_day(tmp_path):
 
         return section
 
-    for labels, seconds in ((("one", "two"), 1.0), (("three", "one"), 2.0)):
-        command.measure("gpu", [rows(*labels, seconds=seconds)], Options(), "a device", tmp_path)
+    for labels, seconds, repeats in ((("one", "two"), 1.0, 3), (("three", "one"), 2.0, 1)):
+        command.measure("gpu", [rows(*labels, seconds=seconds)], Options(repeats=repeats), "a device", tmp_path)
     (path,) = tmp_path.iterdir()
-    kept = json.loads(path.read_text("utf-8"))["sections"]["A title"]
+    saved = json.loads(path.read_text("utf-8"))
+    assert saved["repeats"] == "1 to 3"
+    kept = saved["sections"]["A title"]
     assert [(row["label"], row["times"]["tinynet"]) for row in kept] == [
         ("two", [1.0]),
         ("three", [2.0]),
