@@ -31,3 +31,13 @@ def _numpy_by_default(monkeypatch):
     monkeypatch.delenv("TINYNET_BACKEND", raising=False)
     yield
     set_backend(None)
+
+
+_FIRST_STATES: dict[int, dict] = {}
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_whichever_tests_ran_before(request):
+    rng = getattr(request.module, "RNG", None)
+    if rng is not None:
+        rng.bit_generator.state = _FIRST_STATES.setdefault(id(rng), rng.bit_generator.state)
