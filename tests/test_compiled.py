@@ -123,6 +123,7 @@ def _child(queue):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # of JAX, where another test has imported it
 def test_a_forked_process_goes_on(wanted):
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
