@@ -131,9 +131,7 @@ def _merged(earlier: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     for title, rows in results["sections"].items():
         repeated = {row["label"] for row in rows}
         sections[title] = [row for row in sections.get(title, []) if row["label"] not in repeated] + rows
-    counts = sorted({int(n) for part in (earlier, results) for n in re.findall(r"\d+", str(part["repeats"]))})
-    repeats = results["repeats"] if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return results | {"sections": sections, "repeats": repeats}
+    return results | {"sections": sections}
 
 
 def names(text: str) -> list[str]:

@@ -98,13 +98,20 @@ def left_out(comparisons: list[Comparison]) -> str:
     return "\n".join(f"{name} is left out: {why}" for name, why in reasons)
 
 
+def repeats(saved: dict[str, Any]) -> str:
+    """How many times each was measured, "3", or "1 to 3" in a file whose pieces differ."""
+    rows = [row for rows in saved["sections"].values() for row in rows]
+    counts = {len(times) for row in rows for times in row["times"].values()} or {saved["repeats"]}
+    return " to ".join(map(str, sorted({min(counts), max(counts)})))
+
+
 def markdown(saved: dict[str, Any]) -> str:
     """A whole results file."""
     machine, control = saved["machine"], saved["control"]
     versions = ", ".join(f"{name} {version}" for name, version in saved["versions"].items())
     parts = [
         f"{saved['what']}, {saved['date']}: {machine['cpu']}, {machine['cores']} cores, {machine['os']}; {versions}.",
-        f"Threads: {saved['threads'] or 'all cores'}; {saved['repeats']} repeats in turns: median (fastest to slowest).",
+        f"Threads: {saved['threads'] or 'all cores'}; {repeats(saved)} repeats in turns: median (fastest to slowest).",
     ]
     if "device" in machine:
         parts[0] = f"{parts[0][:-1]}; {machine['device']}."

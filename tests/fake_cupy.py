@@ -38,11 +38,11 @@ class Cuda:
         here = self
 
         class Device:
-            attributes = {"MaxSharedMemoryPerBlockOptin": 232448}  # noqa: RUF012
             compute_capability = "90"
 
             def __init__(self, number):
                 self.id, self.mem_info, self.before = number, (900, 5000), []
+                self.attributes = {"MaxSharedMemoryPerBlockOptin": 232448}
 
             def __enter__(self):
                 self.before.append(here.current)

@@ -38,7 +38,7 @@ def about(saved: dict[str, Any]) -> Iterator[str]:
     yield f"| versions | {', '.join(f'{name} {version}' for name, version in saved['versions'].items())} |"
     yield f"| date | {saved['date']} |"
     yield f"| threads | {saved['threads'] or 'all cores'} |"
-    yield f"| repeats | {saved['repeats']} in turns; times are medians (fastest to slowest) |"
+    yield f"| repeats | {table.repeats(saved)} in turns; times are medians (fastest to slowest) |"
     if control:
         yield f"| control | {table.duration(control['median'])} ({table.span(*control['spread'])}) |"
     yield f"| file | `benchmarks/results/{saved['file']}` |"
