@@ -13,7 +13,7 @@ from tinynet import checks, streams
 from tinynet.data.dataset import Array, Dataset, Index
 
 _CHUNK = 65536  # places of a shuffle that are computed at a time: the cost of each array call spread over many
-_SHUFFLE, _WEIGHTED, _BALANCED = 0, 1, 2  # the second word of the stream's counter
+_SHUFFLE, _WEIGHTED, _BALANCED, SPLIT = 0, 1, 2, 3  # the second word of the stream's counter
 
 
 class Order(Protocol):
@@ -27,8 +27,8 @@ class Order(Protocol):
         ...
 
 
-def _keys(seed: int, epoch: int, purpose: int, number: int = 0) -> tuple[int, ...]:
-    """The 32-bit numbers that key the permutation of an epoch: drawn, never reckoned from seed and epoch."""
+def permutation_keys(seed: int, epoch: int, purpose: int, number: int = 0) -> tuple[int, ...]:
+    """The 32-bit numbers that key the permutation of an epoch, or of a class: drawn, never computed from seed and epoch."""
     words = get_backend("numpy").words(streams.key(seed, streams.ORDER), (epoch, purpose, number), 0, KEYS // 2)
     return tuple(half for w in words.tolist() for half in (w & 0xFFFFFFFF, w >> 32))
 
@@ -76,7 +76,7 @@ class Shuffled:
         return self._permuted(places, epoch, host)
 
     def _permuted(self, places: Array, epoch: int, host: Backend) -> Array:
-        return host.permute(places, self.n, _keys(self.seed, epoch, _SHUFFLE))
+        return host.permute(places, self.n, permutation_keys(self.seed, epoch, _SHUFFLE))
 
 
 class Shuffles(Shuffled):
@@ -87,7 +87,7 @@ class Shuffles(Shuffled):
         self.seeds = seeds
 
     def _permuted(self, places: Array, epoch: int, host: Backend) -> Array:
-        return host.permutes(places, self.n, [_keys(seed, epoch, _SHUFFLE) for seed in self.seeds])
+        return host.permutes(places, self.n, [permutation_keys(seed, epoch, _SHUFFLE) for seed in self.seeds])
 
 
 class Weighted:
@@ -176,4 +176,4 @@ class Balanced:
         """The samples of class ``c`` in the order of its ``number``-th time through."""
         members = self.members[c]
         m = len(members)
-        return members[host.permute(host.arange(0, m), m, _keys(self.seed, number, _BALANCED, c))]
+        return members[host.permute(host.arange(0, m), m, permutation_keys(self.seed, number, _BALANCED, c))]

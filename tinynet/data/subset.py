@@ -6,13 +6,12 @@ from collections.abc import Callable
 from hashlib import sha256
 
 from tinynet_backends import Backend, get_backend
-from tinynet_backends.permutation import KEYS
 
 from tinynet import checks, streams
 from tinynet.data.dataset import Array, Batch, Dataset, Index
+from tinynet.data.sampling import SPLIT, permutation_keys
 
 _PIECE = 2**20  # targets read at a time
-_SPLIT = 3  # the second word of the stream's counter: see `sampling`
 
 
 class Subset(Dataset):
@@ -53,13 +52,12 @@ def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subse
         y = xp.concat([data.rows(range(s, min(s + _PIECE, data.n)), host, "float32").y for s in starts])
         strata = {label: xp.nonzero(y == label)[0] for label in xp.unique_values(y).tolist()}
     out = xp.zeros(data.n, dtype=xp.bool)
-    key = streams.key(seed, streams.ORDER)
+    seed = streams.check_seed(seed)
     for number, members in strata.items():
         n = int(members.shape[0])
         count = min(int(n * part + 0.5), n - 1)
         if count > 0:
-            words = host.words(key, (0, _SPLIT, number), 0, KEYS // 2).tolist()
-            keys = tuple(half for w in words for half in (w & 0xFFFFFFFF, w >> 32))
+            keys = permutation_keys(seed, 0, SPLIT, number)
             out[members[host.permute(host.arange(0, count), n, keys)]] = True
     if not bool(xp.any(out)):
         raise ValueError(f"held_out {held_out!r} of {data.n} samples is none: give more")
