@@ -135,7 +135,8 @@ CASES = {
         (f(real(7, 5)), f(real(7, 5)), f(real(7, 1) if axis == -1 else real(1, 5)), f(real(5)), axis) for axis in (-1, -2)
     ] + [(f(real(2, 7, 5)), f(real(2, 7, 5)), f(real(2, 7, 1)), f(real(2, 5)), -1)],
     "elementwise_loss": lambda f: [
-        (squares, f(y), f(real(*y.shape)), f(real(*y.shape[:-1]))) for y in (real(4, 3), odd(4, 3), real(2, 4, 3))
+        (squares, f(y), f(real(*y.shape)), f(real(*y.shape[:-1])))
+        for y in (real(4, 3), odd(4, 3), real(7, 1), odd(7, 1), real(2, 4, 3), real(2, 4, 1))
     ],
     "softmax_cross_entropy": lambda f: [
         (f(real(4, 3)), np.array([0, 2, 1, 1]), f(real(4))), (f(odd(4, 3)), np.array([0, 2, 1, 1]), f(real(4)), 0.1),

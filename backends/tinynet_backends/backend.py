@@ -22,6 +22,8 @@ Formula = Callable[..., Any]
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
 
+_ANYWHERE = nullcontext()  # one for all: this is entered at every step
+
 
 def portable(operation: F) -> F:
     """Mark an operation as one that a backend may replace."""
@@ -128,7 +130,7 @@ class Backend:
 
     def active(self) -> AbstractContextManager[Any]:
         """A context within which, in this thread, this backend's device is the library's current one."""
-        return nullcontext()
+        return _ANYWHERE
 
     def admit(self, needed: int, what: str) -> None:
         """MemoryError, with the figures, if the device is known to lack the ``needed`` bytes that ``what`` takes."""

@@ -57,6 +57,9 @@ class NumpyBackend(NumpyNumbers):
         zeros[...] = 0
         return zeros
 
+    def constant(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
+        return _full(shape, value, dtype)
+
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
         """``step(*fixed, …)`` with memory of its own: the second call with arguments of a kind is captured, later ones
         are replayed (`tinynet_backends.capture`).
@@ -164,10 +167,13 @@ class NumpyBackend(NumpyNumbers):
         value, slope, loss = (self.empty(shape, y.dtype) for shape in (y.shape, y.shape, lead))
         self._in_blocks(write_passes(trace), (y, target), (value, slope))
         rows = scale[..., None]
-        self._do(np.multiply, slope, rows, slope)
+        if scale is not _full(scale.shape, 1.0, y.dtype):
+            self._do(np.multiply, slope, rows, slope)
         if lead:
             self._do(np.multiply, value, rows, value)
             self._do(np.add.reduce, value.reshape((*lead, y.shape[-2] * y.shape[-1])), -1, None, loss)
+        elif y.shape[-1] == 1:
+            self._product(scale, value[:, 0], loss)
         else:
             columns = self.empty(y.shape[-1:], y.dtype)
             self._product(scale, value, columns)
@@ -313,10 +319,14 @@ class NumpyBackend(NumpyNumbers):
 
 
 @lru_cache(maxsize=64)
+def _full(shape: tuple[int, ...], value: float, dtype: Any) -> Array:
+    full = np.full(shape, value, dtype)
+    full.flags.writeable = False
+    return full
+
+
 def _ones(n: int, dtype: Any) -> Array:
-    ones = np.ones(n, dtype)
-    ones.flags.writeable = False
-    return ones
+    return _full((n,), 1.0, dtype)
 
 
 def _alike(arrays: Sequence[Array]) -> bool:

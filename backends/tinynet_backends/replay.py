@@ -48,16 +48,17 @@ class Replay:
 
     def takes(self, inputs: Sequence[Any]) -> bool:
         """Put ``inputs`` where the calls read them, if they are like those before."""
-        for n, (new, old) in enumerate(zip(inputs, self.inputs, strict=True)):
-            if new is old:
+        known = self.inputs
+        for n, new in enumerate(inputs):
+            if new is (old := known[n]):
                 continue
             if type(new) is not type(old):
                 return False
-            if isinstance(new, np.ndarray) and not (
+            if type(new) is np.ndarray and not (
                 new.shape == old.shape and new.dtype == old.dtype and new.flags.c_contiguous
             ):
                 return False
-            self.inputs[n] = new
+            known[n] = new
             for put in self.places[n]:
                 put(new)
         return True
