@@ -773,14 +773,14 @@ def test_a_signal_leaves_nothing_half_written(argv, number, word, code, run, cap
     put("d.csv", "wide,thin,noise,y\n" + "1,2,3,4.5\n" * 9)
     scratch = tmp_path_factory.mktemp("scratch")
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    side_by_side, seen = tables.side_by_side, []
+    stack_columns, seen = tables.stack_columns, []
 
     def signalled(*args):
         seen.extend([*os.listdir(), *os.listdir(scratch)])
         signal.raise_signal(signal.Signals[number])
-        return side_by_side(*args)
+        return stack_columns(*args)
 
-    monkeypatch.setattr(tables, "side_by_side", signalled)
+    monkeypatch.setattr(tables, "stack_columns", signalled)
     before = signal.getsignal(signal.SIGTERM)
     assert main([a.replace("RUN", str(run)) for a in argv]) == code
     assert capsys.readouterr().err == f"tinynet: {word}\n"

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import tinynet as tn
+from tinynet.data import array_files, tables, writing
 from tinynet.data import arrays as mapped
-from tinynet.data import sources, tables, writing
 
 D = tn.data
 HOST = tn.get_backend("numpy")
@@ -41,7 +41,7 @@ def parts(data, index, dtype="float64"):
 def test_what_is_written_is_read(suffix, data, rows, tmp_path, monkeypatch):
     need(suffix)
     monkeypatch.setattr(writing, "ROWS", rows)
-    monkeypatch.setattr(sources, "ROWS", rows)
+    monkeypatch.setattr(array_files, "ROWS", rows)
     monkeypatch.setattr(tables, "ROWS", rows)
     path, done = tmp_path / f"d{suffix}", []
     D.write(data, path, progress=done.append)
@@ -93,7 +93,7 @@ def test_npz_as_numpy_saves_it(compressed, dtype, tmp_path):
 @pytest.mark.parametrize("kind", ["contiguous", "chunked", "big-endian"])
 def test_hdf5_as_h5py_saves_it(kind, tmp_path, monkeypatch):
     h5py = pytest.importorskip("h5py", reason="the format needs it")
-    monkeypatch.setattr(sources, "ROWS", 11)
+    monkeypatch.setattr(array_files, "ROWS", 11)
     with h5py.File(tmp_path / "d.h5", "w") as f:
         options = {"chunks": (7, 2), "compression": "gzip"} if kind == "chunked" else {}
         f.create_dataset("X", data=X.astype(">f8" if kind == "big-endian" else "f8"), **options)

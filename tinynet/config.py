@@ -15,8 +15,9 @@ from tinynet_backends.switch import NAMES as BACKENDS
 from tinynet import activations, layers, optim, regularization, schedules
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
+from tinynet.data.class_labels import MOST_CLASSES
 from tinynet.data.sources import KINDS
-from tinynet.data.tables import MOST_CLASSES, TASKS
+from tinynet.data.tables import TASKS
 from tinynet.standardize import Standardize
 
 ACTIVATIONS = {

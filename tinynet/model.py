@@ -334,13 +334,13 @@ class _Inputs:
 
 def as_inputs(x: Any, model: Trainable) -> Any:
     """``x`` as something with ``n`` and ``batch``; ValueError unless its shape is that of the model's inputs."""
-    from tinynet.data.arrays import _adopt
+    from tinynet.data.arrays import adopt
     from tinynet.data.dataset import Dataset
 
     if isinstance(x, Dataset):
         _check_inputs(x.shape, model)
         return x
-    array, ops = (x, model.ops) if model.ops.owns(x) else _adopt(x, "X")
+    array, ops = (x, model.ops) if model.ops.owns(x) else adopt(x, "X")
     if array.ndim < 2:
         raise ValueError(f"X {tuple(array.shape)} is not a table: expected (n, {_written(model.in_shape)})")
     if ops.xp.isdtype(array.dtype, "complex floating") or not ops.xp.isdtype(array.dtype, ("numeric", "bool")):

@@ -33,7 +33,7 @@ class Arrays(Dataset):
     """
 
     def __init__(self, x: Any, y: Any, weight: Any = None, *, finite: bool = True) -> None:
-        self.x, self.ops = _adopt(x, "X")
+        self.x, self.ops = adopt(x, "X")
         self.on_host = self.ops is get_backend("numpy")
         self.y = _follow(y, "y", self.ops)
         self.weight = None if weight is None else _follow(weight, "weight", self.ops)
@@ -165,7 +165,7 @@ def _mapping(a: Any) -> Any:
     return mapping if isinstance(mapping, mmap.mmap) and getattr(a, "mode", "") in ("r", "r+") else None
 
 
-def _adopt(x: Any, name: str) -> tuple[Array, Backend]:
+def adopt(x: Any, name: str) -> tuple[Array, Backend]:
     """``x`` and its backend: the host for lists and NumPy arrays, otherwise the one that owns it."""
     host = get_backend("numpy")
     if hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__"):
