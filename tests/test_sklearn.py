@@ -297,7 +297,7 @@ def test_partial_fit_is_fit_step_by_step(ops_of):
 
 def test_an_epoch_is_every_sample_once_whatever_went_before():
     loader = tn.Loader((X[:10], Y[:10]), 4, seed=1, shuffle=True)
-    passes, orders = Passes(loader, first=7, done=2), []
+    passes, orders = Passes(loader, step=7, epochs=2), []
     for epoch in range(2):
         steps = range(7 + 3 * epoch, 10 + 3 * epoch)
         orders.append(np.concatenate([passes.batch(t, tn.get_backend("numpy"), "float64").x for t in steps])[:, 0])

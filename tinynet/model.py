@@ -13,7 +13,7 @@ from tinynet_backends import Backend, get_backend
 from tinynet import checks, streams
 from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
-from tinynet.layers import Array, Context, Layer, Param, Params, checked_forward, leaves
+from tinynet.layers import Array, Context, Layer, Param, Params, Sequential, checked_forward, leaves
 from tinynet.losses import Loss, check_loss
 from tinynet.metrics import Metric, as_metrics
 from tinynet.standardize import moments, standardizer
@@ -257,6 +257,15 @@ class Model:
         from tinynet.files import save
 
         save(self, path)
+
+
+def without_standardize(model: Model) -> Model:
+    """``model`` without its first layer, a `Standardize`, on the same vectors: what changes in one changes in the other."""
+    _, *layers = model.net.layers  # type: ignore[attr-defined]
+    rest = Model(Sequential(*layers), model.in_shape, seed=model.seed, backend=model.ops, dtype=model.dtype)
+    rest.theta, rest.state = model.theta, model.state[2 * prod(model.in_shape) :]
+    rest._bind()
+    return rest
 
 
 class Trainable(Protocol):

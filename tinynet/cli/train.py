@@ -30,6 +30,7 @@ from tinynet.data import DATASETS, Dataset, Spirals
 from tinynet.data.tables import TASKS
 from tinynet.fitting import EarlyStopping, fit
 from tinynet.history import History
+from tinynet.mlp import ACTIVATIONS, OPTIMIZERS
 from tinynet.model import DTYPES, Model
 from tinynet.scaling import Scale, Scaled
 
@@ -45,9 +46,9 @@ tinynet train --resume runs/mine                    from its last checkpoint, bi
 """
 SUGGESTED: dict[str, Iterable[str]] = {
     "data": DATASETS,
-    "activation": options.ACTIVATIONS,
-    "norm": options.NORMS,
-    "optimizer": options.OPTIMIZERS,
+    "activation": ACTIVATIONS,
+    "norm": options.NORM_OPTIONS,
+    "optimizer": OPTIMIZERS,
     "schedule": options.SCHEDULES,
     "task": TASKS,
     "standardize": ("true", "false"),
