@@ -117,6 +117,8 @@ class Config:
                 raise ValueError(f"option {name} = {getattr(self, name)!r} is no list of names: expected text")
         for data in self.paths:
             if type(data) is not str or (not _is_file(data) and (data not in DATASETS or len(self.paths) > 1)):
+                if type(data) is str and (Path(data).suffix or Path(data).exists()):
+                    raise ValueError(f"{data}: unknown kind of file: choose from {', '.join(KINDS)}")
                 one = f"choose from {', '.join(DATASETS)}, or give a file"
                 choice = "each of several is a file" if len(self.paths) > 1 else one
                 raise ValueError(f"unknown data {data!r}: {choice} ({', '.join(KINDS)})")
@@ -190,6 +192,8 @@ class Config:
 
     def make_net(self, data: Dataset) -> layers.Sequential:
         parts: list[layers.Layer] = [Standardize()] if self.standardize else []
+        if len(data.shape) > 1:  # images
+            parts.append(layers.Flatten())
         for width in self.hidden:
             norm = NORMS[self.norm]
             parts += [layers.Dense(width), *([norm] if norm else []), ACTIVATIONS[self.activation]]
