@@ -838,6 +838,26 @@ def test_a_closed_pipe_ends_quietly(run, tmp_path):
         assert process.wait(30) == 141
 
 
+def test_letters_that_the_terminal_lacks(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    os.mkdir("Größe")
+    model = tn.Model(tn.Dense(1), 2)
+    model.columns = tn.data.Columns(("Länge", "✓"), ("y",), None)
+    model.save("Größe/model.safetensors")
+    assert main(["info", "Größe"]) == 0
+    assert rb"L\xe4nge, \u2713" in written.getvalue()
+
+
+def test_a_file_name_that_no_config_holds(capsys):
+    name = os.fsdecode(b"\xff.csv")
+    put(name, GOOD)
+    assert mistake(capsys, "train", "--data", name, "--target", "kind", "--out", "r") == (
+        f"{os.path.abspath(name)!r}: a name that is not in UTF-8, which a config cannot hold: rename it"
+    )
+    assert os.listdir() == [name]
+
+
 def test_a_pipe_that_is_closed_before_the_end_of_a_short_answer(monkeypatch):
     """What fits into the buffer meets the closed pipe at the last flush."""
     read, write = os.pipe()
