@@ -141,6 +141,8 @@ def test_csv_as_people_write_it(tmp_path):
     assert x.tolist() == [[1, 2], [3, 4.5], [-1000, 0]]
     assert y.tolist() == [0, 1, 1]
     assert D.read(tmp_path / "d.csv", target="b").outputs == 1
+    (tmp_path / "d.tsv").write_bytes(b"\r\n\na\tb\ty\r\n1\t2\t0\r\n\r\n3\t4\t1\r\n\r\n")
+    assert parts(D.read(tmp_path / "d.tsv"), range(2))[0].tolist() == [[1, 2], [3, 4]]
 
 
 def test_shards_are_one_data_set_in_order(ops, tmp_path):
@@ -321,6 +323,14 @@ BAD = {
     "weight.npz": (lambda p: np.savez(p, X=X, y=Y, weight=-W), "weight has a negative value: first in row 0"),
     "no.parquet": (lambda p: p.write_bytes(b"PAR1no"), "cannot be read: "),
     "no.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n"), "cannot be read: "),
+    "latinhead.csv": (lambda p: p.write_bytes(b"gr\xf6\xdfe,y\n1,2\n"), "is not text in UTF-8: save the file in that encoding"),
+    "utf16.csv": (lambda p: p.write_text("a,y\n1,2\n", "utf-16"), "is not text in UTF-8: save the file in that encoding"),
+    "mac.csv": (lambda p: p.write_bytes(b"a,y\r1,2\r"), "its lines end in a carriage return alone: save it with other line ends"),
+    "blank.csv": (lambda p: p.write_text("\n \n"), "is empty: expected a first line with the names of columns"),
+    "oneline.csv": (lambda p: p.write_bytes(b"a," * 2**23), "its first line is longer than 16 MiB: is it a table?"),
+    "comma.csv": (lambda p: p.write_text("a;y\n1;1\n2,5;1\n"),
+                  "column 'a' has '2,5' in row 1, which is no number: write it with a decimal point"),
+    "spaces.csv": (lambda p: p.write_text("a, y\n1, 2\n"), "has no column y or target: name the target, out of a, ' y'"),
     "empty.csv": (lambda p: p.write_text(""), "is empty: expected a first line with the names of columns"),
     "header.csv": (lambda p: p.write_text("a,b,y\n"), "has no rows"),
     "notarget.csv": (lambda p: p.write_text("a,b\n1,2\n"), "has no column y or target: name the target, out of a, b"),

@@ -116,7 +116,7 @@ def test_every_step_draws_masks_of_its_own():
 def test_a_long_curve_stays_short():
     history = tn.History()
     for step in range(64, 64 * 4001, 64):
-        history.draw(step, (1.0,) * 64)
+        history.record(step, (1.0,) * 64)
     assert len(history.curve) <= 4000
     steps = [step for step, _ in history.curve]
     assert steps == sorted(set(steps))

@@ -6,6 +6,7 @@ and a fingerprint of what was trained on what as JSON in the file's header.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
@@ -16,7 +17,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from tinynet.errors import ModelFileError
-from tinynet.files import FORMAT, checksum, is_finite, read_tensors, save, write_sealed, write_tensors
+from tinynet.files import FORMAT, checksum, is_finite, opened, read_tensors, save, write_sealed, write_tensors
 from tinynet.history import History
 from tinynet.losses import Loss
 from tinynet.model import Model
@@ -141,6 +142,13 @@ class Checkpoints:
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:012}.safetensors"
+
+    def read_fingerprint(self) -> dict[str, str]:
+        """What the newest checkpoint was written for; empty if there is none. ModelFileError if it is damaged."""
+        for step in self.steps()[:1]:
+            with opened(self.path(step)) as f:
+                return dict(json.loads(f.metadata()["tinynet"])["fingerprint"])
+        return {}
 
     def open(self, snapshot: Snapshot, fingerprint: dict[str, str], resume: bool) -> None:
         """Make the folder; with ``resume``, take the newest whole checkpoint in it.

@@ -64,9 +64,10 @@ def shown(value: Any) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names separated by commas, for a one-line error; at most the first 20."""
+    """Names separated by commas, for a one-line error; at most the first 20. One with outer spaces is quoted."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(_short(" ".join(name.split())) for name in names[:20]) + more
+    texts = (shown(name) if name != name.strip() else _short(" ".join(name.split())) for name in names[:20])
+    return ", ".join(texts) + more
 
 
 def _short(text: str) -> str:

@@ -98,6 +98,8 @@ class Config:
                 raise ValueError(f"option {name} = {getattr(self, name)!r} is no list of names: expected text")
         for data in self.paths:
             if type(data) is not str or (not _is_file(data) and (data not in DATASETS or len(self.paths) > 1)):
+                if type(data) is str and (Path(data).suffix or Path(data).exists()):
+                    raise ValueError(f"{data}: unknown kind of file: choose from {', '.join(KINDS)}")
                 one = f"choose from {', '.join(DATASETS)}, or give a file"
                 choice = "each of several is a file" if len(self.paths) > 1 else one
                 raise ValueError(f"unknown data {data!r}: {choice} ({', '.join(KINDS)})")
@@ -172,7 +174,7 @@ class Config:
     def make_net(self, data: Dataset) -> Sequential:
         return mlp(
             self.hidden, data.classes or data.outputs or 1, activation=ACTIVATIONS[self.activation],
-            norm=NORMS.get(self.norm), dropout=self.dropout, standardize=self.standardize,
+            norm=NORMS.get(self.norm), dropout=self.dropout, standardize=self.standardize, flatten=len(data.shape) > 1,
         )  # fmt: skip
 
     def scales_targets(self, data: Dataset) -> bool:

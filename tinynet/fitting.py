@@ -201,7 +201,7 @@ def fit(
         for report in reports:
             if report.recent:
                 tally.add(report.recent)
-                history.draw(report.step, report.recent, report.last_of_epoch)
+                history.record(report.step, report.recent, report.last_of_epoch)
                 bar.step(report.step, sum(report.recent) / len(report.recent))
             with _may_stop(history):
                 for callback in per_step:

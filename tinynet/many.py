@@ -113,7 +113,7 @@ def fit_many(
                 tallies, ensemble.histories, zip(*report.recent, strict=True), strict=False
             ):
                 tally.add(losses)
-                history.draw(report.step, losses, report.last_of_epoch)
+                history.record(report.step, losses, report.last_of_epoch)
             if report.last_of_epoch:
                 scores: list[dict[str, float]] = [{}] * len(ensemble)
                 if held_out is not None:

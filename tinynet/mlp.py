@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tinynet import activations, optim, regularization
-from tinynet.layers import Dense, Layer, Sequential
+from tinynet.layers import Dense, Flatten, Layer, Sequential
 from tinynet.standardize import Standardize
 
 ACTIVATIONS: dict[str, Layer] = {
@@ -38,13 +38,14 @@ def mlp(
     norm: Layer | None = None,
     dropout: float = 0.0,
     standardize: bool = False,
+    flatten: bool = False,
 ) -> Sequential:
     """Dense layers of the widths ``hidden``, then one of ``outputs``.
 
     Each hidden layer is followed by ``norm``, ``activation`` and the dropout of a fraction in [0, 1);
-    ``standardize`` puts a `Standardize` first.
+    ``standardize`` puts a `Standardize` first, and ``flatten`` a `Flatten` before the first dense layer, for images.
     """
-    layers: list[Layer] = [Standardize()] if standardize else []
+    layers: list[Layer] = [*([Standardize()] if standardize else []), *([Flatten()] if flatten else [])]
     for width in hidden:
         layers += [Dense(width), *([norm] if norm else []), activation]
         if dropout:

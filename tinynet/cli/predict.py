@@ -28,7 +28,9 @@ def add(commands: Commands) -> None:
     parser = command(commands, "predict", "predict for each row of a file or a pipe", run, EXAMPLES)
     add_model(parser)
     parser.add_argument(
-        "data", metavar="DATA", help=".csv, .parquet, .npy, .npz or .h5 of any size, or - for CSV on standard input"
+        "data",
+        metavar="DATA",
+        help=".csv, .tsv, .parquet, .npy, .npz or .h5 of any size, or - for CSV on standard input",
     )
     parser.add_argument(
         "--out",

@@ -27,6 +27,7 @@ from tinynet.cli.common import Commands, command, found, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import DATASETS, Dataset, Spirals
+from tinynet.data.sources import KINDS
 from tinynet.data.tables import TASKS
 from tinynet.fitting import EarlyStopping, fit
 from tinynet.history import History
@@ -200,6 +201,8 @@ def _config(args: argparse.Namespace) -> Config:
         if path:
             raise ValueError(f"{path} and --resume {args.resume} are two configs: give one of them")
         path = Path(args.resume) / "config.toml"
+    if path and (str(path) in DATASETS or Path(path).suffix.lower() in KINDS):
+        raise ValueError(f"{path} is data, and no config: give it as --data {path}")
     changes = read(path) if path else {}
     given = {f.name: getattr(args, f.name) for f in fields(Config) if f.name not in ("options", "data")}
     if args.data is not None:
@@ -212,6 +215,9 @@ def _config(args: argparse.Namespace) -> Config:
     config = Config().change(changes)
     if config.stored:  # so that the saved config is valid from any folder
         config = config.change({"data": [os.path.abspath(path) for path in config.paths]})
+        for path in config.paths:
+            if path.encode(errors="ignore").decode() != path:
+                raise ValueError(f"{path!r}: a name that is not in UTF-8, which a config cannot hold: rename it")
     return config
 
 

@@ -18,7 +18,7 @@ from tinynet.data.array_files import data_sets, npy_array, npz_arrays
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape
 from tinynet.data.mapped import reading, scratch_folder
-from tinynet.data.sources import KINDS
+from tinynet.data.sources import KINDS, TABLES
 from tinynet.errors import DataFileError
 
 _PIECE = 2**21  # numbers read at a time
@@ -44,10 +44,8 @@ def inputs(path: str, shape: Shape, columns: Columns | None = None, dtype: str =
         raise DataFileError("standard input: is closed")
     row = 0
     with reading(place):
-        if suffix in (".csv", ".parquet"):
-            pieces = _of_table(place, suffix, path == PIPE, shape, columns)
-        else:
-            pieces = _of_arrays(place, suffix, shape)
+        table = suffix in TABLES
+        pieces = _of_table(place, suffix, path == PIPE, shape, columns) if table else _of_arrays(place, suffix, shape)
         for x in pieces:
             _demand_finite(place, x, row, "is NaN or infinite", "fill or drop it")
             with np.errstate(over="ignore"):
@@ -83,7 +81,7 @@ def _of_table(path: Path, suffix: str, pipe: bool, shape: Shape, columns: Column
     with nullcontext(sys.stdin.buffer) if pipe else open(path, "rb") as f:
         header = tables.read_header(path, f)
         wanted = _features(path, header.names, shape, columns)
-        types = {name: pa.float64() if name in wanted else pa.string() for name in header.names}
+        types = dict.fromkeys(header.names, pa.string()) | dict.fromkeys(wanted, pa.float64())
         yield from _rows(tables.open_csv(path, f, header, types), wanted)
 
 

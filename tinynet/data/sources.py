@@ -28,9 +28,9 @@ from tinynet.errors import DataFileError
 
 _READERS = {
     ".npy": read_npy, ".npz": read_npz, ".h5": read_hdf5, ".hdf5": read_hdf5,
-    ".parquet": read_parquet, ".csv": read_csv,
+    ".parquet": read_parquet, ".csv": read_csv, ".tsv": read_csv,
 }  # fmt: skip
-_TABLES = (".csv", ".parquet")  # whose columns have names
+TABLES = (".csv", ".tsv", ".parquet")  # whose columns have names
 KINDS = tuple(_READERS)
 
 
@@ -69,10 +69,10 @@ def read(
     - ``.npz``: arrays ``X`` and ``y``, optionally ``weight``; ``.h5`` and ``.hdf5``: data sets of these names.
     - ``.npy``: a table whose last column is the target (labels if the dtype is integer), or X alone, with ``target``
       the path of y.
-    - ``.parquet``, ``.csv``: columns of numbers. ``target`` names the target column (by default ``y`` or ``target``, or
-      all of ``y0``, ``y1``, …), a column ``weight`` has sample weights, the others are features in their order: all but
-      those in ``exclude`` and an unnamed pandas index, or only those in ``features``. Further shards have these columns
-      in any order.
+    - ``.parquet``, ``.csv`` and ``.tsv``: columns of numbers. ``target`` names the target column (by default ``y`` or
+      ``target``, or all of ``y0``, ``y1``, …), a column ``weight`` has sample weights, the others are features in their
+      order: all but those in ``exclude`` and one without a name, as a pandas index is written, or only those in
+      ``features``. Further shards have these columns in any order.
 
     Integer targets are labels, and text in a table is classes, numbered in the order of their names. With ``task``
     "regression" a target is always numeric; with "classification" the distinct values of a table's target are its
@@ -124,8 +124,8 @@ def _read(path: Path, request: Request) -> Dataset:
         raise DataFileError(f"{path}: unknown kind of file: choose from {', '.join(_READERS)}")
     if not stat.S_ISREG(path.stat().st_mode):
         raise DataFileError(f"{path}: not a regular file")
-    if (request.features is not None or request.exclude) and path.suffix.lower() not in _TABLES:
-        raise DataFileError(f"{path}: its columns have no names: features and exclude are for {' and '.join(_TABLES)}")
+    if (request.features is not None or request.exclude) and path.suffix.lower() not in TABLES:
+        raise DataFileError(f"{path}: its columns have no names: features and exclude are for {checks.listed(TABLES)}")
     with reading(path):
         data: Dataset = reader(path, request)
         return data

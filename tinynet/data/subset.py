@@ -60,5 +60,6 @@ def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subse
             keys = permutation_keys(seed, 0, SPLIT, number)
             out[members[host.permute(host.arange(0, count), n, keys)]] = True
     if not bool(xp.any(out)):
-        raise ValueError(f"held_out {held_out!r} of {data.n} samples is none: give more")
+        of = f" in {len(strata)} classes: if they are numbers, the task is regression; else" if len(strata) > 1 else ":"
+        raise ValueError(f"held_out {held_out!r} is none of {data.n} samples{of} give more")
     return Subset(data, xp.nonzero(~out)[0]), Subset(data, xp.nonzero(out)[0])

@@ -18,7 +18,8 @@ from tinynet.errors import DataFileError
 
 ROWS = 65536  # rows decoded at a time
 TASKS = ("auto", "classification", "regression")
-_INDEX = re.compile(r"__index_level_\d+__")  # a pandas index, which pandas does not show as a column either
+_INDEX = re.compile(r"(__index_level_\d+__)?")  # of Parquet and, without a name, of CSV: a pandas index
+_LONGEST_HEADER = 16 * 2**20
 _CONVERSION = re.compile(r"In CSV column #(\d+): .*?invalid value '(.*)'", re.DOTALL)
 
 
@@ -51,8 +52,9 @@ def open_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[T
 
     with pq.ParquetFile(path, page_checksum_verification=True) as f:
         schema = f.schema_arrow
-        present = None if columns is None else [name for name in columns if name in schema.names]
-        yield Table(path, schema.names, schema.types, f.iter_batches(ROWS, columns=present))
+        names = schema.names
+        present = None if columns is None else list(set(columns) & set(names))
+        yield Table(path, names, schema.types, f.iter_batches(ROWS, columns=present))
 
 
 class Header(NamedTuple):
@@ -63,11 +65,20 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path, f: BinaryIO) -> Header:
-    """Read the first line of ``f``."""
-    raw = f.readline(2**20)
-    if b"\0" in raw:
+    """Read the first line of ``f`` that is not empty."""
+    raw = b"\n"
+    while raw and not raw.strip():
+        raw = f.readline(_LONGEST_HEADER)
+    try:
+        line = raw.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError:
+        line = "\0"
+    if "\0" in line:
         raise DataFileError(f"{path}: is not text in UTF-8: save the file in that encoding")
-    line = raw.decode("utf-8-sig", "replace").rstrip("\r\n")
+    if len(raw) == _LONGEST_HEADER:
+        raise DataFileError(f"{path}: its first line is longer than 16 MiB: is it a table?")
+    if "\r" in line:
+        raise DataFileError(f"{path}: its lines end in a carriage return alone: save it with other line ends")
     if line.count('"') % 2:
         raise DataFileError(f"{path}: a name in its first line has a line break: give each column a name of one line")
     delimiter = max(",;\t", key=line.count)
@@ -129,7 +140,7 @@ def _conversion_error(path: Path, header: Header, types: dict[str, Any], rows_re
     name, value = header.names[int(match[1])], match[2]
     where = f"a row from {rows_read} on"
     with suppress(OSError, pa.ArrowInvalid), open(path, "rb") as f:
-        f.readline()
+        read_header(path, f)
         row = 0
         for batch in _csv_reader(f, header, {name: pa.string()}, [name]):
             place = pc.index(batch.column(0), value).as_py()
@@ -138,10 +149,9 @@ def _conversion_error(path: Path, header: Header, types: dict[str, Any], rows_re
                 break
             row += batch.num_rows
     kind = "number" if name in types else "value like those before"
-    return DataFileError(
-        f"{path}: column {name!r} has {checks.shown(value)} in {where}, which is no {kind}: fix or drop it, or "
-        "exclude the column"
-    )
+    comma = name in types and re.fullmatch(r"\s*[-+]?\d+,\d+\s*", value)
+    remedy = "write it with a decimal point" if comma else "fix or drop it, or exclude the column"
+    return DataFileError(f"{path}: column {name!r} has {checks.shown(value)} in {where}, which is no {kind}: {remedy}")
 
 
 # Which columns --------------------------------------------------------------------------------------------------------
@@ -149,9 +159,11 @@ def _conversion_error(path: Path, header: Header, types: dict[str, Any], rows_re
 
 def check_unique(path: Path, names: Sequence[str]) -> None:
     """DataFileError if a name occurs twice."""
-    duplicate = next((name for n, name in enumerate(names) if name in names[:n]), None)
-    if duplicate is not None:
-        raise DataFileError(f"{path}: has two columns {duplicate!r}")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataFileError(f"{path}: has two columns {name!r}")
+        seen.add(name)
 
 
 def target_columns(path: Path, names: Sequence[str], request: Request) -> list[str]:
@@ -173,8 +185,9 @@ def target_columns(path: Path, names: Sequence[str], request: Request) -> list[s
 
 def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], request: Request) -> list[str]:
     """The feature columns: those asked for, else the model's, else all but target, weight and pandas index."""
+    present = set(names)
     for name in (*(request.features or ()), *request.exclude):
-        if name not in names:
+        if name not in present:
             raise DataFileError(f"{path}: has no column {name!r} to use or exclude: it has {checks.listed(names)}")
         if name in target:
             raise DataFileError(f"{path}: column {name!r} is the target: name other features, or another target")
@@ -183,7 +196,7 @@ def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], req
     elif request.columns:
         found = require(path, names, request.columns.features, request.of)
     else:
-        left = (*target, "weight", *request.exclude)
+        left = {*target, "weight", *request.exclude}
         found = [name for name in names if name not in left and not _INDEX.fullmatch(name)]
     if not found:
         raise DataFileError(f"{path}: has no features beside {', '.join(target)}")
@@ -192,8 +205,9 @@ def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], req
 
 def require(path: Path, names: Sequence[str], wanted: Sequence[str], of: str = "model") -> list[str]:
     """``wanted``, all of which must be among ``names``."""
+    present = set(names)
     for name in wanted:
-        if name not in names:
+        if name not in present:
             wants = "the model wants" if of == "model" else f"{of} has"
             raise DataFileError(f"{path}: has no column {name!r}, which {wants}: it has {checks.listed(names)}")
     return list(wanted)
@@ -207,7 +221,7 @@ def check_numeric(path: Path, name: str, kind: Any, task: str = "") -> None:
     import pyarrow as pa
 
     if pa.types.is_null(kind):
-        raise DataFileError(f"{path}: column {name!r} has no value in any row")
+        raise DataFileError(f"{path}: column {name!r} has no value in any row{'' if task else ': exclude it'}")
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         remedy = f"it cannot be the target of a {task}" if task else "exclude it, or make it numbers"
         raise DataFileError(f"{path}: column {name!r} of type {kind} is not numeric: {remedy}")
