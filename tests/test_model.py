@@ -59,6 +59,21 @@ def test_weights_are_views_of_one_vector(ops):
     assert model.state.shape == (10,)
 
 
+def test_what_is_assigned_to_the_vectors_is_copied(ops):
+    model, other = made(ops), made(ops)
+    other.theta[...] = 0.5 * other.theta + 0.1
+    wanted = ops.to_numpy(other.predict(X)).copy()
+    model.predict(X), model.predict(X)  # the second call is captured
+    model.theta = ops.to_numpy(model.theta).tolist()
+    model.theta *= 0.5
+    model.theta = model.theta + 0.1
+    np.testing.assert_array_equal(ops.to_numpy(model.predict(X)), wanted)
+    with pytest.raises(ValueError) as e:
+        model.state = ops.asarray([1.0])
+    assert str(e.value) == "state (1,) does not fit the model's: expected (10,)"
+    np.testing.assert_array_equal(ops.to_numpy(model.predict(X)), wanted)
+
+
 def test_a_model_moves(ops):
     model = made()
     model.fit((X, LABELS), epochs=2)

@@ -39,12 +39,32 @@ def _on_its_device(method: M) -> M:
     return active  # type: ignore[return-value]
 
 
+class Vector:
+    """An attribute that is an array of which others are views: assigning to it copies, in place."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name, self.kept = name, f"_{name}"
+
+    def __get__(self, model: Any, owner: type | None = None) -> Array:
+        return self if model is None else getattr(model, self.kept)
+
+    def __set__(self, model: Any, value: Any) -> None:
+        own = getattr(model, self.kept)
+        if value is own:  # as after `model.theta *= 0.5`
+            return
+        new = model.ops.asarray(value, model.dtype)
+        if new.shape != own.shape:
+            raise ValueError(f"{self.name} {tuple(new.shape)} does not fit the model's: expected {tuple(own.shape)}")
+        own[...] = new
+
+
 class Model:
     """A layer with parameters on a backend.
 
     ``n_in`` is the number of features or the shape of one sample; every other width follows. ``seed`` decides the
     initial weights, which have the same bits on every backend. ``theta`` (p,) holds the parameters and ``state`` (s,)
-    what layers keep beside them; both are changed in place only, so that `params`, views of them, remain valid.
+    what layers keep beside them; both are changed in place only, so that `params`, views of them, remain valid: what is
+    assigned to them is copied.
 
     Examples
     --------
@@ -54,6 +74,9 @@ class Model:
     >>> model.theta.shape
     (51,)
     """
+
+    theta = Vector()
+    state = Vector()
 
     def __init__(
         self,
@@ -80,9 +103,7 @@ class Model:
         self.history: History | None = None
         self.columns: Columns | None = None  # names of columns and classes in the table that it was fitted to
         names = [name for name, _ in leaves(self.spec.params)]
-        self.theta = self._draw(self.spec.params, first=0)
-        self.state = self._draw(self.spec.state, first=len(names))
-        self._bind()
+        self._bind(self._draw(self.spec.params, first=0), self._draw(self.spec.state, first=len(names)))
 
     def _draw(self, tree: Mapping[str, Any], first: int) -> Array:
         host = get_backend("numpy")
@@ -93,10 +114,12 @@ class Model:
         ]
         return self.ops.asarray(host.xp.concat([host.zeros((0,), host.dtype("float64")), *parts]), self.dtype)
 
-    def _bind(self) -> None:
-        params = views(self.theta, self.spec.params, self.ops)
+    def _bind(self, theta: Array, state: Array) -> None:
+        """Make ``theta`` and ``state`` the vectors of this model."""
+        self._theta, self._state = theta, state
+        params = views(theta, self.spec.params, self.ops)
         self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
-        self.params = merge(params, views(self.state, self.spec.state, self.ops))
+        self.params = merge(params, views(state, self.spec.state, self.ops))
         widest = max(prod(self.in_shape), *(prod(p.shape[-1:]) for _, p in leaves(self.spec.params)), 1)
         self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
@@ -107,12 +130,11 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: the backend by its name, without the views that are cut out of the two vectors."""
         state = {name: value for name, value in vars(self).items() if name not in ("params", "_forward")}
-        return state | {"ops": self.ops.name} | {name: self.ops.to_numpy(state[name]) for name in ("theta", "state")}
+        return state | {"ops": self.ops.name} | {name: self.ops.to_numpy(state[name]) for name in ("_theta", "_state")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, ops=get_backend(state["ops"]))
-        self.theta, self.state = (self.ops.asarray(state[name]) for name in ("theta", "state"))
-        self._bind()
+        self._bind(*(self.ops.asarray(state[name]) for name in ("_theta", "_state")))
 
     def __repr__(self) -> str:
         shapes = f"{_written(self.in_shape)} -> {_written(self.out_shape)}"

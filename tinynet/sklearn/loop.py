@@ -275,8 +275,7 @@ def _rest(model: Model) -> Model:
     net = model.net
     assert isinstance(net, Sequential)
     rest = Model(Sequential(*net.layers[1:]), model.in_shape, seed=model.seed, backend=model.ops, dtype=model.dtype)
-    rest.theta, rest.state = model.theta, model.state[2 * prod(model.in_shape) :]
-    rest._bind()
+    rest._bind(model.theta, model.state[2 * prod(model.in_shape) :])
     return rest
 
 
