@@ -15,7 +15,7 @@ from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Context, Layer, Param, Params, checked_forward, leaves
 from tinynet.losses import Loss, check_loss
-from tinynet.metrics import Metric, as_metrics
+from tinynet.metrics import Metric, added, as_metrics
 from tinynet.standardize import moments, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
@@ -331,17 +331,17 @@ class Evaluation:
             batch = data.batch(range(start, min(start + batch_size, data.n)), ops, self.model.dtype)
             # Python's floats from here on: float32 would lose digits over many batches
             sums = [[ops.to_numpy(s).tolist() for s in network] for network in self.step(*batch)]
-            totals = [_add(t, s) for t, s in zip(totals, sums, strict=True)] if totals else sums
+            totals = [self._merged(*both) for both in zip(totals, sums, strict=True)] if totals else sums
         return [self._result(*network) for network in totals]
+
+    def _merged(self, totals: list[list[float]], sums: list[list[float]]) -> list[list[float]]:
+        merges = [added, *(m.merge for m in self.metrics)]
+        return [merge(a, b) for merge, a, b in zip(merges, totals, sums, strict=True)]
 
     def _result(self, loss: list[float], *rest: list[float]) -> dict[str, float]:
         value, total = loss
         result = {"loss": (value / total if total else nan) if self.loss.mean else value}
         return result | {m.name: m.result(s) for m, s in zip(self.metrics, rest, strict=True)}
-
-
-def _add(totals: list[list[float]], sums: list[list[float]]) -> list[list[float]]:
-    return [[a + b for a, b in zip(t, s, strict=True)] for t, s in zip(totals, sums, strict=True)]
 
 
 class _Inputs:
