@@ -43,6 +43,7 @@ class Fitted:
     history_: list[dict[str, float]]
     classes_: Array  # of a classifier: (k,), on the host if they are no numbers
     _multilabel: bool
+    _binarizer: Any  # of sparse labels; None of others
     _seed: int
     _steps: int
     _epochs: int
