@@ -74,8 +74,9 @@ def read(
 
     Integer targets are labels, and text in a table is classes, numbered in the order of their names. With ``task``
     "regression" a target is always numeric; with "classification" the distinct values of a table's target are its
-    classes, and with "auto" too unless the column is floating-point. ``columns`` are those of a model: the table is
-    then read with its features in its order, and its classes. ``data.columns`` has what was found.
+    classes (with "auto" too unless the column is floating-point), and whole numbers of any type in another file are
+    labels. ``columns`` are those of a model: the table is then read with its features in its order, and its
+    classes. ``data.columns`` has what was found.
 
     Resident memory stays below about twice `arrays.RELEASE` (256 MiB), however large the file. Raises `DataFileError`,
     which names the file and what is wrong with it; OSError if the file does not exist.
@@ -171,6 +172,13 @@ class _File(Arrays):
 
 def _for_task(path: Path, y: Array, task: str | None) -> Array:
     """Targets in the form that ``task`` needs: integer labels (n,), or numbers (n, o)."""
+    if task == "classification" and y.ndim == 1 and y.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # NaN and infinities, which are no labels either
+            whole = y.astype(np.int64)
+        wrong = np.flatnonzero(whole != y)
+        if len(wrong):
+            raise DataFileError(f"{path}: y is {y[wrong[0]]} in row {wrong[0]}, which is no label: give whole numbers")
+        y = whole
     integer = y.dtype.kind in "biu"
     if task == "classification" and not (integer and y.ndim == 1):
         raise DataFileError(f"{path}: y {y.dtype} {y.shape} is no target of a classification: give whole numbers (n,)")
