@@ -366,6 +366,23 @@ def test_numbers_may_be_numpy_s(ops):
     np.testing.assert_array_equal(ops.to_numpy(model.theta), ops.to_numpy(same.theta))
 
 
+@pytest.mark.parametrize(
+    ("data", "loss", "said"),
+    [
+        (tn.data.Friedman1(9), tn.BinaryCrossEntropy(), "BinaryCrossEntropy: targets must be in [0, 1]; row 0 is"),
+        (tn.data.Friedman1(9), tn.CrossEntropy(), "CrossEntropy of a single output is always 0: use"),
+        (tn.data.Linear(9).take(5), tn.Poisson(), "Poisson: counts must not be negative; row 1 is"),
+        (tn.data.Moons(9), tn.CrossEntropy(class_weight=(1, 2, 3)), "class_weight has 3 numbers for 2 classes"),
+    ],
+)
+def test_computed_targets_are_checked_too(data, loss, said, ops):
+    model = tn.Model(tn.Dense(data.classes or 1), data.shape, backend=ops)
+    for use in (lambda: model.fit(data, loss=loss), lambda: model.evaluate(data, loss=loss)):
+        with pytest.raises(ValueError) as e:
+            use()
+        assert str(e.value).startswith(said)
+
+
 def test_the_generator_complains_before_its_first_step():
     with pytest.raises(ValueError, match=r"^steps -1 is not a whole number of at least 0$"):
         tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=-1)

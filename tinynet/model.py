@@ -384,14 +384,17 @@ def check_fit(model: Trainable, data: Any, loss: Loss) -> None:
     out = model.out_shape
     if len(out) != 1:
         raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")
-    if data.stored:
+    if not data.stored:
+        if data.classes is None and data.outputs != out[-1]:
+            raise ValueError(
+                f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected width {out[-1]}"
+            )
+        if data.classes is not None and not loss.labels:
+            raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
+        if data.classes is not None and data.classes > out[-1]:
+            raise ValueError(f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}")
+    with model.ops.active():
         data.check(lambda target, ops: loss.check(out, target, ops), model.ops)
-    elif data.classes is None and data.outputs != out[-1]:
-        raise ValueError(f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected width {out[-1]}")
-    elif data.classes is not None and not loss.labels:
-        raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
-    elif data.classes is not None and data.classes > out[-1]:
-        raise ValueError(f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}")
 
 
 def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any]:
