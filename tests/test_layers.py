@@ -185,7 +185,7 @@ def test_dropout_has_the_same_mask_everywhere(ops):
 
 def test_dropout_differs_by_step_place_and_seed_and_rests_in_evaluation():
     host, x = tn.get_backend("numpy"), np.ones((40, 40))
-    contexts = [{}, {"step": 1}, {"path": 1}, {"seed": 1}]
+    contexts = [{}, {"step": 1}, {"path": 1}, {"seed": 1}, {"part": 1}]
     masks = [tn.Dropout(0.5).forward({}, x, Context(host, train=True, **c))[0] for c in contexts]
     for i, a in enumerate(masks):
         for b in masks[:i]:

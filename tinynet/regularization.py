@@ -14,7 +14,8 @@ from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec
 class Dropout(Layer):
     """In training, each element is 0 with probability ``rate``, else ``x / (1 - rate)`` (Srivastava et al. 2014).
 
-    ``rate`` in [0, 1) is the fraction dropped. The mask is a pure function of (seed, step, position of the layer).
+    ``rate`` in [0, 1) is the fraction dropped. The mask is a pure function of (seed, step, position of the layer), and of
+    the part of the batch if that is computed in parts.
 
     Examples
     --------
