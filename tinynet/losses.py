@@ -137,8 +137,7 @@ class Huber(Loss):
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 < checks.number(self.delta) < inf:
-            raise ValueError(f"Huber delta {self.delta!r} is out of range: give a positive number")
+        checks.settle(self, lambda delta: 0 < delta < inf, "a positive number", "delta")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
@@ -156,8 +155,7 @@ class Quantile(Loss):
     q: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.0 < checks.number(self.q) < 1.0:
-            raise ValueError(f"Quantile q {self.q!r} is out of range: give a number in (0, 1)")
+        checks.settle(self, lambda q: 0 < q < 1, "a number in (0, 1)", "q")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
@@ -241,8 +239,7 @@ class CrossEntropy(Loss):
     labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0.0 <= checks.number(self.smoothing) < 1.0:
-            raise ValueError(f"CrossEntropy smoothing {self.smoothing!r} is out of range: give a number in [0, 1)")
+        checks.settle(self, lambda smoothing: 0 <= smoothing < 1, "a number in [0, 1)", "smoothing")
         if self.class_weight is not None:
             object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
 
