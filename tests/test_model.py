@@ -59,6 +59,21 @@ def test_weights_are_views_of_one_vector(ops):
     assert model.state.shape == (10,)
 
 
+def test_what_is_assigned_to_the_vectors_is_copied(ops):
+    model, other = made(ops), made(ops)
+    other.theta[...] = 0.5 * other.theta + 0.1
+    wanted = ops.to_numpy(other.predict(X)).copy()
+    model.predict(X), model.predict(X)  # the second call is captured
+    model.theta = ops.to_numpy(model.theta).tolist()
+    model.theta *= 0.5
+    model.theta = model.theta + 0.1
+    np.testing.assert_array_equal(ops.to_numpy(model.predict(X)), wanted)
+    with pytest.raises(ValueError) as e:
+        model.state = ops.asarray([1.0])
+    assert str(e.value) == "state (1,) does not fit the model's: expected (10,)"
+    np.testing.assert_array_equal(ops.to_numpy(model.predict(X)), wanted)
+
+
 def test_a_model_moves(ops):
     model = made()
     model.fit((X, LABELS), epochs=2)
@@ -181,6 +196,10 @@ def bad(array, row, value):
     return array
 
 
+EXPECTED = (
+    "expected integer labels (30,) or probabilities (30, 3); "
+    "astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"
+)
 MISTAKES = [
     ((X[:, :3], LABELS), "samples of shape (3,) do not fit the model: expected (4,)"),
     ((X[:, 0], LABELS), "X (30,) is not a table: expected (n, features); reshape(-1, 1) makes one column"),
@@ -188,9 +207,11 @@ MISTAKES = [
     ((X[:0], LABELS[:0]), "X (0, 4) has no samples: give at least one"),
     ((X, LABELS[:, None]), "labels (30, 1) do not fit outputs (30, 3): expected (30,)"),
     ((X, bad(LABELS, 0, 1.0)),
-     "targets (30,) of a floating type do not fit outputs (30, 3): expected integer labels (30,) or probabilities (30, 3)"),
-    ((X, np.where(np.arange(30) == 7, 3, LABELS)), "CrossEntropy: labels must be in [0, 3); row 7 is 3"),
-    ((X, np.where(np.arange(30) == 9, -1, LABELS)), "CrossEntropy: labels must be in [0, 3); row 9 is -1"),
+     f"targets (30,) of a floating type do not fit outputs (30, 3): {EXPECTED}"),
+    ((X, np.where(np.arange(30) == 7, 3, LABELS)),
+     "CrossEntropy: labels must be in [0, 3), the numbers of the outputs; row 7 is 3"),
+    ((X, np.where(np.arange(30) == 9, -1, LABELS)),
+     "CrossEntropy: labels must be in [0, 3), the numbers of the outputs; row 9 is -1"),
     ((bad(X, (11, 2), np.nan), LABELS), "X has a value that is NaN or infinite: first in row 11"),
     ((bad(X, (12, 0), -np.inf), LABELS), "X has a value that is NaN or infinite: first in row 12"),
     ((X, bad(REAL, (5, 1), np.nan)), "y has a value that is NaN or infinite: first in row 5"),
@@ -230,7 +251,7 @@ def test_bad_data_says_the_same_on_every_backend(data, said, ops):
 
 def test_a_column_against_a_vector():
     model = tn.Model(tn.Dense(1), 4)
-    with pytest.raises(ValueError, match=r"^targets \(30,\) do not fit outputs \(30, 1\): expected \(30, 1\)$"):
+    with pytest.raises(ValueError, match=r"^targets \(30,\) do not fit .*: expected \(30, 1\), reshape\(-1, 1\)$"):
         model.fit((X, REAL[:, 0]))
 
 

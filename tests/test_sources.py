@@ -105,6 +105,22 @@ def test_hdf5_as_h5py_saves_it(kind, tmp_path, monkeypatch):
     assert (Path(data.x.filename) == tmp_path / "d.h5") == (kind != "chunked")
 
 
+def test_labels_of_a_floating_type(tmp_path):
+    """Numbers, unless the task says otherwise; then they must be whole."""
+    np.save(tmp_path / "d.npy", np.column_stack([X, Y]))
+    np.savez(tmp_path / "d.npz", X=X, y=Y.astype(np.float32))
+    for path in (tmp_path / "d.npy", tmp_path / "d.npz"):
+        assert D.read(path).outputs == 1
+        data = D.read(path, task="classification")
+        assert data.classes == 4
+        np.testing.assert_array_equal(parts(data, range(50))[1], Y)
+    for wrong in (0.5, np.nan, np.inf):
+        np.save(tmp_path / "y.npy", np.where(np.arange(50) == 7, wrong, Y))
+        with pytest.raises(tn.DataFileError) as e:
+            D.read(tmp_path / "d.npy", target=tmp_path / "y.npy", task="classification")
+        assert str(e.value) == f"{tmp_path / 'd.npy'}: y is {wrong} in row 7, which is no label: give whole numbers"
+
+
 def test_tables_with_columns_of_all_kinds(tmp_path):
     pa = pytest.importorskip("pyarrow", reason="the format needs it")
     import pyarrow.parquet as pq
@@ -531,7 +547,8 @@ def drain(batches, steps):
         (lambda: drain(D.Batches([(X, Y), (X[:, :2], Y)]), range(2)),
          ("batch 1 is Arrays(X (50, 2), y (50,), on numpy), and the first was Arrays(X (50, 3), y (50,), on numpy): "
           "shapes or targets differ")),
-        (lambda: tn.Model(tn.Dense(2), 3).fit(D.Batches([(X, Y)])), "CrossEntropy: labels must be in [0, 2); row 1 is 2"),
+        (lambda: tn.Model(tn.Dense(2), 3).fit(D.Batches([(X, Y)])),
+         "CrossEntropy: labels must be in [0, 2), the numbers of the outputs; row 1 is 2"),
     ],
 )  # fmt: skip
 def test_mistakes_with_batches(make, said):

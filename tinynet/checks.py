@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf, nan
 from operator import index
 from typing import Any
@@ -47,6 +47,25 @@ def number(value: Any) -> float:
     """``value`` as float; NaN, which is in no range, if it is not a real number."""
     found = real(value)
     return nan if found is None else found
+
+
+def settle(owner: object, good: Callable[[float], bool], wanted: str, *names: str) -> None:
+    """Make these fields of a frozen dataclass Python's own numbers; ValueError unless they are numbers, and ``good``."""
+    for name in names:
+        value = getattr(owner, name)
+        if not good(number(value)):
+            raise ValueError(f"{type(owner).__name__} {name} {shown(value)} is out of range: give {wanted}")
+        own = whole(value)
+        object.__setattr__(owner, name, number(value) if own is None else own)
+
+
+def settle_truth(owner: object, name: str, remedy: str = "") -> None:
+    """Make this field of a frozen dataclass Python's bool; TypeError unless it is one."""
+    value = getattr(owner, name)
+    own = truth(value)
+    if own is None:
+        raise TypeError(f"{type(owner).__name__} {name} {shown(value)} is neither True nor False{remedy}")
+    object.__setattr__(owner, name, own)
 
 
 def truth(value: Any) -> bool | None:

@@ -43,8 +43,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
-        if not checks.number(self.min_delta) >= 0:
-            raise ValueError(f"EarlyStopping min_delta {checks.shown(self.min_delta)} is out of range: give at least 0")
+        checks.settle(self, lambda delta: delta >= 0, "at least 0", "min_delta")
 
 
 Callback = Callable[[Model, dict[str, float]], None]

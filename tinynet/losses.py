@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
+from math import inf, prod
 from typing import Any, ClassVar
 
 from tinynet_backends import Backend
@@ -68,7 +68,11 @@ class Loss:
         """ValueError unless targets, of a batch or of a whole data set, fit outputs ``(n, *out)``."""
         n = target.shape[0]
         if tuple(target.shape[1:]) != tuple(out):
-            raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {(n, *out)}")
+            expected = f"{(n, *out)}"
+            if prod(target.shape) == n:  # a number for each sample
+                labels = f"or labels {(n,)} with CrossEntropy{_of_numbers(target, ops)}"
+                expected += f", {'reshape(-1, 1)' if prod(out) == 1 else labels}"
+            raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {expected}")
         self.check_values(target, ops)
 
     def check_values(self, target: Array, ops: Backend) -> None:
@@ -133,8 +137,7 @@ class Huber(Loss):
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 < checks.number(self.delta) < inf:
-            raise ValueError(f"Huber delta {self.delta!r} is out of range: give a positive number")
+        checks.settle(self, lambda delta: 0 < delta < inf, "a positive number", "delta")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
@@ -152,8 +155,7 @@ class Quantile(Loss):
     q: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.0 < checks.number(self.q) < 1.0:
-            raise ValueError(f"Quantile q {self.q!r} is out of range: give a number in (0, 1)")
+        checks.settle(self, lambda q: 0 < q < 1, "a number in (0, 1)", "q")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
@@ -237,8 +239,7 @@ class CrossEntropy(Loss):
     labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0.0 <= checks.number(self.smoothing) < 1.0:
-            raise ValueError(f"CrossEntropy smoothing {self.smoothing!r} is out of range: give a number in [0, 1)")
+        checks.settle(self, lambda smoothing: 0 <= smoothing < 1, "a number in [0, 1)", "smoothing")
         if self.class_weight is not None:
             object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
 
@@ -272,14 +273,28 @@ class CrossEntropy(Loss):
         if xp.isdtype(target.dtype, "integral"):
             if target.ndim != 1:
                 raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}")
-            self._require((target >= 0) & (target < k), target, f"labels must be in [0, {k})", ops)
+            claim = f"labels must be in [0, {k}), the numbers of the outputs"
+            if k == 1:
+                claim += ", or be targets (n, 1) of BinaryCrossEntropy"
+            self._require((target >= 0) & (target < k), target, claim, ops)
+        elif k == 1:
+            raise ValueError(
+                "CrossEntropy of a single output is always 0: use BinaryCrossEntropy, or an output for each class"
+            )
         elif tuple(target.shape) != (n, k):
             raise ValueError(
                 f"targets {tuple(target.shape)} of a floating type do not fit outputs {(n, k)}: "
-                f"expected integer labels {(n,)} or probabilities {(n, k)}"
+                f"expected integer labels {(n,)} or probabilities {(n, k)}{_of_numbers(target, ops)}"
             )
         else:
             self._require(target >= 0, target, "probabilities must not be negative", ops)
+
+
+def _of_numbers(target: Array, ops: Backend) -> str:
+    """How to make labels of these targets, as the end of a message; nothing unless they are one number for a sample."""
+    if prod(target.shape) != target.shape[0] or not ops.xp.isdtype(target.dtype, "real floating"):
+        return ""
+    return "; astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"
 
 
 def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:

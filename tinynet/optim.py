@@ -118,6 +118,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.settle_truth(self, "nesterov")
         if self.nesterov and not self.momentum:
             raise ValueError("SGD nesterov=True needs a momentum: give one in (0, 1)")
 

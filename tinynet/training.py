@@ -65,7 +65,8 @@ def train(
     """Train ``model`` in place for ``steps`` steps, one for each report that is asked for; break out of the loop to stop.
 
     ``clip`` bounds the gradient's norm. ``accumulate`` computes each batch in that many parts and adds up their
-    gradients: the same step, in less memory. ``ema`` keeps ``average = ema * average + (1 - ema) * theta`` in the run.
+    gradients: the same step, in less memory, but for layers that look at a batch (`BatchNorm`) or draw masks for it
+    (`Dropout`), which do so for each part. ``ema`` keeps ``average = ema * average + (1 - ema) * theta`` in the run.
     ``run`` continues from the state of an earlier report. Raises `DivergedError` if the loss or a weight is not finite,
     which is checked every 64 steps, at the end of an epoch, and after every step for which ``due(step)`` is true: the
     model is then as it was at the last check. With ``together`` a report may stand for several steps and describes the
@@ -158,7 +159,6 @@ def make_step(
         params: Params, theta: Array, slots: State, average: Array | None, vectors: list[Array], rate: Array | None,
         x: Array, y: Array, weight: Array | None, t: int, *numbers: float,
     ) -> Array:  # fmt: skip
-        ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False)
         total, denominator = None, loss.denominator(y, weight, ops)
         g, part = vectors[0], vectors[-1]
         n = x.shape[len(lead)]
@@ -168,6 +168,7 @@ def make_step(
         for start in range(0, n, size):
             rows = *all_networks, slice(start, min(start + size, n))
             w = None if weight is None else weight[rows]
+            ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=start // size)
             out, backprop = checked_forward(model.net, model.out_shape, params, x[(*rows, ...)], ctx)
             value, dy = loss(out, y[(*rows, ...)], ops, w, denominator)
             ops.pack(checked_gradients(model.gradient_names, backprop(dy)[1], params), part if start else g)

@@ -158,7 +158,7 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
     if data.classes:
         found = f"{data.classes} classes{f' ({listed(names)})' if names else ''}"
     else:
-        found = "numbers, and errors are in units of their standard deviation"
+        found = "numbers (of classes: --task classification), and errors are in units of their standard deviation"
     return f"target: {found}; {training.n:,} training samples, {validation.n:,} held out"
 
 

@@ -19,10 +19,22 @@ from tinynet.errors import DataFileError
 
 def _for_task(path: Path, y: Array, task: str | None) -> Array:
     """Targets in the form that ``task`` needs: integer labels (n,), or numbers (n, o)."""
+    if task == "classification" and y.ndim == 1 and y.dtype.kind == "f":
+        y = _labels(path, y)
     integer = y.dtype.kind in "biu"
     if task == "classification" and not (integer and y.ndim == 1):
         raise DataFileError(f"{path}: y {y.dtype} {y.shape} is no target of a classification: give whole numbers (n,)")
     return y.reshape(-1, 1) if y.ndim == 1 and (task == "regression" or not integer) else y
+
+
+def _labels(path: Path, y: Array) -> Array:
+    """Labels y (n,) of a floating-point type as int64."""
+    with np.errstate(invalid="ignore"):  # NaN and infinities, which are no labels either
+        labels = y.astype(np.int64)
+    wrong = np.flatnonzero(labels != y)
+    if len(wrong):
+        raise DataFileError(f"{path}: y is {y[wrong[0]]} in row {wrong[0]}, which is no label: give whole numbers")
+    return labels
 
 
 def npy_array(path: str | PathLike[str]) -> Array:

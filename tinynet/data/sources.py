@@ -76,8 +76,9 @@ def read(
 
     Integer targets are labels, and text in a table is classes, numbered in the order of their names. With ``task``
     "regression" a target is always numeric; with "classification" the distinct values of a table's target are its
-    classes, and with "auto" too unless the column is floating-point. ``columns`` are those of a model: the table is
-    then read with its features in its order, and its classes. ``data.columns`` has what was found.
+    classes (with "auto" too unless the column is floating-point), and whole numbers of any type in another file are
+    labels. ``columns`` are those of a model: the table is then read with its features in its order, and its
+    classes. ``data.columns`` has what was found.
 
     Resident memory stays below about twice `arrays.RELEASE` (256 MiB), however large the file. Raises `DataFileError`,
     which names the file and what is wrong with it; OSError if the file does not exist.

@@ -50,6 +50,7 @@ class Fitted:
     history_: list[dict[str, float]]
     classes_: Array  # (k,), of a classifier; on the host if they are not numbers
     _multilabel: bool
+    _binarizer: Any  # of sparse labels; None of others
     _seed: int
     _steps: int
     _epochs: int

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
-from sklearn.preprocessing import LabelEncoder
+from sklearn.preprocessing import LabelBinarizer, LabelEncoder
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
@@ -38,9 +38,9 @@ class MLPClassifier(ClassifierMixin, MLP):
       All but the cross-entropies get targets -1 and 1, and give no probabilities.
     - ``class_weight``: "balanced", a dict of label -> weight (a list of them for several labels per sample), or None.
 
-    Several labels per sample are zeros and ones, (n, k). With scikit-learn's array API dispatch on, everything follows
-    X: it may be an array of any library that tinynet has a backend for. Training runs there, and predictions and
-    ``classes_`` (unless they are strings) lie there.
+    Several labels per sample are zeros and ones, (n, k); if they are sparse in the first fit, so are predictions. With
+    scikit-learn's array API dispatch on, everything follows X: it may be an array of any library that tinynet has a
+    backend for. Training runs there, and predictions and ``classes_`` (unless they are strings) lie there.
 
     Fitted: ``classes_`` (k,), ``coefs_`` and ``intercepts_`` of the dense layers, ``model_`` (the `Model`, to be saved or
     exported), ``theta_``, ``layer_state_`` and ``optimizer_state_`` (its numbers), ``loss_``, ``best_loss_``,
@@ -79,7 +79,8 @@ class MLPClassifier(ClassifierMixin, MLP):
     # Labels are looked up on the host, where they may be strings ---------------------------------------------------
 
     def _check_targets(self, y: Any, known: bool, home: Backend) -> Any:
-        y = to_host(y.toarray() if hasattr(y, "toarray") else y)
+        given, sparse = y, hasattr(y, "toarray")
+        y = to_host(y.toarray() if sparse else y)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         check_classification_targets(y)
@@ -92,6 +93,8 @@ class MLPClassifier(ClassifierMixin, MLP):
         classes: Any = get_backend("numpy").xp.arange(y.shape[1]) if multilabel else LabelEncoder().fit(y).classes_
         if not known:
             self.classes_ = classes
+        if not known or not hasattr(self, "_multilabel"):
+            self._binarizer = LabelBinarizer().fit(given) if sparse and multilabel else None
         fitted = to_host(self.classes_)
         if known and hasattr(self, "_multilabel") and multilabel != self._multilabel:
             raise ValueError(f"y is {kind} and was not in the last fit: give labels of one kind")
@@ -149,11 +152,14 @@ class MLPClassifier(ClassifierMixin, MLP):
     # Predictions ---------------------------------------------------------------------------------------------------
 
     def predict(self, X: Any) -> Array:
-        """Labels (n,), or zeros and ones (n, k) if a sample has several, in the namespace of X; strings on the host."""
+        """Labels (n,), or zeros and ones (n, k) if a sample has several, in the namespace of X.
+
+        Strings and sparse labels are on the host.
+        """
         out, home = self._outputs(X, "predict")
         codes = self._decide(out, home.xp)
         if self._multilabel:
-            return codes
+            return codes if self._binarizer is None else self._binarizer.inverse_transform(to_host(codes))
         if _is_text(self.classes_):
             return self.classes_[to_host(codes)]
         return home.xp.take(move(self.classes_, home), codes, axis=0)
