@@ -148,7 +148,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             loop = partial(Loop, self, trainer, loader, test, data.home)
             if one_epoch:
                 loop(FitTask(), 1, keep_step=True).run()
-                trainer.leave(self)
+                trainer.note(self)
                 self._kept = trainer
                 return
             with fit_task(self, data.X, data.y, sample_weight) as task:

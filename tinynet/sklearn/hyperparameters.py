@@ -25,9 +25,9 @@ _ACTIVATIONS = {"identity": Identity(), "logistic": ACTIVATIONS["sigmoid"], **AC
 
 @dataclass(eq=False, repr=False)
 class Hyperparameters(BaseEstimator):
-    """The parameters of an estimator, which are checked when it is fitted and never changed.
+    """The parameters of an estimator. A fit checks them and never changes them.
 
-    As in scikit-learn's MLPs, in meaning and default, unless said otherwise:
+    They have the meanings and defaults of scikit-learn's MLPs, unless said otherwise:
 
     - ``hidden_layer_sizes``: widths of the hidden layers. ``activation`` after each: "relu", "identity", "logistic",
       "tanh", another of tinynet's by name ("gelu", "silu", "elu", "leaky_relu", "softplus"), or a layer.
@@ -35,14 +35,15 @@ class Hyperparameters(BaseEstimator):
       ``momentum`` in [0, 1) and ``nesterovs_momentum`` are for "sgd"; ``beta_1``, ``beta_2`` and ``epsilon`` for the
       Adams. There is no "lbfgs".
     - ``alpha``: the loss has ``alpha / 2`` times the sum of squared weights, biases left out, over the (mean) weight of
-      a batch. ``loss_`` is without it.
+      a batch. ``loss_`` leaves it out.
     - ``learning_rate_init``, and ``learning_rate``, here for every solver: "constant"; "invscaling", divided by the
       number of samples seen, plus 1, to the power ``power_t``; "adaptive", divided by 5 when there is no progress; or a
       schedule ``step -> rate``.
     - ``batch_size``: samples per step; "auto" is 200, or all if they are fewer. ``shuffle`` them in each epoch.
-    - ``max_iter``: epochs, at most. Training ends when for more than ``n_iter_no_change`` of them the loss has not sunk
-      by ``tol``; with ``early_stopping`` when the score of held-out samples has not risen by as much, and the best
-      weights are kept. Held out is the fraction ``validation_fraction``, or what `fit` gets as ``X_val`` and ``y_val``.
+    - ``max_iter``: the largest number of epochs. Training ends when the loss has not fallen by ``tol`` for more than
+      ``n_iter_no_change`` epochs or, with ``early_stopping``, when the score of held-out samples has not risen by as
+      much; the best weights are then kept. Held out is the fraction ``validation_fraction``, or what `fit` gets as
+      ``X_val`` and ``y_val``.
     - ``random_state`` decides weights, order, masks and what is held out. ``verbose`` prints a line per epoch.
     - ``warm_start``: `fit` continues where the last one ended, with the state of the optimizer, which scikit-learn
       resets.
@@ -54,8 +55,8 @@ class Hyperparameters(BaseEstimator):
       each activation.
     - ``callbacks``: each is called as ``callback(model, row)`` after an epoch, with the `Model` and a mapping of names
       to numbers, the rows of ``history_``; one that raises `StopTraining` ends training.
-    - ``backend``: the name of the one that trains, wherever X lies. By default that of X, and for NumPy's arrays the one
-      in force, or the fastest on the host where nobody has chosen one.
+    - ``backend``: the name of the backend that trains, wherever X lies; by default X's own. NumPy arrays train on the
+      backend in force or, if none has been chosen, on the fastest of the host.
     - ``precision``: "float32" or "float64"; by default the dtype of X, float64 if it is another.
     """
 

@@ -13,7 +13,7 @@ from tinynet_backends import Backend, get_backend
 
 from tinynet.losses import BinaryCrossEntropy, Loss, Poisson
 from tinynet.sklearn.base import MLP
-from tinynet.sklearn.placement import Array, move
+from tinynet.sklearn.placement import Array, dtype_name, move
 from tinynet.sklearn.samples import Samples
 
 
@@ -90,7 +90,7 @@ class MLPRegressor(RegressorMixin, MLP):
         if samples.weight is None:
             mean = xp.mean(y, axis=0)
         else:
-            w = ops.asarray(samples.weight / samples.weight.sum(), str(y.dtype).rpartition(".")[2])
+            w = ops.asarray(samples.weight / samples.weight.sum(), dtype_name(y))
             mean = xp.sum(w[:, None] * y, axis=0)
         return self._outputs_for(mean, xp)
 

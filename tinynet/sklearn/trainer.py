@@ -20,10 +20,10 @@ _PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 class Trainer:
-    """The training of ``model``: what changes in it, in place, and by what.
+    """What trains ``model`` in place. ``inner`` is the model without its `Standardize`: samples are standardized once.
 
-    An estimator keeps that of a `partial_fit` for the next one, because a step is compiled only after a few calls.
-    ``ingredients`` are all that the step was made from: another step would be made from others.
+    After a `partial_fit` the estimator keeps its trainer for the next, because a step is fast only after a few calls.
+    ``ingredients`` are everything that the step was made from.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Trainer:
             slots["penalized"] = self.optimizer.mask
         self.run = Run(slots, estimator._steps)
         self._step: Step | None = None
-        self._left: tuple[Array, State] = (None, {})
+        self._noted: tuple[Array, State] = (None, {})
 
     def _restore(self, slots: State, saved: State) -> None:
         for name, value in saved.items():
@@ -68,13 +68,13 @@ class Trainer:
             self._step = make_step(self.inner, self.loss, self.optimizer, self.run, None, 1, None)
         return loop(self.inner, passes, self._step, self.run, steps, passes.ends_epoch, check_finite)
 
-    def leave(self, estimator: MLP) -> None:
-        """Note what ``estimator`` was given, so that a change of it is noticed."""
-        self._left = estimator.theta_, estimator.optimizer_state_
+    def note(self, estimator: MLP) -> None:
+        """Note what ``estimator`` now has, so that `continues` notices a change."""
+        self._noted = estimator.theta_, estimator.optimizer_state_
 
     def continues(self, estimator: MLP, ingredients: tuple[Any, ...]) -> bool:
-        """Whether ``estimator`` is as this left it, and its next step would be made from the same ingredients."""
-        theta, state = self._left
+        """Whether ``estimator`` is as it was noted, and its next step would be made from the same ingredients."""
+        theta, state = self._noted
         if theta is not estimator.theta_ or state is not estimator.optimizer_state_ or not self.model.ops.on_host:
             return False
         pairs = (self.model.theta, theta), (self.model.state, estimator.layer_state_)
