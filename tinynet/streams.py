@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tinynet_backends import Backend, exact, get_backend, philox
+from tinynet_backends import Backend, exact, get_backend, permutation, philox
 
 from tinynet import checks
 
@@ -35,6 +35,12 @@ def check_seed(seed: int) -> int:
 def key(seed: int, purpose: int) -> Key:
     """The Philox key of a purpose under ``seed``."""
     return check_seed(seed), purpose
+
+
+def permutation_keys(key: Key, counter: Counter) -> tuple[int, ...]:
+    """The numbers in [0, 2**32) that determine a permutation: the halves of a stream's first words, the lower first."""
+    words = get_backend("numpy").words(key, counter, 0, permutation.KEYS // 2)
+    return tuple(half for w in words.tolist() for half in (w & 0xFFFFFFFF, w >> 32))
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,31 @@ class Stream:
             return ops.asarray(host.xp.ones_like(words, dtype=host.xp.bool))
         return ops.asarray(words < philox.constant(host.xp, int(chance * 2.0**64), host.device))
 
+    def permute(self, index: Index, n: int, ops: Backend | None = None) -> Array:
+        """Where each index goes in a shuffle of range(n), int64, for n in [1, 2**62]; in memory for the indices alone.
+
+        The stream determines the shuffle: give that of another epoch another counter. See
+        `tinynet_backends.permutation`.
+
+        Examples
+        --------
+        >>> stream = tn.Stream(seed=1)
+        >>> stream.permute(range(5), 5).tolist(), stream.permute([3], 10**15).tolist()
+        ([4, 1, 0, 2, 3], [441265797717591])
+        """
+        ops = ops or get_backend()
+        host = ops.generator
+        return ops.asarray(host.permute(_places(index, host), n, self._permutation_keys()))
+
+    def unpermute(self, index: Index, n: int, ops: Backend | None = None) -> Array:
+        """The inverse of `permute`: what goes there."""
+        ops = ops or get_backend()
+        host = ops.generator
+        return ops.asarray(permutation.unpermute(host.xp, _places(index, host), n, self._permutation_keys()))
+
+    def _permutation_keys(self) -> tuple[int, ...]:
+        return permutation_keys((self.seed, self.purpose), self.counter)
+
     def _words(self, index: Index, host: Backend, again: int) -> Array:
         counter = *self.counter[:2], self.counter[2] + again * 2**32
         key = self.seed, self.purpose
@@ -149,6 +180,16 @@ class Stream:
             return host.words_at(key, counter, host.asarray(numbers, "int64"), 1)[:, 0]
         text = checks.shown(index)
         raise IndexError(f"numbers {text} of a stream do not exist: give a range or a list in [0, 2**62)")
+
+
+def _places(index: Index, host: Backend) -> Array:
+    """``index`` as (n,) int64 on ``host``; IndexError if anything in it is not an integer in [0, 2**62)."""
+    if isinstance(index, range) and index.step == 1 and 0 <= index.start <= index.stop <= 2**62:
+        return host.arange(index.start, index.stop)
+    numbers = _whole_numbers(index)
+    if numbers is None:
+        raise IndexError(f"indices {checks.shown(index)} are none: give a range or a list in [0, 2**62)")
+    return host.asarray(numbers, "int64")
 
 
 def _whole_numbers(index: Index) -> Array | None:

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from tinynet_backends import Backend, get_backend
-from tinynet_backends.permutation import KEYS
 
 from tinynet import checks, streams
 from tinynet.data.dataset import Array, Dataset, Index
@@ -29,8 +28,7 @@ class Order(Protocol):
 
 def permutation_keys(seed: int, epoch: int, purpose: int, number: int = 0) -> tuple[int, ...]:
     """The 32-bit numbers that key the permutation of an epoch, or of a class: drawn, never computed from seed and epoch."""
-    words = get_backend("numpy").words(streams.key(seed, streams.ORDER), (epoch, purpose, number), 0, KEYS // 2)
-    return tuple(half for w in words.tolist() for half in (w & 0xFFFFFFFF, w >> 32))
+    return streams.permutation_keys(streams.key(seed, streams.ORDER), (epoch, purpose, number))
 
 
 class Sequential:
