@@ -178,8 +178,6 @@ def fit(
     if saver is not None:
         options = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": stopping}
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
-    if not run.step:
-        adapt(model, loader.data)
     callbacks = list(callbacks)
     per_step: list[Any] = [callback for callback in callbacks if hasattr(callback, "at_step")]
     steps = epochs * loader.steps_per_epoch
@@ -188,6 +186,8 @@ def fit(
         clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
         together=not per_step,
     )  # fmt: skip
+    if not run.step:  # and `train` has refused what it cannot do: the model changes from here on
+        adapt(model, loader.data)
 
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     evaluate = Evaluation(model, loss, chosen)
