@@ -161,7 +161,7 @@ def fit(
     if callable(callbacks):
         raise TypeError(f"callbacks {checks.shown(callbacks)} is a single one: give a list")
     if held_out is not None:
-        check_fit(model, held_out, loss)
+        check_fit(model, held_out, loss, chosen)
     stopping = early_stopping
     if stopping is not None and not isinstance(stopping, EarlyStopping):
         stopping = EarlyStopping(stopping)
