@@ -324,6 +324,18 @@ def test_libraries_are_not_mixed():
             lambda: tn.Model(tn.Dense(1), 2, backend=3),
             "backend 3 is not a name: choose from auto, numpy, numba, cupy, strict, torch, dpnp",
         ),
+        (
+            lambda: made().evaluate((X, LABELS), loss=tn.CrossEntropy(), metrics=["accuracy", "r2"]),
+            "metric 'r2' does not take labels: choose from accuracy, top_k, log_loss, f1",
+        ),
+        (
+            lambda: made().fit((X, LABELS), validation=(X, LABELS), metrics=["mae"]),
+            "metric 'mae' does not take labels: choose from accuracy, top_k, log_loss, f1",
+        ),
+        (
+            lambda: tn.fit_many(made(), (X, LABELS), seeds=[0, 1], validation=(X, LABELS), metrics=["rmse"]),
+            "metric 'rmse' does not take labels: choose from accuracy, top_k, log_loss, f1",
+        ),
         (lambda: made().evaluate((X, LABELS)), "the model has no loss yet: fit it, or give evaluate(loss=…)"),
         (
             lambda: made().fit(X),

@@ -383,6 +383,28 @@ def test_computed_targets_are_checked_too(data, loss, said, ops):
         assert str(e.value).startswith(said)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clip": -1.0}, {"accumulate": 0}, {"ema": 1.0}, {"epochs": 0}, {"batch_size": 0}, {"metrics": ["mean"]},
+        {"data": ([[1.0, 2.0]], [2])}, {"data": ([[1.0]], [0])}, {"loss": tn.Hinge()}, {"optimizer": "adam"},
+        {"validation": ([[1.0]], [0])}, {"early_stopping": tn.EarlyStopping(1, "val_loss")}, {"callbacks": print},
+        {"weights": [1.0]}, {"resume": True},
+    ],
+)  # fmt: skip
+def test_a_fit_that_is_refused_changes_nothing(options):
+    model = tn.Model(tn.Sequential(tn.Standardize(), tn.Dense(2)), 2)
+    model.fit(DATA, loss=tn.CrossEntropy(0.1))
+    model.state = [0.0, 0.0, 1.0, 1.0]  # as if it had seen no data
+    before = model.theta.copy(), model.state.copy(), model.loss, model.metrics, model.history
+    with pytest.raises((ValueError, TypeError)):
+        model.fit(**{"data": ([[1.0, 2.0], [5.0, 7.0]], [0, 1])} | options)
+    after = model.theta, model.state, model.loss, model.metrics, model.history
+    np.testing.assert_array_equal(after[0], before[0])
+    np.testing.assert_array_equal(after[1], before[1])
+    assert after[2:] == before[2:]
+
+
 def test_the_generator_complains_before_its_first_step():
     with pytest.raises(ValueError, match=r"^steps -1 is not a whole number of at least 0$"):
         tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=-1)

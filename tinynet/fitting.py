@@ -161,7 +161,7 @@ def fit(
     if callable(callbacks):
         raise TypeError(f"callbacks {checks.shown(callbacks)} is a single one: give a list")
     if held_out is not None:
-        check_fit(model, held_out, loss)
+        check_fit(model, held_out, loss, chosen)
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
         early_stopping = EarlyStopping(early_stopping)
     best = _best(early_stopping, chosen if held_out is not None else None)
@@ -176,8 +176,6 @@ def fit(
     if saver is not None:
         options = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": early_stopping}
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
-    if not run.step:
-        adapt(model, loader.data)
     steps = epochs * loader.steps_per_epoch
     session = _Session(snapshot, loader, list(callbacks), held_out, Evaluation(model, loss, chosen), saver)
     reports = train(
@@ -185,6 +183,8 @@ def fit(
         clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
         together=not session.per_step,
     )  # fmt: skip
+    if not run.step:  # and `train` has refused what it cannot do: the model changes from here on
+        adapt(model, loader.data)
 
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     session.call_per_step(run.step)

@@ -91,9 +91,9 @@ def fit_many(
     loader = Together([orders[seed] for seed in numbers])
     steps = epochs * loader.steps_per_epoch
     check_options(steps, clip, accumulate, ema)
-    for samples in (source, held_out):
-        if samples is not None:
-            check_fit(models[0], samples, loss)
+    check_fit(models[0], source, loss)
+    if held_out is not None:
+        check_fit(models[0], held_out, loss, chosen)
     _adapt(models, source)
 
     ensemble = Ensemble(models, rates)

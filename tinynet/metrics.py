@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import nan, sqrt
-from typing import Any
+from typing import Any, ClassVar
 
 from tinynet_backends import Backend
 
@@ -19,10 +19,11 @@ Array = Any
 
 
 class Metric:
-    """The protocol of a metric; early stopping asks whether ``larger_is_better``."""
+    """The protocol of a metric; early stopping asks whether ``larger_is_better``. One ``of_numbers`` takes no labels."""
 
     name: str
     larger_is_better: bool = True
+    of_numbers: ClassVar[bool] = False
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         """Outputs y (n, o), target, sample weights (n,) -> (s,) floating."""
@@ -159,6 +160,7 @@ class F1(Metric):
 
 class _Error(_Ratio):
     larger_is_better = False
+    of_numbers: ClassVar[bool] = True
 
     def _mean(self, e: Array, weight: Array | None, ops: Backend) -> Array:
         return self._pair(ops.xp.mean(e, axis=-1), _rows(e, weight, ops), ops)
@@ -197,6 +199,7 @@ class R2(Metric):
     """
 
     name: str = "r2"
+    of_numbers: ClassVar[bool] = True
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         """For each output the squares of the errors, the mean and the squares of the distances from it; the weight."""
@@ -230,6 +233,14 @@ class R2(Metric):
 
 
 METRICS: dict[str, Metric] = {m.name: m for m in (Accuracy(), TopK(), LogLoss(), F1(), R2(), MAE(), RMSE())}
+
+
+def check_metrics(metrics: Iterable[Metric], labels: bool) -> None:
+    """ValueError if one of the metrics does not take the targets, which are ``labels`` or numbers."""
+    wrong = [metric.name for metric in metrics if labels and metric.of_numbers]
+    if wrong:
+        others = ", ".join(name for name, metric in METRICS.items() if not metric.of_numbers)
+        raise ValueError(f"metric {wrong[0]!r} does not take labels: choose from {others}")
 
 
 def as_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:

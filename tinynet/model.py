@@ -15,7 +15,7 @@ from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Context, Layer, Param, Params, Sequential, checked_forward, leaves
 from tinynet.losses import Loss, check_loss
-from tinynet.metrics import Metric, added, as_metrics
+from tinynet.metrics import Metric, added, as_metrics, check_metrics
 from tinynet.standardize import moments, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
@@ -226,9 +226,9 @@ class Model:
         loss = loss or self.loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give evaluate(loss=…)")
-        data = as_dataset(data)
-        check_fit(self, data, loss)
-        evaluation = Evaluation(self, loss, self.metrics if metrics is None else as_metrics(metrics))
+        data, chosen = as_dataset(data), self.metrics if metrics is None else as_metrics(metrics)
+        check_fit(self, data, loss, chosen)
+        evaluation = Evaluation(self, loss, chosen)
         return evaluation(data, checks.positive("batch_size", batch_size))
 
     @_on_its_device
@@ -384,10 +384,11 @@ def _check_inputs(shape: Shape, model: Trainable) -> None:
         raise ValueError(f"samples of shape {tuple(shape)} do not fit the model: expected {model.in_shape}")
 
 
-def check_fit(model: Trainable, data: Any, loss: Loss) -> None:
-    """ValueError unless the data's inputs fit the model and its targets fit the loss, which must be one, and the model's
-    outputs."""
+def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric] = ()) -> None:
+    """ValueError unless the data's inputs fit the model and its targets fit the loss, which must be one, the metrics, and
+    the model's outputs."""
     check_loss(loss)
+    check_metrics(metrics, data.classes is not None)
     _check_inputs(data.shape, model)
     out = model.out_shape
     if len(out) != 1:
