@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinynet import checks
 from tinynet.errors import ModelFileError
-from tinynet.files import FORMAT, checksum, is_finite, opened, read_tensors, save, write_sealed, write_tensors
+from tinynet.files import FORMAT, check_arrays, checksum, opened, read_tensors, save, write_sealed, write_tensors
 from tinynet.history import History
 from tinynet.losses import Loss
 from tinynet.model import Model
@@ -65,8 +65,11 @@ class Snapshot:
 
     def unpack(self, arrays: dict[str, Any], about: dict[str, Any]) -> None:
         """Take everything back, or raise ValueError, TypeError or KeyError and change nothing."""
-        self._check_arrays(arrays)
         model, run, best, history, tally = self.model, self.run, self.best, self.history, self.tally
+        shapes = self._shapes()
+        if "best.theta" in arrays:
+            shapes |= {"best.theta": shapes["theta"], "best.state": shapes["state"]}
+        check_arrays(arrays, shapes, model.dtype, "run")
         step, finished, scalars = int(about["step"]), bool(about["finished"]), about["scalars"]
         epoch, waited, value = about["best"]
         total, counted, seconds = about["tally"]
@@ -94,22 +97,11 @@ class Snapshot:
         history.curve, history.pending = curve, pending
         run.step, self.finished = step, finished
 
-    def _check_arrays(self, arrays: dict[str, Any]) -> None:
-        """ValueError unless ``arrays`` are those of this run, all finite."""
-        run, p, s = self.run, tuple(self.model.theta.shape), tuple(self.model.state.shape)
-        wanted = {"theta": p, "state": s}
-        wanted |= {f"slot.{name}": p for name, value in run.slots.items() if not isinstance(value, float)}
-        if run.average is not None:
-            wanted["average"] = p
-        if "best.theta" in arrays:
-            wanted |= {"best.theta": p, "best.state": s}
-        if set(wanted) != set(arrays):
-            raise ValueError(f"array {sorted(set(wanted) ^ set(arrays))[0]!r} is missing or not part of this run")
-        for name, shape in wanted.items():
-            if arrays[name].shape != shape or str(arrays[name].dtype) != self.model.dtype:
-                raise ValueError(f"array {name!r} is {arrays[name].dtype} {arrays[name].shape}: expected {shape}")
-            if not is_finite(arrays[name]):
-                raise ValueError(f"array {name!r} has a value that is NaN or infinite")
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what `pack` gives, without best weights."""
+        p, s = tuple(self.model.theta.shape), tuple(self.model.state.shape)
+        slots = {f"slot.{name}": p for name, value in self.run.slots.items() if not isinstance(value, float)}
+        return {"theta": p, "state": s, **slots, **({} if self.run.average is None else {"average": p})}
 
 
 class Checkpoints:
