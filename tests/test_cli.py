@@ -54,7 +54,7 @@ def test_a_run_leaves_config_history_model_and_picture(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert f"val_accuracy {epochs[-1]['val_accuracy']:.4f}" in out
     assert "the best possible accuracy is" in out
-    assert err.count("\n") == 2  # no terminal: a line an epoch
+    assert err.count("\n") == 2  # no terminal: a line per epoch
     data = Config().change(tomllib.loads((tmp_path / "r/config.toml").read_text())).make_data()
     model = tn.load("r/model.safetensors")
     assert model.evaluate(data.split(2000)[1])["accuracy"] == pytest.approx(epochs[-1]["val_accuracy"])

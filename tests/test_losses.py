@@ -145,6 +145,27 @@ def test_large_logits_stay_finite(ops, dtype):
     assert np.isfinite(ops.to_numpy(dz)).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_probabilities(ops, dtype):
+    logits = [[0.0, 1.0, -2.0], [80.0, -80.0, 0.0], [-1e4, 1e4, -1e4]]
+    z = np.asarray(logits, np.longdouble)
+    tolerance = {"rtol": 4 * np.finfo(dtype).eps, "atol": 1e-38}  # below it, numbers may be taken for 0
+
+    def said(loss, y):
+        return ops.to_numpy(loss.probabilities(ops.asarray(y, dtype), ops))
+
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(said(tn.CrossEntropy(0.1), logits), e / e.sum(axis=1, keepdims=True), **tolerance)
+    each = 1 / (1 + np.exp(-z))
+    np.testing.assert_allclose(said(tn.BinaryCrossEntropy((2.0, 1.0)), logits), each, **tolerance)
+    both = np.stack([1 / (1 + np.exp(z[:, 0])), each[:, 0]], axis=1)
+    np.testing.assert_allclose(said(tn.BinaryCrossEntropy(), z[:, :1].tolist()), both, **tolerance)
+    with pytest.raises(
+        TypeError, match=r"loss Huber\(delta=1.0\) gives no probabilities: train it with a cross-entropy"
+    ):
+        tn.Huber().probabilities(ops.asarray(logits, dtype), ops)
+
+
 def test_a_class_that_cannot_occur_costs_nothing(ops):
     z = ops.asarray(np.array([[0.0, -np.inf, 1.0]]))
     value, dz = tn.CrossEntropy()(z, ops.asarray(np.array([0])), ops)

@@ -41,6 +41,17 @@ def test_predictions_stay_when_the_next_are_made():
     np.testing.assert_array_equal(first, kept)
 
 
+def test_probabilities_are_those_of_the_loss(ops):
+    model = tn.Model(tn.Dense(3), 4, backend=ops)
+    with pytest.raises(ValueError, match="the model has no loss yet, by which outputs are probabilities: fit it"):
+        model.predict_proba(X)
+    model.loss = tn.CrossEntropy()
+    p = ops.to_numpy(model.predict_proba(X, batch_size=7))
+    np.testing.assert_array_equal(p, ops.to_numpy(ops.softmax(model.predict(X))))
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-6)
+    assert p.argmax(axis=1).tolist() == ops.to_numpy(model.predict_labels(X)).tolist()
+
+
 def test_a_data_set_is_predicted_too():
     data = tn.data.Blobs(50, n_features=4)
     model = made()

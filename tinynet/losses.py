@@ -49,6 +49,10 @@ class Loss:
         scale = self._scale(y, target, ops, weight, denominator, y.shape[-1])
         return ops.elementwise_loss(self.formula, y, target, scale)
 
+    def probabilities(self, y: Array, ops: Backend) -> Array:
+        """The probabilities that outputs y (n, o) stand for; TypeError if they stand for none."""
+        raise TypeError(f"a model with loss {self!r} gives no probabilities: train it with a cross-entropy")
+
     def _scale(self, y: Array, target: Array, ops: Backend, weight: Any, denominator: Any, width: int) -> Array:
         """``w_i / (W width)``, (n,)."""
         xp = ops.xp
@@ -208,14 +212,26 @@ class BinaryCrossEntropy(Loss):
         e = xp.exp(-xp.abs(y))
         soft = xp.log1p(e)
         cost1, cost0 = soft - xp.minimum(y, 0.0), soft + xp.maximum(y, 0.0)  # -log s(y), -log(1 - s(y))
-        s = xp.where(y < 0, e, xp.ones_like(e)) / (1.0 + e)
+        s = _logistic(xp, y, e)
         one, zero = target, 1.0 - target
         if self.class_weight is not None:
             one, zero = one * self.class_weight[1], zero * self.class_weight[0]
         return one * cost1 + zero * cost0, (one + zero) * s - one
 
+    def probabilities(self, y: Array, ops: Backend) -> Array:
+        """``1 / (1 + exp(-y))``, of each output (n, o) for itself; of a single one, (n, 2): those of labels 0 and 1."""
+        xp = ops.xp
+        if y.shape[-1] == 1:
+            y = xp.concat([-y, y], axis=-1)
+        return _logistic(xp, y, xp.exp(-xp.abs(y)))
+
     def check_values(self, target: Array, ops: Backend) -> None:
         self._require((target >= 0) & (target <= 1), target, "targets must be in [0, 1]", ops)
+
+
+def _logistic(xp: Any, y: Array, e: Array) -> Array:
+    """``1 / (1 + exp(-y))``, given ``e = exp(-|y|)``, which never overflows."""
+    return xp.where(y < 0, e, xp.ones_like(e)) / (1.0 + e)
 
 
 @dataclass(frozen=True)
@@ -247,6 +263,10 @@ class CrossEntropy(Loss):
         if self.class_weight is None:
             return None
         return ops.asarray(self.class_weight, "float64" if dtype == ops.dtype("float64") else "float32")
+
+    def probabilities(self, y: Array, ops: Backend) -> Array:
+        """The softmax of outputs (n, k)."""
+        return ops.softmax(y)
 
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
         if self.class_weight is None or not self._has_labels(target, ops):

@@ -177,7 +177,7 @@ class Model:
         They are computed ``batch_size`` rows at a time, by default as many as fit in a cache.
 
         X is an array, a list of rows, or a data set, whose inputs are taken. No activation is added: the outputs are
-        those of the last layer, so logits if the network was trained with a loss on logits.
+        those of the last layer, so logits if the network was trained with a cross-entropy: see `predict_proba`.
 
         Examples
         --------
@@ -205,6 +205,24 @@ class Model:
         """
         y, xp = self.predict(x, batch_size=batch_size), self.ops.xp
         return xp.astype(y[:, 0] > 0 if self.out_shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
+
+    @_on_its_device
+    def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
+        """Probabilities (n, k) for X, of a model whose loss is a cross-entropy: TypeError for any other.
+
+        With `CrossEntropy` those of the classes; with `BinaryCrossEntropy` of each output for itself, or, if there is
+        only one, those of labels 0 and 1.
+
+        Examples
+        --------
+        >>> model = tn.Model(tn.Dense(3), n_in=2)
+        >>> history = model.fit(tn.data.Spirals(1000), epochs=1)
+        >>> model.predict_proba([[0.5, 0.0]]).shape
+        (1, 3)
+        """
+        if self.loss is None:
+            raise ValueError("the model has no loss yet, by which outputs are probabilities: fit it")
+        return self.loss.probabilities(self.predict(x, batch_size=batch_size), self.ops)
 
     @_on_its_device
     def evaluate(
