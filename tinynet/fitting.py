@@ -158,8 +158,7 @@ def fit(
     held_out = None if validation is None else as_dataset(validation)
     loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
-    if callable(callbacks):
-        raise TypeError(f"callbacks {checks.shown(callbacks)} is a single one: give a list")
+    callbacks = _checked_callbacks(callbacks)
     if held_out is not None:
         check_fit(model, held_out, loss, chosen)
     stopping = early_stopping
@@ -178,7 +177,6 @@ def fit(
     if saver is not None:
         options = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": stopping}
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
-    callbacks = list(callbacks)
     per_step: list[Any] = [callback for callback in callbacks if hasattr(callback, "at_step")]
     steps = epochs * loader.steps_per_epoch
     reports = train(
@@ -237,6 +235,19 @@ def fit(
     return history
 
 
+def _checked_callbacks(callbacks: Any) -> list[Callback]:
+    """A list of callbacks; TypeError for anything else."""
+    if callable(callbacks):
+        raise TypeError(f"callbacks {checks.shown(callbacks)} is a single one: give a list")
+    found = list(callbacks) if hasattr(callbacks, "__iter__") else [callbacks]
+    for callback in found:
+        if not callable(callback):
+            raise TypeError(
+                f"callback {checks.shown(callback)} cannot be called: give functions (model, row) in a list"
+            )
+    return found
+
+
 def _best(stopping: EarlyStopping | None, validated: tuple[Metric, ...] | None) -> Best:
     """What remembers the best epoch; ``validated`` are the metrics of validation data, None where there are none."""
     if stopping is None:
@@ -263,8 +274,8 @@ def settle(
     data: Dataset, loss: Loss | None, optimizer: Optimizer | None, metrics: Iterable[str | Metric] | None
 ) -> tuple[Loss, Optimizer, tuple[Metric, ...]]:
     """Loss, optimizer and metrics, with defaults where none is given; TypeError or ValueError for anything else."""
-    loss = loss or usual_loss(data)
-    optimizer = optimizer or Adam()
+    loss = usual_loss(data) if loss is None else loss
+    optimizer = Adam() if optimizer is None else optimizer
     check_loss(loss)
     check_optimizer(optimizer)
     return loss, optimizer, _usual_metrics(data) if metrics is None else as_metrics(metrics)
