@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
+from tinynet import metrics
 from tinynet.layers import Param, Spec
 
 RNG = np.random.default_rng(0)
@@ -347,6 +348,28 @@ def test_libraries_are_not_mixed():
             lambda: tn.fit_many(made(), (X, LABELS), seeds=[0, 1], validation=(X, LABELS), metrics=["rmse"]),
             "metric 'rmse' does not take labels: choose from accuracy, top_k, log_loss, f1",
         ),
+        (lambda: made().fit((X, LABELS), metrics=3), "metrics 3 is no list: give one, such as ['accuracy']"),
+        (
+            lambda: made().fit((X, LABELS), metrics=[[1]]),
+            f"unknown metric [1]: choose from {', '.join(metrics.METRICS)}",
+        ),
+        (
+            lambda: made().fit((X, LABELS), callbacks=[print, "stop"]),
+            "callback 'stop' cannot be called: give functions (model, row) in a list",
+        ),
+        (
+            lambda: made().fit((X, LABELS), callbacks=3),
+            "callback 3 cannot be called: give functions (model, row) in a list",
+        ),
+        (
+            lambda: made().predict(np.ma.masked_array(X, X > 0)),
+            "X is a masked array, and no value can be missing: give X.filled(…)",
+        ),
+        (
+            lambda: made().fit((X, np.ma.masked_array(LABELS, LABELS > 0))),
+            "y is a masked array, and no value can be missing: give y.filled(…)",
+        ),
+        (lambda: made().fit((X, [[1], [1, 2]])), "y is no array: its rows differ in length"),
         (lambda: made().evaluate((X, LABELS)), "the model has no loss yet: fit it, or give evaluate(loss=…)"),
         (
             lambda: made().fit(X),

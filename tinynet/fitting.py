@@ -158,8 +158,7 @@ def fit(
     held_out = None if validation is None else as_dataset(validation)
     loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
-    if callable(callbacks):
-        raise TypeError(f"callbacks {checks.shown(callbacks)} is a single one: give a list")
+    callbacks = _checked_callbacks(callbacks)
     if held_out is not None:
         check_fit(model, held_out, loss, chosen)
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
@@ -177,7 +176,7 @@ def fit(
         options = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": early_stopping}
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
     steps = epochs * loader.steps_per_epoch
-    session = _Session(snapshot, loader, list(callbacks), held_out, Evaluation(model, loss, chosen), saver)
+    session = _Session(snapshot, loader, callbacks, held_out, Evaluation(model, loss, chosen), saver)
     reports = train(
         model, loader, loss, optimizer, steps=0 if snapshot.finished else max(steps - run.step, 0),
         clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
@@ -260,6 +259,19 @@ class _Session:
         return "" if last else saver.stopping
 
 
+def _checked_callbacks(callbacks: Any) -> list[Callback]:
+    """A list of callbacks; TypeError for anything else."""
+    if callable(callbacks):
+        raise TypeError(f"callbacks {checks.shown(callbacks)} is a single one: give a list")
+    found = list(callbacks) if hasattr(callbacks, "__iter__") else [callbacks]
+    for callback in found:
+        if not callable(callback):
+            raise TypeError(
+                f"callback {checks.shown(callback)} cannot be called: give functions (model, row) in a list"
+            )
+    return found
+
+
 def _best(stopping: EarlyStopping | None, validated: tuple[Metric, ...] | None) -> Best:
     """What remembers the best epoch; ``validated`` are the metrics of validation data, None where there are none."""
     if stopping is None:
@@ -286,8 +298,8 @@ def settle(
     data: Dataset, loss: Loss | None, optimizer: Optimizer | None, metrics: Iterable[str | Metric] | None
 ) -> tuple[Loss, Optimizer, tuple[Metric, ...]]:
     """Loss, optimizer and metrics, with defaults where none is given; TypeError or ValueError for anything else."""
-    loss = loss or usual_loss(data)
-    optimizer = optimizer or Adam()
+    loss = usual_loss(data) if loss is None else loss
+    optimizer = Adam() if optimizer is None else optimizer
     check_loss(loss)
     check_optimizer(optimizer)
     return loss, optimizer, _usual_metrics(data) if metrics is None else as_metrics(metrics)

@@ -247,6 +247,8 @@ def as_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
     """`as_metric` of each."""
     if isinstance(metrics, (str, Metric)):
         raise TypeError(f"metrics {metrics!r} is a single one: give a list, [{metrics!r}]")
+    if not hasattr(metrics, "__iter__"):
+        raise TypeError(f"metrics {checks.shown(metrics)} is no list: give one, such as ['accuracy']")
     return tuple(map(as_metric, metrics))
 
 
@@ -254,6 +256,6 @@ def as_metric(metric: str | Metric) -> Metric:
     """``metric`` itself, or the metric of that name with its default parameters."""
     if isinstance(metric, Metric):
         return metric
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}: choose from {', '.join(METRICS)}")
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise ValueError(f"unknown metric {checks.shown(metric)}: choose from {', '.join(METRICS)}")
     return METRICS[metric]

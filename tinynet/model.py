@@ -241,7 +241,7 @@ class Model:
         >>> model.evaluate(([[1.0], [2.0]], [[2.0], [6.0]]), loss=tn.MeanSquaredError(), metrics=["mae"])
         {'loss': 2.0, 'mae': 1.0}
         """
-        loss = loss or self.loss
+        loss = self.loss if loss is None else loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give evaluate(loss=…)")
         data, chosen = as_dataset(data), self.metrics if metrics is None else as_metrics(metrics)
@@ -382,12 +382,13 @@ class _Inputs:
 
 def as_inputs(x: Any, model: Trainable) -> Any:
     """``x`` as something with ``n`` and ``batch``; ValueError unless its shape is that of the model's inputs."""
-    from tinynet.data.arrays import adopt
+    from tinynet.data.arrays import adopt, check_unmasked
     from tinynet.data.dataset import Dataset
 
     if isinstance(x, Dataset):
         _check_inputs(x.shape, model)
         return x
+    check_unmasked(x, "X")
     array, ops = (x, model.ops) if model.ops.owns(x) else adopt(x, "X")
     if array.ndim < 2:
         raise ValueError(f"X {tuple(array.shape)} is not a table: expected (n, {_written(model.in_shape)})")
