@@ -58,7 +58,7 @@ def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subse
         count = min(int(n * part + 0.5), n - 1)
         if count > 0:
             keys = permutation_keys(seed, 0, SPLIT, number)
-            out[members[host.permute(host.arange(0, count), n, keys)]] = True
+            out[members[host.permute(range(count), n, keys)]] = True
     if not bool(xp.any(out)):
         raise ValueError(f"held_out {held_out!r} of {data.n} samples is none: give more")
     return Subset(data, xp.nonzero(~out)[0]), Subset(data, xp.nonzero(out)[0])
