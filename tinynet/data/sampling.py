@@ -27,6 +27,7 @@ class Order(Protocol):
         ...
 
 
+@lru_cache(maxsize=64)
 def permutation_keys(seed: int, epoch: int, purpose: int, number: int = 0) -> tuple[int, ...]:
     """The 32-bit numbers that key the permutation of an epoch, or of a class: drawn, never computed from seed and epoch."""
     words = get_backend("numpy").words(streams.key(seed, streams.ORDER), (epoch, purpose, number), 0, KEYS // 2)
