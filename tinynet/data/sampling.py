@@ -26,6 +26,7 @@ class Order(Protocol):
         ...
 
 
+@lru_cache(maxsize=64)
 def permutation_keys(seed: int, epoch: int, purpose: int, number: int = 0) -> tuple[int, ...]:
     """The 32-bit numbers that key the permutation of an epoch, or of a class: drawn, never computed from seed and epoch."""
     return streams.permutation_keys(streams.key(seed, streams.ORDER), (epoch, purpose, number))
@@ -70,10 +71,9 @@ class Shuffled:
         return parts[0] if len(parts) == 1 else host.xp.concat(parts, axis=-1)
 
     def _make_chunk(self, epoch: int, number: int, host: Backend) -> Array:
-        places = host.arange(number * _CHUNK, min((number + 1) * _CHUNK, self.n))
-        return self._permuted(places, epoch, host)
+        return self._permuted(range(number * _CHUNK, min((number + 1) * _CHUNK, self.n)), epoch, host)
 
-    def _permuted(self, places: Array, epoch: int, host: Backend) -> Array:
+    def _permuted(self, places: range, epoch: int, host: Backend) -> Array:
         return host.permute(places, self.n, permutation_keys(self.seed, epoch, _SHUFFLE))
 
 
@@ -84,7 +84,7 @@ class Shuffles(Shuffled):
         super().__init__(n, seeds[0])
         self.seeds = seeds
 
-    def _permuted(self, places: Array, epoch: int, host: Backend) -> Array:
+    def _permuted(self, places: range, epoch: int, host: Backend) -> Array:
         return host.permutes(places, self.n, [permutation_keys(seed, epoch, _SHUFFLE) for seed in self.seeds])
 
 
@@ -174,4 +174,4 @@ class Balanced:
         """The samples of class ``c`` in the order of its ``number``-th time through."""
         members = self.members[c]
         m = len(members)
-        return members[host.permute(host.arange(0, m), m, permutation_keys(self.seed, number, _BALANCED, c))]
+        return members[host.permute(range(m), m, permutation_keys(self.seed, number, _BALANCED, c))]

@@ -58,7 +58,7 @@ def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subse
         count = min(int(n * part + 0.5), n - 1)
         if count > 0:
             keys = permutation_keys(seed, 0, SPLIT, number)
-            out[members[host.permute(host.arange(0, count), n, keys)]] = True
+            out[members[host.permute(range(count), n, keys)]] = True
     if not bool(xp.any(out)):
         of = f" in {len(strata)} classes: if they are numbers, the task is regression; else" if len(strata) > 1 else ":"
         raise ValueError(f"held_out {held_out!r} is none of {data.n} samples{of} give more")
