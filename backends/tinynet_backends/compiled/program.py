@@ -59,7 +59,8 @@ def _word(value: Any) -> int:
         if isinstance(value, float):
             return int(struct.unpack("q", struct.pack("d", value))[0])
         value = int(value)
-    return value - 2**64 if value >= 2**63 else value
+    word: int = value
+    return word - 2**64 if word >= 2**63 else word
 
 
 def lower(calls: Sequence[Call], replay: Replay) -> None:
