@@ -41,8 +41,8 @@ class ClassLabels:
                 if self.known is not None:
                     row = first + int(np.argmax(places == place))
                     raise DataFileError(
-                        f"{self.path}: column {self.name!r} has the class {checks.shown(value)} in row {row}, which the "
-                        f"model has not seen: it knows {checks.listed(self.known)}"
+                        f"{self.path}: column {self.name!r} has the class {checks.shown(value)} in row {row}, "
+                        f"which the model has not seen: it knows {checks.listed(self.known)}"
                     )
                 self.numbers[value] = len(self.numbers)
         if self.known is None and len(self.numbers) > MOST_CLASSES:
