@@ -86,7 +86,7 @@ class LeakyReLU(Activation):
     slope: float = 0.01
 
     def __post_init__(self) -> None:
-        checks.settle(self, isfinite, "a finite number", "slope")
+        checks.coerce_numbers(self, isfinite, "a finite number", "slope")
 
     def f(self, xp: Any, x: Array) -> Array:
         return xp.where(x > 0, x, self.slope * x)
@@ -102,7 +102,7 @@ class ELU(Activation):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.settle(self, isfinite, "a finite number", "alpha")
+        checks.coerce_numbers(self, isfinite, "a finite number", "alpha")
 
     def f(self, xp: Any, x: Array) -> Array:
         return xp.where(x > 0, x, self.alpha * xp.expm1(xp.minimum(x, 0.0)))
@@ -121,7 +121,7 @@ class GELU(Activation):
     approximate: bool = False
 
     def __post_init__(self) -> None:
-        checks.settle_truth(self, "approximate", ": True is the tanh form")
+        checks.coerce_bool(self, "approximate", ": True is the tanh form")
 
     def f(self, xp: Any, x: Array) -> Array:
         if self.approximate:

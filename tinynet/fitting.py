@@ -43,7 +43,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
-        checks.settle(self, lambda delta: delta >= 0, "at least 0", "min_delta")
+        checks.coerce_numbers(self, lambda delta: delta >= 0, "at least 0", "min_delta")
 
 
 Callback = Callable[[Model, dict[str, float]], None]
@@ -262,12 +262,12 @@ class _Session:
 def _checked_callbacks(callbacks: Any) -> list[Callback]:
     """A list of callbacks; TypeError for anything else."""
     if callable(callbacks):
-        raise TypeError(f"callbacks {checks.shown(callbacks)} is a single one: give a list")
+        raise TypeError(f"callbacks {checks.short_repr(callbacks)} is a single one: give a list")
     found = list(callbacks) if hasattr(callbacks, "__iter__") else [callbacks]
     for callback in found:
         if not callable(callback):
             raise TypeError(
-                f"callback {checks.shown(callback)} cannot be called: give functions (model, row) in a list"
+                f"callback {checks.short_repr(callback)} cannot be called: give functions (model, row) in a list"
             )
     return found
 

@@ -40,7 +40,7 @@ class Constant:
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.settle(self, isfinite, "a finite number", "value")
+        checks.coerce_numbers(self, isfinite, "a finite number", "value")
 
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
         return host.xp.full(shape, float(self.value), dtype=host.xp.float64)
@@ -54,8 +54,8 @@ class Uniform:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.settle(self, isfinite, "a finite number", "low")
-        checks.settle(
+        checks.coerce_numbers(self, isfinite, "a finite number", "low")
+        checks.coerce_numbers(
             self, lambda high: self.low <= high and isfinite(high), f"a finite number of at least {self.low}", "high"
         )
 
@@ -70,7 +70,7 @@ class _Scaled:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.settle(self, isfinite, "a finite number", "gain")
+        checks.coerce_numbers(self, isfinite, "a finite number", "gain")
 
     def _variance(self, fan_in: int, fan_out: int) -> float:
         raise NotImplementedError
@@ -143,7 +143,7 @@ class Orthogonal:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.settle(self, isfinite, "a finite number", "gain")
+        checks.coerce_numbers(self, isfinite, "a finite number", "gain")
 
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
         if len(shape) != 2:

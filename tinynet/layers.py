@@ -124,10 +124,10 @@ class Dense(Layer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", checks.positive("Dense width", self.width))
-        checks.settle_truth(self, "bias", ": an activation is a layer of its own, put it after this one")
+        checks.coerce_bool(self, "bias", ": an activation is a layer of its own, put it after this one")
         for name, given in (("init", self.init), ("bias_init", self.bias_init)):
             if isinstance(given, type) or not hasattr(given, "draw"):
-                shown = checks.shown(given)
+                shown = checks.short_repr(given)
                 raise TypeError(
                     f"Dense {name} {shown} is not an initializer: give one, such as initializers.HeNormal()"
                 )

@@ -141,7 +141,7 @@ class Huber(Loss):
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.settle(self, lambda delta: 0 < delta < inf, "a positive number", "delta")
+        checks.coerce_numbers(self, lambda delta: 0 < delta < inf, "a positive number", "delta")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
@@ -159,7 +159,7 @@ class Quantile(Loss):
     q: float = 0.5
 
     def __post_init__(self) -> None:
-        checks.settle(self, lambda q: 0 < q < 1, "a number in (0, 1)", "q")
+        checks.coerce_numbers(self, lambda q: 0 < q < 1, "a number in (0, 1)", "q")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
@@ -255,7 +255,7 @@ class CrossEntropy(Loss):
     labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.settle(self, lambda smoothing: 0 <= smoothing < 1, "a number in [0, 1)", "smoothing")
+        checks.coerce_numbers(self, lambda smoothing: 0 <= smoothing < 1, "a number in [0, 1)", "smoothing")
         if self.class_weight is not None:
             object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
 
@@ -320,10 +320,10 @@ def _of_numbers(target: Array, ops: Backend) -> str:
 def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
     """Class weights as floats; ValueError unless they are finite, not negative, and not all 0."""
     listed = hasattr(weights, "__iter__") and not isinstance(weights, Mapping)
-    values = tuple(map(checks.number, weights)) if listed else ()
+    values = tuple(map(checks.float_or_nan, weights)) if listed else ()
     if not all(0 <= w < inf for w in values) or not any(values):
         raise ValueError(
-            f"{type(loss).__name__} class_weight {checks.shown(weights)} is out of range: "
+            f"{type(loss).__name__} class_weight {checks.short_repr(weights)} is out of range: "
             "give a number of at least 0 for each class, not all 0"
         )
     return values
@@ -332,4 +332,4 @@ def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
 def check_loss(loss: Any) -> None:
     """TypeError unless ``loss`` is one."""
     if not isinstance(loss, Loss):
-        raise TypeError(f"loss {checks.shown(loss)} is not a loss: give one, such as CrossEntropy()")
+        raise TypeError(f"loss {checks.short_repr(loss)} is not a loss: give one, such as CrossEntropy()")

@@ -204,9 +204,9 @@ def _pairs(seeds: Any, lr: Any) -> tuple[list[int], list[float | Schedule]]:
     given = list(lr) if isinstance(lr, Iterable) else [lr]
     rates = []
     for rate in given:
-        value = rate if callable(rate) else checks.real(rate)
+        value = rate if callable(rate) else checks.as_float(rate)
         if value is None:
-            raise TypeError(f"lr {checks.shown(rate)} is not a number or a schedule")
+            raise TypeError(f"lr {checks.short_repr(rate)} is not a number or a schedule")
         rates.append(value)
     for name, values in (("seeds", numbers), ("lr", rates)):
         if not values:

@@ -248,7 +248,7 @@ def as_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
     if isinstance(metrics, (str, Metric)):
         raise TypeError(f"metrics {metrics!r} is a single one: give a list, [{metrics!r}]")
     if not hasattr(metrics, "__iter__"):
-        raise TypeError(f"metrics {checks.shown(metrics)} is no list: give one, such as ['accuracy']")
+        raise TypeError(f"metrics {checks.short_repr(metrics)} is no list: give one, such as ['accuracy']")
     return tuple(map(as_metric, metrics))
 
 
@@ -257,5 +257,5 @@ def as_metric(metric: str | Metric) -> Metric:
     if isinstance(metric, Metric):
         return metric
     if not isinstance(metric, str) or metric not in METRICS:
-        raise ValueError(f"unknown metric {checks.shown(metric)}: choose from {', '.join(METRICS)}")
+        raise ValueError(f"unknown metric {checks.short_repr(metric)}: choose from {', '.join(METRICS)}")
     return METRICS[metric]

@@ -453,9 +453,9 @@ def merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shape(n_in: int | tuple[int, ...]) -> Shape:
-    shape = [checks.whole(d) or 0 for d in (n_in if isinstance(n_in, (tuple, list)) else (n_in,))]
+    shape = [checks.as_int(d) or 0 for d in (n_in if isinstance(n_in, (tuple, list)) else (n_in,))]
     if not shape or min(shape) < 1:
-        shown = checks.shown(n_in)
+        shown = checks.short_repr(n_in)
         raise ValueError(f"n_in {shown} is out of range: give the number of features, or the shape of one sample")
     return tuple(shape)
 

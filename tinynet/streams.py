@@ -24,11 +24,11 @@ Counter = tuple[int, int, int]
 
 def check_seed(seed: int) -> int:
     """``seed`` as int; TypeError unless it is an integer, ValueError unless it is in [0, 2**64)."""
-    value = checks.whole(seed)
+    value = checks.as_int(seed)
     if value is None:
-        raise TypeError(f"seed {checks.shown(seed)} is not a whole number: give one in [0, 2**64)")
+        raise TypeError(f"seed {checks.short_repr(seed)} is not a whole number: give one in [0, 2**64)")
     if not 0 <= value < 2**64:
-        raise ValueError(f"seed {checks.shown(value)} is out of range: give one in [0, 2**64)")
+        raise ValueError(f"seed {checks.short_repr(value)} is out of range: give one in [0, 2**64)")
     return value
 
 
@@ -65,13 +65,13 @@ class Stream:
 
     def __post_init__(self) -> None:
         if not isinstance(self.counter, (tuple, list)) or len(self.counter) != 3:
-            raise ValueError(f"Stream counter {checks.shown(self.counter)} is not one: give three whole numbers")
+            raise ValueError(f"Stream counter {checks.short_repr(self.counter)} is not one: give three whole numbers")
         names = ("purpose", "counter[0]", "counter[1]", "counter[2]")
         numbers = []
         for name, value, bits in zip(names, (self.purpose, *self.counter), (64, 64, 64, 32), strict=True):
-            number = checks.whole(value)
+            number = checks.as_int(value)
             if number is None or not 0 <= number < 2**bits:
-                text = checks.shown(value)
+                text = checks.short_repr(value)
                 raise ValueError(f"Stream {name} {text} is out of range: give a whole number in [0, 2**{bits})")
             numbers.append(number)
         object.__setattr__(self, "seed", check_seed(self.seed))
@@ -113,9 +113,11 @@ class Stream:
         rejected and replaced by the word of the same index in a further stream. D. Lemire (2019), *Fast random integer
         generation in an interval*, ACM TOMACS 29.
         """
-        below = checks.whole(n)
+        below = checks.as_int(n)
         if below is None or not 1 <= below <= 2**63:
-            raise ValueError(f"integers below {checks.shown(n)} cannot be drawn: give a whole number in [1, 2**63]")
+            raise ValueError(
+                f"integers below {checks.short_repr(n)} cannot be drawn: give a whole number in [1, 2**63]"
+            )
         ops = ops or get_backend()
         host = ops.generator
         xp, again = host.xp, 0
@@ -135,9 +137,9 @@ class Stream:
         >>> int(tn.Stream(seed=1).bernoulli(range(1000), 0.25).sum())
         240
         """
-        chance = checks.real(p)
+        chance = checks.as_float(p)
         if chance is None or not 0 <= chance <= 1:
-            raise ValueError(f"probability {checks.shown(p)} is out of range: give one in [0, 1]")
+            raise ValueError(f"probability {checks.short_repr(p)} is out of range: give one in [0, 1]")
         ops = ops or get_backend()
         host = ops.generator
         words = self._words(index, host, 0)
@@ -178,7 +180,7 @@ class Stream:
                 return host.words(key, counter, index.start, len(index))
         elif (numbers := _whole_numbers(index)) is not None:
             return host.words_at(key, counter, host.asarray(numbers, "int64"), 1)[:, 0]
-        text = checks.shown(index)
+        text = checks.short_repr(index)
         raise IndexError(f"numbers {text} of a stream do not exist: give a range or a list in [0, 2**62)")
 
 
@@ -188,7 +190,7 @@ def _places(index: Index, host: Backend) -> Array:
         return host.arange(index.start, index.stop)
     numbers = _whole_numbers(index)
     if numbers is None:
-        raise IndexError(f"indices {checks.shown(index)} are none: give a range or a list in [0, 2**62)")
+        raise IndexError(f"indices {checks.short_repr(index)} are none: give a range or a list in [0, 2**62)")
     return host.asarray(numbers, "int64")
 
 
@@ -208,7 +210,7 @@ def _whole_numbers(index: Index) -> Array | None:
 
 def _check_dtype(dtype: str) -> None:
     if not isinstance(dtype, str) or dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype {checks.shown(dtype)} is not one of numbers drawn: give 'float32' or 'float64'")
+        raise ValueError(f"dtype {checks.short_repr(dtype)} is not one of numbers drawn: give 'float32' or 'float64'")
 
 
 def need_float64(ops: Backend, what: str) -> None:

@@ -275,10 +275,10 @@ def _blend(xp: Any, average: Array, theta: Array, decay: float) -> tuple[Array]:
 
 def check_options(steps: int, clip: float | None, accumulate: int, ema: float | None) -> None:
     """ValueError for options of `train` that are out of range."""
-    if checks.whole(steps) is None or steps < 0:
-        raise ValueError(f"steps {checks.shown(steps)} is not a whole number of at least 0")
-    if clip is not None and not checks.number(clip) > 0:
-        raise ValueError(f"clip {checks.shown(clip)} is out of range: give a positive norm, or None")
+    if checks.as_int(steps) is None or steps < 0:
+        raise ValueError(f"steps {checks.short_repr(steps)} is not a whole number of at least 0")
+    if clip is not None and not checks.float_or_nan(clip) > 0:
+        raise ValueError(f"clip {checks.short_repr(clip)} is out of range: give a positive norm, or None")
     checks.positive("accumulate", accumulate)
-    if ema is not None and not 0 <= checks.number(ema) < 1:
-        raise ValueError(f"ema {checks.shown(ema)} is out of range: give the weight of the old average, in [0, 1)")
+    if ema is not None and not 0 <= checks.float_or_nan(ema) < 1:
+        raise ValueError(f"ema {checks.short_repr(ema)} is out of range: give the weight of the old average, in [0, 1)")

@@ -30,7 +30,7 @@ class Batches:
         try:
             self._again = iter(source) is not source
         except TypeError:
-            text = checks.shown(source)
+            text = checks.short_repr(source)
             raise TypeError(f"batches {text} cannot be gone through: give a list or an iterator of (x, y)") from None
         if steps is None:
             if not (self._again and hasattr(source, "__len__")):

@@ -41,7 +41,7 @@ class ClassLabels:
                 if self.known is not None:
                     row = first + int(np.argmax(places == place))
                     raise DataFileError(
-                        f"{self.path}: column {self.name!r} has the class {checks.shown(value)} in row {row}, "
+                        f"{self.path}: column {self.name!r} has the class {checks.short_repr(value)} in row {row}, "
                         f"which the model has not seen: it knows {checks.listed(self.known)}"
                     )
                 self.numbers[value] = len(self.numbers)

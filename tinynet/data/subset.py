@@ -41,9 +41,9 @@ def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subse
     The same fraction of each class is held out, to the nearest sample, but at least one sample of it is kept. ``seed``
     decides which samples. Takes 16 bytes per sample.
     """
-    part = checks.real(held_out)
+    part = checks.as_float(held_out)
     if part is None or not 0 < part < 1:
-        raise ValueError(f"held_out {checks.shown(held_out)} is out of range: give a fraction in (0, 1)")
+        raise ValueError(f"held_out {checks.short_repr(held_out)} is out of range: give a fraction in (0, 1)")
     host = get_backend("numpy")
     xp = host.xp
     strata = {0: host.arange(0, data.n)}

@@ -151,7 +151,9 @@ def _conversion_error(path: Path, header: Header, types: dict[str, Any], rows_re
     kind = "number" if name in types else "value like those before"
     comma = name in types and re.fullmatch(r"\s*[-+]?\d+,\d+\s*", value)
     remedy = "write it with a decimal point" if comma else "fix or drop it, or exclude the column"
-    return DataFileError(f"{path}: column {name!r} has {checks.shown(value)} in {where}, which is no {kind}: {remedy}")
+    return DataFileError(
+        f"{path}: column {name!r} has {checks.short_repr(value)} in {where}, which is no {kind}: {remedy}"
+    )
 
 
 # Which columns --------------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class Hyperparameters(BaseEstimator):
     def _net(self, outputs: int) -> Sequential:
         sizes = self.hidden_layer_sizes
         widths = list(sizes if hasattr(sizes, "__iter__") else [sizes])
-        if any(checks.number(width) <= 0 for width in widths):
+        if any(checks.float_or_nan(width) <= 0 for width in widths):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {widths}.")
         return mlp(
             widths, outputs, activation=_layer(self.activation, _ACTIVATIONS),
