@@ -6,6 +6,10 @@ import pytest
 from tinynet_backends import BackendUnavailable, get_backend, set_backend
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn accepts arrays other than NumPy's only if SciPy does
+# Two processes share the cores: a thread of a library that waits for work in a loop takes the core that the other process
+# works on. Workers inherit these before they load NumPy.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # a power of two, of clock ticks
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 NAMES = [
     "numpy",

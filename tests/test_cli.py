@@ -18,7 +18,7 @@ from tinynet.config import Config, parse
 
 SMALL = ["--samples", "2_000", "--validation", "500", "--batch-size", "100", "--hidden", "8", "--backend", "numpy"]
 
-CHOICE = f"choose from {', '.join(tn.data.DATASETS)}, or give a file (.npy, .npz, .h5, .hdf5, .parquet, .csv)"
+CHOICE = f"choose from {', '.join(tn.data.DATASETS)}, or give a file (.npy, .npz, .h5, .hdf5, .parquet, .csv, .tsv)"
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_a_run_leaves_config_history_model_and_picture(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert f"val_accuracy {epochs[-1]['val_accuracy']:.4f}" in out
     assert "the best possible accuracy is" in out
-    assert err.count("\n") == 2  # no terminal: a line an epoch
+    assert err.count("\n") == 2  # no terminal: a line per epoch
     data = Config().change(tomllib.loads((tmp_path / "r/config.toml").read_text())).make_data()
     model = tn.load("r/model.safetensors")
     assert model.evaluate(data.split(2000)[1])["accuracy"] == pytest.approx(epochs[-1]["val_accuracy"])
@@ -192,6 +192,11 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
     ("argv", "said"),
     [
         (["--data", "spiral"], f"unknown data 'spiral': {CHOICE}"),
+        (["iris.csv"], "iris.csv is data, and no config: give it as --data iris.csv"),
+        (["moons"], "moons is data, and no config: give it as --data moons"),
+        (["--data", "iris.txt"],
+         "iris.txt: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv, .tsv"),
+        (["--data", "file"], "file: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv, .tsv"),
         (["--samples", "many"], "option samples = 'many' is not understood: expected int"),
         (["--samples", "0"], "option samples = 0 is out of range: give at least 1"),
         (["--samples", "1e400"], "option samples = '1e400' is not understood: expected int"),
@@ -211,7 +216,7 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         (["--accumulate", "0"], "option accumulate = 0 is out of range: give at least 1"),
         (["--ema", "1"], "option ema = 1.0 is out of range: give a number in [0, 1)"),
         (["--data", "a.csv", "moons"],
-         "unknown data 'moons': each of several is a file (.npy, .npz, .h5, .hdf5, .parquet, .csv)"),
+         "unknown data 'moons': each of several is a file (.npy, .npz, .h5, .hdf5, .parquet, .csv, .tsv)"),
         (["--resume", "full"], "full/config.toml: No such file or directory"),
         (["x.toml", "--resume", "full"], "x.toml and --resume full are two configs: give one of them"),
         (["missing.toml"], "missing.toml: No such file or directory"),

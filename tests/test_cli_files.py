@@ -111,6 +111,25 @@ def test_a_run_on_a_file_goes_on_and_notices_that_the_file_is_another(tmp_path, 
     assert "was written for another data set" in capsys.readouterr().err
 
 
+def test_rows_added_since_a_run_do_not_pass_for_what_it_held_out(tmp_path, capsys):
+    table(tmp_path / "t.csv", 60)
+    assert main(["train", "--data", "t.csv", "--target", "kind", "--epochs", "1", "--out", "a", "--quiet"]) == 0
+    capsys.readouterr()
+    for argv in (["evaluate", "a"], ["plot", "a"]):
+        assert main(argv) == 0
+    with open("t.csv", "a") as f:
+        f.write("1,2,3,ash\n")
+    for argv in (["evaluate", "a"], ["plot", "a"]):
+        capsys.readouterr()
+        assert mistake(capsys, *argv) == (
+            "a: its data or config are not those that it was trained on, so what it held out is unknown: restore them, "
+            "evaluate it on other data, or train again"
+        )
+    assert main(["evaluate", "a", "--data", "t.csv"]) == 0
+    shutil.rmtree("a/checkpoints")  # then nothing tells
+    assert main(["evaluate", "a"]) == 0
+
+
 SGD = ["--optimizer", "sgd", "--lr", "0.05", "--clip", "1"]
 
 
@@ -224,7 +243,7 @@ def test_columns_that_are_used(tmp_path):
         ("t.csv", {"exclude": ["id", "a", "b"]}, "t.csv: has no features beside y"),
         ("t.csv", {}, "t.csv: column 'id' has 'k-1' in row 0, which is no number: fix or drop it, or exclude the column"),
         ("t.parquet", {}, "t.parquet: column 'id' of type string is not numeric: exclude it, or make it numbers"),
-        ("t.npy", {"exclude": ["a"]}, "t.npy: its columns have no names: features and exclude are for .csv and .parquet"),
+        ("t.npy", {"exclude": ["a"]}, "t.npy: its columns have no names: features and exclude are for .csv, .tsv, .parquet"),
         ("t.csv", {"exclude": ["id"], "features": ["a"]},
          "features and exclude are two ways to say which columns are used: give one of them"),
     ):  # fmt: skip
@@ -538,7 +557,7 @@ def test_a_row_far_down_a_file_and_on_a_pipe(run, capsys, monkeypatch):
         ("text.npy", "text.npy: X of dtype <U1 is not numeric: store numbers"),
         ("noX.npz", "noX.npz: has no array 'X', but Z.npy"),
         ("no.npy", "no.npy: No such file or directory"),
-        ("d.txt", "d.txt: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv, or - for CSV on a pipe"),
+        ("d.txt", "d.txt: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv, .tsv, or - for CSV on a pipe"),
         ("folder.csv", "folder.csv: not a regular file"),
     ],
 )  # fmt: skip
@@ -582,14 +601,25 @@ def test_bad_tables_to_train_on(text, argv, said, capsys):
         (["--samples", "5"], "option samples is for data that are computed: data 'd.csv' has no such option"),
         (["--set", "noise=1"], "option options is for data that are computed: data 'd.csv' has no such option"),
         (["--held-out", "1"], "held_out 1.0 is out of range: give a fraction in (0, 1)"),
-        (["--held-out", "0.1"], "held_out 0.1 of 2 samples is none: give more"),
+        (["--held-out", "0.1"],
+         "held_out 0.1 is none of 2 samples in 2 classes: if they are numbers, the task is regression; else give more"),
         (["--task", "ranking"], "unknown task 'ranking': choose from auto, classification, regression"),
         (["--data", "moons"], "option target is for data in a file: data 'moons' has no such option"),
     ],
-)
+)  # fmt: skip
 def test_options_that_do_not_fit_a_file(argv, said, capsys):
     put("d.csv", "a,y\n1,x\n2,z\n")
     assert mistake(capsys, "train", "--data", "d.csv", "--target", "y", *argv) == said
+
+
+def test_images_become_rows():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 60)
+    np.savez("d.npz", X=rng.normal(size=(60, 3, 4)) + y[:, None, None], y=y)
+    assert main(["train", "--data", "d.npz", "--out", "r", "--quiet", "--epochs", "1", "--hidden", "4"]) == 0
+    assert tn.load("r/model.safetensors").in_shape == (3, 4)
+    assert main(["predict", "r", "d.npz", "--out", "p.npy"]) == 0
+    assert np.load("p.npy").shape == (60,)
 
 
 def test_labels_of_an_array_that_are_numbers(capsys):
@@ -616,7 +646,10 @@ def test_an_index_of_pandas_is_no_feature():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": range(9), "y": [0, 1, 2] * 3})
     frame[frame.a != 1].to_parquet("d.parquet")
-    assert tn.data.read("d.parquet").columns.features == ("a",)
+    frame.to_csv("d.csv")
+    assert Path("d.csv").read_text().startswith(",a,y\n0,")
+    for name in ("d.parquet", "d.csv"):
+        assert tn.data.read(name).columns.features == ("a",)
 
 
 def test_a_class_that_the_model_has_not_seen(run, tmp_path, capsys):
@@ -773,14 +806,14 @@ def test_a_signal_leaves_nothing_half_written(argv, number, word, code, run, cap
     put("d.csv", "wide,thin,noise,y\n" + "1,2,3,4.5\n" * 9)
     scratch = tmp_path_factory.mktemp("scratch")
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    side_by_side, seen = tables.side_by_side, []
+    stack_columns, seen = tables.stack_columns, []
 
     def signalled(*args):
         seen.extend([*os.listdir(), *os.listdir(scratch)])
         signal.raise_signal(signal.Signals[number])
-        return side_by_side(*args)
+        return stack_columns(*args)
 
-    monkeypatch.setattr(tables, "side_by_side", signalled)
+    monkeypatch.setattr(tables, "stack_columns", signalled)
     before = signal.getsignal(signal.SIGTERM)
     assert main([a.replace("RUN", str(run)) for a in argv]) == code
     assert capsys.readouterr().err == f"tinynet: {word}\n"
@@ -803,6 +836,27 @@ def test_a_closed_pipe_ends_quietly(run, tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(30) == 141
+
+
+def test_letters_that_the_terminal_lacks(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    os.mkdir("Größe")
+    model = tn.Model(tn.Dense(1), 2)
+    model.columns = tn.data.Columns(("Länge", "✓"), ("y",), None)
+    model.save("Größe/model.safetensors")
+    assert main(["info", "Größe"]) == 0
+    assert rb"L\xe4nge, \u2713" in written.getvalue()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_file_name_that_no_config_holds(capsys):
+    name = os.fsdecode(b"\xff.csv")
+    put(name, GOOD)
+    assert mistake(capsys, "train", "--data", name, "--target", "kind", "--out", "r") == (
+        f"{os.path.abspath(name)!r}: a name that is not in UTF-8, which a config cannot hold: rename it"
+    )
+    assert os.listdir() == [name]
 
 
 def test_a_pipe_that_is_closed_before_the_end_of_a_short_answer(monkeypatch):

@@ -185,7 +185,7 @@ def test_dropout_has_the_same_mask_everywhere(ops):
 
 def test_dropout_differs_by_step_place_and_seed_and_rests_in_evaluation():
     host, x = tn.get_backend("numpy"), np.ones((40, 40))
-    contexts = [{}, {"step": 1}, {"path": 1}, {"seed": 1}]
+    contexts = [{}, {"step": 1}, {"path": 1}, {"seed": 1}, {"part": 1}]
     masks = [tn.Dropout(0.5).forward({}, x, Context(host, train=True, **c))[0] for c in contexts]
     for i, a in enumerate(masks):
         for b in masks[:i]:
@@ -201,9 +201,55 @@ def test_two_dropouts_in_a_network_have_masks_of_their_own(wrap):
     assert abs((y > 0).mean() - 0.25) < 5 * (0.25 * 0.75 / y.size) ** 0.5
 
 
+HALF = np.float32(0.5)
+
+
+@pytest.mark.parametrize(
+    ("made", "same"),
+    [
+        (tn.Dense(np.int8(3), np.bool_(False)), tn.Dense(3, False)),
+        (tn.Dropout(HALF), tn.Dropout(0.5)),
+        (tn.LayerNorm(HALF), tn.LayerNorm(0.5)),
+        (tn.BatchNorm(HALF, np.float64(0.25)), tn.BatchNorm(0.5, 0.25)),
+        (tn.LeakyReLU(HALF), tn.LeakyReLU(0.5)),
+        (tn.ELU(HALF), tn.ELU(0.5)),
+        (tn.GELU(np.bool_(True)), tn.GELU(True)),
+        (tn.initializers.Constant(HALF), tn.initializers.Constant(0.5)),
+        (tn.initializers.Uniform(-HALF, np.int64(2)), tn.initializers.Uniform(-0.5, 2)),
+        (tn.initializers.HeNormal(HALF), tn.initializers.HeNormal(0.5)),
+        (tn.initializers.Orthogonal(HALF), tn.initializers.Orthogonal(0.5)),
+        (tn.Huber(HALF), tn.Huber(0.5)),
+        (tn.Quantile(HALF), tn.Quantile(0.5)),
+        (tn.CrossEntropy(HALF), tn.CrossEntropy(0.5)),
+        (tn.schedules.OneCycle(HALF, np.int64(9), HALF), tn.schedules.OneCycle(0.5, 9, 0.5)),
+        (tn.schedules.Cosine(HALF, np.int64(9), HALF), tn.schedules.Cosine(0.5, 9, 0.5)),
+        (tn.schedules.Warmup(np.int64(9), HALF), tn.schedules.Warmup(9, 0.5)),
+        (tn.SGD(0.1, 0.9, np.bool_(True)), tn.SGD(0.1, 0.9, True)),
+    ],
+)
+def test_numbers_of_a_library_become_python_s(made, same):
+    """Their text is in checkpoints, and a file has them: both would tell np.float32(0.5) from 0.5."""
+    assert repr(made) == repr(same)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (
+            lambda: tn.Dense(3, tn.ReLU()),
+            "Dense bias ReLU() is neither True nor False: an activation is a layer of its own, put it after this one",
+        ),
+        (lambda: tn.GELU("none"), "GELU approximate 'none' is neither True nor False: True is the tanh form"),
+        (lambda: tn.LayerNorm(-1.0), "LayerNorm epsilon -1.0 is out of range: give a finite number of at least 0"),
+        (lambda: tn.BatchNorm(0.1, "a"), "BatchNorm epsilon 'a' is out of range: give a finite number of at least 0"),
+        (lambda: tn.LeakyReLU("a"), "LeakyReLU slope 'a' is out of range: give a finite number"),
+        (lambda: tn.ELU(None), "ELU alpha None is out of range: give a finite number"),
+        (
+            lambda: tn.initializers.Uniform(2, 1),
+            "Uniform high 1 is out of range: give a finite number of at least 2",
+        ),
+        (lambda: tn.initializers.HeNormal("a"), "HeNormal gain 'a' is out of range: give a finite number"),
+        (lambda: tn.initializers.Constant(np.inf), "Constant value inf is out of range: give a finite number"),
         (lambda: tn.Dense(0), "Dense width 0 is not a positive whole number"),
         (lambda: tn.Dense(2.0), "Dense width 2.0 is not a positive whole number"),
         (lambda: tn.Dense(True), "Dense width True is not a positive whole number"),

@@ -173,6 +173,7 @@ class TestTensorBoard:
                     if value.HasField("histo"):
                         histograms.add((value.tag, event.step, value.histo.num))
                     else:
+                        assert (value.tag, event.step) not in scalars  # each number is written once
                         scalars[value.tag, event.step] = value.simple_value
         return scalars, histograms
 

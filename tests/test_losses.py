@@ -145,6 +145,27 @@ def test_large_logits_stay_finite(ops, dtype):
     assert np.isfinite(ops.to_numpy(dz)).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_probabilities(ops, dtype):
+    logits = [[0.0, 1.0, -2.0], [80.0, -80.0, 0.0], [-1e4, 1e4, -1e4]]
+    z = np.asarray(logits, np.longdouble)
+    tolerance = {"rtol": 4 * np.finfo(dtype).eps, "atol": 1e-38}  # below it, numbers may be taken for 0
+
+    def said(loss, y):
+        return ops.to_numpy(loss.probabilities(ops.asarray(y, dtype), ops))
+
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(said(tn.CrossEntropy(0.1), logits), e / e.sum(axis=1, keepdims=True), **tolerance)
+    each = 1 / (1 + np.exp(-z))
+    np.testing.assert_allclose(said(tn.BinaryCrossEntropy((2.0, 1.0)), logits), each, **tolerance)
+    both = np.stack([1 / (1 + np.exp(z[:, 0])), each[:, 0]], axis=1)
+    np.testing.assert_allclose(said(tn.BinaryCrossEntropy(), z[:, :1].tolist()), both, **tolerance)
+    with pytest.raises(
+        TypeError, match=r"loss Huber\(delta=1.0\) gives no probabilities: train it with a cross-entropy"
+    ):
+        tn.Huber().probabilities(ops.asarray(logits, dtype), ops)
+
+
 def test_a_class_that_cannot_occur_costs_nothing(ops):
     z = ops.asarray(np.array([[0.0, -np.inf, 1.0]]))
     value, dz = tn.CrossEntropy()(z, ops.asarray(np.array([0])), ops)
@@ -152,19 +173,40 @@ def test_a_class_that_cannot_occur_costs_nothing(ops):
     assert ops.to_numpy(dz)[0, 1] == 0.0
 
 
+THE = "the numbers of the outputs"
+EXPECTED = "of a floating type do not fit outputs (2, 3): expected integer labels (2,) or probabilities (2, 3)"
+MAKES = "; astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"
+
+
 @pytest.mark.parametrize(
     ("loss", "out", "target", "said"),
     [
         (tn.CrossEntropy(), (3,), [[0], [1]], "labels (2, 1) do not fit outputs (2, 3): expected (2,)"),
-        (tn.CrossEntropy(), (3,), [0, 1, 3], "CrossEntropy: labels must be in [0, 3); row 2 is 3"),
-        (tn.CrossEntropy(), (3,), [0, -1], "CrossEntropy: labels must be in [0, 3); row 1 is -1"),
+        (tn.CrossEntropy(), (3,), [0, 1, 3], f"CrossEntropy: labels must be in [0, 3), {THE}; row 2 is 3"),
+        (tn.CrossEntropy(), (3,), [0, -1], f"CrossEntropy: labels must be in [0, 3), {THE}; row 1 is -1"),
+        (
+            tn.CrossEntropy(), (1,), [0, 1],
+            f"CrossEntropy: labels must be in [0, 1), {THE}, or be targets (n, 1) of BinaryCrossEntropy; row 1 is 1",
+        ),
         (
             tn.CrossEntropy(), (3,), [0.0, 1.0],
-            "targets (2,) of a floating type do not fit outputs (2, 3): expected integer labels (2,) or probabilities (2, 3)",
+            f"targets (2,) {EXPECTED}{MAKES}",
+        ),
+        (
+            tn.CrossEntropy(), (3,), [[0.0, 1.0], [1.0, 0.0]],
+            f"targets (2, 2) {EXPECTED}",
+        ),
+        (
+            tn.CrossEntropy(), (1,), [[0.0], [1.0]],
+            "CrossEntropy of a single output is always 0: use BinaryCrossEntropy, or an output for each class",
         ),
         (tn.CrossEntropy(), (2,), [[0.5, -0.5]], "CrossEntropy: probabilities must not be negative; row 0 is [0.5, -0.5]"),
         (tn.CrossEntropy(0.0, (1, 2)), (3,), [0], "class_weight has 2 numbers for 3 classes: expected 3"),
-        (tn.MeanSquaredError(), (1,), [1.0, 2.0], "targets (2,) do not fit outputs (2, 1): expected (2, 1)"),
+        (tn.Huber(), (1,), [1.0, 2.0], "targets (2,) do not fit outputs (2, 1): expected (2, 1), reshape(-1, 1)"),
+        (tn.Huber(), (2,), [[1.0], [2.0]],
+         f"targets (2, 1) do not fit outputs (2, 2): expected (2, 2), or labels (2,) with CrossEntropy{MAKES}"),
+        (tn.Huber(), (2,), [1, 2], "targets (2,) do not fit outputs (2, 2): expected (2, 2), or labels (2,) with CrossEntropy"),
+        (tn.Huber(), (2,), np.zeros((2, 3)), "targets (2, 3) do not fit outputs (2, 2): expected (2, 2)"),
         (tn.Poisson(), (1,), [[1.0], [-1.0]], "Poisson: counts must not be negative; row 1 is [-1.0]"),
         (tn.BinaryCrossEntropy(), (1,), [[1.5]], "BinaryCrossEntropy: targets must be in [0, 1]; row 0 is [1.5]"),
         (

@@ -20,7 +20,7 @@ def measure(metric, y, target, weight, ops, size):
         rows = slice(start, start + size)
         parts = [None if a is None else ops.asarray(a[rows]) for a in (y, target, weight)]
         sums = ops.to_numpy(metric.sums(*parts, ops)).tolist()
-        total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
+        total = sums if total is None else metric.merge(total, sums)
     return metric.result(total)
 
 
@@ -58,6 +58,24 @@ def test_scikit_learn_s_numbers(name, y, target, oracle, weight, size, ops):
     judge = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn")
     got = measure(metrics.METRICS[name], y, target, weight, ops, size)
     assert got == pytest.approx(oracle(judge, weight), rel=1e-10)
+
+
+@pytest.mark.parametrize("weight", [None, np.where(np.arange(N) % 7 < 3, 0.0, WEIGHT)], ids=["plain", "weighted"])
+def test_r2_far_from_0(weight, ops):
+    """A billion deviations away, where numbers keep 7 digits of their deviation and sums of squares none."""
+    judge = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn")
+    y, target = REAL + 1e9, 0.5 * (REAL + TARGET) + 1e9
+    got = measure(metrics.R2(), y, target, weight, ops, 3)
+    assert got == pytest.approx(judge.r2_score(target, y, sample_weight=weight), rel=1e-6)
+
+
+def test_r2_of_one_number_in_parts(ops):
+    """0.1 does not vary, though its mean over the batches would be rounded."""
+    target = np.full((N, 1), 0.1)
+    weight = np.where(np.arange(N) < 20, 0.0, WEIGHT)
+    target[:20] = 7.0
+    assert measure(metrics.R2(), target, target, weight, ops, 17) == 1.0
+    assert measure(metrics.R2(), target + 1.0, target, weight, ops, 17) == 0.0
 
 
 def test_top_k_by_hand(ops):

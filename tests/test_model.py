@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
+from tinynet import metrics
 from tinynet.layers import Param, Spec
 
 RNG = np.random.default_rng(0)
@@ -41,6 +42,17 @@ def test_predictions_stay_when_the_next_are_made():
     np.testing.assert_array_equal(first, kept)
 
 
+def test_probabilities_are_those_of_the_loss(ops):
+    model = tn.Model(tn.Dense(3), 4, backend=ops)
+    with pytest.raises(ValueError, match="the model has no loss yet, by which outputs are probabilities: fit it"):
+        model.predict_proba(X)
+    model.loss = tn.CrossEntropy()
+    p = ops.to_numpy(model.predict_proba(X, batch_size=7))
+    np.testing.assert_array_equal(p, ops.to_numpy(ops.softmax(model.predict(X))))
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-6)
+    assert p.argmax(axis=1).tolist() == ops.to_numpy(model.predict_labels(X)).tolist()
+
+
 def test_a_data_set_is_predicted_too():
     data = tn.data.Blobs(50, n_features=4)
     model = made()
@@ -57,6 +69,21 @@ def test_weights_are_views_of_one_vector(ops):
     np.testing.assert_array_equal(ops.to_numpy(model.weights()["0.w"]), np.arange(20.0).reshape(4, 5))
     assert model.theta.shape == (53,)
     assert model.state.shape == (10,)
+
+
+def test_what_is_assigned_to_the_vectors_is_copied(ops):
+    model, other = made(ops), made(ops)
+    other.theta[...] = 0.5 * other.theta + 0.1
+    wanted = ops.to_numpy(other.predict(X)).copy()
+    model.predict(X), model.predict(X)  # the second call is captured
+    model.theta = ops.to_numpy(model.theta).tolist()
+    model.theta *= 0.5
+    model.theta = model.theta + 0.1
+    np.testing.assert_array_equal(ops.to_numpy(model.predict(X)), wanted)
+    with pytest.raises(ValueError) as e:
+        model.state = ops.asarray([1.0])
+    assert str(e.value) == "state (1,) does not fit the model's: expected (10,)"
+    np.testing.assert_array_equal(ops.to_numpy(model.predict(X)), wanted)
 
 
 def test_a_model_moves(ops):
@@ -181,6 +208,10 @@ def bad(array, row, value):
     return array
 
 
+EXPECTED = (
+    "expected integer labels (30,) or probabilities (30, 3); "
+    "astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"
+)
 MISTAKES = [
     ((X[:, :3], LABELS), "samples of shape (3,) do not fit the model: expected (4,)"),
     ((X[:, 0], LABELS), "X (30,) is not a table: expected (n, features); reshape(-1, 1) makes one column"),
@@ -188,9 +219,11 @@ MISTAKES = [
     ((X[:0], LABELS[:0]), "X (0, 4) has no samples: give at least one"),
     ((X, LABELS[:, None]), "labels (30, 1) do not fit outputs (30, 3): expected (30,)"),
     ((X, bad(LABELS, 0, 1.0)),
-     "targets (30,) of a floating type do not fit outputs (30, 3): expected integer labels (30,) or probabilities (30, 3)"),
-    ((X, np.where(np.arange(30) == 7, 3, LABELS)), "CrossEntropy: labels must be in [0, 3); row 7 is 3"),
-    ((X, np.where(np.arange(30) == 9, -1, LABELS)), "CrossEntropy: labels must be in [0, 3); row 9 is -1"),
+     f"targets (30,) of a floating type do not fit outputs (30, 3): {EXPECTED}"),
+    ((X, np.where(np.arange(30) == 7, 3, LABELS)),
+     "CrossEntropy: labels must be in [0, 3), the numbers of the outputs; row 7 is 3"),
+    ((X, np.where(np.arange(30) == 9, -1, LABELS)),
+     "CrossEntropy: labels must be in [0, 3), the numbers of the outputs; row 9 is -1"),
     ((bad(X, (11, 2), np.nan), LABELS), "X has a value that is NaN or infinite: first in row 11"),
     ((bad(X, (12, 0), -np.inf), LABELS), "X has a value that is NaN or infinite: first in row 12"),
     ((X, bad(REAL, (5, 1), np.nan)), "y has a value that is NaN or infinite: first in row 5"),
@@ -230,7 +263,7 @@ def test_bad_data_says_the_same_on_every_backend(data, said, ops):
 
 def test_a_column_against_a_vector():
     model = tn.Model(tn.Dense(1), 4)
-    with pytest.raises(ValueError, match=r"^targets \(30,\) do not fit outputs \(30, 1\): expected \(30, 1\)$"):
+    with pytest.raises(ValueError, match=r"^targets \(30,\) do not fit .*: expected \(30, 1\), reshape\(-1, 1\)$"):
         model.fit((X, REAL[:, 0]))
 
 
@@ -303,6 +336,40 @@ def test_libraries_are_not_mixed():
             lambda: tn.Model(tn.Dense(1), 2, backend=3),
             "backend 3 is not a name: choose from auto, numpy, numba, cupy, strict, torch, dpnp",
         ),
+        (
+            lambda: made().evaluate((X, LABELS), loss=tn.CrossEntropy(), metrics=["accuracy", "r2"]),
+            "metric 'r2' does not take labels: choose from accuracy, top_k, log_loss, f1",
+        ),
+        (
+            lambda: made().fit((X, LABELS), validation=(X, LABELS), metrics=["mae"]),
+            "metric 'mae' does not take labels: choose from accuracy, top_k, log_loss, f1",
+        ),
+        (
+            lambda: tn.fit_many(made(), (X, LABELS), seeds=[0, 1], validation=(X, LABELS), metrics=["rmse"]),
+            "metric 'rmse' does not take labels: choose from accuracy, top_k, log_loss, f1",
+        ),
+        (lambda: made().fit((X, LABELS), metrics=3), "metrics 3 is no list: give one, such as ['accuracy']"),
+        (
+            lambda: made().fit((X, LABELS), metrics=[[1]]),
+            f"unknown metric [1]: choose from {', '.join(metrics.METRICS)}",
+        ),
+        (
+            lambda: made().fit((X, LABELS), callbacks=[print, "stop"]),
+            "callback 'stop' cannot be called: give functions (model, row) in a list",
+        ),
+        (
+            lambda: made().fit((X, LABELS), callbacks=3),
+            "callback 3 cannot be called: give functions (model, row) in a list",
+        ),
+        (
+            lambda: made().predict(np.ma.masked_array(X, X > 0)),
+            "X is a masked array, and no value can be missing: give X.filled(…)",
+        ),
+        (
+            lambda: made().fit((X, np.ma.masked_array(LABELS, LABELS > 0))),
+            "y is a masked array, and no value can be missing: give y.filled(…)",
+        ),
+        (lambda: made().fit((X, [[1], [1, 2]])), "y is no array: its rows differ in length"),
         (lambda: made().evaluate((X, LABELS)), "the model has no loss yet: fit it, or give evaluate(loss=…)"),
         (
             lambda: made().fit(X),

@@ -136,11 +136,14 @@ def test_clipping_is_pytorch_s(ops):
         (lambda: tn.SGD(0.1, 1.5), "SGD momentum 1.5 is out of range: give a number in [0, 1)"),
         (lambda: tn.SGD(0.1, nesterov=True), "SGD nesterov=True needs a momentum: give one in (0, 1)"),
         (lambda: tn.Lion(l2=-1.0), "Lion l2 -1.0 is out of range: give a finite number of at least 0"),
+        (lambda: tn.SGD(0.1, 0.9, "yes"), "SGD nesterov 'yes' is neither True nor False"),
+        (lambda: schedules.Warmup(3, "a"), "Warmup then 'a' is out of range: give a finite number of at least 0"),
+        (lambda: schedules.Cosine(0.1, 9, -1), "Cosine final -1 is out of range: give a finite number of at least 0"),
         (lambda: schedules.Cosine(0.1, 0), "Cosine steps 0 is out of range: give a positive number"),
         (lambda: schedules.Step(float("nan"), 1), "Step rate nan is out of range: give a finite number of at least 0"),
     ],
 )
 def test_mistakes(make, said):
-    with pytest.raises(ValueError) as e:
+    with pytest.raises((ValueError, TypeError)) as e:
         make()
     assert str(e.value) == said

@@ -297,7 +297,7 @@ def test_partial_fit_is_fit_step_by_step(ops_of):
 
 def test_an_epoch_is_every_sample_once_whatever_went_before():
     loader = tn.Loader((X[:10], Y[:10]), 4, seed=1, shuffle=True)
-    passes, orders = Passes(loader, first=7, done=2), []
+    passes, orders = Passes(loader, step=7, epochs=2), []
     for epoch in range(2):
         steps = range(7 + 3 * epoch, 10 + 3 * epoch)
         orders.append(np.concatenate([passes.batch(t, tn.get_backend("numpy"), "float64").x for t in steps])[:, 0])
@@ -567,6 +567,21 @@ def test_one_device_is_not_another():
         model = MLPRegressor(max_iter=1).fit(first(X), first(Z))
         with pytest.raises(ValueError, match="on 'array_api_strict:device2', that of fit"):
             model.predict(second(X))
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")  # theirs, not converged either
+def test_sparse_labels_come_back_sparse():
+    """As scikit-learn's own network gives them: by what the first fit got."""
+    sparse = pytest.importorskip("scipy.sparse", reason="scikit-learn needs it")
+    few = {"hidden_layer_sizes": 3, "max_iter": 1}
+    wanted = theirs.MLPClassifier(**few).fit(X_MANY, sparse.coo_array(Y_MANY)).predict(X_MANY)
+    dense, model = (MLPClassifier(**few, random_state=0).fit(X_MANY, y) for y in (Y_MANY, sparse.coo_array(Y_MANY)))
+    for fitted in (model, pickle.loads(pickle.dumps(model)), model.partial_fit(X_MANY, Y_MANY)):
+        got = fitted.predict(X_MANY)
+        assert (type(got), got.dtype, got.shape) == (type(wanted), wanted.dtype, wanted.shape)
+    dense.partial_fit(X_MANY, sparse.csr_matrix(Y_MANY))
+    np.testing.assert_array_equal(dense.predict(X_MANY), got.toarray())
+    assert model.score(X_MANY, sparse.csr_matrix(Y_MANY)) == dense.score(X_MANY, Y_MANY)
 
 
 # Errors --------------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import tinynet as tn
+from tinynet.data import array_files, tables, writing
 from tinynet.data import arrays as mapped
-from tinynet.data import sources, tables, writing
 
 D = tn.data
 HOST = tn.get_backend("numpy")
@@ -41,7 +41,7 @@ def parts(data, index, dtype="float64"):
 def test_what_is_written_is_read(suffix, data, rows, tmp_path, monkeypatch):
     need(suffix)
     monkeypatch.setattr(writing, "ROWS", rows)
-    monkeypatch.setattr(sources, "ROWS", rows)
+    monkeypatch.setattr(array_files, "ROWS", rows)
     monkeypatch.setattr(tables, "ROWS", rows)
     path, done = tmp_path / f"d{suffix}", []
     D.write(data, path, progress=done.append)
@@ -93,7 +93,7 @@ def test_npz_as_numpy_saves_it(compressed, dtype, tmp_path):
 @pytest.mark.parametrize("kind", ["contiguous", "chunked", "big-endian"])
 def test_hdf5_as_h5py_saves_it(kind, tmp_path, monkeypatch):
     h5py = pytest.importorskip("h5py", reason="the format needs it")
-    monkeypatch.setattr(sources, "ROWS", 11)
+    monkeypatch.setattr(array_files, "ROWS", 11)
     with h5py.File(tmp_path / "d.h5", "w") as f:
         options = {"chunks": (7, 2), "compression": "gzip"} if kind == "chunked" else {}
         f.create_dataset("X", data=X.astype(">f8" if kind == "big-endian" else "f8"), **options)
@@ -103,6 +103,22 @@ def test_hdf5_as_h5py_saves_it(kind, tmp_path, monkeypatch):
     for a, b in zip(got, (X, X[:, :2], W), strict=True):
         np.testing.assert_array_equal(a, b[::-1])
     assert (Path(data.x.filename) == tmp_path / "d.h5") == (kind != "chunked")
+
+
+def test_labels_of_a_floating_type(tmp_path):
+    """Numbers, unless the task says otherwise; then they must be whole."""
+    np.save(tmp_path / "d.npy", np.column_stack([X, Y]))
+    np.savez(tmp_path / "d.npz", X=X, y=Y.astype(np.float32))
+    for path in (tmp_path / "d.npy", tmp_path / "d.npz"):
+        assert D.read(path).outputs == 1
+        data = D.read(path, task="classification")
+        assert data.classes == 4
+        np.testing.assert_array_equal(parts(data, range(50))[1], Y)
+    for wrong in (0.5, np.nan, np.inf):
+        np.save(tmp_path / "y.npy", np.where(np.arange(50) == 7, wrong, Y))
+        with pytest.raises(tn.DataFileError) as e:
+            D.read(tmp_path / "d.npy", target=tmp_path / "y.npy", task="classification")
+        assert str(e.value) == f"{tmp_path / 'd.npy'}: y is {wrong} in row 7, which is no label: give whole numbers"
 
 
 def test_tables_with_columns_of_all_kinds(tmp_path):
@@ -141,6 +157,8 @@ def test_csv_as_people_write_it(tmp_path):
     assert x.tolist() == [[1, 2], [3, 4.5], [-1000, 0]]
     assert y.tolist() == [0, 1, 1]
     assert D.read(tmp_path / "d.csv", target="b").outputs == 1
+    (tmp_path / "d.tsv").write_bytes(b"\r\n\na\tb\ty\r\n1\t2\t0\r\n\r\n3\t4\t1\r\n\r\n")
+    assert parts(D.read(tmp_path / "d.tsv"), range(2))[0].tolist() == [[1, 2], [3, 4]]
 
 
 def test_shards_are_one_data_set_in_order(ops, tmp_path):
@@ -321,6 +339,14 @@ BAD = {
     "weight.npz": (lambda p: np.savez(p, X=X, y=Y, weight=-W), "weight has a negative value: first in row 0"),
     "no.parquet": (lambda p: p.write_bytes(b"PAR1no"), "cannot be read: "),
     "no.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n"), "cannot be read: "),
+    "latinhead.csv": (lambda p: p.write_bytes(b"gr\xf6\xdfe,y\n1,2\n"), "is not text in UTF-8: save the file in that encoding"),
+    "utf16.csv": (lambda p: p.write_text("a,y\n1,2\n", "utf-16"), "is not text in UTF-8: save the file in that encoding"),
+    "mac.csv": (lambda p: p.write_bytes(b"a,y\r1,2\r"), "its lines end in a carriage return alone: save it with other line ends"),
+    "blank.csv": (lambda p: p.write_text("\n \n"), "is empty: expected a first line with the names of columns"),
+    "oneline.csv": (lambda p: p.write_bytes(b"a," * 2**23), "its first line is longer than 16 MiB: is it a table?"),
+    "comma.csv": (lambda p: p.write_text("a;y\n1;1\n2,5;1\n"),
+                  "column 'a' has '2,5' in row 1, which is no number: write it with a decimal point"),
+    "spaces.csv": (lambda p: p.write_text("a, y\n1, 2\n"), "has no column y or target: name the target, out of a, ' y'"),
     "empty.csv": (lambda p: p.write_text(""), "is empty: expected a first line with the names of columns"),
     "header.csv": (lambda p: p.write_text("a,b,y\n"), "has no rows"),
     "notarget.csv": (lambda p: p.write_text("a,b\n1,2\n"), "has no column y or target: name the target, out of a, b"),
@@ -521,7 +547,8 @@ def drain(batches, steps):
         (lambda: drain(D.Batches([(X, Y), (X[:, :2], Y)]), range(2)),
          ("batch 1 is Arrays(X (50, 2), y (50,), on numpy), and the first was Arrays(X (50, 3), y (50,), on numpy): "
           "shapes or targets differ")),
-        (lambda: tn.Model(tn.Dense(2), 3).fit(D.Batches([(X, Y)])), "CrossEntropy: labels must be in [0, 2); row 1 is 2"),
+        (lambda: tn.Model(tn.Dense(2), 3).fit(D.Batches([(X, Y)])),
+         "CrossEntropy: labels must be in [0, 2), the numbers of the outputs; row 1 is 2"),
     ],
 )  # fmt: skip
 def test_mistakes_with_batches(make, said):

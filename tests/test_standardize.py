@@ -83,6 +83,7 @@ def test_samples_of_any_shape():
         (lambda: tn.Model(tn.Sequential(tn.Dense(2), tn.Standardize()), 3).adapt((X, Y)),
          "Sequential(Dense(width=2), Standardize()) does not begin with Standardize(): put it first"),
         (lambda: tn.Model(tn.Standardize(), 2).adapt((X, Y)), "samples of shape (3,) do not fit the model: expected (2,)"),
+        (lambda: tn.Model(tn.Standardize(), 3).adapt((X, Y), samples=1.5), "samples 1.5 is out of range: there are 500"),
         (lambda: tn.Model(tn.Standardize(), 3).adapt((X, Y), samples=501), "samples 501 is out of range: there are 500"),
         (lambda: tn.Model(tn.Standardize(), 3).adapt((1e-42 * X, Y)),
          "a feature varies too much or too little to be standardized in float32: scale it before"),

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from tinynet_backends import permutation
 
 import tinynet as tn
-from tinynet.streams import Stream
+from tinynet.streams import ORDER, Stream
 
 STREAM = Stream(seed=2**64 - 3, purpose=300, counter=(7, 2**64 - 1, 5))
 
@@ -72,6 +73,27 @@ def test_normals(ops):
     assert abs(z.var() - 1) < 5 * (2 / 4000) ** 0.5
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 1000, 4097])
+def test_a_shuffle_and_its_inverse(n, ops):
+    keys = [half for w in raw(12).tolist() for half in (w % 2**32, w // 2**32)]
+    places = ops.to_numpy(STREAM.permute(range(n), n, ops))
+    assert places.dtype == np.int64
+    np.testing.assert_array_equal(places, permutation.permute(np, np.arange(n), n, keys))
+    assert sorted(places.tolist()) == list(range(n))
+    assert ops.to_numpy(STREAM.unpermute(places, n, ops)).tolist() == list(range(n))
+    assert ops.to_numpy(STREAM.permute([n - 1, 0], n, ops)).tolist() == places[[n - 1, 0]].tolist()
+    assert ops.to_numpy(STREAM.permute(range(0), n, ops)).shape == (0,)
+
+
+def test_a_shuffle_of_any_size_and_of_each_epoch():
+    n, epochs = 2**62, [Stream(5, ORDER, (epoch, 0, 0)) for epoch in (0, 3)]
+    there = epochs[0].permute([0, n - 1], n)
+    assert epochs[0].unpermute(there, n).tolist() == [0, n - 1]
+    loader = tn.Loader(tn.data.Moons(100), 10, shuffle=True, seed=5)
+    assert epochs[1].permute(range(100), 100)[:10].tolist() == loader.index(30).tolist()
+    assert epochs[0].permute(range(100), 100).tolist() != epochs[1].permute(range(100), 100).tolist()
+
+
 def test_streams_have_nothing_to_do_with_one_another():
     others = [
         Stream(1, 300),
@@ -117,6 +139,11 @@ def test_where_there_is_no_float64():
         (lambda: STREAM.words(range(0, 9, 2)),
          "numbers range(0, 9, 2) of a stream do not exist: give a range or a list in [0, 2**62)"),
         (lambda: STREAM.integers(range(3), 0), "integers below 0 cannot be drawn: give a whole number in [1, 2**63]"),
+        (lambda: STREAM.permute([5], 5), "index 5 is out of range: this permutation is of range(5)"),
+        (lambda: STREAM.unpermute([5], 5), "index 5 is out of range: this permutation is of range(5)"),
+        (lambda: STREAM.permute([-1], 5), "indices [-1] are none: give a range or a list in [0, 2**62)"),
+        (lambda: STREAM.permute([0.5], 5), "indices [0.5] are none: give a range or a list in [0, 2**62)"),
+        (lambda: STREAM.permute([0], 0), "no permutation of range(0): expected 1 <= n <= 2**62"),
         (lambda: STREAM.bernoulli(range(3), 1.5), "probability 1.5 is out of range: give one in [0, 1]"),
     ],
 )  # fmt: skip

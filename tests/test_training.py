@@ -105,18 +105,18 @@ def test_every_step_draws_masks_of_its_own():
     class Spy(tn.Identity):
         def forward(self, params, x, ctx):
             ctx.ops.as_written("it looks on")
-            seen.append((ctx.step, ctx.train, ctx.seed, ctx.masks[1][0]))
+            seen.append((ctx.step, ctx.train, ctx.seed, ctx.masks[1]))
             return super().forward(params, x, ctx)
 
     model = tn.Model(tn.Sequential(tn.Dense(2), Spy()), 2, seed=8)
     model.fit(DATA, batch_size=100, epochs=2, accumulate=2)
-    assert seen == [(step, True, 8, step) for step in range(6) for _ in range(2)]
+    assert seen == [(step, True, 8, (step, 2, part << 32)) for step in range(6) for part in range(2)]
 
 
 def test_a_long_curve_stays_short():
     history = tn.History()
     for step in range(64, 64 * 4001, 64):
-        history.draw(step, (1.0,) * 64)
+        history.record(step, (1.0,) * 64)
     assert len(history.curve) <= 4000
     steps = [step for step, _ in history.curve]
     assert steps == sorted(set(steps))
@@ -364,6 +364,45 @@ def test_numbers_may_be_numpy_s(ops):
     )
     same.fit(DATA, epochs=1, batch_size=50, clip=0.5, ema=0.5, optimizer=tn.SGD(float(tenth), momentum=0.5))
     np.testing.assert_array_equal(ops.to_numpy(model.theta), ops.to_numpy(same.theta))
+
+
+@pytest.mark.parametrize(
+    ("data", "loss", "said"),
+    [
+        (tn.data.Friedman1(9), tn.BinaryCrossEntropy(), "BinaryCrossEntropy: targets must be in [0, 1]; row 0 is"),
+        (tn.data.Friedman1(9), tn.CrossEntropy(), "CrossEntropy of a single output is always 0: use"),
+        (tn.data.Linear(9).take(5), tn.Poisson(), "Poisson: counts must not be negative; row 1 is"),
+        (tn.data.Moons(9), tn.CrossEntropy(class_weight=(1, 2, 3)), "class_weight has 3 numbers for 2 classes"),
+    ],
+)
+def test_computed_targets_are_checked_too(data, loss, said, ops):
+    model = tn.Model(tn.Dense(data.classes or 1), data.shape, backend=ops)
+    for use in (lambda: model.fit(data, loss=loss), lambda: model.evaluate(data, loss=loss)):
+        with pytest.raises(ValueError) as e:
+            use()
+        assert str(e.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clip": -1.0}, {"accumulate": 0}, {"ema": 1.0}, {"epochs": 0}, {"batch_size": 0}, {"metrics": ["mean"]},
+        {"data": ([[1.0, 2.0]], [2])}, {"data": ([[1.0]], [0])}, {"loss": tn.Hinge()}, {"optimizer": "adam"},
+        {"validation": ([[1.0]], [0])}, {"early_stopping": tn.EarlyStopping(1, "val_loss")}, {"callbacks": print},
+        {"weights": [1.0]}, {"resume": True},
+    ],
+)  # fmt: skip
+def test_a_fit_that_is_refused_changes_nothing(options):
+    model = tn.Model(tn.Sequential(tn.Standardize(), tn.Dense(2)), 2)
+    model.fit(DATA, loss=tn.CrossEntropy(0.1))
+    model.state = [0.0, 0.0, 1.0, 1.0]  # as if it had seen no data
+    before = model.theta.copy(), model.state.copy(), model.loss, model.metrics, model.history
+    with pytest.raises((ValueError, TypeError)):
+        model.fit(**{"data": ([[1.0, 2.0], [5.0, 7.0]], [0, 1])} | options)
+    after = model.theta, model.state, model.loss, model.metrics, model.history
+    np.testing.assert_array_equal(after[0], before[0])
+    np.testing.assert_array_equal(after[1], before[1])
+    assert after[2:] == before[2:]
 
 
 def test_the_generator_complains_before_its_first_step():

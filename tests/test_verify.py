@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tinynet_backends import exact, get_backend, philox, portable_operations
+from tinynet_backends import exact, get_backend, permutation, philox, portable_operations
 from tinynet_backends.numpy_backend import NumpyBackend
 
 import tinynet as tn
@@ -72,6 +72,7 @@ def wrong_update(self, formula, arrays, inputs, *scalars):
         (tn.Tanh, "derivative", None, "Tanh() is off by"),
         (losses.Huber, "formula", lambda self, xp, y, t: ((y - t) ** 2, y - t), "Huber(delta=1.0) is off by"),
         (philox, "_WEYL", (1, 2), "data set spirals has other bits"),
+        (permutation, "_rounds", lambda n: 22, "the order of an epoch has other bits"),
         (tn.Checkpoints, "save", None, "the weights have other bits"),
     ],
 )  # fmt: skip

@@ -7,11 +7,12 @@ The results are right for any |x|, also where an exponential on the way to them 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import pi, sqrt
+from math import isfinite, pi, sqrt
 from typing import Any
 
 from tinynet_backends.special import erf
 
+from tinynet import checks
 from tinynet.layers import Array, Backprop, Context, Formula, Layer, Params
 
 
@@ -84,6 +85,9 @@ class LeakyReLU(Activation):
 
     slope: float = 0.01
 
+    def __post_init__(self) -> None:
+        checks.coerce_numbers(self, isfinite, "a finite number", "slope")
+
     def f(self, xp: Any, x: Array) -> Array:
         return xp.where(x > 0, x, self.slope * x)
 
@@ -96,6 +100,9 @@ class ELU(Activation):
     """``x`` where positive, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2016)."""
 
     alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.coerce_numbers(self, isfinite, "a finite number", "alpha")
 
     def f(self, xp: Any, x: Array) -> Array:
         return xp.where(x > 0, x, self.alpha * xp.expm1(xp.minimum(x, 0.0)))
@@ -112,6 +119,9 @@ class GELU(Activation):
     """
 
     approximate: bool = False
+
+    def __post_init__(self) -> None:
+        checks.coerce_bool(self, "approximate", ": True is the tanh form")
 
     def f(self, xp: Any, x: Array) -> Array:
         if self.approximate:

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run is, in one file, so that it goes on bit for bit as if it had never stopped.
+"""Checkpoints: everything that a run consists of, in one file, from which it continues bit for bit.
 
 A checkpoint is (theta, layer state, optimizer state, average, best weights) as arrays, and the step, history, counters
 and a fingerprint of what was trained on what as JSON in the file's header.
@@ -6,6 +6,7 @@ and a fingerprint of what was trained on what as JSON in the file's header.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
@@ -15,8 +16,9 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from tinynet import checks
 from tinynet.errors import ModelFileError
-from tinynet.files import FORMAT, checksum, is_finite, read_tensors, save, write_sealed, write_tensors
+from tinynet.files import FORMAT, check_arrays, checksum, opened, read_tensors, save, write_sealed, write_tensors
 from tinynet.history import History
 from tinynet.losses import Loss
 from tinynet.model import Model
@@ -64,20 +66,10 @@ class Snapshot:
     def unpack(self, arrays: dict[str, Any], about: dict[str, Any]) -> None:
         """Take everything back, or raise ValueError, TypeError or KeyError and change nothing."""
         model, run, best, history, tally = self.model, self.run, self.best, self.history, self.tally
-        p, s = tuple(model.theta.shape), tuple(model.state.shape)
-        vectors = {"theta": p, **{f"slot.{name}": p for name, v in run.slots.items() if not isinstance(v, float)}}
-        wanted = {**vectors, "state": s}
-        if run.average is not None:
-            wanted["average"] = p
+        shapes = self._shapes()
         if "best.theta" in arrays:
-            wanted |= {"best.theta": p, "best.state": s}
-        if set(wanted) != set(arrays):
-            raise ValueError(f"array {sorted(set(wanted) ^ set(arrays))[0]!r} is missing or not part of this run")
-        for name, shape in wanted.items():
-            if arrays[name].shape != shape or str(arrays[name].dtype) != model.dtype:
-                raise ValueError(f"array {name!r} is {arrays[name].dtype} {arrays[name].shape}: expected {shape}")
-            if not is_finite(arrays[name]):
-                raise ValueError(f"array {name!r} has a value that is NaN or infinite")
+            shapes |= {"best.theta": shapes["theta"], "best.state": shapes["state"]}
+        check_arrays(arrays, shapes, model.dtype, "run")
         step, finished, scalars = int(about["step"]), bool(about["finished"]), about["scalars"]
         epoch, waited, value = about["best"]
         total, counted, seconds = about["tally"]
@@ -105,6 +97,12 @@ class Snapshot:
         history.curve, history.pending = curve, pending
         run.step, self.finished = step, finished
 
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what `pack` gives, without best weights."""
+        p, s = tuple(self.model.theta.shape), tuple(self.model.state.shape)
+        slots = {f"slot.{name}": p for name, value in self.run.slots.items() if not isinstance(value, float)}
+        return {"theta": p, "state": s, **slots, **({} if self.run.average is None else {"average": p})}
+
 
 class Checkpoints:
     """Where, when and how many checkpoints `fit` writes.
@@ -117,10 +115,9 @@ class Checkpoints:
     def __init__(
         self, folder: str | PathLike[str], *, every: int | None = None, keep: int = 3, config: str = ""
     ) -> None:
-        for name, value in (("every", every), ("keep", keep)):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"Checkpoints {name} {value!r} is not a positive whole number")
-        self.folder, self.every, self.keep, self.config = Path(folder), every, keep, config
+        self.folder, self.config = Path(folder), config
+        self.every = None if every is None else checks.positive("Checkpoints every", every)
+        self.keep = checks.positive("Checkpoints keep", keep)
         self.stopping = ""
         self._fingerprint: dict[str, str] = {}
         self._least = float("inf")
@@ -141,6 +138,13 @@ class Checkpoints:
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:012}.safetensors"
+
+    def read_fingerprint(self) -> dict[str, str]:
+        """What the newest checkpoint was written for; empty if there is none. ModelFileError if it is damaged."""
+        for step in self.steps()[:1]:
+            with opened(self.path(step)) as f:
+                return dict(json.loads(f.metadata()["tinynet"])["fingerprint"])
+        return {}
 
     def open(self, snapshot: Snapshot, fingerprint: dict[str, str], resume: bool) -> None:
         """Make the folder; with ``resume``, take the newest whole checkpoint in it.
@@ -209,7 +213,7 @@ class Checkpoints:
 
 
 class _AnotherRun(ValueError):
-    """A whole checkpoint, of something else or written by another version."""
+    """An intact checkpoint, but of a different run or written by another version."""
 
 
 def fingerprint(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf, nan
 from operator import index
 from typing import Any
@@ -13,7 +13,7 @@ def _is_array(value: Any) -> bool:
     return getattr(value, "ndim", 0) not in (0, None)
 
 
-def whole(value: Any) -> int | None:
+def as_int(value: Any) -> int | None:
     """``value`` as int if it is an integer; None for anything else: a bool, 2.0, an array."""
     if isinstance(value, bool) or _is_array(value):
         return None
@@ -25,13 +25,13 @@ def whole(value: Any) -> int | None:
 
 def positive(name: str, value: Any) -> int:
     """``value`` as int; ValueError, which calls it ``name``, unless it is an integer of at least 1."""
-    number = whole(value)
+    number = as_int(value)
     if number is None or number < 1:
-        raise ValueError(f"{name} {shown(value)} is not a positive whole number")
+        raise ValueError(f"{name} {short_repr(value)} is not a positive whole number")
     return number
 
 
-def real(value: Any) -> float | None:
+def as_float(value: Any) -> float | None:
     """``value`` as float if it is a real number, NaN and infinities included; None for anything else."""
     if _is_array(value) or type(value).__name__.startswith(("bool", "str", "bytes", "complex")):
         return None
@@ -43,18 +43,37 @@ def real(value: Any) -> float | None:
         return inf if value > 0 else -inf
 
 
-def number(value: Any) -> float:
+def float_or_nan(value: Any) -> float:
     """``value`` as float; NaN, which is in no range, if it is not a real number."""
-    found = real(value)
+    found = as_float(value)
     return nan if found is None else found
 
 
-def truth(value: Any) -> bool | None:
+def coerce_numbers(owner: object, good: Callable[[float], bool], wanted: str, *names: str) -> None:
+    """Make these fields of a frozen dataclass Python's own numbers; ValueError unless they are numbers, and ``good``."""
+    for name in names:
+        value = getattr(owner, name)
+        if not good(float_or_nan(value)):
+            raise ValueError(f"{type(owner).__name__} {name} {short_repr(value)} is out of range: give {wanted}")
+        own = as_int(value)
+        object.__setattr__(owner, name, float_or_nan(value) if own is None else own)
+
+
+def coerce_bool(owner: object, name: str, remedy: str = "") -> None:
+    """Make this field of a frozen dataclass Python's bool; TypeError unless it is one."""
+    value = getattr(owner, name)
+    own = as_bool(value)
+    if own is None:
+        raise TypeError(f"{type(owner).__name__} {name} {short_repr(value)} is neither True nor False{remedy}")
+    object.__setattr__(owner, name, own)
+
+
+def as_bool(value: Any) -> bool | None:
     """``value`` as bool if it is one; None for anything else."""
     return bool(value) if type(value).__name__ in ("bool", "bool_") else None
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """``repr(value)``, on one line of at most 60 characters."""
     try:
         text = " ".join(repr(value).split())
@@ -64,9 +83,10 @@ def shown(value: Any) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names separated by commas, for a one-line error; at most the first 20."""
+    """Names separated by commas, for a one-line error; at most the first 20. One with outer spaces is quoted."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(_short(" ".join(name.split())) for name in names[:20]) + more
+    texts = (short_repr(name) if name != name.strip() else _short(" ".join(name.split())) for name in names[:20])
+    return ", ".join(texts) + more
 
 
 def _short(text: str) -> str:

@@ -12,35 +12,17 @@ from typing import Any
 
 from tinynet_backends.switch import NAMES as BACKENDS
 
-from tinynet import activations, layers, optim, regularization, schedules
+from tinynet import optim, schedules
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
+from tinynet.data.class_labels import MOST_CLASSES
 from tinynet.data.sources import KINDS
-from tinynet.data.tables import MOST_CLASSES, TASKS
-from tinynet.standardize import Standardize
+from tinynet.data.tables import TASKS
+from tinynet.layers import Sequential
+from tinynet.mlp import ACTIVATIONS, NORMS, OPTIMIZERS, mlp
 
-ACTIVATIONS = {
-    "sigmoid": activations.Sigmoid(),
-    "tanh": activations.Tanh(),
-    "relu": activations.ReLU(),
-    "leaky_relu": activations.LeakyReLU(),
-    "elu": activations.ELU(),
-    "gelu": activations.GELU(),
-    "silu": activations.SiLU(),
-    "softplus": activations.Softplus(),
-}
-OPTIMIZERS: dict[str, type[optim.Optimizer]] = {
-    "sgd": optim.SGD,
-    "adagrad": optim.Adagrad,
-    "rmsprop": optim.RMSprop,
-    "adam": optim.Adam,
-    "adamw": optim.AdamW,
-    "nadam": optim.NAdam,
-    "lion": optim.Lion,
-}
-NORMS = {"none": None, "layer": regularization.LayerNorm(), "batch": regularization.BatchNorm()}
+NORM_OPTIONS = ("none", *NORMS)
 SCHEDULES = ("constant", "cosine", "one_cycle")
-
 
 COMPUTED, STORED = "data that are computed", "data in a file"
 FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True}  # files are small, and of any scale
@@ -75,7 +57,7 @@ class Config:
     held_out: float = _option(0.2, "fraction of a file's samples, of each class, for validation only", STORED)
     hidden: list[int] = _option([64, 64], "widths of the hidden layers, as 64,64")
     activation: str = _option("relu", f"after each hidden layer: {', '.join(ACTIVATIONS)}")
-    norm: str = _option("none", f"before each activation: {', '.join(NORMS)}")
+    norm: str = _option("none", f"before each activation: {', '.join(NORM_OPTIONS)}")
     dropout: float = _option(0.0, "fraction dropped after each activation, in [0, 1)")
     optimizer: str = _option("adam", f"{', '.join(OPTIMIZERS)}")
     lr: float = _option(0.01, "learning rate, the largest of a schedule")
@@ -116,11 +98,13 @@ class Config:
                 raise ValueError(f"option {name} = {getattr(self, name)!r} is no list of names: expected text")
         for data in self.paths:
             if type(data) is not str or (not _is_file(data) and (data not in DATASETS or len(self.paths) > 1)):
+                if type(data) is str and (Path(data).suffix or Path(data).exists()):
+                    raise ValueError(f"{data}: unknown kind of file: choose from {', '.join(KINDS)}")
                 one = f"choose from {', '.join(DATASETS)}, or give a file"
                 choice = "each of several is a file" if len(self.paths) > 1 else one
                 raise ValueError(f"unknown data {data!r}: {choice} ({', '.join(KINDS)})")
         for name, table in (
-            ("task", TASKS), ("activation", ACTIVATIONS), ("norm", NORMS), ("optimizer", OPTIMIZERS),
+            ("task", TASKS), ("activation", ACTIVATIONS), ("norm", NORM_OPTIONS), ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
         ):  # fmt: skip
             if getattr(self, name) not in table:
@@ -187,15 +171,11 @@ class Config:
             )
         return data, *stratified(data, self.held_out, self.seed)
 
-    def make_net(self, data: Dataset) -> layers.Sequential:
-        parts: list[layers.Layer] = [Standardize()] if self.standardize else []
-        for width in self.hidden:
-            norm = NORMS[self.norm]
-            parts += [layers.Dense(width), *([norm] if norm else []), ACTIVATIONS[self.activation]]
-            if self.dropout:
-                parts.append(regularization.Dropout(self.dropout))
-        parts.append(layers.Dense(data.classes or data.outputs or 1))
-        return layers.Sequential(*parts)
+    def make_net(self, data: Dataset) -> Sequential:
+        return mlp(
+            self.hidden, data.classes or data.outputs or 1, activation=ACTIVATIONS[self.activation],
+            norm=NORMS.get(self.norm), dropout=self.dropout, standardize=self.standardize, flatten=len(data.shape) > 1,
+        )  # fmt: skip
 
     def scales_targets(self, data: Dataset) -> bool:
         """Whether numeric targets of a file are standardized, as its features are."""

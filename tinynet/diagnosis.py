@@ -80,7 +80,7 @@ class Diagnosis:
 
     def look(self, model: Model, step: int = 0, *, loss: Loss | None = None) -> list[Finding]:
         """Inspect the model now, by default with the loss of the last fit; the new findings."""
-        loss = loss or model.loss
+        loss = model.loss if loss is None else loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give look(…, loss=…)")
         value, seen = probe(model, self._samples(model), loss, step=step)

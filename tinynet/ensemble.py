@@ -10,7 +10,7 @@ from tinynet.history import History
 from tinynet.layers import Array, Context
 from tinynet.losses import Loss
 from tinynet.metrics import Metric
-from tinynet.model import Model, as_inputs, merge, views
+from tinynet.model import Model, Vector, as_inputs, merge, views
 
 if TYPE_CHECKING:
     from tinynet.schedules import Schedule
@@ -25,14 +25,17 @@ class Ensemble:
     NaN from then on, and `mean` and `spread` are those of the others.
     """
 
+    theta = Vector()
+    state = Vector()
+
     def __init__(self, models: Sequence[Model], rates: Sequence[float | Schedule]) -> None:
         first = models[0]
         self.net, self.in_shape, self.out_shape = first.net, first.in_shape, first.out_shape
         self.ops, self.dtype, self.gradient_names = first.ops, first.dtype, first.gradient_names
         xp = self.ops.xp
         self.seeds, self.rates = tuple(model.seed for model in models), tuple(rates)
-        self.theta: Array = xp.stack([model.theta for model in models])
-        self.state: Array = xp.stack([model.state for model in models])
+        self._theta: Array = xp.stack([model.theta for model in models])
+        self._state: Array = xp.stack([model.state for model in models])
         parameters, state = ((self.theta, first.spec.params), (self.state, first.spec.state))
         self.params = merge(views(*parameters, self.ops), views(*state, self.ops))
         self.histories: tuple[History, ...] = tuple(History() for _ in models)

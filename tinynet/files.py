@@ -96,7 +96,7 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
         n_in, seed, dtype = tuple(about["in_shape"]), about["seed"], about["dtype"]
         names = about["metrics"]
         metrics = tuple(METRICS[name] for name in names)
-        _fits(net, n_in, dtype, arrays)
+        _check_network(net, n_in, dtype, arrays)
         model = Model(net, n_in, seed=seed, backend=backend, dtype=dtype)
         model.columns = _columns(about.get("columns"), model)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
@@ -147,7 +147,7 @@ def opened(path: Path) -> Iterator[Any]:
             raise ModelFileError(f"{path}: not a model file, or one that was cut short")
         header = f.read(size)
     try:
-        json.loads(header, object_pairs_hook=_once)
+        json.loads(header, object_pairs_hook=_unique)
         with safe_open(path, framework="numpy") as f:
             yield f
     except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as e:
@@ -169,7 +169,7 @@ def is_finite(a: Any) -> bool:
     return bool(np.isfinite(a).all())
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object without duplicate names, of which safetensors would take the last."""
     unique: dict[str, Any] = {}
     for name, value in pairs:
@@ -179,16 +179,21 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _fits(net: Layer, n_in: tuple[int, ...], dtype: str, arrays: dict[str, Any]) -> None:
+def _check_network(net: Layer, n_in: tuple[int, ...], dtype: str, arrays: dict[str, Any]) -> None:
     """ValueError unless the arrays are exactly the network's. Checked before memory for it is allocated."""
     if any(type(d) is not int or d < 1 for d in n_in):
         raise ValueError(f"its input shape {n_in} is not one")
     spec = net.build(n_in)
-    wanted = {name: p.shape for tree in (spec.params, spec.state) for name, p in leaves(tree)}
-    if set(wanted) != set(arrays):
-        first = sorted(set(wanted) ^ set(arrays))[0]
-        raise ValueError(f"array {first!r} is {'missing' if first in wanted else 'not part of the network'}")
-    for name, shape in wanted.items():
+    shapes = {name: p.shape for tree in (spec.params, spec.state) for name, p in leaves(tree)}
+    check_arrays(arrays, shapes, dtype, "network")
+
+
+def check_arrays(arrays: dict[str, Any], shapes: dict[str, tuple[int, ...]], dtype: str, owner: str) -> None:
+    """ValueError unless the host arrays are those that ``owner`` has, by name, in ``dtype`` and all finite."""
+    if set(shapes) != set(arrays):
+        first = min(set(shapes) ^ set(arrays))
+        raise ValueError(f"array {first!r} is {'missing' if first in shapes else f'not part of the {owner}'}")
+    for name, shape in shapes.items():
         a = arrays[name]
         if a.shape != shape or a.dtype != np.dtype(dtype):
             raise ValueError(f"array {name!r} is {a.dtype} {a.shape}: expected {dtype} {shape}")

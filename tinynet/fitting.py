@@ -43,8 +43,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
-        if not checks.number(self.min_delta) >= 0:
-            raise ValueError(f"EarlyStopping min_delta {checks.shown(self.min_delta)} is out of range: give at least 0")
+        checks.coerce_numbers(self, lambda delta: delta >= 0, "at least 0", "min_delta")
 
 
 Callback = Callable[[Model, dict[str, float]], None]
@@ -159,75 +158,44 @@ def fit(
     held_out = None if validation is None else as_dataset(validation)
     loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
-    if callable(callbacks):
-        raise TypeError(f"callbacks {checks.shown(callbacks)} is a single one: give a list")
+    callbacks = _checked_callbacks(callbacks)
     if held_out is not None:
-        check_fit(model, held_out, loss)
-    stopping = early_stopping
-    if stopping is not None and not isinstance(stopping, EarlyStopping):
-        stopping = EarlyStopping(stopping)
-    best = _best(stopping, chosen if held_out is not None else None)
+        check_fit(model, held_out, loss, chosen)
+    if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
+        early_stopping = EarlyStopping(early_stopping)
+    best = _best(early_stopping, chosen if held_out is not None else None)
     saver = checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
     if resume and saver is None:
         raise ValueError("resume goes on from a checkpoint: say where it is, checkpoint='folder'")
 
-    history, tally = History(), Tally()
-    run = Run(optimizer.init(model.theta, model.ops))
+    history, run = History(), Run(optimizer.init(model.theta, model.ops))
     if ema is not None:
         run.average = model.ops.xp.asarray(model.theta, copy=True)
-    snapshot = Snapshot(model, run, best, history, tally)
+    snapshot = Snapshot(model, run, best, history, Tally())
     if saver is not None:
-        options = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": stopping}
+        options = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": early_stopping}
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
-    if not run.step:
-        adapt(model, loader.data)
-    callbacks = list(callbacks)
-    per_step: list[Any] = [callback for callback in callbacks if hasattr(callback, "at_step")]
     steps = epochs * loader.steps_per_epoch
+    session = _Session(snapshot, loader, callbacks, held_out, Evaluation(model, loss, chosen), saver)
     reports = train(
         model, loader, loss, optimizer, steps=0 if snapshot.finished else max(steps - run.step, 0),
         clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
-        together=not per_step,
+        together=not session.per_step,
     )  # fmt: skip
+    if not run.step:  # and `train` has refused what it cannot do: the model changes from here on
+        adapt(model, loader.data)
 
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
-    evaluate = Evaluation(model, loss, chosen)
-    with _may_stop(history):
-        for callback in per_step:
-            callback.at_step(model, run.step)
+    session.call_per_step(run.step)
     if history.stopped:
         reports = iter(())
     with bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent() as bar:
         for report in reports:
-            if report.recent:
-                tally.add(report.recent)
-                history.draw(report.step, report.recent, report.last_of_epoch)
-                bar.step(report.step, sum(report.recent) / len(report.recent))
-            with _may_stop(history):
-                for callback in per_step:
-                    callback.at_step(model, report.step)
-            if report.last_of_epoch:
-                row = tally.row(report, loader)
-                with averaged(model, run):
-                    if held_out is not None:
-                        scores = evaluate(held_out, max(loader.batch_size, 4096))
-                        row |= {f"val_{name}": value for name, value in scores.items()}
-                    history.rows.append(row)
-                    bar.epoch(row)
-                    history.stopped = best.see(row, model) or history.stopped
-                    with _may_stop(history):
-                        for callback in callbacks:
-                            callback(model, row)
-                    if saver is not None:
-                        saver.rate(row, model)
-                tally.reset()
-            snapshot.finished = bool(history.stopped)
+            session.after_step(report, bar)
             last = snapshot.finished or report.step == steps
-            if saver is not None and (last or saver.due(report.step) or (report.last_of_epoch and not saver.every)):
-                saver.save(snapshot)
-                if saver.stopping and not last:
-                    history.stopped = saver.stopping
-                    return history
+            if why := session.save(report, last):
+                history.stopped = why
+                return history
             if last:
                 break
     if run.average is not None:
@@ -236,6 +204,72 @@ def fit(
         model.theta[...], model.state[...] = best.kept
         history.best_epoch = best.epoch
     return history
+
+
+class _Session:
+    """What happens between the steps of a run: losses, validation, callbacks and checkpoints."""
+
+    def __init__(
+        self, snapshot: Snapshot, loader: BatchSource, callbacks: list[Callback], held_out: Dataset | None,
+        evaluate: Evaluation, saver: Checkpoints | None,
+    ) -> None:  # fmt: skip
+        self.snapshot, self.loader, self.saver = snapshot, loader, saver
+        self.held_out, self.evaluate, self.callbacks = held_out, evaluate, callbacks
+        self.per_step: list[Any] = [callback for callback in callbacks if hasattr(callback, "at_step")]
+
+    def call_per_step(self, step: int) -> None:
+        with _may_stop(self.snapshot.history):
+            for callback in self.per_step:
+                callback.at_step(self.snapshot.model, step)
+
+    def after_step(self, report: Report, bar: bars.Silent) -> None:
+        snapshot, recent = self.snapshot, report.recent
+        if recent:
+            snapshot.tally.add(recent)
+            snapshot.history.record(report.step, recent, report.last_of_epoch)
+            bar.step(report.step, sum(recent) / len(recent))
+        self.call_per_step(report.step)
+        if report.last_of_epoch:
+            self._after_epoch(report, bar)
+        snapshot.finished = bool(snapshot.history.stopped)
+
+    def _after_epoch(self, report: Report, bar: bars.Silent) -> None:
+        model, history, tally = self.snapshot.model, self.snapshot.history, self.snapshot.tally
+        row = tally.row(report, self.loader)
+        with averaged(model, self.snapshot.run):
+            if self.held_out is not None:
+                scores = self.evaluate(self.held_out, max(self.loader.batch_size, 4096))
+                row |= {f"val_{name}": value for name, value in scores.items()}
+            history.rows.append(row)
+            bar.epoch(row)
+            history.stopped = self.snapshot.best.see(row, model) or history.stopped
+            with _may_stop(history):
+                for callback in self.callbacks:
+                    callback(model, row)
+            if self.saver is not None:
+                self.saver.rate(row, model)
+        tally.reset()
+
+    def save(self, report: Report, last: bool) -> str:
+        """Save a checkpoint if one is due; the reason why the run stops with it, or nothing."""
+        saver = self.saver
+        if saver is None or not (last or saver.due(report.step) or (report.last_of_epoch and not saver.every)):
+            return ""
+        saver.save(self.snapshot)
+        return "" if last else saver.stopping
+
+
+def _checked_callbacks(callbacks: Any) -> list[Callback]:
+    """A list of callbacks; TypeError for anything else."""
+    if callable(callbacks):
+        raise TypeError(f"callbacks {checks.short_repr(callbacks)} is a single one: give a list")
+    found = list(callbacks) if hasattr(callbacks, "__iter__") else [callbacks]
+    for callback in found:
+        if not callable(callback):
+            raise TypeError(
+                f"callback {checks.short_repr(callback)} cannot be called: give functions (model, row) in a list"
+            )
+    return found
 
 
 def _best(stopping: EarlyStopping | None, validated: tuple[Metric, ...] | None) -> Best:
@@ -264,8 +298,8 @@ def settle(
     data: Dataset, loss: Loss | None, optimizer: Optimizer | None, metrics: Iterable[str | Metric] | None
 ) -> tuple[Loss, Optimizer, tuple[Metric, ...]]:
     """Loss, optimizer and metrics, with defaults where none is given; TypeError or ValueError for anything else."""
-    loss = loss or usual_loss(data)
-    optimizer = optimizer or Adam()
+    loss = usual_loss(data) if loss is None else loss
+    optimizer = Adam() if optimizer is None else optimizer
     check_loss(loss)
     check_optimizer(optimizer)
     return loss, optimizer, _usual_metrics(data) if metrics is None else as_metrics(metrics)

@@ -38,7 +38,7 @@ class History:
             raise KeyError(f"history has no {key!r}: choose from {', '.join(self.rows[0])}")
         return [row[key] for row in self.rows]
 
-    def draw(self, step: int, losses: tuple[float, ...], end: bool = False) -> None:
+    def record(self, step: int, losses: tuple[float, ...], end: bool = False) -> None:
         """Add the losses of the latest steps, up to ``step``, to the curve; ``end``: an epoch ends there.
 
         The curve does not depend on how the losses are split over calls, and never reaches 4000 entries.

@@ -6,11 +6,12 @@ Variances depend on the fans of a weight matrix (i, o): ``fan_in = i``, ``fan_ou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import isfinite, prod, sqrt
 from typing import Any, Protocol
 
 from tinynet_backends import Backend, exact
 
+from tinynet import checks
 from tinynet.streams import Counter, Key
 
 Array = Any
@@ -38,6 +39,9 @@ class Constant:
 
     value: float = 0.0
 
+    def __post_init__(self) -> None:
+        checks.coerce_numbers(self, isfinite, "a finite number", "value")
+
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
         return host.xp.full(shape, float(self.value), dtype=host.xp.float64)
 
@@ -49,6 +53,12 @@ class Uniform:
     low: float = 0.0
     high: float = 1.0
 
+    def __post_init__(self) -> None:
+        checks.coerce_numbers(self, isfinite, "a finite number", "low")
+        checks.coerce_numbers(
+            self, lambda high: self.low <= high and isfinite(high), f"a finite number of at least {self.low}", "high"
+        )
+
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
         return self.low + (self.high - self.low) * _uniform(shape, key, counter, host)
 
@@ -58,6 +68,9 @@ class _Scaled:
     """Mean 0 and variance ``gain**2 / fan``."""
 
     gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.coerce_numbers(self, isfinite, "a finite number", "gain")
 
     def _variance(self, fan_in: int, fan_out: int) -> float:
         raise NotImplementedError
@@ -128,6 +141,9 @@ class Orthogonal:
     """
 
     gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.coerce_numbers(self, isfinite, "a finite number", "gain")
 
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
         if len(shape) != 2:

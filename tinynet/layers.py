@@ -28,7 +28,8 @@ class Context:
 
     ``seed`` is one seed, or a tuple with one for each of many networks that run as one: every array then has a leading
     axis of networks. ``path`` is the layer's place in the network, a digit to the base 4096 for each level of nesting.
-    Without ``need_dx`` the gradient of the layer's input is not used and may be None.
+    Without ``need_dx`` the gradient of the layer's input is not used and may be None. A batch that is computed in parts
+    has a ``part`` for each, from 0.
     """
 
     ops: Backend
@@ -37,12 +38,12 @@ class Context:
     step: int = 0
     path: int = 0
     need_dx: bool = True
+    part: int = 0
 
     def child(self, number: int) -> Context:
         """The context of an inner layer. The first one takes this layer's own input; the gradients of all others are needed."""
-        return Context(
-            self.ops, self.train, self.seed, self.step, self.path * 4096 + number + 1, self.need_dx or number > 0
-        )
+        path, need_dx = self.path * 4096 + number + 1, self.need_dx or number > 0
+        return Context(self.ops, self.train, self.seed, self.step, path, need_dx, self.part)
 
     @property
     def axes(self) -> int:
@@ -56,11 +57,12 @@ class Context:
 
     @property
     def masks(self) -> tuple[streams.Key, streams.Counter]:
-        """Key and counter of this layer's random masks at this step: distinct for up to ten levels of 4095 layers each."""
+        """Key and counter of this layer's random masks at this step, for this part of the batch: distinct for up to eight
+        levels of 4095 layers each."""
         if isinstance(self.seed, tuple):
             raise TypeError("many networks have masks of their own: take those of each context in ctx.each()")
-        low = 2**64 - 1
-        return (self.seed, streams.MASKS), (self.step, self.path & low, self.path >> 64 & low)
+        low, high = self.path & 2**64 - 1, self.path >> 64 & 2**32 - 1
+        return (self.seed, streams.MASKS), (self.step, low, high | self.part << 32)
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,10 @@ class Dense(Layer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", checks.positive("Dense width", self.width))
+        checks.coerce_bool(self, "bias", ": an activation is a layer of its own, put it after this one")
         for name, given in (("init", self.init), ("bias_init", self.bias_init)):
             if isinstance(given, type) or not hasattr(given, "draw"):
-                shown = checks.shown(given)
+                shown = checks.short_repr(given)
                 raise TypeError(
                     f"Dense {name} {shown} is not an initializer: give one, such as initializers.HeNormal()"
                 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
+from math import inf, prod
 from typing import Any, ClassVar
 
 from tinynet_backends import Backend
@@ -49,6 +49,10 @@ class Loss:
         scale = self._scale(y, target, ops, weight, denominator, y.shape[-1])
         return ops.elementwise_loss(self.formula, y, target, scale)
 
+    def probabilities(self, y: Array, ops: Backend) -> Array:
+        """The probabilities that outputs y (n, o) stand for; TypeError if they stand for none."""
+        raise TypeError(f"a model with loss {self!r} gives no probabilities: train it with a cross-entropy")
+
     def _scale(self, y: Array, target: Array, ops: Backend, weight: Any, denominator: Any, width: int) -> Array:
         """``w_i / (W width)``, (n,)."""
         xp = ops.xp
@@ -68,7 +72,11 @@ class Loss:
         """ValueError unless targets, of a batch or of a whole data set, fit outputs ``(n, *out)``."""
         n = target.shape[0]
         if tuple(target.shape[1:]) != tuple(out):
-            raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {(n, *out)}")
+            expected = f"{(n, *out)}"
+            if prod(target.shape) == n:  # a number for each sample
+                labels = f"or labels {(n,)} with CrossEntropy{_of_numbers(target, ops)}"
+                expected += f", {'reshape(-1, 1)' if prod(out) == 1 else labels}"
+            raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {expected}")
         self.check_values(target, ops)
 
     def check_values(self, target: Array, ops: Backend) -> None:
@@ -133,8 +141,7 @@ class Huber(Loss):
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 < checks.number(self.delta) < inf:
-            raise ValueError(f"Huber delta {self.delta!r} is out of range: give a positive number")
+        checks.coerce_numbers(self, lambda delta: 0 < delta < inf, "a positive number", "delta")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
@@ -152,8 +159,7 @@ class Quantile(Loss):
     q: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.0 < checks.number(self.q) < 1.0:
-            raise ValueError(f"Quantile q {self.q!r} is out of range: give a number in (0, 1)")
+        checks.coerce_numbers(self, lambda q: 0 < q < 1, "a number in (0, 1)", "q")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
@@ -206,14 +212,26 @@ class BinaryCrossEntropy(Loss):
         e = xp.exp(-xp.abs(y))
         soft = xp.log1p(e)
         cost1, cost0 = soft - xp.minimum(y, 0.0), soft + xp.maximum(y, 0.0)  # -log s(y), -log(1 - s(y))
-        s = xp.where(y < 0, e, xp.ones_like(e)) / (1.0 + e)
+        s = _logistic(xp, y, e)
         one, zero = target, 1.0 - target
         if self.class_weight is not None:
             one, zero = one * self.class_weight[1], zero * self.class_weight[0]
         return one * cost1 + zero * cost0, (one + zero) * s - one
 
+    def probabilities(self, y: Array, ops: Backend) -> Array:
+        """``1 / (1 + exp(-y))``, of each output (n, o) for itself; of a single one, (n, 2): those of labels 0 and 1."""
+        xp = ops.xp
+        if y.shape[-1] == 1:
+            y = xp.concat([-y, y], axis=-1)
+        return _logistic(xp, y, xp.exp(-xp.abs(y)))
+
     def check_values(self, target: Array, ops: Backend) -> None:
         self._require((target >= 0) & (target <= 1), target, "targets must be in [0, 1]", ops)
+
+
+def _logistic(xp: Any, y: Array, e: Array) -> Array:
+    """``1 / (1 + exp(-y))``, given ``e = exp(-|y|)``, which never overflows."""
+    return xp.where(y < 0, e, xp.ones_like(e)) / (1.0 + e)
 
 
 @dataclass(frozen=True)
@@ -237,8 +255,7 @@ class CrossEntropy(Loss):
     labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0.0 <= checks.number(self.smoothing) < 1.0:
-            raise ValueError(f"CrossEntropy smoothing {self.smoothing!r} is out of range: give a number in [0, 1)")
+        checks.coerce_numbers(self, lambda smoothing: 0 <= smoothing < 1, "a number in [0, 1)", "smoothing")
         if self.class_weight is not None:
             object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
 
@@ -246,6 +263,10 @@ class CrossEntropy(Loss):
         if self.class_weight is None:
             return None
         return ops.asarray(self.class_weight, "float64" if dtype == ops.dtype("float64") else "float32")
+
+    def probabilities(self, y: Array, ops: Backend) -> Array:
+        """The softmax of outputs (n, k)."""
+        return ops.softmax(y)
 
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
         if self.class_weight is None or not self._has_labels(target, ops):
@@ -272,23 +293,37 @@ class CrossEntropy(Loss):
         if xp.isdtype(target.dtype, "integral"):
             if target.ndim != 1:
                 raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}")
-            self._require((target >= 0) & (target < k), target, f"labels must be in [0, {k})", ops)
+            claim = f"labels must be in [0, {k}), the numbers of the outputs"
+            if k == 1:
+                claim += ", or be targets (n, 1) of BinaryCrossEntropy"
+            self._require((target >= 0) & (target < k), target, claim, ops)
+        elif k == 1:
+            raise ValueError(
+                "CrossEntropy of a single output is always 0: use BinaryCrossEntropy, or an output for each class"
+            )
         elif tuple(target.shape) != (n, k):
             raise ValueError(
                 f"targets {tuple(target.shape)} of a floating type do not fit outputs {(n, k)}: "
-                f"expected integer labels {(n,)} or probabilities {(n, k)}"
+                f"expected integer labels {(n,)} or probabilities {(n, k)}{_of_numbers(target, ops)}"
             )
         else:
             self._require(target >= 0, target, "probabilities must not be negative", ops)
 
 
+def _of_numbers(target: Array, ops: Backend) -> str:
+    """How to make labels of these targets, as the end of a message; nothing unless they are one number for a sample."""
+    if prod(target.shape) != target.shape[0] or not ops.xp.isdtype(target.dtype, "real floating"):
+        return ""
+    return "; astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"
+
+
 def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
     """Class weights as floats; ValueError unless they are finite, not negative, and not all 0."""
     listed = hasattr(weights, "__iter__") and not isinstance(weights, Mapping)
-    values = tuple(map(checks.number, weights)) if listed else ()
+    values = tuple(map(checks.float_or_nan, weights)) if listed else ()
     if not all(0 <= w < inf for w in values) or not any(values):
         raise ValueError(
-            f"{type(loss).__name__} class_weight {checks.shown(weights)} is out of range: "
+            f"{type(loss).__name__} class_weight {checks.short_repr(weights)} is out of range: "
             "give a number of at least 0 for each class, not all 0"
         )
     return values
@@ -297,4 +332,4 @@ def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
 def check_loss(loss: Any) -> None:
     """TypeError unless ``loss`` is one."""
     if not isinstance(loss, Loss):
-        raise TypeError(f"loss {checks.shown(loss)} is not a loss: give one, such as CrossEntropy()")
+        raise TypeError(f"loss {checks.short_repr(loss)} is not a loss: give one, such as CrossEntropy()")

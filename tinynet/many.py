@@ -91,9 +91,9 @@ def fit_many(
     loader = Together([orders[seed] for seed in numbers])
     steps = epochs * loader.steps_per_epoch
     check_options(steps, clip, accumulate, ema)
-    for samples in (source, held_out):
-        if samples is not None:
-            check_fit(models[0], samples, loss)
+    check_fit(models[0], source, loss)
+    if held_out is not None:
+        check_fit(models[0], held_out, loss, chosen)
     _adapt(models, source)
 
     ensemble = Ensemble(models, rates)
@@ -113,7 +113,7 @@ def fit_many(
                 tallies, ensemble.histories, zip(*report.recent, strict=True), strict=False
             ):
                 tally.add(losses)
-                history.draw(report.step, losses, report.last_of_epoch)
+                history.record(report.step, losses, report.last_of_epoch)
             if report.last_of_epoch:
                 scores: list[dict[str, float]] = [{}] * len(ensemble)
                 if held_out is not None:
@@ -204,9 +204,9 @@ def _pairs(seeds: Any, lr: Any) -> tuple[list[int], list[float | Schedule]]:
     given = list(lr) if isinstance(lr, Iterable) else [lr]
     rates = []
     for rate in given:
-        value = rate if callable(rate) else checks.real(rate)
+        value = rate if callable(rate) else checks.as_float(rate)
         if value is None:
-            raise TypeError(f"lr {checks.shown(rate)} is not a number or a schedule")
+            raise TypeError(f"lr {checks.short_repr(rate)} is not a number or a schedule")
         rates.append(value)
     for name, values in (("seeds", numbers), ("lr", rates)):
         if not values:

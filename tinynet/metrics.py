@@ -1,6 +1,7 @@
-"""Metrics: sums that are accumulated on the device batch by batch, and the number that results in the end.
+"""Metrics: sums over a batch that are computed on the device, and the number that results from those of all batches.
 
-``sums(y, target, weight, ops)`` is a vector that adds up over batches; ``result(sums)`` gets it as a list of floats.
+``sums(y, target, weight, ops)`` is a vector; ``merge(a, b)`` makes those of two sets of samples, as lists of floats,
+those of both, by default by adding them up; ``result(sums)`` is the number.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import nan, sqrt
-from typing import Any
+from typing import Any, ClassVar
 
 from tinynet_backends import Backend
 
@@ -18,17 +19,27 @@ Array = Any
 
 
 class Metric:
-    """The protocol of a metric; early stopping asks whether ``larger_is_better``."""
+    """The protocol of a metric; early stopping asks whether ``larger_is_better``. One ``of_numbers`` takes no labels."""
 
     name: str
     larger_is_better: bool = True
+    of_numbers: ClassVar[bool] = False
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         """Outputs y (n, o), target, sample weights (n,) -> (s,) floating."""
         raise NotImplementedError
 
+    def merge(self, a: list[float], b: list[float]) -> list[float]:
+        """The sums of two sets of samples as those of both."""
+        return added(a, b)
+
     def result(self, sums: list[float]) -> float:
         raise NotImplementedError
+
+
+def added(a: list[float], b: list[float]) -> list[float]:
+    """``a + b``, element by element."""
+    return [x + y for x, y in zip(a, b, strict=True)]
 
 
 def _rows(y: Array, weight: Array | None, ops: Backend) -> Array:
@@ -149,6 +160,7 @@ class F1(Metric):
 
 class _Error(_Ratio):
     larger_is_better = False
+    of_numbers: ClassVar[bool] = True
 
     def _mean(self, e: Array, weight: Array | None, ops: Backend) -> Array:
         return self._pair(ops.xp.mean(e, axis=-1), _rows(e, weight, ops), ops)
@@ -181,39 +193,62 @@ class RMSE(_Error):
 class R2(Metric):
     """``1 - sum (y - t)**2 / sum (t - mean t)**2``, averaged over the outputs (scikit-learn's "uniform_average").
 
-    The sums run in float64. A target that does not vary gives 1 if it is met exactly, else 0.
+    In float64. The means and squares of two sets of samples are combined as in T. F. Chan, G. H. Golub, R. J. LeVeque
+    (1979), *Updating formulae and a pairwise algorithm for computing sample variances*. A target that does not vary
+    gives 1 if it is met exactly, else 0.
     """
 
     name: str = "r2"
+    of_numbers: ClassVar[bool] = True
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
+        """For each output the squares of the errors, the mean and the squares of the distances from it; the weight."""
         xp = ops.xp
         y, target = xp.astype(y, xp.float64), xp.astype(target, xp.float64)
         rows = xp.astype(_rows(y, weight, ops), xp.float64)
         total, w = xp.reshape(xp.sum(rows), (1,)), rows[:, None]
-        parts = xp.sum(w * (y - target) ** 2, axis=0), xp.sum(w * target, axis=0), xp.sum(w * target * target, axis=0)
-        return xp.concat([*parts, total])
+        errors = xp.sum(w * (y - target) ** 2, axis=0)
+        # Relative to a target that counts, so that one that does not vary has squares of exactly 0.
+        first = xp.take(target, xp.reshape(xp.argmax(rows), (1,)), axis=0)
+        target = target - first
+        mean = xp.sum(w * target, axis=0) / xp.maximum(total, xp.finfo(total.dtype).smallest_normal)
+        squares = xp.sum(w * (target - mean) ** 2, axis=0)
+        return xp.concat([errors, mean + first[0, :], squares, total])
+
+    def merge(self, a: list[float], b: list[float]) -> list[float]:
+        if not (a[-1] and b[-1]):
+            return a if a[-1] else b
+        o, total = len(a) // 3, a[-1] + b[-1]
+        merged = added(a, b)
+        for j in range(o):
+            gap = b[o + j] - a[o + j]
+            merged[o + j] = a[o + j] + gap * (b[-1] / total)
+            merged[2 * o + j] += gap * gap * (a[-1] * b[-1] / total)
+        return merged
 
     def result(self, sums: list[float]) -> float:
-        o, total = len(sums) // 3, sums[-1]
-        scores = []
-        for j in range(o):
-            residual, t, t2 = sums[j], sums[o + j], sums[2 * o + j]
-            spread = t2 - t * t / total if total else 0.0
-            if spread > 1e-14 * t2:  # less is rounding: 45 ulp of the sum of squares
-                scores.append(1.0 - residual / spread)
-            else:
-                scores.append(1.0 if residual == 0 else 0.0)
-        return sum(scores) / o
+        o = len(sums) // 3
+        pairs = zip(sums[:o], sums[2 * o : 3 * o], strict=True)
+        return sum(1.0 - error / spread if spread else float(error == 0) for error, spread in pairs) / o
 
 
 METRICS: dict[str, Metric] = {m.name: m for m in (Accuracy(), TopK(), LogLoss(), F1(), R2(), MAE(), RMSE())}
+
+
+def check_metrics(metrics: Iterable[Metric], labels: bool) -> None:
+    """ValueError if one of the metrics does not take the targets, which are ``labels`` or numbers."""
+    wrong = [metric.name for metric in metrics if labels and metric.of_numbers]
+    if wrong:
+        others = ", ".join(name for name, metric in METRICS.items() if not metric.of_numbers)
+        raise ValueError(f"metric {wrong[0]!r} does not take labels: choose from {others}")
 
 
 def as_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
     """`as_metric` of each."""
     if isinstance(metrics, (str, Metric)):
         raise TypeError(f"metrics {metrics!r} is a single one: give a list, [{metrics!r}]")
+    if not hasattr(metrics, "__iter__"):
+        raise TypeError(f"metrics {checks.short_repr(metrics)} is no list: give one, such as ['accuracy']")
     return tuple(map(as_metric, metrics))
 
 
@@ -221,6 +256,6 @@ def as_metric(metric: str | Metric) -> Metric:
     """``metric`` itself, or the metric of that name with its default parameters."""
     if isinstance(metric, Metric):
         return metric
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}: choose from {', '.join(METRICS)}")
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise ValueError(f"unknown metric {checks.short_repr(metric)}: choose from {', '.join(METRICS)}")
     return METRICS[metric]

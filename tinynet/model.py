@@ -13,9 +13,9 @@ from tinynet_backends import Backend, get_backend
 from tinynet import checks, streams
 from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
-from tinynet.layers import Array, Context, Layer, Param, Params, checked_forward, leaves
+from tinynet.layers import Array, Context, Layer, Param, Params, Sequential, checked_forward, leaves
 from tinynet.losses import Loss, check_loss
-from tinynet.metrics import Metric, as_metrics
+from tinynet.metrics import Metric, added, as_metrics, check_metrics
 from tinynet.standardize import moments, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
@@ -39,12 +39,32 @@ def _on_its_device(method: M) -> M:
     return active  # type: ignore[return-value]
 
 
+class Vector:
+    """An attribute that is an array of which others are views: assigning to it copies, in place."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name, self.kept = name, f"_{name}"
+
+    def __get__(self, model: Any, owner: type | None = None) -> Array:
+        return self if model is None else getattr(model, self.kept)
+
+    def __set__(self, model: Any, value: Any) -> None:
+        own = getattr(model, self.kept)
+        if value is own:  # as after `model.theta *= 0.5`
+            return
+        new = model.ops.asarray(value, model.dtype)
+        if new.shape != own.shape:
+            raise ValueError(f"{self.name} {tuple(new.shape)} does not fit the model's: expected {tuple(own.shape)}")
+        own[...] = new
+
+
 class Model:
     """A layer with parameters on a backend.
 
     ``n_in`` is the number of features or the shape of one sample; every other width follows. ``seed`` decides the
     initial weights, which have the same bits on every backend. ``theta`` (p,) holds the parameters and ``state`` (s,)
-    what layers keep beside them; both are changed in place only, so that `params`, views of them, remain valid.
+    what layers keep beside them; both are changed in place only, so that `params`, views of them, remain valid: what is
+    assigned to them is copied.
 
     Examples
     --------
@@ -54,6 +74,9 @@ class Model:
     >>> model.theta.shape
     (51,)
     """
+
+    theta = Vector()
+    state = Vector()
 
     def __init__(
         self,
@@ -80,9 +103,7 @@ class Model:
         self.history: History | None = None
         self.columns: Columns | None = None  # names of columns and classes in the table that it was fitted to
         names = [name for name, _ in leaves(self.spec.params)]
-        self.theta = self._draw(self.spec.params, first=0)
-        self.state = self._draw(self.spec.state, first=len(names))
-        self._bind()
+        self._bind(self._draw(self.spec.params, first=0), self._draw(self.spec.state, first=len(names)))
 
     def _draw(self, tree: Mapping[str, Any], first: int) -> Array:
         host = get_backend("numpy")
@@ -93,10 +114,12 @@ class Model:
         ]
         return self.ops.asarray(host.xp.concat([host.zeros((0,), host.dtype("float64")), *parts]), self.dtype)
 
-    def _bind(self) -> None:
-        params = views(self.theta, self.spec.params, self.ops)
+    def _bind(self, theta: Array, state: Array) -> None:
+        """Make ``theta`` and ``state`` the vectors of this model."""
+        self._theta, self._state = theta, state
+        params = views(theta, self.spec.params, self.ops)
         self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
-        self.params = merge(params, views(self.state, self.spec.state, self.ops))
+        self.params = merge(params, views(state, self.spec.state, self.ops))
         widest = max(prod(self.in_shape), *(prod(p.shape[-1:]) for _, p in leaves(self.spec.params)), 1)
         self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
@@ -107,12 +130,11 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: the backend by its name, without the views that are cut out of the two vectors."""
         state = {name: value for name, value in vars(self).items() if name not in ("params", "_forward")}
-        return state | {"ops": self.ops.name} | {name: self.ops.to_numpy(state[name]) for name in ("theta", "state")}
+        return state | {"ops": self.ops.name} | {name: self.ops.to_numpy(state[name]) for name in ("_theta", "_state")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, ops=get_backend(state["ops"]))
-        self.theta, self.state = (self.ops.asarray(state[name]) for name in ("theta", "state"))
-        self._bind()
+        self._bind(*(self.ops.asarray(state[name]) for name in ("_theta", "_state")))
 
     def __repr__(self) -> str:
         shapes = f"{_written(self.in_shape)} -> {_written(self.out_shape)}"
@@ -155,7 +177,7 @@ class Model:
         They are computed ``batch_size`` rows at a time, by default as many as fit in a cache.
 
         X is an array, a list of rows, or a data set, whose inputs are taken. No activation is added: the outputs are
-        those of the last layer, so logits if the network was trained with a loss on logits.
+        those of the last layer, so logits if the network was trained with a cross-entropy: see `predict_proba`.
 
         Examples
         --------
@@ -185,6 +207,24 @@ class Model:
         return xp.astype(y[:, 0] > 0 if self.out_shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
 
     @_on_its_device
+    def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
+        """Probabilities (n, k) for X, of a model whose loss is a cross-entropy: TypeError for any other.
+
+        With `CrossEntropy` those of the classes; with `BinaryCrossEntropy` of each output for itself, or, if there is
+        only one, those of labels 0 and 1.
+
+        Examples
+        --------
+        >>> model = tn.Model(tn.Dense(3), n_in=2)
+        >>> history = model.fit(tn.data.Spirals(1000), epochs=1)
+        >>> model.predict_proba([[0.5, 0.0]]).shape
+        (1, 3)
+        """
+        if self.loss is None:
+            raise ValueError("the model has no loss yet, by which outputs are probabilities: fit it")
+        return self.loss.probabilities(self.predict(x, batch_size=batch_size), self.ops)
+
+    @_on_its_device
     def evaluate(
         self,
         data: Any,
@@ -201,12 +241,12 @@ class Model:
         >>> model.evaluate(([[1.0], [2.0]], [[2.0], [6.0]]), loss=tn.MeanSquaredError(), metrics=["mae"])
         {'loss': 2.0, 'mae': 1.0}
         """
-        loss = loss or self.loss
+        loss = self.loss if loss is None else loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give evaluate(loss=…)")
-        data = as_dataset(data)
-        check_fit(self, data, loss)
-        evaluation = Evaluation(self, loss, self.metrics if metrics is None else as_metrics(metrics))
+        data, chosen = as_dataset(data), self.metrics if metrics is None else as_metrics(metrics)
+        check_fit(self, data, loss, chosen)
+        evaluation = Evaluation(self, loss, chosen)
         return evaluation(data, checks.positive("batch_size", batch_size))
 
     @_on_its_device
@@ -259,6 +299,14 @@ class Model:
         save(self, path)
 
 
+def without_standardize(model: Model) -> Model:
+    """``model`` without its first layer, a `Standardize`, on the same vectors: what changes in one changes in the other."""
+    _, *layers = model.net.layers  # type: ignore[attr-defined]
+    rest = Model(Sequential(*layers), model.in_shape, seed=model.seed, backend=model.ops, dtype=model.dtype)
+    rest._bind(model.theta, model.state[2 * prod(model.in_shape) :])
+    return rest
+
+
 class Trainable(Protocol):
     """What training and evaluation need of a model, or of many with a leading axis of networks in every array."""
 
@@ -309,17 +357,17 @@ class Evaluation:
             batch = data.batch(range(start, min(start + batch_size, data.n)), ops, self.model.dtype)
             # Python's floats from here on: float32 would lose digits over many batches
             sums = [[ops.to_numpy(s).tolist() for s in network] for network in self.step(*batch)]
-            totals = [_add(t, s) for t, s in zip(totals, sums, strict=True)] if totals else sums
+            totals = [self._merged(*both) for both in zip(totals, sums, strict=True)] if totals else sums
         return [self._result(*network) for network in totals]
+
+    def _merged(self, totals: list[list[float]], sums: list[list[float]]) -> list[list[float]]:
+        merges = [added, *(m.merge for m in self.metrics)]
+        return [merge(a, b) for merge, a, b in zip(merges, totals, sums, strict=True)]
 
     def _result(self, loss: list[float], *rest: list[float]) -> dict[str, float]:
         value, total = loss
         result = {"loss": (value / total if total else nan) if self.loss.mean else value}
         return result | {m.name: m.result(s) for m, s in zip(self.metrics, rest, strict=True)}
-
-
-def _add(totals: list[list[float]], sums: list[list[float]]) -> list[list[float]]:
-    return [[a + b for a, b in zip(t, s, strict=True)] for t, s in zip(totals, sums, strict=True)]
 
 
 class _Inputs:
@@ -334,13 +382,14 @@ class _Inputs:
 
 def as_inputs(x: Any, model: Trainable) -> Any:
     """``x`` as something with ``n`` and ``batch``; ValueError unless its shape is that of the model's inputs."""
-    from tinynet.data.arrays import _adopt
+    from tinynet.data.arrays import adopt, check_unmasked
     from tinynet.data.dataset import Dataset
 
     if isinstance(x, Dataset):
         _check_inputs(x.shape, model)
         return x
-    array, ops = (x, model.ops) if model.ops.owns(x) else _adopt(x, "X")
+    check_unmasked(x, "X")
+    array, ops = (x, model.ops) if model.ops.owns(x) else adopt(x, "X")
     if array.ndim < 2:
         raise ValueError(f"X {tuple(array.shape)} is not a table: expected (n, {_written(model.in_shape)})")
     if ops.xp.isdtype(array.dtype, "complex floating") or not ops.xp.isdtype(array.dtype, ("numeric", "bool")):
@@ -354,22 +403,26 @@ def _check_inputs(shape: Shape, model: Trainable) -> None:
         raise ValueError(f"samples of shape {tuple(shape)} do not fit the model: expected {model.in_shape}")
 
 
-def check_fit(model: Trainable, data: Any, loss: Loss) -> None:
-    """ValueError unless the data's inputs fit the model and its targets fit the loss, which must be one, and the model's
-    outputs."""
+def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric] = ()) -> None:
+    """ValueError unless the data's inputs fit the model and its targets fit the loss, which must be one, the metrics, and
+    the model's outputs."""
     check_loss(loss)
+    check_metrics(metrics, data.classes is not None)
     _check_inputs(data.shape, model)
     out = model.out_shape
     if len(out) != 1:
         raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")
-    if data.stored:
+    if not data.stored:
+        if data.classes is None and data.outputs != out[-1]:
+            raise ValueError(
+                f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected width {out[-1]}"
+            )
+        if data.classes is not None and not loss.labels:
+            raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
+        if data.classes is not None and data.classes > out[-1]:
+            raise ValueError(f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}")
+    with model.ops.active():
         data.check(lambda target, ops: loss.check(out, target, ops), model.ops)
-    elif data.classes is None and data.outputs != out[-1]:
-        raise ValueError(f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected width {out[-1]}")
-    elif data.classes is not None and not loss.labels:
-        raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
-    elif data.classes is not None and data.classes > out[-1]:
-        raise ValueError(f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}")
 
 
 def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any]:
@@ -400,9 +453,9 @@ def merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shape(n_in: int | tuple[int, ...]) -> Shape:
-    shape = [checks.whole(d) or 0 for d in (n_in if isinstance(n_in, (tuple, list)) else (n_in,))]
+    shape = [checks.as_int(d) or 0 for d in (n_in if isinstance(n_in, (tuple, list)) else (n_in,))]
     if not shape or min(shape) < 1:
-        shown = checks.shown(n_in)
+        shown = checks.short_repr(n_in)
         raise ValueError(f"n_in {shown} is out of range: give the number of features, or the shape of one sample")
     return tuple(shape)
 

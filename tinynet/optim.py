@@ -40,10 +40,10 @@ class Optimizer:
             given = getattr(self, field, 0.0)
             if callable(given) and field == "lr":
                 continue
-            value = checks.number(given)
+            value = checks.float_or_nan(given)
             if not 0 <= value < (1 if field in fraction else inf):
                 remedy = "a number in [0, 1)" if field in fraction else "a finite number of at least 0"
-                text = f"{type(self).__name__} {field} {checks.shown(given)} is out of range: give {remedy}"
+                text = f"{type(self).__name__} {field} {checks.short_repr(given)} is out of range: give {remedy}"
                 raise ValueError(f"{text}, or step -> rate" if field == "lr" else text)
             if hasattr(self, field):
                 object.__setattr__(self, field, value)
@@ -93,7 +93,7 @@ class Optimizer:
 def check_optimizer(optimizer: Any) -> None:
     """TypeError unless ``optimizer`` is one."""
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer {checks.shown(optimizer)} is not an optimizer: give one, such as Adam(1e-3)")
+        raise TypeError(f"optimizer {checks.short_repr(optimizer)} is not an optimizer: give one, such as Adam(1e-3)")
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.coerce_bool(self, "nesterov")
         if self.nesterov and not self.momentum:
             raise ValueError("SGD nesterov=True needs a momentum: give one in (0, 1)")
 

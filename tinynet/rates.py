@@ -58,10 +58,12 @@ def find_rate(
     model itself does not change by a bit. ``data``, ``loss``, ``optimizer`` (whose own rate is ignored) and
     ``batch_size`` are those of `fit`, and so are the batches.
     """
-    if not 0 < checks.number(low) < checks.number(high) < float("inf"):
+    if not 0 < checks.float_or_nan(low) < checks.float_or_nan(high) < float("inf"):
         raise ValueError(f"rates from {low!r} to {high!r} are out of range: give two positive numbers, the lower first")
-    if checks.whole(steps) is None or steps < 10:
-        raise ValueError(f"steps {checks.shown(steps)} is too few to see a curve: give a whole number of at least 10")
+    if checks.as_int(steps) is None or steps < 10:
+        raise ValueError(
+            f"steps {checks.short_repr(steps)} is too few to see a curve: give a whole number of at least 10"
+        )
     loader = data if hasattr(data, "steps_per_epoch") else Loader(data, batch_size, seed=model.seed)
     loss, optimizer, _ = settle(loader.data, loss, optimizer, ())
     growth = Exponential(low, (high / low) ** (1.0 / (steps - 1)))

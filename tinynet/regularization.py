@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from tinynet import checks
@@ -14,7 +15,8 @@ from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec
 class Dropout(Layer):
     """In training, each element is 0 with probability ``rate``, else ``x / (1 - rate)`` (Srivastava et al. 2014).
 
-    ``rate`` in [0, 1) is the fraction dropped. The mask is a pure function of (seed, step, position of the layer).
+    ``rate`` in [0, 1) is the fraction dropped. The mask is a pure function of (seed, step, position of the layer), and of
+    the part of the batch if that is computed in parts.
 
     Examples
     --------
@@ -26,8 +28,7 @@ class Dropout(Layer):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.0 <= checks.number(self.rate) < 1.0:
-            raise ValueError(f"Dropout rate {self.rate!r} is out of range: give the fraction dropped, in [0, 1)")
+        checks.coerce_numbers(self, lambda rate: 0 <= rate < 1, "the fraction dropped, in [0, 1)", "rate")
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
         if not ctx.train or self.rate == 0.0:
@@ -54,6 +55,9 @@ class LayerNorm(Layer):
     """
 
     epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        checks.coerce_numbers(self, lambda epsilon: 0 <= epsilon < inf, "a finite number of at least 0", "epsilon")
 
     def build(self, shape: Shape) -> Spec:
         _check_vectors("LayerNorm", shape)
@@ -82,10 +86,8 @@ class BatchNorm(Layer):
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not 0.0 <= checks.number(self.momentum) <= 1.0:
-            raise ValueError(
-                f"BatchNorm momentum {self.momentum!r} is out of range: give the weight of the new, in [0, 1]"
-            )
+        checks.coerce_numbers(self, lambda momentum: 0 <= momentum <= 1, "the weight of the new, in [0, 1]", "momentum")
+        checks.coerce_numbers(self, lambda epsilon: 0 <= epsilon < inf, "a finite number of at least 0", "epsilon")
 
     def build(self, shape: Shape) -> Spec:
         _check_vectors("BatchNorm", shape)

@@ -57,9 +57,8 @@ class Scaled(Dataset):
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         host = get_backend("numpy")
-        x, y, weight = self.whole.rows(
-            index, host, "float64"
-        )  # float64: a small difference of large numbers keeps its digits
+        # in float64 a small difference of large numbers keeps its digits
+        x, y, weight = self.whole.rows(index, host, "float64")
         y = (host.xp.reshape(y, (x.shape[0], -1)) - self.scale.mean) / self.scale.deviation
         weight = None if weight is None else ops.asarray(weight, dtype)
         return Batch(ops.asarray(x, dtype), ops.asarray(y, dtype), weight)

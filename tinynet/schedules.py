@@ -14,13 +14,9 @@ from tinynet import checks
 Schedule = Callable[[int], float]
 
 
-def _check(owner: object, rate: float, **positive: float) -> None:
-    name = type(owner).__name__
-    if not 0 <= checks.number(rate) < inf:
-        raise ValueError(f"{name} rate {checks.shown(rate)} is out of range: give a finite number of at least 0")
-    for field, value in positive.items():
-        if not checks.number(value) > 0:
-            raise ValueError(f"{name} {field} {checks.shown(value)} is out of range: give a positive number")
+def _settle(owner: object, rates: tuple[str, ...], positive: tuple[str, ...] = ()) -> None:
+    checks.coerce_numbers(owner, lambda rate: 0 <= rate < inf, "a finite number of at least 0", *rates)
+    checks.coerce_numbers(owner, lambda number: 0 < number < inf, "a positive number", *positive)
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class Constant:
     rate: float
 
     def __post_init__(self) -> None:
-        _check(self, self.rate)
+        _settle(self, ("rate",))
 
     def __call__(self, step: int) -> float:
         return self.rate
@@ -52,7 +48,7 @@ class Step:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _check(self, self.rate, every=self.every, factor=self.factor)
+        _settle(self, ("rate",), ("every", "factor"))
 
     def __call__(self, step: int) -> float:
         return self.rate * self.factor ** (step // self.every)
@@ -66,7 +62,7 @@ class Exponential:
     factor: float
 
     def __post_init__(self) -> None:
-        _check(self, self.rate, factor=self.factor)
+        _settle(self, ("rate",), ("factor",))
 
     def __call__(self, step: int) -> float:
         return float(self.rate * self.factor**step)
@@ -80,7 +76,7 @@ class InverseSquareRoot:
     scale: float = 1000.0
 
     def __post_init__(self) -> None:
-        _check(self, self.rate, scale=self.scale)
+        _settle(self, ("rate",), ("scale",))
 
     def __call__(self, step: int) -> float:
         return self.rate * sqrt(self.scale / (self.scale + step))
@@ -104,7 +100,7 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self, self.rate, steps=self.steps)
+        _settle(self, ("rate", "final"), ("steps",))
 
     def __call__(self, step: int) -> float:
         return _half_cosine(self.rate, self.final, min(step / self.steps, 1.0))
@@ -125,7 +121,7 @@ class Warmup:
     then: float | Schedule
 
     def __post_init__(self) -> None:
-        _check(self, rate_at(self.then, 0), steps=self.steps)
+        _settle(self, () if callable(self.then) else ("then",), ("steps",))
 
     def __call__(self, step: int) -> float:
         if step < self.steps:
@@ -147,9 +143,8 @@ class OneCycle:
     end: float = 1e4
 
     def __post_init__(self) -> None:
-        _check(self, self.rate, steps=self.steps, start=self.start, end=self.end)
-        if not 0.0 < self.rise < 1.0:
-            raise ValueError(f"OneCycle rise {self.rise!r} is out of range: give a fraction in (0, 1)")
+        _settle(self, ("rate",), ("steps", "start", "end"))
+        checks.coerce_numbers(self, lambda rise: 0 < rise < 1, "a fraction in (0, 1)", "rise")
 
     def __call__(self, step: int) -> float:
         low = self.rate / self.start

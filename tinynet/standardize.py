@@ -9,6 +9,7 @@ from typing import Any
 
 from tinynet_backends import Backend
 
+from tinynet import checks
 from tinynet.data.dataset import Dataset
 from tinynet.initializers import Constant, Shape
 from tinynet.layers import Array, Backprop, Context, Layer, Param, Sequential, Spec
@@ -55,8 +56,8 @@ def moments(
     samples. One pass over the first ``samples`` (by default all), in pieces whose moments are combined as in T. F. Chan,
     G. H. Golub, R. J. LeVeque (1979), *Updating formulae and a pairwise algorithm for computing sample variances*.
     """
-    if samples is not None and not 0 < samples <= data.n:
-        raise ValueError(f"samples {samples!r} is out of range: there are {data.n}")
+    if samples is not None and not 0 < (checks.as_int(samples) or 0) <= data.n:
+        raise ValueError(f"samples {checks.short_repr(samples)} is out of range: there are {data.n}")
     xp, n = ops.xp, data.n if samples is None else samples
     rows = max(1, _PIECE // prod(data.shape))
     count: Any = 0

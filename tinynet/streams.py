@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tinynet_backends import Backend, exact, get_backend, philox
+from tinynet_backends import Backend, exact, get_backend, permutation, philox
 
 from tinynet import checks
 
@@ -24,17 +24,23 @@ Counter = tuple[int, int, int]
 
 def check_seed(seed: int) -> int:
     """``seed`` as int; TypeError unless it is an integer, ValueError unless it is in [0, 2**64)."""
-    value = checks.whole(seed)
+    value = checks.as_int(seed)
     if value is None:
-        raise TypeError(f"seed {checks.shown(seed)} is not a whole number: give one in [0, 2**64)")
+        raise TypeError(f"seed {checks.short_repr(seed)} is not a whole number: give one in [0, 2**64)")
     if not 0 <= value < 2**64:
-        raise ValueError(f"seed {checks.shown(value)} is out of range: give one in [0, 2**64)")
+        raise ValueError(f"seed {checks.short_repr(value)} is out of range: give one in [0, 2**64)")
     return value
 
 
 def key(seed: int, purpose: int) -> Key:
     """The Philox key of a purpose under ``seed``."""
     return check_seed(seed), purpose
+
+
+def permutation_keys(key: Key, counter: Counter) -> tuple[int, ...]:
+    """The numbers in [0, 2**32) that determine a permutation: the halves of a stream's first words, the lower first."""
+    words = get_backend("numpy").words(key, counter, 0, permutation.KEYS // 2)
+    return tuple(half for w in words.tolist() for half in (w & 0xFFFFFFFF, w >> 32))
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,13 @@ class Stream:
 
     def __post_init__(self) -> None:
         if not isinstance(self.counter, (tuple, list)) or len(self.counter) != 3:
-            raise ValueError(f"Stream counter {checks.shown(self.counter)} is not one: give three whole numbers")
+            raise ValueError(f"Stream counter {checks.short_repr(self.counter)} is not one: give three whole numbers")
         names = ("purpose", "counter[0]", "counter[1]", "counter[2]")
         numbers = []
         for name, value, bits in zip(names, (self.purpose, *self.counter), (64, 64, 64, 32), strict=True):
-            number = checks.whole(value)
+            number = checks.as_int(value)
             if number is None or not 0 <= number < 2**bits:
-                text = checks.shown(value)
+                text = checks.short_repr(value)
                 raise ValueError(f"Stream {name} {text} is out of range: give a whole number in [0, 2**{bits})")
             numbers.append(number)
         object.__setattr__(self, "seed", check_seed(self.seed))
@@ -107,9 +113,11 @@ class Stream:
         rejected and replaced by the word of the same index in a further stream. D. Lemire (2019), *Fast random integer
         generation in an interval*, ACM TOMACS 29.
         """
-        below = checks.whole(n)
+        below = checks.as_int(n)
         if below is None or not 1 <= below <= 2**63:
-            raise ValueError(f"integers below {checks.shown(n)} cannot be drawn: give a whole number in [1, 2**63]")
+            raise ValueError(
+                f"integers below {checks.short_repr(n)} cannot be drawn: give a whole number in [1, 2**63]"
+            )
         ops = ops or get_backend()
         host = ops.generator
         xp, again = host.xp, 0
@@ -129,15 +137,40 @@ class Stream:
         >>> int(tn.Stream(seed=1).bernoulli(range(1000), 0.25).sum())
         240
         """
-        chance = checks.real(p)
+        chance = checks.as_float(p)
         if chance is None or not 0 <= chance <= 1:
-            raise ValueError(f"probability {checks.shown(p)} is out of range: give one in [0, 1]")
+            raise ValueError(f"probability {checks.short_repr(p)} is out of range: give one in [0, 1]")
         ops = ops or get_backend()
         host = ops.generator
         words = self._words(index, host, 0)
         if chance == 1:
             return ops.asarray(host.xp.ones_like(words, dtype=host.xp.bool))
         return ops.asarray(words < philox.constant(host.xp, int(chance * 2.0**64), host.device))
+
+    def permute(self, index: Index, n: int, ops: Backend | None = None) -> Array:
+        """Where each index goes in a shuffle of range(n), int64, for n in [1, 2**62]; in memory for the indices alone.
+
+        The stream determines the shuffle: give that of another epoch another counter. See
+        `tinynet_backends.permutation`.
+
+        Examples
+        --------
+        >>> stream = tn.Stream(seed=1)
+        >>> stream.permute(range(5), 5).tolist(), stream.permute([3], 10**15).tolist()
+        ([4, 1, 0, 2, 3], [441265797717591])
+        """
+        ops = ops or get_backend()
+        host = ops.generator
+        return ops.asarray(host.permute(_places(index, host), n, self._permutation_keys()))
+
+    def unpermute(self, index: Index, n: int, ops: Backend | None = None) -> Array:
+        """The inverse of `permute`: what goes there."""
+        ops = ops or get_backend()
+        host = ops.generator
+        return ops.asarray(permutation.unpermute(host.xp, _places(index, host), n, self._permutation_keys()))
+
+    def _permutation_keys(self) -> tuple[int, ...]:
+        return permutation_keys((self.seed, self.purpose), self.counter)
 
     def _words(self, index: Index, host: Backend, again: int) -> Array:
         counter = *self.counter[:2], self.counter[2] + again * 2**32
@@ -147,8 +180,18 @@ class Stream:
                 return host.words(key, counter, index.start, len(index))
         elif (numbers := _whole_numbers(index)) is not None:
             return host.words_at(key, counter, host.asarray(numbers, "int64"), 1)[:, 0]
-        text = checks.shown(index)
+        text = checks.short_repr(index)
         raise IndexError(f"numbers {text} of a stream do not exist: give a range or a list in [0, 2**62)")
+
+
+def _places(index: Index, host: Backend) -> Array:
+    """``index`` as (n,) int64 on ``host``; IndexError if anything in it is not an integer in [0, 2**62)."""
+    if isinstance(index, range) and index.step == 1 and 0 <= index.start <= index.stop <= 2**62:
+        return host.arange(index.start, index.stop)
+    numbers = _whole_numbers(index)
+    if numbers is None:
+        raise IndexError(f"indices {checks.short_repr(index)} are none: give a range or a list in [0, 2**62)")
+    return host.asarray(numbers, "int64")
 
 
 def _whole_numbers(index: Index) -> Array | None:
@@ -167,7 +210,7 @@ def _whole_numbers(index: Index) -> Array | None:
 
 def _check_dtype(dtype: str) -> None:
     if not isinstance(dtype, str) or dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype {checks.shown(dtype)} is not one of numbers drawn: give 'float32' or 'float64'")
+        raise ValueError(f"dtype {checks.short_repr(dtype)} is not one of numbers drawn: give 'float32' or 'float64'")
 
 
 def need_float64(ops: Backend, what: str) -> None:

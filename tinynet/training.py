@@ -65,7 +65,8 @@ def train(
     """Train ``model`` in place for ``steps`` steps, one for each report that is asked for; break out of the loop to stop.
 
     ``clip`` bounds the gradient's norm. ``accumulate`` computes each batch in that many parts and adds up their
-    gradients: the same step, in less memory. ``ema`` keeps ``average = ema * average + (1 - ema) * theta`` in the run.
+    gradients: the same step, in less memory, but for layers that look at a batch (`BatchNorm`) or draw masks for it
+    (`Dropout`), which do so for each part. ``ema`` keeps ``average = ema * average + (1 - ema) * theta`` in the run.
     ``run`` continues from the state of an earlier report. Raises `DivergedError` if the loss or a weight is not finite,
     which is checked every 64 steps, at the end of an epoch, and after every step for which ``due(step)`` is true: the
     model is then as it was at the last check. With ``together`` a report may stand for several steps and describes the
@@ -158,7 +159,6 @@ def make_step(
         params: Params, theta: Array, slots: State, average: Array | None, vectors: list[Array], rate: Array | None,
         x: Array, y: Array, weight: Array | None, t: int, *numbers: float,
     ) -> Array:  # fmt: skip
-        ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False)
         total, denominator = None, loss.denominator(y, weight, ops)
         g, part = vectors[0], vectors[-1]
         n = x.shape[len(lead)]
@@ -168,6 +168,7 @@ def make_step(
         for start in range(0, n, size):
             rows = *all_networks, slice(start, min(start + size, n))
             w = None if weight is None else weight[rows]
+            ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=start // size)
             out, backprop = checked_forward(model.net, model.out_shape, params, x[(*rows, ...)], ctx)
             value, dy = loss(out, y[(*rows, ...)], ops, w, denominator)
             ops.pack(checked_gradients(model.gradient_names, backprop(dy)[1], params), part if start else g)
@@ -274,10 +275,10 @@ def _blend(xp: Any, average: Array, theta: Array, decay: float) -> tuple[Array]:
 
 def check_options(steps: int, clip: float | None, accumulate: int, ema: float | None) -> None:
     """ValueError for options of `train` that are out of range."""
-    if checks.whole(steps) is None or steps < 0:
-        raise ValueError(f"steps {checks.shown(steps)} is not a whole number of at least 0")
-    if clip is not None and not checks.number(clip) > 0:
-        raise ValueError(f"clip {checks.shown(clip)} is out of range: give a positive norm, or None")
+    if checks.as_int(steps) is None or steps < 0:
+        raise ValueError(f"steps {checks.short_repr(steps)} is not a whole number of at least 0")
+    if clip is not None and not checks.float_or_nan(clip) > 0:
+        raise ValueError(f"clip {checks.short_repr(clip)} is out of range: give a positive norm, or None")
     checks.positive("accumulate", accumulate)
-    if ema is not None and not 0 <= checks.number(ema) < 1:
-        raise ValueError(f"ema {checks.shown(ema)} is out of range: give the weight of the old average, in [0, 1)")
+    if ema is not None and not 0 <= checks.float_or_nan(ema) < 1:
+        raise ValueError(f"ema {checks.short_repr(ema)} is out of range: give the weight of the old average, in [0, 1)")

@@ -366,11 +366,13 @@ class Backend:
         return self.xp.where(keep, dy * (1.0 / (1.0 - rate)), self.xp.zeros_like(dy))
 
     @portable
-    def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
-        """Places of ``index`` (m,) int64 in a keyed shuffle of range(n): (m,) int64, in O(m) memory."""
+    def permute(self, index: Any, n: int, keys: tuple[int, ...]) -> Array:
+        """Places of ``index``, a range or (m,) int64, in a keyed shuffle of range(n): (m,) int64, in O(m) memory."""
+        if isinstance(index, range):
+            index = self.arange(index.start, index.stop)
         return permute(self.xp, index, n, keys)
 
-    def permutes(self, index: Array, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
+    def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
         """`permute` in several shuffles, each under keys of its own: (m,) -> (shuffles, m)."""
         return self.xp.stack([self.permute(index, n, each) for each in keys])
 

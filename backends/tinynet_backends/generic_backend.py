@@ -55,8 +55,9 @@ class GenericBackend(Backend):
         keep = self.asarray(self._host.dropout(ones, rate, key, counter)[1])
         return self.xp.where(keep, x * (1.0 / (1.0 - rate)), self.xp.zeros_like(x)), keep
 
-    def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
-        return self.asarray(self._host.permute(self.to_numpy(index), n, keys))
+    def permute(self, index: Any, n: int, keys: tuple[int, ...]) -> Array:
+        index = index if isinstance(index, range) else self.to_numpy(index)
+        return self.asarray(self._host.permute(index, n, keys))
 
 
 def make(name: str, device: str | None) -> GenericBackend:

@@ -342,37 +342,38 @@ class NumbaBackend(NumpyBackend):
         self._run(kernels.dropout_grad, dy.dtype, self._parts(dy.size), *words, rows=_rows_of(dy))
         return dx
 
-    def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
+    def permute(self, index: Any, n: int, keys: tuple[int, ...]) -> Array:
         n = permutation.check_inside(np, index, n)
         a, b = permutation.sides(n)
         used = np.asarray(permutation.used_keys(keys, n), np.uint64)
-        index = np.ascontiguousarray(index, np.int64)
-        out, parts = self.empty(index.shape, index.dtype), self._parts(index.size, GRAIN // 8)
+        listed, start = _listed(index)
+        out, parts = self.empty((len(index),), np.dtype(np.int64)), self._parts(len(index), GRAIN // 8)
         tiles = self.empty((parts, kernels.TILE), _U8)
-        self._run(kernels.permute, _F8, parts, index.size, index, out, n, a, b, used.size, used, tiles)
+        self._run(kernels.permute, _F8, parts, out.size, listed, out, n, a, b, used.size, used, tiles, start)
         return out
 
-    def permutes(self, index: Array, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
+    def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
         n = permutation.check_inside(np, index, n)
         a, b = permutation.sides(n)
         used = np.array([permutation.used_keys(each, n) for each in keys], np.uint64)
-        shape = len(keys), index.size
-        index = np.broadcast_to(np.ascontiguousarray(index, np.int64), shape)
-        out, tiles = self.empty(shape, index.dtype), self.empty((len(keys), kernels.TILE), _U8)
+        shape, (listed, start) = (len(keys), len(index)), _listed(index)
+        listed = np.broadcast_to(listed, shape) if isinstance(listed, np.ndarray) else listed
+        out, tiles = self.empty(shape, np.dtype(np.int64)), self.empty((len(keys), kernels.TILE), _U8)
         parts = self._parts(out.size, GRAIN // 8)
-        words = index.shape[1], index, out, n, a, b, used.shape[1], used, tiles
+        words = shape[1], listed, out, n, a, b, used.shape[1], used, tiles, start
         self._run_each(build.written(kernels.permute, _F8), parts, *words)
         return out
 
     def gather(self, x: Array, index: Array) -> Array:
         plain = type(index) is np.ndarray and index.dtype == np.int64 and index.ndim == 1 and index.size and x.size
         small = plain and x.nbytes // len(x) * index.size < _SMALL
-        if not plain or small or not _dense(x) or x.dtype.hasobject or index.view(_U8).max() >= len(x):
-            return super().gather(x, index)  # of negative indices, too: as words they are huge
+        if not plain or small or not _dense(x) or x.dtype.hasobject:
+            return super().gather(x, index)
         out = self.empty((index.size, *x.shape[1:]), x.dtype)
         parts, size = self._parts(out.size), x.nbytes // len(x)
-        self._run(kernels.gather, _F8, parts, index.size, size, np.ascontiguousarray(index), x, out)
-        return out
+        largest = self.empty((parts,), _U8)
+        self._run(kernels.gather, _F8, parts, index.size, size, np.ascontiguousarray(index), len(x), x, out, largest)
+        return out if largest.max() < len(x) else super().gather(x, index)  # negative ones count from the end
 
     def samples(
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
@@ -438,6 +439,11 @@ def _block(counter: tuple[int, int, int], start: int) -> tuple[tuple[int, ...], 
 
 
 _F8, _U8 = np.dtype(np.float64), np.dtype(np.uint64)
+
+
+def _listed(index: Any) -> tuple[Any, int]:
+    """Numbers as a kernel takes them: an array of them, or 0 and the first of a range."""
+    return (0, index.start) if isinstance(index, range) else (np.ascontiguousarray(index, np.int64), 0)
 
 
 def _sum_rows(x: Array, out: Array) -> None:

@@ -99,12 +99,12 @@ class NumpyNumbers(Backend):
             return super().sum_in_order(x)
         return np.add.reduce(x, 1, dtype=x.dtype)
 
-    def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
+    def permute(self, index: Any, n: int, keys: tuple[int, ...]) -> Array:
         size = BLOCK // 2  # a hundred passes, each over a few temporaries of up to 8 bytes a number
-        if index.ndim != 1 or index.size <= size:
+        if len(index) <= size:
             return super().permute(index, n, keys)
         blocks = [
-            super(NumpyNumbers, self).permute(index[at : at + size], n, keys) for at in range(0, index.size, size)
+            super(NumpyNumbers, self).permute(index[at : at + size], n, keys) for at in range(0, len(index), size)
         ]
         return np.concatenate(blocks)
 

@@ -76,28 +76,29 @@ def _walk(xp: Any, step: Callable[[Array], Array], index: Array, n: int, size: i
     return xp.astype(y, xp.int64)
 
 
-def check_inside(xp: Any, index: Array, n: int) -> int:
+def check_inside(xp: Any, index: Array | range, n: int) -> int:
     """n as int; ValueError unless it is in [1, 2**62], IndexError unless every index is in [0, n).
 
     An index outside might walk forever.
     """
     n = check_kinds(xp, index, n)
-    if index.shape[0] == 0:
-        return n
-    least, most = int(xp.min(index)), int(xp.max(index))
+    if isinstance(index, range):
+        least, most = (index[0], index[-1]) if index else (0, 0)
+    else:
+        least, most = (int(xp.min(index)), int(xp.max(index))) if index.shape[0] else (0, 0)
     if least < 0 or most >= n:
         raise IndexError(f"index {least if least < 0 else most} is out of range: this permutation is of range({n})")
     return n
 
 
-def check_kinds(xp: Any, index: Array, n: int) -> int:
+def check_kinds(xp: Any, index: Array | range, n: int) -> int:
     """The part of `check_inside` that does not read the indices."""
     several = getattr(n, "ndim", None)  # an array of one number has __index__, too
     if isinstance(n, bool) or several or not hasattr(n, "__index__") or not 1 <= n.__index__() <= 2**62:
         text = " ".join(repr(n).split())[:60]
         raise ValueError(f"no permutation of range({text}): expected 1 <= n <= 2**62")
     n = n.__index__()
-    if not xp.isdtype(index.dtype, "integral"):
+    if not isinstance(index, range) and not xp.isdtype(index.dtype, "integral"):
         raise IndexError(f"an index of dtype {index.dtype} is not an integer: give int64 in [0, {n})")
     return n
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
 import os
 import signal
@@ -42,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if sys.stdout is None:  # how Python represents a closed one
             raise OSError("standard output: is closed")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal that lacks a letter of a name shows its number
         try:
             args = parser().parse_args(argv)
             with _termination():

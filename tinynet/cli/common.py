@@ -12,6 +12,9 @@ from typing import Any
 from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
 
+from tinynet.checkpoints import Checkpoints
+from tinynet.config import Config, read
+from tinynet.data import Dataset
 from tinynet.files import load
 from tinynet.model import Model
 
@@ -52,6 +55,23 @@ def found(given: Sequence[str]) -> list[str]:
         else:
             names.append(name)
     return names
+
+
+def run_data(folder: str | Path) -> tuple[Config, Dataset, Dataset]:
+    """A run's config, and its samples for training and for validation.
+
+    ValueError if these are no longer the samples that it was trained on, so that it might have seen those that the split
+    holds out now.
+    """
+    config = Config().change(read(Path(folder) / "config.toml"))
+    _, training, held_out = config.make_split()
+    trained_on = Checkpoints(Path(folder) / "checkpoints").read_fingerprint().get("data set or loader", "")
+    if trained_on and not trained_on.startswith(f"Loader({training.fingerprint()}"):
+        raise ValueError(
+            f"{folder}: its data or config are not those that it was trained on, so what it held out is unknown: restore "
+            "them, evaluate it on other data, or train again"
+        )
+    return config, training, held_out
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tinynet.cli.common import Commands, add_backend, add_model, command, found, open_model, suggest
+from tinynet.cli.common import Commands, add_backend, add_model, command, found, open_model, run_data, suggest
 from tinynet.cli.data import add_computed, computed
-from tinynet.config import Config, read
 from tinynet.data import DATASETS, Dataset
 from tinynet.data import read as read_data
 from tinynet.data.sources import KINDS
@@ -49,10 +48,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _data(args: argparse.Namespace, model: Model) -> Dataset:
     if args.data is None:
-        path = Path(args.model) / "config.toml"
-        if not path.is_file():
+        if not (Path(args.model) / "config.toml").is_file():
             raise ValueError(f"{args.model} is no run folder, which would have its own data: give --data")
-        return Config().change(read(path)).make_split()[2]
+        return run_data(args.model)[2]
     if len(args.data) == 1 and args.data[0] in DATASETS:
         config = computed(args.data[0], args)
         return config.make_data(config.samples)

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from tinynet.atomic import write_atomically
-from tinynet.cli.common import Commands, command, open_model
-from tinynet.config import Config, read
+from tinynet.cli.common import Commands, command, open_model, run_data
+from tinynet.config import Config
 from tinynet.data import Dataset
 from tinynet.model import Model
 
@@ -29,9 +29,8 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out or folder / "training.png")
     if out.suffix.lower() != ".png":
         raise ValueError(f"{out}: unknown kind of file: choose .png")
-    config = Config().change(read(folder / "config.toml"))
+    config, training, validation = run_data(folder)
     model = open_model(str(folder / "model.safetensors"), config.backend)
-    _, training, validation = config.make_split()
     try:
         png = picture(model, validation, _curve(folder / "history.jsonl"), config, training.n)
     except ImportError:

@@ -10,9 +10,8 @@ from typing import Any
 
 from tinynet_backends import get_backend
 
-from tinynet.activations import Sigmoid
 from tinynet.cli.common import Commands, add_backend, add_model, command, open_model
-from tinynet.layers import Array, Context
+from tinynet.layers import Array
 from tinynet.losses import BinaryCrossEntropy, CrossEntropy
 from tinynet.model import Model
 
@@ -28,7 +27,9 @@ def add(commands: Commands) -> None:
     parser = command(commands, "predict", "predict for each row of a file or a pipe", run, EXAMPLES)
     add_model(parser)
     parser.add_argument(
-        "data", metavar="DATA", help=".csv, .parquet, .npy, .npz or .h5 of any size, or - for CSV on standard input"
+        "data",
+        metavar="DATA",
+        help=".csv, .tsv, .parquet, .npy, .npz or .h5 of any size, or - for CSV on standard input",
     )
     parser.add_argument(
         "--out",
@@ -61,18 +62,18 @@ def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Cal
 
     ``proba`` adds the probabilities of the classes; with ``alone`` they replace the predicted class.
     """
-    ops, width = model.ops, model.out_shape[-1]
+    ops, loss, width = model.ops, model.loss, model.out_shape[-1]
 
     def columns(y: Array) -> list[Array]:
         y = ops.to_numpy(y)
         return [y[:, j] for j in range(y.shape[1])]
 
-    binary = isinstance(model.loss, BinaryCrossEntropy) and width == 1
+    binary = isinstance(loss, BinaryCrossEntropy) and width == 1
     if len(model.out_shape) != 1:
         raise ValueError(f"outputs (n, {', '.join(map(str, model.out_shape))}) are no table: use Model.predict")
-    if not (binary or isinstance(model.loss, CrossEntropy)):
+    if loss is None or not (binary or isinstance(loss, CrossEntropy)):
         if proba:
-            raise ValueError(f"a model with loss {model.loss!r} gives no probabilities: leave --proba out")
+            raise ValueError(f"a model with loss {loss!r} gives no probabilities: leave --proba out")
         return ["prediction"] if width == 1 else [f"prediction{j}" for j in range(width)], columns
 
     k = max(width, 2)
@@ -80,16 +81,10 @@ def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Cal
     host = get_backend("numpy").xp
     class_names: Any = None if classes is None else host.asarray(classes)
 
-    def probabilities(y: Array) -> Array:
-        if not binary:
-            return ops.softmax(y)
-        p = Sigmoid().forward({}, y, Context(ops))[0]
-        return ops.xp.concat([1.0 - p, p], axis=1)
-
     def predictions(y: Array) -> list[Array]:
         labels = ops.to_numpy(ops.xp.astype(y[:, 0] > 0, ops.xp.int64) if binary else ops.xp.argmax(y, axis=-1))
         predicted = labels if class_names is None else class_names[labels]
-        return [*([] if alone and proba else [predicted]), *(columns(probabilities(y)) if proba else [])]
+        return [*([] if alone and proba else [predicted]), *(columns(loss.probabilities(y, ops)) if proba else [])]
 
     of_classes = list(classes or map(str, range(k))) if proba else []
     return [*([] if alone and proba else ["prediction"]), *(f"p_{name}" for name in of_classes)], predictions

@@ -27,9 +27,11 @@ from tinynet.cli.common import Commands, command, found, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import DATASETS, Dataset, Spirals
+from tinynet.data.sources import KINDS
 from tinynet.data.tables import TASKS
 from tinynet.fitting import EarlyStopping, fit
 from tinynet.history import History
+from tinynet.mlp import ACTIVATIONS, OPTIMIZERS
 from tinynet.model import DTYPES, Model
 from tinynet.scaling import Scale, Scaled
 
@@ -45,9 +47,9 @@ tinynet train --resume runs/mine                    from its last checkpoint, bi
 """
 SUGGESTED: dict[str, Iterable[str]] = {
     "data": DATASETS,
-    "activation": options.ACTIVATIONS,
-    "norm": options.NORMS,
-    "optimizer": options.OPTIMIZERS,
+    "activation": ACTIVATIONS,
+    "norm": options.NORM_OPTIONS,
+    "optimizer": OPTIMIZERS,
     "schedule": options.SCHEDULES,
     "task": TASKS,
     "standardize": ("true", "false"),
@@ -156,7 +158,7 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
     if data.classes:
         found = f"{data.classes} classes{f' ({listed(names)})' if names else ''}"
     else:
-        found = "numbers, and errors are in units of their standard deviation"
+        found = "numbers (of classes: --task classification), and errors are in units of their standard deviation"
     return f"target: {found}; {training.n:,} training samples, {validation.n:,} held out"
 
 
@@ -199,6 +201,8 @@ def _config(args: argparse.Namespace) -> Config:
         if path:
             raise ValueError(f"{path} and --resume {args.resume} are two configs: give one of them")
         path = Path(args.resume) / "config.toml"
+    if path and (str(path) in DATASETS or Path(path).suffix.lower() in KINDS):
+        raise ValueError(f"{path} is data, and no config: give it as --data {path}")
     changes = read(path) if path else {}
     given = {f.name: getattr(args, f.name) for f in fields(Config) if f.name not in ("options", "data")}
     if args.data is not None:
@@ -211,6 +215,9 @@ def _config(args: argparse.Namespace) -> Config:
     config = Config().change(changes)
     if config.stored:  # so that the saved config is valid from any folder
         config = config.change({"data": [os.path.abspath(path) for path in config.paths]})
+        for path in config.paths:
+            if path.encode(errors="ignore").decode() != path:
+                raise ValueError(f"{path!r}: a name that is not in UTF-8, which a config cannot hold: rename it")
     return config
 
 

@@ -1,6 +1,7 @@
 """Data sets by index: virtual ones, computed where they are used, stored ones, and the loader."""
 
 from tinynet.data.arrays import Arrays
+from tinynet.data.batches import Batches
 from tinynet.data.classification import (
     AnisotropicBlobs,
     Blobs,
@@ -13,6 +14,7 @@ from tinynet.data.classification import (
     Spirals,
 )
 from tinynet.data.columns import Columns
+from tinynet.data.concatenated import Concatenated
 from tinynet.data.dataset import Batch, Dataset, Part
 from tinynet.data.loader import Loader
 from tinynet.data.regression import (
@@ -25,7 +27,7 @@ from tinynet.data.regression import (
     SparseUncorrelated,
     Teacher,
 )
-from tinynet.data.sources import Batches, Concatenated, as_dataset, read
+from tinynet.data.sources import as_dataset, read
 from tinynet.data.subset import Subset, stratified
 from tinynet.data.virtual import Virtual
 from tinynet.data.wrappers import FeatureNoise, Imbalanced, LabelNoise, Nuisance

@@ -33,7 +33,7 @@ class Arrays(Dataset):
     """
 
     def __init__(self, x: Any, y: Any, weight: Any = None, *, finite: bool = True) -> None:
-        self.x, self.ops = _adopt(x, "X")
+        self.x, self.ops = adopt(x, "X")
         self.on_host = self.ops is get_backend("numpy")
         self.y = _follow(y, "y", self.ops)
         self.weight = None if weight is None else _follow(weight, "weight", self.ops)
@@ -165,9 +165,16 @@ def _mapping(a: Any) -> Any:
     return mapping if isinstance(mapping, mmap.mmap) and getattr(a, "mode", "") in ("r", "r+") else None
 
 
-def _adopt(x: Any, name: str) -> tuple[Array, Backend]:
+def check_unmasked(x: Any, name: str) -> None:
+    """TypeError for one of NumPy's masked arrays, if it has missing values: its numbers are there all the same."""
+    if type(x).__name__ == "MaskedArray" and x.mask.any():
+        raise TypeError(f"{name} is a masked array, and no value can be missing: give {name}.filled(…)")
+
+
+def adopt(x: Any, name: str) -> tuple[Array, Backend]:
     """``x`` and its backend: the host for lists and NumPy arrays, otherwise the one that owns it."""
     host = get_backend("numpy")
+    check_unmasked(x, name)
     if hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__"):
         for backend in (host, get_backend()):
             if backend.owns(x):
@@ -184,9 +191,7 @@ def _adopt(x: Any, name: str) -> tuple[Array, Backend]:
 
 def _follow(x: Any, name: str, ops: Backend) -> Array:
     """``x`` as an array on the backend of X: a list, or an array of the same library and device."""
-    if hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__"):
-        if not ops.owns(x):
-            kind = f"{type(x).__module__.split('.')[0]} array on {getattr(x, 'device', 'no device')}"
-            raise TypeError(f"{name} is a {kind} and X lies on '{ops.name}': bring both to one library and device")
-        return x
-    return ops.asarray(get_backend("numpy").xp.asarray(x))
+    if (hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__")) and not ops.owns(x):
+        kind = f"{type(x).__module__.split('.')[0]} array on {getattr(x, 'device', 'no device')}"
+        raise TypeError(f"{name} is a {kind} and X lies on '{ops.name}': bring both to one library and device")
+    return ops.asarray(adopt(x, name)[0])

@@ -75,9 +75,9 @@ class Spirals(ClassFirst):
         """
         index = range(min(20_000, self.n)) if index is None else index
         if not isinstance(index, range) or index.step != 1 or not index:
-            raise TypeError(f"index {checks.shown(index)} is no range of samples: give one of step 1")
-        if (count := checks.whole(points)) is None or not 1 <= count <= 2**20:
-            raise ValueError(f"points {checks.shown(points)} is out of range: give a whole number in [1, 2**20]")
+            raise TypeError(f"index {checks.short_repr(index)} is no range of samples: give one of step 1")
+        if (count := checks.as_int(points)) is None or not 1 <= count <= 2**20:
+            raise ValueError(f"points {checks.short_repr(points)} is out of range: give a whole number in [1, 2**20]")
         self._find(index[0], index[-1])
         if self.noise == 0:
             return 1.0, 0.0

@@ -58,7 +58,7 @@ class Dataset:
 
     def _find(self, least: int, most: int) -> None:
         if least < 0 or most >= self.n:
-            wrong = checks.shown(least if least < 0 else most)
+            wrong = checks.short_repr(least if least < 0 else most)
             raise IndexError(f"sample {wrong} is out of range: there are {self.n}, numbered from 0")
 
     def __getitem__(self, index: Any) -> Batch:
@@ -72,13 +72,13 @@ class Dataset:
         """
         if isinstance(index, slice):
             ends = (index.start, index.stop, index.step)
-            if any(end is not None and checks.whole(end) is None for end in ends) or index.step == 0:
+            if any(end is not None and checks.as_int(end) is None for end in ends) or index.step == 0:
                 raise IndexError(
-                    f"samples {checks.shown(index)} do not exist: give whole numbers, and a step that is not 0"
+                    f"samples {checks.short_repr(index)} do not exist: give whole numbers, and a step that is not 0"
                 )
             start, stop, step = index.indices(self.n)
             index = range(start, stop, step)
-        elif (number := checks.whole(index)) is not None:
+        elif (number := checks.as_int(index)) is not None:
             if not -self.n <= number < self.n:
                 self._find(number, number)
             number %= self.n
@@ -88,8 +88,10 @@ class Dataset:
             try:
                 index = xp.asarray(index if not isinstance(index, range) else list(index))
             except (TypeError, ValueError):
-                raise IndexError(f"samples {checks.shown(index)} do not exist: give whole numbers in a list") from None
-            if index.ndim == 1 and str(index.dtype) == "object" and all(checks.whole(i) is not None for i in index):
+                raise IndexError(
+                    f"samples {checks.short_repr(index)} do not exist: give whole numbers in a list"
+                ) from None
+            if index.ndim == 1 and str(index.dtype) == "object" and all(checks.as_int(i) is not None for i in index):
                 self._find(min(index), max(index))  # integers too large for an array
             if index.ndim != 1 or not (index.size == 0 or xp.isdtype(index.dtype, "integral")):
                 raise IndexError(f"samples have whole numbers in a list or a range, not {index.dtype} {index.shape}")
@@ -106,11 +108,11 @@ class Dataset:
         >>> len(train), len(test)
         (900, 100)
         """
-        n, part = checks.whole(first), checks.real(first)
+        n, part = checks.as_int(first), checks.as_float(first)
         if n is None and part is not None and 0 < part < 1:
             n = round(self.n * part)
         if n is None or not 0 < n < self.n:
-            text = checks.shown(first)
+            text = checks.short_repr(first)
             raise ValueError(f"split at {text} leaves nothing on one side of {self.n} samples: choose between")
         return Part(self, 0, n), Part(self, n, self.n)
 
@@ -122,9 +124,9 @@ class Dataset:
         >>> tn.data.Moons(1000).take(10).n
         10
         """
-        count = checks.whole(n)
+        count = checks.as_int(n)
         if count is None or not 0 < count <= self.n:
-            raise ValueError(f"take({checks.shown(n)}) is out of range: there are {self.n} samples")
+            raise ValueError(f"take({checks.short_repr(n)}) is out of range: there are {self.n} samples")
         return Part(self, 0, count)
 
     def shard(self, rank: int, size: int) -> Dataset:
@@ -135,17 +137,19 @@ class Dataset:
         >>> [tn.data.Moons(1000).shard(rank, 3).n for rank in range(3)]
         [333, 333, 334]
         """
-        number, count = checks.whole(rank), checks.whole(size)
+        number, count = checks.as_int(rank), checks.as_int(size)
         if number is None or count is None or not 0 <= number < count:
-            text = f"shard {checks.shown(rank)} of {checks.shown(size)}"
+            text = f"shard {checks.short_repr(rank)} of {checks.short_repr(size)}"
             raise ValueError(f"{text} does not exist: ranks are 0 to size - 1")
         start, stop = self.n * number // count, self.n * (number + 1) // count
         if start == stop:
-            raise ValueError(f"shard {number} of {checks.shown(count)} is empty: there are {self.n} samples")
+            raise ValueError(f"shard {number} of {checks.short_repr(count)} is empty: there are {self.n} samples")
         return Part(self, start, stop)
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
-        """Run ``check(targets, ops)`` on stored targets, where they lie; virtual ones are valid by construction."""
+        """Run ``check(targets, ops)`` on targets: on all that are stored, where they lie, else on the first 64."""
+        ops = ops.generator
+        check(self.rows(range(min(self.n, 64)), ops, "float64").y, ops)
 
     def fingerprint(self) -> str:
         """A text that differs if the samples differ, which a checkpoint compares."""

@@ -14,10 +14,11 @@ import numpy as np
 
 from tinynet import checks
 from tinynet.data import tables
+from tinynet.data.array_files import data_sets, npy_array, npz_arrays
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape
-from tinynet.data.sources import KINDS, data_sets, npy_array, npz_arrays, scratch_folder
-from tinynet.data.tables import reading
+from tinynet.data.mapped import reading, scratch_folder
+from tinynet.data.sources import KINDS, TABLES
 from tinynet.errors import DataFileError
 
 _PIECE = 2**21  # numbers read at a time
@@ -43,10 +44,8 @@ def inputs(path: str, shape: Shape, columns: Columns | None = None, dtype: str =
         raise DataFileError("standard input: is closed")
     row = 0
     with reading(place):
-        if suffix in (".csv", ".parquet"):
-            pieces = _of_table(place, suffix, path == PIPE, shape, columns)
-        else:
-            pieces = _of_arrays(place, suffix, shape)
+        table = suffix in TABLES
+        pieces = _of_table(place, suffix, path == PIPE, shape, columns) if table else _of_arrays(place, suffix, shape)
         for x in pieces:
             _demand_finite(place, x, row, "is NaN or infinite", "fill or drop it")
             with np.errstate(over="ignore"):
@@ -80,18 +79,18 @@ def _of_table(path: Path, suffix: str, pipe: bool, shape: Shape, columns: Column
     import pyarrow as pa
 
     with nullcontext(sys.stdin.buffer) if pipe else open(path, "rb") as f:
-        head = tables.header(path, f)
-        wanted = _features(path, head.names, shape, columns)
-        types = {name: pa.float64() if name in wanted else pa.string() for name in head.names}
-        yield from _rows(tables.open_csv(path, f, head, types), wanted)
+        header = tables.read_header(path, f)
+        wanted = _features(path, header.names, shape, columns)
+        types = dict.fromkeys(header.names, pa.string()) | dict.fromkeys(wanted, pa.float64())
+        yield from _rows(tables.open_csv(path, f, header, types), wanted)
 
 
 def _features(path: Path, names: Sequence[str], shape: Shape, columns: Columns | None) -> list[str]:
-    tables.once(path, names)
+    tables.check_unique(path, names)
     if columns is not None:
-        return tables.demand(path, names, columns.features)
+        return tables.require(path, names, columns.features)
     try:
-        target = tables.targets(path, names, tables.Asked())
+        target = tables.target_columns(path, names, tables.Request())
     except DataFileError:
         target = []
     found = [name for name in names if name not in (*target, "weight")]
@@ -108,7 +107,7 @@ def _rows(table: tables.Table, wanted: list[str]) -> Iterator[Array]:
         tables.check_numeric(table.path, name, kinds[name])
     row = 0
     for batch in table.batches:
-        yield tables.side_by_side(table.path, batch, wanted, np.dtype(np.float64), row)
+        yield tables.stack_columns(table.path, batch, wanted, np.dtype(np.float64), row)
         row += batch.num_rows
 
 

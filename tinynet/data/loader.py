@@ -64,14 +64,14 @@ class Loader:
         prefetch: bool | None = None,
     ) -> None:
         self.data = as_dataset(data)
-        size = checks.whole(batch_size)
+        size = checks.as_int(batch_size)
         if size is None or size < 1:
-            raise ValueError(f"batch_size {checks.shown(batch_size)} is not a positive whole number")
+            raise ValueError(f"batch_size {checks.short_repr(batch_size)} is not a positive whole number")
         self.batch_size = batch_size = size
         flags = {"shuffle": shuffle, "drop_last": drop_last, "balance": balance, "prefetch": prefetch}
         for name, flag in flags.items():
-            if checks.truth(flag) is None and (flag is not None or name in ("drop_last", "balance")):
-                raise TypeError(f"Loader {name} {checks.shown(flag)} is not True or False: give one of them")
+            if checks.as_bool(flag) is None and (flag is not None or name in ("drop_last", "balance")):
+                raise TypeError(f"Loader {name} {checks.short_repr(flag)} is not True or False: give one of them")
         self.seed = streams.check_seed(seed)
         self.prefetch = prefetch
         n = self.data.n
@@ -168,9 +168,9 @@ class Loader:
 
 
 def _check_step(step: int) -> int:
-    number = checks.whole(step)
+    number = checks.as_int(step)
     if number is None or not 0 <= number < 2**63:
-        raise IndexError(f"step {checks.shown(step)} is out of range: give a whole number in [0, 2**63)")
+        raise IndexError(f"step {checks.short_repr(step)} is out of range: give a whole number in [0, 2**63)")
     return number
 
 

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from tinynet_backends import Backend, get_backend
-from tinynet_backends.permutation import KEYS
 
 from tinynet import checks, streams
 from tinynet.data.dataset import Array, Dataset, Index
@@ -27,10 +26,10 @@ class Order(Protocol):
         ...
 
 
+@lru_cache(maxsize=64)
 def permutation_keys(seed: int, epoch: int, purpose: int, number: int = 0) -> tuple[int, ...]:
     """The 32-bit numbers that key the permutation of an epoch, or of a class: drawn, never computed from seed and epoch."""
-    words = get_backend("numpy").words(streams.key(seed, streams.ORDER), (epoch, purpose, number), 0, KEYS // 2)
-    return tuple(half for w in words.tolist() for half in (w & 0xFFFFFFFF, w >> 32))
+    return streams.permutation_keys(streams.key(seed, streams.ORDER), (epoch, purpose, number))
 
 
 class Sequential:
@@ -72,10 +71,9 @@ class Shuffled:
         return parts[0] if len(parts) == 1 else host.xp.concat(parts, axis=-1)
 
     def _make_chunk(self, epoch: int, number: int, host: Backend) -> Array:
-        places = host.arange(number * _CHUNK, min((number + 1) * _CHUNK, self.n))
-        return self._permuted(places, epoch, host)
+        return self._permuted(range(number * _CHUNK, min((number + 1) * _CHUNK, self.n)), epoch, host)
 
-    def _permuted(self, places: Array, epoch: int, host: Backend) -> Array:
+    def _permuted(self, places: range, epoch: int, host: Backend) -> Array:
         return host.permute(places, self.n, permutation_keys(self.seed, epoch, _SHUFFLE))
 
 
@@ -86,7 +84,7 @@ class Shuffles(Shuffled):
         super().__init__(n, seeds[0])
         self.seeds = seeds
 
-    def _permuted(self, places: Array, epoch: int, host: Backend) -> Array:
+    def _permuted(self, places: range, epoch: int, host: Backend) -> Array:
         return host.permutes(places, self.n, [permutation_keys(seed, epoch, _SHUFFLE) for seed in self.seeds])
 
 
@@ -99,7 +97,7 @@ class Weighted:
         try:
             w = xp.asarray(weights, dtype=xp.float64)
         except (TypeError, ValueError, OverflowError):
-            raise TypeError(f"weights {checks.shown(weights)} are no numbers: give one for each sample") from None
+            raise TypeError(f"weights {checks.short_repr(weights)} are no numbers: give one for each sample") from None
         if w.shape != (n,):
             raise ValueError(f"weights {tuple(w.shape)} do not fit {n} samples: expected {(n,)}")
         if not bool(xp.all(xp.isfinite(w) & (w >= 0))):
@@ -176,4 +174,4 @@ class Balanced:
         """The samples of class ``c`` in the order of its ``number``-th time through."""
         members = self.members[c]
         m = len(members)
-        return members[host.permute(host.arange(0, m), m, permutation_keys(self.seed, number, _BALANCED, c))]
+        return members[host.permute(range(m), m, permutation_keys(self.seed, number, _BALANCED, c))]

@@ -41,9 +41,9 @@ def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subse
     The same fraction of each class is held out, to the nearest sample, but at least one sample of it is kept. ``seed``
     decides which samples. Takes 16 bytes per sample.
     """
-    part = checks.real(held_out)
+    part = checks.as_float(held_out)
     if part is None or not 0 < part < 1:
-        raise ValueError(f"held_out {checks.shown(held_out)} is out of range: give a fraction in (0, 1)")
+        raise ValueError(f"held_out {checks.short_repr(held_out)} is out of range: give a fraction in (0, 1)")
     host = get_backend("numpy")
     xp = host.xp
     strata = {0: host.arange(0, data.n)}
@@ -58,7 +58,8 @@ def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subse
         count = min(int(n * part + 0.5), n - 1)
         if count > 0:
             keys = permutation_keys(seed, 0, SPLIT, number)
-            out[members[host.permute(host.arange(0, count), n, keys)]] = True
+            out[members[host.permute(range(count), n, keys)]] = True
     if not bool(xp.any(out)):
-        raise ValueError(f"held_out {held_out!r} of {data.n} samples is none: give more")
+        of = f" in {len(strata)} classes: if they are numbers, the task is regression; else" if len(strata) > 1 else ":"
+        raise ValueError(f"held_out {held_out!r} is none of {data.n} samples{of} give more")
     return Subset(data, xp.nonzero(~out)[0]), Subset(data, xp.nonzero(out)[0])

@@ -156,9 +156,9 @@ class Imbalanced(Wrapper):
             given = tuple(self.weights)
         except TypeError:
             given = (self.weights,)  # type: ignore[assignment]
-        numbers = [checks.real(w) for w in given]
+        numbers = [checks.as_float(w) for w in given]
         weights = tuple(w for w in numbers if w is not None)
-        text = f"Imbalanced weights {checks.shown(given if None in numbers else weights)}"
+        text = f"Imbalanced weights {checks.short_repr(given if None in numbers else weights)}"
         if len(given) != self.classes:
             raise ValueError(f"{text} do not fit {self.classes} classes: give one for each")
         if None in numbers or not all(0 <= w <= 1e300 for w in weights) or not any(weights):

@@ -1,64 +1,82 @@
-"""What both estimators share: vectors in the namespace of X, the network that they belong to, and its training."""
+"""What both estimators share: fitting, the vectors that it leaves in the namespace of X, and the network made of them."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple, Self
 
+from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from tinynet_backends import Backend, backend_of, get_backend
 
+from tinynet.data import Loader
 from tinynet.layers import Dense, Sequential
 from tinynet.losses import Loss
 from tinynet.model import Model
 from tinynet.optim import State
-from tinynet.sklearn.following import Array, check_same_home, computer, home_of, move, to_host
+from tinynet.sklearn.callbacks import CallbackSupportMixin, FitTask, fit_task, with_callbacks
 from tinynet.sklearn.hyperparameters import Hyperparameters
-from tinynet.sklearn.loop import Kept, Loop, Samples
-from tinynet.sklearn.watching import CallbackSupportMixin, Watch, watched
+from tinynet.sklearn.loop import Loop
+from tinynet.sklearn.placement import Array, check_same_home, dtype_name, home_of, move, to_host, training_backend
+from tinynet.sklearn.samples import Samples
+from tinynet.sklearn.trainer import Trainer
 
 
 class Fitted:
     """What a fit leaves behind. Arrays are in the namespace and on the device of X."""
 
     theta_: Array  # (p,), all parameters
-    layer_state_: Array  # (s,), what layers keep beside them
+    layer_state_: Array  # (s,), what layers keep besides
     optimizer_state_: State
     net_: Sequential
     n_features_in_: int
     n_layers_: int
     n_outputs_: int
     n_iter_: int  # epochs of the last fit
-    t_: int  # samples seen, in all fits that one went on from the other
+    t_: int  # samples seen, also in the fits that this one continued
     loss_: float
     best_loss_: float
     loss_curve_: list[float]
     validation_scores_: list[float]
     best_validation_score_: float
     history_: list[dict[str, float]]
-    classes_: Array  # of a classifier: (k,), on the host if they are no numbers
+    classes_: Array  # (k,), of a classifier; on the host if they are not numbers
     _multilabel: bool
+    _binarizer: Any  # of sparse labels; None of others
     _seed: int
     _steps: int
     _epochs: int
     _stale: int  # epochs without progress
-    _solved_by: str  # the optimizer that the state is of
-    _live: tuple[Array, Model]  # `model_`, and the vector that it was made of
-    _kept: Kept  # of `partial_fit`
+    _solved_by: str  # the optimizer that `optimizer_state_` is of
+    _live: tuple[Array, Model]  # `model_`, and the vector that it was made from
+    _kept: Trainer  # for the next `partial_fit`
+
+
+class Data(NamedTuple):
+    """Validated X (n, i) and y, the backend that X lies on, and the one that trains on it in ``dtype``."""
+
+    X: Array
+    y: Any
+    home: Backend
+    ops: Backend
+    dtype: str
 
 
 @dataclass(eq=False, repr=False)
 class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
-    """Fitting and what comes out of the network. A subclass knows targets: what they are, and what outputs mean."""
+    """Fitting, and the outputs of the network. A subclass defines what targets are and what outputs mean."""
 
     # What a subclass defines ------------------------------------------------------------------------------------------
 
-    def _prepare(self, y: Any, known: bool, home: Backend) -> Any:
+    def _check_targets(self, y: Any, known: bool, home: Backend) -> Any:
         """The targets, validated. They define what the estimator predicts or, if that is ``known``, must agree with it."""
         raise NotImplementedError
 
@@ -79,139 +97,191 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
     def _strata(self, samples: Samples) -> Any:
         """Labels by which held-out samples are stratified, or None."""
 
-    def _begin_bias(self, samples: Samples, ops: Backend) -> Array | None:
+    def _initial_bias(self, samples: Samples, ops: Backend) -> Array | None:
         """The outputs of the network before it has learned anything, (outputs,), or None."""
 
-    def _rate_outputs(self, y: Any, out: Array, weight: Any) -> float:
+    def _score_outputs(self, y: Any, out: Array, weight: Any) -> float:
         """The score of outputs ``out`` for encoded targets ``y``, all on the host."""
         raise NotImplementedError
 
+    @property
+    def _target_options(self) -> dict[str, Any]:
+        """Options of scikit-learn's `validate_data` for y."""
+        return {}
+
     # Fitting -------------------------------------------------------------------------------------------------------
 
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:  # fmt: skip
+        """Train on X (n, i) and y, with sample weights (n,) that are not negative: a weight of k counts as k samples.
+
+        ``X_val``, ``y_val`` and ``sample_weight_val`` are evaluated after each epoch (``validation_scores_``, and "val_loss"
+        in ``history_``), and with ``early_stopping`` they decide when training ends. Raises what scikit-learn raises:
+        ValueError for data and parameters that do not fit, TypeError for sparse X.
+        """
+        self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
+        return self
+
     def _fit(self, X: Any, y: Any, sample_weight: Any, held_out: tuple[Any, Any, Any], one_epoch: bool = False) -> None:
-        """Fit; after an exception the estimator is as before."""
+        """Fit, or leave the estimator as it was if that fails."""
+        with self._restored_on_failure():
+            continued = hasattr(self, "theta_") and (self.warm_start or one_epoch)
+            data = self._validated(X, y, continued, one_epoch)
+            net, loss = self._net(self._width()), self._loss()
+            if continued:
+                self._check_same_layers(net)
+            samples = self._samples(data, sample_weight, self._class_weights(data.y))
+            samples, test = self._split(samples, held_out, data)
+            self._begin_records(continued)
+            size = self._batch_size(len(samples))
+            trainer = self._trainer(net, loss, samples, size, data, continued, one_epoch)
+            self.net_, self.n_layers_ = net, 1 + sum(isinstance(layer, Dense) for layer in net.layers)
+            if self.standardize:  # once, rather than in each step
+                samples = samples.standardized(trainer.model)
+                test = None if test is None else test.standardized(trainer.model)
+            shuffle = self.shuffle and size < len(samples)
+            loader = Loader(samples.arrays(trainer.inner), size, seed=self._seed, shuffle=shuffle, prefetch=False)
+            loop = partial(Loop, self, trainer, loader, test, data.home)
+            if one_epoch:
+                loop(FitTask(), 1, keep_step=True).run()
+                trainer.note(self)
+                self._kept = trainer
+                return
+            with fit_task(self, data.X, data.y, sample_weight) as task:
+                ended = loop(task, self.max_iter).run()
+            self._live = self.theta_, trainer.model
+            if not ended:
+                warnings.warn(
+                    f"Maximum iterations ({self.max_iter}) reached and the training has not converged yet: "
+                    "give a larger max_iter or learning_rate_init",
+                    ConvergenceWarning,
+                    stacklevel=5,
+                )
+
+    @contextmanager
+    def _restored_on_failure(self) -> Iterator[None]:
         before = self.__dict__.copy()
         try:
-            self._fit_or_fail(X, y, sample_weight, held_out, one_epoch)
+            yield
         except BaseException:
-            before.pop("_kept", None)  # whose vectors may have changed
+            before.pop("_kept", None)  # its vectors may have changed
             callbacks = {k: v for k, v in self.__dict__.items() if k.startswith(("_skl", "_callback"))}
-            self.__dict__ = {**before, **callbacks}  # which scikit-learn is going to tear down
+            self.__dict__ = {**before, **callbacks}  # scikit-learn is going to tear the callbacks down
             raise
 
-    def _fit_or_fail(self, X: Any, y: Any, sample_weight: Any, held_out: tuple[Any, Any, Any], one_epoch: bool) -> None:
-        more = hasattr(self, "theta_") and (self.warm_start or one_epoch)
+    def _validated(self, X: Any, y: Any, continued: bool, one_epoch: bool) -> Data:
         home = home_of(X)
-        if more:
+        if continued:
             check_same_home(X, self.theta_, self, "partial_fit" if one_epoch else "fit")
-        ops = computer(self.backend, home)
-        reset = not more
-        X, y = validate_data(self, X, y, dtype=self._dtypes(home), multi_output=True, reset=reset, **self._of_y)
-        dtype = "float64" if X.dtype == home.dtype("float64") else "float32"
-        y = self._prepare(y, more or one_epoch, home)
-        net, loss = self._net(self._width()), self._loss()
-        if more and _shapes(net, self.n_features_in_) != _shapes(self.net_, self.n_features_in_):
-            raise ValueError(
-                "warm_start and partial_fit continue with the network of the last fit, whose layers differ: "
-                "fit with warm_start=False, or leave hidden_layer_sizes, norm, dropout and standardize as they were"
-            )
-        samples = self._samples(X, y, sample_weight, ops, dtype, self._class_weights(y))
-        test = None
-        if held_out[0] is not None:
-            test = self._held_out(held_out, home, ops, dtype)
-        elif self.early_stopping:
-            samples, test = self._divided(samples, self._strata(samples), ops)
-
-        if not more:
-            self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-            self.loss_curve_, self.validation_scores_, self.history_ = [], [], []
-            self.best_loss_, self.best_validation_score_ = inf, -inf
-            self.t_ = self._steps = self._epochs = self._stale = 0
-            self.optimizer_state_, self._solved_by = {}, ""
-        if not one_epoch:
-            self.__dict__.pop("_kept", None)
-        of = (*self.get_params(deep=False).values(), self._width(), dtype, ops)
-        kept: Kept | None = self.__dict__.get("_kept") if one_epoch and more else None
-        kept = kept if kept is not None and kept.fits(self, of) else None
-        make: dict[str, Any] = {"seed": self._seed, "backend": ops, "dtype": dtype}
-        model = kept.model if kept is not None else Model(net, self.n_features_in_, **make)
-        if more:
-            if kept is None:
-                _fill(model, self.theta_, self.layer_state_)
-            for name in ("loss_curve_", "validation_scores_", "history_"):
-                setattr(self, name, getattr(self, name).copy())
-        else:
-            self._begin(model, samples)
-        self.net_, self.n_layers_ = net, 1 + sum(isinstance(layer, Dense) for layer in net.layers)
-        if one_epoch:
-            Loop(self, model, loss, samples, test, home, Watch(), 1, kept, of).run()
-            return
-        with watched(self, X, y, sample_weight) as watch:
-            ended = Loop(self, model, loss, samples, test, home, watch, self.max_iter).run()
-        if not ended:
-            warnings.warn(
-                f"Maximum iterations ({self.max_iter}) reached and the training has not converged yet: "
-                "give a larger max_iter or learning_rate_init",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
-
-    @property
-    def _of_y(self) -> dict[str, Any]:
-        return {}
+        ops = training_backend(self.backend, home)
+        X, y = validate_data(
+            self, X, y, dtype=self._dtypes(home), multi_output=True, reset=not continued, **self._target_options
+        )
+        return Data(X, self._check_targets(y, continued or one_epoch, home), home, ops, dtype_name(X))
 
     def _dtypes(self, home: Backend) -> list[Any]:
         """The dtypes that X may have; anything else becomes the first."""
         names = ["float64", "float32"] if home.has_float64 else ["float32"]
         return [home.dtype(name) for name in (names if self.precision is None else [self.precision])]
 
-    def _samples(self, X: Array, y: Any, weight: Any, ops: Backend, dtype: str, factor: Any = None) -> Samples:
-        """The samples, without those of weight 0."""
-        n = int(X.shape[0])
-        if weight is not None:
-            weight = _check_sample_weight(
-                to_host(weight), get_backend("numpy").xp.empty(n), dtype=get_backend("numpy").xp.float64
+    def _check_same_layers(self, net: Sequential) -> None:
+        if _parameters(net, self.n_features_in_) != _parameters(self.net_, self.n_features_in_):
+            raise ValueError(
+                "warm_start and partial_fit continue with the network of the last fit, whose layers differ: "
+                "fit with warm_start=False, or leave hidden_layer_sizes, norm, dropout and standardize as they were"
             )
+
+    def _samples(self, data: Data, weight: Any, factor: Any = None) -> Samples:
+        """The samples with ``weight`` times ``factor``, without those of weight 0."""
+        if weight is not None:
+            xp = get_backend("numpy").xp
+            weight = _check_sample_weight(to_host(weight), xp.empty(int(data.X.shape[0])), dtype=xp.float64)
             if not (weight >= 0).all():
                 raise ValueError("Negative values in data passed to `sample_weight`")
         if factor is not None:
             weight = factor if weight is None else weight * factor
-        samples = Samples(move(X, ops, dtype), self._targets(y, ops, dtype), weight)
+        x, y = move(data.X, data.ops, data.dtype), self._targets(data.y, data.ops, data.dtype)
+        samples = Samples(x, y, weight)
         if weight is None or weight.all():
             return samples
         if not weight.any():
             raise ValueError("Sample weights must contain at least one non-zero number.")
-        return samples.take(weight.nonzero()[0], ops)
+        return samples.take(weight.nonzero()[0], data.ops)
 
-    def _held_out(self, held_out: tuple[Any, Any, Any], home: Backend, ops: Backend, dtype: str) -> Samples:
+    def _split(self, samples: Samples, held_out: tuple[Any, Any, Any], data: Data) -> tuple[Samples, Samples | None]:
+        """Samples to train on, and those that are held out, if any."""
         X, y, weight = held_out
-        X, y = validate_data(self, X, y, dtype=home.dtype(dtype), multi_output=True, reset=False, **self._of_y)
-        return self._samples(X, self._prepare(y, True, home), weight, ops, dtype)
-
-    def _divided(self, samples: Samples, strata: Any, ops: Backend) -> tuple[Samples, Samples]:
-        rows = get_backend("numpy").xp.arange(len(samples))
+        if X is not None:
+            dtype = data.home.dtype(data.dtype)
+            X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, reset=False, **self._target_options)
+            return samples, self._samples(data._replace(X=X, y=self._check_targets(y, True, data.home)), weight)
+        if not self.early_stopping:
+            return samples, None
         parts = train_test_split(
-            rows,
+            get_backend("numpy").xp.arange(len(samples)),
             test_size=self.validation_fraction,
-            stratify=strata,
+            stratify=self._strata(samples),
             random_state=check_random_state(self.random_state),
         )
         if len(parts[1]) < 2:
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
-        first, second = (samples.take(part, ops) for part in parts)
+        first, second = (samples.take(part, data.ops) for part in parts)
         return first, second
+
+    def _begin_records(self, continued: bool) -> None:
+        """Set everything that epochs add to: empty, or copies, so that a fit that fails leaves the originals."""
+        if continued:
+            for name in ("loss_curve_", "validation_scores_", "history_"):
+                setattr(self, name, getattr(self, name).copy())
+            return
+        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.loss_curve_, self.validation_scores_, self.history_ = [], [], []
+        self.best_loss_, self.best_validation_score_ = inf, -inf
+        self.t_ = self._steps = self._epochs = self._stale = 0
+        self.optimizer_state_, self._solved_by = {}, ""
+
+    def _trainer(
+        self,
+        net: Sequential,
+        loss: Loss,
+        samples: Samples,
+        batch_size: int,
+        data: Data,
+        continued: bool,
+        one_epoch: bool,
+    ) -> Trainer:
+        """A trainer of a new network, of that of the last fit, or the one that the last `partial_fit` kept."""
+        n = len(samples)
+        rate = self._rate(n, -(-n // batch_size))
+        mean_weight = 1.0 if samples.weight is None else float(samples.weight.mean())
+        penalty = self.alpha / (mean_weight * batch_size)
+        ingredients = (*self.get_params(deep=False).values(), self._width(), data.dtype, data.ops)
+        kept: Trainer | None = self.__dict__.pop("_kept", None)
+        if kept is not None and one_epoch and kept.continues(self, ingredients):
+            kept.change(rate, penalty)
+            return kept
+        model = Model(net, self.n_features_in_, seed=self._seed, backend=data.ops, dtype=data.dtype)
+        if continued:
+            _fill(model, self.theta_, self.layer_state_)
+        else:
+            self._begin(model, samples)
+        return Trainer(self, model, loss, rate, penalty, ingredients)
 
     def _begin(self, model: Model, samples: Samples) -> None:
         """Set what of a new network follows from the data: standardization, and the bias of its outputs."""
         if self.standardize:
             model.adapt(samples.arrays(model))
-        bias = self._begin_bias(samples, model.ops)
+        bias = self._initial_bias(samples, model.ops)
         if bias is not None:
             model.weights()[model.gradient_names[-1]][...] = bias
 
-    # Using it ------------------------------------------------------------------------------------------------------
+    # The fitted network --------------------------------------------------------------------------------------------
 
     @property
     def model_(self) -> Model:
@@ -219,38 +289,35 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         check_is_fitted(self, "theta_")
         live: tuple[Array, Model] | None = self.__dict__.get("_live")
         if live is None or live[0] is not self.theta_:
-            home = backend_of(self.theta_)
-            dtype = "float64" if self.theta_.dtype == home.dtype("float64") else "float32"
-            model = Model(
-                self.net_, self.n_features_in_, seed=self._seed, backend=computer(self.backend, home), dtype=dtype
-            )
-            live = self._live = self.theta_, _fill(model, self.theta_, self.layer_state_)
+            ops = training_backend(self.backend, backend_of(self.theta_))
+            model = Model(self.net_, self.n_features_in_, seed=self._seed, backend=ops, dtype=dtype_name(self.theta_))
+            _fill(model, self.theta_, self.layer_state_)
+            live = self._live = self.theta_, model
         return live[1]
 
     @property
     def coefs_(self) -> list[Array]:
         """The weights (i, o) of each dense layer."""
-        return self._dense("w")
+        return self._dense_arrays("w")
 
     @property
     def intercepts_(self) -> list[Array]:
         """The biases (o,) of each dense layer."""
-        return self._dense("b")
+        return self._dense_arrays("b")
 
-    def _dense(self, which: str) -> list[Array]:
+    def _dense_arrays(self, which: str) -> list[Array]:
         model, home = self.model_, backend_of(self.theta_)
         numbers = [n for n, layer in enumerate(self.net_.layers) if isinstance(layer, Dense)]
         return [move(model.params[str(n)][which], home) for n in numbers]
 
-    def _outputs(self, X: Any, method: str) -> tuple[Array, Any, Backend]:
-        """What the network gives for X, (n, o), in the namespace of X; that, and its backend."""
+    def _outputs(self, X: Any, method: str) -> tuple[Array, Backend]:
+        """What the network computes for X, (n, outputs), and the backend that both lie on."""
         check_is_fitted(self, "theta_")
         check_same_home(X, self.theta_, self, method)
         home = home_of(X)
         X = validate_data(self, X, dtype=self._dtypes(home), reset=False)
         model = self.model_
-        out = move(model.predict(move(X, model.ops, model.dtype)), home)
-        return out, home.xp, home
+        return move(model.predict(move(X, model.ops, model.dtype)), home), home
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
@@ -262,11 +329,10 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         return tags
 
 
-def _shapes(net: Sequential, n_in: int) -> list[Any]:
+def _parameters(net: Sequential, n_in: int) -> tuple[Any, Any]:
     spec = net.build((n_in,))
-    return [spec.params, spec.state]
+    return spec.params, spec.state
 
 
-def _fill(model: Model, theta: Array, state: Array) -> Model:
+def _fill(model: Model, theta: Array, state: Array) -> None:
     model.theta[...], model.state[...] = (move(a, model.ops, model.dtype) for a in (theta, state))
-    return model

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
-from sklearn.preprocessing import LabelEncoder
+from sklearn.preprocessing import LabelBinarizer, LabelEncoder
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
@@ -17,9 +17,8 @@ from tinynet_backends import Backend, get_backend
 
 from tinynet.losses import BinaryCrossEntropy, CrossEntropy, Loss
 from tinynet.sklearn.base import MLP
-from tinynet.sklearn.following import Array, move, to_host
-from tinynet.sklearn.loop import Samples
-from tinynet.sklearn.watching import with_callbacks
+from tinynet.sklearn.placement import Array, move, to_host
+from tinynet.sklearn.samples import Samples
 
 
 def _has_probabilities(estimator: Any) -> bool:
@@ -39,9 +38,9 @@ class MLPClassifier(ClassifierMixin, MLP):
       All but the cross-entropies get targets -1 and 1, and give no probabilities.
     - ``class_weight``: "balanced", a dict of label -> weight (a list of them for several labels per sample), or None.
 
-    Several labels per sample are zeros and ones, (n, k). With scikit-learn's array API dispatch on, everything follows
-    X: it may be an array of any library that tinynet has a backend for. Training runs there, and predictions and
-    ``classes_`` (unless they are strings) lie there.
+    Several labels per sample are zeros and ones, (n, k); if they are sparse in the first fit, so are predictions. With
+    scikit-learn's array API dispatch on, everything follows X: it may be an array of any library that tinynet has a
+    backend for. Training runs there, and predictions and ``classes_`` (unless they are strings) lie there.
 
     Fitted: ``classes_`` (k,), ``coefs_`` and ``intercepts_`` of the dense layers, ``model_`` (the `Model`, to be saved or
     exported), ``theta_``, ``layer_state_`` and ``optimizer_state_`` (its numbers), ``loss_``, ``best_loss_``,
@@ -59,26 +58,11 @@ class MLPClassifier(ClassifierMixin, MLP):
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
 
-    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None,
-        sample_weight_val: Any = None,
-    ) -> MLPClassifier:  # fmt: skip
-        """Train on X (n, i) and y, with sample weights (n,) that are not negative: a weight of k is k samples.
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
+        """Train for one more epoch, on these samples: X (n, i) and y.
 
-        ``X_val``, ``y_val`` and ``sample_weight_val`` are evaluated after each epoch (``validation_scores_``, and "val_loss"
-        in ``history_``), and decide about the end with ``early_stopping``. Raises what scikit-learn raises: ValueError
-        for data and parameters that do not fit, TypeError for sparse X.
-        """
-        self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
-        return self
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> MLPClassifier:
-        """Train for one epoch more, on these samples: X (n, i), y.
-
-        The first call needs ``classes``, all that may come, and decides about weights and standardizing.
+        The first call needs ``classes``, all that can occur; it sets the initial weights and the standardization.
         """
         if self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
@@ -94,8 +78,9 @@ class MLPClassifier(ClassifierMixin, MLP):
 
     # Labels are looked up on the host, where they may be strings ---------------------------------------------------
 
-    def _prepare(self, y: Any, known: bool, home: Backend) -> Any:
-        y = to_host(y.toarray() if hasattr(y, "toarray") else y)
+    def _check_targets(self, y: Any, known: bool, home: Backend) -> Any:
+        given, sparse = y, hasattr(y, "toarray")
+        y = to_host(y.toarray() if sparse else y)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         check_classification_targets(y)
@@ -108,6 +93,8 @@ class MLPClassifier(ClassifierMixin, MLP):
         classes: Any = get_backend("numpy").xp.arange(y.shape[1]) if multilabel else LabelEncoder().fit(y).classes_
         if not known:
             self.classes_ = classes
+        if not known or not hasattr(self, "_multilabel"):
+            self._binarizer = LabelBinarizer().fit(given) if sparse and multilabel else None
         fitted = to_host(self.classes_)
         if known and hasattr(self, "_multilabel") and multilabel != self._multilabel:
             raise ValueError(f"y is {kind} and was not in the last fit: give labels of one kind")
@@ -115,7 +102,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         if unseen:
             raise ValueError(f"`y` has classes not in `self.classes_`: {unseen} are not among {fitted.tolist()}")
         self._multilabel = multilabel
-        self.classes_ = fitted if _text(fitted) else move(fitted, home)
+        self.classes_ = fitted if _is_text(fitted) else move(fitted, home)
         return y
 
     def _loss(self) -> Loss:
@@ -126,13 +113,16 @@ class MLPClassifier(ClassifierMixin, MLP):
         return BinaryCrossEntropy() if self._multilabel or self.classes_.shape[0] == 2 else CrossEntropy()
 
     def _width(self) -> int:
-        k, pair = int(self.classes_.shape[0]), not self._multilabel and not isinstance(self._loss(), CrossEntropy)
-        self.n_outputs_ = 1 if pair and k == 2 else k
+        k = int(self.classes_.shape[0])
+        one_for_two = k == 2 and not self._multilabel and not isinstance(self._loss(), CrossEntropy)
+        self.n_outputs_ = 1 if one_for_two else k
         return self.n_outputs_
 
     def _targets(self, y: Any, ops: Backend, dtype: str) -> Array:
-        """Numbers of classes for `CrossEntropy`; else a column for each class, or one for two: 1 where it is the
-        sample's, otherwise 0 for `BinaryCrossEntropy` and -1 for what separates by sign."""
+        """Indices of classes for `CrossEntropy`; for other losses a column for each class, or one for two classes.
+
+        In it 1 marks the samples of the class. The others have 0 for `BinaryCrossEntropy`, -1 for other losses.
+        """
         encoder, loss, xp = LabelEncoder(), self._loss(), get_backend("numpy").xp
         encoder.classes_ = to_host(self.classes_)
         if isinstance(loss, CrossEntropy):
@@ -147,53 +137,56 @@ class MLPClassifier(ClassifierMixin, MLP):
     def _strata(self, samples: Samples) -> Any:
         return None if self._multilabel else to_host(samples.y)
 
-    def _rate_outputs(self, y: Any, out: Array, weight: Any) -> float:
+    def _score_outputs(self, y: Any, out: Array, weight: Any) -> float:
         xp = get_backend("numpy").xp
-        truth = y if isinstance(self._loss(), CrossEntropy) else self._decide(y, xp)
-        return float(accuracy_score(truth, self._decide(out, xp), sample_weight=weight))
+        labels = y if isinstance(self._loss(), CrossEntropy) else self._decide(y, xp)
+        return float(accuracy_score(labels, self._decide(out, xp), sample_weight=weight))
 
     def _decide(self, out: Array, xp: Any) -> Array:
-        """The number of the class, (n,), or 0 and 1 for several labels, (n, k)."""
+        """The index of the class, (n,), or 0 and 1 for each of several labels, (n, k)."""
         if self._multilabel:
             return xp.astype(out > 0, xp.int64)
-        return xp.astype(
-            out[:, 0] > 0 if self.n_outputs_ < self.classes_.shape[0] else xp.argmax(out, axis=1), xp.int64
-        )
+        one_for_two = self.n_outputs_ < self.classes_.shape[0]
+        return xp.astype(out[:, 0] > 0 if one_for_two else xp.argmax(out, axis=1), xp.int64)
 
-    # Using it ------------------------------------------------------------------------------------------------------
+    # Predictions ---------------------------------------------------------------------------------------------------
 
     def predict(self, X: Any) -> Array:
-        """Labels (n,), or zeros and ones (n, k) if a sample has several, in the namespace of X; strings on the host."""
-        out, xp, home = self._outputs(X, "predict")
-        codes = self._decide(out, xp)
+        """Labels (n,), or zeros and ones (n, k) if a sample has several, in the namespace of X.
+
+        Strings and sparse labels are on the host.
+        """
+        out, home = self._outputs(X, "predict")
+        codes = self._decide(out, home.xp)
         if self._multilabel:
-            return codes
-        if _text(self.classes_):
+            return codes if self._binarizer is None else self._binarizer.inverse_transform(to_host(codes))
+        if _is_text(self.classes_):
             return self.classes_[to_host(codes)]
-        return xp.take(move(self.classes_, home), codes, axis=0)
+        return home.xp.take(move(self.classes_, home), codes, axis=0)
 
     @available_if(_has_probabilities)
     def predict_proba(self, X: Any) -> Array:
-        """Probabilities (n, k), in the order of ``classes_``; of each label by itself where a sample has several."""
-        log, xp = self._log_proba(X, "predict_proba")
-        return xp.exp(log)
+        """Probabilities (n, k), in the order of ``classes_``; of each label by itself if a sample has several."""
+        out, home = self._outputs(X, "predict_proba")
+        return home.xp.exp(self._log_probabilities(out, home.xp))
 
     @available_if(_has_probabilities)
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of `predict_proba` (n, k), finite where that rounds to 0."""
-        return self._log_proba(X, "predict_log_proba")[0]
+        out, home = self._outputs(X, "predict_log_proba")
+        return self._log_probabilities(out, home.xp)
 
-    def _log_proba(self, X: Any, method: str) -> tuple[Array, Any]:
-        z, xp, _ = self._outputs(X, method)
+    def _log_probabilities(self, z: Array, xp: Any) -> Array:
+        """Of outputs (n, o), for each class (n, k)."""
         if not isinstance(self._loss(), CrossEntropy):
             log = xp.minimum(z, xp.zeros_like(z)) - xp.log1p(xp.exp(-xp.abs(z)))  # of the sigmoid
             if self._multilabel:
-                return log, xp
+                return log
             if self.n_outputs_ < self.classes_.shape[0]:
-                return xp.concat([log - z, log], axis=1), xp  # 1 - sigmoid(z) is sigmoid(-z)
+                return xp.concat([log - z, log], axis=1)  # 1 - sigmoid(z) is sigmoid(-z)
             z = log
         z = z - xp.max(z, axis=1, keepdims=True)
-        return z - xp.log(xp.sum(xp.exp(z), axis=1, keepdims=True)), xp
+        return z - xp.log(xp.sum(xp.exp(z), axis=1, keepdims=True))
 
     @property
     def out_activation_(self) -> str:
@@ -209,6 +202,6 @@ class MLPClassifier(ClassifierMixin, MLP):
         return tags
 
 
-def _text(classes: Any) -> bool:
+def _is_text(classes: Any) -> bool:
     """Whether labels are strings or other objects, which live on the host alone."""
     return getattr(classes.dtype, "kind", "i") not in "biuf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
@@ -9,30 +10,24 @@ from typing import Any, ClassVar
 
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
-from tinynet_backends import Backend
 
 from tinynet import checks
 from tinynet.activations import Identity
-from tinynet.config import ACTIVATIONS, NORMS, OPTIMIZERS
-from tinynet.layers import Dense, Layer, Sequential
+from tinynet.layers import Layer, Sequential
+from tinynet.mlp import ACTIVATIONS, NORMS, OPTIMIZERS, mlp
 from tinynet.model import DTYPES, Model
-from tinynet.optim import SGD, Adam, Optimizer, State
-from tinynet.regularization import Dropout
+from tinynet.optim import SGD, Adam, Optimizer
 from tinynet.schedules import Schedule
-from tinynet.standardize import Standardize
-
-Array = Any
+from tinynet.sklearn.solver import Rate
 
 _ACTIVATIONS = {"identity": Identity(), "logistic": ACTIVATIONS["sigmoid"], **ACTIVATIONS}
-_NORMS = {name: layer for name, layer in NORMS.items() if layer is not None}
-_SLOWEST = 1e-6  # an adaptive rate below this ends training, as in scikit-learn
 
 
 @dataclass(eq=False, repr=False)
 class Hyperparameters(BaseEstimator):
-    """The parameters of an estimator, which are checked when it is fitted and never changed.
+    """The parameters of an estimator. A fit checks them and never changes them.
 
-    As in scikit-learn's MLPs, in meaning and default, unless said otherwise:
+    They have the meanings and defaults of scikit-learn's MLPs, unless said otherwise:
 
     - ``hidden_layer_sizes``: widths of the hidden layers. ``activation`` after each: "relu", "identity", "logistic",
       "tanh", another of tinynet's by name ("gelu", "silu", "elu", "leaky_relu", "softplus"), or a layer.
@@ -40,14 +35,15 @@ class Hyperparameters(BaseEstimator):
       ``momentum`` in [0, 1) and ``nesterovs_momentum`` are for "sgd"; ``beta_1``, ``beta_2`` and ``epsilon`` for the
       Adams. There is no "lbfgs".
     - ``alpha``: the loss has ``alpha / 2`` times the sum of squared weights, biases left out, over the (mean) weight of
-      a batch. ``loss_`` is without it.
+      a batch. ``loss_`` leaves it out.
     - ``learning_rate_init``, and ``learning_rate``, here for every solver: "constant"; "invscaling", divided by the
       number of samples seen, plus 1, to the power ``power_t``; "adaptive", divided by 5 when there is no progress; or a
       schedule ``step -> rate``.
     - ``batch_size``: samples per step; "auto" is 200, or all if they are fewer. ``shuffle`` them in each epoch.
-    - ``max_iter``: epochs, at most. Training ends when for more than ``n_iter_no_change`` of them the loss has not sunk
-      by ``tol``; with ``early_stopping`` when the score of held-out samples has not risen by as much, and the best
-      weights are kept. Held out is the fraction ``validation_fraction``, or what `fit` gets as ``X_val`` and ``y_val``.
+    - ``max_iter``: the largest number of epochs. Training ends when the loss has not fallen by ``tol`` for more than
+      ``n_iter_no_change`` epochs or, with ``early_stopping``, when the score of held-out samples has not risen by as
+      much; the best weights are then kept. Held out is the fraction ``validation_fraction``, or what `fit` gets as
+      ``X_val`` and ``y_val``.
     - ``random_state`` decides weights, order, masks and what is held out. ``verbose`` prints a line per epoch.
     - ``warm_start``: `fit` continues where the last one ended, with the state of the optimizer, which scikit-learn
       resets.
@@ -59,8 +55,8 @@ class Hyperparameters(BaseEstimator):
       each activation.
     - ``callbacks``: each is called as ``callback(model, row)`` after an epoch, with the `Model` and a mapping of names
       to numbers, the rows of ``history_``; one that raises `StopTraining` ends training.
-    - ``backend``: the name of the one that trains, wherever X lies. By default that of X, and for NumPy's arrays the one
-      in force, or the fastest on the host where nobody has chosen one.
+    - ``backend``: the name of the backend that trains, wherever X lies; by default X's own. NumPy arrays train on the
+      backend in force or, if none has been chosen, on the fastest of the host.
     - ``precision``: "float32" or "float64"; by default the dtype of X, float64 if it is another.
     """
 
@@ -119,7 +115,7 @@ class Hyperparameters(BaseEstimator):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {float("inf")})],
         "standardize": ["boolean"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
-        "norm": [StrOptions(set(_NORMS)), Layer, None],
+        "norm": [StrOptions(set(NORMS)), Layer, None],
         "callbacks": [HasMethods("__iter__"), None],
         "backend": [str, None],
         "precision": [StrOptions(set(DTYPES)), None],
@@ -128,14 +124,13 @@ class Hyperparameters(BaseEstimator):
     def _net(self, outputs: int) -> Sequential:
         sizes = self.hidden_layer_sizes
         widths = list(sizes if hasattr(sizes, "__iter__") else [sizes])
-        if any(checks.number(width) <= 0 for width in widths):
+        if any(checks.float_or_nan(width) <= 0 for width in widths):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {widths}.")
-        layers: list[Layer] = [Standardize()] if self.standardize else []
-        activation = _chosen(self.activation, _ACTIVATIONS)
-        for width in widths:
-            norm = [] if self.norm is None else [_chosen(self.norm, _NORMS)]
-            layers += [Dense(width), *norm, activation, *([Dropout(self.dropout)] if self.dropout else [])]
-        return Sequential(*layers, Dense(outputs))
+        return mlp(
+            widths, outputs, activation=_layer(self.activation, _ACTIVATIONS),
+            norm=None if self.norm is None else _layer(self.norm, NORMS),
+            dropout=self.dropout, standardize=self.standardize,
+        )  # fmt: skip
 
     def _optimizer(self, rate: Rate) -> Optimizer:
         if isinstance(self.solver, Optimizer):
@@ -148,7 +143,7 @@ class Hyperparameters(BaseEstimator):
         return kind(rate)
 
     def _rate(self, samples: int, steps: int) -> Rate:
-        """The learning rate, given the numbers of ``samples`` and ``steps`` in an epoch."""
+        """The learning rate for epochs of so many ``samples`` and ``steps``."""
         if callable(self.learning_rate):
             return Rate(self.learning_rate_init, self.learning_rate)
         if self.learning_rate == "invscaling":
@@ -156,61 +151,16 @@ class Hyperparameters(BaseEstimator):
             return Rate(first, lambda step: first / (step // steps * samples + 1) ** power)
         return Rate(self.learning_rate_init, adaptive=self.learning_rate == "adaptive")
 
-
-class Rate:
-    """The learning rate: a schedule, or one that is constant until it is `lowered`."""
-
-    def __init__(self, first: float, schedule: Schedule | None = None, adaptive: bool = False) -> None:
-        self.now, self.schedule, self.adaptive = float(first), schedule, adaptive
-
-    def __call__(self, step: int) -> float:
-        return self.now if self.schedule is None else self.schedule(step)
-
-    def lowered(self) -> bool:
-        """Divide an adaptive rate by 5; False where there is no lower one, and training is over."""
-        if self.adaptive and self.now > _SLOWEST:
-            self.now /= 5.0
-            return True
-        return False
+    def _batch_size(self, samples: int) -> int:
+        if isinstance(self.batch_size, str):
+            return min(200, samples)
+        if self.batch_size > samples:
+            warnings.warn(
+                f"Got `batch_size` {self.batch_size} larger than sample size {samples}. It is going to be clipped",
+                stacklevel=6,
+            )
+        return min(int(self.batch_size), samples)
 
 
-class Penalized(Optimizer):
-    """Another optimizer, for the loss with ``alpha / 2`` times the sum of squared weights, biases left out.
-
-    ``penalty`` is alpha over the weight of a batch. A vector of ones and zeros among the slots marks the weights, and
-    the penalty is an argument of every step: neither is compiled into a kernel.
-    """
-
-    def __init__(self, inner: Optimizer, penalty: float, model: Model) -> None:
-        object.__setattr__(self, "inner", inner)
-        object.__setattr__(self, "penalty", float(penalty))
-        ones, zeros = (make for make in (model.ops.xp.ones, model.ops.xp.zeros))
-        options = {"dtype": model.theta.dtype, "device": model.ops.device}
-        weights = model.weights()
-        parts = [
-            (ones if name.rpartition(".")[2] == "w" else zeros)(weights[name].shape, **options)
-            for name in model.gradient_names
-        ]
-        object.__setattr__(self, "mask", model.ops.pack(parts, model.ops.xp.zeros_like(model.theta)))
-
-    inner: Optimizer
-    penalty: float
-    mask: Array
-
-    def init(self, theta: Array, ops: Backend) -> State:
-        return {**self.inner.init(theta, ops), "penalized": self.mask}
-
-    def numbers(self, state: State, t: int) -> tuple[float, ...]:
-        return self.penalty, *self.inner.numbers(state, t)
-
-    def apply(self, theta: Array, g: Array, state: State, numbers: tuple[float, ...], ops: Backend) -> None:
-        ops.update(_pull, [g], [theta, state["penalized"]], numbers[0])
-        self.inner.apply(theta, g, state, numbers[1:], ops)
-
-
-def _pull(xp: Any, g: Array, theta: Array, mask: Array, penalty: float) -> tuple[Array]:
-    return (g + penalty * (mask * theta),)
-
-
-def _chosen(value: str | Layer, table: Mapping[str, Layer]) -> Layer:
+def _layer(value: str | Layer, table: Mapping[str, Layer]) -> Layer:
     return table[value] if isinstance(value, str) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
@@ -13,9 +13,8 @@ from tinynet_backends import Backend, get_backend
 
 from tinynet.losses import BinaryCrossEntropy, Loss, Poisson
 from tinynet.sklearn.base import MLP
-from tinynet.sklearn.following import Array, move
-from tinynet.sklearn.loop import Samples
-from tinynet.sklearn.watching import with_callbacks
+from tinynet.sklearn.placement import Array, dtype_name, move
+from tinynet.sklearn.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -52,34 +51,22 @@ class MLPRegressor(RegressorMixin, MLP):
         "loss": [StrOptions(set(_LOSSES)), Loss],
     }
 
-    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None,
-        sample_weight_val: Any = None,
-    ) -> MLPRegressor:  # fmt: skip
-        """Train on X (n, i) and y, with sample weights (n,) that are not negative: a weight of k is k samples.
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train for one more epoch, on these samples: X (n, i) and y.
 
-        ``X_val``, ``y_val`` and ``sample_weight_val`` are evaluated after each epoch (``validation_scores_``, and "val_loss"
-        in ``history_``), and decide about the end with ``early_stopping``. Raises what scikit-learn raises: ValueError
-        for data and parameters that do not fit, TypeError for sparse X.
+        The first call sets the initial weights and the standardization.
         """
-        self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
-        return self
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
-        """Train for one epoch more, on these samples: X (n, i), y. The first call decides about weights and standardizing."""
         if self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         self._fit(X, y, sample_weight, (None, None, None), one_epoch=True)
         return self
 
     @property
-    def _of_y(self) -> dict[str, Any]:
+    def _target_options(self) -> dict[str, Any]:
         return {"y_numeric": True}
 
-    def _prepare(self, y: Any, known: bool, home: Backend) -> Any:
+    def _check_targets(self, y: Any, known: bool, home: Backend) -> Any:
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         outputs = 1 if y.ndim == 1 else int(y.shape[1])
@@ -97,17 +84,18 @@ class MLPRegressor(RegressorMixin, MLP):
     def _targets(self, y: Any, ops: Backend, dtype: str) -> Array:
         return ops.xp.reshape(move(y, ops, dtype), (-1, self.n_outputs_))
 
-    def _begin_bias(self, samples: Samples, ops: Backend) -> Array | None:
+    def _initial_bias(self, samples: Samples, ops: Backend) -> Array | None:
         """The mean of the targets: a network that has learned nothing then has an R² of 0."""
         xp, y = ops.xp, samples.y
         if samples.weight is None:
             mean = xp.mean(y, axis=0)
         else:
-            w = ops.asarray(samples.weight / samples.weight.sum(), str(y.dtype).rpartition(".")[2])
+            w = ops.asarray(samples.weight / samples.weight.sum(), dtype_name(y))
             mean = xp.sum(w[:, None] * y, axis=0)
-        return self._unlink(mean, xp)
+        return self._outputs_for(mean, xp)
 
-    def _unlink(self, mean: Array, xp: Any) -> Array:
+    def _outputs_for(self, mean: Array, xp: Any) -> Array:
+        """The inverse of `_predictions`."""
         loss, tiny = self._loss(), xp.finfo(mean.dtype).eps
         if isinstance(loss, Poisson):
             return xp.log(xp.clip(mean, tiny, None))
@@ -116,8 +104,8 @@ class MLPRegressor(RegressorMixin, MLP):
             return xp.log(mean) - xp.log1p(-mean)
         return mean
 
-    def _link(self, out: Array, xp: Any) -> Array:
-        """Predictions of outputs."""
+    def _predictions(self, out: Array, xp: Any) -> Array:
+        """What outputs (n, o) mean: their exp, their sigmoid, or themselves."""
         loss = self._loss()
         if isinstance(loss, Poisson):
             return xp.exp(out)
@@ -125,13 +113,13 @@ class MLPRegressor(RegressorMixin, MLP):
             return 0.5 * (1.0 + xp.tanh(0.5 * out))
         return out
 
-    def _rate_outputs(self, y: Any, out: Array, weight: Any) -> float:
-        return float(r2_score(y, self._link(out, get_backend("numpy").xp), sample_weight=weight))
+    def _score_outputs(self, y: Any, out: Array, weight: Any) -> float:
+        return float(r2_score(y, self._predictions(out, get_backend("numpy").xp), sample_weight=weight))
 
     def predict(self, X: Any) -> Array:
         """Numbers (n,), or (n, o) for several outputs, in the namespace of X."""
-        out, xp, _ = self._outputs(X, "predict")
-        y = self._link(out, xp)
+        out, home = self._outputs(X, "predict")
+        y = self._predictions(out, home.xp)
         return y[:, 0] if self.n_outputs_ == 1 else y
 
     @property

@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from numba import float64, njit, types, uint8, uint64
+from numba import float64, njit, types, uint8, uint32, uint64
 from tinynet_backends.compiled.exactly import normal as one_normal
 from tinynet_backends.compiled.exactly import normals
 from tinynet_backends.compiled.functions import exp
 from tinynet_backends.compiled.intrinsics import call, copy, gemm, multiply, pointer, prefetch
-from tinynet_backends.compiled.vectors import BLOCKS, NORMALS, WIDE, put_blocks
+from tinynet_backends.compiled.vectors import BLOCKS, NORMALS, TURNED, WIDE, put_blocks, turn
 
 Body = Callable[[Any, Any, Any], None]
 
@@ -633,59 +633,72 @@ def halves(real: Any) -> Body:
 
 @njit(inline="always")
 def _below(bound, x, key):  # type: ignore[no-untyped-def]
-    """A hash of (x, key) in [0, bound): `permutation._below`."""
-    low = uint64(0xFFFFFFFF)
-    x = x ^ key
-    x ^= x >> uint64(16)
-    x = (x * uint64(0x7FEB352D)) & low
-    x ^= x >> uint64(15)
-    x = (x * uint64(0x846CA68B)) & low
-    x ^= x >> uint64(16)
-    return (x * bound) >> uint64(32)
+    """A hash of (x, key) in [0, bound), all uint32: `permutation._below`."""
+    x = uint32(x ^ key)
+    x = uint32(x ^ (x >> uint32(16)))
+    x = uint32(x * uint32(0x7FEB352D))
+    x = uint32(x ^ (x >> uint32(15)))
+    x = uint32(x * uint32(0x846CA68B))
+    x = uint32(x ^ (x >> uint32(16)))
+    return uint32((uint64(x) * uint64(bound)) >> uint64(32))
+
+
+@njit(inline="always")
+def _moved(x, by, bound):  # type: ignore[no-untyped-def]
+    """``(x + by) % bound`` of uint32 below ``bound``, whose sum may have 33 bits."""
+    rest = uint32(bound - by)
+    return uint32(x - rest) if x >= rest else uint32(x + by)
 
 
 TILE = 256  # indices that go through the rounds together, as vectors
 
 
 def permute(real: Any) -> Body:
-    """[m, index, out, n, a, b, rounds, keys, scratch]: `permutation.permute`; scratch holds a tile for each part."""
+    """[m, index, out, n, a, b, rounds, keys, scratch, start]: `permutation.permute`; scratch holds a tile for each part.
+
+    Without an index, the address 0, it is start, start + 1, ….
+    """
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w, u = pointer(types.int64, at), pointer(uint64, at)
         index, out, keys = pointer(uint64, w[1]), pointer(uint64, w[2]), pointer(uint64, w[7])
-        n, a, b, rounds, l = u[3], u[4], u[5], w[6], pointer(uint64, w[8] + 8 * TILE * part)
+        n, a, b, rounds = u[3], uint32(u[4]), uint32(u[5]), w[6]
+        lefts, rights = w[8] + 8 * TILE * part, w[8] + 8 * TILE * part + 4 * TILE
+        l, r = pointer(uint32, lefts), pointer(uint32, rights)
+        listed, start = w[1] != 0, w[9]
         side = types.int64(b)
         inverse = 1.0 / float64(side)
         low, high = share(w[0], part, parts, 1)
         for first in range(low, high, TILE):
-            size, r = min(TILE, high - first), pointer(uint64, w[2] + 8 * first)
+            size, beyond = min(TILE, high - first), 0
             for i in range(size):  # a division as float64, off by no more than one, is one of several at once
-                x = types.int64(index[first + i])
+                x = types.int64(index[first + i]) if listed else start + first + i
                 q = types.int64(float64(x) * inverse)
                 rest = x - q * side
                 q = q - 1 if rest < 0 else q
                 rest = rest + side if rest < 0 else rest
                 over = rest >= side
-                l[i] = uint64(q + 1 if over else q)
-                r[i] = uint64(rest - side if over else rest)
+                l[i] = uint32(q + 1 if over else q)
+                r[i] = uint32(rest - side if over else rest)
             for j in range(0, rounds, 2):
-                for i in range(size):
-                    left = l[i] + _below(a, r[i], keys[j])
-                    left = left - a if left >= a else left
-                    right = r[i] + _below(b, left, keys[j + 1])
-                    l[i] = left
-                    r[i] = right - b if right >= b else right
+                for i in range(0, 4 * size, 4 * TURNED):
+                    turn(lefts + i, rights + i, u[4], keys[j])
+                    turn(rights + i, lefts + i, u[5], keys[j + 1])
+            for i in range(size):
+                x = uint64(l[i]) * uint64(b) + uint64(r[i])
+                out[first + i] = x
+                beyond += x >= n
+            if beyond == 0:
+                continue
             for i in range(first, first + size):
-                x = l[i - first] * b + out[i]
+                x = out[i]
                 while x >= n:  # rare: walk on
-                    left = x // b
-                    right = x - left * b
+                    left = uint32(x // uint64(b))
+                    right = uint32(x - uint64(left) * uint64(b))
                     for j in range(0, rounds, 2):
-                        left += _below(a, right, keys[j])
-                        left = left - a if left >= a else left
-                        right += _below(b, left, keys[j + 1])
-                        right = right - b if right >= b else right
-                    x = left * b + right
+                        left = _moved(left, _below(a, right, uint32(keys[j])), a)
+                        right = _moved(right, _below(b, left, uint32(keys[j + 1])), b)
+                    x = uint64(left) * uint64(b) + uint64(right)
                 out[i] = x
 
     return kernel
@@ -696,12 +709,18 @@ _LINES = 64  # of rows that are asked for before they are copied: they lie anywh
 
 
 def gather(real: Any) -> Body:
-    """[m, size, index, x, out]: rows of ``size`` bytes by number."""
+    """[m, size, index, n, x, out, largest]: rows of ``size`` bytes by number, of n. A part says which of its numbers is the
+    largest, a negative one being huge, and does nothing if that is not below n."""
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w = pointer(types.int64, at)
-        size, index, x, out = w[1], pointer(types.int64, w[2]), w[3], w[4]
+        size, index, x, out, largest = w[1], pointer(types.int64, w[2]), w[4], w[5], uint64(0)
         low, high = share(w[0], part, parts, 1)
+        for row in range(low, high):
+            largest = max(largest, uint64(index[row]))
+        pointer(uint64, w[6])[part] = largest
+        if largest >= uint64(w[3]):
+            return
         ahead = max(1, _LINES // (1 + size // _LINE))
         if size == 8:  # labels, say: numbers are copied faster than bytes
             words, found = pointer(uint64, x), pointer(uint64, out)

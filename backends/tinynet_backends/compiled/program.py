@@ -53,12 +53,14 @@ class Kernel:
 
 def _word(value: Any) -> int:
     """An argument as a word: an array's address, the bits of a float64, a whole number."""
-    if isinstance(value, np.ndarray):
-        return int(value.__array_interface__["data"][0])
-    if isinstance(value, float):
-        return int(struct.unpack("q", struct.pack("d", value))[0])
-    number = int(value)
-    return number - 2**64 if number >= 2**63 else number
+    if type(value) is not int:  # most are, and after a step every line of Python is slow
+        if isinstance(value, np.ndarray):
+            return int(value.__array_interface__["data"][0])
+        if isinstance(value, float):
+            return int(struct.unpack("q", struct.pack("d", value))[0])
+        value = int(value)
+    word: int = value
+    return word - 2**64 if word >= 2**63 else word
 
 
 def lower(calls: Sequence[Call], replay: Replay) -> None:
@@ -78,9 +80,12 @@ def lower(calls: Sequence[Call], replay: Replay) -> None:
         if not words:
             return
         array = np.array(words, np.int64)
+        inputs: dict[int, list[tuple[int, int]]] = {}
         for position, stand in places:
             offset = offset_of(stand) if isinstance(stand, Stand) else 0
-            replay.places[stand.source.number].append(_placing(array, position, offset))
+            inputs.setdefault(stand.source.number, []).append((position, offset))
+        for number, positions in inputs.items():
+            replay.places[number].append(_placing(array, positions))
         replay.add(_running(array, parts > 1, kept))
         words, places, kept, parts = [], [], [], 1
 
@@ -173,9 +178,11 @@ def _moves(chain: Sequence[Call], shares: int, passing: Set[int]) -> list[int]:
     return moves
 
 
-def _placing(array: Any, position: int, offset: int) -> Callable[[Any], None]:
+def _placing(array: Any, positions: list[tuple[int, int]]) -> Callable[[Any], None]:
     def put(new: Any) -> None:
-        array[position] = _word(new) + offset
+        word = _word(new)  # of an array it takes a microsecond
+        for position, offset in positions:
+            array[position] = word + offset
 
     return put
 
@@ -222,7 +229,7 @@ class Played:
 
 def run(words: Any, parallel: bool) -> None:
     """Run the records in ``words`` once."""
-    machine, first = _machine(), words.ctypes.data
+    machine, first = _machine(), _word(words)
     if parallel:
         machine.together(first, first + words.nbytes)
     else:

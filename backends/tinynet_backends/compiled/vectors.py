@@ -1,4 +1,4 @@
-"""Random words and normal numbers, several at once as vectors: what a compiler does not find in loops over them."""
+"""Random words, normal numbers and permutations, several at once as vectors: what a compiler does not find in loops."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tinynet_backends.compiled.intrinsics import has, intrinsic
 LANES, VECTORS, SINGLE = 8, 2, 4 if has("avx512f") else 0
 BLOCKS = VECTORS * LANES + SINGLE
 NORMALS = 8
+TURNED = 16  # numbers of 32 bits
 # Products of 32-bit halves, several an instruction, beat the processor's own of 64 bits from AVX2 on.
 WIDE = has("avx2")
 _FUSED = has("avx512ifma") and has("avx512dq")  # those of 52 bits with a sum, and the lower halves of those of 64
@@ -28,12 +29,12 @@ def _all(kind: ir.VectorType, value: Any) -> ir.Constant:
     return ir.Constant(kind, [value] * kind.count)
 
 
-def _spread(builder: Any, value: Any) -> Any:
+def _spread(builder: Any, value: Any, kind: ir.VectorType = _VECTOR) -> Any:
     """A number in every place of a vector."""
-    if value.type == _VECTOR:
+    if value.type == kind:
         return value
-    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, _PLACE(0))
-    return _chosen(builder, one, one, [0] * LANES)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _PLACE(0))
+    return _chosen(builder, one, one, [0] * kind.count)
 
 
 def _chosen(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
@@ -160,3 +161,30 @@ def put_normals(context: Any, words: Any, lines: Any, out: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3), write
+
+
+@intrinsic
+def turn(context: Any, x: Any, y: Any, bound: Any, key: Any) -> Any:
+    """A round of a permutation on TURNED pairs of uint32, ``x = (x + hash(y, key)) % bound`` with x below ``bound``: x and y
+    by address, and the hash `permutation._below`."""
+    kind = ir.VectorType(_PLACE, TURNED)
+    pairs = ir.VectorType(_WORD, TURNED // 2)
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x_at, y_at = (builder.inttoptr(a, kind.as_pointer()) for a in args[:2])
+        bound, key = (_spread(builder, builder.trunc(a, _PLACE), kind) for a in args[2:])
+        h = builder.xor(builder.load(y_at, align=4), key)
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+            h = builder.mul(builder.xor(h, builder.lshr(h, _all(kind, shift))), _all(kind, factor))
+        h = builder.bitcast(builder.xor(h, builder.lshr(h, _all(kind, 16))), pairs)
+        wide = builder.and_(builder.bitcast(bound, pairs), _all(pairs, _LOW32))
+        even = builder.mul(builder.and_(h, _all(pairs, _LOW32)), wide)
+        odd = builder.mul(builder.lshr(h, _all(pairs, 32)), wide)
+        upper = builder.and_(odd, _all(pairs, _LOW32 << 32))
+        h = builder.bitcast(builder.or_(builder.lshr(even, _all(pairs, 32)), upper), kind)
+        x, rest = builder.load(x_at, align=4), builder.sub(bound, h)  # x + h may have 33 bits
+        left = builder.sub(x, rest)
+        builder.store(builder.select(builder.icmp_unsigned(">=", x, rest), left, builder.add(x, h)), x_at, align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 2, *[types.uint64] * 2), write

@@ -352,12 +352,15 @@ class CudaOperations(Backend):
         self._launch(load("philox", dy.dtype), "dropout_grad", *blocks, np.int64(dy.size), dy, keep, scale, dx)
         return dx
 
-    def permute(self, index: Array, n: int, keys: tuple[int, ...]) -> Array:
+    def permute(self, index: Any, n: int, keys: tuple[int, ...]) -> Array:
         """As specified, except that an index on the device outside [0, n) gives -1: an error would have to wait for it.
 
         Indices on the host are checked there.
         """
-        if not self.owns(index):
+        if isinstance(index, range):
+            permutation.check_inside(np, index, n)
+            index = self.arange(index.start, index.stop)
+        elif not self.owns(index):
             permutation.check_inside(np, np.asarray(index), n)
             index = self.asarray(np.asarray(index))
         n = permutation.check_kinds(self.xp, index, n)

@@ -1,4 +1,4 @@
-"""scikit-learn's own callbacks (`sklearn.callback`, from 1.9 on): what they are told of a fit. Before, nothing."""
+"""What `sklearn.callback`, which exists from scikit-learn 1.9 on, is told of a fit; in older versions nothing."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ except ImportError:
         return method
 
 
-__all__ = ["CallbackSupportMixin", "Watch", "watched", "with_callbacks"]
+__all__ = ["CallbackSupportMixin", "FitTask", "fit_task", "with_callbacks"]
 
 
-class Watch:
-    """A task of fitting, with a subtask for each epoch; of no effect without a context."""
+class FitTask:
+    """The task of fitting, with a subtask for each epoch. Without a context it does nothing."""
 
     def __init__(self, context: Any = None, **told: Any) -> None:
         self.context, self.told = context, told
@@ -32,21 +32,21 @@ class Watch:
             self.epoch.call_on_fit_task_begin(**self.told)
 
     def end_epoch(self, fitted: Callable[[], dict[str, Any]]) -> bool:
-        """Whether a callback wants to stop. ``fitted`` gives the attributes of the estimator as it would be then."""
+        """Whether a callback asks to stop. ``fitted`` returns the attributes that the estimator would have by now."""
         if self.context is None:
             return False
         return bool(self.epoch.call_on_fit_task_end(**self.told, reconstruction_attributes=fitted))
 
 
 @contextmanager
-def watched(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Iterator[Watch]:
-    """Tell the callbacks of ``estimator`` that fitting begins and, unless it fails, that it is over."""
+def fit_task(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Iterator[FitTask]:
+    """Tell the callbacks of ``estimator`` that fitting begins and, unless it fails, that it has ended."""
     if not hasattr(estimator, "_init_callback_context"):
-        yield Watch()
+        yield FitTask()
         return
     metadata = None if sample_weight is None else {"sample_weight": sample_weight}
     told = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
     context = estimator._init_callback_context(max_subtasks=estimator.max_iter)
     context.call_on_fit_task_begin(**told)
-    yield Watch(context, **told)
+    yield FitTask(context, **told)
     context.call_on_fit_task_end(**told, reconstruction_attributes={})

@@ -1,4 +1,4 @@
-"""Everything follows X: where X lies, what computes there, and how other arrays get there."""
+"""Where arrays lie: everything follows X, and what computes there."""
 
 from __future__ import annotations
 
@@ -11,37 +11,42 @@ Array = Any
 
 
 def dispatches() -> bool:
-    """Whether scikit-learn's array API dispatch is on; else every array is made NumPy's."""
+    """Whether scikit-learn's array API dispatch is on. Without it every array is made NumPy's."""
     return bool(get_config()["array_api_dispatch"])
 
 
 def home_of(x: Any) -> Backend:
-    """The backend that X lies on; with dispatch off, and for lists and data frames, NumPy's."""
+    """The backend of X. Without dispatch, and for lists and data frames, it is NumPy's."""
     return backend_of(x) if dispatches() else get_backend("numpy")
 
 
-def computer(name: str | None, home: Backend) -> Backend:
-    """The backend that trains on arrays of ``home``: that of ``name``, or else the arrays' own.
+def training_backend(name: str | None, home: Backend) -> Backend:
+    """The backend that trains on arrays of ``home``: the one called ``name`` or, by default, the arrays' own.
 
-    On the host the latter is the backend in force or, if none has been chosen, the fastest one there.
+    On the host the default is the backend in force or, if none has been chosen, the fastest available.
     """
     if name is not None:
         return get_backend(name)
     return get_backend(default="host") if home.on_host else home
 
 
+def dtype_name(a: Array) -> str:
+    """``"float32"`` or ``"float64"``: the dtype of a floating-point array."""
+    return "float64" if a.dtype == backend_of(a).dtype("float64") else "float32"
+
+
 def to_host(x: Any) -> Any:
-    """An array of any library as NumPy's; anything else as it is."""
+    """An array of any library as a NumPy array; anything else unchanged."""
     return backend_of(x).to_numpy(x) if hasattr(x, "__dlpack__") else x
 
 
 def move(x: Array, ops: Backend, dtype: str | None = None) -> Array:
-    """An array of any library on ``ops``."""
+    """An array of any library as one of ``ops``."""
     return ops.asarray(x if ops.owns(x) else backend_of(x).to_numpy(x), dtype)
 
 
 def check_same_home(x: Any, fitted: Array, estimator: object, method: str) -> None:
-    """ValueError, as scikit-learn words it, unless X lies where the X of `fit` lay."""
+    """ValueError, in scikit-learn's words, unless X lies where the X of `fit` did."""
     if not dispatches():
         return
     now, then = backend_of(x), backend_of(fitted)

@@ -1,0 +1,158 @@
+"""Files of arrays: .npy, .npz and HDF5."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinynet.data.dataset import Array, Dataset
+from tinynet.data.mapped import MappedFile, demand_room, reading, scratch_folder
+from tinynet.data.tables import ROWS, Request
+from tinynet.errors import DataFileError
+
+
+def _for_task(path: Path, y: Array, task: str | None) -> Array:
+    """Targets in the form that ``task`` needs: integer labels (n,), or numbers (n, o)."""
+    if task == "classification" and y.ndim == 1 and y.dtype.kind == "f":
+        y = _labels(path, y)
+    integer = y.dtype.kind in "biu"
+    if task == "classification" and not (integer and y.ndim == 1):
+        raise DataFileError(f"{path}: y {y.dtype} {y.shape} is no target of a classification: give whole numbers (n,)")
+    return y.reshape(-1, 1) if y.ndim == 1 and (task == "regression" or not integer) else y
+
+
+def _labels(path: Path, y: Array) -> Array:
+    """Labels y (n,) of a floating-point type as int64."""
+    with np.errstate(invalid="ignore"):  # NaN and infinities, which are no labels either
+        labels = y.astype(np.int64)
+    wrong = np.flatnonzero(labels != y)
+    if len(wrong):
+        raise DataFileError(f"{path}: y is {y[wrong[0]]} in row {wrong[0]}, which is no label: give whole numbers")
+    return labels
+
+
+def npy_array(path: str | PathLike[str]) -> Array:
+    """The array in an .npy file, mapped."""
+    with open(path, "rb") as f:
+        if f.read(6) != b"\x93NUMPY":
+            raise DataFileError(f"{path}: not an .npy file")
+    with np.errstate(over="ignore"):  # a header may name any size
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def read_npy(path: Path, request: Request) -> Dataset:
+    table = npy_array(path)
+    if request.target is not None:
+        with reading(Path(request.target)):
+            y = npy_array(request.target)
+        return MappedFile(path, table, _for_task(path, y, request.task))
+    if table.ndim != 2 or table.shape[1] < 2:
+        raise DataFileError(f"{path}: {table.shape} is not a table with a target: give two columns, or target='y.npy'")
+    return MappedFile(path, table[:, :-1], _for_task(path, table[:, -1], request.task))
+
+
+def read_npz(path: Path, request: Request) -> Dataset:
+    with scratch_folder() as scratch:
+        with zipfile.ZipFile(path) as z:
+            arrays = npz_arrays(path, z, scratch, ("X", "y"), ("weight",))
+        y = _for_task(path, arrays["y"], request.task)
+        return MappedFile(path, arrays["X"], y, arrays.get("weight"), scratch)
+
+
+def npz_arrays(
+    path: Path, z: zipfile.ZipFile, scratch: Path, required: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, Array]:
+    """Arrays of an .npz by name, X also stored as x: `DataFileError` if a required one is missing."""
+    members = {info.filename: info for info in z.infolist()}
+    arrays = {}
+    for name in (*required, *optional):
+        info = members.get(f"{name}.npy", members.get("x.npy") if name == "X" else None)
+        if info is not None:
+            arrays[name] = _member(path, z, info, scratch / f"{name}.bin")
+        elif name in required:
+            raise DataFileError(f"{path}: has no array {name!r}, but {', '.join(sorted(members)) or 'nothing'}")
+    return arrays
+
+
+def _member(path: Path, z: zipfile.ZipFile, info: zipfile.ZipInfo, scratch: Path) -> Array:
+    """An array of an .npz: mapped in place if it is stored uncompressed, else inflated to ``scratch``."""
+    with z.open(info) as f:
+        shape, fortran, dtype = _npy_header(path, info.filename, f)
+        size = dtype.itemsize * int(np.prod(shape, dtype=object))
+        header = f.tell()
+        if header + size != info.file_size:
+            raise DataFileError(f"{path}: {info.filename} has {info.file_size - header} bytes: expected {size}")
+        if size == 0:
+            return np.empty(shape, dtype)
+        stored = info.compress_type == zipfile.ZIP_STORED
+        if not stored:
+            demand_room(path, size, scratch.parent)
+        # read to its end either way: the checksum is verified there
+        with open(os.devnull if stored else scratch, "wb") as out:
+            while block := f.read(2**20):
+                out.write(block)
+        if not stored:
+            return np.memmap(scratch, dtype, "r", 0, shape, "F" if fortran else "C")
+    with open(path, "rb") as f:
+        f.seek(info.header_offset + 26)
+        lengths = f.read(4)
+    start = info.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+    return np.memmap(path, dtype, "r", start + header, shape, "F" if fortran else "C")
+
+
+def _npy_header(path: Path, name: str, f: Any) -> tuple[tuple[int, ...], bool, Any]:
+    version = np.lib.format.read_magic(f)
+    if version not in ((1, 0), (2, 0)):
+        raise DataFileError(f"{path}: {name} has version {version} of the .npy format: expected (1, 0) or (2, 0)")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(f)
+    if dtype.hasobject:
+        raise DataFileError(f"{path}: {name} holds Python objects, which are not read: store numbers")
+    return shape, fortran, dtype
+
+
+def read_hdf5(path: Path, request: Request) -> Dataset:
+    import h5py
+
+    with scratch_folder() as scratch:
+        with h5py.File(path, "r") as f:
+            found, arrays = data_sets(f), {}
+            for name, spellings in (("X", ("X", "x")), ("y", ("y",)), ("weight", ("weight",))):
+                data = next((found[s] for s in spellings if s in found), None)
+                if data is not None:
+                    arrays[name] = _hdf5_array(path, data, scratch / f"{name}.bin")
+            for name in ("X", "y"):
+                if name not in arrays:
+                    raise DataFileError(f"{path}: has no data set {name!r}, but {', '.join(found) or 'nothing'}")
+        return MappedFile(path, arrays["X"], _for_task(path, arrays["y"], request.task), arrays.get("weight"), scratch)
+
+
+def data_sets(f: Any) -> dict[str, Any]:
+    """The arrays at the root of an open HDF5 file, by name: no groups, null dataspaces or broken links."""
+    import h5py
+
+    entries = {name: f.get(name) for name in f}
+    return {name: data for name, data in entries.items() if isinstance(data, h5py.Dataset) and data.shape is not None}
+
+
+def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
+    """A data set of HDF5: mapped in place if it is contiguous in the file, else decoded to ``scratch``."""
+    if data.dtype.hasobject or data.dtype.kind not in "biuf":
+        raise DataFileError(f"{path}: {data.name} of dtype {data.dtype} is not numeric: store numbers")
+    if data.size == 0:
+        return np.empty(data.shape, data.dtype)
+    offset = data.id.get_offset() if data.chunks is None and not data.external else None
+    if offset is not None and offset + data.nbytes <= os.path.getsize(path):
+        return np.memmap(path, data.dtype, "r", offset, data.shape)
+    demand_room(path, data.nbytes, scratch.parent)
+    rows = max(1, ROWS * data.shape[0] // max(data.size, 1))
+    with open(scratch, "wb") as out:
+        for start in range(0, data.shape[0], rows):
+            out.write(np.ascontiguousarray(data[start : start + rows]).tobytes())
+    return np.memmap(scratch, data.dtype, "r", 0, data.shape)

@@ -1,0 +1,90 @@
+"""Batches that the caller makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tinynet_backends import Backend, get_backend
+
+from tinynet import checks
+from tinynet.data.arrays import Arrays
+from tinynet.data.dataset import Batch, Dataset
+
+
+class Batches:
+    """Batches (x, y) or (x, y, weight) from an iterator, or from an iterable such as a list or a data loader.
+
+    ``steps`` is the number of batches per epoch; it may be omitted if ``source`` has a length. An iterator continues in
+    the next epoch; any other iterable starts anew. Batches come in order, so such a run cannot be resumed or shuffled:
+    give a data set or a path for that.
+
+    Examples
+    --------
+    >>> batches = tn.data.Batches([([[0.0], [1.0]], [0, 1]), ([[2.0], [3.0]], [1, 1])])
+    >>> len(batches)
+    2
+    """
+
+    def __init__(self, source: Iterable[Any], *, steps: int | None = None) -> None:
+        try:
+            self._again = iter(source) is not source
+        except TypeError:
+            text = checks.short_repr(source)
+            raise TypeError(f"batches {text} cannot be gone through: give a list or an iterator of (x, y)") from None
+        if steps is None:
+            if not (self._again and hasattr(source, "__len__")):
+                raise ValueError("an iterator has no length: say how many steps an epoch has, Batches(source, steps=…)")
+            steps = len(source)  # type: ignore[arg-type]
+        self.steps_per_epoch = checks.positive("Batches steps", steps)
+        self._source, self._iterator, self._next = source, iter(source), 0
+        self._first: Arrays | None = self._take()
+        self.data: Dataset = self._first
+        self.batch_size = self.data.n
+
+    def __len__(self) -> int:
+        """Steps per epoch."""
+        return self.steps_per_epoch
+
+    def __repr__(self) -> str:
+        return f"Batches({type(self._source).__name__}, steps={self.steps_per_epoch})"
+
+    def fingerprint(self) -> str:
+        return f"Batches of {self.data.fingerprint()}"
+
+    def _take(self) -> Arrays:
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            if self._next == 0:
+                raise ValueError("the source of batches is empty: give at least one") from None
+            raise ValueError(
+                f"the source of batches ended after {self._next}, and an epoch has {self.steps_per_epoch}: "
+                "say how many with steps=…"
+            ) from None
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            raise TypeError(f"a batch is (x, y) or (x, y, weight), not {type(batch).__name__}")
+        return Arrays(*(_host(a) for a in batch))
+
+    def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
+        if step != self._next:
+            raise ValueError(
+                f"batches that are handed in cannot go to step {step} (the next is {self._next}): "
+                "give a data set or a path, which can"
+            )
+        if self._first is not None:
+            data, self._first = self._first, None
+        else:
+            if self._again and step % self.steps_per_epoch == 0:
+                self._iterator = iter(self._source)
+            data = self._take()
+        if data.shape != self.data.shape or data.outputs != self.data.outputs:
+            raise ValueError(f"batch {step} is {data!r}, and the first was {self.data!r}: shapes or targets differ")
+        self._next += 1
+        return data.rows(range(data.n), ops, dtype)
+
+
+def _host(a: Any) -> Any:
+    """CPU arrays of other libraries, such as a data loader's tensors, as NumPy arrays; anything else as it is."""
+    host = get_backend("numpy")
+    return host.xp.asarray(a) if hasattr(a, "__dlpack__") and not host.owns(a) else a

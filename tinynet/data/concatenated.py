@@ -1,0 +1,87 @@
+"""Data sets joined end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+from tinynet_backends import Backend, get_backend
+
+from tinynet.data.dataset import Batch, Dataset, Index
+
+
+class Concatenated(Dataset):
+    """Data sets of the same shape and kind of target, concatenated."""
+
+    def __init__(self, parts: Sequence[Dataset]) -> None:
+        if not parts:
+            raise ValueError("no shards: give at least one")
+        first = parts[0]
+        for part in parts[1:]:
+            if part.shape != first.shape or (part.classes is None) != (first.classes is None):
+                raise ValueError(f"{part!r} does not continue {first!r}: shapes or kinds of target differ")
+            if class_names(part) != class_names(first):
+                raise ValueError(f"{part!r} does not continue {first!r}: the classes that their targets name differ")
+            if part.outputs != first.outputs:
+                raise ValueError(f"{part!r} does not continue {first!r}: numbers of outputs differ")
+        self.parts = list(parts)
+        self.shape, self.outputs, self.columns = first.shape, first.outputs, first.columns
+        self.classes = max(part.classes or 0 for part in parts) or None
+        self.ordered, self.stored = any(p.ordered for p in parts), any(p.stored for p in parts)
+        self.on_host = all(p.on_host for p in parts)
+        ends = list(accumulate(part.n for part in parts))
+        self.ends, self.n = get_backend("numpy").asarray(ends, "int64"), ends[-1]
+
+    def __repr__(self) -> str:
+        return f"Concatenated({self.parts!r})"
+
+    def fingerprint(self) -> str:
+        return f"Concatenated({', '.join(part.fingerprint() for part in self.parts)})"
+
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        if isinstance(index, range):
+            pieces = [part.rows(rows, ops, dtype) for part, rows in self._overlaps(index)]
+            return _join(pieces, ops) if pieces else self.parts[0].rows(index, ops, dtype)
+        host = get_backend("numpy").xp
+        which = host.searchsorted(self.ends, index, side="right")
+        pieces = []
+        for number in sorted(set(which.tolist())):
+            part, end = self.parts[number], int(self.ends[number])
+            pieces.append(part.rows(index[which == number] - (end - part.n), ops, dtype))
+        if not pieces:
+            return self.parts[0].rows(index, ops, dtype)
+        by_part = host.argsort(which, stable=True)
+        back = ops.asarray(host.argsort(by_part, stable=True))  # to the order that was asked for
+        return Batch(*(None if a is None else ops.xp.take(a, back, axis=0) for a in _join(pieces, ops)))
+
+    def _overlaps(self, index: range) -> Iterator[tuple[Dataset, range]]:
+        """The parts that ``index`` touches, each with its own indices of those samples."""
+        for part, end in zip(self.parts, self.ends.tolist(), strict=True):
+            first = end - part.n
+            start, stop = max(index.start, first), min(index.stop, end)
+            if start < stop:
+                yield part, range(start - first, stop - first)
+
+    def check(self, check: Any, ops: Backend) -> None:
+        for part in self.parts:
+            part.check(check, ops)
+
+
+def class_names(data: Dataset) -> tuple[str, ...] | None:
+    """The names of the classes of a table's target, in the order of their labels; None if they have none."""
+    return data.columns.classes if data.columns else None
+
+
+def _join(pieces: Sequence[Batch], ops: Backend) -> Batch:
+    """Batches as one. Samples without a weight count as 1 beside others that have one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    xp = ops.xp
+    x, y = (xp.concat(arrays, axis=0) for arrays in ([p.x for p in pieces], [p.y for p in pieces]))
+    if all(p.weight is None for p in pieces):
+        return Batch(x, y, None)
+    weights = [
+        xp.ones((p.x.shape[0],), dtype=p.x.dtype, device=ops.device) if p.weight is None else p.weight for p in pieces
+    ]
+    return Batch(x, y, xp.concat(weights, axis=0))

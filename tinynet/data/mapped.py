@@ -1,0 +1,92 @@
+"""A data set whose arrays are mapped from a file, and what its readers share: scratch files and errors."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tinynet_backends import Backend
+
+from tinynet.data.arrays import Arrays
+from tinynet.data.columns import Columns
+from tinynet.data.dataset import Batch, Index
+from tinynet.errors import DataFileError
+
+
+class MappedFile(Arrays):
+    """`Arrays` mapped from the file ``path``, or from files in ``scratch``, a folder that is deleted with the data set.
+
+    Errors are `DataFileError` and name the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        x: Any,
+        y: Any,
+        weight: Any = None,
+        scratch: Path | None = None,
+        columns: Columns | None = None,
+    ) -> None:
+        self.path, self.columns = path, columns
+        if scratch is not None:
+            weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+        try:
+            super().__init__(x, y, weight)
+            if self.classes is not None:
+                self._demand(self.y, lambda y: y >= 0, "y has a negative label")
+        except (ValueError, TypeError) as e:
+            raise DataFileError(f"{path}: {e}") from None
+        if columns is not None and columns.classes:
+            self.classes = len(columns.classes)  # also those of which it has no sample
+
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        try:
+            return super().rows(index, ops, dtype)
+        except ValueError as e:
+            raise DataFileError(f"{self.path}: {e}") from None
+
+    def __repr__(self) -> str:
+        return f"{str(self.path)!r} (X {tuple(self.x.shape)}, y {tuple(self.y.shape)})"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Inside, any error of a parser becomes a `DataFileError` of one line that names the file."""
+    try:
+        yield
+    except (DataFileError, KeyboardInterrupt):
+        raise
+    except ImportError as e:
+        raise DataFileError(f"{path}: {e.name} is needed for this kind of file: install the extra files") from None
+    except Exception as e:  # the parsers of five libraries raise a dozen types
+        if isinstance(e, OSError) and e.filename is not None:
+            raise
+        line = next(iter(str(e).splitlines()), "") or type(e).__name__
+        raise DataFileError(f"{path}: cannot be read: {line}") from None
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder to decode a file into, deleted if that fails."""
+    folder = Path(tempfile.mkdtemp(prefix="tinynet-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def demand_room(path: Path, size: int, folder: Path) -> None:
+    """DataFileError unless the disk has room for ``size`` bytes: a small compressed file may decode to any size."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise DataFileError(
+            f"{path}: decoded it takes {size} bytes, and {folder.parent} has room for {free}: set TMPDIR to a folder "
+            "on a larger disk"
+        )
