@@ -296,7 +296,8 @@ class CrossEntropy(Loss):
             claim = f"labels must be in [0, {k}), the numbers of the outputs"
             if k == 1:
                 claim += ", or be targets (n, 1) of BinaryCrossEntropy"
-            self._require((target >= 0) & (target < k), target, claim, ops)
+            most = min(k - 1, int(xp.iinfo(target.dtype).max))  # a number that the dtype has
+            self._require((target >= 0) & (target <= most), target, claim, ops)
         elif k == 1:
             raise ValueError(
                 "CrossEntropy of a single output is always 0: use BinaryCrossEntropy, or an output for each class"
