@@ -14,6 +14,7 @@ from tinynet_backends import get_backend
 from tinynet_backends.backend import DenseLayer
 from tinynet_backends.cuda import chain, emit, fused, graph
 from tinynet_backends.cuda.source import load
+from tinynet_backends.cupy_backend import PRECISIONS
 from tinynet_backends.tracing import trace
 
 import tinynet as tn
@@ -513,9 +514,10 @@ def test_the_report_says_what_every_way_takes(machine, monkeypatch):
         ("float32", "tf32", "compute_80"),
         ("float32", "bf16", "compute_80"),
         *(
-            pytest.param(d, p, a, marks=pytest.mark.slow)
+            pytest.param(d, p, a, marks=[] if (d, a) == ("float32", "sm_75") else pytest.mark.slow)
             for d, p in (("float32", "float32"), ("float32", "tf32"), ("float32", "bf16"), ("float64", "float32"))
             for a in ARCHITECTURES
+            if p == "float32" or int(a.removeprefix("sm_")) >= PRECISIONS[p]
         ),
     ],
 )
