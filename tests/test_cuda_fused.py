@@ -1,5 +1,6 @@
 """Fused dense layers, run on the host by the shim, equal the layers one by one."""
 
+import logging
 import weakref
 from functools import partial
 from itertools import pairwise
@@ -365,6 +366,101 @@ def test_nothing_is_timed_in_a_capture(machine, monkeypatch):
     with ops._runtime.capture(None):
         assert ops._ways.find(ops, found, x, made) == (0, 16, False)
     assert ops._ways._known == {}
+
+
+def test_nothing_is_tried_in_a_capture(machine):
+    ops = shim.ShimBackend(machine)
+    found, x, made = work(300, [3, 4, 1])
+    machine.launched.clear()
+    with ops._runtime.capture(None):
+        assert ops._ways.find(ops, found, x, made) == (0, 16, False)
+    assert ops._ways._known == {}
+    assert machine.launched == []
+    assert ops._ways.find(ops, found, x, made) == (0, 16, False)
+    assert machine.launched == ["forward", "backward", "add_up"]
+
+
+@pytest.fixture
+def warned(caplog):
+    caplog.set_level(logging.WARNING, logger="tinynet")
+    return lambda: [r.getMessage() for r in caplog.records]
+
+
+REFUSALS = {
+    "launch": ("Kernel", "__call__", RuntimeError("CUDA_ERROR_INVALID_VALUE: it is"), "CUDA_ERROR_INVALID_VALUE: it is"),
+    "compilation": (
+        "Module", "get_function", shim.Shim.CompileException("fused.cu(3): error: so\n1 error"),
+        "NVRTC does not compile fused.cuh (float): fused.cu(3): error: so",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=REFUSALS)
+def refusing(request, monkeypatch):
+    """A device that does not take fused kernels, and what is said of it."""
+    kind, name, error, said = REFUSALS[request.param]
+    original = getattr(getattr(shim, kind), name)
+
+    def refuse(self, *args, **options):
+        if (self.name if kind == "Kernel" else args[0]) == "backward":
+            raise error
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(getattr(shim, kind), name, refuse)
+    return f"dense layers are computed by products, because fused ones fail: {said}"
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["found in the cache", "by sizes"])
+def test_a_device_that_refuses_fused_layers_gets_products(kept, refusing, warned, machine, monkeypatch):
+    ops, made, x, dy = shim.ShimBackend(machine), layers([6, 9, 3], [tn.ReLU(), None]), draw(40, 6), draw(40, 3)
+    if kept:
+        monkeypatch.setattr(fused, "_SURE", 10)
+        monkeypatch.setattr(ops._ways.choices, "find", lambda work: fused.Choice(1, b""), raising=False)
+    for _ in range(2):
+        y, back = fused.through(ops, x, made, True)
+        assert isinstance(back.__self__, chain.Chain)
+        dx, gradients = back(dy)
+        got = [y, dx, *(g for pair in gradients for g in pair)]
+        agree(got, one_by_one(x.astype(F8), exactly(made), dy.astype(F8)), RTOL[F4])
+    assert warned() == [refusing]  # once
+    assert fused.through(ops, x, layers([6, 9, 3], [tn.Tanh(), None]), True) is None  # one by one
+    assert warned() == [refusing] * 2
+
+
+def test_a_refusal_is_found_by_timing_too(refusing, warned, caplog, machine, monkeypatch):
+    monkeypatch.setattr(fused, "_SURE", 10)
+    caplog.set_level(logging.INFO, logger="tinynet")
+    ops = shim.ShimBackend(machine)
+    assert ops._ways.find(ops, *work(40, [6, 9, 3])).tile == 0
+    said = refusing.partition("fail: ")[2]
+    assert [m for m in warned() if "left out" in m] == [f"a candidate is left out: {said}"] * 3
+    assert not any("none of" in m for m in warned())
+
+
+def test_a_training_goes_on_where_fused_layers_are_refused(refusing, warned, machine, monkeypatch):
+    x, y = draw(60, 6), np.random.default_rng(0).integers(0, 3, 60)
+
+    def trained():
+        ops = shim.ShimBackend(machine)
+        model = tn.Model(tn.Sequential(tn.Dense(9), tn.ReLU(), tn.Dense(3)), 6, backend=ops, seed=2)
+        loader = tn.Loader(tn.Arrays(x, y), 20, shuffle=False, prefetch=False)
+        losses = [float(r.loss) for r in tn.train(model, loader, tn.CrossEntropy(), tn.SGD(0.1), steps=6)]
+        return losses, model.theta.tobytes(), ops._runtime.launched
+
+    losses, theta, launched = trained()
+    assert launched == 5  # captured all the same
+    assert warned() == [refusing]
+    monkeypatch.setattr(fused, "_candidates", lambda ops, work, x, made: [fused.Way(len(made), 0)])
+    assert trained() == (losses, theta, launched)
+
+
+def test_a_mistake_of_ours_is_no_refusal(machine, monkeypatch):
+    def wrong(*args, **options):
+        raise AssertionError("argument 3 is wrong")
+
+    monkeypatch.setattr(shim.Kernel, "__call__", wrong)
+    with pytest.raises(AssertionError, match="argument 3"):
+        fused.through(shim.ShimBackend(machine), draw(4, 3), layers([3, 4, 1], [tn.ReLU()] * 2), False)
 
 
 def test_only_equal_work_shares_a_decision(monkeypatch):
