@@ -19,7 +19,7 @@ from tinynet_backends.cupy_backend import PRECISIONS
 from tinynet_backends.tracing import trace
 
 import tinynet as tn
-from benchmarks import gpu_report
+from benchmarks import gpu_report, gpu_smoke
 from benchmarks.tasks import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are intended here
@@ -586,6 +586,41 @@ def test_the_report_holds_them_against_float64(machine, monkeypatch):
     monkeypatch.setattr(fused.Fused, "backward", lambda self, dy: backward(self, 1.001 * dy))
     with pytest.raises(gpu_report.Wrong, match="float32 5-8-3 × 40: 1.00e-03, where 1e-05 is allowed"):
         list(gpu_report.small(None))
+
+
+@pytest.fixture
+def smoke(machine, monkeypatch):
+    """The checks of a new device, in float32 only and of smaller layers, with the backend that they are of."""
+    ops = shim.ShimBackend(machine)
+    monkeypatch.setattr(gpu_smoke, "backend", lambda precision: ops)
+    monkeypatch.setattr(gpu_smoke, "PRECISIONS", {"float32": 1e-6})
+    monkeypatch.setattr(gpu_smoke, "FUSED", Task((5, 8, 3), 40))
+    monkeypatch.setattr(gpu_smoke, "TAIL", Task((5, 9, 3), 40))
+    return ops
+
+
+def test_a_new_device_is_checked_in_every_way(smoke):
+    assert {"float32, captured", "steps in one launch", "softmax", "samples"} < {*gpu_smoke.names()}
+    for dtype in ("float32", "float64"):
+        said = gpu_smoke.check(f"{dtype}, layers 5-8-3 × 40")
+        ways = [way.partition(":")[0] for way in said.split("; ")]
+        assert ways == [f"({front}, {tile}, {beside})" for front, tile, beside in (
+            (0, 16, False), (0, 32, False), (0, 40, False), (2, 0, False), (2, 0, True),
+        )]  # fmt: skip
+    assert gpu_smoke.check("float32, captured").startswith("6 steps, the same bits; loss ")
+    assert gpu_smoke.check("softmax") == "as the portable operation"
+
+
+def test_what_a_new_device_does_wrong_is_said(smoke, refusing, monkeypatch):
+    reason = refusing.partition("fail: ")[2]
+    with pytest.raises(gpu_report.Wrong, match=r"^FAILED \(0, 16, False\): ") as e:
+        gpu_smoke.check("float32, layers 5-8-3 × 40")
+    assert str(e.value).count(reason) == 3
+    assert "(2, 0, False): " in str(e.value)  # the others were checked too
+    assert gpu_smoke.check("float32, captured").endswith(f"; {refusing}")
+    monkeypatch.setattr(gpu_smoke.verify, "_apart", lambda x, y: 2.0)
+    with pytest.raises(gpu_report.Wrong, match=r"^softmax in float32 is off by 2.0e\+00; "):
+        gpu_smoke.check("softmax")
 
 
 def test_the_report_says_what_every_way_takes(machine, monkeypatch):
