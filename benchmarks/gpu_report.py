@@ -1,10 +1,10 @@
 """The first run on a GPU, most valuable results first.
 
 ``python -m benchmarks.gpu_report [FILE [PART …]] [--seconds 540] [--rows 1,2] [--precisions bf16] [--repeats 2]``, PART being the
-name of one of the functions below, by default all: small networks against float64; the same captured; captured training against
-training as written; every way to compute the layers of a step; times beside peers, also saved as JSON next to the report;
-the tests for a GPU; whether anything waits; golden bits; times on batches made on the device; products and their epilogues
-against float64; what the device can do; several steps in one launch; the same run on the host.
+name of one of the functions below, by default all: every kind of kernel on small arrays; small networks against float64; the same
+captured; captured training against training as written; every way to compute the layers of a step; times beside peers, also saved
+as JSON next to the report; the tests for a GPU; whether anything waits; golden bits; times on batches made on the device; products
+and their epilogues against float64; what the device can do; several steps in one launch; the same run on the host.
 
 One report in Markdown, which grows line by line: a run may be cut short anywhere. Every part has its own time limit; if a part
 reaches it or fails, its process ends, and the next part runs in another. The exit code is 1 if a part failed, 2 if there is no
@@ -61,6 +61,16 @@ def backend(precision: str) -> Any:
     return tn.get_backend("cupy" if precision == "float32" else f"cupy:{precision}")
 
 
+def backends() -> Iterator[tuple[str, Any, float]]:
+    """The precisions that the device has, with the backend and the largest relative error of a product."""
+    for precision, limit in PRECISIONS.items():
+        try:
+            one = backend(precision)
+        except tn.BackendUnavailable:
+            continue
+        yield precision, one, limit
+
+
 def seconds(ops: Any, run: Callable[[], object], repeats: int = 20) -> float:
     """Median seconds on the device."""
     cuda = ops._cp.cuda
@@ -101,8 +111,7 @@ def ceilings(ops: Any) -> Lines:
     del source, target
     n = 8192
     x, w = draw(ops, n, n), draw(ops, n, n)
-    for precision in PRECISIONS:
-        one = backend(precision)
+    for precision, one, _ in backends():
         took = seconds(one, partial(one.affine, x, w))
         yield f"products of {n} x {n}, {precision}, operands converted each time: {2 * n**3 / took / 1e12:.1f} TFLOP/s"
 
@@ -111,8 +120,7 @@ def products(ops: Any) -> Lines:
     """Products against float64, and which epilogues have an algorithm"""
     from tinynet_backends.cuda.plan import Epilogue
 
-    for precision, limit in PRECISIONS.items():
-        one = backend(precision)
+    for precision, one, limit in backends():
         for i, o, n in LAYERS:
             n = min(n, 4096)
             x, w, b, dy = draw(one, n, i), draw(one, i, o), draw(one, o), draw(one, n, o)
@@ -131,8 +139,7 @@ def products(ops: Any) -> Lines:
 
 def captured(ops: Any) -> Lines:
     """Products under capture, launched again into poisoned results"""
-    for precision in PRECISIONS:
-        one = backend(precision)
+    for precision, one, _ in backends():
         x, w, b = draw(one, 512, 784), draw(one, 784, 10), draw(one, 10)
         step = one.compile(lambda w, b, x, one=one: one.affine(x, w, b), w, b)
         wanted = one.to_numpy(step(x)).copy()
@@ -161,25 +168,27 @@ def run_of(task: Any, ops: Any, steps: int) -> tuple[list[float], Any]:
     return [float(report.loss) for report in reports], ops.to_numpy(model.theta)
 
 
-def training(ops: Any) -> Lines:
-    """Captured training against training as written"""
+def same_bits(ops: Any, task: Task, steps: int) -> str:
+    """A captured training and one as written."""
     from tinynet_backends.cuda import graph
 
-    from benchmarks.tasks import GPU
-
     launch = graph._Compilation.__call__
-    for precision in PRECISIONS:
-        one = backend(precision)
-        for task in GPU[1:3]:
-            losses, theta = run_of(task, one, 50)
-            graph._Compilation.__call__ = lambda self, calls: self._as_written(calls)  # type: ignore[method-assign]
-            try:
-                wanted, other = run_of(task, one, 50)
-            finally:
-                graph._Compilation.__call__ = launch  # type: ignore[method-assign]
-            if losses != wanted or not np.array_equal(theta, other):
-                raise Wrong(f"{precision} {task.label}: the weights differ by {error(theta, other):.1e}")
-            yield f"{precision} {task.label}: 50 steps, the same bits; loss {losses[0]:.4f} to {losses[-1]:.4f}"
+    losses, theta = run_of(task, ops, steps)
+    graph._Compilation.__call__ = lambda self, calls: self._as_written(calls)  # type: ignore[method-assign]
+    try:
+        wanted, other = run_of(task, ops, steps)
+    finally:
+        graph._Compilation.__call__ = launch  # type: ignore[method-assign]
+    if losses != wanted or not np.array_equal(theta, other):
+        raise Wrong(f"{ops.name} {task.label}: the weights differ by {error(theta, other):.1e}")
+    return f"{steps} steps, the same bits; loss {losses[0]:.4f} to {losses[-1]:.4f}"
+
+
+def training(ops: Any) -> Lines:
+    """Captured training against training as written"""
+    for precision, one, _ in backends():
+        for task in tasks.GPU[1:3]:
+            yield f"{precision} {task.label}: {same_bits(one, task, 50)}"
 
 
 def launches(ops: Any) -> Lines:
@@ -217,8 +226,7 @@ def nearness(ops: Any) -> Lines:
 
 def small(ops: Any) -> Lines:
     """Small networks, fused, against float64 on the host"""
-    for precision, limit in PRECISIONS.items():
-        one = backend(precision)
+    for precision, one, limit in backends():
         for task in SMALL:
             net, rng = task.network(), np.random.default_rng(0)
             model = tn.Model(net, task.widths[0], backend=one)
@@ -252,27 +260,49 @@ SMALL = (
 )
 
 
+def layers_of(ops: Any, task: Task, dtype: str = "float32") -> tuple[list[Any], Any]:
+    """A task's dense layers with their activations, and its input, on the device."""
+    from tinynet_backends.backend import DenseLayer
+
+    inner: tn.Layer = tn.Sigmoid() if task.article else tn.ReLU()
+    layers = [
+        DenseLayer(ops.asarray(w, dtype), None if b is None else ops.asarray(b, dtype), inner.f, inner.df)
+        for w, b in task.start()
+    ]
+    layers[-1] = layers[-1] if task.article else layers[-1]._replace(f=None, df=None)
+    return layers, ops.asarray(task.data()[0], dtype)
+
+
 def ways(ops: Any) -> Lines:
     """The layers of a step, forward and back, in every possible way"""
-    from tinynet_backends.backend import DenseLayer
     from tinynet_backends.cuda.fused import Work
 
     for n, task in enumerate(tasks.GPU, start=1):
-        for precision in PRECISIONS if n > 2 else ("float32",):
-            one = backend(precision)
-            inner: tn.Layer = tn.Sigmoid() if task.article else tn.ReLU()
+        for precision, one, _ in backends():
+            if n <= 2 and precision != "float32":
+                continue
             with one.active():
-                layers = [
-                    DenseLayer(one.asarray(w), None if b is None else one.asarray(b), inner.f, inner.df)
-                    for w, b in task.start()
-                ]
-                layers[-1] = layers[-1] if task.article else layers[-1]._replace(f=None, df=None)
-                x = one.asarray(task.data()[0])
+                layers, x = layers_of(one, task)
                 work = Work.of(x, layers, precision, False)
                 took = one._ways.timed(one, work, x, layers)
                 chosen = one._ways.find(one, work, x, layers)
             every = ", ".join(f"{tuple(way)} {seconds * 1e6:.1f} µs" for way, seconds in took.items())
             yield f"{precision} {task.label}: {every}; taken: {tuple(chosen)}"
+
+
+def smoke(worker: Worker, limit: float) -> Lines:
+    """Every kind of kernel on small arrays: whether it launches, and agrees with NumPy"""
+    end, failed = monotonic() + limit, []
+    names = worker.ask(limit, f"{SMOKE}:names", {})
+    for name in names:
+        try:
+            yield f"{name}: {worker.ask(EACH, f'{SMOKE}:check', {'name': name}, end)}"
+        except Failed as e:
+            failed.append(name)
+            yield f"FAILED {name}: {e}"
+            worker.close()  # a fault may have ended its use of the device
+    if failed:
+        raise Wrong(f"{len(failed)} of {len(names)} fail: {'; '.join(failed)}")
 
 
 def times(folder: Path, device: str, section: Any, options: Options) -> Lines:
@@ -306,11 +336,13 @@ def tests(log: Path, limit: float) -> Lines:
 
 
 PARTS = (small, captured, training, ways, waiting, golden, products, ceilings, launches, nearness)
-FOUND, WRITE = "benchmarks.gpu:found", "benchmarks.gpu_report:write"  # calls in the process that has the device
+# Calls in the process that has the device
+FOUND, WRITE, SMOKE = "benchmarks.gpu:found", "benchmarks.gpu_report:write", "benchmarks.gpu_smoke"
+EACH = 20.0  # seconds of a check
 # Seconds that each part may take, the most valuable first
 LIMITS = {
-    "small": 90, "captured": 40, "training": 60, "ways": 100, "steps": 300, "tests": 240, "waiting": 30, "golden": 90, "data": 100,
-    "products": 90, "ceilings": 30, "launches": 30, "nearness": 120,
+    "smoke": 60, "small": 90, "captured": 40, "training": 60, "ways": 100, "steps": 300, "tests": 240, "waiting": 30, "golden": 90,
+    "data": 100, "products": 90, "ceilings": 30, "launches": 30, "nearness": 120,
 }  # fmt: skip
 TITLES = {
     "steps": "Times beside peers: PyTorch as written and compiled with graphs, JAX",
@@ -359,7 +391,7 @@ class Report:
 
     def part(self, worker: Worker, name: str, limit: float, lines: Lines | None) -> bool:
         """Run one part within its limit; whether it succeeded."""
-        titles = TITLES | {part.__name__: part.__doc__ for part in (*PARTS, tests)}
+        titles = TITLES | {part.__name__: part.__doc__ for part in (*PARTS, smoke, tests)}
         self.say(f"\n## {titles[name]}\n")
         if lines is not None:
             return report(lines, self.say)
@@ -401,7 +433,7 @@ def whole(worker: Worker, path: Path, parts: list[str], seconds: float, options:
     """Run these parts within ``seconds``; the exit status."""
     end = monotonic() + seconds
     try:
-        device = worker.ask(LIMITS["small"], FOUND, {"device": "gpu"})
+        device = worker.ask(LIMITS["smoke"], FOUND, {"device": "gpu"})
     except Failed as e:
         print(f"no report: {str(e).removeprefix('BackendUnavailable: ')}")
         return 2
@@ -414,7 +446,9 @@ def whole(worker: Worker, path: Path, parts: list[str], seconds: float, options:
             one.say(f"\n{name}: no time was left for it")
             continue
         lines: Lines | None = None
-        if name == "tests":
+        if name == "smoke":
+            lines = smoke(worker, limit)
+        elif name == "tests":
             lines = tests(path.with_suffix(".tests.log"), limit)
         elif name in gpu.SECTIONS:
             lines = times(path.parent, device, gpu.SECTIONS[name], replace(options, budget=limit))

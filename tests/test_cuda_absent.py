@@ -21,8 +21,9 @@ CuPy is installed, followed by a long explanation.
 class FakeCupy(types.ModuleType):
     """CuPy, up to the point where it fails."""
 
-    def __init__(self, devices=1, count=None, compiles=None):
+    def __init__(self, devices=1, count=None, compiles=None, version="14.2.0", capability="90"):
         super().__init__("cupy")
+        self.__version__ = version
 
         def get_device_count():
             if count is not None:
@@ -30,6 +31,8 @@ class FakeCupy(types.ModuleType):
             return devices
 
         class Device:
+            compute_capability = capability
+
             def __init__(self, number):
                 self.id = number
                 self.mem_info = 900, 1000
@@ -76,6 +79,11 @@ CASES = {
         f"backend 'cupy' finds no CUDA device ({NO_DRIVER}): check the driver, or use 'numpy'",
     ),
     "no device": (FakeCupy(devices=0), "backend 'cupy' finds no CUDA device: check the driver, or use 'numpy'"),
+    "an old CuPy": (FakeCupy(version="13.6.0"), f"backend 'cupy' needs CuPy 14 or later, not 13.6.0: {INSTALL}"),
+    "an old device": (
+        FakeCupy(capability="61"),
+        "backend 'cupy' needs a device of compute capability 7.0, and this one has 6.1: use 'numpy'",
+    ),
     "no toolkit": (
         FakeCupy(compiles=RuntimeError(LONG)),
         f"backend 'cupy' cannot use its device (libnvrtc.so.13: cannot open shared object file): {INSTALL}",
@@ -128,6 +136,15 @@ def test_invalid_names(name, said, cupy):
     cupy(FakeCupy())
     with pytest.raises(ValueError) as e:
         get_backend(name)
+    assert str(e.value) == said
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_device_without_that_precision(precision, cupy):
+    cupy(FakeCupy(devices=2, capability="75"))
+    with pytest.raises(BackendUnavailable) as e:
+        get_backend(f"cupy:1:{precision}")
+    said = f"backend 'cupy:1:{precision}' needs a device of compute capability 8.0, and this one has 7.5: use 'cupy:1'"
     assert str(e.value) == said
 
 

@@ -1,5 +1,6 @@
 """Fused dense layers, run on the host by the shim, equal the layers one by one."""
 
+import logging
 import weakref
 from functools import partial
 from itertools import pairwise
@@ -14,10 +15,11 @@ from tinynet_backends import get_backend
 from tinynet_backends.backend import DenseLayer
 from tinynet_backends.cuda import chain, emit, fused, graph
 from tinynet_backends.cuda.source import load
+from tinynet_backends.cupy_backend import PRECISIONS
 from tinynet_backends.tracing import trace
 
 import tinynet as tn
-from benchmarks import gpu_report
+from benchmarks import gpu_report, gpu_smoke
 from benchmarks.tasks import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are intended here
@@ -366,6 +368,101 @@ def test_nothing_is_timed_in_a_capture(machine, monkeypatch):
     assert ops._ways._known == {}
 
 
+def test_nothing_is_tried_in_a_capture(machine):
+    ops = shim.ShimBackend(machine)
+    found, x, made = work(300, [3, 4, 1])
+    machine.launched.clear()
+    with ops._runtime.capture(None):
+        assert ops._ways.find(ops, found, x, made) == (0, 16, False)
+    assert ops._ways._known == {}
+    assert machine.launched == []
+    assert ops._ways.find(ops, found, x, made) == (0, 16, False)
+    assert machine.launched == ["forward", "backward", "add_up"]
+
+
+@pytest.fixture
+def warned(caplog):
+    caplog.set_level(logging.WARNING, logger="tinynet")
+    return lambda: [r.getMessage() for r in caplog.records]
+
+
+REFUSALS = {
+    "launch": ("Kernel", "__call__", RuntimeError("CUDA_ERROR_INVALID_VALUE: it is"), "CUDA_ERROR_INVALID_VALUE: it is"),
+    "compilation": (
+        "Module", "get_function", shim.Shim.CompileException("fused.cu(3): error: so\n1 error"),
+        "NVRTC does not compile fused.cuh (float): fused.cu(3): error: so",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=REFUSALS)
+def refusing(request, monkeypatch):
+    """A device that does not take fused kernels, and what is said of it."""
+    kind, name, error, said = REFUSALS[request.param]
+    original = getattr(getattr(shim, kind), name)
+
+    def refuse(self, *args, **options):
+        if (self.name if kind == "Kernel" else args[0]) == "backward":
+            raise error
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(getattr(shim, kind), name, refuse)
+    return f"dense layers are computed by products, because fused ones fail: {said}"
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["found in the cache", "by sizes"])
+def test_a_device_that_refuses_fused_layers_gets_products(kept, refusing, warned, machine, monkeypatch):
+    ops, made, x, dy = shim.ShimBackend(machine), layers([6, 9, 3], [tn.ReLU(), None]), draw(40, 6), draw(40, 3)
+    if kept:
+        monkeypatch.setattr(fused, "_SURE", 10)
+        monkeypatch.setattr(ops._ways.choices, "find", lambda work: fused.Choice(1, b""), raising=False)
+    for _ in range(2):
+        y, back = fused.through(ops, x, made, True)
+        assert isinstance(back.__self__, chain.Chain)
+        dx, gradients = back(dy)
+        got = [y, dx, *(g for pair in gradients for g in pair)]
+        agree(got, one_by_one(x.astype(F8), exactly(made), dy.astype(F8)), RTOL[F4])
+    assert warned() == [refusing]  # once
+    assert fused.through(ops, x, layers([6, 9, 3], [tn.Tanh(), None]), True) is None  # one by one
+    assert warned() == [refusing] * 2
+
+
+def test_a_refusal_is_found_by_timing_too(refusing, warned, caplog, machine, monkeypatch):
+    monkeypatch.setattr(fused, "_SURE", 10)
+    caplog.set_level(logging.INFO, logger="tinynet")
+    ops = shim.ShimBackend(machine)
+    assert ops._ways.find(ops, *work(40, [6, 9, 3])).tile == 0
+    said = refusing.partition("fail: ")[2]
+    assert [m for m in warned() if "left out" in m] == [f"a candidate is left out: {said}"] * 3
+    assert not any("none of" in m for m in warned())
+
+
+def test_a_training_goes_on_where_fused_layers_are_refused(refusing, warned, machine, monkeypatch):
+    x, y = draw(60, 6), np.random.default_rng(0).integers(0, 3, 60)
+
+    def trained():
+        ops = shim.ShimBackend(machine)
+        model = tn.Model(tn.Sequential(tn.Dense(9), tn.ReLU(), tn.Dense(3)), 6, backend=ops, seed=2)
+        loader = tn.Loader(tn.Arrays(x, y), 20, shuffle=False, prefetch=False)
+        losses = [float(r.loss) for r in tn.train(model, loader, tn.CrossEntropy(), tn.SGD(0.1), steps=6)]
+        return losses, model.theta.tobytes(), ops._runtime.launched
+
+    losses, theta, launched = trained()
+    assert launched == 5  # captured all the same
+    assert warned() == [refusing]
+    monkeypatch.setattr(fused, "_candidates", lambda ops, work, x, made: [fused.Way(len(made), 0)])
+    assert trained() == (losses, theta, launched)
+
+
+def test_a_mistake_of_ours_is_no_refusal(machine, monkeypatch):
+    def wrong(*args, **options):
+        raise AssertionError("argument 3 is wrong")
+
+    monkeypatch.setattr(shim.Kernel, "__call__", wrong)
+    with pytest.raises(AssertionError, match="argument 3"):
+        fused.through(shim.ShimBackend(machine), draw(4, 3), layers([3, 4, 1], [tn.ReLU()] * 2), False)
+
+
 def test_only_equal_work_shares_a_decision(monkeypatch):
     first, second = (work(300, [3, 4, 1])[0] for _ in range(2))
     others = [work(301, [3, 4, 1]), work(300, [3, 5, 1]), work(300, [3, 4, 1], [tn.ReLU(), None])]
@@ -491,6 +588,41 @@ def test_the_report_holds_them_against_float64(machine, monkeypatch):
         list(gpu_report.small(None))
 
 
+@pytest.fixture
+def smoke(machine, monkeypatch):
+    """The checks of a new device, in float32 only and of smaller layers, with the backend that they are of."""
+    ops = shim.ShimBackend(machine)
+    monkeypatch.setattr(gpu_smoke, "backend", lambda precision: ops)
+    monkeypatch.setattr(gpu_smoke, "PRECISIONS", {"float32": 1e-6})
+    monkeypatch.setattr(gpu_smoke, "FUSED", Task((5, 8, 3), 40))
+    monkeypatch.setattr(gpu_smoke, "TAIL", Task((5, 9, 3), 40))
+    return ops
+
+
+def test_a_new_device_is_checked_in_every_way(smoke):
+    assert {"float32, captured", "steps in one launch", "softmax", "samples"} < {*gpu_smoke.names()}
+    for dtype in ("float32", "float64"):
+        said = gpu_smoke.check(f"{dtype}, layers 5-8-3 × 40")
+        ways = [way.partition(":")[0] for way in said.split("; ")]
+        assert ways == [f"({front}, {tile}, {beside})" for front, tile, beside in (
+            (0, 16, False), (0, 32, False), (0, 40, False), (2, 0, False), (2, 0, True),
+        )]  # fmt: skip
+    assert gpu_smoke.check("float32, captured").startswith("6 steps, the same bits; loss ")
+    assert gpu_smoke.check("softmax") == "as the portable operation"
+
+
+def test_what_a_new_device_does_wrong_is_said(smoke, refusing, monkeypatch):
+    reason = refusing.partition("fail: ")[2]
+    with pytest.raises(gpu_report.Wrong, match=r"^FAILED \(0, 16, False\): ") as e:
+        gpu_smoke.check("float32, layers 5-8-3 × 40")
+    assert str(e.value).count(reason) == 3
+    assert "(2, 0, False): " in str(e.value)  # the others were checked too
+    assert gpu_smoke.check("float32, captured").endswith(f"; {refusing}")
+    monkeypatch.setattr(gpu_smoke.verify, "_apart", lambda x, y: 2.0)
+    with pytest.raises(gpu_report.Wrong, match=r"^softmax in float32 is off by 2.0e\+00; "):
+        gpu_smoke.check("softmax")
+
+
 def test_the_report_says_what_every_way_takes(machine, monkeypatch):
     ops = shim.ShimBackend(machine)
     monkeypatch.setattr(gpu_report, "backend", lambda precision: ops)
@@ -513,9 +645,10 @@ def test_the_report_says_what_every_way_takes(machine, monkeypatch):
         ("float32", "tf32", "compute_80"),
         ("float32", "bf16", "compute_80"),
         *(
-            pytest.param(d, p, a, marks=pytest.mark.slow)
+            pytest.param(d, p, a, marks=[] if (d, a) == ("float32", "sm_75") else pytest.mark.slow)
             for d, p in (("float32", "float32"), ("float32", "tf32"), ("float32", "bf16"), ("float64", "float32"))
             for a in ARCHITECTURES
+            if p == "float32" or int(a.removeprefix("sm_")) >= PRECISIONS[p]
         ),
     ],
 )

@@ -204,6 +204,21 @@ def test_nothing_was_done_where_a_capture_fails(device, said):
     assert device.running.recording is None
 
 
+def test_a_graph_that_cannot_be_launched(device, said, caplog, monkeypatch):
+    def refuse(graph):
+        raise RuntimeError("cudaErrorMemoryAllocation: out of memory\nand so on")
+
+    monkeypatch.setattr(device.rt, "launch", refuse)
+    theta = device.array(0.0)
+    compiled = device.compile(lambda theta, x, rate: device.move(theta, x, rate) or device.add(theta, 0), theta)
+    for n in range(1, 5):
+        assert compiled(device.array(1.0), 1.0).tolist() == [float(n)]
+    reason = "RuntimeError: cudaErrorMemoryAllocation: out of memory"
+    assert said() == [f"a step is not captured, and runs call by call: {reason}"]
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert not list(device.rt.graphs)
+
+
 def test_a_capture_that_ends_badly(device, said):
     device.rt.refuses = "cudaErrorStreamCaptureInvalidated: it was"
     compiled = device.compile(lambda x: device.add(x, 1))

@@ -17,7 +17,8 @@ import tinynet as tn
 
 F4, F8 = np.dtype("float32"), np.dtype("float64")
 PRODUCTS = {"affine", "affine_grad"}
-ARCHITECTURES = ["sm_80", "sm_90"]
+# Of a T4, an A100, an RTX 30, an L4, an H100, and Blackwell's in a data centre and in a workstation
+ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
 FILES = sorted(path.stem for path in source.FOLDER.glob("*.cu"))
 RTOL = {F4: 2e-6, F8: 1e-14}  # sums in another order, exp of another library
 RNG = np.random.default_rng(0)

@@ -63,6 +63,21 @@ def test_what_it_refuses_is_said(library):
     assert library.version >= 120000
 
 
+@pytest.mark.parametrize(("status", "said"), [(lt.NO_ALGORITHM, False), (8, True)])
+def test_a_library_that_cannot_propose_is_one_without_algorithms(status, said, caplog):
+    error = lt.LtError("cublasLtMatmulAlgoGetHeuristic", status, "CUBLAS_STATUS_ARCH_MISMATCH")
+
+    class Refusing:
+        def call(self, name, *args):
+            raise error
+
+    problem = lt.Problem.__new__(lt.Problem)
+    problem.library = Refusing()
+    problem._desc = problem._a = problem._b = problem._d = problem._preference = None
+    assert problem.candidates(None) == []
+    assert [r.getMessage() for r in caplog.records] == [str(error)] * said
+
+
 def test_our_numbers_are_the_header_s(library):
     header = Path(library._library._name).parents[1] / "include" / "cublasLt.h"
     if not header.exists():

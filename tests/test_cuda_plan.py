@@ -319,17 +319,19 @@ def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(monkeypatch,
     assert "timed again in every process" in caplog.text
 
 
-def test_a_candidate_that_fails_is_out():
+def test_a_candidate_that_fails_is_out(caplog):
     def fails():
         raise RuntimeError("no")
 
     assert fastest([fails, lambda: None, lambda: None], lambda run: (run(), 1.0)[1]) == 1
     assert fastest([fails], lambda run: (run(), 1.0)[1]) is None
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert caplog.records[0].getMessage().startswith("none of 1 candidates runs on this device: no")
     assert fastest([], lambda run: 0.0) is None
 
 
 @pytest.mark.parametrize("refused", [{4}, {256}, {4, 256}, {1, 4, 256}])
-def test_without_an_algorithm_for_the_epilogue_it_is_the_plain_product(refused, monkeypatch):
+def test_without_an_algorithm_for_the_epilogue_it_is_the_plain_product(refused, monkeypatch, caplog):
     monkeypatch.setattr(fake_cuda.Problem, "refused", frozenset(refused))
     p = products()
     x, w, b, dy = (p.runtime.array(real(*s).astype("float32")) for s in ((5, 3), (3, 4), (4,), (5, 4)))
@@ -337,7 +339,12 @@ def test_without_an_algorithm_for_the_epilogue_it_is_the_plain_product(refused, 
     if 1 in refused:
         assert got is None
         assert gradients is None
+        said = "cublasLt cannot compute {} in float32: CuPy does, which no graph can contain"
+        assert [r.getMessage() for r in caplog.records] == [
+            said.format(s) for s in ("(5, 3) x (3, 4)", "(3, 5) x (5, 4)")
+        ]
         return
+    assert not caplog.records
     near(got, x @ w + b, "float32")
     near(gradients[0], x.T @ dy, "float32")
     near(gradients[1], dy.sum(axis=0), "float32")

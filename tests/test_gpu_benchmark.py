@@ -290,7 +290,7 @@ class Here:
     def __init__(self, env, log):
         pass
 
-    def ask(self, limit, target, arguments):
+    def ask(self, limit, target, arguments, end=inf):
         said = child.answer(target, arguments)
         if "error" in said:
             raise Failed(said["error"])
@@ -316,7 +316,7 @@ def test_times_are_a_part_like_others(reported, monkeypatch):
 
 
 def test_a_report_without_a_device(tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit, match="^unknown part two: choose from small, captured, "):
+    with pytest.raises(SystemExit, match="^unknown part two: choose from smoke, small, captured, "):
         gpu_report.main([str(tmp_path / "report.md"), "two"])
     monkeypatch.setattr(gpu_report, "Worker", Here)
     monkeypatch.setattr(gpu_report, "FOUND", "stand_ins:no_device")
@@ -325,8 +325,45 @@ def test_a_report_without_a_device(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "report.md").exists()
 
 
+def test_a_check_that_fails_stops_no_other():
+    asked = []
+
+    class Checks(Here):
+        def ask(self, limit, target, arguments, end=inf):
+            asked.append(f"{target} {arguments.get('name', '')}")
+            if arguments.get("name") == "two":
+                raise Failed("its process ended with 139: Segmentation fault")
+            return "fine" if arguments else ["one", "two", "three"]
+
+        def close(self):
+            asked.append("another process")
+
+    lines = []
+    assert not gpu_report.report(gpu_report.smoke(Checks(None, None), 60), lines.append)
+    assert lines == [
+        "- one: fine",
+        "- FAILED two: its process ended with 139: Segmentation fault",
+        "- three: fine",
+        "- FAILED: Wrong: 1 of 3 fail: two",
+    ]
+    checks = [f"benchmarks.gpu_smoke:check {name}" for name in ("one", "two", "three")]
+    assert asked == ["benchmarks.gpu_smoke:names ", *checks[:2], "another process", checks[2]]
+
+
+def test_smoke_is_a_part_like_others(reported, monkeypatch):
+    def smoke(worker, limit):
+        """Every kind of kernel"""
+        yield f"{type(worker).__name__} {limit:.0f}"
+
+    monkeypatch.setattr(gpu_report, "Worker", Here)
+    monkeypatch.setattr(gpu_report, "smoke", smoke)
+    assert reported("smoke", status=0).endswith("- Here 60\n")
+
+
 def test_every_part_has_a_limit_and_a_title():
-    known = {part.__name__: part.__doc__ for part in (*gpu_report.PARTS, gpu_report.tests)} | gpu_report.TITLES
+    known = {
+        part.__name__: part.__doc__ for part in (*gpu_report.PARTS, gpu_report.smoke, gpu_report.tests)
+    } | gpu_report.TITLES
     assert known.keys() == gpu_report.LIMITS.keys()
     assert all(known.values())
 

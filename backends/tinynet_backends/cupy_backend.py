@@ -16,7 +16,9 @@ from tinynet_backends.cuda.source import OPTIONS, Source
 from tinynet_backends.cuda.tune import Choices
 from tinynet_backends.errors import BackendUnavailable
 
-PRECISIONS = ("float32", "tf32", "bf16")
+# Precisions, and the compute capability from which on a device has them: Volta, and the tensor cores of Ampere.
+PRECISIONS = {"float32": 70, "tf32": 80, "bf16": 80}
+OLDEST = 14  # CuPy's major version: before it, None in the place of an array is not a null pointer for kernels
 UNASKED = 48 << 10  # bytes of shared memory that a block may have without opting in
 _EXTRA = "install one of the extras cuda12 and cuda13, whichever fits the driver"
 
@@ -34,6 +36,8 @@ class CupyBackend(CudaDevice, CudaOperations):
             from array_api_compat import cupy as xp
         except ImportError as e:
             raise BackendUnavailable(f"backend 'cupy' cannot be imported ({_line(e)}): {_EXTRA}") from e
+        if int(cp.__version__.partition(".")[0]) < OLDEST:
+            raise BackendUnavailable(f"backend 'cupy' needs CuPy {OLDEST} or later, not {cp.__version__}: {_EXTRA}")
         try:
             count = cp.cuda.runtime.getDeviceCount()
         except Exception as e:
@@ -46,6 +50,11 @@ class CupyBackend(CudaDevice, CudaOperations):
             raise BackendUnavailable(f"backend 'cupy:{number}' does not exist: devices are 0 to {count - 1}")
         name = "cupy" if number == 0 else f"cupy:{number}"
         super().__init__(name if precision == "float32" else f"{name}:{precision}", xp, cp.cuda.Device(number))
+        if (capability := int(self.device.compute_capability)) < (least := PRECISIONS[precision]):
+            raise BackendUnavailable(
+                f"backend {self.name!r} needs a device of compute capability {least / 10}, and this one has "
+                f"{capability / 10}: use {('numpy' if precision == 'float32' else name)!r}"
+            )
         self._cp = cp
         self._kernels: dict[tuple[Source, str], Any] = {}
         with self._here():
@@ -65,11 +74,16 @@ class CupyBackend(CudaDevice, CudaOperations):
         with self._here():
             run = self._kernels.get((source, kernel))
             if run is None:
-                module = self._cp.RawModule(code=source.text, options=OPTIONS)
-                run = self._kernels[source, kernel] = module.get_function(kernel)
+                run = self._kernels[source, kernel] = self._compiled(source, kernel)
             if room > UNASKED and room > run.max_dynamic_shared_size_bytes:
                 run.max_dynamic_shared_size_bytes = room
             run((blocks,), (row, THREADS // row), args, shared_mem=room)
+
+    def _compiled(self, source: Source, kernel: str) -> Any:
+        try:
+            return self._cp.RawModule(code=source.text, options=OPTIONS).get_function(kernel)
+        except self._cp.cuda.compiler.CompileException as e:
+            raise RuntimeError(f"NVRTC does not compile {source.name}: {_line(e)}") from e
 
     def _address(self, a: Array) -> int:
         return int(a.data.ptr)

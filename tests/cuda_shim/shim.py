@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_cuda
@@ -87,6 +88,11 @@ class Shim:
 
     Binaries are kept in ``folder``. ``launched`` has the names of kernels in the order of their launches.
     """
+
+    class CompileException(Exception):
+        """CuPy's, for a kernel that does not compile."""
+
+    cuda = SimpleNamespace(compiler=SimpleNamespace(CompileException=CompileException))
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -10,6 +10,7 @@ there are several chunks, a second kernel adds them up.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,7 @@ from tinynet_backends.cuda.source import REAL, Source, read, whole
 from tinynet_backends.cuda.tune import Choice, Choices, timed
 from tinynet_backends.tracing import Ref, Trace, traced
 
+_log = logging.getLogger("tinynet")
 _MOST = 16  # layers, as in kernels/fused.cuh
 _CHUNKS = 256  # chunks at most
 _TILES = (16, 32, 64)  # rows of a tile
@@ -295,19 +297,21 @@ class Ways:
         self._lock = threading.Lock()
 
     def find(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> Way:
-        """Chosen by sizes if they suffice, else by timing."""
+        """Chosen by sizes if they suffice, else by timing. If fused layers fail, the log says why and products are used."""
         if work in self._known:
             return self._known[work]
         ways = _candidates(ops, work, x, layers)
         *_, first = [way for way in ways if way.tile and not way.beside and work.n >= _ENOUGH * way.tile] or ways[:1]
-        if len(ways) == 1 or (first.front == 0 and work.behind(0, first.tile).each <= _SURE):
-            return self._known.setdefault(work, first)
+        sure = len(ways) == 1 or (first.front == 0 and work.behind(0, first.tile).each <= _SURE)
         with self._lock:
-            known = self.choices.find(work)
-            if known is not None and known.variant < len(ways):
-                return self._known.setdefault(work, ways[known.variant])
-            if ops._runtime.capturing():  # nothing can be timed now
+            kept = None if sure else self.choices.find(work)
+            if kept is not None and kept.variant < len(ways):
+                first, sure = ways[kept.variant], True
+            if ops._runtime.capturing():  # nothing can be tried or timed now
                 return first
+            if sure:
+                way = first if not first.tile or _works(first, ops, work, x, layers) else Way(len(layers), 0)
+                return self._known.setdefault(work, way)
             times = self.timed(ops, work, x, layers)
             way = min(times, key=times.__getitem__, default=Way(len(layers), 0))
             self.choices.keep(work, Choice(ways.index(way), b""))
@@ -344,6 +348,17 @@ def _forward_and_back(way: Way, ops: Any, work: Work, x: Array, layers: Sequence
     if y is None:
         raise RuntimeError("cublasLt has no algorithm for one of the layers")
     run.backward(y)
+
+
+def _works(way: Way, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> bool:
+    """Whether the device runs the kernels of ``way``, which it may refuse to load or to launch."""
+    try:
+        with ops.apart():
+            _forward_and_back(way, ops, work, x, layers)
+    except RuntimeError as e:
+        _log.warning("dense layers are computed by products, because fused ones fail: %s", e)
+        return False
+    return True
 
 
 def through(

@@ -126,8 +126,7 @@ class _Compilation:
             kind = tuple([tuple([self._kind(a) for a in args]) for args in calls])
         except Uncapturable as e:
             if str(e) not in self.logged:
-                self.logged.add(str(e))
-                _log.info("a step is not captured, and runs call by call: %s", e)
+                self.logged.add(_not_captured(str(e)))
             return self._as_written(calls)
         known = self.kinds.pop(kind, None)
         if known is None:
@@ -140,9 +139,9 @@ class _Compilation:
             return self._as_written([[next(arrays) if self.runtime.owns(a) else a for a in args] for args in calls])
         self.kinds[kind] = known  # the most recently used is last
         if isinstance(known, list):
-            known = self.kinds[kind] = self._capture(calls, known)
-            if isinstance(known, str):
-                _log.info("a step is not captured, and runs call by call: %s", known)
+            known = self.kinds[kind] = self._captured_and_launched(calls, known)
+            if isinstance(known, _Captured):
+                return known.results
         return self._as_written(calls) if isinstance(known, str) else self._launch(known, calls)
 
     def _as_written(self, calls: Sequence[Sequence[Any]]) -> list[Any]:
@@ -163,8 +162,18 @@ class _Compilation:
             if to is not a:
                 self.runtime.copy(to, a)
 
+    def _captured_and_launched(self, calls: Sequence[tuple[Any, ...]], inputs: list[Array]) -> _Captured | str:
+        """The graph of these calls, launched for the first time; or why the device cannot have it, which the log says."""
+        captured = self._capture(calls, inputs)
+        if isinstance(captured, _Captured):
+            try:
+                self._launch(captured, calls)
+            except RuntimeError as e:  # nothing was executed
+                return _not_captured(_line(e), logging.WARNING)
+        return captured
+
     def _capture(self, calls: Sequence[tuple[Any, ...]], inputs: list[Array]) -> _Captured | str:
-        """The graph of these calls, not yet launched; or why there is none."""
+        """The graph of these calls, not yet launched; or why there is none, which the log says."""
         rt, recording = self.runtime, Recording()
         flat = [a for args in calls for a in args]
         count = sum(type(a) in _NUMBERS for a in flat)
@@ -183,9 +192,9 @@ class _Compilation:
             if recording.broken:  # the step caught the exception
                 raise Uncapturable(recording.broken)
         except Uncapturable as e:
-            return str(e)
+            return _not_captured(str(e))
         except Exception as e:  # an error of the step itself recurs when the step runs as written
-            return f"{type(e).__name__}: {str(e).partition(chr(10))[0]}"
+            return _not_captured(_line(e), logging.WARNING)
         finally:
             self.running.recording = None
         return _Captured(made[0], pool, inputs, numbers, results, recording.kept)
@@ -206,6 +215,15 @@ class _Compilation:
             rt.send(captured.numbers, numbers)
         rt.launch(captured.graph)
         return captured.results
+
+
+def _not_captured(reason: str, level: int = logging.INFO) -> str:
+    _log.log(level, "a step is not captured, and runs call by call: %s", reason)
+    return reason
+
+
+def _line(e: Exception) -> str:
+    return f"{type(e).__name__}: {str(e).partition(chr(10))[0]}"
 
 
 def _no_numbers(value: Any) -> None:

@@ -7,6 +7,7 @@ Everything except the handle and what takes one works without a driver.
 from __future__ import annotations
 
 import ctypes as C
+import logging
 import sys
 import threading
 import weakref
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 from tinynet_backends.cuda.plan import Layout, Plan
 
+_log = logging.getLogger("tinynet")
 WORKSPACE = 32 << 20  # bytes that an algorithm may use: what NVIDIA advises for Hopper
 CANDIDATES = 8
 
@@ -153,7 +155,7 @@ class Problem:
         return value.value
 
     def candidates(self, handle: C.c_void_p) -> list[Algorithm]:
-        """The algorithms that cublasLt proposes, the presumably fastest first; [] if it has none."""
+        """The algorithms that cublasLt proposes, the presumably fastest first; [] if it has none or cannot say."""
         proposed, count = (_Heuristic * CANDIDATES)(), C.c_int()
         try:
             self.library.call(
@@ -162,7 +164,7 @@ class Problem:
             )  # fmt: skip
         except LtError as e:
             if e.status != NO_ALGORITHM:
-                raise
+                _log.warning("%s", e)
             return []
         return [Algorithm(bytes(h.algo), h.workspace) for h in proposed[: count.value] if h.state == 0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from math import prod
@@ -13,6 +14,7 @@ from tinynet_backends.cuda.plan import Epilogue, Layout, Plan
 from tinynet_backends.cuda.tune import Choice, Choices, fastest
 
 Array = Any
+_log = logging.getLogger("tinynet")
 KINDS = ("float32", "float64", plans.STORED["bfloat16"])
 
 
@@ -137,6 +139,13 @@ class Products:
             runs = [self._run(ready, *arrays) for _, ready in candidates]
             best = fastest(runs, self.runtime.seconds)
             if best is None:
+                if planned.epilogue == Epilogue.NONE:  # without an epilogue the same is done in two passes
+                    size = f"({planned.n}, {planned.k}) x ({planned.k}, {planned.m})"
+                    _log.warning(
+                        "cublasLt cannot compute %s in %s: CuPy does, which no graph can contain",
+                        size,
+                        planned.precision,
+                    )
                 self._ready[planned] = None
                 return None
             number, ready = candidates[best]

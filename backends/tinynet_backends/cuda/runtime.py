@@ -24,9 +24,8 @@ class Runtime:
         self.cp, self.number = cp, number
         device = cp.cuda.Device(number)
         total = int(device.mem_info[1])
-        # Bytes that a block may use for fused layers: 0 if the device has no asynchronous copies to shared memory
-        able = int(device.compute_capability) >= 80
-        self.shared_memory = int(device.attributes["MaxSharedMemoryPerBlockOptin"]) if able else 0
+        # bytes that a block may have if its kernel opts in
+        self.shared_memory = int(device.attributes["MaxSharedMemoryPerBlockOptin"])
         self.room = Room(OnDevice(cp.get_default_memory_pool(), device), total)
         self._rings = threading.local()
         self._beside = threading.local()

@@ -95,11 +95,15 @@ def _sum(choices: Any) -> str:
 def timed(runs: Sequence[Callable[[], None]], seconds: Callable[[Callable[[], None]], float]) -> dict[int, float]:
     """The seconds of each of ``runs``, by index, without those that fail."""
     times: dict[int, float] = {}
+    reason: Exception | None = None
     for n, run in enumerate(runs):
         try:
             times[n] = seconds(run)
         except (RuntimeError, MemoryError) as e:  # a proposed algorithm may fail, or lack memory
-            _log.debug("a candidate fails: %s", e)
+            _log.info("a candidate is left out: %s", e)
+            reason = e
+    if reason is not None and not times:
+        _log.warning("none of %d candidates runs on this device: %s", len(runs), reason)
     return times
 
 
