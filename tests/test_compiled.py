@@ -17,8 +17,10 @@ import tinynet as tn
 
 pytest.importorskip("numba", reason="the backend needs numba")
 from tinynet_backends.compiled import blas, build, intrinsics, kernels, program
+from tinynet_backends.numba_backend import NumbaBackend
 from tinynet_backends.tracing import trace
 
+RNG = np.random.default_rng(0)
 DATA = tn.data.Blobs(2000, n_features=30, n_classes=4, seed=1)
 
 
@@ -247,6 +249,85 @@ def test_chains_change_no_bit(count, monkeypatch):
         assert together(ops, network, count).theta.tobytes() == wanted
         whole_and_smaller_batch = [1 if share == 2**40 else count] * 2  # a step is one chain
         assert chains == whole_and_smaller_batch
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_several_steps_at_once_have_the_bits_of_single_ones(count, monkeypatch):
+    """A core takes a network through several steps before the next: full batches, a smaller last one, and two orders."""
+    ops, scan, ran = get_backend("numba"), NumbaBackend.scan, []
+    data = RNG.standard_normal((330, 5)).astype("float32"), np.arange(330) % 3
+    network = tn.Sequential(tn.Dense(12), tn.Tanh(), tn.Dropout(0.2), tn.Dense(9), tn.ReLU(), tn.Dense(3))
+
+    def trained(**options):
+        model = tn.Model(network, 5, backend=ops)
+        networks = tn.fit_many(model, data, seeds=range(count), epochs=2, batch_size=12, **options)
+        losses = [(history["loss"], history.curve) for history in networks.histories]
+        return networks.theta.tobytes(), losses
+
+    def noted(self, step):
+        run = scan(self, step)
+        return run and (lambda inputs, out: (ran.append(len(out)), run(inputs, out)))
+
+    monkeypatch.setattr(program, "_SHARE", 1)
+    rates = [0.01 * (1 + n) for n in range(count)]
+    schedules = [tn.schedules.Step(rate, every=9) for rate in rates]
+    for options in ({}, {"shuffle": False}, {"lr": rates, "optimizer": tn.NAdam()}, {"lr": schedules}):
+        monkeypatch.setattr(NumbaBackend, "scan", lambda self, step: None)
+        wanted = trained(**options)
+        monkeypatch.setattr(NumbaBackend, "scan", noted)
+        ran.clear()
+        assert trained(**options) == wanted
+        assert ran == (
+            [] if "lr" in options and options["lr"] is schedules else [11, 16, 11]
+        )  # 27 full batches an epoch
+
+
+def test_a_scan_is_call_after_call(monkeypatch):
+    """Where it is one run, and where it cannot be: other kinds of arguments, layouts, and results
+    of another dtype or that outlive a step."""
+    monkeypatch.setattr(program, "_SHARE", 1)
+    ops, theta = get_backend("numba"), np.zeros((6, 4))
+
+    def step(theta, x, none, by):
+        assert none is None
+        ops.update(lambda xp, a, x, by: (a + x * by,), [theta], [x], by)
+        doubled = ops.elementwise(lambda xp, a: a * 2.0, theta)
+        return ops.elementwise(lambda xp, a: a + 1.0, doubled)
+
+    compiled = ops.compile(step, theta)
+    assert ops.scan(step) is None
+    for n in range(3):
+        assert (ops.scan(compiled) is None) == (n < 2)
+        compiled(np.zeros((6, 4)), None, 0.5)
+    x = RNG.standard_normal((5, 6, 4))
+    numbers = [0.5, -1.0, 2.0, 0.25, 3.0]
+    cases = [
+        (x, numbers, "float64"), (x[:1], numbers[:1], "float64"), (x[::-1], numbers, "float64"),
+        (x[:, ::-1], numbers, "float64"), (x, numbers, "float32"), (x, [1, 2, 3, 4, 5], "float64"),
+        (x, [0.5, 1, 2.0, 3, -4], "float64"), (x, numbers, "float64"),
+    ]  # fmt: skip
+    for x, numbers, dtype in cases:
+        theta[...] = 0.0
+        out, wanted = np.zeros((len(x), 6, 4), dtype), np.zeros((6, 4))
+        ops.scan(compiled)([x, None, numbers], out)
+        for got, more, by in zip(out, x, numbers, strict=True):
+            wanted += more * by
+            np.testing.assert_array_equal(got, (2.0 * wanted + 1.0).astype(dtype))
+        np.testing.assert_array_equal(theta, wanted)
+        theta[...] = 1.0
+        np.testing.assert_array_equal(compiled(x[0], None, 0.0), np.full((6, 4), 3.0))  # single calls go on as before
+
+    def moved(theta, x):
+        ops.update(lambda xp, a, x: (a + x,), [theta], [ops.elementwise(lambda xp, x: 2.0 * x, x)])
+        return theta
+
+    returned = ops.compile(moved, theta)
+    theta[...] = 0.0
+    for _ in range(3):
+        returned(x[0])
+    out = np.zeros_like(x)
+    ops.scan(returned)([x], out)
+    np.testing.assert_allclose(out, 6 * x[0] + 2 * np.cumsum(x, axis=0), rtol=1e-12)
 
 
 def test_what_nobody_reads_afterwards_stays_in_the_cache(monkeypatch):

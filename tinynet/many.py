@@ -102,26 +102,30 @@ def fit_many(
     run = Run(optimizer.init(ensemble.theta, ops))
     if ema is not None:
         run.average = ops.xp.asarray(ensemble.theta, copy=True)
+    evaluate = Evaluation(ensemble, loss, chosen)
+
+    def validated() -> list[dict[str, float]]:
+        """The columns of each network's row that validation adds."""
+        if held_out is None:
+            return [{}] * len(ensemble)
+        with averaged(ensemble, run):
+            scores = evaluate.each(held_out, max(_ROWS // len(ensemble), 256))
+        return [{f"val_{name}": value for name, value in score.items()} for score in scores]
+
     own = _Rates(rates, ensemble)
     step = make_step(ensemble, loss, each[0], run, clip, accumulate, ema, own.array)
-    evaluate = Evaluation(ensemble, loss, chosen)
+    at_rates = step if own.constant else lambda batch, t: step(batch, own.at(t))
     watch = _Watch(ensemble)
     tallies = [Tally() for _ in models]
     try:
-        for report in loop(ensemble, loader, lambda batch, t: step(batch, own.at(t)), run, steps, None, watch):
-            for tally, history, losses in zip(
-                tallies, ensemble.histories, zip(*report.recent, strict=True), strict=False
-            ):
+        for report in loop(ensemble, loader, at_rates, run, steps, None, watch, together=own.constant):
+            columns = zip(*report.recent, strict=True)  # none where no losses came in
+            for tally, history, losses in zip(tallies, ensemble.histories, columns, strict=False):
                 tally.add(losses)
                 history.record(report.step, losses, report.last_of_epoch)
             if report.last_of_epoch:
-                scores: list[dict[str, float]] = [{}] * len(ensemble)
-                if held_out is not None:
-                    with averaged(ensemble, run):
-                        scores = evaluate.each(held_out, max(_ROWS // len(ensemble), 256))
-                for tally, history, score in zip(tallies, ensemble.histories, scores, strict=True):
-                    row = tally.row(report, loader)
-                    history.rows.append(row | {f"val_{name}": value for name, value in score.items()})
+                for tally, history, scores in zip(tallies, ensemble.histories, validated(), strict=True):
+                    history.rows.append(tally.row(report, loader) | scores)
                     tally.reset()
             if len(ensemble.diverged) == len(ensemble):
                 break
@@ -151,6 +155,8 @@ class _Rates:
         same = all(rate == rates[0] for rate in rates)
         self.array: Array | None = None if same else self.ops.zeros(ensemble.theta.shape, ensemble.theta.dtype)
         self._last: list[float] = []
+        self.constant = same or not any(map(callable, rates))
+        self.at(0)
 
     def at(self, step: int) -> int:
         """``step``, after the array has been set for it."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from tinynet_backends import Backend
 from tinynet import checks
 from tinynet.data import Batch
 from tinynet.data.loader import BatchSource, Loader, batches
+from tinynet.data.together import Together
 from tinynet.errors import DivergedError
 from tinynet.footprint import step_bytes
 from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
@@ -123,16 +125,21 @@ class Step:
     def __call__(self, batch: Batch, t: int) -> Array:
         return self._one(*batch, t, *self.numbers(t))
 
-    def several(self, stretch: Batch, first: int, steps: int) -> Array:
-        """The losses (steps,) of steps ``first``, ``first + 1``, …, whose batches are equal parts of ``stretch``.
+    def several(self, stretch: Batch, first: int, losses: Array) -> None:
+        """Set ``losses`` (steps, …) by steps ``first``, ``first + 1``, …, whose batches are equal parts of ``stretch``, those of
+        many networks its entries.
 
         They have the bits of single steps, and take one launch on a device that launches.
         """
+        steps, scan = losses.shape[0], self.ops.scan(self._one)
+        numbers = [(t, *self.numbers(t)) for t in range(first, first + steps)]
+        if scan:
+            scan([*stretch, *map(list, zip(*numbers, strict=True))], losses)
+            return
         if steps not in self._several:
-            losses = self.ops.empty((steps,), stretch[0].dtype)
-            self._several[steps] = self.ops.compile(partial(self._compute_several, steps), *self.fixed, losses)
-        numbers = [number for t in range(first, first + steps) for number in (t, *self.numbers(t))]
-        return self._several[steps](*stretch, *numbers)
+            room = self.ops.empty((steps,), losses.dtype)
+            self._several[steps] = self.ops.compile(partial(self._compute_several, steps), *self.fixed, room)
+        self.ops.assign(losses, self._several[steps](*stretch, *chain.from_iterable(numbers)))
 
     def _compute_several(self, steps: int, *args: Any) -> Array:
         fixed, (losses, *batch), numbers = args[: (k := len(self.fixed))], args[k : k + 4], args[k + 4 :]
@@ -142,6 +149,10 @@ class Step:
             part = [None if a is None else a[n * size : (n + 1) * size, ...] for a in batch]
             each.append(self.compute(*fixed, *part, *numbers[n * width : (n + 1) * width]))
         return self.ops.pack(each, losses)
+
+    def joins(self) -> bool:
+        """Whether several steps are better run as one."""
+        return self.ops.launches or self.ops.scan(self._one) is not None
 
 
 def make_step(
@@ -199,7 +210,7 @@ def loop(
     Where the loop waits for the device it calls ``check``, which returns `Report.recent`.
     """
     ops, theta = model.ops, model.theta
-    most = _steps_per_launch(loader, ops) if together else 1
+    together = together and _made_together(loader, ops)
     shape = CHECK_EVERY, *theta.shape[:-1]
     with ops.active():
         losses = ops.zeros(shape, theta.dtype)
@@ -209,15 +220,16 @@ def loop(
         while run.step < stop:
             with ops.active():
                 t = run.step
-                fits = most > 1 and t + most <= min(stop, since + CHECK_EVERY)
-                count = most if fits and _uninterrupted(loader, t, most, due) else 1
+                count = 1
+                if together and step.joins():
+                    count = _uninterrupted(loader, t, min(stop, since + CHECK_EVERY), due, ops.launches)
                 latest = t + count - 1
                 value = losses[latest - since, ...]
                 if count > 1:
                     _, stretch = loader.stretch(t, ops, model.dtype)  # type: ignore[attr-defined]
-                    ops.assign(losses[t - since : t - since + count], step.several(stretch, t, count))
+                    step.several(stretch, t, losses[t - since : t - since + count, ...])
                 else:
-                    ops.assign(value, step(next(coming) if most == 1 else loader.batch(t, ops, model.dtype), t))
+                    ops.assign(value, step(loader.batch(t, ops, model.dtype) if together else next(coming), t))
                 run.step = t + count
                 epoch, place = divmod(latest, loader.steps_per_epoch)
                 last = place + 1 == loader.steps_per_epoch
@@ -229,21 +241,26 @@ def loop(
             yield Report(run.step, epoch, last, value, run, recent)
 
 
-def _steps_per_launch(loader: BatchSource, ops: Backend) -> int:
-    """How many steps may be launched together: several where the device that launches them makes their batches.
+def _made_together(loader: BatchSource, ops: Backend) -> bool:
+    """Whether several steps may be run as one: those of many networks on the host, and those of a device that launches
+    them and makes their batches.
 
     Each part of a stretch must be aligned like a batch of its own, or matrix products would have other bits.
     """
-    on_device = isinstance(loader, Loader) and not loader.made_on_host(ops) and loader.batch_size % 4 == 0
-    return loader.span if ops.launches and on_device else 1  # type: ignore[attr-defined]
+    if not ops.launches:
+        return isinstance(loader, Together)
+    return isinstance(loader, Loader) and not loader.made_on_host(ops) and loader.batch_size % 4 == 0
 
 
-def _uninterrupted(loader: Any, first: int, steps: int, due: Callable[[int], bool] | None) -> bool:
-    """Whether these steps make up a stretch of full batches, within which no step is due."""
-    if loader.first_of_stretch(first) != first:
-        return False
-    whole = (first % loader.steps_per_epoch + steps) * loader.batch_size <= loader.data.n
-    return whole and not (due is not None and any(map(due, range(first + 1, first + steps))))
+def _uninterrupted(loader: Any, first: int, stop: int, due: Callable[[int], bool] | None, all_alike: bool) -> int:
+    """How many steps are run as one from ``first`` on: those of a stretch of full batches before ``stop`` within which no
+    step is due, else 1. With ``all_alike`` each stretch has as many steps."""
+    full = loader.data.n // loader.batch_size - first % loader.steps_per_epoch
+    steps = min(loader.span, full)
+    whole = loader.first_of_stretch(first) == first and steps >= (loader.span if all_alike else 1)
+    if not whole or first + steps > stop or (due is not None and any(map(due, range(first + 1, first + steps)))):
+        return 1
+    return int(steps)
 
 
 def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:

@@ -125,6 +125,14 @@ class Backend:
         """
         return partial(step, *fixed) if fixed else step
 
+    def scan(self, step: Callable[..., Array]) -> Callable[[Sequence[Any], Array], None] | None:
+        """A function ``run(inputs, out)`` for several calls of ``step``, which `compile` returned, as one piece of work.
+
+        ``out[n, ...]`` becomes what the n-th call returns, whose arguments are the n-th entries of ``inputs``: arrays and
+        lists of numbers, or None for one that is None. Where single calls are as good, and before the third: None.
+        """
+        return None
+
     def as_written(self, reason: str) -> None:
         """Within a compiled step: run its Python at every call, for ``reason``, which is logged."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache, partial
 from math import prod
 from typing import Any
@@ -13,7 +13,7 @@ from tinynet_backends.backend import Array, Formula
 from tinynet_backends.capture import Call, real
 from tinynet_backends.errors import BackendUnavailable
 from tinynet_backends.numpy_backend import NumpyBackend
-from tinynet_backends.replay import Replay
+from tinynet_backends.replay import Compiled, Replay
 from tinynet_backends.rowwise import traced as traced_rows
 from tinynet_backends.tracing import traced
 
@@ -29,7 +29,6 @@ TILE = 2048  # random words that are made and used at a time
 _FLOPS = 2**18  # multiplications of a product that are worth another thread
 _FEW = 8  # rows or columns: up to so many, NumPy's BLAS is faster than tiles and panels
 _SMALL = 2**19  # bytes that NumPy gathers faster than a kernel is called
-_PLAIN, _TURNED = 111, 112  # CBLAS's codes for a matrix as it is stored, and transposed
 
 
 class NumbaBackend(NumpyBackend):
@@ -41,6 +40,9 @@ class NumbaBackend(NumpyBackend):
 
     def _lower(self, calls: Sequence[Call], replay: Replay) -> None:
         program.lower(calls, replay)
+
+    def scan(self, step: Callable[..., Array]) -> Callable[[Sequence[Any], Array], None] | None:
+        return step.here().scan() if isinstance(step, Compiled) else None
 
     def _parts(self, work: int, grain: int = GRAIN) -> int:
         return max(1, min(self._cores, work // grain))
@@ -131,10 +133,10 @@ class NumbaBackend(NumpyBackend):
         rows = len(c) if c.ndim == 3 else 0
         (layout, ldb), shape = _layout(b), products.panels(n, size)
         apart = [array.strides[0] if array is not None and count > 1 else 0 for array in (a, b, c, bias)]
-        if layout == _TURNED or products.pays(m, ldb * size):
+        if layout == kernels.TURNED or products.pays(m, ldb * size):
             room, parts = products.packed(n, k, size), min(self._parts(count * k * n), count * shape[1])
             panels = self.empty((count, room), c.dtype) if rows else self._room(room, c.dtype)
-            turned = layout == _TURNED
+            turned = layout == kernels.TURNED
             self._run(products.pack, c.dtype, parts, count, apart[1], k, n, b, ldb, turned, panels, *shape, rows=rows)
             b, ldb, apart[1] = panels, 0, room * size
         grid = products.grid(count, m, n, k, size, self._cores)
@@ -512,9 +514,9 @@ def _layout(a: Array) -> tuple[int, int]:
     """How matrices lie for BLAS, and the distance of their rows or columns in elements; 0 if it cannot take them."""
     size, (rows, columns), (down, right) = a.itemsize, a.shape[-2:], a.strides[-2:]
     if right == size and down % size == 0 and down >= size * columns and a.flags.aligned:
-        return _PLAIN, max(down // size, columns, 1)
+        return kernels.PLAIN, max(down // size, columns, 1)
     if down == size and right % size == 0 and right >= size * rows and a.flags.aligned:
-        return _TURNED, max(right // size, rows, 1)
+        return kernels.TURNED, max(right // size, rows, 1)
     return 0, 0
 
 

@@ -14,7 +14,7 @@ from tinynet_backends.backend import Array, Formula, R
 from tinynet_backends.capture import Call, Stand, Tape, real, run
 from tinynet_backends.numpy_numbers import BLOCK, NumpyNumbers
 from tinynet_backends.passes import INTEGER, Passes, write_passes
-from tinynet_backends.replay import Compilation, Replay
+from tinynet_backends.replay import Compiled, Replay
 from tinynet_backends.tracing import traced
 
 _TRUTH = np.dtype(np.bool_)
@@ -66,16 +66,7 @@ class NumpyBackend(NumpyNumbers):
 
         Floating-point warnings are off inside: a loss that is not finite says the same.
         """
-        of_thread = threading.local()
-
-        def compiled(*args: Any) -> R:
-            compilation: Compilation | None = getattr(of_thread, "compilation", None)
-            if compilation is None:
-                compilation = of_thread.compilation = Compilation(self, step, fixed)
-            result: R = compilation(args)
-            return result
-
-        return compiled
+        return Compiled(self, step, fixed)
 
     def as_written(self, reason: str) -> None:
         if self._running.tape is not None:

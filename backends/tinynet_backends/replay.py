@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,13 +25,16 @@ class Replay:
     """A tape to be replayed: ``run()``, once `takes` has accepted arrays and numbers like those it was captured with.
 
     ``calls`` are those of the tape, or what a backend made of them; ``places[n]`` are functions that put a new n-th
-    input where the calls read it. ``passing`` are the ids of buffers whose values nobody reads after the last call.
+    input where the calls read it. ``passing`` are the ids of buffers whose values nobody reads after the last call,
+    ``returned`` those of the other buffers. ``several``, if a backend has set it, does what `scan` says.
     """
 
     def __init__(self, result: Any, inputs: Sequence[Any], buffers: Sequence[Array] = ()) -> None:
         met: list[Any] = []
         self.result = real(result, met)
-        self.passing = {id(a) for a in buffers} - {id(whole_of(m.value)) for m in met if isinstance(m, Stand)}
+        self.returned = {id(a) for a in buffers} & {id(whole_of(m.value)) for m in met if isinstance(m, Stand)}
+        self.passing = {id(a) for a in buffers} - self.returned
+        self.several: Callable[[Replay, Sequence[Any], Array], bool] | None = None
         self.inputs = list(inputs)
         self.calls: list[tuple[Any, ...]] = []
         self.places: list[list[Callable[[Any], None]]] = [[] for _ in inputs]
@@ -67,6 +72,13 @@ class Replay:
         run(self.calls)
         return self.result
 
+    def scan(self, inputs: Sequence[Any], out: Array) -> bool:
+        """`Backend.scan` in one run; False, and nothing is done, if that cannot be."""
+        own = isinstance(self.result, np.ndarray) and id(whole_of(self.result)) in self.returned
+        fits = own and out.shape[1:] == self.result.shape and out.dtype == self.result.dtype
+        contiguous = fits and out.flags.c_contiguous and self.result.flags.c_contiguous
+        return bool(self.several and contiguous and self.several(self, inputs, out))
+
 
 def view_of(a: Stand | Number) -> Callable[[Any], Any] | None:
     """How to take the same view of another source; None if it is the source itself."""
@@ -97,6 +109,24 @@ def has_source(tree: Any) -> bool:
     return any(m.source is not None for m in met)
 
 
+class Compiled:
+    """A compiled step: a compilation for each thread that calls it."""
+
+    def __init__(self, ops: Any, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
+        self._parts = ops, step, fixed
+        self._of_thread = threading.local()
+
+    def __call__(self, *args: Any) -> Any:
+        return self.here()(args)
+
+    def here(self) -> Compilation:
+        """That of this thread."""
+        found: Compilation | None = getattr(self._of_thread, "compilation", None)
+        if found is None:
+            found = self._of_thread.compilation = Compilation(*self._parts)
+        return found
+
+
 class Compilation:
     """A step of one thread, its arena, and a replay for each kind of arguments.
 
@@ -117,16 +147,34 @@ class Compilation:
             return self.step(*_stand_in(self.fixed, running.tape), *args)
         if self.latest is None or not self.latest.takes(args):
             args = tuple(map(_contiguous, args))
-            kind = tuple([(a.shape, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in args])
-            replay = self.replays.pop(kind, None)
-            if replay is not None:
-                self.replays[kind] = replay  # last again
+            kind, replay = self._find(args)
             if not isinstance(replay, Replay):
                 with np.errstate(all="ignore"):
                     return self._first_calls(kind, replay, args)
             self.latest = replay
             replay.takes(args)
         return self.quiet.run(self.latest.run)
+
+    def scan(self) -> Callable[[Sequence[Any], Array], None] | None:
+        """`Backend.scan`."""
+        several = any(isinstance(replay, Replay) and replay.several for replay in self.replays.values())
+        return self._scan if several and self.ops._running.tape is None else None
+
+    def _scan(self, inputs: Sequence[Any], out: Array) -> None:
+        calls = zip(*([None] * len(out) if a is None else a for a in inputs), strict=True)
+        first = next(calls)
+        _, replay = self._find(first)
+        if not isinstance(replay, Replay) or not self.quiet.run(replay.scan, inputs, out):
+            for place, args in enumerate(chain([first], calls)):
+                out[place, ...] = self(args)
+
+    def _find(self, args: tuple[Any, ...]) -> tuple[Any, Replay | str | None]:
+        """The kind of arguments, and what there is for it, which becomes the latest."""
+        kind = tuple([(a.shape, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in args])
+        replay = self.replays.pop(kind, None)
+        if replay is not None:
+            self.replays[kind] = replay
+        return kind, replay
 
     def _first_calls(self, kind: Any, reason: str | None, args: tuple[Any, ...]) -> Any:
         """Run the first calls of a kind, and all that cannot be replayed."""

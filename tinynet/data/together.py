@@ -16,7 +16,8 @@ class Together:
     """Step t -> the t-th batch of each loader: inputs (m, n, *shape), targets (m, n) or (m, n, o), weights (m, n).
 
     The loaders are alike but for their seeds. Where all draw the same samples, these are had once, and the inputs of
-    all are (1, n, *shape).
+    all are (1, n, *shape). As those of a `Loader`, batches are made a stretch of steps at a time: full ones, or a smaller
+    one at the end of an epoch.
     """
 
     def __init__(self, loaders: Sequence[Loader]) -> None:
@@ -26,36 +27,41 @@ class Together:
         self.alike = isinstance(first.order, Sequential) or all(a.seed == first.seed for a in loaders)
         shuffled = all(isinstance(a.order, Shuffled) for a in loaders)
         self.shuffles = Shuffles(self.data.n, [a.seed for a in loaders]) if shuffled else None
-        self._kept: tuple[tuple[int, int], Batch] | None = None  # the stretch that was made last
+        most = _STRETCH // (len(loaders) * self.batch_size * prod(self.data.shape))
+        self.span = next(
+            (n for n in (16, 8, 4, 2) if n <= most), 1
+        )  # checks, every 64 steps, fall between two stretches
+        self._kept: tuple[int, Batch] | None = None  # the stretch that was made last
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
         """The batches of a step on ``ops``."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        whole = self.data.n // self.batch_size  # batches of an epoch that are; one that is not has a stretch of its own
-        span = min(16, max(1, _STRETCH // (len(self.loaders) * self.batch_size * prod(self.data.shape))))
-        first = place - place % span if place < whole else place
-        if self._kept is None or self._kept[0] != (epoch, first):
-            steps = min(span, whole - first) if place < whole else 1
-            maker = _host(ops) if self.first.made_on_host(ops) else ops
-            self._kept = (epoch, first), self._stretch(epoch, first, steps, maker, dtype)
-        x, y, weight = (None if a is None else ops.asarray(a[place - first, ...]) for a in self._kept[1])
-        return Batch(x, y, weight)
+        first = self.first_of_stretch(step)
+        if self._kept is None or self._kept[0] != first:
+            self._kept = first, self.stretch(first, _host(ops) if self.first.made_on_host(ops) else ops, dtype)[1]
+        return Batch(*(None if a is None else ops.asarray(a[step - first, ...]) for a in self._kept[1]))
 
-    def _stretch(self, epoch: int, first: int, steps: int, ops: Backend, dtype: str) -> Batch:
-        """The batches of steps of one size, (steps, …), on ``ops``."""
-        start = first * self.batch_size
+    def first_of_stretch(self, step: int) -> int:
+        """The first step of the stretch that a step belongs to."""
+        place = step % self.steps_per_epoch
+        return step - place % self.span if place < self.data.n // self.batch_size else step
+
+    def stretch(self, first: int, ops: Backend, dtype: str) -> tuple[int, Batch]:
+        """How many steps the stretch has that begins at ``first``, and their batches on ``ops``: (steps, …)."""
+        epoch, place = divmod(first, self.steps_per_epoch)
+        steps = max(1, min(self.span, self.data.n // self.batch_size - place))
+        start = place * self.batch_size
         stop = min(start + steps * self.batch_size, self.data.n)
         host, count = _host(ops), len(self.loaders)
         xp = ops.xp
         if self.alike:
             rows = self.data.rows(self.first.order.draws(epoch, start, stop, host), ops, dtype)
             x, y, weight = (None if a is None else xp.reshape(a, (steps, 1, -1, *a.shape[1:])) for a in rows)
-            y, weight = (None if a is None else xp.concat([a] * count, axis=1) for a in (y, weight))
-            return Batch(x, y, weight)
+            y, weight = (None if a is None else xp.repeat(a, count, axis=1) for a in (y, weight))
+            return steps, Batch(x, y, weight)
         if self.shuffles is not None:
             draws = self.shuffles.draws(epoch, start, stop, host)
         else:
             draws = host.xp.stack([loader.order.draws(epoch, start, stop, host) for loader in self.loaders])
         index = host.xp.permute_dims(host.xp.reshape(draws, (count, steps, -1)), (1, 0, 2))
         rows = self.data.rows(host.xp.reshape(index, (-1,)), ops, dtype)
-        return Batch(*(None if a is None else xp.reshape(a, (steps, count, -1, *a.shape[1:])) for a in rows))
+        return steps, Batch(*(None if a is None else xp.reshape(a, (steps, count, -1, *a.shape[1:])) for a in rows))

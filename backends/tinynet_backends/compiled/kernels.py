@@ -19,6 +19,7 @@ from tinynet_backends.compiled.intrinsics import call, copy, gemm, multiply, poi
 from tinynet_backends.compiled.vectors import BLOCKS, NORMALS, TURNED, WIDE, put_blocks, turn
 
 Body = Callable[[Any, Any, Any], None]
+PLAIN, TURNED = 111, 112  # CBLAS's codes for a matrix as it is stored, and transposed
 
 
 @njit(inline="always")
@@ -41,13 +42,13 @@ def product(real: Any) -> Body:
         if m >= n:
             low, high = share(m, part, parts, 4)
             rows, columns = high - low, n
-            a += size * low * (lda if ta == 111 else 1)
+            a += size * low * (lda if ta == PLAIN else 1)
             c += size * low * ldc
             first = 0
         else:
             first, last = share(n, part, parts, 16)
             rows, columns = m, last - first
-            b += size * first * (1 if tb == 111 else ldb)
+            b += size * first * (1 if tb == PLAIN else ldb)
             c += size * first
         if rows == 0 or columns == 0:
             return

@@ -11,12 +11,9 @@ from numba import njit, types
 from tinynet_backends.compiled.intrinsics import call, fetch_add, load, pause, pointer, store
 
 POOL = 64
-_DONE, _KERNEL, _ARGS, RUNNING = (
-    8,
-    16,
-    17,
-    24,
-)  # words of the pool, those that are written in turns on cache lines of their own
+# words of the pool, those that are written in turns on cache lines of their own
+_DONE, _KERNEL, _ARGS, RUNNING = 8, 16, 17, 24
+HEAD, SIZE, STEPS, TABLE = 7, 4, 5, 6  # words before the moves of a chain, and three of them
 
 
 @njit(cache=True)
@@ -36,14 +33,19 @@ def _work(pool):  # type: ignore[no-untyped-def]
 
 
 def chain(at, part, parts):  # type: ignore[no-untyped-def]
-    """[shares, room, moves, words, moves …, records …]: all records with one share of their rows, then with the next.
+    """[shares, room, moves, changes, n, steps, table, moves …, changes …, n words of records]: all records with one share of
+    their rows, then with the next.
 
     A move is a place among the records' words and the bytes of a share: what is there is an address in memory where
-    every share of a part lies where its first does, far from those of other cores. ``room`` has so many words for each part.
+    every share of a part lies where its first does, far from those of other cores. ``room`` has n words for each part.
+    With ``steps``, a share goes through the records that often; a change is a place among their words, for which a row
+    of the table has the word of a step.
     """
     head = pointer(types.int64, at)
-    shares, moves, n = head[0], head[2], head[3]
-    move, words = pointer(types.int64, at + 32), pointer(types.int64, at + 32 + 16 * moves)
+    shares, moves, changes, n, steps = head[0], head[2], head[3], head[4], head[5]
+    move = pointer(types.int64, at + 8 * HEAD)
+    change = pointer(types.int64, at + 8 * (HEAD + 2 * moves))
+    words = pointer(types.int64, at + 8 * (HEAD + 2 * moves + changes))
     first, last = head[1] + 8 * n * part, head[1] + 8 * n * (part + 1)
     now = pointer(types.int64, first)
     for i in range(n):
@@ -52,11 +54,16 @@ def chain(at, part, parts):  # type: ignore[no-untyped-def]
     for share in range(own, shares * (part + 1) // parts):
         for i in range(moves):
             now[move[2 * i]] = words[move[2 * i]] + (own - share) * move[2 * i + 1]
-        place = first
-        while place < last:
-            record = pointer(types.int64, place)
-            call(record[1], place + 24, share, shares)
-            place += 8 * record[0]
+        for step in range(max(steps, 1)):
+            if steps > 0:
+                row = pointer(types.int64, head[6] + 8 * changes * step)
+                for i in range(changes):
+                    now[change[i]] = row[i]
+            place = first
+            while place < last:
+                record = pointer(types.int64, place)
+                call(record[1], place + 24, share, shares)
+                place += 8 * record[0]
 
 
 def each(at, part, parts):  # type: ignore[no-untyped-def]

@@ -22,7 +22,7 @@ import numpy as np
 from numba import cfunc, types
 from tinynet_backends.capture import Call, Number, Stand, real
 from tinynet_backends.compiled import blas, loop
-from tinynet_backends.compiled import tiles as own
+from tinynet_backends.compiled.tiles import available
 from tinynet_backends.replay import Replay, offset_of, whole_of
 
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
@@ -68,53 +68,98 @@ def lower(calls: Sequence[Call], replay: Replay) -> None:
 
     Kernels that have rows of their own, of many networks, are chained: the cores do not wait for one another from kernel
     to kernel, and each goes through all of them with a few networks at a time. If they are all of the tape, what nobody
-    reads afterwards lies at the same place for all networks of a core, and stays in its cache.
+    reads afterwards lies at the same place for all networks of a core, and stays in its cache; and several steps are one
+    run, in which a core takes a few networks through all of the steps, then the next few.
     """
-    words: list[int] = []
-    places: list[tuple[int, Any]] = []
-    kept: list[Any] = []
-    parts = 1
-
-    def close() -> None:
-        nonlocal words, places, kept, parts
-        if not words:
-            return
-        array = np.array(words, np.int64)
-        inputs: dict[int, list[tuple[int, int]]] = {}
-        for position, stand in places:
-            offset = offset_of(stand) if isinstance(stand, Stand) else 0
-            inputs.setdefault(stand.source.number, []).append((position, offset))
-        for number, positions in inputs.items():
-            replay.places[number].append(_placing(array, positions))
-        replay.add(_running(array, parts > 1, kept))
-        words, places, kept, parts = [], [], [], 1
-
-    chains = list(_chains(calls))
+    records, chains = _Records(), list(_chains(calls))
     for chain in chains:
-        divided = _division(chain)
-        if divided > 1:
-            shared = min(divided, _machine().cores)
-            size = sum(3 + len(args) for _, args in chain)
-            moves = _moves(chain, divided, replay.passing) if len(chains) == 1 else []
-            room = np.empty(shared * size, np.int64)
-            parts = max(parts, shared)
-            words += [7 + len(moves) + size, _machine().chain, shared]
-            words += [divided, _word(room), len(moves) // 2, size, *moves]
-            kept.append(room)
+        shares = _division(chain)
+        if shares > 1:
+            records.begin_chain(chain, shares, replay if len(chains) == 1 else None)
         for f, args in chain:
-            if not isinstance(f, Kernel):
-                close()
+            if isinstance(f, Kernel):
+                records.add(f, args)
+            else:
+                records.close(replay)
+                records = _Records()
                 replay.add(f, args)
-                continue
-            words += [3 + len(args), f.address, f.parts]
-            for a in args:
-                words.append(_word(real(a)))
-                if isinstance(a, (Stand, Number)) and a.source is not None:
-                    places.append((len(words) - 1, a))
-                else:
-                    kept.append(real(a))
-            parts = max(parts, f.parts)
-    close()
+    records.close(replay)
+
+
+class _Records:
+    """The words of a program that is being written, and where inputs stand among them."""
+
+    def __init__(self) -> None:
+        self.words: list[int] = []
+        self.places: list[tuple[int, Stand | Number]] = []
+        self.kept: list[Any] = []
+        self.parts = 1
+        self.changes: list[int] = []
+
+    def begin_chain(self, chain: Sequence[Call], shares: int, replay: Replay | None) -> None:
+        """The head of a chain, whose records follow; with ``replay`` if they are all of its calls."""
+        shared, size = min(shares, _machine().cores), sum(3 + len(args) for _, args in chain)
+        moves = _moves(chain, shares, replay.passing) if replay else []
+        self.changes = _changes(chain, replay.returned) if replay else []
+        room = np.empty(shared * size, np.int64)
+        self.words += [3 + loop.HEAD + len(moves) + len(self.changes) + size, _machine().chain, shared]
+        self.words += [shares, _word(room), len(moves) // 2, len(self.changes), size, 0, 0, *moves, *self.changes]
+        self.kept.append(room)
+        self.parts = max(self.parts, shared)
+
+    def add(self, f: Kernel, args: Sequence[Any]) -> None:
+        self.words += [3 + len(args), f.address, f.parts]
+        for a in args:
+            if _changing(a):
+                self.places.append((len(self.words), a))
+            else:
+                self.kept.append(real(a))
+            self.words.append(_word(real(a)))
+        self.parts = max(self.parts, f.parts)
+
+    def close(self, replay: Replay) -> None:
+        """Give the program, if there is one, to ``replay``."""
+        if self.words:
+            array = np.array(self.words, np.int64)
+            inputs: dict[int, list[tuple[int, int]]] = {}
+            for position, stand in self.places:
+                offset = offset_of(stand) if isinstance(stand, Stand) else 0
+                inputs.setdefault(stand.source.number, []).append((position, offset))
+            for number, positions in inputs.items():
+                replay.places[number].append(_placing(array, positions))
+            replay.add(_running(array, self.parts > 1, self.kept))
+            if self.changes:
+                replay.several = _Several(array, self.changes, [stand.source.number for _, stand in self.places])
+
+
+class _Several:
+    """Several steps of a program that is one chain, as one run of it. ``sources`` are the numbers of the inputs that the
+    first of ``changes`` are for; the others are for the result."""
+
+    def __init__(self, words: Any, changes: Sequence[int], sources: Sequence[int]) -> None:
+        self.words, self.head, self.sources = words, words[3 : 3 + loop.HEAD], sources
+        self.changes = len(words) - self.head[loop.SIZE] + np.array(changes)
+
+    def __call__(self, replay: Replay, inputs: Sequence[Any], out: Any) -> bool:
+        """`Replay.scan`."""
+        alike = all(len(set(map(type, a))) == 1 for a in inputs if isinstance(a, list))
+        if not alike or not replay.takes([None if a is None else a[0] for a in inputs]):
+            return False
+        steps = np.arange(len(out))
+        table = np.tile(self.words[self.changes], (len(out), 1))
+        for column, number in enumerate(self.sources):
+            a = inputs[number]
+            if isinstance(a, list):
+                table[:, column] = [*map(_word, a)]
+            else:
+                table[:, column] += steps * a.strides[0]
+        table[:, len(self.sources) :] += _word(out) - _word(replay.result) + steps[:, None] * out.strides[0]
+        self.head[loop.STEPS], self.head[loop.TABLE] = len(out), _word(table)
+        try:
+            run(self.words, True)
+        finally:
+            self.head[loop.STEPS] = 0
+        return True
 
 
 def _chains(calls: Sequence[Call]) -> Iterator[list[Call]]:
@@ -176,6 +221,25 @@ def _moves(chain: Sequence[Call], shares: int, passing: Set[int]) -> list[int]:
                 moves += [place + n, a.strides[0] * (rows // shares)]
         place += 3 + len(args)
     return moves
+
+
+def _changes(chain: Sequence[Call], returned: Set[int]) -> list[int]:
+    """Places among the words of a chain's records that are others at each step: inputs, then results, whose memory
+    is that of buffers among ``returned``."""
+    inputs, results, place = [], [], 0
+    for _, args in chain:
+        for n, a in enumerate(args, start=3):
+            if _changing(a):
+                inputs.append(place + n)
+            elif isinstance(real(a), np.ndarray) and id(whole_of(real(a))) in returned:
+                results.append(place + n)
+        place += 3 + len(args)
+    return inputs + results
+
+
+def _changing(a: Any) -> bool:
+    """Whether an argument is an input of the step, or a view of one."""
+    return isinstance(a, (Stand, Number)) and a.source is not None
 
 
 def _placing(array: Any, positions: list[tuple[int, int]]) -> Callable[[Any], None]:
@@ -267,7 +331,7 @@ class Machine:
         self._kernels = cfunc(KERNEL, cache=True)(loop.chain), cfunc(KERNEL, cache=True)(loop.each)
         self.chain, self.each = (int(kernel.address or 0) for kernel in self._kernels)
         self._help = ctypes.CFUNCTYPE(None, word, word)(self._compiled[1].address or 0)
-        self.tiles = own.available()
+        self.tiles = available()
         self.blas = blas.find()
         self.cores = self.blas.threads() if self.blas else (os.cpu_count() or 1)
         self._fresh()
@@ -310,16 +374,16 @@ class Machine:
 
 
 def _helper(machine: weakref.ref[Machine]) -> None:
-    own = machine()
-    if own is None:
+    helped = machine()
+    if helped is None:
         return
-    pool, wake, work = own._pool, own._wake, own._help  # this process's, whatever a child of it does
+    pool, wake, work = helped._pool, helped._wake, helped._help  # this process's, whatever a child of it does
     while True:
         work(pool.ctypes.data, _SPINS)
-        with own._counting:
+        with helped._counting:
             if pool[loop.RUNNING]:
                 continue
-            own._asleep += 1
+            helped._asleep += 1
         wake.acquire()
 
 

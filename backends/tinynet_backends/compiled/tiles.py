@@ -13,11 +13,8 @@ from numba import types
 from numba.core import cgutils
 from tinynet_backends.compiled.intrinsics import has, intrinsic
 
-BITS, ROWS, PANEL = (
-    512,
-    8,
-    3,
-)  # a vector; rows of a tile and vectors side by side: sums and operands fill the 32 registers
+# a vector; rows of a tile and vectors side by side: sums and operands fill the 32 registers
+BITS, ROWS, PANEL = 512, 8, 3
 _WORD, _INT, _VOID = ir.IntType(64), ir.IntType(32), ir.VoidType()
 _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
