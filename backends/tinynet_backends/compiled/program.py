@@ -58,8 +58,8 @@ def _word(value: Any) -> int:
             return int(value.__array_interface__["data"][0])
         if isinstance(value, float):
             return int(struct.unpack("q", struct.pack("d", value))[0])
-        value = int(value)
-    return value - 2**64 if value >= 2**63 else value
+    number = int(value)
+    return number - 2**64 if number >= 2**63 else number
 
 
 def lower(calls: Sequence[Call], replay: Replay) -> None:
