@@ -367,6 +367,20 @@ def test_what_is_not_cut_alike_is_no_chain():
     assert lengths([(row, (x, wide[:4])), (row, (wide[2:], z))]) == [1, 1]
 
 
+@pytest.mark.parametrize("shape", [(300,), (300, 5)])
+def test_a_gather_of_many_rows_checks_their_numbers(shape):
+    """A kernel reads at the address that a number says: one outside is NumPy's business."""
+    ops, x, index = tn.get_backend("numba"), np.arange(np.prod(shape)).reshape(shape), np.arange(70_000) % 300
+    np.testing.assert_array_equal(ops.gather(x, index), x[index])
+    for place in (0, 69_999):  # of either part
+        index[place] = -1
+        np.testing.assert_array_equal(ops.gather(x, index), x[index])
+    for wrong in (300, -301, 2**62):
+        index[35_001] = wrong
+        with pytest.raises(IndexError):
+            ops.gather(x, index)
+
+
 ELSEWHERE = """
 import numpy as np, tinynet as tn
 from tinynet_backends.compiled import vectors
@@ -377,6 +391,9 @@ for start, n in ((0, 9), (3, 700), (2**64 - 8, 8), (2**66 - 59, 300), (2**40 + 1
 for data in (tn.data.Blobs(500, n_features=20), tn.data.Spirals(500), tn.data.Checkerboard(500, n_features=9)):
     for mine, theirs in zip(data.batch(range(3, 490), ops, "float32")[:2], data.batch(range(3, 490), host, "float32")[:2]):
         assert mine.tobytes() == theirs.tobytes(), data
+for n in (7, 1009, 2**62):
+    a, b = (lib.permute(range(min(n, 700)), n, tuple(range(2**32 - 24, 2**32))) for lib in (ops, host))
+    assert a.tobytes() == b.tobytes(), n
 print(vectors.WIDE, vectors._FUSED, vectors.BLOCKS)
 """
 

@@ -186,7 +186,7 @@ CASES = {
     ],
     "permute": lambda f: [(np.arange(min(n, 50)), n, tuple(range(24))) for n in (1, 2, 999, 1000, 2**62)] + [
         (np.append(RNG.integers(0, n, 300), beside(n)), n, KEYS) for n in (4093, 3 * 10**17, 2**53 + 5, 2**62)
-    ] + [(np.arange(BLOCK + 3), 2**20, KEYS)],
+    ] + [(np.arange(BLOCK + 3), 2**20, KEYS), (range(2**40, 2**40 + BLOCK + 3), 2**61 + 1, KEYS), (range(9, 9), 12, KEYS)],
 }  # fmt: skip
 FORMULAS_ON_WORDS = {
     "words", "words_at", "normal", "halves", "dropout", "permute", "samples", "sincos", "arctan", "log",

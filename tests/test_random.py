@@ -207,6 +207,8 @@ def test_an_index_without_a_place_is_refused(index, ops):
     for permute in (lambda i: ops.permute(i, 9, KEYS), lambda i: permutation.unpermute(ops.xp, i, 9, KEYS)):
         with pytest.raises(IndexError, match=rf"^index {index} is out of range: this permutation is of range\(9\)$"):
             permute(ops.asarray([0, index, 3], "int64"))
+    with pytest.raises(IndexError, match=rf"^index {index} is out of range: this permutation is of range\(9\)$"):
+        ops.permute(range(index, index + 1), 9, KEYS)
 
 
 def test_sizes_that_have_no_permutation():

@@ -100,7 +100,7 @@ class NumpyNumbers(Backend):
         return np.add.reduce(x, 1, dtype=x.dtype)
 
     def permute(self, index: Any, n: int, keys: tuple[int, ...]) -> Array:
-        size = BLOCK // 2  # a hundred passes, each over a few temporaries of up to 8 bytes a number
+        size = BLOCK  # a hundred passes, each over a few temporaries of up to 8 bytes a number
         if len(index) <= size:
             return super().permute(index, n, keys)
         blocks = [

@@ -58,9 +58,8 @@ def _word(value: Any) -> int:
             return int(value.__array_interface__["data"][0])
         if isinstance(value, float):
             return int(struct.unpack("q", struct.pack("d", value))[0])
-        value = int(value)
-    word: int = value
-    return word - 2**64 if word >= 2**63 else word
+    number = int(value)
+    return number - 2**64 if number >= 2**63 else number
 
 
 def lower(calls: Sequence[Call], replay: Replay) -> None:
