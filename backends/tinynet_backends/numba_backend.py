@@ -133,10 +133,10 @@ class NumbaBackend(NumpyBackend):
         rows = len(c) if c.ndim == 3 else 0
         (layout, ldb), shape = _layout(b), products.panels(n, size)
         apart = [array.strides[0] if array is not None and count > 1 else 0 for array in (a, b, c, bias)]
-        if layout == kernels.TURNED or products.pays(m, ldb * size):
+        if layout == kernels.TRANSPOSED or products.pays(m, ldb * size):
             room, parts = products.packed(n, k, size), min(self._parts(count * k * n), count * shape[1])
             panels = self.empty((count, room), c.dtype) if rows else self._room(room, c.dtype)
-            turned = layout == kernels.TURNED
+            turned = layout == kernels.TRANSPOSED
             self._run(products.pack, c.dtype, parts, count, apart[1], k, n, b, ldb, turned, panels, *shape, rows=rows)
             b, ldb, apart[1] = panels, 0, room * size
         grid = products.grid(count, m, n, k, size, self._cores)
@@ -514,9 +514,9 @@ def _layout(a: Array) -> tuple[int, int]:
     """How matrices lie for BLAS, and the distance of their rows or columns in elements; 0 if it cannot take them."""
     size, (rows, columns), (down, right) = a.itemsize, a.shape[-2:], a.strides[-2:]
     if right == size and down % size == 0 and down >= size * columns and a.flags.aligned:
-        return kernels.PLAIN, max(down // size, columns, 1)
+        return kernels.AS_STORED, max(down // size, columns, 1)
     if down == size and right % size == 0 and right >= size * rows and a.flags.aligned:
-        return kernels.TURNED, max(right // size, rows, 1)
+        return kernels.TRANSPOSED, max(right // size, rows, 1)
     return 0, 0
 
 

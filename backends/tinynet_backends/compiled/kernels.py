@@ -19,7 +19,7 @@ from tinynet_backends.compiled.intrinsics import call, copy, gemm, multiply, poi
 from tinynet_backends.compiled.vectors import BLOCKS, NORMALS, TURNED, WIDE, put_blocks, turn
 
 Body = Callable[[Any, Any, Any], None]
-PLAIN, TURNED = 111, 112  # CBLAS's codes for a matrix as it is stored, and transposed
+AS_STORED, TRANSPOSED = 111, 112  # CBLAS's codes of a matrix
 
 
 @njit(inline="always")
@@ -42,13 +42,13 @@ def product(real: Any) -> Body:
         if m >= n:
             low, high = share(m, part, parts, 4)
             rows, columns = high - low, n
-            a += size * low * (lda if ta == PLAIN else 1)
+            a += size * low * (lda if ta == AS_STORED else 1)
             c += size * low * ldc
             first = 0
         else:
             first, last = share(n, part, parts, 16)
             rows, columns = m, last - first
-            b += size * first * (1 if tb == PLAIN else ldb)
+            b += size * first * (1 if tb == AS_STORED else ldb)
             c += size * first
         if rows == 0 or columns == 0:
             return
