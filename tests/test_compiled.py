@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tinynet_backends import get_backend
 import tinynet as tn
 
 pytest.importorskip("numba", reason="the backend needs numba")
-from tinynet_backends.compiled import blas, build, intrinsics, kernels, program
+from tinynet_backends.compiled import blas, build, cached, intrinsics, kernels, program
 from tinynet_backends.numba_backend import NumbaBackend
 from tinynet_backends.tracing import trace
 
@@ -174,6 +175,23 @@ def test_a_formula_has_a_file_that_later_processes_find(monkeypatch, tmp_path):
     x, y = np.ones(3), np.empty(3)
     program.Kernel(build.formula.__wrapped__(traced, np.dtype("float64"), "map"))(3, x, y)
     assert y.tolist() == [3.25] * 3
+
+
+def test_what_is_on_disk_was_compiled_from_these_sources(monkeypatch, tmp_path):
+    """Numba looks at a function's own file: what it calls is in others."""
+    monkeypatch.setenv("TINYNET_CACHE", str(tmp_path))
+    formula, dtype, read = trace(lambda xp, x: x + 2.0, 1), np.dtype("float32"), Path.read_bytes
+
+    def hits():
+        build.formula.__wrapped__(formula, dtype, "map")
+        return build._compiled[-1].cache_hits
+
+    monkeypatch.setattr(cached, "digest", cached.digest.__wrapped__)
+    hits()
+    assert hits() == 1
+    for changed in ("exact.py", "functions.py"):
+        monkeypatch.setattr(Path, "read_bytes", lambda path, name=changed: read(path) + b" " * (path.name == name))
+        assert [hits(), hits()] == [0, 1]
 
 
 def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path, caplog):
@@ -433,7 +451,7 @@ def test_helpers_help_where_they_do(without, wanted, monkeypatch):
             now[0] += 1.0 if len(ran) == program._EARLY + program._TRIED else 0.0  # once something else came between
 
     monkeypatch.setattr(program, "perf_counter", lambda: now[0])
-    played = program.Played(Machine(), 0, 0, None)
+    played = program.AdaptiveProgram(Machine(), 0, 0, None)
     for _ in range(program._EVERY):
         played()
     early, tried = program._EARLY, program._TRIED
@@ -455,7 +473,7 @@ def test_what_takes_long_has_helpers(monkeypatch):
             now[0] += 1e-2 if helped else 1e-3
 
     monkeypatch.setattr(program, "perf_counter", lambda: now[0])
-    played = program.Played(Machine(), 0, 0, None)
+    played = program.AdaptiveProgram(Machine(), 0, 0, None)
     for _ in range(2 * program._EVERY):
         played()
     assert all(ran)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from tinynet_backends.cuda import graph
 from tinynet_backends.cuda.device import CudaDevice
-from tinynet_backends.cuda.graph import KINDS, Compiled, Running
+from tinynet_backends.cuda.graph import KINDS, Compiled, ThreadState
 
 
 class Device:
     """A runtime, and steps compiled for it."""
 
     def __init__(self):
-        self.rt, self.running, self.python = fake_cuda.Runtime(), Running(), 0
+        self.rt, self.running, self.python = fake_cuda.Runtime(), ThreadState(), 0
 
     def array(self, *values, dtype="float32"):
         return self.rt.array(np.asarray(values, dtype))

@@ -284,10 +284,10 @@ def test_a_layer_that_asks_for_masks_of_many_is_told_how():
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 33])
 def test_batches_side_by_side_are_those_of_each_loader(batch, monkeypatch):
-    """Together's stretches cover an epoch, whatever its last batch is."""
+    """Together's chunks cover an epoch, whatever its last batch is."""
     from tinynet.data import together
 
-    monkeypatch.setattr(together, "_STRETCH", 3 * 2 * batch * 5)  # three steps each
+    monkeypatch.setattr(together, "LARGEST_CHUNK", 3 * 2 * batch * 5)  # three steps each
     ops = tn.get_backend("numpy")
     for options in ({}, {"drop_last": True}, {"shuffle": False}):
         loaders = [tn.Loader((X, LABELS, np.arange(41.0)), batch, seed=seed, **options) for seed in (1, 2)]

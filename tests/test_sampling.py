@@ -84,7 +84,7 @@ def test_balanced_training_learns_the_rare_class():
 @pytest.mark.parametrize("first", [0, 5])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_batches_are_the_same_from_a_thread(prefetch, first, drop_last, ops, monkeypatch):
-    monkeypatch.setattr(loading, "_STRETCH", 3 * 7)  # several stretches in an epoch
+    monkeypatch.setattr(loading, "LARGEST_CHUNK", 3 * 7)  # several chunks in an epoch
     monkeypatch.setattr(loading, "_SOON", 0.0)
     loader = tn.Loader(
         (DATA.x, DATA.y, np.linspace(0.1, 1, 100)), 7, shuffle=True, prefetch=prefetch, drop_last=drop_last
@@ -127,7 +127,7 @@ def test_a_thread_is_tried_and_kept_where_it_pays(tick, ticks, with_thread, thre
     monkeypatch.setattr(tn.Loader, "batch", slow)
     loader = tn.Loader(DATA, 10)
     coming = loading.batches(loader, 0, tn.get_backend("numpy"), "float32")
-    for t in range(16 * loader.span):
+    for t in range(16 * loader.steps_per_chunk):
         batch_of_step = next(coming)
         np.testing.assert_array_equal(batch_of_step.x, DATA.x[loader.index(t)])
         now[0] += tick * (with_thread[len(begun) - 1] if running else 7)

@@ -125,8 +125,8 @@ class Step:
     def __call__(self, batch: Batch, t: int) -> Array:
         return self._one(*batch, t, *self.numbers(t))
 
-    def several(self, stretch: Batch, first: int, losses: Array) -> None:
-        """Set ``losses`` (steps, …) by steps ``first``, ``first + 1``, …, whose batches are equal parts of ``stretch``, those of
+    def several(self, chunk: Batch, first: int, losses: Array) -> None:
+        """Set ``losses`` (steps, …) by steps ``first``, ``first + 1``, …, whose batches are equal parts of ``chunk``, those of
         many networks its entries.
 
         They have the bits of single steps, and take one launch on a device that launches.
@@ -134,12 +134,12 @@ class Step:
         steps, scan = losses.shape[0], self.ops.scan(self._one)
         numbers = [(t, *self.numbers(t)) for t in range(first, first + steps)]
         if scan:
-            scan([*stretch, *map(list, zip(*numbers, strict=True))], losses)
+            scan([*chunk, *map(list, zip(*numbers, strict=True))], losses)
             return
         if steps not in self._several:
             room = self.ops.empty((steps,), losses.dtype)
             self._several[steps] = self.ops.compile(partial(self._compute_several, steps), *self.fixed, room)
-        self.ops.assign(losses, self._several[steps](*stretch, *chain.from_iterable(numbers)))
+        self.ops.assign(losses, self._several[steps](*chunk, *chain.from_iterable(numbers)))
 
     def _compute_several(self, steps: int, *args: Any) -> Array:
         fixed, (losses, *batch), numbers = args[: (k := len(self.fixed))], args[k : k + 4], args[k + 4 :]
@@ -226,8 +226,8 @@ def loop(
                 latest = t + count - 1
                 value = losses[latest - since, ...]
                 if count > 1:
-                    _, stretch = loader.stretch(t, ops, model.dtype)  # type: ignore[attr-defined]
-                    step.several(stretch, t, losses[t - since : t - since + count, ...])
+                    _, chunk = loader.chunk(t, ops, model.dtype)  # type: ignore[attr-defined]
+                    step.several(chunk, t, losses[t - since : t - since + count, ...])
                 else:
                     ops.assign(value, step(loader.batch(t, ops, model.dtype) if together else next(coming), t))
                 run.step = t + count
@@ -245,7 +245,7 @@ def _made_together(loader: BatchSource, ops: Backend) -> bool:
     """Whether several steps may be run as one: those of many networks on the host, and those of a device that launches
     them and makes their batches.
 
-    Each part of a stretch must be aligned like a batch of its own, or matrix products would have other bits.
+    Each part of a chunk must be aligned like a batch of its own, or matrix products would have other bits.
     """
     if not ops.launches:
         return isinstance(loader, Together)
@@ -253,11 +253,11 @@ def _made_together(loader: BatchSource, ops: Backend) -> bool:
 
 
 def _uninterrupted(loader: Any, first: int, stop: int, due: Callable[[int], bool] | None, all_alike: bool) -> int:
-    """How many steps are run as one from ``first`` on: those of a stretch of full batches before ``stop`` within which no
-    step is due, else 1. With ``all_alike`` each stretch has as many steps."""
+    """How many steps are run as one from ``first`` on: those of a chunk of full batches before ``stop`` within which no
+    step is due, else 1. With ``all_alike`` each chunk has as many steps."""
     full = loader.data.n // loader.batch_size - first % loader.steps_per_epoch
-    steps = min(loader.span, full)
-    whole = loader.first_of_stretch(first) == first and steps >= (loader.span if all_alike else 1)
+    steps = min(loader.steps_per_chunk, full)
+    whole = loader.first_of_chunk(first) == first and steps >= (loader.steps_per_chunk if all_alike else 1)
     if not whole or first + steps > stop or (due is not None and any(map(due, range(first + 1, first + steps)))):
         return 1
     return int(steps)

@@ -1,6 +1,6 @@
 """Recording a step while it runs: its calls on arrays, without the Python between them.
 
-Stand-ins take the place of a step's arrays and numbers. Every call that meets one is executed on the real array and
+StandIn-ins take the place of a step's arrays and numbers. Every call that meets one is executed on the real array and
 recorded on a tape; results keep their place in memory, so that the tape can be replayed with other inputs. Shapes and
 values are real ones, since the step does run. What a tape cannot hold, a branch on values or a crossing to Python, breaks
 it: the step still ends as it should, and `Tape.broken` says why.
@@ -51,9 +51,9 @@ class Tape:
         run([(f, *map(real, args)) for f, args in calls])
         self.calls.extend(calls)
 
-    def array(self, value: Array, source: Source | None = None) -> Stand:
+    def array(self, value: Array, source: Source | None = None) -> StandIn:
         """A stand-in for ``value``, a part of ``source`` if that is given."""
-        return Stand(self, value, source)
+        return StandIn(self, value, source)
 
 
 class Source:
@@ -70,7 +70,7 @@ class Number:
         self.tape, self.value, self.source = tape, source.value, source
 
 
-class Stand(np.lib.mixins.NDArrayOperatorsMixin):
+class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
     """Stands for an array of the step.
 
     ``source`` is the argument that it is or is a view of; None for an array that keeps its place in memory.
@@ -88,7 +88,7 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
     def __len__(self) -> int:
         return len(self.value)
 
-    def __iter__(self) -> Iterator[Stand]:
+    def __iter__(self) -> Iterator[StandIn]:
         return (self[n] for n in range(len(self)))
 
     def __getattr__(self, name: str) -> Any:
@@ -114,7 +114,7 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
         return self._function(lambda x, k: x[k], (self, key), {})
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        part = self.value[key] if not isinstance(key, tuple) or not any(isinstance(k, Stand) for k in key) else None
+        part = self.value[key] if not isinstance(key, tuple) or not any(isinstance(k, StandIn) for k in key) else None
         if self.source is not None or part is None or not np.may_share_memory(part, self.value):
             self.tape.stop("a write to selected elements")
             self.value[real(key)] = real(value)
@@ -124,7 +124,7 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         tape, out = self.tape, options.pop("out", None)
-        if any(isinstance(value, Stand) for value in options.values()):  # where=
+        if any(isinstance(value, StandIn) for value in options.values()):  # where=
             tape.stop("a mask among the options of a call")
             options = {name: real(value) for name, value in options.items()}
         f = ufunc if method == "__call__" else getattr(ufunc, method)
@@ -135,14 +135,14 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
                 return f(*[real(a) for a in inputs])
             return self._into(f, inputs)
         (target,) = out
-        if not isinstance(target, Stand) or target.source is not None or method == "at":
+        if not isinstance(target, StandIn) or target.source is not None or method == "at":
             tape.stop("a result written to an array that the step does not own")
             return f(*[real(a) for a in inputs], out=real(target))
         tape.wrote = True
         tape.do(f if method == "__call__" else partial(_out, f), *inputs, target)
         return target
 
-    def _into(self, f: Callable[..., Any], inputs: Sequence[Any]) -> Stand:
+    def _into(self, f: Callable[..., Any], inputs: Sequence[Any]) -> StandIn:
         """``f(*inputs)``, a ufunc or a method of one, in an array of its own."""
         value = np.asarray(f(*[real(a) for a in inputs]))
         result = self.tape.array(value)
@@ -160,14 +160,14 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
 
     def _function(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Any function: a view of an argument stays one; other results are copied to arrays of their own."""
-        met: list[Stand] = []
+        met: list[StandIn] = []
         value = function(*real(args, met), **real(kwargs, met))
         several = isinstance(value, (tuple, list))
         values = list(value) if several else [value]
         if not all(isinstance(v, (np.ndarray, np.generic)) for v in values):
             self.tape.stop(f"the function {function.__name__}")
             return value
-        seen = [m for m in met if any(isinstance(m, Stand) and np.may_share_memory(v, m.value) for v in values)]
+        seen = [m for m in met if any(isinstance(m, StandIn) and np.may_share_memory(v, m.value) for v in values)]
         if seen:
             results = [seen[0]._wrap(v) for v in values]
         else:
@@ -185,8 +185,8 @@ class Stand(np.lib.mixins.NDArrayOperatorsMixin):
             return results[0]
         return type(value)(*results) if hasattr(value, "_fields") else type(value)(results)
 
-    def _wrap(self, view: Array) -> Stand:
-        return Stand(self.tape, view, self.source)
+    def _wrap(self, view: Array) -> StandIn:
+        return StandIn(self.tape, view, self.source)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         self.tape.stop("an array made of one (asarray)")
@@ -206,7 +206,7 @@ _METHODS = {"reshape", "ravel", "transpose", "squeeze", "swapaxes", "sum", "mean
 
 def _crossing(name: str, f: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, *args: Any) -> Any:
-        if any(isinstance(a, Stand) for a in args):
+        if any(isinstance(a, StandIn) for a in args):
             return NotImplemented  # left to the array
         self.tape.stop(f"a value needed by Python ({name})")
         return f(self.value, *[real(a) for a in args])
@@ -222,7 +222,7 @@ _CROSSINGS: dict[str, Callable[..., Any]] = {
     "index": operator.index,
 }
 for _name, _f in _CROSSINGS.items():
-    setattr(Stand, f"__{_name}__", _crossing(_name, _f))
+    setattr(StandIn, f"__{_name}__", _crossing(_name, _f))
     setattr(Number, f"__{_name}__", _crossing(_name, _f))
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
     _f = getattr(operator, _name)
@@ -237,9 +237,9 @@ def _out(f: Callable[..., Any], *args: Any) -> None:
     f(*args[:-1], out=args[-1])
 
 
-def real(value: Any, met: list[Stand] | None = None) -> Any:
+def real(value: Any, met: list[StandIn] | None = None) -> Any:
     """``value`` with the real arrays and numbers in place of its stand-ins, which are appended to ``met``."""
-    if isinstance(value, (Stand, Number)):
+    if isinstance(value, (StandIn, Number)):
         if met is not None:
             met.append(value)  # type: ignore[arg-type]
         return value.value
@@ -253,7 +253,7 @@ def real(value: Any, met: list[Stand] | None = None) -> Any:
 
 def _refill(value: Any, found: list[Any]) -> Any:
     """``value`` with the elements of ``found``, in the order of `real`, in place of its stand-ins; ``found`` is used up."""
-    if isinstance(value, (Stand, Number)):
+    if isinstance(value, (StandIn, Number)):
         return found.pop(0)
     if isinstance(value, dict):
         return {name: _refill(v, found) for name, v in value.items()}

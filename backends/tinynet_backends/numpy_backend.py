@@ -11,17 +11,17 @@ import numpy as np
 from tinynet_backends import exact
 from tinynet_backends.arena import Arena, cuts
 from tinynet_backends.backend import Array, Formula, R
-from tinynet_backends.capture import Call, Stand, Tape, real, run
+from tinynet_backends.capture import Call, StandIn, Tape, real, run
 from tinynet_backends.numpy_numbers import BLOCK, NumpyNumbers
 from tinynet_backends.passes import INTEGER, Passes, write_passes
 from tinynet_backends.replay import Compiled, Replay
 from tinynet_backends.tracing import traced
 
-_TRUTH = np.dtype(np.bool_)
+_BOOL = np.dtype(np.bool_)
 _FEW_CLASSES = 32
 
 
-class Running(threading.local):
+class ThreadState(threading.local):
     """What a thread is running, and what it keeps."""
 
     def __init__(self) -> None:
@@ -35,15 +35,15 @@ class NumpyBackend(NumpyNumbers):
 
     def __init__(self, name: str = "numpy") -> None:
         super().__init__(name, np)
-        self._running = Running()
+        self._running = ThreadState()
         _keep_pages()
 
     def owns(self, x: Any) -> bool:
-        return isinstance(x, (np.ndarray, Stand))
+        return isinstance(x, (np.ndarray, StandIn))
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
         made, tape = super().asarray(x, dtype), self._running.tape
-        return made if tape is None or isinstance(made, Stand) else tape.array(made)
+        return made if tape is None or isinstance(made, StandIn) else tape.array(made)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         running = self._running
@@ -197,7 +197,7 @@ class NumpyBackend(NumpyNumbers):
         """Blocks of this thread for the intermediate results of passes, by kind."""
         found: dict[str, list[Array]] = {}
         for kind, count in passes.scratch.items():
-            of = {"t": dtype, "m": _TRUTH, "i": INTEGER[dtype.itemsize]}[kind]
+            of = {"t": dtype, "m": _BOOL, "i": INTEGER[dtype.itemsize]}[kind]
             kept = self._running.scratch.setdefault(of, [])
             while len(kept) < count:
                 kept.append(np.empty(BLOCK, of))

@@ -152,7 +152,7 @@ def write_passes(trace: Trace, in_place: bool = False) -> Passes:
         dead = {place[a.number] for a in args if isinstance(a, Ref) and a.number in place and last[a.number] == n}
         if not selects:
             scratch.release(dead)
-        target = own_place(number, n, selects) or scratch.take("m" if kind == "truth" else "t")
+        target = own_place(number, n, selects) or scratch.take("m" if kind == "bool" else "t")
         if selects:  # reads its operands more than once, and so must not write where they are
             scratch.made["i"] = 1
             scratch.release(dead)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from tinynet_backends.arena import Arena
-from tinynet_backends.capture import Number, Source, Stand, Tape, real, run
+from tinynet_backends.capture import Number, Source, StandIn, Tape, real, run
 
 Array = Any
 _log = logging.getLogger("tinynet")
@@ -32,7 +32,7 @@ class Replay:
     def __init__(self, result: Any, inputs: Sequence[Any], buffers: Sequence[Array] = ()) -> None:
         met: list[Any] = []
         self.result = real(result, met)
-        self.returned = {id(a) for a in buffers} & {id(whole_of(m.value)) for m in met if isinstance(m, Stand)}
+        self.returned = {id(a) for a in buffers} & {id(whole_of(m.value)) for m in met if isinstance(m, StandIn)}
         self.passing = {id(a) for a in buffers} - self.returned
         self.several: Callable[[Replay, Sequence[Any], Array], bool] | None = None
         self.inputs = list(inputs)
@@ -42,7 +42,7 @@ class Replay:
     def add(self, f: Callable[..., Any], args: Sequence[Any] = ()) -> None:
         values = [f, *map(real, args)]
         for n, a in enumerate(args):
-            if isinstance(a, (Stand, Number)) and a.source is not None:
+            if isinstance(a, (StandIn, Number)) and a.source is not None:
                 put = partial(self._put, len(self.calls), values, n + 1, view_of(a))
                 self.places[a.source.number].append(put)
         self.calls.append(tuple(values))
@@ -80,7 +80,7 @@ class Replay:
         return bool(self.several and contiguous and self.several(self, inputs, out))
 
 
-def view_of(a: Stand | Number) -> Callable[[Any], Any] | None:
+def view_of(a: StandIn | Number) -> Callable[[Any], Any] | None:
     """How to take the same view of another source; None if it is the source itself."""
     view = a.value
     if isinstance(a, Number) or view is a.source.value:
@@ -89,7 +89,7 @@ def view_of(a: Stand | Number) -> Callable[[Any], Any] | None:
     return lambda new: np.ndarray(shape, dtype, new, offset, strides)
 
 
-def offset_of(a: Stand) -> int:
+def offset_of(a: StandIn) -> int:
     """Bytes from the beginning of the source to that of the stand-in."""
     first, whole = (x.__array_interface__["data"][0] for x in (a.value, a.source.value))
     return int(first - whole)
@@ -231,7 +231,7 @@ _CAPTURABLE = (np.ndarray, int, float, type(None))
 def _stand(tape: Tape, source: Source) -> Any:
     if source.value is None:
         return None
-    return Stand(tape, source.value, source) if isinstance(source.value, np.ndarray) else Number(tape, source)
+    return StandIn(tape, source.value, source) if isinstance(source.value, np.ndarray) else Number(tape, source)
 
 
 def _stand_in(tree: Any, tape: Tape) -> Any:

@@ -35,7 +35,7 @@ class Ref(NamedTuple):
 class Instruction(NamedTuple):
     """``op`` on values and constants, those as text, in which 0.0 and -0.0 differ.
 
-    The result's ``kind`` is 'array', 'truth' (an array of bools) or 'number'.
+    The result's ``kind`` is 'array', 'bool' (an array of bools) or 'number'.
     """
 
     op: str
@@ -94,7 +94,7 @@ class _Recorder:
                 raise Untraceable(f"{op} of numbers")
             kind = "number"
         else:
-            kind = "truth" if op in COMPARISONS or op.startswith("logical") else "array"
+            kind = "bool" if op in COMPARISONS or op.startswith("logical") else "array"
         refs = tuple(a.ref if isinstance(a, Symbol) else repr(float(a)) for a in args)
         instruction = Instruction(op, refs, kind)
         number = self.instructions.setdefault(instruction, self.inputs + len(self.instructions))

@@ -93,8 +93,8 @@ class Loader:
             self.order = Shuffled(n, self.seed)
         else:
             self.order = Sequential(n)
-        self.span = min(16, max(1, _STRETCH // (batch_size * prod(self.data.shape))))
-        self._kept: tuple[int, int, str, Batch] | None = None  # the stretch that was made last: from step to step
+        self.steps_per_chunk = min(16, max(1, LARGEST_CHUNK // (batch_size * prod(self.data.shape))))
+        self._kept: tuple[int, int, str, Batch] | None = None  # the chunk that was made last: from step to step
 
     def __repr__(self) -> str:
         return f"Loader({self.data!r}, {self.batch_size}, seed={self.seed}, {self.order!r})"
@@ -113,7 +113,7 @@ class Loader:
     def index(self, step: int, ops: Backend | None = None) -> Index:
         """Numbers of the samples of a step: a range, or int64 on the host."""
         epoch, start, stop = self._places(step, 1)
-        return self.order.draws(epoch, start, stop, _host(ops or get_backend()))
+        return self.order.draws(epoch, start, stop, host_of(ops or get_backend()))
 
     def _places(self, step: int, steps: int) -> tuple[int, int, int]:
         """The epoch of a step, and the places in it of that step and those after it, ``steps`` in all."""
@@ -127,39 +127,39 @@ class Loader:
             return self.data.rows(self.order.draws(*self._places(step, 1), self._orders(ops)), ops, dtype)
         kept = self._kept
         if kept is None or not isinstance(step, int) or not kept[0] <= step < kept[1] or kept[2] != dtype:
-            first = self.first_of_stretch(_check_step(step))
-            steps, stretch = self.stretch(first, ops, dtype)
-            kept = self._kept = first, first + steps, dtype, stretch
+            first = self.first_of_chunk(_check_step(step))
+            steps, chunk = self.chunk(first, ops, dtype)
+            kept = self._kept = first, first + steps, dtype, chunk
         return self.cut(kept[3], step - kept[0], ops)
 
-    # On the host the batches of several steps, ``span`` of them or a stretch, are made together: the cost of calls and
+    # On the host the batches of several steps, a chunk of them, are made together: the cost of calls and
     # of a cold cache is spread over them.
 
     def made_on_host(self, ops: Backend) -> bool:
         """Whether batches for ``ops`` are made by the host."""
         return self.data.on_host or (not self.data.stored and ops.generator.on_host)
 
-    def first_of_stretch(self, step: int) -> int:
-        """The first step of the stretch that a step belongs to; none crosses the end of an epoch."""
-        return step - step % self.steps_per_epoch % self.span
+    def first_of_chunk(self, step: int) -> int:
+        """The first step of the chunk that a step belongs to; none crosses the end of an epoch."""
+        return step - step % self.steps_per_epoch % self.steps_per_chunk
 
-    def stretch(self, first: int, ops: Backend, dtype: str) -> tuple[int, Batch]:
-        """How many steps the stretch has that begins at ``first``, and their batches as one, on the host of ``ops`` or, where
+    def chunk(self, first: int, ops: Backend, dtype: str) -> tuple[int, Batch]:
+        """How many steps the chunk has that begins at ``first``, and their batches as one, on the host of ``ops`` or, where
         that does not make them, on ``ops``."""
-        steps = min(self.span, self.steps_per_epoch - first % self.steps_per_epoch)
+        steps = min(self.steps_per_chunk, self.steps_per_epoch - first % self.steps_per_epoch)
         epoch, start, stop = self._places(first, steps)
         draws = self.order.draws(epoch, start, stop, self._orders(ops))
-        return steps, self.data.rows(draws, _host(ops) if self.made_on_host(ops) else ops, dtype)
+        return steps, self.data.rows(draws, host_of(ops) if self.made_on_host(ops) else ops, dtype)
 
     def _orders(self, ops: Backend) -> Backend:
         """Who finds out which samples make a batch for ``ops``: itself, if it can and the numbers may stay there."""
         there = isinstance(self.order, Shuffled) and self.data.computed and not self.made_on_host(ops)
-        return ops if there and ops.generator is ops else _host(ops)
+        return ops if there and ops.generator is ops else host_of(ops)
 
-    def cut(self, stretch: Batch, number: int, ops: Backend, put: Feed | None = None) -> Batch:
-        """The batch of the ``number``-th step of a stretch, on ``ops``; ``put`` there by `Backend.feed`, if given."""
+    def cut(self, chunk: Batch, number: int, ops: Backend, put: Feed | None = None) -> Batch:
+        """The batch of the ``number``-th step of a chunk, on ``ops``; ``put`` there by `Backend.feed`, if given."""
         rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        parts = [None if a is None else a[rows] for a in stretch]
+        parts = [None if a is None else a[rows] for a in chunk]
         if put:
             parts = put(parts)
         elif not ops.on_host:
@@ -174,14 +174,14 @@ def _check_step(step: int) -> int:
     return number
 
 
-def _host(ops: Backend) -> Backend:
+def host_of(ops: Backend) -> Backend:
     """Who makes on the host what ``ops`` is fed."""
     return ops if ops.on_host else get_backend("numpy")
 
 
 Feed = Callable[[Sequence[Any]], list[Any]]
-_STRETCH = 2**21  # numbers in a stretch, at most
-_SOON = 1e-3  # seconds for two stretches: what a thread, and its batches from another core's cache, come to
+LARGEST_CHUNK = 2**21  # numbers in a chunk, at most
+_SOON = 1e-3  # seconds for two chunks: what a thread, and its batches from another core's cache, come to
 
 
 def batches(loader: BatchSource, first: int, ops: Backend, dtype: str) -> Generator[Batch]:
@@ -202,12 +202,12 @@ def batches(loader: BatchSource, first: int, ops: Backend, dtype: str) -> Genera
 def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch, None, tuple[bool, int]]:
     """Batches without a thread, then as many with one, twice: whether it was faster by more than chance both times, and the
     next step."""
-    span = loader.span
+    steps_per_chunk = loader.steps_per_chunk
     for _ in range(2):
-        for n in range(step, step + span):  # slower than others: these do not count
+        for n in range(step, step + steps_per_chunk):  # slower than others: these do not count
             yield loader.batch(n, ops, dtype)
         began, waited = perf_counter(), 0.0
-        steps = range(step + span, step + 3 * span)
+        steps = range(step + steps_per_chunk, step + 3 * steps_per_chunk)
         for n in steps:
             asked = perf_counter()
             batch = loader.batch(n, ops, dtype)
@@ -217,7 +217,7 @@ def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Bat
         if waited < max(0.02 * without, _SOON):
             return False, step
         with closing(_ahead(loader, step, ops, dtype)) as coming:
-            yield next(coming)  # the first stretch is not made in the background
+            yield next(coming)  # the first chunk is not made in the background
             began = perf_counter()
             for _ in steps:
                 yield next(coming)
@@ -228,16 +228,16 @@ def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Bat
 
 
 def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch]:
-    """Batches without end: while those of a stretch are used, the next stretch is made in a background thread.
+    """Batches without end: while those of a chunk are used, the next chunk is made in a background thread.
 
     Each is to be used before the next is asked for, which may lie where an earlier one did."""
     put = ops.feed()
     with ThreadPoolExecutor(1, thread_name_prefix="tinynet-loader") as pool:
-        first = loader.first_of_stretch(step)
-        coming = pool.submit(loader.stretch, first, ops, dtype)
+        first = loader.first_of_chunk(step)
+        coming = pool.submit(loader.chunk, first, ops, dtype)
         while True:
-            steps, stretch = coming.result()
-            coming = pool.submit(loader.stretch, first + steps, ops, dtype)
+            steps, chunk = coming.result()
+            coming = pool.submit(loader.chunk, first + steps, ops, dtype)
             for number in range(step - first, steps):
-                yield loader.cut(stretch, number, ops, put)
+                yield loader.cut(chunk, number, ops, put)
             step = first = first + steps

@@ -8,7 +8,7 @@ from math import prod
 from tinynet_backends import Backend
 
 from tinynet.data.dataset import Batch
-from tinynet.data.loader import _STRETCH, Loader, _host
+from tinynet.data.loader import LARGEST_CHUNK, Loader, host_of
 from tinynet.data.sampling import Sequential, Shuffled, Shuffles
 
 
@@ -16,7 +16,7 @@ class Together:
     """Step t -> the t-th batch of each loader: inputs (m, n, *shape), targets (m, n) or (m, n, o), weights (m, n).
 
     The loaders are alike but for their seeds. Where all draw the same samples, these are had once, and the inputs of
-    all are (1, n, *shape). As those of a `Loader`, batches are made a stretch of steps at a time: full ones, or a smaller
+    all are (1, n, *shape). As those of a `Loader`, batches are made a chunk of steps at a time: full ones, or a smaller
     one at the end of an epoch.
     """
 
@@ -27,31 +27,31 @@ class Together:
         self.alike = isinstance(first.order, Sequential) or all(a.seed == first.seed for a in loaders)
         shuffled = all(isinstance(a.order, Shuffled) for a in loaders)
         self.shuffles = Shuffles(self.data.n, [a.seed for a in loaders]) if shuffled else None
-        most = _STRETCH // (len(loaders) * self.batch_size * prod(self.data.shape))
-        self.span = next(
+        most = LARGEST_CHUNK // (len(loaders) * self.batch_size * prod(self.data.shape))
+        self.steps_per_chunk = next(
             (n for n in (16, 8, 4, 2) if n <= most), 1
-        )  # checks, every 64 steps, fall between two stretches
-        self._kept: tuple[int, Batch] | None = None  # the stretch that was made last
+        )  # checks, every 64 steps, fall between two chunks
+        self._kept: tuple[int, Batch] | None = None  # the chunk that was made last
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
         """The batches of a step on ``ops``."""
-        first = self.first_of_stretch(step)
+        first = self.first_of_chunk(step)
         if self._kept is None or self._kept[0] != first:
-            self._kept = first, self.stretch(first, _host(ops) if self.first.made_on_host(ops) else ops, dtype)[1]
+            self._kept = first, self.chunk(first, host_of(ops) if self.first.made_on_host(ops) else ops, dtype)[1]
         return Batch(*(None if a is None else ops.asarray(a[step - first, ...]) for a in self._kept[1]))
 
-    def first_of_stretch(self, step: int) -> int:
-        """The first step of the stretch that a step belongs to."""
+    def first_of_chunk(self, step: int) -> int:
+        """The first step of the chunk that a step belongs to."""
         place = step % self.steps_per_epoch
-        return step - place % self.span if place < self.data.n // self.batch_size else step
+        return step - place % self.steps_per_chunk if place < self.data.n // self.batch_size else step
 
-    def stretch(self, first: int, ops: Backend, dtype: str) -> tuple[int, Batch]:
-        """How many steps the stretch has that begins at ``first``, and their batches on ``ops``: (steps, …)."""
+    def chunk(self, first: int, ops: Backend, dtype: str) -> tuple[int, Batch]:
+        """How many steps the chunk has that begins at ``first``, and their batches on ``ops``: (steps, …)."""
         epoch, place = divmod(first, self.steps_per_epoch)
-        steps = max(1, min(self.span, self.data.n // self.batch_size - place))
+        steps = max(1, min(self.steps_per_chunk, self.data.n // self.batch_size - place))
         start = place * self.batch_size
         stop = min(start + steps * self.batch_size, self.data.n)
-        host, count = _host(ops), len(self.loaders)
+        host, count = host_of(ops), len(self.loaders)
         xp = ops.xp
         if self.alike:
             rows = self.data.rows(self.first.order.draws(epoch, start, stop, host), ops, dtype)

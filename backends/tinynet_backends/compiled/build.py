@@ -16,16 +16,17 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numba import cfunc, float32, float64
+from numba import float32, float64
 from tinynet_backends.cache import cache_folder
 from tinynet_backends.compiled import kernels, samples
+from tinynet_backends.compiled.cached import compiled
 from tinynet_backends.compiled.program import KERNEL
 from tinynet_backends.rowwise import RowTrace
 from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
 
 _log = logging.getLogger("tinynet")
 _REAL = {np.dtype("float32"): float32, np.dtype("float64"): float64}
-_HEAD = '''"""A traced formula as a kernel; written by tinynet_backends.compiled.build, version 4."""
+_HEAD = '''"""A traced formula as a kernel; written by tinynet_backends.compiled.build."""
 
 import math
 
@@ -84,7 +85,7 @@ def rows(trace: RowTrace, dtype: Any) -> tuple[int, bool, int, int]:
 
 def _compile(body: Callable[..., None], name: str, kept: bool, reorder: bool = False) -> int:
     began = perf_counter()
-    made = cfunc(KERNEL, cache=kept, error_model="numpy", fastmath={"reassoc"} if reorder else False)(body)
+    made = compiled(KERNEL, body, kept, error_model="numpy", fastmath={"reassoc"} if reorder else False)
     seconds = perf_counter() - began
     if not getattr(made, "cache_hits", 0):
         if not any(not getattr(other, "cache_hits", 0) for other in _compiled):
@@ -139,7 +140,7 @@ def _lines(trace: Trace, kind: str) -> list[str]:
     inside = [f"a{n} = p{n}[i]" for n in range(trace.arrays)]
     for op, args, result in trace.instructions:
         values = [names[a.number] if isinstance(a, Ref) else a for a in args]
-        name = f"{ {'number': 's', 'truth': 'm', 'array': 'v'}[result] }{len(names)}"
+        name = f"{ {'number': 's', 'bool': 'm', 'array': 'v'}[result] }{len(names)}"
         names.append(name)
         if result == "number":
             before.append(f"{name} = " + (f" {ON_NUMBERS[op]} ".join(values) if len(values) == 2 else f"-{values[0]}"))

@@ -16,7 +16,7 @@ _DONE, _KERNEL, _ARGS, RUNNING = 8, 16, 17, 24
 HEAD, SIZE, STEPS, TABLE = 7, 4, 5, 6  # words before the moves of a chain, and three of them
 
 
-@njit(cache=True)
+@njit
 def _work(pool):  # type: ignore[no-untyped-def]
     """Do a part, if one is left. The ticket holds the number of parts above, the next one below."""
     ticket = load(pool)

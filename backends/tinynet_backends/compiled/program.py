@@ -19,9 +19,10 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numba import cfunc, types
-from tinynet_backends.capture import Call, Number, Stand, real
+from numba import types
+from tinynet_backends.capture import Call, Number, StandIn, real
 from tinynet_backends.compiled import blas, loop
+from tinynet_backends.compiled.cached import compiled
 from tinynet_backends.compiled.tiles import available
 from tinynet_backends.replay import Replay, offset_of, whole_of
 
@@ -90,7 +91,7 @@ class _Records:
 
     def __init__(self) -> None:
         self.words: list[int] = []
-        self.places: list[tuple[int, Stand | Number]] = []
+        self.places: list[tuple[int, StandIn | Number]] = []
         self.kept: list[Any] = []
         self.parts = 1
         self.changes: list[int] = []
@@ -122,7 +123,7 @@ class _Records:
             array = np.array(self.words, np.int64)
             inputs: dict[int, list[tuple[int, int]]] = {}
             for position, stand in self.places:
-                offset = offset_of(stand) if isinstance(stand, Stand) else 0
+                offset = offset_of(stand) if isinstance(stand, StandIn) else 0
                 inputs.setdefault(stand.source.number, []).append((position, offset))
             for number, positions in inputs.items():
                 replay.places[number].append(_placing(array, positions))
@@ -188,7 +189,7 @@ def _agree(cuts: dict[int, int], args: Sequence[Any], rows: int) -> bool:
     """
     for a in args:
         array = real(a)
-        if not isinstance(array, np.ndarray) or (isinstance(a, Stand) and a.source is not None):
+        if not isinstance(array, np.ndarray) or (isinstance(a, StandIn) and a.source is not None):
             continue  # inputs are read by all and written by none
         whole, cut = whole_of(array), 0
         if array.ndim and len(array) == rows and min(array.strides) > 0:
@@ -238,7 +239,7 @@ def _changes(chain: Sequence[Call], returned: Set[int]) -> list[int]:
 
 def _changing(a: Any) -> bool:
     """Whether an argument is an input of the step, or a view of one."""
-    return isinstance(a, (Stand, Number)) and a.source is not None
+    return isinstance(a, (StandIn, Number)) and a.source is not None
 
 
 def _placing(array: Any, positions: list[tuple[int, int]]) -> Callable[[Any], None]:
@@ -259,10 +260,10 @@ def _running(array: Any, parallel: bool, kept: list[Any]) -> Callable[[], None]:
             sequential(first, last, 0)
 
         return alone
-    return Played(machine, first, last, (array, kept))
+    return AdaptiveProgram(machine, first, last, (array, kept))
 
 
-class Played:
+class AdaptiveProgram:
     """A program that runs repeatedly: with helpers, unless it was faster without them when both were last tried.
 
     On a shared machine, passing data between two cores may for a while take longer than doing the work on one. Results do
@@ -325,9 +326,9 @@ class Machine:
 
     def __init__(self) -> None:
         word = ctypes.c_int64
-        self._compiled = cfunc(KERNEL, cache=True)(loop.run), cfunc(_ASSIST, cache=True)(loop.assist)
+        self._compiled = compiled(KERNEL, loop.run), compiled(_ASSIST, loop.assist)
         self.run = ctypes.CFUNCTYPE(None, word, word, word)(self._compiled[0].address or 0)
-        self._kernels = cfunc(KERNEL, cache=True)(loop.chain), cfunc(KERNEL, cache=True)(loop.each)
+        self._kernels = compiled(KERNEL, loop.chain), compiled(KERNEL, loop.each)
         self.chain, self.each = (int(kernel.address or 0) for kernel in self._kernels)
         self._help = ctypes.CFUNCTYPE(None, word, word)(self._compiled[1].address or 0)
         self.tiles = available()

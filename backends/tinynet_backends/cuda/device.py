@@ -33,7 +33,7 @@ class CudaDevice(Backend):
 
     def _attach(self, runtime: Any, products: Products) -> None:
         self._runtime, self._products = runtime, products
-        self._running = graph.Running()
+        self._running = graph.ThreadState()
         self._ways = fused.Ways(products.choices)
 
     def _here(self) -> AbstractContextManager[Any]:

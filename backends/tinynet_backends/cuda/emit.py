@@ -63,7 +63,7 @@ def _element(trace: Trace, name: str = "element") -> list[str]:
     lines = []
     for op, args, kind in trace.instructions:
         values = [names[a.number] if isinstance(a, Ref) else _literal(a) for a in args]
-        result = f"{ {'number': 's', 'truth': 'm', 'array': 'v'}[kind] }{len(names)}"
+        result = f"{ {'number': 's', 'bool': 'm', 'array': 'v'}[kind] }{len(names)}"
         names.append(result)
         if kind == "number":
             value = f" {ON_NUMBERS[op]} ".join(values) if len(values) == 2 else f"-{values[0]}"
@@ -72,7 +72,7 @@ def _element(trace: Trace, name: str = "element") -> list[str]:
         for n, v in enumerate(values):
             if v[0] not in "av" and not op.startswith("logical") and (op, n) != ("where", 0):
                 values[n] = f"(real){v}"
-        lines.append(f"    const {'bool' if kind == 'truth' else 'real'} {result} = {_SPELLED[op].format(*values)};")
+        lines.append(f"    const {'bool' if kind == 'bool' else 'real'} {result} = {_SPELLED[op].format(*values)};")
     lines += [f"    r{n} = {names[ref.number]};" for n, ref in enumerate(trace.outputs)]
     arguments = [f"double {s}" for s in _numbers(trace)]
     arguments += [f"real {a}" for a in _arrays(trace)] + [f"real& {r}" for r in _results(trace)]

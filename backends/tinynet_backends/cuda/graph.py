@@ -75,7 +75,7 @@ class _Captured(NamedTuple):
     kept: list[Array]
 
 
-class Running(threading.local):
+class ThreadState(threading.local):
     """What a thread is currently doing."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Compiled:
     Every thread has its own graphs. All of them, and their memory, are freed with this object.
     """
 
-    def __init__(self, runtime: Any, running: Running, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
+    def __init__(self, runtime: Any, running: ThreadState, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
         self._parts = runtime, running, step, fixed
         self._of_thread = threading.local()
 
@@ -113,7 +113,7 @@ class _Compilation:
     computed depends on alignment, and the first call of a resumed run is a later call of the original one.
     """
 
-    def __init__(self, runtime: Any, running: Running, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
+    def __init__(self, runtime: Any, running: ThreadState, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
         self.runtime, self.running, self.step, self.fixed = runtime, running, step, fixed
         self.logged: set[str] = set()
         # the graph; its inputs, if it is still to be captured; or why there is none

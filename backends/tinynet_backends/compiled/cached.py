@@ -1,0 +1,30 @@
+"""Compiled functions that numba keeps on disk, each under a name that says what it was compiled from.
+
+Numba asks whether the file of a function has changed, and not those of the functions that it calls: after an edit of one
+of these, what is on disk would be old code that nobody notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from numba import cfunc
+from tinynet_backends import exact, philox
+
+
+def compiled(signature: Any, body: Callable[..., Any], keep: bool = True, **options: Any) -> Any:
+    """``body`` as a C function, on disk unless not to ``keep``; ``options`` are those of `numba.cfunc`."""
+    name = body.__qualname__.partition("-")[0]
+    body.__qualname__ = f"{name}-{digest()}"
+    return cfunc(signature, cache=keep, **options)(body)
+
+
+@cache
+def digest() -> str:
+    """Of the sources in this folder and of those that have its constants."""
+    paths = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(m.__file__ or "") for m in (exact, philox))]
+    return sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
