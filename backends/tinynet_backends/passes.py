@@ -67,6 +67,8 @@ class Passes:
                 made.append((np.copyto, (result, *values)))
             elif op == "multiply" and values[0] is values[1]:
                 made.append((np.square, (values[0], result)))
+            elif op == "divide" and args[0] == Slot("c", "1.0"):
+                made.append((np.reciprocal, (values[1], result)))
             elif op in _COMPARES:
                 made.append((partial(getattr(np, op), out=real(result)), tuple(values)))
             else:

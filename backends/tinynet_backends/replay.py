@@ -117,7 +117,8 @@ class Compiled:
         self._of_thread = threading.local()
 
     def __call__(self, *args: Any) -> Any:
-        return self.here()(args)
+        compilation: Compilation = getattr(self._of_thread, "compilation", None) or self.here()
+        return compilation(args)
 
     def here(self) -> Compilation:
         """That of this thread."""
