@@ -64,10 +64,7 @@ class Loader:
         prefetch: bool | None = None,
     ) -> None:
         self.data = as_dataset(data)
-        size = checks.as_int(batch_size)
-        if size is None or size < 1:
-            raise ValueError(f"batch_size {checks.short_repr(batch_size)} is not a positive whole number")
-        self.batch_size = batch_size = size
+        self.batch_size = batch_size = checks.positive("batch_size", batch_size)
         flags = {"shuffle": shuffle, "drop_last": drop_last, "balance": balance, "prefetch": prefetch}
         for name, flag in flags.items():
             if checks.as_bool(flag) is None and (flag is not None or name in ("drop_last", "balance")):
