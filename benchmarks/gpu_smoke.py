@@ -1,7 +1,7 @@
 """Whether every kind of kernel launches on a device, and agrees with NumPy there: what to know first of a new device.
 
-The part ``smoke`` of `benchmarks.gpu_report` runs these checks one by one, in a new process after one that failed: a kernel that
-reads a wrong address ends the use of the device by its process.
+The part ``smoke`` of `benchmarks.gpu_report` runs these checks one by one, in a new process after one that failed: after a kernel
+that reads a wrong address, its process can no longer use the device.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from benchmarks.gpu_report import PRECISIONS, Wrong, backend, error, held, layer
 from benchmarks.tasks import Task
 from tinynet import verify
 
-FUSED, TAIL = (
-    Task((20, 64, 64, 2), 1001),
-    Task((100, 300, 300, 10), 200),
-)  # layers that fit into a block, and that do not
+FUSED = Task((20, 64, 64, 2), 1001)  # layers that fit into a block
+TAIL = Task((100, 300, 300, 10), 200)  # layers of which only the last do
 STEPS = 6
 
 

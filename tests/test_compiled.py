@@ -295,14 +295,15 @@ def test_several_steps_at_once_have_the_bits_of_single_ones(count, monkeypatch):
         monkeypatch.setattr(NumbaBackend, "scan", noted)
         ran.clear()
         assert trained(**options) == wanted
-        assert ran == (
-            [] if "lr" in options and options["lr"] is schedules else [11, 16, 11]
-        )  # 27 full batches an epoch
+        # 27 full batches an epoch
+        assert ran == ([] if options.get("lr") is schedules else [11, 16, 11])
 
 
 def test_a_scan_is_call_after_call(monkeypatch):
-    """Where it is one run, and where it cannot be: other kinds of arguments, layouts, and results
-    of another dtype or that outlive a step."""
+    """Where it is one run, and where it cannot be.
+
+    It cannot be with other kinds of arguments or other layouts, nor with results of another dtype or that outlive a step.
+    """
     monkeypatch.setattr(program, "_SHARE", 1)
     ops, theta = get_backend("numba"), np.zeros((6, 4))
 
@@ -451,16 +452,16 @@ def test_helpers_help_where_they_do(without, wanted, monkeypatch):
             now[0] += 1.0 if len(ran) == program._EARLY + program._TRIED else 0.0  # once something else came between
 
     monkeypatch.setattr(program, "perf_counter", lambda: now[0])
-    played = program.AdaptiveProgram(Machine(), 0, 0, None)
+    adaptive = program.AdaptiveProgram(Machine(), 0, 0, None)
     for _ in range(program._EVERY):
-        played()
+        adaptive()
     early, tried = program._EARLY, program._TRIED
     assert all(ran[: early + tried])
     assert not any(ran[early + tried : early + 2 * tried])
     assert set(ran[early + 2 * tried :]) == {wanted}
     without = 13
     for _ in range(program._EVERY):
-        played()
+        adaptive()
     assert ran[-1]
 
 
@@ -473,7 +474,7 @@ def test_what_takes_long_has_helpers(monkeypatch):
             now[0] += 1e-2 if helped else 1e-3
 
     monkeypatch.setattr(program, "perf_counter", lambda: now[0])
-    played = program.AdaptiveProgram(Machine(), 0, 0, None)
+    adaptive = program.AdaptiveProgram(Machine(), 0, 0, None)
     for _ in range(2 * program._EVERY):
-        played()
+        adaptive()
     assert all(ran)

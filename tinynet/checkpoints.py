@@ -147,7 +147,7 @@ class Checkpoints:
         return {}
 
     def open(self, snapshot: Snapshot, fingerprint: dict[str, str], resume: bool) -> None:
-        """Make the folder; with ``resume``, take the newest whole checkpoint in it.
+        """Make the folder; with ``resume``, take the newest intact checkpoint in it.
 
         A damaged one is reported with a warning, kept under another name, and the one before it used. ValueError if
         they were written for something else, or if there are some and ``resume`` is not set.

@@ -57,8 +57,10 @@ class Context:
 
     @property
     def masks(self) -> tuple[streams.Key, streams.Counter]:
-        """Key and counter of this layer's random masks at this step, for this part of the batch: distinct for up to eight
-        levels of 4095 layers each."""
+        """Key and counter of this layer's random masks at this step, for this part of the batch.
+
+        They are distinct for up to eight levels of 4095 layers each.
+        """
         if isinstance(self.seed, tuple):
             raise TypeError("many networks have masks of their own: take those of each context in ctx.each()")
         low, high = self.path & 2**64 - 1, self.path >> 64 & 2**32 - 1

@@ -404,8 +404,10 @@ def _check_inputs(shape: Shape, model: Trainable) -> None:
 
 
 def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric] = ()) -> None:
-    """ValueError unless the data's inputs fit the model and its targets fit the loss, which must be one, the metrics, and
-    the model's outputs."""
+    """ValueError unless the data's inputs fit the model and its targets the loss, the metrics and the model's outputs.
+
+    TypeError unless ``loss`` is a loss.
+    """
     check_loss(loss)
     check_metrics(metrics, data.classes is not None)
     _check_inputs(data.shape, model)

@@ -126,10 +126,10 @@ class Step:
         return self._one(*batch, t, *self.numbers(t))
 
     def several(self, chunk: Batch, first: int, losses: Array) -> None:
-        """Set ``losses`` (steps, …) by steps ``first``, ``first + 1``, …, whose batches are equal parts of ``chunk``, those of
-        many networks its entries.
+        """Set ``losses`` (steps, …) by steps ``first``, ``first + 1``, …, whose batches are those of ``chunk``.
 
-        They have the bits of single steps, and take one launch on a device that launches.
+        Batches are equal parts of the chunk or, for many networks, its entries. Weights and losses have the bits of single
+        steps. On a device that launches, all of them take one launch.
         """
         steps, scan = losses.shape[0], self.ops.scan(self._one)
         numbers = [(t, *self.numbers(t)) for t in range(first, first + steps)]
@@ -242,9 +242,9 @@ def loop(
 
 
 def _made_together(loader: BatchSource, ops: Backend) -> bool:
-    """Whether several steps may be run as one: those of many networks on the host, and those of a device that launches
-    them and makes their batches.
+    """Whether several steps may be run as one.
 
+    They may be for many networks on the host, and on a device that launches them and makes their batches itself.
     Each part of a chunk must be aligned like a batch of its own, or matrix products would have other bits.
     """
     if not ops.launches:
@@ -253,8 +253,11 @@ def _made_together(loader: BatchSource, ops: Backend) -> bool:
 
 
 def _uninterrupted(loader: Any, first: int, stop: int, due: Callable[[int], bool] | None, all_alike: bool) -> int:
-    """How many steps are run as one from ``first`` on: those of a chunk of full batches before ``stop`` within which no
-    step is due, else 1. With ``all_alike`` each chunk has as many steps."""
+    """How many steps are run as one from ``first`` on.
+
+    They are those of a chunk of full batches that ends by ``stop`` and within which no step is due; else it is 1. With
+    ``all_alike`` every chunk that is run as one has the same number of steps.
+    """
     full = loader.data.n // loader.batch_size - first % loader.steps_per_epoch
     steps = min(loader.steps_per_chunk, full)
     whole = loader.first_of_chunk(first) == first and steps >= (loader.steps_per_chunk if all_alike else 1)

@@ -64,10 +64,7 @@ class Loader:
         prefetch: bool | None = None,
     ) -> None:
         self.data = as_dataset(data)
-        size = checks.as_int(batch_size)
-        if size is None or size < 1:
-            raise ValueError(f"batch_size {checks.short_repr(batch_size)} is not a positive whole number")
-        self.batch_size = batch_size = size
+        self.batch_size = batch_size = checks.positive("batch_size", batch_size)
         flags = {"shuffle": shuffle, "drop_last": drop_last, "balance": balance, "prefetch": prefetch}
         for name, flag in flags.items():
             if checks.as_bool(flag) is None and (flag is not None or name in ("drop_last", "balance")):
@@ -132,8 +129,8 @@ class Loader:
             kept = self._kept = first, first + steps, dtype, chunk
         return self.cut(kept[3], step - kept[0], ops)
 
-    # On the host the batches of several steps, a chunk of them, are made together: the cost of calls and
-    # of a cold cache is spread over them.
+    # On the host the batches of several steps, a chunk of them, are made together: the cost of calls and of a cold cache
+    # is spread over them.
 
     def made_on_host(self, ops: Backend) -> bool:
         """Whether batches for ``ops`` are made by the host."""
@@ -144,8 +141,10 @@ class Loader:
         return step - step % self.steps_per_epoch % self.steps_per_chunk
 
     def chunk(self, first: int, ops: Backend, dtype: str) -> tuple[int, Batch]:
-        """How many steps the chunk has that begins at ``first``, and their batches as one, on the host of ``ops`` or, where
-        that does not make them, on ``ops``."""
+        """How many steps the chunk has that begins at ``first``, and their batches as one.
+
+        They lie on the host of ``ops`` or, where that does not make them, on ``ops``.
+        """
         steps = min(self.steps_per_chunk, self.steps_per_epoch - first % self.steps_per_epoch)
         epoch, start, stop = self._places(first, steps)
         draws = self.order.draws(epoch, start, stop, self._orders(ops))
@@ -200,8 +199,10 @@ def batches(loader: BatchSource, first: int, ops: Backend, dtype: str) -> Genera
 
 
 def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch, None, tuple[bool, int]]:
-    """Batches without a thread, then as many with one, twice: whether it was faster by more than chance both times, and the
-    next step."""
+    """Batches without a thread, then as many with one, twice.
+
+    Returns whether the thread was faster by more than chance both times, and the next step.
+    """
     steps_per_chunk = loader.steps_per_chunk
     for _ in range(2):
         for n in range(step, step + steps_per_chunk):  # slower than others: these do not count
@@ -230,7 +231,8 @@ def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Bat
 def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch]:
     """Batches without end: while those of a chunk are used, the next chunk is made in a background thread.
 
-    Each is to be used before the next is asked for, which may lie where an earlier one did."""
+    Each is to be used before the next is asked for, which may lie where an earlier one did.
+    """
     put = ops.feed()
     with ThreadPoolExecutor(1, thread_name_prefix="tinynet-loader") as pool:
         first = loader.first_of_chunk(step)

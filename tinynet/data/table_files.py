@@ -70,7 +70,7 @@ class _Layout(NamedTuple):
 
 
 def _layout(table: Table, request: Request) -> _Layout:
-    """DataFileError if a column is not what it is used as."""
+    """Which columns become which array; DataFileError if one is not what it is used as."""
     import pyarrow as pa
 
     path, task = table.path, request.task

@@ -119,8 +119,10 @@ class Loop:
         return {"val_loss": loss, "val_score": score}
 
     def _is_best(self, row: dict[str, float]) -> bool:
-        """Whether the held-out score or, without early stopping, the loss is the best so far; counts the epochs without
-        progress."""
+        """Whether an epoch is the best so far, by the held-out score or, without early stopping, by the loss.
+
+        Counts the epochs without progress.
+        """
         estimator = self.estimator
         if estimator.early_stopping:
             gain = row["val_score"] - estimator.best_validation_score_

@@ -17,7 +17,7 @@ from tinynet_backends import exact, philox
 
 
 def compiled(signature: Any, body: Callable[..., Any], keep: bool = True, **options: Any) -> Any:
-    """``body`` as a C function, on disk unless not to ``keep``; ``options`` are those of `numba.cfunc`."""
+    """``body`` as a C function, kept on disk if ``keep``; ``options`` are those of `numba.cfunc`."""
     name = body.__qualname__.partition("-")[0]
     body.__qualname__ = f"{name}-{digest()}"
     return cfunc(signature, cache=keep, **options)(body)
@@ -25,6 +25,6 @@ def compiled(signature: Any, body: Callable[..., Any], keep: bool = True, **opti
 
 @cache
 def digest() -> str:
-    """Of the sources in this folder and of those that have its constants."""
+    """A digest of the sources in this folder and of the two modules whose constants they compile in."""
     paths = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(m.__file__ or "") for m in (exact, philox))]
     return sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]

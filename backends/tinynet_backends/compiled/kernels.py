@@ -710,8 +710,10 @@ _LINES = 64  # of rows that are asked for before they are copied: they lie anywh
 
 
 def gather(real: Any) -> Body:
-    """[m, size, index, n, x, out, largest]: rows of ``size`` bytes by number, of n. A part says which of its numbers is the
-    largest, a negative one being huge, and does nothing if that is not below n."""
+    """[m, size, index, n, x, out, largest]: rows of ``size`` bytes by number, of n.
+
+    A part says which of its numbers is the largest, a negative one being huge, and does nothing if that is not below n.
+    """
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w = pointer(types.int64, at)

@@ -2,7 +2,7 @@
 
 The pool is 64 words that threads share. Its first word is the ticket, the number of parts of the record in work above and
 the number of the next part below, so that one atomic addition claims a part; another word counts those that are done, and
-one says whether a program is running: who helps may then have nothing to do for a while, and must not fall asleep.
+one says whether a program is running: a helper may then have nothing to do for a while, and must not fall asleep.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def _work(pool):  # type: ignore[no-untyped-def]
 
 
 def chain(at, part, parts):  # type: ignore[no-untyped-def]
-    """[shares, room, moves, changes, n, steps, table, moves …, changes …, n words of records]: all records with one share of
-    their rows, then with the next.
+    """All records with one share of their rows, then with the next.
 
-    A move is a place among the records' words and the bytes of a share: what is there is an address in memory where
-    every share of a part lies where its first does, far from those of other cores. ``room`` has n words for each part.
-    With ``steps``, a share goes through the records that often; a change is a place among their words, for which a row
-    of the table has the word of a step.
+    The arguments are [shares, room, moves, changes, n, steps, table, moves …, changes …, n words of records]. A move is
+    a place among the records' words and the bytes of a share: what is there is an address in memory where every share of
+    a part lies where its first does, far from those of other cores. ``room`` has n words for each part. With ``steps``,
+    a share goes through the records that often; a change is a place among their words, for which a row of the table has
+    the word of a step.
     """
     head = pointer(types.int64, at)
     shares, moves, changes, n, steps = head[0], head[2], head[3], head[4], head[5]
@@ -67,7 +67,11 @@ def chain(at, part, parts):  # type: ignore[no-untyped-def]
 
 
 def each(at, part, parts):  # type: ignore[no-untyped-def]
-    """[count, kernel, n, room, n steps, n words]: a kernel's n words for row 0, and by how much they grow from row to row."""
+    """A kernel on each row.
+
+    The arguments are [count, kernel, n, room, n steps, n words]: the kernel's n words for row 0, and by how much they grow
+    from row to row.
+    """
     head, n = pointer(types.int64, at), pointer(types.int64, at)[2]
     steps, words = pointer(types.int64, at + 32), pointer(types.int64, at + 32 + 8 * n)
     for row in range(head[0] * part // parts, head[0] * (part + 1) // parts):

@@ -122,19 +122,21 @@ class _Records:
         if self.words:
             array = np.array(self.words, np.int64)
             inputs: dict[int, list[tuple[int, int]]] = {}
-            for position, stand in self.places:
-                offset = offset_of(stand) if isinstance(stand, StandIn) else 0
-                inputs.setdefault(stand.source.number, []).append((position, offset))
+            for position, a in self.places:
+                offset = offset_of(a) if isinstance(a, StandIn) else 0
+                inputs.setdefault(a.source.number, []).append((position, offset))
             for number, positions in inputs.items():
                 replay.places[number].append(_placing(array, positions))
             replay.add(_running(array, self.parts > 1, self.kept))
             if self.changes:
-                replay.several = _Several(array, self.changes, [stand.source.number for _, stand in self.places])
+                replay.several = _Several(array, self.changes, [a.source.number for _, a in self.places])
 
 
 class _Several:
-    """Several steps of a program that is one chain, as one run of it. ``sources`` are the numbers of the inputs that the
-    first of ``changes`` are for; the others are for the result."""
+    """Several steps of a program that is one chain, as one run of it.
+
+    ``sources`` are the numbers of the inputs that the first of ``changes`` are for; the others are for the result.
+    """
 
     def __init__(self, words: Any, changes: Sequence[int], sources: Sequence[int]) -> None:
         self.words, self.head, self.sources = words, words[3 : 3 + loop.HEAD], sources
@@ -212,8 +214,7 @@ def _division(chain: Sequence[Call]) -> int:
 
 
 def _moves(chain: Sequence[Call], shares: int, passing: Set[int]) -> list[int]:
-    """Places among the words of a chain's records of addresses in buffers that are among ``passing``, each with the bytes
-    of a share."""
+    """Places among a chain's words that have addresses in buffers among ``passing``, each with the bytes of a share."""
     moves, place, rows = [], 0, chain[0][0].rows  # type: ignore[attr-defined]
     for _, args in chain:
         for n, a in enumerate(map(real, args), start=3):
@@ -224,8 +225,10 @@ def _moves(chain: Sequence[Call], shares: int, passing: Set[int]) -> list[int]:
 
 
 def _changes(chain: Sequence[Call], returned: Set[int]) -> list[int]:
-    """Places among the words of a chain's records that are others at each step: inputs, then results, whose memory
-    is that of buffers among ``returned``."""
+    """Places among a chain's words that change from step to step: inputs, then results.
+
+    The memory of results is that of buffers among ``returned``.
+    """
     inputs, results, place = [], [], 0
     for _, args in chain:
         for n, a in enumerate(args, start=3):

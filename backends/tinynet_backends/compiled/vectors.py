@@ -165,8 +165,10 @@ def put_normals(context: Any, words: Any, lines: Any, out: Any) -> Any:
 
 @intrinsic
 def turn(context: Any, x: Any, y: Any, bound: Any, key: Any) -> Any:
-    """A round of a permutation on TURNED pairs of uint32, ``x = (x + hash(y, key)) % bound`` with x below ``bound``: x and y
-    by address, and the hash `permutation._below`."""
+    """A round of a permutation on TURNED pairs of uint32: ``x = (x + hash(y, key)) % bound``, with x below ``bound``.
+
+    x and y are addresses, and the hash is `permutation._below`.
+    """
     kind = ir.VectorType(_PLACE, TURNED)
     pairs = ir.VectorType(_WORD, TURNED // 2)
 

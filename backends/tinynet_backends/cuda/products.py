@@ -139,13 +139,10 @@ class Products:
             runs = [self._run(ready, *arrays) for _, ready in candidates]
             best = fastest(runs, self.runtime.seconds)
             if best is None:
-                if planned.epilogue == Epilogue.NONE:  # without an epilogue the same is done in two passes
+                if planned.epilogue == Epilogue.NONE:  # with one, a plain product and a pass take its place
                     size = f"({planned.n}, {planned.k}) x ({planned.k}, {planned.m})"
-                    _log.warning(
-                        "cublasLt cannot compute %s in %s: CuPy does, which no graph can contain",
-                        size,
-                        planned.precision,
-                    )
+                    unable = "cublasLt cannot compute %s in %s: CuPy does, which no graph can contain"
+                    _log.warning(unable, size, planned.precision)
                 self._ready[planned] = None
                 return None
             number, ready = candidates[best]
