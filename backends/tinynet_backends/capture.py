@@ -1,6 +1,6 @@
 """Recording a step while it runs: its calls on arrays, without the Python between them.
 
-StandIn-ins take the place of a step's arrays and numbers. Every call that meets one is executed on the real array and
+Stand-ins take the place of a step's arrays and numbers. Every call that meets one is executed on the real array and
 recorded on a tape; results keep their place in memory, so that the tape can be replayed with other inputs. Shapes and
 values are real ones, since the step does run. What a tape cannot hold, a branch on values or a crossing to Python, breaks
 it: the step still ends as it should, and `Tape.broken` says why.
