@@ -44,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is None:  # how Python represents a closed one
             raise OSError("standard output: is closed")
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(
-                errors="backslashreplace"
-            )  # a terminal that lacks a letter of a name shows its number
+            # a terminal that lacks a letter of a name shows its number
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             args = parser().parse_args(argv)
             with _termination():

@@ -28,9 +28,8 @@ class Together:
         shuffled = all(isinstance(a.order, Shuffled) for a in loaders)
         self.shuffles = Shuffles(self.data.n, [a.seed for a in loaders]) if shuffled else None
         most = LARGEST_CHUNK // (len(loaders) * self.batch_size * prod(self.data.shape))
-        self.steps_per_chunk = next(
-            (n for n in (16, 8, 4, 2) if n <= most), 1
-        )  # checks, every 64 steps, fall between two chunks
+        # checks, every 64 steps, fall between two chunks
+        self.steps_per_chunk = next((n for n in (16, 8, 4, 2) if n <= most), 1)
         self._kept: tuple[int, Batch] | None = None  # the chunk that was made last
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
