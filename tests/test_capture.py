@@ -238,6 +238,16 @@ def double(xp, x):
     return x + x
 
 
+def test_arguments_left_out_and_arrays_of_a_subclass_are_not_those_before(ops, tmp_path):
+    """An optional argument is not the one of the last call, and a memory map has a shape as any array has."""
+    compiled = ops.compile(lambda x, by=None: x + x if by is None else x * by)
+    for n, shape in enumerate([(3,), (3,), (3,), (5,)]):
+        x = np.memmap(tmp_path / str(n), np.float64, "w+", shape=shape)
+        x[...] = n
+        assert compiled(x, np.asarray(3.0)).tolist() == [3.0 * n] * shape[0]
+        assert compiled(x).tolist() == [2.0 * n] * shape[0]
+
+
 def test_memory_does_not_grow_with_the_number_of_shapes(ops):
     compilation = Compilation(ops, lambda x: ops.elementwise(double, x), ())
     for n in [*range(1, 2 * KINDS), 1, 2 * KINDS - 1, 5]:

@@ -348,6 +348,17 @@ def test_a_scan_is_call_after_call(monkeypatch):
     ops.scan(returned)([x], out)
     np.testing.assert_allclose(out, 6 * x[0] + 2 * np.cumsum(x, axis=0), rtol=1e-12)
 
+    def half(x):
+        doubled = ops.elementwise(lambda xp, x: 2.0 * x, x)
+        return ops.elementwise(lambda xp, x: x + 1.0, doubled)[:3, :]
+
+    halved, room = ops.compile(half), np.zeros((len(x) + 1, 3, 4))
+    for _ in range(3):
+        halved(x[0])
+    ops.scan(halved)([x], room[:-1])
+    np.testing.assert_array_equal(room[:-1], 2.0 * x[:, :3] + 1.0)
+    assert not room[-1].any()  # the other half of a result has no place there
+
 
 def test_what_nobody_reads_afterwards_stays_in_the_cache(monkeypatch):
     """Each core has all networks' numbers between two kernels at one place; what is returned has a place for each."""

@@ -332,6 +332,8 @@ def test_a_shuffle_s_errors_that_need_not_wait_are_those_of_the_host(ops, monkey
             said.append((e.type, str(e.value)))
         assert said[0] == said[1]
     assert ops.permute(np.array([-1, 9, 2**40]), 9, keys).tolist() == [-1] * 3  # as on the device, where nothing waits
+    with pytest.raises(IndexError, match=r"index 9 is out of range: this permutation is of range\(9\)"):
+        tn.Stream(1).permute([3, 9], 9, ops)
     monkeypatch.setattr(ops, "owns", lambda a: False)
     with pytest.raises(IndexError, match=r"index 9 is out of range: this permutation is of range\(9\)"):
         ops.permute(np.array([3, 9]), 9, keys)

@@ -329,7 +329,7 @@ def test_ctrl_c_keeps_the_networks(ops):
     data = tn.data.Blobs(50, n_features=5, n_classes=3, noise=1.0)
     model = tn.Model(net(), 5, backend=ops, dtype="float64")
     with pytest.raises(
-        KeyboardInterrupt, match="after step 10: the networks so far are this exception's ensemble"
+        KeyboardInterrupt, match="after at least 10 steps: the networks so far are this exception's ensemble"
     ) as e:
         tn.fit_many(model, data, validation=Slow(20, n_features=5, n_classes=3), epochs=9, **options)
     assert isinstance(e.value, tn.Interrupted)

@@ -99,7 +99,7 @@ def test_a_model_can_be_copied_and_pickled(ops):
     model = made(ops)
     model.fit((X, LABELS), validation=(X, LABELS))
     wanted = ops.to_numpy(model.predict(X)).copy()
-    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)):
         assert again.ops is ops
         assert (again.evaluate((X, LABELS)), again.history.rows) == (model.evaluate((X, LABELS)), model.history.rows)
         again.fit((X, LABELS), epochs=3)

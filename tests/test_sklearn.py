@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from tinynet_backends import backend_of
 
-from tinynet.sklearn import MLPClassifier, MLPRegressor
+from tinynet.sklearn import MLPClassifier, MLPRegressor, trainer
 from tinynet.sklearn.loop import Passes
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations")
@@ -637,6 +637,21 @@ def test_ctrl_c_leaves_what_was_learned():
         model = MLPClassifier(callbacks=[interrupt]).fit(X, Y)
     assert model.n_iter_ == 2
     assert model.predict(X).shape == Y.shape
+
+
+def test_after_ctrl_c_within_a_partial_fit_the_next_is_a_whole_epoch(monkeypatch):
+    run, steps = trainer.loop, -(-len(X) // 30)
+
+    def interrupted(*args):
+        yield next(run(*args))
+        raise KeyboardInterrupt
+
+    model = MLPRegressor(batch_size=30, random_state=0).partial_fit(X, Z).partial_fit(X, Z)
+    monkeypatch.setattr(trainer, "loop", interrupted)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        model.partial_fit(X, Z)
+    monkeypatch.setattr(trainer, "loop", run)
+    assert model.partial_fit(X, Z)._steps == 3 * steps + 1
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

@@ -44,7 +44,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, ensemble: Ensemble, step: int) -> None:
         super().__init__(
-            f"after step {step}: the networks so far are this exception's ensemble (sys.last_value.ensemble)"
+            f"after at least {step} steps: the networks so far are this exception's ensemble (sys.last_value.ensemble)"
         )
         self.ensemble = ensemble
 

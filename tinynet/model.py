@@ -134,7 +134,9 @@ class Model:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, ops=get_backend(state["ops"]))
-        self._bind(*(self.ops.asarray(state[name]) for name in ("_theta", "_state")))
+        # copies, also of what `copy.copy` has not copied and of maps that cannot be written
+        copied = (self.ops.xp.asarray(self.ops.asarray(state[name]), copy=True) for name in ("_theta", "_state"))
+        self._bind(*copied)
 
     def __repr__(self) -> str:
         shapes = f"{_written(self.in_shape)} -> {_written(self.out_shape)}"

@@ -161,13 +161,13 @@ class Stream:
         """
         ops = ops or get_backend()
         host = ops.generator
-        return ops.asarray(host.permute(_places(index, host), n, self._permutation_keys()))
+        return ops.asarray(host.permute(_places(index, n, host), n, self._permutation_keys()))
 
     def unpermute(self, index: Index, n: int, ops: Backend | None = None) -> Array:
         """The inverse of `permute`: what goes there."""
         ops = ops or get_backend()
         host = ops.generator
-        return ops.asarray(permutation.unpermute(host.xp, _places(index, host), n, self._permutation_keys()))
+        return ops.asarray(permutation.unpermute(host.xp, _places(index, n, host), n, self._permutation_keys()))
 
     def _permutation_keys(self) -> tuple[int, ...]:
         return permutation_keys((self.seed, self.purpose), self.counter)
@@ -184,13 +184,16 @@ class Stream:
         raise IndexError(f"numbers {text} of a stream do not exist: give a range or a list in [0, 2**62)")
 
 
-def _places(index: Index, host: Backend) -> Array:
-    """``index`` as (n,) int64 on ``host``; IndexError if anything in it is not an integer in [0, 2**62)."""
+def _places(index: Index, n: int, host: Backend) -> Array:
+    """``index`` as (m,) int64 on ``host``; IndexError if anything in it is not an integer in [0, n)."""
+    xp = get_backend("numpy").xp  # where they are checked: an error of a device would have to be waited for
     if isinstance(index, range) and index.step == 1 and 0 <= index.start <= index.stop <= 2**62:
+        permutation.check_inside(xp, index, n)
         return host.arange(index.start, index.stop)
     numbers = _whole_numbers(index)
     if numbers is None:
         raise IndexError(f"indices {checks.short_repr(index)} are none: give a range or a list in [0, 2**62)")
+    permutation.check_inside(xp, numbers, n)
     return host.asarray(numbers, "int64")
 
 

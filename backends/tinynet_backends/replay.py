@@ -54,12 +54,14 @@ class Replay:
     def takes(self, inputs: Sequence[Any]) -> bool:
         """Put ``inputs`` where the calls read them, if they are like those before."""
         known = self.inputs
+        if len(inputs) != len(known):
+            return False
         for n, new in enumerate(inputs):
             if new is (old := known[n]):
                 continue
             if type(new) is not type(old):
                 return False
-            if type(new) is np.ndarray and not (
+            if isinstance(new, np.ndarray) and not (
                 new.shape == old.shape and new.dtype == old.dtype and new.flags.c_contiguous
             ):
                 return False
@@ -74,7 +76,9 @@ class Replay:
 
     def scan(self, inputs: Sequence[Any], out: Array) -> bool:
         """`Backend.scan` in one run; False, and nothing is done, if that cannot be."""
-        own = isinstance(self.result, np.ndarray) and id(whole_of(self.result)) in self.returned
+        whole = whole_of(self.result) if isinstance(self.result, np.ndarray) else None
+        # all of it is written to ``out``, so there must be room for all
+        own = whole is not None and id(whole) in self.returned and whole.nbytes == self.result.nbytes
         fits = own and out.shape[1:] == self.result.shape and out.dtype == self.result.dtype
         contiguous = fits and out.flags.c_contiguous and self.result.flags.c_contiguous
         return bool(self.several and contiguous and self.several(self, inputs, out))

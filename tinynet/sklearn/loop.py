@@ -53,6 +53,7 @@ class Loop:
             ) from None
         except KeyboardInterrupt:
             ended = True
+            estimator._steps = self.trainer.run.step  # within an epoch, which the next fit begins anew
             warnings.warn("Training interrupted by user.", stacklevel=6)
         if self.best is not None:
             model.theta[...], model.state[...] = self.best
