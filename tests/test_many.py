@@ -199,6 +199,12 @@ def test_an_ensemble_predicts_with_mean_and_spread(ops):
     assert np.std(y, 0).min() > 0
 
 
+def test_a_model_of_an_ensemble_knows_its_columns():
+    data = tn.Arrays(X, LABELS)
+    data.columns = tn.data.Columns(("a", "b", "c", "d", "e"), ("kind",), ("yes", "no", "both"))
+    assert tn.fit_many(tn.Model(net(), 5), data, seeds=[1, 2])[1].columns == data.columns
+
+
 def test_a_model_of_an_ensemble_is_a_copy(ops, tmp_path):
     ensemble = tn.fit_many(tn.Model(net(), 5, backend=ops), (X, LABELS), seeds=[1, 2])
     model = ensemble[1]

@@ -13,6 +13,7 @@ from tinynet.metrics import Metric
 from tinynet.model import Model, Vector, as_inputs, merge, views
 
 if TYPE_CHECKING:
+    from tinynet.data.columns import Columns
     from tinynet.schedules import Schedule
 
 
@@ -42,6 +43,7 @@ class Ensemble:
         self.diverged: dict[int, str] = {}
         self.loss: Loss | None = None
         self.metrics: tuple[Metric, ...] = ()
+        self.columns: Columns | None = None
         self._rows = max(first._rows // len(models), 1)
         ctx = Context(self.ops, seed=self.seed)
 
@@ -69,6 +71,7 @@ class Ensemble:
         number %= len(self)
         model.theta[...], model.state[...] = self.theta[number, ...], self.state[number, ...]
         model.loss, model.metrics, model.history = self.loss, self.metrics, self.histories[number]
+        model.columns = self.columns
         return model
 
     def __iter__(self) -> Iterator[Model]:

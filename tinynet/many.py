@@ -97,7 +97,7 @@ def fit_many(
     _adapt(models, source)
 
     ensemble = Ensemble(models, rates)
-    ensemble.loss, ensemble.metrics = loss, chosen
+    ensemble.loss, ensemble.metrics, ensemble.columns = loss, chosen, source.columns
     ops = ensemble.ops
     run = Run(optimizer.init(ensemble.theta, ops))
     if ema is not None:

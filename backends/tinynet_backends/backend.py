@@ -375,7 +375,7 @@ class Backend:
 
     @portable
     def permute(self, index: Any, n: int, keys: tuple[int, ...]) -> Array:
-        """Places of ``index``, a range or (m,) int64, in a keyed shuffle of range(n): (m,) int64, in O(m) memory."""
+        """Places of indices in a keyed shuffle of range(n): a range of step 1 or (m,) int64 -> (m,) int64, in O(m) memory."""
         if isinstance(index, range):
             index = self.arange(index.start, index.stop)
         return permute(self.xp, index, n, keys)
