@@ -624,6 +624,7 @@ def test_what_a_new_device_does_wrong_is_said(smoke, refusing, monkeypatch):
         gpu_smoke.check("softmax")
 
 
+@pytest.mark.slow
 def test_the_report_says_what_every_way_takes(machine, monkeypatch):
     ops = shim.ShimBackend(machine)
     monkeypatch.setattr(gpu_report, "backend", lambda precision: ops)
