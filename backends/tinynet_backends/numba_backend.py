@@ -42,7 +42,7 @@ class NumbaBackend(NumpyBackend):
         program.lower(calls, replay)
 
     def scan(self, step: Callable[..., Array]) -> Callable[[Sequence[Any], Array], None] | None:
-        return step.here().scan() if isinstance(step, Compiled) else None
+        return step.here.scan() if isinstance(step, Compiled) else None
 
     def _parts(self, work: int, grain: int = GRAIN) -> int:
         return max(1, min(self._cores, work // grain))

@@ -113,23 +113,14 @@ def has_source(tree: Any) -> bool:
     return any(m.source is not None for m in met)
 
 
-class Compiled:
+class Compiled(threading.local):
     """A compiled step: a compilation for each thread that calls it."""
 
     def __init__(self, ops: Any, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
-        self._parts = ops, step, fixed
-        self._of_thread = threading.local()
+        self.here = Compilation(ops, step, fixed)  # Python does this again in every thread
 
     def __call__(self, *args: Any) -> Any:
-        compilation: Compilation = getattr(self._of_thread, "compilation", None) or self.here()
-        return compilation(args)
-
-    def here(self) -> Compilation:
-        """That of this thread."""
-        found: Compilation | None = getattr(self._of_thread, "compilation", None)
-        if found is None:
-            found = self._of_thread.compilation = Compilation(*self._parts)
-        return found
+        return self.here(args)
 
 
 class Compilation:

@@ -84,25 +84,21 @@ class ThreadState(threading.local):
         self.constants: dict[Any, Array] | None = None  # that step's arrays filled with one number
 
 
-class Compiled:
+class Compiled(threading.local):
     """``step(*fixed, …)`` on a device: ``compiled(*args)``, or several calls in one launch.
 
     Every thread has its own graphs. All of them, and their memory, are freed with this object.
     """
 
     def __init__(self, runtime: Any, running: ThreadState, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
-        self._parts = runtime, running, step, fixed
-        self._of_thread = threading.local()
+        self._here = _Compilation(runtime, running, step, fixed)  # Python does this again in every thread
 
     def __call__(self, *args: Any) -> Any:
         return self.several([args])[0]
 
     def several(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The results of several calls, executed one after another in one launch."""
-        compilation: _Compilation | None = getattr(self._of_thread, "compilation", None)
-        if compilation is None:
-            compilation = self._of_thread.compilation = _Compilation(*self._parts)
-        return compilation(calls)
+        return self._here(calls)
 
 
 class _Compilation:
