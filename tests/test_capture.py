@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_layers import LAYERS, names
 from test_ops import CASES, assert_same
-from tinynet_backends import Backend, BackendUnavailable, get_backend
+from tinynet_backends import Backend, BackendUnavailable, get_backend, passes
 from tinynet_backends.replay import KINDS, Compilation
 
 import tinynet as tn
@@ -264,6 +264,23 @@ def test_numbers_are_read_anew(ops):
         compiled(float(n))
         compiled(n)
     assert set(theta.tolist()) == {30.0}
+
+
+def test_what_is_computed_from_numbers_alone_waits_for_new_ones(monkeypatch):
+    """On NumPy: two formulas with numbers of their own, of which one stays."""
+    ops, theta, ran = get_backend("numpy"), np.zeros(3), []
+    call = passes.OnNumbers.__call__
+    monkeypatch.setattr(passes.OnNumbers, "__call__", lambda self, *args: (ran.append(args[0]), call(self, *args)))
+
+    def step(theta, rate, offset):
+        ops.update(lambda xp, a, r: (a + 2.0 * r,), [theta], [], rate)
+        ops.update(lambda xp, a, o: (a - 2.0 * o,), [theta], [], offset)
+
+    compiled, rates = ops.compile(step, theta), [1.0, 2.0, 2.0, 3.0, 3.0, 0.5]
+    for rate in rates:
+        compiled(rate, 4.0)
+    assert theta.tolist() == [2.0 * sum(rates) - 8.0 * len(rates)] * 3
+    assert ran == [1.0, 4.0, 2.0, 4.0, 3.0, 0.5]  # the first call as written, the second captured, then what is new
 
 
 def test_a_step_within_a_step_is_part_of_it(ops):

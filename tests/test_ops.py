@@ -306,6 +306,18 @@ def test_the_arena_hands_out_each_buffer_once_a_step():
     assert back[0].shape == (4, 3)
 
 
+def test_memory_starts_at_a_cache_line():
+    """What a product reads and writes, in a step and out of it: 16 bytes off, products take up to 5 % longer."""
+    ops = get_backend("numpy")
+    _spoil = [np.empty(1025 + n, "float32") for n in range(9)]  # a heap whose next free place may be anywhere
+    w = tn.Model(tn.Dense(32, bias=False), 64, backend=ops).params["w"]
+    step = ops.compile(lambda w, x: (ops.affine(x, w), *ops.affine_grad(ops.affine(x, w), x, w, False)[:2]), w)
+    alone = [ops.zeros((1025,), np.dtype("float32")), ops.empty((3, 500), np.dtype("float64")), w]
+    for _ in range(3):
+        made = step(np.ones((40, 64), "float32"))
+    assert [a.__array_interface__["data"][0] % 64 for a in (*alone, *made)] == [0] * 6
+
+
 def test_two_compiled_steps_share_nothing():
     ops = get_backend("numpy")
     a, b = (ops.compile(lambda: ops.empty((5,), np.dtype("float64"))) for _ in range(2))

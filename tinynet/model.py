@@ -106,13 +106,15 @@ class Model:
         self._bind(self._draw(self.spec.params, first=0), self._draw(self.spec.state, first=len(names)))
 
     def _draw(self, tree: Mapping[str, Any], first: int) -> Array:
-        host = get_backend("numpy")
-        key = streams.key(self.seed, streams.WEIGHTS)
-        parts = [
-            host.xp.reshape(p.init.draw(p.shape, key, (number, 0, 0), host), (-1,))
-            for number, (_, p) in enumerate(leaves(tree), start=first)
-        ]
-        return self.ops.asarray(host.xp.concat([host.zeros((0,), host.dtype("float64")), *parts]), self.dtype)
+        host, key, requests = get_backend("numpy"), streams.key(self.seed, streams.WEIGHTS), list(leaves(tree))
+        vector = self.ops.empty((sum(prod(p.shape) for _, p in requests),), self.ops.dtype(self.dtype))
+        start = 0
+        for number, (_, p) in enumerate(requests, start=first):
+            stop = start + prod(p.shape)
+            drawn = p.init.draw(p.shape, key, (number, 0, 0), host)
+            vector[start:stop] = self.ops.asarray(host.xp.reshape(drawn, (-1,)), self.dtype)
+            start = stop
+        return vector
 
     def _bind(self, theta: Array, state: Array) -> None:
         """Make ``theta`` and ``state`` the vectors of this model."""
@@ -135,8 +137,13 @@ class Model:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, ops=get_backend(state["ops"]))
         # copies, also of what `copy.copy` has not copied and of maps that cannot be written
-        copied = (self.ops.xp.asarray(self.ops.asarray(state[name]), copy=True) for name in ("_theta", "_state"))
-        self._bind(*copied)
+        self._bind(*(self._copy(state[name]) for name in ("_theta", "_state")))
+
+    def _copy(self, values: Array) -> Array:
+        """A host's vector in new memory of the backend's."""
+        copy = self.ops.empty(values.shape, self.ops.dtype(self.dtype))
+        copy[...] = self.ops.asarray(values)
+        return copy
 
     def __repr__(self) -> str:
         shapes = f"{_written(self.in_shape)} -> {_written(self.out_shape)}"

@@ -10,7 +10,24 @@ from itertools import accumulate
 from math import prod
 from typing import Any
 
+import numpy as np
+
 Array = Any
+_LINE, _PAGE = 64, 4096  # bytes
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
+    """A host array with arbitrary values; one of a page or more starts at a cache line.
+
+    `numpy.empty` promises 16 bytes, and then a wide vector often spans two lines, and two threads of BLAS, each with
+    rows of its own, write to the line between them. For a small array it would not pay.
+    """
+    size, dtype = prod(shape), np.dtype(dtype)
+    if size * dtype.itemsize < _PAGE:
+        return np.empty(shape, dtype)
+    room = np.empty(size * dtype.itemsize + _LINE, np.uint8)
+    offset = -room.__array_interface__["data"][0] % _LINE
+    return np.frombuffer(room.data, dtype, size, offset).reshape(shape)  # of the room, this part alone is its base
 
 
 class Arena:

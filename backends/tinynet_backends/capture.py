@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import starmap
 from typing import Any
@@ -21,7 +21,7 @@ Array = Any
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def run(calls: Sequence[tuple[Any, ...]]) -> None:
+def run(calls: Iterable[Sequence[Any]]) -> None:
     """Call ``(f, *args)`` one after another, in a loop in C.
 
     Python handles signals between its own instructions: as long as the functions are in C too, Ctrl-C waits.

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from tinynet_backends import exact
-from tinynet_backends.arena import Arena, cuts
+from tinynet_backends.arena import Arena, aligned, cuts
 from tinynet_backends.backend import Array, Formula, R
 from tinynet_backends.capture import Call, StandIn, Tape, real, run
 from tinynet_backends.numpy_numbers import BLOCK, NumpyNumbers
-from tinynet_backends.passes import INTEGER, Passes, write_passes
+from tinynet_backends.passes import INTEGER, OnNumbers, Passes, write_passes
 from tinynet_backends.replay import Compiled, Replay
 from tinynet_backends.tracing import traced
 
@@ -47,12 +47,10 @@ class NumpyBackend(NumpyNumbers):
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         running = self._running
-        value = np.empty(shape, dtype) if running.arena is None else running.arena.take(shape, dtype)
+        value = aligned(shape, dtype) if running.arena is None else running.arena.take(shape, dtype)
         return value if running.tape is None else running.tape.array(value)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        if self._running.tape is None:
-            return np.zeros(shape, dtype)
         zeros = self.empty(shape, dtype)
         zeros[...] = 0
         return zeros
@@ -75,7 +73,8 @@ class NumpyBackend(NumpyNumbers):
     def _lower(self, calls: Sequence[Call], replay: Replay) -> None:
         """Add the calls of a tape to ``replay``."""
         for f, args in calls:
-            replay.add(f, args)
+            add = replay.add_of_numbers if isinstance(f, OnNumbers) else replay.add
+            add(f, args)
 
     def _do(self, f: Callable[..., None], *args: Any) -> None:
         """Call ``f(*args)``, whose results go to arrays among the arguments, and record it if there is a tape."""
@@ -139,7 +138,7 @@ class NumpyBackend(NumpyNumbers):
     def _gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """A buffer for a gradient, which `pack` puts in its place."""
         running = self._running
-        value = np.empty(shape, dtype) if running.arena is None else running.arena.take_gradient(shape, dtype)
+        value = aligned(shape, dtype) if running.arena is None else running.arena.take_gradient(shape, dtype)
         return value if running.tape is None else running.tape.array(value)
 
     def elementwise(self, formula: Formula, *arrays: Array) -> Array:

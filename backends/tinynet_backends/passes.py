@@ -42,13 +42,23 @@ class Pass(NamedTuple):
 
 
 @dataclass(frozen=True)
+class OnNumbers:
+    """``f(*numbers, *slots)`` fills () arrays with what a formula computes from plain numbers."""
+
+    f: Callable[..., None]
+
+    def __call__(self, *args: Any) -> None:
+        self.f(*args)
+
+
+@dataclass(frozen=True)
 class Passes:
-    """A formula's passes. ``numbers(*numbers, *slots)`` fills the () arrays that they read, ``slots`` of them; ``scratch``
-    counts the arrays of each kind that they need. Outputs must not overlap inputs, except in place.
+    """A formula's passes. ``numbers`` fills the () arrays that they read, ``slots`` of them; ``scratch`` counts the
+    arrays of each kind that they need. Outputs must not overlap inputs, except in place.
     """
 
     passes: tuple[Pass, ...]
-    numbers: Callable[..., None]
+    numbers: OnNumbers
     slots: int
     scratch: Counter[str]
 
@@ -113,14 +123,12 @@ class _Numbers:
     def slot(self, number: int) -> Slot:
         return self.slots.setdefault(self.names[number], Slot("n", len(self.slots)))
 
-    def function(self) -> Callable[..., None]:
-        """``f(*numbers, *slots)``"""
+    def written(self) -> OnNumbers:
         text = [*self.lines, *(f"c{slot.which}[...] = {name}" for name, slot in self.slots.items())] or ["pass"]
         head = [*(f"s{n}" for n in range(self.count)), *(f"c{n}" for n in range(len(self.slots)))]
         space: dict[str, Any] = {"inf": inf, "nan": nan}
         exec(f"def numbers({', '.join(head)}):\n    " + "\n    ".join(text), space)
-        function: Callable[..., None] = space["numbers"]
-        return function
+        return OnNumbers(space["numbers"])
 
 
 @lru_cache(maxsize=1024)
@@ -161,7 +169,7 @@ def write_passes(trace: Trace, in_place: bool = False) -> Passes:
         found.append(Pass(op, operands, target))
         place[number] = target
     found += _stores(trace, place, scratch.take, "a" if in_place else "o")
-    return Passes(tuple(found), numbers.function(), len(numbers.slots), scratch.made)
+    return Passes(tuple(found), numbers.written(), len(numbers.slots), scratch.made)
 
 
 def _stores(trace: Trace, place: dict[int, Slot], take: Callable[[str], Slot], kind: str) -> list[Pass]:

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from tinynet_backends.arena import Arena
+from tinynet_backends.arena import Arena, aligned
 from tinynet_backends.capture import Number, Source, StandIn, Tape, real, run
 
 Array = Any
@@ -25,19 +25,21 @@ class Replay:
     """A tape to be replayed: ``run()``, once `takes` has accepted arrays and numbers like those it was captured with.
 
     ``calls`` are those of the tape, or what a backend made of them; ``places[n]`` are functions that put a new n-th
-    input where the calls read it. ``passing`` are the ids of buffers whose values nobody reads after the last call,
-    ``returned`` those of the other buffers. ``several``, if a backend has set it, does what `scan` says.
+    input where the calls read it. ``passing`` are the ids of buffers' memory (`whole_of`) that nobody reads after the last
+    call, ``returned`` those of the other buffers'. ``several``, if a backend has set it, does what `scan` says.
     """
 
     def __init__(self, result: Any, inputs: Sequence[Any], buffers: Sequence[Array] = ()) -> None:
         met: list[Any] = []
         self.result = real(result, met)
-        self.returned = {id(a) for a in buffers} & {id(whole_of(m.value)) for m in met if isinstance(m, StandIn)}
-        self.passing = {id(a) for a in buffers} - self.returned
+        wholes = {id(whole_of(a)) for a in buffers}
+        self.returned = wholes & {id(whole_of(m.value)) for m in met if isinstance(m, StandIn)}
+        self.passing = wholes - self.returned
         self.several: Callable[[Replay, Sequence[Any], Array], bool] | None = None
         self.inputs = list(inputs)
         self.calls: list[tuple[Any, ...]] = []
         self.places: list[list[Callable[[Any], None]]] = [[] for _ in inputs]
+        self.due: dict[int, list[Any]] = {}  # calls of numbers, by their ids, that have changed since they ran
 
     def add(self, f: Callable[..., Any], args: Sequence[Any] = ()) -> None:
         values = [f, *map(real, args)]
@@ -46,6 +48,17 @@ class Replay:
                 put = partial(self._put, len(self.calls), values, n + 1, view_of(a))
                 self.places[a.source.number].append(put)
         self.calls.append(tuple(values))
+
+    def add_of_numbers(self, f: Callable[..., Any], args: Sequence[Any]) -> None:
+        """Add a call that writes to arrays of its own and reads nothing but numbers: it runs again when one is new."""
+        values = [f, *map(real, args)]
+        for n, a in enumerate(args):
+            if isinstance(a, Number):
+                self.places[a.source.number].append(partial(self._put_number, values, n + 1))
+
+    def _put_number(self, values: list[Any], place: int, new: float) -> None:
+        values[place] = new
+        self.due[id(values)] = values
 
     def _put(self, call: int, values: list[Any], place: int, part: Callable[[Any], Any] | None, new: Any) -> None:
         values[place] = new if part is None else part(new)
@@ -71,6 +84,9 @@ class Replay:
         return True
 
     def run(self) -> Any:
+        if self.due:
+            run(self.due.values())
+            self.due.clear()
         run(self.calls)
         return self.result
 
@@ -131,7 +147,7 @@ class Compilation:
 
     def __init__(self, ops: Any, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
         self.ops, self.step, self.fixed = ops, step, fixed
-        self.arena = Arena(np.empty)
+        self.arena = Arena(aligned)
         self.replays: dict[Any, Replay | str] = {}  # or why there is none; "" where it is still to be tried
         self.latest: Replay | None = None
         self.quiet = copy_context()  # with floating-point warnings off: entering it is faster than np.errstate
