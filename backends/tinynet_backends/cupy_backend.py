@@ -69,7 +69,7 @@ class CupyBackend(CudaDevice, CudaOperations):
             problem = partial(lt.Problem, library)
             self._attach(runtime, Products(runtime, problem, handle, choices, precision, self.rounded))
 
-    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
+    def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
         """On the current stream. A source is compiled when it is first used; CuPy caches the binary on disk."""
         with self._here():
             run = self._kernels.get((source, kernel))
