@@ -1,12 +1,13 @@
 """Whether every kind of kernel launches on a device, and agrees with NumPy there: what to know first of a new device.
 
 The part ``smoke`` of `benchmarks.gpu_report` runs these checks one by one, in a new process after one that failed: after a kernel
-that reads a wrong address, its process can no longer use the device.
+that reads a wrong address, its process can no longer use the device. ``python -m benchmarks.gpu_smoke [CHECK …]`` runs some or all.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -155,3 +156,12 @@ def operation(ops: Any, name: str) -> str:
     if failures := [*verify._replacements(ops, name)]:
         raise Wrong("; ".join(failures))
     return "as the portable operation"
+
+
+def main(chosen: list[str]) -> None:
+    for name in chosen or names():
+        print(f"{name}: {check(name)}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -604,7 +604,8 @@ def smoke(machine, monkeypatch):
 
 
 def test_a_new_device_is_checked_in_every_way(smoke, monkeypatch):
-    assert {"float32, captured", "steps in one launch", "softmax", "samples"} < {*gpu_smoke.names()}
+    sanitized = {name for name in gpu_report.SANITIZED if not name.startswith("bf16")}
+    assert {"float32, captured", "samples"} | sanitized < {*gpu_smoke.names()}
     for dtype in ("float32", "float64"):
         said = gpu_smoke.check(f"{dtype}, layers 5-8-3 × 40")
         ways = [way.partition(":")[0] for way in said.split("; ")]
