@@ -158,13 +158,14 @@ class _Compilation:
         return [self.step(*self.fixed, *args) for args in calls]
 
     def _kind(self, a: Any) -> Any:
+        kind = type(a)
+        if kind in _NUMBERS:
+            return kind
+        if a is None or kind is bool:
+            return a
         if self.runtime.owns(a):
             return a.shape, a.dtype
-        if a is None or type(a) is bool:
-            return a
-        if type(a) in _NUMBERS:
-            return type(a)
-        raise Uncapturable(f"an argument that is neither an array of the device nor a number: {type(a).__name__}")
+        raise Uncapturable(f"an argument that is neither an array of the device nor a number: {kind.__name__}")
 
     def _fill(self, inputs: list[Array], calls: Sequence[tuple[Any, ...]]) -> None:
         arrays = [a for args in calls for a in args if self.runtime.owns(a)]
