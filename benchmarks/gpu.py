@@ -65,6 +65,7 @@ SLOW = (COMPILED,)  # these compile for so long that their rows get ready side b
 AT_ONCE = (
     5  # rows up to this one are prepared together, and then those after it: all of them may not fit into the memory
 )
+READY = 0.65  # share of the time for getting ready: most of it is compiling, and what tunes waits for the device
 LONGEST = 30.0  # seconds that anything may take once it is ready
 LARGE = 10**11  # operations of a step from which on products dominate
 
@@ -105,7 +106,7 @@ class Workers:
 
     def prepare(self, name: str, target: str, options: dict[str, Any], task: Task, precision: str) -> list[float]:
         """The losses of the first steps."""
-        end = self._began + self.options.budget / 2
+        end = self._began + READY * self.options.budget
         ask = partial(self._worker(target, task, precision).ask, self.options.limit, end=end)
         name = f"{name}, {task.label}"
         who = {"name": name, "target": target, "options": options | {"precision": precision}}

@@ -371,7 +371,7 @@ def sanitizer(limit: float) -> Lines:
 PARTS = (small, captured, training, ways, waiting, golden, products, ceilings, launches, nearness)
 # Calls in the process that has the device
 FOUND, WRITE, SMOKE = "benchmarks.gpu:found", "benchmarks.gpu_report:write", "benchmarks.gpu_smoke"
-EACH = 20.0  # seconds of a check
+EACH = 30.0  # seconds of a check
 # Checks without products, whose kernels are not ours
 SANITIZED = (
     "float32, captured", "bf16, captured", "float32, a step in one launch", "steps in one launch", "softmax", "normalize",
