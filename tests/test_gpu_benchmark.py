@@ -378,7 +378,7 @@ def sanitized(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
 def test_what_the_sanitizer_finds_is_said(sanitized):
     ends = """echo "float32, captured: fine"; echo "========= ERROR SUMMARY: 0 errors" """
-    assert sanitized(f'test "$6" = benchmarks.gpu_smoke -a $# -gt 8 && {ends}') == (
+    assert sanitized(f'test "$8" = benchmarks.gpu_smoke -a $# -gt 10 && {ends}') == (
         True, [f"- {kind}: exit status 0; ERROR SUMMARY: 0 errors" for kind in ("racecheck", "memcheck")],
     )  # fmt: skip
     race = (
