@@ -1,13 +1,15 @@
 """Launches of one block each as one launch: when, and with the same bits."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
 from cuda_shim import nvrtc, shim
 from test_cuda_fused import ARTICLE
-from test_cuda_kernels import ARCHITECTURES, needs_nvrtc
-from tinynet_backends.cuda import graph
+from test_cuda_kernels import ARCHITECTURES, FILES, needs_nvrtc
+from tinynet_backends.cuda import graph, joined
+from tinynet_backends.cuda.source import load
 
 import tinynet as tn
 
@@ -40,16 +42,25 @@ def as_written(monkeypatch, ops, *args, **options):
         return trained(ops, *args, **options)
 
 
+class Listening(shim.ShimBackend):
+    """It keeps the source of every kernel."""
+
+    def _run(self, source, kernel, *args, **options):
+        self.__dict__.setdefault("sources", {})[kernel] = source
+        super()._run(source, kernel, *args, **options)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_all_kinds_of_kernels_are_joined(dtype, machine, monkeypatch):
     """Rows by teams of several sizes, columns by tiles, and what sums over a whole vector."""
-    ops, y = shim.ShimBackend(machine), np.arange(8) * 2
-    run = LAYERS, y, tn.CrossEntropy(), tn.Adam(0.01)
+    ops, run = Listening(machine), (LAYERS, np.arange(8) * 2, tn.CrossEntropy(), tn.Adam(0.01))
     machine.launched.clear()
-    joined = trained(ops, run, dtype, clip=0.1)
+    found = trained(ops, run, dtype, clip=0.1)
     assert machine.launched[-4:] == ["joined"] * 4
-    assert joined == as_written(monkeypatch, ops, run, dtype, clip=0.1)
+    assert found == as_written(monkeypatch, ops, run, dtype, clip=0.1)
+    if not nvrtc.missing():
+        assert nvrtc.compiled(ops.sources["joined"].text, "sm_90").startswith(b"\x7fELF")
 
 
 def test_a_graph_that_copies_too_stays_as_it_is(machine):
@@ -106,21 +117,23 @@ def test_a_device_that_refuses_gets_the_launches(when, machine, monkeypatch, cap
     assert said == "launches of one block each are not joined: too many resources requested for launch"
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_no_macro_of_a_kernel_reaches_the_next(name):
+    source = load(name, np.dtype("float32"))
+    *_, after = joined._Body(source, "", 64, (), ()).text("k0").partition(f"{source.body[-20:]}}}\n")
+    left = set(re.findall(r"^#define (\w+)", source.body, re.M)) | {"ROW"}
+    assert {*after.split("\n")} == {f"#undef {macro}" for macro in left} | {""}
+
+
 @needs_nvrtc
 @pytest.mark.parametrize(
     "architecture", ["compute_80", *(pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES)]
 )
 def test_nvrtc_compiles_them_to_loads_that_see_what_was_stored(architecture, machine):
     """PTX's loads ld.global.nc may get what was in memory when the kernel began."""
-
-    class Listening(shim.ShimBackend):
-        def _run(self, source, kernel, *args, **options):
-            sources[kernel] = source
-            super()._run(source, kernel, *args, **options)
-
-    sources = {}
-    trained(Listening(machine))
-    code = nvrtc.compiled(sources["joined"].text, architecture)
+    ops = Listening(machine)
+    trained(ops)
+    code = nvrtc.compiled(ops.sources["joined"].text, architecture)
     if architecture != "compute_80":
         assert code.startswith(b"\x7fELF")
         return

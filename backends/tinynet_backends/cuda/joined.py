@@ -1,7 +1,7 @@
 """The launches of a step as one, if each of them has a single block: one block then does one after another.
 
-A network this small keeps a device busy for less time than passes between two launches of a graph. No result depends on the
-grid, and every kernel runs in one block here, so the bits are the same.
+A launch costs time, and in a network this small each of them has little to do. No result depends on the grid, and every kernel
+runs in one block here, so the bits are the same.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class _Body(NamedTuple):
         body = self.source.body.replace("KERNEL ", "DEVICE void ")
         body = re.sub(r"const __grid_constant__ (\w+) ", r"const \1& ", body)
         body = body.replace("__restrict__ ", "")  # what another function wrote must not be read as if it were constant
-        return f"#undef ROW\n#define ROW {self.row}\nnamespace {space} {{\n{self.source.head}{body}}}\n"
+        macros = [f"#undef {name}\n" for name in ("ROW", *dict.fromkeys(re.findall(r"^#define (\w+)", body, re.M)))]
+        return f"#define ROW {self.row}\nnamespace {space} {{\n{self.source.head}{body}}}\n{''.join(macros)}"
 
     def call(self, space: str) -> str:
         values, at = [], 1
@@ -107,7 +108,7 @@ def _source(bodies: tuple[_Body, ...]) -> Source:
         "struct Place { u32 x, y; };",
         *[f"#define {name} {value}" for name, value in _INDICES.items()],
         *[body.text(f"k{n}") for n, body in enumerate(bodies)],
-        *[f"#undef {name}" for name in (*_INDICES, "ROW")],
+        *[f"#undef {name}" for name in _INDICES],
         f"#define WIDTH {_width(bodies)}",
         "KERNEL joined(i64 count, const u64* table) {",
         "    static_assert(WIDTH <= THREADS);",
