@@ -325,8 +325,9 @@ def times(folder: Path, device: str, section: Any, options: Options) -> Lines:
 
 def tests(log: Path, limit: float) -> Lines:
     """The tests that ask for a GPU"""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "8", "-v", "-rfE", "--tb", "short"]
-    command += ["tests/test_gpu.py", "tests"]  # the former first
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rfE", "--tb", "short"]
+    # the tests of a file are otherwise for one process, and most that take long are in this one
+    command += ["-n", "8", "--dist", "load", "tests/test_gpu.py", "tests"]
     with log.open("w") as file:
         run = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT)
         try:
