@@ -62,9 +62,8 @@ STEPS: dict[str, Names] = {
 BACKENDS = {"gpu": "cupy", "cpu": "numpy"}
 TUNING = (OURS, TOGETHER, FED, JAX)  # these time kernels while they prepare, and need the device alone for that, too
 SLOW = (COMPILED,)  # these compile for so long that their rows get ready side by side
-AT_ONCE = (
-    5  # rows up to this one are prepared together, and then those after it: all of them may not fit into the memory
-)
+AT_ONCE = 5  # rows up to this one are prepared together, then each by itself: the memory may not be enough for all
+START = 3  # rows that take about as long as the start of all processes
 READY = 0.65  # share of the time for getting ready: most of it is compiling, and what tunes waits for the device
 LONGEST = 30.0  # seconds that anything may take once it is ready
 LARGE = 10**11  # operations of a step from which on products dominate
@@ -136,16 +135,17 @@ def rows(
     Rows are prepared before the first is timed: compiling takes longest, and can use many cores at once.
     """
     options = runner.options
-    groups: dict[bool, list[Row]] = {}
+    groups: dict[int, list[Row]] = {}
     for number, task in table:
         here = {n: names[n] for n in options.chosen(list(names)) if n != CEILING or task.flops > LARGE}
         for p in TOLERANCES:
             wanted = (p == "float32" or number > 2) and (not options.precisions or p in options.precisions)
             if here and wanted and (not options.rows or number in options.rows):
-                groups.setdefault(number > AT_ONCE, []).append((task, p, here))
-    end = monotonic() + options.budget
-    for n, group in enumerate(groups.values(), start=1):
-        budget = (end - monotonic()) * (1 if n == len(groups) else 2 / 3)
+                groups.setdefault(max(number, AT_ONCE), []).append((task, p, here))
+    end, left = monotonic() + options.budget, sum(START + len(group) for group in groups.values())
+    for group in groups.values():
+        part = START + len(group)
+        budget, left = (end - monotonic()) * part / left, left - part
         with closing(Workers(replace(options, budget=budget), Path(runner.cache))) as workers:
             for (task, precision, here), (comparison, losses) in _prepared(workers, group):
                 if same:
