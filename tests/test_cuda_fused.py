@@ -603,7 +603,7 @@ def smoke(machine, monkeypatch):
     return ops
 
 
-def test_a_new_device_is_checked_in_every_way(smoke, monkeypatch):
+def test_a_new_device_is_checked_in_every_way(smoke):
     sanitized = {name for name in gpu_report.SANITIZED if not name.startswith("bf16")}
     assert {"float32, captured", "samples"} | sanitized < {*gpu_smoke.names()}
     for dtype in ("float32", "float64"):
@@ -612,12 +612,16 @@ def test_a_new_device_is_checked_in_every_way(smoke, monkeypatch):
         assert ways == [f"({front}, {tile}, {beside})" for front, tile, beside in (
             (0, 16, False), (0, 32, False), (0, 40, False), (2, 0, False), (2, 0, True),
         )]  # fmt: skip
-    for name in ("captured", "a step in one launch"):
-        assert gpu_smoke.check(f"float32, {name}").startswith("6 steps, the same bits; loss ")
+    assert gpu_smoke.check("float32, captured").startswith("6 steps, the same bits; loss ")
+    assert gpu_smoke.check("softmax") == "as the portable operation"
+
+
+@pytest.mark.slow
+def test_a_new_device_is_asked_for_a_step_in_one_launch(smoke, monkeypatch):
+    assert gpu_smoke.check("float32, a step in one launch").startswith("6 steps, the same bits; loss ")
     monkeypatch.setattr(gpu_smoke, "ONE_BLOCK", gpu_smoke.FUSED)
     with pytest.raises(gpu_report.Wrong, match="^launches are not joined: forward, "):
         gpu_smoke.check("float32, a step in one launch")
-    assert gpu_smoke.check("softmax") == "as the portable operation"
 
 
 def test_what_a_new_device_does_wrong_is_said(smoke, refusing, monkeypatch):

@@ -126,9 +126,8 @@ def test_no_macro_of_a_kernel_reaches_the_next(name):
 
 
 @needs_nvrtc
-@pytest.mark.parametrize(
-    "architecture", ["compute_80", *(pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["compute_80", *ARCHITECTURES])
 def test_nvrtc_compiles_them_to_loads_that_see_what_was_stored(architecture, machine):
     """PTX's loads ld.global.nc may get what was in memory when the kernel began."""
     ops = Listening(machine)
