@@ -1,7 +1,8 @@
 """Training steps on a CUDA device: ``benchmarks gpu``.
 
 A device may be available for minutes only, and a step takes longer to compile than to time. So each contender has one
-lasting process per precision: all prepare at once, and then take turns, each alone on the device.
+lasting process per precision, and the slowest to compile one per row, too: all prepare at once, and then take turns, each
+alone on the device.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from functools import partial
 from math import inf, isnan
 from pathlib import Path
@@ -59,6 +61,10 @@ STEPS: dict[str, Names] = {
 }
 BACKENDS = {"gpu": "cupy", "cpu": "numpy"}
 TUNING = (OURS, TOGETHER, FED, JAX)  # these time kernels while they prepare, and need the device alone for that, too
+SLOW = (COMPILED,)  # these compile for so long that their rows get ready side by side
+AT_ONCE = 5  # rows up to this one are prepared together, then each by itself: the memory may not be enough for all
+START = 3  # rows that take about as long as the start of all processes
+READY = 0.65  # share of the time for getting ready: most of it is compiling, and what tunes waits for the device
 LONGEST = 30.0  # seconds that anything may take once it is ready
 LARGE = 10**11  # operations of a step from which on products dominate
 
@@ -72,15 +78,18 @@ def found(device: str) -> str:
 
 
 class Workers:
-    """The processes of a run, one per module of contenders and precision: settings apply to a whole process."""
+    """The processes of a run, one per module of contenders and precision: settings apply to a whole process.
+
+    Those of `SLOW` have one per row, too.
+    """
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options, self._folder = options, folder
         self._env = machine.environment(options.threads, str(folder)) | {
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the device is shared
-            "TORCHINDUCTOR_COMPILE_THREADS": "4",  # and so are the cores
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",  # and so are the cores
         }
-        self._workers: dict[tuple[str, str], Worker] = {}
+        self._workers: dict[tuple[str, ...], Worker] = {}
         self._device = Lock()
         self._began = monotonic()
 
@@ -89,14 +98,15 @@ class Workers:
         """Whether the time is used up."""
         return monotonic() > self._began + self.options.budget
 
-    def _worker(self, target: str, precision: str) -> Worker:
-        key = target.partition(":")[0], precision
+    def _worker(self, target: str, task: Task, precision: str) -> Worker:
+        row = (*map(str, task.widths), str(task.batch)) if target in SLOW else ()
+        key = target.partition(":")[0], precision, *row
         return self._workers.setdefault(key, Worker(self._env, self._folder / f"{'-'.join(key)}.log"))
 
     def prepare(self, name: str, target: str, options: dict[str, Any], task: Task, precision: str) -> list[float]:
         """The losses of the first steps."""
-        end = self._began + self.options.budget / 2
-        ask = partial(self._worker(target, precision).ask, self.options.limit, end=end)
+        end = self._began + READY * self.options.budget
+        ask = partial(self._worker(target, task, precision).ask, self.options.limit, end=end)
         name = f"{name}, {task.label}"
         who = {"name": name, "target": target, "options": options | {"precision": precision}}
         ask("benchmarks.held:make", who | {"widths": task.widths, "batch": task.batch, "article": task.article})
@@ -107,11 +117,14 @@ class Workers:
     def lap(self, name: str, target: str, task: Task, precision: str) -> float:
         """Seconds of a step."""
         arguments = {"name": f"{name}, {task.label}", "seconds": self.options.seconds}
-        return float(self._worker(target, precision).ask(LONGEST, "benchmarks.held:lap", arguments))
+        return float(self._worker(target, task, precision).ask(LONGEST, "benchmarks.held:lap", arguments))
 
     def close(self) -> None:
         for worker in self._workers.values():
             worker.close()
+
+
+Row = tuple[Task, str, Names]
 
 
 def rows(
@@ -119,26 +132,26 @@ def rows(
 ) -> Iterator[tuple[Task, Comparison]]:
     """A comparison for every requested row and precision; ``same`` if losses must agree.
 
-    All rows are prepared before the first is timed: compiling takes longest, and can use many cores at once.
+    Rows are prepared before the first is timed: compiling takes longest, and can use many cores at once.
     """
     options = runner.options
-    chosen = [
-        (task, p, {n: names[n] for n in options.chosen(list(names)) if n != CEILING or task.flops > LARGE})
-        for number, task in table
-        if not options.rows or number in options.rows
-        for p in TOLERANCES
-        if (p == "float32" or number > 2) and (not options.precisions or p in options.precisions)
-    ]
-    with closing(Workers(options, Path(runner.cache))) as workers:
-        ready = _prepared(workers, [row for row in chosen if row[2]])
-        for (task, precision, here), (comparison, losses) in ready:
-            if same:
-                _drop_outliers(comparison, losses, TOLERANCES[precision])
-            _time(workers, comparison, here, task, precision, options.repeats)
-            yield task, comparison
-
-
-Row = tuple[Task, str, Names]
+    groups: dict[int, list[Row]] = {}
+    for number, task in table:
+        here = {n: names[n] for n in options.chosen(list(names)) if n != CEILING or task.flops > LARGE}
+        for p in TOLERANCES:
+            wanted = (p == "float32" or number > 2) and (not options.precisions or p in options.precisions)
+            if here and wanted and (not options.rows or number in options.rows):
+                groups.setdefault(max(number, AT_ONCE), []).append((task, p, here))
+    end, left = monotonic() + options.budget, sum(START + len(group) for group in groups.values())
+    for group in groups.values():
+        part = START + len(group)
+        budget, left = (end - monotonic()) * part / left, left - part
+        with closing(Workers(replace(options, budget=budget), Path(runner.cache))) as workers:
+            for (task, precision, here), (comparison, losses) in _prepared(workers, group):
+                if same:
+                    _drop_outliers(comparison, losses, TOLERANCES[precision])
+                _time(workers, comparison, here, task, precision, options.repeats)
+                yield task, comparison
 
 
 def _prepared(workers: Workers, table: list[Row]) -> list[tuple[Row, tuple[Comparison, dict[str, list[float]]]]]:

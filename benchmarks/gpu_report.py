@@ -1,20 +1,25 @@
 """The first run on a GPU, most valuable results first.
 
 ``python -m benchmarks.gpu_report [FILE [PART …]] [--seconds 540] [--rows 1,2] [--precisions bf16] [--repeats 2]``, PART being the
-name of one of the functions below, by default all: every kind of kernel on small arrays; small networks against float64; the same
-captured; captured training against training as written; every way to compute the layers of a step; times beside peers, also saved
-as JSON next to the report; the tests for a GPU; whether anything waits; golden bits; times on batches made on the device; products
-and their epilogues against float64; what the device can do; several steps in one launch; the same run on the host.
+name of one of the functions below, by default all: every kind of kernel on small arrays; times beside peers, also saved as JSON
+next to the report; the tests for a GPU; times on batches made on the device; small networks against float64; captured training
+against training as written; every way to compute the layers of a step; products under capture; whether anything waits; golden
+bits; products and their epilogues against float64; what the device can do; several steps in one launch; races and wrong addresses
+by compute-sanitizer; the same run on the host.
 
 One report in Markdown, which grows line by line: a run may be cut short anywhere. Every part has its own time limit; if a part
 reaches it or fails, its process ends, and the next part runs in another. The exit code is 1 if a part failed, 2 if there is no
 device.
+
+Who has a device for a quarter of an hour, ten minutes at a time, gets most from two runs, whose times go to one JSON file:
+``FILE smoke steps tests --seconds 540``, then ``FILE2 data small training ways sanitizer captured products --seconds 200``.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import traceback
@@ -320,7 +325,9 @@ def times(folder: Path, device: str, section: Any, options: Options) -> Lines:
 
 def tests(log: Path, limit: float) -> Lines:
     """The tests that ask for a GPU"""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "4", "-v", "-rfE", "--tb", "short"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rfE", "--tb", "short"]
+    # the tests of a file are otherwise for one process, and most that take long are in this one
+    command += ["-n", "8", "--dist", "load", "tests/test_gpu.py", "tests"]
     with log.open("w") as file:
         run = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT)
         try:
@@ -335,14 +342,46 @@ def tests(log: Path, limit: float) -> Lines:
         raise Wrong(f"the exit status is {status}: see {log.name}")
 
 
+def sanitizer(limit: float) -> Lines:
+    """Races between threads and wrong addresses, as compute-sanitizer finds them"""
+    tool = shutil.which("compute-sanitizer", path=f"{os.environ.get('PATH', '')}:/usr/local/cuda/bin")
+    if tool is None:
+        yield "compute-sanitizer is not installed"
+        return
+    wrong = []
+    for kind in ("racecheck", "memcheck"):
+        checks = [sys.executable, "-m", "benchmarks.gpu_smoke", *SANITIZED]
+        try:
+            done = subprocess.run(
+                [tool, "--tool", kind, "--error-exitcode", "9", "--report-api-errors", "no", *checks],
+                capture_output=True, text=True, cwd=ROOT, timeout=limit / 2,
+            )  # fmt: skip
+            said, status = f"{done.stdout}{done.stderr}".splitlines(), str(done.returncode)
+        except subprocess.TimeoutExpired:
+            said, status = [], f"none after {limit / 2:.0f} s"
+        found = [line.strip("= ") for line in said if line.startswith("=========") and line.strip("= ")]
+        rest = [line for line in said if line.strip() and not line.startswith("=========")]
+        yield f"{kind}: exit status {status}; {(found or rest or ['no output'])[-1]}"
+        if status != "0":
+            yield from (f"  {line}" for line in [*found[:20], *rest[-3:]])
+            wrong.append(kind)
+    if wrong:
+        raise Wrong(f"{' and '.join(wrong)} did not end well")
+
+
 PARTS = (small, captured, training, ways, waiting, golden, products, ceilings, launches, nearness)
 # Calls in the process that has the device
 FOUND, WRITE, SMOKE = "benchmarks.gpu:found", "benchmarks.gpu_report:write", "benchmarks.gpu_smoke"
-EACH = 20.0  # seconds of a check
+EACH = 30.0  # seconds of a check
+# Checks without products, whose kernels are not ours
+SANITIZED = (
+    "float32, captured", "bf16, captured", "float32, a step in one launch", "steps in one launch", "softmax", "normalize",
+    "normalize_grad", "softmax_cross_entropy",
+)  # fmt: skip
 # Seconds that each part may take, the most valuable first
 LIMITS = {
-    "smoke": 60, "small": 90, "captured": 40, "training": 60, "ways": 100, "steps": 300, "tests": 240, "waiting": 30, "golden": 90,
-    "data": 100, "products": 90, "ceilings": 30, "launches": 30, "nearness": 120,
+    "smoke": 90, "steps": 330, "tests": 180, "data": 90, "small": 60, "training": 60, "ways": 100, "captured": 40, "waiting": 30,
+    "golden": 60, "products": 60, "ceilings": 30, "launches": 30, "sanitizer": 100, "nearness": 100,
 }  # fmt: skip
 TITLES = {
     "steps": "Times beside peers: PyTorch as written and compiled with graphs, JAX",
@@ -391,7 +430,7 @@ class Report:
 
     def part(self, worker: Worker, name: str, limit: float, lines: Lines | None) -> bool:
         """Run one part within its limit; whether it succeeded."""
-        titles = TITLES | {part.__name__: part.__doc__ for part in (*PARTS, smoke, tests)}
+        titles = TITLES | {part.__name__: part.__doc__ for part in (*PARTS, smoke, tests, sanitizer)}
         self.say(f"\n## {titles[name]}\n")
         if lines is not None:
             return report(lines, self.say)
@@ -450,6 +489,8 @@ def whole(worker: Worker, path: Path, parts: list[str], seconds: float, options:
             lines = smoke(worker, limit)
         elif name == "tests":
             lines = tests(path.with_suffix(".tests.log"), limit)
+        elif name == "sanitizer":
+            lines = sanitizer(limit)
         elif name in gpu.SECTIONS:
             lines = times(path.parent, device, gpu.SECTIONS[name], replace(options, budget=limit))
         status = status if one.part(worker, name, limit, lines) else 1

@@ -1,12 +1,13 @@
 """Whether every kind of kernel launches on a device, and agrees with NumPy there: what to know first of a new device.
 
 The part ``smoke`` of `benchmarks.gpu_report` runs these checks one by one, in a new process after one that failed: after a kernel
-that reads a wrong address, its process can no longer use the device.
+that reads a wrong address, its process can no longer use the device. ``python -m benchmarks.gpu_smoke [CHECK …]`` runs some or all.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from tinynet import verify
 
 FUSED = Task((20, 64, 64, 2), 1001)  # layers that fit into a block
 TAIL = Task((100, 300, 300, 10), 200)  # layers of which only the last do
+ONE_BLOCK = Task((5, 8, 3), 8)  # a step of one launch
 STEPS = 6
 
 
@@ -38,6 +40,7 @@ def checks() -> dict[str, Callable[[], str]]:
         for task in (FUSED, TAIL):
             found[f"{precision}, layers {task.label}"] = partial(every_way, one, task, "float32", 10 * limit)
         found[f"{precision}, captured"] = partial(same_bits, one, FUSED, STEPS)
+        found[f"{precision}, a step in one launch"] = partial(one_launch, one)
     for task in (FUSED, TAIL):
         found[f"float64, layers {task.label}"] = partial(every_way, ops, task, "float64", 1e-11)
     found["steps in one launch"] = partial(together, ops)
@@ -114,6 +117,24 @@ def _ran(run: Any, x: Any, dy: Any) -> list[Any]:
     return [y, dx, *(a for pair in gradients for a in pair if a is not None)]
 
 
+def one_launch(ops: Any) -> str:
+    """A training of a network so small that the launches of a step are joined."""
+    kernels, run = [], ops._run
+
+    def listen(source: Any, kernel: str, *args: Any, **options: Any) -> None:
+        kernels.append(kernel)
+        run(source, kernel, *args, **options)
+
+    ops._run = listen
+    try:
+        found = same_bits(ops, ONE_BLOCK, STEPS)
+    finally:
+        del ops._run
+    if "joined" not in kernels:
+        raise Wrong(f"launches are not joined: {', '.join(dict.fromkeys(kernels))}")
+    return found
+
+
 def together(ops: Any) -> str:
     """A training with steps launched together, and one by one, on batches made on the device."""
     found = []
@@ -135,3 +156,12 @@ def operation(ops: Any, name: str) -> str:
     if failures := [*verify._replacements(ops, name)]:
         raise Wrong("; ".join(failures))
     return "as the portable operation"
+
+
+def main(chosen: list[str]) -> None:
+    for name in chosen or names():
+        print(f"{name}: {check(name)}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -32,7 +32,7 @@ class Options:
     precisions: tuple[str, ...] = ()
     device: str = "gpu"  # or "cpu", to try ``benchmarks gpu`` itself
     limit: float = 90.0  # seconds for a contender on a device to get ready
-    budget: float = inf  # and for a whole section there, of which a half is for getting ready
+    budget: float = inf  # and for a whole section there
 
     def chosen(self, names: list[str]) -> list[str]:
         return [name for name in names if not self.only or name in self.only]

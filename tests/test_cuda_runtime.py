@@ -1,5 +1,7 @@
 """The calls of CuPy, on a fake one."""
 
+from types import SimpleNamespace
+
 import fake_cupy
 import pytest
 from tinynet_backends.cuda import runtime
@@ -37,6 +39,27 @@ def test_seconds_are_those_of_the_device(work, eager, captured):
     measured = rt.seconds(run)
     assert measured == pytest.approx(sum(work) + (cp.cuda.launch / captured if captured else 0))
     assert calls == [True] * eager + [False] * captured
+
+
+def test_the_driver_counts_the_nodes_of_a_graph(monkeypatch):
+    class Driver:
+        def cuGraphGetNodes(self, graph, nodes, count):
+            assert (graph.value, nodes) == (0x7F0000001000, None)
+            count._obj.value = 5
+            return status
+
+    rt, graph = runtime.Runtime(fake_cupy.Cupy(), 0), SimpleNamespace(graph=0x7F0000001000)
+    monkeypatch.setattr(runtime.C, "CDLL", lambda name: Driver())
+    status = 0
+    assert rt.nodes(graph) == 5
+    status = 1  # CUDA_ERROR_INVALID_VALUE
+    assert rt.nodes(graph) == -1
+
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(runtime.C, "CDLL", missing)
+    assert rt.nodes(graph) == -1
 
 
 def test_what_cannot_be_captured_cannot_be_timed():

@@ -155,9 +155,9 @@ def poison(ops):
         del held
 
 
-def trained(ops, net, poisoned=False, **options):
+def trained(ops, net, poisoned=False, batch=32, **options):
     model = tn.Model(net, DATA.shape, backend=ops, seed=2)
-    loader = tn.Loader(DATA, 32, seed=2)
+    loader = tn.Loader(DATA, batch, seed=2)
     losses = []
     for report in tn.train(
         model, loader, tn.CrossEntropy(), options.pop("optimizer", tn.Adam(1e-2)), steps=12, **options
@@ -193,6 +193,27 @@ def test_rates_and_corrections_are_read_at_every_launch(optimizer, ops, reasons,
     with monkeypatch.context() as patch:
         as_written(patch)
         wanted = trained(ops, net, **options)
+    for a, b in zip(captured, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("layer", [tn.Tanh(), tn.BatchNorm(), tn.LayerNorm(), tn.Dropout(0.3)], ids=repr)
+def test_a_step_of_a_tiny_network_is_one_launch(layer, precision, monkeypatch):
+    ops, kernels = backend(precision), []
+    run = ops._run
+
+    def listen(source, kernel, *args, **options):
+        kernels.append(kernel)
+        run(source, kernel, *args, **options)
+
+    monkeypatch.setattr(ops, "_run", listen)
+    net = tn.Sequential(tn.Dense(4), layer, tn.Dense(3))
+    captured = trained(ops, net, poisoned=True, batch=8, clip=0.5)
+    assert "joined" in kernels
+    with monkeypatch.context() as patch:
+        as_written(patch)
+        wanted = trained(ops, net, batch=8, clip=0.5)
     for a, b in zip(captured, wanted, strict=True):
         np.testing.assert_array_equal(a, b)
 

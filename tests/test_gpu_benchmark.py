@@ -316,7 +316,7 @@ def test_times_are_a_part_like_others(reported, monkeypatch):
 
 
 def test_a_report_without_a_device(tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit, match="^unknown part two: choose from smoke, small, captured, "):
+    with pytest.raises(SystemExit, match="^unknown part two: choose from smoke, steps, tests, "):
         gpu_report.main([str(tmp_path / "report.md"), "two"])
     monkeypatch.setattr(gpu_report, "Worker", Here)
     monkeypatch.setattr(gpu_report, "FOUND", "stand_ins:no_device")
@@ -357,15 +357,78 @@ def test_smoke_is_a_part_like_others(reported, monkeypatch):
 
     monkeypatch.setattr(gpu_report, "Worker", Here)
     monkeypatch.setattr(gpu_report, "smoke", smoke)
-    assert reported("smoke", status=0).endswith("- Here 60\n")
+    assert reported("smoke", status=0).endswith(f"- Here {gpu_report.LIMITS['smoke']}\n")
+
+
+@pytest.fixture
+def sanitized(tmp_path, monkeypatch):
+    """The lines of the part sanitizer, where the tool is this script."""
+
+    def run(script):
+        tool = tmp_path / "compute-sanitizer"
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        lines = []
+        return gpu_report.report(gpu_report.sanitizer(4.0), lines.append), lines
+
+    return run
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_what_the_sanitizer_finds_is_said(sanitized):
+    ends = """echo "float32, captured: fine"; echo "========= ERROR SUMMARY: 0 errors" """
+    assert sanitized(f'test "$8" = benchmarks.gpu_smoke -a $# -gt 10 && {ends}') == (
+        True, [f"- {kind}: exit status 0; ERROR SUMMARY: 0 errors" for kind in ("racecheck", "memcheck")],
+    )  # fmt: skip
+    race = (
+        "if [ $2 = memcheck ]; then exit 0; fi; echo '========= Race at 0x10'; echo '========='; echo gone >&2; exit 9"
+    )
+    assert sanitized(race) == (
+        False,
+        [
+            "- racecheck: exit status 9; Race at 0x10", "-   Race at 0x10", "-   gone", "- memcheck: exit status 0; no output",
+            "- FAILED: Wrong: racecheck did not end well",
+        ],
+    )  # fmt: skip
+
+
+def test_without_a_sanitizer_there_is_nothing_to_find(monkeypatch):
+    monkeypatch.setattr(gpu_report.shutil, "which", lambda name, path: None)
+    assert list(gpu_report.sanitizer(1.0)) == ["compute-sanitizer is not installed"]
 
 
 def test_every_part_has_a_limit_and_a_title():
     known = {
-        part.__name__: part.__doc__ for part in (*gpu_report.PARTS, gpu_report.smoke, gpu_report.tests)
+        part.__name__: part.__doc__
+        for part in (*gpu_report.PARTS, gpu_report.smoke, gpu_report.tests, gpu_report.sanitizer)
     } | gpu_report.TITLES
     assert known.keys() == gpu_report.LIMITS.keys()
     assert all(known.values())
+
+
+@pytest.mark.slow
+def test_the_largest_rows_get_ready_after_the_others(tmp_path, monkeypatch):
+    """Each group has its own processes, and the slowest to compile one for each row."""
+    monkeypatch.setattr(gpu, "AT_ONCE", 2)
+    monkeypatch.setattr(gpu, "SLOW", ("stand_ins:steady",))
+    names = {"slow": ("stand_ins:steady", {}), "other": ("stand_ins:other", {})}
+    runner = Runner(Options(0.001, 1, device="cpu", budget=9e6, precisions=("float32",)), str(tmp_path))
+    found, budgets = [], []
+    begin = gpu.Workers.__init__
+
+    def begun(self, options, folder):
+        budgets.append(options.budget)
+        begin(self, options, folder)
+
+    monkeypatch.setattr(gpu.Workers, "__init__", begun)
+    for task, comparison in gpu.rows(runner, names, enumerate(ROWS, start=1), same=False):
+        assert not comparison.left_out
+        found.append((task, len(budgets)))
+    assert found == [(ROWS[0], 1), (ROWS[1], 1), (ROWS[2], 2)]
+    assert budgets == pytest.approx([5e6, 9e6], abs=1e5)  # the second has what the first left, too
+    kept = {path.stem for path in tmp_path.glob("*.log")}
+    assert kept == {"stand_ins-float32", *(f"stand_ins-float32-{'-'.join(map(str, t.widths))}-{t.batch}" for t in ROWS)}
 
 
 def test_no_budget_no_times(tmp_path):

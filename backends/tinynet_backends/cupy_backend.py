@@ -19,7 +19,9 @@ from tinynet_backends.errors import BackendUnavailable
 # Precisions, and the compute capability from which on a device has them: Volta, and the tensor cores of Ampere.
 PRECISIONS = {"float32": 70, "tf32": 80, "bf16": 80}
 OLDEST = 14  # CuPy's major version: before it, None in the place of an array is not a null pointer for kernels
-UNASKED = 48 << 10  # bytes of shared memory that a block may have without opting in
+UNASKED = (
+    32 << 10
+)  # bytes of shared memory that a block may have without opting in: 48 KB, less those of the kernel's own
 _EXTRA = "install one of the extras cuda12 and cuda13, whichever fits the driver"
 
 
@@ -69,7 +71,7 @@ class CupyBackend(CudaDevice, CudaOperations):
             problem = partial(lt.Problem, library)
             self._attach(runtime, Products(runtime, problem, handle, choices, precision, self.rounded))
 
-    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
+    def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
         """On the current stream. A source is compiled when it is first used; CuPy caches the binary on disk."""
         with self._here():
             run = self._kernels.get((source, kernel))

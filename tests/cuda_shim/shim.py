@@ -23,7 +23,7 @@ import pytest
 from tinynet_backends import Backend
 from tinynet_backends.cuda.operations import THREADS
 from tinynet_backends.cuda.products import Products
-from tinynet_backends.cuda.source import OPTIONS, Source
+from tinynet_backends.cuda.source import OPTIONS, Source, read
 from tinynet_backends.cupy_backend import CupyBackend
 
 HEADER = Path(__file__).with_name("shim.h")
@@ -61,7 +61,7 @@ def joined(sources: Sequence[Source], export: bool = True) -> str:
         kernels = re.findall(r"^KERNEL (\w+)\(", source.body, re.M)
         exports += [f"SHIM_EXPORT(n{n}_{name}, {place}::{name})\n" for name in kernels if export]
     spaces = [f"namespace h{n} {{\n{head}{''.join(parts)}}}\n" for n, (head, parts) in enumerate(heads.items())]
-    return "".join([*spaces, *exports]).replace('extern "C" __global__', "__global__")
+    return "".join([read("device.cuh"), *spaces, *exports]).replace('extern "C" __global__', "__global__")
 
 
 class Module:
@@ -86,7 +86,8 @@ class Kernel:
 class Shim:
     """A stand-in for the module cupy: kernels run on the host, in several orders, which must agree.
 
-    Binaries are kept in ``folder``. ``launched`` has the names of kernels in the order of their launches.
+    Binaries are kept in ``folder``. ``launched`` has the names of kernels in the order of their launches; ``behind`` the arrays
+    that a kernel finds by a table of addresses, by the table's own address.
     """
 
     class CompileException(Exception):
@@ -97,12 +98,13 @@ class Shim:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.launched: list[str] = []
+        self.behind: dict[int, list[Any]] = {}
         self._loaded: dict[str, tuple[Any, str]] = {}
 
     def RawModule(self, code: str, options: tuple[str, ...]) -> Module:
         assert options == OPTIONS
         if code not in self._loaded:
-            self.prepare([Source("", "", code)])
+            self.prepare([Source("", "", code.removeprefix(read("device.cuh")))])
         return Module(self, code)
 
     def asnumpy(self, x: Any) -> Any:
@@ -138,14 +140,20 @@ class Shim:
         assert len(wanted) == len(args), f"{kernel} takes {len(wanted)} arguments, not {len(args)}"
         for n, (arg, kind) in enumerate(zip(args, wanted, strict=True)):
             assert fits(arg, kind), f"argument {n} of {kernel} is {arg!r}: expected {kind}"
-        results = []
+        results, written = [], []
+        behind = [a for arg in args if isinstance(arg, np.ndarray) for a in self.behind.get(arg.ctypes.data, [])]
+        before = [*map(content, behind)]
         for order, most in SCHEDULES:
+            for a, was in zip(behind, before, strict=True):
+                put_back(a, was)
             copies = [Copy(arg) for arg in args]
             words = (ctypes.c_void_p * len(args))(*[copy.argument for copy in copies])
             error = run(words, min(blocks, most), row, rows, order, room)
             assert not error, f"{kernel}: {error.decode()}"
             assert all(copy.whole() for copy in copies), f"{kernel} writes outside of an array"
             results.append(copies)
+            written.append([*map(content, behind)])
+            assert written[0] == written[-1], f"what {kernel} writes depends on the order {order}"
         for n, (first, *others) in enumerate(zip(*results, strict=True)):
             for (order, most), other in zip(SCHEDULES[1:], others, strict=True):
                 assert first.bytes() == other.bytes(), (
@@ -153,6 +161,15 @@ class Shim:
                 )
         for arg, copy in zip(args, results[0], strict=True):
             copy.back(arg)
+
+
+def content(a: Any) -> bytes:
+    low, high = np.lib.array_utils.byte_bounds(a)
+    return ctypes.string_at(low, high - low)
+
+
+def put_back(a: Any, content: bytes) -> None:
+    ctypes.memmove(np.lib.array_utils.byte_bounds(a)[0], content, len(content))
 
 
 def fits(arg: Any, kind: str) -> bool:
@@ -212,9 +229,16 @@ class ShimBackend(CupyBackend):
         problem = partial(fake_cuda.Problem, runtime)
         self._attach(runtime, Products(runtime, problem, None, fake_cuda.Choices(), precision, self.rounded))
 
-    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
+    def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
         """Immediately, or when the graph that is being captured is launched."""
-        self._runtime.do(partial(super()._launch, source, kernel, blocks, row, *args, room=room))
+        if kernel == "joined":
+            self._cp.behind[args[1].ctypes.data] = self._behind
+        self._runtime.do(partial(super()._run, source, kernel, blocks, row, *args, room=room))
+
+    def _joined(self, whole: Any, recording: Any, pool: Any) -> Any:
+        args = [arg for launch in recording.launches for arg in launch.args]
+        self._behind = [arg for arg in args if isinstance(arg, np.ndarray) and arg.dtype.names is None]
+        return super()._joined(whole, recording, pool)
 
     def _here(self) -> AbstractContextManager[Any]:
         return nullcontext()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import accumulate, groupby
 from typing import Any, TypeVar
 
+import numpy as np
 from tinynet_backends.arena import Arena
 from tinynet_backends.backend import Array, Backend, DenseLayer, Formula, Gradients
 from tinynet_backends.cuda import fused, graph
+from tinynet_backends.cuda.joined import Launch, joined
+from tinynet_backends.cuda.operations import THREADS
 from tinynet_backends.cuda.plan import ALIGNED
 from tinynet_backends.cuda.products import Products
+from tinynet_backends.cuda.source import Source
 from tinynet_backends.cuda.staging import Staging
 from tinynet_backends.tracing import traced
 
 R = TypeVar("R")
+_log = logging.getLogger("tinynet")
 _CONSTANTS = 64  # cached per step, at most
 
 
@@ -55,7 +61,36 @@ class CudaDevice(Backend):
             finally:
                 running.arena, running.constants = before
 
-        return _Step(self, graph.Compiled(self._runtime, self._running, begun, fixed))
+        return _Step(self, graph.Compiled(self._runtime, self._running, begun, fixed, self._joined))
+
+    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
+        if self._running.recording is not None:
+            self._running.recording.launches.append(Launch(source, kernel, blocks, row, args, room))
+        self._run(source, kernel, blocks, row, *args, room=room)
+
+    def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
+        """`_launch`, on the device."""
+        raise NotImplementedError
+
+    def _joined(self, whole: Any, recording: graph.Recording, pool: Any) -> Any:
+        """A graph of one launch that does what ``whole`` does, if that is launches of one block each; else ``whole``."""
+        launches, runtime = recording.launches, self._runtime
+        small = len(launches) > 1 and all(launch.blocks == 1 for launch in launches)
+        if not small or runtime.nodes(whole) != len(launches):  # it copies, too, or there are kernels of CuPy's
+            return whole
+        source, words = joined(launches, runtime.address)
+        room = max(launch.room for launch in launches)
+        try:
+            table = runtime.array(words, pool)
+            run = partial(self._run, source, "joined", 1, THREADS, room=room)
+            run(np.int64(0), table)  # compiles it, and does nothing
+            with runtime.capture(pool) as made:
+                run(np.int64(len(launches)), table)
+        except (RuntimeError, MemoryError) as e:
+            _log.warning("launches of one block each are not joined: %s", e)
+            return whole
+        recording.kept.append(table)
+        return made[0]
 
     def as_written(self, reason: str) -> None:
         if self._running.recording is not None:

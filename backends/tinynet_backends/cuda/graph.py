@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from tinynet_backends import capture
 from tinynet_backends.arena import Arena
+from tinynet_backends.cuda.joined import Launch
 
 Array = Any
 
@@ -28,11 +29,15 @@ class Uncapturable(Exception):
 
 
 class Recording:
-    """A capture in progress. ``kept`` has what the graph writes beside its own pool, to keep it alive."""
+    """A capture in progress.
+
+    ``kept`` has what the graph uses beside its own pool, to keep it alive; ``launches`` all launches of kernels of ours.
+    """
 
     def __init__(self) -> None:
         self.broken = ""
         self.kept: list[Array] = []
+        self.launches: list[Launch] = []
 
     def stop(self, reason: str) -> None:
         """Abandon the capture: the step runs as written. Nothing that was captured has been executed."""
@@ -84,14 +89,21 @@ class ThreadState(threading.local):
         self.constants: dict[Any, Array] | None = None  # that step's arrays filled with one number
 
 
+Join = Callable[[Any, Recording, Any], Any]
+
+
 class Compiled(threading.local):
     """``step(*fixed, …)`` on a device: ``compiled(*args)``, or several calls in one launch.
 
-    Every thread has its own graphs. All of them, and their memory, are freed with this object.
+    ``join(graph, recording, pool)`` may make a shorter graph that does the same. Every thread has its own graphs. All of
+    them, and their memory, are freed with this object.
     """
 
-    def __init__(self, runtime: Any, running: ThreadState, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
-        self._here = _Compilation(runtime, running, step, fixed)  # Python does this again in every thread
+    def __init__(
+        self, runtime: Any, running: ThreadState, step: Callable[..., Any], fixed: tuple[Any, ...],
+        join: Join = lambda graph, *_: graph,
+    ) -> None:  # fmt: skip
+        self._here = _Compilation(runtime, running, step, fixed, join)  # Python does this again in every thread
 
     def __call__(self, *args: Any) -> Any:
         return self.several([args])[0]
@@ -109,8 +121,10 @@ class _Compilation:
     computed depends on alignment, and the first call of a resumed run is a later call of the original one.
     """
 
-    def __init__(self, runtime: Any, running: ThreadState, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
-        self.runtime, self.running, self.step, self.fixed = runtime, running, step, fixed
+    def __init__(
+        self, runtime: Any, running: ThreadState, step: Callable[..., Any], fixed: tuple[Any, ...], join: Join
+    ) -> None:
+        self.runtime, self.running, self.step, self.fixed, self.join = runtime, running, step, fixed, join
         self.logged: set[str] = set()
         # the graph; its inputs, if it is still to be captured; or why there is none
         self.kinds: dict[Any, _Captured | list[Array] | str] = {}
@@ -144,13 +158,14 @@ class _Compilation:
         return [self.step(*self.fixed, *args) for args in calls]
 
     def _kind(self, a: Any) -> Any:
+        kind = type(a)
+        if kind in _NUMBERS:
+            return kind
+        if a is None or kind is bool:
+            return a
         if self.runtime.owns(a):
             return a.shape, a.dtype
-        if a is None or type(a) is bool:
-            return a
-        if type(a) in _NUMBERS:
-            return type(a)
-        raise Uncapturable(f"an argument that is neither an array of the device nor a number: {type(a).__name__}")
+        raise Uncapturable(f"an argument that is neither an array of the device nor a number: {kind.__name__}")
 
     def _fill(self, inputs: list[Array], calls: Sequence[tuple[Any, ...]]) -> None:
         arrays = [a for args in calls for a in args if self.runtime.owns(a)]
@@ -193,7 +208,8 @@ class _Compilation:
             return _not_captured(_line(e), logging.WARNING)
         finally:
             self.running.recording = None
-        return _Captured(made[0], pool, inputs, numbers, results, recording.kept)
+        whole = self.join(made[0], recording, pool)
+        return _Captured(whole, pool, inputs, numbers, results, recording.kept)
 
     def _stand_in(self, a: Any, recording: Recording, arrays: Any, numbers: Array, places: Any) -> Any:
         if self.runtime.owns(a):

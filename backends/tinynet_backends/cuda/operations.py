@@ -19,7 +19,7 @@ from tinynet_backends.rowtext import tables as tables_of
 from tinynet_backends.rowwise import traced as traced_rows
 from tinynet_backends.tracing import traced
 
-THREADS = 256  # in every block, as in kernels/common.cuh
+THREADS = 256  # in every block, as in kernels/device.cuh
 _BLOCKS = 4096  # in a grid, at most; kernels have grid-stride loops
 _PARTS = 1024  # partial sums of a vector, at most
 _CHUNK = 8192  # elements of each, at least

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes as C
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +39,11 @@ class Runtime:
             return self.cp.empty(shape, dtype)
         with self.cp.cuda.using_allocator(pool.malloc):
             return self.cp.empty(shape, dtype)
+
+    def array(self, a: Any, pool: Any) -> Array:
+        """A copy of an array of the host."""
+        with self.cp.cuda.using_allocator(pool.malloc):
+            return self.cp.asarray(a)
 
     def owns(self, a: Any) -> bool:
         return isinstance(a, self.cp.ndarray) and a.device.id == self.number
@@ -95,6 +102,16 @@ class Runtime:
 
     def launch(self, graph: Any) -> None:
         graph.launch()
+
+    def nodes(self, graph: Any) -> int:
+        """How many launches and copies a graph consists of; -1 if the driver does not say."""
+        count = C.c_size_t()
+        try:
+            driver = C.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+            failed = driver.cuGraphGetNodes(C.c_void_p(graph.graph), None, C.byref(count))
+        except (OSError, AttributeError):
+            return -1
+        return -1 if failed else count.value
 
     def copy(self, to: Array, what: Array) -> None:
         if to.dtype == what.dtype and to.flags.c_contiguous and what.flags.c_contiguous:

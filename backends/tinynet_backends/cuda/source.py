@@ -24,7 +24,7 @@ class Source(NamedTuple):
     @property
     def text(self) -> str:
         """The complete text for NVRTC, to be compiled with `OPTIONS`."""
-        return self.head + self.body
+        return read("device.cuh") + self.head + self.body
 
 
 @cache
@@ -33,6 +33,7 @@ def load(name: str, dtype: Any) -> Source:
     return whole(f"{name}.cu", "".join(map(read, (*_INCLUDED.get(name, ()), f"{name}.cu"))), dtype)
 
 
+@cache
 def read(name: str) -> str:
     """The text of a file in ``kernels/``."""
     return (FOLDER / name).read_text("utf-8")
@@ -46,4 +47,4 @@ def whole(name: str, body: str, dtype: Any) -> Source:
 
 @cache
 def _head(real: str) -> str:
-    return f"#undef REAL\n#define REAL {real}\n{(FOLDER / 'common.cuh').read_text('utf-8')}\n"
+    return f"#undef REAL\n#define REAL {real}\n{read('common.cuh')}\n"

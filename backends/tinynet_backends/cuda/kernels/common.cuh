@@ -1,60 +1,15 @@
-// What all kernels share. The text is compiled twice, with REAL as float and as double.
+// What all kernels share, after device.cuh. The text is compiled twice, with REAL as float and as double.
 //
 // No result depends on the grid: kernels have grid-stride loops over rows, elements or chunks, sums have a fixed order,
 // and what is summed together depends on sizes alone. Contraction is off (--fmad=false), so + - * / sqrt round as they
 // do on the host.
 
 typedef REAL real;
-typedef long long i64;
-typedef unsigned long long u64;
-typedef unsigned int u32;
-typedef unsigned short u16;
-
-#define THREADS 256  // in every block
-#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
-#define DEVICE __device__ __forceinline__
-#define INF __longlong_as_double(0x7ff0000000000000LL)
-#define NOT_A_NUMBER __longlong_as_double(0x7ff8000000000000LL)
 
 // Elements per access of 16 bytes.
 #define LANES (16 / (int)sizeof(real))
 struct alignas(16) Pack { real v[LANES]; };
 struct alignas(2 * LANES) Rounded { u16 v[LANES]; };
-struct alignas(16) Words { u64 v[2]; };
-
-// What the tests implement in another way: dynamic shared memory, asynchronous copies to it, which are complete after
-// `copied`, and products on tensor cores.
-#ifndef SHARED_ROOM
-#define SHARED_ROOM(name)                   \
-    extern __shared__ Words name##_words[]; \
-    real* const name = (real*)name##_words
-#if __CUDA_ARCH__ >= 800
-template <int BYTES> DEVICE void copy(void* to, const void* from) {
-    const u32 place = (u32)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(place), "l"(from), "n"(BYTES) : "memory");
-}
-DEVICE void copied() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-#else  // through registers
-template <int BYTES> DEVICE void copy(void* to, const void* from) {
-    if (BYTES == 4) *(u32*)to = *(const u32*)from;
-    else if (BYTES == 8) *(u64*)to = *(const u64*)from;
-    else *(Words*)to = *(const Words*)from;
-}
-DEVICE void copied() {}
-#endif
-
-// PTX's mma.m16n8k8, d += a @ b, from compute capability 8.0 on.
-DEVICE void mma_tf32(float* d, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-DEVICE void mma_bf16(float* d, u32 a0, u32 a1, u32 b0) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a0), "r"(a1), "r"(b0));
-}
-#endif
 
 // Indices of threads in a one-dimensional grid of blocks with one or two dimensions.
 DEVICE u32 place_in_block() { return threadIdx.y * blockDim.x + threadIdx.x; }
