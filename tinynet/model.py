@@ -421,10 +421,13 @@ def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric]
             raise ValueError(
                 f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected width {out[-1]}"
             )
-        if data.classes is not None and not loss.labels:
+        if data.classes is not None and not (k := loss.classes(out[-1])):
             raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
-        if data.classes is not None and data.classes > out[-1]:
-            raise ValueError(f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}")
+        if data.classes is not None and data.classes > k:
+            other = ", or BinaryCrossEntropy" if data.classes == 2 else ""
+            raise ValueError(
+                f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}{other}"
+            )
     with model.ops.active():
         data.check(lambda target, ops: loss.check(out, target, ops), model.ops)
 
