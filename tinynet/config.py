@@ -25,7 +25,8 @@ NORM_OPTIONS = ("none", *NORMS)
 SCHEDULES = ("constant", "cosine", "one_cycle")
 
 COMPUTED, STORED = "data that are computed", "data in a file"
-FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True}  # files are small, and of any scale
+# files are small, so that they are learned by heart, and of any scale
+FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True, "patience": 10}
 
 
 def _option(default: Any, text: str, of: str = "") -> Any:
@@ -70,7 +71,7 @@ class Config:
     clip: float = _option(0.0, "largest norm of the gradient; 0: no limit")
     ema: float = _option(0.0, "decay of a moving average of the weights, in [0, 1); 0: no average")
     accumulate: int = _option(1, "parts that a batch is split into")
-    patience: int = _option(0, "epochs without a better val_loss before training stops; 0: never")
+    patience: int = _option(0, "epochs without a better val_loss before training stops with the best weights; 0: never")
     backend: str = _option(
         "auto",
         f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1; if not given, $TINYNET_BACKEND counts",

@@ -205,8 +205,7 @@ class Model:
         >>> model.predict_labels([[1.0, 0.5], [0.0, -1.0]]).tolist()
         [1, 0]
         """
-        y, xp = self.predict(x, batch_size=batch_size), self.ops.xp
-        return xp.astype(y[:, 0] > 0 if self.out_shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
+        return as_labels(self.predict(x, batch_size=batch_size), self.ops.xp)
 
     @_on_its_device
     def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
@@ -299,6 +298,11 @@ class Model:
         from tinynet.files import save
 
         save(self, path)
+
+
+def as_labels(y: Array, xp: Any) -> Array:
+    """Labels (n,) int64 of outputs (n, o): the place of the largest or, of a single column, whether it is positive."""
+    return xp.astype(y[:, 0] > 0 if y.shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
 
 
 def without_standardize(model: Model) -> Model:

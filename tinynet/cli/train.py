@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         return 128 + signals[0]
     _print_results(history, config, data, training.n, None if args.resume else seconds)
     try:
-        write_atomically(folder / "training.png", picture(model, held_out, history.curve, config, training.n))
+        write_atomically(folder / "training.png", picture(model, held_out, history, config, training.n))
     except ImportError:
         print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
     except ValueError as e:  # the run is done and saved
@@ -140,11 +140,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_results(history: History, config: Config, data: Dataset, samples: int, seconds: float | None) -> None:
-    """The samples seen, with their rate if ``seconds`` is known, and the validation metrics of the last epoch."""
+    """The samples seen, with their rate if ``seconds`` is known, and the validation metrics of the model's epoch."""
     seen = len(history) * samples
     speed = "" if seconds is None else f" in {seconds:.1f} s ({seen / seconds:,.0f} per second)"
     print(f"{seen:,} samples{speed}")
-    for name, value in history[-1].items():
+    row = history[-1]
+    if history.best_epoch not in (None, row["epoch"]):
+        row = next(row for row in history.rows if row["epoch"] == history.best_epoch)
+        print(f"the weights are those of epoch {history.best_epoch}, the best by val_loss")
+    for name, value in row.items():
         if name.startswith("val_"):
             print(f"{name} {value:.4f}")
     if isinstance(data, Spirals):
