@@ -683,6 +683,37 @@ def test_labels_of_an_array_that_are_numbers(capsys):
     assert [part.n for part in tn.data.stratified(tn.Arrays(x, np.repeat(y[:3], 3)), 0.3, seed=0)] == [6, 3]
 
 
+def test_true_and_false_are_numbers(capsys, monkeypatch):
+    """As pandas writes them after `get_dummies`; in a table to predict for, and on a pipe that brings a line at a time."""
+    rows = [f"{a},{b},{k % 9}.5\n" for k in range(40) for a, b in (("True", "false"), ("False", "TRUE"))]
+    put("d.csv", "red,late,y\n" + "".join(rows))
+    data = tn.data.read("d.csv")
+    assert data[:3].x.tolist() == [[1, 0], [0, 1], [1, 0]]
+    assert main(["train", "--data", "d.csv", "--epochs", "1", "--out", "r", "--quiet", "--backend", "numpy"]) == 0
+    assert main(["predict", "r", "d.csv", "--out", "p.csv", "--backend", "numpy"]) == 0
+    capsys.readouterr()
+
+    class Pipe(io.BytesIO):
+        def seekable(self):
+            return False
+
+        def read1(self, size=-1):
+            return self.readline()
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Pipe(Path("d.csv").read_bytes())))
+    assert main(["predict", "r", "-", "--backend", "numpy"]) == 0
+    assert capsys.readouterr().out == Path("p.csv").read_text()
+
+
+def test_columns_that_are_no_numbers_are_named_at_once(capsys):
+    put("d.csv", "a,b,c,d,y\n1,x,2024-01-31,4,0\n2,z,2024-02-01,,1\n")
+    said = "columns b, c, d have values that are missing or no numbers: fix or drop those, or exclude the columns"
+    assert mistake(capsys, "train", "--data", "d.csv") == f"{os.path.abspath('d.csv')}: {said}"
+    assert mistake(capsys, "train", "--data", "d.csv", "--exclude", "b, c").endswith(
+        "column 'd' has no finite number in row 1: fill or drop it"
+    )
+
+
 @pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])
 def test_text_is_text_however_arrow_stores_it(kind):
     pa = pytest.importorskip("pyarrow")
