@@ -292,6 +292,10 @@ def test_numbers_of_a_library_become_python_s(made, same):
             "Sequential takes layers, not <class 'tinynet.activations.ReLU'>: write it with parentheses",
         ),
         (
+            lambda: tn.Sequential([tn.Dense(3)]),
+            "Sequential takes layers, not [Dense(width=3)]: give them one by one, Sequential(*layers)",
+        ),
+        (
             lambda: tn.Model(tn.Sequential(tn.Dense(3)), (28, 28)),
             "layer 0: Dense takes vectors, not samples of shape (28, 28): put Flatten() before it",
         ),

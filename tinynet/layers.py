@@ -190,6 +190,7 @@ class Sequential(Layer):
         for layer in layers:
             if not isinstance(layer, Layer):
                 hint = ": write it with parentheses" if isinstance(layer, type) else ""
+                hint = ": give them one by one, Sequential(*layers)" if isinstance(layer, (list, tuple)) else hint
                 raise TypeError(f"Sequential takes layers, not {layer!r}{hint}")
         self.layers = layers
 

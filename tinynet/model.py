@@ -245,7 +245,7 @@ class Model:
         loss = self.loss if loss is None else loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give evaluate(loss=…)")
-        data, chosen = as_dataset(data), self.metrics if metrics is None else as_metrics(metrics)
+        data, chosen = as_dataset(data, self.ops), self.metrics if metrics is None else as_metrics(metrics)
         check_fit(self, data, loss, chosen)
         evaluation = Evaluation(self, loss, chosen)
         return evaluation(data, checks.positive("batch_size", batch_size))
@@ -264,7 +264,7 @@ class Model:
         layer = standardizer(self.net, self.params)
         if layer is None:
             raise ValueError(f"{self.net!r} does not begin with Standardize(): put it first")
-        data = as_dataset(data)
+        data = as_dataset(data, self.ops)
         _check_inputs(data.shape, self)
         mean, deviation = moments(data, self.ops.generator, samples)
         xp = self.ops.generator.xp
