@@ -346,12 +346,15 @@ def test_usage_mistakes_are_one_line_and_exit_2_too(argv, said, capsys):
     assert capsys.readouterr().err == f"tinynet: error: {said}\n"
 
 
-@pytest.mark.parametrize("name", [c.__name__.rpartition(".")[2] for c in COMMANDS])
-def test_every_command_has_help_with_examples(name, capsys):
+@pytest.mark.parametrize("name", ["", *(c.__name__.rpartition(".")[2] for c in COMMANDS)])
+def test_every_command_has_help_with_examples(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as e:
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     assert e.value.code == 0
-    examples = capsys.readouterr().out.partition("\nexample")[2].splitlines()[1:]
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) < 80
+    examples = [line for line in text.partition("\nexample")[2].splitlines()[1:] if "--help" not in line]
     assert examples
     for line in examples:  # each is a command that this version takes
         argv = shlex.split(line.partition("tinynet ")[2].partition("   ")[0].split("|")[0].split(">")[0].rstrip(")"))

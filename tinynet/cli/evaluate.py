@@ -14,7 +14,7 @@ from tinynet.metrics import METRICS
 from tinynet.model import Model
 
 EXAMPLES = """
-tinynet evaluate runs/iris                          on what the run held out
+tinynet evaluate runs/iris                         on what the run held out
 tinynet evaluate runs/iris --data new.csv --metrics accuracy,f1
 tinynet evaluate runs/iris --data 'new/*.csv'
 tinynet evaluate model.safetensors --data spirals --samples 1e6 --seed 1

@@ -15,9 +15,9 @@ from tinynet.layers import Array
 from tinynet.model import Model, as_labels
 
 EXAMPLES = """
-tinynet predict runs/iris new.csv --out out.csv     the class of each row
-tinynet predict runs/iris new.csv --proba           on standard output, with probabilities
-cat new.csv | tinynet predict runs/iris - | head    CSV on a pipe
+tinynet predict runs/iris new.csv --out out.csv    the class of each row
+tinynet predict runs/iris new.csv --proba          with probabilities
+cat new.csv | tinynet predict runs/iris - | head   CSV on a pipe
 tinynet predict model.safetensors x.npy --out y.npy
 """
 
