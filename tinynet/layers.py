@@ -105,7 +105,7 @@ class Layer:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        known = fields(self) if is_dataclass(self) else ()
+        known: tuple[Any, ...] = fields(self) if is_dataclass(self) else ()
         shown = [f"{f.name}={getattr(self, f.name)!r}" for f in known if getattr(self, f.name) != f.default]
         return f"{type(self).__name__}({', '.join(shown)})"
 
