@@ -421,11 +421,12 @@ def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric]
     if len(out) != 1:
         raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")
     if not data.stored:
+        k = loss.classes(out[-1])
         if data.classes is None and data.outputs != out[-1]:
             raise ValueError(
                 f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected width {out[-1]}"
             )
-        if data.classes is not None and not (k := loss.classes(out[-1])):
+        if data.classes is not None and not k:
             raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
         if data.classes is not None and data.classes > k:
             other = ", or BinaryCrossEntropy" if data.classes == 2 else ""
