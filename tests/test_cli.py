@@ -197,10 +197,10 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         (["--data", "iris.txt"],
          "iris.txt: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv, .tsv"),
         (["--data", "file"], "file: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv, .tsv"),
-        (["--samples", "many"], "option samples = 'many' is not understood: expected int"),
+        (["--samples", "many"], "option samples = 'many' is not understood: expected a whole number"),
         (["--samples", "0"], "option samples = 0 is out of range: give at least 1"),
-        (["--samples", "1e400"], "option samples = '1e400' is not understood: expected int"),
-        (["--hidden", "64,x"], "option hidden = '64,x' is not understood: expected list"),
+        (["--samples", "1e400"], "option samples = '1e400' is not understood: expected a whole number"),
+        (["--hidden", "64,x"], "option hidden = '64,x' is not understood: expected a list with commas, as 64,64"),
         (["--hidden", "0"], "Dense width 0 is not a positive whole number"),
         (["--backend", "nunpy"], "unknown backend 'nunpy': choose from auto, numpy, numba, cupy, strict, torch, dpnp"),
         (["--dtype", "float16"], "unknown dtype 'float16': choose from float32, float64"),
@@ -211,7 +211,7 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         (["--seed", "-1"], "seed -1 is out of range: give one in [0, 2**64)"),
         (["--dropout", "1"], "Dropout rate 1.0 is out of range: give the fraction dropped, in [0, 1)"),
         (["--lr", "nan"], "Cosine rate nan is out of range: give a finite number of at least 0"),
-        (["--standardize", "perhaps"], "option standardize = 'perhaps' is not understood: expected bool"),
+        (["--standardize", "perhaps"], "option standardize = 'perhaps' is not understood: expected true or false"),
         (["--checkpoint", "-1"], "option checkpoint = -1 is out of range: give at least 0"),
         (["--accumulate", "0"], "option accumulate = 0 is out of range: give at least 1"),
         (["--ema", "1"], "option ema = 1.0 is out of range: give a number in [0, 1)"),
@@ -236,7 +236,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(argv, said, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("samples = 'x'", "option samples = 'x' is a str: expected int"),
+        ("samples = 'x'", "option samples = 'x' is a str: expected a whole number"),
         ("sample = 1", "unknown option 'sample': choose from accumulate, "),
         ("samples = ", "c.toml: not a TOML file: "),
         ("hidden = ['a']", "option hidden = ['a'] is no list of widths: expected whole numbers"),
@@ -346,12 +346,15 @@ def test_usage_mistakes_are_one_line_and_exit_2_too(argv, said, capsys):
     assert capsys.readouterr().err == f"tinynet: error: {said}\n"
 
 
-@pytest.mark.parametrize("name", [c.__name__.rpartition(".")[2] for c in COMMANDS])
-def test_every_command_has_help_with_examples(name, capsys):
+@pytest.mark.parametrize("name", ["", *(c.__name__.rpartition(".")[2] for c in COMMANDS)])
+def test_every_command_has_help_with_examples(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as e:
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     assert e.value.code == 0
-    examples = capsys.readouterr().out.partition("\nexample")[2].splitlines()[1:]
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) < 80
+    examples = [line for line in text.partition("\nexample")[2].splitlines()[1:] if "--help" not in line]
     assert examples
     for line in examples:  # each is a command that this version takes
         argv = shlex.split(line.partition("tinynet ")[2].partition("   ")[0].split("|")[0].split(">")[0].rstrip(")"))

@@ -18,7 +18,7 @@ import pytest
 import tinynet as tn
 from tinynet import config
 from tinynet.cli import bench, main
-from tinynet.data import inputs, outputs, tables, writing
+from tinynet.data import Columns, inputs, outputs, tables, writing
 from tinynet.metrics import METRICS
 
 pytest.importorskip("pyarrow", reason="CSV and Parquet need it")
@@ -87,6 +87,34 @@ def test_a_table_is_learned_and_the_model_knows_its_names(run):
     data = tn.data.read(run.parent / "trees.csv", target="kind")
     assert model.evaluate(data)["accuracy"] > 0.95
     assert model.to("strict").columns == model.columns
+
+
+def test_what_is_learned_by_heart_is_not_kept(tmp_path, capsys):
+    """Labels are noise: the loss of what is held out soon grows, and the model is that of the best epoch."""
+    rng = np.random.default_rng(0)
+    t = np.column_stack([rng.normal(size=(80, 5)), rng.integers(0, 2, 80)])
+    np.savetxt("t.csv", t, "%.6g", ",", header="a,b,c,d,e,y", comments="")
+    some = ["--backend", "numpy", "--task", "classification", "--data", "t.csv"]
+    assert main(["train", *some, "--out", "r", "--quiet"]) == 0
+    rows = [json.loads(line) for line in Path("r/history.jsonl").read_text().splitlines() if "epoch" in line]
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert len(rows) == best["epoch"] + 10 < 50
+    out = capsys.readouterr().out
+    assert (
+        f"the weights are those of epoch {best['epoch']}, the best by val_loss\nval_loss {best['val_loss']:.4f}\n"
+        in out
+    )
+    assert Path("r/model.safetensors").read_bytes() == Path("r/checkpoints/best.safetensors").read_bytes()
+    assert main(["plot", "r", "--out", "again.png"]) == 0
+    assert Path("again.png").read_bytes() == Path("r/training.png").read_bytes()
+
+
+def test_a_run_that_was_killed_has_no_model_yet(run, capsys):
+    shutil.copytree(run, "r")
+    Path("r/model.safetensors").unlink()
+    for argv in (["predict", "r", "x.csv"], ["evaluate", "r"], ["info", "r"], ["plot", "r"]):
+        said = mistake(capsys, *argv)
+        assert said == "r: the run is not finished and has no model yet: tinynet train --resume r"
 
 
 def test_the_config_of_a_run_on_a_file_trains_it_again_from_anywhere(run, tmp_path, monkeypatch):
@@ -437,6 +465,28 @@ def test_models_without_names(loss, width, names, tmp_path, capsys):
     assert got[:, 0].tolist() == (p > 0.5).tolist() == model.predict_labels(x).tolist()
 
 
+def test_probabilities_of_several_outputs(capsys):
+    """Each has its own, under the name of its target."""
+    x = np.random.default_rng(0).normal(size=(9, 2))
+    model = tn.Model(tn.Dense(3), 2)
+    model.loss = tn.BinaryCrossEntropy()
+    np.save("x.npy", x)
+    for columns, names in ((None, "012"), (Columns(("u", "v"), ("a", "b", "c")), "abc")):
+        model.columns = columns
+        model.save("m.safetensors")
+        argv = ["predict", "m.safetensors", "x.npy", "--proba", "--backend", "numpy"]
+        assert main(argv) == 0
+        lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+        assert lines[0] == ["prediction0", "prediction1", "prediction2", *(f"p_{name}" for name in names)]
+        both = np.column_stack([model.predict(x), model.predict_proba(x)])
+        np.testing.assert_array_equal(np.array(lines[1:], np.float32), both)
+        assert main([*argv, "--out", "p.npy"]) == 0
+        np.testing.assert_array_equal(np.load("p.npy"), model.predict_proba(x))
+        capsys.readouterr()
+    tn.Model(tn.Dense(3), 2).save("m.safetensors")
+    assert mistake(capsys, *argv) == "the model has no loss yet, by which outputs are probabilities: fit it"
+
+
 def test_evaluate(rows, run, capsys):
     assert main(["evaluate", str(run), "--backend", "numpy"]) == 0
     said = dict(line.split() for line in capsys.readouterr().out.splitlines())
@@ -633,6 +683,37 @@ def test_labels_of_an_array_that_are_numbers(capsys):
     assert [part.n for part in tn.data.stratified(tn.Arrays(x, np.repeat(y[:3], 3)), 0.3, seed=0)] == [6, 3]
 
 
+def test_true_and_false_are_numbers(capsys, monkeypatch):
+    """As pandas writes them after `get_dummies`; in a table to predict for, and on a pipe that brings a line at a time."""
+    rows = [f"{a},{b},{k % 9}.5\n" for k in range(40) for a, b in (("True", "false"), ("False", "TRUE"))]
+    put("d.csv", "red,late,y\n" + "".join(rows))
+    data = tn.data.read("d.csv")
+    assert data[:3].x.tolist() == [[1, 0], [0, 1], [1, 0]]
+    assert main(["train", "--data", "d.csv", "--epochs", "1", "--out", "r", "--quiet", "--backend", "numpy"]) == 0
+    assert main(["predict", "r", "d.csv", "--out", "p.csv", "--backend", "numpy"]) == 0
+    capsys.readouterr()
+
+    class Pipe(io.BytesIO):
+        def seekable(self):
+            return False
+
+        def read1(self, size=-1):
+            return self.readline()
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Pipe(Path("d.csv").read_bytes())))
+    assert main(["predict", "r", "-", "--backend", "numpy"]) == 0
+    assert capsys.readouterr().out == Path("p.csv").read_text()
+
+
+def test_columns_that_are_no_numbers_are_named_at_once(capsys):
+    put("d.csv", "a,b,c,d,y\n1,x,2024-01-31,4,0\n2,z,2024-02-01,,1\n")
+    said = "columns b, c, d have values that are missing or no numbers: fix or drop those, or exclude the columns"
+    assert mistake(capsys, "train", "--data", "d.csv") == f"{os.path.abspath('d.csv')}: {said}"
+    assert mistake(capsys, "train", "--data", "d.csv", "--exclude", "b, c").endswith(
+        "column 'd' has no finite number in row 1: fill or drop it"
+    )
+
+
 @pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])
 def test_text_is_text_however_arrow_stores_it(kind):
     pa = pytest.importorskip("pyarrow")
@@ -695,7 +776,7 @@ def test_no_probabilities_of_numbers(capsys):
     model.save("m.safetensors")
     put("x.csv", GOOD)
     said = mistake(capsys, "predict", "m.safetensors", "x.csv", "--proba")
-    assert said == "a model with loss Huber(delta=1.0) gives no probabilities: leave --proba out"
+    assert said == "a model with loss Huber(delta=1.0) gives no probabilities: train it with a cross-entropy"
     put("y.csv", "a,b\n1,2\n")
     assert mistake(capsys, "predict", "m.safetensors", "y.csv") == "y.csv: has 2 features (a, b), and the model wants 3"
 

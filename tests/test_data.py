@@ -237,6 +237,9 @@ def test_a_shuffle_of_2_to_the_62_is_evaluated_by_index(ops):
     assert loader.batch(2**50 + 1, ops, "float32").x.shape == (100, 2)  # an order that is written down never comes
 
 
+KINDS_OF_DATA = "give a data set, a path, or a tuple (X, y) or (X, y, weight)"
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -276,7 +279,11 @@ def test_a_shuffle_of_2_to_the_62_is_evaluated_by_index(ops):
         (lambda: tn.Loader(D.Moons(9), 3, seed=-1), "seed -1 is out of range: give one in [0, 2**64)"),
         (
             lambda: tn.Loader(3, 3),
-            "data int is not understood: give a data set, a path, or a tuple (X, y) or (X, y, weight)",
+            f"data int is not understood: {KINDS_OF_DATA}",
+        ),
+        (
+            lambda: tn.Loader(iter(()), 3),
+            f"data tuple_iterator is not understood: {KINDS_OF_DATA}, or Batches(…) of what yields them",
         ),
     ],
 )

@@ -292,6 +292,10 @@ def test_numbers_of_a_library_become_python_s(made, same):
             "Sequential takes layers, not <class 'tinynet.activations.ReLU'>: write it with parentheses",
         ),
         (
+            lambda: tn.Sequential([tn.Dense(3)]),
+            "Sequential takes layers, not [Dense(width=3)]: give them one by one, Sequential(*layers)",
+        ),
+        (
             lambda: tn.Model(tn.Sequential(tn.Dense(3)), (28, 28)),
             "layer 0: Dense takes vectors, not samples of shape (28, 28): put Flatten() before it",
         ),
@@ -367,3 +371,14 @@ def test_nesting_has_no_depth_at_which_dropout_breaks():
         net = tn.Sequential(net)
     y = net.forward({}, np.ones((20, 20)), Context(tn.get_backend("numpy"), train=True))[0]
     assert 0.3 < (y > 0).mean() < 0.7
+
+
+def test_an_error_within_a_layer_says_which():
+    class Bad(tn.Layer):
+        def forward(self, params, x, ctx):
+            return x
+
+    model = tn.Model(tn.Sequential(tn.Dense(3), tn.Sequential(tn.Tanh(), Bad())), 2)
+    with pytest.raises(ValueError, match="values to unpack") as e:
+        model.predict([[1.0, 2.0]])
+    assert e.value.__notes__ == ["in layer 1, Bad()", "in layer 1, Sequential(Tanh(), Bad())"]

@@ -182,6 +182,33 @@ def test_a_class_that_cannot_occur_costs_nothing(ops):
     assert ops.to_numpy(dz)[0, 1] == 0.0
 
 
+def test_two_classes_take_one_output_and_labels(ops):
+    """The same bits as from a column of zeros and ones, in the weights too."""
+    X, labels = np.asarray(tn.data.Moons(64)[:].x), np.asarray(tn.data.Moons(64)[:].y)
+    runs = []
+    for y in (labels, labels.reshape(-1, 1).astype(float)):
+        model = tn.Model(tn.Dense(1), n_in=2, backend=ops)
+        model.fit((X, y, np.arange(64) % 3), loss=tn.BinaryCrossEntropy((1, 2)), batch_size=16, epochs=3, accumulate=2)
+        runs.append((model.evaluate((X, y)), ops.to_numpy(model.theta).tolist()))
+    assert runs[0][0].pop("accuracy") > 0.5  # the metrics of numbers are others
+    runs[1][0].pop("r2")
+    assert runs[0] == runs[1]
+    model.fit(tn.data.Moons(64), loss=tn.BinaryCrossEntropy())
+    with pytest.raises(ValueError, match=r"3 classes do not fit outputs \(n, 1\): expected width 3$"):
+        model.fit(tn.data.Spirals(64), loss=tn.BinaryCrossEntropy())
+    with pytest.raises(ValueError, match="expected width 2, or BinaryCrossEntropy"):
+        model.fit(tn.data.Moons(64))
+
+
+def test_a_formula_without_its_derivative(ops):
+    class Half(tn.losses.Loss):
+        def formula(self, xp, y, target):
+            return (y - target) ** 2
+
+    with pytest.raises(TypeError, match=r"Half.formula does not give two results: return \(loss, derivative in y\)"):
+        Half()(ops.asarray(np.ones((2, 1)), "float32"), ops.asarray(np.ones((2, 1)), "float32"), ops)
+
+
 THE = "the numbers of the outputs"
 EXPECTED = "of a floating type do not fit outputs (2, 3): expected integer labels (2,) or probabilities (2, 3)"
 MAKES = "; astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"
@@ -195,7 +222,7 @@ MAKES = "; astype(int) makes labels of whole numbers, data.read(path, task='clas
         (tn.CrossEntropy(), (3,), [0, -1], f"CrossEntropy: labels must be in [0, 3), {THE}; row 1 is -1"),
         (
             tn.CrossEntropy(), (1,), [0, 1],
-            f"CrossEntropy: labels must be in [0, 1), {THE}, or be targets (n, 1) of BinaryCrossEntropy; row 1 is 1",
+            f"CrossEntropy: labels must be in [0, 1), {THE}, or be those of BinaryCrossEntropy; row 1 is 1",
         ),
         (
             tn.CrossEntropy(), (3,), [0.0, 1.0],
@@ -218,6 +245,9 @@ MAKES = "; astype(int) makes labels of whole numbers, data.read(path, task='clas
         (tn.Huber(), (2,), np.zeros((2, 3)), "targets (2, 3) do not fit outputs (2, 2): expected (2, 2)"),
         (tn.Poisson(), (1,), [[1.0], [-1.0]], "Poisson: counts must not be negative; row 1 is [-1.0]"),
         (tn.BinaryCrossEntropy(), (1,), [[1.5]], "BinaryCrossEntropy: targets must be in [0, 1]; row 0 is [1.5]"),
+        (tn.BinaryCrossEntropy(), (1,), [1, 2], "BinaryCrossEntropy: targets must be in [0, 1]; row 1 is [2]"),
+        (tn.BinaryCrossEntropy(), (2,), [0, 1],
+         "targets (2,) do not fit outputs (2, 2): expected (2, 2), or labels (2,) with CrossEntropy"),
         (
             tn.Hinge(), (1,), [[-1.0], [0.0]],
             "Hinge: targets must be -1 or 1 (2 * t - 1 makes them of 0 and 1); row 1 is [0.0]",

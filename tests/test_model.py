@@ -292,11 +292,36 @@ def test_a_batch_of_predictions_has_a_whole_number_of_samples(size):
 
 
 @pytest.mark.parametrize(
-    "y", [np.array(["a"] * 30), np.array([None] * 30), LABELS * 1j], ids=["text", "object", "complex"]
+    ("y", "remedy"),
+    [
+        (np.array(["a"] * 30), r"number the classes, as unique\(y, return_inverse=True\) does"),
+        (np.array([None] * 30), r"number the classes, as unique\(y, return_inverse=True\) does"),
+        (LABELS * 1j, "give real or whole numbers"),
+    ],
+    ids=["text", "object", "complex"],
 )
-def test_targets_that_are_no_numbers(y):
-    with pytest.raises(TypeError, match=r"^y of dtype .* is not numeric: give real or whole numbers$"):
+def test_targets_that_are_no_numbers(y, remedy):
+    with pytest.raises(TypeError, match=rf"^y of dtype .* is not numeric: {remedy}$"):
         made().fit((X, y))
+
+
+@pytest.mark.parametrize("name", ["torch", "strict:device2"])
+def test_a_model_takes_arrays_of_its_own_backend_whichever_is_in_force(name):
+    try:
+        ops = tn.get_backend(name)
+    except tn.BackendUnavailable as e:
+        pytest.skip(str(e))
+    data = ops.asarray(X), ops.asarray(LABELS)
+    runs = []
+    for mine, in_force in ((data, "numpy"), (data, ops), ((X, LABELS), "numpy")):
+        with tn.use_backend(in_force):
+            model = made(ops)
+            model.fit(mine, validation=mine, batch_size=10, shuffle=False)
+            runs.append((model.evaluate(mine), ops.to_numpy(model.theta).tolist()))
+            assert ops.owns(model.predict(mine[0]))
+            assert tn.fit_many(model, mine, seeds=[1, 2]).theta.shape[0] == 2
+            assert len(tn.find_rate(model, mine, steps=10).losses) == 10
+    assert runs[0] == runs[1] == runs[2]
 
 
 def test_libraries_are_not_mixed():

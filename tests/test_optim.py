@@ -102,6 +102,15 @@ def test_schedules_by_hand():
     assert all(schedules.OneCycle(1.0, n)(t) >= 0 for n in (1, 2, 3, 4) for t in range(6))
 
 
+@pytest.mark.parametrize(("slots", "wanted"), [((), "(theta,)"), (("v",), "(theta, v)")])
+def test_a_rule_gives_theta_and_slots(slots, wanted, ops):
+    rule = type("Own", (tn.optim.Optimizer,), {"slots": slots, "rule": lambda self, xp, theta, *rest: theta})(0.1)
+    theta = ops.zeros((3,), ops.dtype("float32"))
+    with pytest.raises(TypeError) as e:
+        rule.step(theta, theta, rule.init(theta, ops), 0, ops)
+    assert str(e.value) == f"Own.rule does not give theta and its slots: return {wanted}"
+
+
 def test_a_schedule_moves_the_rate():
     host = tn.get_backend("numpy")
     theta = np.zeros(1)

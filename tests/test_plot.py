@@ -11,7 +11,7 @@ import pytest
 
 import tinynet as tn
 from tinynet.data import Arrays
-from tinynet.plot import regions
+from tinynet.plot import curves, run
 from tinynet.plot.style import figure
 from tinynet.terminal import curve
 
@@ -169,14 +169,27 @@ def test_pictures_in_axes_of_ones_own(trained):
 
 
 def test_the_picture_of_a_command(trained):
-    png = tn.plot.training_png(trained, SPIRALS, trained.history.curve, "spirals")
+    png = tn.plot.training_png(trained, SPIRALS, trained.history, "spirals")
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_the_picture_of_a_command_shows_what_was_held_out(monkeypatch):
+    """Of more features than two: the losses and the metrics, with the epoch whose weights were kept."""
+    rows = [{"epoch": e, "step": 10 * e, "loss": 1 / e, "val_loss": 1 + (e - 2) ** 2, "val_r2": 0.5} for e in (1, 2, 3)]
+    sheets, whole_sheet = [], curves.figure
+    monkeypatch.setattr(curves, "figure", lambda *size: sheets.append(whole_sheet(*size)) or sheets[-1])
+    history = tn.History(rows, best_epoch=2, curve=[(10, 1.0), (30, 0.5)])
+    tn.plot.training_png(tn.Model(tn.Dense(1), 3), tn.data.Friedman2(9), history, "t.csv")
+    left, right = sheets[0].axes
+    assert [line.get_label() for line in left.lines] == ["training", "validation", "best: epoch 2"]
+    assert left.lines[1].get_ydata().tolist() == [2, 1, 2]
+    assert right.get_title(loc="left") == "Validation r2"
 
 
 def test_the_picture_of_a_run_of_a_step_from_a_file_of_any_name(trained, monkeypatch):
     sheets = []
-    monkeypatch.setattr(regions, "figure", lambda *size: sheets.append(figure(*size)) or sheets[-1])
-    tn.plot.training_png(trained, SPIRALS, [(2, 0.7)], "a$x_{$.csv")
+    monkeypatch.setattr(run, "figure", lambda *size: sheets.append(figure(*size)) or sheets[-1])
+    tn.plot.training_png(trained, SPIRALS, tn.History(curve=[(2, 0.7)]), "a$x_{$.csv")
     assert sheets[0].axes[0].lines[0].get_marker() == "o"
     assert sheets[0].get_suptitle() == r"a\$x_{\$.csv"
 

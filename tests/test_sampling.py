@@ -201,6 +201,16 @@ def test_a_shuffle_is_the_same_wherever_it_is_computed(name):
             assert np.array_equal(ops.to_numpy(got.y), wanted.y)
 
 
+def test_the_orders_of_several_epochs_are_those_of_each(ops):
+    """Small sets have those of 16 epochs made together, unless only one is asked for."""
+    for n in (5, 300, sampling._FEW):
+        order = sampling.Shuffled(n, 3)
+        for epoch in (14, 15, 14, 16, 2, 2**40):
+            keys = sampling.permutation_keys(3, epoch, 0)
+            wanted = get_backend("numpy").permute(range(1, n), n, keys).tolist()
+            assert ops.to_numpy(order.draws(epoch, 1, n, ops)).tolist() == wanted
+
+
 def test_shuffles_of_many_seeds_are_those_of_each(ops, monkeypatch):
     monkeypatch.setattr(sampling, "_CHUNK", 100)  # draws from several chunks
     for n, start, stop in ((7, 2, 7), (2000, 90, 1301)):

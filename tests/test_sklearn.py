@@ -367,11 +367,35 @@ def test_copies():
         clone(model).predict(X)
 
 
-def test_the_model_within_can_be_saved(tmp_path):
-    model = MLPClassifier(random_state=0, max_iter=5).fit(X, Y)
-    model.model_.save(tmp_path / "wine.safetensors")
-    logits = tn.load(tmp_path / "wine.safetensors").predict(X)
-    np.testing.assert_array_equal(model.classes_[logits.argmax(axis=1)], model.predict(X))
+@pytest.mark.parametrize(
+    ("estimator", "y", "classes"),
+    [
+        (MLPClassifier(), NAMES, ("barbera", "grignolino", "nebbiolo")),
+        (MLPClassifier(), TWO, ("False", "True")),
+        (MLPClassifier(), np.c_[TWO, Y == 0] + 0, None),
+        (MLPRegressor(), X[:, 0], None),
+        (MLPRegressor(loss="poisson"), np.abs(Z), None),
+    ],
+)
+def test_the_model_within_is_a_model_like_any_other(estimator, y, classes, tmp_path):
+    """It can be saved, and the file knows what its outputs mean, as that of a model which `fit` trained."""
+    pandas = pytest.importorskip("pandas", reason="names of columns")
+    frame = pandas.DataFrame(X, columns=[f"c{j}" for j in range(X.shape[1])])
+    model = clone(estimator).set_params(random_state=0, max_iter=5).fit(frame, y)
+    model.model_.save(tmp_path / "m.safetensors")
+    loaded = tn.load(tmp_path / "m.safetensors", backend="host")
+    assert loaded.columns == model.model_.columns
+    assert (loaded.columns.features, loaded.columns.classes) == (tuple(frame), classes)
+    assert len(loaded.columns.target) == (2 if y.ndim == 2 else 1)
+    assert len(model.model_.history) == 5
+    if isinstance(model, MLPClassifier):
+        np.testing.assert_allclose(loaded.predict_proba(X), model.predict_proba(frame), rtol=1e-12)
+    if classes:
+        labels = np.searchsorted(model.classes_, y)
+        assert loaded.evaluate((X, labels))["accuracy"] == model.score(frame, y)
+    elif y.ndim == 1:
+        assert loaded.evaluate((X, y.reshape(-1, 1)))["r2"] == pytest.approx(model.score(frame, y))
+    assert clone(estimator).set_params(max_iter=1).fit(X, y).model_.columns is None
 
 
 # Held-out samples, callbacks -----------------------------------------------------------------------------------------

@@ -24,8 +24,10 @@ from tinynet.mlp import ACTIVATIONS, NORMS, OPTIMIZERS, mlp
 NORM_OPTIONS = ("none", *NORMS)
 SCHEDULES = ("constant", "cosine", "one_cycle")
 
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", list: "a list with commas, as 64,64"}
 COMPUTED, STORED = "data that are computed", "data in a file"
-FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True}  # files are small, and of any scale
+# files are small, so that they are learned by heart, and of any scale
+FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True, "patience": 10}
 
 
 def _option(default: Any, text: str, of: str = "") -> Any:
@@ -70,7 +72,7 @@ class Config:
     clip: float = _option(0.0, "largest norm of the gradient; 0: no limit")
     ema: float = _option(0.0, "decay of a moving average of the weights, in [0, 1); 0: no average")
     accumulate: int = _option(1, "parts that a batch is split into")
-    patience: int = _option(0, "epochs without a better val_loss before training stops; 0: never")
+    patience: int = _option(0, "epochs without a better val_loss before training stops with the best weights; 0: never")
     backend: str = _option(
         "auto",
         f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1; if not given, $TINYNET_BACKEND counts",
@@ -90,7 +92,9 @@ class Config:
                 if len(value) == 1:
                     object.__setattr__(self, f.name, value[0])
             elif type(value) is not kind:
-                raise ValueError(f"option {f.name} = {value!r} is a {type(value).__name__}: expected {kind.__name__}")
+                raise ValueError(
+                    f"option {f.name} = {value!r} is a {type(value).__name__}: expected {_WORDS.get(kind, kind.__name__)}"
+                )
         if not all(type(width) is int for width in self.hidden):
             raise ValueError(f"option hidden = {self.hidden!r} is no list of widths: expected whole numbers")
         for name in ("features", "exclude"):
@@ -258,7 +262,7 @@ def parse(name: str, text: str) -> Any:
             return [_whole(part) for part in text.split(",")] if text else []
         return kind(text)
     except (ValueError, KeyError, OverflowError):
-        raise ValueError(f"option {name} = {text!r} is not understood: expected {kind.__name__}") from None
+        raise ValueError(f"option {name} = {text!r} is not understood: expected {_WORDS[kind]}") from None
 
 
 def parse_option(text: str) -> tuple[str, Any]:

@@ -154,8 +154,8 @@ def fit(
     >>> len(history), model.predict([[10.0]]).round(3).tolist()
     (500, [[21.0]])
     """
-    loader = _loader(data, batch_size, model.seed, shuffle, drop_last, weights, balance)
-    held_out = None if validation is None else as_dataset(validation)
+    loader = _loader(data, batch_size, model, shuffle, drop_last, weights, balance)
+    held_out = None if validation is None else as_dataset(validation, model.ops)
     loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
     callbacks = _checked_callbacks(callbacks)
@@ -306,12 +306,13 @@ def settle(
 
 
 def _loader(
-    data: Any, batch_size: int, seed: int, shuffle: bool | None, drop_last: bool, weights: Any, balance: bool
+    data: Any, batch_size: int, model: Model, shuffle: bool | None, drop_last: bool, weights: Any, balance: bool
 ) -> BatchSource:
     if hasattr(data, "steps_per_epoch"):
         loader: BatchSource = data
         return loader
-    return Loader(data, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, weights=weights, balance=balance)
+    data, options = as_dataset(data, model.ops), {"drop_last": drop_last, "weights": weights, "balance": balance}
+    return Loader(data, batch_size, seed=model.seed, shuffle=shuffle, **options)
 
 
 def adapt(model: Model, data: Dataset) -> None:

@@ -7,7 +7,7 @@ shape comes out; ``forward`` returns the output and a function from its gradient
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import prod
 from typing import Any
 
@@ -105,7 +105,8 @@ class Layer:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]  # type: ignore[arg-type]
+        known: tuple[Any, ...] = fields(self) if is_dataclass(self) else ()
+        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in known if getattr(self, f.name) != f.default]
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
@@ -190,6 +191,7 @@ class Sequential(Layer):
         for layer in layers:
             if not isinstance(layer, Layer):
                 hint = ": write it with parentheses" if isinstance(layer, type) else ""
+                hint = ": give them one by one, Sequential(*layers)" if isinstance(layer, (list, tuple)) else hint
                 raise TypeError(f"Sequential takes layers, not {layer!r}{hint}")
         self.layers = layers
 
@@ -225,7 +227,11 @@ class Sequential(Layer):
             if fused is None:  # one layer at a time
                 stop = max(stop, number + 1)
                 for n in range(number, stop):
-                    x, backprop = self.layers[n].forward(params.get(str(n), {}), x, ctx.child(n))
+                    try:
+                        x, backprop = self.layers[n].forward(params.get(str(n), {}), x, ctx.child(n))
+                    except Exception as e:
+                        e.add_note(f"in layer {n}, {self.layers[n]!r}")
+                        raise
                     steps.append(_named(str(n), backprop))
             else:
                 x, gradients = fused

@@ -27,7 +27,7 @@ class Loss:
     ``formula(xp, y, target)`` gives the elementwise loss and its derivative in y.
     """
 
-    labels: ClassVar[bool] = False  # whether integer labels (n,) are accepted as targets
+    labels: ClassVar[bool] = False  # whether integer labels (n,) are accepted as targets, with an output for each class
     mean: ClassVar[bool] = True  # whether W is the sum of the weights; else it is 1
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
@@ -39,15 +39,26 @@ class Loss:
             return ops.xp.sum(weight, axis=-1)
         return target.shape[-1 if self._has_labels(target, ops) else -2]
 
+    def classes(self, width: int) -> int:
+        """The number of classes, of which a sample has one, that outputs (n, width) stand for; 0 if for none."""
+        return width if self.labels else 0
+
     def _has_labels(self, target: Array, ops: Backend) -> bool:
-        return self.labels and bool(ops.xp.isdtype(target.dtype, "integral"))
+        return self.labels and _is_integral(target, ops)
 
     def __call__(
         self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
     ) -> tuple[Array, Array]:
         """Loss () and its gradient in the outputs: y (n, o), target (n, o), weight (n,) -> (), (n, o)."""
         scale = self._scale(y, target, ops, weight, denominator, y.shape[-1])
-        return ops.elementwise_loss(self.formula, y, target, scale)
+        return ops.elementwise_loss(self._pair, y, target, scale)
+
+    def _pair(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
+        """`formula`; TypeError if it gives anything but two results, which a compiled kernel would not notice."""
+        pair = self.formula(xp, y, target)
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"{type(self).__name__}.formula does not give two results: return (loss, derivative in y)")
+        return pair
 
     def probabilities(self, y: Array, ops: Backend) -> Array:
         """The probabilities that outputs y (n, o) stand for; TypeError if they stand for none."""
@@ -88,6 +99,10 @@ class Loss:
             flat = xp.astype(xp.reshape(good, (good.shape[0], -1)), xp.int8)
             row = int(ops.to_numpy(xp.argmin(xp.min(flat, axis=1))))
             raise ValueError(f"{type(self).__name__}: {claim}; row {row} is {ops.to_numpy(target[row, ...]).tolist()}")
+
+
+def _is_integral(target: Array, ops: Backend) -> bool:
+    return bool(ops.xp.isdtype(target.dtype, "integral"))
 
 
 @dataclass(frozen=True)
@@ -196,8 +211,8 @@ class Hinge(Loss):
 class BinaryCrossEntropy(Loss):
     """Mean of ``-w1 t log s(y) - w0 (1 - t) log(1 - s(y))``, s the sigmoid: outputs y are logits, targets in [0, 1].
 
-    ``class_weight`` is (w0, w1); as PyTorch's ``pos_weight`` (which is w1 beside w0 = 1) it does not enter the
-    denominator.
+    With a single output, (n, 1), targets may also be labels (n,), 0 and 1. ``class_weight`` is (w0, w1); as PyTorch's
+    ``pos_weight`` (which is w1 beside w0 = 1) it does not enter the denominator.
     """
 
     class_weight: tuple[float, float] | None = None
@@ -217,6 +232,24 @@ class BinaryCrossEntropy(Loss):
         if self.class_weight is not None:
             one, zero = one * self.class_weight[1], zero * self.class_weight[0]
         return one * cost1 + zero * cost0, (one + zero) * s - one
+
+    def classes(self, width: int) -> int:
+        return 2 if width == 1 else 0
+
+    def _has_labels(self, target: Array, ops: Backend) -> bool:
+        return _is_integral(target, ops)
+
+    def __call__(
+        self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
+    ) -> tuple[Array, Array]:
+        if _is_integral(target, ops):
+            target = ops.xp.astype(target if target.ndim == y.ndim else target[..., None], y.dtype)
+        return super().__call__(y, target, ops, weight, denominator)
+
+    def check(self, out: Shape, target: Array, ops: Backend) -> None:
+        if target.ndim == 1 and tuple(out) == (1,) and _is_integral(target, ops):
+            target = target[:, None]
+        super().check(out, target, ops)
 
     def probabilities(self, y: Array, ops: Backend) -> Array:
         """``1 / (1 + exp(-y))``, of each output (n, o) for itself; of a single one, (n, 2): those of labels 0 and 1."""
@@ -290,12 +323,12 @@ class CrossEntropy(Loss):
         if self.class_weight is not None and len(self.class_weight) != k:
             raise ValueError(f"class_weight has {len(self.class_weight)} numbers for {k} classes: expected {k}")
         xp = ops.xp
-        if xp.isdtype(target.dtype, "integral"):
+        if _is_integral(target, ops):
             if target.ndim != 1:
                 raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}")
             claim = f"labels must be in [0, {k}), the numbers of the outputs"
             if k == 1:
-                claim += ", or be targets (n, 1) of BinaryCrossEntropy"
+                claim += ", or be those of BinaryCrossEntropy"
             most = min(k - 1, int(xp.iinfo(target.dtype).max))  # a number that the dtype has
             self._require((target >= 0) & (target <= most), target, claim, ops)
         elif k == 1:

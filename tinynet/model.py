@@ -212,8 +212,7 @@ class Model:
         >>> model.predict_labels([[1.0, 0.5], [0.0, -1.0]]).tolist()
         [1, 0]
         """
-        y, xp = self.predict(x, batch_size=batch_size), self.ops.xp
-        return xp.astype(y[:, 0] > 0 if self.out_shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
+        return as_labels(self.predict(x, batch_size=batch_size), self.ops.xp)
 
     @_on_its_device
     def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
@@ -253,7 +252,7 @@ class Model:
         loss = self.loss if loss is None else loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give evaluate(loss=…)")
-        data, chosen = as_dataset(data), self.metrics if metrics is None else as_metrics(metrics)
+        data, chosen = as_dataset(data, self.ops), self.metrics if metrics is None else as_metrics(metrics)
         check_fit(self, data, loss, chosen)
         evaluation = Evaluation(self, loss, chosen)
         return evaluation(data, checks.positive("batch_size", batch_size))
@@ -272,7 +271,7 @@ class Model:
         layer = standardizer(self.net, self.params)
         if layer is None:
             raise ValueError(f"{self.net!r} does not begin with Standardize(): put it first")
-        data = as_dataset(data)
+        data = as_dataset(data, self.ops)
         _check_inputs(data.shape, self)
         mean, deviation = moments(data, self.ops.generator, samples)
         xp = self.ops.generator.xp
@@ -306,6 +305,11 @@ class Model:
         from tinynet.files import save
 
         save(self, path)
+
+
+def as_labels(y: Array, xp: Any) -> Array:
+    """Labels (n,) int64 of outputs (n, o): the place of the largest or, of a single column, whether it is positive."""
+    return xp.astype(y[:, 0] > 0 if y.shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
 
 
 def without_standardize(model: Model) -> Model:
@@ -424,14 +428,18 @@ def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric]
     if len(out) != 1:
         raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")
     if not data.stored:
+        k = loss.classes(out[-1])
         if data.classes is None and data.outputs != out[-1]:
             raise ValueError(
                 f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected width {out[-1]}"
             )
-        if data.classes is not None and not loss.labels:
+        if data.classes is not None and not k:
             raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
-        if data.classes is not None and data.classes > out[-1]:
-            raise ValueError(f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}")
+        if data.classes is not None and data.classes > k:
+            other = ", or BinaryCrossEntropy" if data.classes == 2 else ""
+            raise ValueError(
+                f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}{other}"
+            )
     with model.ops.active():
         data.check(lambda target, ops: loss.check(out, target, ops), model.ops)
 

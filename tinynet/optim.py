@@ -87,7 +87,11 @@ class Optimizer:
             g = g + self.l2 * theta
         if self.weight_decay:
             theta = theta * (1.0 - lr * self.weight_decay)
-        return self.rule(xp, theta, *slots, g, lr, *scalars)
+        new = self.rule(xp, theta, *slots, g, lr, *scalars)
+        if not isinstance(new, (tuple, list)) or len(new) != 1 + n:  # which a compiled kernel would not notice
+            wanted = f"({', '.join(('theta', *self.used_slots()))}{',' * (not n)})"
+            raise TypeError(f"{type(self).__name__}.rule does not give theta and its slots: return {wanted}")
+        return new
 
 
 def check_optimizer(optimizer: Any) -> None:

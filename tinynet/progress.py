@@ -43,8 +43,8 @@ def _speed(samples: float) -> str:
     """Samples per second, short enough for an epoch's line with a metric to fit into 80 columns."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if samples >= size:
-            return f"{samples / size:.3g}{letter} samples/s"
-    return f"{samples:.3g} samples/s"
+            return f"{samples / size:.3g}{letter}/s"
+    return f"{samples:.3g}/s"
 
 
 class Lines(Silent):

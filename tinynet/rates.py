@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tinynet import checks
-from tinynet.data import Loader
+from tinynet.data import Loader, as_dataset
 from tinynet.errors import DivergedError
 from tinynet.fitting import adapt, settle
 from tinynet.losses import Loss
@@ -64,7 +64,9 @@ def find_rate(
         raise ValueError(
             f"steps {checks.short_repr(steps)} is too few to see a curve: give a whole number of at least 10"
         )
-    loader = data if hasattr(data, "steps_per_epoch") else Loader(data, batch_size, seed=model.seed)
+    loader = (
+        data if hasattr(data, "steps_per_epoch") else Loader(as_dataset(data, model.ops), batch_size, seed=model.seed)
+    )
     loss, optimizer, _ = settle(loader.data, loss, optimizer, ())
     growth = Exponential(low, (high / low) ** (1.0 / (steps - 1)))
     rising = replace(optimizer, lr=growth)

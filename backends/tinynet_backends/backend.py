@@ -382,7 +382,11 @@ class Backend:
 
     def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
         """`permute` in several shuffles, each under keys of its own: (m,) -> (shuffles, m)."""
-        return self.xp.stack([self.permute(index, n, each) for each in keys])
+        if isinstance(index, range):
+            index = self.arange(index.start, index.stop)
+        table = self.asarray(keys, "uint64")
+        each = [table[:, j][:, None] for j in range(table.shape[1])]
+        return permute(self.xp, self.xp.broadcast_to(index, (len(keys), *index.shape)), n, each)
 
     # Samples -------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ Integer streams are drawn on the host, because not every library has all of uint
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from tinynet_backends.backend import Array, Backend
@@ -58,6 +59,10 @@ class GenericBackend(Backend):
     def permute(self, index: Any, n: int, keys: tuple[int, ...]) -> Array:
         index = index if isinstance(index, range) else self.to_numpy(index)
         return self.asarray(self._host.permute(index, n, keys))
+
+    def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
+        index = index if isinstance(index, range) else self.to_numpy(index)
+        return self.asarray(self._host.permutes(index, n, keys))
 
 
 def make(name: str, device: str | None) -> GenericBackend:

@@ -108,6 +108,11 @@ class NumpyNumbers(Backend):
         ]
         return np.concatenate(blocks)
 
+    def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
+        if len(index) * len(keys) <= BLOCK:
+            return super().permutes(index, n, keys)
+        return np.stack([self.permute(index, n, each) for each in keys])
+
     def samples(
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
         tables: Sequence[Array], dtype: str,

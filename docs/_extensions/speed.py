@@ -15,6 +15,7 @@ from benchmarks.comparison import Comparison
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 KINDS = {"cpu": "On the CPU", "gpu": "On a CUDA device", "ops": "Operation by operation"}
+EXTREMES = ("| least |", "| most |")  # of what the table before them has the medians of: in the file, not on the page
 NOTHING = "Nothing has been measured yet: there is no file in `benchmarks/results/`.\n"
 
 
@@ -54,6 +55,8 @@ def sections(saved: dict[str, Any], folder: Path) -> Iterator[str]:
         yield f"![Times of the contenders, and the best peer's time over ours]({picture})"
         yield "```{container} wide\n" + table.brief(comparisons) + "\n```"
         for notes in table.noted(comparisons):
+            if notes.startswith(EXTREMES):
+                continue
             yield "```{container} wide\n" + notes + "\n```"
         yield table.left_out(comparisons)
 

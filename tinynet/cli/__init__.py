@@ -26,10 +26,10 @@ from tinynet.errors import DivergedError
 COMMANDS = (train, predict, evaluate, export, plot, info, data, bench, verify, completion)
 EXAMPLES = """\
 examples:
-  tinynet train --data iris.csv --target species      train on a table
-  tinynet predict runs/iris new.csv --out out.csv     predict for new rows
-  tinynet train                                       three noisy spirals, 5 million samples
-  tinynet train --help                                all options; every command has this
+  tinynet train --data iris.csv --target species     train on a table
+  tinynet predict runs/iris new.csv --out out.csv    predict for new rows
+  tinynet train                                      three noisy spirals
+  tinynet train --help                               all options of a command
 """
 
 

@@ -30,7 +30,7 @@ from tinynet.optim import Adam
 from tinynet.training import CHECK_EVERY, train
 
 EXAMPLES = """
-tinynet bench                                       about ten seconds per backend
+tinynet bench                              about ten seconds per backend
 tinynet bench --backend numpy --seconds 10
 """
 ROUNDS = 5

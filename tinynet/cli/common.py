@@ -89,4 +89,10 @@ def open_model(name: str, backend: str | None = None) -> Model:
     """The model in a file or run folder, on ``backend``, else the one that is set, else "auto"."""
     path = Path(name)
     ops = get_backend(backend, default="auto")
-    return load(path / "model.safetensors" if path.is_dir() else path, backend=ops)
+    try:
+        return load(path / "model.safetensors" if path.is_dir() else path, backend=ops)
+    except FileNotFoundError:
+        if (path / "config.toml").is_file():
+            text = f"{name}: the run is not finished and has no model yet: tinynet train --resume {name}"
+            raise ValueError(text) from None
+        raise

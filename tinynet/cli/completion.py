@@ -9,8 +9,8 @@ from typing import NamedTuple
 from tinynet.cli.common import Commands, command, suggest
 
 EXAMPLES = """
-source <(tinynet completion bash)                   in this shell; permanently in ~/.bashrc
-source <(tinynet completion zsh)                    in this shell; permanently in ~/.zshrc, after compinit
+source <(tinynet completion bash)    in this shell; for all, in ~/.bashrc
+source <(tinynet completion zsh)     in this shell; for all, in ~/.zshrc
 tinynet completion fish > ~/.config/fish/completions/tinynet.fish
 """
 

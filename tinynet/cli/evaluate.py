@@ -14,7 +14,7 @@ from tinynet.metrics import METRICS
 from tinynet.model import Model
 
 EXAMPLES = """
-tinynet evaluate runs/iris                          on what the run held out
+tinynet evaluate runs/iris                         on what the run held out
 tinynet evaluate runs/iris --data new.csv --metrics accuracy,f1
 tinynet evaluate runs/iris --data 'new/*.csv'
 tinynet evaluate model.safetensors --data spirals --samples 1e6 --seed 1
@@ -54,5 +54,5 @@ def _data(args: argparse.Namespace, model: Model) -> Dataset:
     if len(args.data) == 1 and args.data[0] in DATASETS:
         config = computed(args.data[0], args)
         return config.make_data(config.samples)
-    labels = model.loss is not None and model.loss.labels
+    labels = model.loss is not None and model.loss.classes(model.out_shape[-1])
     return read_data(found(args.data), target=args.target, task=None if labels else "regression", columns=model.columns)

@@ -11,8 +11,8 @@ from tinynet import __version__
 from tinynet.cli.common import Commands, command, open_model
 
 EXAMPLES = """
-tinynet info                                        versions and backends
-tinynet info runs/mine                              its network, loss, columns and classes
+tinynet info                versions and backends
+tinynet info runs/mine      its network, loss, columns and classes
 """
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from math import isfinite, nan
 from pathlib import Path
 
 from tinynet.atomic import write_atomically
 from tinynet.cli.common import Commands, command, open_model, run_data
 from tinynet.config import Config
 from tinynet.data import Dataset
+from tinynet.history import History
 from tinynet.model import Model
 
 EXAMPLES = """
@@ -30,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     if out.suffix.lower() != ".png":
         raise ValueError(f"{out}: unknown kind of file: choose .png")
     config, training, validation = run_data(folder)
-    model = open_model(str(folder / "model.safetensors"), config.backend)
+    model = open_model(args.folder, config.backend)
     try:
-        png = picture(model, validation, _curve(folder / "history.jsonl"), config, training.n)
+        png = picture(model, validation, _history(folder / "history.jsonl", config), config, training.n)
     except ImportError:
         raise ValueError("a picture needs matplotlib: install the extra plot") from None
     write_atomically(out, png)
@@ -40,20 +42,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def picture(model: Model, data: Dataset, curve: list[tuple[int, float]], config: Config, samples: int) -> bytes:
+def picture(model: Model, data: Dataset, history: History, config: Config, samples: int) -> bytes:
     """The picture of a run as a PNG. ImportError without matplotlib."""
     from tinynet.plot import training_png
 
-    return training_png(model, data, curve, f"{config.name}, {samples:,} samples")
+    return training_png(model, data, history, f"{config.name}, {samples:,} samples")
 
 
-def _curve(path: Path) -> list[tuple[int, float]]:
-    """The loss curve, (step, loss), from the history of a run."""
+def _history(path: Path, config: Config) -> History:
+    """The history of a run: what `train` wrote of it, and the best epoch."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        curve = [(int(row["step"]), float(row["loss"])) for row in rows if "epoch" not in row]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        curve = [(int(row["step"]), float(row["loss"])) for row in lines if "epoch" not in row]
+        # JSON has no NaN, and null in its place
+        rows = [{name: nan if v is None else float(v) for name, v in row.items()} for row in lines if "epoch" in row]
+        losses = {row["val_loss"]: int(row["epoch"]) for row in reversed(rows) if isfinite(row["val_loss"])}
+        best = losses[min(losses)] if losses and config.patience else None
     except (ValueError, TypeError, KeyError) as e:
         raise ValueError(f"{path}: not the history of a run: {e}") from None
     if not curve:
         raise ValueError(f"{path}: has no losses: the run had no step yet")
-    return curve
+    return History(rows, best_epoch=best, curve=curve)

@@ -12,13 +12,12 @@ from tinynet_backends import get_backend
 
 from tinynet.cli.common import Commands, add_backend, add_model, command, open_model
 from tinynet.layers import Array
-from tinynet.losses import BinaryCrossEntropy, CrossEntropy
-from tinynet.model import Model
+from tinynet.model import Model, as_labels
 
 EXAMPLES = """
-tinynet predict runs/iris new.csv --out out.csv     the class of each row
-tinynet predict runs/iris new.csv --proba           on standard output, with probabilities
-cat new.csv | tinynet predict runs/iris - | head    CSV on a pipe
+tinynet predict runs/iris new.csv --out out.csv    the class of each row
+tinynet predict runs/iris new.csv --proba          with probabilities
+cat new.csv | tinynet predict runs/iris - | head   CSV on a pipe
 tinynet predict model.safetensors x.npy --out y.npy
 """
 
@@ -37,7 +36,9 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help=".csv, .parquet or .npy; replaced if there (default -: CSV on standard output)",
     )
-    parser.add_argument("--proba", action="store_true", help="the probability of each class too (in .npy: alone)")
+    parser.add_argument(
+        "--proba", action="store_true", help="the probability of each class, or output, too (in .npy: alone)"
+    )
     add_backend(parser)
 
 
@@ -60,31 +61,35 @@ def run(args: argparse.Namespace) -> int:
 def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Callable[[Array], list[Array]]]:
     """The names of the output columns, and a function from the model's outputs (n, o) to these columns, on the host.
 
-    ``proba`` adds the probabilities of the classes; with ``alone`` they replace the predicted class.
+    Predictions are classes or, where outputs stand for none, the outputs. ``proba`` adds the probabilities, of classes or
+    of each output for itself; with ``alone`` they are all.
     """
-    ops, loss, width = model.ops, model.loss, model.out_shape[-1]
+    ops, loss = model.ops, model.loss
+    if len(model.out_shape) != 1:
+        raise ValueError(f"outputs (n, {', '.join(map(str, model.out_shape))}) are no table: use Model.predict")
+    width = model.out_shape[0]
+    shown = not (alone and proba)
+    of_classes = loss is not None and loss.classes(width) > 0
+    targets, classes = (model.columns.target, model.columns.classes) if model.columns else (None, None)
+    class_names: Any = None if classes is None else get_backend("numpy").xp.asarray(classes)
 
     def columns(y: Array) -> list[Array]:
         y = ops.to_numpy(y)
         return [y[:, j] for j in range(y.shape[1])]
 
-    binary = isinstance(loss, BinaryCrossEntropy) and width == 1
-    if len(model.out_shape) != 1:
-        raise ValueError(f"outputs (n, {', '.join(map(str, model.out_shape))}) are no table: use Model.predict")
-    if loss is None or not (binary or isinstance(loss, CrossEntropy)):
-        if proba:
-            raise ValueError(f"a model with loss {loss!r} gives no probabilities: leave --proba out")
-        return ["prediction"] if width == 1 else [f"prediction{j}" for j in range(width)], columns
-
-    k = max(width, 2)
-    classes = model.columns.classes if model.columns else None
-    host = get_backend("numpy").xp
-    class_names: Any = None if classes is None else host.asarray(classes)
-
     def predictions(y: Array) -> list[Array]:
-        labels = ops.to_numpy(ops.xp.astype(y[:, 0] > 0, ops.xp.int64) if binary else ops.xp.argmax(y, axis=-1))
-        predicted = labels if class_names is None else class_names[labels]
-        return [*([] if alone and proba else [predicted]), *(columns(loss.probabilities(y, ops)) if proba else [])]
+        found: list[Array] = []
+        if shown and of_classes:
+            labels = ops.to_numpy(as_labels(y, ops.xp))
+            found = [labels if class_names is None else class_names[labels]]
+        elif shown:
+            found = columns(y)
+        return [*found, *columns(loss.probabilities(y, ops))] if loss and proba else found
 
-    of_classes = list(classes or map(str, range(k))) if proba else []
-    return [*([] if alone and proba else ["prediction"]), *(f"p_{name}" for name in of_classes)], predictions
+    names = ["prediction"] if of_classes or width == 1 else [f"prediction{j}" for j in range(width)]
+    if not proba:
+        return names, predictions
+    row = ops.zeros((1, *model.in_shape), ops.dtype(model.dtype))
+    k = int(model.predict_proba(row).shape[-1])  # or the error of a model without probabilities
+    of_each = (classes if of_classes else targets) or range(k)
+    return [*([] if alone else names), *(f"p_{name}" for name in of_each)], predictions

@@ -15,6 +15,7 @@ from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
@@ -36,14 +37,14 @@ from tinynet.model import DTYPES, Model
 from tinynet.scaling import Scale, Scaled
 
 EXAMPLES = """
-tinynet train                                       three noisy spirals, 5 million samples
-tinynet train --data iris.csv --target species      a table: its classes are found, a fifth is held out
-tinynet train --data houses.parquet --target price --task regression --exclude id,street
-tinynet train --data parts/*.csv --target price     several files that are parts of one table
+tinynet train                                      three noisy spirals
+tinynet train --data iris.csv --target species     a table with classes
+tinynet train --data houses.csv --target price --exclude id,street
+tinynet train --data parts/*.csv --target price    a table in several files
 tinynet train --data moons --samples 1e6 --hidden 16
 tinynet train --data spirals --set n_classes=5 --set noise=0.05
-tinynet train runs/mine/config.toml --seed 1        the same run with another seed
-tinynet train --resume runs/mine                    from its last checkpoint, bit for bit
+tinynet train runs/mine/config.toml --seed 1       the same, another seed
+tinynet train --resume runs/mine                   from its last checkpoint
 """
 SUGGESTED: dict[str, Iterable[str]] = {
     "data": DATASETS,
@@ -63,17 +64,20 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "config", nargs="?", metavar="CONFIG.toml", help="options from a file; those given here override it"
     )
+    parser.usage = "%(prog)s [CONFIG.toml] [options]"
+    groups: dict[str, Any] = {of: parser.add_argument_group(of) for of in (options.COMPUTED, options.STORED)}
     for f in fields(Config):
+        group = groups.get(f.metadata["of"], parser)
         if f.name == "options":
-            parser.add_argument("--set", dest="options", action="append", metavar="NAME=VALUE", help=f.metadata["help"])
+            group.add_argument("--set", dest="options", action="append", metavar="NAME=VALUE", help=f.metadata["help"])
             continue
         several = {"nargs": "+"} if f.name == "data" else {}
-        action = parser.add_argument(
+        action = group.add_argument(
             f"--{f.name.replace('_', '-')}",
             dest=f.name,
             metavar=f.name.upper(),
             help=options.help_of(f),
-            **several,  # type: ignore[arg-type]
+            **several,
         )
         if f.name in SUGGESTED:
             suggest(action, SUGGESTED[f.name], files=f.name == "data")
@@ -130,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         return 128 + signals[0]
     _print_results(history, config, data, training.n, None if args.resume else seconds)
     try:
-        write_atomically(folder / "training.png", picture(model, held_out, history.curve, config, training.n))
+        write_atomically(folder / "training.png", picture(model, held_out, history, config, training.n))
     except ImportError:
         print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
     except ValueError as e:  # the run is done and saved
@@ -140,11 +144,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_results(history: History, config: Config, data: Dataset, samples: int, seconds: float | None) -> None:
-    """The samples seen, with their rate if ``seconds`` is known, and the validation metrics of the last epoch."""
+    """The samples seen, with their rate if ``seconds`` is known, and the validation metrics of the model's epoch."""
     seen = len(history) * samples
     speed = "" if seconds is None else f" in {seconds:.1f} s ({seen / seconds:,.0f} per second)"
     print(f"{seen:,} samples{speed}")
-    for name, value in history[-1].items():
+    row = history[-1]
+    if history.best_epoch not in (None, row["epoch"]):
+        row = next(row for row in history.rows if row["epoch"] == history.best_epoch)
+        print(f"the weights are those of epoch {history.best_epoch}, the best by val_loss")
+    for name, value in row.items():
         if name.startswith("val_"):
             print(f"{name} {value:.4f}")
     if isinstance(data, Spirals):

@@ -66,7 +66,13 @@ class Arrays(Dataset):
             if a is None:
                 continue
             if not xp.isdtype(a.dtype, ("real floating", "integral", "bool")):
-                raise TypeError(f"{name} of dtype {a.dtype} is not numeric: give real or whole numbers")
+                text = name == "y" and getattr(a.dtype, "kind", "") in "OUST"
+                remedy = (
+                    "number the classes, as unique(y, return_inverse=True) does"
+                    if text
+                    else "give real or whole numbers"
+                )
+                raise TypeError(f"{name} of dtype {a.dtype} is not numeric: {remedy}")
             if finite and xp.isdtype(a.dtype, "real floating"):
                 self._demand(a, xp.isfinite, f"{name} has a value that is NaN or infinite")
                 if not self._beyond and xp.finfo(a.dtype).bits > 32:

@@ -12,6 +12,7 @@ from tinynet import checks, streams
 from tinynet.data.dataset import Array, Dataset, Index
 
 _CHUNK = 65536  # places of a shuffle that are computed at a time: the cost of each array call spread over many
+_FEW, _EPOCHS = 2048, 16  # of so few samples the places in so many epochs, for the same reason
 _SHUFFLE, _WEIGHTED, _BALANCED, SPLIT = 0, 1, 2, 3  # the second word of the stream's counter
 
 
@@ -54,6 +55,8 @@ class Shuffled:
     def __init__(self, n: int, seed: int) -> None:
         self.n, self.seed = n, seed
         self._chunk = lru_cache(maxsize=2)(self._make_chunk)
+        self._epochs = lru_cache(maxsize=1)(self._make_epochs)
+        self._first: int | None = None  # the first epoch that was asked for, and often the only one
 
     def __repr__(self) -> str:
         return "shuffle=True"
@@ -74,7 +77,15 @@ class Shuffled:
         return self._permuted(range(number * _CHUNK, min((number + 1) * _CHUNK, self.n)), epoch, host)
 
     def _permuted(self, places: range, epoch: int, host: Backend) -> Array:
-        return host.permute(places, self.n, permutation_keys(self.seed, epoch, _SHUFFLE))
+        if self._first is None:
+            self._first = epoch
+        if self.n > _FEW or epoch == self._first:
+            return host.permute(places, self.n, permutation_keys(self.seed, epoch, _SHUFFLE))
+        return self._epochs(epoch // _EPOCHS, host)[epoch % _EPOCHS, places.start : places.stop]
+
+    def _make_epochs(self, number: int, host: Backend) -> Array:
+        epochs = range(number * _EPOCHS, (number + 1) * _EPOCHS)
+        return host.permutes(range(self.n), self.n, [permutation_keys(self.seed, epoch, _SHUFFLE) for epoch in epochs])
 
 
 class Shuffles(Shuffled):

@@ -14,6 +14,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from tinynet_backends import Backend, get_backend, use_backend
+
 from tinynet import checks
 from tinynet.data.array_files import read_hdf5, read_npy, read_npz
 from tinynet.data.arrays import Arrays
@@ -34,8 +36,10 @@ TABLES = (".csv", ".tsv", ".parquet")  # whose columns have names
 KINDS = tuple(_READERS)
 
 
-def as_dataset(data: Any) -> Dataset:
+def as_dataset(data: Any, ops: Backend | None = None) -> Dataset:
     """A `Dataset` unchanged; (X, y) or (X, y, weight) as `Arrays`; a path, or a list of paths, as `read` reads it.
+
+    Arrays are NumPy's, or of the library of ``ops``, by default the current backend.
 
     Examples
     --------
@@ -49,9 +53,12 @@ def as_dataset(data: Any) -> Dataset:
     if isinstance(data, (list, tuple)) and data and all(isinstance(part, (str, PathLike)) for part in data):
         return read(data)
     if isinstance(data, (tuple, list)) and len(data) in (2, 3):
-        return Arrays(*data)
+        with use_backend(ops if ops is not None and ops.owns(data[0]) else get_backend()):
+            return Arrays(*data)
+    batches = ", or Batches(…) of what yields them" if hasattr(data, "__iter__") and not hasattr(data, "shape") else ""
     raise TypeError(
         f"data {type(data).__name__} is not understood: give a data set, a path, or a tuple (X, y) or (X, y, weight)"
+        f"{batches}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ ROWS = 65536  # rows decoded at a time
 TASKS = ("auto", "classification", "regression")
 _INDEX = re.compile(r"(__index_level_\d+__)?")  # of Parquet and, without a name, of CSV: a pandas index
 _LONGEST_HEADER = 16 * 2**20
+_AHEAD = 2**20  # bytes of a CSV file that tell what its columns are
 _CONVERSION = re.compile(r"In CSV column #(\d+): .*?invalid value '(.*)'", re.DOTALL)
 
 
@@ -93,10 +95,13 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
     """The rows of ``f`` after its header.
 
     Columns in ``types`` have the Arrow types given there; the types of others are inferred from the first rows. Only
-    empty fields are missing values.
+    empty fields are missing values. Where a column of numbers has true and false in the first rows, it is of those.
     """
     import pyarrow as pa
 
+    ahead = _read_ahead(f)
+    f = io.BufferedReader(_Rejoined(ahead, f), _AHEAD)
+    types = types | _booleans(path, header, types, ahead)
     try:
         reader = _csv_reader(f, header, types)
     except pa.ArrowInvalid as e:
@@ -114,6 +119,54 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
             raise _conversion_error(path, header, types, rows, e) from None
 
     return Table(path, reader.schema.names, reader.schema.types, batches())
+
+
+class _Rejoined(io.RawIOBase):
+    """What was read ahead of a file, and the rest of the file behind it."""
+
+    def __init__(self, ahead: bytes, rest: BinaryIO) -> None:
+        self.ahead, self.rest = io.BytesIO(ahead), rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self.ahead.read(len(buffer)) or self.rest.read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def _read_ahead(f: BinaryIO) -> bytes:
+    """About a megabyte from ``f``; of a pipe as much as it has now, but at least a line."""
+    if f.seekable():
+        return f.read(_AHEAD)
+    found = b""
+    while b"\n" not in found and (more := f.read1(_AHEAD)):  # type: ignore[attr-defined]
+        found += more
+    return found
+
+
+def _booleans(path: Path, header: Header, types: dict[str, Any], ahead: bytes) -> dict[str, Any]:
+    """Of the columns that ``types`` has as numbers, those of true and false, by the first rows.
+
+    DataFileError if several have something else there; one alone is reported with its row when that is read.
+    """
+    import pyarrow as pa
+
+    names = [name for name, kind in types.items() if kind == pa.float64()]
+    lines = ahead[: ahead.rfind(b"\n") + 1] or ahead
+    try:
+        rows = _csv_reader(io.BytesIO(lines), header, {}, names).read_next_batch()
+    except (pa.ArrowInvalid, StopIteration):  # reported when the rows are read
+        return {}
+    kinds = dict(zip(rows.schema.names, rows.schema.types, strict=True))
+    wrong = [name for name, kind in kinds.items() if not _is_numeric(kind) or rows.column(name).null_count]
+    if len(wrong) > 1:
+        raise DataFileError(
+            f"{path}: columns {checks.listed(wrong)} have values that are missing or no numbers: fix or drop those, or "
+            "exclude the columns"
+        )
+    return {name: kind for name, kind in kinds.items() if pa.types.is_boolean(kind)}
 
 
 def _csv_reader(f: BinaryIO, header: Header, types: dict[str, Any], only: list[str] | None = None) -> Any:
@@ -224,9 +277,15 @@ def check_numeric(path: Path, name: str, kind: Any, task: str = "") -> None:
 
     if pa.types.is_null(kind):
         raise DataFileError(f"{path}: column {name!r} has no value in any row{'' if task else ': exclude it'}")
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+    if not _is_numeric(kind):
         remedy = f"it cannot be the target of a {task}" if task else "exclude it, or make it numbers"
         raise DataFileError(f"{path}: column {name!r} of type {kind} is not numeric: {remedy}")
+
+
+def _is_numeric(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
 def stack_columns(path: Path, batch: Any, names: Sequence[str], dtype: Any, first: int) -> Array:

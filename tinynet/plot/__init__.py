@@ -6,7 +6,8 @@
 from tinynet.plot.classification import calibration, calibration_curve, confusion, confusion_matrix
 from tinynet.plot.curves import history, rates
 from tinynet.plot.histograms import gradients, weights
-from tinynet.plot.regions import decision_regions, training_png
+from tinynet.plot.regions import decision_regions
+from tinynet.plot.run import training_png
 
 __all__ = [
     "calibration",

@@ -18,43 +18,50 @@ def history(history: History) -> Any:
 
     A dotted line marks the best epoch, if the run kept its weights. ValueError for a run without a loss.
     """
-    if not history.curve and not history.rows:
-        raise ValueError("the history is empty: train before you plot it")
-    steps = [row["step"] for row in history.rows]
     names = [
         name for name in (history.rows[0] if history.rows else ()) if name.startswith("val_") and name != "val_loss"
     ]
     panels = 1 + len(names)
     sheet = figure(max(5.6, 4.6 * panels), 3.9)
     left = sheet.add_subplot(1, panels, 1)
-    if history.curve:
-        x, losses = zip(*history.curve, strict=True)
-        alone = "o" if len(x) == 1 else ""  # a line of one point is invisible
-        left.plot(x, losses, color=COLOURS[0], linewidth=1.1, marker=alone, label="training")
-    else:
-        losses = history["loss"]
-        left.plot(steps, losses, color=COLOURS[0], marker="o", markersize=3.5, label="training, mean of an epoch")
-    values = list(losses)
-    if history.rows and "val_loss" in history.rows[0]:
-        values += history["val_loss"]
-        _epochs(left, steps, history["val_loss"], COLOURS[5], "validation")
-    dress(left, title="Loss", x="step", y="loss")
-    if min(values) > 0 and max(values) > _WIDE * min(values):
-        left.set_yscale("log")
-    panes = [left]
+    losses(history, left)
     for number, name in enumerate(names):
-        panes.append(sheet.add_subplot(1, panels, 2 + number, sharex=left))
-        _epochs(panes[-1], steps, history[name], COLOURS[2], "")
+        axes = sheet.add_subplot(1, panels, 2 + number, sharex=left)
+        _epochs(axes, history["step"], history[name], COLOURS[2], "")
         title = name.removeprefix("val_").replace("_", " ")
-        dress(panes[-1], title=f"Validation {title}", x="step", y=title)
-    for axes in panes:
-        if history.best_epoch:
-            best = next(row["step"] for row in history.rows if row["epoch"] == history.best_epoch)
-            axes.axvline(best, color=GREY, linestyle=":", linewidth=1.2, label=f"best: epoch {history.best_epoch}")
-        axes.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
-        axes.xaxis.set_major_formatter(_thousands)
-    left.legend(frameon=False, fontsize=9)
+        dress(axes, title=f"Validation {title}", x="step", y=title)
+        _steps(axes, history)
     return sheet
+
+
+def losses(history: History, axes: Any) -> None:
+    """Draw the training loss of a run over its steps, and its validation loss, if there is one."""
+    if not history.curve and not history.rows:
+        raise ValueError("the history is empty: train before you plot it")
+    if history.curve:
+        x, values = map(list, zip(*history.curve, strict=True))
+        alone = "o" if len(x) == 1 else ""  # a line of one point is invisible
+        axes.plot(x, values, color=COLOURS[0], linewidth=1.1, marker=alone, label="training")
+    else:
+        x, values = history["step"], history["loss"]
+        axes.plot(x, values, color=COLOURS[0], marker="o", markersize=3.5, label="training, mean of an epoch")
+    if history.rows and "val_loss" in history.rows[0]:
+        _epochs(axes, history["step"], history["val_loss"], COLOURS[5], "validation")
+        values = [*values, *history["val_loss"]]
+    dress(axes, title="Loss", x="step", y="loss")
+    if min(values) > 0 and max(values) > _WIDE * min(values):
+        axes.set_yscale("log")
+    _steps(axes, history)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _steps(axes: Any, history: History) -> None:
+    """Dress the axis of steps, and mark the best epoch."""
+    if history.best_epoch:
+        best = next(row["step"] for row in history.rows if row["epoch"] == history.best_epoch)
+        axes.axvline(best, color=GREY, linestyle=":", linewidth=1.2, label=f"best: epoch {history.best_epoch}")
+    axes.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
+    axes.xaxis.set_major_formatter(_thousands)
 
 
 def _epochs(axes: Any, steps: Any, values: Any, colour: str, label: str) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tinynet.data import Dataset, as_dataset
+from tinynet.data import as_dataset
 from tinynet.model import Model
 from tinynet.plot.labels import labels
-from tinynet.plot.style import COLOURS, dress, figure, finite, place, plain, png, positive
+from tinynet.plot.style import COLOURS, dress, finite, place, plain, positive
 
 
 def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int = 1500, grid: int = 300) -> Any:
@@ -19,7 +19,7 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
     labels of at most eight classes.
     """
     positive(points=points, grid=grid)
-    data = as_dataset(data)
+    data = as_dataset(data, model.ops)
     k = max(2, data.classes or 0, model.out_shape[-1])
     if tuple(data.shape) != (2,) or k > len(COLOURS):
         raise ValueError(
@@ -67,21 +67,3 @@ def _bounds(x: Any) -> list[tuple[float, float]]:
     low, high = x.min(axis=0), x.max(axis=0)
     margin = np.where(high > low, 0.05 * (high - low), np.maximum(np.abs(low), 1.0))  # a width even for a single point
     return list(zip(low - margin, high + margin, strict=True))
-
-
-def training_png(model: Model, data: Dataset, curve: list[tuple[int, float]], title: str) -> bytes:
-    """The loss curve and, for two features and at most eight classes, the decision regions: a PNG.
-
-    ``curve`` has (step, loss); ``data`` are the points drawn over the regions. ImportError without matplotlib.
-    """
-    regions = tuple(data.shape) == (2,) and data.classes is not None and data.classes <= len(COLOURS)
-    sheet = figure(11 if regions else 6, 4.8)
-    left = sheet.add_subplot(1, 2 if regions else 1, 1)
-    steps, losses = zip(*curve, strict=True)
-    alone = "o" if len(steps) == 1 else ""  # a line of one point is invisible
-    left.plot(steps, losses, color=COLOURS[0], linewidth=1.2, marker=alone)
-    dress(left, title="Loss", x="step", y="training loss")
-    if regions:
-        decision_regions(model, data, axes=sheet.add_subplot(1, 2, 2))
-    sheet.suptitle(plain(title))
-    return png(sheet)

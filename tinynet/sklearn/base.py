@@ -17,9 +17,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from tinynet_backends import Backend, backend_of, get_backend
 
-from tinynet.data import Loader
+from tinynet.data import Columns, Loader
+from tinynet.history import History
 from tinynet.layers import Dense, Sequential
 from tinynet.losses import Loss
+from tinynet.metrics import Metric
 from tinynet.model import Model
 from tinynet.optim import State
 from tinynet.sklearn.callbacks import CallbackSupportMixin, FitTask, fit_task, with_callbacks
@@ -90,6 +92,13 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
     def _targets(self, y: Any, ops: Backend, dtype: str) -> Array:
         """The targets that the loss takes, on ``ops``."""
         raise NotImplementedError
+
+    def _loss_and_metrics(self) -> tuple[Loss, tuple[Metric, ...]]:
+        """The loss and the metrics that `model_` is evaluated with."""
+        raise NotImplementedError
+
+    def _class_names(self) -> tuple[str, ...] | None:
+        """The classes, of which a sample has one, as text; None where there are none."""
 
     def _class_weights(self, y: Any) -> Any:
         """A weight for each sample, (n,) on the host, or None."""
@@ -285,7 +294,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
 
     @property
     def model_(self) -> Model:
-        """The network with its parameters, on the backend that computes."""
+        """The network with its parameters, on the backend that computes, with its loss, history and names of columns."""
         check_is_fitted(self, "theta_")
         live: tuple[Array, Model] | None = self.__dict__.get("_live")
         if live is None or live[0] is not self.theta_:
@@ -293,7 +302,19 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             model = Model(self.net_, self.n_features_in_, seed=self._seed, backend=ops, dtype=dtype_name(self.theta_))
             _fill(model, self.theta_, self.layer_state_)
             live = self._live = self.theta_, model
-        return live[1]
+        model = live[1]
+        if model.loss is None:
+            model.loss, model.metrics = self._loss_and_metrics()
+            model.history, model.columns = History(self.history_), self._columns()
+        return model
+
+    def _columns(self) -> Columns | None:
+        """The names of features, targets (as in a file: y, or y0, y1, …) and classes; None if features have no names."""
+        features = tuple(map(str, getattr(self, "feature_names_in_", ())))
+        if not features or len(set(features)) < len(features):
+            return None
+        classes, outputs = self._class_names(), self.n_outputs_
+        return Columns(features, ("y",) if classes or outputs == 1 else tuple(f"y{j}" for j in range(outputs)), classes)
 
     @property
     def coefs_(self) -> list[Array]:

@@ -16,6 +16,7 @@ from sklearn.utils.validation import column_or_1d
 from tinynet_backends import Backend, get_backend
 
 from tinynet.losses import BinaryCrossEntropy, CrossEntropy, Loss
+from tinynet.metrics import METRICS, Metric
 from tinynet.sklearn.base import MLP
 from tinynet.sklearn.placement import Array, move, to_host
 from tinynet.sklearn.samples import Samples
@@ -111,6 +112,13 @@ class MLPClassifier(ClassifierMixin, MLP):
                 raise ValueError("CrossEntropy takes one label a sample and y has several: use BinaryCrossEntropy()")
             return self.loss
         return BinaryCrossEntropy() if self._multilabel or self.classes_.shape[0] == 2 else CrossEntropy()
+
+    def _loss_and_metrics(self) -> tuple[Loss, tuple[Metric, ...]]:
+        return self._loss(), () if self._multilabel else (METRICS["accuracy"],)
+
+    def _class_names(self) -> tuple[str, ...] | None:
+        names = tuple(map(str, to_host(self.classes_).tolist()))
+        return None if self._multilabel or len(names) < 2 else names
 
     def _width(self) -> int:
         k = int(self.classes_.shape[0])

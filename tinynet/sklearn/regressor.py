@@ -11,7 +11,8 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import column_or_1d
 from tinynet_backends import Backend, get_backend
 
-from tinynet.losses import BinaryCrossEntropy, Loss, Poisson
+from tinynet.losses import BinaryCrossEntropy, Loss, MeanSquaredError, Poisson
+from tinynet.metrics import METRICS, Metric
 from tinynet.sklearn.base import MLP
 from tinynet.sklearn.placement import Array, dtype_name, move
 from tinynet.sklearn.samples import Samples
@@ -77,6 +78,12 @@ class MLPRegressor(RegressorMixin, MLP):
 
     def _loss(self) -> Loss:
         return _LOSSES[self.loss] if isinstance(self.loss, str) else self.loss
+
+    def _loss_and_metrics(self) -> tuple[Loss, tuple[Metric, ...]]:
+        loss = self._loss()
+        if isinstance(loss, HalfSquaredError):  # which no file can name
+            loss = MeanSquaredError()
+        return loss, (METRICS["r2"],) if self.out_activation_ == "identity" else ()
 
     def _width(self) -> int:
         return self.n_outputs_

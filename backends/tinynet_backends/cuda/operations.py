@@ -375,6 +375,9 @@ class CudaOperations(Backend):
             self._launch(_PERMUTE, "permute", *blocks, np.int64(out.size), index, *sizes, rounds, argument, out)
         return out
 
+    def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
+        return self.xp.stack([self.permute(index, n, each) for each in keys])
+
     # Samples -------------------------------------------------------------------------------------------------------
 
     def samples(
