@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import tinynet as tn
-from tinynet.data.loader import batches
+from tinynet.data.prefetch import batches
 
 STRETCH = 16  # steps of either kind before the other's turn: as many batches are made at once
 

@@ -9,6 +9,7 @@ from tinynet_backends import BackendUnavailable, get_backend
 
 import tinynet as tn
 from tinynet.data import loader as loading
+from tinynet.data import prefetch as prefetching
 from tinynet.data import sampling
 
 RNG = np.random.default_rng(0)
@@ -85,11 +86,11 @@ def test_balanced_training_learns_the_rare_class():
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_batches_are_the_same_from_a_thread(prefetch, first, drop_last, ops, monkeypatch):
     monkeypatch.setattr(loading, "LARGEST_CHUNK", 3 * 7)  # several chunks in an epoch
-    monkeypatch.setattr(loading, "_SOON", 0.0)
+    monkeypatch.setattr(prefetching, "_SOON", 0.0)
     loader = tn.Loader(
         (DATA.x, DATA.y, np.linspace(0.1, 1, 100)), 7, shuffle=True, prefetch=prefetch, drop_last=drop_last
     )
-    coming = loading.batches(loader, first, ops, "float32")
+    coming = prefetching.batches(loader, first, ops, "float32")
     for t in range(first, first + 30):
         batch, wanted = next(coming), loader.data.batch(loader.index(t), ops, "float32")
         for a, b in zip(batch, wanted, strict=True):
@@ -108,8 +109,8 @@ def test_a_thread_is_tried_and_kept_where_it_pays(tick, ticks, with_thread, thre
     turn. One that was faster once and not again was faster by chance; where batches cost next to nothing, or are there in no
     time, none is tried."""
     now, begun, running = [0.0], [], []
-    monkeypatch.setattr(loading, "perf_counter", lambda: now[0])
-    ahead, batch = loading._ahead, tn.Loader.batch
+    monkeypatch.setattr(prefetching, "perf_counter", lambda: now[0])
+    ahead, batch = prefetching._ahead, tn.Loader.batch
 
     def watched(*args):
         begun.append(args[1])
@@ -123,10 +124,10 @@ def test_a_thread_is_tried_and_kept_where_it_pays(tick, ticks, with_thread, thre
         now[0] += ticks * tick
         return batch(*args)
 
-    monkeypatch.setattr(loading, "_ahead", watched)
+    monkeypatch.setattr(prefetching, "_ahead", watched)
     monkeypatch.setattr(tn.Loader, "batch", slow)
     loader = tn.Loader(DATA, 10)
-    coming = loading.batches(loader, 0, tn.get_backend("numpy"), "float32")
+    coming = prefetching.batches(loader, 0, tn.get_backend("numpy"), "float32")
     for t in range(16 * loader.steps_per_chunk):
         batch_of_step = next(coming)
         np.testing.assert_array_equal(batch_of_step.x, DATA.x[loader.index(t)])

@@ -14,7 +14,8 @@ from tinynet_backends import Backend
 
 from tinynet import checks
 from tinynet.data import Batch
-from tinynet.data.loader import BatchSource, Loader, batches
+from tinynet.data.loader import BatchSource, Loader
+from tinynet.data.prefetch import batches
 from tinynet.data.together import Together
 from tinynet.errors import DivergedError
 from tinynet.footprint import step_bytes

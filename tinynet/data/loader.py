@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from math import prod
-from time import perf_counter
 from typing import Any, Protocol
 
 from tinynet_backends import Backend, get_backend
@@ -15,6 +12,9 @@ from tinynet import checks, streams
 from tinynet.data.dataset import Batch, Dataset, Index
 from tinynet.data.sampling import Balanced, Order, Sequential, Shuffled, Weighted
 from tinynet.data.sources import as_dataset
+
+Feed = Callable[[Sequence[Any]], list[Any]]
+LARGEST_CHUNK = 2**21  # numbers in a chunk, at most
 
 
 class BatchSource(Protocol):
@@ -176,70 +176,3 @@ def _check_step(step: int) -> int:
 def host_of(ops: Backend) -> Backend:
     """Who makes on the host what ``ops`` is fed."""
     return ops if ops.on_host else get_backend("numpy")
-
-
-Feed = Callable[[Sequence[Any]], list[Any]]
-LARGEST_CHUNK = 2**21  # numbers in a chunk, at most
-_SOON = 1e-3  # seconds for two chunks: what a thread, and its batches from another core's cache, come to
-
-
-def batches(loader: BatchSource, first: int, ops: Backend, dtype: str) -> Generator[Batch]:
-    """The batches of steps first, first + 1, … without end, perhaps got ready in a background thread."""
-    step: int = first
-    ahead: bool | None = False
-    if isinstance(loader, Loader) and loader.made_on_host(ops):
-        ahead = loader.prefetch
-        if ahead is None:
-            ahead, step = yield from _trial(loader, first, ops, dtype)
-        if ahead:
-            yield from _ahead(loader, step, ops, dtype)
-    while True:
-        yield loader.batch(step, ops, dtype)
-        step += 1
-
-
-def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch, None, tuple[bool, int]]:
-    """Batches without a thread, then as many with one, twice.
-
-    Returns whether the thread was faster by more than chance both times, and the next step.
-    """
-    steps_per_chunk = loader.steps_per_chunk
-    for _ in range(2):
-        for n in range(step, step + steps_per_chunk):  # slower than others: these do not count
-            yield loader.batch(n, ops, dtype)
-        began, waited = perf_counter(), 0.0
-        steps = range(step + steps_per_chunk, step + 3 * steps_per_chunk)
-        for n in steps:
-            asked = perf_counter()
-            batch = loader.batch(n, ops, dtype)
-            waited += perf_counter() - asked
-            yield batch
-        without, step = perf_counter() - began, steps.stop
-        if waited < max(0.02 * without, _SOON):
-            return False, step
-        with closing(_ahead(loader, step, ops, dtype)) as coming:
-            yield next(coming)  # the first chunk is not made in the background
-            began = perf_counter()
-            for _ in steps:
-                yield next(coming)
-            within, step = perf_counter() - began, step + 1 + len(steps)
-        if within > 0.95 * without:
-            return False, step
-    return True, step
-
-
-def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch]:
-    """Batches without end: while those of a chunk are used, the next chunk is made in a background thread.
-
-    Each is to be used before the next is asked for, which may lie where an earlier one did.
-    """
-    put = ops.feed()
-    with ThreadPoolExecutor(1, thread_name_prefix="tinynet-loader") as pool:
-        first = loader.first_of_chunk(step)
-        coming = pool.submit(loader.chunk, first, ops, dtype)
-        while True:
-            steps, chunk = coming.result()
-            coming = pool.submit(loader.chunk, first + steps, ops, dtype)
-            for number in range(step - first, steps):
-                yield loader.cut(chunk, number, ops, put)
-            step = first = first + steps
