@@ -43,7 +43,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
-        checks.coerce_numbers(self, lambda delta: delta >= 0, "at least 0", "min_delta")
+        checks.coerce_numbers(self, checks.Range(lambda delta: delta >= 0, "at least 0"), "min_delta")
 
 
 Callback = Callable[[Model, dict[str, float]], None]
