@@ -163,40 +163,51 @@ def make_step(
     """The step of a run, of one network or of many; ``rate`` is that of `Optimizer.apply`."""
     ops, theta = model.ops, model.theta
     clip, ema = (None if number is None else float(number) for number in (clip, ema))
-    lead = theta.shape[:-1]  # (), or the number of networks
-    all_networks = (slice(None),) * len(lead)
     vectors = [ops.zeros(theta.shape, theta.dtype) for _ in range(2 if accumulate > 1 else 1)]
 
     def step(
         params: Params, theta: Array, slots: State, average: Array | None, vectors: list[Array], rate: Array | None,
         x: Array, y: Array, weight: Array | None, t: int, *numbers: float,
     ) -> Array:  # fmt: skip
-        total, denominator = None, loss.denominator(y, weight, ops)
-        g, part = vectors[0], vectors[-1]
-        n = x.shape[len(lead)]
-        if lead:
-            x = ops.xp.broadcast_to(x, (*lead, *x.shape[1:]))  # all networks may share the samples
-        size = -(-n // accumulate)
-        for start in range(0, n, size):
-            rows = *all_networks, slice(start, min(start + size, n))
-            w = None if weight is None else weight[rows]
-            ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=start // size)
-            out, backprop = checked_forward(model.net, model.out_shape, params, x[(*rows, ...)], ctx)
-            value, dy = loss(out, y[(*rows, ...)], ops, w, denominator)
-            ops.pack(checked_gradients(model.gradient_names, backprop(dy)[1], params), part if start else g)
-            if start:
-                ops.update(_add, [g], [part])
-            total = value if total is None else total + value
+        value = _gradient(model, loss, params, Batch(x, y, weight), t, accumulate, vectors)
         if clip is not None:
-            ops.clip_norm(g, clip)
-        optimizer.apply(theta, g, slots, numbers if rate is None else (rate, *numbers[1:]), ops)
+            ops.clip_norm(vectors[0], clip)
+        optimizer.apply(theta, vectors[0], slots, numbers if rate is None else (rate, *numbers[1:]), ops)
         if ema is not None:
             ops.update(_blend, [average], [theta], ema)
-        return total
+        return value
 
     arrays = {name: value for name, value in run.slots.items() if not isinstance(value, float)}
     fixed = model.params, theta, arrays, run.average, vectors, rate
     return Step(ops, step, fixed, partial(optimizer.numbers, run.slots))
+
+
+def _gradient(
+    model: Trainable, loss: Loss, params: Params, batch: Batch, t: int, parts: int, vectors: list[Array]
+) -> Array:
+    """The loss of a batch, computed in ``parts`` parts; its gradient is written to ``vectors[0]``.
+
+    The gradient of a part other than the first is written to ``vectors[-1]`` and added to it.
+    """
+    ops, lead = model.ops, model.theta.shape[:-1]  # (), or the number of networks
+    x, y, weight = batch
+    total, denominator = None, loss.denominator(y, weight, ops)
+    n = x.shape[len(lead)]
+    if lead:
+        x = ops.xp.broadcast_to(x, (*lead, *x.shape[1:]))  # all networks may share the samples
+    size = -(-n // parts)
+    for start in range(0, n, size):
+        rows = *(slice(None) for _ in lead), slice(start, min(start + size, n))
+        w = None if weight is None else weight[rows]
+        ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=start // size)
+        out, backprop = checked_forward(model.net, model.out_shape, params, x[(*rows, ...)], ctx)
+        value, dy = loss(out, y[(*rows, ...)], ops, w, denominator)
+        gradients = checked_gradients(model.gradient_names, backprop(dy)[1], params)
+        ops.pack(gradients, vectors[-1] if start else vectors[0])
+        if start:
+            ops.update(_add, [vectors[0]], [vectors[-1]])
+        total = value if total is None else total + value
+    return total
 
 
 Check = Callable[[Any, Array, list[Array], int], tuple[Any, ...]]  # as `check_finite`
