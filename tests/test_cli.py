@@ -239,7 +239,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(argv, said, tmp_path, capsys):
         ("samples = 'x'", "option samples = 'x' is a str: expected int"),
         ("sample = 1", "unknown option 'sample': choose from accumulate, "),
         ("samples = ", "c.toml: not a TOML file: "),
-        ("hidden = ['a']", "option hidden = ['a'] is no list of widths: expected whole numbers"),
+        ("hidden = ['a']", "option hidden = ['a'] is not a list of widths: expected whole numbers"),
         ("[options]\nnoise = 'x'", "Spirals noise 'x' is out of range: give a standard deviation in [0, 1e30]"),
     ],
 )

@@ -670,7 +670,7 @@ def test_a_class_that_the_model_has_not_seen(run, tmp_path, capsys):
          "p.txt: unknown kind of file: choose from .csv, .parquet, .npy, or - for CSV on a pipe"),
         (["predict", "RUN", "x.csv", "--out", "no/p.csv"], "no: No such file or directory"),
         (["evaluate", "RUN/model.safetensors"],
-         "RUN/model.safetensors is no run folder, which would have its own data: give --data"),
+         "RUN/model.safetensors is not a run folder, which would have its own data: give --data"),
         (["evaluate", "RUN", "--metrics", "good"], f"unknown metric 'good': choose from {', '.join(METRICS)}"),
         (["export", "RUN", "--to", "paper", "--out", "m"], f"unknown format 'paper': choose from {', '.join(tn.export.FORMATS)}"),
         (["plot", "RUN", "--out", "p.bmp"], "p.bmp: unknown kind of file: choose .png"),

@@ -172,9 +172,9 @@ def nested(depth):
             "damaged model file: Sequential: Sequential takes layers, not 3",
         ),
         ({"net": nested(50)}, "damaged model file: layers nest deeper than 32"),
-        ({"net": 7}, "damaged model file: its architecture is not one"),
-        ({"net": {"kind": "Huber"}}, "damaged model file: its architecture is not one"),
-        ({"loss": {"kind": "Tanh"}}, "damaged model file: its architecture is not one"),
+        ({"net": 7}, "damaged model file: its architecture is not a layer and a loss"),
+        ({"net": {"kind": "Huber"}}, "damaged model file: its architecture is not a layer and a loss"),
+        ({"loss": {"kind": "Tanh"}}, "damaged model file: its architecture is not a layer and a loss"),
         ({"in_shape": [10**12]}, "damaged model file: array 'w' is float32 (2, 3): expected float32 "),
         ({"in_shape": [-1]}, "damaged model file: its input shape (-1,) is not one"),
         ({"in_shape": []}, "damaged model file: Dense takes vectors, not samples of shape ()"),
@@ -238,7 +238,7 @@ def test_names_that_come_twice(tmp_path):
     header = content[8 : 8 + size].decode().rstrip()
     entry = json.dumps({"b": json.loads(header)["b"]})[1:-1]
     said = refusal(raw(tmp_path / "m", f"{header[:-1]}, {entry}}}", content[8 + size :]))
-    assert said == "damaged model file: 'b' comes twice"
+    assert said == "damaged model file: 'b' occurs twice"
 
 
 def test_three_hundred_thousand_tensors_are_refused_at_once(tmp_path):

@@ -182,7 +182,7 @@ def test_a_loss_takes_vectors(ops):
 LAYER_MISTAKES = {
     "output": "Sequential gives (30, 1) in forward and says (30, 4) in build: make them one",
     "gradient": "the gradient of '0.a' is (): expected (4,), the shape of the parameter",
-    "name": "the way back gives no gradient of '0.a': it gives 0.other",
+    "name": "backprop gives no gradient of '0.a': it gives 0.other",
 }
 
 
@@ -274,7 +274,7 @@ def test_a_column_against_a_vector():
         (X[0], "X (4,) is not a table: expected (n, 4)"),
         (np.array([["a", "b", "c", "d"]]), "X of dtype <U1 is not numeric: give real or whole numbers"),
         (X + 1j, "X of dtype complex128 is not numeric: give real or whole numbers"),
-        ([[1, 2], [3]], "X is no array: its rows differ in length"),
+        ([[1, 2], [3]], "X is not an array: its rows differ in length"),
         (tn.data.Moons(5), "samples of shape (2,) do not fit the model: expected (4,)"),
     ],
 )
@@ -348,7 +348,7 @@ def test_libraries_are_not_mixed():
             lambda: tn.fit_many(made(), (X, LABELS), seeds=[0, 1], validation=(X, LABELS), metrics=["rmse"]),
             "metric 'rmse' does not take labels: choose from accuracy, top_k, log_loss, f1",
         ),
-        (lambda: made().fit((X, LABELS), metrics=3), "metrics 3 is no list: give one, such as ['accuracy']"),
+        (lambda: made().fit((X, LABELS), metrics=3), "metrics 3 is not a list: give one, such as ['accuracy']"),
         (
             lambda: made().fit((X, LABELS), metrics=[[1]]),
             f"unknown metric [1]: choose from {', '.join(metrics.METRICS)}",
@@ -369,7 +369,7 @@ def test_libraries_are_not_mixed():
             lambda: made().fit((X, np.ma.masked_array(LABELS, LABELS > 0))),
             "y is a masked array, and no value can be missing: give y.filled(…)",
         ),
-        (lambda: made().fit((X, [[1], [1, 2]])), "y is no array: its rows differ in length"),
+        (lambda: made().fit((X, [[1], [1, 2]])), "y is not an array: its rows differ in length"),
         (lambda: made().evaluate((X, LABELS)), "the model has no loss yet: fit it, or give evaluate(loss=…)"),
         (
             lambda: made().fit(X),

@@ -118,7 +118,7 @@ def test_labels_of_a_floating_type(tmp_path):
         np.save(tmp_path / "y.npy", np.where(np.arange(50) == 7, wrong, Y))
         with pytest.raises(tn.DataFileError) as e:
             D.read(tmp_path / "d.npy", target=tmp_path / "y.npy", task="classification")
-        assert str(e.value) == f"{tmp_path / 'd.npy'}: y is {wrong} in row 7, which is no label: give whole numbers"
+        assert str(e.value) == f"{tmp_path / 'd.npy'}: y is {wrong} in row 7, which is not a label: give whole numbers"
 
 
 def test_tables_with_columns_of_all_kinds(tmp_path):

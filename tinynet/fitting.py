@@ -166,7 +166,7 @@ def fit(
     best = _best(early_stopping, chosen if held_out is not None else None)
     saver = checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
     if resume and saver is None:
-        raise ValueError("resume goes on from a checkpoint: say where it is, checkpoint='folder'")
+        raise ValueError("resume continues from a checkpoint: give its folder, checkpoint='folder'")
 
     history, run = History(), Run(optimizer.init(model.theta, model.ops))
     if ema is not None:
@@ -271,7 +271,7 @@ class _Session:
 def _checked_callbacks(callbacks: Any) -> list[Callback]:
     """A list of callbacks; TypeError for anything else."""
     if callable(callbacks):
-        raise TypeError(f"callbacks {checks.short_repr(callbacks)} is a single one: give a list")
+        raise TypeError(f"callbacks {checks.short_repr(callbacks)} is a single callback: give a list")
     found = list(callbacks) if hasattr(callbacks, "__iter__") else [callbacks]
     for callback in found:
         if not callable(callback):

@@ -62,7 +62,7 @@ class Context:
         They are distinct for up to eight levels of 4095 layers each.
         """
         if isinstance(self.seed, tuple):
-            raise TypeError("many networks have masks of their own: take those of each context in ctx.each()")
+            raise TypeError("each of many networks has its own masks: take them from the contexts in ctx.each()")
         low, high = self.path & 2**64 - 1, self.path >> 64 & 2**32 - 1
         return (self.seed, streams.MASKS), (self.step, low, high | self.part << 32)
 
@@ -332,7 +332,7 @@ def checked_gradients(names: Iterable[str], dparams: Mapping[str, Any], params: 
     found, wanted = dict(leaves(dparams)), dict(leaves(params))
     for name in names:
         if name not in found:
-            raise ValueError(f"the way back gives no gradient of {name!r}: it gives {', '.join(found) or 'none'}")
+            raise ValueError(f"backprop gives no gradient of {name!r}: it gives {', '.join(found) or 'none'}")
         shape, own = tuple(found[name].shape), tuple(wanted[name].shape)
         if shape != own:
             raise ValueError(f"the gradient of {name!r} is {shape}: expected {own}, the shape of the parameter")

@@ -246,9 +246,9 @@ def check_metrics(metrics: Iterable[Metric], labels: bool) -> None:
 def as_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
     """`as_metric` of each."""
     if isinstance(metrics, (str, Metric)):
-        raise TypeError(f"metrics {metrics!r} is a single one: give a list, [{metrics!r}]")
+        raise TypeError(f"metrics {metrics!r} is a single metric: give a list, [{metrics!r}]")
     if not hasattr(metrics, "__iter__"):
-        raise TypeError(f"metrics {checks.short_repr(metrics)} is no list: give one, such as ['accuracy']")
+        raise TypeError(f"metrics {checks.short_repr(metrics)} is not a list: give one, such as ['accuracy']")
     return tuple(map(as_metric, metrics))
 
 

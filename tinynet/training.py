@@ -101,7 +101,7 @@ def train(
         for name in optimizer.used_slots():
             if getattr(run.slots.get(name), "shape", None) != theta.shape:
                 raise ValueError(
-                    f"run has no {name!r} for {theta.shape[0]} parameters: it is another model's or optimizer's"
+                    f"run has no {name!r} for {theta.shape[0]} parameters: it belongs to another model or optimizer"
                 )
         if ema is not None and run.average is None:
             run.average = ops.xp.asarray(theta, copy=True)

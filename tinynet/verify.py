@@ -132,7 +132,7 @@ def _permutations(ops: Backend) -> Iterator[str]:
     for n in (1, 2, 3, 17, 1000, 4097):
         places = permute(host.xp, host.arange(0, n), n, keys)
         if sorted(host.to_numpy(places).tolist()) != list(range(n)):
-            yield f"the permutation of range({n}) is none"
+            yield f"permute does not permute range({n})"
         if host.to_numpy(unpermute(host.xp, places, n, keys)).tolist() != list(range(n)):
             yield f"the inverse permutation of range({n}) is another one's"
 

@@ -70,7 +70,7 @@ def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Cal
 
     binary = isinstance(loss, BinaryCrossEntropy) and width == 1
     if len(model.out_shape) != 1:
-        raise ValueError(f"outputs (n, {', '.join(map(str, model.out_shape))}) are no table: use Model.predict")
+        raise ValueError(f"outputs (n, {', '.join(map(str, model.out_shape))}) are not a table: use Model.predict")
     if loss is None or not (binary or isinstance(loss, CrossEntropy)):
         if proba:
             raise ValueError(f"a model with loss {loss!r} gives no probabilities: leave --proba out")

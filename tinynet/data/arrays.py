@@ -186,7 +186,7 @@ def adopt(x: Any, name: str) -> tuple[Array, Backend]:
     try:
         return host.xp.asarray(x), host
     except ValueError:
-        raise TypeError(f"{name} is no array: its rows differ in length") from None
+        raise TypeError(f"{name} is not an array: its rows differ in length") from None
 
 
 def _follow(x: Any, name: str, ops: Backend) -> Array:

@@ -31,7 +31,7 @@ class Batches:
             self._again = iter(source) is not source
         except TypeError:
             text = checks.short_repr(source)
-            raise TypeError(f"batches {text} cannot be gone through: give a list or an iterator of (x, y)") from None
+            raise TypeError(f"batches {text} cannot be iterated over: give a list or an iterator of (x, y)") from None
         if steps is None:
             if not (self._again and hasattr(source, "__len__")):
                 raise ValueError("an iterator has no length: say how many steps an epoch has, Batches(source, steps=…)")

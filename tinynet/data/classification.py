@@ -75,7 +75,7 @@ class Spirals(ClassFirst):
         """
         index = range(min(20_000, self.n)) if index is None else index
         if not isinstance(index, range) or index.step != 1 or not index:
-            raise TypeError(f"index {checks.short_repr(index)} is no range of samples: give one of step 1")
+            raise TypeError(f"index {checks.short_repr(index)} is not a range of samples: give one of step 1")
         if (count := checks.as_int(points)) is None or not 1 <= count <= 2**20:
             raise ValueError(f"points {checks.short_repr(points)} is out of range: give a whole number in [1, 2**20]")
         self._find(index[0], index[-1])

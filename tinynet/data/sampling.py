@@ -97,7 +97,7 @@ class Weighted:
         try:
             w = xp.asarray(weights, dtype=xp.float64)
         except (TypeError, ValueError, OverflowError):
-            raise TypeError(f"weights {checks.short_repr(weights)} are no numbers: give one for each sample") from None
+            raise TypeError(f"weights {checks.short_repr(weights)} are not numbers: give one for each sample") from None
         if w.shape != (n,):
             raise ValueError(f"weights {tuple(w.shape)} do not fit {n} samples: expected {(n,)}")
         if not bool(xp.all(xp.isfinite(w) & (w >= 0))):
