@@ -315,8 +315,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def checked_forward(net: Layer, shape: Shape, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
-    """``net.forward``; ValueError unless it gives samples of ``shape``, as its `build` says, which anything else that
-    broadcasts would pass for."""
+    """``net.forward``; ValueError unless its output has the ``shape`` that `build` says: another could broadcast unnoticed."""
     y, backprop = net.forward(params, x, ctx)
     wanted = *x.shape[: ctx.axes], *shape
     if tuple(y.shape) != wanted:
@@ -327,8 +326,7 @@ def checked_forward(net: Layer, shape: Shape, params: Params, x: Array, ctx: Con
 
 
 def checked_gradients(names: Iterable[str], dparams: Mapping[str, Any], params: Params) -> list[Array]:
-    """What a way back gives for the parameters of these names; ValueError unless all are there, in their parameters'
-    shapes."""
+    """The gradients of the named parameters; ValueError unless all are there, each in its parameter's shape."""
     found, wanted = dict(leaves(dparams)), dict(leaves(params))
     for name in names:
         if name not in found:

@@ -312,7 +312,7 @@ class CrossEntropy(Loss):
 
 
 def _of_numbers(target: Array, ops: Backend) -> str:
-    """How to make labels of these targets, as the end of a message; nothing unless they are one number for a sample."""
+    """How to make labels of these targets, for the end of a message; empty unless there is one number per sample."""
     if prod(target.shape) != target.shape[0] or not ops.xp.isdtype(target.dtype, "real floating"):
         return ""
     return "; astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"

@@ -202,7 +202,7 @@ class R2(Metric):
     of_numbers: ClassVar[bool] = True
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
-        """For each output the squares of the errors, the mean and the squares of the distances from it; the weight."""
+        """For each output the squared errors, the mean of the targets and the squared distances from it; then the weight."""
         xp = ops.xp
         y, target = xp.astype(y, xp.float64), xp.astype(target, xp.float64)
         rows = xp.astype(_rows(y, weight, ops), xp.float64)

@@ -68,8 +68,8 @@ def train(
     """Train ``model`` in place for ``steps`` steps, one for each report that is asked for; break out of the loop to stop.
 
     ``clip`` bounds the gradient's norm. ``accumulate`` computes each batch in that many parts and adds up their
-    gradients: the same step, in less memory, but for layers that look at a batch (`BatchNorm`) or draw masks for it
-    (`Dropout`), which do so for each part. ``ema`` keeps ``average = ema * average + (1 - ema) * theta`` in the run.
+    gradients: the same step in less memory, except that layers with statistics (`BatchNorm`) or masks (`Dropout`) of a
+    batch have those of each part. ``ema`` keeps ``average = ema * average + (1 - ema) * theta`` in the run.
     ``run`` continues from the state of an earlier report. Raises `DivergedError` if the loss or a weight is not finite,
     which is checked every 64 steps, at the end of an epoch, and after every step for which ``due(step)`` is true: the
     model is then as it was at the last check. With ``together`` a report may stand for several steps and describes the

@@ -30,16 +30,16 @@ class BatchSource(Protocol):
 class Loader:
     """Step t -> batch, a pure function of (seed, t).
 
-    The samples are gone through epoch by epoch, in memory that does not grow with their number; ``shuffle`` (by default
-    where neighbours may resemble each other: stored arrays) takes each epoch in an order of its own. The last batch of
-    an epoch is smaller, or left out with ``drop_last``.
+    An epoch has each sample once, in memory that does not grow with their number; ``shuffle`` (by default where
+    neighbours may resemble each other: stored arrays) gives each epoch an order of its own. The last batch of an epoch
+    is smaller, or left out with ``drop_last``.
 
-    Two ways to draw other than each sample once an epoch, an epoch still being as many draws as there are samples:
-    ``weights``, a not negative number for each sample, draws with replacement in proportion to them; ``balance`` deals
-    the classes out in turn, so that each is drawn equally often, and goes through each class in an order of its own.
-    Both keep a number for each sample in memory.
+    There are two other ways to draw, with as many draws in an epoch as there are samples: ``weights``, a non-negative
+    number for each sample, draws with replacement in proportion to them; ``balance`` takes the classes in turn, so that
+    each is drawn equally often, and goes through each class in an order of its own. Both keep a number for each sample
+    in memory.
 
-    ``prefetch`` gets the next batch in a background thread while a step runs; None tries whether that is faster, where
+    ``prefetch`` makes the next batch in a background thread while a step runs; None tries whether that is faster, where
     batches come from the host's memory, from files or from the host's arithmetic. They are the same either way.
 
     Examples
@@ -108,7 +108,7 @@ class Loader:
         return self.steps_per_epoch
 
     def index(self, step: int, ops: Backend | None = None) -> Index:
-        """Numbers of the samples of a step: a range, or int64 on the host."""
+        """Indices of the samples of a step: a range, or int64 on the host."""
         epoch, start, stop = self._places(step, 1)
         return self.order.draws(epoch, start, stop, host_of(ops or get_backend()))
 
@@ -151,7 +151,7 @@ class Loader:
         return steps, self.data.rows(draws, host_of(ops) if self.made_on_host(ops) else ops, dtype)
 
     def _orders(self, ops: Backend) -> Backend:
-        """Who finds out which samples make a batch for ``ops``: itself, if it can and the numbers may stay there."""
+        """The backend that computes which samples make a batch for ``ops``: itself, if it can and they are used there."""
         there = isinstance(self.order, Shuffled) and self.data.computed and not self.made_on_host(ops)
         return ops if there and ops.generator is ops else host_of(ops)
 
@@ -174,5 +174,5 @@ def _check_step(step: int) -> int:
 
 
 def host_of(ops: Backend) -> Backend:
-    """Who makes on the host what ``ops`` is fed."""
+    """The backend that makes batches for ``ops`` on the host."""
     return ops if ops.on_host else get_backend("numpy")

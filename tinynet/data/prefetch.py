@@ -1,4 +1,4 @@
-"""The batches of a run one after another, perhaps got ready in a background thread while a step runs."""
+"""The batches of a run one after another, perhaps made in a background thread while a step runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tinynet_backends import Backend
 from tinynet.data.dataset import Batch
 from tinynet.data.loader import BatchSource, Loader
 
-_SOON = 1e-3  # seconds for two chunks: what a thread, and its batches from another core's cache, come to
+_SOON = 1e-3  # seconds for two chunks: about what a thread costs, and reading its batches from another core's cache
 
 
 def batches(loader: BatchSource, first: int, ops: Backend, dtype: str) -> Generator[Batch]:
-    """The batches of steps first, first + 1, … without end, perhaps got ready in a background thread."""
+    """The batches of steps first, first + 1, … without end, perhaps made in a background thread."""
     step: int = first
     ahead: bool | None = False
     if isinstance(loader, Loader) and loader.made_on_host(ops):
@@ -63,7 +63,7 @@ def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Bat
 def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch]:
     """Batches without end: while those of a chunk are used, the next chunk is made in a background thread.
 
-    Each is to be used before the next is asked for, which may lie where an earlier one did.
+    Use each before asking for the next, which may lie in the same memory.
     """
     put = ops.feed()
     with ThreadPoolExecutor(1, thread_name_prefix="tinynet-loader") as pool:

@@ -49,7 +49,7 @@ class Sequential:
 
 
 class Shuffled:
-    """Each sample once an epoch, in an order of the epoch's own that is nowhere written down."""
+    """Each sample once per epoch, in an order of the epoch's own that is never stored."""
 
     def __init__(self, n: int, seed: int) -> None:
         self.n, self.seed = n, seed

@@ -15,9 +15,9 @@ from tinynet.data.sampling import Sequential, Shuffled, Shuffles
 class Together:
     """Step t -> the t-th batch of each loader: inputs (m, n, *shape), targets (m, n) or (m, n, o), weights (m, n).
 
-    The loaders are alike but for their seeds. Where all draw the same samples, these are had once, and the inputs of
-    all are (1, n, *shape). As those of a `Loader`, batches are made a chunk of steps at a time: full ones, or a smaller
-    one at the end of an epoch.
+    The loaders are alike but for their seeds. Where all draw the same samples, these are made once, and inputs
+    are (1, n, *shape). As in a `Loader`, batches are made a chunk of steps at a time: full ones, or a smaller one at the
+    end of an epoch.
     """
 
     def __init__(self, loaders: Sequence[Loader]) -> None:
