@@ -89,9 +89,9 @@ def test_batches_are_the_same_from_a_thread(prefetch, first, drop_last, ops, mon
     loader = tn.Loader(
         (DATA.x, DATA.y, np.linspace(0.1, 1, 100)), 7, shuffle=True, prefetch=prefetch, drop_last=drop_last
     )
-    coming = loading.batches(loader, first, ops, "float32")
+    coming = loading.Supply(loader, first, ops, "float32")
     for t in range(first, first + 30):
-        batch, wanted = next(coming), loader.data.batch(loader.index(t), ops, "float32")
+        batch, wanted = coming.batch(t), loader.data.batch(loader.index(t), ops, "float32")
         for a, b in zip(batch, wanted, strict=True):
             assert ops.owns(a)
             np.testing.assert_array_equal(ops.to_numpy(a), ops.to_numpy(b))
@@ -109,7 +109,7 @@ def test_a_thread_is_tried_and_kept_where_it_pays(tick, ticks, with_thread, thre
     time, none is tried."""
     now, begun, running = [0.0], [], []
     monkeypatch.setattr(loading, "perf_counter", lambda: now[0])
-    ahead, batch = loading._ahead, tn.Loader.batch
+    ahead, chunk = loading._ahead, tn.Loader.chunk
 
     def watched(*args):
         begun.append(args[1])
@@ -120,15 +120,17 @@ def test_a_thread_is_tried_and_kept_where_it_pays(tick, ticks, with_thread, thre
             running.clear()
 
     def slow(*args):
-        now[0] += ticks * tick
-        return batch(*args)
+        made = chunk(*args)
+        now[0] += 0.0 if running else ticks * tick * made[1]
+        return made
 
     monkeypatch.setattr(loading, "_ahead", watched)
-    monkeypatch.setattr(tn.Loader, "batch", slow)
+    monkeypatch.setattr(tn.Loader, "chunk", slow)
     loader = tn.Loader(DATA, 10)
-    coming = loading.batches(loader, 0, tn.get_backend("numpy"), "float32")
-    for t in range(16 * loader.steps_per_chunk):
-        batch_of_step = next(coming)
+    ops = tn.get_backend("numpy")
+    coming = loading.Supply(loader, 0, ops, "float32")
+    for t in range(16 * loader.steps_per_chunk(ops)):
+        batch_of_step = coming.batch(t)
         np.testing.assert_array_equal(batch_of_step.x, DATA.x[loader.index(t)])
         now[0] += tick * (with_thread[len(begun) - 1] if running else 7)
     assert (len(begun), bool(running)) == (threads, threads == 3)

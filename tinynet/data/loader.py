@@ -90,7 +90,7 @@ class Loader:
             self.order = Shuffled(n, self.seed)
         else:
             self.order = Sequential(n)
-        self.steps_per_chunk = min(16, max(1, LARGEST_CHUNK // (batch_size * prod(self.data.shape))))
+        self._largest = LARGEST_CHUNK // (batch_size * prod(self.data.shape))
         self._kept: tuple[int, int, str, Batch] | None = None  # the chunk that was made last: from step to step
 
     def __repr__(self) -> str:
@@ -124,31 +124,32 @@ class Loader:
             return self.data.rows(self.order.draws(*self._places(step, 1), self._orders(ops)), ops, dtype)
         kept = self._kept
         if kept is None or not isinstance(step, int) or not kept[0] <= step < kept[1] or kept[2] != dtype:
-            first = self.first_of_chunk(_check_step(step))
-            steps, chunk = self.chunk(first, ops, dtype)
+            first, steps, chunk = self.chunk(_check_step(step), ops, dtype)
             kept = self._kept = first, first + steps, dtype, chunk
         return self.cut(kept[3], step - kept[0], ops)
 
-    # On the host the batches of several steps, a chunk of them, are made together: the cost of calls and of a cold cache
-    # is spread over them.
+    # The batches of several steps, a chunk of them, are made together on the host: the cost of calls and of a cold cache is
+    # spread over them.
 
     def made_on_host(self, ops: Backend) -> bool:
         """Whether batches for ``ops`` are made by the host."""
         return self.data.on_host or (not self.data.stored and ops.generator.on_host)
 
-    def first_of_chunk(self, step: int) -> int:
-        """The first step of the chunk that a step belongs to; none crosses the end of an epoch."""
-        return step - step % self.steps_per_epoch % self.steps_per_chunk
+    def steps_per_chunk(self, ops: Backend) -> int:
+        """How many steps a chunk for ``ops`` has, but for the last of an epoch."""
+        return power_of_two(min(self._largest, _MOST if self.made_on_host(ops) else LAUNCHED))
 
-    def chunk(self, first: int, ops: Backend, dtype: str) -> tuple[int, Batch]:
-        """How many steps the chunk has that begins at ``first``, and their batches as one.
+    def chunk(self, step: int, ops: Backend, dtype: str) -> Chunk:
+        """The chunk that ``step`` belongs to; none crosses the end of an epoch.
 
-        They lie on the host of ``ops`` or, where that does not make them, on ``ops``.
+        Batches lie on the host of ``ops`` or, where that does not make them, on ``ops``.
         """
-        steps = min(self.steps_per_chunk, self.steps_per_epoch - first % self.steps_per_epoch)
+        most = self.steps_per_chunk(ops)
+        first = step - step % self.steps_per_epoch % most
+        steps = min(most, self.steps_per_epoch - first % self.steps_per_epoch)
         epoch, start, stop = self._places(first, steps)
         draws = self.order.draws(epoch, start, stop, self._orders(ops))
-        return steps, self.data.rows(draws, host_of(ops) if self.made_on_host(ops) else ops, dtype)
+        return first, steps, self.data.rows(draws, host_of(ops) if self.made_on_host(ops) else ops, dtype)
 
     def _orders(self, ops: Backend) -> Backend:
         """Who finds out which samples make a batch for ``ops``: itself, if it can and the numbers may stay there."""
@@ -159,10 +160,8 @@ class Loader:
         """The batch of the ``number``-th step of a chunk, on ``ops``; ``put`` there by `Backend.feed`, if given."""
         rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
         parts = [None if a is None else a[rows] for a in chunk]
-        if put:
-            parts = put(parts)
-        elif not ops.on_host:
-            parts = [None if a is None else ops.asarray(a) for a in parts]
+        if not ops.on_host:
+            parts = put(parts) if put else [None if a is None else ops.asarray(a) for a in parts]
         return Batch(*parts)
 
 
@@ -179,67 +178,120 @@ def host_of(ops: Backend) -> Backend:
 
 
 Feed = Callable[[Sequence[Any]], list[Any]]
+Chunk = tuple[int, int, Batch]  # its first step, how many steps it has, and the batches of all, one after another
 LARGEST_CHUNK = 2**21  # numbers in a chunk, at most
+LAUNCHED = 16  # steps of a chunk that a device makes, at most
+_MOST = 64  # and the host: a chunk costs it some 150 us, whatever is in it
 _SOON = 1e-3  # seconds for two chunks: what a thread, and its batches from another core's cache, come to
 
 
-def batches(loader: BatchSource, first: int, ops: Backend, dtype: str) -> Generator[Batch]:
-    """The batches of steps first, first + 1, … without end, perhaps got ready in a background thread."""
-    step: int = first
-    ahead: bool | None = False
-    if isinstance(loader, Loader) and loader.made_on_host(ops):
-        ahead = loader.prefetch
-        if ahead is None:
-            ahead, step = yield from _trial(loader, first, ops, dtype)
-        if ahead:
-            yield from _ahead(loader, step, ops, dtype)
+def power_of_two(most: int) -> int:
+    """The largest of 1, 2, …, 64 up to ``most``: they divide the steps between two checks of the loss."""
+    return next((n for n in (64, 32, 16, 8, 4, 2) if n <= most), 1)
+
+
+class Supply:
+    """The batches of a run from step ``first`` on, in order, singly or a chunk at a time.
+
+    Chunks of the host are perhaps got ready in a background thread. Each batch is to be used before the next is asked for,
+    which may lie where an earlier one did.
+    """
+
+    def __init__(self, loader: BatchSource, first: int, ops: Backend, dtype: str) -> None:
+        self.loader: Any = loader
+        self.ops, self.dtype = ops, dtype
+        self._chunks = None
+        if isinstance(loader, Loader) and loader.made_on_host(ops):
+            self._chunks = _chunks(loader, first, ops, dtype)
+            self._put = None if ops.on_host else ops.feed()
+        self._latest: Chunk = first, 0, Batch(None, None, None)
+
+    def batch(self, step: int) -> Batch:
+        if self._chunks is None:
+            found: Batch = self.loader.batch(step, self.ops, self.dtype)
+        else:
+            first, _, chunk = self.chunk(step)
+            found = self.loader.cut(chunk, step - first, self.ops, self._put)
+        return found
+
+    def chunk(self, step: int) -> Chunk:
+        """The chunk that ``step`` belongs to."""
+        if self._chunks is None:
+            self._latest = self.loader.chunk(step, self.ops, self.dtype)
+        else:
+            while step >= self._latest[0] + self._latest[1]:
+                self._latest = next(self._chunks)
+        return self._latest
+
+    def several(self, step: int, count: int) -> Batch:
+        """The batches of ``count`` steps of a chunk, all of them full: (count, …)."""
+        first, _, chunk = self.chunk(step)
+        if isinstance(self.loader, Loader):  # chunks for many networks are (steps, …) already
+            size, xp = self.loader.batch_size, self.ops.xp
+            chunk = Batch(*(None if a is None else _divided(xp, a, size) for a in chunk))
+        return Batch(*(None if a is None else a[step - first : step - first + count, ...] for a in chunk))
+
+    def close(self) -> None:
+        """Wait for the background thread, if there is one, and end it."""
+        if self._chunks is not None:
+            self._chunks.close()
+
+
+def _divided(xp: Any, a: Any, size: int) -> Any:
+    """(n, …) -> (n // size, size, …): without the rest."""
+    whole = a.shape[0] // size
+    return xp.reshape(a[: whole * size, ...], (whole, size, *a.shape[1:]))
+
+
+def _chunks(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chunk]:
+    """Chunks without end from that of ``step`` on, with or without a thread."""
+    ahead = loader.prefetch
+    if ahead is None:
+        ahead, step = yield from _trial(loader, step, ops, dtype)
+    if ahead:
+        yield from _ahead(loader, step, ops, dtype)
     while True:
-        yield loader.batch(step, ops, dtype)
-        step += 1
+        chunk = loader.chunk(step, ops, dtype)
+        yield chunk
+        step = chunk[0] + chunk[1]
 
 
-def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch, None, tuple[bool, int]]:
-    """Batches without a thread, then as many with one, twice.
+def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chunk, None, tuple[bool, int]]:
+    """Chunks without a thread, then as many with one, twice.
 
     Returns whether the thread was faster by more than chance both times, and the next step.
     """
-    steps_per_chunk = loader.steps_per_chunk
     for _ in range(2):
-        for n in range(step, step + steps_per_chunk):  # slower than others: these do not count
-            yield loader.batch(n, ops, dtype)
-        began, waited = perf_counter(), 0.0
-        steps = range(step + steps_per_chunk, step + 3 * steps_per_chunk)
-        for n in steps:
+        began = waited = 0.0
+        for n in range(3):
+            if n == 1:  # the first is slower than others and does not count
+                began, waited = perf_counter(), 0.0
             asked = perf_counter()
-            batch = loader.batch(n, ops, dtype)
+            first, steps, _ = chunk = loader.chunk(step, ops, dtype)
             waited += perf_counter() - asked
-            yield batch
-        without, step = perf_counter() - began, steps.stop
+            yield chunk
+            step = first + steps
+        without = perf_counter() - began
         if waited < max(0.02 * without, _SOON):
             return False, step
         with closing(_ahead(loader, step, ops, dtype)) as coming:
-            yield next(coming)  # the first chunk is not made in the background
-            began = perf_counter()
-            for _ in steps:
-                yield next(coming)
-            within, step = perf_counter() - began, step + 1 + len(steps)
+            for n in range(3):
+                if n == 1:  # the first is not made in the background
+                    began = perf_counter()
+                first, steps, _ = chunk = next(coming)
+                yield chunk
+                step = first + steps
+            within = perf_counter() - began
         if within > 0.95 * without:
             return False, step
     return True, step
 
 
-def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch]:
-    """Batches without end: while those of a chunk are used, the next chunk is made in a background thread.
-
-    Each is to be used before the next is asked for, which may lie where an earlier one did.
-    """
-    put = ops.feed()
+def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chunk]:
+    """Chunks without end: while one is used, the next is made in a background thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="tinynet-loader") as pool:
-        first = loader.first_of_chunk(step)
-        coming = pool.submit(loader.chunk, first, ops, dtype)
+        coming = pool.submit(loader.chunk, step, ops, dtype)
         while True:
-            steps, chunk = coming.result()
+            first, steps, _ = chunk = coming.result()
             coming = pool.submit(loader.chunk, first + steps, ops, dtype)
-            for number in range(step - first, steps):
-                yield loader.cut(chunk, number, ops, put)
-            step = first = first + steps
+            yield chunk
