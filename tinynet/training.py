@@ -15,7 +15,7 @@ from tinynet_backends import Backend
 from tinynet import checks
 from tinynet.data import Batch
 from tinynet.data.loader import BatchSource, Loader
-from tinynet.data.prefetch import batches
+from tinynet.data.supply import Supply
 from tinynet.data.together import Together
 from tinynet.errors import DivergedError
 from tinynet.footprint import step_bytes
@@ -25,6 +25,7 @@ from tinynet.model import Model, Trainable, check_fit
 from tinynet.optim import Optimizer, State, check_optimizer
 
 CHECK_EVERY = 64  # steps; a check of the losses waits for the device
+_SHORT = 2**28  # parameters times samples of a step that takes the host no more than some 10 ms
 
 
 @dataclass
@@ -73,7 +74,8 @@ def train(
     ``run`` continues from the state of an earlier report. Raises `DivergedError` if the loss or a weight is not finite,
     which is checked every 64 steps, at the end of an epoch, and after every step for which ``due(step)`` is true: the
     model is then as it was at the last check. With ``together`` a report may stand for several steps and describes the
-    last of them: a CUDA device that makes its batches itself gets up to 16 in one launch.
+    last of them: a CUDA device that makes its batches itself gets up to 16 in one launch, and numba runs up to 64 without
+    Python in between.
 
     Examples
     --------
@@ -127,10 +129,9 @@ class Step:
         return self._one(*batch, t, *self.numbers(t))
 
     def several(self, chunk: Batch, first: int, losses: Array) -> None:
-        """Set ``losses`` (steps, …) by steps ``first``, ``first + 1``, …, whose batches are those of ``chunk``.
+        """Set ``losses`` (steps, …) by steps ``first``, ``first + 1``, …, whose batches are the entries of ``chunk``.
 
-        Batches are equal parts of the chunk or, for many networks, its entries. Weights and losses have the bits of single
-        steps. On a device that launches, all of them take one launch.
+        Weights and losses have the bits of single steps. On a device that launches, all of them take one launch.
         """
         steps, scan = losses.shape[0], self.ops.scan(self._one)
         numbers = [(t, *self.numbers(t)) for t in range(first, first + steps)]
@@ -144,10 +145,9 @@ class Step:
 
     def _compute_several(self, steps: int, *args: Any) -> Array:
         fixed, (losses, *batch), numbers = args[: (k := len(self.fixed))], args[k : k + 4], args[k + 4 :]
-        size, width = batch[0].shape[0] // steps, len(numbers) // steps
-        each = []
+        width, each = len(numbers) // steps, []
         for n in range(steps):
-            part = [None if a is None else a[n * size : (n + 1) * size, ...] for a in batch]
+            part = [None if a is None else a[n, ...] for a in batch]
             each.append(self.compute(*fixed, *part, *numbers[n * width : (n + 1) * width]))
         return self.ops.pack(each, losses)
 
@@ -222,26 +222,25 @@ def loop(
     Where the loop waits for the device it calls ``check``, which returns `Report.recent`.
     """
     ops, theta = model.ops, model.theta
-    together = together and _made_together(loader, ops)
+    together = together and _made_together(loader, ops, theta)
     shape = CHECK_EVERY, *theta.shape[:-1]
     with ops.active():
         losses = ops.zeros(shape, theta.dtype)
         good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
     since, stop = run.step, run.step + steps  # since: the step of the last check
-    with closing(batches(loader, run.step, ops, model.dtype)) as coming:
+    with closing(Supply(loader, run.step, ops, model.dtype)) as supply:
         while run.step < stop:
             with ops.active():
                 t = run.step
                 count = 1
                 if together and step.joins():
-                    count = _uninterrupted(loader, t, min(stop, since + CHECK_EVERY), due, ops.launches)
+                    count = _uninterrupted(loader, t, min(stop, since + CHECK_EVERY), due, ops)
                 latest = t + count - 1
                 value = losses[latest - since, ...]
                 if count > 1:
-                    _, chunk = loader.chunk(t, ops, model.dtype)  # type: ignore[attr-defined]
-                    step.several(chunk, t, losses[t - since : t - since + count, ...])
+                    step.several(supply.several(t, count), t, losses[t - since : t - since + count, ...])
                 else:
-                    ops.assign(value, step(loader.batch(t, ops, model.dtype) if together else next(coming), t))
+                    ops.assign(value, step(supply.batch(t), t))
                 run.step = t + count
                 epoch, place = divmod(latest, loader.steps_per_epoch)
                 last = place + 1 == loader.steps_per_epoch
@@ -253,29 +252,31 @@ def loop(
             yield Report(run.step, epoch, last, value, run, recent)
 
 
-def _made_together(loader: BatchSource, ops: Backend) -> bool:
+def _made_together(loader: BatchSource, ops: Backend, theta: Array) -> bool:
     """Whether several steps may be run as one.
 
-    They may be for many networks on the host, and on a device that launches them and makes their batches itself.
-    Each part of a chunk must be aligned like a batch of its own, or matrix products would have other bits.
+    They may be on a device that launches them and makes their batches itself; each part of a chunk must then be aligned
+    like a batch of its own, or matrix products would have other bits. On the host they may be for many networks, and
+    where a step is short: Ctrl-C waits for all of them, and what is between two steps is not short.
     """
-    if not ops.launches:
-        return isinstance(loader, Together)
-    return isinstance(loader, Loader) and not loader.made_on_host(ops) and loader.batch_size % 4 == 0
+    if ops.launches:
+        return isinstance(loader, Loader) and not loader.made_on_host(ops) and loader.batch_size % 4 == 0
+    return isinstance(loader, Together) or (
+        isinstance(loader, Loader) and theta.shape[0] * loader.batch_size <= _SHORT and loader.made_on_host(ops)
+    )
 
 
-def _uninterrupted(loader: Any, first: int, stop: int, due: Callable[[int], bool] | None, all_alike: bool) -> int:
-    """How many steps are run as one from ``first`` on.
+def _uninterrupted(loader: Any, t: int, stop: int, due: Callable[[int], bool] | None, ops: Backend) -> int:
+    """How many steps are run as one from ``t`` on.
 
-    They are those of a chunk of full batches that ends by ``stop`` and within which no step is due; else it is 1. With
-    ``all_alike`` every chunk that is run as one has the same number of steps.
+    They are full batches of one chunk, up to ``stop`` or to where a step is due. A device that launches them is given all of
+    a chunk or single ones: each number of steps would be another graph.
     """
-    full = loader.data.n // loader.batch_size - first % loader.steps_per_epoch
-    steps = min(loader.steps_per_chunk, full)
-    whole = loader.first_of_chunk(first) == first and steps >= (loader.steps_per_chunk if all_alike else 1)
-    if not whole or first + steps > stop or (due is not None and any(map(due, range(first + 1, first + steps)))):
-        return 1
-    return int(steps)
+    most, place = loader.steps_per_chunk(ops), t % loader.steps_per_epoch
+    count = min(most - place % most, loader.data.n // loader.batch_size - place, stop - t)
+    if due is not None:
+        count = next((n for n in range(1, count) if due(t + n)), count)
+    return max(count, 1) if not ops.launches or count == most else 1
 
 
 def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:

@@ -14,7 +14,10 @@ from tinynet.data.sampling import Balanced, Order, Sequential, Shuffled, Weighte
 from tinynet.data.sources import as_dataset
 
 Feed = Callable[[Sequence[Any]], list[Any]]
+Chunk = tuple[int, int, Batch]  # its first step, how many steps it has, and the batches of all, one after another
 LARGEST_CHUNK = 2**21  # numbers in a chunk, at most
+LAUNCHED = 16  # steps of a chunk that a device makes, at most
+_MOST = 64  # and the host: a chunk costs it some 150 us, whatever is in it
 
 
 class BatchSource(Protocol):
@@ -90,7 +93,7 @@ class Loader:
             self.order = Shuffled(n, self.seed)
         else:
             self.order = Sequential(n)
-        self.steps_per_chunk = min(16, max(1, LARGEST_CHUNK // (batch_size * prod(self.data.shape))))
+        self._largest = LARGEST_CHUNK // (batch_size * prod(self.data.shape))
         self._kept: tuple[int, int, str, Batch] | None = None  # the chunk that was made last: from step to step
 
     def __repr__(self) -> str:
@@ -124,31 +127,32 @@ class Loader:
             return self.data.rows(self.order.draws(*self._places(step, 1), self._orders(ops)), ops, dtype)
         kept = self._kept
         if kept is None or not isinstance(step, int) or not kept[0] <= step < kept[1] or kept[2] != dtype:
-            first = self.first_of_chunk(_check_step(step))
-            steps, chunk = self.chunk(first, ops, dtype)
+            first, steps, chunk = self.chunk(_check_step(step), ops, dtype)
             kept = self._kept = first, first + steps, dtype, chunk
         return self.cut(kept[3], step - kept[0], ops)
 
-    # On the host the batches of several steps, a chunk of them, are made together: the cost of calls and of a cold cache
-    # is spread over them.
+    # The batches of several steps, a chunk of them, are made together on the host: the cost of calls and of a cold cache is
+    # spread over them.
 
     def made_on_host(self, ops: Backend) -> bool:
         """Whether batches for ``ops`` are made by the host."""
         return self.data.on_host or (not self.data.stored and ops.generator.on_host)
 
-    def first_of_chunk(self, step: int) -> int:
-        """The first step of the chunk that a step belongs to; none crosses the end of an epoch."""
-        return step - step % self.steps_per_epoch % self.steps_per_chunk
+    def steps_per_chunk(self, ops: Backend) -> int:
+        """How many steps a chunk for ``ops`` has, but for the last of an epoch."""
+        return power_of_two(min(self._largest, _MOST if self.made_on_host(ops) else LAUNCHED))
 
-    def chunk(self, first: int, ops: Backend, dtype: str) -> tuple[int, Batch]:
-        """How many steps the chunk has that begins at ``first``, and their batches as one.
+    def chunk(self, step: int, ops: Backend, dtype: str) -> Chunk:
+        """The chunk that ``step`` belongs to; none crosses the end of an epoch.
 
-        They lie on the host of ``ops`` or, where that does not make them, on ``ops``.
+        Batches lie on the host of ``ops`` or, where that does not make them, on ``ops``.
         """
-        steps = min(self.steps_per_chunk, self.steps_per_epoch - first % self.steps_per_epoch)
+        most = self.steps_per_chunk(ops)
+        first = step - step % self.steps_per_epoch % most
+        steps = min(most, self.steps_per_epoch - first % self.steps_per_epoch)
         epoch, start, stop = self._places(first, steps)
         draws = self.order.draws(epoch, start, stop, self._orders(ops))
-        return steps, self.data.rows(draws, host_of(ops) if self.made_on_host(ops) else ops, dtype)
+        return first, steps, self.data.rows(draws, host_of(ops) if self.made_on_host(ops) else ops, dtype)
 
     def _orders(self, ops: Backend) -> Backend:
         """The backend that computes which samples make a batch for ``ops``: itself, if it can and they are used there."""
@@ -159,10 +163,8 @@ class Loader:
         """The batch of the ``number``-th step of a chunk, on ``ops``; ``put`` there by `Backend.feed`, if given."""
         rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
         parts = [None if a is None else a[rows] for a in chunk]
-        if put:
-            parts = put(parts)
-        elif not ops.on_host:
-            parts = [None if a is None else ops.asarray(a) for a in parts]
+        if not ops.on_host:
+            parts = put(parts) if put else [None if a is None else ops.asarray(a) for a in parts]
         return Batch(*parts)
 
 
@@ -176,3 +178,8 @@ def _check_step(step: int) -> int:
 def host_of(ops: Backend) -> Backend:
     """The backend that makes batches for ``ops`` on the host."""
     return ops if ops.on_host else get_backend("numpy")
+
+
+def power_of_two(most: int) -> int:
+    """The largest of 1, 2, …, 64 up to ``most``: they divide the steps between two checks of the loss."""
+    return next((n for n in (64, 32, 16, 8, 4, 2) if n <= most), 1)
