@@ -299,6 +299,32 @@ def test_targets_that_are_no_numbers(y):
         made().fit((X, y))
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("kind", [np.matrix, np.ma.masked_array])
+def test_of_subclasses_only_the_numbers_count(kind, ops):
+    """``*`` of two of `np.matrix` is another product, and a row of one is a table."""
+    scores, outputs = [], []
+    for like in (np.asarray, kind):
+        model = made(ops)
+        model.fit((like(X), like(REAL)), epochs=2, batch_size=8)
+        scores.append(model.evaluate((like(X), like(REAL))))
+        outputs.append(ops.to_numpy(model.predict(like(X))))
+    assert scores[0] == scores[1]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_declared_classes_are_compared_where_targets_are_not_all_checked():
+    class Mine(tn.Dataset):
+        n, shape, classes, outputs = 100, (4,), 4, None
+
+        def rows(self, index, ops, dtype):
+            x = ops.xp.ones((len(index), 4), dtype=ops.dtype(dtype))
+            return tn.data.Batch(x, ops.asarray([3 * (i == 99) for i in index], "int64"), None)
+
+    with pytest.raises(ValueError, match=r"^4 classes do not fit outputs \(n, 3\): expected width 4$"):
+        made().fit(Mine())
+
+
 def test_libraries_are_not_mixed():
     strict = tn.get_backend("strict:device1")
     other = tn.get_backend("strict:device2")
