@@ -29,7 +29,7 @@ class Supply:
         self._chunks = None
         if isinstance(loader, Loader) and loader.made_on_host(ops):
             self._chunks = _chunks(loader, first, ops, dtype)
-            self._put = None if ops.on_host else ops.feed()
+            self._put = None if ops.on_host or loader.prefetch is False else ops.feed()
         self._latest: Chunk = first, 0, Batch(None, None, None)
 
     def batch(self, step: int) -> Batch:
