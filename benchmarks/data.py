@@ -22,7 +22,7 @@ import numpy as np
 
 import tinynet as tn
 from benchmarks.clock import elapsed
-from benchmarks.feeding import STRETCH, Source, Turns, first_of, take_turns
+from benchmarks.feeding import STRETCH, Foreign, Source, Turns, first_of, take_turns
 
 D = tn.data
 N, FEATURES, BATCH = 10**6, 20, 4096
@@ -103,39 +103,42 @@ def overhead(rounds: int = 61) -> None:
         if importlib.util.find_spec("pyarrow"):
             D.write(arrays, folder / "d.parquet")
             stored["Parquet (20)"] = D.read(folder / "d.parquet")
-        loaders: dict[str, Callable[[], object]] = {
-            name: partial(tn.Loader, data, BATCH) for name, data in (virtual | stored).items()
+        loaders: dict[str, Callable[[], Source | Foreign]] = {
+            name: partial(Source, data, BATCH) for name, data in (virtual | stored).items()
         }
         if importlib.util.find_spec("torch"):
-            loaders |= _of_pytorch(x, y)
+            loaders |= _of_pytorch(x, y, first_of(tn.Loader(arrays, BATCH)))
         print(
             f"\nA step of a 64-64 network at batch {BATCH}; shuffled but for virtual sets. One run, in turns of {STRETCH} steps"
         )
         print(
-            "fixed: ms of a step on one batch; loader: us a step until the next batch is there; overhead: what data add to a"
+            "fixed: ms of a step on one batch, a call of its own; loader: us a step until the next batch is there; overhead:"
         )
-        print(f"step, as a part of it, by rounds: median of {rounds}, and between which half of them lie")
+        print(
+            "what data add to that step, as a part of it, where steps are run as by fit (numba runs those of a chunk at once),"
+        )
+        print(f"by rounds: median of {rounds}, and between which half of them lie")
         columns = "".join(f"{name + ': fixed':>14}{'loader':>8}{'overhead':>10}{'half':>18}" for name in BACKENDS)
         print(f"{'data':<34}{columns}")
         for label, loader in loaders.items():
             text = f"{label:<34}"
             for name in BACKENDS:
                 with tn.use_backend(name):
-                    turns, waited = _overhead(loader(), tn.Loader(arrays, BATCH), rounds)
+                    turns, waited = _overhead(loader(), rounds)
                 low, share, high = turns.share()
                 half = f"{low:.1%} to {high:.1%}"
                 text += f"{1e3 * statistics.median(turns.fixed):>14.2f}{1e6 * waited:>8.0f}{share:>10.1%}{half:>18}"
             print(text, flush=True)
 
 
-def _overhead(loader: Any, arrays: tn.Loader, rounds: int) -> tuple[Turns, float]:
-    source = Source(loader, first_of(loader if isinstance(loader, tn.Loader) else arrays), 2**40)
+def _overhead(source: Source | Foreign, rounds: int) -> tuple[Turns, float]:
     net = tn.Sequential(tn.Dense(64), tn.ReLU(), tn.Dense(64), tn.ReLU(), tn.Dense(3))
-    model = tn.Model(net, loader.data.shape[0])
-    return take_turns(tn.train(model, source, tn.CrossEntropy(), tn.Adam(1e-3), steps=2**40), source, rounds)
+    model = tn.Model(net, source.data.shape[0])
+    reports = tn.train(model, source, tn.CrossEntropy(), tn.Adam(1e-3), steps=2**40, together=True)
+    return take_turns(reports, source, rounds)
 
 
-def _of_pytorch(x: Any, y: Any) -> dict[str, Callable[[], object]]:
+def _of_pytorch(x: Any, y: Any, fixed: tn.data.Batch) -> dict[str, Callable[[], Source | Foreign]]:
     """PyTorch's ways to the same batches."""
     from torch import from_numpy
     from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
@@ -149,9 +152,9 @@ def _of_pytorch(x: Any, y: Any) -> dict[str, Callable[[], object]]:
         return DataLoader(data, BATCH, shuffle=True, num_workers=workers, drop_last=True)
 
     return {
-        "PyTorch's DataLoader, 0 workers": lambda: D.Batches(single(0)),
-        "PyTorch's DataLoader, 2 workers": lambda: D.Batches(single(2)),
-        "PyTorch's, whole batches by index": lambda: D.Batches(whole()),
+        "PyTorch's DataLoader, 0 workers": lambda: Foreign(D.Batches(single(0)), fixed),
+        "PyTorch's DataLoader, 2 workers": lambda: Foreign(D.Batches(single(2)), fixed),
+        "PyTorch's, whole batches by index": lambda: Foreign(D.Batches(whole()), fixed),
     }
 
 

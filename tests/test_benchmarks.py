@@ -8,11 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from tinynet_backends import portable_operations
 
 import tinynet as tn
 from benchmarks import __main__ as command
-from benchmarks import child, contenders, machine, ops, runner, tasks
+from benchmarks import child, contenders, machine, runner, tasks
 from benchmarks.clock import WARM, time_steps
 from benchmarks.comparison import Comparison
 from benchmarks.contenders.ours import Fixed
@@ -99,12 +98,6 @@ def test_the_clock_sets_the_first_steps_apart():
     assert found["losses"] == [1.0, 2.0, 3.0, 4.0, 5.0][:WARM]
     assert found["seconds"] > 0
     assert found["notes"]["first step, s"] > 0
-
-
-@pytest.mark.parametrize("name", portable_operations())
-def test_every_operation_that_can_be_replaced_has_arguments_to_be_timed_on(name):
-    numpy = tn.get_backend("numpy")
-    getattr(numpy, name)(*ops.arguments(name, numpy, 4, 8))
 
 
 def test_our_step_does_not_end_an_epoch():

@@ -98,8 +98,9 @@ def test_kept_are_the_last_and_the_best(whole):
     assert steps == [EVERY * ((last - 1) // EVERY), last]
 
 
-def test_killed_at_every_point_and_resumed(whole, tmp_path):
+def test_killed_at_every_point_and_resumed(whole, tmp_path, monkeypatch):
     """In each part of each batch of each step, and in each batch of each validation."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # the machine is not switched off
     wanted, calls = whole
     for fuse in range(1, calls + 1):
         folder = tmp_path / str(fuse)
@@ -299,7 +300,7 @@ def test_another_model_or_data_set_is_an_error_that_shows_both(tmp_path):
     [
         (lambda p: fit(make(), p / "full"), "{p}/full has checkpoints already: give resume=True, or another folder"),
         (lambda p: make().fit(tn.data.Moons(9), resume=True),
-         "resume goes on from a checkpoint: say where it is, checkpoint='folder'"),
+         "resume continues from a checkpoint: give its folder, checkpoint='folder'"),
         (lambda p: tn.Checkpoints(p, every=0), "Checkpoints every 0 is not a positive whole number"),
         (lambda p: tn.Checkpoints(p, keep=1.5), "Checkpoints keep 1.5 is not a positive whole number"),
         (lambda p: tn.load(tn.Checkpoints(p / "full").path(4)),

@@ -141,13 +141,12 @@ def test_a_signal_ends_the_step_and_resume_goes_on_bit_for_bit(
 def test_a_second_signal_ends_the_process_at_once(tmp_path):
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
-        "import time, tinynet as tn\nfrom tinynet.cli import main\nbatch = tn.Loader.batch\n"
-        "def slow(*args):\n    print('step', flush=True)\n    time.sleep(60)\n    return batch(*args)\n"
-        f"tn.Loader.batch = slow\nmain({['train', *SMALL, '--out', 'r']!r})"
+        "import time, tinynet as tn\nfrom tinynet.cli import main\nnumbers = tn.Adam.numbers\n"
+        "def slow(*args):\n    print('step', flush=True)\n    time.sleep(60)\n    return numbers(*args)\n"
+        f"tn.Adam.numbers = slow\nmain({['train', *SMALL, '--out', 'r']!r})"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        while process.stdout.readline() != "step\n":
-            pass
+        assert "step\n" in iter(process.stdout.readline, "")
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         assert process.poll() is None  # the step goes on
@@ -239,7 +238,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(argv, said, tmp_path, capsys):
         ("samples = 'x'", "option samples = 'x' is a str: expected a whole number"),
         ("sample = 1", "unknown option 'sample': choose from accumulate, "),
         ("samples = ", "c.toml: not a TOML file: "),
-        ("hidden = ['a']", "option hidden = ['a'] is no list of widths: expected whole numbers"),
+        ("hidden = ['a']", "option hidden = ['a'] is not a list of widths: expected whole numbers"),
         ("[options]\nnoise = 'x'", "Spirals noise 'x' is out of range: give a standard deviation in [0, 1e30]"),
     ],
 )

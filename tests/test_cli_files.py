@@ -250,6 +250,7 @@ def test_columns_that_are_used(tmp_path):
     from pyarrow import csv, parquet
 
     parquet.write_table(csv.read_csv("t.csv"), "t.parquet")
+    parquet.write_table(csv.read_csv("t.csv").rename_columns(["weight", "a", "b", "c", "y"]), "text.parquet")
     for path in ("t.csv", "t.parquet"):
         for options, names, x, weighted in (
             ({"exclude": ["id"]}, ("a", "b"), [[1, 2], [4, 5]], True),
@@ -271,6 +272,7 @@ def test_columns_that_are_used(tmp_path):
         ("t.csv", {"exclude": ["id", "a", "b"]}, "t.csv: has no features beside y"),
         ("t.csv", {}, "t.csv: column 'id' has 'k-1' in row 0, which is no number: fix or drop it, or exclude the column"),
         ("t.parquet", {}, "t.parquet: column 'id' of type string is not numeric: exclude it, or make it numbers"),
+        ("text.parquet", {}, "text.parquet: column 'weight' of type string is not numeric: exclude it, or make it numbers"),
         ("t.npy", {"exclude": ["a"]}, "t.npy: its columns have no names: features and exclude are for .csv, .tsv, .parquet"),
         ("t.csv", {"exclude": ["id"], "features": ["a"]},
          "features and exclude are two ways to say which columns are used: give one of them"),
@@ -751,7 +753,7 @@ def test_a_class_that_the_model_has_not_seen(run, tmp_path, capsys):
          "p.txt: unknown kind of file: choose from .csv, .parquet, .npy, or - for CSV on a pipe"),
         (["predict", "RUN", "x.csv", "--out", "no/p.csv"], "no: No such file or directory"),
         (["evaluate", "RUN/model.safetensors"],
-         "RUN/model.safetensors is no run folder, which would have its own data: give --data"),
+         "RUN/model.safetensors is not a run folder, which would have its own data: give --data"),
         (["evaluate", "RUN", "--metrics", "good"], f"unknown metric 'good': choose from {', '.join(METRICS)}"),
         (["export", "RUN", "--to", "paper", "--out", "m"], f"unknown format 'paper': choose from {', '.join(tn.export.FORMATS)}"),
         (["plot", "RUN", "--out", "p.bmp"], "p.bmp: unknown kind of file: choose .png"),

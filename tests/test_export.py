@@ -362,11 +362,11 @@ def test_what_cannot_be_exported_says_why_and_leaves_no_file(make, options, said
 
 def test_operators_that_do_not_fit_are_found_before_they_are_written(rt, monkeypatch, tmp_path):
     monkeypatch.setitem(export.NODES, Odd, lambda layer, params, x, graph: graph.add("Cube", x))
-    with pytest.raises(ValueError, match=r"^the graph of Odd\(\) is no valid ONNX: .*Cube") as e:
+    with pytest.raises(ValueError, match=r"^the graph of Odd\(\) is not valid ONNX: .*Cube") as e:
         export.to_onnx(tn.Model(Odd(), 2), tmp_path / "m.onnx")
     assert "\n" not in str(e.value)
     monkeypatch.setitem(export.NODES, Odd, lambda layer, params, x, graph: graph.add("Shape", x))
-    with pytest.raises(ValueError, match=r"^the graph of Odd\(\) is no valid ONNX: "):
+    with pytest.raises(ValueError, match=r"^the graph of Odd\(\) is not valid ONNX: "):
         export.to_onnx(tn.Model(Odd(), 2), tmp_path / "m.onnx")
     assert os.listdir(tmp_path) == []
 

@@ -255,7 +255,7 @@ def test_when_all_diverge_it_ends():
     [
         ({"seeds": []}, ValueError, "seeds is empty: give at least one"),
         ({"lr": []}, ValueError, "lr is empty: give at least one"),
-        ({"seeds": range(3), "lr": [0.1, 0.2]}, ValueError, "3 seeds and 2 rates do not pair: give as many, or one of either"),
+        ({"seeds": range(3), "lr": [0.1, 0.2]}, ValueError, "3 seeds and 2 rates do not pair: give equally many, or one of either"),
         ({"seeds": [1, -1]}, ValueError, "seed -1 is out of range: give one in [0, 2**64)"),
         ({"seeds": [0.5]}, TypeError, "seed 0.5 is not a whole number: give one in [0, 2**64)"),
         ({"seeds": "12"}, TypeError, "seed '1' is not a whole number: give one in [0, 2**64)"),
@@ -284,7 +284,7 @@ def test_a_layer_that_asks_for_masks_of_many_is_told_how():
             return ctx.ops.dropout(x, 0.5, *ctx.masks)[0], lambda dy: (dy, {})
 
     model = tn.Model(tn.Sequential(Noise(), tn.Dense(3)), 5)
-    with pytest.raises(TypeError, match=r"take those of each context in ctx.each\(\)"):
+    with pytest.raises(TypeError, match=r"take them from the contexts in ctx.each\(\)"):
         tn.fit_many(model, (X, LABELS), seeds=[1, 2])
 
 

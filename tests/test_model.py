@@ -182,7 +182,7 @@ def test_a_loss_takes_vectors(ops):
 LAYER_MISTAKES = {
     "output": "Sequential gives (30, 1) in forward and says (30, 4) in build: make them one",
     "gradient": "the gradient of '0.a' is (): expected (4,), the shape of the parameter",
-    "name": "the way back gives no gradient of '0.a': it gives 0.other",
+    "name": "backprop gives no gradient of '0.a': it gives 0.other",
 }
 
 
@@ -274,7 +274,7 @@ def test_a_column_against_a_vector():
         (X[0], "X (4,) is not a table: expected (n, 4)"),
         (np.array([["a", "b", "c", "d"]]), "X of dtype <U1 is not numeric: give real or whole numbers"),
         (X + 1j, "X of dtype complex128 is not numeric: give real or whole numbers"),
-        ([[1, 2], [3]], "X is no array: its rows differ in length"),
+        ([[1, 2], [3]], "X is not an array: its rows differ in length"),
         (tn.data.Moons(5), "samples of shape (2,) do not fit the model: expected (4,)"),
     ],
 )
@@ -322,6 +322,32 @@ def test_a_model_takes_arrays_of_its_own_backend_whichever_is_in_force(name):
             assert tn.fit_many(model, mine, seeds=[1, 2]).theta.shape[0] == 2
             assert len(tn.find_rate(model, mine, steps=10).losses) == 10
     assert runs[0] == runs[1] == runs[2]
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("kind", [np.matrix, np.ma.masked_array])
+def test_of_subclasses_only_the_numbers_count(kind, ops):
+    """``*`` of two of `np.matrix` is another product, and a row of one is a table."""
+    scores, outputs = [], []
+    for like in (np.asarray, kind):
+        model = made(ops)
+        model.fit((like(X), like(REAL)), epochs=2, batch_size=8)
+        scores.append(model.evaluate((like(X), like(REAL))))
+        outputs.append(ops.to_numpy(model.predict(like(X))))
+    assert scores[0] == scores[1]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_declared_classes_are_compared_where_targets_are_not_all_checked():
+    class Mine(tn.Dataset):
+        n, shape, classes, outputs = 100, (4,), 4, None
+
+        def rows(self, index, ops, dtype):
+            x = ops.xp.ones((len(index), 4), dtype=ops.dtype(dtype))
+            return tn.data.Batch(x, ops.asarray([3 * (i == 99) for i in index], "int64"), None)
+
+    with pytest.raises(ValueError, match=r"^4 classes do not fit outputs \(n, 3\): expected width 4$"):
+        made().fit(Mine())
 
 
 def test_libraries_are_not_mixed():
@@ -373,7 +399,7 @@ def test_libraries_are_not_mixed():
             lambda: tn.fit_many(made(), (X, LABELS), seeds=[0, 1], validation=(X, LABELS), metrics=["rmse"]),
             "metric 'rmse' does not take labels: choose from accuracy, top_k, log_loss, f1",
         ),
-        (lambda: made().fit((X, LABELS), metrics=3), "metrics 3 is no list: give one, such as ['accuracy']"),
+        (lambda: made().fit((X, LABELS), metrics=3), "metrics 3 is not a list: give one, such as ['accuracy']"),
         (
             lambda: made().fit((X, LABELS), metrics=[[1]]),
             f"unknown metric [1]: choose from {', '.join(metrics.METRICS)}",
@@ -394,7 +420,7 @@ def test_libraries_are_not_mixed():
             lambda: made().fit((X, np.ma.masked_array(LABELS, LABELS > 0))),
             "y is a masked array, and no value can be missing: give y.filled(…)",
         ),
-        (lambda: made().fit((X, [[1], [1, 2]])), "y is no array: its rows differ in length"),
+        (lambda: made().fit((X, [[1], [1, 2]])), "y is not an array: its rows differ in length"),
         (lambda: made().evaluate((X, LABELS)), "the model has no loss yet: fit it, or give evaluate(loss=…)"),
         (
             lambda: made().fit(X),

@@ -9,7 +9,7 @@ from tinynet_backends import BackendUnavailable, get_backend
 
 import tinynet as tn
 from tinynet.data import loader as loading
-from tinynet.data import sampling
+from tinynet.data import sampling, supply
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 3], [70, 25, 5])[RNG.permutation(100)]
@@ -85,13 +85,13 @@ def test_balanced_training_learns_the_rare_class():
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_batches_are_the_same_from_a_thread(prefetch, first, drop_last, ops, monkeypatch):
     monkeypatch.setattr(loading, "LARGEST_CHUNK", 3 * 7)  # several chunks in an epoch
-    monkeypatch.setattr(loading, "_SOON", 0.0)
+    monkeypatch.setattr(supply, "_SOON", 0.0)
     loader = tn.Loader(
         (DATA.x, DATA.y, np.linspace(0.1, 1, 100)), 7, shuffle=True, prefetch=prefetch, drop_last=drop_last
     )
-    coming = loading.batches(loader, first, ops, "float32")
+    coming = supply.Supply(loader, first, ops, "float32")
     for t in range(first, first + 30):
-        batch, wanted = next(coming), loader.data.batch(loader.index(t), ops, "float32")
+        batch, wanted = coming.batch(t), loader.data.batch(loader.index(t), ops, "float32")
         for a, b in zip(batch, wanted, strict=True):
             assert ops.owns(a)
             np.testing.assert_array_equal(ops.to_numpy(a), ops.to_numpy(b))
@@ -108,8 +108,8 @@ def test_a_thread_is_tried_and_kept_where_it_pays(tick, ticks, with_thread, thre
     turn. One that was faster once and not again was faster by chance; where batches cost next to nothing, or are there in no
     time, none is tried."""
     now, begun, running = [0.0], [], []
-    monkeypatch.setattr(loading, "perf_counter", lambda: now[0])
-    ahead, batch = loading._ahead, tn.Loader.batch
+    monkeypatch.setattr(supply, "perf_counter", lambda: now[0])
+    ahead, chunk = supply._ahead, tn.Loader.chunk
 
     def watched(*args):
         begun.append(args[1])
@@ -120,15 +120,17 @@ def test_a_thread_is_tried_and_kept_where_it_pays(tick, ticks, with_thread, thre
             running.clear()
 
     def slow(*args):
-        now[0] += ticks * tick
-        return batch(*args)
+        made = chunk(*args)
+        now[0] += 0.0 if running else ticks * tick * made[1]
+        return made
 
-    monkeypatch.setattr(loading, "_ahead", watched)
-    monkeypatch.setattr(tn.Loader, "batch", slow)
+    monkeypatch.setattr(supply, "_ahead", watched)
+    monkeypatch.setattr(tn.Loader, "chunk", slow)
     loader = tn.Loader(DATA, 10)
-    coming = loading.batches(loader, 0, tn.get_backend("numpy"), "float32")
-    for t in range(16 * loader.steps_per_chunk):
-        batch_of_step = next(coming)
+    ops = tn.get_backend("numpy")
+    coming = supply.Supply(loader, 0, ops, "float32")
+    for t in range(16 * loader.steps_per_chunk(ops)):
+        batch_of_step = coming.batch(t)
         np.testing.assert_array_equal(batch_of_step.x, DATA.x[loader.index(t)])
         now[0] += tick * (with_thread[len(begun) - 1] if running else 7)
     assert (len(begun), bool(running)) == (threads, threads == 3)

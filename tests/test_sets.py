@@ -634,10 +634,10 @@ def test_samples_by_number_slice_and_list(data, backend):
         ([3, 11, 12], "sample 12 is out of range: there are 10, numbered from 0"),
         (range(5, 12), "sample 11 is out of range: there are 10, numbered from 0"),
         (range(-2, 3), "sample -2 is out of range: there are 10, numbered from 0"),
-        (2.0, "samples have whole numbers in a list or a range, not float64 ()"),
-        ([1.0, 2.0], "samples have whole numbers in a list or a range, not float64 (2,)"),
-        ([True, False], "samples have whole numbers in a list or a range, not bool (2,)"),
-        ([[1, 2]], "samples have whole numbers in a list or a range, not int64 (1, 2)"),
+        (2.0, "samples are chosen by whole numbers in a list or a range, not float64 ()"),
+        ([1.0, 2.0], "samples are chosen by whole numbers in a list or a range, not float64 (2,)"),
+        ([True, False], "samples are chosen by whole numbers in a list or a range, not bool (2,)"),
+        ([[1, 2]], "samples are chosen by whole numbers in a list or a range, not int64 (1, 2)"),
     ],
 )
 def test_samples_that_are_not_there(data, index, said):

@@ -86,7 +86,7 @@ def test_npz_as_numpy_saves_it(compressed, dtype, tmp_path):
     got = parts(data, index)
     for a, b in zip(got, (x, Y, W), strict=True):
         np.testing.assert_array_equal(a, b[index])
-    mapped_file = Path(data.x.filename)
+    mapped_file = Path(data.x.base.filename)
     assert (mapped_file == tmp_path / "d.npz") == (not compressed)  # in place where it can be
 
 
@@ -102,7 +102,7 @@ def test_hdf5_as_h5py_saves_it(kind, tmp_path, monkeypatch):
     got = parts(data, np.arange(50)[::-1].copy())
     for a, b in zip(got, (X, X[:, :2], W), strict=True):
         np.testing.assert_array_equal(a, b[::-1])
-    assert (Path(data.x.filename) == tmp_path / "d.h5") == (kind != "chunked")
+    assert (Path(data.x.base.filename) == tmp_path / "d.h5") == (kind != "chunked")
 
 
 def test_labels_of_a_floating_type(tmp_path):
@@ -118,7 +118,7 @@ def test_labels_of_a_floating_type(tmp_path):
         np.save(tmp_path / "y.npy", np.where(np.arange(50) == 7, wrong, Y))
         with pytest.raises(tn.DataFileError) as e:
             D.read(tmp_path / "d.npy", target=tmp_path / "y.npy", task="classification")
-        assert str(e.value) == f"{tmp_path / 'd.npy'}: y is {wrong} in row 7, which is no label: give whole numbers"
+        assert str(e.value) == f"{tmp_path / 'd.npy'}: y is {wrong} in row 7, which is not a label: give whole numbers"
 
 
 def test_tables_with_columns_of_all_kinds(tmp_path):
@@ -547,6 +547,8 @@ def drain(batches, steps):
         (lambda: drain(D.Batches([(X, Y), (X[:, :2], Y)]), range(2)),
          ("batch 1 is Arrays(X (50, 2), y (50,), on numpy), and the first was Arrays(X (50, 3), y (50,), on numpy): "
           "shapes or targets differ")),
+        (lambda: tn.Model(tn.Dense(4), 3).fit(D.Batches([(X, Y), (X, Y), (X, np.where(np.arange(50) == 7, 4, Y))])),
+         "batch 2: CrossEntropy: labels must be in [0, 4), the numbers of the outputs; row 7 is 4"),
         (lambda: tn.Model(tn.Dense(2), 3).fit(D.Batches([(X, Y)])),
          "CrossEntropy: labels must be in [0, 2), the numbers of the outputs; row 1 is 2"),
     ],

@@ -216,10 +216,8 @@ def test_ctrl_c_leaves_the_last_finished_step(where, monkeypatch):
         raise KeyboardInterrupt
 
     if where == "loader":
-        batch = tn.Loader.batch
-        monkeypatch.setattr(
-            tn.Loader, "batch", lambda self, t, *rest: interrupt() if t == 14 else batch(self, t, *rest)
-        )
+        cut, steps = tn.Loader.cut, iter(range(100))
+        monkeypatch.setattr(tn.Loader, "cut", lambda *args: interrupt() if next(steps) == 14 else cut(*args))
     with pytest.raises(KeyboardInterrupt):
         model.fit(DATA, epochs=5, callbacks=[interrupt] if where == "callback" else [])
     monkeypatch.undo()
@@ -332,8 +330,8 @@ def test_history_as_json_lines():
         ({"early_stopping": 3}, "early stopping cannot watch 'val_loss': choose from loss"),
         ({"early_stopping": 0}, "EarlyStopping patience 0 is not a positive whole number"),
         ({"early_stopping": True}, "EarlyStopping patience True is not a positive whole number"),
-        ({"metrics": "f1"}, "metrics 'f1' is a single one: give a list, ['f1']"),
-        ({"callbacks": print}, "callbacks <built-in function print> is a single one: give a list"),
+        ({"metrics": "f1"}, "metrics 'f1' is a single metric: give a list, ['f1']"),
+        ({"callbacks": print}, "callbacks <built-in function print> is a single callback: give a list"),
         ({"clip": "1"}, "clip '1' is out of range: give a positive norm, or None"),
         ({"clip": -1.0}, "clip -1.0 is out of range: give a positive norm, or None"),
         ({"ema": 1.0}, "ema 1.0 is out of range: give the weight of the old average, in [0, 1)"),
@@ -410,7 +408,9 @@ def test_the_generator_complains_before_its_first_step():
         tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=-1)
     with pytest.raises(ValueError, match=r"^4 classes do not fit outputs \(n, 2\): expected width 4$"):
         tn.train(start(), tn.Loader(tn.data.Spirals(9, n_classes=4), 8), tn.CrossEntropy(), tn.Adam(), steps=1)
-    with pytest.raises(ValueError, match=r"^run has no 'm' for \d+ parameters: it is another model's or optimizer's$"):
+    with pytest.raises(
+        ValueError, match=r"^run has no 'm' for \d+ parameters: it belongs to another model or optimizer$"
+    ):
         tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=1, run=tn.Run({"m": np.zeros(3)}))
     with pytest.raises(TypeError, match=r"^loss 'mse' is not a loss: give one, such as CrossEntropy\(\)$"):
         tn.train(start(), tn.Loader(DATA, 8), "mse", tn.Adam(), steps=1)

@@ -7,7 +7,7 @@ The results are right for any |x|, also where an exponential on the way to them 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite, pi, sqrt
+from math import pi, sqrt
 from typing import Any
 
 from tinynet_backends.special import erf
@@ -86,7 +86,7 @@ class LeakyReLU(Activation):
     slope: float = 0.01
 
     def __post_init__(self) -> None:
-        checks.coerce_numbers(self, isfinite, "a finite number", "slope")
+        checks.coerce_numbers(self, checks.FINITE, "slope")
 
     def f(self, xp: Any, x: Array) -> Array:
         return xp.where(x > 0, x, self.slope * x)
@@ -102,7 +102,7 @@ class ELU(Activation):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.coerce_numbers(self, isfinite, "a finite number", "alpha")
+        checks.coerce_numbers(self, checks.FINITE, "alpha")
 
     def f(self, xp: Any, x: Array) -> Array:
         return xp.where(x > 0, x, self.alpha * xp.expm1(xp.minimum(x, 0.0)))

@@ -4,45 +4,44 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from secrets import token_hex
 
 
 @contextmanager
 def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     """An empty temporary file that replaces ``path``, flushed to disk, when the block ends.
 
-    A reader of ``path`` finds the old file or the new one, never a part. The mode follows the umask, as for any new file.
-    An exception leaves the old file, and no temporary one. Raises OSError, which names ``path``, if that cannot be
-    written or is not a regular file.
+    A reader of ``path`` finds the old file or the new one, never a part. The mode follows the umask, as for any new file;
+    a symbolic link stays, and what it points to is replaced. An exception leaves the old file, and no temporary one.
+    Raises OSError, which names ``path``, if that cannot be written or is not a regular file.
     """
     path = Path(path)
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not path.is_file():  # a device, say, whose place must not be taken
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    # not by `mkstemp`: its mode is another, and the umask, which is the process's, cannot be read without being set
+    new = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        new.touch(exist_ok=False)
     except OSError as e:
         raise OSError(e.errno, e.strerror, str(path)) from None
-    os.close(handle)
     try:
-        yield Path(name)
-        with open(name, "rb+") as f:
+        yield new
+        with open(new, "rb+") as f:
             os.fsync(f.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        os.replace(new, path)
     except BaseException as e:
-        if os.path.exists(name):
-            os.unlink(name)
-        if isinstance(e, OSError) and e.errno and (e.filename is None or os.fspath(e.filename) == name):
+        new.unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.errno and (e.filename is None or os.fspath(e.filename) == str(new)):
             raise OSError(e.errno, e.strerror, str(path)) from e
         raise
     if os.name == "posix":

@@ -165,7 +165,7 @@ class Checkpoints:
             try:
                 about, arrays = read_tensors(path)
                 if about.pop("checksum", None) != checksum(about, arrays):
-                    raise ModelFileError(f"{path}: damaged checkpoint: its checksum is another")
+                    raise ModelFileError(f"{path}: damaged checkpoint: its checksum does not match")
                 if about.get("kind") != "checkpoint":
                     raise ModelFileError(f"{path}: not a checkpoint")
                 if about.get("contents") != _CONTENTS:
@@ -185,7 +185,7 @@ class Checkpoints:
 
     def _compare(self, theirs: dict[str, str], path: Path) -> None:
         if not isinstance(theirs, dict):
-            raise TypeError("its fingerprint is none")
+            raise TypeError("its fingerprint is not a mapping")
         for name, mine in self._fingerprint.items():
             if theirs.get(name) != mine:
                 raise _AnotherRun(f"{path} was written for another {name}: {theirs.get(name)} there, {mine} here")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import inf, nan
+from math import inf, isfinite, nan
 from operator import index
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def _is_array(value: Any) -> bool:
@@ -49,12 +49,25 @@ def float_or_nan(value: Any) -> float:
     return nan if found is None else found
 
 
-def coerce_numbers(owner: object, good: Callable[[float], bool], wanted: str, *names: str) -> None:
-    """Make these fields of a frozen dataclass Python's own numbers; ValueError unless they are numbers, and ``good``."""
+class Range(NamedTuple):
+    """The numbers for which ``holds`` is true, and ``text``, which says what they are."""
+
+    holds: Callable[[float], bool]
+    text: str
+
+
+FINITE = Range(isfinite, "a finite number")
+NOT_NEGATIVE = Range(lambda number: 0 <= number < inf, "a finite number of at least 0")
+POSITIVE = Range(lambda number: 0 < number < inf, "a positive number")
+FRACTION = Range(lambda number: 0 <= number < 1, "a number in [0, 1)")
+
+
+def coerce_numbers(owner: object, within: Range, *names: str) -> None:
+    """Make these fields of a frozen dataclass Python's own numbers; ValueError unless they are numbers ``within`` a range."""
     for name in names:
         value = getattr(owner, name)
-        if not good(float_or_nan(value)):
-            raise ValueError(f"{type(owner).__name__} {name} {short_repr(value)} is out of range: give {wanted}")
+        if not within.holds(float_or_nan(value)):
+            raise ValueError(f"{type(owner).__name__} {name} {short_repr(value)} is out of range: give {within.text}")
         own = as_int(value)
         object.__setattr__(owner, name, float_or_nan(value) if own is None else own)
 

@@ -96,10 +96,10 @@ class Config:
                     f"option {f.name} = {value!r} is a {type(value).__name__}: expected {_WORDS.get(kind, kind.__name__)}"
                 )
         if not all(type(width) is int for width in self.hidden):
-            raise ValueError(f"option hidden = {self.hidden!r} is no list of widths: expected whole numbers")
+            raise ValueError(f"option hidden = {self.hidden!r} is not a list of widths: expected whole numbers")
         for name in ("features", "exclude"):
             if not all(type(column) is str for column in getattr(self, name)):
-                raise ValueError(f"option {name} = {getattr(self, name)!r} is no list of names: expected text")
+                raise ValueError(f"option {name} = {getattr(self, name)!r} is not a list of names: expected text")
         for data in self.paths:
             if type(data) is not str or (not _is_file(data) and (data not in DATASETS or len(self.paths) > 1)):
                 if type(data) is str and (Path(data).suffix or Path(data).exists()):

@@ -21,9 +21,9 @@ class Ensemble:
     """n networks that differ in their numbers alone, what `tinynet.fit_many` returns.
 
     ``theta`` (n, p) and ``state`` (n, s) have a network in each row; ``ensemble[i]`` is the i-th as a `Model` of its own.
-    ``seeds``, ``rates`` and ``histories`` have one entry a network. ``diverged`` says of those whose loss or weights
-    stopped being finite when that was, by number: their weights are the last that were seen to be good, their losses
-    NaN from then on, and `mean` and `spread` are those of the others.
+    ``seeds``, ``rates`` and ``histories`` have one entry per network. ``diverged`` says, by index, when the loss or the
+    weights of a network stopped being finite: its weights are the last that were known to be good, its losses NaN from
+    then on, and `mean` and `spread` leave it out.
     """
 
     theta = Vector()

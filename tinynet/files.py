@@ -92,7 +92,7 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
     try:
         net, loss = rebuild(about["net"]), rebuild(about["loss"])
         if not isinstance(net, Layer) or not isinstance(loss, Loss | None):
-            raise ValueError("its architecture is not one")
+            raise ValueError("its architecture is not a layer and a loss")
         n_in, seed, dtype = tuple(about["in_shape"]), about["seed"], about["dtype"]
         names = about["metrics"]
         metrics = tuple(METRICS[name] for name in names)
@@ -114,7 +114,7 @@ def _columns(about: Any, model: Model) -> Columns | None:
     features, target, classes = about["features"], about["target"], about["classes"]
     columns = Columns(tuple(features), tuple(target), None if classes is None else tuple(classes))
     if (len(features),) != model.in_shape or (classes is not None and len(classes) != max(model.out_shape[-1], 2)):
-        raise ValueError("its columns are not as many as the network's")
+        raise ValueError("it does not have as many columns as the network")
     return columns
 
 
@@ -126,7 +126,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ModelFileError(f"{path}: not a model of tinynet, though a safetensors file")
         about = json.loads(metadata["tinynet"])
         if not isinstance(about, dict):
-            raise ValueError("its description is no JSON object")
+            raise ValueError("its description is not a JSON object")
         if about.get("format") != FORMAT:
             raise ModelFileError(
                 f"{path}: format {about.get('format')!r}, which this version does not read: expected {FORMAT}"
@@ -174,7 +174,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique: dict[str, Any] = {}
     for name, value in pairs:
         if name in unique:
-            raise ValueError(f"{name!r} comes twice")
+            raise ValueError(f"{name!r} occurs twice")
         unique[name] = value
     return unique
 

@@ -43,7 +43,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
-        checks.coerce_numbers(self, lambda delta: delta >= 0, "at least 0", "min_delta")
+        checks.coerce_numbers(self, checks.Range(lambda delta: delta >= 0, "at least 0"), "min_delta")
 
 
 Callback = Callable[[Model, dict[str, float]], None]
@@ -166,7 +166,7 @@ def fit(
     best = _best(early_stopping, chosen if held_out is not None else None)
     saver = checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
     if resume and saver is None:
-        raise ValueError("resume goes on from a checkpoint: say where it is, checkpoint='folder'")
+        raise ValueError("resume continues from a checkpoint: give its folder, checkpoint='folder'")
 
     history, run = History(), Run(optimizer.init(model.theta, model.ops))
     if ema is not None:
@@ -187,27 +187,14 @@ def fit(
 
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     session.call_per_step(run.step)
-    if history.stopped:
-        reports = iter(())
-    with bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent() as bar:
-        for report in reports:
-            session.after_step(report, bar)
-            last = snapshot.finished or report.step == steps
-            if why := session.save(report, last):
-                history.stopped = why
-                return history
-            if last:
-                break
-    if run.average is not None:
-        model.theta[...] = run.average
-    if best.kept is not None:
-        model.theta[...], model.state[...] = best.kept
-        history.best_epoch = best.epoch
+    bar = bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent()
+    if session.run(iter(()) if history.stopped else reports, steps, bar):
+        session.finish()
     return history
 
 
 class _Session:
-    """What happens between the steps of a run: losses, validation, callbacks and checkpoints."""
+    """A run of `fit`, and what happens between its steps: losses, validation, callbacks and checkpoints."""
 
     def __init__(
         self, snapshot: Snapshot, loader: BatchSource, callbacks: list[Callback], held_out: Dataset | None,
@@ -217,12 +204,34 @@ class _Session:
         self.held_out, self.evaluate, self.callbacks = held_out, evaluate, callbacks
         self.per_step: list[Any] = [callback for callback in callbacks if hasattr(callback, "at_step")]
 
+    def run(self, reports: Iterator[Report], steps: int, bar: bars.Silent) -> bool:
+        """Take the ``steps`` steps; whether the run is at its end, rather than stopped so that another continues it."""
+        with bar:
+            for report in reports:
+                self._after_step(report, bar)
+                last = self.snapshot.finished or report.step == steps
+                if why := self._save(report, last):
+                    self.snapshot.history.stopped = why
+                    return False
+                if last:
+                    break
+        return True
+
+    def finish(self) -> None:
+        """Give the model the average or the best of its weights, if they were kept."""
+        model, run, best = self.snapshot.model, self.snapshot.run, self.snapshot.best
+        if run.average is not None:
+            model.theta[...] = run.average
+        if best.kept is not None:
+            model.theta[...], model.state[...] = best.kept
+            self.snapshot.history.best_epoch = best.epoch
+
     def call_per_step(self, step: int) -> None:
         with _may_stop(self.snapshot.history):
             for callback in self.per_step:
                 callback.at_step(self.snapshot.model, step)
 
-    def after_step(self, report: Report, bar: bars.Silent) -> None:
+    def _after_step(self, report: Report, bar: bars.Silent) -> None:
         snapshot, recent = self.snapshot, report.recent
         if recent:
             snapshot.tally.add(recent)
@@ -250,7 +259,7 @@ class _Session:
                 self.saver.rate(row, model)
         tally.reset()
 
-    def save(self, report: Report, last: bool) -> str:
+    def _save(self, report: Report, last: bool) -> str:
         """Save a checkpoint if one is due; the reason why the run stops with it, or nothing."""
         saver = self.saver
         if saver is None or not (last or saver.due(report.step) or (report.last_of_epoch and not saver.every)):
@@ -262,7 +271,7 @@ class _Session:
 def _checked_callbacks(callbacks: Any) -> list[Callback]:
     """A list of callbacks; TypeError for anything else."""
     if callable(callbacks):
-        raise TypeError(f"callbacks {checks.short_repr(callbacks)} is a single one: give a list")
+        raise TypeError(f"callbacks {checks.short_repr(callbacks)} is a single callback: give a list")
     found = list(callbacks) if hasattr(callbacks, "__iter__") else [callbacks]
     for callback in found:
         if not callable(callback):

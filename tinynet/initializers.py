@@ -6,7 +6,7 @@ Variances depend on the fans of a weight matrix (i, o): ``fan_in = i``, ``fan_ou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite, prod, sqrt
+from math import inf, prod, sqrt
 from typing import Any, Protocol
 
 from tinynet_backends import Backend, exact
@@ -40,7 +40,7 @@ class Constant:
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.coerce_numbers(self, isfinite, "a finite number", "value")
+        checks.coerce_numbers(self, checks.FINITE, "value")
 
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
         return host.xp.full(shape, float(self.value), dtype=host.xp.float64)
@@ -54,10 +54,9 @@ class Uniform:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.coerce_numbers(self, isfinite, "a finite number", "low")
-        checks.coerce_numbers(
-            self, lambda high: self.low <= high and isfinite(high), f"a finite number of at least {self.low}", "high"
-        )
+        checks.coerce_numbers(self, checks.FINITE, "low")
+        above = checks.Range(lambda high: self.low <= high < inf, f"a finite number of at least {self.low}")
+        checks.coerce_numbers(self, above, "high")
 
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
         return self.low + (self.high - self.low) * _uniform(shape, key, counter, host)
@@ -70,7 +69,7 @@ class _Scaled:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.coerce_numbers(self, isfinite, "a finite number", "gain")
+        checks.coerce_numbers(self, checks.FINITE, "gain")
 
     def _variance(self, fan_in: int, fan_out: int) -> float:
         raise NotImplementedError
@@ -143,7 +142,7 @@ class Orthogonal:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.coerce_numbers(self, isfinite, "a finite number", "gain")
+        checks.coerce_numbers(self, checks.FINITE, "gain")
 
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
         if len(shape) != 2:

@@ -62,7 +62,7 @@ class Context:
         They are distinct for up to eight levels of 4095 layers each.
         """
         if isinstance(self.seed, tuple):
-            raise TypeError("many networks have masks of their own: take those of each context in ctx.each()")
+            raise TypeError("each of many networks has its own masks: take them from the contexts in ctx.each()")
         low, high = self.path & 2**64 - 1, self.path >> 64 & 2**32 - 1
         return (self.seed, streams.MASKS), (self.step, low, high | self.part << 32)
 
@@ -321,8 +321,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def checked_forward(net: Layer, shape: Shape, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
-    """``net.forward``; ValueError unless it gives samples of ``shape``, as its `build` says, which anything else that
-    broadcasts would pass for."""
+    """``net.forward``; ValueError unless its output has the ``shape`` that `build` says: another could broadcast unnoticed."""
     y, backprop = net.forward(params, x, ctx)
     wanted = *x.shape[: ctx.axes], *shape
     if tuple(y.shape) != wanted:
@@ -333,12 +332,11 @@ def checked_forward(net: Layer, shape: Shape, params: Params, x: Array, ctx: Con
 
 
 def checked_gradients(names: Iterable[str], dparams: Mapping[str, Any], params: Params) -> list[Array]:
-    """What a way back gives for the parameters of these names; ValueError unless all are there, in their parameters'
-    shapes."""
+    """The gradients of the named parameters; ValueError unless all are there, each in its parameter's shape."""
     found, wanted = dict(leaves(dparams)), dict(leaves(params))
     for name in names:
         if name not in found:
-            raise ValueError(f"the way back gives no gradient of {name!r}: it gives {', '.join(found) or 'none'}")
+            raise ValueError(f"backprop gives no gradient of {name!r}: it gives {', '.join(found) or 'none'}")
         shape, own = tuple(found[name].shape), tuple(wanted[name].shape)
         if shape != own:
             raise ValueError(f"the gradient of {name!r} is {shape}: expected {own}, the shape of the parameter")

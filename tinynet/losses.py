@@ -156,7 +156,7 @@ class Huber(Loss):
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.coerce_numbers(self, lambda delta: 0 < delta < inf, "a positive number", "delta")
+        checks.coerce_numbers(self, checks.POSITIVE, "delta")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
@@ -174,7 +174,7 @@ class Quantile(Loss):
     q: float = 0.5
 
     def __post_init__(self) -> None:
-        checks.coerce_numbers(self, lambda q: 0 < q < 1, "a number in (0, 1)", "q")
+        checks.coerce_numbers(self, checks.Range(lambda q: 0 < q < 1, "a number in (0, 1)"), "q")
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
@@ -288,7 +288,7 @@ class CrossEntropy(Loss):
     labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.coerce_numbers(self, lambda smoothing: 0 <= smoothing < 1, "a number in [0, 1)", "smoothing")
+        checks.coerce_numbers(self, checks.FRACTION, "smoothing")
         if self.class_weight is not None:
             object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
 
@@ -345,7 +345,7 @@ class CrossEntropy(Loss):
 
 
 def _of_numbers(target: Array, ops: Backend) -> str:
-    """How to make labels of these targets, as the end of a message; nothing unless they are one number for a sample."""
+    """How to make labels of these targets, for the end of a message; empty unless there is one number per sample."""
     if prod(target.shape) != target.shape[0] or not ops.xp.isdtype(target.dtype, "real floating"):
         return ""
     return "; astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"

@@ -218,6 +218,8 @@ def _pairs(seeds: Any, lr: Any) -> tuple[list[int], list[float | Schedule]]:
         if not values:
             raise ValueError(f"{name} is empty: give at least one")
     if len(numbers) != len(rates) and 1 not in (len(numbers), len(rates)):
-        raise ValueError(f"{len(numbers)} seeds and {len(rates)} rates do not pair: give as many, or one of either")
+        raise ValueError(
+            f"{len(numbers)} seeds and {len(rates)} rates do not pair: give equally many, or one of either"
+        )
     n = max(len(numbers), len(rates))
     return numbers * (n // len(numbers)), rates * (n // len(rates))

@@ -202,7 +202,7 @@ class R2(Metric):
     of_numbers: ClassVar[bool] = True
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
-        """For each output the squares of the errors, the mean and the squares of the distances from it; the weight."""
+        """For each output the squared errors, the mean of the targets and the squared distances from it; then the weight."""
         xp = ops.xp
         y, target = xp.astype(y, xp.float64), xp.astype(target, xp.float64)
         rows = xp.astype(_rows(y, weight, ops), xp.float64)
@@ -246,9 +246,9 @@ def check_metrics(metrics: Iterable[Metric], labels: bool) -> None:
 def as_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
     """`as_metric` of each."""
     if isinstance(metrics, (str, Metric)):
-        raise TypeError(f"metrics {metrics!r} is a single one: give a list, [{metrics!r}]")
+        raise TypeError(f"metrics {metrics!r} is a single metric: give a list, [{metrics!r}]")
     if not hasattr(metrics, "__iter__"):
-        raise TypeError(f"metrics {checks.short_repr(metrics)} is no list: give one, such as ['accuracy']")
+        raise TypeError(f"metrics {checks.short_repr(metrics)} is not a list: give one, such as ['accuracy']")
     return tuple(map(as_metric, metrics))
 
 

@@ -7,8 +7,8 @@ All follow PyTorch's conventions, and are held to its numbers where it has the s
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
-from math import inf, sqrt
+from dataclasses import KW_ONLY, dataclass, fields
+from math import sqrt
 from typing import Any, ClassVar
 
 from tinynet_backends import Backend
@@ -18,6 +18,12 @@ from tinynet.schedules import Schedule, rate_at
 
 Array = Any
 State = dict[str, Any]  # name -> (p,) array, or a float that depends on the step alone
+
+_RANGES = {
+    "lr": checks.NOT_NEGATIVE._replace(text=f"{checks.NOT_NEGATIVE.text}, or step -> rate"),
+    **dict.fromkeys(("l2", "weight_decay", "epsilon", "momentum_decay"), checks.NOT_NEGATIVE),
+    **dict.fromkeys(("momentum", "beta1", "beta2", "decay"), checks.FRACTION),
+}
 
 
 @dataclass(frozen=True)
@@ -32,21 +38,9 @@ class Optimizer:
     slots: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        positive, fraction = (
-            ("lr", "l2", "weight_decay", "epsilon", "momentum_decay"),
-            ("momentum", "beta1", "beta2", "decay"),
-        )
-        for field in positive + fraction:
-            given = getattr(self, field, 0.0)
-            if callable(given) and field == "lr":
-                continue
-            value = checks.float_or_nan(given)
-            if not 0 <= value < (1 if field in fraction else inf):
-                remedy = "a number in [0, 1)" if field in fraction else "a finite number of at least 0"
-                text = f"{type(self).__name__} {field} {checks.short_repr(given)} is out of range: give {remedy}"
-                raise ValueError(f"{text}, or step -> rate" if field == "lr" else text)
-            if hasattr(self, field):
-                object.__setattr__(self, field, value)
+        for f in fields(self):
+            if f.name in _RANGES and not (f.name == "lr" and callable(self.lr)):
+                checks.coerce_numbers(self, _RANGES[f.name], f.name)
 
     def init(self, theta: Array, ops: Backend) -> State:
         """State before the first step: a zero vector for each slot."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from tinynet import checks
@@ -28,7 +27,7 @@ class Dropout(Layer):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        checks.coerce_numbers(self, lambda rate: 0 <= rate < 1, "the fraction dropped, in [0, 1)", "rate")
+        checks.coerce_numbers(self, checks.FRACTION._replace(text="the fraction dropped, in [0, 1)"), "rate")
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
         if not ctx.train or self.rate == 0.0:
@@ -57,7 +56,7 @@ class LayerNorm(Layer):
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        checks.coerce_numbers(self, lambda epsilon: 0 <= epsilon < inf, "a finite number of at least 0", "epsilon")
+        checks.coerce_numbers(self, checks.NOT_NEGATIVE, "epsilon")
 
     def build(self, shape: Shape) -> Spec:
         _check_vectors("LayerNorm", shape)
@@ -86,8 +85,9 @@ class BatchNorm(Layer):
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        checks.coerce_numbers(self, lambda momentum: 0 <= momentum <= 1, "the weight of the new, in [0, 1]", "momentum")
-        checks.coerce_numbers(self, lambda epsilon: 0 <= epsilon < inf, "a finite number of at least 0", "epsilon")
+        weight = checks.Range(lambda momentum: 0 <= momentum <= 1, "the weight of the new, in [0, 1]")
+        checks.coerce_numbers(self, weight, "momentum")
+        checks.coerce_numbers(self, checks.NOT_NEGATIVE, "epsilon")
 
     def build(self, shape: Shape) -> Spec:
         _check_vectors("BatchNorm", shape)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, inf, pi, sqrt
+from math import cos, pi, sqrt
 
 from tinynet import checks
 
@@ -15,8 +15,8 @@ Schedule = Callable[[int], float]
 
 
 def _settle(owner: object, rates: tuple[str, ...], positive: tuple[str, ...] = ()) -> None:
-    checks.coerce_numbers(owner, lambda rate: 0 <= rate < inf, "a finite number of at least 0", *rates)
-    checks.coerce_numbers(owner, lambda number: 0 < number < inf, "a positive number", *positive)
+    checks.coerce_numbers(owner, checks.NOT_NEGATIVE, *rates)
+    checks.coerce_numbers(owner, checks.POSITIVE, *positive)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class OneCycle:
 
     def __post_init__(self) -> None:
         _settle(self, ("rate",), ("steps", "start", "end"))
-        checks.coerce_numbers(self, lambda rise: 0 < rise < 1, "a fraction in (0, 1)", "rise")
+        checks.coerce_numbers(self, checks.Range(lambda rise: 0 < rise < 1, "a fraction in (0, 1)"), "rise")
 
     def __call__(self, step: int) -> float:
         low = self.rate / self.start

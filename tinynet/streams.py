@@ -65,7 +65,9 @@ class Stream:
 
     def __post_init__(self) -> None:
         if not isinstance(self.counter, (tuple, list)) or len(self.counter) != 3:
-            raise ValueError(f"Stream counter {checks.short_repr(self.counter)} is not one: give three whole numbers")
+            raise ValueError(
+                f"Stream counter {checks.short_repr(self.counter)} is not a counter: give three whole numbers"
+            )
         names = ("purpose", "counter[0]", "counter[1]", "counter[2]")
         numbers = []
         for name, value, bits in zip(names, (self.purpose, *self.counter), (64, 64, 64, 32), strict=True):
@@ -192,7 +194,7 @@ def _places(index: Index, n: int, host: Backend) -> Array:
         return host.arange(index.start, index.stop)
     numbers = _whole_numbers(index)
     if numbers is None:
-        raise IndexError(f"indices {checks.short_repr(index)} are none: give a range or a list in [0, 2**62)")
+        raise IndexError(f"indices {checks.short_repr(index)} are not valid: give a range or a list in [0, 2**62)")
     permutation.check_inside(xp, numbers, n)
     return host.asarray(numbers, "int64")
 

@@ -14,7 +14,8 @@ from tinynet_backends import Backend
 
 from tinynet import checks
 from tinynet.data import Batch
-from tinynet.data.loader import BatchSource, Loader, batches
+from tinynet.data.loader import BatchSource, Loader
+from tinynet.data.supply import Supply
 from tinynet.data.together import Together
 from tinynet.errors import DivergedError
 from tinynet.footprint import step_bytes
@@ -24,6 +25,7 @@ from tinynet.model import Model, Trainable, check_fit
 from tinynet.optim import Optimizer, State, check_optimizer
 
 CHECK_EVERY = 64  # steps; a check of the losses waits for the device
+_SHORT = 2**28  # parameters times samples of a step that takes the host no more than some 10 ms
 
 
 @dataclass
@@ -67,12 +69,13 @@ def train(
     """Train ``model`` in place for ``steps`` steps, one for each report that is asked for; break out of the loop to stop.
 
     ``clip`` bounds the gradient's norm. ``accumulate`` computes each batch in that many parts and adds up their
-    gradients: the same step, in less memory, but for layers that look at a batch (`BatchNorm`) or draw masks for it
-    (`Dropout`), which do so for each part. ``ema`` keeps ``average = ema * average + (1 - ema) * theta`` in the run.
+    gradients: the same step in less memory, except that layers with statistics (`BatchNorm`) or masks (`Dropout`) of a
+    batch have those of each part. ``ema`` keeps ``average = ema * average + (1 - ema) * theta`` in the run.
     ``run`` continues from the state of an earlier report. Raises `DivergedError` if the loss or a weight is not finite,
     which is checked every 64 steps, at the end of an epoch, and after every step for which ``due(step)`` is true: the
     model is then as it was at the last check. With ``together`` a report may stand for several steps and describes the
-    last of them: a CUDA device that makes its batches itself gets up to 16 in one launch.
+    last of them: a CUDA device that makes its batches itself gets up to 16 in one launch, and numba runs up to 64 without
+    Python in between.
 
     Examples
     --------
@@ -100,7 +103,7 @@ def train(
         for name in optimizer.used_slots():
             if getattr(run.slots.get(name), "shape", None) != theta.shape:
                 raise ValueError(
-                    f"run has no {name!r} for {theta.shape[0]} parameters: it is another model's or optimizer's"
+                    f"run has no {name!r} for {theta.shape[0]} parameters: it belongs to another model or optimizer"
                 )
         if ema is not None and run.average is None:
             run.average = ops.xp.asarray(theta, copy=True)
@@ -126,10 +129,9 @@ class Step:
         return self._one(*batch, t, *self.numbers(t))
 
     def several(self, chunk: Batch, first: int, losses: Array) -> None:
-        """Set ``losses`` (steps, …) by steps ``first``, ``first + 1``, …, whose batches are those of ``chunk``.
+        """Set ``losses`` (steps, …) by steps ``first``, ``first + 1``, …, whose batches are the entries of ``chunk``.
 
-        Batches are equal parts of the chunk or, for many networks, its entries. Weights and losses have the bits of single
-        steps. On a device that launches, all of them take one launch.
+        Weights and losses have the bits of single steps. On a device that launches, all of them take one launch.
         """
         steps, scan = losses.shape[0], self.ops.scan(self._one)
         numbers = [(t, *self.numbers(t)) for t in range(first, first + steps)]
@@ -143,10 +145,9 @@ class Step:
 
     def _compute_several(self, steps: int, *args: Any) -> Array:
         fixed, (losses, *batch), numbers = args[: (k := len(self.fixed))], args[k : k + 4], args[k + 4 :]
-        size, width = batch[0].shape[0] // steps, len(numbers) // steps
-        each = []
+        width, each = len(numbers) // steps, []
         for n in range(steps):
-            part = [None if a is None else a[n * size : (n + 1) * size, ...] for a in batch]
+            part = [None if a is None else a[n, ...] for a in batch]
             each.append(self.compute(*fixed, *part, *numbers[n * width : (n + 1) * width]))
         return self.ops.pack(each, losses)
 
@@ -162,40 +163,51 @@ def make_step(
     """The step of a run, of one network or of many; ``rate`` is that of `Optimizer.apply`."""
     ops, theta = model.ops, model.theta
     clip, ema = (None if number is None else float(number) for number in (clip, ema))
-    lead = theta.shape[:-1]  # (), or the number of networks
-    all_networks = (slice(None),) * len(lead)
     vectors = [ops.zeros(theta.shape, theta.dtype) for _ in range(2 if accumulate > 1 else 1)]
 
     def step(
         params: Params, theta: Array, slots: State, average: Array | None, vectors: list[Array], rate: Array | None,
         x: Array, y: Array, weight: Array | None, t: int, *numbers: float,
     ) -> Array:  # fmt: skip
-        total, denominator = None, loss.denominator(y, weight, ops)
-        g, part = vectors[0], vectors[-1]
-        n = x.shape[len(lead)]
-        if lead:
-            x = ops.xp.broadcast_to(x, (*lead, *x.shape[1:]))  # all networks may share the samples
-        size = -(-n // accumulate)
-        for start in range(0, n, size):
-            rows = *all_networks, slice(start, min(start + size, n))
-            w = None if weight is None else weight[rows]
-            ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=start // size)
-            out, backprop = checked_forward(model.net, model.out_shape, params, x[(*rows, ...)], ctx)
-            value, dy = loss(out, y[(*rows, ...)], ops, w, denominator)
-            ops.pack(checked_gradients(model.gradient_names, backprop(dy)[1], params), part if start else g)
-            if start:
-                ops.update(_add, [g], [part])
-            total = value if total is None else total + value
+        value = _gradient(model, loss, params, Batch(x, y, weight), t, accumulate, vectors)
         if clip is not None:
-            ops.clip_norm(g, clip)
-        optimizer.apply(theta, g, slots, numbers if rate is None else (rate, *numbers[1:]), ops)
+            ops.clip_norm(vectors[0], clip)
+        optimizer.apply(theta, vectors[0], slots, numbers if rate is None else (rate, *numbers[1:]), ops)
         if ema is not None:
             ops.update(_blend, [average], [theta], ema)
-        return total
+        return value
 
     arrays = {name: value for name, value in run.slots.items() if not isinstance(value, float)}
     fixed = model.params, theta, arrays, run.average, vectors, rate
     return Step(ops, step, fixed, partial(optimizer.numbers, run.slots))
+
+
+def _gradient(
+    model: Trainable, loss: Loss, params: Params, batch: Batch, t: int, parts: int, vectors: list[Array]
+) -> Array:
+    """The loss of a batch, computed in ``parts`` parts; its gradient is written to ``vectors[0]``.
+
+    The gradient of a part other than the first is written to ``vectors[-1]`` and added to it.
+    """
+    ops, lead = model.ops, model.theta.shape[:-1]  # (), or the number of networks
+    x, y, weight = batch
+    total, denominator = None, loss.denominator(y, weight, ops)
+    n = x.shape[len(lead)]
+    if lead:
+        x = ops.xp.broadcast_to(x, (*lead, *x.shape[1:]))  # all networks may share the samples
+    size = -(-n // parts)
+    for start in range(0, n, size):
+        rows = *(slice(None) for _ in lead), slice(start, min(start + size, n))
+        w = None if weight is None else weight[rows]
+        ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=start // size)
+        out, backprop = checked_forward(model.net, model.out_shape, params, x[(*rows, ...)], ctx)
+        value, dy = loss(out, y[(*rows, ...)], ops, w, denominator)
+        gradients = checked_gradients(model.gradient_names, backprop(dy)[1], params)
+        ops.pack(gradients, vectors[-1] if start else vectors[0])
+        if start:
+            ops.update(_add, [vectors[0]], [vectors[-1]])
+        total = value if total is None else total + value
+    return total
 
 
 Check = Callable[[Any, Array, list[Array], int], tuple[Any, ...]]  # as `check_finite`
@@ -210,26 +222,25 @@ def loop(
     Where the loop waits for the device it calls ``check``, which returns `Report.recent`.
     """
     ops, theta = model.ops, model.theta
-    together = together and _made_together(loader, ops)
+    together = together and _made_together(loader, ops, theta)
     shape = CHECK_EVERY, *theta.shape[:-1]
     with ops.active():
         losses = ops.zeros(shape, theta.dtype)
         good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
     since, stop = run.step, run.step + steps  # since: the step of the last check
-    with closing(batches(loader, run.step, ops, model.dtype)) as coming:
+    with closing(Supply(loader, run.step, ops, model.dtype)) as supply:
         while run.step < stop:
             with ops.active():
                 t = run.step
                 count = 1
                 if together and step.joins():
-                    count = _uninterrupted(loader, t, min(stop, since + CHECK_EVERY), due, ops.launches)
+                    count = _uninterrupted(loader, t, min(stop, since + CHECK_EVERY), due, ops)
                 latest = t + count - 1
                 value = losses[latest - since, ...]
                 if count > 1:
-                    _, chunk = loader.chunk(t, ops, model.dtype)  # type: ignore[attr-defined]
-                    step.several(chunk, t, losses[t - since : t - since + count, ...])
+                    step.several(supply.several(t, count), t, losses[t - since : t - since + count, ...])
                 else:
-                    ops.assign(value, step(loader.batch(t, ops, model.dtype) if together else next(coming), t))
+                    ops.assign(value, step(supply.batch(t), t))
                 run.step = t + count
                 epoch, place = divmod(latest, loader.steps_per_epoch)
                 last = place + 1 == loader.steps_per_epoch
@@ -241,29 +252,31 @@ def loop(
             yield Report(run.step, epoch, last, value, run, recent)
 
 
-def _made_together(loader: BatchSource, ops: Backend) -> bool:
+def _made_together(loader: BatchSource, ops: Backend, theta: Array) -> bool:
     """Whether several steps may be run as one.
 
-    They may be for many networks on the host, and on a device that launches them and makes their batches itself.
-    Each part of a chunk must be aligned like a batch of its own, or matrix products would have other bits.
+    They may be on a device that launches them and makes their batches itself; each part of a chunk must then be aligned
+    like a batch of its own, or matrix products would have other bits. On the host they may be for many networks, and
+    where a step is short: Ctrl-C waits for all of them, and what is between two steps is not short.
     """
-    if not ops.launches:
-        return isinstance(loader, Together)
-    return isinstance(loader, Loader) and not loader.made_on_host(ops) and loader.batch_size % 4 == 0
+    if ops.launches:
+        return isinstance(loader, Loader) and not loader.made_on_host(ops) and loader.batch_size % 4 == 0
+    return isinstance(loader, Together) or (
+        isinstance(loader, Loader) and theta.shape[0] * loader.batch_size <= _SHORT and loader.made_on_host(ops)
+    )
 
 
-def _uninterrupted(loader: Any, first: int, stop: int, due: Callable[[int], bool] | None, all_alike: bool) -> int:
-    """How many steps are run as one from ``first`` on.
+def _uninterrupted(loader: Any, t: int, stop: int, due: Callable[[int], bool] | None, ops: Backend) -> int:
+    """How many steps are run as one from ``t`` on.
 
-    They are those of a chunk of full batches that ends by ``stop`` and within which no step is due; else it is 1. With
-    ``all_alike`` every chunk that is run as one has the same number of steps.
+    They are full batches of one chunk, up to ``stop`` or to where a step is due. A device that launches them is given all of
+    a chunk or single ones: each number of steps would be another graph.
     """
-    full = loader.data.n // loader.batch_size - first % loader.steps_per_epoch
-    steps = min(loader.steps_per_chunk, full)
-    whole = loader.first_of_chunk(first) == first and steps >= (loader.steps_per_chunk if all_alike else 1)
-    if not whole or first + steps > stop or (due is not None and any(map(due, range(first + 1, first + steps)))):
-        return 1
-    return int(steps)
+    most, place = loader.steps_per_chunk(ops), t % loader.steps_per_epoch
+    count = min(most - place % most, loader.data.n // loader.batch_size - place, stop - t)
+    if due is not None:
+        count = next((n for n in range(1, count) if due(t + n)), count)
+    return max(count, 1) if not ops.launches or count == most else 1
 
 
 def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:

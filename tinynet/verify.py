@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import sha256
-from math import prod
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tinynet.data import DATASETS, Loader
 from tinynet.gradients import TOLERANCE, layer_error, loss_error
 from tinynet.layers import Dense, Layer, Residual, Sequential
 from tinynet.model import Model
+from tinynet.operands import operands
 from tinynet.optim import AdamW
 from tinynet.standardize import Standardize
 from tinynet.streams import Stream
@@ -81,10 +82,10 @@ def _gradients(ops: Backend) -> Iterator[str]:
 
 def _replacements(ops: Backend, *names: str) -> Iterator[str]:
     """replaced operations against portable ones"""
-    for name in names or overrides(ops):
+    for name, (n, k) in product(names or overrides(ops), _SIZES):
         reference = ops.generator if name in _ON_WORDS else ops
         for dtype, tolerance in (("float32", 1e-4), ("float64", 1e-11)):
-            for a, b in zip(_cases(name, ops, dtype), _cases(name, reference, dtype), strict=True):
+            for a, b in zip(operands(name, ops, n, k, dtype), operands(name, reference, n, k, dtype), strict=True):
                 got, wanted = getattr(ops, name)(*a), getattr(Backend, name)(reference, *b)
                 for x, y in zip([*_flat(got), *_flat(a)], [*_flat(wanted), *_flat(b)], strict=True):
                     error = _apart(ops.to_numpy(x), reference.to_numpy(y))
@@ -99,25 +100,9 @@ def _apart(x: Any, y: Any) -> float:
     return float((x != y).any())
 
 
+_SIZES = ((9, 5), (140, 241))  # samples and their width: the second have more numbers than a block of NumPy's
 _ON_WORDS = {"words", "words_at", "normal", "halves", "dropout", "permute", "samples"}
 _EXACT = _ON_WORDS | {"sincos", "arctan", "log", "sum_in_order", "affine_in_order", "gather"}
-
-
-def _sample(ops: Backend, words: Any) -> tuple[Any, Any]:
-    """A formula for `Backend.samples`."""
-    return ops.normal(words), ops.halves(words)[:, :3]
-
-
-def _product(xp: Any, a: Any, b: Any) -> Any:
-    return a * b + 1.0
-
-
-def _descent(xp: Any, theta: Any, g: Any, rate: float) -> tuple[Any]:
-    return (theta - rate * g,)
-
-
-def _squares(xp: Any, y: Any, t: Any) -> tuple[Any, Any]:
-    return (y - t) ** 2, 2.0 * (y - t)
 
 
 def _flat(value: Any) -> list[Any]:
@@ -125,53 +110,6 @@ def _flat(value: Any) -> list[Any]:
     if isinstance(value, (tuple, list)):
         return [a for part in value for a in _flat(part)]
     return [value] if hasattr(value, "shape") else []
-
-
-def _cases(name: str, ops: Backend, dtype: str) -> list[tuple[Any, ...]]:
-    """Arguments to try an operation on: small ones, and ones longer than a block."""
-    stream, xp = Stream(1, purpose=5), ops.xp
-
-    def real(*shape: int) -> Any:
-        return xp.reshape(stream.normal(range(prod(shape)), dtype, ops), shape)
-
-    def real64(*shape: int) -> Any:
-        return xp.reshape(stream.normal(range(prod(shape)), "float64", ops), shape)
-
-    key, counter = (7, 5), (1, 2, 3)
-    labels = stream.integers(range(9), 4, ops)
-    cases: dict[str, Callable[[], list[tuple[Any, ...]]]] = {
-        "affine": lambda: [(real(9, 5), real(5, 4), real(4)), (real(300, 64), real(64, 32))],
-        "affine_grad": lambda: [
-            (real(9, 4), real(9, 5), real(5, 4), True),
-            (real(9, 4), real(9, 5), real(5, 4), False, False),
-        ],
-        "elementwise": lambda: [(_product, real(9, 5), real(9, 5)), (_product, real(70_000), real(70_000))],
-        "update": lambda: [(_descent, [real(n)], [real(n)], 0.1) for n in (9, 70_000)],
-        "pack": lambda: [([real(3, 2), real(4)], real(10))],
-        "clip_norm": lambda: [(real(70_000), 0.5), (real(9), 1e9)],
-        "softmax": lambda: [(real(9, 4),)],
-        "softmax_grad": lambda: [(real(9, 4), real(9, 4))],
-        "standardize": lambda: [(real(9, 5), real(5), real(5))],
-        "normalize": lambda: [(real(9, 5), real(5), real(5), axis, 1e-5) for axis in (-1, -2)],
-        "normalize_grad": lambda: [(real(9, 5), real(9, 5), real(9, 1), real(5), -1)],
-        "elementwise_loss": lambda: [(_squares, real(9, 4), real(9, 4), real(9))],
-        "softmax_cross_entropy": lambda: [(real(9, 4), labels, real(9)), (real(9, 4), labels, real(9), 0.1)],
-        "words": lambda: [(key, counter, 3, 1001)],
-        "words_at": lambda: [(key, counter, labels, 5)],
-        "normal": lambda: [(stream.words(range(70_000), ops),)],
-        "halves": lambda: [(stream.words(range(70_000), ops),)],
-        "dropout": lambda: [(real(70_000), 0.3, key, counter)],
-        "dropout_grad": lambda: [(real(9, 5), xp.reshape(stream.bernoulli(range(45), 0.7, ops), (9, 5)), 0.3)],
-        "permute": lambda: [(labels, 1000, tuple(range(24)))],
-        "sincos": lambda: [(real64(5000),)],
-        "arctan": lambda: [(real64(5000), stream.uniform(range(5000), "float64", ops))],
-        "log": lambda: [(xp.abs(real64(5000)),)],
-        "sum_in_order": lambda: [(real64(9, 5),)],
-        "affine_in_order": lambda: [(real64(9, 5), real64(5, 4), real64(1, 4), 0.3)],
-        "gather": lambda: [(real(9, 5), labels)],
-        "samples": lambda: [(_sample, key, counter, range(7, 3007), width, (), dtype) for width in (5, 21)],
-    }
-    return cases[name]()
 
 
 def _golden(ops: Backend) -> Iterator[str]:
@@ -194,7 +132,7 @@ def _permutations(ops: Backend) -> Iterator[str]:
     for n in (1, 2, 3, 17, 1000, 4097):
         places = permute(host.xp, host.arange(0, n), n, keys)
         if sorted(host.to_numpy(places).tolist()) != list(range(n)):
-            yield f"the permutation of range({n}) is none"
+            yield f"permute does not permute range({n})"
         if host.to_numpy(unpermute(host.xp, places, n, keys)).tolist() != list(range(n)):
             yield f"the inverse permutation of range({n}) is another one's"
 

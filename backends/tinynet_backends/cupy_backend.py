@@ -14,7 +14,7 @@ from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.runtime import Runtime
 from tinynet_backends.cuda.source import OPTIONS, Source
 from tinynet_backends.cuda.tune import Choices
-from tinynet_backends.errors import BackendUnavailable
+from tinynet_backends.errors import BackendUnavailable, first_line
 
 # Precisions, and the compute capability from which on a device has them: Volta, and the tensor cores of Ampere.
 PRECISIONS = {"float32": 70, "tf32": 80, "bf16": 80}
@@ -37,14 +37,14 @@ class CupyBackend(CudaDevice, CudaOperations):
             import cupy as cp
             from array_api_compat import cupy as xp
         except ImportError as e:
-            raise BackendUnavailable(f"backend 'cupy' cannot be imported ({_line(e)}): {_EXTRA}") from e
+            raise BackendUnavailable(f"backend 'cupy' cannot be imported ({first_line(e)}): {_EXTRA}") from e
         if int(cp.__version__.partition(".")[0]) < OLDEST:
             raise BackendUnavailable(f"backend 'cupy' needs CuPy {OLDEST} or later, not {cp.__version__}: {_EXTRA}")
         try:
             count = cp.cuda.runtime.getDeviceCount()
         except Exception as e:
             raise BackendUnavailable(
-                f"backend 'cupy' finds no CUDA device ({_line(e)}): check the driver, or use 'numpy'"
+                f"backend 'cupy' finds no CUDA device ({first_line(e)}): check the driver, or use 'numpy'"
             ) from e
         if not count:
             raise BackendUnavailable("backend 'cupy' finds no CUDA device: check the driver, or use 'numpy'")
@@ -66,7 +66,9 @@ class CupyBackend(CudaDevice, CudaOperations):
                 handle = library.handle(number)  # before any capture
                 runtime = Runtime(cp, number)
             except (ImportError, OSError, RuntimeError) as e:
-                raise BackendUnavailable(f"backend {self.name!r} cannot use its device ({_line(e)}): {_EXTRA}") from e
+                raise BackendUnavailable(
+                    f"backend {self.name!r} cannot use its device ({first_line(e)}): {_EXTRA}"
+                ) from e
             choices = Choices(runtime.machine() | {"cublaslt": library.version})
             problem = partial(lt.Problem, library)
             self._attach(runtime, Products(runtime, problem, handle, choices, precision, self.rounded))
@@ -85,7 +87,7 @@ class CupyBackend(CudaDevice, CudaOperations):
         try:
             return self._cp.RawModule(code=source.text, options=OPTIONS).get_function(kernel)
         except self._cp.cuda.compiler.CompileException as e:
-            raise RuntimeError(f"NVRTC does not compile {source.name}: {_line(e)}") from e
+            raise RuntimeError(f"NVRTC does not compile {source.name}: {first_line(e)}") from e
 
     def _address(self, a: Array) -> int:
         return int(a.data.ptr)
@@ -110,11 +112,6 @@ class CupyBackend(CudaDevice, CudaOperations):
         runtime = self._cp.cuda.runtime
         name = runtime.getDeviceProperties(self.device.id)["name"].decode()
         return f"CuPy {self._cp.__version__}, CUDA {runtime.runtimeGetVersion()}, {name}"
-
-
-def _line(e: Exception) -> str:
-    """The first line of an error: CuPy's messages are long."""
-    return str(e).strip().partition("\n")[0] or type(e).__name__
 
 
 def make(device: str | None) -> CupyBackend:

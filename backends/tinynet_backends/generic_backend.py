@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinynet_backends.backend import Array, Backend
-from tinynet_backends.errors import BackendUnavailable
+from tinynet_backends.errors import BackendUnavailable, first_line
 from tinynet_backends.numpy_backend import NumpyBackend
 
 # Library -> its array API namespace: a fixed table, so that no name from a file or a command line is ever imported.
@@ -78,6 +78,6 @@ def make(name: str, device: str | None) -> GenericBackend:
             place = torch.device(device or "cpu")
             torch.empty(0, device=place)
         except Exception as e:
-            line = str(e).splitlines()[0]
-            raise BackendUnavailable(f"backend 'torch' has no device {device!r} ({line}): write 'torch'") from e
+            why = first_line(e)
+            raise BackendUnavailable(f"backend 'torch' has no device {device!r} ({why}): write 'torch'") from e
     return GenericBackend(name if device is None else f"{name}:{device}", xp, place)

@@ -1,4 +1,4 @@
-"""What data cost within `Model.fit`: computed batches beside one repeated batch in the same run."""
+"""What data cost within `Model.fit`: computed batches beside bare steps on one repeated batch in the same run."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any
 import tinynet as tn
 from benchmarks import tasks
 from benchmarks.comparison import Comparison
-from benchmarks.feeding import STRETCH, Source, first_of, within_fit
+from benchmarks.feeding import Source, within_fit
 from benchmarks.runner import CONTROL, Failed, Order, Runner
 
-NUMBERS = 2**22  # of an epoch, roughly
+NUMBERS = 2**22  # of an epoch, roughly, which has a multiple of so many steps:
+MULTIPLE = 16
 SETS = {"blobs": tn.data.Blobs, "checkerboard": tn.data.Checkerboard}  # normal and uniform numbers
 
 
 def measure(widths: list[int], batch: int, article: bool, backend: str, seconds: float) -> dict[str, Any]:
-    """In the child: seconds of a step within ``fit`` on one batch and on those of each virtual set, epochs in turns."""
+    """In the child: seconds of a bare step on one batch and of one in ``fit`` on each virtual set, epochs in turns."""
     task, found = tasks.Task(tuple(widths), batch), {}
-    steps = STRETCH * max(1, min(64, NUMBERS // (batch * widths[0] * STRETCH)))
+    steps = MULTIPLE * max(1, min(64, NUMBERS // (batch * widths[0] * MULTIPLE)))
     rounds = max(5, min(40, int(seconds * 2**38 / (task.flops * steps))))
     with tn.use_backend(backend):
         for name, kind in SETS.items():
-            loader = tn.Loader(kind(2**40, n_features=widths[0]), batch)
-            turns = within_fit(task.model(backend), Source(loader, first_of(loader), steps), rounds)
+            source = Source(kind(2**40, n_features=widths[0]), batch, steps)
+            turns = within_fit(task.model(backend), source, rounds)
             found[name] = {"fixed": median(turns.fixed), "fed": median(turns.fed), "share": turns.share()[1]}
     return found
 

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 def _data(args: argparse.Namespace, model: Model) -> Dataset:
     if args.data is None:
         if not (Path(args.model) / "config.toml").is_file():
-            raise ValueError(f"{args.model} is no run folder, which would have its own data: give --data")
+            raise ValueError(f"{args.model} is not a run folder, which would have its own data: give --data")
         return run_data(args.model)[2]
     if len(args.data) == 1 and args.data[0] in DATASETS:
         config = computed(args.data[0], args)

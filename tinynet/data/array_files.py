@@ -23,7 +23,9 @@ def _for_task(path: Path, y: Array, task: str | None) -> Array:
         y = _labels(path, y)
     integer = y.dtype.kind in "biu"
     if task == "classification" and not (integer and y.ndim == 1):
-        raise DataFileError(f"{path}: y {y.dtype} {y.shape} is no target of a classification: give whole numbers (n,)")
+        raise DataFileError(
+            f"{path}: y {y.dtype} {y.shape} is not a target for classification: give whole numbers (n,)"
+        )
     return y.reshape(-1, 1) if y.ndim == 1 and (task == "regression" or not integer) else y
 
 
@@ -33,7 +35,7 @@ def _labels(path: Path, y: Array) -> Array:
         labels = y.astype(np.int64)
     wrong = np.flatnonzero(labels != y)
     if len(wrong):
-        raise DataFileError(f"{path}: y is {y[wrong[0]]} in row {wrong[0]}, which is no label: give whole numbers")
+        raise DataFileError(f"{path}: y is {y[wrong[0]]} in row {wrong[0]}, which is not a label: give whole numbers")
     return labels
 
 

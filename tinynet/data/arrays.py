@@ -38,7 +38,7 @@ class Arrays(Dataset):
         self.y = _follow(y, "y", self.ops)
         self.weight = None if weight is None else _follow(weight, "weight", self.ops)
         self._check_shapes()
-        self._maps = [m for a in (self.x, self.y, self.weight) if (m := _mapping(a)) is not None]
+        self._maps = [m for a in (x, y, weight) if (m := _mapping(a)) is not None]
         self._mapped, self._touched = sum(len(m) for m in self._maps), 0
         self._beyond = ""  # the error if float32 is requested
         self._check_values(finite)
@@ -178,13 +178,16 @@ def check_unmasked(x: Any, name: str) -> None:
 
 
 def adopt(x: Any, name: str) -> tuple[Array, Backend]:
-    """``x`` and its backend: the host for lists and NumPy arrays, otherwise the one that owns it."""
+    """``x`` and its backend: the host for lists and NumPy arrays, otherwise the one that owns it.
+
+    Of a subclass of NumPy's arrays the plain array: ``*`` of two matrices is another product.
+    """
     host = get_backend("numpy")
     check_unmasked(x, name)
     if hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__"):
         for backend in (host, get_backend()):
             if backend.owns(x):
-                return x, backend
+                return backend.xp.asarray(x), backend
         kind = f"{type(x).__module__.split('.')[0]} array on {getattr(x, 'device', 'no device')}"
         raise TypeError(
             f"{name} is a {kind}, which backend '{get_backend().name}' does not own: convert it, or switch backends"
@@ -192,7 +195,7 @@ def adopt(x: Any, name: str) -> tuple[Array, Backend]:
     try:
         return host.xp.asarray(x), host
     except ValueError:
-        raise TypeError(f"{name} is no array: its rows differ in length") from None
+        raise TypeError(f"{name} is not an array: its rows differ in length") from None
 
 
 def _follow(x: Any, name: str, ops: Backend) -> Array:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from tinynet_backends import Backend, get_backend
 
 from tinynet import checks
 from tinynet.data.arrays import Arrays
-from tinynet.data.dataset import Batch, Dataset
+from tinynet.data.dataset import Array, Batch
+
+A = TypeVar("A", bound=Arrays)
+
+
+class _First(Arrays):
+    """The first batch, which keeps what is demanded of its targets: so much is demanded of those of all others."""
+
+    demand: Callable[[Array, Backend], None] | None = None
+
+    def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
+        self.demand = check
+        super().check(check, ops)
 
 
 class Batches:
@@ -31,15 +43,15 @@ class Batches:
             self._again = iter(source) is not source
         except TypeError:
             text = checks.short_repr(source)
-            raise TypeError(f"batches {text} cannot be gone through: give a list or an iterator of (x, y)") from None
+            raise TypeError(f"batches {text} cannot be iterated over: give a list or an iterator of (x, y)") from None
         if steps is None:
             if not (self._again and hasattr(source, "__len__")):
                 raise ValueError("an iterator has no length: say how many steps an epoch has, Batches(source, steps=…)")
             steps = len(source)  # type: ignore[arg-type]
         self.steps_per_epoch = checks.positive("Batches steps", steps)
         self._source, self._iterator, self._next = source, iter(source), 0
-        self._first: Arrays | None = self._take()
-        self.data: Dataset = self._first
+        self.data: _First = self._take(_First)
+        self._first: Arrays | None = self.data
         self.batch_size = self.data.n
 
     def __len__(self) -> int:
@@ -52,7 +64,7 @@ class Batches:
     def fingerprint(self) -> str:
         return f"Batches of {self.data.fingerprint()}"
 
-    def _take(self) -> Arrays:
+    def _take(self, kind: type[A]) -> A:
         try:
             batch = next(self._iterator)
         except StopIteration:
@@ -64,7 +76,7 @@ class Batches:
             ) from None
         if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
             raise TypeError(f"a batch is (x, y) or (x, y, weight), not {type(batch).__name__}")
-        return Arrays(*(_host(a) for a in batch))
+        return kind(*(_host(a) for a in batch))
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
         if step != self._next:
@@ -77,9 +89,14 @@ class Batches:
         else:
             if self._again and step % self.steps_per_epoch == 0:
                 self._iterator = iter(self._source)
-            data = self._take()
+            data = self._take(Arrays)
         if data.shape != self.data.shape or data.outputs != self.data.outputs:
             raise ValueError(f"batch {step} is {data!r}, and the first was {self.data!r}: shapes or targets differ")
+        if self.data.demand is not None:
+            try:
+                data.check(self.data.demand, ops)
+            except ValueError as e:
+                raise ValueError(f"batch {step}: {e}") from None
         self._next += 1
         return data.rows(range(data.n), ops, dtype)
 

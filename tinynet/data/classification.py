@@ -14,13 +14,13 @@ from tinynet.data.dataset import Array
 from tinynet.data.virtual import (
     ClassFirst,
     Virtual,
+    cached_per_backend,
     check_classes,
     check_noise,
     check_real,
     check_scale,
     check_turns,
     check_whole,
-    once,
     place,
     uniforms,
 )
@@ -49,7 +49,7 @@ class Spirals(ClassFirst):
     noise: float = 0.1
     turns: float = 1.0
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_classes(self)
         check_noise(self)
         check_turns(self, "turns")
@@ -75,7 +75,7 @@ class Spirals(ClassFirst):
         """
         index = range(min(20_000, self.n)) if index is None else index
         if not isinstance(index, range) or index.step != 1 or not index:
-            raise TypeError(f"index {checks.short_repr(index)} is no range of samples: give one of step 1")
+            raise TypeError(f"index {checks.short_repr(index)} is not a range of samples: give one of step 1")
         if (count := checks.as_int(points)) is None or not 1 <= count <= 2**20:
             raise ValueError(f"points {checks.short_repr(points)} is out of range: give a whole number in [1, 2**20]")
         self._find(index[0], index[-1])
@@ -109,7 +109,7 @@ class Blobs(ClassFirst):
     noise: float = 1.0
     box: float = 10.0
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_classes(self)
         check_noise(self)
         check_scale(self, "box")
@@ -119,7 +119,7 @@ class Blobs(ClassFirst):
     def _width(self) -> int:
         return 1 + self.n_features
 
-    @once
+    @cached_per_backend
     def centres(self, ops: Backend) -> Array:
         """(n_classes, n_features) float64."""
         u = exact.uniform64(ops.xp, self._constants(self.n_classes * self.n_features, ops))
@@ -141,7 +141,7 @@ class AnisotropicBlobs(Blobs):
     1 / n_features, so that a class has the covariance ``noise**2 * A.T @ A``.
     """
 
-    @once
+    @cached_per_backend
     def transforms(self, ops: Backend) -> Array:
         """(n_classes, n_features, n_features) float64."""
         k, i = self.n_classes, self.n_features
@@ -169,7 +169,7 @@ class Moons(ClassFirst):
 
     noise: float = 0.1
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_noise(self)
         self._set(shape=(2,), classes=2)
 
@@ -194,7 +194,7 @@ class Circles(ClassFirst):
     noise: float = 0.1
     factor: float = 0.8
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_noise(self)
         check_real(self, "factor", 0.0, nextafter(1.0, 0.0), "a radius in [0, 1)")
         self._set(shape=(2,), classes=2)
@@ -219,7 +219,7 @@ class Checkerboard(Virtual):
     cells: int = 4
     n_features: int = 2
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_whole(self, "cells")
         check_whole(self, "n_features")
         self._set(shape=(self.n_features,), classes=2)
@@ -244,7 +244,7 @@ class Parity(Virtual):
     n_features: int = 2
     noise: float = 0.3
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_whole(self, "n_features")
         check_noise(self)
         self._set(shape=(self.n_features,), classes=2)
@@ -270,7 +270,7 @@ class GaussianQuantiles(Virtual):
     n_features: int = 2
     n_classes: int = 3
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_whole(self, "n_features")
         check_classes(self)
         self._set(shape=(self.n_features,), classes=self.n_classes)
@@ -336,7 +336,7 @@ class Logistic(Virtual):
     n_classes: int = 2
     scale: float = 3.0
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_whole(self, "n_features")
         check_classes(self)
         check_noise(self, "scale")
@@ -345,7 +345,7 @@ class Logistic(Virtual):
     def _width(self) -> int:
         return self.n_features + self.n_classes
 
-    @once
+    @cached_per_backend
     def coefficients(self, ops: Backend) -> Array:
         """(n_features + 1, n_classes) float64: w, and b in the last row."""
         i, k = self.n_features, self.n_classes

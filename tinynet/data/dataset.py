@@ -94,7 +94,9 @@ class Dataset:
             if index.ndim == 1 and str(index.dtype) == "object" and all(checks.as_int(i) is not None for i in index):
                 self._find(min(index), max(index))  # integers too large for an array
             if index.ndim != 1 or not (index.size == 0 or xp.isdtype(index.dtype, "integral")):
-                raise IndexError(f"samples have whole numbers in a list or a range, not {index.dtype} {index.shape}")
+                raise IndexError(
+                    f"samples are chosen by whole numbers in a list or a range, not {index.dtype} {index.shape}"
+                )
             self._find(*_extremes(index))  # before 2**63 becomes negative
             index = xp.astype(index, xp.int64)
         return self.batch(index, get_backend(), "float32")

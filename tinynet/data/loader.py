@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from math import prod
-from time import perf_counter
 from typing import Any, Protocol
 
 from tinynet_backends import Backend, get_backend
@@ -15,6 +12,12 @@ from tinynet import checks, streams
 from tinynet.data.dataset import Batch, Dataset, Index
 from tinynet.data.sampling import Balanced, Order, Sequential, Shuffled, Weighted
 from tinynet.data.sources import as_dataset
+
+Feed = Callable[[Sequence[Any]], list[Any]]
+Chunk = tuple[int, int, Batch]  # its first step, how many steps it has, and the batches of all, one after another
+LARGEST_CHUNK = 2**21  # numbers in a chunk, at most
+LAUNCHED = 16  # steps of a chunk that a device makes, at most
+_MOST = 64  # and the host: a chunk costs it some 150 us, whatever is in it
 
 
 class BatchSource(Protocol):
@@ -30,16 +33,16 @@ class BatchSource(Protocol):
 class Loader:
     """Step t -> batch, a pure function of (seed, t).
 
-    The samples are gone through epoch by epoch, in memory that does not grow with their number; ``shuffle`` (by default
-    where neighbours may resemble each other: stored arrays) takes each epoch in an order of its own. The last batch of
-    an epoch is smaller, or left out with ``drop_last``.
+    An epoch has each sample once, in memory that does not grow with their number; ``shuffle`` (by default where
+    neighbours may resemble each other: stored arrays) gives each epoch an order of its own. The last batch of an epoch
+    is smaller, or left out with ``drop_last``.
 
-    Two ways to draw other than each sample once an epoch, an epoch still being as many draws as there are samples:
-    ``weights``, a not negative number for each sample, draws with replacement in proportion to them; ``balance`` deals
-    the classes out in turn, so that each is drawn equally often, and goes through each class in an order of its own.
-    Both keep a number for each sample in memory.
+    There are two other ways to draw, with as many draws in an epoch as there are samples: ``weights``, a non-negative
+    number for each sample, draws with replacement in proportion to them; ``balance`` takes the classes in turn, so that
+    each is drawn equally often, and goes through each class in an order of its own. Both keep a number for each sample
+    in memory.
 
-    ``prefetch`` gets the next batch in a background thread while a step runs; None tries whether that is faster, where
+    ``prefetch`` makes the next batch in a background thread while a step runs; None tries whether that is faster, where
     batches come from the host's memory, from files or from the host's arithmetic. They are the same either way.
 
     Examples
@@ -90,7 +93,7 @@ class Loader:
             self.order = Shuffled(n, self.seed)
         else:
             self.order = Sequential(n)
-        self.steps_per_chunk = min(16, max(1, LARGEST_CHUNK // (batch_size * prod(self.data.shape))))
+        self._largest = LARGEST_CHUNK // (batch_size * prod(self.data.shape))
         self._kept: tuple[int, int, str, Batch] | None = None  # the chunk that was made last: from step to step
 
     def __repr__(self) -> str:
@@ -108,7 +111,7 @@ class Loader:
         return self.steps_per_epoch
 
     def index(self, step: int, ops: Backend | None = None) -> Index:
-        """Numbers of the samples of a step: a range, or int64 on the host."""
+        """Indices of the samples of a step: a range, or int64 on the host."""
         epoch, start, stop = self._places(step, 1)
         return self.order.draws(epoch, start, stop, host_of(ops or get_backend()))
 
@@ -124,34 +127,35 @@ class Loader:
             return self.data.rows(self.order.draws(*self._places(step, 1), self._orders(ops)), ops, dtype)
         kept = self._kept
         if kept is None or not isinstance(step, int) or not kept[0] <= step < kept[1] or kept[2] != dtype:
-            first = self.first_of_chunk(_check_step(step))
-            steps, chunk = self.chunk(first, ops, dtype)
+            first, steps, chunk = self.chunk(_check_step(step), ops, dtype)
             kept = self._kept = first, first + steps, dtype, chunk
         return self.cut(kept[3], step - kept[0], ops)
 
-    # On the host the batches of several steps, a chunk of them, are made together: the cost of calls and of a cold cache
-    # is spread over them.
+    # The batches of several steps, a chunk of them, are made together on the host: the cost of calls and of a cold cache is
+    # spread over them.
 
     def made_on_host(self, ops: Backend) -> bool:
         """Whether batches for ``ops`` are made by the host."""
         return self.data.on_host or (not self.data.stored and ops.generator.on_host)
 
-    def first_of_chunk(self, step: int) -> int:
-        """The first step of the chunk that a step belongs to; none crosses the end of an epoch."""
-        return step - step % self.steps_per_epoch % self.steps_per_chunk
+    def steps_per_chunk(self, ops: Backend) -> int:
+        """How many steps a chunk for ``ops`` has, but for the last of an epoch."""
+        return power_of_two(min(self._largest, _MOST if self.made_on_host(ops) else LAUNCHED))
 
-    def chunk(self, first: int, ops: Backend, dtype: str) -> tuple[int, Batch]:
-        """How many steps the chunk has that begins at ``first``, and their batches as one.
+    def chunk(self, step: int, ops: Backend, dtype: str) -> Chunk:
+        """The chunk that ``step`` belongs to; none crosses the end of an epoch.
 
-        They lie on the host of ``ops`` or, where that does not make them, on ``ops``.
+        Batches lie on the host of ``ops`` or, where that does not make them, on ``ops``.
         """
-        steps = min(self.steps_per_chunk, self.steps_per_epoch - first % self.steps_per_epoch)
+        most = self.steps_per_chunk(ops)
+        first = step - step % self.steps_per_epoch % most
+        steps = min(most, self.steps_per_epoch - first % self.steps_per_epoch)
         epoch, start, stop = self._places(first, steps)
         draws = self.order.draws(epoch, start, stop, self._orders(ops))
-        return steps, self.data.rows(draws, host_of(ops) if self.made_on_host(ops) else ops, dtype)
+        return first, steps, self.data.rows(draws, host_of(ops) if self.made_on_host(ops) else ops, dtype)
 
     def _orders(self, ops: Backend) -> Backend:
-        """Who finds out which samples make a batch for ``ops``: itself, if it can and the numbers may stay there."""
+        """The backend that computes which samples make a batch for ``ops``: itself, if it can and they are used there."""
         there = isinstance(self.order, Shuffled) and self.data.computed and not self.made_on_host(ops)
         return ops if there and ops.generator is ops else host_of(ops)
 
@@ -159,10 +163,8 @@ class Loader:
         """The batch of the ``number``-th step of a chunk, on ``ops``; ``put`` there by `Backend.feed`, if given."""
         rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
         parts = [None if a is None else a[rows] for a in chunk]
-        if put:
-            parts = put(parts)
-        elif not ops.on_host:
-            parts = [None if a is None else ops.asarray(a) for a in parts]
+        if not ops.on_host:
+            parts = put(parts) if put else [None if a is None else ops.asarray(a) for a in parts]
         return Batch(*parts)
 
 
@@ -174,72 +176,10 @@ def _check_step(step: int) -> int:
 
 
 def host_of(ops: Backend) -> Backend:
-    """Who makes on the host what ``ops`` is fed."""
+    """The backend that makes batches for ``ops`` on the host."""
     return ops if ops.on_host else get_backend("numpy")
 
 
-Feed = Callable[[Sequence[Any]], list[Any]]
-LARGEST_CHUNK = 2**21  # numbers in a chunk, at most
-_SOON = 1e-3  # seconds for two chunks: what a thread, and its batches from another core's cache, come to
-
-
-def batches(loader: BatchSource, first: int, ops: Backend, dtype: str) -> Generator[Batch]:
-    """The batches of steps first, first + 1, … without end, perhaps got ready in a background thread."""
-    step: int = first
-    ahead: bool | None = False
-    if isinstance(loader, Loader) and loader.made_on_host(ops):
-        ahead = loader.prefetch
-        if ahead is None:
-            ahead, step = yield from _trial(loader, first, ops, dtype)
-        if ahead:
-            yield from _ahead(loader, step, ops, dtype)
-    while True:
-        yield loader.batch(step, ops, dtype)
-        step += 1
-
-
-def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch, None, tuple[bool, int]]:
-    """Batches without a thread, then as many with one, twice.
-
-    Returns whether the thread was faster by more than chance both times, and the next step.
-    """
-    steps_per_chunk = loader.steps_per_chunk
-    for _ in range(2):
-        for n in range(step, step + steps_per_chunk):  # slower than others: these do not count
-            yield loader.batch(n, ops, dtype)
-        began, waited = perf_counter(), 0.0
-        steps = range(step + steps_per_chunk, step + 3 * steps_per_chunk)
-        for n in steps:
-            asked = perf_counter()
-            batch = loader.batch(n, ops, dtype)
-            waited += perf_counter() - asked
-            yield batch
-        without, step = perf_counter() - began, steps.stop
-        if waited < max(0.02 * without, _SOON):
-            return False, step
-        with closing(_ahead(loader, step, ops, dtype)) as coming:
-            yield next(coming)  # the first chunk is not made in the background
-            began = perf_counter()
-            for _ in steps:
-                yield next(coming)
-            within, step = perf_counter() - began, step + 1 + len(steps)
-        if within > 0.95 * without:
-            return False, step
-    return True, step
-
-
-def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Batch]:
-    """Batches without end: while those of a chunk are used, the next chunk is made in a background thread.
-
-    Each is to be used before the next is asked for, which may lie where an earlier one did.
-    """
-    put = ops.feed()
-    with ThreadPoolExecutor(1, thread_name_prefix="tinynet-loader") as pool:
-        first = loader.first_of_chunk(step)
-        coming = pool.submit(loader.chunk, first, ops, dtype)
-        while True:
-            steps, chunk = coming.result()
-            coming = pool.submit(loader.chunk, first + steps, ops, dtype)
-            for number in range(step - first, steps):
-                yield loader.cut(chunk, number, ops, put)
-            step = first = first + steps
+def power_of_two(most: int) -> int:
+    """The largest of 1, 2, …, 64 up to ``most``: they divide the steps between two checks of the loss."""
+    return next((n for n in (64, 32, 16, 8, 4, 2) if n <= most), 1)

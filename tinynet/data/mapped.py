@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinynet_backends import Backend
+from tinynet_backends.errors import first_line
 
 from tinynet.data.arrays import Arrays
 from tinynet.data.columns import Columns
@@ -67,8 +68,7 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as e:  # the parsers of five libraries raise a dozen types
         if isinstance(e, OSError) and e.filename is not None:
             raise
-        line = next(iter(str(e).splitlines()), "") or type(e).__name__
-        raise DataFileError(f"{path}: cannot be read: {line}") from None
+        raise DataFileError(f"{path}: cannot be read: {first_line(e)}") from None
 
 
 @contextmanager

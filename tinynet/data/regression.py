@@ -12,12 +12,12 @@ from tinynet_backends import Backend, exact
 from tinynet.data.dataset import Array
 from tinynet.data.virtual import (
     Virtual,
+    cached_per_backend,
     check_classes,
     check_noise,
     check_scale,
     check_turns,
     check_whole,
-    once,
     uniforms,
 )
 
@@ -36,7 +36,7 @@ class Linear(Virtual):
     noise: float = 0.0
     scale: float = 1.0
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_whole(self, "n_features")
         check_whole(self, "n_outputs")
         check_noise(self)
@@ -48,7 +48,7 @@ class Linear(Virtual):
     def _width(self) -> int:
         return self.n_features + (self.n_outputs if self.noise else 0)
 
-    @once
+    @cached_per_backend
     def coefficients(self, ops: Backend) -> Array:
         """(n_features + 1, n_outputs) float64: w, and b in the last row."""
         i, o = self.n_features, self.n_outputs
@@ -77,7 +77,7 @@ class Friedman1(Virtual):
     n_features: int = 10
     noise: float = 0.0
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_whole(self, "n_features", 5)
         check_noise(self)
         self._set(shape=(self.n_features,), outputs=1)
@@ -100,7 +100,7 @@ class _Circuit(Virtual):
 
     noise: float = 0.0
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_noise(self)
         self._set(shape=(4,), outputs=1)
 
@@ -161,7 +161,7 @@ class SparseUncorrelated(Virtual):
     n_features: int = 10
     noise: float = 1.0
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_whole(self, "n_features", 4)
         check_noise(self)
         self._set(shape=(self.n_features,), outputs=1)
@@ -188,7 +188,7 @@ class Sinusoid(Virtual):
     frequency: float = 2.0
     noise: float = 0.1
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_whole(self, "n_features")
         check_whole(self, "waves")
         check_turns(self, "frequency")
@@ -198,7 +198,7 @@ class Sinusoid(Virtual):
     def _width(self) -> int:
         return (self.n_features + 1) // 2 + bool(self.noise)
 
-    @once
+    @cached_per_backend
     def coefficients(self, ops: Backend) -> Array:
         """(n_features + 2, waves) float64: frequencies, then a row of phases in turns, then one of amplitudes."""
         xp, i, k = ops.xp, self.n_features, self.waves
@@ -229,7 +229,7 @@ class Polynomial(Virtual):
     degree: int = 3
     noise: float = 0.1
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_whole(self, "n_features")
         check_whole(self, "degree", 0, 64)
         check_noise(self)
@@ -247,7 +247,7 @@ class Polynomial(Virtual):
         """The features in each product: () is the constant, (0, 0, 1) is ``x0**2 * x1``."""
         return _products(self.n_features, self.degree)
 
-    @once
+    @cached_per_backend
     def coefficients(self, ops: Backend) -> Array:
         """A coefficient for each of `terms`, float64."""
         return ops.normal(self._constants(len(self.terms()), ops))
@@ -286,7 +286,7 @@ class Teacher(Virtual):
     n_classes: int | None = None
     noise: float = 0.0
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_whole(self, "n_features")
         check_noise(self)
         given = self.hidden
@@ -312,7 +312,7 @@ class Teacher(Virtual):
     def _width(self) -> int:
         return self.n_features + (self.widths[-1] if self.noise else 0)
 
-    @once
+    @cached_per_backend
     def weights(self, ops: Backend) -> Array:
         """A list of (i + 1, o) float64: w, not yet scaled, and b in the last row."""
         shapes = [(i + 1, o) for i, o in pairwise(self.widths)]

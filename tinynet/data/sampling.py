@@ -50,7 +50,7 @@ class Sequential:
 
 
 class Shuffled:
-    """Each sample once an epoch, in an order of the epoch's own that is nowhere written down."""
+    """Each sample once per epoch, in an order of the epoch's own that is never stored."""
 
     def __init__(self, n: int, seed: int) -> None:
         self.n, self.seed = n, seed
@@ -108,7 +108,7 @@ class Weighted:
         try:
             w = xp.asarray(weights, dtype=xp.float64)
         except (TypeError, ValueError, OverflowError):
-            raise TypeError(f"weights {checks.short_repr(weights)} are no numbers: give one for each sample") from None
+            raise TypeError(f"weights {checks.short_repr(weights)} are not numbers: give one for each sample") from None
         if w.shape != (n,):
             raise ValueError(f"weights {tuple(w.shape)} do not fit {n} samples: expected {(n,)}")
         if not bool(xp.all(xp.isfinite(w) & (w >= 0))):

@@ -102,7 +102,7 @@ def read(
     if isinstance(path, (str, PathLike)):
         return _read(Path(path), request)
     if not isinstance(path, (list, tuple)) or not path or not all(isinstance(p, (str, PathLike)) for p in path):
-        raise TypeError(f"path {checks.short_repr(path)} is none: give a path, or a list of those of shards")
+        raise TypeError(f"path {checks.short_repr(path)} is not a path: give one, or a list of the paths of shards")
     return _shards([Path(part) for part in path], request)
 
 

@@ -77,7 +77,8 @@ def _layout(table: Table, request: Request) -> _Layout:
     target = tables.target_columns(path, table.names, request)
     used = tables.feature_columns(path, table.names, target, request)
     kinds = dict(zip(table.names, table.types, strict=True))
-    for name in used:
+    weight = ["weight"] if "weight" in set(kinds) - {*target, *used, *request.exclude} else []
+    for name in (*used, *weight):
         tables.check_numeric(path, name, kinds[name])
     for name in target:
         if pa.types.is_null(kinds[name]):
@@ -96,10 +97,9 @@ def _layout(table: Table, request: Request) -> _Layout:
             tables.check_numeric(path, name, kinds[name], "regression" if task == "regression" else "")
     exact = all(str(kinds[name]) in _EXACT_IN_32 for name in used)
     labels = coded or (may_be_labels and integer)
-    weighted = "weight" in table.names and "weight" not in (*target, *used, *request.exclude)
     return _Layout(
         used, np.dtype(np.float32 if exact else np.float64), target, np.dtype(np.int64 if labels else np.float64),
-        coded, ["weight"] if weighted else [],
+        coded, weight,
     )  # fmt: skip
 
 

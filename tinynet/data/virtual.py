@@ -43,7 +43,7 @@ class Virtual(Dataset):
     def __post_init__(self) -> None:
         self._set(seed=streams.check_seed(self.seed))
         check_whole(self, "n", 1, LARGEST, "a whole number in [1, 2**62]")
-        self._shape_up()
+        self._validate()
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -52,7 +52,7 @@ class Virtual(Dataset):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "kept": {}}  # recomputed on demand; a backend cannot be pickled
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         """Check hyperparameters and set shape, classes and outputs."""
         raise NotImplementedError
 
@@ -108,7 +108,7 @@ class ClassFirst(Virtual):
         return self._points(host, label, words, *self._tables(host))
 
 
-def once(method: Callable[[Any, Backend], Array]) -> Callable[[Any, Backend], Array]:
+def cached_per_backend(method: Callable[[Any, Backend], Array]) -> Callable[[Any, Backend], Array]:
     """``method(self, ops)``, computed once for each backend."""
 
     @wraps(method)

@@ -36,12 +36,12 @@ class Wrapper(Dataset):
         for name in ("n", "shape", "classes", "outputs", "ordered", "computed", "stored", "on_host"):
             self._set(name, getattr(self.data, name))
         self._set("depth", 1 + getattr(self.data, "depth", 0))
-        self._shape_up()
+        self._validate()
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         """Check hyperparameters."""
 
     def _draw(self, purpose: int, index: Index, width: int, host: Backend) -> Array:
@@ -98,7 +98,7 @@ class LabelNoise(Wrapper):
 
     rate: float = 0.1
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         if not self.classes or self.classes < 2:
             raise TypeError(f"LabelNoise needs data with classes, not {type(self.data).__name__}")
         check_real(self, "rate", 0.0, 1.0, "the fraction changed, in [0, 1]")
@@ -117,7 +117,7 @@ class FeatureNoise(Wrapper):
 
     noise: float = 0.1
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_noise(self)
 
     def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
@@ -132,7 +132,7 @@ class Nuisance(Wrapper):
     n_features: int = 1
     scale: float = 1.0
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         check_whole(self, "n_features")
         if len(self.shape) != 1:
             raise ValueError(f"Nuisance takes samples that are rows of features, not of shape {self.shape}")
@@ -150,7 +150,7 @@ class Imbalanced(Wrapper):
 
     weights: tuple[float, ...] = ()
 
-    def _shape_up(self) -> None:
+    def _validate(self) -> None:
         _given(self, self.data)
         try:
             given = tuple(self.weights)

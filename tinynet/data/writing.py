@@ -35,9 +35,9 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
     1000
     """
     if not isinstance(data, Dataset):
-        raise TypeError(f"data {type(data).__name__} is no data set: tinynet.data.as_dataset makes one")
+        raise TypeError(f"data {type(data).__name__} is not a data set: tinynet.data.as_dataset makes one")
     if not isinstance(path, (str, PathLike)):
-        raise TypeError(f"path {checks.short_repr(path)} is none: give one that ends in {', '.join(_WRITERS)}")
+        raise TypeError(f"path {checks.short_repr(path)} is not a path: give one that ends in {', '.join(_WRITERS)}")
     path = Path(path)
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:

@@ -76,7 +76,7 @@ def to_onnx(
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
-        raise ValueError(f"the graph of {model.net!r} is no valid ONNX: {' '.join(str(e).split())}") from None
+        raise ValueError(f"the graph of {model.net!r} is not valid ONNX: {' '.join(str(e).split())}") from None
     if path is not None:
         write_atomically(path, proto.SerializeToString(deterministic=True))
     return proto

@@ -46,7 +46,7 @@ class Blas:
 
     @contextmanager
     def alone(self) -> Iterator[int]:
-        """A context in which each product runs on the calling thread; it gives the number of threads that are allowed."""
+        """A context in which each product runs on the calling thread; it yields the number of threads that are allowed."""
         inside = left = False  # for Ctrl-C, which Python handles at calls and nowhere between them
         interrupt = None
         try:

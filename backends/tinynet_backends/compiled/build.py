@@ -1,4 +1,4 @@
-"""Kernels compiled, once a machine: numba keeps them on disk, and what is written here has a file for it to stand by.
+"""Kernels compiled once per machine: numba keeps them on disk, if their source has a file.
 
 A traced formula becomes the text of a kernel; the text is kept as a module in the user's cache folder, named by its hash.
 """
@@ -43,7 +43,7 @@ def make(real):
     def kernel(at, part, parts):
         w, s = pointer(types.int64, at), pointer(float64, at)
 '''
-_compiled: list[Any] = []  # what is compiled lives as long as the process: tapes know it by address
+_compiled: list[Any] = []  # kept as long as the process lives: tapes have addresses of kernels
 
 
 def supported(dtype: Any) -> bool:
@@ -61,8 +61,8 @@ def written(maker: Callable[[Any], Any], dtype: Any) -> int:
 def formula(trace: Trace, dtype: Any, kind: str) -> int:
     """The address of a kernel for a formula.
 
-    "map": [n, inputs, numbers, outputs]; "update": [n, arrays and inputs, numbers], the outputs being the first arrays, and
-    numbers too small to be normal being 0, which moments of gradients that stay 0 come to;
+    "map": [n, inputs, numbers, outputs]; "update": [n, arrays and inputs, numbers]: the first arrays are the outputs, and
+    denormal numbers, which moments become where gradients stay 0, count as 0;
     "loss": [n, o, y, target, scale, cost, slope], by rows: ``cost[i] = sum(value[i] * scale[i])``, ``slope * scale``.
     """
     text = _HEAD + "".join(f"        {line}\n" for line in _lines(trace, kind)) + "\n    return kernel\n"
@@ -133,7 +133,7 @@ _SPELLED = {
 
 def _lines(trace: Trace, kind: str) -> list[str]:
     """The body of a kernel: arrays are called a and v, numbers s, masks m."""
-    first = 2 if kind == "loss" else 1  # where the inputs stand among the kernel's words
+    first = 2 if kind == "loss" else 1  # place of the first input among the kernel's words
     names = [f"{'a' if n < trace.arrays else 's'}{n}" for n in range(trace.inputs)]
     before = [f"p{n} = pointer(real, w[{first + n}])" for n in range(trace.arrays)]
     before += [f"s{n} = s[{first + n}]" for n in range(trace.arrays, trace.inputs)]

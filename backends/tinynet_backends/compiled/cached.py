@@ -1,7 +1,7 @@
 """Compiled functions that numba keeps on disk, each under a name that says what it was compiled from.
 
-Numba asks whether the file of a function has changed, and not those of the functions that it calls: after an edit of one
-of these, what is on disk would be old code that nobody notices.
+Numba checks whether the file of a function has changed, but not those of the functions that it calls: after an edit of
+one of these it would load old code, and nobody would notice.
 """
 
 from __future__ import annotations

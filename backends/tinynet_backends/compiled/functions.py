@@ -1,7 +1,7 @@
 """exp, expm1 and tanh without a branch or a call, so that a loop over them becomes vector instructions.
 
-To one, two and three units in the last place; infinities, NaN and numbers too small to be normal come out as the C library's do.
-``exp(x) = 2**n exp(r)`` with n the whole number nearest to ``x / log 2``; the rest, ``|r| < 0.35``, by Taylor's series.
+Accurate to one, two and three units in the last place; infinities, NaN and denormal numbers as in the C library.
+``exp(x) = 2**n exp(r)`` with n the integer nearest to ``x / log 2``; the rest, ``|r| < 0.35``, by Taylor's series.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def tanh(x: Any) -> Any:
     raise NotImplementedError
 
 
-# Float32: log 2 in two parts, of which the first has so few bits that whole numbers times it are exact; the series.
+# Float32: log 2 in two parts, the first with so few bits that its products with integers are exact; the series.
 _HIGH32, _LOW32, _LOG2E32 = np.float32(0.693359375), np.float32(-2.1219444005469058e-04), np.float32(1.4426950408889634)
 _C32 = tuple(np.float32(1 / factorial(n)) for n in range(8))
 

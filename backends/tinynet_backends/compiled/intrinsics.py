@@ -1,4 +1,4 @@
-"""What kernels say in machine terms: memory by address, calls by address, atomic words."""
+"""What kernels need of the machine: memory by address, calls by address, atomic words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
 
 def has(feature: str) -> bool:
-    """Whether the processor that numba compiles for has, say, "avx512f"."""
+    """Whether the processor that numba compiles for has a feature, such as "avx512f"."""
     target: Any = cpu_target.target_context
     return f"+{feature}" in target.codegen().magic_tuple()[2].split(",")
 
@@ -35,7 +35,7 @@ def pointer(context: Any, kind: Any, address: Any) -> Any:
 
 @intrinsic
 def call(context: Any, kernel: Any, args: Any, part: Any, parts: Any) -> Any:
-    """``kernel(args, part, parts)``, for the address of one."""
+    """``kernel(args, part, parts)``, given its address."""
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         function = ir.FunctionType(_VOID, [_WORD] * 3)
@@ -66,7 +66,7 @@ def gemm(
 
 @intrinsic
 def fetch_add(context: Any, address: Any, value: Any) -> Any:
-    """Add to the word at ``address`` atomically; the word before."""
+    """Add to the word at ``address`` atomically; returns the word before."""
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", builder.inttoptr(args[0], _WORD.as_pointer()), args[1], "seq_cst")
@@ -100,7 +100,7 @@ _X86 = platform.machine() in ("x86_64", "AMD64")
 
 @intrinsic
 def pause(context: Any) -> Any:
-    """Tell the processor that this is a loop that waits."""
+    """Tell the processor that this loop waits."""
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _X86:
@@ -111,7 +111,7 @@ def pause(context: Any) -> Any:
     return types.void(), write
 
 
-_FLUSHING = 0x8040  # of the control word: results too small to be normal, and operands that are, count as 0
+_FLUSHING = 0x8040  # bits of the control word: denormal results, and denormal operands, count as 0
 
 
 def _control_word(builder: Any) -> tuple[Any, Callable[[str], None]]:
@@ -128,9 +128,9 @@ def _control_word(builder: Any) -> tuple[Any, Callable[[str], None]]:
 
 @intrinsic
 def flush(context: Any) -> Any:
-    """From now on this thread takes floats that are too small to be normal for 0; the control word before.
+    """From now on denormal floats count as 0 in this thread; returns the control word before.
 
-    A division or a root of one takes some processors a hundred times as long.
+    Dividing one, or taking its root, takes some processors a hundred times as long.
     """
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -148,7 +148,7 @@ def flush(context: Any) -> Any:
 
 @intrinsic
 def restore(context: Any, before: Any) -> Any:
-    """Put back the control word that `flush` has given."""
+    """Put back the control word that `flush` returned."""
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _X86:
@@ -198,7 +198,7 @@ def copy(context: Any, target: Any, source: Any, size: Any) -> Any:
 
 @intrinsic
 def prefetch(context: Any, address: Any) -> Any:
-    """Ask for the memory at ``address``, which may be anything, to be read soon."""
+    """Prefetch the memory at ``address``, which may be invalid."""
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)

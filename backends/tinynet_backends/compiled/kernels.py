@@ -1,8 +1,8 @@
 """The kernels written by hand, each made for ``real``, numba's float32 or float64.
 
-Where a row is added up, the compiler may take its numbers in another order (`REORDERED`), as NumPy does.
-Sizes and addresses come as words, Python's numbers as float64. A kernel does its part of the rows, columns or elements,
-so that no result depends on how many parts there are; sums over samples run in float64.
+Where a row is added up, the compiler may change the order (`REORDERED`), as NumPy does. Sizes and addresses are words,
+Python's numbers float64. A kernel does its part of the rows, columns or elements, so that no result depends on how many
+parts there are; sums over samples are in float64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AS_STORED, TRANSPOSED = 111, 112  # CBLAS's codes of a matrix
 
 @njit(inline="always")
 def share(n, part, parts, grain):  # type: ignore[no-untyped-def]
-    """The part of range(n) that is meant, in multiples of ``grain``."""
+    """The share of range(n) that ``part`` has, in multiples of ``grain``."""
     blocks = (n + grain - 1) // grain
     return min(n, blocks * part // parts * grain), min(n, blocks * (part + 1) // parts * grain)
 
@@ -64,7 +64,7 @@ def product(real: Any) -> Body:
 
 
 def products(real: Any) -> Body:
-    """[count, sa, sb, sc, sbias] and then the words of `product`: so many products of operands so many bytes apart."""
+    """[count, sa, sb, sc, sbias] and then the words of `product`: ``count`` products, of operands as many bytes apart."""
     size = real.bitwidth // 8
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
@@ -86,7 +86,7 @@ def products(real: Any) -> Body:
 
 @njit
 def add_rows(real, x, n, o, out, low, high):  # type: ignore[no-untyped-def]
-    """``out = x.sum(0)`` of x (n, o), from column ``low`` to ``high``: four rows at a time, for ``out`` is read and written."""
+    """``out = x.sum(0)`` of x (n, o), from column ``low`` to ``high``: four rows at a time, since ``out`` is read and written."""
     for j in range(low, high):
         out[j] = real(0.0)
     last = n & ~3
@@ -131,7 +131,7 @@ def columns_of_each(real: Any) -> Body:
 
 @njit
 def largest(x, base, k):  # type: ignore[no-untyped-def]
-    """The largest of k numbers, in four turns that do not wait for one another; NaN if the first of a turn is."""
+    """The largest of k numbers, in four independent turns; NaN if the first of a turn is."""
     a = b = c = d = x[base]
     j = 1
     while j + 4 <= k:
@@ -672,7 +672,7 @@ def permute(real: Any) -> Body:
         low, high = share(w[0], part, parts, 1)
         for first in range(low, high, TILE):
             size, beyond = min(TILE, high - first), 0
-            for i in range(size):  # a division as float64, off by no more than one, is one of several at once
+            for i in range(size):  # a division in float64 is off by at most one, and becomes a vector instruction
                 x = types.int64(index[first + i]) if listed else start + first + i
                 q = types.int64(float64(x) * inverse)
                 rest = x - q * side
@@ -706,13 +706,13 @@ def permute(real: Any) -> Body:
 
 
 _LINE = 64  # bytes that memory is read by
-_LINES = 64  # of rows that are asked for before they are copied: they lie anywhere
+_LINES = 64  # of rows to prefetch before they are copied: they lie anywhere
 
 
 def gather(real: Any) -> Body:
-    """[m, size, index, n, x, out, largest]: rows of ``size`` bytes by number, of n.
+    """[m, size, index, n, x, out, largest]: rows of ``size`` bytes by index, out of n.
 
-    A part says which of its numbers is the largest, a negative one being huge, and does nothing if that is not below n.
+    A part writes the largest of its indices, a negative one being huge, and copies nothing unless that is below n.
     """
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]

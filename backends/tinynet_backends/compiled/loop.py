@@ -1,4 +1,4 @@
-"""The compiled loops: over the records of a program, and over parts that somebody else's records have to give away.
+"""The compiled loops: over the records of a program, and over parts of another thread's records.
 
 The pool is 64 words that threads share. Its first word is the ticket, the number of parts of the record in work above and
 the number of the next part below, so that one atomic addition claims a part; another word counts those that are done, and
@@ -11,7 +11,7 @@ from numba import njit, types
 from tinynet_backends.compiled.intrinsics import call, fetch_add, load, pause, pointer, store
 
 POOL = 64
-# words of the pool, those that are written in turns on cache lines of their own
+# words of the pool; those that several threads write have cache lines of their own
 _DONE, _KERNEL, _ARGS, RUNNING = 8, 16, 17, 24
 HEAD, SIZE, STEPS, TABLE = 7, 4, 5, 6  # words before the moves of a chain, and three of them
 

@@ -15,18 +15,18 @@ from tinynet_backends.compiled.kernels import Body, share
 from tinynet_backends.compiled.tiles import BITS, PANEL, ROWS, copy_vector, tile, transpose
 
 DEPTH = 256  # terms that are added up in registers
-_BLOCK = 5  # panels, so many rows of which stay in a cache of the core's meanwhile
-_FLOPS = 2**19  # multiplications that are worth a part: some 10 us, and what one core wrote the other has to fetch
+_BLOCK = 5  # panels whose rows stay in a core's cache together
+_FLOPS = 2**19  # multiplications that are worth a part: about 10 us, since a core must fetch what another wrote
 
 
 def panels(n: int, size: int) -> tuple[int, int]:
-    """How many vectors rows of n numbers of ``size`` bytes have, and how many panels these make."""
+    """The number of vectors in a row of n numbers of ``size`` bytes, and of the panels that they make."""
     vectors = -(-n * size * 8 // BITS)
     return vectors, -(-vectors // PANEL)
 
 
 def packed(n: int, k: int, size: int) -> int:
-    """How many numbers the panels of k rows of n numbers hold."""
+    """The number of elements in the panels of k rows of n numbers."""
     return panels(n, size)[0] * (BITS // 8 // size) * k
 
 
@@ -36,9 +36,9 @@ def pays(m: int, step: int) -> bool:
 
 
 def grid(count: int, m: int, n: int, k: int, size: int, cores: int) -> tuple[int, int, int]:
-    """Into how many groups ``count`` products are divided, and each of them down and across; sizes and cores say so alone.
+    """Into how many groups ``count`` products are divided, and each of them down and across; it follows from sizes and cores.
 
-    Across only where rows do not suffice: cores that write side by side take lines of the cache from each other.
+    Across only where rows do not suffice: cores that write side by side take cache lines from each other.
     """
     vectors, columns = panels(n, size)
     wanted = min(4 * cores, count * m * k * vectors * (BITS // 8 // size) // _FLOPS)

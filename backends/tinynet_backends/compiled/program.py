@@ -28,7 +28,7 @@ from tinynet_backends.replay import Replay, offset_of, whole_of
 
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
-_EARLY, _EVERY = 32, 2048  # runs of a program before it is tried without helpers, and until it is again
+_EARLY, _EVERY = 32, 2048  # steps of a program before it is tried without helpers, and until it is again
 _TRIED = 6  # runs of a trial with helpers, and then as many without
 _UNUSED = 2  # the first of either, in which caches hold what another core needs
 _LONG = 2e-3  # seconds of a program that are worth helpers anyway
@@ -69,7 +69,8 @@ def lower(calls: Sequence[Call], replay: Replay) -> None:
     Kernels that have rows of their own, of many networks, are chained: the cores do not wait for one another from kernel
     to kernel, and each goes through all of them with a few networks at a time. If they are all of the tape, what nobody
     reads afterwards lies at the same place for all networks of a core, and stays in its cache; and several steps are one
-    run, in which a core takes a few networks through all of the steps, then the next few.
+    run, in which a core takes a few networks through all of the steps, then the next few. If one program without chains is
+    all of the tape, several steps are one run of its records, once for each step.
     """
     records, chains = _Records(), list(_chains(calls))
     for chain in chains:
@@ -83,6 +84,8 @@ def lower(calls: Sequence[Call], replay: Replay) -> None:
                 records.close(replay)
                 records = _Records()
                 replay.add(f, args)
+    if not records.chained and all(isinstance(f, Kernel) for f, _ in calls):
+        records.changes = _changes(calls, replay.returned)
     records.close(replay)
 
 
@@ -94,10 +97,12 @@ class _Records:
         self.places: list[tuple[int, StandIn | Number]] = []
         self.kept: list[Any] = []
         self.parts = 1
-        self.changes: list[int] = []
+        self.chained = False
+        self.changes: list[int] = []  # if all of the tape is here: places of words that differ from step to step
 
     def begin_chain(self, chain: Sequence[Call], shares: int, replay: Replay | None) -> None:
         """The head of a chain, whose records follow; with ``replay`` if they are all of its calls."""
+        self.chained = True
         shared, size = min(shares, _machine().cores), sum(3 + len(args) for _, args in chain)
         moves = _moves(chain, shares, replay.passing) if replay else []
         self.changes = _changes(chain, replay.returned) if replay else []
@@ -127,20 +132,21 @@ class _Records:
                 inputs.setdefault(a.source.number, []).append((position, offset))
             for number, positions in inputs.items():
                 replay.places[number].append(_placing(array, positions))
-            replay.add(_running(array, self.parts > 1, self.kept))
+            running = _running(array, self.parts > 1, self.kept)
+            replay.add(running)
             if self.changes:
-                replay.several = _Several(array, self.changes, [a.source.number for _, a in self.places])
+                sources = [a.source.number for _, a in self.places]
+                replay.several = (_Chained if self.chained else _Repeated)(array, self.changes, sources, running)
 
 
 class _Several:
-    """Several steps of a program that is one chain, as one run of it.
+    """Several steps of a program that is all of a tape, as one run.
 
-    ``sources`` are the numbers of the inputs that the first of ``changes`` are for; the others are for the result.
+    ``changes`` are places among its words: for inputs, whose numbers are ``sources``, then for the result.
     """
 
-    def __init__(self, words: Any, changes: Sequence[int], sources: Sequence[int]) -> None:
-        self.words, self.head, self.sources = words, words[3 : 3 + loop.HEAD], sources
-        self.changes = len(words) - self.head[loop.SIZE] + np.array(changes)
+    def __init__(self, words: Any, changes: Sequence[int], sources: Sequence[int], running: Program) -> None:
+        self.words, self.changes, self.sources, self.running = words, np.array(changes), sources, running
 
     def __call__(self, replay: Replay, inputs: Sequence[Any], out: Any) -> bool:
         """`Replay.scan`."""
@@ -156,12 +162,41 @@ class _Several:
             else:
                 table[:, column] += steps * a.strides[0]
         table[:, len(self.sources) :] += _word(out) - _word(replay.result) + steps[:, None] * out.strides[0]
-        self.head[loop.STEPS], self.head[loop.TABLE] = len(out), _word(table)
+        self.run(table)
+        return True
+
+    def run(self, table: Any) -> None:
+        """Run the program for each row of ``table``, the words at the places that change."""
+        raise NotImplementedError
+
+
+class _Chained(_Several):
+    """A program that is one chain, in which each share of it goes through all steps: places are those in its records."""
+
+    def __init__(self, words: Any, changes: Sequence[int], sources: Sequence[int], running: Program) -> None:
+        super().__init__(words, changes, sources, running)
+        self.head = words[3 : 3 + loop.HEAD]
+        self.changes += len(words) - self.head[loop.SIZE]
+
+    def run(self, table: Any) -> None:
+        self.head[loop.STEPS], self.head[loop.TABLE] = len(table), _word(table)
         try:
             run(self.words, True)
         finally:
             self.head[loop.STEPS] = 0
-        return True
+
+
+class _Repeated(_Several):
+    """Any other program: its records once for each step, one after another."""
+
+    rows = np.empty((0, 0), np.int64)
+
+    def run(self, table: Any) -> None:
+        if len(self.rows) < len(table):
+            self.rows = np.tile(self.words, (len(table), 1))
+        rows = self.rows[: len(table)]
+        rows[:, self.changes] = table
+        self.running(rows)
 
 
 def _chains(calls: Sequence[Call]) -> Iterator[list[Call]]:
@@ -254,53 +289,64 @@ def _placing(array: Any, positions: list[tuple[int, int]]) -> Callable[[Any], No
     return put
 
 
-def _running(array: Any, parallel: bool, kept: list[Any]) -> Callable[[], None]:
-    machine, first, last = _machine(), array.ctypes.data, array.ctypes.data + array.nbytes
-    if not parallel:
-        sequential = machine.run
-
-        def alone(kept: Any = (array, kept)) -> None:  # what the words point to lives as long as they do
-            sequential(first, last, 0)
-
-        return alone
-    return AdaptiveProgram(machine, first, last, (array, kept))
+def _running(array: Any, parallel: bool, kept: list[Any]) -> Program:
+    return AdaptiveProgram(_machine(), array, kept) if parallel else Program(_machine(), array, kept)
 
 
-class AdaptiveProgram:
-    """A program that runs repeatedly: with helpers, unless it was faster without them when both were last tried.
+class Program:
+    """Records to be run repeatedly: those of ``words`` or, in their place, ``rows``, the same for several steps."""
+
+    def __init__(self, machine: Any, words: Any, kept: Any = None) -> None:
+        self.machine, self.span = machine, _span(words)
+        self.kept = words, kept  # what the words point to lives as long as they do
+
+    def __call__(self, rows: Any = None) -> None:
+        self.machine.run(*(self.span if rows is None else _span(rows)), 0)
+
+
+class AdaptiveProgram(Program):
+    """A program with helpers, unless it was faster without them when both were last tried.
 
     On a shared machine, passing data between two cores may for a while take longer than doing the work on one. Results do
     not depend on which thread does a part.
     """
 
-    def __init__(self, machine: Machine, first: int, last: int, kept: Any) -> None:
-        self.machine, self.first, self.last, self.kept = machine, first, last, kept
-        self.runs, self.helped = 0, True
+    def __init__(self, machine: Any, words: Any, kept: Any = None) -> None:
+        super().__init__(machine, words, kept)
+        self.left, self.tried, self.helped = _EARLY, 0, True  # steps until a trial, and its runs so far
         self.fastest = [inf, inf]  # without, and with
 
-    def __call__(self) -> None:
-        turn = self.runs % _EVERY - _EARLY
-        self.runs += 1
-        if not 0 <= turn < 2 * _TRIED:
-            self.machine.together(self.first, self.last, self.helped)
+    def __call__(self, rows: Any = None) -> None:
+        span, steps = (self.span, 1) if rows is None else (_span(rows), len(rows))
+        if self.left > 0:
+            self.left -= steps
+            self.machine.together(*span, self.helped)
             return
-        helped = turn < _TRIED or self.fastest[True] > _LONG
+        helped = self.tried < _TRIED or self.fastest[True] > _LONG
         began = perf_counter()
-        self.machine.together(self.first, self.last, helped)
-        seconds = perf_counter() - began
-        if turn % _TRIED >= _UNUSED:
+        self.machine.together(*span, helped)
+        seconds = (perf_counter() - began) / steps
+        if self.tried % _TRIED >= _UNUSED:
             self.fastest[helped] = min(self.fastest[helped], seconds)
-        if turn == 2 * _TRIED - 1:
-            self.helped, self.fastest = self.fastest[True] <= self.fastest[False], [inf, inf]
+        self.tried += 1
+        if self.tried == 2 * _TRIED:
+            self.helped = self.fastest[True] <= self.fastest[False]
+            self.left, self.tried, self.fastest = _EVERY, 0, [inf, inf]
+
+
+def _span(words: Any) -> tuple[int, int]:
+    """The addresses where words begin and end."""
+    first = _word(words)
+    return first, first + words.nbytes
 
 
 def run(words: Any, parallel: bool) -> None:
     """Run the records in ``words`` once."""
-    machine, first = _machine(), _word(words)
+    machine, span = _machine(), _span(words)
     if parallel:
-        machine.together(first, first + words.nbytes)
+        machine.together(*span)
     else:
-        machine.run(first, first + words.nbytes, 0)
+        machine.run(*span, 0)
 
 
 def cores() -> int:

@@ -1,6 +1,6 @@
 """The vectors of AVX-512, for what a compiler does not find by itself: tiles of a product, transposition.
 
-They are written in LLVM's terms, which become the instructions of the processor that this is.
+They are LLVM instructions, which become those of this processor.
 """
 
 from __future__ import annotations
@@ -123,10 +123,10 @@ def _tile(
     c: Any, ldc: Any, rows: Any, columns: Any, bias: Any, more: Any,
 ) -> None:  # fmt: skip
     """A `tile` of ``width`` vectors; then on to ``end``."""
-    ragged = builder.sub(columns, _WORD((width - 1) * v.lanes))  # columns of the last vector, if they are not all there
+    ragged = builder.sub(columns, _WORD((width - 1) * v.lanes))  # columns of the last vector, if it is not full
     last = v.first(ragged)
     starts = [_WORD(0)]
-    for row in range(1, ROWS):  # a row that is not there is the one before once more
+    for row in range(1, ROWS):  # a missing row repeats the one before
         there = builder.icmp_signed("<", _WORD(row), rows)
         starts.append(builder.select(there, builder.mul(down, _WORD(row)), starts[-1]))
 

@@ -10,8 +10,8 @@ from numba.core import cgutils
 from tinynet_backends import exact, philox
 from tinynet_backends.compiled.intrinsics import has, intrinsic
 
-# Philox makes so many blocks at once: two vectors, as one alone waits for its own products, and beside them, where vectors
-# leave the time, a few numbers, which have another part of the processor to themselves.
+# Blocks that Philox makes at once: two vectors, since one alone waits for its own products, and beside them, where vectors
+# leave time for it, a few scalars, which have a unit of the processor to themselves.
 LANES, VECTORS, SINGLE = 8, 2, 4 if has("avx512f") else 0
 BLOCKS = VECTORS * LANES + SINGLE
 NORMALS = 8
@@ -80,7 +80,7 @@ def _fused_product(builder: Any, m: int, x: Any) -> tuple[Any, Any]:
 
 
 def _mixed(builder: Any, a: Any, b: Any, key: Any) -> Any:
-    """``a ^ b ^ key``, a word if a and b are: ``key`` is one, and meets what is a word first."""
+    """``a ^ b ^ key``, a scalar if a and b are: ``key`` is one, and is combined with scalars first."""
     if a.type == _WORD:
         a, b = b, a
     if b.type == _WORD:
@@ -95,7 +95,7 @@ def _mixed(builder: Any, a: Any, b: Any, key: Any) -> Any:
 def put_blocks(context: Any, c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any, out: Any) -> Any:
     """The words of BLOCKS blocks, from the one at the counter (c0, c1, c2, c3) on, to the address ``out``.
 
-    No counter's first word may run over: then what is the same for all blocks costs next to nothing in two rounds of ten.
+    No counter's first word may overflow: what is equal for all blocks then costs next to nothing in two rounds of ten.
     """
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -107,7 +107,7 @@ def put_blocks(context: Any, c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: An
         ]
         states += [(builder.add(c0, _WORD(n)), *counter) for n in range(VECTORS * LANES, BLOCKS)]
         for _ in range(10):
-            for n, (v0, v1, v2, v3) in enumerate(states):  # in turns: what waits for a product lets the others go on
+            for n, (v0, v1, v2, v3) in enumerate(states):  # interleaved: while one waits for a product, others go on
                 high0, low0 = _product(builder, philox._MULTIPLIER[0], v0)
                 high1, low1 = _product(builder, philox._MULTIPLIER[1], v2)
                 states[n] = _mixed(builder, high1, v1, k0), low1, _mixed(builder, high0, v3, k1), low0

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tinynet_backends import capture
 from tinynet_backends.arena import Arena
 from tinynet_backends.cuda.joined import Launch
+from tinynet_backends.errors import first_line
 
 Array = Any
 
@@ -180,7 +181,7 @@ class _Compilation:
             try:
                 self._launch(captured, calls)
             except RuntimeError as e:  # nothing was executed
-                return _not_captured(_line(e), logging.WARNING)
+                return _not_captured(f"{type(e).__name__}: {first_line(e)}", logging.WARNING)
         return captured
 
     def _capture(self, calls: Sequence[tuple[Any, ...]], inputs: list[Array]) -> _Captured | str:
@@ -205,7 +206,7 @@ class _Compilation:
         except Uncapturable as e:
             return _not_captured(str(e))
         except Exception as e:  # an error of the step itself recurs when the step runs as written
-            return _not_captured(_line(e), logging.WARNING)
+            return _not_captured(f"{type(e).__name__}: {first_line(e)}", logging.WARNING)
         finally:
             self.running.recording = None
         whole = self.join(made[0], recording, pool)
@@ -232,10 +233,6 @@ class _Compilation:
 def _not_captured(reason: str, level: int = logging.INFO) -> str:
     _log.log(level, "a step is not captured, and runs call by call: %s", reason)
     return reason
-
-
-def _line(e: Exception) -> str:
-    return f"{type(e).__name__}: {str(e).partition(chr(10))[0]}"
 
 
 def _no_numbers(value: Any) -> None:

@@ -1,0 +1,123 @@
+"""The batches of a run in the order of its steps, perhaps made in a background thread while a step runs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from time import perf_counter
+from typing import Any
+
+from tinynet_backends import Backend
+
+from tinynet.data.dataset import Batch
+from tinynet.data.loader import BatchSource, Chunk, Loader
+
+_SOON = 1e-3  # seconds for two chunks: about what a thread costs, and reading its batches from another core's cache
+
+
+class Supply:
+    """The batches of a run from step ``first`` on, in order, singly or a chunk at a time.
+
+    Chunks of the host are perhaps made in a background thread. Use each batch before asking for the next, which may lie
+    in the same memory.
+    """
+
+    def __init__(self, loader: BatchSource, first: int, ops: Backend, dtype: str) -> None:
+        self.loader: Any = loader
+        self.ops, self.dtype = ops, dtype
+        self._chunks = None
+        if isinstance(loader, Loader) and loader.made_on_host(ops):
+            self._chunks = _chunks(loader, first, ops, dtype)
+            self._put = None if ops.on_host or loader.prefetch is False else ops.feed()
+        self._latest: Chunk = first, 0, Batch(None, None, None)
+
+    def batch(self, step: int) -> Batch:
+        if self._chunks is None:
+            found: Batch = self.loader.batch(step, self.ops, self.dtype)
+        else:
+            first, _, chunk = self.chunk(step)
+            found = self.loader.cut(chunk, step - first, self.ops, self._put)
+        return found
+
+    def chunk(self, step: int) -> Chunk:
+        """The chunk that ``step`` belongs to."""
+        if self._chunks is None:
+            self._latest = self.loader.chunk(step, self.ops, self.dtype)
+        else:
+            while step >= self._latest[0] + self._latest[1]:
+                self._latest = next(self._chunks)
+        return self._latest
+
+    def several(self, step: int, count: int) -> Batch:
+        """The batches of ``count`` steps of a chunk, all of them full: (count, …)."""
+        first, _, chunk = self.chunk(step)
+        if isinstance(self.loader, Loader):  # chunks for many networks are (steps, …) already
+            size, xp = self.loader.batch_size, self.ops.xp
+            chunk = Batch(*(None if a is None else _divided(xp, a, size) for a in chunk))
+        return Batch(*(None if a is None else a[step - first : step - first + count, ...] for a in chunk))
+
+    def close(self) -> None:
+        """Wait for the background thread, if there is one, and end it."""
+        if self._chunks is not None:
+            self._chunks.close()
+
+
+def _divided(xp: Any, a: Any, size: int) -> Any:
+    """(n, …) -> (n // size, size, …): without the rest."""
+    whole = a.shape[0] // size
+    return xp.reshape(a[: whole * size, ...], (whole, size, *a.shape[1:]))
+
+
+def _chunks(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chunk]:
+    """Chunks without end from that of ``step`` on, with or without a thread."""
+    ahead = loader.prefetch
+    if ahead is None:
+        ahead, step = yield from _trial(loader, step, ops, dtype)
+    if ahead:
+        yield from _ahead(loader, step, ops, dtype)
+    while True:
+        chunk = loader.chunk(step, ops, dtype)
+        yield chunk
+        step = chunk[0] + chunk[1]
+
+
+def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chunk, None, tuple[bool, int]]:
+    """Chunks without a thread, then as many with one, twice.
+
+    Returns whether the thread was faster by more than chance both times, and the next step.
+    """
+    for _ in range(2):
+        began = waited = 0.0
+        for n in range(3):
+            if n == 1:  # the first is slower than others and does not count
+                began, waited = perf_counter(), 0.0
+            asked = perf_counter()
+            first, steps, _ = chunk = loader.chunk(step, ops, dtype)
+            waited += perf_counter() - asked
+            yield chunk
+            step = first + steps
+        without = perf_counter() - began
+        if waited < max(0.02 * without, _SOON):
+            return False, step
+        with closing(_ahead(loader, step, ops, dtype)) as coming:
+            for n in range(3):
+                if n == 1:  # the first is not made in the background
+                    began = perf_counter()
+                first, steps, _ = chunk = next(coming)
+                yield chunk
+                step = first + steps
+            within = perf_counter() - began
+        if within > 0.95 * without:
+            return False, step
+    return True, step
+
+
+def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chunk]:
+    """Chunks without end: while one is used, the next is made in a background thread."""
+    with ThreadPoolExecutor(1, thread_name_prefix="tinynet-loader") as pool:
+        coming = pool.submit(loader.chunk, step, ops, dtype)
+        while True:
+            first, steps, _ = chunk = coming.result()
+            coming = pool.submit(loader.chunk, first + steps, ops, dtype)
+            yield chunk
