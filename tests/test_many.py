@@ -5,6 +5,8 @@ order, which costs some 1e-16 each in float64, and a few dozen steps multiply it
 nothing else. A wrong seed, rate or mask shows in the third digit.
 """
 
+import copy
+import pickle
 from dataclasses import replace
 from math import isnan
 
@@ -214,6 +216,17 @@ def test_a_model_of_an_ensemble_is_a_copy(ops, tmp_path):
     np.testing.assert_array_equal(ops.to_numpy(again.theta), ops.to_numpy(ensemble.theta[1, ...]))
     with pytest.raises(IndexError, match=r"^network 2 is out of range: there are 2, numbered from 0$"):
         ensemble[2]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda many: pickle.loads(pickle.dumps(many))])
+def test_an_ensemble_can_be_copied_and_pickled(copied, ops):
+    ensemble = tn.fit_many(tn.Model(net(tn.BatchNorm()), 5, backend=ops), (X, LABELS), seeds=[1, 2])
+    wanted = ops.to_numpy(ensemble.predict(X)).copy()
+    again = copied(ensemble)
+    np.testing.assert_array_equal(ops.to_numpy(again.predict(X)), wanted)
+    again.theta, again.state = 0.0 * again.theta, 0.0 * again.state
+    assert not ops.to_numpy(again.predict(X)).any()
+    np.testing.assert_array_equal(ops.to_numpy(ensemble.predict(X)), wanted)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
