@@ -128,6 +128,7 @@ def test_training_learns(ops):
     data, held_out = tn.data.Moons(2000), tn.data.Moons(500, seed=9)
     history = model.fit(data, batch_size=100, epochs=3, optimizer=tn.Adam(0.05), validation=held_out)
     assert history[-1]["val_accuracy"] > 0.95
+    assert [row["epoch"] for row in history[1:]] == [2, 3]
     assert history["loss"][-1] < history["loss"][0] / 2
 
 

@@ -12,7 +12,8 @@ LONGEST = 4000  # entries of a curve, an even number: at that length neighbours 
 
 @dataclass
 class History:
-    """One row per epoch: ``history["val_loss"]`` is a column, ``history[-1]`` a row, a mapping of names to numbers.
+    """One row per epoch: ``history["val_loss"]`` is a column, ``history[-1]`` a row, a mapping of names to numbers,
+    ``history[-5:]`` a list of rows.
 
     Examples
     --------
@@ -31,8 +32,8 @@ class History:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: int | str) -> Any:
-        if isinstance(key, int):
+    def __getitem__(self, key: int | slice | str) -> Any:
+        if not isinstance(key, str):
             return self.rows[key]
         if self.rows and key not in self.rows[0]:
             raise KeyError(f"history has no {key!r}: choose from {', '.join(self.rows[0])}")
