@@ -322,6 +322,8 @@ def test_history_as_json_lines():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        ({"data": tn.Loader(DATA, 10), "shuffle": True},
+         "a Loader draws in an order of its own and does not take shuffle: set that where it is made"),
         ({"epochs": 0}, "epochs 0 is not a positive whole number"),
         ({"batch_size": 0}, "batch_size 0 is not a positive whole number"),
         ({"batch_size": 999, "drop_last": True},
@@ -347,7 +349,7 @@ def test_options_that_cannot_be(wrong, said):
     model = start()
     before = model.theta.copy()
     with pytest.raises((ValueError, TypeError)) as e:
-        model.fit(DATA, **wrong)
+        model.fit(**{"data": DATA, **wrong})
     assert str(e.value) == said
     np.testing.assert_array_equal(model.theta, before)
 

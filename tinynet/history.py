@@ -12,8 +12,7 @@ LONGEST = 4000  # entries of a curve, an even number: at that length neighbours 
 
 @dataclass
 class History:
-    """One row per epoch: ``history["val_loss"]`` is a column, ``history[-1]`` a row, a mapping of names to numbers,
-    ``history[-5:]`` a list of rows.
+    """A row per epoch, names to numbers: ``history["val_loss"]`` is a column, ``history[-1]`` a row, ``history[-5:]`` five.
 
     Examples
     --------
