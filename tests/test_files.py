@@ -172,6 +172,19 @@ def nested(depth):
     return net
 
 
+def test_what_nests_too_deep_to_be_loaded_is_not_saved(tmp_path):
+    net = tn.Dense(2)
+    for _ in range(15):
+        net = tn.Sequential(net)
+    tn.Model(net, 2).save(tmp_path / "m")
+    assert tn.load(tmp_path / "m").net == net
+    with pytest.raises(
+        TypeError, match=r"^layers nested so deep cannot be saved: 16 of them may be inside one another$"
+    ):
+        tn.Model(tn.Sequential(net), 2).save(tmp_path / "m")
+    assert tn.load(tmp_path / "m").net == net
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -60,6 +60,17 @@ def test_a_batch_without_weight_costs_nothing(loss, target, ops):
     assert not ops.to_numpy(dy).any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_labels_of_classes_without_weight_cost_nothing(smoothing, dtype, ops):
+    """Whatever the samples' weights: these, divided by the smallest number, would be infinite."""
+    loss = tn.CrossEntropy(smoothing, (0.0, 1.0, 2.0))
+    y, weight = (ops.asarray(a, dtype) for a in (Y[:, :3], np.full(N, 100.0)))
+    value, dy = loss(y, ops.asarray(np.zeros(N, np.int64)), ops, weight)
+    assert float(value) == 0.0
+    assert not ops.to_numpy(dy).any()
+
+
 @cases
 def test_parts_with_the_whole_s_denominator_add_up(loss, target, ops):
     y, t, w = put(ops, Y, target, WEIGHT)

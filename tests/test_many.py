@@ -5,6 +5,8 @@ order, which costs some 1e-16 each in float64, and a few dozen steps multiply it
 nothing else. A wrong seed, rate or mask shows in the third digit.
 """
 
+import copy
+import pickle
 from dataclasses import replace
 from math import isnan
 
@@ -216,6 +218,17 @@ def test_a_model_of_an_ensemble_is_a_copy(ops, tmp_path):
         ensemble[2]
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda many: pickle.loads(pickle.dumps(many))])
+def test_an_ensemble_can_be_copied_and_pickled(copied, ops):
+    ensemble = tn.fit_many(tn.Model(net(tn.BatchNorm()), 5, backend=ops), (X, LABELS), seeds=[1, 2])
+    wanted = ops.to_numpy(ensemble.predict(X)).copy()
+    again = copied(ensemble)
+    np.testing.assert_array_equal(ops.to_numpy(again.predict(X)), wanted)
+    again.theta, again.state = 0.0 * again.theta, 0.0 * again.state
+    assert not ops.to_numpy(again.predict(X)).any()
+    np.testing.assert_array_equal(ops.to_numpy(ensemble.predict(X)), wanted)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
 def test_a_network_that_diverges_leaves_the_others_alone(ops):
     network, data = tn.Sequential(tn.Dense(6), tn.Dense(2)), (X, NUMBERS)
@@ -263,6 +276,8 @@ def test_when_all_diverge_it_ends():
         ({"lr": ["0.1"]}, TypeError, "lr '0.1' is not a number or a schedule"),
         ({"early_stopping": 3, "resume": True}, TypeError,
          "fit_many does not take early_stopping, resume: all networks take the same steps; use fit for one"),
+        ({"data": tn.Loader((X, LABELS), 8), "weights": [1.0] * 41, "balance": True}, TypeError,
+         "a Loader draws in an order of its own and does not take weights, balance: set that where it is made"),
         ({"epochs": 0}, ValueError, "epochs 0 is not a positive whole number"),
         ({"clip": 0.0}, ValueError, "clip 0.0 is out of range: give a positive norm, or None"),
         ({"data": tn.data.Batches([(X, LABELS)])}, TypeError,

@@ -128,6 +128,7 @@ def test_training_learns(ops):
     data, held_out = tn.data.Moons(2000), tn.data.Moons(500, seed=9)
     history = model.fit(data, batch_size=100, epochs=3, optimizer=tn.Adam(0.05), validation=held_out)
     assert history[-1]["val_accuracy"] > 0.95
+    assert [row["epoch"] for row in history[1:]] == [2, 3]
     assert history["loss"][-1] < history["loss"][0] / 2
 
 
@@ -319,6 +320,8 @@ def test_history_as_json_lines():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        ({"data": tn.Loader(DATA, 10), "shuffle": True},
+         "a Loader draws in an order of its own and does not take shuffle: set that where it is made"),
         ({"epochs": 0}, "epochs 0 is not a positive whole number"),
         ({"batch_size": 0}, "batch_size 0 is not a positive whole number"),
         ({"batch_size": 999, "drop_last": True},
@@ -344,7 +347,7 @@ def test_options_that_cannot_be(wrong, said):
     model = start()
     before = model.theta.copy()
     with pytest.raises((ValueError, TypeError)) as e:
-        model.fit(DATA, **wrong)
+        model.fit(**{"data": DATA, **wrong})
     assert str(e.value) == said
     np.testing.assert_array_equal(model.theta, before)
 

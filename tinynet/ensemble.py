@@ -10,14 +10,14 @@ from tinynet.history import History
 from tinynet.layers import Array, Context
 from tinynet.losses import Loss
 from tinynet.metrics import Metric
-from tinynet.model import Model, Vector, as_inputs, merge, views
+from tinynet.model import Model, Vectors, as_inputs, merge, views
 
 if TYPE_CHECKING:
     from tinynet.data.columns import Columns
     from tinynet.schedules import Schedule
 
 
-class Ensemble:
+class Ensemble(Vectors):
     """n networks that differ in their numbers alone, what `tinynet.fit_many` returns.
 
     ``theta`` (n, p) and ``state`` (n, s) have a network in each row; ``ensemble[i]`` is the i-th as a `Model` of its own.
@@ -26,29 +26,29 @@ class Ensemble:
     then on, and `mean` and `spread` leave it out.
     """
 
-    theta = Vector()
-    state = Vector()
-
     def __init__(self, models: Sequence[Model], rates: Sequence[float | Schedule]) -> None:
         first = models[0]
         self.net, self.in_shape, self.out_shape = first.net, first.in_shape, first.out_shape
         self.ops, self.dtype, self.gradient_names = first.ops, first.dtype, first.gradient_names
-        xp = self.ops.xp
+        self.spec = first.spec
         self.seeds, self.rates = tuple(model.seed for model in models), tuple(rates)
-        self._theta: Array = xp.stack([model.theta for model in models])
-        self._state: Array = xp.stack([model.state for model in models])
-        parameters, state = ((self.theta, first.spec.params), (self.state, first.spec.state))
-        self.params = merge(views(*parameters, self.ops), views(*state, self.ops))
         self.histories: tuple[History, ...] = tuple(History() for _ in models)
         self.diverged: dict[int, str] = {}
         self.loss: Loss | None = None
         self.metrics: tuple[Metric, ...] = ()
         self.columns: Columns | None = None
         self._rows = max(first._rows // len(models), 1)
-        ctx = Context(self.ops, seed=self.seed)
+        stack = self.ops.xp.stack
+        self._bind(stack([model.theta for model in models]), stack([model.state for model in models]))
+
+    def _bind(self, theta: Array, state: Array) -> None:
+        self._theta, self._state = theta, state
+        params = views(theta, self.spec.params, self.ops)
+        self.params = merge(params, views(state, self.spec.state, self.ops))
+        net, xp, count, ctx = self.net, self.ops.xp, len(self), Context(self.ops, seed=self.seed)
 
         def forward(params: Any, x: Array) -> Array:
-            return self.net.forward(params, xp.broadcast_to(x, (len(models), *x.shape)), ctx)[0]
+            return net.forward(params, xp.broadcast_to(x, (count, *x.shape)), ctx)[0]
 
         self._forward = self.ops.compile(forward, self.params)
 

@@ -154,7 +154,8 @@ def fit(
     >>> len(history), model.predict([[10.0]]).round(3).tolist()
     (500, [[21.0]])
     """
-    loader = _loader(data, batch_size, model, shuffle, drop_last, weights, balance)
+    draw = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
+    loader = _loader(data, batch_size, model, draw)
     held_out = None if validation is None else as_dataset(validation, model.ops)
     loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
@@ -314,14 +315,21 @@ def settle(
     return loss, optimizer, _usual_metrics(data) if metrics is None else as_metrics(metrics)
 
 
-def _loader(
-    data: Any, batch_size: int, model: Model, shuffle: bool | None, drop_last: bool, weights: Any, balance: bool
-) -> BatchSource:
+def _loader(data: Any, batch_size: int, model: Model, draw: dict[str, Any]) -> BatchSource:
     if hasattr(data, "steps_per_epoch"):
+        check_draws_itself(data, draw)
         loader: BatchSource = data
         return loader
-    data, options = as_dataset(data, model.ops), {"drop_last": drop_last, "weights": weights, "balance": balance}
-    return Loader(data, batch_size, seed=model.seed, shuffle=shuffle, **options)
+    return Loader(as_dataset(data, model.ops), batch_size, seed=model.seed, **draw)
+
+
+def check_draws_itself(loader: Any, draw: dict[str, Any]) -> None:
+    """TypeError if options of `Loader` are given beside a loader, which would not know of them."""
+    unless_given = {"shuffle": None, "drop_last": False, "weights": None, "balance": False}
+    given = [name for name, value in draw.items() if value is not unless_given[name]]
+    if given:
+        kind, names = type(loader).__name__, ", ".join(given)
+        raise TypeError(f"a {kind} draws in an order of its own and does not take {names}: set that where it is made")
 
 
 def adapt(model: Model, data: Dataset) -> None:

@@ -12,7 +12,7 @@ LONGEST = 4000  # entries of a curve, an even number: at that length neighbours 
 
 @dataclass
 class History:
-    """One row per epoch: ``history["val_loss"]`` is a column, ``history[-1]`` a row, a mapping of names to numbers.
+    """A row per epoch, names to numbers: ``history["val_loss"]`` is a column, ``history[-1]`` a row, ``history[-5:]`` five.
 
     Examples
     --------
@@ -31,8 +31,8 @@ class History:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: int | str) -> Any:
-        if isinstance(key, int):
+    def __getitem__(self, key: int | slice | str) -> Any:
+        if not isinstance(key, str):
             return self.rows[key]
         if self.rows and key not in self.rows[0]:
             raise KeyError(f"history has no {key!r}: choose from {', '.join(self.rows[0])}")

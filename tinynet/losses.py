@@ -77,7 +77,9 @@ class Loss:
             weight = xp.ones(y.shape[:-1], dtype=y.dtype, device=ops.device)
         if known:
             return weight / total
-        return weight / xp.maximum(total, xp.finfo(total.dtype).smallest_normal)[..., None]
+        # sign: without it a large weight of a batch in which nothing counts would overflow
+        counts = xp.sign(total) / xp.maximum(total, xp.finfo(total.dtype).smallest_normal)
+        return weight * counts[..., None]
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
         """ValueError unless targets, of a batch or of a whole data set, fit outputs ``(n, *out)``."""

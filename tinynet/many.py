@@ -12,7 +12,7 @@ from tinynet.data import Dataset, Loader, as_dataset
 from tinynet.data.together import Together
 from tinynet.ensemble import Ensemble
 from tinynet.errors import Interrupted
-from tinynet.fitting import Tally, adapt, averaged, settle
+from tinynet.fitting import Tally, adapt, averaged, check_draws_itself, settle
 from tinynet.layers import Array
 from tinynet.losses import Loss
 from tinynet.metrics import Metric
@@ -81,11 +81,12 @@ def fit_many(
     each = [replace(optimizer, lr=rate) for rate in rates]  # which checks the rates
     models = [Model(model.net, model.in_shape, seed=n, backend=model.ops, dtype=model.dtype) for n in numbers]
 
+    draw = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
+    if isinstance(data, Loader):
+        check_draws_itself(data, draw)
+
     def order(seed: int) -> Loader:
-        if isinstance(data, Loader):
-            return data
-        draw: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
-        return Loader(source, batch_size, seed=seed, **draw)
+        return data if isinstance(data, Loader) else Loader(source, batch_size, seed=seed, **draw)
 
     orders = {seed: order(seed) for seed in dict.fromkeys(numbers)}
     loader = Together([orders[seed] for seed in numbers])

@@ -58,7 +58,36 @@ class Vector:
         own[...] = new
 
 
-class Model:
+class Vectors:
+    """What has all its numbers in the vectors ``theta`` and ``state``, in a form that can be copied and pickled."""
+
+    theta = Vector()
+    state = Vector()
+    ops: Backend
+
+    def _bind(self, theta: Array, state: Array) -> None:
+        """Make these the vectors, and everything that is cut out of them."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: the backend by its name, without the views that are cut out of the two vectors."""
+        state = {name: value for name, value in vars(self).items() if name not in ("params", "_forward")}
+        return state | {"ops": self.ops.name} | {name: self.ops.to_numpy(state[name]) for name in ("_theta", "_state")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, ops=get_backend(state["ops"]))
+        # copies, also of what `copy.copy` has not copied and of maps that cannot be written
+        self._bind(*(self._copy(state[name]) for name in ("_theta", "_state")))
+
+    def _copy(self, values: Array) -> Array:
+        """A host's vector in new memory of the backend's."""
+        values = self.ops.asarray(values)
+        copy = self.ops.empty(values.shape, values.dtype)
+        copy[...] = values
+        return copy
+
+
+class Model(Vectors):
     """A layer with parameters on a backend.
 
     ``n_in`` is the number of features or the shape of one sample; every other width follows. ``seed`` decides the
@@ -74,9 +103,6 @@ class Model:
     >>> model.theta.shape
     (51,)
     """
-
-    theta = Vector()
-    state = Vector()
 
     def __init__(
         self,
@@ -117,7 +143,6 @@ class Model:
         return vector
 
     def _bind(self, theta: Array, state: Array) -> None:
-        """Make ``theta`` and ``state`` the vectors of this model."""
         self._theta, self._state = theta, state
         params = views(theta, self.spec.params, self.ops)
         self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
@@ -128,22 +153,6 @@ class Model:
         # not self: a reference cycle would hold device memory until the next garbage collection
         net, out = self.net, self.out_shape
         self._forward = self.ops.compile(lambda params, x: checked_forward(net, out, params, x, ctx)[0], self.params)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: the backend by its name, without the views that are cut out of the two vectors."""
-        state = {name: value for name, value in vars(self).items() if name not in ("params", "_forward")}
-        return state | {"ops": self.ops.name} | {name: self.ops.to_numpy(state[name]) for name in ("_theta", "_state")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, ops=get_backend(state["ops"]))
-        # copies, also of what `copy.copy` has not copied and of maps that cannot be written
-        self._bind(*(self._copy(state[name]) for name in ("_theta", "_state")))
-
-    def _copy(self, values: Array) -> Array:
-        """A host's vector in new memory of the backend's."""
-        copy = self.ops.empty(values.shape, self.ops.dtype(self.dtype))
-        copy[...] = self.ops.asarray(values)
-        return copy
 
     def __repr__(self) -> str:
         shapes = f"{_written(self.in_shape)} -> {_written(self.out_shape)}"

@@ -22,14 +22,19 @@ TABLE: dict[str, type] = {kind.__name__: kind for kind in _KINDS}
 DEEPEST = 32
 
 
-def describe(thing: Any) -> Any:
-    """``thing`` as JSON data: ``{"kind": "Dense", "width": 64, …}``; numbers, strings and None as they are."""
+def describe(thing: Any, depth: int = 0) -> Any:
+    """``thing`` as JSON data: ``{"kind": "Dense", "width": 64, …}``; numbers, strings and None as they are.
+
+    TypeError for anything that `rebuild` would not take back.
+    """
+    if depth > DEEPEST:
+        raise TypeError(f"layers nested so deep cannot be saved: {DEEPEST // 2} of them may be inside one another")
     if isinstance(thing, layers.Sequential):
-        return {"kind": _kind(thing), "layers": [describe(layer) for layer in thing.layers]}
+        return {"kind": _kind(thing), "layers": describe(thing.layers, depth + 1)}
     if is_dataclass(thing):
-        return {"kind": _kind(thing), **{f.name: describe(getattr(thing, f.name)) for f in fields(thing)}}
+        return {"kind": _kind(thing), **{f.name: describe(getattr(thing, f.name), depth + 1) for f in fields(thing)}}
     if isinstance(thing, (list, tuple)):
-        return [describe(part) for part in thing]
+        return [describe(part, depth + 1) for part in thing]
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
     raise TypeError(f"{type(thing).__name__} is not in the table of layers and losses and cannot be saved")

@@ -75,6 +75,8 @@ def moments(
             mean = mean + gap * (more / (count + more))
             squares = squares + its_squares + gap * gap * (count * more / (count + more))
         count += more
+    if not count:
+        raise ValueError(f"all of {n} samples have weight 0: a mean takes one that counts")
     return mean, xp.sqrt(squares / count)
 
 
