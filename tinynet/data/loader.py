@@ -211,7 +211,8 @@ class Supply:
             found: Batch = self.loader.batch(step, self.ops, self.dtype)
         else:
             first, _, chunk = self.chunk(step)
-            found = self.loader.cut(chunk, step - first, self.ops, self._put)
+            put = self._put if isinstance(self._latest, _Ahead) else None
+            found = self.loader.cut(chunk, step - first, self.ops, put)
         return found
 
     def chunk(self, step: int) -> Chunk:
@@ -287,6 +288,10 @@ def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chu
     return True, step
 
 
+class _Ahead(Chunk):
+    """A chunk that a background thread made: its batches may be copied to a device while that computes."""
+
+
 def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chunk]:
     """Chunks without end: while one is used, the next is made in a background thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="tinynet-loader") as pool:
@@ -294,4 +299,4 @@ def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chu
         while True:
             first, steps, _ = chunk = coming.result()
             coming = pool.submit(loader.chunk, first + steps, ops, dtype)
-            yield chunk
+            yield _Ahead(chunk)
