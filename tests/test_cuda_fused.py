@@ -534,7 +534,7 @@ def test_losses_of_steps_together_are_written_where_they_are_read(machine):
     for first in (0, 4, 8):
         machine.launched.clear()
         losses = np.empty(4, "float32")
-        step.several((x, y, None), first, losses)
+        step.several((x.reshape(4, batch, n_in), y.reshape(4, batch, 1), None), first, losses)
         assert first == 0 or machine.launched == 4 * launches
         again = tn.Model(net, n_in, seed=2)
         reports = [*tn.train(again, tn.Loader(tn.Arrays(x, y), batch, shuffle=False), loss, optimizer, steps=first + 4)]
