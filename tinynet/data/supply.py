@@ -29,7 +29,7 @@ class Supply:
         self._chunks = None
         if isinstance(loader, Loader) and loader.made_on_host(ops):
             self._chunks = _chunks(loader, first, ops, dtype)
-            self._put = None if ops.on_host or loader.prefetch is False else ops.feed()
+            self._put = None if ops.on_host else ops.feed()
         self._latest: Chunk = first, 0, Batch(None, None, None)
 
     def batch(self, step: int) -> Batch:
@@ -37,7 +37,8 @@ class Supply:
             found: Batch = self.loader.batch(step, self.ops, self.dtype)
         else:
             first, _, chunk = self.chunk(step)
-            found = self.loader.cut(chunk, step - first, self.ops, self._put)
+            put = self._put if isinstance(self._latest, _Ahead) else None
+            found = self.loader.cut(chunk, step - first, self.ops, put)
         return found
 
     def chunk(self, step: int) -> Chunk:
@@ -111,6 +112,10 @@ def _trial(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chu
         if within > 0.95 * without:
             return False, step
     return True, step
+
+
+class _Ahead(Chunk):
+    """A chunk that a background thread made: its batches may be copied to a device while that computes."""
 
 
 def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chunk]:
