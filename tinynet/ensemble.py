@@ -10,7 +10,7 @@ from tinynet.history import History
 from tinynet.layers import Array, Context
 from tinynet.losses import Loss
 from tinynet.metrics import Metric
-from tinynet.model import Model, Vector, as_inputs, merge, views
+from tinynet.model import Model, Vector, as_inputs, draw, merge, views
 
 if TYPE_CHECKING:
     from tinynet.data.columns import Columns
@@ -29,26 +29,25 @@ class Ensemble:
     theta = Vector()
     state = Vector()
 
-    def __init__(self, models: Sequence[Model], rates: Sequence[float | Schedule]) -> None:
-        first = models[0]
-        self.net, self.in_shape, self.out_shape = first.net, first.in_shape, first.out_shape
-        self.ops, self.dtype, self.gradient_names = first.ops, first.dtype, first.gradient_names
+    def __init__(self, model: Model, seeds: Sequence[int], rates: Sequence[float | Schedule]) -> None:
+        self.net, self.in_shape, self.out_shape = model.net, model.in_shape, model.out_shape
+        self.ops, self.dtype, self.gradient_names = model.ops, model.dtype, model.gradient_names
+        self.seeds, self.rates = tuple(seeds), tuple(rates)
         xp = self.ops.xp
-        self.seeds, self.rates = tuple(model.seed for model in models), tuple(rates)
-        self._theta: Array = xp.stack([model.theta for model in models])
-        self._state: Array = xp.stack([model.state for model in models])
-        parameters, state = ((self.theta, first.spec.params), (self.state, first.spec.state))
+        drawn = (draw(model.spec, seed, self.ops, self.dtype) for seed in seeds)
+        self._theta, self._state = (xp.stack(vectors) for vectors in zip(*drawn, strict=True))
+        parameters, state = ((self.theta, model.spec.params), (self.state, model.spec.state))
         self.params = merge(views(*parameters, self.ops), views(*state, self.ops))
-        self.histories: tuple[History, ...] = tuple(History() for _ in models)
+        self.histories: tuple[History, ...] = tuple(History() for _ in seeds)
         self.diverged: dict[int, str] = {}
         self.loss: Loss | None = None
         self.metrics: tuple[Metric, ...] = ()
         self.columns: Columns | None = None
-        self._rows = max(first._rows // len(models), 1)
+        self._rows = max(model._rows // len(seeds), 1)
         ctx = Context(self.ops, seed=self.seed)
 
         def forward(params: Any, x: Array) -> Array:
-            return self.net.forward(params, xp.broadcast_to(x, (len(models), *x.shape)), ctx)[0]
+            return self.net.forward(params, xp.broadcast_to(x, (len(seeds), *x.shape)), ctx)[0]
 
         self._forward = self.ops.compile(forward, self.params)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from math import nan, prod
 from os import PathLike
@@ -13,7 +13,7 @@ from tinynet_backends import Backend, get_backend
 from tinynet import checks, streams
 from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
-from tinynet.layers import Array, Context, Layer, Param, Params, Sequential, checked_forward, leaves
+from tinynet.layers import Array, Context, Layer, Param, Params, Sequential, Spec, checked_forward, leaves
 from tinynet.losses import Loss, check_loss
 from tinynet.metrics import Metric, added, as_metrics, check_metrics
 from tinynet.standardize import moments, standardizer
@@ -102,17 +102,7 @@ class Model:
         self.metrics: tuple[Metric, ...] = ()
         self.history: History | None = None
         self.columns: Columns | None = None  # names of columns and classes in the table that it was fitted to
-        names = [name for name, _ in leaves(self.spec.params)]
-        self._bind(self._draw(self.spec.params, first=0), self._draw(self.spec.state, first=len(names)))
-
-    def _draw(self, tree: Mapping[str, Any], first: int) -> Array:
-        host = get_backend("numpy")
-        key = streams.key(self.seed, streams.WEIGHTS)
-        parts = [
-            host.xp.reshape(p.init.draw(p.shape, key, (number, 0, 0), host), (-1,))
-            for number, (_, p) in enumerate(leaves(tree), start=first)
-        ]
-        return self.ops.asarray(host.xp.concat([host.zeros((0,), host.dtype("float64")), *parts]), self.dtype)
+        self._bind(*draw(self.spec, self.seed, self.ops, dtype))
 
     def _bind(self, theta: Array, state: Array) -> None:
         """Make ``theta`` and ``state`` the vectors of this model."""
@@ -427,6 +417,18 @@ def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric]
             raise ValueError(f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}")
     with model.ops.active():
         data.check(lambda target, ops: loss.check(out, target, ops), model.ops)
+
+
+def draw(spec: Spec, seed: int, ops: Backend, dtype: str) -> Iterator[Array]:
+    """The initial weights (p,) and state (s,) that a seed makes."""
+    host, key, first = get_backend("numpy"), streams.key(seed, streams.WEIGHTS), 0
+    for tree in (spec.params, spec.state):
+        parts = [
+            host.xp.reshape(p.init.draw(p.shape, key, (number, 0, 0), host), (-1,))
+            for number, (_, p) in enumerate(leaves(tree), start=first)
+        ]
+        first += len(parts)
+        yield ops.asarray(host.xp.concat([host.zeros((0,), host.dtype("float64")), *parts]), dtype)
 
 
 def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any]:
