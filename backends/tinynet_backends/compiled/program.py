@@ -98,7 +98,7 @@ class _Records:
 
     def begin_chain(self, chain: Sequence[Call], shares: int, replay: Replay | None) -> None:
         """The head of a chain, whose records follow; with ``replay`` if they are all of its calls."""
-        shared, size = min(shares, 4 * _machine().cores), sum(3 + len(args) for _, args in chain)
+        shared, size = min(shares, _machine().cores), sum(3 + len(args) for _, args in chain)
         moves = _moves(chain, shares, replay.passing) if replay else []
         self.changes = _changes(chain, replay.returned) if replay else []
         room = np.empty(shared * size, np.int64)
