@@ -10,7 +10,7 @@ from tinynet.history import History
 from tinynet.layers import Array, Context
 from tinynet.losses import Loss
 from tinynet.metrics import Metric
-from tinynet.model import Model, Vectors, as_inputs, merge, views
+from tinynet.model import Model, Vectors, as_inputs, draw, merge, views
 
 if TYPE_CHECKING:
     from tinynet.data.columns import Columns
@@ -26,20 +26,19 @@ class Ensemble(Vectors):
     then on, and `mean` and `spread` leave it out.
     """
 
-    def __init__(self, models: Sequence[Model], rates: Sequence[float | Schedule]) -> None:
-        first = models[0]
-        self.net, self.in_shape, self.out_shape = first.net, first.in_shape, first.out_shape
-        self.ops, self.dtype, self.gradient_names = first.ops, first.dtype, first.gradient_names
-        self.spec = first.spec
-        self.seeds, self.rates = tuple(model.seed for model in models), tuple(rates)
-        self.histories: tuple[History, ...] = tuple(History() for _ in models)
+    def __init__(self, model: Model, seeds: Sequence[int], rates: Sequence[float | Schedule]) -> None:
+        self.net, self.in_shape, self.out_shape = model.net, model.in_shape, model.out_shape
+        self.ops, self.dtype, self.gradient_names = model.ops, model.dtype, model.gradient_names
+        self.spec = model.spec
+        self.seeds, self.rates = tuple(seeds), tuple(rates)
+        self.histories: tuple[History, ...] = tuple(History() for _ in seeds)
         self.diverged: dict[int, str] = {}
         self.loss: Loss | None = None
         self.metrics: tuple[Metric, ...] = ()
         self.columns: Columns | None = None
-        self._rows = max(first._rows // len(models), 1)
-        stack = self.ops.xp.stack
-        self._bind(stack([model.theta for model in models]), stack([model.state for model in models]))
+        self._rows = max(model._rows // len(seeds), 1)
+        drawn = (draw(self.spec, seed, self.ops, self.dtype) for seed in seeds)
+        self._bind(*(self.ops.xp.stack(vectors) for vectors in zip(*drawn, strict=True)))
 
     def _bind(self, theta: Array, state: Array) -> None:
         self._theta, self._state = theta, state

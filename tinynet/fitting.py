@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from os import PathLike
 from time import perf_counter
 from typing import Any
@@ -58,9 +60,9 @@ class Tally:
     seconds: float = 0.0  # of the part of the epoch before the run was last resumed
     began: float = field(default_factory=perf_counter)
 
-    def add(self, losses: Iterable[float]) -> None:
-        for loss in losses:  # in order, so that the bits do not depend on where a run was stopped
-            self.total, self.counted = self.total + loss, self.counted + 1
+    def add(self, losses: Sequence[float]) -> None:
+        self.total = reduce(add, losses, self.total)  # in order: the bits do not depend on where a run was stopped
+        self.counted += len(losses)
 
     def elapsed(self) -> float:
         return self.seconds + perf_counter() - self.began

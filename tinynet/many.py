@@ -20,6 +20,7 @@ from tinynet.model import Evaluation, Model, check_fit
 from tinynet.optim import Optimizer
 from tinynet.schedules import Schedule, rate_at
 from tinynet.standardize import standardizer
+from tinynet.streams import check_seed
 from tinynet.training import Run, check_options, loop, make_step
 
 _ROWS = 4096  # samples times networks that are evaluated at a time
@@ -79,7 +80,6 @@ def fit_many(
     epochs = checks.positive("epochs", epochs)
     numbers, rates = _pairs(model.seed if seeds is None else seeds, optimizer.lr if lr is None else lr)
     each = [replace(optimizer, lr=rate) for rate in rates]  # which checks the rates
-    models = [Model(model.net, model.in_shape, seed=n, backend=model.ops, dtype=model.dtype) for n in numbers]
 
     draw = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
     if isinstance(data, Loader):
@@ -92,12 +92,12 @@ def fit_many(
     loader = Together([orders[seed] for seed in numbers])
     steps = epochs * loader.steps_per_epoch
     check_options(steps, clip, accumulate, ema)
-    check_fit(models[0], source, loss)
+    check_fit(model, source, loss)
     if held_out is not None:
-        check_fit(models[0], held_out, loss, chosen)
-    _adapt(models, source)
+        check_fit(model, held_out, loss, chosen)
 
-    ensemble = Ensemble(models, rates)
+    ensemble = Ensemble(model, numbers, rates)
+    _adapt(ensemble, source)
     ensemble.loss, ensemble.metrics, ensemble.columns = loss, chosen, source.columns
     ops = ensemble.ops
     run = Run(optimizer.init(ensemble.theta, ops))
@@ -117,7 +117,7 @@ def fit_many(
     step = make_step(ensemble, loss, each[0], run, clip, accumulate, ema, own.array)
     at_rates = step if own.constant else lambda batch, t: step(batch, own.at(t))
     watch = _Watch(ensemble)
-    tallies = [Tally() for _ in models]
+    tallies = [Tally() for _ in numbers]
     try:
         for report in loop(ensemble, loader, at_rates, run, steps, None, watch, together=own.constant):
             columns = zip(*report.recent, strict=True)  # none where no losses came in
@@ -139,13 +139,15 @@ def fit_many(
     return ensemble
 
 
-def _adapt(models: list[Model], data: Dataset) -> None:
-    """Set a leading `Standardize` of all models, by one pass over the data."""
-    adapt(models[0], data)
-    layers = [standardizer(model.net, model.params) for model in models]
-    for layer in layers[1:]:
-        if layer is not None and layers[0] is not None:
-            layer["mean"][...], layer["scale"][...] = layers[0]["mean"], layers[0]["scale"]
+def _adapt(ensemble: Ensemble, data: Dataset) -> None:
+    """Set a leading `Standardize` of all networks, by one pass over the data."""
+    layer = standardizer(ensemble.net, ensemble.params)
+    if layer is None:
+        return
+    first = ensemble[0]
+    adapt(first, data)
+    for name, value in (standardizer(first.net, first.params) or {}).items():
+        layer[name][...] = value
 
 
 class _Rates:
@@ -184,11 +186,12 @@ class _Watch:
         finite = [xp.all(xp.isfinite(losses), axis=0), *(xp.all(xp.isfinite(a), axis=-1) for a in vectors)]
         sound = finite[0] & finite[1] & finite[2]
         values: list[list[float]] = ops.to_numpy(losses).tolist()
-        for number, well in enumerate(ops.to_numpy(sound).tolist()):
-            if not well and number not in ensemble.diverged:
+        well: list[bool] = ops.to_numpy(sound).tolist()
+        for number in range(len(ensemble)):
+            if not well[number] and number not in ensemble.diverged:
                 self._freeze(number, [row[number] for row in values], since)
         for a, kept in zip(vectors, good, strict=True):
-            kept[...] = xp.where(sound[:, None], a, kept)
+            kept[...] = a if all(well) else xp.where(sound[:, None], a, kept)
         return tuple(values)
 
     def _freeze(self, number: int, losses: list[float], since: int) -> None:
@@ -207,7 +210,7 @@ class _Watch:
 
 def _pairs(seeds: Any, lr: Any) -> tuple[list[int], list[float | Schedule]]:
     """A seed and a rate for each network."""
-    numbers = list(seeds) if isinstance(seeds, Iterable) else [seeds]
+    numbers = [*map(check_seed, seeds if isinstance(seeds, Iterable) else [seeds])]
     given = list(lr) if isinstance(lr, Iterable) else [lr]
     rates = []
     for rate in given:

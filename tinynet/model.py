@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from math import nan, prod
 from os import PathLike
@@ -13,7 +13,7 @@ from tinynet_backends import Backend, get_backend
 from tinynet import checks, streams
 from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
-from tinynet.layers import Array, Context, Layer, Param, Params, Sequential, checked_forward, leaves
+from tinynet.layers import Array, Context, Layer, Param, Params, Sequential, Spec, checked_forward, leaves
 from tinynet.losses import Loss, check_loss
 from tinynet.metrics import Metric, added, as_metrics, check_metrics
 from tinynet.standardize import moments, standardizer
@@ -128,19 +128,7 @@ class Model(Vectors):
         self.metrics: tuple[Metric, ...] = ()
         self.history: History | None = None
         self.columns: Columns | None = None  # names of columns and classes in the table that it was fitted to
-        names = [name for name, _ in leaves(self.spec.params)]
-        self._bind(self._draw(self.spec.params, first=0), self._draw(self.spec.state, first=len(names)))
-
-    def _draw(self, tree: Mapping[str, Any], first: int) -> Array:
-        host, key, requests = get_backend("numpy"), streams.key(self.seed, streams.WEIGHTS), list(leaves(tree))
-        vector = self.ops.empty((sum(prod(p.shape) for _, p in requests),), self.ops.dtype(self.dtype))
-        start = 0
-        for number, (_, p) in enumerate(requests, start=first):
-            stop = start + prod(p.shape)
-            drawn = p.init.draw(p.shape, key, (number, 0, 0), host)
-            vector[start:stop] = self.ops.asarray(host.xp.reshape(drawn, (-1,)), self.dtype)
-            start = stop
-        return vector
+        self._bind(*draw(self.spec, self.seed, self.ops, dtype))
 
     def _bind(self, theta: Array, state: Array) -> None:
         self._theta, self._state = theta, state
@@ -453,6 +441,21 @@ def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric]
         raise ValueError(
             f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}{other}"
         )
+
+
+def draw(spec: Spec, seed: int, ops: Backend, dtype: str) -> Iterator[Array]:
+    """The initial weights (p,) and state (s,) that a seed makes."""
+    host, key, first = get_backend("numpy"), streams.key(seed, streams.WEIGHTS), 0
+    for tree in (spec.params, spec.state):
+        requests = [p for _, p in leaves(tree)]
+        vector = ops.empty((sum(prod(p.shape) for p in requests),), ops.dtype(dtype))
+        stop = 0
+        for number, p in enumerate(requests, start=first):
+            start, stop = stop, stop + prod(p.shape)
+            drawn = p.init.draw(p.shape, key, (number, 0, 0), host)
+            vector[start:stop] = ops.asarray(host.xp.reshape(drawn, (-1,)), dtype)
+        first += len(requests)
+        yield vector
 
 
 def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any]:

@@ -125,4 +125,4 @@ def _ahead(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chu
         while True:
             first, steps, _ = chunk = coming.result()
             coming = pool.submit(loader.chunk, first + steps, ops, dtype)
-            yield chunk
+            yield _Ahead(chunk)
