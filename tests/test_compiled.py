@@ -498,16 +498,24 @@ def test_helpers_help_where_they_do(without, wanted, monkeypatch):
 
     monkeypatch.setattr(program, "perf_counter", lambda: now[0])
     adaptive = program.AdaptiveProgram(Machine(), np.zeros(1, np.int64))
-    for _ in range(program._EVERY):
-        adaptive()
     early, tried = program._EARLY, program._TRIED
-    assert all(ran[: early + tried])
-    assert not any(ran[early + tried : early + 2 * tried])
-    assert set(ran[early + 2 * tried :]) == {wanted}
-    without = 13
+    pauses = [early, 2 * early, 4 * early]
+    for pause in pauses:
+        for _ in range(pause + 2 * tried):
+            adaptive()
+    for pause, before in zip(pauses, (True, wanted, wanted), strict=True):
+        trial = [ran.pop(0) for _ in range(pause + 2 * tried)]
+        assert trial == [before] * pause + [True] * tried + [False] * tried
+    without = 13  # a verdict stands until the next trial
+    while adaptive.pause < program._EVERY:
+        adaptive()
+    assert ran[: 8 * early] == [wanted] * 8 * early
     for _ in range(program._EVERY):
         adaptive()
-    assert ran[-1]
+    assert all(ran[-program._EVERY :])
+    for _ in range(2 * tried):
+        adaptive()
+    assert adaptive.pause == program._EVERY
 
 
 def test_what_takes_long_has_helpers(monkeypatch):

@@ -28,7 +28,10 @@ from tinynet_backends.replay import Replay, offset_of, whole_of
 
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
-_EARLY, _EVERY = 32, 2048  # steps of a program before it is tried without helpers, and until it is again
+_EARLY, _EVERY = (
+    32,
+    2048,
+)  # steps of a program before its first trial without helpers; twice as many before the next, up to
 _TRIED = 6  # runs of a trial with helpers, and then as many without
 _UNUSED = 2  # the first of either, in which caches hold what another core needs
 _LONG = 2e-3  # seconds of a program that are worth helpers anyway
@@ -307,13 +310,14 @@ class Program:
 class AdaptiveProgram(Program):
     """A program with helpers, unless it was faster without them when both were last tried.
 
-    On a shared machine, passing data between two cores may for a while take longer than doing the work on one. Results do
-    not depend on which thread does a part.
+    On a shared machine, passing data between two cores may for a while take longer than doing the work on one. The first
+    trials follow close on one another, since one may mislead. Results do not depend on which thread does a part.
     """
 
     def __init__(self, machine: Any, words: Any, kept: Any = None) -> None:
         super().__init__(machine, words, kept)
-        self.left, self.tried, self.helped = _EARLY, 0, True  # steps until a trial, and its runs so far
+        self.pause = self.left = _EARLY  # steps between trials, and until the next
+        self.tried, self.helped = 0, True  # runs of the trial so far
         self.fastest = [inf, inf]  # without, and with
 
     def __call__(self, rows: Any = None) -> None:
@@ -331,7 +335,8 @@ class AdaptiveProgram(Program):
         self.tried += 1
         if self.tried == 2 * _TRIED:
             self.helped = self.fastest[True] <= self.fastest[False]
-            self.left, self.tried, self.fastest = _EVERY, 0, [inf, inf]
+            self.pause = self.left = min(2 * self.pause, _EVERY)
+            self.tried, self.fastest = 0, [inf, inf]
 
 
 def _span(words: Any) -> tuple[int, int]:
