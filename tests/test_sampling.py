@@ -165,6 +165,25 @@ def test_batches_from_a_thread_are_fed_and_no_others(prefetch, monkeypatch):
         assert len(fed) == 40 * prefetch
 
 
+def test_a_loader_may_make_batches_of_its_own():
+    """One that does is asked for each of them; several networks, whose batches are made together, cannot have it."""
+
+    class Shifted(tn.Loader):
+        def batch(self, step, ops, dtype):
+            x, y, weight = super().batch(step, ops, dtype)
+            return tn.data.Batch(x + step, y, weight)
+
+    for prefetch in (True, False):
+        for name in ("numpy", "numba"):
+            model, other = (tn.Model(tn.Dense(4), 1, backend=name) for _ in range(2))
+            loader = Shifted(DATA, 20, prefetch=prefetch)
+            model.fit(loader, epochs=2)
+            other.fit(tn.data.Batches([loader.batch(step, model.ops, "float32")[:2] for step in range(10)]))
+            assert model.theta.tobytes() == other.theta.tobytes()
+    with pytest.raises(TypeError, match="fit_many does not take Shifted"):
+        tn.fit_many(model, loader, seeds=2)
+
+
 def test_targets_count_in_the_size_of_a_chunk(monkeypatch):
     """Few features and many targets, of one network and of two."""
     monkeypatch.setattr(loading, "LARGEST_CHUNK", 1000)
