@@ -9,7 +9,7 @@ from tinynet_backends import BackendUnavailable, get_backend
 
 import tinynet as tn
 from tinynet.data import loader as loading
-from tinynet.data import sampling, supply
+from tinynet.data import sampling, supply, together
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 3], [70, 25, 5])[RNG.permutation(100)]
@@ -135,6 +135,63 @@ def test_a_thread_is_tried_and_kept_where_it_pays(tick, ticks, with_thread, thre
         now[0] += tick * (with_thread[len(begun) - 1] if running else 7)
     assert (len(begun), bool(running)) == (threads, threads == 3)
     coming.close()
+
+
+@pytest.mark.parametrize("prefetch", [True, False, None])
+def test_batches_from_a_thread_are_fed_and_no_others(prefetch, monkeypatch):
+    """Those that nobody makes while the device computes are copied to it as they are asked for."""
+    ops, chunk, in_thread, fed = get_backend("strict:device2"), tn.Loader.chunk, set(), []
+
+    def noted(*args):
+        first, steps, batches = chunk(*args)
+        here = threading.current_thread() is threading.main_thread()  # also one that was made ahead of a trial's end
+        (in_thread.difference_update if here else in_thread.update)(range(first, first + steps))
+        return first, steps, batches
+
+    def feed(self):
+        return lambda arrays: fed.append(t) or [None if a is None else self.asarray(a) for a in arrays]
+
+    monkeypatch.setattr(loading, "LARGEST_CHUNK", 2 * 10)  # two steps each
+    monkeypatch.setattr(supply, "_SOON", 0.0)
+    monkeypatch.setattr(tn.Loader, "chunk", noted)
+    monkeypatch.setattr(type(ops), "feed", feed)
+    loader = tn.Loader(DATA, 10, prefetch=prefetch)
+    coming = supply.Supply(loader, 0, ops, "float32")
+    for t in range(40):
+        np.testing.assert_array_equal(ops.to_numpy(coming.batch(t).x), DATA.x[loader.index(t)])
+    coming.close()
+    assert fed == [t for t in range(40) if t in in_thread]
+    if prefetch is not None:
+        assert len(fed) == 40 * prefetch
+
+
+def test_a_loader_may_make_batches_of_its_own():
+    """One that does is asked for each of them; several networks, whose batches are made together, cannot have it."""
+
+    class Shifted(tn.Loader):
+        def batch(self, step, ops, dtype):
+            x, y, weight = super().batch(step, ops, dtype)
+            return tn.data.Batch(x + step, y, weight)
+
+    for prefetch in (True, False):
+        for name in ("numpy", "numba"):
+            model, other = (tn.Model(tn.Dense(4), 1, backend=name) for _ in range(2))
+            loader = Shifted(DATA, 20, prefetch=prefetch)
+            model.fit(loader, epochs=2)
+            other.fit(tn.data.Batches([loader.batch(step, model.ops, "float32")[:2] for step in range(10)]))
+            assert model.theta.tobytes() == other.theta.tobytes()
+    with pytest.raises(TypeError, match="fit_many does not take Shifted"):
+        tn.fit_many(model, loader, seeds=2)
+
+
+def test_targets_count_in_the_size_of_a_chunk(monkeypatch):
+    """Few features and many targets, of one network and of two."""
+    monkeypatch.setattr(loading, "LARGEST_CHUNK", 1000)
+    monkeypatch.setattr(together, "LARGEST_CHUNK", 1000)
+    ops, data = get_backend("numpy"), (np.zeros((100, 1)), np.zeros((100, 24)))
+    loaders = [tn.Loader(data, 10, seed=seed, shuffle=True) for seed in (1, 2)]
+    for source, steps in ((loaders[0], 4), (together.Together(loaders), 2)):
+        assert source.chunk(0, ops, "float32")[1] == source.steps_per_chunk(ops) == steps
 
 
 def test_a_loader_gives_what_is_asked_for_in_turns(ops):

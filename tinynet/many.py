@@ -9,6 +9,7 @@ from typing import Any
 
 from tinynet import checks
 from tinynet.data import Dataset, Loader, as_dataset
+from tinynet.data.loader import has_chunks
 from tinynet.data.together import Together
 from tinynet.ensemble import Ensemble
 from tinynet.errors import Interrupted
@@ -71,7 +72,7 @@ def fit_many(
     if others:
         names = ", ".join(others)
         raise TypeError(f"fit_many does not take {names}: all networks take the same steps; use fit for one")
-    if hasattr(data, "steps_per_epoch") and not isinstance(data, Loader):
+    if hasattr(data, "steps_per_epoch") and not has_chunks(data):
         kind = type(data).__name__
         raise TypeError(f"fit_many does not take {kind}: give a data set, arrays, a path or a Loader")
     source = data.data if isinstance(data, Loader) else as_dataset(data, model.ops)

@@ -14,7 +14,7 @@ from tinynet_backends import Backend
 
 from tinynet import checks
 from tinynet.data import Batch
-from tinynet.data.loader import BatchSource, Loader
+from tinynet.data.loader import BatchSource, has_chunks
 from tinynet.data.supply import Supply
 from tinynet.data.together import Together
 from tinynet.errors import DivergedError
@@ -260,9 +260,9 @@ def _made_together(loader: BatchSource, ops: Backend, theta: Array) -> bool:
     where a step is short: Ctrl-C waits for all of them, and what is between two steps is not short.
     """
     if ops.launches:
-        return isinstance(loader, Loader) and not loader.made_on_host(ops) and loader.batch_size % 4 == 0
+        return has_chunks(loader) and not loader.made_on_host(ops) and loader.batch_size % 4 == 0
     return isinstance(loader, Together) or (
-        isinstance(loader, Loader) and theta.shape[0] * loader.batch_size <= _SHORT and loader.made_on_host(ops)
+        has_chunks(loader) and theta.shape[0] * loader.batch_size <= _SHORT and loader.made_on_host(ops)
     )
 
 

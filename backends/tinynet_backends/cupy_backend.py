@@ -19,9 +19,7 @@ from tinynet_backends.errors import BackendUnavailable, first_line
 # Precisions, and the compute capability from which on a device has them: Volta, and the tensor cores of Ampere.
 PRECISIONS = {"float32": 70, "tf32": 80, "bf16": 80}
 OLDEST = 14  # CuPy's major version: before it, None in the place of an array is not a null pointer for kernels
-UNASKED = (
-    32 << 10
-)  # bytes of shared memory that a block may have without opting in: 48 KB, less those of the kernel's own
+UNASKED = 32 << 10  # bytes of shared memory that a block may have without opting in: 48 KB, less the kernel's own
 _EXTRA = "install one of the extras cuda12 and cuda13, whichever fits the driver"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from tinynet_backends import Backend, get_backend
 
@@ -93,7 +93,7 @@ class Loader:
             self.order = Shuffled(n, self.seed)
         else:
             self.order = Sequential(n)
-        self._largest = LARGEST_CHUNK // (batch_size * prod(self.data.shape))
+        self._largest = LARGEST_CHUNK // (batch_size * sample_size(self.data))
         self._kept: tuple[int, int, str, Batch] | None = None  # the chunk that was made last: from step to step
 
     def __repr__(self) -> str:
@@ -178,6 +178,16 @@ def _check_step(step: int) -> int:
 def host_of(ops: Backend) -> Backend:
     """The backend that makes batches for ``ops`` on the host."""
     return ops if ops.on_host else get_backend("numpy")
+
+
+def has_chunks(loader: Any) -> TypeGuard[Loader]:
+    """Whether it is a `Loader` whose batches are those in its chunks: a subclass may make others."""
+    return isinstance(loader, Loader) and type(loader).batch is Loader.batch
+
+
+def sample_size(data: Dataset) -> int:
+    """How many numbers a sample has, features and targets; a label is not counted."""
+    return prod(data.shape) + (data.outputs or 0)
 
 
 def power_of_two(most: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from tinynet_backends import Backend
 
 from tinynet.data.dataset import Batch
-from tinynet.data.loader import BatchSource, Chunk, Loader
+from tinynet.data.loader import BatchSource, Chunk, Loader, has_chunks
 
 _SOON = 1e-3  # seconds for two chunks: about what a thread costs, and reading its batches from another core's cache
 
@@ -27,7 +27,7 @@ class Supply:
         self.loader: Any = loader
         self.ops, self.dtype = ops, dtype
         self._chunks = None
-        if isinstance(loader, Loader) and loader.made_on_host(ops):
+        if has_chunks(loader) and loader.made_on_host(ops):
             self._chunks = _chunks(loader, first, ops, dtype)
             self._put = None if ops.on_host else ops.feed()
         self._latest: Chunk = first, 0, Batch(None, None, None)

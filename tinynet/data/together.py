@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 from tinynet_backends import Backend
 
 from tinynet.data.dataset import Batch
-from tinynet.data.loader import LARGEST_CHUNK, LAUNCHED, Chunk, Loader, host_of, power_of_two
+from tinynet.data.loader import LARGEST_CHUNK, LAUNCHED, Chunk, Loader, host_of, power_of_two, sample_size
 from tinynet.data.sampling import Sequential, Shuffled, Shuffles
 
 
@@ -27,7 +26,7 @@ class Together:
         self.alike = isinstance(first.order, Sequential) or all(a.seed == first.seed for a in loaders)
         shuffled = all(isinstance(a.order, Shuffled) for a in loaders)
         self.shuffles = Shuffles(self.data.n, [a.seed for a in loaders]) if shuffled else None
-        most = LARGEST_CHUNK // (len(loaders) * self.batch_size * prod(self.data.shape))
+        most = LARGEST_CHUNK // (len(loaders) * self.batch_size * sample_size(self.data))
         self._most = power_of_two(min(most, LAUNCHED))
         self._kept: Chunk | None = None  # the one that was made last
 
@@ -50,8 +49,7 @@ class Together:
         steps = max(1, min(self._most, self.data.n // self.batch_size - place))
         start = place * self.batch_size
         stop = min(start + steps * self.batch_size, self.data.n)
-        host, count = host_of(ops), len(self.loaders)
-        xp = ops.xp
+        host, xp, count = host_of(ops), ops.xp, len(self.loaders)
         if self.alike:
             rows = self.data.rows(self.first.order.draws(epoch, start, stop, host), ops, dtype)
             x, y, weight = (None if a is None else xp.reshape(a, (steps, 1, -1, *a.shape[1:])) for a in rows)
@@ -63,8 +61,5 @@ class Together:
             draws = host.xp.stack([loader.order.draws(epoch, start, stop, host) for loader in self.loaders])
         index = host.xp.permute_dims(host.xp.reshape(draws, (count, steps, -1)), (1, 0, 2))
         rows = self.data.rows(host.xp.reshape(index, (-1,)), ops, dtype)
-        return (
-            first,
-            steps,
-            Batch(*(None if a is None else xp.reshape(a, (steps, count, -1, *a.shape[1:])) for a in rows)),
-        )
+        batches = (None if a is None else xp.reshape(a, (steps, count, -1, *a.shape[1:])) for a in rows)
+        return first, steps, Batch(*batches)
