@@ -726,6 +726,10 @@ def test_columns_that_are_no_numbers_are_named_at_once(capsys):
     assert mistake(capsys, "train", "--data", "d.csv", "--exclude", "b, c").endswith(
         "column 'd' has no finite number in row 1: fill or drop it"
     )
+    put("d.csv", "a;b;y\n1,5;2,5;0\n-1,5;3,5;1\n")  # these have another remedy
+    assert mistake(capsys, "train", "--data", "d.csv").endswith(
+        "column 'a' has '1,5' in row 0, which is no number: write it with a decimal point"
+    )
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])
