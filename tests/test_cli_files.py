@@ -499,6 +499,18 @@ def test_evaluate(rows, run, capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["loss", "f1", "accuracy"]
 
 
+def test_evaluate_a_single_logit_with_the_targets_of_its_metrics(capsys):
+    """Zeros and ones may be labels or numbers: a model that was trained on numbers has metrics of numbers."""
+    put("z.csv", "a,b,y\n" + "".join(f"{k % 7},{k % 5},{k % 2}\n" for k in range(40)))
+    for task, metric in (("classification", "accuracy"), ("regression", "r2")):
+        data, model = tn.data.read("z.csv", task=task), tn.Model(tn.Dense(1), 2)
+        model.fit(data, loss=tn.BinaryCrossEntropy())
+        model.save("m.safetensors")
+        wanted = model.evaluate(data)
+        assert main(["evaluate", "m.safetensors", "--data", "z.csv", "--backend", "numpy"]) == 0
+        assert capsys.readouterr().out == f"loss {wanted['loss']:.6g}\n{metric} {wanted[metric]:.6g}\n"
+
+
 def test_evaluate_on_computed_data(tmp_path, capsys):
     model = tn.Model(tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Dense(3)), 2)
     model.fit(tn.data.Blobs(500), batch_size=50)
@@ -713,6 +725,10 @@ def test_columns_that_are_no_numbers_are_named_at_once(capsys):
     assert mistake(capsys, "train", "--data", "d.csv") == f"{os.path.abspath('d.csv')}: {said}"
     assert mistake(capsys, "train", "--data", "d.csv", "--exclude", "b, c").endswith(
         "column 'd' has no finite number in row 1: fill or drop it"
+    )
+    put("d.csv", "a;b;y\n1,5;2,5;0\n-1,5;3,5;1\n")  # these have another remedy
+    assert mistake(capsys, "train", "--data", "d.csv").endswith(
+        "column 'a' has '1,5' in row 0, which is no number: write it with a decimal point"
     )
 
 

@@ -211,6 +211,39 @@ def test_two_classes_take_one_output_and_labels(ops):
         model.fit(tn.data.Moons(64))
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_columns_of_whole_numbers_are_numbers(width, ops):
+    """As a data set of one's own may give them: the same bits as from real numbers, and no labels."""
+
+    class Own(tn.Dataset):
+        n, shape, classes, outputs = 8, (2,), None, width
+
+        def __init__(self, kind):
+            self.kind = kind
+
+        def rows(self, index, ops, dtype):
+            i = np.asarray(index)[:, None]
+            x, y = (ops.asarray(i + np.arange(k), dtype) for k in (2, width))
+            return tn.data.Batch(x, ops.asarray(ops.to_numpy(y) % 2, self.kind or dtype), None)
+
+    runs = []
+    for kind in ("int64", None):
+        model, data = tn.Model(tn.Dense(width), n_in=2, backend=ops), Own(kind)
+        history = model.fit(data, loss=tn.BinaryCrossEntropy(), epochs=2, batch_size=4)
+        many = tn.fit_many(
+            tn.Model(tn.Dense(width), n_in=2, backend=ops), data, seeds=[1, 2], loss=tn.BinaryCrossEntropy()
+        )
+        runs.append(
+            (
+                history["loss"],
+                model.evaluate(data),
+                ops.to_numpy(model.theta).tolist(),
+                ops.to_numpy(many.theta).tolist(),
+            )
+        )
+    assert runs[0] == runs[1]
+
+
 def test_a_formula_without_its_derivative(ops):
     class Half(tn.losses.Loss):
         def formula(self, xp, y, target):

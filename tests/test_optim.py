@@ -102,6 +102,12 @@ def test_schedules_by_hand():
     assert all(schedules.OneCycle(1.0, n)(t) >= 0 for n in (1, 2, 3, 4) for t in range(6))
 
 
+def test_whole_numbers_are_those_of_the_same_run():
+    """A checkpoint compares the text of an optimizer."""
+    whole, real = (tn.AdamW(kind(1), weight_decay=kind(2), epsilon=kind(1)) for kind in (int, float))
+    assert repr(whole) == repr(real)
+
+
 @pytest.mark.parametrize(("slots", "wanted"), [((), "(theta,)"), (("v",), "(theta, v)")])
 def test_a_rule_gives_theta_and_slots(slots, wanted, ops):
     rule = type("Own", (tn.optim.Optimizer,), {"slots": slots, "rule": lambda self, xp, theta, *rest: theta})(0.1)

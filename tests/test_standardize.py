@@ -86,7 +86,7 @@ def test_samples_of_any_shape():
         (lambda: tn.Model(tn.Standardize(), 3).adapt((X, Y), samples=1.5), "samples 1.5 is out of range: there are 500"),
         (lambda: tn.Model(tn.Standardize(), 3).adapt((X, Y), samples=501), "samples 501 is out of range: there are 500"),
         (lambda: tn.Model(tn.Standardize(), 3).adapt((X, Y, np.arange(500) > 5), samples=5),
-         "all of 5 samples have weight 0: a mean takes one that counts"),
+         "all 5 samples have weight 0: give at least one a positive weight"),
         (lambda: tn.Model(tn.Standardize(), 3).adapt((1e-42 * X, Y)),
          "a feature varies too much or too little to be standardized in float32: scale it before"),
         (lambda: tn.Model(tn.Standardize(), 3, dtype="float64").adapt((1e200 * X, Y)),

@@ -334,6 +334,13 @@ class Trainable(Protocol):
     def seed(self) -> int | tuple[int, ...]: ...
 
 
+def real_columns(target: Array, axes: int, like: Array, ops: Backend) -> Array:
+    """Labels, which have ``axes`` axes, as they are; columns, which have one more, as real numbers, of the dtype of ``like``."""
+    if target.ndim > axes and ops.xp.isdtype(target.dtype, ("integral", "bool")):
+        return ops.xp.astype(target, like.dtype)
+    return target
+
+
 class Evaluation:
     """Loss and metrics over a data set, with all sums on the device."""
 
@@ -341,6 +348,7 @@ class Evaluation:
         ops, ctx, lead = model.ops, Context(model.ops, seed=model.seed), model.theta.shape[:-1]
 
         def step(params: Params, x: Array, target: Array, weight: Array | None) -> list[list[Array]]:
+            target = real_columns(target, 1, model.theta, ops)
             if not lead:
                 return [sums(checked_forward(model.net, model.out_shape, params, x, ctx)[0], target, weight)]
             y = checked_forward(model.net, model.out_shape, params, ops.xp.broadcast_to(x, (*lead, *x.shape)), ctx)[0]

@@ -76,7 +76,7 @@ def moments(
             squares = squares + its_squares + gap * gap * (count * more / (count + more))
         count += more
     if not count:
-        raise ValueError(f"all of {n} samples have weight 0: a mean takes one that counts")
+        raise ValueError(f"all {n} samples have weight 0: give at least one a positive weight")
     return mean, xp.sqrt(squares / count)
 
 

@@ -21,7 +21,7 @@ from tinynet.errors import DivergedError
 from tinynet.footprint import step_bytes
 from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
 from tinynet.losses import Loss
-from tinynet.model import Model, Trainable, check_fit
+from tinynet.model import Model, Trainable, check_fit, real_columns
 from tinynet.optim import Optimizer, State, check_optimizer
 
 CHECK_EVERY = 64  # steps; a check of the losses waits for the device
@@ -191,6 +191,7 @@ def _gradient(
     """
     ops, lead = model.ops, model.theta.shape[:-1]  # (), or the number of networks
     x, y, weight = batch
+    y = real_columns(y, len(lead) + 1, model.theta, ops)
     total, denominator = None, loss.denominator(y, weight, ops)
     n = x.shape[len(lead)]
     if lead:

@@ -10,7 +10,7 @@ from tinynet.cli.data import add_computed, computed
 from tinynet.data import DATASETS, Dataset
 from tinynet.data import read as read_data
 from tinynet.data.sources import KINDS
-from tinynet.metrics import METRICS
+from tinynet.metrics import METRICS, Metric, as_metrics
 from tinynet.model import Model
 
 EXAMPLES = """
@@ -40,13 +40,13 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     model = open_model(args.model, args.backend)
-    metrics = args.metrics.split(",") if args.metrics else None
-    for name, value in model.evaluate(_data(args, model), metrics=metrics).items():
+    metrics = as_metrics(args.metrics.split(",")) if args.metrics else model.metrics
+    for name, value in model.evaluate(_data(args, model, metrics), metrics=metrics).items():
         print(f"{name} {value:.6g}")
     return 0
 
 
-def _data(args: argparse.Namespace, model: Model) -> Dataset:
+def _data(args: argparse.Namespace, model: Model, metrics: tuple[Metric, ...]) -> Dataset:
     if args.data is None:
         if not (Path(args.model) / "config.toml").is_file():
             raise ValueError(f"{args.model} is not a run folder, which would have its own data: give --data")
@@ -54,5 +54,8 @@ def _data(args: argparse.Namespace, model: Model) -> Dataset:
     if len(args.data) == 1 and args.data[0] in DATASETS:
         config = computed(args.data[0], args)
         return config.make_data(config.samples)
-    labels = model.loss is not None and model.loss.classes(model.out_shape[-1])
+    loss = model.loss
+    labels = loss is not None and loss.classes(model.out_shape[-1])
+    if loss is not None and not loss.labels and any(metric.of_numbers for metric in metrics):
+        labels = 0  # a loss that takes both, with metrics that do not
     return read_data(found(args.data), target=args.target, task=None if labels else "regression", columns=model.columns)

@@ -22,6 +22,7 @@ TASKS = ("auto", "classification", "regression")
 _INDEX = re.compile(r"(__index_level_\d+__)?")  # of Parquet and, without a name, of CSV: a pandas index
 _LONGEST_HEADER = 16 * 2**20
 _AHEAD = 2**20  # bytes of a CSV file that tell what its columns are
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 _CONVERSION = re.compile(r"In CSV column #(\d+): .*?invalid value '(.*)'", re.DOTALL)
 
 
@@ -149,7 +150,8 @@ def _read_ahead(f: BinaryIO) -> bytes:
 def _booleans(path: Path, header: Header, types: dict[str, Any], ahead: bytes) -> dict[str, Any]:
     """Of the columns that ``types`` has as numbers, those of true and false, by the first rows.
 
-    DataFileError if several have something else there; one alone is reported with its row when that is read.
+    DataFileError if several have something else there; one alone is reported with its row when that is read, as are
+    numbers with a decimal comma, which have a remedy of their own.
     """
     import pyarrow as pa
 
@@ -161,7 +163,8 @@ def _booleans(path: Path, header: Header, types: dict[str, Any], ahead: bytes) -
         return {}
     kinds = dict(zip(rows.schema.names, rows.schema.types, strict=True))
     wrong = [name for name, kind in kinds.items() if not _is_numeric(kind) or rows.column(name).null_count]
-    if len(wrong) > 1:
+    commas = any(_DECIMAL_COMMA.fullmatch(str(rows.column(name)[0])) for name in wrong)
+    if len(wrong) > 1 and not commas:
         raise DataFileError(
             f"{path}: columns {checks.listed(wrong)} have values that are missing or no numbers: fix or drop those, or "
             "exclude the columns"
@@ -202,7 +205,7 @@ def _conversion_error(path: Path, header: Header, types: dict[str, Any], rows_re
                 break
             row += batch.num_rows
     kind = "number" if name in types else "value like those before"
-    comma = name in types and re.fullmatch(r"\s*[-+]?\d+,\d+\s*", value)
+    comma = name in types and _DECIMAL_COMMA.fullmatch(value)
     remedy = "write it with a decimal point" if comma else "fix or drop it, or exclude the column"
     return DataFileError(
         f"{path}: column {name!r} has {checks.short_repr(value)} in {where}, which is no {kind}: {remedy}"

@@ -114,11 +114,12 @@ class MLPClassifier(ClassifierMixin, MLP):
         return BinaryCrossEntropy() if self._multilabel or self.classes_.shape[0] == 2 else CrossEntropy()
 
     def _loss_and_metrics(self) -> tuple[Loss, tuple[Metric, ...]]:
-        return self._loss(), () if self._multilabel else (METRICS["accuracy"],)
+        loss = self._loss()
+        return loss, (METRICS["accuracy"],) if loss.classes(self._width()) else ()
 
     def _class_names(self) -> tuple[str, ...] | None:
         names = tuple(map(str, to_host(self.classes_).tolist()))
-        return None if self._multilabel or len(names) < 2 else names
+        return names if self._loss().classes(self._width()) > 1 else None
 
     def _width(self) -> int:
         k = int(self.classes_.shape[0])
