@@ -28,10 +28,7 @@ from tinynet_backends.replay import Replay, offset_of, whole_of
 
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
-_EARLY = (
-    32  # steps of a program before its first trial without helpers; before the next, each time twice as many, up to
-)
-_EVERY = 2048
+_EARLY, _EVERY = 32, 2048  # steps before the first trial without helpers; twice as many before each further one, up to
 _TRIED = 6  # runs of a trial with helpers, and then as many without
 _UNUSED = 2  # the first of either, in which caches hold what another core needs
 _LONG = 2e-3  # seconds of a program that are worth helpers anyway
