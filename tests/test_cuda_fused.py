@@ -135,7 +135,7 @@ def draw(*shape, dtype=F4, seed=1):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", [F4, F8], ids=str)
+@pytest.mark.parametrize("dtype", [F4, pytest.param(F8, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_sizes(shape, dtype, machine):
     ops, (n, widths) = shim.ShimBackend(machine), shape
@@ -603,6 +603,7 @@ def smoke(machine, monkeypatch):
     return ops
 
 
+@pytest.mark.slow
 def test_a_new_device_is_checked_in_every_way(smoke):
     sanitized = {name for name in gpu_report.SANITIZED if not name.startswith("bf16")}
     assert {"float32, captured", "samples"} | sanitized < {*gpu_smoke.names()}

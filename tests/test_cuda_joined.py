@@ -63,6 +63,7 @@ def test_all_kinds_of_kernels_are_joined(dtype, machine, monkeypatch):
         assert nvrtc.compiled(ops.sources["joined"].text, "sm_90").startswith(b"\x7fELF")
 
 
+@pytest.mark.slow
 def test_a_graph_that_copies_too_stays_as_it_is(machine):
     ops = shim.ShimBackend(machine)
     theta, kept = (np.zeros(5, "float32") for _ in range(2))
@@ -99,7 +100,7 @@ def test_more_than_one_block_is_not_joined(machine):
     assert theta.tolist() == [6.0] * 1025
 
 
-@pytest.mark.parametrize("when", ["compiled", "captured"])
+@pytest.mark.parametrize("when", [pytest.param("compiled", marks=pytest.mark.slow), "captured"])
 def test_a_device_that_refuses_gets_the_launches(when, machine, monkeypatch, caplog):
     class Refusing(shim.ShimBackend):
         def _run(self, source, kernel, *args, **options):

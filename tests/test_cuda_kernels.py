@@ -521,6 +521,7 @@ def test_nvrtc_compiles_the_files(name, architecture, dtype):
 
 
 @needs_nvrtc
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "dtype", "part"), [("compute_80", F4, 0), ("compute_90", F8, 1)], ids=str)
 def test_nvrtc_compiles_formulas(architecture, dtype, part):
     """Every other one, together, to PTX: `test_nvrtc_compiles_each_formula` compiles all of them to cubins."""

@@ -20,8 +20,8 @@ def report(*backends):
 @pytest.mark.parametrize(
     "ops",
     [
-        *("numpy", "numba"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("strict:device1", "torch")),
+        "numpy",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("numba", "strict:device1", "torch")),
         pytest.param("cupy", marks=pytest.mark.gpu),
     ],
     indirect=True,
