@@ -50,7 +50,7 @@ def flat(case):
     return arrays, refill
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_an_operation_that_is_played_follows_its_arguments(ops, name, dtype):

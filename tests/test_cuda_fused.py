@@ -178,7 +178,7 @@ def test_a_layer_without_activation(machine):
 
 
 @pytest.mark.parametrize(("precision", "bits"), [("tf32", 11), ("bf16", 8)])
-@pytest.mark.parametrize("n", [3, 21, 70])
+@pytest.mark.parametrize("n", [3, 21, pytest.param(70, marks=pytest.mark.slow)])
 def test_operands_are_rounded(precision, bits, n, machine):
     ops = shim.ShimBackend(machine, precision)
     for widths in ([11, 20, 12, 5], [40, 36, 7, 70], [100, 3, 100, 2]):
@@ -228,6 +228,7 @@ def work(n, widths, activations=None, **options):
     return fused.Work.of(x, made, "float32", False), x, made
 
 
+@pytest.mark.slow
 def test_few_rows_have_small_tiles(machine):
     ops = shim.ShimBackend(machine)
     for n, tile, chunks in (

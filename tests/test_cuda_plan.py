@@ -156,6 +156,7 @@ def test_other_dtypes_and_shapes_are_left_to_the_portable_operation():
 ACTIVATIONS = {Epilogue.RELU: tn.ReLU(), Epilogue.GELU: tn.GELU(approximate=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", RTOL)
 @pytest.mark.parametrize("which", ACTIVATIONS)
 @pytest.mark.parametrize("axes", [(), (3,)])
