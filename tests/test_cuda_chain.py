@@ -144,6 +144,7 @@ def test_what_lies_between_is_bfloat16_where_that_is_the_precision(machine):
     assert all(n % 8 == 0 for p in taken for n in (p.m, p.k, p.a.ld, p.b.ld) if n != 4)  # all but the samples
 
 
+@pytest.mark.slow
 def test_a_derivative_of_its_own_is_not_taken_for_relu_s(machine):
     class Through(tn.ReLU):
         """ReLU whose gradient goes straight through."""

@@ -28,7 +28,7 @@ F4, F8 = np.dtype("float32"), np.dtype("float64")
 RTOL = {F4: 3e-6, F8: 1e-14}
 SHAPES = [
     (4, (3, 4, 1)), (1, (1, 1)), (1, (5, 3)), (7, (1, 17, 3)), (33, (17, 64, 5)), (33, (100, 17, 3, 1, 2)), (65, (3, 100, 9)),
-    (100, (20, 64, 64, 2)), (9, (64, 64, 64, 32)),
+    pytest.param((100, (20, 64, 64, 2)), marks=pytest.mark.slow), (9, (64, 64, 64, 32)),
 ]  # fmt: skip
 
 
@@ -325,7 +325,12 @@ def halved(machine, widths, activations, precision="float32", bias=True):
 @pytest.mark.parametrize("precision", ROUNDED)
 @pytest.mark.parametrize(
     ("activation", "width", "bias"),
-    [(tn.ReLU(), 40, True), (tn.ReLU(), 40, False), (tn.ReLU(), 37, True), (tn.Tanh(), 37, True)],
+    [
+        (tn.ReLU(), 40, True),
+        (tn.Tanh(), 37, True),
+        pytest.param(tn.ReLU(), 40, False, marks=pytest.mark.slow),
+        pytest.param(tn.ReLU(), 37, True, marks=pytest.mark.slow),
+    ],
 )
 def test_only_the_last_layer_fits(precision, activation, width, bias, machine, monkeypatch):
     front = chain.Chain if activation == tn.ReLU() else fused.OneByOne
@@ -626,6 +631,7 @@ def test_a_new_device_is_asked_for_a_step_in_one_launch(smoke, monkeypatch):
         gpu_smoke.check("float32, a step in one launch")
 
 
+@pytest.mark.slow
 def test_what_a_new_device_does_wrong_is_said(smoke, refusing, monkeypatch):
     reason = refusing.partition("fail: ")[2]
     with pytest.raises(gpu_report.Wrong, match=r"^FAILED \(0, 16, False\): ") as e:
