@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 Array = Any
-_LINE, _PAGE = 64, 4096  # bytes
+_LINE, PAGE = 64, 4096  # bytes
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
@@ -23,7 +23,7 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     rows of its own, write to the line between them. For a small array it would not pay.
     """
     size, dtype = prod(shape), np.dtype(dtype)
-    if size * dtype.itemsize < _PAGE:
+    if size * dtype.itemsize < PAGE:
         return np.empty(shape, dtype)
     room = np.empty(size * dtype.itemsize + _LINE, np.uint8)
     offset = -room.__array_interface__["data"][0] % _LINE

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from tinynet_backends import exact, permutation
+from tinynet_backends.arena import PAGE, aligned
 from tinynet_backends.backend import Array, Formula
 from tinynet_backends.capture import Call, real
 from tinynet_backends.errors import BackendUnavailable
@@ -148,8 +149,7 @@ class NumbaBackend(NumpyBackend):
         """Memory of this thread's own, which is free again after the product that asked for it."""
         kept = self._running.scratch.setdefault(("room", dtype), [])
         if not kept or kept[0].size < size:
-            lines = np.empty(size + 64 // dtype.itemsize, dtype)
-            kept[:] = [lines[-lines.ctypes.data % 64 // dtype.itemsize :]]  # from where a line of the cache begins
+            kept[:] = [aligned((max(size, PAGE),), dtype)]  # so large that it starts at a cache line
         return kept[0]
 
     def _by_blas(self, gemm: int, a: Array, b: Array, c: Array, bias: Array | None) -> None:
