@@ -66,7 +66,7 @@ def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Cal
     """
     ops, loss = model.ops, model.loss
     if len(model.out_shape) != 1:
-        raise ValueError(f"outputs (n, {', '.join(map(str, model.out_shape))}) are no table: use Model.predict")
+        raise ValueError(f"outputs (n, {', '.join(map(str, model.out_shape))}) are not a table: use Model.predict")
     width = model.out_shape[0]
     shown = not (alone and proba)
     of_classes = loss is not None and loss.classes(width) > 0
