@@ -121,9 +121,12 @@ def test_every_loss_is_captured(loss, weighted, ops, reasons, monkeypatch):
     compare(lambda: trained(tn.Sequential(tn.Dense(2)), ops, loss, data=data), ops, reasons, monkeypatch)
 
 
-@pytest.mark.parametrize("loss", [tn.CrossEntropy(0.1), tn.CrossEntropy(class_weight=(1, 2, 0.5))], ids=repr)
-def test_cross_entropies_are_captured(loss, ops, reasons, monkeypatch):
-    compare(lambda: trained(tn.Sequential(tn.Dense(3)), ops, loss), ops, reasons, monkeypatch)
+WEIGHTED = tn.CrossEntropy(class_weight=(1, 2, 0.5))
+
+
+@pytest.mark.parametrize(("loss", "width"), [(tn.CrossEntropy(0.1), 3), (WEIGHTED, 3), (None, 40)], ids=repr)
+def test_cross_entropies_are_captured(loss, width, ops, reasons, monkeypatch):
+    compare(lambda: trained(tn.Sequential(tn.Dense(width)), ops, loss), ops, reasons, monkeypatch)
 
 
 OPTIMIZERS = [tn.SGD(0.1), tn.SGD(0.1, momentum=0.9, nesterov=True), tn.Adagrad(), tn.RMSprop(momentum=0.5), tn.Adam(l2=0.1),

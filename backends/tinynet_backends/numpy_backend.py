@@ -12,6 +12,7 @@ from tinynet_backends import exact
 from tinynet_backends.arena import Arena, aligned, cuts
 from tinynet_backends.backend import Array, Formula, R
 from tinynet_backends.capture import Call, StandIn, Tape, real, run
+from tinynet_backends.in_place import in_place
 from tinynet_backends.numpy_numbers import BLOCK, NumpyNumbers
 from tinynet_backends.passes import INTEGER, OnNumbers, Passes, write_passes
 from tinynet_backends.replay import Compiled, Replay
@@ -72,7 +73,7 @@ class NumpyBackend(NumpyNumbers):
 
     def _lower(self, calls: Sequence[Call], replay: Replay) -> None:
         """Add the calls of a tape to ``replay``."""
-        for f, args in calls:
+        for f, args in in_place(calls, replay.passing):
             add = replay.add_of_numbers if isinstance(f, OnNumbers) else replay.add
             add(f, args)
 
@@ -270,7 +271,7 @@ class NumpyBackend(NumpyNumbers):
             z = work
         do(np.maximum.reduce, z, axis, None, low)
         do(np.subtract, z, np.expand_dims(low, axis), work)
-        do(flat.take, label, None, chosen, "clip")
+        do(np.ndarray.take, flat, label, None, chosen, "clip")
         do(np.copyto, chosen, nothing, "same_kind", wrong)
         do(np.exp, work, work)
         do(np.dot, *((_ones(k, z.dtype), work) if turned else (work, _ones(k, z.dtype))), total)
@@ -278,9 +279,9 @@ class NumpyBackend(NumpyNumbers):
         do(np.subtract, low, chosen, chosen)
         do(np.divide, weight, total, total)
         do(np.multiply, work, np.expand_dims(total, axis), work)
-        do(flat.take, label, None, low, "clip")
+        do(np.ndarray.take, flat, label, None, low, "clip")
         do(np.subtract, low, weight, low)
-        do(flat.put, label, low, "clip")
+        do(np.ndarray.put, flat, label, low, "clip")
         if turned:
             do(np.copyto, dz, work.T)
         if loss.ndim:

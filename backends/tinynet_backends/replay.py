@@ -105,14 +105,14 @@ def view_of(a: StandIn | Number) -> Callable[[Any], Any] | None:
     view = a.value
     if isinstance(a, Number) or view is a.source.value:
         return None
-    shape, dtype, offset, strides = view.shape, view.dtype, offset_of(a), view.strides
+    shape, dtype, offset, strides = view.shape, view.dtype, offset_of(view, a.source.value), view.strides
     return lambda new: np.ndarray(shape, dtype, new, offset, strides)
 
 
-def offset_of(a: StandIn) -> int:
-    """Bytes from the beginning of the source to that of the stand-in."""
-    first, whole = (x.__array_interface__["data"][0] for x in (a.value, a.source.value))
-    return int(first - whole)
+def offset_of(a: Array, whole: Array) -> int:
+    """Bytes from the beginning of an array to that of a view of it."""
+    first, start = (x.__array_interface__["data"][0] for x in (a, whole))
+    return int(first - start)
 
 
 def whole_of(a: Array) -> Array:

@@ -128,7 +128,7 @@ class _Records:
             array = np.array(self.words, np.int64)
             inputs: dict[int, list[tuple[int, int]]] = {}
             for position, a in self.places:
-                offset = offset_of(a) if isinstance(a, StandIn) else 0
+                offset = offset_of(a.value, a.source.value) if isinstance(a, StandIn) else 0
                 inputs.setdefault(a.source.number, []).append((position, offset))
             for number, positions in inputs.items():
                 replay.places[number].append(_placing(array, positions))
