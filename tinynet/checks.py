@@ -95,6 +95,11 @@ def short_repr(value: Any) -> str:
     return _short(text)
 
 
+def written_shape(shape: tuple[int, ...]) -> str:
+    """The shape of a sample in a message: 3, or (28, 28)."""
+    return str(shape[0]) if len(shape) == 1 else str(shape)
+
+
 def listed(names: Sequence[str]) -> str:
     """Names separated by commas, for a one-line error; at most the first 20. One with outer spaces is quoted."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""

@@ -17,12 +17,15 @@ from tinynet.checkpoints import Checkpoints, Snapshot, fingerprint
 from tinynet.data import Dataset, Loader, as_dataset
 from tinynet.data.loader import BatchSource
 from tinynet.errors import StopTraining
+from tinynet.evaluation import Evaluation
 from tinynet.history import History
 from tinynet.layers import Array
 from tinynet.losses import CrossEntropy, Loss, MeanSquaredError, check_loss
+from tinynet.matching import check_fit
 from tinynet.metrics import METRICS, Metric, as_metrics
-from tinynet.model import Evaluation, Model, Trainable, check_fit
+from tinynet.model import Model
 from tinynet.optim import Adam, Optimizer, check_optimizer
+from tinynet.parameters import Trainable
 from tinynet.standardize import standardizer
 from tinynet.training import Report, Run, train
 

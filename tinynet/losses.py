@@ -107,6 +107,13 @@ def _is_integral(target: Array, ops: Backend) -> bool:
     return bool(ops.xp.isdtype(target.dtype, "integral"))
 
 
+def real_columns(target: Array, axes: int, like: Array, ops: Backend) -> Array:
+    """Labels, which have ``axes`` axes, as they are; columns, which have one more, as real numbers, of the dtype of ``like``."""
+    if target.ndim > axes and ops.xp.isdtype(target.dtype, ("integral", "bool")):
+        return ops.xp.astype(target, like.dtype)
+    return target
+
+
 @dataclass(frozen=True)
 class SumSquaredError(Loss):
     """``sum (y - t)**2`` over samples and outputs, times the sample weights, divided by nothing."""

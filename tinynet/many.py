@@ -13,11 +13,13 @@ from tinynet.data.loader import has_chunks
 from tinynet.data.together import Together
 from tinynet.ensemble import Ensemble
 from tinynet.errors import Interrupted
+from tinynet.evaluation import Evaluation
 from tinynet.fitting import Tally, adapt, averaged, check_draws_itself, settle
 from tinynet.layers import Array
 from tinynet.losses import Loss
+from tinynet.matching import check_fit
 from tinynet.metrics import Metric
-from tinynet.model import Evaluation, Model, check_fit
+from tinynet.model import Model
 from tinynet.optim import Optimizer
 from tinynet.schedules import Schedule, rate_at
 from tinynet.standardize import standardizer
