@@ -62,6 +62,11 @@ POSITIVE = Range(lambda number: 0 < number < inf, "a positive number")
 FRACTION = Range(lambda number: 0 <= number < 1, "a number in [0, 1)")
 
 
+def at_least(least: int) -> Range:
+    """All numbers from ``least`` on, infinity included."""
+    return Range(lambda number: number >= least, f"at least {least}")
+
+
 def coerce_numbers(owner: object, within: Range, *names: str) -> None:
     """Make these fields of a frozen dataclass Python's own numbers; ValueError unless they are numbers ``within`` a range."""
     for name in names:

@@ -48,7 +48,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
-        checks.coerce_numbers(self, checks.Range(lambda delta: delta >= 0, "at least 0"), "min_delta")
+        checks.coerce_numbers(self, checks.at_least(0), "min_delta")
 
 
 Callback = Callable[[Model, dict[str, float]], None]
@@ -271,7 +271,8 @@ class _Session:
         if saver is None or not (last or saver.due(report.step) or (report.last_of_epoch and not saver.every)):
             return ""
         saver.save(self.snapshot)
-        return "" if last else saver.stopping
+        why, saver.stopping = saver.stopping, ""
+        return "" if last else why
 
 
 def _checked_callbacks(callbacks: Any) -> list[Callback]:
