@@ -53,7 +53,7 @@ def data():
 def fit(model, folder, epochs=8, resume=False, **more):
     train, held_out = data()
     options = {
-        "optimizer": tn.NAdam(schedules.Warmup(4, schedules.Cosine(0.1, 30))), "batch_size": 10, "accumulate": 2, "clip": 1.0,
+        "optimizer": tn.NAdam(schedules.Warmup(4, schedules.Cosine(0.5, 30))), "batch_size": 10, "accumulate": 2, "clip": 1.0,
         "ema": 0.8, "early_stopping": 2, "validation": held_out, "loss": tn.CrossEntropy(0.1),
     }  # fmt: skip
     if not isinstance(folder, tn.Checkpoints):

@@ -664,10 +664,10 @@ def test_the_report_says_what_every_way_takes(machine, monkeypatch):
 @pytest.mark.parametrize(
     ("dtype", "precision", "architecture"),
     [
-        ("float32", "tf32", "compute_80"),
         ("float32", "bf16", "compute_80"),
+        pytest.param("float32", "tf32", "compute_80", marks=pytest.mark.slow),
         *(
-            pytest.param(d, p, a, marks=[] if (d, a) == ("float32", "sm_75") else pytest.mark.slow)
+            pytest.param(d, p, a, marks=pytest.mark.slow)
             for d, p in (("float32", "float32"), ("float32", "tf32"), ("float32", "bf16"), ("float64", "float32"))
             for a in ARCHITECTURES
             if p == "float32" or int(a.removeprefix("sm_")) >= PRECISIONS[p]

@@ -239,7 +239,7 @@ def test_virtual_sets_have_the_bits_of_the_host(data, ops):
     assert "samples" in ops._cp.launched
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_samples_of_formulas_that_no_set_has(dtype, ops):
     """Remainders as in Python, integers above 2**53, and the largest of numbers with NaN."""
 
@@ -507,8 +507,8 @@ def test_an_argument_of_another_type_is_detected(args, said, ops):
 @pytest.mark.parametrize(
     ("architecture", "dtype"),
     [
-        ("compute_80", F8),
         ("compute_90", F4),
+        pytest.param("compute_80", F8, marks=pytest.mark.slow),
         *(pytest.param(a, d, marks=pytest.mark.slow) for a in ARCHITECTURES for d in source.REAL),
     ],
     ids=str,
@@ -548,7 +548,12 @@ def test_nvrtc_says_what_is_wrong():
 
 
 @pytest.mark.parametrize(
-    "optimizer", [tn.Adam(1e-2), tn.SGD(tn.schedules.Cosine(0.1, 9), momentum=0.9), tn.NAdam()], ids=repr
+    "optimizer",
+    [
+        tn.Adam(tn.schedules.Cosine(0.1, 9)),
+        *(pytest.param(o, marks=pytest.mark.slow) for o in (tn.SGD(0.1, 0.9), tn.NAdam())),
+    ],
+    ids=repr,
 )
 def test_training_is_captured_and_gives_the_bits_of_steps_as_written(optimizer, ops, monkeypatch, caplog):
     net = tn.Sequential(tn.Dense(6), tn.ReLU(), tn.Dropout(0.3), tn.LayerNorm(), tn.Dense(3))
