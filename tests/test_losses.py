@@ -310,7 +310,9 @@ def test_targets_that_do_not_fit(loss, out, target, said, ops):
         lambda: tn.Huber(0.0), lambda: tn.Quantile(1.0), lambda: tn.CrossEntropy(1.0), lambda: tn.CrossEntropy(-0.1),
         lambda: tn.CrossEntropy(class_weight=(0, 0)), lambda: tn.BinaryCrossEntropy((1, 2, 3)),
         lambda: tn.BinaryCrossEntropy((1, float("nan"))), lambda: tn.CrossEntropy(class_weight={0: 2.0, 1: 1.0}),
-        lambda: tn.CrossEntropy("mean"), lambda: tn.CrossEntropy(class_weight=3.0), lambda: tn.Huber("a"),
+        lambda: tn.CrossEntropy("mean"), lambda: tn.CrossEntropy(class_weight=3.0),
+        lambda: tn.CrossEntropy(class_weight=np.array(3.0)), lambda: tn.CrossEntropy(class_weight=b"12"),
+        lambda: tn.Huber("a"),
     ],
 )  # fmt: skip
 def test_hyperparameters_out_of_range(make):

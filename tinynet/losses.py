@@ -355,8 +355,10 @@ def _of_numbers(target: Array, ops: Backend) -> str:
 
 def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
     """Class weights as floats; ValueError unless they are finite, not negative, and not all 0."""
-    listed = hasattr(weights, "__iter__") and not isinstance(weights, Mapping)
-    values = tuple(map(checks.float_or_nan, weights)) if listed else ()
+    try:
+        values = () if isinstance(weights, (Mapping, bytes)) else tuple(map(checks.float_or_nan, weights))
+    except TypeError:  # not iterable, as a () array also is
+        values = ()
     if not all(0 <= w < inf for w in values) or not any(values):
         raise ValueError(
             f"{type(loss).__name__} class_weight {checks.short_repr(weights)} is out of range: "
