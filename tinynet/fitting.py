@@ -45,7 +45,10 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
-        checks.coerce_numbers(self, checks.Range(lambda delta: delta >= 0, "at least 0"), "min_delta")
+        if not isinstance(self.monitor, str):
+            text = checks.short_repr(self.monitor)
+            raise TypeError(f"EarlyStopping monitor {text} is not a name: give one, such as 'loss'")
+        checks.coerce_numbers(self, checks.NOT_NEGATIVE, "min_delta")
 
 
 Callback = Callable[[Model, dict[str, float]], None]
