@@ -148,8 +148,8 @@ def fit(
     ``checkpoint`` is a folder, or `Checkpoints`, where the run is saved; with ``resume`` it continues from there, bit for
     bit as if it had never stopped, or begins if nothing is there yet. ``epochs`` may differ from that of the first run.
 
-    Ctrl-C passes through: the model is then as the last finished step left it, and ``model.history`` has the epochs so
-    far.
+    Ctrl-C passes through: the weights are then those of the last finished step (a batch norm's statistics may have seen
+    the batch after it), and ``model.history`` has the epochs so far.
 
     Examples
     --------

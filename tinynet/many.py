@@ -56,8 +56,8 @@ def fit_many(
     all; left out they are the model's seed and the optimizer's rate. A rate may be a schedule. ``model`` says which
     layers, backend and dtype, and is not changed. The other options are those of `fit`.
 
-    Ctrl-C raises `Interrupted`, a KeyboardInterrupt whose ``ensemble`` has the networks as the last finished step left
-    them, with the epochs so far in their histories.
+    Ctrl-C raises `Interrupted`, a KeyboardInterrupt whose ``ensemble`` has the networks with the weights of the last
+    finished step, and the epochs so far in their histories.
 
     A network that diverges leaves the others alone: its losses are NaN from then on, and `Ensemble.diverged` names it.
 
