@@ -77,8 +77,9 @@ class Loss:
             weight = xp.ones(y.shape[:-1], dtype=y.dtype, device=ops.device)
         if known:
             return weight / total
-        # sign: without it a large weight of a batch in which nothing counts would overflow
-        counts = xp.sign(total) / xp.maximum(total, xp.finfo(total.dtype).smallest_normal)
+        # 0 if nothing counts, whatever the weights; NaN, not 0, if their sum is infinite
+        normal = xp.maximum(total, xp.finfo(total.dtype).smallest_normal)
+        counts = total / normal / normal
         return weight * counts[..., None]
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
