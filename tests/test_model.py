@@ -284,6 +284,42 @@ def test_bad_inputs_to_predict(x, said):
     assert str(e.value) == said
 
 
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            (("u", "w", "v", "x"), ("kind",), tuple("abc")),
+            "feature 1 of the table is 'w', and that of the training data 'v'",
+        ),
+        ((tuple("uvwx"), ("sort",), ("b", "c")), "class 0 of the table is 'b', and that of the training data 'a'"),
+        ((tuple("uvwx"), ("sort",), ("a", "b")), ""),
+        (None, ""),
+    ],
+)
+def test_a_table_is_numbered_as_the_training_data(columns, said):
+    """Features in another order, and labels that stood for other classes, gave wrong numbers in silence."""
+    data, other = tn.Arrays(X, LABELS), tn.Arrays(X, LABELS)
+    data.columns = tn.data.Columns(tuple("uvwx"), ("kind",), tuple("abc"))
+    other.columns = columns and tn.data.Columns(*columns)
+    model = made()
+    model.fit(data)
+    uses = [
+        lambda: model.evaluate(other),
+        lambda: model.fit(data, validation=other),
+        lambda: tn.fit_many(model, data, seeds=[1, 2], validation=other),
+        lambda: model.predict(other),
+    ]
+    for use in uses[: 3 if said.startswith("class") else 4]:  # outputs do not depend on the labels
+        if not said:
+            use()
+            continue
+        with pytest.raises(ValueError) as e:
+            use()
+        assert str(e.value) == f"{said}: data.read(path, columns=model.columns) numbers them as there"
+    if said.startswith("class"):
+        model.predict(other)
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.5, True])
 def test_a_batch_of_predictions_has_a_whole_number_of_samples(size):
     with pytest.raises(ValueError) as e:

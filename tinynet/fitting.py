@@ -161,7 +161,7 @@ def fit(
     """
     draw = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
     loader = _loader(data, batch_size, model, draw)
-    held_out = None if validation is None else as_dataset(validation, model.ops)
+    held_out = None if validation is None else as_dataset(validation, model.ops, loader.data.columns)
     loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
     callbacks = _checked_callbacks(callbacks)

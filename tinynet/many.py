@@ -76,7 +76,7 @@ def fit_many(
         kind = type(data).__name__
         raise TypeError(f"fit_many does not take {kind}: give a data set, arrays, a path or a Loader")
     source = data.data if isinstance(data, Loader) else as_dataset(data, model.ops)
-    held_out = None if validation is None else as_dataset(validation, model.ops)
+    held_out = None if validation is None else as_dataset(validation, model.ops, source.columns)
     loss, optimizer, chosen = settle(source, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
     numbers, rates = _pairs(model.seed if seeds is None else seeds, optimizer.lr if lr is None else lr)

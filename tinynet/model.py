@@ -249,7 +249,8 @@ class Model(Vectors):
         loss = self.loss if loss is None else loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give evaluate(loss=…)")
-        data, chosen = as_dataset(data, self.ops), self.metrics if metrics is None else as_metrics(metrics)
+        data = as_dataset(data, self.ops, self.columns)
+        chosen = self.metrics if metrics is None else as_metrics(metrics)
         check_fit(self, data, loss, chosen)
         evaluation = Evaluation(self, loss, chosen)
         return evaluation(data, checks.positive("batch_size", batch_size))
@@ -268,7 +269,7 @@ class Model(Vectors):
         layer = standardizer(self.net, self.params)
         if layer is None:
             raise ValueError(f"{self.net!r} does not begin with Standardize(): put it first")
-        data = as_dataset(data, self.ops)
+        data = as_dataset(data, self.ops, self.columns)
         _check_inputs(data.shape, self)
         mean, deviation = moments(data, self.ops.generator, samples)
         xp = self.ops.generator.xp
@@ -329,6 +330,7 @@ class Trainable(Protocol):
     state: Array
     params: dict[str, Any]
     gradient_names: tuple[str, ...]
+    columns: Columns | None
 
     @property
     def seed(self) -> int | tuple[int, ...]: ...
@@ -405,6 +407,8 @@ def as_inputs(x: Any, model: Trainable) -> Any:
 
     if isinstance(x, Dataset):
         _check_inputs(x.shape, model)
+        if x.columns and model.columns:
+            x.columns.check_order(model.columns, of_inputs=True)
         return x
     check_unmasked(x, "X")
     array, ops = (model.ops.xp.asarray(x), model.ops) if model.ops.owns(x) else adopt(x, "X")

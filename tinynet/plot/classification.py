@@ -105,7 +105,7 @@ def calibration(model: Model, data: Any, *, bins: int = 10) -> Any:
 
 def _pieces(model: Model, data: Any) -> Any:
     """Outputs (n, o) and labels (n,), piece by piece, on the host."""
-    data = as_dataset(data, model.ops)
+    data = as_dataset(data, model.ops, model.columns)
     for start in range(0, data.n, _PIECE):
         index = range(start, min(start + _PIECE, data.n))
         batch = data.batch(index, model.ops, model.dtype)

@@ -19,7 +19,7 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
     labels of at most eight classes.
     """
     positive(points=points, grid=grid)
-    data = as_dataset(data, model.ops)
+    data = as_dataset(data, model.ops, model.columns)
     k = max(2, data.classes or 0, model.out_shape[-1])
     if tuple(data.shape) != (2,) or k > len(COLOURS):
         raise ValueError(
