@@ -23,7 +23,7 @@ from tinynet.losses import CrossEntropy, Loss, MeanSquaredError, check_loss
 from tinynet.metrics import METRICS, Metric, as_metrics
 from tinynet.model import Evaluation, Model, Trainable, check_fit
 from tinynet.optim import Adam, Optimizer, check_optimizer
-from tinynet.standardize import standardizer
+from tinynet.standardize import check_others, standardizer, unset
 from tinynet.training import Report, Run, train
 
 
@@ -338,12 +338,10 @@ def check_draws_itself(loader: Any, draw: dict[str, Any]) -> None:
 
 
 def adapt(model: Model, data: Dataset) -> None:
-    """Set a leading `Standardize` from ``data``, unless it has been set already."""
+    """Set a leading `Standardize` from ``data``, unless it has been set already; ValueError for another that has not."""
+    check_others(model.net, model.params, model.ops)
     layer = standardizer(model.net, model.params)
-    if layer is None:
-        return
-    ops = model.ops
-    if bool(ops.to_numpy(ops.xp.all(layer["mean"] == 0) & ops.xp.all(layer["scale"] == 1))):
+    if layer is not None and unset(layer, model.ops):
         model.adapt(data)
 
 

@@ -20,7 +20,7 @@ from tinynet.metrics import Metric
 from tinynet.model import Evaluation, Model, check_fit
 from tinynet.optim import Optimizer
 from tinynet.schedules import Schedule, rate_at
-from tinynet.standardize import standardizer
+from tinynet.standardize import check_others, standardizer
 from tinynet.streams import check_seed
 from tinynet.training import Run, check_options, loop, make_step
 
@@ -142,6 +142,7 @@ def fit_many(
 
 def _adapt(ensemble: Ensemble, data: Dataset) -> None:
     """Set a leading `Standardize` of all networks, by one pass over the data."""
+    check_others(ensemble.net, ensemble.params, ensemble.ops)
     layer = standardizer(ensemble.net, ensemble.params)
     if layer is None:
         return
