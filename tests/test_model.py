@@ -53,6 +53,25 @@ def test_probabilities_are_those_of_the_loss(ops):
     assert p.argmax(axis=1).tolist() == ops.to_numpy(model.predict_labels(X)).tolist()
 
 
+def test_behind_a_sigmoid_the_boundary_is_at_one_half(ops):
+    """The labels and scores of the same network without it: each output is positive, and all were of class 1."""
+    y = (X[:, 1:2] > 0.2).astype(float)
+    logits = tn.Model(tn.Dense(1), 4, backend=ops)
+    ended = tn.Model(tn.Sequential(tn.Dense(1), tn.Sequential(tn.Sigmoid())), 4, backend=ops)
+    added = tn.Model(tn.Sequential(tn.Dense(1), tn.Residual(tn.Sigmoid())), 4, backend=ops)  # no probability
+    wanted = ops.to_numpy(logits.predict(X))[:, 0] > 0
+    assert 0 < wanted.sum() < len(X)
+    for model in (logits, ended):
+        assert ops.to_numpy(model.predict_labels(X)).tolist() == wanted.tolist()
+        scores = model.evaluate((X, y), loss=tn.SumSquaredError(), metrics=["accuracy", "f1", "mae"])
+        assert scores["accuracy"] == pytest.approx((wanted == y[:, 0]).mean())
+        right = (wanted * y[:, 0]).sum()
+        assert scores["f1"] == pytest.approx(2 * right / (wanted.sum() + y.sum()))
+        assert scores["mae"] == pytest.approx(np.abs(ops.to_numpy(model.predict(X)) - y).mean(), rel=1e-5)
+    z = ops.to_numpy(logits.predict(X))[:, 0]
+    assert ops.to_numpy(added.predict_labels(X)).tolist() == (z + 1 / (1 + np.exp(-z)) > 0).tolist()
+
+
 def test_a_data_set_is_predicted_too():
     data = tn.data.Blobs(50, n_features=4)
     model = made()

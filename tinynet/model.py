@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from tinynet_backends import Backend, get_backend
 
 from tinynet import checks, streams
+from tinynet.activations import Sigmoid
 from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
-from tinynet.layers import Array, Context, Layer, Param, Params, Sequential, Spec, checked_forward, leaves
+from tinynet.layers import Array, Context, Layer, Param, Params, Sequential, Spec, checked_forward, last_layer, leaves
 from tinynet.losses import Loss, check_loss
 from tinynet.metrics import Metric, added, as_metrics, check_metrics
 from tinynet.standardize import moments, standardizer
@@ -203,13 +204,15 @@ class Model(Vectors):
     def predict_labels(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Labels (n,) int64 for X: the place of the largest output; with one output column, whether it is positive.
 
+        If the network ends in `Sigmoid`, which makes probabilities, whether that one is above 1/2.
+
         Examples
         --------
         >>> model = tn.Model(tn.Dense(1, init=tn.initializers.Constant(2.0)), n_in=2)
         >>> model.predict_labels([[1.0, 0.5], [0.0, -1.0]]).tolist()
         [1, 0]
         """
-        return as_labels(self.predict(x, batch_size=batch_size), self.ops.xp)
+        return as_labels(self.predict(x, batch_size=batch_size), self.ops.xp, boundary(self.net))
 
     @_on_its_device
     def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
@@ -305,9 +308,14 @@ class Model(Vectors):
         save(self, path)
 
 
-def as_labels(y: Array, xp: Any) -> Array:
-    """Labels (n,) int64 of outputs (n, o): the place of the largest or, of a single column, whether it is positive."""
-    return xp.astype(y[:, 0] > 0 if y.shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
+def boundary(net: Layer) -> float:
+    """Above which a single output means class 1: 1/2 for the probabilities of a last `Sigmoid`, 0 for logits."""
+    return 0.5 if isinstance(last_layer(net), Sigmoid) else 0.0
+
+
+def as_labels(y: Array, xp: Any, boundary: float = 0.0) -> Array:
+    """Labels (n,) int64 of outputs (n, o): the place of the largest or, of a single column, whether it is above."""
+    return xp.astype(y[:, 0] > boundary if y.shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
 
 
 def without_standardize(model: Model) -> Model:
@@ -360,8 +368,11 @@ class Evaluation:
             total = loss.denominator(target, weight, ops)
             value = loss(y, target, ops, weight, 1)[0]
             total = total + ops.xp.zeros_like(value) if isinstance(total, int) else ops.xp.astype(total, value.dtype)
-            return [ops.xp.stack([value, total]), *(m.sums(y, target, weight, ops) for m in metrics)]
+            relative = y - edge if edge else y
+            scores = (m.sums(relative if m.decides else y, target, weight, ops) for m in metrics)
+            return [ops.xp.stack([value, total]), *scores]
 
+        edge = boundary(model.net)
         self.model, self.loss, self.metrics = model, loss, metrics
         self.step = ops.compile(step, model.params)
 
