@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf, isfinite, nan
 from operator import index
 from typing import Any, NamedTuple
@@ -93,6 +93,12 @@ def short_repr(value: Any) -> str:
     except ValueError:  # Python does not convert integers of thousands of digits
         return "of thousands of digits"
     return _short(text)
+
+
+def attributes(thing: object, known: Collection[str] = ()) -> list[str]:
+    """``name=value`` for the attributes that are numbers or text and are not ``known``; checkpoints compare such texts."""
+    plain = ((name, value) for name, value in vars(thing).items() if isinstance(value, (bool, int, float, str)))
+    return [f"{name}={value!r}" for name, value in plain if name not in known]
 
 
 def listed(names: Sequence[str]) -> str:

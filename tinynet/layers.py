@@ -107,6 +107,7 @@ class Layer:
     def __repr__(self) -> str:
         known: tuple[Any, ...] = fields(self) if is_dataclass(self) else ()
         shown = [f"{f.name}={getattr(self, f.name)!r}" for f in known if getattr(self, f.name) != f.default]
+        shown += checks.attributes(self, {f.name for f in known})
         return f"{type(self).__name__}({', '.join(shown)})"
 
 

@@ -30,6 +30,9 @@ class Loss:
     labels: ClassVar[bool] = False  # whether integer labels (n,) are accepted as targets, with an output for each class
     mean: ClassVar[bool] = True  # whether W is the sum of the weights; else it is 1
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(checks.attributes(self))})"
+
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         raise NotImplementedError
 
