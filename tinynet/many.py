@@ -212,8 +212,9 @@ class _Watch:
 
 def _pairs(seeds: Any, lr: Any) -> tuple[list[int], list[float | Schedule]]:
     """A seed and a rate for each network."""
-    numbers = [*map(check_seed, seeds if isinstance(seeds, Iterable) else [seeds])]
-    given = list(lr) if isinstance(lr, Iterable) else [lr]
+    several = [isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0 for value in (seeds, lr)]
+    numbers = [*map(check_seed, seeds if several[0] else [seeds])]
+    given = list(lr) if several[1] else [lr]
     rates = []
     for rate in given:
         value = rate if callable(rate) else checks.as_float(rate)
