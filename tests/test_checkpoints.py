@@ -303,6 +303,34 @@ def test_another_model_or_data_set_is_an_error_that_shows_both(tmp_path):
         fit(make(), tmp_path, resume=True, batch_size=9)
 
 
+def test_a_loss_or_layer_of_one_s_own_is_known_by_its_numbers(tmp_path):
+    """Where it is no dataclass it had the text of any other of its kind, and the run went on with that."""
+
+    class Scaled(tn.losses.Loss):
+        def __init__(self, by):
+            self.by = by
+
+        def formula(self, xp, y, target):
+            return self.by * (y - target) ** 2, 2.0 * self.by * (y - target)
+
+    class Times(tn.Identity):
+        def __init__(self, by):
+            self.by = by
+
+    def run(loss, layer):
+        model = tn.Model(tn.Sequential(layer, tn.Dense(1)), 1)
+        model.fit(([[1.0], [2.0]], [[1.0], [2.0]]), loss=loss, checkpoint=tmp_path, resume=True)
+
+    run(Scaled(1.0), Times(2))
+    run(Scaled(1.0), Times(2))
+    with pytest.raises(ValueError, match=r"another loss: Scaled\(by=1.0\) there, Scaled\(by=2.0\) here$"):
+        run(Scaled(2.0), Times(2))
+    with pytest.raises(
+        ValueError, match=r"another model: Sequential\(Times\(by=2\), .* there, Sequential\(Times\(by=3\)"
+    ):
+        run(Scaled(1.0), Times(3))
+
+
 @pytest.mark.parametrize(
     ("make_it", "said"),
     [

@@ -282,6 +282,14 @@ def test_numbers_of_a_library_become_python_s(made, same):
             lambda: tn.find_rate(tn.Model(tn.Dense(3), 2), ([[1.0, 2.0]], [0]), loss="mse"),
             "loss 'mse' is not a loss: give one, such as CrossEntropy()",
         ),
+        (
+            lambda: tn.EarlyStopping(3, ["val_loss"]),
+            "EarlyStopping monitor ['val_loss'] is not a name: give one, such as 'loss'",
+        ),
+        (
+            lambda: tn.EarlyStopping(3, min_delta=np.inf),
+            "EarlyStopping min_delta inf is out of range: give a finite number of at least 0",
+        ),
         (lambda: tn.Dropout(1.0), "Dropout rate 1.0 is out of range: give the fraction dropped, in [0, 1)"),
         (
             lambda: tn.BatchNorm(momentum=2),

@@ -156,6 +156,14 @@ def test_large_logits_stay_finite(ops, dtype):
     assert np.isfinite(ops.to_numpy(dz)).all()
 
 
+@pytest.mark.parametrize("loss", [tn.CrossEntropy(), tn.CrossEntropy(class_weight=(1, 2)), tn.BinaryCrossEntropy()])
+def test_weights_whose_sum_is_infinite_are_not_nothing(loss, ops):
+    """Each loss was 0, and nothing was learned, in silence."""
+    model = tn.Model(tn.Dense(2 if loss.labels else 1), 1, backend=ops)
+    with pytest.raises(tn.DivergedError, match=r"^the loss of step 1 is not finite"):
+        model.fit(([[1.0], [2.0]], [0, 1], [2e38, 2e38]), loss=loss)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_probabilities(ops, dtype):
     logits = [[0.0, 1.0, -2.0], [80.0, -80.0, 0.0], [-1e4, 1e4, -1e4]]
@@ -310,7 +318,9 @@ def test_targets_that_do_not_fit(loss, out, target, said, ops):
         lambda: tn.Huber(0.0), lambda: tn.Quantile(1.0), lambda: tn.CrossEntropy(1.0), lambda: tn.CrossEntropy(-0.1),
         lambda: tn.CrossEntropy(class_weight=(0, 0)), lambda: tn.BinaryCrossEntropy((1, 2, 3)),
         lambda: tn.BinaryCrossEntropy((1, float("nan"))), lambda: tn.CrossEntropy(class_weight={0: 2.0, 1: 1.0}),
-        lambda: tn.CrossEntropy("mean"), lambda: tn.CrossEntropy(class_weight=3.0), lambda: tn.Huber("a"),
+        lambda: tn.CrossEntropy("mean"), lambda: tn.CrossEntropy(class_weight=3.0),
+        lambda: tn.CrossEntropy(class_weight=np.array(3.0)), lambda: tn.CrossEntropy(class_weight=b"12"),
+        lambda: tn.Huber("a"),
     ],
 )  # fmt: skip
 def test_hyperparameters_out_of_range(make):

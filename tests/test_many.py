@@ -178,6 +178,7 @@ def test_a_learning_rate_sweep_and_a_single_network(ops):
     assert sweep.seeds == (6, 6, 6)
     assert sweep.rates == (0.001, 0.01, 0.1)
     one = agree(ops, net(tn.ReLU()), (X, LABELS), seeds=4, batch_size=8)
+    assert tn.fit_many(one[0], (X, LABELS), seeds=np.array(4), lr=np.array(0.1)).rates == (0.1,)
     assert len(one) == 1
     assert one.theta.shape == (1, one[0].theta.shape[0])
 

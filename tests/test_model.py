@@ -53,6 +53,25 @@ def test_probabilities_are_those_of_the_loss(ops):
     assert p.argmax(axis=1).tolist() == ops.to_numpy(model.predict_labels(X)).tolist()
 
 
+def test_behind_a_sigmoid_the_boundary_is_at_one_half(ops):
+    """The labels and scores of the same network without it: each output is positive, and all were of class 1."""
+    y = (X[:, 1:2] > 0.2).astype(float)
+    logits = tn.Model(tn.Dense(1), 4, backend=ops)
+    ended = tn.Model(tn.Sequential(tn.Dense(1), tn.Sequential(tn.Sigmoid())), 4, backend=ops)
+    added = tn.Model(tn.Sequential(tn.Dense(1), tn.Residual(tn.Sigmoid())), 4, backend=ops)  # no probability
+    wanted = ops.to_numpy(logits.predict(X))[:, 0] > 0
+    assert 0 < wanted.sum() < len(X)
+    for model in (logits, ended):
+        assert ops.to_numpy(model.predict_labels(X)).tolist() == wanted.tolist()
+        scores = model.evaluate((X, y), loss=tn.SumSquaredError(), metrics=["accuracy", "f1", "mae"])
+        assert scores["accuracy"] == pytest.approx((wanted == y[:, 0]).mean())
+        right = (wanted * y[:, 0]).sum()
+        assert scores["f1"] == pytest.approx(2 * right / (wanted.sum() + y.sum()))
+        assert scores["mae"] == pytest.approx(np.abs(ops.to_numpy(model.predict(X)) - y).mean(), rel=1e-5)
+    z = ops.to_numpy(logits.predict(X))[:, 0]
+    assert ops.to_numpy(added.predict_labels(X)).tolist() == (z + 1 / (1 + np.exp(-z)) > 0).tolist()
+
+
 def test_a_data_set_is_predicted_too():
     data = tn.data.Blobs(50, n_features=4)
     model = made()
@@ -282,6 +301,42 @@ def test_bad_inputs_to_predict(x, said):
     with pytest.raises((ValueError, TypeError)) as e:
         made().predict(x)
     assert str(e.value) == said
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            (("u", "w", "v", "x"), ("kind",), tuple("abc")),
+            "feature 1 of the table is 'w', and that of the training data 'v'",
+        ),
+        ((tuple("uvwx"), ("sort",), ("b", "c")), "class 0 of the table is 'b', and that of the training data 'a'"),
+        ((tuple("uvwx"), ("sort",), ("a", "b")), ""),
+        (None, ""),
+    ],
+)
+def test_a_table_is_numbered_as_the_training_data(columns, said):
+    """Features in another order, and labels that stood for other classes, gave wrong numbers in silence."""
+    data, other = tn.Arrays(X, LABELS), tn.Arrays(X, LABELS)
+    data.columns = tn.data.Columns(tuple("uvwx"), ("kind",), tuple("abc"))
+    other.columns = columns and tn.data.Columns(*columns)
+    model = made()
+    model.fit(data)
+    uses = [
+        lambda: model.evaluate(other),
+        lambda: model.fit(data, validation=other),
+        lambda: tn.fit_many(model, data, seeds=[1, 2], validation=other),
+        lambda: model.predict(other),
+    ]
+    for use in uses[: 3 if said.startswith("class") else 4]:  # outputs do not depend on the labels
+        if not said:
+            use()
+            continue
+        with pytest.raises(ValueError) as e:
+            use()
+        assert str(e.value) == f"{said}: data.read(path, columns=model.columns) numbers them as there"
+    if said.startswith("class"):
+        model.predict(other)
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True])

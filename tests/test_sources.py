@@ -161,6 +161,20 @@ def test_csv_as_people_write_it(tmp_path):
     assert parts(D.read(tmp_path / "d.tsv"), range(2))[0].tolist() == [[1, 2], [3, 4]]
 
 
+def test_a_model_reads_a_file_as_its_table(tmp_path):
+    """By path, too: 'b' is the second class, though it is the first in this file, and v stands before u."""
+    pytest.importorskip("pyarrow", reason="the format needs it")
+    (tmp_path / "a.csv").write_text("u,v,target\n0,9,a\n1,8,b\n2,7,c\n")
+    (tmp_path / "b.csv").write_text("v,u,target\n8,1,b\n7,2,c\n")
+    model = tn.Model(tn.Dense(3), 2)
+    model.fit(str(tmp_path / "a.csv"), validation=str(tmp_path / "b.csv"))
+    wanted = model.evaluate(([[1.0, 8.0], [2.0, 7.0]], [1, 2]))
+    assert model.evaluate(str(tmp_path / "b.csv")) == wanted
+    assert model.history[-1]["val_loss"] == wanted["loss"]
+    with pytest.raises(ValueError, match="does not continue .*: the columns of their features differ"):
+        D.Concatenated([D.read(tmp_path / name) for name in ("a.csv", "b.csv")])
+
+
 def test_shards_are_one_data_set_in_order(ops, tmp_path):
     pytest.importorskip("pyarrow", reason="one of the formats needs it")
     data = D.Blobs(100, n_features=3)

@@ -136,6 +136,27 @@ def test_a_formula_without_a_hash():
     assert get_backend("numpy").elementwise(Unhashable().f, np.ones(3)).tolist() == [2.0] * 3
 
 
+@pytest.mark.parametrize("change", [3.0, [3.0]])
+def test_a_formula_whose_object_has_changed_is_another(change, ops):
+    """It was the first one still, on NumPy's arrays: a loss whose weight had been changed between two runs."""
+
+    class Scaled:
+        weight = 2.0
+
+        def f(self, xp, x):
+            return x * (self.weight if isinstance(self.weight, float) else self.weight[0])
+
+    scaled, ones = Scaled(), ops.asarray(np.ones(3))
+    assert ops.to_numpy(ops.elementwise(scaled.f, ones)).tolist() == [2.0] * 3
+    scaled.weight = change
+    assert ops.to_numpy(ops.elementwise(scaled.f, ones)).tolist() == [3.0] * 3
+
+
+def test_a_schedule_without_a_hash_leaves_the_rule_traced():
+    schedule = type("Own", (), {"__hash__": None, "__call__": lambda self, t: 0.1})()
+    assert traced(tn.SGD(schedule)._decayed_rule, 2, 1) is not None
+
+
 # Gradients that are written where they are packed
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf, isfinite, nan
 from operator import index
 from typing import Any, NamedTuple
@@ -103,6 +103,12 @@ def short_repr(value: Any) -> str:
 def written_shape(shape: tuple[int, ...]) -> str:
     """The shape of a sample in a message: 3, or (28, 28)."""
     return str(shape[0]) if len(shape) == 1 else str(shape)
+
+
+def attributes(thing: object, known: Collection[str] = ()) -> list[str]:
+    """``name=value`` for the attributes that are numbers or text and are not ``known``; checkpoints compare such texts."""
+    plain = ((name, value) for name, value in vars(thing).items() if isinstance(value, (bool, int, float, str)))
+    return [f"{name}={value!r}" for name, value in plain if name not in known]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import nan
 from typing import Any
 
+from tinynet.labels import boundary
 from tinynet.layers import Array, Context, Params, checked_forward
 from tinynet.losses import Loss, real_columns
 from tinynet.metrics import Metric, added
@@ -28,8 +29,11 @@ class Evaluation:
             total = loss.denominator(target, weight, ops)
             value = loss(y, target, ops, weight, 1)[0]
             total = total + ops.xp.zeros_like(value) if isinstance(total, int) else ops.xp.astype(total, value.dtype)
-            return [ops.xp.stack([value, total]), *(m.sums(y, target, weight, ops) for m in metrics)]
+            relative = y - edge if edge else y
+            scores = (m.sums(relative if m.decides else y, target, weight, ops) for m in metrics)
+            return [ops.xp.stack([value, total]), *scores]
 
+        edge = boundary(model.net)
         self.model, self.loss, self.metrics = model, loss, metrics
         self.step = ops.compile(step, model.params)
 

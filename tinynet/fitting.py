@@ -26,7 +26,7 @@ from tinynet.metrics import METRICS, Metric, as_metrics
 from tinynet.model import Model
 from tinynet.optim import Adam, Optimizer, check_optimizer
 from tinynet.parameters import Trainable
-from tinynet.standardize import standardizer
+from tinynet.standardize import check_others, standardizer, unset
 from tinynet.training import Report, Run, train
 
 
@@ -48,7 +48,10 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
-        checks.coerce_numbers(self, checks.at_least(0), "min_delta")
+        if not isinstance(self.monitor, str):
+            text = checks.short_repr(self.monitor)
+            raise TypeError(f"EarlyStopping monitor {text} is not a name: give one, such as 'loss'")
+        checks.coerce_numbers(self, checks.NOT_NEGATIVE, "min_delta")
 
 
 Callback = Callable[[Model, dict[str, float]], None]
@@ -148,8 +151,8 @@ def fit(
     ``checkpoint`` is a folder, or `Checkpoints`, where the run is saved; with ``resume`` it continues from there, bit for
     bit as if it had never stopped, or begins if nothing is there yet. ``epochs`` may differ from that of the first run.
 
-    Ctrl-C passes through: the model is then as the last finished step left it, and ``model.history`` has the epochs so
-    far.
+    Ctrl-C passes through: the weights are then those of the last finished step (a batch norm's statistics may have seen
+    the batch after it), and ``model.history`` has the epochs so far.
 
     Examples
     --------
@@ -161,7 +164,7 @@ def fit(
     """
     draw = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
     loader = _loader(data, batch_size, model, draw)
-    held_out = None if validation is None else as_dataset(validation, model.ops)
+    held_out = None if validation is None else as_dataset(validation, model.ops, loader.data.columns)
     loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
     callbacks = _checked_callbacks(callbacks)
@@ -339,12 +342,10 @@ def check_draws_itself(loader: Any, draw: dict[str, Any]) -> None:
 
 
 def adapt(model: Model, data: Dataset) -> None:
-    """Set a leading `Standardize` from ``data``, unless it has been set already."""
+    """Set a leading `Standardize` from ``data``, unless it has been set already; ValueError for another that has not."""
+    check_others(model.net, model.params, model.ops)
     layer = standardizer(model.net, model.params)
-    if layer is None:
-        return
-    ops = model.ops
-    if bool(ops.to_numpy(ops.xp.all(layer["mean"] == 0) & ops.xp.all(layer["scale"] == 1))):
+    if layer is not None and unset(layer, model.ops):
         model.adapt(data)
 
 

@@ -107,6 +107,7 @@ class Layer:
     def __repr__(self) -> str:
         known: tuple[Any, ...] = fields(self) if is_dataclass(self) else ()
         shown = [f"{f.name}={getattr(self, f.name)!r}" for f in known if getattr(self, f.name) != f.default]
+        shown += checks.attributes(self, {f.name for f in known})
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
@@ -309,6 +310,13 @@ class Residual(Sequential):
 
 def _add(xp: Any, a: Array, b: Array) -> Array:
     return a + b
+
+
+def last_layer(net: Layer) -> Layer:
+    """The layer whose output is that of ``net``."""
+    while type(net) is Sequential and net.layers:  # a Residual adds its input
+        net = net.layers[-1]
+    return net
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -30,6 +30,9 @@ class Loss:
     labels: ClassVar[bool] = False  # whether integer labels (n,) are accepted as targets, with an output for each class
     mean: ClassVar[bool] = True  # whether W is the sum of the weights; else it is 1
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(checks.attributes(self))})"
+
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         raise NotImplementedError
 
@@ -77,8 +80,9 @@ class Loss:
             weight = xp.ones(y.shape[:-1], dtype=y.dtype, device=ops.device)
         if known:
             return weight / total
-        # sign: without it a large weight of a batch in which nothing counts would overflow
-        counts = xp.sign(total) / xp.maximum(total, xp.finfo(total.dtype).smallest_normal)
+        # 0 if nothing counts, whatever the weights; NaN, not 0, if their sum is infinite
+        normal = xp.maximum(total, xp.finfo(total.dtype).smallest_normal)
+        counts = total / normal / normal
         return weight * counts[..., None]
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
@@ -362,8 +366,10 @@ def _of_numbers(target: Array, ops: Backend) -> str:
 
 def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
     """Class weights as floats; ValueError unless they are finite, not negative, and not all 0."""
-    listed = hasattr(weights, "__iter__") and not isinstance(weights, Mapping)
-    values = tuple(map(checks.float_or_nan, weights)) if listed else ()
+    try:
+        values = () if isinstance(weights, (Mapping, bytes)) else tuple(map(checks.float_or_nan, weights))
+    except TypeError:  # not iterable, as a () array also is
+        values = ()
     if not all(0 <= w < inf for w in values) or not any(values):
         raise ValueError(
             f"{type(loss).__name__} class_weight {checks.short_repr(weights)} is out of range: "

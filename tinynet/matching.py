@@ -31,6 +31,8 @@ def as_inputs(x: Any, model: Trainable) -> Any:
     """``x`` as something with ``n`` and ``batch``; ValueError unless its shape is that of the model's inputs."""
     if isinstance(x, Dataset):
         check_inputs(x.shape, model)
+        if x.columns and model.columns:
+            x.columns.check_order(model.columns, of_inputs=True)
         return x
     check_unmasked(x, "X")
     array, ops = (model.ops.xp.asarray(x), model.ops) if model.ops.owns(x) else adopt(x, "X")

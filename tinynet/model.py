@@ -14,6 +14,7 @@ from tinynet import checks, streams
 from tinynet.data import Columns, as_dataset
 from tinynet.evaluation import Evaluation
 from tinynet.initializers import Shape
+from tinynet.labels import as_labels, boundary
 from tinynet.layers import Array, Context, Layer, Sequential, checked_forward, leaves
 from tinynet.losses import Loss
 from tinynet.matching import as_inputs, check_fit, check_inputs
@@ -155,13 +156,15 @@ class Model(Vectors):
     def predict_labels(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Labels (n,) int64 for X: the index of the largest output; with one output column, whether it is positive.
 
+        If the network ends in `Sigmoid`, which makes probabilities, whether that one is above 1/2.
+
         Examples
         --------
         >>> model = tn.Model(tn.Dense(1, init=tn.initializers.Constant(2.0)), n_in=2)
         >>> model.predict_labels([[1.0, 0.5], [0.0, -1.0]]).tolist()
         [1, 0]
         """
-        return as_labels(self.predict(x, batch_size=batch_size), self.ops.xp)
+        return as_labels(self.predict(x, batch_size=batch_size), self.ops.xp, boundary(self.net))
 
     @_on_its_device
     def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
@@ -201,7 +204,8 @@ class Model(Vectors):
         loss = self.loss if loss is None else loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give evaluate(loss=…)")
-        data, chosen = as_dataset(data, self.ops), self.metrics if metrics is None else as_metrics(metrics)
+        data = as_dataset(data, self.ops, self.columns)
+        chosen = self.metrics if metrics is None else as_metrics(metrics)
         check_fit(self, data, loss, chosen)
         evaluation = Evaluation(self, loss, chosen)
         return evaluation(data, checks.positive("batch_size", batch_size))
@@ -220,7 +224,7 @@ class Model(Vectors):
         layer = standardizer(self.net, self.params)
         if layer is None:
             raise ValueError(f"{self.net!r} does not begin with Standardize(): put it first")
-        data = as_dataset(data, self.ops)
+        data = as_dataset(data, self.ops, self.columns)
         check_inputs(data.shape, self)
         mean, deviation = moments(data, self.ops.generator, samples)
         xp = self.ops.generator.xp
@@ -254,11 +258,6 @@ class Model(Vectors):
         from tinynet.files import save
 
         save(self, path)
-
-
-def as_labels(y: Array, xp: Any) -> Array:
-    """Labels (n,) int64 of outputs (n, o): the index of the largest or, of a single column, whether it is positive."""
-    return xp.astype(y[:, 0] > 0 if y.shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
 
 
 def without_standardize(model: Model) -> Model:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from tinynet_backends import Backend, get_backend
 
 from tinynet import streams
+from tinynet.data.columns import Columns
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Layer, Param, Spec, leaves
 
@@ -25,6 +26,7 @@ class Trainable(Protocol):
     state: Array
     params: dict[str, Any]
     gradient_names: tuple[str, ...]
+    columns: Columns | None
 
     @property
     def seed(self) -> int | tuple[int, ...]: ...

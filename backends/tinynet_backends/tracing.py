@@ -154,7 +154,7 @@ for _name, _op in {
 
 
 @lru_cache(maxsize=1024)
-def _known(formula: Callable[..., Any], arrays: int, numbers: int) -> Trace | None:
+def _known(formula: Callable[..., Any], state: tuple[Any, ...], arrays: int, numbers: int) -> Trace | None:
     try:
         return trace(formula, arrays, numbers)
     except (TypeError, AttributeError) as e:  # of a symbol that is asked for what only an array has, too
@@ -163,8 +163,14 @@ def _known(formula: Callable[..., Any], arrays: int, numbers: int) -> Trace | No
 
 
 def traced(formula: Callable[..., Any], arrays: int, numbers: int = 0) -> Trace | None:
-    """`trace`, remembered; None for a formula that cannot be traced."""
+    """`trace`, remembered; None for a formula that cannot be traced.
+
+    What a method reads of its object is a constant of the trace: with other attributes it is another formula.
+    """
+    state = getattr(getattr(formula, "__self__", None), "__dict__", {})
+    # of what can be called, such as a schedule, the method has a hash in any case
+    items = ((name, value.__call__ if callable(value) else value) for name, value in state.items())
     try:
-        return _known(formula, arrays, numbers)
-    except TypeError:  # no hash: a method of a mutable object
+        return _known(formula, (*items,), arrays, numbers)
+    except TypeError:  # an attribute without a hash: what is in it may change
         return None

@@ -11,8 +11,9 @@ from typing import Any
 from tinynet_backends import get_backend
 
 from tinynet.cli.common import Commands, add_backend, add_model, command, open_model
+from tinynet.labels import as_labels, boundary
 from tinynet.layers import Array
-from tinynet.model import Model, as_labels
+from tinynet.model import Model
 
 EXAMPLES = """
 tinynet predict runs/iris new.csv --out out.csv    the class of each row
@@ -80,7 +81,7 @@ def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Cal
     def predictions(y: Array) -> list[Array]:
         found: list[Array] = []
         if shown and of_classes:
-            labels = ops.to_numpy(as_labels(y, ops.xp))
+            labels = ops.to_numpy(as_labels(y, ops.xp, boundary(model.net)))
             found = [labels if class_names is None else class_names[labels]]
         elif shown:
             found = columns(y)
