@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from tinynet_backends import exact, permutation
+from tinynet_backends import exact, permutation, philox
 from tinynet_backends.arena import PAGE, aligned
 from tinynet_backends.backend import Array, Formula
 from tinynet_backends.capture import Call, real
@@ -290,7 +290,7 @@ class NumbaBackend(NumpyBackend):
 
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
         out = self.empty((n,), _U8)
-        place, skip = _block(counter, start)
+        place, skip = philox.block_of(counter, start)
         self._run(kernels.words, _F8, self._parts(n, GRAIN // 4), n, *key, *place, skip, out)
         return out
 
@@ -405,7 +405,7 @@ class NumbaBackend(NumpyBackend):
     def _stream(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> tuple[Any, ...]:
         """What `kernels.drawn` is told."""
         if isinstance(index, range):
-            place, skip = _block(counter, width * index.start)
+            place, skip = philox.block_of(counter, width * index.start)
             return build.written(kernels.words, _F8), width, 0, *key, *place, skip
         numbers = np.ascontiguousarray(self.asarray(index), np.int64)
         return build.written(kernels.words_at, _F8), width, numbers, *key, *counter, 0, 0
@@ -431,13 +431,6 @@ def _rows_kernel(
         return None
     k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
     return build.rows(trace, dtype), k, o, max(width, len(trace.instructions))
-
-
-def _block(counter: tuple[int, int, int], start: int) -> tuple[tuple[int, ...], int]:
-    """The counter of the block that word ``start`` of a stream is in, and how many words of it are before that."""
-    first, skip = divmod(start, 4)
-    above, first = divmod(first + 1, 2**64)  # NumPy's block 0 is the one at counter 1
-    return (first, (counter[0] + above) % 2**64, *counter[1:]), skip
 
 
 _F8, _U8 = np.dtype(np.float64), np.dtype(np.uint64)
@@ -521,12 +514,9 @@ def _layout(a: Array) -> tuple[int, int]:
 
 
 def _rows(words: Array) -> tuple[tuple[int, int, int], Array]:
-    """(rows, columns, distance of rows in words) of words of any shape; copied unless rows lie in order."""
-    if words.ndim == 2 and words.strides[1] == 8 and words.strides[0] >= 0 and words.strides[0] % 8 == 0:
-        return (*words.shape, words.strides[0] // 8), words
-    if words.ndim == 1 and words.strides[0] > 8:
-        return (words.size, 1, words.strides[0] // 8), words
-    return (words.size, 1, 1), np.ascontiguousarray(words)
+    """`philox.rows_of` of words of any shape, copied if need be."""
+    rows = philox.rows_of(words)
+    return ((words.size, 1, 1), np.ascontiguousarray(words)) if rows is None else (rows, words)
 
 
 def make(device: str | None) -> NumbaBackend:
