@@ -252,6 +252,15 @@ def test_columns_of_whole_numbers_are_numbers(width, ops):
     assert runs[0] == runs[1]
 
 
+@pytest.mark.parametrize("loss", [tn.MeanSquaredError(), tn.BinaryCrossEntropy()], ids=repr)
+def test_a_loss_by_itself_takes_columns_of_whole_numbers(loss, ops):
+    y, target = ops.asarray(np.linspace(-2, 2, 6).reshape(3, 2), "float32"), np.array([[0, 1], [1, 1], [0, 0]])
+    found = [loss(y, ops.asarray(target, kind), ops) for kind in ("int64", "float32")]
+    for whole, real in zip(*found, strict=True):
+        assert whole.dtype == real.dtype == ops.dtype("float32")
+        np.testing.assert_array_equal(ops.to_numpy(whole), ops.to_numpy(real))
+
+
 def test_a_formula_without_its_derivative(ops):
     class Half(tn.losses.Loss):
         def formula(self, xp, y, target):

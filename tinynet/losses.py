@@ -53,6 +53,7 @@ class Loss:
         self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
     ) -> tuple[Array, Array]:
         """Loss () and its gradient in the outputs: y (n, o), target (n, o), weight (n,) -> (), (n, o)."""
+        target = real_columns(target, y.ndim - 1, y, ops)
         scale = self._scale(y, target, ops, weight, denominator, y.shape[-1])
         return ops.elementwise_loss(self._pair, y, target, scale)
 
@@ -255,9 +256,7 @@ class BinaryCrossEntropy(Loss):
     def __call__(
         self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
     ) -> tuple[Array, Array]:
-        if _is_integral(target, ops):
-            target = ops.xp.astype(target if target.ndim == y.ndim else target[..., None], y.dtype)
-        return super().__call__(y, target, ops, weight, denominator)
+        return super().__call__(y, target if target.ndim == y.ndim else target[..., None], ops, weight, denominator)
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
         if target.ndim == 1 and tuple(out) == (1,) and _is_integral(target, ops):
