@@ -14,5 +14,5 @@ def boundary(net: Layer) -> float:
 
 
 def as_labels(y: Array, xp: Any, boundary: float = 0.0) -> Array:
-    """Labels (n,) int64 of outputs (n, o): the index of the largest or, of a single column, whether it is above."""
+    """Labels (n,) int64 of outputs (n, o): the index of the largest or, of one column, whether it exceeds ``boundary``."""
     return xp.astype(y[:, 0] > boundary if y.shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)

@@ -1,4 +1,4 @@
-"""The numbers of a network, or of many, in two vectors: ``theta``, the parameters, and ``state``, what layers keep besides."""
+"""The numbers of a network, or of many, in two vectors: ``theta``, parameters, and ``state``, what layers keep besides."""
 
 from __future__ import annotations
 
