@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from tinynet import checks
 from tinynet.history import History
-from tinynet.layers import Array, Context
+from tinynet.layers import Array, Context, merge
 from tinynet.losses import Loss
 from tinynet.metrics import Metric
-from tinynet.model import Model, Vectors, as_inputs, draw, merge, views
+from tinynet.model import Model, Vectors, as_inputs, draw, views
 
 if TYPE_CHECKING:
     from tinynet.data.columns import Columns
