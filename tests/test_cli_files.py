@@ -1057,3 +1057,73 @@ def test_where_nothing_can_be_read_or_written(run, monkeypatch, capsys):
     assert os.listdir("out.csv") == []
     monkeypatch.setattr(sys, "stdin", None)  # as Python has it where it was closed
     assert mistake(capsys, "predict", run, "-", "--backend", "numpy") == "standard input: is closed"
+
+
+def test_classes_weigh_the_same_and_metrics_are_shown(capsys):
+    weights = pytest.importorskip("sklearn.utils.class_weight").compute_class_weight
+    labels = ["ok"] * 30 + ["rare"] * 10
+    put("d.csv", "a,y\n" + "".join(f"{number},{label}\n" for number, label in enumerate(labels)))
+    argv = ["train", "--data", "d.csv", "--backend", "numpy", "--epochs", "1", "--out"]
+    assert main([*argv, "r", "--class-weight", "balanced", "--metrics", "f1, accuracy"]) == 0
+    wanted = weights("balanced", classes=np.array(["ok", "rare"]), y=labels)  # the split keeps their ratio
+    assert tn.load("r/model.safetensors").loss.class_weight == pytest.approx(tuple(wanted))
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("val_")]
+    assert shown == ["val_loss", "val_f1", "val_accuracy"]
+    assert main(["evaluate", "r"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["loss", "f1", "accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--metrics", "r2"], "metric 'r2' does not take labels: choose from accuracy, top_k, log_loss, f1"),
+        (["--metrics", "auc"], "unknown metric 'auc': choose from accuracy, top_k, log_loss, f1, r2, mae, rmse"),
+        (["--class-weight", "equal"], "unknown class_weight 'equal': choose from none, balanced"),
+        (
+            ["--class-weight", "balanced", "--task", "regression"],
+            "option class_weight is for classes: the target has numbers",
+        ),
+    ],
+)
+def test_mistakes_in_weights_and_metrics_leave_no_folder(argv, said, capsys):
+    put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))
+    assert mistake(capsys, "train", "--data", "d.csv", "--out", "r", *argv) == said
+    assert os.listdir() == ["d.csv"]
+
+
+def test_whole_numbers_may_be_classes_or_numbers(capsys):
+    put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))
+    for task, said in {
+        "auto": "2 classes (0, 1), or numbers with --task regression",
+        "regression": "numbers, with",
+    }.items():
+        argv = [
+            "train",
+            "--data",
+            "d.csv",
+            "--backend",
+            "numpy",
+            "--epochs",
+            "1",
+            "--quiet",
+            "--out",
+            task,
+            "--task",
+            task,
+        ]
+        assert main(argv) == 0
+        assert f"target: {said}" in capsys.readouterr().out
+
+
+def test_a_table_in_parts_is_predicted(run, capsys):
+    """A pattern stands for the files that match it, by name."""
+    rows = ["1,2,3\n", "30,20,10\n", "-5,0,7\n"]
+    for number, row in enumerate(rows):
+        put(f"part-{number}.csv", "wide,thin,noise\n" + row)
+    put("whole.csv", "wide,thin,noise\n" + "".join(rows))
+    said = []
+    for given in (["whole.csv"], ["part-*.csv"], ["part-0.csv", "part-1.csv", "part-2.csv"]):
+        assert main(["predict", str(run), *given, "--backend", "numpy", "--proba"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2]
+    assert said[0].count("\n") == 4

@@ -10,19 +10,22 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
 
-from tinynet import optim, schedules
+from tinynet import losses, optim, schedules
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
 from tinynet.data.class_labels import MOST_CLASSES
 from tinynet.data.sources import KINDS
 from tinynet.data.tables import TASKS
 from tinynet.layers import Sequential
+from tinynet.metrics import METRICS, as_metrics
 from tinynet.mlp import ACTIVATIONS, NORMS, OPTIMIZERS, mlp
 
 NORM_OPTIONS = ("none", *NORMS)
 SCHEDULES = ("constant", "cosine", "one_cycle")
+CLASS_WEIGHTS = ("none", "balanced")
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", list: "a list with commas, as 64,64"}
 COMPUTED, STORED = "data that are computed", "data in a file"
@@ -56,6 +59,9 @@ class Config:
     )
     features: list[str] = _option([], "columns of a file to use, as a,b; by default all but the target", STORED)
     exclude: list[str] = _option([], "columns of a file not to use, as id,date", STORED)
+    class_weight: str = _option(
+        "none", f"of the classes in the loss: {', '.join(CLASS_WEIGHTS)}; balanced: inversely to their samples", STORED
+    )
     held_out: float = _option(0.2, "fraction of a file's samples, of each class, for validation only", STORED)
     hidden: list[int] = _option([64, 64], "widths of the hidden layers, as 64,64")
     activation: str = _option("relu", f"after each hidden layer: {', '.join(ACTIVATIONS)}")
@@ -73,6 +79,9 @@ class Config:
     ema: float = _option(0.0, "decay of a moving average of the weights, in [0, 1); 0: no average")
     accumulate: int = _option(1, "parts that a batch is split into")
     patience: int = _option(0, "epochs without a better val_loss before training stops with the best weights; 0: never")
+    metrics: list[str] = _option(
+        [], f"validated each epoch: from {', '.join(METRICS)}; by default accuracy for classes, else r2"
+    )
     backend: str = _option(
         "auto",
         f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1; if not given, $TINYNET_BACKEND counts",
@@ -97,7 +106,7 @@ class Config:
                 )
         if not all(type(width) is int for width in self.hidden):
             raise ValueError(f"option hidden = {self.hidden!r} is not a list of widths: expected whole numbers")
-        for name in ("features", "exclude"):
+        for name in ("features", "exclude", "metrics"):
             if not all(type(column) is str for column in getattr(self, name)):
                 raise ValueError(f"option {name} = {getattr(self, name)!r} is not a list of names: expected text")
         for data in self.paths:
@@ -109,7 +118,7 @@ class Config:
                 raise ValueError(f"unknown data {data!r}: {choice} ({', '.join(KINDS)})")
         for name, table in (
             ("task", TASKS), ("activation", ACTIVATIONS), ("norm", NORM_OPTIONS), ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
+            ("schedule", SCHEDULES), ("class_weight", CLASS_WEIGHTS),
         ):  # fmt: skip
             if getattr(self, name) not in table:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(table)}")
@@ -126,6 +135,7 @@ class Config:
             if not getattr(self, name) >= least:
                 raise ValueError(f"option {name} = {getattr(self, name)!r} is out of range: give at least {least}")
 
+        as_metrics(self.metrics)
         if not 0 <= self.ema < 1:
             raise ValueError(f"option ema = {self.ema!r} is out of range: give a number in [0, 1)")
 
@@ -184,6 +194,19 @@ class Config:
     def scales_targets(self, data: Dataset) -> bool:
         """Whether numeric targets of a file are standardized, as its features are."""
         return self.stored and self.standardize and not data.classes
+
+    def make_loss(self, training: Dataset) -> losses.Loss | None:
+        """The loss with weights for the classes of ``training``, n / (classes * samples of the class); or no other one."""
+        if self.class_weight == "none":
+            return None
+        if not training.classes:
+            raise ValueError("option class_weight is for classes: the target has numbers")
+        host, counts = get_backend("numpy"), [0] * training.classes
+        for start in range(0, training.n, 2**20):
+            labels = training.rows(range(start, min(start + 2**20, training.n)), host, "float32").y
+            for label, count in zip(*(a.tolist() for a in host.xp.unique_counts(labels)), strict=True):
+                counts[label] += count
+        return losses.CrossEntropy(class_weight=tuple(training.n / (len(counts) * max(c, 1)) for c in counts))
 
     def make_optimizer(self, samples: int) -> optim.Optimizer:
         """The optimizer for epochs of ``samples`` samples, which determine the length of a schedule."""
@@ -256,7 +279,7 @@ def parse(name: str, text: str) -> Any:
             return _whole(text)
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
-        if name in ("features", "exclude"):
+        if name in ("features", "exclude", "metrics"):
             return next(csv.reader([text], skipinitialspace=True), [])
         if kind is list:
             return [_whole(part) for part in text.split(",")] if text else []

@@ -28,10 +28,12 @@ from tinynet.cli.common import Commands, command, found, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import DATASETS, Dataset, Spirals
+from tinynet.data.class_labels import is_integer
 from tinynet.data.sources import KINDS
 from tinynet.data.tables import TASKS
 from tinynet.fitting import EarlyStopping, fit
 from tinynet.history import History
+from tinynet.metrics import METRICS, as_metrics, check_metrics
 from tinynet.mlp import ACTIVATIONS, OPTIMIZERS
 from tinynet.model import DTYPES, Model
 from tinynet.scaling import Scale, Scaled
@@ -53,6 +55,8 @@ SUGGESTED: dict[str, Iterable[str]] = {
     "optimizer": OPTIMIZERS,
     "schedule": options.SCHEDULES,
     "task": TASKS,
+    "class_weight": options.CLASS_WEIGHTS,
+    "metrics": METRICS,
     "standardize": ("true", "false"),
     "backend": ("auto", *BACKENDS),
     "dtype": DTYPES,
@@ -95,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
     validation = held_out
     if scale:
         training, validation = Scaled(training, scale), Scaled(held_out, scale)
+    loss, metrics = config.make_loss(training), as_metrics(config.metrics)
+    check_metrics(metrics, data.classes is not None)
     model = Model(config.make_net(data), data.shape, seed=config.seed, backend=backend, dtype=config.dtype)
     optimizer = config.make_optimizer(training.n)
     folder = Path(args.resume) if args.resume else _run_folder(config)
@@ -110,10 +116,12 @@ def run(args: argparse.Namespace) -> int:
         history = fit(
             model,
             training,
+            loss=loss,
             optimizer=optimizer,
             batch_size=config.batch_size,
             epochs=config.epochs,
             validation=validation,
+            metrics=metrics or None,
             clip=config.clip or None,
             ema=config.ema or None,
             accumulate=config.accumulate,
@@ -165,8 +173,10 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
     names = data.columns.classes if data.columns else None
     if data.classes:
         found = f"{data.classes} classes{f' ({listed(names)})' if names else ''}"
+        if not names or all(map(is_integer, names)):
+            found += ", or numbers with --task regression"
     else:
-        found = "numbers (of classes: --task classification), and errors are in units of their standard deviation"
+        found = "numbers, with errors in units of their standard deviation, or classes with --task classification"
     return f"target: {found}; {training.n:,} training samples, {validation.n:,} held out"
 
 
