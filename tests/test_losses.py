@@ -299,7 +299,7 @@ MAKES = "; astype(int) makes labels of whole numbers, data.read(path, task='clas
         ),
         (tn.CrossEntropy(), (2,), [[0.5, -0.5]], "CrossEntropy: probabilities must not be negative; row 0 is [0.5, -0.5]"),
         (tn.CrossEntropy(0.0, (1, 2)), (3,), [0], "class_weight has 2 numbers for 3 classes: expected 3"),
-        (tn.Huber(), (1,), [1.0, 2.0], "targets (2,) do not fit outputs (2, 1): expected (2, 1), reshape(-1, 1)"),
+        (tn.Huber(), (1,), [1.0, 2.0], "targets (2,) do not fit outputs (2, 1): expected (2, 1); reshape(-1, 1) makes one column"),
         (tn.Huber(), (2,), [[1.0], [2.0]],
          f"targets (2, 1) do not fit outputs (2, 2): expected (2, 2), or labels (2,) with CrossEntropy{MAKES}"),
         (tn.Huber(), (2,), [1, 2], "targets (2,) do not fit outputs (2, 2): expected (2, 2), or labels (2,) with CrossEntropy"),

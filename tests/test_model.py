@@ -42,6 +42,47 @@ def test_predictions_stay_when_the_next_are_made():
     np.testing.assert_array_equal(first, kept)
 
 
+def test_forward_and_back_are_those_of_training(ops):
+    """One step of SGD by hand, with batch norm and dropout, is the step that fit makes."""
+    net = tn.Sequential(tn.Dense(5), tn.BatchNorm(), tn.Tanh(), tn.Dropout(0.4), tn.Dense(3))
+    by_hand, fitted = (tn.Model(net, 4, backend=ops, dtype="float64") for _ in range(2))
+    y, backprop = by_hand.forward(X, train=True)
+    loss, dy = tn.CrossEntropy()(y, ops.asarray(LABELS), ops)
+    _, gradient = backprop(dy)
+    by_hand.theta -= 0.5 * gradient
+    history = fitted.fit((X, LABELS), optimizer=tn.SGD(0.5), batch_size=30, shuffle=False)
+    assert history[-1]["loss"] == pytest.approx(float(loss), rel=1e-12)
+    np.testing.assert_allclose(ops.to_numpy(by_hand.theta), ops.to_numpy(fitted.theta), rtol=1e-12)
+    np.testing.assert_allclose(ops.to_numpy(by_hand.state), ops.to_numpy(fitted.state), rtol=1e-12)
+    np.testing.assert_allclose(ops.to_numpy(by_hand.forward(X)[0]), ops.to_numpy(by_hand.predict(X)), rtol=1e-12)
+    parts = by_hand.weights(gradient)
+    assert list(parts) == list(by_hand.gradient_names)
+    np.testing.assert_array_equal(
+        np.concatenate([ops.to_numpy(g).ravel() for g in parts.values()]), ops.to_numpy(gradient)
+    )
+
+
+def test_the_way_back_to_the_inputs(ops):
+    """Against differences of predictions; truncation and rounding are of order 1e-10."""
+    model, step = made(ops), 1e-5
+    y, backprop = model.forward(X)
+    dx = ops.to_numpy(backprop(np.ones(y.shape))[0])
+    for j in range(4):
+        shift = step * np.eye(4)[j]
+        above, below = (ops.to_numpy(model.predict(X + sign * shift)).sum(1) for sign in (1, -1))
+        np.testing.assert_allclose(dx[:, j], (above - below) / (2 * step), atol=1e-8)
+
+
+def test_what_does_not_fit_forward_and_back():
+    model = made()
+    with pytest.raises(ValueError, match=r"samples of shape \(3,\) do not fit the model: expected \(4,\)"):
+        model.forward(X[:, :3])
+    with pytest.raises(ValueError, match=r"dy \(30,\) does not fit the outputs: expected \(30, 3\)"):
+        model.forward(X)[1](np.ones(30))
+    with pytest.raises(ValueError, match=r"vector \(3,\) is not like theta: expected \(53,\)"):
+        model.weights(np.ones(3))
+
+
 def test_probabilities_are_those_of_the_loss(ops):
     model = tn.Model(tn.Dense(3), 4, backend=ops)
     with pytest.raises(ValueError, match="the model has no loss yet, by which outputs are probabilities: fit it"):

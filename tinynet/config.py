@@ -11,9 +11,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
 
-from tinynet import optim, schedules
+from tinynet import losses, optim, schedules
 from tinynet.checks import FRACTION, Range, at_least
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
@@ -22,10 +23,12 @@ from tinynet.data.sources import KINDS
 from tinynet.data.tables import TASKS
 from tinynet.fitting import EarlyStopping
 from tinynet.layers import Sequential
+from tinynet.metrics import METRICS, as_metrics, check_metrics
 from tinynet.mlp import ACTIVATIONS, NORMS, OPTIMIZERS, mlp
 
 NORM_OPTIONS = ("none", *NORMS)
 SCHEDULES = ("constant", "cosine", "one_cycle")
+CLASS_WEIGHTS = ("none", "balanced")
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", list: "a list with commas, as 64,64"}
 _WIDTHS, _NAMES = (int, "widths: expected whole numbers"), (str, "names: expected text")
@@ -70,6 +73,12 @@ class Config:
         [], "columns of a file to use, as a,b; by default all but the target", STORED, each=_NAMES
     )
     exclude: list[str] = _option([], "columns of a file not to use, as id,date", STORED, each=_NAMES)
+    class_weight: str = _option(
+        "none",
+        f"of the classes in the loss: {', '.join(CLASS_WEIGHTS)}; balanced: inversely to their samples",
+        STORED,
+        choices=CLASS_WEIGHTS,
+    )
     held_out: float = _option(0.2, "fraction of a file's samples, of each class, for validation only", STORED)
     hidden: list[int] = _option([64, 64], "widths of the hidden layers, as 64,64", each=_WIDTHS)
     activation: str = _option("relu", f"after each hidden layer: {', '.join(ACTIVATIONS)}", choices=ACTIVATIONS)
@@ -89,6 +98,9 @@ class Config:
     patience: int = _option(
         0, "epochs without a better val_loss before training stops with the best weights; 0: never", within=at_least(0)
     )
+    metrics: list[str] = _option(
+        [], f"validated each epoch: from {', '.join(METRICS)}; by default accuracy for classes, else r2", each=_NAMES
+    )
     backend: str = _option(
         "auto",
         f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1; if not given, $TINYNET_BACKEND counts",
@@ -104,6 +116,7 @@ class Config:
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
         for data in self.paths:
             _check_data(data, alone=len(self.paths) == 1)
+        as_metrics(self.metrics)
 
     @property
     def paths(self) -> list[str]:
@@ -161,10 +174,14 @@ class Config:
         """Whether numeric targets of a file are standardized, as its features are."""
         return self.stored and self.standardize and not data.classes
 
-    def make_fit_options(self, samples: int) -> dict[str, Any]:
-        """Options of `tinynet.fit` for epochs of ``samples`` samples, which determine the length of a schedule."""
+    def make_fit_options(self, training: Dataset) -> dict[str, Any]:
+        """Options of `tinynet.fit` on ``training``, whose length determines that of a schedule, its classes the metrics."""
+        metrics = as_metrics(self.metrics)
+        check_metrics(metrics, training.classes is not None)
         return {
-            "optimizer": self._make_optimizer(samples),
+            "loss": self._make_loss(training),
+            "metrics": metrics or None,
+            "optimizer": self._make_optimizer(training.n),
             "batch_size": self.batch_size,
             "epochs": self.epochs,
             "clip": self.clip or None,
@@ -172,6 +189,19 @@ class Config:
             "accumulate": self.accumulate,
             "early_stopping": EarlyStopping(self.patience) if self.patience else None,
         }
+
+    def _make_loss(self, training: Dataset) -> losses.Loss | None:
+        """The loss with weights for the classes of ``training``, n / (classes * samples of the class); or no other one."""
+        if self.class_weight == "none":
+            return None
+        if not training.classes:
+            raise ValueError("option class_weight is for classes: the target has numbers")
+        host, counts = get_backend("numpy"), [0] * training.classes
+        for start in range(0, training.n, 2**20):
+            labels = training.rows(range(start, min(start + 2**20, training.n)), host, "float32").y
+            for label, count in zip(*(a.tolist() for a in host.xp.unique_counts(labels)), strict=True):
+                counts[label] += count
+        return losses.CrossEntropy(class_weight=tuple(training.n / (len(counts) * max(c, 1)) for c in counts))
 
     def _make_optimizer(self, samples: int) -> optim.Optimizer:
         steps = self.epochs * -(-samples // self.batch_size)
@@ -274,7 +304,7 @@ def parse(name: str, text: str) -> Any:
             return _whole(text)
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
-        if name in ("features", "exclude"):
+        if name in ("features", "exclude", "metrics"):
             return next(csv.reader([text], skipinitialspace=True), [])
         if kind is list:
             return [_whole(part) for part in text.split(",")] if text else []

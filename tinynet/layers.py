@@ -328,6 +328,14 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
+def merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """Two nested dicts as one."""
+    out = dict(a)
+    for name, value in b.items():
+        out[name] = merge(out[name], value) if isinstance(out.get(name), dict) else value
+    return out
+
+
 def checked_forward(net: Layer, shape: Shape, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
     """``net.forward``; ValueError unless its output has the ``shape`` that `build` says: another could broadcast unnoticed."""
     y, backprop = net.forward(params, x, ctx)

@@ -93,7 +93,7 @@ class Loss:
             expected = f"{(n, *out)}"
             if prod(target.shape) == n:  # a number for each sample
                 labels = f"or labels {(n,)} with CrossEntropy{_of_numbers(target, ops)}"
-                expected += f", {'reshape(-1, 1)' if prod(out) == 1 else labels}"
+                expected += "; reshape(-1, 1) makes one column" if prod(out) == 1 else f", {labels}"
             raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {expected}")
         self.check_values(target, ops)
 

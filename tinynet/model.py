@@ -15,11 +15,11 @@ from tinynet.data import Columns, as_dataset
 from tinynet.evaluation import Evaluation
 from tinynet.initializers import Shape
 from tinynet.labels import as_labels, boundary
-from tinynet.layers import Array, Context, Layer, Sequential, checked_forward, leaves
+from tinynet.layers import Array, Context, Layer, Sequential, checked_forward, checked_gradients, leaves
 from tinynet.losses import Loss
 from tinynet.matching import as_inputs, check_fit, check_inputs
 from tinynet.metrics import Metric, as_metrics
-from tinynet.parameters import Vectors, draw
+from tinynet.parameters import Vectors, draw, views
 from tinynet.standardize import moments, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
@@ -108,8 +108,10 @@ class Model(Vectors):
         """Layers, shapes, parameters, bytes and FLOPs; ``print(model.summary())`` is a table."""
         return summarize(self.net, self.in_shape, self.dtype)
 
-    def weights(self) -> dict[str, Array]:
+    def weights(self, vector: Array | None = None) -> dict[str, Array]:
         """Parameters and layer state by name, views of `theta` and `state`: "0.w" (i, o), "0.b" (o,), …
+
+        Of a ``vector`` (p,) like `theta`, such as a gradient, the parts by the names of the parameters.
 
         Examples
         --------
@@ -117,7 +119,11 @@ class Model(Vectors):
         >>> {name: w.shape for name, w in model.weights().items()}
         {'0.w': (2, 8), '0.b': (8,), '2.w': (8, 3), '2.b': (3,)}
         """
-        return dict(leaves(self.params))
+        if vector is None:
+            return dict(leaves(self.params))
+        if tuple(vector.shape) != tuple(self.theta.shape):
+            raise ValueError(f"vector {tuple(vector.shape)} is not like theta: expected {tuple(self.theta.shape)}")
+        return dict(leaves(views(vector, self.spec.params, self.ops)))
 
     def to(self, backend: str | Backend) -> Model:
         """A copy of this model on another backend; its loss and metrics come along, its history does not."""
@@ -151,6 +157,40 @@ class Model(Vectors):
             stop = min(start + rows, data.n)
             out[start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
         return out
+
+    @_on_its_device
+    def forward(
+        self, x: Any, *, train: bool = False, step: int = 0
+    ) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        """Outputs (n, *out_shape) for X in one pass, and the way back: from their gradient to those of X and `theta`.
+
+        ``train`` is whether layers with a training mode use it: dropout with the masks of training step ``step``, and
+        batch norm, whose running statistics then change. Call the way back before the weights change.
+
+        Examples
+        --------
+        >>> model = tn.Model(tn.Dense(1, init=tn.initializers.Constant(2.0)), n_in=2)
+        >>> y, backprop = model.forward([[1.0, 0.5], [0.0, -1.0]])
+        >>> dx, gradient = backprop([[1.0], [1.0]])  # of the sum of the outputs
+        >>> y.tolist(), dx.tolist(), gradient.tolist()
+        ([[3.0], [-2.0]], [[2.0, 2.0], [2.0, 2.0]], [1.0, -0.5, 2.0])
+        """
+        data = as_inputs(x, self)
+        x = data.batch(range(data.n), self.ops, self.dtype).x
+        ctx = Context(self.ops, train, self.seed, step)
+        y, inner = checked_forward(self.net, self.out_shape, self.params, x, ctx)
+
+        def backprop(dy: Array) -> tuple[Array, Array]:
+            with self.ops.active():
+                dy = self.ops.asarray(dy, self.dtype)
+                if tuple(dy.shape) != tuple(y.shape):
+                    raise ValueError(f"dy {tuple(dy.shape)} does not fit the outputs: expected {tuple(y.shape)}")
+                dx, dparams = inner(dy)
+                gradient = self.ops.empty(self.theta.shape, self.theta.dtype)
+                self.ops.pack(checked_gradients(self.gradient_names, dparams, self.params), gradient)
+                return dx, gradient
+
+        return y, backprop
 
     @_on_its_device
     def predict_labels(self, x: Any, *, batch_size: int | None = None) -> Array:

@@ -11,7 +11,7 @@ from tinynet_backends import Backend, get_backend
 from tinynet import streams
 from tinynet.data.columns import Columns
 from tinynet.initializers import Shape
-from tinynet.layers import Array, Layer, Param, Spec, leaves
+from tinynet.layers import Array, Layer, Param, Spec, leaves, merge
 
 
 class Trainable(Protocol):
@@ -63,7 +63,7 @@ class Vectors:
         """Make these the vectors, and cut the arrays of layers out of them."""
         self._theta, self._state = theta, state
         self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
-        self.params = _merge(_views(theta, self.spec.params, self.ops), _views(state, self.spec.state, self.ops))
+        self.params = merge(views(theta, self.spec.params, self.ops), views(state, self.spec.state, self.ops))
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: the backend by its name, without the views that are cut out of the two vectors."""
@@ -98,7 +98,7 @@ def draw(spec: Spec, seed: int, ops: Backend, dtype: str) -> Iterator[Array]:
         yield vector
 
 
-def _views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any]:
+def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any]:
     """Views of ``vector`` (..., p), one after another, in the shapes of the `Param` in ``tree``."""
     start = 0
 
@@ -115,11 +115,3 @@ def _views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, An
         return out
 
     return walk(tree)
-
-
-def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """Two nested dicts as one."""
-    out = dict(a)
-    for name, value in b.items():
-        out[name] = _merge(out[name], value) if isinstance(out.get(name), dict) else value
-    return out

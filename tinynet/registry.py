@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from tinynet import activations, initializers, layers, losses, regularization, standardize
+from tinynet import activations, frozen, initializers, layers, losses, regularization, standardize
 
 _KINDS: tuple[type, ...] = (
     layers.Dense, layers.Flatten, layers.Sequential, layers.Residual,
     activations.Identity, activations.Sigmoid, activations.Tanh, activations.ReLU, activations.LeakyReLU,
     activations.ELU, activations.GELU, activations.SiLU, activations.Softplus, activations.Softmax,
-    regularization.Dropout, regularization.LayerNorm, regularization.BatchNorm, standardize.Standardize,
+    regularization.Dropout, regularization.LayerNorm, regularization.BatchNorm, standardize.Standardize, frozen.Frozen,
     initializers.Constant, initializers.Uniform, initializers.GlorotNormal, initializers.GlorotUniform,
     initializers.HeNormal, initializers.HeUniform, initializers.LeCunNormal, initializers.LeCunUniform,
     initializers.Orthogonal,

@@ -28,9 +28,11 @@ from tinynet.cli.common import Commands, command, found, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import DATASETS, Dataset, Spirals
+from tinynet.data.class_labels import is_integer
 from tinynet.data.sources import KINDS
 from tinynet.fitting import fit
 from tinynet.history import History
+from tinynet.metrics import METRICS
 from tinynet.model import DTYPES, Model
 from tinynet.scaling import Scale, Scaled
 
@@ -46,6 +48,7 @@ tinynet train --resume runs/mine                   from its last checkpoint
 """
 SUGGESTED: dict[str, Iterable[str]] = {  # besides the choices that an option is limited to
     "data": DATASETS,
+    "metrics": METRICS,
     "standardize": ("true", "false"),
     "backend": ("auto", *BACKENDS),
     "dtype": DTYPES,
@@ -91,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if scale:
         training, validation = Scaled(training, scale), Scaled(held_out, scale)
     model = Model(config.make_net(data), data.shape, seed=config.seed, backend=backend, dtype=config.dtype)
-    options = config.make_fit_options(training.n)
+    options = config.make_fit_options(training)
     folder = Path(args.resume) if args.resume else _run_folder(config)
     if not args.resume:
         write_atomically(folder / "config.toml", config.toml().encode())
@@ -154,8 +157,10 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
     names = data.columns.classes if data.columns else None
     if data.classes:
         found = f"{data.classes} classes{f' ({listed(names)})' if names else ''}"
+        if not names or all(map(is_integer, names)):
+            found += ", or numbers with --task regression"
     else:
-        found = "numbers (of classes: --task classification), and errors are in units of their standard deviation"
+        found = "numbers, with errors in units of their standard deviation, or classes with --task classification"
     return f"target: {found}; {training.n:,} training samples, {validation.n:,} held out"
 
 

@@ -137,7 +137,10 @@ def read_hdf5(path: Path, request: Request) -> Dataset:
                     arrays[name] = _hdf5_array(path, data, scratch / f"{name}.bin")
             for name in ("X", "y"):
                 if name not in arrays:
-                    raise DataFileError(f"{path}: has no data set {name!r}, but {', '.join(found) or 'nothing'}")
+                    raise DataFileError(
+                        f"{path}: has no data set {name!r}, but {', '.join(found) or 'nothing'}: store X and y, or give its "
+                        "data sets as arrays, (file['a'], file['b'])"
+                    )
         return MappedFile(path, arrays["X"], _for_task(path, arrays["y"], request.task), arrays.get("weight"), scratch)
 
 
