@@ -14,7 +14,7 @@ class Frozen(Layer):
     """``layer`` as it predicts, whose weights training leaves as they are, for a network trained before.
 
     They are state instead of parameters, under the same names. Dropout lets all through, batch norm uses its running
-    statistics and keeps them, and gradients pass to what is before the layer.
+    statistics and keeps them, and gradients pass to what is before the layer. `fit_many` draws them anew for each seed.
 
     Examples
     --------
