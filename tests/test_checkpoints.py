@@ -303,7 +303,7 @@ def test_another_model_or_data_set_is_an_error_that_shows_both(tmp_path):
         fit(make(), tmp_path, resume=True, batch_size=9)
 
 
-def test_a_loss_or_layer_of_one_s_own_is_known_by_its_numbers(tmp_path):
+def test_what_is_of_one_s_own_is_known_by_its_numbers(tmp_path):
     """Where it is no dataclass it had the text of any other of its kind, and the run went on with that."""
 
     class Scaled(tn.losses.Loss):
@@ -317,12 +317,26 @@ def test_a_loss_or_layer_of_one_s_own_is_known_by_its_numbers(tmp_path):
         def __init__(self, by):
             self.by = by
 
-    def run(loss, layer):
+    class Ramp(tn.Dataset):
+        n, shape, classes, outputs = 4, (1,), None, 1
+
+        def __init__(self, by):
+            self.by = by
+
+        def rows(self, index, ops, dtype):
+            x = self.by * np.asarray(index, dtype)[:, None]
+            return tn.data.Batch(x, x, None)
+
+    def run(loss, layer, data=(1.0,)):
         model = tn.Model(tn.Sequential(layer, tn.Dense(1)), 1)
-        model.fit(([[1.0], [2.0]], [[1.0], [2.0]]), loss=loss, checkpoint=tmp_path, resume=True)
+        model.fit(Ramp(*data), loss=loss, checkpoint=tmp_path, resume=True)
 
     run(Scaled(1.0), Times(2))
     run(Scaled(1.0), Times(2))
+    with pytest.raises(
+        ValueError, match=r"another data set or loader: Loader\(Ramp\(by=1.0\), .* Loader\(Ramp\(by=3.0\)"
+    ):
+        run(Scaled(1.0), Times(2), (3.0,))
     with pytest.raises(ValueError, match=r"another loss: Scaled\(by=1.0\) there, Scaled\(by=2.0\) here$"):
         run(Scaled(2.0), Times(2))
     with pytest.raises(

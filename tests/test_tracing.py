@@ -1,5 +1,7 @@
 """Formulas run on symbols, and the passes that NumPy makes of them: the same bits as the formula as it stands."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from tinynet_backends import get_backend
@@ -150,6 +152,26 @@ def test_a_formula_whose_object_has_changed_is_another(change, ops):
     assert ops.to_numpy(ops.elementwise(scaled.f, ones)).tolist() == [2.0] * 3
     scaled.weight = change
     assert ops.to_numpy(ops.elementwise(scaled.f, ones)).tolist() == [3.0] * 3
+
+
+def test_equal_objects_have_one_trace():
+    """Each new network was traced anew, and 1024 traces were kept of one formula."""
+    assert traced(tn.GELU().df, 3) is traced(tn.GELU().df, 3)
+    assert traced(tn.AdamW(tn.schedules.Cosine(1.0, 9))._decayed_rule, 4, 3) is traced(
+        tn.AdamW(tn.schedules.Cosine(1.0, 9))._decayed_rule, 4, 3
+    )
+    assert traced(tn.GELU().f, 1) is not traced(tn.GELU(approximate=True).f, 1)
+
+    @dataclass(frozen=True, slots=True)
+    class Times(tn.activations.Activation):
+        by: float
+
+        def f(self, xp, x):
+            return self.by * x
+
+    ones = np.ones(2)
+    for by in (2.0, 3.0, 0.0, -0.0):
+        equal_bits(get_backend("numpy").elementwise(Times(by).f, ones), by * ones)
 
 
 def test_a_schedule_without_a_hash_leaves_the_rule_traced():

@@ -42,6 +42,9 @@ class Dataset:
     def __len__(self) -> int:
         return self.n
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(checks.attributes(self))})"
+
     def _resemble(self, other: Dataset) -> None:
         """Copy from ``other`` everything that describes a sample and where samples come from."""
         for name in ("shape", "classes", "outputs", "columns", "ordered", "stored", "on_host"):

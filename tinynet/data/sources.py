@@ -48,6 +48,10 @@ def as_dataset(data: Any, ops: Backend | None = None, columns: Columns | None = 
     Arrays(X (2, 1), y (2,), on numpy)
     """
     if isinstance(data, Dataset):
+        if type(data).batch is not Dataset.batch:
+            raise TypeError(
+                f"{type(data).__name__}.batch is not what training calls: write it as rows(index, ops, dtype)"
+            )
         if data.columns and columns:
             data.columns.check_order(columns)
         return data
