@@ -46,7 +46,7 @@ def test_what_is_saved_comes_back(dtype, ops, tmp_path):
 def test_every_kind_is_described_and_rebuilt():
     things = {
         "Dense": tn.Dense(3, False, initializers.Uniform(-1, 1)), "Sequential": NET, "Residual": tn.Residual(tn.Tanh()),
-        "Quantile": tn.Quantile(0.1), "BinaryCrossEntropy": tn.BinaryCrossEntropy((1, 2)),
+        "Quantile": tn.Quantile(0.1), "BinaryCrossEntropy": tn.BinaryCrossEntropy((1, 2)), "Frozen": tn.Frozen(tn.Dense(3)),
     }  # fmt: skip
     for name, kind in TABLE.items():
         thing = things.get(name) or kind()

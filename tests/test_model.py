@@ -99,10 +99,11 @@ def test_behind_a_sigmoid_the_boundary_is_at_one_half(ops):
     y = (X[:, 1:2] > 0.2).astype(float)
     logits = tn.Model(tn.Dense(1), 4, backend=ops)
     ended = tn.Model(tn.Sequential(tn.Dense(1), tn.Sequential(tn.Sigmoid())), 4, backend=ops)
+    frozen = tn.Model(tn.Sequential(tn.Dense(1), tn.Frozen(tn.Sequential(tn.Sigmoid()))), 4, backend=ops)
     added = tn.Model(tn.Sequential(tn.Dense(1), tn.Residual(tn.Sigmoid())), 4, backend=ops)  # no probability
     wanted = ops.to_numpy(logits.predict(X))[:, 0] > 0
     assert 0 < wanted.sum() < len(X)
-    for model in (logits, ended):
+    for model in (logits, ended, frozen):
         assert ops.to_numpy(model.predict_labels(X)).tolist() == wanted.tolist()
         scores = model.evaluate((X, y), loss=tn.SumSquaredError(), metrics=["accuracy", "f1", "mae"])
         assert scores["accuracy"] == pytest.approx((wanted == y[:, 0]).mean())
@@ -323,7 +324,9 @@ def test_bad_data_says_the_same_on_every_backend(data, said, ops):
 
 def test_a_column_against_a_vector():
     model = tn.Model(tn.Dense(1), 4)
-    with pytest.raises(ValueError, match=r"^targets \(30,\) do not fit .*: expected \(30, 1\), reshape\(-1, 1\)$"):
+    with pytest.raises(
+        ValueError, match=r"^targets \(30,\) do not fit .*: expected \(30, 1\); reshape\(-1, 1\) makes one column$"
+    ):
         model.fit((X, REAL[:, 0]))
 
 
