@@ -175,7 +175,10 @@ class Config:
         return self.stored and self.standardize and not data.classes
 
     def make_fit_options(self, training: Dataset) -> dict[str, Any]:
-        """Options of `tinynet.fit` on ``training``, whose length determines that of a schedule, its classes the metrics."""
+        """Options of `tinynet.fit` on ``training``, whose size decides how long a schedule is.
+
+        ValueError for a metric, or weights, of classes that it does not have.
+        """
         metrics = as_metrics(self.metrics)
         check_metrics(metrics, training.classes is not None)
         return {
