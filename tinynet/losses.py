@@ -372,6 +372,8 @@ def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
 
 
 def check_loss(loss: Any) -> None:
-    """TypeError unless ``loss`` is one."""
+    """TypeError unless ``loss`` is one, or if it is a `CrossEntropy` with a formula, which would not be used."""
     if not isinstance(loss, Loss):
         raise TypeError(f"loss {checks.short_repr(loss)} is not a loss: give one, such as CrossEntropy()")
+    if isinstance(loss, CrossEntropy) and type(loss).formula is not Loss.formula:
+        raise TypeError(f"{type(loss).__name__}.formula is not used: CrossEntropy is not elementwise, write a __call__")
