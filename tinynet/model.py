@@ -421,6 +421,8 @@ def as_inputs(x: Any, model: Trainable) -> Any:
         if x.columns and model.columns:
             x.columns.check_order(model.columns, of_inputs=True)
         return x
+    if model.columns:
+        model.columns.check_frame(x)
     check_unmasked(x, "X")
     array, ops = (model.ops.xp.asarray(x), model.ops) if model.ops.owns(x) else adopt(x, "X")
     if array.ndim < 2:
