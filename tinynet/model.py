@@ -15,7 +15,7 @@ from tinynet.activations import Sigmoid
 from tinynet.data import Batch, Columns, as_dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Context, Layer, Param, Params, Sequential, Spec, checked_forward, last_layer, leaves
-from tinynet.losses import Loss, check_loss
+from tinynet.losses import Loss, check_denominator, check_loss
 from tinynet.metrics import Metric, added, as_metrics, check_metrics
 from tinynet.standardize import moments, standardizer
 from tinynet.summary import Summary, drawing, summarize
@@ -449,6 +449,11 @@ def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric]
     out = model.out_shape
     if len(out) != 1:
         raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")
+
+    def check(target: Array, ops: Backend) -> None:
+        loss.check(out, target, ops)
+        check_denominator(loss, out, target, ops)
+
     k = loss.classes(out[-1])
     if not data.stored:
         if data.classes is None and data.outputs != out[-1]:
@@ -460,7 +465,7 @@ def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric]
     fits = data.classes is None or data.classes <= k
     if fits or data.stored:  # of stored data it names the row
         with model.ops.active():
-            data.check(lambda target, ops: loss.check(out, target, ops), model.ops)
+            data.check(check, model.ops)
     if not fits:
         other = ", or BinaryCrossEntropy" if data.classes == 2 else ""
         raise ValueError(
