@@ -386,6 +386,14 @@ def test_nothing_is_tried_in_a_capture(machine):
     assert machine.launched == ["forward", "backward", "add_up"]
 
 
+def test_layers_that_do_not_fit_are_left_to_products():
+    """A kernel would read beyond: where a layer's output is not what its build says."""
+    x, w, other = (np.ones(shape, F4) for shape in ((8, 5), (5, 3), (6, 3)))
+    assert fused.Work.of(x, [DenseLayer(w, None, None, None)], "float32", False) is not None
+    for weights in ([other], [w, other]):
+        assert fused.Work.of(x, [DenseLayer(w, None, None, None) for w in weights], "float32", False) is None
+
+
 @pytest.fixture
 def warned(caplog):
     caplog.set_level(logging.WARNING, logger="tinynet")

@@ -320,6 +320,13 @@ def test_mistakes(make, said):
     assert str(e.value) == said
 
 
+def test_an_initializer_gives_the_shape_that_it_is_asked_for():
+    """Its transpose was taken, row for row, in silence."""
+    own = type("Own", (), {"draw": lambda self, shape, *_: np.zeros(shape[::-1]), "__repr__": lambda self: "Own()"})()
+    with pytest.raises(ValueError, match=r"^Own\(\) draws \(3, 2\) for \(2, 3\): give that shape$"):
+        tn.Model(tn.Dense(3, init=own), 2)
+
+
 # Initial weights --------------------------------------------------------------------------------------------------
 
 SCALED = {

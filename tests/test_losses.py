@@ -321,6 +321,31 @@ def test_targets_that_do_not_fit(loss, out, target, said, ops):
     assert str(e.value) == said
 
 
+def test_a_mean_of_one_s_own_divides_by_its_denominator(ops):
+    """Parts of a batch added up to a multiple, and an evaluation to a fraction, in silence."""
+
+    class Mean(tn.losses.Loss):
+        def __call__(self, y, target, ops, weight=None, denominator=None):
+            n = y.shape[0]
+            return ops.xp.sum((y - target) ** 2) / n, 2.0 * (y - target) / n
+
+    class Divided(tn.losses.Loss):
+        def __call__(self, y, target, ops, weight=None, denominator=None):
+            n = y.shape[0] if denominator is None else denominator
+            return ops.xp.sum((y - target) ** 2) / n, 2.0 * (y - target) / n
+
+    class Summed(Mean):
+        mean = False
+
+    data = [[1.0], [2.0], [3.0]], [[1.0], [2.0], [6.0]]
+    model = tn.Model(tn.Dense(1, init=tn.initializers.Constant(1.0)), 1, backend=ops)
+    with pytest.raises(
+        TypeError, match=r"^Mean.__call__ does not divide by its denominator: do, if it is not None, or set"
+    ):
+        model.evaluate(data, loss=Mean())
+    assert [model.evaluate(data, loss=loss)["loss"] for loss in (Divided(), Summed())] == [3.0, 3.0]
+
+
 @pytest.mark.parametrize(
     "make",
     [

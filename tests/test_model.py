@@ -383,6 +383,28 @@ def test_a_table_is_numbered_as_the_training_data(columns, said):
         model.predict(other)
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_frame_is_in_the_order_of_the_training_data(library):
+    """Its names were not looked at, and each feature was taken for another."""
+    frames = pytest.importorskip(library)
+    data = tn.Arrays(X, LABELS)
+    data.columns = tn.data.Columns(tuple("uvwx"), ("kind",))
+    model = made()
+    model.fit(data)
+    frame = frames.DataFrame({name: X[:, n] for n, name in enumerate("uvwx")})
+    np.testing.assert_array_equal(model.predict(frame), model.predict(X))
+    model.evaluate((frame, LABELS))
+    turned = frame[["v", "u", "w", "x"]]
+    for use in (lambda: model.predict(turned), lambda: model.evaluate((turned, LABELS))):
+        with pytest.raises(ValueError) as e:
+            use()
+        assert str(e.value) == (
+            "feature 0 of the table is 'v', and that of the training data 'u': "
+            "X[list(model.columns.features)] has them in that order"
+        )
+    np.testing.assert_array_equal(model.predict(turned[list(model.columns.features)]), model.predict(X))
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.5, True])
 def test_a_batch_of_predictions_has_a_whole_number_of_samples(size):
     with pytest.raises(ValueError) as e:

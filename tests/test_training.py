@@ -407,7 +407,7 @@ def test_a_fit_that_is_refused_changes_nothing(options):
 
 
 def test_a_method_that_training_does_not_call_is_refused():
-    """An optimizer's step and a data set's batch, which are there to be called, had no effect if a subclass changed them."""
+    """An optimizer's step, a data set's batch and a cross-entropy's formula had no effect if a subclass wrote them."""
 
     class Own(tn.SGD):
         def step(self, theta, g, state, t, ops):
@@ -417,6 +417,14 @@ def test_a_method_that_training_does_not_call_is_refused():
         def batch(self, index, ops, dtype):
             return super().batch(index, ops, dtype)
 
+    class Focal(tn.CrossEntropy):
+        def formula(self, xp, y, target):
+            return y, target
+
+    with pytest.raises(
+        TypeError, match=r"^Focal.formula is not used: CrossEntropy is not elementwise, write a __call__$"
+    ):
+        start().fit(DATA, loss=Focal())
     with pytest.raises(TypeError, match=r"^Own.step is not what training calls: write it as a rule\(xp, theta, …\)$"):
         start().fit(DATA, optimizer=Own(0.1))
     with pytest.raises(

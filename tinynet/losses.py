@@ -378,6 +378,22 @@ def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
 
 
 def check_loss(loss: Any) -> None:
-    """TypeError unless ``loss`` is one."""
+    """TypeError unless ``loss`` is one, or if it is a `CrossEntropy` with a formula, which would not be used."""
     if not isinstance(loss, Loss):
         raise TypeError(f"loss {checks.short_repr(loss)} is not a loss: give one, such as CrossEntropy()")
+    if isinstance(loss, CrossEntropy) and type(loss).formula is not Loss.formula:
+        raise TypeError(f"{type(loss).__name__}.formula is not used: CrossEntropy is not elementwise, write a __call__")
+
+
+def check_denominator(loss: Loss, out: Shape, target: Array, ops: Backend) -> None:
+    """TypeError if a mean of one's own is not divided by the denominator that it is given: parts would not add up."""
+    if not loss.mean or type(loss).__call__ in (Loss.__call__, BinaryCrossEntropy.__call__, CrossEntropy.__call__):
+        return
+    t = target[:2, ...]
+    dtype = t.dtype if ops.xp.isdtype(t.dtype, "real floating") else ops.dtype("float32")
+    y = ops.zeros((t.shape[0], *out), dtype)
+    one, half = (float(ops.to_numpy(loss(y, t, ops, None, number)[0])) for number in (1, 2))
+    if one == half != 0.0:
+        raise TypeError(
+            f"{type(loss).__name__}.__call__ does not divide by its denominator: do, if it is not None, or set mean = False"
+        )

@@ -12,7 +12,7 @@ from tinynet.data.arrays import adopt, check_unmasked
 from tinynet.data.dataset import Batch, Dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array
-from tinynet.losses import Loss, check_loss
+from tinynet.losses import Loss, check_denominator, check_loss
 from tinynet.metrics import Metric, check_metrics
 from tinynet.parameters import Trainable
 
@@ -34,6 +34,8 @@ def as_inputs(x: Any, model: Trainable) -> Any:
         if x.columns and model.columns:
             x.columns.check_order(model.columns, of_inputs=True)
         return x
+    if model.columns:
+        model.columns.check_frame(x)
     check_unmasked(x, "X")
     array, ops = (model.ops.xp.asarray(x), model.ops) if model.ops.owns(x) else adopt(x, "X")
     if array.ndim < 2:
@@ -60,6 +62,11 @@ def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric]
     out = model.out_shape
     if len(out) != 1:
         raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")
+
+    def check(target: Array, ops: Backend) -> None:
+        loss.check(out, target, ops)
+        check_denominator(loss, out, target, ops)
+
     k = loss.classes(out[-1])
     if not data.stored:
         if data.classes is None and data.outputs != out[-1]:
@@ -71,7 +78,7 @@ def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric]
     fits = data.classes is None or data.classes <= k
     if fits or data.stored:  # of stored data it names the row
         with model.ops.active():
-            data.check(lambda target, ops: loss.check(out, target, ops), model.ops)
+            data.check(check, model.ops)
     if not fits:
         other = ", or BinaryCrossEntropy" if data.classes == 2 else ""
         raise ValueError(

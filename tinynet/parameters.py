@@ -92,7 +92,9 @@ def draw(spec: Spec, seed: int, ops: Backend, dtype: str) -> Iterator[Array]:
         stop = 0
         for number, p in enumerate(requests, start=first):
             start, stop = stop, stop + prod(p.shape)
-            drawn = p.init.draw(p.shape, key, (number, 0, 0), host)
+            drawn = host.asarray(p.init.draw(p.shape, key, (number, 0, 0), host))
+            if tuple(drawn.shape) != tuple(p.shape):
+                raise ValueError(f"{p.init!r} draws {tuple(drawn.shape)} for {tuple(p.shape)}: give that shape")
             vector[start:stop] = ops.asarray(host.xp.reshape(drawn, (-1,)), dtype)
         first += len(requests)
         yield vector

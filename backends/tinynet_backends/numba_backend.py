@@ -68,11 +68,12 @@ class NumbaBackend(NumpyBackend):
     # Dense layers --------------------------------------------------------------------------------------------------
 
     def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
-        if _stacks(x, w) and (b is None or _rows_ready(b, w)):
+        if _stacks(x, w) and x.shape[2] == w.shape[1] and (b is None or _rows_ready(b, w)):
             y = self.empty((*x.shape[:2], w.shape[2]), x.dtype)
             self._products(x, w, y, b)
             return y
-        if not _matrices(x, w) or (b is not None and (b.ndim != 1 or not _ready(b, x.dtype))):
+        usual = _matrices(x, w) and x.shape[1] == w.shape[0]
+        if not usual or (b is not None and (b.shape != w.shape[1:] or not _ready(b, x.dtype))):
             return super().affine(x, w, b)
         y = self.empty((x.shape[0], w.shape[1]), x.dtype)
         self._products(x, w, y, b)
@@ -81,9 +82,9 @@ class NumbaBackend(NumpyBackend):
     def affine_grad(
         self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
     ) -> tuple[Array | None, Array, Array | None]:
-        if _stacks(dy, x, w) and _dense(dy):
+        if _stacks(dy, x, w) and _dense(dy) and _conform(dy, x, w):
             return self._affine_grads(dy, x, w, bias, need_dx)
-        if not _matrices(dy, x, w):
+        if not _matrices(dy, x, w) or not _conform(dy, x, w):
             return super().affine_grad(dy, x, w, bias, need_dx)
         dx = db = None
         if need_dx:
@@ -176,7 +177,8 @@ class NumbaBackend(NumpyBackend):
 
     def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
         trace = traced(formula, 2)
-        if trace is None or y.ndim < 2 or not _alike((y, target)) or not _ready(scale, y.dtype):
+        usual = y.ndim > 1 and scale.shape == y.shape[:-1] and _alike((y, target)) and _ready(scale, y.dtype)
+        if trace is None or not usual:
             return super().elementwise_loss(formula, y, target, scale)
         n, o = scale.size, y.shape[-1]
         slope, cost, loss = (self.empty(shape, y.dtype) for shape in (y.shape, scale.shape, scale.shape[:-1]))
@@ -231,7 +233,8 @@ class NumbaBackend(NumpyBackend):
 
     def standardize(self, x: Array, mean: Array, scale: Array) -> Array:
         many = x.ndim == 3 and mean.shape == scale.shape == (len(x), x.shape[2]) and _networks((mean, scale), x.dtype)
-        if not (many or (x.ndim == 2 and _ready(mean, x.dtype) and _ready(scale, x.dtype))) or not _ready(x, x.dtype):
+        single = x.ndim == 2 and all(a.shape == x.shape[1:] and _ready(a, x.dtype) for a in (mean, scale))
+        if not (many or single) or not _ready(x, x.dtype):
             return super().standardize(x, mean, scale)
         y, parts = self.empty(x.shape, x.dtype), self._parts(x.size)
         words = *x.shape[-2:], x, mean, scale, y
@@ -241,7 +244,7 @@ class NumbaBackend(NumpyBackend):
     def normalize(
         self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
     ) -> tuple[Array, Array, Array, Array, Array]:
-        single = x.ndim == 2 and _ready(gamma, x.dtype) and _ready(beta, x.dtype)
+        single = x.ndim == 2 and all(a.shape == x.shape[1:] and _ready(a, x.dtype) for a in (gamma, beta))
         many = x.ndim == 3 and gamma.shape == (len(x), x.shape[2]) and _networks((gamma, beta), x.dtype)
         if not (single or many) or not x.size or axis not in (-1, -2) or not _ready(x, x.dtype):
             return super().normalize(x, gamma, beta, axis, eps)
@@ -256,7 +259,7 @@ class NumbaBackend(NumpyBackend):
     def normalize_grad(
         self, dy: Array, normed: Array, rstd: Array, gamma: Array, axis: int
     ) -> tuple[Array, Array, Array]:
-        single = dy.ndim == 2 and _ready(gamma, dy.dtype)
+        single = dy.ndim == 2 and gamma.shape == dy.shape[1:] and _ready(gamma, dy.dtype)
         many = dy.ndim == 3 and gamma.shape == (len(dy), dy.shape[2]) and _networks((gamma,), dy.dtype)
         usual = (single or many) and dy.size and axis in (-1, -2) and _alike((dy, normed)) and _ready(rstd, dy.dtype)
         if not usual:
@@ -276,7 +279,8 @@ class NumbaBackend(NumpyBackend):
     def softmax_cross_entropy(
         self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
     ) -> tuple[Array, Array]:
-        plain = target.ndim < z.ndim and smoothing == 0.0 and class_weight is None and target.dtype == np.int64
+        labels = target.shape == scale.shape == z.shape[:-1] and target.dtype == np.int64
+        plain = labels and smoothing == 0.0 and class_weight is None
         if not plain or not z.size or not _ready(z, z.dtype) or not _ready(scale, z.dtype) or not _dense(target):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = target.size, z.shape[-1]
@@ -494,6 +498,11 @@ def _stacks(*arrays: Array) -> bool:
         and build.supported(first.dtype)
         and all(a.ndim == 3 and len(a) == len(first) and a.dtype == first.dtype and _layout(a)[0] for a in arrays)
     )
+
+
+def _conform(dy: Array, x: Array, w: Array) -> bool:
+    """Whether dy (..., n, o) and x (..., n, i) are those of w (..., i, o)."""
+    return bool(dy.shape[-2:] == (x.shape[-2], w.shape[-1]) and x.shape[-1] == w.shape[-2])
 
 
 def _rows_ready(b: Array, w: Array) -> bool:

@@ -162,7 +162,7 @@ class _Method(tuple[Any, ...]):
 
 def _state(thing: object) -> tuple[Any, ...]:
     """The attributes of an object, with a hash unless one of them may change inside."""
-    held = object.__getstate__(thing)
+    held: Any = object.__getstate__(thing)
     parts = held if isinstance(held, tuple) else (held,)  # of a class with slots there are two
     return tuple([(name, _key(value)) for part in parts if part for name, value in part.items()])
 

@@ -60,6 +60,8 @@ def as_dataset(data: Any, ops: Backend | None = None, columns: Columns | None = 
     if isinstance(data, (list, tuple)) and data and all(isinstance(part, (str, PathLike)) for part in data):
         return read(data, columns=columns)
     if isinstance(data, (tuple, list)) and len(data) in (2, 3):
+        if columns:
+            columns.check_frame(data[0])
         with use_backend(ops if ops is not None and ops.owns(data[0]) else get_backend()):
             return Arrays(*data)
     batches = ", or Batches(…) of what yields them" if hasattr(data, "__iter__") and not hasattr(data, "shape") else ""
