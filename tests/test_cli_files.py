@@ -1059,7 +1059,12 @@ def test_where_nothing_can_be_read_or_written(run, monkeypatch, capsys):
     assert mistake(capsys, "predict", run, "-", "--backend", "numpy") == "standard input: is closed"
 
 
-def test_classes_weigh_the_same_and_metrics_are_shown(capsys):
+@pytest.fixture
+def no_picture(monkeypatch):
+    monkeypatch.setattr("tinynet.cli.train.picture", lambda *_: b"")
+
+
+def test_classes_weigh_the_same_and_metrics_are_shown(capsys, no_picture):
     weights = pytest.importorskip("sklearn.utils.class_weight").compute_class_weight
     labels = ["ok"] * 30 + ["rare"] * 10
     put("d.csv", "a,y\n" + "".join(f"{number},{label}\n" for number, label in enumerate(labels)))
@@ -1091,7 +1096,7 @@ def test_mistakes_in_weights_and_metrics_leave_no_folder(argv, said, capsys):
     assert os.listdir() == ["d.csv"]
 
 
-def test_whole_numbers_may_be_classes_or_numbers(capsys):
+def test_whole_numbers_may_be_classes_or_numbers(capsys, no_picture):
     put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))
     for task, said in {
         "auto": "2 classes (0, 1), or numbers with --task regression",

@@ -358,6 +358,8 @@ BAD = {
     "mac.csv": (lambda p: p.write_bytes(b"a,y\r1,2\r"), "its lines end in a carriage return alone: save it with other line ends"),
     "blank.csv": (lambda p: p.write_text("\n \n"), "is empty: expected a first line with the names of columns"),
     "oneline.csv": (lambda p: p.write_bytes(b"a," * 2**23), "its first line is longer than 16 MiB: is it a table?"),
+    "onerow.csv": (lambda p: p.write_bytes(b"a,y\n1," + b"2" * (2**24 + 2**20)),
+                   "has a line longer than 16 MiB: is it a table?"),
     "comma.csv": (lambda p: p.write_text('a,y\n1,1\n"2,5",1\n'),
                   "column 'a' has '2,5' in row 1, which is no number: write it with a decimal point"),
     "spaces.csv": (lambda p: p.write_text("a, y\n1, 2\n"), "has no column y or target: name the target, out of a, ' y'"),

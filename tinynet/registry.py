@@ -18,6 +18,7 @@ _KINDS: tuple[type, ...] = (
     losses.SumSquaredError, losses.MeanSquaredError, losses.MeanAbsoluteError, losses.Huber, losses.Quantile,
     losses.Poisson, losses.Hinge, losses.BinaryCrossEntropy, losses.CrossEntropy,
 )  # fmt: skip
+# Add layers, initializers and losses of your own here, before a model with them is saved or loaded: frozen dataclasses.
 TABLE: dict[str, type] = {kind.__name__: kind for kind in _KINDS}
 DEEPEST = 32
 
@@ -44,7 +45,8 @@ def _kind(thing: Any) -> str:
     name = type(thing).__name__
     if TABLE.get(name) is not type(thing):
         raise TypeError(
-            f"{name} is not in the table of layers and losses and cannot be saved: model.weights() has its arrays"
+            f"{name} is not in the table of layers and losses and cannot be saved: tinynet.registry.TABLE[{name!r}] = {name} "
+            "adds it"
         )
     return name
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from tinynet_backends.errors import first_line
 
 from tinynet import checks
 from tinynet.data.columns import Columns
@@ -19,7 +20,7 @@ from tinynet.errors import DataFileError
 ROWS = 65536  # rows decoded at a time
 TASKS = ("auto", "classification", "regression")
 _INDEX = re.compile(r"(__index_level_\d+__)?")  # of Parquet and, without a name, of CSV: a pandas index
-_LONGEST_HEADER = 16 * 2**20
+_LONGEST_LINE = 16 * 2**20
 _BLOCK = 2**20  # bytes of a CSV file that are read at a time; those of the first tell what its columns are
 _WITH_COMMAS = re.compile(r"\s*[-+]?\d+(,\d+)+\.?\d*\s*")
 _CONVERSION = re.compile(r"In CSV column #(\d+): Row #(\d+): .*?invalid value '(.*)'", re.DOTALL)
@@ -71,14 +72,14 @@ def read_header(path: Path, f: BinaryIO) -> Header:
     """Read the first line of ``f`` that is not empty."""
     raw = b"\n"
     while raw and not raw.strip():
-        raw = f.readline(_LONGEST_HEADER)
+        raw = f.readline(_LONGEST_LINE)
     try:
         line = raw.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         line = "\0"
     if "\0" in line:
         raise DataFileError(f"{path}: is not text in UTF-8: save the file in that encoding")
-    if len(raw) == _LONGEST_HEADER:
+    if len(raw) == _LONGEST_LINE:
         raise DataFileError(f"{path}: its first line is longer than 16 MiB: is it a table?")
     if "\r" in line:
         raise DataFileError(f"{path}: its lines end in a carriage return alone: save it with other line ends")
@@ -99,7 +100,7 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
     empty fields are missing values. Where a column of numbers has true and false in the first rows, it is of those.
     Between semicolons, numbers may have a decimal comma.
     """
-    blocks = _blocks(f)
+    blocks = _blocks(path, f)
     block = next(blocks, None)
     if block is None:
         raise DataFileError(f"{path}: has no rows")
@@ -118,7 +119,7 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
     return Table(path, names, kinds, batches())
 
 
-def _blocks(f: BinaryIO) -> Iterator[bytes]:
+def _blocks(path: Path, f: BinaryIO) -> Iterator[bytes]:
     """The rest of ``f`` in blocks of whole lines, about a megabyte each; of a pipe as much as it has now.
 
     Arrow would read ``f`` in a thread of its own. One that lets go of it while the interpreter exits aborts the process.
@@ -133,6 +134,8 @@ def _blocks(f: BinaryIO) -> Iterator[bytes]:
             parts = [more[end:]]
             if block.strip():
                 yield block
+        elif sum(map(len, parts)) > _LONGEST_LINE:
+            raise DataFileError(f"{path}: has a line longer than 16 MiB: is it a table?")
     block = b"".join(parts)
     if block.strip():
         yield block
@@ -194,13 +197,13 @@ class _Parser:
         try:
             return csv.read_csv(pa.BufferReader(copy.getvalue()), self.read, self.parse, self.convert)
         except pa.ArrowInvalid as e:
-            raise self._error(str(e), rows) from None
+            raise self._error(e, rows) from None
 
-    def _error(self, text: str, rows: int) -> DataFileError:
+    def _error(self, e: Exception, rows: int) -> DataFileError:
         """What Arrow says, with the row's number in the file."""
         import pyarrow as pa
 
-        if match := _CONVERSION.match(text):
+        if match := _CONVERSION.match(str(e)):
             name, row, value = self.header.names[int(match[1])], rows + int(match[2]) - 1, match[3]
             number = self.types[name] == pa.float64()
             kind = "number" if number else "value like those before"
@@ -211,12 +214,12 @@ class _Parser:
                 else "fix or drop it, or exclude the column"
             )
             claim = f"column {name!r} has {checks.short_repr(value)} in row {row}, which is no {kind}: {remedy}"
-        elif match := _COUNT.match(text):
+        elif match := _COUNT.match(str(e)):
             row, wanted, found = (int(number) for number in match.groups())
             remedy = f"fix it, and put a value that contains {self.header.delimiter!r} in quotes"
             claim = f"row {rows + row - 1} has {found} values for {wanted} columns: {remedy}"
         else:
-            claim = f"cannot be read: {text}"
+            claim = f"cannot be read: {first_line(e)}"
         return DataFileError(f"{self.path}: {claim}")
 
 
