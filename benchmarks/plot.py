@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from benchmarks.comparison import REFERENCES, Comparison, is_ours
@@ -14,8 +15,9 @@ GREY = "#999999"
 
 
 def colours(names: list[str]) -> dict[str, str]:
-    """Blues are ours, grey is what we stand on, the rest are peers."""
-    mine, theirs = iter(OURS * 9), iter(THEIRS * 9)
+    """Blues are ours, grey is what we stand on, the rest are peers; among ourselves we have all colours."""
+    alone = all(map(is_ours, names))
+    mine, theirs = iter(((*OURS, *THEIRS) if alone else OURS) * 9), iter(THEIRS * 9)
     return {n: next(mine) if is_ours(n) else GREY if n in REFERENCES else next(theirs) for n in names}
 
 
@@ -58,27 +60,31 @@ def _ratios(axes: Any, comparisons: list[Comparison], palette: dict[str, str]) -
 
 
 def draw(saved: dict[str, Any], path: str | Path) -> None:
-    """A picture of the first section; ImportError without matplotlib."""
+    """A picture of the first section: times and, if there are peers, ratios. ImportError without matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     title, rows = next(iter(saved["sections"].items()))
     comparisons = [Comparison.from_json(row) for row in rows]
     palette = colours(list(dict.fromkeys(name for c in comparisons for name in c.times)))
-    figure = Figure(figsize=(max(7.0, 1.9 * len(comparisons)), 7.5), dpi=120, layout="constrained")
+    width = max(7.0, 2.1 * len(comparisons))  # inches; of text at most about ten letters fit into one
+    panels = (_bars,) if all(map(is_ours, palette)) else (_bars, _ratios)
+    figure = Figure(figsize=(width, 2.5 + 2.5 * len(panels)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    _bars(upper, comparisons, palette)
-    _ratios(lower, comparisons, palette)
-    for axes in (upper, lower):
+    found = figure.subplots(len(panels), 1, sharex=True, height_ratios=(3, 2)[: len(panels)], squeeze=False)[:, 0]
+    for axes, panel in zip(found, panels, strict=True):
+        panel(axes, comparisons, palette)
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
-    lower.set_xticks(range(len(comparisons)), [c.label.replace(" × ", "\n× ") for c in comparisons])
+    upper, lower = found[0], found[-1]
+    labels = [c.label.replace(" × ", "\n× ").replace(", ", ",\n") for c in comparisons]
+    lower.set_xticks(range(len(comparisons)), labels, fontsize=9)
     handles = dict(zip(*reversed(upper.get_legend_handles_labels()), strict=True))
     ordered = [name for name in palette if name in handles]
-    figure.legend(
-        [handles[n] for n in ordered], ordered, loc="outside lower center", ncols=min(4, len(ordered)), frameon=False
-    )
+    columns = max(1, min(4, len(ordered), int(10 * width / (8 + max(map(len, ordered), default=1)))))
+    figure.legend([handles[n] for n in ordered], ordered, loc="outside lower center", ncols=columns, frameon=False)
     machine = saved["machine"]
-    figure.suptitle(f"{title} · {machine['cpu']}, {machine['cores']} cores · {saved['date']}", fontsize=11)
+    setting = f"{machine['cpu']}, {machine['cores']} cores · {saved['date']}"
+    one_line = len(title) + len(setting) < 10 * width
+    figure.suptitle(f"{title} · {setting}" if one_line else f"{fill(title, int(10 * width))}\n{setting}", fontsize=11)
     figure.savefig(path)

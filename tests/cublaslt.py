@@ -42,18 +42,8 @@ def matrices(buffer, layout, batch):
     )
 
 
-def gelu(x):
-    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-
-
-def gelu_gradient(x):
-    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
-    t = np.tanh(inner)
-    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
-
-
-def matmul(plan, a, b, d, bias=None, aux=None):
-    """``D = epilogue(op(A) op(B))`` into ``d``; the epilogue reads or writes ``bias`` and ``aux`` (bytes)."""
+def matmul(plan, a, b, d, bias=None):
+    """``D = epilogue(op(A) op(B))`` into ``d``; the epilogue reads or writes ``bias``."""
     e = int(plan.epilogue)
     for layout, alignment in zip((plan.a, plan.b, plan.d), plan.alignments, strict=True):
         assert layout.dtype in SIZES
@@ -68,38 +58,13 @@ def matmul(plan, a, b, d, bias=None, aux=None):
     assert mats[2].shape[1:] == (plan.m, plan.n)
     y = A @ B
     vectors = None
-    if e & (4 | 16 | 256):
+    if e & (4 | 256):
         assert bias.size >= plan.batch * plan.m
         vectors = bias.reshape(-1)[: plan.batch * plan.m].reshape(plan.batch, plan.m)
     if e & 4:
         y = y + numbers(vectors)[:, :, None]
-    if e & 128:
-        mask = bool(e & (2 | 8))
-        assert plan.aux_ld % (128 if mask else 8) == 0
-        assert plan.aux_ld >= plan.m
-        assert plan.aux_stride >= (plan.aux_ld * plan.n if plan.batch > 1 else 0)
-        assert aux.nbytes >= plan.aux_bytes
-        if mask:
-            kept = np.unpackbits(aux[: plan.aux_bytes], bitorder="little").reshape(plan.batch, plan.n, plan.aux_ld)
-        else:
-            kept = aux[: plan.aux_bytes].view(d.dtype).reshape(plan.batch, plan.n, plan.aux_ld)
-        kept = kept.swapaxes(1, 2)[:, : plan.m]  # columns of D are contiguous
     if e & 2:
-        if e & 128:
-            bits = np.zeros((plan.batch, plan.n, plan.aux_ld), "uint8")
-            bits[:, :, : plan.m] = (y > 0).swapaxes(1, 2)
-            aux[: plan.aux_bytes] = np.packbits(bits.reshape(-1), bitorder="little")
         y = np.maximum(y, 0)
-    elif e & 32:
-        if e & 128:
-            kept[...] = y
-        y = gelu(y)
-    elif e & 8:
-        y = np.where(kept, y, 0)
-    elif e & 64:
-        y = y * gelu_gradient(kept.astype(y.dtype))
-    if e & 16:
-        vectors[...] = stored(y.sum(axis=2), vectors)
     if e & 256:
         vectors[...] = stored(A.sum(axis=2), vectors)
     mats[2][...] = stored(y, mats[2])

@@ -266,7 +266,7 @@ class Problem:
     def checked(self, handle, code):
         return Algorithm(code, 0) if code[1:] == CODE[1:] else None
 
-    def run(self, handle, algorithm, a, b, d, bias, aux, workspace, stream):
+    def run(self, handle, algorithm, a, b, d, bias, workspace, stream):
         assert (workspace != 0) == (algorithm.workspace != 0)
         plan = self.plan
         assert not any(
@@ -278,8 +278,7 @@ class Problem:
             for address, layout in ((a, plan.a), (b, plan.b), (d, plan.d))
         ]
         vectors = at(bias, plan.batch * plan.m, stored(plan.d.dtype)) if bias else None
-        kept = at(aux, plan.aux_bytes, np.dtype("uint8")) if aux else None
-        self.runtime.do(lambda: cublaslt.matmul(plan, *matrices, vectors, kept))
+        self.runtime.do(lambda: cublaslt.matmul(plan, *matrices, vectors))
 
 
 def stored(dtype):

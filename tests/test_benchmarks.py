@@ -11,7 +11,7 @@ import pytest
 
 import tinynet as tn
 from benchmarks import __main__ as command
-from benchmarks import child, contenders, machine, runner, tasks
+from benchmarks import child, contenders, machine, plot, runner, tasks
 from benchmarks.clock import WARM, time_steps
 from benchmarks.comparison import Comparison
 from benchmarks.contenders.ours import Fixed
@@ -167,3 +167,24 @@ def test_the_picture(tmp_path):
     command.main(["plot", str(path), str(picture)])
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("names", "panels"), [(("tinynet numpy", "torch"), 2), ([f"tinynet {n} networks" for n in range(6)], 1)]
+)
+def test_a_picture_has_all_its_words(names, panels, tmp_path, monkeypatch):
+    """Title and legend lie within it, and there are no ratios where there are no peers."""
+    figures = []
+    monkeypatch.setattr(
+        pytest.importorskip("matplotlib.figure").Figure, "savefig", lambda figure, path: figures.append(figure)
+    )
+    rows = [Comparison(f"{n}-64-64-2, float32", {name: [1.0, 2.0] for name in names}) for n in range(3)]
+    title = "Seconds of networks, as one and one after another, with a title of some length"
+    plot.draw({**saved(*made_up()), "sections": {title: [row.to_json() for row in rows]}}, tmp_path / "p.png")
+    (figure,) = figures
+    figure.canvas.draw()
+    assert len(figure.axes) == panels
+    for text in (figure._suptitle, *figure.legends):
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1

@@ -53,7 +53,7 @@ def data():
 def fit(model, folder, epochs=8, resume=False, **more):
     train, held_out = data()
     options = {
-        "optimizer": tn.NAdam(schedules.Warmup(4, schedules.Cosine(0.1, 30))), "batch_size": 10, "accumulate": 2, "clip": 1.0,
+        "optimizer": tn.NAdam(schedules.Warmup(4, schedules.Cosine(0.5, 30))), "batch_size": 10, "accumulate": 2, "clip": 1.0,
         "ema": 0.8, "early_stopping": 2, "validation": held_out, "loss": tn.CrossEntropy(0.1),
     }  # fmt: skip
     if not isinstance(folder, tn.Checkpoints):
@@ -130,6 +130,14 @@ def test_stopped_again_and_again_at_a_step(between, whole, tmp_path):
     assert stops == (json.loads(whole[0]["history"])[0][-1]["step"] - 1) // between
     wanted = {k: v for k, v in whole[0].items() if k in ("theta", "state", "history")}
     assert {k: v for k, v in remains(model, tmp_path).items() if k in wanted} == wanted
+
+
+def test_a_stopped_run_goes_on_with_the_same_checkpoints(tmp_path):
+    folder = tn.Checkpoints(tmp_path)
+    folder.stop("enough")
+    stopped = [fit(make(), folder, resume=True).stopped for _ in range(2)]
+    assert stopped[0] == "enough"
+    assert stopped[1] != "enough"
 
 
 def test_a_finished_run_that_is_resumed_is_as_it_was(whole, tmp_path):
@@ -295,12 +303,57 @@ def test_another_model_or_data_set_is_an_error_that_shows_both(tmp_path):
         fit(make(), tmp_path, resume=True, batch_size=9)
 
 
+def test_what_is_of_one_s_own_is_known_by_its_numbers(tmp_path):
+    """Where it is no dataclass it had the text of any other of its kind, and the run went on with that."""
+
+    class Scaled(tn.losses.Loss):
+        def __init__(self, by):
+            self.by = by
+
+        def formula(self, xp, y, target):
+            return self.by * (y - target) ** 2, 2.0 * self.by * (y - target)
+
+    class Times(tn.Identity):
+        def __init__(self, by):
+            self.by = by
+
+    class Ramp(tn.Dataset):
+        n, shape, classes, outputs = 4, (1,), None, 1
+
+        def __init__(self, by):
+            self.by = by
+
+        def rows(self, index, ops, dtype):
+            x = self.by * np.asarray(index, dtype)[:, None]
+            return tn.data.Batch(x, x, None)
+
+    def run(loss, layer, data=(1.0,)):
+        model = tn.Model(tn.Sequential(layer, tn.Dense(1)), 1)
+        model.fit(Ramp(*data), loss=loss, checkpoint=tmp_path, resume=True)
+
+    run(Scaled(1.0), Times(2))
+    run(Scaled(1.0), Times(2))
+    with pytest.raises(
+        ValueError, match=r"another data set or loader: Loader\(Ramp\(by=1.0\), .* Loader\(Ramp\(by=3.0\)"
+    ):
+        run(Scaled(1.0), Times(2), (3.0,))
+    with pytest.raises(ValueError, match=r"another loss: Scaled\(by=1.0\) there, Scaled\(by=2.0\) here$"):
+        run(Scaled(2.0), Times(2))
+    with pytest.raises(
+        ValueError, match=r"another model: Sequential\(Times\(by=2\), .* there, Sequential\(Times\(by=3\)"
+    ):
+        run(Scaled(1.0), Times(3))
+
+
 @pytest.mark.parametrize(
     ("make_it", "said"),
     [
         (lambda p: fit(make(), p / "full"), "{p}/full has checkpoints already: give resume=True, or another folder"),
         (lambda p: make().fit(tn.data.Moons(9), resume=True),
          "resume continues from a checkpoint: give its folder, checkpoint='folder'"),
+        (lambda p: make().fit(tn.data.Moons(9), checkpoint=""),
+         "checkpoint folder '' is not a path: give the name of a folder"),
+        (lambda p: tn.Checkpoints(3), "checkpoint folder 3 is not a path: give the name of a folder"),
         (lambda p: tn.Checkpoints(p, every=0), "Checkpoints every 0 is not a positive whole number"),
         (lambda p: tn.Checkpoints(p, keep=1.5), "Checkpoints keep 1.5 is not a positive whole number"),
         (lambda p: tn.load(tn.Checkpoints(p / "full").path(4)),
@@ -381,7 +434,7 @@ def test_two_writers_both_complete_and_one_of_them_wins(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="a full disk is played by a limit of POSIX")
-def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path):
+def test_a_full_disk_is_reported_with_the_file_s_name_and_leaves_the_old_file_and_no_litter(tmp_path):
     code = f"""
 import sys, resource, signal
 sys.path[:0] = {[str(ROOT), str(ROOT / "backends")]!r}
@@ -399,13 +452,18 @@ try:
     big.fit(tn.data.Moons(9).take(9), checkpoint=sys.argv[2], loss=tn.CrossEntropy())
 except OSError as e:
     print(e.strerror)
+try:
+    tn.JSONLines(sys.argv[3])(big, {{"epoch": 1}})
+except OSError as e:
+    print(e.strerror, e.filename == sys.argv[3])
 print(tn.load(sys.argv[1]).net)
 """
+    (tmp_path / "log").write_text("{}\n" * 40_000)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "m.safetensors"), str(tmp_path / "run")],
+        [sys.executable, "-c", code, *(str(tmp_path / name) for name in ("m.safetensors", "run", "log"))],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["File too large", "File too large", "Dense(width=2)"]
-    assert sorted(os.listdir(tmp_path)) == ["m.safetensors", "run"]
+    assert done.stdout.splitlines() == ["File too large", "File too large", "File too large True", "Dense(width=2)"]
+    assert sorted(os.listdir(tmp_path)) == ["log", "m.safetensors", "run"]
     assert os.listdir(tmp_path / "run") == []

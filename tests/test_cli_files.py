@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import tomllib
 from pathlib import Path
 
@@ -583,7 +584,7 @@ GOOD = "wide,thin,noise\n1,2,3\n"
             "d.csv: column 'thin' has 'red' in row 1, which is no number: fix or drop it, or exclude the column",
         ),
         (GOOD + "1,inf,3\n", "d.csv: column 'thin' has no finite number in row 1: fill or drop it"),
-        ("wide,thin,wide\n1,2,3\n", "d.csv: has two columns 'wide'"),
+        ("wide,thin,wide\n1,2,3\n", "d.csv: has two columns 'wide': rename one"),
         (
             'wide,thin,"no\nise"\n1,2,3\n',
             "d.csv: a name in its first line has a line break: give each column a name of one line",
@@ -606,7 +607,7 @@ def test_a_row_far_down_a_file_and_on_a_pipe(run, capsys, monkeypatch):
     assert mistake(capsys, *argv) == f"d.csv: {said.format('row 400000')}"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     argv[2] = "-"
-    assert mistake(capsys, *argv).startswith("standard input: column 'noise' has 'x' in a row from ")
+    assert mistake(capsys, *argv) == f"standard input: {said.format('row 400000')}"
     assert os.listdir() == ["d.csv"]
 
 
@@ -726,10 +727,52 @@ def test_columns_that_are_no_numbers_are_named_at_once(capsys):
     assert mistake(capsys, "train", "--data", "d.csv", "--exclude", "b, c").endswith(
         "column 'd' has no finite number in row 1: fill or drop it"
     )
-    put("d.csv", "a;b;y\n1,5;2,5;0\n-1,5;3,5;1\n")  # these have another remedy
+    put("d.csv", 'a,b,y\n"1,5","2,000",0\n"-1,5","3,000.5",1\n')  # these have another remedy
     assert mistake(capsys, "train", "--data", "d.csv").endswith(
-        "column 'a' has '1,5' in row 0, which is no number: write it with a decimal point"
+        "column 'a' has '1,5' in row 0, which is no number: write it with a decimal point, and thousands without commas"
     )
+
+
+@pytest.mark.parametrize("delimiter", ",;\t|")
+@pytest.mark.parametrize("decimal", ".,")
+def test_delimiters_and_decimal_signs(delimiter, decimal):
+    """As pandas reads them; between other delimiters than semicolons a comma is no decimal sign."""
+    rows = [["a", "b", "y"], ["1", "true", "0.5"], ["-2.25", "false", "3"], ["1e3", "true", "12.75"]]
+    lines = [delimiter.join(cell.replace(".", decimal) for cell in row) for row in rows]
+    put("d.csv", "\n".join(lines))
+    if decimal == "," and delimiter != ";":
+        with pytest.raises(tn.DataFileError):
+            tn.data.read("d.csv", task="regression")
+        return
+    wanted = pytest.importorskip("pandas").read_csv("d.csv", sep=delimiter, decimal=decimal).astype(float).to_numpy()
+    data = tn.data.read("d.csv")
+    assert np.array_equal(data.x, wanted[:, :2])
+    assert np.array_equal(data.y, wanted[:, 2:])
+
+
+def test_semicolons_with_commas_that_are_not_decimal():
+    """A text with a comma in it is no number, and points are read as points beside it."""
+    put("d.csv", "a;b;note;y\n1.5;2;one, two;0\n2.5;3;three;1\n")
+    assert tn.data.read("d.csv", exclude=["note"]).x.tolist() == [[1.5, 2.0], [2.5, 3.0]]
+    put("d.csv", "a;y\n1,5;0\n2.5;1\n")
+    with pytest.raises(tn.DataFileError, match=r"column 'a' has '1,5' in row 0, which is no number"):
+        tn.data.read("d.csv")
+
+
+def test_one_thread_reads_a_csv_file():
+    """A thread of Arrow's that let go of a Python file while the interpreter exited aborted the process."""
+    threads = set()
+
+    class Watched(io.BytesIO):
+        def read(self, *args):
+            threads.add(threading.get_ident())
+            return super().read(*args)
+
+    f = Watched(b"a,y\n" + b"1.5,2\n" * 500_000)
+    path = Path("d.csv")
+    header = tables.read_header(path, f)
+    assert sum(batch.num_rows for batch in tables.open_csv(path, f, header, {}).batches) == 500_000
+    assert threads == {threading.get_ident()}
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])
@@ -1014,3 +1057,78 @@ def test_where_nothing_can_be_read_or_written(run, monkeypatch, capsys):
     assert os.listdir("out.csv") == []
     monkeypatch.setattr(sys, "stdin", None)  # as Python has it where it was closed
     assert mistake(capsys, "predict", run, "-", "--backend", "numpy") == "standard input: is closed"
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    monkeypatch.setattr("tinynet.cli.train.picture", lambda *_: b"")
+
+
+def test_classes_weigh_the_same_and_metrics_are_shown(capsys, no_picture):
+    weights = pytest.importorskip("sklearn.utils.class_weight").compute_class_weight
+    labels = ["ok"] * 30 + ["rare"] * 10
+    put("d.csv", "a,y\n" + "".join(f"{number},{label}\n" for number, label in enumerate(labels)))
+    argv = ["train", "--data", "d.csv", "--backend", "numpy", "--epochs", "1", "--out"]
+    assert main([*argv, "r", "--class-weight", "balanced", "--metrics", "f1, accuracy"]) == 0
+    wanted = weights("balanced", classes=np.array(["ok", "rare"]), y=labels)  # the split keeps their ratio
+    assert tn.load("r/model.safetensors").loss.class_weight == pytest.approx(tuple(wanted))
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("val_")]
+    assert shown == ["val_loss", "val_f1", "val_accuracy"]
+    assert main(["evaluate", "r"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["loss", "f1", "accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--metrics", "r2"], "metric 'r2' does not take labels: choose from accuracy, top_k, log_loss, f1"),
+        (["--metrics", "auc"], "unknown metric 'auc': choose from accuracy, top_k, log_loss, f1, r2, mae, rmse"),
+        (["--class-weight", "equal"], "unknown class_weight 'equal': choose from none, balanced"),
+        (
+            ["--class-weight", "balanced", "--task", "regression"],
+            "option class_weight is for classes: the target has numbers",
+        ),
+    ],
+)
+def test_mistakes_in_weights_and_metrics_leave_no_folder(argv, said, capsys):
+    put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))
+    assert mistake(capsys, "train", "--data", "d.csv", "--out", "r", *argv) == said
+    assert os.listdir() == ["d.csv"]
+
+
+def test_whole_numbers_may_be_classes_or_numbers(capsys, no_picture):
+    put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))
+    for task, said in {
+        "auto": "2 classes (0, 1), or numbers with --task regression",
+        "regression": "numbers, with",
+    }.items():
+        argv = [
+            "train",
+            "--data",
+            "d.csv",
+            "--backend",
+            "numpy",
+            "--epochs",
+            "1",
+            "--quiet",
+            "--out",
+            task,
+            "--task",
+            task,
+        ]
+        assert main(argv) == 0
+        assert f"target: {said}" in capsys.readouterr().out
+
+
+def test_a_table_in_parts_is_predicted(run, capsys):
+    """A pattern stands for the files that match it, by name."""
+    rows = ["1,2,3\n", "30,20,10\n", "-5,0,7\n"]
+    for number, row in enumerate(rows):
+        put(f"part-{number}.csv", "wide,thin,noise\n" + row)
+    put("whole.csv", "wide,thin,noise\n" + "".join(rows))
+    said = []
+    for given in (["whole.csv"], ["part-*.csv"], ["part-0.csv", "part-1.csv", "part-2.csv"]):
+        assert main(["predict", str(run), *given, "--backend", "numpy", "--proba"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2]
+    assert said[0].count("\n") == 4

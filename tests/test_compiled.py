@@ -145,14 +145,14 @@ def test_products_of_numpys(monkeypatch, wanted, absent):
     np.testing.assert_allclose(theta, np.frombuffer(wanted, "float32"), rtol=1e-3, atol=1e-3)
 
 
-def test_one_thread_from_the_environment():
+@pytest.mark.skipif(blas.find() is None, reason="this NumPy has no OpenBLAS whose threads are counted")
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", pytest.param("OPENBLAS_NUM_THREADS", marks=pytest.mark.slow)])
+def test_one_thread_from_the_environment(name):
     code = "import tinynet as tn; print(tn.get_backend('numba').versions())"
-    for names in ({"OMP_NUM_THREADS": "1"}, {"OPENBLAS_NUM_THREADS": "1"}):
-        if blas.find() is not None:
-            done = subprocess.run(
-                [sys.executable, "-c", code], env=os.environ | names, capture_output=True, text=True, check=True
-            )
-            assert done.stdout.strip().endswith(", 1 threads")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {name: "1"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().endswith(", 1 threads")
 
 
 # What is kept on disk
@@ -333,13 +333,16 @@ def test_several_steps_of_one_network_have_the_bits_of_single_ones(monkeypatch, 
     assert not ran
 
 
-def test_a_scan_is_call_after_call(monkeypatch):
-    """Where it is one run, and where it cannot be.
-
-    It cannot be with other kinds of arguments or other layouts, nor with results of another dtype or that outlive a step.
-    """
+@pytest.fixture
+def divided(monkeypatch):
+    """The backend, with each network a share of its own."""
     monkeypatch.setattr(program, "_SHARE", 1)
-    ops, theta = get_backend("numba"), np.zeros((6, 4))
+    return get_backend("numba")
+
+
+def test_a_scan_is_call_after_call(divided):
+    """Where it is one run, and where it cannot be: with other kinds of arguments, layouts, or dtypes of results."""
+    ops, theta = divided, np.zeros((6, 4))
 
     def step(theta, x, none, by):
         assert none is None
@@ -370,26 +373,33 @@ def test_a_scan_is_call_after_call(monkeypatch):
         theta[...] = 1.0
         np.testing.assert_array_equal(compiled(x[0], None, 0.0), np.full((6, 4), 3.0))  # single calls go on as before
 
+
+def test_a_scan_returns_what_outlives_a_step(divided):
+    ops, theta, x = divided, np.zeros((6, 4)), RNG.standard_normal((5, 6, 4))
+
     def moved(theta, x):
         ops.update(lambda xp, a, x: (a + x,), [theta], [ops.elementwise(lambda xp, x: 2.0 * x, x)])
         return theta
 
-    returned = ops.compile(moved, theta)
-    theta[...] = 0.0
+    compiled = ops.compile(moved, theta)
     for _ in range(3):
-        returned(x[0])
+        compiled(x[0])
     out = np.zeros_like(x)
-    ops.scan(returned)([x], out)
+    ops.scan(compiled)([x], out)
     np.testing.assert_allclose(out, 6 * x[0] + 2 * np.cumsum(x, axis=0), rtol=1e-12)
+
+
+def test_a_scan_returns_a_part_of_a_result(divided):
+    ops, x = divided, RNG.standard_normal((5, 6, 4))
 
     def half(x):
         doubled = ops.elementwise(lambda xp, x: 2.0 * x, x)
         return ops.elementwise(lambda xp, x: x + 1.0, doubled)[:3, :]
 
-    halved, room = ops.compile(half), np.zeros((len(x) + 1, 3, 4))
+    compiled, room = ops.compile(half), np.zeros((len(x) + 1, 3, 4))
     for _ in range(3):
-        halved(x[0])
-    ops.scan(halved)([x], room[:-1])
+        compiled(x[0])
+    ops.scan(compiled)([x], room[:-1])
     np.testing.assert_array_equal(room[:-1], 2.0 * x[:, :3] + 1.0)
     assert not room[-1].any()  # the other half of a result has no place there
 

@@ -386,6 +386,14 @@ def test_nothing_is_tried_in_a_capture(machine):
     assert machine.launched == ["forward", "backward", "add_up"]
 
 
+def test_layers_that_do_not_fit_are_left_to_products():
+    """A kernel would read beyond: where a layer's output is not what its build says."""
+    x, w, other = (np.ones(shape, F4) for shape in ((8, 5), (5, 3), (6, 3)))
+    assert fused.Work.of(x, [DenseLayer(w, None, None, None)], "float32", False) is not None
+    for weights in ([other], [w, other]):
+        assert fused.Work.of(x, [DenseLayer(w, None, None, None) for w in weights], "float32", False) is None
+
+
 @pytest.fixture
 def warned(caplog):
     caplog.set_level(logging.WARNING, logger="tinynet")
@@ -664,10 +672,10 @@ def test_the_report_says_what_every_way_takes(machine, monkeypatch):
 @pytest.mark.parametrize(
     ("dtype", "precision", "architecture"),
     [
-        ("float32", "tf32", "compute_80"),
         ("float32", "bf16", "compute_80"),
+        pytest.param("float32", "tf32", "compute_80", marks=pytest.mark.slow),
         *(
-            pytest.param(d, p, a, marks=[] if (d, a) == ("float32", "sm_75") else pytest.mark.slow)
+            pytest.param(d, p, a, marks=pytest.mark.slow)
             for d, p in (("float32", "float32"), ("float32", "tf32"), ("float32", "bf16"), ("float64", "float32"))
             for a in ARCHITECTURES
             if p == "float32" or int(a.removeprefix("sm_")) >= PRECISIONS[p]

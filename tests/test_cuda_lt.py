@@ -24,7 +24,7 @@ def arrays(batch, *shapes):
     return [Array((*axes, r, c), (r * c, c, 1)[-len(axes) - 2 :], "float32") for r, c in shapes]
 
 
-EPILOGUES = [1, 2, 4, 6, 130, 134, 136, 152, 32, 36, 160, 164, 192, 208, 256]
+EPILOGUES = [1, 2, 4, 6, 256]
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
@@ -37,9 +37,6 @@ def test_the_library_takes_every_descriptor(library, precision, batch):
             assert problem.get("epilogue", ctypes.c_uint32) == epilogue
             assert problem.get("transa", ctypes.c_int32) == 0
             assert problem.get("transb", ctypes.c_int32) == 0
-            if variant.epilogue.has_aux:
-                assert problem.get("aux_ld", ctypes.c_int64) == variant.aux_ld
-                assert problem.get("aux_stride", ctypes.c_int64) == variant.aux_stride
             if variant.epilogue.has_bias:
                 assert problem.get("bias", ctypes.c_void_p)
                 assert problem.get("bias_stride", ctypes.c_int64) == (10 if batch else 0)
@@ -89,8 +86,7 @@ def test_our_numbers_are_the_header_s(library):
         return eval(re.sub(r"CUBLAS\w+", lambda m: str(number(m[0])), values[name]))
 
     desc = {"transa": "TRANSA", "transb": "TRANSB", "epilogue": "EPILOGUE", "bias": "BIAS_POINTER",
-            "bias_stride": "BIAS_BATCH_STRIDE", "aux": "EPILOGUE_AUX_POINTER", "aux_ld": "EPILOGUE_AUX_LD",
-            "aux_stride": "EPILOGUE_AUX_BATCH_STRIDE", "bias_type": "BIAS_DATA_TYPE"}  # fmt: skip
+            "bias_stride": "BIAS_BATCH_STRIDE", "bias_type": "BIAS_DATA_TYPE"}  # fmt: skip
     assert {k: number(f"CUBLASLT_MATMUL_DESC_{v}") for k, v in desc.items()} == lt.DESC
     layout = {"batch": "BATCH_COUNT", "stride": "STRIDED_BATCH_OFFSET"}
     assert {k: number(f"CUBLASLT_MATRIX_LAYOUT_{v}") for k, v in layout.items()} == lt.LAYOUT
@@ -100,10 +96,7 @@ def test_our_numbers_are_the_header_s(library):
     assert {k: number(f"CUBLAS_COMPUTE_{v}") for k, v in compute.items()} == lt.COMPUTE
     assert number("CUBLAS_STATUS_NOT_SUPPORTED") == lt.NO_ALGORITHM
     names = {
-        "DEFAULT": Epilogue.NONE, "RELU": Epilogue.RELU, "BIAS": Epilogue.BIAS, "RELU_AUX": Epilogue.RELU_KEEP,
-        "RELU_AUX_BIAS": Epilogue.RELU_KEEP | Epilogue.BIAS, "DRELU": Epilogue.DRELU, "GELU": Epilogue.GELU,
-        "DRELU_BGRAD": Epilogue.DRELU | Epilogue.BIAS_GRADIENT, "GELU_AUX": Epilogue.GELU_KEEP, "DGELU": Epilogue.DGELU,
-        "DGELU_BGRAD": Epilogue.DGELU | Epilogue.BIAS_GRADIENT, "BGRADA": Epilogue.SUM_A,
-        "GELU_AUX_BIAS": Epilogue.GELU_KEEP | Epilogue.BIAS,
+        "DEFAULT": Epilogue.NONE, "RELU": Epilogue.RELU, "BIAS": Epilogue.BIAS, "RELU_BIAS": Epilogue.RELU | Epilogue.BIAS,
+        "BGRADA": Epilogue.SUM_A,
     }  # fmt: skip
     assert {name: number(f"CUBLASLT_EPILOGUE_{name}") for name in names} == {k: int(v) for k, v in names.items()}

@@ -14,8 +14,6 @@ from tinynet_backends.cuda.plan import Epilogue
 from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.tune import Choice, Choices, fastest, key
 
-import tinynet as tn
-
 RNG = np.random.default_rng(0)
 PORTABLE = get_backend("numpy")
 MACHINE = {"gpu": "fake", "driver": 1, "cublaslt": 2}
@@ -61,9 +59,12 @@ def kind(precision):
     return "float64" if precision == "float64" else "float32"
 
 
-@pytest.mark.parametrize("precision", ["float64", "bf16"])
-@pytest.mark.parametrize(("x_lies", "w_lies"), [*itertools.product(LYING, LYING)])
-def test_affine_in_every_layout(x_lies, w_lies, precision):
+# in bf16 all operands are copied, each for itself
+@pytest.mark.parametrize(
+    ("precision", "x_lies", "w_lies"),
+    [*(("float64", x, w) for x in LYING for w in LYING), *(("bf16", lies, lies) for lies in LYING)],
+)
+def test_affine_in_every_layout(precision, x_lies, w_lies):
     p = products(precision)
     for n, i, o in SHAPES:
         put = lambda a: p.runtime.array(a.astype(kind(precision)))  # noqa: E731
@@ -72,11 +73,14 @@ def test_affine_in_every_layout(x_lies, w_lies, precision):
             near(p.affine(x, w, bias), Backend.affine(PORTABLE, x, w, bias), precision)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize(
-    ("x_lies", "dy_lies", "w_lies"), [(a, b, c) for a in LYING for b, c in zip(LYING, [*LYING][1:], strict=False)]
+    ("precision", "x_lies", "dy_lies", "w_lies"),
+    [
+        *(("float32", a, b, c) for a in LYING for b, c in itertools.pairwise(LYING)),
+        *(("bf16", lies, lies, lies) for lies in LYING),
+    ],
 )
-def test_affine_grad_in_every_layout(x_lies, dy_lies, w_lies, precision):
+def test_affine_grad_in_every_layout(precision, x_lies, dy_lies, w_lies):
     p = products(precision)
     for n, i, o in SHAPES:
         put = lambda a: p.runtime.array(a.astype(kind(precision)))  # noqa: E731
@@ -153,39 +157,16 @@ def test_other_dtypes_and_shapes_are_left_to_the_portable_operation():
     assert p.product(x, w.astype("float32"), Epilogue.BIAS, p.runtime.array(np.ones(3, "float32"))) is None
 
 
-ACTIVATIONS = {Epilogue.RELU: tn.ReLU(), Epilogue.GELU: tn.GELU(approximate=True)}
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", RTOL)
-@pytest.mark.parametrize("which", ACTIVATIONS)
 @pytest.mark.parametrize("axes", [(), (3,)])
-def test_activations_and_their_gradients_in_the_epilogue(which, axes, precision):
-    layer, p = ACTIVATIONS[which], products(precision)
+def test_relu_in_the_epilogue(axes, precision):
+    p = products(precision)
     put = lambda a: p.runtime.array(a.astype(kind(precision)))  # noqa: E731
-    for n, i, o, o2 in ((4, 3, 5, 2), (1, 1, 1, 1), (130, 10, 131, 7), (16, 16, 128, 16)):
+    for n, i, o in ((4, 3, 5), (1, 1, 1), (30, 10, 131)):
         x, w, b = put(real(*axes, n, i)), put(real(*axes, i, o)), put(real(*axes, o))
-        z = Backend.affine(PORTABLE, x, w, b)
-        wanted = layer.f(np, z)
-        for extra in (Epilogue.BIAS, Epilogue.NONE):
-            plain = z if extra == Epilogue.BIAS else Backend.affine(PORTABLE, x, w)
-            got = p.product(x, w, which | extra & Epilogue.BIAS, b if extra == Epilogue.BIAS else None)
-            near(got, layer.f(np, plain), precision)
-        forward = which | Epilogue.KEEP | Epilogue.BIAS
-        aux = p.runtime.empty((p.planned(x, w, forward).aux_bytes,), "uint8")
-        near(p.product(x, w, forward, b, aux), wanted, precision)
-        # through the next layer's weights, back to before the activation; and the bias gradient there
-        dy, w2 = put(real(*axes, n, o2)), put(real(*axes, o, o2))
-        sums = p.runtime.empty((*axes, o), kind(precision))
-        back = Epilogue.DRELU if which == Epilogue.RELU else Epilogue.DGELU
-        dz = p.product(dy, w2.swapaxes(-1, -2), back | Epilogue.BIAS_GRADIENT, sums, aux)
-        # where rounding may have moved an input across ReLU's corner, either side is right
-        clear = np.abs(z) > 8 * RTOL[precision] * max(1, np.abs(z).max())
-        dx = Backend.affine_grad(PORTABLE, dy, np.zeros_like(z), w2, False)[0]
-        expected = layer.df(np, dx, z, wanted)
-        near(np.where(clear, dz, 0), np.where(clear, expected, 0), precision)
-        near(sums, dz.sum(axis=-2), precision)
-        near(p.product(dy, w2.swapaxes(-1, -2), back, None, aux), dz, precision)
+        near(p.product(x, w, Epilogue.RELU), np.maximum(x @ w, 0), precision)
+        wanted = np.maximum(Backend.affine(PORTABLE, x, w, b), 0)
+        near(p.product(x, w, Epilogue.RELU | Epilogue.BIAS, b), wanted, precision)
 
 
 def test_nothing_but_results_is_written():

@@ -165,6 +165,14 @@ def test_the_best_accuracy_is_a_bound_that_the_data_meet():
 # Parts and arrays -------------------------------------------------------------------------------------------------
 
 
+def test_a_subset_is_its_samples_in_their_order():
+    index = np.array([5, 2, 2])
+    chosen = D.Subset(D.Moons(9), index)
+    index[0] = 7  # the numbers are its own
+    np.testing.assert_array_equal(chosen[:].x, D.Moons(9)[[5, 2, 2]].x)
+    assert D.Subset(D.Moons(9), [5, 2, 2]).fingerprint() == chosen.fingerprint()
+
+
 def test_split_and_take(ops):
     data = D.Moons(100)
     first, rest = data.split(0.75)
@@ -286,6 +294,13 @@ KINDS_OF_DATA = "give a data set, a path, or a tuple (X, y) or (X, y, weight)"
         (lambda: D.Blobs(9, n_features=0), "Blobs n_features 0 is out of range: give a whole number in [1, 65536)"),
         (lambda: D.Moons(9, noise=-1), "Moons noise -1 is out of range: give a standard deviation in [0, 1e30]"),
         (lambda: D.Teacher(9, hidden=0), "Teacher hidden 0 is out of range: give a whole number in [1, 65536)"),
+        (lambda: D.Subset(D.Moons(9), [8, 9]), "sample 9 is out of range: there are 9, numbered from 0"),
+        (lambda: D.Subset(D.Moons(9), np.array([-1])), "sample -1 is out of range: there are 9, numbered from 0"),
+        (
+            lambda: D.Subset(D.Moons(9), np.ones(9, bool)),
+            "samples are chosen by whole numbers in a list or a range, not bool (9,)",
+        ),
+        (lambda: D.Part(D.Moons(9), 3, 10), "samples 3 to 10 are not a part of 9: give 0 <= start < stop <= 9"),
         (lambda: D.Moons(9).take(10), "take(10) is out of range: there are 9 samples"),
         (lambda: tn.Loader(D.Moons(9), 3, seed=-1), "seed -1 is out of range: give one in [0, 2**64)"),
         (

@@ -26,6 +26,7 @@ LAYERS = [
     tn.BatchNorm(), tn.BatchNorm(epsilon=0.1), tn.Standardize(), tn.Flatten(), tn.Sequential(), tn.Residual(),
     tn.Sequential(tn.Dense(5), tn.Tanh(), tn.Sequential(tn.LayerNorm(), tn.Dense(2))),
     tn.Residual(tn.Dense(7), tn.Sigmoid(), tn.Residual(tn.Dense(7), tn.BatchNorm()), tn.Dense(4)),
+    tn.Sequential(tn.Frozen(tn.Sequential(tn.Dense(4), tn.BatchNorm(), tn.Dropout())), tn.Dense(2)),
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +47,25 @@ def test_what_is_saved_comes_back(dtype, ops, tmp_path):
 def test_every_kind_is_described_and_rebuilt():
     things = {
         "Dense": tn.Dense(3, False, initializers.Uniform(-1, 1)), "Sequential": NET, "Residual": tn.Residual(tn.Tanh()),
-        "Quantile": tn.Quantile(0.1), "BinaryCrossEntropy": tn.BinaryCrossEntropy((1, 2)),
+        "Quantile": tn.Quantile(0.1), "BinaryCrossEntropy": tn.BinaryCrossEntropy((1, 2)), "Frozen": tn.Frozen(tn.Dense(2)),
     }  # fmt: skip
     for name, kind in TABLE.items():
         thing = things.get(name) or kind()
         assert rebuild(json.loads(json.dumps(describe(thing)))) == thing
-    with pytest.raises(TypeError, match=r"Mine is not in the table of layers and losses"):
-        describe(type("Mine", (tn.Tanh,), {})())
+
+
+def test_a_layer_of_one_s_own_is_saved_once_it_is_in_the_table(tmp_path, monkeypatch):
+    @dataclass(frozen=True, repr=False)
+    class Mine(tn.Tanh):
+        slope: float
+
+    model = tn.Model(tn.Sequential(tn.Dense(3), Mine(2.0)), n_in=2)
+    said = r"Mine is not in the table of layers and losses and cannot be saved: tinynet.registry.TABLE\['Mine'\] = Mine adds"
+    with pytest.raises(TypeError, match=said):
+        model.save(tmp_path / "m.safetensors")
+    monkeypatch.setitem(TABLE, "Mine", Mine)
+    model.save(tmp_path / "m.safetensors")
+    assert tn.load(tmp_path / "m.safetensors").net == model.net
 
 
 @pytest.mark.parametrize(

@@ -61,32 +61,15 @@ def test_products_and_their_gradients(precision, shape):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("which", ["relu", "gelu"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_epilogues(precision, which, shape):
+def test_relu_in_the_epilogue(precision, shape):
     ops, (n, i, o) = backend(precision), shape
-    cp, products = ops._cp, ops._products
-    x, w, b, dy, w2 = (cp.asarray(a) for a in (draw(n, i), draw(i, o), draw(o), draw(n, 8), draw(o, 8)))
-    kind, back = {"relu": (Epilogue.RELU, Epilogue.DRELU), "gelu": (Epilogue.GELU, Epilogue.DGELU)}[which]
-    layer = tn.ReLU() if which == "relu" else tn.GELU(approximate=True)
-    forward = kind | Epilogue.KEEP | Epilogue.BIAS
-    aux = cp.full((products.planned(x, w, forward).aux_bytes,), 255, cp.uint8)
-    y = products.product(x, w, forward, b, aux)
+    x, w, b = (ops.asarray(draw(*s)) for s in ((n, i), (i, o), (o,)))
+    y = ops._products.product(x, w, Epilogue.RELU | Epilogue.BIAS, b)
     if y is None:
         pytest.skip(f"cublasLt has no algorithm for this epilogue, {precision} and {shape}")
-    z = (x.astype("float64") @ w.astype("float64") + b).get()
-    # cublasLt's GELU has the device's approximate tanh: 2**-11 at most, of which little is left where GELU is not near 0
-    limit = PRECISIONS[precision] if which == "relu" else max(PRECISIONS[precision], 1e-3)
-    assert error(y.get(), layer.f(np, z)) < limit
-    db = cp.full((o,), cp.nan, cp.float32)
-    dz = products.product(dy, w2.T, back | Epilogue.BIAS_GRADIENT, db, aux)
-    if dz is None:
-        pytest.skip(f"cublasLt has no algorithm for the gradient's epilogue, {precision} and {shape}")
-    dx = (dy.astype("float64") @ w2.T.astype("float64")).get()
-    clear = np.abs(z) > 0.05  # where rounding cannot have moved an input across ReLU's corner
-    wanted = layer.df(np, dx, z, layer.f(np, z))
-    assert error(np.where(clear, dz.get(), 0), np.where(clear, wanted, 0)) < 2 * limit
-    assert error(db.get(), dz.get().astype("float64").sum(axis=0)) < 2 * limit
+    wanted = np.maximum((x.astype("float64") @ w.astype("float64") + b).get(), 0)
+    assert error(y.get(), wanted) < PRECISIONS[precision]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -18,6 +18,7 @@ LAYERS = [
     tn.Sequential(tn.Dropout(0.3), tn.Dense(4), tn.BatchNorm(), tn.SiLU(), tn.Dropout(0.3)),
     tn.Residual(tn.Dense(7), tn.Sigmoid(), tn.Dense(4)),
     tn.Sequential(),
+    tn.Sequential(tn.Dense(3), tn.Frozen(tn.Sequential(tn.Dense(4), tn.BatchNorm(), tn.Dropout(0.3)))),
 ]  # fmt: skip
 
 
@@ -282,6 +283,14 @@ def test_numbers_of_a_library_become_python_s(made, same):
             lambda: tn.find_rate(tn.Model(tn.Dense(3), 2), ([[1.0, 2.0]], [0]), loss="mse"),
             "loss 'mse' is not a loss: give one, such as CrossEntropy()",
         ),
+        (
+            lambda: tn.EarlyStopping(3, ["val_loss"]),
+            "EarlyStopping monitor ['val_loss'] is not a name: give one, such as 'loss'",
+        ),
+        (
+            lambda: tn.EarlyStopping(3, min_delta=np.inf),
+            "EarlyStopping min_delta inf is out of range: give a finite number of at least 0",
+        ),
         (lambda: tn.Dropout(1.0), "Dropout rate 1.0 is out of range: give the fraction dropped, in [0, 1)"),
         (
             lambda: tn.BatchNorm(momentum=2),
@@ -309,6 +318,13 @@ def test_mistakes(make, said):
     with pytest.raises((ValueError, TypeError)) as e:
         make()
     assert str(e.value) == said
+
+
+def test_an_initializer_gives_the_shape_that_it_is_asked_for():
+    """Its transpose was taken, row for row, in silence."""
+    own = type("Own", (), {"draw": lambda self, shape, *_: np.zeros(shape[::-1]), "__repr__": lambda self: "Own()"})()
+    with pytest.raises(ValueError, match=r"^Own\(\) draws \(3, 2\) for \(2, 3\): give that shape$"):
+        tn.Model(tn.Dense(3, init=own), 2)
 
 
 # Initial weights --------------------------------------------------------------------------------------------------
@@ -382,3 +398,26 @@ def test_an_error_within_a_layer_says_which():
     with pytest.raises(ValueError, match="values to unpack") as e:
         model.predict([[1.0, 2.0]])
     assert e.value.__notes__ == ["in layer 1, Bad()", "in layer 1, Sequential(Tanh(), Bad())"]
+
+
+def test_a_frozen_layer_stays_and_the_rest_learns(ops):
+    """On the way it is as in prediction, and what is after it learns as if its outputs were the data."""
+    front = tn.Sequential(tn.Dense(5), tn.BatchNorm(), tn.Tanh(), tn.Dropout(0.5))
+    rng = np.random.default_rng(0)
+    x, labels = rng.standard_normal((64, 4)), rng.integers(0, 3, 64)
+    base = model(front, 4, ops)
+    tuned = tn.Model(tn.Sequential(tn.Frozen(front), tn.Dense(3)), 4, backend=ops, dtype="float64")
+    head = tn.Model(tn.Dense(3), 5, backend=ops, dtype="float64")
+    for name, array in base.weights().items():
+        tuned.weights()[f"0.{name}"][...] = array
+    head.theta = tuned.theta
+    kept = ops.to_numpy(tuned.state).copy()
+    tuned.fit((x, labels), batch_size=16, epochs=3)
+    head.fit((ops.to_numpy(base.predict(x)), labels), batch_size=16, epochs=3)
+    np.testing.assert_array_equal(ops.to_numpy(tuned.state), kept)
+    np.testing.assert_allclose(ops.to_numpy(tuned.theta), ops.to_numpy(head.theta), rtol=1e-10)
+
+
+def test_only_a_layer_can_be_frozen():
+    with pytest.raises(TypeError, match=r"Frozen takes a layer, not 8: give one, such as Frozen\(Dense\(8\)\)"):
+        tn.Frozen(8)

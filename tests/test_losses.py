@@ -156,6 +156,14 @@ def test_large_logits_stay_finite(ops, dtype):
     assert np.isfinite(ops.to_numpy(dz)).all()
 
 
+@pytest.mark.parametrize("loss", [tn.CrossEntropy(), tn.CrossEntropy(class_weight=(1, 2)), tn.BinaryCrossEntropy()])
+def test_weights_whose_sum_is_infinite_are_not_nothing(loss, ops):
+    """Each loss was 0, and nothing was learned, in silence."""
+    model = tn.Model(tn.Dense(2 if loss.labels else 1), 1, backend=ops)
+    with pytest.raises(tn.DivergedError, match=r"^the loss of step 1 is not finite"):
+        model.fit(([[1.0], [2.0]], [0, 1], [2e38, 2e38]), loss=loss)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_probabilities(ops, dtype):
     logits = [[0.0, 1.0, -2.0], [80.0, -80.0, 0.0], [-1e4, 1e4, -1e4]]
@@ -244,6 +252,15 @@ def test_columns_of_whole_numbers_are_numbers(width, ops):
     assert runs[0] == runs[1]
 
 
+@pytest.mark.parametrize("loss", [tn.MeanSquaredError(), tn.BinaryCrossEntropy()], ids=repr)
+def test_a_loss_by_itself_takes_columns_of_whole_numbers(loss, ops):
+    y, target = ops.asarray(np.linspace(-2, 2, 6).reshape(3, 2), "float32"), np.array([[0, 1], [1, 1], [0, 0]])
+    found = [loss(y, ops.asarray(target, kind), ops) for kind in ("int64", "float32")]
+    for whole, real in zip(*found, strict=True):
+        assert whole.dtype == real.dtype == ops.dtype("float32")
+        np.testing.assert_array_equal(ops.to_numpy(whole), ops.to_numpy(real))
+
+
 def test_a_formula_without_its_derivative(ops):
     class Half(tn.losses.Loss):
         def formula(self, xp, y, target):
@@ -282,7 +299,7 @@ MAKES = "; astype(int) makes labels of whole numbers, data.read(path, task='clas
         ),
         (tn.CrossEntropy(), (2,), [[0.5, -0.5]], "CrossEntropy: probabilities must not be negative; row 0 is [0.5, -0.5]"),
         (tn.CrossEntropy(0.0, (1, 2)), (3,), [0], "class_weight has 2 numbers for 3 classes: expected 3"),
-        (tn.Huber(), (1,), [1.0, 2.0], "targets (2,) do not fit outputs (2, 1): expected (2, 1), reshape(-1, 1)"),
+        (tn.Huber(), (1,), [1.0, 2.0], "targets (2,) do not fit outputs (2, 1): expected (2, 1); reshape(-1, 1) makes one column"),
         (tn.Huber(), (2,), [[1.0], [2.0]],
          f"targets (2, 1) do not fit outputs (2, 2): expected (2, 2), or labels (2,) with CrossEntropy{MAKES}"),
         (tn.Huber(), (2,), [1, 2], "targets (2,) do not fit outputs (2, 2): expected (2, 2), or labels (2,) with CrossEntropy"),
@@ -304,13 +321,40 @@ def test_targets_that_do_not_fit(loss, out, target, said, ops):
     assert str(e.value) == said
 
 
+def test_a_mean_of_one_s_own_divides_by_its_denominator(ops):
+    """Parts of a batch added up to a multiple, and an evaluation to a fraction, in silence."""
+
+    class Mean(tn.losses.Loss):
+        def __call__(self, y, target, ops, weight=None, denominator=None):
+            n = y.shape[0]
+            return ops.xp.sum((y - target) ** 2) / n, 2.0 * (y - target) / n
+
+    class Divided(tn.losses.Loss):
+        def __call__(self, y, target, ops, weight=None, denominator=None):
+            n = y.shape[0] if denominator is None else denominator
+            return ops.xp.sum((y - target) ** 2) / n, 2.0 * (y - target) / n
+
+    class Summed(Mean):
+        mean = False
+
+    data = [[1.0], [2.0], [3.0]], [[1.0], [2.0], [6.0]]
+    model = tn.Model(tn.Dense(1, init=tn.initializers.Constant(1.0)), 1, backend=ops)
+    with pytest.raises(
+        TypeError, match=r"^Mean.__call__ does not divide by its denominator: do, if it is not None, or set"
+    ):
+        model.evaluate(data, loss=Mean())
+    assert [model.evaluate(data, loss=loss)["loss"] for loss in (Divided(), Summed())] == [3.0, 3.0]
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: tn.Huber(0.0), lambda: tn.Quantile(1.0), lambda: tn.CrossEntropy(1.0), lambda: tn.CrossEntropy(-0.1),
         lambda: tn.CrossEntropy(class_weight=(0, 0)), lambda: tn.BinaryCrossEntropy((1, 2, 3)),
         lambda: tn.BinaryCrossEntropy((1, float("nan"))), lambda: tn.CrossEntropy(class_weight={0: 2.0, 1: 1.0}),
-        lambda: tn.CrossEntropy("mean"), lambda: tn.CrossEntropy(class_weight=3.0), lambda: tn.Huber("a"),
+        lambda: tn.CrossEntropy("mean"), lambda: tn.CrossEntropy(class_weight=3.0),
+        lambda: tn.CrossEntropy(class_weight=np.array(3.0)), lambda: tn.CrossEntropy(class_weight=b"12"),
+        lambda: tn.Huber("a"),
     ],
 )  # fmt: skip
 def test_hyperparameters_out_of_range(make):

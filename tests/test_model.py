@@ -42,6 +42,47 @@ def test_predictions_stay_when_the_next_are_made():
     np.testing.assert_array_equal(first, kept)
 
 
+def test_forward_and_back_are_those_of_training(ops):
+    """One step of SGD by hand, with batch norm and dropout, is the step that fit makes."""
+    net = tn.Sequential(tn.Dense(5), tn.BatchNorm(), tn.Tanh(), tn.Dropout(0.4), tn.Dense(3))
+    by_hand, fitted = (tn.Model(net, 4, backend=ops, dtype="float64") for _ in range(2))
+    y, backprop = by_hand.forward(X, train=True)
+    loss, dy = tn.CrossEntropy()(y, ops.asarray(LABELS), ops)
+    _, gradient = backprop(dy)
+    by_hand.theta -= 0.5 * gradient
+    history = fitted.fit((X, LABELS), optimizer=tn.SGD(0.5), batch_size=30, shuffle=False)
+    assert history[-1]["loss"] == pytest.approx(float(loss), rel=1e-12)
+    np.testing.assert_allclose(ops.to_numpy(by_hand.theta), ops.to_numpy(fitted.theta), rtol=1e-12)
+    np.testing.assert_allclose(ops.to_numpy(by_hand.state), ops.to_numpy(fitted.state), rtol=1e-12)
+    np.testing.assert_allclose(ops.to_numpy(by_hand.forward(X)[0]), ops.to_numpy(by_hand.predict(X)), rtol=1e-12)
+    parts = by_hand.weights(gradient)
+    assert list(parts) == list(by_hand.gradient_names)
+    np.testing.assert_array_equal(
+        np.concatenate([ops.to_numpy(g).ravel() for g in parts.values()]), ops.to_numpy(gradient)
+    )
+
+
+def test_the_way_back_to_the_inputs(ops):
+    """Against differences of predictions; truncation and rounding are of order 1e-10."""
+    model, step = made(ops), 1e-5
+    y, backprop = model.forward(X)
+    dx = ops.to_numpy(backprop(np.ones(y.shape))[0])
+    for j in range(4):
+        shift = step * np.eye(4)[j]
+        above, below = (ops.to_numpy(model.predict(X + sign * shift)).sum(1) for sign in (1, -1))
+        np.testing.assert_allclose(dx[:, j], (above - below) / (2 * step), atol=1e-8)
+
+
+def test_what_does_not_fit_forward_and_back():
+    model = made()
+    with pytest.raises(ValueError, match=r"samples of shape \(3,\) do not fit the model: expected \(4,\)"):
+        model.forward(X[:, :3])
+    with pytest.raises(ValueError, match=r"dy \(30,\) does not fit the outputs: expected \(30, 3\)"):
+        model.forward(X)[1](np.ones(30))
+    with pytest.raises(ValueError, match=r"vector \(3,\) is not like theta: expected \(53,\)"):
+        model.weights(np.ones(3))
+
+
 def test_probabilities_are_those_of_the_loss(ops):
     model = tn.Model(tn.Dense(3), 4, backend=ops)
     with pytest.raises(ValueError, match="the model has no loss yet, by which outputs are probabilities: fit it"):
@@ -51,6 +92,26 @@ def test_probabilities_are_those_of_the_loss(ops):
     np.testing.assert_array_equal(p, ops.to_numpy(ops.softmax(model.predict(X))))
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-6)
     assert p.argmax(axis=1).tolist() == ops.to_numpy(model.predict_labels(X)).tolist()
+
+
+def test_behind_a_sigmoid_the_boundary_is_at_one_half(ops):
+    """The labels and scores of the same network without it: each output is positive, and all were of class 1."""
+    y = (X[:, 1:2] > 0.2).astype(float)
+    logits = tn.Model(tn.Dense(1), 4, backend=ops)
+    ended = tn.Model(tn.Sequential(tn.Dense(1), tn.Sequential(tn.Sigmoid())), 4, backend=ops)
+    frozen = tn.Model(tn.Sequential(tn.Dense(1), tn.Frozen(tn.Sequential(tn.Sigmoid()))), 4, backend=ops)
+    added = tn.Model(tn.Sequential(tn.Dense(1), tn.Residual(tn.Sigmoid())), 4, backend=ops)  # no probability
+    wanted = ops.to_numpy(logits.predict(X))[:, 0] > 0
+    assert 0 < wanted.sum() < len(X)
+    for model in (logits, ended, frozen):
+        assert ops.to_numpy(model.predict_labels(X)).tolist() == wanted.tolist()
+        scores = model.evaluate((X, y), loss=tn.SumSquaredError(), metrics=["accuracy", "f1", "mae"])
+        assert scores["accuracy"] == pytest.approx((wanted == y[:, 0]).mean())
+        right = (wanted * y[:, 0]).sum()
+        assert scores["f1"] == pytest.approx(2 * right / (wanted.sum() + y.sum()))
+        assert scores["mae"] == pytest.approx(np.abs(ops.to_numpy(model.predict(X)) - y).mean(), rel=1e-5)
+    z = ops.to_numpy(logits.predict(X))[:, 0]
+    assert ops.to_numpy(added.predict_labels(X)).tolist() == (z + 1 / (1 + np.exp(-z)) > 0).tolist()
 
 
 def test_a_data_set_is_predicted_too():
@@ -263,7 +324,9 @@ def test_bad_data_says_the_same_on_every_backend(data, said, ops):
 
 def test_a_column_against_a_vector():
     model = tn.Model(tn.Dense(1), 4)
-    with pytest.raises(ValueError, match=r"^targets \(30,\) do not fit .*: expected \(30, 1\), reshape\(-1, 1\)$"):
+    with pytest.raises(
+        ValueError, match=r"^targets \(30,\) do not fit .*: expected \(30, 1\); reshape\(-1, 1\) makes one column$"
+    ):
         model.fit((X, REAL[:, 0]))
 
 
@@ -282,6 +345,64 @@ def test_bad_inputs_to_predict(x, said):
     with pytest.raises((ValueError, TypeError)) as e:
         made().predict(x)
     assert str(e.value) == said
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            (("u", "w", "v", "x"), ("kind",), tuple("abc")),
+            "feature 1 of the table is 'w', and that of the training data 'v'",
+        ),
+        ((tuple("uvwx"), ("sort",), ("b", "c")), "class 0 of the table is 'b', and that of the training data 'a'"),
+        ((tuple("uvwx"), ("sort",), ("a", "b")), ""),
+        (None, ""),
+    ],
+)
+def test_a_table_is_numbered_as_the_training_data(columns, said):
+    """Features in another order, and labels that stood for other classes, gave wrong numbers in silence."""
+    data, other = tn.Arrays(X, LABELS), tn.Arrays(X, LABELS)
+    data.columns = tn.data.Columns(tuple("uvwx"), ("kind",), tuple("abc"))
+    other.columns = columns and tn.data.Columns(*columns)
+    model = made()
+    model.fit(data)
+    uses = [
+        lambda: model.evaluate(other),
+        lambda: model.fit(data, validation=other),
+        lambda: tn.fit_many(model, data, seeds=[1, 2], validation=other),
+        lambda: model.predict(other),
+    ]
+    for use in uses[: 3 if said.startswith("class") else 4]:  # outputs do not depend on the labels
+        if not said:
+            use()
+            continue
+        with pytest.raises(ValueError) as e:
+            use()
+        assert str(e.value) == f"{said}: data.read(path, columns=model.columns) numbers them as there"
+    if said.startswith("class"):
+        model.predict(other)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_frame_is_in_the_order_of_the_training_data(library):
+    """Its names were not looked at, and each feature was taken for another."""
+    frames = pytest.importorskip(library)
+    data = tn.Arrays(X, LABELS)
+    data.columns = tn.data.Columns(tuple("uvwx"), ("kind",))
+    model = made()
+    model.fit(data)
+    frame = frames.DataFrame({name: X[:, n] for n, name in enumerate("uvwx")})
+    np.testing.assert_array_equal(model.predict(frame), model.predict(X))
+    model.evaluate((frame, LABELS))
+    turned = frame[["v", "u", "w", "x"]]
+    for use in (lambda: model.predict(turned), lambda: model.evaluate((turned, LABELS))):
+        with pytest.raises(ValueError) as e:
+            use()
+        assert str(e.value) == (
+            "feature 0 of the table is 'v', and that of the training data 'u': "
+            "X[list(model.columns.features)] has them in that order"
+        )
+    np.testing.assert_array_equal(model.predict(turned[list(model.columns.features)]), model.predict(X))
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True])

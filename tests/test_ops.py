@@ -281,6 +281,36 @@ def test_every_replacement_is_compared(backend):
     assert compared == set(overrides(there(backend)))
 
 
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+@pytest.mark.parametrize(
+    ("operation", "shapes", "rest"),
+    [
+        ("affine", [(8, 5), (6, 3)], ()), ("affine", [(8, 6), (6, 3), (2,)], ()), ("affine", [(2, 8, 5), (2, 6, 3)], ()),
+        ("affine_grad", [(8, 3), (8, 5), (6, 3)], (True,)), ("affine_grad", [(8, 2), (8, 6), (6, 3)], (True,)),
+        ("affine_grad", [(7, 3), (8, 6), (6, 3)], (True,)), ("affine_grad", [(2, 7, 3), (2, 8, 6), (2, 6, 3)], (True,)),
+        ("standardize", [(8, 6), (5,), (5,)], ()), ("normalize", [(8, 6), (5,), (5,)], (-1, 1e-5)),
+        ("normalize_grad", [(8, 6), (8, 6), (8, 1), (5,)], (-1,)),
+    ],
+)  # fmt: skip
+def test_arrays_that_do_not_fit_are_an_error(name, operation, shapes, rest):
+    """A kernel read beyond them: a layer whose output is not what its build says trained on what lay there."""
+    arrays = [np.ones(shape) for shape in shapes]
+    with pytest.raises(ValueError, match=r"(?i)shape|broadcast|mismatch|dimensions|aligned"):
+        getattr(get_backend(name), operation)(*arrays, *rest)
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_losses_of_targets_that_do_not_fit_are_an_error(name):
+    ops, y, labels, scale = get_backend(name), np.ones((8, 3)), np.zeros(7, np.int64), np.ones(7)
+    for use in (
+        lambda: ops.softmax_cross_entropy(y, labels, np.ones(8)),
+        lambda: ops.softmax_cross_entropy(y, np.zeros(8, np.int64), scale),
+        lambda: ops.elementwise_loss(tn.MeanSquaredError().formula, y, y, scale),
+    ):
+        with pytest.raises(ValueError):
+            use()
+
+
 def test_numpy_replaces_what_it_says():
     assert set(overrides(get_backend("numpy"))) == {
         "affine", "affine_grad", "elementwise", "elementwise_loss", "standardize", "pack", "softmax_cross_entropy", "update",

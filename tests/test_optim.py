@@ -126,6 +126,24 @@ def test_a_schedule_moves_the_rate():
     assert theta[0] == pytest.approx(-1.11)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (lambda t: -0.1, "lr -0.1 at step 1100 is out of range: a schedule gives a finite number of at least 0"),
+        (lambda t: None, "lr None at step 1100 is out of range: a schedule gives a finite number of at least 0"),
+        (schedules.Warmup(100, schedules.Exponential(0.1, 3)),
+         "lr inf at step 1000 is out of range: a schedule gives a finite number of at least 0"),
+        (schedules.OneCycle(0.1, 9, end=5e-324),
+         "lr nan at step 1100 is out of range: a schedule gives a finite number of at least 0"),
+    ],
+)  # fmt: skip
+def test_a_schedule_gives_rates(schedule, said):
+    """A negative rate climbed, in silence; 0.1 * 3**1000 was an OverflowError."""
+    with pytest.raises(ValueError) as e:
+        tn.Adam(schedule).numbers({}, 1100)
+    assert str(e.value) == said
+
+
 def test_clipping_is_pytorch_s(ops):
     torch = pytest.importorskip("torch", reason="parity needs PyTorch")
     for bound in (0.1, 100.0):

@@ -105,6 +105,9 @@ def test_probabilities_are_taken_as_they_are():
         data = Arrays(np.asarray(SPIRALS[:300].x), np.eye(3)[np.arange(300) % 3, :out])
         for a, b in zip(tn.plot.calibration_curve(plain, data), tn.plot.calibration_curve(ended, data), strict=True):
             assert np.allclose(a, b, rtol=1e-5)
+        np.testing.assert_array_equal(*(tn.plot.confusion_matrix(model, data) for model in (plain, ended)))
+        (a,), (b,) = (tn.plot.decision_regions(model, data, grid=9).axes[0].collections[:1] for model in (plain, ended))
+        assert np.array_equal(a.get_array(), b.get_array())
 
 
 def test_logits_that_are_large_are_probabilities_of_one():

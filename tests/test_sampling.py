@@ -184,6 +184,25 @@ def test_a_loader_may_make_batches_of_its_own():
         tn.fit_many(model, loader, seeds=2)
 
 
+def test_a_loader_may_choose_samples_of_its_own(ops):
+    """An index of a subclass had no effect."""
+
+    class Backwards(tn.Loader):
+        def index(self, step, ops=None):
+            return np.asarray(super().index(step, ops))[::-1].copy()
+
+    loader = Backwards(DATA, 20, shuffle=False)
+    assert loader.fingerprint() != tn.Loader(DATA, 20, shuffle=False).fingerprint()
+    model, other = (tn.Model(tn.Dense(4), 1, backend=ops) for _ in range(2))
+    model.fit(loader)
+    other.fit(
+        tn.data.Subset(DATA, [i for t in range(len(loader)) for i in loader.index(t)]), batch_size=20, shuffle=False
+    )
+    assert model.history["loss"] == other.history["loss"]
+    with pytest.raises(TypeError, match="fit_many does not take Backwards"):
+        tn.fit_many(model, loader, seeds=2)
+
+
 def test_targets_count_in_the_size_of_a_chunk(monkeypatch):
     """Few features and many targets, of one network and of two."""
     monkeypatch.setattr(loading, "LARGEST_CHUNK", 1000)

@@ -161,6 +161,20 @@ def test_csv_as_people_write_it(tmp_path):
     assert parts(D.read(tmp_path / "d.tsv"), range(2))[0].tolist() == [[1, 2], [3, 4]]
 
 
+def test_a_model_reads_a_file_as_its_table(tmp_path):
+    """By path, too: 'b' is the second class, though it is the first in this file, and v stands before u."""
+    pytest.importorskip("pyarrow", reason="the format needs it")
+    (tmp_path / "a.csv").write_text("u,v,target\n0,9,a\n1,8,b\n2,7,c\n")
+    (tmp_path / "b.csv").write_text("v,u,target\n8,1,b\n7,2,c\n")
+    model = tn.Model(tn.Dense(3), 2)
+    model.fit(str(tmp_path / "a.csv"), validation=str(tmp_path / "b.csv"))
+    wanted = model.evaluate(([[1.0, 8.0], [2.0, 7.0]], [1, 2]))
+    assert model.evaluate(str(tmp_path / "b.csv")) == wanted
+    assert model.history[-1]["val_loss"] == wanted["loss"]
+    with pytest.raises(ValueError, match="does not continue .*: the columns of their features differ"):
+        D.Concatenated([D.read(tmp_path / name) for name in ("a.csv", "b.csv")])
+
+
 def test_shards_are_one_data_set_in_order(ops, tmp_path):
     pytest.importorskip("pyarrow", reason="one of the formats needs it")
     data = D.Blobs(100, n_features=3)
@@ -344,13 +358,15 @@ BAD = {
     "mac.csv": (lambda p: p.write_bytes(b"a,y\r1,2\r"), "its lines end in a carriage return alone: save it with other line ends"),
     "blank.csv": (lambda p: p.write_text("\n \n"), "is empty: expected a first line with the names of columns"),
     "oneline.csv": (lambda p: p.write_bytes(b"a," * 2**23), "its first line is longer than 16 MiB: is it a table?"),
-    "comma.csv": (lambda p: p.write_text("a;y\n1;1\n2,5;1\n"),
+    "onerow.csv": (lambda p: p.write_bytes(b"a,y\n1," + b"2" * (2**24 + 2**20)),
+                   "has a line longer than 16 MiB: is it a table?"),
+    "comma.csv": (lambda p: p.write_text('a,y\n1,1\n"2,5",1\n'),
                   "column 'a' has '2,5' in row 1, which is no number: write it with a decimal point"),
     "spaces.csv": (lambda p: p.write_text("a, y\n1, 2\n"), "has no column y or target: name the target, out of a, ' y'"),
     "empty.csv": (lambda p: p.write_text(""), "is empty: expected a first line with the names of columns"),
     "header.csv": (lambda p: p.write_text("a,b,y\n"), "has no rows"),
     "notarget.csv": (lambda p: p.write_text("a,b\n1,2\n"), "has no column y or target: name the target, out of a, b"),
-    "double.csv": (lambda p: p.write_text("a,a,y\n1,2,3\n"), "has two columns 'a'"),
+    "double.csv": (lambda p: p.write_text("a,a,y\n1,2,3\n"), "has two columns 'a': rename one"),
     "words.csv": (lambda p: p.write_text("a,y\n1,1\nred,1\n"),
                   "column 'a' has 'red' in row 1, which is no number: fix or drop it, or exclude the column"),
     "mixed.csv": (lambda p: p.write_text("a,y\n1,1\n2,cat\n"),
@@ -363,7 +379,8 @@ BAD = {
     "gap.csv": (lambda p: p.write_text("a,y\n1,1\n,2\n"), "column 'a' has no finite number in row 1: fill or drop it"),
     "inf.csv": (lambda p: p.write_text("a,y\n1,1\n1,0\ninf,1\n"), "column 'a' has no finite number in row 2: fill or drop it"),
     "onlyy.csv": (lambda p: p.write_text("y\n1\n"), "has no features beside y"),
-    "ragged.csv": (lambda p: p.write_text("a,y\n1,2\n1,2,3\n"), "cannot be read: "),
+    "ragged.csv": (lambda p: p.write_text("a,y\n1,2\n1,2,3\n"),
+                   "row 1 has 3 values for 2 columns: fix it, and put a value that contains ',' in quotes"),
     "wide.csv": (lambda p: p.write_text(",".join(f"c{i}" for i in range(3000)) + "\n"),
                  f"has no column y or target: name the target, out of {', '.join(f'c{i}' for i in range(20))} and 2980 more"),
     "long.csv": (lambda p: p.write_text(f"{'c' * 99},b\n1,2\n"),

@@ -64,6 +64,24 @@ def test_fit_sets_it_once_and_the_file_has_it(ops, tmp_path):
     np.testing.assert_array_equal(ops.to_numpy(again.predict(X)), ops.to_numpy(model.predict(X)))
 
 
+@pytest.mark.parametrize(
+    ("before", "place"), [(tn.Flatten(), "1"), (tn.Sequential(tn.Dense(3), tn.Standardize()), "0.1")]
+)
+def test_one_that_nothing_sets_is_refused(before, place):
+    """It was the identity, in silence: behind Flatten, say."""
+    net = tn.Sequential(before, tn.Standardize(), tn.Dense(2))
+    model = tn.Model(net, 3)
+    said = rf"^layer {place}, Standardize\(\), is not the first, and nothing sets it: put it first, or set its mean and scale"
+    for use in (lambda: model.fit((X, Y)), lambda: tn.fit_many(model, (X, Y), seeds=[1, 2])):
+        with pytest.raises(ValueError, match=said):
+            use()
+    for name, value in model.weights().items():
+        if name.endswith("scale"):
+            value[...] = 2.0
+    model.fit((X, Y))
+    tn.Model(tn.Sequential(tn.Dense(2), tn.Standardize()), 3).fit((X, Y))
+
+
 def test_a_feature_that_never_varies_is_left_in_its_scale():
     model = tn.Model(tn.Standardize(), 2)
     model.adapt(([[1.0, 5.0], [3.0, 5.0]], [0, 1]))

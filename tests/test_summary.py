@@ -14,6 +14,7 @@ NETS = {
     "one layer": (tn.Dense(5), (3,)),
     "plain": (tn.Sequential(tn.Dense(64), tn.ReLU(), tn.Dense(3, bias=False)), (2,)),
     "norms": (tn.Sequential(tn.Flatten(), tn.Standardize(), tn.Dense(6), tn.BatchNorm(), tn.LayerNorm()), (4, 2)),
+    "frozen": (tn.Sequential(tn.Frozen(tn.Dense(6)), tn.Tanh(), tn.Dense(2)), (3,)),
     "nested": (tn.Sequential(tn.Sequential(tn.Dense(4), tn.Sequential(tn.Tanh(), tn.Dense(2)))), (7,)),
     "residual": (
         tn.Sequential(

@@ -1,5 +1,7 @@
 """Formulas run on symbols, and the passes that NumPy makes of them: the same bits as the formula as it stands."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from tinynet_backends import get_backend
@@ -134,6 +136,47 @@ def test_a_formula_without_a_hash():
             return 2.0 * x
 
     assert get_backend("numpy").elementwise(Unhashable().f, np.ones(3)).tolist() == [2.0] * 3
+
+
+@pytest.mark.parametrize("change", [3.0, [3.0]])
+def test_a_formula_whose_object_has_changed_is_another(change, ops):
+    """It was the first one still, on NumPy's arrays: a loss whose weight had been changed between two runs."""
+
+    class Scaled:
+        weight = 2.0
+
+        def f(self, xp, x):
+            return x * (self.weight if isinstance(self.weight, float) else self.weight[0])
+
+    scaled, ones = Scaled(), ops.asarray(np.ones(3))
+    assert ops.to_numpy(ops.elementwise(scaled.f, ones)).tolist() == [2.0] * 3
+    scaled.weight = change
+    assert ops.to_numpy(ops.elementwise(scaled.f, ones)).tolist() == [3.0] * 3
+
+
+def test_equal_objects_have_one_trace():
+    """Each new network was traced anew, and 1024 traces were kept of one formula."""
+    assert traced(tn.GELU().df, 3) is traced(tn.GELU().df, 3)
+    assert traced(tn.AdamW(tn.schedules.Cosine(1.0, 9))._decayed_rule, 4, 3) is traced(
+        tn.AdamW(tn.schedules.Cosine(1.0, 9))._decayed_rule, 4, 3
+    )
+    assert traced(tn.GELU().f, 1) is not traced(tn.GELU(approximate=True).f, 1)
+
+    @dataclass(frozen=True, slots=True)
+    class Times(tn.activations.Activation):
+        by: float
+
+        def f(self, xp, x):
+            return self.by * x
+
+    ones = np.ones(2)
+    for by in (2.0, 3.0, 0.0, -0.0):
+        equal_bits(get_backend("numpy").elementwise(Times(by).f, ones), by * ones)
+
+
+def test_a_schedule_without_a_hash_leaves_the_rule_traced():
+    schedule = type("Own", (), {"__hash__": None, "__call__": lambda self, t: 0.1})()
+    assert traced(tn.SGD(schedule)._decayed_rule, 2, 1) is not None
 
 
 # Gradients that are written where they are packed

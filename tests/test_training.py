@@ -406,6 +406,33 @@ def test_a_fit_that_is_refused_changes_nothing(options):
     assert after[2:] == before[2:]
 
 
+def test_a_method_that_training_does_not_call_is_refused():
+    """An optimizer's step, a data set's batch and a cross-entropy's formula had no effect if a subclass wrote them."""
+
+    class Own(tn.SGD):
+        def step(self, theta, g, state, t, ops):
+            theta[...] = 0.0
+
+    class Augmented(tn.Arrays):
+        def batch(self, index, ops, dtype):
+            return super().batch(index, ops, dtype)
+
+    class Focal(tn.CrossEntropy):
+        def formula(self, xp, y, target):
+            return y, target
+
+    with pytest.raises(
+        TypeError, match=r"^Focal.formula is not used: CrossEntropy is not elementwise, write a __call__$"
+    ):
+        start().fit(DATA, loss=Focal())
+    with pytest.raises(TypeError, match=r"^Own.step is not what training calls: write it as a rule\(xp, theta, …\)$"):
+        start().fit(DATA, optimizer=Own(0.1))
+    with pytest.raises(
+        TypeError, match=r"^Augmented.batch is not what training calls: write it as rows\(index, ops, dtype\)$"
+    ):
+        start().fit(Augmented([[0.0, 1.0]], [1]))
+
+
 def test_the_generator_complains_before_its_first_step():
     with pytest.raises(ValueError, match=r"^steps -1 is not a whole number of at least 0$"):
         tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=-1)

@@ -19,6 +19,7 @@ from tinynet.ensemble import Ensemble
 from tinynet.errors import DataFileError, DivergedError, GradientError, Interrupted, ModelFileError, StopTraining
 from tinynet.files import load
 from tinynet.fitting import EarlyStopping, fit
+from tinynet.frozen import Frozen
 from tinynet.gradients import check_gradients
 from tinynet.history import History
 from tinynet.layers import Context, Dense, Flatten, Layer, Residual, Sequential
@@ -71,6 +72,7 @@ __all__ = [
     "Ensemble",
     "Finding",
     "Flatten",
+    "Frozen",
     "GradientError",
     "Hinge",
     "History",

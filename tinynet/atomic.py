@@ -12,6 +12,17 @@ from secrets import token_hex
 
 
 @contextmanager
+def naming(path: str | PathLike[str]) -> Iterator[None]:
+    """Inside, an OSError that names no file gets ``path``: that of a write to a full disk, for one."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno and e.filename is None:
+            raise OSError(e.errno, e.strerror, str(path)) from e
+        raise
+
+
+@contextmanager
 def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     """An empty temporary file that replaces ``path``, flushed to disk, when the block ends.
 

@@ -115,6 +115,8 @@ class Checkpoints:
     def __init__(
         self, folder: str | PathLike[str], *, every: int | None = None, keep: int = 3, config: str = ""
     ) -> None:
+        if not isinstance(folder, (str, PathLike)) or not os.fspath(folder):
+            raise ValueError(f"checkpoint folder {checks.short_repr(folder)} is not a path: give the name of a folder")
         self.folder, self.config = Path(folder), config
         self.every = None if every is None else checks.positive("Checkpoints every", every)
         self.keep = checks.positive("Checkpoints keep", keep)
@@ -123,7 +125,10 @@ class Checkpoints:
         self._least = float("inf")
 
     def stop(self, why: str) -> None:
-        """Ask the run to finish its step, save and return. For signal handlers: it only takes a note."""
+        """Ask the run to finish its step, save and return. For signal handlers: it only takes a note.
+
+        A run that heeds it, or ends meanwhile, takes the note away.
+        """
         self.stopping = why
 
     def due(self, step: int) -> bool:

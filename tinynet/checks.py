@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf, isfinite, nan
 from operator import index
 from typing import Any, NamedTuple
@@ -62,6 +62,11 @@ POSITIVE = Range(lambda number: 0 < number < inf, "a positive number")
 FRACTION = Range(lambda number: 0 <= number < 1, "a number in [0, 1)")
 
 
+def at_least(least: int) -> Range:
+    """All numbers from ``least`` on, infinity included."""
+    return Range(lambda number: number >= least, f"at least {least}")
+
+
 def coerce_numbers(owner: object, within: Range, *names: str) -> None:
     """Make these fields of a frozen dataclass Python's own numbers; ValueError unless they are numbers ``within`` a range."""
     for name in names:
@@ -93,6 +98,17 @@ def short_repr(value: Any) -> str:
     except ValueError:  # Python does not convert integers of thousands of digits
         return "of thousands of digits"
     return _short(text)
+
+
+def written_shape(shape: tuple[int, ...]) -> str:
+    """The shape of a sample in a message: 3, or (28, 28)."""
+    return str(shape[0]) if len(shape) == 1 else str(shape)
+
+
+def attributes(thing: object, known: Collection[str] = ()) -> list[str]:
+    """``name=value`` for the attributes that are numbers or text and are not ``known``; checkpoints compare such texts."""
+    plain = ((name, value) for name, value in vars(thing).items() if isinstance(value, (bool, int, float, str)))
+    return [f"{name}={value!r}" for name, value in plain if name not in known]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -5,34 +5,48 @@ from __future__ import annotations
 import csv
 import json
 import tomllib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
 
-from tinynet import optim, schedules
+from tinynet import losses, optim, schedules
+from tinynet.checks import FRACTION, Range, at_least
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
 from tinynet.data.class_labels import MOST_CLASSES
 from tinynet.data.sources import KINDS
 from tinynet.data.tables import TASKS
+from tinynet.fitting import EarlyStopping
 from tinynet.layers import Sequential
+from tinynet.metrics import METRICS, as_metrics, check_metrics
 from tinynet.mlp import ACTIVATIONS, NORMS, OPTIMIZERS, mlp
 
 NORM_OPTIONS = ("none", *NORMS)
 SCHEDULES = ("constant", "cosine", "one_cycle")
+CLASS_WEIGHTS = ("none", "balanced")
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", list: "a list with commas, as 64,64"}
+_WIDTHS, _NAMES = (int, "widths: expected whole numbers"), (str, "names: expected text")
 COMPUTED, STORED = "data that are computed", "data in a file"
 # files are small, so that they are learned by heart, and of any scale
 FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True, "patience": 10}
 
 
-def _option(default: Any, text: str, of: str = "") -> Any:
-    """A field with its help and the kind of data it is for, by default both; each record gets its own list or dict."""
-    metadata = {"help": text, "of": of}
+def _option(
+    default: Any, text: str, of: str = "", *, choices: Iterable[str] = (), each: tuple[type, str] | None = None,
+    within: Range | None = None,
+) -> Any:  # fmt: skip
+    """A field with its help and the kind of data it is for, by default both; each record gets its own list or dict.
+
+    If given, ``choices`` are its only values, ``each`` is the type of a list's entries, with words for them, and
+    ``within`` the range of a number.
+    """
+    metadata = {"help": text, "of": of, "choices": tuple(choices), "each": each, "within": within}
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -46,88 +60,63 @@ class Config:
         "spirals",
         f"a file, or several that are parts of one table ({', '.join(KINDS)}); or a data set: {', '.join(DATASETS)}",
     )
-    samples: int = _option(5_000_000, "training samples; none is stored", COMPUTED)
-    validation: int = _option(100_000, "further samples, for validation only", COMPUTED)
+    samples: int = _option(5_000_000, "training samples; none is stored", COMPUTED, within=at_least(1))
+    validation: int = _option(100_000, "further samples, for validation only", COMPUTED, within=at_least(1))
     target: str = _option("", "column of a file to predict; by default y or target", STORED)
     task: str = _option(
         "auto",
         f"what to predict: {', '.join(TASKS)}; auto: classes if the target has integers or text, else numbers",
         STORED,
+        choices=TASKS,
     )
-    features: list[str] = _option([], "columns of a file to use, as a,b; by default all but the target", STORED)
-    exclude: list[str] = _option([], "columns of a file not to use, as id,date", STORED)
+    features: list[str] = _option(
+        [], "columns of a file to use, as a,b; by default all but the target", STORED, each=_NAMES
+    )
+    exclude: list[str] = _option([], "columns of a file not to use, as id,date", STORED, each=_NAMES)
+    class_weight: str = _option(
+        "none",
+        f"of the classes in the loss: {', '.join(CLASS_WEIGHTS)}; balanced: inversely to their samples",
+        STORED,
+        choices=CLASS_WEIGHTS,
+    )
     held_out: float = _option(0.2, "fraction of a file's samples, of each class, for validation only", STORED)
-    hidden: list[int] = _option([64, 64], "widths of the hidden layers, as 64,64")
-    activation: str = _option("relu", f"after each hidden layer: {', '.join(ACTIVATIONS)}")
-    norm: str = _option("none", f"before each activation: {', '.join(NORM_OPTIONS)}")
+    hidden: list[int] = _option([64, 64], "widths of the hidden layers, as 64,64", each=_WIDTHS)
+    activation: str = _option("relu", f"after each hidden layer: {', '.join(ACTIVATIONS)}", choices=ACTIVATIONS)
+    norm: str = _option("none", f"before each activation: {', '.join(NORM_OPTIONS)}", choices=NORM_OPTIONS)
     dropout: float = _option(0.0, "fraction dropped after each activation, in [0, 1)")
-    optimizer: str = _option("adam", f"{', '.join(OPTIMIZERS)}")
+    optimizer: str = _option("adam", ", ".join(OPTIMIZERS), choices=OPTIMIZERS)
     lr: float = _option(0.01, "learning rate, the largest of a schedule")
-    schedule: str = _option("cosine", f"how the rate changes over the run: {', '.join(SCHEDULES)}")
-    batch_size: int = _option(4096, "samples per step")
-    epochs: int = _option(1, "passes through the data")
+    schedule: str = _option("cosine", f"how the rate changes over the run: {', '.join(SCHEDULES)}", choices=SCHEDULES)
+    batch_size: int = _option(4096, "samples per step", within=at_least(1))
+    epochs: int = _option(1, "passes through the data", within=at_least(1))
     standardize: bool = _option(
         False, "bring features to mean 0 and variance 1 first, and numeric targets of a file: true or false"
     )
-    clip: float = _option(0.0, "largest norm of the gradient; 0: no limit")
-    ema: float = _option(0.0, "decay of a moving average of the weights, in [0, 1); 0: no average")
-    accumulate: int = _option(1, "parts that a batch is split into")
-    patience: int = _option(0, "epochs without a better val_loss before training stops with the best weights; 0: never")
+    clip: float = _option(0.0, "largest norm of the gradient; 0: no limit", within=at_least(0))
+    ema: float = _option(0.0, "decay of a moving average of the weights, in [0, 1); 0: no average", within=FRACTION)
+    accumulate: int = _option(1, "parts that a batch is split into", within=at_least(1))
+    patience: int = _option(
+        0, "epochs without a better val_loss before training stops with the best weights; 0: never", within=at_least(0)
+    )
+    metrics: list[str] = _option(
+        [], f"validated each epoch: from {', '.join(METRICS)}; by default accuracy for classes, else r2", each=_NAMES
+    )
     backend: str = _option(
         "auto",
         f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1; if not given, $TINYNET_BACKEND counts",
     )
     dtype: str = _option("float32", "float32 or float64")
     seed: int = _option(0, "of weights, data, order and masks")
-    checkpoint: int = _option(1000, "steps between two checkpoints; 0: one per epoch")
+    checkpoint: int = _option(1000, "steps between two checkpoints; 0: one per epoch", within=at_least(0))
     out: str = _option("", "run folder; by default a new one in runs/")
     options: dict[str, Any] = _option({}, "hyperparameters of the data set, as noise=0.2 (in TOML a table)", COMPUTED)
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, kind = getattr(self, f.name), type(_default(f))
-            if kind is float and type(value) is int:
-                object.__setattr__(self, f.name, float(value))
-            elif f.name == "data" and type(value) is list and value:
-                if len(value) == 1:
-                    object.__setattr__(self, f.name, value[0])
-            elif type(value) is not kind:
-                raise ValueError(
-                    f"option {f.name} = {value!r} is a {type(value).__name__}: expected {_WORDS.get(kind, kind.__name__)}"
-                )
-        if not all(type(width) is int for width in self.hidden):
-            raise ValueError(f"option hidden = {self.hidden!r} is not a list of widths: expected whole numbers")
-        for name in ("features", "exclude"):
-            if not all(type(column) is str for column in getattr(self, name)):
-                raise ValueError(f"option {name} = {getattr(self, name)!r} is not a list of names: expected text")
+            object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
         for data in self.paths:
-            if type(data) is not str or (not _is_file(data) and (data not in DATASETS or len(self.paths) > 1)):
-                if type(data) is str and (Path(data).suffix or Path(data).exists()):
-                    raise ValueError(f"{data}: unknown kind of file: choose from {', '.join(KINDS)}")
-                one = f"choose from {', '.join(DATASETS)}, or give a file"
-                choice = "each of several is a file" if len(self.paths) > 1 else one
-                raise ValueError(f"unknown data {data!r}: {choice} ({', '.join(KINDS)})")
-        for name, table in (
-            ("task", TASKS), ("activation", ACTIVATIONS), ("norm", NORM_OPTIONS), ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-        ):  # fmt: skip
-            if getattr(self, name) not in table:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(table)}")
-        for name, least in (
-            ("samples", 1),
-            ("validation", 1),
-            ("batch_size", 1),
-            ("epochs", 1),
-            ("accumulate", 1),
-            ("patience", 0),
-            ("checkpoint", 0),
-            ("clip", 0),
-        ):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"option {name} = {getattr(self, name)!r} is out of range: give at least {least}")
-
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"option ema = {self.ema!r} is out of range: give a number in [0, 1)")
+            _check_data(data, alone=len(self.paths) == 1)
+        as_metrics(self.metrics)
 
     @property
     def paths(self) -> list[str]:
@@ -185,8 +174,39 @@ class Config:
         """Whether numeric targets of a file are standardized, as its features are."""
         return self.stored and self.standardize and not data.classes
 
-    def make_optimizer(self, samples: int) -> optim.Optimizer:
-        """The optimizer for epochs of ``samples`` samples, which determine the length of a schedule."""
+    def make_fit_options(self, training: Dataset) -> dict[str, Any]:
+        """Options of `tinynet.fit` on ``training``, whose size decides how long a schedule is.
+
+        ValueError for a metric, or weights, of classes that it does not have.
+        """
+        metrics = as_metrics(self.metrics)
+        check_metrics(metrics, training.classes is not None)
+        return {
+            "loss": self._make_loss(training),
+            "metrics": metrics or None,
+            "optimizer": self._make_optimizer(training.n),
+            "batch_size": self.batch_size,
+            "epochs": self.epochs,
+            "clip": self.clip or None,
+            "ema": self.ema or None,
+            "accumulate": self.accumulate,
+            "early_stopping": EarlyStopping(self.patience) if self.patience else None,
+        }
+
+    def _make_loss(self, training: Dataset) -> losses.Loss | None:
+        """The loss with weights for the classes of ``training``, n / (classes * samples of the class); or no other one."""
+        if self.class_weight == "none":
+            return None
+        if not training.classes:
+            raise ValueError("option class_weight is for classes: the target has numbers")
+        host, counts = get_backend("numpy"), [0] * training.classes
+        for start in range(0, training.n, 2**20):
+            labels = training.rows(range(start, min(start + 2**20, training.n)), host, "float32").y
+            for label, count in zip(*(a.tolist() for a in host.xp.unique_counts(labels)), strict=True):
+                counts[label] += count
+        return losses.CrossEntropy(class_weight=tuple(training.n / (len(counts) * max(c, 1)) for c in counts))
+
+    def _make_optimizer(self, samples: int) -> optim.Optimizer:
         steps = self.epochs * -(-samples // self.batch_size)
         rate: float | schedules.Schedule = self.lr
         if self.schedule == "cosine":
@@ -227,6 +247,37 @@ class Config:
         return new
 
 
+def _checked(f: Any, value: Any) -> Any:
+    """The value of an option as its field holds it; ValueError unless it is one that the field may have."""
+    kind, choices, each, within = type(_default(f)), *(f.metadata[name] for name in ("choices", "each", "within"))
+    if f.name == "data" and type(value) is list and value:
+        return value[0] if len(value) == 1 else value
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(
+            f"option {f.name} = {value!r} is a {type(value).__name__}: expected {_WORDS.get(kind, kind.__name__)}"
+        )
+    if each is not None and not all(type(entry) is each[0] for entry in value):
+        raise ValueError(f"option {f.name} = {value!r} is not a list of {each[1]}")
+    if choices and value not in choices:
+        raise ValueError(f"unknown {f.name} {value!r}: choose from {', '.join(choices)}")
+    if within is not None and not within.holds(value):
+        raise ValueError(f"option {f.name} = {value!r} is out of range: give {within.text}")
+    return value
+
+
+def _check_data(data: Any, alone: bool) -> None:
+    """ValueError unless ``data`` is the name of a file or, where it is ``alone``, of a data set."""
+    if isinstance(data, str):
+        if _is_file(data) or (alone and data in DATASETS):
+            return
+        if Path(data).suffix or Path(data).exists():
+            raise ValueError(f"{data}: unknown kind of file: choose from {', '.join(KINDS)}")
+    choice = f"choose from {', '.join(DATASETS)}, or give a file" if alone else "each of several is a file"
+    raise ValueError(f"unknown data {data!r}: {choice} ({', '.join(KINDS)})")
+
+
 def _is_file(data: str) -> bool:
     return data not in DATASETS and Path(data).suffix.lower() in KINDS
 
@@ -256,7 +307,7 @@ def parse(name: str, text: str) -> Any:
             return _whole(text)
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
-        if name in ("features", "exclude"):
+        if name in ("features", "exclude", "metrics"):
             return next(csv.reader([text], skipinitialspace=True), [])
         if kind is list:
             return [_whole(part) for part in text.split(",")] if text else []

@@ -9,8 +9,10 @@ from tinynet import checks
 from tinynet.history import History
 from tinynet.layers import Array, Context
 from tinynet.losses import Loss
+from tinynet.matching import as_inputs
 from tinynet.metrics import Metric
-from tinynet.model import Model, Vectors, as_inputs, draw, merge, views
+from tinynet.model import Model
+from tinynet.parameters import Vectors, draw
 
 if TYPE_CHECKING:
     from tinynet.data.columns import Columns
@@ -28,8 +30,7 @@ class Ensemble(Vectors):
 
     def __init__(self, model: Model, seeds: Sequence[int], rates: Sequence[float | Schedule]) -> None:
         self.net, self.in_shape, self.out_shape = model.net, model.in_shape, model.out_shape
-        self.ops, self.dtype, self.gradient_names = model.ops, model.dtype, model.gradient_names
-        self.spec = model.spec
+        self.spec, self.ops, self.dtype = model.spec, model.ops, model.dtype
         self.seeds, self.rates = tuple(seeds), tuple(rates)
         self.histories: tuple[History, ...] = tuple(History() for _ in seeds)
         self.diverged: dict[int, str] = {}
@@ -41,9 +42,7 @@ class Ensemble(Vectors):
         self._bind(*(self.ops.xp.stack(vectors) for vectors in zip(*drawn, strict=True)))
 
     def _bind(self, theta: Array, state: Array) -> None:
-        self._theta, self._state = theta, state
-        params = views(theta, self.spec.params, self.ops)
-        self.params = merge(params, views(state, self.spec.state, self.ops))
+        super()._bind(theta, state)
         net, xp, count, ctx = self.net, self.ops.xp, len(self), Context(self.ops, seed=self.seed)
 
         def forward(params: Any, x: Array) -> Array:

@@ -40,7 +40,7 @@ class GradientError(ValueError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during `fit_many`; ``ensemble`` holds the networks as the last finished step left them."""
+    """Ctrl-C during `fit_many`; ``ensemble`` has the networks with the weights of the last finished step."""
 
     def __init__(self, ensemble: Ensemble, step: int) -> None:
         super().__init__(

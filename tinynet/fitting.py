@@ -17,13 +17,16 @@ from tinynet.checkpoints import Checkpoints, Snapshot, fingerprint
 from tinynet.data import Dataset, Loader, as_dataset
 from tinynet.data.loader import BatchSource
 from tinynet.errors import StopTraining
+from tinynet.evaluation import Evaluation
 from tinynet.history import History
 from tinynet.layers import Array
 from tinynet.losses import CrossEntropy, Loss, MeanSquaredError, check_loss
+from tinynet.matching import check_fit
 from tinynet.metrics import METRICS, Metric, as_metrics
-from tinynet.model import Evaluation, Model, Trainable, check_fit
+from tinynet.model import Model
 from tinynet.optim import Adam, Optimizer, check_optimizer
-from tinynet.standardize import standardizer
+from tinynet.parameters import Trainable
+from tinynet.standardize import check_others, standardizer, unset
 from tinynet.training import Report, Run, train
 
 
@@ -45,7 +48,10 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
-        checks.coerce_numbers(self, checks.Range(lambda delta: delta >= 0, "at least 0"), "min_delta")
+        if not isinstance(self.monitor, str):
+            text = checks.short_repr(self.monitor)
+            raise TypeError(f"EarlyStopping monitor {text} is not a name: give one, such as 'loss'")
+        checks.coerce_numbers(self, checks.NOT_NEGATIVE, "min_delta")
 
 
 Callback = Callable[[Model, dict[str, float]], None]
@@ -145,8 +151,8 @@ def fit(
     ``checkpoint`` is a folder, or `Checkpoints`, where the run is saved; with ``resume`` it continues from there, bit for
     bit as if it had never stopped, or begins if nothing is there yet. ``epochs`` may differ from that of the first run.
 
-    Ctrl-C passes through: the model is then as the last finished step left it, and ``model.history`` has the epochs so
-    far.
+    Ctrl-C passes through: the weights are then those of the last finished step (a batch norm's statistics may have seen
+    the batch after it), and ``model.history`` has the epochs so far.
 
     Examples
     --------
@@ -158,7 +164,7 @@ def fit(
     """
     draw = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
     loader = _loader(data, batch_size, model, draw)
-    held_out = None if validation is None else as_dataset(validation, model.ops)
+    held_out = None if validation is None else as_dataset(validation, model.ops, loader.data.columns)
     loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
     callbacks = _checked_callbacks(callbacks)
@@ -268,7 +274,8 @@ class _Session:
         if saver is None or not (last or saver.due(report.step) or (report.last_of_epoch and not saver.every)):
             return ""
         saver.save(self.snapshot)
-        return "" if last else saver.stopping
+        why, saver.stopping = saver.stopping, ""
+        return "" if last else why
 
 
 def _checked_callbacks(callbacks: Any) -> list[Callback]:
@@ -335,12 +342,10 @@ def check_draws_itself(loader: Any, draw: dict[str, Any]) -> None:
 
 
 def adapt(model: Model, data: Dataset) -> None:
-    """Set a leading `Standardize` from ``data``, unless it has been set already."""
+    """Set a leading `Standardize` from ``data``, unless it has been set already; ValueError for another that has not."""
+    check_others(model.net, model.params, model.ops)
     layer = standardizer(model.net, model.params)
-    if layer is None:
-        return
-    ops = model.ops
-    if bool(ops.to_numpy(ops.xp.all(layer["mean"] == 0) & ops.xp.all(layer["scale"] == 1))):
+    if layer is not None and unset(layer, model.ops):
         model.adapt(data)
 
 

@@ -107,6 +107,7 @@ class Layer:
     def __repr__(self) -> str:
         known: tuple[Any, ...] = fields(self) if is_dataclass(self) else ()
         shown = [f"{f.name}={getattr(self, f.name)!r}" for f in known if getattr(self, f.name) != f.default]
+        shown += checks.attributes(self, {f.name for f in known})
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
@@ -311,6 +312,13 @@ def _add(xp: Any, a: Array, b: Array) -> Array:
     return a + b
 
 
+def last_layer(net: Layer) -> Layer:
+    """The layer whose output is that of ``net``."""
+    while type(net) is Sequential and net.layers:  # a Residual adds its input
+        net = net.layers[-1]
+    return net
+
+
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested mappings, in order, each with its dotted name."""
     for name, value in tree.items():
@@ -318,6 +326,14 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """Two nested dicts as one."""
+    out = dict(a)
+    for name, value in b.items():
+        out[name] = merge(out[name], value) if isinstance(out.get(name), dict) else value
+    return out
 
 
 def checked_forward(net: Layer, shape: Shape, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:

@@ -16,6 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinynet.atomic import naming
 from tinynet.errors import DataFileError
 from tinynet.history import json_line
 
@@ -46,7 +47,7 @@ class _Lines:
                 os.truncate(self.path, len(content) - len(rest))
             self._checked = True
             line = line if lines else head + line
-        with open(self.path, "ab", buffering=0) as f:
+        with naming(self.path), open(self.path, "ab", buffering=0) as f:
             data = line.encode()
             while data:  # one pass, unless the disk is full
                 data = data[f.write(data) :]

@@ -30,6 +30,9 @@ class Loss:
     labels: ClassVar[bool] = False  # whether integer labels (n,) are accepted as targets, with an output for each class
     mean: ClassVar[bool] = True  # whether W is the sum of the weights; else it is 1
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(checks.attributes(self))})"
+
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         raise NotImplementedError
 
@@ -50,6 +53,7 @@ class Loss:
         self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
     ) -> tuple[Array, Array]:
         """Loss () and its gradient in the outputs: y (n, o), target (n, o), weight (n,) -> (), (n, o)."""
+        target = real_columns(target, y.ndim - 1, y, ops)
         scale = self._scale(y, target, ops, weight, denominator, y.shape[-1])
         return ops.elementwise_loss(self._pair, y, target, scale)
 
@@ -77,8 +81,9 @@ class Loss:
             weight = xp.ones(y.shape[:-1], dtype=y.dtype, device=ops.device)
         if known:
             return weight / total
-        # sign: without it a large weight of a batch in which nothing counts would overflow
-        counts = xp.sign(total) / xp.maximum(total, xp.finfo(total.dtype).smallest_normal)
+        # 0 if nothing counts, whatever the weights; NaN, not 0, if their sum is infinite
+        normal = xp.maximum(total, xp.finfo(total.dtype).smallest_normal)
+        counts = total / normal / normal
         return weight * counts[..., None]
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
@@ -88,7 +93,7 @@ class Loss:
             expected = f"{(n, *out)}"
             if prod(target.shape) == n:  # a number for each sample
                 labels = f"or labels {(n,)} with CrossEntropy{_of_numbers(target, ops)}"
-                expected += f", {'reshape(-1, 1)' if prod(out) == 1 else labels}"
+                expected += "; reshape(-1, 1) makes one column" if prod(out) == 1 else f", {labels}"
             raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {expected}")
         self.check_values(target, ops)
 
@@ -105,6 +110,13 @@ class Loss:
 
 def _is_integral(target: Array, ops: Backend) -> bool:
     return bool(ops.xp.isdtype(target.dtype, "integral"))
+
+
+def real_columns(target: Array, axes: int, like: Array, ops: Backend) -> Array:
+    """Labels, which have ``axes`` axes, as they are; columns, which have one more, as real numbers, of the dtype of ``like``."""
+    if target.ndim > axes and ops.xp.isdtype(target.dtype, ("integral", "bool")):
+        return ops.xp.astype(target, like.dtype)
+    return target
 
 
 @dataclass(frozen=True)
@@ -244,9 +256,7 @@ class BinaryCrossEntropy(Loss):
     def __call__(
         self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
     ) -> tuple[Array, Array]:
-        if _is_integral(target, ops):
-            target = ops.xp.astype(target if target.ndim == y.ndim else target[..., None], y.dtype)
-        return super().__call__(y, target, ops, weight, denominator)
+        return super().__call__(y, target if target.ndim == y.ndim else target[..., None], ops, weight, denominator)
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
         if target.ndim == 1 and tuple(out) == (1,) and _is_integral(target, ops):
@@ -355,8 +365,10 @@ def _of_numbers(target: Array, ops: Backend) -> str:
 
 def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
     """Class weights as floats; ValueError unless they are finite, not negative, and not all 0."""
-    listed = hasattr(weights, "__iter__") and not isinstance(weights, Mapping)
-    values = tuple(map(checks.float_or_nan, weights)) if listed else ()
+    try:
+        values = () if isinstance(weights, (Mapping, bytes)) else tuple(map(checks.float_or_nan, weights))
+    except TypeError:  # not iterable, as a () array also is
+        values = ()
     if not all(0 <= w < inf for w in values) or not any(values):
         raise ValueError(
             f"{type(loss).__name__} class_weight {checks.short_repr(weights)} is out of range: "
@@ -366,6 +378,22 @@ def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
 
 
 def check_loss(loss: Any) -> None:
-    """TypeError unless ``loss`` is one."""
+    """TypeError unless ``loss`` is one, or if it is a `CrossEntropy` with a formula, which would not be used."""
     if not isinstance(loss, Loss):
         raise TypeError(f"loss {checks.short_repr(loss)} is not a loss: give one, such as CrossEntropy()")
+    if isinstance(loss, CrossEntropy) and type(loss).formula is not Loss.formula:
+        raise TypeError(f"{type(loss).__name__}.formula is not used: CrossEntropy is not elementwise, write a __call__")
+
+
+def check_denominator(loss: Loss, out: Shape, target: Array, ops: Backend) -> None:
+    """TypeError if a mean of one's own is not divided by the denominator that it is given: parts would not add up."""
+    if not loss.mean or type(loss).__call__ in (Loss.__call__, BinaryCrossEntropy.__call__, CrossEntropy.__call__):
+        return
+    t = target[:2, ...]
+    dtype = t.dtype if ops.xp.isdtype(t.dtype, "real floating") else ops.dtype("float32")
+    y = ops.zeros((t.shape[0], *out), dtype)
+    one, half = (float(ops.to_numpy(loss(y, t, ops, None, number)[0])) for number in (1, 2))
+    if one == half != 0.0:
+        raise TypeError(
+            f"{type(loss).__name__}.__call__ does not divide by its denominator: do, if it is not None, or set mean = False"
+        )

@@ -13,14 +13,16 @@ from tinynet.data.loader import has_chunks
 from tinynet.data.together import Together
 from tinynet.ensemble import Ensemble
 from tinynet.errors import Interrupted
+from tinynet.evaluation import Evaluation
 from tinynet.fitting import Tally, adapt, averaged, check_draws_itself, settle
 from tinynet.layers import Array
 from tinynet.losses import Loss
+from tinynet.matching import check_fit
 from tinynet.metrics import Metric
-from tinynet.model import Evaluation, Model, check_fit
+from tinynet.model import Model
 from tinynet.optim import Optimizer
 from tinynet.schedules import Schedule, rate_at
-from tinynet.standardize import standardizer
+from tinynet.standardize import check_others, standardizer
 from tinynet.streams import check_seed
 from tinynet.training import Run, check_options, loop, make_step
 
@@ -56,8 +58,8 @@ def fit_many(
     all; left out they are the model's seed and the optimizer's rate. A rate may be a schedule. ``model`` says which
     layers, backend and dtype, and is not changed. The other options are those of `fit`.
 
-    Ctrl-C raises `Interrupted`, a KeyboardInterrupt whose ``ensemble`` has the networks as the last finished step left
-    them, with the epochs so far in their histories.
+    Ctrl-C raises `Interrupted`, a KeyboardInterrupt whose ``ensemble`` has the networks with the weights of the last
+    finished step, and the epochs so far in their histories.
 
     A network that diverges leaves the others alone: its losses are NaN from then on, and `Ensemble.diverged` names it.
 
@@ -76,7 +78,7 @@ def fit_many(
         kind = type(data).__name__
         raise TypeError(f"fit_many does not take {kind}: give a data set, arrays, a path or a Loader")
     source = data.data if isinstance(data, Loader) else as_dataset(data, model.ops)
-    held_out = None if validation is None else as_dataset(validation, model.ops)
+    held_out = None if validation is None else as_dataset(validation, model.ops, source.columns)
     loss, optimizer, chosen = settle(source, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
     numbers, rates = _pairs(model.seed if seeds is None else seeds, optimizer.lr if lr is None else lr)
@@ -142,6 +144,7 @@ def fit_many(
 
 def _adapt(ensemble: Ensemble, data: Dataset) -> None:
     """Set a leading `Standardize` of all networks, by one pass over the data."""
+    check_others(ensemble.net, ensemble.params, ensemble.ops)
     layer = standardizer(ensemble.net, ensemble.params)
     if layer is None:
         return
@@ -211,8 +214,9 @@ class _Watch:
 
 def _pairs(seeds: Any, lr: Any) -> tuple[list[int], list[float | Schedule]]:
     """A seed and a rate for each network."""
-    numbers = [*map(check_seed, seeds if isinstance(seeds, Iterable) else [seeds])]
-    given = list(lr) if isinstance(lr, Iterable) else [lr]
+    several = [isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0 for value in (seeds, lr)]
+    numbers = [*map(check_seed, seeds if several[0] else [seeds])]
+    given = list(lr) if several[1] else [lr]
     rates = []
     for rate in given:
         value = rate if callable(rate) else checks.as_float(rate)

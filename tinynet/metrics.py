@@ -19,11 +19,15 @@ Array = Any
 
 
 class Metric:
-    """The protocol of a metric; early stopping asks whether ``larger_is_better``. One ``of_numbers`` takes no labels."""
+    """The protocol of a metric; early stopping asks whether ``larger_is_better``. One ``of_numbers`` takes no labels.
+
+    One that ``decides`` compares classes: a single output is given to it as a number that is positive for class 1.
+    """
 
     name: str
     larger_is_better: bool = True
     of_numbers: ClassVar[bool] = False
+    decides: ClassVar[bool] = False
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         """Outputs y (n, o), target, sample weights (n,) -> (s,) floating."""
@@ -70,6 +74,8 @@ class _Ratio(Metric):
 class Accuracy(_Ratio):
     """Fraction of samples whose largest output is at the label; with one output column, of those whose sign is right.
 
+    If the network ends in `Sigmoid`, which makes probabilities, of those that are on the right side of 1/2.
+
     Examples
     --------
     >>> model = tn.Model(tn.Dense(1, init=tn.initializers.Constant(1.0)), n_in=1)
@@ -79,6 +85,7 @@ class Accuracy(_Ratio):
     """
 
     name: str = "accuracy"
+    decides: ClassVar[bool] = True
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         predicted, true = _decide(y, target, ops)
@@ -137,6 +144,7 @@ class F1(Metric):
     """
 
     name: str = "f1"
+    decides: ClassVar[bool] = True
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         xp = ops.xp

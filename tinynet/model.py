@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from functools import wraps
-from math import nan, prod
+from math import prod
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinynet_backends import Backend, get_backend
 
 from tinynet import checks, streams
-from tinynet.data import Batch, Columns, as_dataset
+from tinynet.data import Columns, as_dataset
+from tinynet.evaluation import Evaluation
 from tinynet.initializers import Shape
-from tinynet.layers import Array, Context, Layer, Param, Params, Sequential, Spec, checked_forward, leaves
-from tinynet.losses import Loss, check_loss
-from tinynet.metrics import Metric, added, as_metrics, check_metrics
+from tinynet.labels import as_labels, boundary
+from tinynet.layers import Array, Context, Layer, Sequential, checked_forward, checked_gradients, leaves
+from tinynet.losses import Loss
+from tinynet.matching import as_inputs, check_fit, check_inputs
+from tinynet.metrics import Metric, as_metrics
+from tinynet.parameters import Vectors, draw, views
 from tinynet.standardize import moments, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
@@ -37,54 +41,6 @@ def _on_its_device(method: M) -> M:
             return method(self, *args, **options)
 
     return active  # type: ignore[return-value]
-
-
-class Vector:
-    """An attribute that is an array of which others are views: assigning to it copies, in place."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name, self.kept = name, f"_{name}"
-
-    def __get__(self, model: Any, owner: type | None = None) -> Array:
-        return self if model is None else getattr(model, self.kept)
-
-    def __set__(self, model: Any, value: Any) -> None:
-        own = getattr(model, self.kept)
-        if value is own:  # as after `model.theta *= 0.5`
-            return
-        new = model.ops.asarray(value, model.dtype)
-        if new.shape != own.shape:
-            raise ValueError(f"{self.name} {tuple(new.shape)} does not fit the model's: expected {tuple(own.shape)}")
-        own[...] = new
-
-
-class Vectors:
-    """What has all its numbers in the vectors ``theta`` and ``state``, in a form that can be copied and pickled."""
-
-    theta = Vector()
-    state = Vector()
-    ops: Backend
-
-    def _bind(self, theta: Array, state: Array) -> None:
-        """Make these the vectors, and everything that is cut out of them."""
-        raise NotImplementedError
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: the backend by its name, without the views that are cut out of the two vectors."""
-        state = {name: value for name, value in vars(self).items() if name not in ("params", "_forward")}
-        return state | {"ops": self.ops.name} | {name: self.ops.to_numpy(state[name]) for name in ("_theta", "_state")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, ops=get_backend(state["ops"]))
-        # copies, also of what `copy.copy` has not copied and of maps that cannot be written
-        self._bind(*(self._copy(state[name]) for name in ("_theta", "_state")))
-
-    def _copy(self, values: Array) -> Array:
-        """A host's vector in new memory of the backend's."""
-        values = self.ops.asarray(values)
-        copy = self.ops.empty(values.shape, values.dtype)
-        copy[...] = values
-        return copy
 
 
 class Model(Vectors):
@@ -131,10 +87,7 @@ class Model(Vectors):
         self._bind(*draw(self.spec, self.seed, self.ops, dtype))
 
     def _bind(self, theta: Array, state: Array) -> None:
-        self._theta, self._state = theta, state
-        params = views(theta, self.spec.params, self.ops)
-        self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
-        self.params = merge(params, views(state, self.spec.state, self.ops))
+        super()._bind(theta, state)
         widest = max(prod(self.in_shape), *(prod(p.shape[-1:]) for _, p in leaves(self.spec.params)), 1)
         self._rows = max(256, _CACHED // widest)
         ctx = Context(self.ops, seed=self.seed)
@@ -143,7 +96,7 @@ class Model(Vectors):
         self._forward = self.ops.compile(lambda params, x: checked_forward(net, out, params, x, ctx)[0], self.params)
 
     def __repr__(self) -> str:
-        shapes = f"{_written(self.in_shape)} -> {_written(self.out_shape)}"
+        shapes = f"{checks.written_shape(self.in_shape)} -> {checks.written_shape(self.out_shape)}"
         return f"Model({self.net!r}, {shapes}, {self.theta.shape[0]} parameters, {self.dtype} on {self.ops.name})"
 
     def __str__(self) -> str:
@@ -155,8 +108,10 @@ class Model(Vectors):
         """Layers, shapes, parameters, bytes and FLOPs; ``print(model.summary())`` is a table."""
         return summarize(self.net, self.in_shape, self.dtype)
 
-    def weights(self) -> dict[str, Array]:
+    def weights(self, vector: Array | None = None) -> dict[str, Array]:
         """Parameters and layer state by name, views of `theta` and `state`: "0.w" (i, o), "0.b" (o,), …
+
+        Of a ``vector`` (p,) like `theta`, such as a gradient, the parts by the names of the parameters.
 
         Examples
         --------
@@ -164,7 +119,11 @@ class Model(Vectors):
         >>> {name: w.shape for name, w in model.weights().items()}
         {'0.w': (2, 8), '0.b': (8,), '2.w': (8, 3), '2.b': (3,)}
         """
-        return dict(leaves(self.params))
+        if vector is None:
+            return dict(leaves(self.params))
+        if tuple(vector.shape) != tuple(self.theta.shape):
+            raise ValueError(f"vector {tuple(vector.shape)} is not like theta: expected {tuple(self.theta.shape)}")
+        return dict(leaves(views(vector, self.spec.params, self.ops)))
 
     def to(self, backend: str | Backend) -> Model:
         """A copy of this model on another backend; its loss and metrics come along, its history does not."""
@@ -200,8 +159,44 @@ class Model(Vectors):
         return out
 
     @_on_its_device
+    def forward(
+        self, x: Any, *, train: bool = False, step: int = 0
+    ) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        """Outputs (n, *out_shape) for X in one pass, and the way back: from their gradient to those of X and `theta`.
+
+        ``train`` is whether layers with a training mode use it: dropout with the masks of training step ``step``, and
+        batch norm, whose running statistics then change. Call the way back before the weights change.
+
+        Examples
+        --------
+        >>> model = tn.Model(tn.Dense(1, init=tn.initializers.Constant(2.0)), n_in=2)
+        >>> y, backprop = model.forward([[1.0, 0.5], [0.0, -1.0]])
+        >>> dx, gradient = backprop([[1.0], [1.0]])  # of the sum of the outputs
+        >>> y.tolist(), dx.tolist(), gradient.tolist()
+        ([[3.0], [-2.0]], [[2.0, 2.0], [2.0, 2.0]], [1.0, -0.5, 2.0])
+        """
+        data = as_inputs(x, self)
+        x = data.batch(range(data.n), self.ops, self.dtype).x
+        ctx = Context(self.ops, train, self.seed, step)
+        y, inner = checked_forward(self.net, self.out_shape, self.params, x, ctx)
+
+        def backprop(dy: Array) -> tuple[Array, Array]:
+            with self.ops.active():
+                dy = self.ops.asarray(dy, self.dtype)
+                if tuple(dy.shape) != tuple(y.shape):
+                    raise ValueError(f"dy {tuple(dy.shape)} does not fit the outputs: expected {tuple(y.shape)}")
+                dx, dparams = inner(dy)
+                gradient = self.ops.empty(self.theta.shape, self.theta.dtype)
+                self.ops.pack(checked_gradients(self.gradient_names, dparams, self.params), gradient)
+                return dx, gradient
+
+        return y, backprop
+
+    @_on_its_device
     def predict_labels(self, x: Any, *, batch_size: int | None = None) -> Array:
-        """Labels (n,) int64 for X: the place of the largest output; with one output column, whether it is positive.
+        """Labels (n,) int64 for X: the index of the largest output; with one output column, whether it is positive.
+
+        If the network ends in `Sigmoid`, which makes probabilities, whether that one is above 1/2.
 
         Examples
         --------
@@ -209,7 +204,7 @@ class Model(Vectors):
         >>> model.predict_labels([[1.0, 0.5], [0.0, -1.0]]).tolist()
         [1, 0]
         """
-        return as_labels(self.predict(x, batch_size=batch_size), self.ops.xp)
+        return as_labels(self.predict(x, batch_size=batch_size), self.ops.xp, boundary(self.net))
 
     @_on_its_device
     def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
@@ -249,7 +244,8 @@ class Model(Vectors):
         loss = self.loss if loss is None else loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give evaluate(loss=…)")
-        data, chosen = as_dataset(data, self.ops), self.metrics if metrics is None else as_metrics(metrics)
+        data = as_dataset(data, self.ops, self.columns)
+        chosen = self.metrics if metrics is None else as_metrics(metrics)
         check_fit(self, data, loss, chosen)
         evaluation = Evaluation(self, loss, chosen)
         return evaluation(data, checks.positive("batch_size", batch_size))
@@ -268,8 +264,8 @@ class Model(Vectors):
         layer = standardizer(self.net, self.params)
         if layer is None:
             raise ValueError(f"{self.net!r} does not begin with Standardize(): put it first")
-        data = as_dataset(data, self.ops)
-        _check_inputs(data.shape, self)
+        data = as_dataset(data, self.ops, self.columns)
+        check_inputs(data.shape, self)
         mean, deviation = moments(data, self.ops.generator, samples)
         xp = self.ops.generator.xp
         # The mean is rounded, so that a constant feature may come out with a deviation slightly above 0.
@@ -304,11 +300,6 @@ class Model(Vectors):
         save(self, path)
 
 
-def as_labels(y: Array, xp: Any) -> Array:
-    """Labels (n,) int64 of outputs (n, o): the place of the largest or, of a single column, whether it is positive."""
-    return xp.astype(y[:, 0] > 0 if y.shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)
-
-
 def without_standardize(model: Model) -> Model:
     """``model`` without its first layer, a `Standardize`, on the same vectors: what changes in one changes in the other."""
     _, *layers = model.net.layers  # type: ignore[attr-defined]
@@ -317,189 +308,9 @@ def without_standardize(model: Model) -> Model:
     return rest
 
 
-class Trainable(Protocol):
-    """What training and evaluation need of a model, or of many with a leading axis of networks in every array."""
-
-    net: Layer
-    ops: Backend
-    dtype: str
-    in_shape: Shape
-    out_shape: Shape
-    theta: Array
-    state: Array
-    params: dict[str, Any]
-    gradient_names: tuple[str, ...]
-
-    @property
-    def seed(self) -> int | tuple[int, ...]: ...
-
-
-def real_columns(target: Array, axes: int, like: Array, ops: Backend) -> Array:
-    """Labels, which have ``axes`` axes, as they are; columns, which have one more, as real numbers, of the dtype of ``like``."""
-    if target.ndim > axes and ops.xp.isdtype(target.dtype, ("integral", "bool")):
-        return ops.xp.astype(target, like.dtype)
-    return target
-
-
-class Evaluation:
-    """Loss and metrics over a data set, with all sums on the device."""
-
-    def __init__(self, model: Trainable, loss: Loss, metrics: tuple[Metric, ...]) -> None:
-        ops, ctx, lead = model.ops, Context(model.ops, seed=model.seed), model.theta.shape[:-1]
-
-        def step(params: Params, x: Array, target: Array, weight: Array | None) -> list[list[Array]]:
-            target = real_columns(target, 1, model.theta, ops)
-            if not lead:
-                return [sums(checked_forward(model.net, model.out_shape, params, x, ctx)[0], target, weight)]
-            y = checked_forward(model.net, model.out_shape, params, ops.xp.broadcast_to(x, (*lead, *x.shape)), ctx)[0]
-            return [sums(y[number, ...], target, weight) for number in range(*lead)]
-
-        def sums(y: Array, target: Array, weight: Array | None) -> list[Array]:
-            total = loss.denominator(target, weight, ops)
-            value = loss(y, target, ops, weight, 1)[0]
-            total = total + ops.xp.zeros_like(value) if isinstance(total, int) else ops.xp.astype(total, value.dtype)
-            return [ops.xp.stack([value, total]), *(m.sums(y, target, weight, ops) for m in metrics)]
-
-        self.model, self.loss, self.metrics = model, loss, metrics
-        self.step = ops.compile(step, model.params)
-
-    def __call__(self, data: Any, batch_size: int) -> dict[str, float]:
-        """The scores of a single network."""
-        return self.each(data, batch_size)[0]
-
-    def each(self, data: Any, batch_size: int) -> list[dict[str, float]]:
-        """The scores of each network."""
-        ops = self.model.ops
-        totals: list[list[list[float]]] = []
-        for start in range(0, data.n, batch_size):
-            batch = data.batch(range(start, min(start + batch_size, data.n)), ops, self.model.dtype)
-            # Python's floats from here on: float32 would lose digits over many batches
-            sums = [[ops.to_numpy(s).tolist() for s in network] for network in self.step(*batch)]
-            totals = [self._merged(*both) for both in zip(totals, sums, strict=True)] if totals else sums
-        return [self._result(*network) for network in totals]
-
-    def _merged(self, totals: list[list[float]], sums: list[list[float]]) -> list[list[float]]:
-        merges = [added, *(m.merge for m in self.metrics)]
-        return [merge(a, b) for merge, a, b in zip(merges, totals, sums, strict=True)]
-
-    def _result(self, loss: list[float], *rest: list[float]) -> dict[str, float]:
-        value, total = loss
-        result = {"loss": (value / total if total else nan) if self.loss.mean else value}
-        return result | {m.name: m.result(s) for m, s in zip(self.metrics, rest, strict=True)}
-
-
-class _Inputs:
-    """Inputs without targets, as a data set that has only what `predict` needs."""
-
-    def __init__(self, x: Array, ops: Backend) -> None:
-        self.x, self.ops, self.n = x, ops, int(x.shape[0])
-
-    def batch(self, index: range, ops: Backend, dtype: str) -> Batch:
-        return Batch(ops.asarray(self.x[index.start : index.stop, ...], dtype), None, None)
-
-
-def as_inputs(x: Any, model: Trainable) -> Any:
-    """``x`` as something with ``n`` and ``batch``; ValueError unless its shape is that of the model's inputs."""
-    from tinynet.data.arrays import adopt, check_unmasked
-    from tinynet.data.dataset import Dataset
-
-    if isinstance(x, Dataset):
-        _check_inputs(x.shape, model)
-        return x
-    check_unmasked(x, "X")
-    array, ops = (model.ops.xp.asarray(x), model.ops) if model.ops.owns(x) else adopt(x, "X")
-    if array.ndim < 2:
-        raise ValueError(f"X {tuple(array.shape)} is not a table: expected (n, {_written(model.in_shape)})")
-    if ops.xp.isdtype(array.dtype, "complex floating") or not ops.xp.isdtype(array.dtype, ("numeric", "bool")):
-        raise TypeError(f"X of dtype {array.dtype} is not numeric: give real or whole numbers")
-    _check_inputs(tuple(array.shape[1:]), model)
-    return _Inputs(array, ops)
-
-
-def _check_inputs(shape: Shape, model: Trainable) -> None:
-    if tuple(shape) != model.in_shape:
-        raise ValueError(f"samples of shape {tuple(shape)} do not fit the model: expected {model.in_shape}")
-
-
-def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric] = ()) -> None:
-    """ValueError unless the data's inputs fit the model and its targets the loss, the metrics and the model's outputs.
-
-    TypeError unless ``loss`` is a loss.
-    """
-    check_loss(loss)
-    check_metrics(metrics, data.classes is not None)
-    _check_inputs(data.shape, model)
-    out = model.out_shape
-    if len(out) != 1:
-        raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")
-    k = loss.classes(out[-1])
-    if not data.stored:
-        if data.classes is None and data.outputs != out[-1]:
-            raise ValueError(
-                f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected width {out[-1]}"
-            )
-        if data.classes is not None and not k:
-            raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
-    fits = data.classes is None or data.classes <= k
-    if fits or data.stored:  # of stored data it names the row
-        with model.ops.active():
-            data.check(lambda target, ops: loss.check(out, target, ops), model.ops)
-    if not fits:
-        other = ", or BinaryCrossEntropy" if data.classes == 2 else ""
-        raise ValueError(
-            f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}{other}"
-        )
-
-
-def draw(spec: Spec, seed: int, ops: Backend, dtype: str) -> Iterator[Array]:
-    """The initial weights (p,) and state (s,) that a seed makes."""
-    host, key, first = get_backend("numpy"), streams.key(seed, streams.WEIGHTS), 0
-    for tree in (spec.params, spec.state):
-        requests = [p for _, p in leaves(tree)]
-        vector = ops.empty((sum(prod(p.shape) for p in requests),), ops.dtype(dtype))
-        stop = 0
-        for number, p in enumerate(requests, start=first):
-            start, stop = stop, stop + prod(p.shape)
-            drawn = p.init.draw(p.shape, key, (number, 0, 0), host)
-            vector[start:stop] = ops.asarray(host.xp.reshape(drawn, (-1,)), dtype)
-        first += len(requests)
-        yield vector
-
-
-def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any]:
-    """Views of ``vector`` (..., p), one after another, in the shapes of the `Param` in ``tree``."""
-    start = 0
-
-    def walk(tree: Mapping[str, Any]) -> dict[str, Any]:
-        nonlocal start
-        out: dict[str, Any] = {}
-        for name, value in tree.items():
-            if isinstance(value, Param):
-                stop = start + prod(value.shape)
-                out[name] = ops.xp.reshape(vector[..., start:stop], (*vector.shape[:-1], *value.shape))
-                start = stop
-            else:
-                out[name] = walk(value)
-        return out
-
-    return walk(tree)
-
-
-def merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """Two nested dicts as one."""
-    out = dict(a)
-    for name, value in b.items():
-        out[name] = merge(out[name], value) if isinstance(out.get(name), dict) else value
-    return out
-
-
 def _shape(n_in: int | tuple[int, ...]) -> Shape:
     shape = [checks.as_int(d) or 0 for d in (n_in if isinstance(n_in, (tuple, list)) else (n_in,))]
     if not shape or min(shape) < 1:
         shown = checks.short_repr(n_in)
         raise ValueError(f"n_in {shown} is out of range: give the number of features, or the shape of one sample")
     return tuple(shape)
-
-
-def _written(shape: Shape) -> str:
-    return str(shape[0]) if len(shape) == 1 else str(shape)

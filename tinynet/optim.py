@@ -90,9 +90,11 @@ class Optimizer:
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """TypeError unless ``optimizer`` is one."""
+    """TypeError unless ``optimizer`` is one, or if it has a `step` of its own, of which training calls the halves."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer {checks.short_repr(optimizer)} is not an optimizer: give one, such as Adam(1e-3)")
+    if type(optimizer).step is not Optimizer.step:
+        raise TypeError(f"{type(optimizer).__name__}.step is not what training calls: write it as a rule(xp, theta, …)")
 
 
 @dataclass(frozen=True)

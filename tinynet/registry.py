@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from tinynet import activations, initializers, layers, losses, regularization, standardize
+from tinynet import activations, frozen, initializers, layers, losses, regularization, standardize
 
 _KINDS: tuple[type, ...] = (
     layers.Dense, layers.Flatten, layers.Sequential, layers.Residual,
     activations.Identity, activations.Sigmoid, activations.Tanh, activations.ReLU, activations.LeakyReLU,
     activations.ELU, activations.GELU, activations.SiLU, activations.Softplus, activations.Softmax,
-    regularization.Dropout, regularization.LayerNorm, regularization.BatchNorm, standardize.Standardize,
+    regularization.Dropout, regularization.LayerNorm, regularization.BatchNorm, standardize.Standardize, frozen.Frozen,
     initializers.Constant, initializers.Uniform, initializers.GlorotNormal, initializers.GlorotUniform,
     initializers.HeNormal, initializers.HeUniform, initializers.LeCunNormal, initializers.LeCunUniform,
     initializers.Orthogonal,
     losses.SumSquaredError, losses.MeanSquaredError, losses.MeanAbsoluteError, losses.Huber, losses.Quantile,
     losses.Poisson, losses.Hinge, losses.BinaryCrossEntropy, losses.CrossEntropy,
 )  # fmt: skip
+# Add layers, initializers and losses of your own here, before a model with them is saved or loaded: frozen dataclasses.
 TABLE: dict[str, type] = {kind.__name__: kind for kind in _KINDS}
 DEEPEST = 32
 
@@ -44,7 +45,8 @@ def _kind(thing: Any) -> str:
     name = type(thing).__name__
     if TABLE.get(name) is not type(thing):
         raise TypeError(
-            f"{name} is not in the table of layers and losses and cannot be saved: model.weights() has its arrays"
+            f"{name} is not in the table of layers and losses and cannot be saved: tinynet.registry.TABLE[{name!r}] = {name} "
+            "adds it"
         )
     return name
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, pi, sqrt
+from math import cos, inf, pi, sqrt
 
 from tinynet import checks
 
@@ -161,5 +161,15 @@ def _half_cosine(a: float, b: float, done: float) -> float:
 
 
 def rate_at(rate: float | Schedule, step: int) -> float:
-    """The rate at ``step``, of a number or of a schedule."""
-    return float(rate(step) if callable(rate) else rate)
+    """The rate at ``step``, of a number or of a schedule; ValueError for what a schedule gives beside rates."""
+    if not callable(rate):
+        return float(rate)
+    try:
+        value = rate(step)
+    except OverflowError:  # a power that is beyond all floats
+        value = inf
+    now = value if type(value) is float else checks.float_or_nan(value)
+    if not checks.NOT_NEGATIVE.holds(now):
+        text, wanted = checks.short_repr(value), checks.NOT_NEGATIVE.text
+        raise ValueError(f"lr {text} at step {step} is out of range: a schedule gives {wanted}")
+    return now

@@ -22,8 +22,8 @@ class Standardize(Layer):
     """``(x - mean) * scale``, the first layer of a network: mean and 1 / standard deviation of the training inputs.
 
     Both are layer state, in the shape of a sample, so they are saved and exported with the model. They begin as 0 and 1;
-    `Model.adapt` sets them from data, and so does `fit` before its first step unless they have been set. The scale of a
-    constant feature stays 1.
+    `Model.adapt` sets them from data, and so does `fit` before its first step unless they have been set; in another place
+    they are for you to set, and `fit` refuses one that has not been. The scale of a constant feature stays 1.
     """
 
     def build(self, shape: Shape) -> Spec:
@@ -45,6 +45,32 @@ def standardizer(net: Layer, params: Mapping[str, Any]) -> Mapping[str, Any] | N
     while isinstance(net, Sequential) and net.layers:
         net, params = net.layers[0], params.get("0", {})
     return params if isinstance(net, Standardize) else None
+
+
+def unset(layer: Mapping[str, Any], ops: Backend) -> bool:
+    """Whether the mean and scale of a `Standardize`, of one network or of many, are those that it began with."""
+    return bool(ops.to_numpy(ops.xp.all(layer["mean"] == 0) & ops.xp.all(layer["scale"] == 1)))
+
+
+def check_others(net: Layer, params: Mapping[str, Any], ops: Backend) -> None:
+    """ValueError for a `Standardize` that has not been set and is not the one that `fit` sets.
+
+    The last layer may be one: it undoes a scaling of targets, perhaps by 1.
+    """
+    first = standardizer(net, params)
+    last = str(len(net.layers) - 1) if isinstance(net, Sequential) else ""
+
+    def walk(layer: Layer, own: Mapping[str, Any], place: str) -> None:
+        if isinstance(layer, Sequential):
+            for number, inner in enumerate(layer.layers):
+                walk(inner, own.get(str(number), {}), f"{place}.{number}" if place else str(number))
+        elif isinstance(layer, Standardize) and own is not first and place != last and unset(own, ops):
+            raise ValueError(
+                f"layer {place}, Standardize(), is not the first, and nothing sets it: "
+                "put it first, or set its mean and scale in model.weights()"
+            )
+
+    walk(net, params, "")
 
 
 def moments(

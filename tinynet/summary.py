@@ -88,7 +88,7 @@ def _rows(layer: Any, shape: Shape, place: str, size: int) -> Iterator[Row]:
         spec = layer.build(shape)
         parameters, state = ([p.shape for _, p in leaves(tree)] for tree in (spec.params, spec.state))
         learned, kept = sum(map(prod, parameters)), sum(map(prod, state))
-        products = sum(prod(s) for s in parameters if len(s) > 1)
+        products = sum(prod(s) for s in (*parameters, *state) if len(s) > 1)
         yield Row(place, layer, spec.shape, learned, (learned + kept) * size, 2 * products)
 
 

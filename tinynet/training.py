@@ -20,9 +20,11 @@ from tinynet.data.together import Together
 from tinynet.errors import DivergedError
 from tinynet.footprint import step_bytes
 from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
-from tinynet.losses import Loss
-from tinynet.model import Model, Trainable, check_fit, real_columns
+from tinynet.losses import Loss, real_columns
+from tinynet.matching import check_fit
+from tinynet.model import Model
 from tinynet.optim import Optimizer, State, check_optimizer
+from tinynet.parameters import Trainable
 
 CHECK_EVERY = 64  # steps; a check of the losses waits for the device
 _SHORT = 2**28  # parameters times samples of a step that takes the host no more than some 10 ms

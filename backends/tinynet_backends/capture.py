@@ -160,27 +160,28 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
 
     def _function(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Any function: a view of an argument stays one; other results are copied to arrays of their own."""
-        met: list[StandIn] = []
-        value = function(*real(args, met), **real(kwargs, met))
+        stand_ins: list[Any] = []
+        value = function(*real(args, stand_ins), **real(kwargs, stand_ins))
         several = isinstance(value, (tuple, list))
         values = list(value) if several else [value]
         if not all(isinstance(v, (np.ndarray, np.generic)) for v in values):
             self.tape.stop(f"the function {function.__name__}")
             return value
-        seen = [m for m in met if any(isinstance(m, StandIn) and np.may_share_memory(v, m.value) for v in values)]
-        if seen:
-            results = [seen[0]._wrap(v) for v in values]
+        arrays = [a for a in stand_ins if isinstance(a, StandIn)]
+        viewed = [a for a in arrays if any(np.may_share_memory(v, a.value) for v in values)]
+        if viewed:
+            results = [viewed[0]._wrap(v) for v in values]
         else:
             results = [self.tape.array(np.asarray(v)) for v in values]
             places = [r.value for r in results]
 
-            def again(*found: Any) -> None:
-                left = list(found)
-                new = function(*_refill(args, left), **_refill(kwargs, left))
+            def repeat(*found: Any) -> None:
+                rest = list(found)
+                new = function(*_refill(args, rest), **_refill(kwargs, rest))
                 for place, v in zip(places, new if several else [new], strict=True):
                     np.copyto(place, v)
 
-            self.tape.calls.append((again, tuple(met)))
+            self.tape.calls.append((repeat, tuple(stand_ins)))
         if not several:
             return results[0]
         return type(value)(*results) if hasattr(value, "_fields") else type(value)(results)
@@ -237,16 +238,16 @@ def _out(f: Callable[..., Any], *args: Any) -> None:
     f(*args[:-1], out=args[-1])
 
 
-def real(value: Any, met: list[StandIn] | None = None) -> Any:
-    """``value`` with the real arrays and numbers in place of its stand-ins, which are appended to ``met``."""
+def real(value: Any, found: list[Any] | None = None) -> Any:
+    """``value`` with the real arrays and numbers in place of its stand-ins, which are appended to ``found``."""
     if isinstance(value, (StandIn, Number)):
-        if met is not None:
-            met.append(value)  # type: ignore[arg-type]
+        if found is not None:
+            found.append(value)
         return value.value
     if isinstance(value, dict):
-        return {name: real(v, met) for name, v in value.items()}
+        return {name: real(v, found) for name, v in value.items()}
     if isinstance(value, (tuple, list)):
-        values = [real(v, met) for v in value]
+        values = [real(v, found) for v in value]
         return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
     return value
 

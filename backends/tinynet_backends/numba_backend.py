@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from tinynet_backends import exact, permutation
+from tinynet_backends import exact, permutation, philox
 from tinynet_backends.arena import PAGE, aligned
 from tinynet_backends.backend import Array, Formula
 from tinynet_backends.capture import Call, real
@@ -68,11 +68,12 @@ class NumbaBackend(NumpyBackend):
     # Dense layers --------------------------------------------------------------------------------------------------
 
     def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
-        if _stacks(x, w) and (b is None or _rows_ready(b, w)):
+        if _stacks(x, w) and x.shape[2] == w.shape[1] and (b is None or _rows_ready(b, w)):
             y = self.empty((*x.shape[:2], w.shape[2]), x.dtype)
             self._products(x, w, y, b)
             return y
-        if not _matrices(x, w) or (b is not None and (b.ndim != 1 or not _ready(b, x.dtype))):
+        usual = _matrices(x, w) and x.shape[1] == w.shape[0]
+        if not usual or (b is not None and (b.shape != w.shape[1:] or not _ready(b, x.dtype))):
             return super().affine(x, w, b)
         y = self.empty((x.shape[0], w.shape[1]), x.dtype)
         self._products(x, w, y, b)
@@ -81,9 +82,9 @@ class NumbaBackend(NumpyBackend):
     def affine_grad(
         self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
     ) -> tuple[Array | None, Array, Array | None]:
-        if _stacks(dy, x, w) and _dense(dy):
+        if _stacks(dy, x, w) and _dense(dy) and _conform(dy, x, w):
             return self._affine_grads(dy, x, w, bias, need_dx)
-        if not _matrices(dy, x, w):
+        if not _matrices(dy, x, w) or not _conform(dy, x, w):
             return super().affine_grad(dy, x, w, bias, need_dx)
         dx = db = None
         if need_dx:
@@ -176,7 +177,8 @@ class NumbaBackend(NumpyBackend):
 
     def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
         trace = traced(formula, 2)
-        if trace is None or y.ndim < 2 or not _alike((y, target)) or not _ready(scale, y.dtype):
+        usual = y.ndim > 1 and scale.shape == y.shape[:-1] and _alike((y, target)) and _ready(scale, y.dtype)
+        if trace is None or not usual:
             return super().elementwise_loss(formula, y, target, scale)
         n, o = scale.size, y.shape[-1]
         slope, cost, loss = (self.empty(shape, y.dtype) for shape in (y.shape, scale.shape, scale.shape[:-1]))
@@ -231,7 +233,8 @@ class NumbaBackend(NumpyBackend):
 
     def standardize(self, x: Array, mean: Array, scale: Array) -> Array:
         many = x.ndim == 3 and mean.shape == scale.shape == (len(x), x.shape[2]) and _networks((mean, scale), x.dtype)
-        if not (many or (x.ndim == 2 and _ready(mean, x.dtype) and _ready(scale, x.dtype))) or not _ready(x, x.dtype):
+        single = x.ndim == 2 and all(a.shape == x.shape[1:] and _ready(a, x.dtype) for a in (mean, scale))
+        if not (many or single) or not _ready(x, x.dtype):
             return super().standardize(x, mean, scale)
         y, parts = self.empty(x.shape, x.dtype), self._parts(x.size)
         words = *x.shape[-2:], x, mean, scale, y
@@ -241,7 +244,7 @@ class NumbaBackend(NumpyBackend):
     def normalize(
         self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
     ) -> tuple[Array, Array, Array, Array, Array]:
-        single = x.ndim == 2 and _ready(gamma, x.dtype) and _ready(beta, x.dtype)
+        single = x.ndim == 2 and all(a.shape == x.shape[1:] and _ready(a, x.dtype) for a in (gamma, beta))
         many = x.ndim == 3 and gamma.shape == (len(x), x.shape[2]) and _networks((gamma, beta), x.dtype)
         if not (single or many) or not x.size or axis not in (-1, -2) or not _ready(x, x.dtype):
             return super().normalize(x, gamma, beta, axis, eps)
@@ -256,7 +259,7 @@ class NumbaBackend(NumpyBackend):
     def normalize_grad(
         self, dy: Array, normed: Array, rstd: Array, gamma: Array, axis: int
     ) -> tuple[Array, Array, Array]:
-        single = dy.ndim == 2 and _ready(gamma, dy.dtype)
+        single = dy.ndim == 2 and gamma.shape == dy.shape[1:] and _ready(gamma, dy.dtype)
         many = dy.ndim == 3 and gamma.shape == (len(dy), dy.shape[2]) and _networks((gamma,), dy.dtype)
         usual = (single or many) and dy.size and axis in (-1, -2) and _alike((dy, normed)) and _ready(rstd, dy.dtype)
         if not usual:
@@ -276,7 +279,8 @@ class NumbaBackend(NumpyBackend):
     def softmax_cross_entropy(
         self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
     ) -> tuple[Array, Array]:
-        plain = target.ndim < z.ndim and smoothing == 0.0 and class_weight is None and target.dtype == np.int64
+        labels = target.shape == scale.shape == z.shape[:-1] and target.dtype == np.int64
+        plain = labels and smoothing == 0.0 and class_weight is None
         if not plain or not z.size or not _ready(z, z.dtype) or not _ready(scale, z.dtype) or not _dense(target):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = target.size, z.shape[-1]
@@ -290,7 +294,7 @@ class NumbaBackend(NumpyBackend):
 
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
         out = self.empty((n,), _U8)
-        place, skip = _block(counter, start)
+        place, skip = philox.block_of(counter, start)
         self._run(kernels.words, _F8, self._parts(n, GRAIN // 4), n, *key, *place, skip, out)
         return out
 
@@ -405,7 +409,7 @@ class NumbaBackend(NumpyBackend):
     def _stream(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> tuple[Any, ...]:
         """What `kernels.drawn` is told."""
         if isinstance(index, range):
-            place, skip = _block(counter, width * index.start)
+            place, skip = philox.block_of(counter, width * index.start)
             return build.written(kernels.words, _F8), width, 0, *key, *place, skip
         numbers = np.ascontiguousarray(self.asarray(index), np.int64)
         return build.written(kernels.words_at, _F8), width, numbers, *key, *counter, 0, 0
@@ -431,13 +435,6 @@ def _rows_kernel(
         return None
     k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
     return build.rows(trace, dtype), k, o, max(width, len(trace.instructions))
-
-
-def _block(counter: tuple[int, int, int], start: int) -> tuple[tuple[int, ...], int]:
-    """The counter of the block that word ``start`` of a stream is in, and how many words of it are before that."""
-    first, skip = divmod(start, 4)
-    above, first = divmod(first + 1, 2**64)  # NumPy's block 0 is the one at counter 1
-    return (first, (counter[0] + above) % 2**64, *counter[1:]), skip
 
 
 _F8, _U8 = np.dtype(np.float64), np.dtype(np.uint64)
@@ -503,6 +500,11 @@ def _stacks(*arrays: Array) -> bool:
     )
 
 
+def _conform(dy: Array, x: Array, w: Array) -> bool:
+    """Whether dy (..., n, o) and x (..., n, i) are those of w (..., i, o)."""
+    return bool(dy.shape[-2:] == (x.shape[-2], w.shape[-1]) and x.shape[-1] == w.shape[-2])
+
+
 def _rows_ready(b: Array, w: Array) -> bool:
     """Whether b (n, o) goes with the matrices w (n, i, o), each of its rows without gaps."""
     return bool(
@@ -521,12 +523,9 @@ def _layout(a: Array) -> tuple[int, int]:
 
 
 def _rows(words: Array) -> tuple[tuple[int, int, int], Array]:
-    """(rows, columns, distance of rows in words) of words of any shape; copied unless rows lie in order."""
-    if words.ndim == 2 and words.strides[1] == 8 and words.strides[0] >= 0 and words.strides[0] % 8 == 0:
-        return (*words.shape, words.strides[0] // 8), words
-    if words.ndim == 1 and words.strides[0] > 8:
-        return (words.size, 1, words.strides[0] // 8), words
-    return (words.size, 1, 1), np.ascontiguousarray(words)
+    """`philox.rows_of` of words of any shape, copied if need be."""
+    rows = philox.rows_of(words)
+    return ((words.size, 1, 1), np.ascontiguousarray(words)) if rows is None else (rows, words)
 
 
 def make(device: str | None) -> NumbaBackend:

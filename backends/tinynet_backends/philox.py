@@ -26,16 +26,31 @@ def words(
 
     The stream is that of ``np.random.Philox(key=key, counter=[0, *counter]).random_raw``.
     """
-    first, skip = divmod(start, 4)
+    (first, c1, c2, c3), skip = block_of(counter, start)
     count = (skip + n + 3) // 4
-    above, first = divmod(first + 1, 2**64)  # NumPy increments before it makes a block: block 0 has counter 1
     if first + count > 2**64:  # the counter's first word overflows midway: rare, so computed in two parts
         n0 = 4 * (2**64 - first) - skip
         parts = words(xp, key, counter, start, n0, device), words(xp, key, counter, start + n0, n - n0, device)
         return xp.concat(parts)
     index = xp.arange(count, dtype=xp.uint64, device=device) + constant(xp, first, device)
-    block = blocks(xp, index, (counter[0] + above) & _LOW64, *counter[1:], key)
+    block = blocks(xp, index, c1, c2, c3, key)
     return xp.reshape(xp.stack(block, axis=1), (-1,))[skip : skip + n]
+
+
+def block_of(counter: tuple[int, int, int], start: int) -> tuple[tuple[int, int, int, int], int]:
+    """The counter of the block that word ``start`` of a stream is in, and how many words of that block are before it."""
+    first, skip = divmod(start, 4)
+    above, first = divmod(first + 1, 2**64)  # NumPy increments before it makes a block: block 0 has counter 1
+    return (first, (counter[0] + above) & _LOW64, *counter[1:]), skip
+
+
+def rows_of(words: Array) -> tuple[int, int, int] | None:
+    """(rows, columns, distance of rows in words) of NumPy's or CuPy's uint64 words; None unless that says how they lie."""
+    if words.ndim == 2 and words.strides[1] == 8 and words.strides[0] >= 0 and words.strides[0] % 8 == 0:
+        return *words.shape, words.strides[0] // 8
+    if words.ndim == 1 and words.strides[0] > 8 and words.strides[0] % 8 == 0:
+        return words.size, 1, words.strides[0] // 8
+    return (words.size, 1, 1) if words.flags.c_contiguous else None
 
 
 def words_at(xp: Any, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:

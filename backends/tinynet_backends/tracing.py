@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MethodType
 from typing import Any, NamedTuple
 
 _log = logging.getLogger("tinynet")
@@ -153,18 +154,47 @@ for _name, _op in {
     setattr(Symbol, f"__{_name}__", _operator(_op, reflected=False))
 
 
+class _Method(tuple[Any, ...]):
+    """A method as its function, and the kind and state of its object: where these are equal it is the same formula."""
+
+    call: Callable[..., Any]
+
+
+def _state(thing: object) -> tuple[Any, ...]:
+    """The attributes of an object, with a hash unless one of them may change inside."""
+    held: Any = object.__getstate__(thing)
+    parts = held if isinstance(held, tuple) else (held,)  # of a class with slots there are two
+    return tuple([(name, _key(value)) for part in parts if part for name, value in part.items()])
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, float):
+        return repr(value)  # 0.0 and -0.0 are two constants
+    # a schedule may lack a hash, which its method has
+    return value.__call__ if callable(value) and value.__hash__ is None else value
+
+
 @lru_cache(maxsize=1024)
-def _known(formula: Callable[..., Any], arrays: int, numbers: int) -> Trace | None:
+def _known(formula: Any, arrays: int, numbers: int) -> Trace | None:
+    call = formula.call if isinstance(formula, _Method) else formula
     try:
-        return trace(formula, arrays, numbers)
+        return trace(call, arrays, numbers)
     except (TypeError, AttributeError) as e:  # of a symbol that is asked for what only an array has, too
-        _log.debug("%r is computed as it stands: %s", formula, e)
+        _log.debug("%r is computed as it stands: %s", call, e)
         return None
 
 
 def traced(formula: Callable[..., Any], arrays: int, numbers: int = 0) -> Trace | None:
-    """`trace`, remembered; None for a formula that cannot be traced."""
+    """`trace`, remembered; None for a formula that cannot be traced.
+
+    What a method reads of its object is a constant of the trace: with other attributes it is another formula.
+    """
+    known: Any = formula
+    if isinstance(formula, MethodType):
+        owner = formula.__self__
+        known = _Method((formula.__func__, type(owner), _state(owner)))
+        known.call = formula
     try:
-        return _known(formula, arrays, numbers)
-    except TypeError:  # no hash: a method of a mutable object
+        return _known(known, arrays, numbers)
+    except TypeError:  # an attribute without a hash: what is in it may change
         return None

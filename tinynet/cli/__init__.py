@@ -119,13 +119,20 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"tinynet: error: {message}: see {self.prog} --help\n")
 
 
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Commands and their help side by side: argparse leaves out the indent of commands when it measures them."""
+    formatter = argparse.RawDescriptionHelpFormatter(prog)
+    formatter._action_max_length = 4 + max(len(command.__name__.rpartition(".")[2]) for command in COMMANDS)
+    return formatter
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands and options, for arguments, help and completion."""
     main = _Parser(
         "tinynet",
         description="A small neural network library.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_formatter,
         allow_abbrev=False,
     )
     main.add_argument("--version", action="version", version=f"tinynet {__version__}")

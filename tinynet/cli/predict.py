@@ -10,9 +10,10 @@ from typing import Any
 
 from tinynet_backends import get_backend
 
-from tinynet.cli.common import Commands, add_backend, add_model, command, open_model
+from tinynet.cli.common import Commands, add_backend, add_model, command, found, open_model
+from tinynet.labels import as_labels, boundary
 from tinynet.layers import Array
-from tinynet.model import Model, as_labels
+from tinynet.model import Model
 
 EXAMPLES = """
 tinynet predict runs/iris new.csv --out out.csv    the class of each row
@@ -27,8 +28,9 @@ def add(commands: Commands) -> None:
     add_model(parser)
     parser.add_argument(
         "data",
+        nargs="+",
         metavar="DATA",
-        help=".csv, .tsv, .parquet, .npy, .npz or .h5 of any size, or - for CSV on standard input",
+        help=".csv, .tsv, .parquet, .npy, .npz or .h5 of any size, or several; or - for CSV on standard input",
     )
     parser.add_argument(
         "--out",
@@ -50,9 +52,10 @@ def run(args: argparse.Namespace) -> int:
     names, predictions = _predictions(model, args.proba, args.out.lower().endswith(".npy"))
     start, n = perf_counter(), 0
     with outputs(args.out, names) as write:
-        for x in inputs(args.data, model.in_shape, model.columns, model.dtype):
-            write(predictions(model.predict(x)))
-            n += x.shape[0]
+        for path in found(args.data):
+            for x in inputs(path, model.in_shape, model.columns, model.dtype):
+                write(predictions(model.predict(x)))
+                n += x.shape[0]
     if args.out != "-":
         print(f"{args.out}: {n:,} rows in {perf_counter() - start:.1f} s", file=sys.stderr)
     return 0
@@ -78,13 +81,13 @@ def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Cal
         return [y[:, j] for j in range(y.shape[1])]
 
     def predictions(y: Array) -> list[Array]:
-        found: list[Array] = []
+        first: list[Array] = []
         if shown and of_classes:
-            labels = ops.to_numpy(as_labels(y, ops.xp))
-            found = [labels if class_names is None else class_names[labels]]
+            labels = ops.to_numpy(as_labels(y, ops.xp, boundary(model.net)))
+            first = [labels if class_names is None else class_names[labels]]
         elif shown:
-            found = columns(y)
-        return [*found, *columns(loss.probabilities(y, ops))] if loss and proba else found
+            first = columns(y)
+        return [*first, *columns(loss.probabilities(y, ops))] if loss and proba else first
 
     names = ["prediction"] if of_classes or width == 1 else [f"prediction{j}" for j in range(width)]
     if not proba:

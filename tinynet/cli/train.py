@@ -20,7 +20,7 @@ from typing import Any
 from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
 
-from tinynet import config as options
+from tinynet import config as settings
 from tinynet.atomic import write_atomically
 from tinynet.checkpoints import Checkpoints
 from tinynet.checks import listed
@@ -28,11 +28,11 @@ from tinynet.cli.common import Commands, command, found, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import DATASETS, Dataset, Spirals
+from tinynet.data.class_labels import is_integer
 from tinynet.data.sources import KINDS
-from tinynet.data.tables import TASKS
-from tinynet.fitting import EarlyStopping, fit
+from tinynet.fitting import fit
 from tinynet.history import History
-from tinynet.mlp import ACTIVATIONS, OPTIMIZERS
+from tinynet.metrics import METRICS
 from tinynet.model import DTYPES, Model
 from tinynet.scaling import Scale, Scaled
 
@@ -46,17 +46,15 @@ tinynet train --data spirals --set n_classes=5 --set noise=0.05
 tinynet train runs/mine/config.toml --seed 1       the same, another seed
 tinynet train --resume runs/mine                   from its last checkpoint
 """
-SUGGESTED: dict[str, Iterable[str]] = {
+SUGGESTED: dict[str, Iterable[str]] = {  # besides the choices that an option is limited to
     "data": DATASETS,
-    "activation": ACTIVATIONS,
-    "norm": options.NORM_OPTIONS,
-    "optimizer": OPTIMIZERS,
-    "schedule": options.SCHEDULES,
-    "task": TASKS,
+    "metrics": METRICS,
     "standardize": ("true", "false"),
     "backend": ("auto", *BACKENDS),
     "dtype": DTYPES,
 }
+
+STOPPED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 def add(commands: Commands) -> None:
@@ -65,7 +63,7 @@ def add(commands: Commands) -> None:
         "config", nargs="?", metavar="CONFIG.toml", help="options from a file; those given here override it"
     )
     parser.usage = "%(prog)s [CONFIG.toml] [options]"
-    groups: dict[str, Any] = {of: parser.add_argument_group(of) for of in (options.COMPUTED, options.STORED)}
+    groups: dict[str, Any] = {of: parser.add_argument_group(of) for of in (settings.COMPUTED, settings.STORED)}
     for f in fields(Config):
         group = groups.get(f.metadata["of"], parser)
         if f.name == "options":
@@ -76,11 +74,11 @@ def add(commands: Commands) -> None:
             f"--{f.name.replace('_', '-')}",
             dest=f.name,
             metavar=f.name.upper(),
-            help=options.help_of(f),
+            help=settings.help_of(f),
             **several,
         )
-        if f.name in SUGGESTED:
-            suggest(action, SUGGESTED[f.name], files=f.name == "data")
+        if suggested := f.metadata["choices"] or SUGGESTED.get(f.name):
+            suggest(action, suggested, files=f.name == "data")
     parser.add_argument(
         "--resume", metavar="RUN", help="resume the run in this folder; options given here override its own"
     )
@@ -96,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if scale:
         training, validation = Scaled(training, scale), Scaled(held_out, scale)
     model = Model(config.make_net(data), data.shape, seed=config.seed, backend=backend, dtype=config.dtype)
-    optimizer = config.make_optimizer(training.n)
+    options = config.make_fit_options(training)
     folder = Path(args.resume) if args.resume else _run_folder(config)
     if not args.resume:
         write_atomically(folder / "config.toml", config.toml().encode())
@@ -106,41 +104,35 @@ def run(args: argparse.Namespace) -> int:
         print(_about(data, training, validation))
 
     start = perf_counter()
-    with _signals(checkpoints) as signals, _one_line_warnings():
+    with _signals(checkpoints), _one_line_warnings():
         history = fit(
-            model,
-            training,
-            optimizer=optimizer,
-            batch_size=config.batch_size,
-            epochs=config.epochs,
-            validation=validation,
-            clip=config.clip or None,
-            ema=config.ema or None,
-            accumulate=config.accumulate,
-            early_stopping=EarlyStopping(config.patience) if config.patience else None,
-            checkpoint=checkpoints,
-            resume=bool(args.resume),
-            progress=not args.quiet,
-        )
+            model, training, validation=validation, checkpoint=checkpoints, resume=bool(args.resume),
+            progress=not args.quiet, **options,
+        )  # fmt: skip
     seconds = perf_counter() - start
     if scale:
         model = scale.undo(model)
     write_atomically(folder / "config.toml", config.toml().encode())  # a resumed run may have changed options
     write_atomically(folder / "history.jsonl", _lines(history).encode())
     model.save(folder / "model.safetensors")
-    if signals and history.stopped == checkpoints.stopping:
+    if number := next((number for number, why in STOPPED.items() if why == history.stopped), 0):
         step = checkpoints.steps()[0]
         print(f"{history.stopped} after step {step}: resume with tinynet train --resume {folder}", file=sys.stderr)
-        return 128 + signals[0]
+        return 128 + number
     _print_results(history, config, data, training.n, None if args.resume else seconds)
-    try:
-        write_atomically(folder / "training.png", picture(model, held_out, history, config, training.n))
-    except ImportError:
-        print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
-    except ValueError as e:  # the run is done and saved
-        print(f"no picture: {e}", file=sys.stderr)
+    _write_picture(folder / "training.png", model, held_out, history, config, training.n)
     print(f"config, history, checkpoints, model and picture are in {folder}")
     return 0
+
+
+def _write_picture(path: Path, *about: Any) -> None:
+    """Write the run's picture or say why there is none: the run itself is done and saved."""
+    try:
+        write_atomically(path, picture(*about))
+    except ImportError:
+        print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
+    except ValueError as e:
+        print(f"no picture: {e}", file=sys.stderr)
 
 
 def _print_results(history: History, config: Config, data: Dataset, samples: int, seconds: float | None) -> None:
@@ -165,8 +157,10 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
     names = data.columns.classes if data.columns else None
     if data.classes:
         found = f"{data.classes} classes{f' ({listed(names)})' if names else ''}"
+        if not names or all(map(is_integer, names)):
+            found += ", or numbers with --task regression"
     else:
-        found = "numbers (of classes: --task classification), and errors are in units of their standard deviation"
+        found = "numbers, with errors in units of their standard deviation, or classes with --task classification"
     return f"target: {found}; {training.n:,} training samples, {validation.n:,} held out"
 
 
@@ -180,22 +174,20 @@ def _one_line_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def _signals(checkpoints: Checkpoints) -> Iterator[list[int]]:
+def _signals(checkpoints: Checkpoints) -> Iterator[None]:
     """Inside, the first SIGINT or SIGTERM asks the run to stop after its step; a second one kills the process."""
-    caught: list[int] = []
 
     def first(number: int, frame: object) -> None:
-        caught.append(number)
-        checkpoints.stop("interrupted" if number == signal.SIGINT else "terminated")
-        for which in (signal.SIGINT, signal.SIGTERM):
+        checkpoints.stop(STOPPED[number])
+        for which in STOPPED:
             signal.signal(which, signal.SIG_DFL)
 
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers in no other thread
-        yield caught
+        yield
         return
-    before = {which: signal.signal(which, first) for which in (signal.SIGINT, signal.SIGTERM)}
+    before = {which: signal.signal(which, first) for which in STOPPED}
     try:
-        yield caught
+        yield
     finally:
         for which, handler in before.items():
             signal.signal(which, handler)

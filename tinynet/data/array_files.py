@@ -48,6 +48,12 @@ def npy_array(path: str | PathLike[str]) -> Array:
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
+def write_npy_header(f: Any, dtype: Any, shape: tuple[int, ...]) -> None:
+    """Write the header of an .npy file of rows, of one length for any number of them, so that it can be written again."""
+    about = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(f, about)
+
+
 def read_npy(path: Path, request: Request) -> Dataset:
     table = npy_array(path)
     if request.target is not None:
@@ -131,7 +137,10 @@ def read_hdf5(path: Path, request: Request) -> Dataset:
                     arrays[name] = _hdf5_array(path, data, scratch / f"{name}.bin")
             for name in ("X", "y"):
                 if name not in arrays:
-                    raise DataFileError(f"{path}: has no data set {name!r}, but {', '.join(found) or 'nothing'}")
+                    raise DataFileError(
+                        f"{path}: has no data set {name!r}, but {', '.join(found) or 'nothing'}: store X and y, or give its "
+                        "data sets as arrays, (file['a'], file['b'])"
+                    )
         return MappedFile(path, arrays["X"], _for_task(path, arrays["y"], request.task), arrays.get("weight"), scratch)
 
 

@@ -29,7 +29,7 @@ class Batches:
 
     ``steps`` is the number of batches per epoch; it may be omitted if ``source`` has a length. An iterator continues in
     the next epoch; any other iterable starts anew. Batches come in order, so such a run cannot be resumed or shuffled:
-    give a data set or a path for that.
+    give a data set or a path for that. A leading `Standardize` is set from the first batch.
 
     Examples
     --------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -17,3 +19,27 @@ class Columns:
         for names in (self.features, self.target, self.classes or ("",)):
             if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
                 raise ValueError(f"columns {names!r} are not names, each given once")
+
+    def check_order(self, known: Columns, *, of_inputs: bool = False) -> None:
+        """ValueError where a feature, target or class is not what has its number in ``known``; ``of_inputs``: a feature."""
+        remedy = "data.read(path, columns=model.columns) numbers them as there"
+        _check("feature", self.features, known.features, remedy)
+        if not of_inputs:
+            _check("class", self.classes or (), known.classes or (), remedy)
+        if not of_inputs and len(known.target) > 1:  # a single one may have any name
+            _check("target", self.target, known.target, remedy)
+
+    def check_frame(self, x: Any) -> None:
+        """ValueError if ``x`` is a data frame, of any library, with named columns that are not the features in order."""
+        names = getattr(x, "columns", None)
+        if isinstance(names, Iterable) and all(isinstance(name, str) for name in names):
+            _check("feature", names, self.features, "X[list(model.columns.features)] has them in that order")
+
+
+def _check(kind: str, theirs: Iterable[str], ours: Iterable[str], remedy: str) -> None:
+    """ValueError where one of theirs is not what has its number in ours."""
+    for number, (name, own) in enumerate(zip(theirs, ours, strict=False)):
+        if name != own:
+            raise ValueError(
+                f"{kind} {number} of the table is {name!r}, and that of the training data {own!r}: {remedy}"
+            )

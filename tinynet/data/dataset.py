@@ -42,6 +42,9 @@ class Dataset:
     def __len__(self) -> int:
         return self.n
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(checks.attributes(self))})"
+
     def _resemble(self, other: Dataset) -> None:
         """Copy from ``other`` everything that describes a sample and where samples come from."""
         for name in ("shape", "classes", "outputs", "columns", "ordered", "stored", "on_host"):
@@ -84,22 +87,24 @@ class Dataset:
             number %= self.n
             index = range(number, number + 1)
         if not isinstance(index, range) or index.step != 1:
-            xp = get_backend("numpy").xp
-            try:
-                index = xp.asarray(index if not isinstance(index, range) else list(index))
-            except (TypeError, ValueError):
-                raise IndexError(
-                    f"samples {checks.short_repr(index)} do not exist: give whole numbers in a list"
-                ) from None
-            if index.ndim == 1 and str(index.dtype) == "object" and all(checks.as_int(i) is not None for i in index):
-                self._find(min(index), max(index))  # integers too large for an array
-            if index.ndim != 1 or not (index.size == 0 or xp.isdtype(index.dtype, "integral")):
-                raise IndexError(
-                    f"samples are chosen by whole numbers in a list or a range, not {index.dtype} {index.shape}"
-                )
-            self._find(*_extremes(index))  # before 2**63 becomes negative
-            index = xp.astype(index, xp.int64)
+            index = self._numbers(index if not isinstance(index, range) else list(index))
         return self.batch(index, get_backend(), "float32")
+
+    def _numbers(self, index: Any) -> Array:
+        """Numbers of samples, in a list or an array, as (m,) int64 on the host; IndexError for anything else."""
+        xp = get_backend("numpy").xp
+        try:
+            index = xp.asarray(index)
+        except (TypeError, ValueError):
+            raise IndexError(f"samples {checks.short_repr(index)} do not exist: give whole numbers in a list") from None
+        if index.ndim == 1 and str(index.dtype) == "object" and all(checks.as_int(i) is not None for i in index):
+            self._find(min(index), max(index))  # integers too large for an array
+        if index.ndim != 1 or not (index.size == 0 or xp.isdtype(index.dtype, "integral")):
+            raise IndexError(
+                f"samples are chosen by whole numbers in a list or a range, not {index.dtype} {index.shape}"
+            )
+        self._find(*_extremes(index))  # before 2**63 becomes negative
+        return xp.astype(index, xp.int64)
 
     def split(self, first: float | int) -> tuple[Dataset, Dataset]:
         """The first samples, and the rest: ``first`` is a fraction in (0, 1) or a number of samples.
@@ -170,8 +175,12 @@ class Part(Dataset):
     """Samples ``start`` to ``stop - 1`` of another data set."""
 
     def __init__(self, whole: Dataset, start: int, stop: int) -> None:
+        first, end = checks.as_int(start), checks.as_int(stop)
+        if first is None or end is None or not 0 <= first < end <= whole.n:
+            text = f"samples {checks.short_repr(start)} to {checks.short_repr(stop)}"
+            raise ValueError(f"{text} are not a part of {whole.n}: give 0 <= start < stop <= {whole.n}")
         self._resemble(whole)
-        self.whole, self.start, self.stop, self.n = whole, start, stop, stop - start
+        self.whole, self.start, self.stop, self.n = whole, first, end, end - first
         self.computed = whole.computed
         self.depth = getattr(whole, "depth", 0)  # of nested wrappers, see `Wrapper`
 

@@ -127,7 +127,9 @@ def _of_arrays(path: Path, suffix: str, shape: Shape) -> Iterator[Array]:
             found = data_sets(f)
             x = found.get("X", found.get("x"))
             if x is None:
-                raise DataFileError(f"{path}: has no data set 'X', but {', '.join(found) or 'nothing'}")
+                raise DataFileError(
+                    f"{path}: has no data set 'X', but {', '.join(found) or 'nothing'}: store rows as X"
+                )
             yield from _pieces(path, x, shape)
 
 

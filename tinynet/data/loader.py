@@ -97,14 +97,14 @@ class Loader:
         self._kept: tuple[int, int, str, Batch] | None = None  # the chunk that was made last: from step to step
 
     def __repr__(self) -> str:
-        return f"Loader({self.data!r}, {self.batch_size}, seed={self.seed}, {self.order!r})"
+        return f"{type(self).__name__}({self.data!r}, {self.batch_size}, seed={self.seed}, {self.order!r})"
 
     def fingerprint(self) -> str:
         """Text that differs where the batches do."""
         left_out = self.data.n - self.steps_per_epoch * self.batch_size > 0
         last = ", drop_last=True" if left_out else ""
         order = self.order.fingerprint()
-        return f"Loader({self.data.fingerprint()}, {self.batch_size}, seed={self.seed}, {order}{last})"
+        return f"{type(self).__name__}({self.data.fingerprint()}, {self.batch_size}, seed={self.seed}, {order}{last})"
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -123,6 +123,8 @@ class Loader:
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
         """The batch of a step on ``ops``."""
+        if type(self).index is not Loader.index:  # a subclass chooses
+            return self.data.batch(self.index(step, ops), ops, dtype)
         if not self.made_on_host(ops):
             return self.data.rows(self.order.draws(*self._places(step, 1), self._orders(ops)), ops, dtype)
         kept = self._kept
@@ -182,7 +184,8 @@ def host_of(ops: Backend) -> Backend:
 
 def has_chunks(loader: Any) -> TypeGuard[Loader]:
     """Whether it is a `Loader` whose batches are those in its chunks: a subclass may make others."""
-    return isinstance(loader, Loader) and type(loader).batch is Loader.batch
+    kind = type(loader)
+    return isinstance(loader, Loader) and kind.batch is Loader.batch and kind.index is Loader.index
 
 
 def sample_size(data: Dataset) -> int:

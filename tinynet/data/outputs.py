@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tinynet.atomic import replacing
+from tinynet.data.array_files import write_npy_header
 from tinynet.data.dataset import Array
 from tinynet.data.inputs import PIPE
 
@@ -79,13 +80,11 @@ def _parquet(f: BinaryIO, names: Sequence[str]) -> Iterator[Write]:
 
 @contextmanager
 def _npy(f: BinaryIO, names: Sequence[str]) -> Iterator[Write]:
-    """The header leaves room for any number of rows: it is written again when the number is known."""
+    """The header is written again when the number of rows is known."""
     n, dtype = 0, np.dtype(np.float32)
 
     def header() -> None:
-        shape = (n,) if len(names) == 1 else (n, len(names))
-        about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_2_0(f, about)
+        write_npy_header(f, dtype, (n,) if len(names) == 1 else (n, len(names)))
 
     def write(columns: list[Array]) -> None:
         nonlocal n, dtype

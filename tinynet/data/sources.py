@@ -36,10 +36,11 @@ TABLES = (".csv", ".tsv", ".parquet")  # whose columns have names
 KINDS = tuple(_READERS)
 
 
-def as_dataset(data: Any, ops: Backend | None = None) -> Dataset:
+def as_dataset(data: Any, ops: Backend | None = None, columns: Columns | None = None) -> Dataset:
     """A `Dataset` unchanged; (X, y) or (X, y, weight) as `Arrays`; a path, or a list of paths, as `read` reads it.
 
-    Arrays are NumPy's, or of the library of ``ops``, by default the current backend.
+    Arrays are NumPy's, or of the library of ``ops``, by default the current backend. ``columns`` are those of a model:
+    a path is read with them, and of a table that has its features or classes in another order they are an error.
 
     Examples
     --------
@@ -47,12 +48,20 @@ def as_dataset(data: Any, ops: Backend | None = None) -> Dataset:
     Arrays(X (2, 1), y (2,), on numpy)
     """
     if isinstance(data, Dataset):
+        if type(data).batch is not Dataset.batch:
+            raise TypeError(
+                f"{type(data).__name__}.batch is not what training calls: write it as rows(index, ops, dtype)"
+            )
+        if data.columns and columns:
+            data.columns.check_order(columns)
         return data
     if isinstance(data, (str, PathLike)):
-        return read(data)
+        return read(data, columns=columns)
     if isinstance(data, (list, tuple)) and data and all(isinstance(part, (str, PathLike)) for part in data):
-        return read(data)
+        return read(data, columns=columns)
     if isinstance(data, (tuple, list)) and len(data) in (2, 3):
+        if columns:
+            columns.check_frame(data[0])
         with use_backend(ops if ops is not None and ops.owns(data[0]) else get_backend()):
             return Arrays(*data)
     batches = ", or Batches(…) of what yields them" if hasattr(data, "__iter__") and not hasattr(data, "shape") else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import sha256
+from typing import Any
 
 from tinynet_backends import Backend, get_backend
 
@@ -15,11 +16,12 @@ _PIECE = 2**20  # targets read at a time
 
 
 class Subset(Dataset):
-    """The samples ``index``, (n,) int64 on the host, of another data set, in the order of ``index``."""
+    """The samples ``index``, whole numbers in a list or an array, of another data set, in the order of ``index``."""
 
-    def __init__(self, whole: Dataset, index: Array) -> None:
+    def __init__(self, whole: Dataset, index: Any) -> None:
         self._resemble(whole)
-        self.whole, self.index, self.n = whole, index, int(index.shape[0])
+        self.whole, self.index = whole, whole._numbers(index)
+        self.n = int(self.index.shape[0])
 
     def __repr__(self) -> str:
         return f"{self.n} samples of {self.whole!r}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from tinynet_backends.errors import first_line
 
 from tinynet import checks
 from tinynet.data.columns import Columns
@@ -20,10 +20,11 @@ from tinynet.errors import DataFileError
 ROWS = 65536  # rows decoded at a time
 TASKS = ("auto", "classification", "regression")
 _INDEX = re.compile(r"(__index_level_\d+__)?")  # of Parquet and, without a name, of CSV: a pandas index
-_LONGEST_HEADER = 16 * 2**20
-_AHEAD = 2**20  # bytes of a CSV file that tell what its columns are
-_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
-_CONVERSION = re.compile(r"In CSV column #(\d+): .*?invalid value '(.*)'", re.DOTALL)
+_LONGEST_LINE = 16 * 2**20
+_BLOCK = 2**20  # bytes of a CSV file that are read at a time; those of the first tell what its columns are
+_WITH_COMMAS = re.compile(r"\s*[-+]?\d+(,\d+)+\.?\d*\s*")
+_CONVERSION = re.compile(r"In CSV column #(\d+): Row #(\d+): .*?invalid value '(.*)'", re.DOTALL)
+_COUNT = re.compile(r"CSV parse error: Row #(\d+): Expected (\d+) columns, got (\d+)")
 
 
 class Request(NamedTuple):
@@ -61,7 +62,7 @@ def open_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[T
 
 
 class Header(NamedTuple):
-    """The first line of a CSV file: column names and the delimiter (comma, semicolon or tab)."""
+    """The first line of a CSV file: column names and the delimiter (comma, semicolon, tab or bar)."""
 
     names: list[str]
     delimiter: str
@@ -71,20 +72,20 @@ def read_header(path: Path, f: BinaryIO) -> Header:
     """Read the first line of ``f`` that is not empty."""
     raw = b"\n"
     while raw and not raw.strip():
-        raw = f.readline(_LONGEST_HEADER)
+        raw = f.readline(_LONGEST_LINE)
     try:
         line = raw.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         line = "\0"
     if "\0" in line:
         raise DataFileError(f"{path}: is not text in UTF-8: save the file in that encoding")
-    if len(raw) == _LONGEST_HEADER:
+    if len(raw) == _LONGEST_LINE:
         raise DataFileError(f"{path}: its first line is longer than 16 MiB: is it a table?")
     if "\r" in line:
         raise DataFileError(f"{path}: its lines end in a carriage return alone: save it with other line ends")
     if line.count('"') % 2:
         raise DataFileError(f"{path}: a name in its first line has a line break: give each column a name of one line")
-    delimiter = max(",;\t", key=line.count)
+    delimiter = max(",;\t|", key=line.count)
     names = next(csv.reader([line], delimiter=delimiter), [])
     if not names:
         raise DataFileError(f"{path}: is empty: expected a first line with the names of columns")
@@ -97,119 +98,129 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
 
     Columns in ``types`` have the Arrow types given there; the types of others are inferred from the first rows. Only
     empty fields are missing values. Where a column of numbers has true and false in the first rows, it is of those.
+    Between semicolons, numbers may have a decimal comma.
     """
-    import pyarrow as pa
-
-    ahead = _read_ahead(f)
-    f = io.BufferedReader(_Rejoined(ahead, f), _AHEAD)
-    types = types | _booleans(path, header, types, ahead)
-    try:
-        reader = _csv_reader(f, header, types)
-    except pa.ArrowInvalid as e:
-        if "Empty CSV" in str(e):
-            raise DataFileError(f"{path}: has no rows") from None
-        raise _conversion_error(path, header, types, 0, e) from None
+    blocks = _blocks(path, f)
+    block = next(blocks, None)
+    if block is None:
+        raise DataFileError(f"{path}: has no rows")
+    booleans, decimal = _first_rows(path, header, types, block)
+    first = _Parser(path, header, types | booleans, decimal)(block, 0)
+    names, kinds = first.schema.names, first.schema.types
 
     def batches() -> Iterator[Any]:
-        rows = 0
-        try:
-            for batch in reader:
-                yield batch
-                rows += batch.num_rows
-        except pa.ArrowInvalid as e:
-            raise _conversion_error(path, header, types, rows, e) from None
+        yield from first.to_batches()
+        rows, parse = first.num_rows, _Parser(path, header, dict(zip(names, kinds, strict=True)), decimal)
+        for block in blocks:
+            table = parse(block, rows)
+            yield from table.to_batches()
+            rows += table.num_rows
 
-    return Table(path, reader.schema.names, reader.schema.types, batches())
-
-
-class _Rejoined(io.RawIOBase):
-    """What was read ahead of a file, and the rest of the file behind it."""
-
-    def __init__(self, ahead: bytes, rest: BinaryIO) -> None:
-        self.ahead, self.rest = io.BytesIO(ahead), rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self.ahead.read(len(buffer)) or self.rest.read(len(buffer))
-        buffer[: len(piece)] = piece
-        return len(piece)
+    return Table(path, names, kinds, batches())
 
 
-def _read_ahead(f: BinaryIO) -> bytes:
-    """About a megabyte from ``f``; of a pipe as much as it has now, but at least a line."""
-    if f.seekable():
-        return f.read(_AHEAD)
-    found = b""
-    while b"\n" not in found and (more := f.read1(_AHEAD)):  # type: ignore[attr-defined]
-        found += more
-    return found
+def _blocks(path: Path, f: BinaryIO) -> Iterator[bytes]:
+    """The rest of ``f`` in blocks of whole lines, about a megabyte each; of a pipe as much as it has now.
+
+    Arrow would read ``f`` in a thread of its own. One that lets go of it while the interpreter exits aborts the process.
+    """
+    read = f.read if f.seekable() else f.read1  # type: ignore[attr-defined]
+    parts: list[bytes] = []
+    while more := read(_BLOCK):
+        end = more.rfind(b"\n") + 1
+        parts.append(more[:end] or more)
+        if end:
+            block = b"".join(parts)
+            parts = [more[end:]]
+            if block.strip():
+                yield block
+        elif sum(map(len, parts)) > _LONGEST_LINE:
+            raise DataFileError(f"{path}: has a line longer than 16 MiB: is it a table?")
+    block = b"".join(parts)
+    if block.strip():
+        yield block
 
 
-def _booleans(path: Path, header: Header, types: dict[str, Any], ahead: bytes) -> dict[str, Any]:
-    """Of the columns that ``types`` has as numbers, those of true and false, by the first rows.
+def _first_rows(path: Path, header: Header, types: dict[str, Any], block: bytes) -> tuple[dict[str, Any], str]:
+    """Of the columns that ``types`` has as numbers, those of true and false; and the decimal sign. By the first rows.
 
-    DataFileError if several have something else there; one alone is reported with its row when that is read, as are
-    numbers with a decimal comma, which have a remedy of their own.
+    Between semicolons the sign may be a comma: it is if more columns are then numeric. DataFileError if several columns
+    of numbers have something else; one alone is reported with its row when that is read, as are decimal commas, which
+    have a remedy of their own.
     """
     import pyarrow as pa
 
-    names = [name for name, kind in types.items() if kind == pa.float64()]
-    lines = ahead[: ahead.rfind(b"\n") + 1] or ahead
-    try:
-        rows = _csv_reader(io.BytesIO(lines), header, {}, names).read_next_batch()
-    except (pa.ArrowInvalid, StopIteration):  # reported when the rows are read
-        return {}
-    kinds = dict(zip(rows.schema.names, rows.schema.types, strict=True))
+    numbers = [name for name, kind in types.items() if kind == pa.float64()]
+    sought = [*numbers, *(name for name in header.names if name not in types)]
+    signs = ".," if header.delimiter == ";" else "."
+    tables = {sign: _Parser(path, header, {}, sign, sought)(block, 0) for sign in signs}
+    sign = max(signs, key=lambda sign: sum(map(_is_numeric, tables[sign].schema.types)))  # in doubt a point
+    rows = tables[sign].select(numbers)
+    kinds = dict(zip(numbers, rows.schema.types, strict=True))
     wrong = [name for name, kind in kinds.items() if not _is_numeric(kind) or rows.column(name).null_count]
-    commas = any(_DECIMAL_COMMA.fullmatch(str(rows.column(name)[0])) for name in wrong)
+    commas = any(_WITH_COMMAS.fullmatch(str(rows.column(name)[0])) for name in wrong)
     if len(wrong) > 1 and not commas:
         raise DataFileError(
             f"{path}: columns {checks.listed(wrong)} have values that are missing or no numbers: fix or drop those, or "
             "exclude the columns"
         )
-    return {name: kind for name, kind in kinds.items() if pa.types.is_boolean(kind)}
+    return {name: kind for name, kind in kinds.items() if pa.types.is_boolean(kind)}, sign
 
 
-def _csv_reader(f: BinaryIO, header: Header, types: dict[str, Any], only: list[str] | None = None) -> Any:
-    from pyarrow import csv
+class _Parser:
+    """Blocks of lines as Arrow tables, with columns of ``types``, inferred where there is none; or ``only`` some columns."""
 
-    return csv.open_csv(
-        f,
-        read_options=csv.ReadOptions(column_names=header.names),
-        parse_options=csv.ParseOptions(delimiter=header.delimiter),
-        convert_options=csv.ConvertOptions(
-            column_types=types, null_values=[""], strings_can_be_null=True, include_columns=only
-        ),
-    )
+    def __init__(
+        self, path: Path, header: Header, types: dict[str, Any], decimal: str, only: list[str] | None = None
+    ) -> None:
+        from pyarrow import csv
 
+        self.path, self.header, self.types = path, header, types
+        self.read = csv.ReadOptions(use_threads=False, column_names=header.names)  # one thread counts rows for errors
+        self.parse = csv.ParseOptions(delimiter=header.delimiter)
+        self.convert = csv.ConvertOptions(
+            column_types=types,
+            null_values=[""],
+            strings_can_be_null=True,
+            include_columns=only,
+            decimal_point=decimal,
+        )
 
-def _conversion_error(path: Path, header: Header, types: dict[str, Any], rows_read: int, e: Exception) -> Exception:
-    """Arrow reports column and value; the row is found by reading the file again, if that is possible."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    def __call__(self, block: bytes, rows: int) -> Any:
+        """The table of a block that has ``rows`` rows before it."""
+        import pyarrow as pa
+        from pyarrow import csv
 
-    match = _CONVERSION.match(str(e))
-    if match is None:
-        return e
-    name, value = header.names[int(match[1])], match[2]
-    where = f"a row from {rows_read} on"
-    with suppress(OSError, pa.ArrowInvalid), open(path, "rb") as f:
-        read_header(path, f)
-        row = 0
-        for batch in _csv_reader(f, header, {name: pa.string()}, [name]):
-            place = pc.index(batch.column(0), value).as_py()
-            if place >= 0:
-                where = f"row {row + place}"
-                break
-            row += batch.num_rows
-    kind = "number" if name in types else "value like those before"
-    comma = name in types and _DECIMAL_COMMA.fullmatch(value)
-    remedy = "write it with a decimal point" if comma else "fix or drop it, or exclude the column"
-    return DataFileError(
-        f"{path}: column {name!r} has {checks.short_repr(value)} in {where}, which is no {kind}: {remedy}"
-    )
+        copy = pa.BufferOutputStream()  # Arrow's own memory: none of its threads has to let go of ours
+        copy.write(block)
+        self.read.block_size = len(block)
+        try:
+            return csv.read_csv(pa.BufferReader(copy.getvalue()), self.read, self.parse, self.convert)
+        except pa.ArrowInvalid as e:
+            raise self._error(e, rows) from None
+
+    def _error(self, e: Exception, rows: int) -> DataFileError:
+        """What Arrow says, with the row's number in the file."""
+        import pyarrow as pa
+
+        if match := _CONVERSION.match(str(e)):
+            name, row, value = self.header.names[int(match[1])], rows + int(match[2]) - 1, match[3]
+            number = self.types[name] == pa.float64()
+            kind = "number" if number else "value like those before"
+            comma = number and _WITH_COMMAS.fullmatch(value)
+            remedy = (
+                "write it with a decimal point, and thousands without commas"
+                if comma
+                else "fix or drop it, or exclude the column"
+            )
+            claim = f"column {name!r} has {checks.short_repr(value)} in row {row}, which is no {kind}: {remedy}"
+        elif match := _COUNT.match(str(e)):
+            row, wanted, found = (int(number) for number in match.groups())
+            remedy = f"fix it, and put a value that contains {self.header.delimiter!r} in quotes"
+            claim = f"row {rows + row - 1} has {found} values for {wanted} columns: {remedy}"
+        else:
+            claim = f"cannot be read: {first_line(e)}"
+        return DataFileError(f"{self.path}: {claim}")
 
 
 # Which columns --------------------------------------------------------------------------------------------------------
@@ -220,7 +231,7 @@ def check_unique(path: Path, names: Sequence[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise DataFileError(f"{path}: has two columns {name!r}")
+            raise DataFileError(f"{path}: has two columns {name!r}: rename one")
         seen.add(name)
 
 

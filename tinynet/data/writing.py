@@ -17,6 +17,7 @@ from tinynet_backends import get_backend
 
 from tinynet import checks
 from tinynet.atomic import replacing
+from tinynet.data.array_files import write_npy_header
 from tinynet.data.dataset import Array, Dataset
 
 ROWS = 65536  # samples written at a time
@@ -70,7 +71,7 @@ def _columns(data: Dataset) -> list[str]:
 
 def _npy(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
     with open(path, "wb") as f:
-        _header(f, np.float32, (data.n, len(_columns(data))))
+        write_npy_header(f, np.float32, (data.n, len(_columns(data))))
         for x, y in pieces:
             f.write(np.column_stack([x, y]).astype(np.float32).tobytes())
 
@@ -80,17 +81,12 @@ def _npz(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> No
     targets = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z:
         with z.open("X.npy", "w", force_zip64=True) as f:
-            _header(f, np.float32, (data.n, *data.shape))
+            write_npy_header(f, np.float32, (data.n, *data.shape))
             for x, y in pieces:
                 f.write(np.ascontiguousarray(x).tobytes())
                 targets.append(y)
         with z.open("y.npy", "w", force_zip64=True) as f:
             np.lib.format.write_array(f, np.concatenate(targets), allow_pickle=False)
-
-
-def _header(f: Any, dtype: Any, shape: tuple[int, ...]) -> None:
-    about = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_2_0(f, about)
 
 
 def _hdf5(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinynet_backends.tracing import Untraceable
 
-from tinynet import activations, layers, losses, regularization, standardize
+from tinynet import activations, frozen, layers, losses, regularization, standardize
 from tinynet.activations import Activation
 from tinynet.atomic import write_atomically
 from tinynet.export.graph import INPUT, LOGITS, OPSET, PROBABILITIES, Graph, Tensor
@@ -208,6 +208,7 @@ NODES: dict[type[layers.Layer], Exporter] = {
     regularization.LayerNorm: _layer_norm,
     regularization.BatchNorm: _batch_norm,
     standardize.Standardize: _standardize,
+    frozen.Frozen: lambda layer, params, x, graph: export_layer(layer.layer, params, x, graph),
     activations.Identity: _identity,
     activations.Sigmoid: lambda layer, params, x, graph: graph.add("Sigmoid", x),
     activations.Tanh: lambda layer, params, x, graph: graph.add("Tanh", x),

@@ -30,6 +30,7 @@ from tinynet_backends import get_backend
 
 from tinynet.errors import ModelFileError
 from tinynet.files import is_finite, opened, write_host
+from tinynet.frozen import Frozen
 from tinynet.layers import Array, Dense, Layer, Params, Sequential, leaves
 from tinynet.model import Model
 from tinynet.regularization import BatchNorm, LayerNorm
@@ -177,6 +178,9 @@ def _on_host(a: Any) -> Array:
 
 
 def _entries(layer: Layer, params: Params, prefix: str = "") -> Iterator[_Entry]:
+    if isinstance(layer, Frozen):
+        yield from _entries(layer.layer, params, prefix)
+        return
     if isinstance(layer, Sequential):
         for number, inner in enumerate(layer.layers):
             yield from _entries(inner, params.get(str(number), {}), f"{prefix}{number}.")

@@ -8,7 +8,8 @@ import numpy as np
 
 from tinynet.activations import Sigmoid, Softmax
 from tinynet.data import as_dataset
-from tinynet.layers import Layer, Sequential
+from tinynet.labels import as_labels, boundary
+from tinynet.layers import last_layer
 from tinynet.model import Model
 from tinynet.plot.labels import labels
 from tinynet.plot.style import COLOURS, GREY, dress, figure, finite, place, plain, positive
@@ -105,7 +106,7 @@ def calibration(model: Model, data: Any, *, bins: int = 10) -> Any:
 
 def _pieces(model: Model, data: Any) -> Any:
     """Outputs (n, o) and labels (n,), piece by piece, on the host."""
-    data = as_dataset(data, model.ops)
+    data = as_dataset(data, model.ops, model.columns)
     for start in range(0, data.n, _PIECE):
         index = range(start, min(start + _PIECE, data.n))
         batch = data.batch(index, model.ops, model.dtype)
@@ -114,14 +115,15 @@ def _pieces(model: Model, data: Any) -> Any:
 
 def _labels(model: Model, data: Any) -> tuple[Any, Any, int]:
     """Predicted and true labels (n,), and the number of classes."""
-    pieces = [(y[:, 0] > 0 if y.shape[1] == 1 else y.argmax(axis=1), true) for y, true in _pieces(model, data)]
+    edge = boundary(model.net)
+    pieces = [(as_labels(y, np, edge), true) for y, true in _pieces(model, data)]
     predicted, true = (np.concatenate(a).astype(np.int64) for a in zip(*pieces, strict=True))
     return predicted, true, max(2, model.out_shape[-1], int(true.max()) + 1)
 
 
 def _confidence(model: Model, data: Any) -> tuple[Any, Any]:
     """Probabilities (n,), and whether their event occurred, as 0 and 1."""
-    last, p, hit = _last(model.net), [], []
+    last, p, hit = last_layer(model.net), [], []
     for y, true in _pieces(model, data):
         y = y.astype(np.float64)
         if y.shape[1] == 1:
@@ -134,9 +136,3 @@ def _confidence(model: Model, data: Any) -> tuple[Any, Any]:
             p.append(y.max(axis=1))
             hit.append(true == y.argmax(axis=1))
     return np.concatenate(p), np.concatenate(hit).astype(np.float64)
-
-
-def _last(net: Layer) -> Layer:
-    while isinstance(net, Sequential) and net.layers:
-        net = net.layers[-1]
-    return net

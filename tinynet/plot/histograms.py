@@ -33,7 +33,7 @@ def gradients(model: Model, data: Any, *, loss: Loss | None = None, samples: int
     loss = loss or model.loss
     if loss is None:
         raise ValueError("the model has no loss yet: fit it, or give gradients(loss=…)")
-    data = as_dataset(data, model.ops)
+    data = as_dataset(data, model.ops, model.columns)
     m = min(samples, data.n)
     batch = data.batch(np.arange(m, dtype=np.int64) * data.n // m, model.ops, model.dtype)
     _, seen = probe(model, batch, loss)

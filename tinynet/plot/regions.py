@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinynet.data import as_dataset
+from tinynet.labels import as_labels, boundary
 from tinynet.model import Model
 from tinynet.plot.labels import labels
 from tinynet.plot.style import COLOURS, dress, finite, place, plain, positive
@@ -19,7 +20,7 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
     labels of at most eight classes.
     """
     positive(points=points, grid=grid)
-    data = as_dataset(data, model.ops)
+    data = as_dataset(data, model.ops, model.columns)
     k = max(2, data.classes or 0, model.out_shape[-1])
     if tuple(data.shape) != (2,) or k > len(COLOURS):
         raise ValueError(
@@ -30,7 +31,7 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
     sides = [np.linspace(a, b, grid) for a, b in _bounds(x)]
     plane = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
     y = finite(model.ops.to_numpy(model.predict(plane)))
-    predicted = (y[:, 0] > 0 if y.shape[1] == 1 else y.argmax(axis=1)).reshape(grid, grid)
+    predicted = as_labels(y, np, boundary(model.net)).reshape(grid, grid)
     names = model.columns.classes if model.columns else None
     words = list(map(plain, names if names and len(names) == k else range(k)))
     features = list(map(plain, model.columns.features)) if model.columns else ["x₁", "x₂"]

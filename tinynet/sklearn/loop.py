@@ -10,7 +10,7 @@ from tinynet_backends import Backend
 
 from tinynet.data import Loader
 from tinynet.errors import DivergedError, StopTraining
-from tinynet.model import Evaluation
+from tinynet.evaluation import Evaluation
 from tinynet.sklearn.callbacks import FitTask
 from tinynet.sklearn.placement import Array, move
 from tinynet.sklearn.samples import Passes, Samples

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tinynet.losses import Loss
-from tinynet.model import Model, check_fit, without_standardize
+from tinynet.matching import check_fit
+from tinynet.model import Model, without_standardize
 from tinynet.optim import Optimizer, State
 from tinynet.sklearn.placement import Array, move
 from tinynet.sklearn.samples import Passes

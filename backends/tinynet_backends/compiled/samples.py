@@ -88,7 +88,7 @@ class Numba:
 
 
 class _Rows(Writer):
-    """What is made of words alone is made for a tile of them, or read from where they lie."""
+    """Values made of words alone are computed for a whole tile, or read in place."""
 
     language: Numba
 
@@ -109,7 +109,7 @@ class _Rows(Writer):
     def _instruction(self, n: int) -> None:
         made = self.trace.instructions[n]
         if made.op != "normal" or (made.width or 0) <= FEW or not self.tiled or self.place(made.args[0]) is None:
-            super()._instruction(n)  # and else it is kept already
+            super()._instruction(n)  # otherwise it is already kept
 
     def _features(self, width: int) -> None:
         if not self.even(self.trace.features):

@@ -69,6 +69,8 @@ class Work:
         if not supported or not all(pair is None or all(map(_single, pair)) for pair in pairs):
             return None
         widths = x.shape[1], *(w.shape[1] for w, *_ in layers)
+        if widths[:-1] != tuple(w.shape[0] for w, *_ in layers):
+            return None  # and products say what does not fit
         biases = tuple(b is not None for _, b, *_ in layers)
         operands = precision if x.dtype.name == "float32" else "float32"
         return cls(len(x), widths, biases, tuple(pairs), x.dtype.name, operands, need_dx)  # type: ignore[arg-type]

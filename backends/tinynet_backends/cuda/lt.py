@@ -24,8 +24,7 @@ CANDIDATES = 8
 # From cublasLt.h, cublas_api.h and library_types.h.
 TYPES = {"float32": 0, "float64": 1, "bfloat16": 14}
 COMPUTE = {"float32": 68, "bf16": 68, "tf32": 77, "float64": 70}
-DESC = {"transa": 3, "transb": 4, "epilogue": 7, "bias": 8, "bias_stride": 10, "aux": 11, "aux_ld": 12, "aux_stride": 13,
-        "bias_type": 26}  # fmt: skip
+DESC = {"transa": 3, "transb": 4, "epilogue": 7, "bias": 8, "bias_stride": 10, "bias_type": 26}
 LAYOUT = {"batch": 5, "stride": 6}
 PREFERENCE = {"workspace": 1, "a": 5, "b": 6, "c": 7, "d": 8}
 NO_ALGORITHM = 15  # CUBLAS_STATUS_NOT_SUPPORTED
@@ -99,7 +98,7 @@ class Problem:
 
     def __init__(self, library: Library, plan: Plan) -> None:
         self.library, self.plan = library, plan
-        self._lock = threading.Lock()  # the pointers to bias and auxiliary matrix are part of the descriptor
+        self._lock = threading.Lock()  # the pointer to the bias is part of the descriptor
         scalar = C.c_double if plan.precision == "float64" else C.c_float
         self._one, self._zero = scalar(1.0), scalar(0.0)
         scale_type = TYPES["float64" if plan.precision == "float64" else "float32"]
@@ -114,11 +113,6 @@ class Problem:
             self._set("bias_type", C.c_int32(TYPES[plan.d.dtype]))
             if plan.batch > 1:
                 self._set("bias_stride", C.c_int64(plan.m))
-        if plan.epilogue.has_aux:
-            self._set("aux", C.c_void_p(_ALLOCATED))
-            self._set("aux_ld", C.c_int64(plan.aux_ld))
-            if plan.batch > 1:
-                self._set("aux_stride", C.c_int64(plan.aux_stride))
         self._a, self._b, self._d = map(self._layout, (plan.a, plan.b, plan.d))
         self._preference = library.made("cublasLtMatmulPreferenceCreate", "cublasLtMatmulPreferenceDestroy", self)
         self._prefer("workspace", C.c_uint64(WORKSPACE))
@@ -181,16 +175,13 @@ class Problem:
         return Algorithm(code, result.workspace) if result.workspace <= WORKSPACE else None
 
     def run(
-        self, handle: C.c_void_p, algorithm: Algorithm, a: int, b: int, d: int, bias: int, aux: int, workspace: int,
-        stream: int,
+        self, handle: C.c_void_p, algorithm: Algorithm, a: int, b: int, d: int, bias: int, workspace: int, stream: int,
     ) -> None:  # fmt: skip
         """Queue the product of the matrices at these addresses on a stream, which may be one that is being captured."""
         algo = (C.c_uint64 * 8).from_buffer_copy(algorithm.code)
         with self._lock:
             if bias:
                 self._set("bias", C.c_void_p(bias))
-            if aux:
-                self._set("aux", C.c_void_p(aux))
             self.library.call(
                 "cublasLtMatmul", handle, self._desc, C.byref(self._one), a, self._a, b, self._b, C.byref(self._zero),
                 d, self._d, d, self._d, C.byref(algo), workspace, algorithm.workspace, stream,

@@ -10,7 +10,7 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
-from tinynet_backends import exact, permutation
+from tinynet_backends import exact, permutation, philox
 from tinynet_backends.backend import Array, Backend, Formula
 from tinynet_backends.cuda import emit
 from tinynet_backends.cuda import samples as rows
@@ -291,11 +291,9 @@ class CudaOperations(Backend):
     # Numbers by counter --------------------------------------------------------------------------------------------
 
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
-        first, skip = divmod(start, 4)
-        above, first = divmod(first + 1, 2**64)  # NumPy's block 0 has counter 1
+        place, skip = philox.block_of(counter, start)
         out = self.empty((n,), _U8)
         if n:
-            place = first, (counter[0] + above) % 2**64, *counter[1:]
             numbers = (np.uint64(number) for number in (*key, *place))
             self._launch(_INTEGERS, "words", *_threads(n // 4 + 1), np.int64(n), *numbers, np.int64(skip), out)
         return out
@@ -410,14 +408,11 @@ class CudaOperations(Backend):
         return copy
 
     def _strided(self, words: Array) -> tuple[tuple[Any, Any, Any], Array]:
-        """(rows, columns, distance of rows in words) of words of any shape; copied unless rows lie at even distances."""
-        if words.ndim == 2 and words.strides[1] == 8 and words.strides[0] > 0 and words.strides[0] % 8 == 0:
-            sizes = *words.shape, words.strides[0] // 8
-        elif words.ndim == 1 and words.strides[0] > 8 and words.strides[0] % 8 == 0:
-            sizes = words.size, 1, words.strides[0] // 8
-        else:
+        """`philox.rows_of` of words of any shape, copied if need be."""
+        sizes = philox.rows_of(words)
+        if sizes is None:
             sizes, words = (words.size, 1, 1), self._dense(words, _U8)
-        rows, columns, stride = (np.int64(number) for number in sizes)
+        rows, columns, stride = map(np.int64, sizes)
         return (rows, columns, stride), words
 
 

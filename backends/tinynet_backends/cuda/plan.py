@@ -23,40 +23,17 @@ OPERANDS = {"float32": "float32", "tf32": "float32", "bf16": "bfloat16", "float6
 
 
 class Epilogue(IntFlag):
-    """What is done to the product before it is stored; the values of cublasLtEpilogue_t.
-
-    The library uses BIAS, RELU and SUM_A; tests and the report of a new GPU try the others, too.
-    """
+    """What is done to the product before it is stored; the values of cublasLtEpilogue_t."""
 
     NONE = 1
     RELU = 2
     BIAS = 4  # add a vector, one number for each feature
-    DRELU = 8 | 128  # the gradient of ReLU, from the mask of RELU_AUX
-    BIAS_GRADIENT = 16  # with DRELU or DGELU: sums of the result over the samples
-    GELU = 32  # its tanh form
-    DGELU = 64 | 128  # the gradient of GELU, from the output of GELU_AUX
-    KEEP = 128  # with RELU or GELU: keep what the gradient needs
     SUM_A = 256  # sums of A along the contraction: the bias gradient, along with that of the weights
-
-    RELU_KEEP = RELU | KEEP
-    GELU_KEEP = GELU | KEEP
-
-    @property
-    def writes_bias(self) -> bool:
-        return bool(self & (Epilogue.BIAS_GRADIENT | Epilogue.SUM_A))
 
     @property
     def has_bias(self) -> bool:
-        return bool(self & Epilogue.BIAS) or self.writes_bias
-
-    @property
-    def has_aux(self) -> bool:
-        return bool(self & Epilogue.KEEP)
-
-    @property
-    def of_relu(self) -> bool:
-        """Whether its auxiliary matrix is a bit mask."""
-        return bool(self & 10)
+        """Whether it reads a vector (BIAS) or writes one (SUM_A)."""
+        return bool(self & (Epilogue.BIAS | Epilogue.SUM_A))
 
 
 @dataclass(frozen=True)
@@ -123,23 +100,8 @@ class Plan:
     transpose_b: bool
     precision: str
     epilogue: Epilogue
-    aux_ld: int
     alignments: tuple[int, int, int]
     copied: str = ""
-
-    @property
-    def aux_stride(self) -> int:
-        """Distance of auxiliary matrices in elements; for a mask, in bits."""
-        return self.aux_ld * self.n if self.batch > 1 else 0
-
-    @property
-    def aux_bytes(self) -> int:
-        bits = self.aux_ld * self.n * self.batch
-        return bits // 8 if self.epilogue.of_relu else bits * SIZES[self.d.dtype]
-
-    def plain(self) -> Plan:
-        """The product without an epilogue."""
-        return replace(self, epilogue=Epilogue.NONE, aux_ld=0)
 
 
 def plan(x: Array, w: Array, out: Array, precision: str = "float32", epilogue: int = Epilogue.NONE) -> Plan | None:
@@ -160,15 +122,12 @@ def plan(x: Array, w: Array, out: Array, precision: str = "float32", epilogue: i
     if None in operands or d is None or d[1] or d[2]:
         return None
     (a, transpose_a, copy_a), (b, transpose_b, copy_b) = operands  # type: ignore[misc]
-    aux_ld = 0
-    if epilogue.has_aux:
-        aux_ld = _up(m, 128 if epilogue.of_relu else 8)
     alignments = tuple(
         ALIGNED if copy else _alignment(operand, layout)
         for operand, layout, copy in ((w, a, copy_a), (x, b, copy_b), (out, d[0], False))
     )
     copied = "a" * copy_a + "b" * copy_b
-    return Plan(m, n, k, count, a, b, d[0], transpose_a, transpose_b, precision, epilogue, aux_ld, alignments, copied)  # type: ignore[arg-type]
+    return Plan(m, n, k, count, a, b, d[0], transpose_a, transpose_b, precision, epilogue, alignments, copied)  # type: ignore[arg-type]
 
 
 def variants(plan: Plan) -> list[Plan]:

@@ -76,14 +76,13 @@ class Products:
         return self.product(dy, _transposed(w))
 
     def product(
-        self, x: Array, w: Array, epilogue: int = Epilogue.NONE, bias: Array | None = None, aux: Array | None = None,
+        self, x: Array, w: Array, epilogue: int = Epilogue.NONE, bias: Array | None = None,
         out: Array | None = None,
     ) -> Array | None:  # fmt: skip
         """``epilogue(x @ w)``: (..., n, k), (..., k, m) -> (..., n, m); None if cublasLt cannot.
 
-        The result is ``out`` or a new array of the operands' dtype. ``bias`` (..., m) and ``aux`` are read or written,
-        depending on the epilogue; `planned` gives the size of aux. At precision bf16, the operands, or out together with
-        the bias, may be bfloat16.
+        The result is ``out`` or a new array of the operands' dtype. ``bias`` (..., m) is read with the epilogue BIAS,
+        written with SUM_A. At precision bf16, the operands, or out together with the bias, may be bfloat16.
         """
         if x.dtype != w.dtype or x.dtype.name not in KINDS:
             return None
@@ -94,15 +93,15 @@ class Products:
         if planned is None:
             return None
         if bias is not None and not bias.flags.c_contiguous:
-            if planned.epilogue.writes_bias:
+            if planned.epilogue & Epilogue.SUM_A:
                 return None
             bias = bias.copy()
         if out is None:
             out = self.runtime.empty((*_axes(x, w), x.shape[-2], w.shape[-1]), kind)
-        ready = self._how(planned, x, w, out, bias, aux)
+        ready = self._how(planned, x, w, out, bias)
         if ready is None:
             return None
-        self._execute(ready, x, w, out, bias, aux)
+        self._execute(ready, x, w, out, bias)
         return out
 
     def planned(self, x: Array, w: Array, epilogue: int = Epilogue.NONE, out: Array | None = None) -> Plan | None:
@@ -153,7 +152,7 @@ class Products:
     def _run(self, ready: _Ready, *arrays: Array) -> Callable[[], None]:
         return lambda: self._execute(ready, *arrays)
 
-    def _execute(self, ready: _Ready, x: Array, w: Array, out: Array, bias: Array | None, aux: Array | None) -> None:
+    def _execute(self, ready: _Ready, x: Array, w: Array, out: Array, bias: Array | None) -> None:
         how, address = ready.plan, self.runtime.address
         a = self._copied(w, how.a, how.transpose_a, how.batch) if "a" in how.copied else w
         b = self._copied(x, how.b, how.transpose_b, how.batch) if "b" in how.copied else x
@@ -162,8 +161,7 @@ class Products:
         workspace = self.runtime.empty((ready.algorithm.workspace,), "uint8") if ready.algorithm.workspace else None
         ready.problem.run(
             self.handle, ready.algorithm, address(a), address(b), address(d),
-            0 if bias is None else address(bias), 0 if aux is None else address(aux),
-            0 if workspace is None else address(workspace), self.runtime.stream(),
+            0 if bias is None else address(bias), 0 if workspace is None else address(workspace), self.runtime.stream(),
         )  # fmt: skip
         if d is not out:
             out[...] = d[:, :, : how.m].reshape(out.shape)

@@ -1,0 +1,45 @@
+"""Layers whose weights training leaves as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tinynet.initializers import Shape
+from tinynet.layers import Array, Backprop, Context, Layer, Params, Spec, merge
+
+
+@dataclass(frozen=True, repr=False)
+class Frozen(Layer):
+    """``layer`` as it predicts, whose weights training leaves as they are, for a network trained before.
+
+    They are state instead of parameters, under the same names. Dropout lets all through, batch norm uses its running
+    statistics and keeps them, and gradients pass to what is before the layer. `fit_many` draws them anew for each seed.
+
+    Examples
+    --------
+    >>> base = tn.Model(tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Dense(3)), n_in=2)
+    >>> model = tn.Model(tn.Sequential(tn.Frozen(base.net.layers[0]), tn.ReLU(), tn.Dense(5)), n_in=2)
+    >>> for name in ("0.w", "0.b"):
+    ...     model.weights()[name][...] = base.weights()[name]
+    >>> model
+    Model(Sequential(Frozen(layer=Dense(width=8)), ReLU(), Dense(width=5)), 2 -> 5, 45 parameters, float32 on numpy)
+    """
+
+    layer: Layer
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layer, Layer):
+            raise TypeError(f"Frozen takes a layer, not {self.layer!r}: give one, such as Frozen(Dense(8))")
+
+    def build(self, shape: Shape) -> Spec:
+        spec = self.layer.build(shape)
+        return Spec(spec.shape, {}, merge(dict(spec.params), dict(spec.state)))
+
+    def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+        y, inner = self.layer.forward(params, x, replace(ctx, train=False))
+
+        def backprop(dy: Array) -> tuple[Array, dict[str, Any]]:
+            return inner(dy)[0] if ctx.need_dx else None, {}
+
+        return y, backprop

@@ -1,0 +1,86 @@
+"""Whether data match a model: inputs its input shape, targets its outputs and a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tinynet_backends import Backend
+
+from tinynet import checks
+from tinynet.data.arrays import adopt, check_unmasked
+from tinynet.data.dataset import Batch, Dataset
+from tinynet.initializers import Shape
+from tinynet.layers import Array
+from tinynet.losses import Loss, check_denominator, check_loss
+from tinynet.metrics import Metric, check_metrics
+from tinynet.parameters import Trainable
+
+
+class _Inputs:
+    """Inputs without targets, as a data set that has only what `predict` needs."""
+
+    def __init__(self, x: Array, ops: Backend) -> None:
+        self.x, self.ops, self.n = x, ops, int(x.shape[0])
+
+    def batch(self, index: range, ops: Backend, dtype: str) -> Batch:
+        return Batch(ops.asarray(self.x[index.start : index.stop, ...], dtype), None, None)
+
+
+def as_inputs(x: Any, model: Trainable) -> Any:
+    """``x`` as something with ``n`` and ``batch``; ValueError unless its shape is that of the model's inputs."""
+    if isinstance(x, Dataset):
+        check_inputs(x.shape, model)
+        if x.columns and model.columns:
+            x.columns.check_order(model.columns, of_inputs=True)
+        return x
+    if model.columns:
+        model.columns.check_frame(x)
+    check_unmasked(x, "X")
+    array, ops = (model.ops.xp.asarray(x), model.ops) if model.ops.owns(x) else adopt(x, "X")
+    if array.ndim < 2:
+        raise ValueError(f"X {tuple(array.shape)} is not a table: expected (n, {checks.written_shape(model.in_shape)})")
+    if ops.xp.isdtype(array.dtype, "complex floating") or not ops.xp.isdtype(array.dtype, ("numeric", "bool")):
+        raise TypeError(f"X of dtype {array.dtype} is not numeric: give real or whole numbers")
+    check_inputs(tuple(array.shape[1:]), model)
+    return _Inputs(array, ops)
+
+
+def check_inputs(shape: Shape, model: Trainable) -> None:
+    if tuple(shape) != model.in_shape:
+        raise ValueError(f"samples of shape {tuple(shape)} do not fit the model: expected {model.in_shape}")
+
+
+def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric] = ()) -> None:
+    """ValueError unless the data's inputs fit the model and its targets the loss, the metrics and the model's outputs.
+
+    TypeError unless ``loss`` is a loss.
+    """
+    check_loss(loss)
+    check_metrics(metrics, data.classes is not None)
+    check_inputs(data.shape, model)
+    out = model.out_shape
+    if len(out) != 1:
+        raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")
+
+    def check(target: Array, ops: Backend) -> None:
+        loss.check(out, target, ops)
+        check_denominator(loss, out, target, ops)
+
+    k = loss.classes(out[-1])
+    if not data.stored:
+        if data.classes is None and data.outputs != out[-1]:
+            raise ValueError(
+                f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected width {out[-1]}"
+            )
+        if data.classes is not None and not k:
+            raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
+    fits = data.classes is None or data.classes <= k
+    if fits or data.stored:  # of stored data it names the row
+        with model.ops.active():
+            data.check(check, model.ops)
+    if not fits:
+        other = ", or BinaryCrossEntropy" if data.classes == 2 else ""
+        raise ValueError(
+            f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}{other}"
+        )

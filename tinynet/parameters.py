@@ -1,0 +1,119 @@
+"""The numbers of a network, or of many, in two vectors: ``theta``, parameters, and ``state``, what layers keep besides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any, Protocol
+
+from tinynet_backends import Backend, get_backend
+
+from tinynet import streams
+from tinynet.data.columns import Columns
+from tinynet.initializers import Shape
+from tinynet.layers import Array, Layer, Param, Spec, leaves, merge
+
+
+class Trainable(Protocol):
+    """What training and evaluation need of a model, or of many with a leading axis of networks in every array."""
+
+    net: Layer
+    ops: Backend
+    dtype: str
+    in_shape: Shape
+    out_shape: Shape
+    theta: Array
+    state: Array
+    params: dict[str, Any]
+    gradient_names: tuple[str, ...]
+    columns: Columns | None
+
+    @property
+    def seed(self) -> int | tuple[int, ...]: ...
+
+
+class Vector:
+    """An attribute that is an array of which others are views: assigning to it copies, in place."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name, self.kept = name, f"_{name}"
+
+    def __get__(self, model: Any, owner: type | None = None) -> Array:
+        return self if model is None else getattr(model, self.kept)
+
+    def __set__(self, model: Any, value: Any) -> None:
+        own = getattr(model, self.kept)
+        if value is own:  # as after `model.theta *= 0.5`
+            return
+        new = model.ops.asarray(value, model.dtype)
+        if new.shape != own.shape:
+            raise ValueError(f"{self.name} {tuple(new.shape)} does not fit the model's: expected {tuple(own.shape)}")
+        own[...] = new
+
+
+class Vectors:
+    """What has all its numbers in the vectors ``theta`` and ``state``, in a form that can be copied and pickled."""
+
+    theta = Vector()
+    state = Vector()
+    spec: Spec
+    ops: Backend
+
+    def _bind(self, theta: Array, state: Array) -> None:
+        """Make these the vectors, and cut the arrays of layers out of them."""
+        self._theta, self._state = theta, state
+        self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
+        self.params = merge(views(theta, self.spec.params, self.ops), views(state, self.spec.state, self.ops))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: the backend by its name, without the views that are cut out of the two vectors."""
+        state = {name: value for name, value in vars(self).items() if name not in ("params", "_forward")}
+        return state | {"ops": self.ops.name} | {name: self.ops.to_numpy(state[name]) for name in ("_theta", "_state")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, ops=get_backend(state["ops"]))
+        # copies, also of what `copy.copy` has not copied and of maps that cannot be written
+        self._bind(*(self._copy(state[name]) for name in ("_theta", "_state")))
+
+    def _copy(self, values: Array) -> Array:
+        """A host's vector in new memory of the backend's."""
+        values = self.ops.asarray(values)
+        copy = self.ops.empty(values.shape, values.dtype)
+        copy[...] = values
+        return copy
+
+
+def draw(spec: Spec, seed: int, ops: Backend, dtype: str) -> Iterator[Array]:
+    """The initial weights (p,) and state (s,) that a seed makes."""
+    host, key, first = get_backend("numpy"), streams.key(seed, streams.WEIGHTS), 0
+    for tree in (spec.params, spec.state):
+        requests = [p for _, p in leaves(tree)]
+        vector = ops.empty((sum(prod(p.shape) for p in requests),), ops.dtype(dtype))
+        stop = 0
+        for number, p in enumerate(requests, start=first):
+            start, stop = stop, stop + prod(p.shape)
+            drawn = host.asarray(p.init.draw(p.shape, key, (number, 0, 0), host))
+            if tuple(drawn.shape) != tuple(p.shape):
+                raise ValueError(f"{p.init!r} draws {tuple(drawn.shape)} for {tuple(p.shape)}: give that shape")
+            vector[start:stop] = ops.asarray(host.xp.reshape(drawn, (-1,)), dtype)
+        first += len(requests)
+        yield vector
+
+
+def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any]:
+    """Views of ``vector`` (..., p), one after another, in the shapes of the `Param` in ``tree``."""
+    start = 0
+
+    def walk(tree: Mapping[str, Any]) -> dict[str, Any]:
+        nonlocal start
+        out: dict[str, Any] = {}
+        for name, value in tree.items():
+            if isinstance(value, Param):
+                stop = start + prod(value.shape)
+                out[name] = ops.xp.reshape(vector[..., start:stop], (*vector.shape[:-1], *value.shape))
+                start = stop
+            else:
+                out[name] = walk(value)
+        return out
+
+    return walk(tree)
