@@ -54,6 +54,21 @@ def test_what_is_not_finite(tmp_path, value):
     assert json.loads(history.json_lines(), parse_constant=refuse)["loss"] is None
 
 
+def test_what_a_run_gives_is_shown_in_a_line():
+    """At a prompt, fit without an assignment showed every loss of its curve."""
+    model, data = tn.Model(tn.Dense(3), n_in=2), tn.data.Spirals(1000)
+    history = model.fit(data, epochs=2, validation=data.take(100))
+    last = ", ".join(f"{name} {history[-1][name]:.4g}" for name in ("loss", "val_loss", "val_accuracy"))
+    assert repr(history) == f"<2 epochs, the last with {last}>"
+    assert (
+        repr(tn.History([{"epoch": 1, "loss": 0.5}], stopped="enough")) == "<1 epoch, the last with loss 0.5; enough>"
+    )
+    assert repr(tn.History()) == "<0 epochs>"
+    (report,) = tn.train(model, tn.Loader(data, 100), tn.CrossEntropy(), tn.Adam(), steps=1)
+    assert repr(report.run) == "Run(step=1)"
+    assert len(repr(tn.find_rate(model, data, batch_size=100))) < 80
+
+
 @pytest.mark.parametrize("kind", [JSONLines, CSVLog])
 def test_a_second_log_goes_on(tmp_path, kind):
     kind(tmp_path / "log")(None, ROW)

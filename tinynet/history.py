@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+_NO_SCORES = ("epoch", "step", "seconds", "samples_per_second")
 LONGEST = 4000  # entries of a curve, an even number: at that length neighbours are merged
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """A row per epoch, names to numbers: ``history["val_loss"]`` is a column, ``history[-1]`` a row, ``history[-5:]`` five.
 
@@ -19,6 +20,8 @@ class History:
     >>> history = tn.History([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
     >>> history["loss"], history[-1]
     ([0.5, 0.25], {'epoch': 2, 'loss': 0.25})
+    >>> history
+    <2 epochs, the last with loss 0.25>
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -27,6 +30,12 @@ class History:
     curve: list[tuple[int, float]] = field(default_factory=list)  # (step, mean loss since the previous entry)
     stride: int = 8  # steps between two entries of the curve
     pending: list[float] = field(default_factory=list)  # losses of the next entry
+
+    def __repr__(self) -> str:
+        scores = [f"{name} {value:.4g}" for name, value in (self.rows or [{}])[-1].items() if name not in _NO_SCORES]
+        count = f"{len(self)} epoch{'s' if len(self) != 1 else ''}"
+        last = f", the last with {', '.join(scores)}" if scores else ""
+        return f"<{count}{last}{f'; {self.stopped}' if self.stopped else ''}>"
 
     def __len__(self) -> int:
         return len(self.rows)

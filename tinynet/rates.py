@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tinynet import checks
@@ -28,9 +28,9 @@ class RateTest:
     the loss never fell.
     """
 
-    rates: tuple[float, ...]
-    losses: tuple[float, ...]
-    smoothed: tuple[float, ...]
+    rates: tuple[float, ...] = field(repr=False)
+    losses: tuple[float, ...] = field(repr=False)
+    smoothed: tuple[float, ...] = field(repr=False)
     suggestion: float | None
 
     def plot(self) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from math import isfinite
@@ -34,9 +34,9 @@ _SHORT = 2**28  # parameters times samples of a step that takes the host no more
 class Run:
     """Everything that changes in a run besides the model: from it, the run continues as if it had never stopped."""
 
-    slots: State
+    slots: State = field(repr=False)
     step: int = 0
-    average: Array | None = None  # (p,), of theta, if it is averaged
+    average: Array | None = field(default=None, repr=False)  # (p,), of theta, if it is averaged
 
 
 class Report(NamedTuple):
