@@ -29,7 +29,7 @@ GRAIN = 16384  # elements that are worth another thread
 TILE = 2048  # random words that are made and used at a time
 _FLOPS = 2**18  # multiplications of a product that are worth another thread
 _FEW = 8  # rows or columns: up to so many, NumPy's BLAS is faster than tiles and panels
-_SMALL = 2**19  # bytes that NumPy gathers faster than a kernel is called
+_SMALL = 2**19  # bytes that NumPy gathers faster than a kernel is called, or gathers from: they lie in a core's cache
 
 
 class NumbaBackend(NumpyBackend):
@@ -358,7 +358,7 @@ class NumbaBackend(NumpyBackend):
 
     def gather(self, x: Array, index: Array) -> Array:
         plain = type(index) is np.ndarray and index.dtype == np.int64 and index.ndim == 1 and index.size and x.size
-        small = plain and x.nbytes // len(x) * index.size < _SMALL
+        small = plain and min(x.nbytes, x.nbytes // len(x) * index.size) < _SMALL
         if not plain or small or not _dense(x) or x.dtype.hasobject:
             return super().gather(x, index)
         out = self.empty((index.size, *x.shape[1:]), x.dtype)
