@@ -93,7 +93,7 @@ def fit_many(
     own = _Rates(rates, ensemble)
     step = make_step(ensemble, loss, optimizer, run, clip, accumulate, ema, own.array)
     session = _Session(ensemble, run, loader, held_out, Evaluation(ensemble, loss, chosen))
-    session.run(step if own.constant else own.before(step), steps, together=own.constant)
+    session.take(step if own.constant else own.before(step), steps, together=own.constant)
     return ensemble
 
 
@@ -122,13 +122,13 @@ class _Session:
     def __init__(
         self, ensemble: Ensemble, run: Run, loader: Together, held_out: Dataset | None, evaluate: Evaluation
     ) -> None:
-        self.ensemble, self.state, self.loader = ensemble, run, loader
+        self.ensemble, self.run, self.loader = ensemble, run, loader
         self.held_out, self.evaluate = held_out, evaluate
         self.tallies = [Tally() for _ in ensemble.seeds]
 
-    def run(self, step: Any, steps: int, together: bool) -> None:
+    def take(self, step: Any, steps: int, together: bool) -> None:
         """Take ``steps`` steps, or fewer where all networks diverge; ``step`` and ``together`` are those of `loop`."""
-        ensemble, run, watch = self.ensemble, self.state, _Watch(self.ensemble)
+        ensemble, run, watch = self.ensemble, self.run, _Watch(self.ensemble)
         try:
             for report in loop(ensemble, self.loader, step, run, steps, None, watch, together=together):
                 self._after_step(report)
@@ -158,7 +158,7 @@ class _Session:
         """The columns of each network's row that validation adds."""
         if self.held_out is None:
             return [{}] * len(self.ensemble)
-        with averaged(self.ensemble, self.state):
+        with averaged(self.ensemble, self.run):
             scores = self.evaluate.each(self.held_out, max(_ROWS // len(self.ensemble), 256))
         return [{f"val_{name}": value for name, value in score.items()} for score in scores]
 
