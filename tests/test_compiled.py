@@ -17,6 +17,7 @@ from tinynet_backends import get_backend
 import tinynet as tn
 
 pytest.importorskip("numba", reason="the backend needs numba")
+from tinynet_backends import numba_backend
 from tinynet_backends.compiled import blas, build, cached, intrinsics, kernels, program
 from tinynet_backends.numba_backend import NumbaBackend
 from tinynet_backends.tracing import trace
@@ -287,6 +288,7 @@ def test_several_steps_at_once_have_the_bits_of_single_ones(count, monkeypatch):
         return run and (lambda inputs, out: (ran.append(len(out)), run(inputs, out)))
 
     monkeypatch.setattr(program, "_SHARE", 1)
+    monkeypatch.setattr("tinynet.data.together.LARGEST_CHUNK", 16 * count * 12 * 5)  # 16 steps
     rates = [0.01 * (1 + n) for n in range(count)]
     schedules = [tn.schedules.Step(rate, every=9) for rate in rates]
     for options in ({}, {"shuffle": False}, {"lr": rates, "optimizer": tn.NAdam()}, {"lr": schedules}):
@@ -405,9 +407,10 @@ def test_a_scan_returns_a_part_of_a_result(divided):
 
 
 def test_what_nobody_reads_afterwards_stays_in_the_cache(monkeypatch):
-    """Each core has all networks' numbers between two kernels at one place; what is returned has a place for each."""
+    """Each part has all networks' numbers between two kernels at one place; what is returned has a place for each."""
     monkeypatch.setattr(program, "_SHARE", 1)
-    ops, x, seen = get_backend("numba"), np.arange(24.0).reshape(6, 4), []
+    parts = program.TURNS * program.cores()
+    ops, x, seen = get_backend("numba"), np.arange(12.0 * parts).reshape(3 * parts, 4), []
 
     def step(x):
         seen.append(ops.elementwise(lambda xp, x: x * 2.0, x))
@@ -419,7 +422,7 @@ def test_what_nobody_reads_afterwards_stays_in_the_cache(monkeypatch):
     between = seen[0]
     between[...] = -1.0
     np.testing.assert_array_equal(played(x), 2.0 * x + 1.0)
-    assert (between == -1.0).all(axis=1).sum() == 6 - min(program.cores(), 6)
+    assert (between == -1.0).all(axis=1).sum() == 2 * parts
 
 
 def test_what_is_not_cut_alike_is_no_chain():
@@ -442,8 +445,9 @@ def test_what_is_not_cut_alike_is_no_chain():
 
 
 @pytest.mark.parametrize("shape", [(300,), (300, 5)])
-def test_a_gather_of_many_rows_checks_their_numbers(shape):
+def test_a_gather_of_many_rows_checks_their_numbers(shape, monkeypatch):
     """A kernel reads at the address that a number says: one outside is NumPy's business."""
+    monkeypatch.setattr(numba_backend, "_SMALL", 0)
     ops, x, index = tn.get_backend("numba"), np.arange(np.prod(shape)).reshape(shape), np.arange(70_000) % 300
     np.testing.assert_array_equal(ops.gather(x, index), x[index])
     for place in (0, 69_999):  # of either part

@@ -52,18 +52,15 @@ class History:
 
         The curve does not depend on how the losses are split over calls, and never reaches 4000 entries.
         """
-        done = step - len(losses)
-        while done < step:
-            more = losses[done - step :][: self.stride - len(self.pending)]
-            self.pending += more
-            done += len(more)
-            if len(self.pending) == self.stride or (end and done == step):
-                self.curve.append((done, sum(self.pending) / len(self.pending)))
-                self.pending.clear()
+        losses = *self.pending, *losses
+        while losses and (end or len(losses) >= self.stride):
+            entry, losses = losses[: self.stride], losses[self.stride :]
+            self.curve.append((step - len(losses), sum(entry) / len(entry)))
             if len(self.curve) == LONGEST:
                 pairs = zip(self.curve[::2], self.curve[1::2], strict=True)
                 self.curve = [(b[0], 0.5 * (a[1] + b[1])) for a, b in pairs]
                 self.stride *= 2
+        self.pending = [*losses]
 
     def json_lines(self) -> str:
         """One JSON object per epoch and line."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from math import isfinite
 from typing import Any
 
 from tinynet import checks
-from tinynet.data import Dataset, Loader, as_dataset
+from tinynet.data import Batch, Dataset, Loader, as_dataset
 from tinynet.data.loader import has_chunks
 from tinynet.data.together import Together
 from tinynet.ensemble import Ensemble
@@ -24,7 +24,7 @@ from tinynet.optim import Optimizer
 from tinynet.schedules import Schedule, rate_at
 from tinynet.standardize import check_others, standardizer
 from tinynet.streams import check_seed
-from tinynet.training import Run, check_options, loop, make_step
+from tinynet.training import Report, Run, Step, check_options, loop, make_step
 
 _ROWS = 4096  # samples times networks that are evaluated at a time
 
@@ -71,28 +71,15 @@ def fit_many(
     >>> networks.predict([[2.0]]).round(1).ravel().tolist()
     [5.0, 5.0, 5.0]
     """
-    if others:
-        names = ", ".join(others)
-        raise TypeError(f"fit_many does not take {names}: all networks take the same steps; use fit for one")
-    if hasattr(data, "steps_per_epoch") and not has_chunks(data):
-        kind = type(data).__name__
-        raise TypeError(f"fit_many does not take {kind}: give a data set, arrays, a path or a Loader")
+    _check_possible(data, others)
     source = data.data if isinstance(data, Loader) else as_dataset(data, model.ops)
     held_out = None if validation is None else as_dataset(validation, model.ops, source.columns)
     loss, optimizer, chosen = settle(source, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
     numbers, rates = _pairs(model.seed if seeds is None else seeds, optimizer.lr if lr is None else lr)
-    each = [replace(optimizer, lr=rate) for rate in rates]  # which checks the rates
-
+    optimizer, *_ = (replace(optimizer, lr=rate) for rate in rates)  # which checks the rates
     draw = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
-    if isinstance(data, Loader):
-        check_draws_itself(data, draw)
-
-    def order(seed: int) -> Loader:
-        return data if isinstance(data, Loader) else Loader(source, batch_size, seed=seed, **draw)
-
-    orders = {seed: order(seed) for seed in dict.fromkeys(numbers)}
-    loader = Together([orders[seed] for seed in numbers])
+    loader = Together(_loaders(data, source, numbers, batch_size, draw))
     steps = epochs * loader.steps_per_epoch
     check_options(steps, clip, accumulate, ema)
     check_fit(model, source, loss)
@@ -102,44 +89,80 @@ def fit_many(
     ensemble = Ensemble(model, numbers, rates)
     _adapt(ensemble, source)
     ensemble.loss, ensemble.metrics, ensemble.columns = loss, chosen, source.columns
-    ops = ensemble.ops
-    run = Run(optimizer.init(ensemble.theta, ops))
+    run = Run(optimizer.init(ensemble.theta, ensemble.ops))
     if ema is not None:
-        run.average = ops.xp.asarray(ensemble.theta, copy=True)
-    evaluate = Evaluation(ensemble, loss, chosen)
-
-    def validated() -> list[dict[str, float]]:
-        """The columns of each network's row that validation adds."""
-        if held_out is None:
-            return [{}] * len(ensemble)
-        with averaged(ensemble, run):
-            scores = evaluate.each(held_out, max(_ROWS // len(ensemble), 256))
-        return [{f"val_{name}": value for name, value in score.items()} for score in scores]
-
+        run.average = ensemble.ops.xp.asarray(ensemble.theta, copy=True)
     own = _Rates(rates, ensemble)
-    step = make_step(ensemble, loss, each[0], run, clip, accumulate, ema, own.array)
-    at_rates = step if own.constant else lambda batch, t: step(batch, own.at(t))
-    watch = _Watch(ensemble)
-    tallies = [Tally() for _ in numbers]
-    try:
-        for report in loop(ensemble, loader, at_rates, run, steps, None, watch, together=own.constant):
-            columns = zip(*report.recent, strict=True)  # none where no losses came in
-            for tally, history, losses in zip(tallies, ensemble.histories, columns, strict=False):
-                tally.add(losses)
-                history.record(report.step, losses, report.last_of_epoch)
-            if report.last_of_epoch:
-                for tally, history, scores in zip(tallies, ensemble.histories, validated(), strict=True):
-                    history.rows.append(tally.row(report, loader) | scores)
-                    tally.reset()
-            if len(ensemble.diverged) == len(ensemble):
-                break
-    except KeyboardInterrupt:
-        watch.finish()
-        raise Interrupted(ensemble, run.step) from None
-    if run.average is not None:
-        ensemble.theta[...] = run.average
-    watch.finish()
+    step = make_step(ensemble, loss, optimizer, run, clip, accumulate, ema, own.array)
+    session = _Session(ensemble, run, loader, held_out, Evaluation(ensemble, loss, chosen))
+    session.take(step if own.constant else own.before(step), steps, together=own.constant)
     return ensemble
+
+
+def _check_possible(data: Any, others: dict[str, Any]) -> None:
+    """TypeError for options of `fit` and kinds of data that many networks cannot share."""
+    if others:
+        names = ", ".join(others)
+        raise TypeError(f"fit_many does not take {names}: all networks take the same steps; use fit for one")
+    if hasattr(data, "steps_per_epoch") and not has_chunks(data):
+        kind = type(data).__name__
+        raise TypeError(f"fit_many does not take {kind}: give a data set, arrays, a path or a Loader")
+
+
+def _loaders(data: Any, source: Dataset, seeds: list[int], batch_size: int, draw: dict[str, Any]) -> list[Loader]:
+    """A loader for each seed: one for all where ``data`` is one."""
+    if isinstance(data, Loader):
+        check_draws_itself(data, draw)
+        return [data] * len(seeds)
+    made = {seed: Loader(source, batch_size, seed=seed, **draw) for seed in dict.fromkeys(seeds)}
+    return [made[seed] for seed in seeds]
+
+
+class _Session:
+    """A run of `fit_many`, and what happens between its steps: the losses and the validation of each network."""
+
+    def __init__(
+        self, ensemble: Ensemble, run: Run, loader: Together, held_out: Dataset | None, evaluate: Evaluation
+    ) -> None:
+        self.ensemble, self.run, self.loader = ensemble, run, loader
+        self.held_out, self.evaluate = held_out, evaluate
+        self.tallies = [Tally() for _ in ensemble.seeds]
+
+    def take(self, step: Any, steps: int, together: bool) -> None:
+        """Take ``steps`` steps, or fewer where all networks diverge; ``step`` and ``together`` are those of `loop`."""
+        ensemble, run, watch = self.ensemble, self.run, _Watch(self.ensemble)
+        try:
+            for report in loop(ensemble, self.loader, step, run, steps, None, watch, together=together):
+                self._after_step(report)
+                if report.last_of_epoch:
+                    self._after_epoch(report)
+                if len(ensemble.diverged) == len(ensemble):
+                    break
+        except KeyboardInterrupt:
+            watch.finish()
+            raise Interrupted(ensemble, run.step) from None
+        if run.average is not None:
+            ensemble.theta[...] = run.average
+        watch.finish()
+
+    def _after_step(self, report: Report) -> None:
+        columns = zip(*report.recent, strict=True)  # none where no losses came in
+        for tally, history, losses in zip(self.tallies, self.ensemble.histories, columns, strict=False):
+            tally.add(losses)
+            history.record(report.step, losses, report.last_of_epoch)
+
+    def _after_epoch(self, report: Report) -> None:
+        for tally, history, scores in zip(self.tallies, self.ensemble.histories, self._validated(), strict=True):
+            history.rows.append(tally.row(report, self.loader) | scores)
+            tally.reset()
+
+    def _validated(self) -> list[dict[str, float]]:
+        """The columns of each network's row that validation adds."""
+        if self.held_out is None:
+            return [{}] * len(self.ensemble)
+        with averaged(self.ensemble, self.run):
+            scores = self.evaluate.each(self.held_out, max(_ROWS // len(self.ensemble), 256))
+        return [{f"val_{name}": value for name, value in score.items()} for score in scores]
 
 
 def _adapt(ensemble: Ensemble, data: Dataset) -> None:
@@ -173,6 +196,10 @@ class _Rates:
                 self.array[...] = self.ops.asarray(now, self.dtype)[:, None]
                 self._last = now
         return step
+
+    def before(self, step: Step) -> Callable[[Batch, int], Array]:
+        """``step``, which finds the rates of its number set."""
+        return lambda batch, t: step(batch, self.at(t))
 
 
 class _Watch:

@@ -29,7 +29,7 @@ GRAIN = 16384  # elements that are worth another thread
 TILE = 2048  # random words that are made and used at a time
 _FLOPS = 2**18  # multiplications of a product that are worth another thread
 _FEW = 8  # rows or columns: up to so many, NumPy's BLAS is faster than tiles and panels
-_SMALL = 2**19  # bytes that NumPy gathers faster than a kernel is called
+_SMALL = 2**19  # bytes that NumPy gathers faster than a kernel is called, or gathers from: they lie in a core's cache
 
 
 class NumbaBackend(NumpyBackend):
@@ -82,29 +82,10 @@ class NumbaBackend(NumpyBackend):
     def affine_grad(
         self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
     ) -> tuple[Array | None, Array, Array | None]:
-        if _stacks(dy, x, w) and _dense(dy) and _conform(dy, x, w):
-            return self._affine_grads(dy, x, w, bias, need_dx)
-        if not _matrices(dy, x, w) or not _conform(dy, x, w):
+        many = dy.ndim == 3
+        taken = _stacks(dy, x, w) and _dense(dy) if many else _matrices(dy, x, w)
+        if not taken or not _conform(dy, x, w):
             return super().affine_grad(dy, x, w, bias, need_dx)
-        dx = db = None
-        if need_dx:
-            dx = self.empty(x.shape, x.dtype)
-            self._products(dy, w.T, dx)
-        dw = self._gradient(w.shape, w.dtype)
-        self._products(x.T, dy, dw)
-        if bias:
-            n, o = dy.shape
-            db = self._gradient((o,), dy.dtype)
-            if dy.flags.c_contiguous:
-                self._run(kernels.column_sums, dy.dtype, min(self._parts(n * o), max(1, o // 16)), n, o, dy, db)
-            else:
-                self._do(_sum_rows, dy, db)
-        return dx, dw, db
-
-    def _affine_grads(
-        self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool
-    ) -> tuple[Array | None, Array, Array | None]:
-        """`affine_grad` of many networks."""
         dx = db = None
         if need_dx:
             dx = self.empty(x.shape, x.dtype)
@@ -112,10 +93,20 @@ class NumbaBackend(NumpyBackend):
         dw = self._gradient(w.shape, w.dtype)
         self._products(x.mT, dy, dw)
         if bias:
-            (count, n, o), parts = dy.shape, min(self._parts(dy.size), dy.shape[0])
-            db = self._gradient((count, o), dy.dtype)
-            self._run(kernels.columns_of_each, dy.dtype, parts, count, n, o, dy, db, db.strides[0], rows=count)
+            db = self._gradient((*dy.shape[:-2], dy.shape[-1]), dy.dtype)
+            self._sum_rows(dy, db)
         return dx, dw, db
+
+    def _sum_rows(self, x: Array, out: Array) -> None:
+        """``out[...] = x.sum(-2)``, of one network or of many."""
+        (*many, n, o), parts = x.shape, self._parts(x.size)
+        if many:
+            words = *x.shape, x, out, out.strides[0]
+            self._run(kernels.columns_of_each, x.dtype, min(parts, len(x)), *words, rows=len(x))
+        elif x.flags.c_contiguous:
+            self._run(kernels.column_sums, x.dtype, min(parts, max(1, o // 16)), n, o, x, out)
+        else:
+            self._do(np.add.reduce, x, 0, None, out)
 
     def _products(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
         """``c[...] = a @ b + bias``, one product or one for each of many networks."""
@@ -372,7 +363,7 @@ class NumbaBackend(NumpyBackend):
 
     def gather(self, x: Array, index: Array) -> Array:
         plain = type(index) is np.ndarray and index.dtype == np.int64 and index.ndim == 1 and index.size and x.size
-        small = plain and x.nbytes // len(x) * index.size < _SMALL
+        small = plain and min(x.nbytes, x.nbytes // len(x) * index.size) < _SMALL
         if not plain or small or not _dense(x) or x.dtype.hasobject:
             return super().gather(x, index)
         out = self.empty((index.size, *x.shape[1:]), x.dtype)
@@ -443,10 +434,6 @@ _F8, _U8 = np.dtype(np.float64), np.dtype(np.uint64)
 def _listed(index: Any) -> tuple[Any, int]:
     """Numbers as a kernel takes them: an array of them, or 0 and the first of a range."""
     return (0, index.start) if isinstance(index, range) else (np.ascontiguousarray(index, np.int64), 0)
-
-
-def _sum_rows(x: Array, out: Array) -> None:
-    np.add.reduce(x, 0, out=out)
 
 
 def _networks(arrays: Sequence[Array], dtype: Any = None) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tinynet_backends import Backend
 
 from tinynet.data.dataset import Batch
-from tinynet.data.loader import LARGEST_CHUNK, LAUNCHED, Chunk, Loader, host_of, power_of_two, sample_size
+from tinynet.data.loader import LARGEST_CHUNK, Chunk, Loader, host_of, power_of_two, sample_size
 from tinynet.data.sampling import Sequential, Shuffled, Shuffles
 
 
@@ -26,8 +26,7 @@ class Together:
         self.alike = isinstance(first.order, Sequential) or all(a.seed == first.seed for a in loaders)
         shuffled = all(isinstance(a.order, Shuffled) for a in loaders)
         self.shuffles = Shuffles(self.data.n, [a.seed for a in loaders]) if shuffled else None
-        most = LARGEST_CHUNK // (len(loaders) * self.batch_size * sample_size(self.data))
-        self._most = power_of_two(min(most, LAUNCHED))
+        self._largest = LARGEST_CHUNK // (len(loaders) * self.batch_size * sample_size(self.data))
         self._kept: Chunk | None = None  # the one that was made last
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
@@ -39,14 +38,14 @@ class Together:
 
     def steps_per_chunk(self, ops: Backend) -> int:
         """How many steps a chunk has, but for the last of an epoch."""
-        return self._most
+        return min(self.first.steps_per_chunk(ops), power_of_two(self._largest))
 
     def chunk(self, step: int, ops: Backend, dtype: str) -> Chunk:
         """The chunk that ``step`` belongs to, its batches on ``ops``: (steps, …)."""
-        place = step % self.steps_per_epoch
-        first = step - place % self._most if place < self.data.n // self.batch_size else step
+        most, place = self.steps_per_chunk(ops), step % self.steps_per_epoch
+        first = step - place % most if place < self.data.n // self.batch_size else step
         epoch, place = divmod(first, self.steps_per_epoch)
-        steps = max(1, min(self._most, self.data.n // self.batch_size - place))
+        steps = max(1, min(most, self.data.n // self.batch_size - place))
         start = place * self.batch_size
         stop = min(start + steps * self.batch_size, self.data.n)
         host, xp, count = host_of(ops), ops.xp, len(self.loaders)

@@ -1,8 +1,8 @@
 """Programs of kernels: records in one array of words, run one after another without Python, their parts on all cores.
 
-A kernel is a compiled function ``kernel(args, part, parts)``: the address of its arguments, 64-bit words, and which of
-how many parts of the work is meant. A record is ``[length, kernel, parts, *arguments]``. The parts of a record depend on
-sizes alone, and not on who is there to do them, so that results do not either.
+A kernel is a compiled function ``kernel(args, part, parts)``: the address of its arguments, 64-bit words, and the part,
+of so many, that it does. A record is ``[length, kernel, parts, *arguments]``. The parts of a record depend on sizes
+alone, never on the threads at hand, and so neither do results.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tinynet_backends.replay import Replay, offset_of, whole_of
 
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
+TURNS = 4  # parts of a chain for each core: one that is slower, or has something else to do, does fewer of them
 _EARLY, _EVERY = 32, 2048  # steps before the first trial without helpers; twice as many before each further one, up to
 _TRIED = 6  # runs of a trial with helpers, and then as many without
 _UNUSED = 2  # the first of either, in which caches hold what another core needs
@@ -53,7 +54,7 @@ class Kernel:
 
 
 def _word(value: Any) -> int:
-    """An argument as a word: an array's address, the bits of a float64, a whole number."""
+    """An argument as a word: an array's address, the bits of a float64, an integer."""
     if type(value) is not int:  # most are, and after a step every line of Python is slow
         if isinstance(value, np.ndarray):
             return int(value.__array_interface__["data"][0])
@@ -64,11 +65,11 @@ def _word(value: Any) -> int:
 
 
 def lower(calls: Sequence[Call], replay: Replay) -> None:
-    """Give ``replay`` the calls of a tape, those of kernels that stand together as one program.
+    """Give ``replay`` the calls of a tape, adjacent ones of kernels as one program.
 
     Kernels that have rows of their own, of many networks, are chained: the cores do not wait for one another from kernel
     to kernel, and each goes through all of them with a few networks at a time. If they are all of the tape, what nobody
-    reads afterwards lies at the same place for all networks of a core, and stays in its cache; and several steps are one
+    reads afterwards lies at the same place for all networks of a part, and stays in a cache; and several steps are one
     run, in which a core takes a few networks through all of the steps, then the next few. If one program without chains is
     all of the tape, several steps are one run of its records, once for each step.
     """
@@ -103,7 +104,7 @@ class _Records:
     def begin_chain(self, chain: Sequence[Call], shares: int, replay: Replay | None) -> None:
         """The head of a chain, whose records follow; with ``replay`` if they are all of its calls."""
         self.chained = True
-        shared, size = min(shares, _machine().cores), sum(3 + len(args) for _, args in chain)
+        shared, size = min(shares, TURNS * _machine().cores), sum(3 + len(args) for _, args in chain)
         moves = _moves(chain, shares, replay.passing) if replay else []
         self.changes = _changes(chain, replay.returned) if replay else []
         room = np.empty(shared * size, np.int64)
@@ -239,7 +240,7 @@ def _agree(cuts: dict[int, int], args: Sequence[Any], rows: int) -> bool:
 
 
 def _division(chain: Sequence[Call]) -> int:
-    """Into how many parts a chain goes; 1 if it is none, or not worth it."""
+    """The number of parts of a chain; 1 if it cannot be, or need not be, divided."""
     if len(chain) < 2:
         return 1
     rows: int = chain[0][0].rows  # type: ignore[attr-defined]
@@ -398,7 +399,7 @@ class Machine:
         self._helpers = self._asleep = 0
 
     def together(self, first: int, last: int, helped: bool = True) -> None:
-        """Run records, with the help of other threads if that is wanted, where these are free and as many are allowed."""
+        """Run records, with the help of other threads if wanted, free and allowed."""
         if self.blas is None:
             self._shared(first, last, self.cores if helped else 1)
             return
