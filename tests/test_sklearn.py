@@ -674,7 +674,7 @@ def test_after_ctrl_c_within_a_partial_fit_the_next_is_a_whole_epoch(monkeypatch
         yield next(run(*args))
         raise KeyboardInterrupt
 
-    model = MLPRegressor(batch_size=30, random_state=0).partial_fit(X, Z).partial_fit(X, Z)
+    model = MLPRegressor(batch_size=30, random_state=0, backend="numpy").partial_fit(X, Z).partial_fit(X, Z)
     monkeypatch.setattr(trainer, "loop", interrupted)
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         model.partial_fit(X, Z)
