@@ -239,6 +239,8 @@ def _out(f: Callable[..., Any], *args: Any) -> None:
 
 def real(value: Any, met: list[StandIn] | None = None) -> Any:
     """``value`` with the real arrays and numbers in place of its stand-ins, which are appended to ``met``."""
+    if type(value) is int:  # most of a kernel's arguments are
+        return value
     if isinstance(value, (StandIn, Number)):
         if met is not None:
             met.append(value)  # type: ignore[arg-type]

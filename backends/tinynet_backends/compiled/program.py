@@ -120,11 +120,12 @@ class _Records:
     def add(self, f: Kernel, args: Sequence[Any]) -> None:
         self.words += [3 + len(args), f.address, f.parts]
         for a in args:
+            value = real(a)
             if _changing(a):
                 self.places.append((len(self.words), a))
             else:
-                self.kept.append(real(a))
-            self.words.append(_word(real(a)))
+                self.kept.append(value)
+            self.words.append(_word(value))
         self.parts = max(self.parts, f.parts)
 
     def close(self, replay: Replay) -> None:
@@ -272,9 +273,10 @@ def _changes(chain: Sequence[Call], returned: Set[int]) -> list[int]:
     inputs, results, place = [], [], 0
     for _, args in chain:
         for n, a in enumerate(args, start=3):
+            value = real(a)
             if _changing(a):
                 inputs.append(place + n)
-            elif isinstance(real(a), np.ndarray) and id(whole_of(real(a))) in returned:
+            elif isinstance(value, np.ndarray) and id(whole_of(value)) in returned:
                 results.append(place + n)
         place += 3 + len(args)
     return inputs + results
