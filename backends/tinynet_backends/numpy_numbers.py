@@ -107,7 +107,7 @@ class NumpyNumbers(Backend):
         """As specified. A round hashes one of few numbers, a side: of many indices it is looked up."""
         n, m = permutation.check_inside(np, index, n), len(index)
         permuted, size = super().permutes, max(BLOCK // max(len(keys), 1), 1)
-        if m >= 4 * max(permutation.sides(n)):
+        if m >= 4 * max(permutation.sides(n)) and isinstance(index, (range, np.ndarray)):  # and not being captured
             permuted = partial(_looked_up, tables=permutation.tables(np, n, keys))
         # tens of passes, each over a few temporaries of up to 8 bytes a number
         blocks = [permuted(index[start : start + size], n, keys) for start in range(0, max(m, 1), size)]
