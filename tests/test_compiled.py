@@ -508,28 +508,43 @@ def test_helpers_help_where_they_do(without, wanted, monkeypatch):
         def together(self, first, last, helped):
             ran.append(helped)
             now[0] += 1e-6 * (10 if helped else without)
-            now[0] += 1.0 if len(ran) == program._EARLY + program._TRIED else 0.0  # once something else came between
+            now[0] += 1.0 if len(ran) == program._TRIED else 0.0  # once something else came between
 
     monkeypatch.setattr(program, "perf_counter", lambda: now[0])
     adaptive = program.AdaptiveProgram(Machine(), np.zeros(1, np.int64))
     early, tried = program._EARLY, program._TRIED
     pauses = [early, 2 * early, 4 * early]
     for pause in pauses:
-        for _ in range(pause + 2 * tried):
+        for _ in range(2 * tried + pause):
             adaptive()
-    for pause, before in zip(pauses, (True, wanted, wanted), strict=True):
-        trial = [ran.pop(0) for _ in range(pause + 2 * tried)]
-        assert trial == [before] * pause + [True] * tried + [False] * tried
+    for pause in pauses:
+        trial = [ran.pop(0) for _ in range(2 * tried + pause)]
+        assert trial == [True] * tried + [False] * tried + [wanted] * pause
     without = 13  # a verdict stands until the next trial
-    while adaptive.pause < program._EVERY:
+    while adaptive.left < program._EVERY:
         adaptive()
-    assert ran[: 8 * early] == [wanted] * 8 * early
     for _ in range(program._EVERY):
         adaptive()
     assert all(ran[-program._EVERY :])
     for _ in range(2 * tried):
         adaptive()
-    assert adaptive.pause == program._EVERY
+    assert adaptive.left == program._EVERY
+
+
+def test_a_trial_of_several_steps_at_a_time_is_a_few_runs(monkeypatch):
+    now, ran = [0.0], []
+
+    class Machine:
+        def together(self, first, last, helped):
+            now[0] += 1e-6 * steps * (2 if helped else 1)
+            ran.append(helped)
+
+    steps = program._TRIED
+    monkeypatch.setattr(program, "perf_counter", lambda: now[0])
+    adaptive, rows = program.AdaptiveProgram(Machine(), np.zeros(1, np.int64)), np.zeros((steps, 1), np.int64)
+    for _ in range(2 * program._RUNS + 1):
+        adaptive(rows)
+    assert ran == [True] * program._RUNS + [False] * (program._RUNS + 1)
 
 
 def test_what_takes_long_has_helpers(monkeypatch):

@@ -674,7 +674,7 @@ def test_after_ctrl_c_within_a_partial_fit_the_next_is_a_whole_epoch(monkeypatch
         yield next(run(*args))
         raise KeyboardInterrupt
 
-    model = MLPRegressor(batch_size=30, random_state=0).partial_fit(X, Z).partial_fit(X, Z)
+    model = MLPRegressor(batch_size=30, random_state=0, backend="numpy").partial_fit(X, Z).partial_fit(X, Z)
     monkeypatch.setattr(trainer, "loop", interrupted)
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         model.partial_fit(X, Z)
@@ -718,3 +718,15 @@ def test_a_step_that_is_kept_between_partial_fits_changes_no_bit(backend, option
     kept.partial_fit(X, y)
     assert before[2].theta.tobytes() == before[1].tobytes()  # a model that somebody has is not trained further
     assert not np.array_equal(kept.theta_, before[0])
+
+
+def test_a_subclass_has_parameters_of_its_own():
+    """Names are kept by class: those of the parent, which was asked before, are not its own."""
+
+    class Wide(MLPClassifier):
+        def __init__(self, width=7):
+            super().__init__((width,))
+            self.width = width
+
+    assert "alpha" in MLPClassifier().get_params()
+    assert clone(Wide(9)).get_params() == {"width": 9}

@@ -246,7 +246,8 @@ class _Session:
             snapshot.tally.add(recent)
             snapshot.history.record(report.step, recent, report.last_of_epoch)
             bar.step(report.step, sum(recent) / len(recent))
-        self.call_per_step(report.step)
+        if self.per_step:
+            self.call_per_step(report.step)
         if report.last_of_epoch:
             self._after_epoch(report, bar)
         snapshot.finished = bool(snapshot.history.stopped)

@@ -303,7 +303,9 @@ class Model(Vectors):
 def without_standardize(model: Model) -> Model:
     """``model`` without its first layer, a `Standardize`, on the same vectors: what changes in one changes in the other."""
     _, *layers = model.net.layers  # type: ignore[attr-defined]
-    rest = Model(Sequential(*layers), model.in_shape, seed=model.seed, backend=model.ops, dtype=model.dtype)
+    rest = Model.__new__(Model)  # nothing is drawn for it
+    vars(rest).update(vars(model), net=Sequential(*layers))
+    rest.spec = rest.net.build(model.in_shape)
     rest._bind(model.theta, model.state[2 * prod(model.in_shape) :])
     return rest
 

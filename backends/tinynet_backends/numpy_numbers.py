@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from tinynet_backends import exact
+from tinynet_backends import exact, permutation
 from tinynet_backends.backend import Array, Backend, Formula
 
 BLOCK = 32768  # elements: a handful of float32 temporaries of this length fit a 1 MiB second-level cache
@@ -100,18 +101,17 @@ class NumpyNumbers(Backend):
         return np.add.reduce(x, 1, dtype=x.dtype)
 
     def permute(self, index: Any, n: int, keys: tuple[int, ...]) -> Array:
-        size = BLOCK  # a hundred passes, each over a few temporaries of up to 8 bytes a number
-        if len(index) <= size:
-            return super().permute(index, n, keys)
-        blocks = [
-            super(NumpyNumbers, self).permute(index[at : at + size], n, keys) for at in range(0, len(index), size)
-        ]
-        return np.concatenate(blocks)
+        return self.permutes(index, n, [keys])[0]
 
     def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
-        if len(index) * len(keys) <= BLOCK:
-            return super().permutes(index, n, keys)
-        return np.stack([self.permute(index, n, each) for each in keys])
+        """As specified. A round hashes one of few numbers, a side: of many indices it is looked up."""
+        n, m = permutation.check_inside(np, index, n), len(index)
+        permuted, size = super().permutes, max(BLOCK // max(len(keys), 1), 1)
+        if m >= 4 * max(permutation.sides(n)) and isinstance(index, (range, np.ndarray)):  # and not being captured
+            permuted = partial(_looked_up, tables=permutation.tables(np, n, keys))
+        # tens of passes, each over a few temporaries of up to 8 bytes a number
+        blocks = [permuted(index[start : start + size], n, keys) for start in range(0, max(m, 1), size)]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
     def samples(
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
@@ -129,3 +129,27 @@ class NumpyNumbers(Backend):
                 y = self.empty((n, *target.shape[1:]), target.dtype if target.dtype.kind == "i" else x.dtype)
             x[rows], y[rows] = features, target
         return x, y
+
+
+def _looked_up(index: Any, n: int, keys: Sequence[Any], tables: Array) -> Array:
+    """`Backend.permutes`, by the `permutation.tables` of the keys."""
+    x = np.arange(index.start, index.stop) if isinstance(index, range) else index.astype(np.int64)
+    rounds = tables.view(np.int64).swapaxes(0, 1).reshape(tables.shape[1], -1)
+    first = tables.shape[2] * np.arange(len(keys))[:, None]  # where those of each permutation begin
+    found = _through(np.tile(x, (len(keys), 1)), n, rounds, first)
+    while (beyond := (found >= n).nonzero())[0].size:
+        found[beyond] = _through(found[beyond], n, rounds, first[beyond[0], 0])
+    return found
+
+
+def _through(x: Array, n: int, rounds: Array, first: Array) -> Array:
+    """All rounds of `permutation.permute`, without its walk; x is an array of its own."""
+    a, b = permutation.sides(n)
+    l = x // b
+    r = x - l * b
+    for j, hashes in enumerate(rounds):
+        changed, other, side = (r, l, b) if j % 2 else (l, r, a)
+        changed += hashes.take(np.add(other, first, out=x))
+        np.subtract(changed, side, out=x)  # without its sign, what is negative is huge
+        np.minimum(changed.view(np.uint64), x.view(np.uint64), out=changed.view(np.uint64))
+    return l * b + r

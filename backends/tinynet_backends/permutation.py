@@ -85,7 +85,7 @@ def check_inside(xp: Any, index: Array | range, n: int) -> int:
     if isinstance(index, range):
         least, most = (index[0], index[-1]) if index else (0, 0)
     else:
-        least, most = (int(xp.min(index)), int(xp.max(index))) if index.shape[0] else (0, 0)
+        least, most = (int(xp.min(index)), int(xp.max(index))) if index.size else (0, 0)
     if least < 0 or most >= n:
         raise IndexError(f"index {least if least < 0 else most} is out of range: this permutation is of range({n})")
     return n
@@ -134,7 +134,17 @@ def used_keys(keys: Sequence[int], n: int) -> Sequence[int]:
     return keys[: _rounds(n)]
 
 
-def _below(xp: Any, bound: int, x: Array, key: int) -> Array:
+def tables(xp: Any, n: int, keys: Sequence[Sequence[int]]) -> Array:
+    """What a round adds to one side for each number that the other may be, (keys, rounds, longer side) uint64.
+
+    Round j adds to the ``j % 2``-th of `sides`; ``keys`` are those of several permutations.
+    """
+    used = xp.asarray([used_keys(each, n) for each in keys], dtype=xp.uint64)[:, :, None]
+    bounds = xp.asarray([sides(n)[j % 2] for j in range(used.shape[1])], dtype=xp.uint64)[:, None]
+    return _below(xp, bounds, xp.arange(max(sides(n)), dtype=xp.uint64), used)
+
+
+def _below(xp: Any, bound: Any, x: Array, key: Any) -> Array:
     """A hash of (x, key) in [0, bound): uint64 holding 32 bits -> uint64. The mixer is lowbias32 (C. Wellons, 2018)."""
     # 32-bit products drop the upper bits by themselves, and a vector holds twice as many numbers
     x = xp.astype(x ^ key, xp.uint32)

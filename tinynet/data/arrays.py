@@ -112,9 +112,8 @@ class Arrays(Dataset):
             weight = None if self.weight is None else take(self.weight, i)
         if self._mapped > RELEASE:
             self._touch(x.nbytes + y.nbytes if isinstance(index, range) else len(index) * _FAULT)
-        integers = self.ops.xp.isdtype(y.dtype, "integral") and y.ndim == 1
         x = ops.asarray(x, dtype)
-        y = ops.asarray(y, "int64" if integers else dtype)
+        y = ops.asarray(y, dtype if self.classes is None else "int64")
         return Batch(x, y, None if weight is None else ops.asarray(weight, dtype))
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:

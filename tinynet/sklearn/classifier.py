@@ -177,6 +177,8 @@ class MLPClassifier(ClassifierMixin, MLP):
     def predict_proba(self, X: Any) -> Array:
         """Probabilities (n, k), in the order of ``classes_``; of each label by itself if a sample has several."""
         out, home = self._outputs(X, "predict_proba")
+        if isinstance(self._loss(), CrossEntropy):
+            return home.softmax(out)
         return home.xp.exp(self._log_probabilities(out, home.xp))
 
     @available_if(_has_probabilities)

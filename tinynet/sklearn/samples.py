@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tinynet_backends import Backend, use_backend
 
 from tinynet.data import Arrays, Batch, Loader
+from tinynet.data.loader import BatchSource
 from tinynet.data.sampling import Sequential as InOrder
 from tinynet.model import Model
 from tinynet.sklearn.placement import Array
@@ -57,6 +58,11 @@ class Passes:
                 return batch
             self.all = batch
         return self.all
+
+    @property
+    def source(self) -> BatchSource:
+        """What has these batches: the loader itself, whose steps can be run together, if it counts as the run does."""
+        return self if self.shift or self.steps_per_epoch == 1 else self.loader
 
     def ends_epoch(self, step: int) -> bool:
         """Whether an epoch has ended after ``step`` steps of the run."""

@@ -60,14 +60,17 @@ class Trainer:
 
     def reports(self, passes: Passes, steps: int) -> Iterator[Report]:
         """Train for ``steps`` steps, and wait for the device at the end of each epoch."""
-        return train(self.inner, passes, self.loss, self.optimizer, steps=steps, run=self.run, due=passes.ends_epoch)
+        return train(
+            self.inner, passes.source, self.loss, self.optimizer, steps=steps, run=self.run, due=passes.ends_epoch,
+            together=True,
+        )  # fmt: skip
 
     def reports_of_kept_step(self, passes: Passes, steps: int) -> Iterator[Report]:
         """As `reports`, with a step that is made once."""
         check_fit(self.inner, passes.data, self.loss)
         if self._step is None:
             self._step = make_step(self.inner, self.loss, self.optimizer, self.run, None, 1, None)
-        return loop(self.inner, passes, self._step, self.run, steps, passes.ends_epoch, check_finite)
+        return loop(self.inner, passes.source, self._step, self.run, steps, passes.ends_epoch, check_finite, True)
 
     def note(self, estimator: MLP) -> None:
         """Note what ``estimator`` now has, so that `continues` notices a change."""

@@ -29,9 +29,9 @@ from tinynet_backends.replay import Replay, offset_of, whole_of
 KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
 TURNS = 4  # parts of a chain for each core: one that is slower, or has something else to do, does fewer of them
-_EARLY, _EVERY = 32, 2048  # steps before the first trial without helpers; twice as many before each further one, up to
-_TRIED = 6  # runs of a trial with helpers, and then as many without
-_UNUSED = 2  # the first of either, in which caches hold what another core needs
+_EARLY, _EVERY = 16, 2048  # steps from the first trial without helpers to the second; twice as many to each further one
+_TRIED, _RUNS = 6, 3  # steps of a trial with helpers, and then as many without, in at least so many runs
+_UNUSED = 2  # the first steps of either, in which caches hold what another core needs
 _LONG = 2e-3  # seconds of a program that are worth helpers anyway
 _SPINS = 20_000  # turns of about 40 ns that a worker waits for another program before it goes to sleep
 
@@ -62,6 +62,11 @@ def _word(value: Any) -> int:
             return int(struct.unpack("q", struct.pack("d", value))[0])
     number = int(value)
     return number - 2**64 if number >= 2**63 else number
+
+
+def _words(numbers: list[Any]) -> Any:
+    """Numbers of one type as words."""
+    return np.array(numbers, np.float64).view(np.int64) if isinstance(numbers[0], float) else [*map(_word, numbers)]
 
 
 def lower(calls: Sequence[Call], replay: Replay) -> None:
@@ -116,11 +121,12 @@ class _Records:
     def add(self, f: Kernel, args: Sequence[Any]) -> None:
         self.words += [3 + len(args), f.address, f.parts]
         for a in args:
+            value = real(a)
             if _changing(a):
                 self.places.append((len(self.words), a))
             else:
-                self.kept.append(real(a))
-            self.words.append(_word(real(a)))
+                self.kept.append(value)
+            self.words.append(_word(value))
         self.parts = max(self.parts, f.parts)
 
     def close(self, replay: Replay) -> None:
@@ -154,15 +160,15 @@ class _Several:
         alike = all(len(set(map(type, a))) == 1 for a in inputs if isinstance(a, list))
         if not alike or not replay.takes([None if a is None else a[0] for a in inputs]):
             return False
-        steps = np.arange(len(out))
-        table = np.tile(self.words[self.changes], (len(out), 1))
-        for column, number in enumerate(self.sources):
-            a = inputs[number]
+        given = [inputs[number] for number in self.sources]
+        results = len(self.changes) - len(given)
+        first = self.words[self.changes]  # of the first step
+        first[len(given) :] += _word(out) - _word(replay.result)
+        apart = [0 if isinstance(a, list) else a.strides[0] for a in given] + [out.strides[0]] * results
+        table = first + np.arange(len(out))[:, None] * np.array(apart)
+        for column, a in enumerate(given):
             if isinstance(a, list):
-                table[:, column] = [*map(_word, a)]
-            else:
-                table[:, column] += steps * a.strides[0]
-        table[:, len(self.sources) :] += _word(out) - _word(replay.result) + steps[:, None] * out.strides[0]
+                table[:, column] = _words(a)
         self.run(table)
         return True
 
@@ -268,9 +274,10 @@ def _changes(chain: Sequence[Call], returned: Set[int]) -> list[int]:
     inputs, results, place = [], [], 0
     for _, args in chain:
         for n, a in enumerate(args, start=3):
+            value = real(a)
             if _changing(a):
                 inputs.append(place + n)
-            elif isinstance(real(a), np.ndarray) and id(whole_of(real(a))) in returned:
+            elif isinstance(value, np.ndarray) and id(whole_of(value)) in returned:
                 results.append(place + n)
         place += 3 + len(args)
     return inputs + results
@@ -308,15 +315,23 @@ class Program:
 class AdaptiveProgram(Program):
     """A program with helpers, unless it was faster without them when both were last tried.
 
-    On a shared machine, passing data between two cores may for a while take longer than doing the work on one. The first
-    trials follow close on one another, since one may mislead. Results do not depend on which thread does a part.
+    On a shared machine, passing data between two cores may for a while take longer than doing the work on one. It begins
+    with a trial, as a short training is soon over, and others follow close on that, since one may mislead. Results do not
+    depend on which thread does a part.
     """
 
     def __init__(self, machine: Any, words: Any, kept: Any = None) -> None:
         super().__init__(machine, words, kept)
-        self.pause = self.left = _EARLY  # steps between trials, and until the next
-        self.tried, self.helped = 0, True  # runs of the trial so far
-        self.fastest = [inf, inf]  # without, and with
+        self.pause, self.left = _EARLY, 0  # steps until the next trial: from the last one, and from now
+        self.helped = True
+        self._begin_trial()
+
+    def _begin_trial(self) -> None:
+        self.fastest = [inf, inf]  # seconds of a step without helpers, and with
+        self._try(helped=True)
+
+    def _try(self, helped: bool) -> None:
+        self.trying, self.runs, self.steps = helped, 0, 0
 
     def __call__(self, rows: Any = None) -> None:
         span, steps = (self.span, 1) if rows is None else (_span(rows), len(rows))
@@ -324,17 +339,21 @@ class AdaptiveProgram(Program):
             self.left -= steps
             self.machine.together(*span, self.helped)
             return
-        helped = self.tried < _TRIED or self.fastest[True] > _LONG
         began = perf_counter()
-        self.machine.together(*span, helped)
+        self.machine.together(*span, self.trying)
         seconds = (perf_counter() - began) / steps
-        if self.tried % _TRIED >= _UNUSED:
-            self.fastest[helped] = min(self.fastest[helped], seconds)
-        self.tried += 1
-        if self.tried == 2 * _TRIED:
-            self.helped = self.fastest[True] <= self.fastest[False]
-            self.pause = self.left = min(2 * self.pause, _EVERY)
-            self.tried, self.fastest = 0, [inf, inf]
+        if self.steps >= _UNUSED:
+            self.fastest[self.trying] = min(self.fastest[self.trying], seconds)
+        self.runs += 1
+        self.steps += steps
+        if self.steps < _TRIED or self.runs < _RUNS:
+            return
+        if self.trying and self.fastest[True] <= _LONG:
+            self._try(helped=False)
+            return
+        self.helped = self.fastest[True] <= self.fastest[False]
+        self.left, self.pause = self.pause, min(2 * self.pause, _EVERY)
+        self._begin_trial()
 
 
 def _span(words: Any) -> tuple[int, int]:
