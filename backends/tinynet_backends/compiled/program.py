@@ -14,7 +14,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence, Set
 from functools import cache
-from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -327,7 +326,7 @@ class AdaptiveProgram(Program):
         self._begin_trial()
 
     def _begin_trial(self) -> None:
-        self.fastest = [inf, inf]  # seconds of a step without helpers, and with
+        self.took: tuple[list[float], list[float]] = [], []  # seconds of steps without helpers, and with
         self._try(helped=True)
 
     def _try(self, helped: bool) -> None:
@@ -343,17 +342,23 @@ class AdaptiveProgram(Program):
         self.machine.together(*span, self.trying)
         seconds = (perf_counter() - began) / steps
         if self.steps >= _UNUSED:
-            self.fastest[self.trying] = min(self.fastest[self.trying], seconds)
+            self.took[self.trying].append(seconds)
         self.runs += 1
         self.steps += steps
         if self.steps < _TRIED or self.runs < _RUNS:
             return
-        if self.trying and self.fastest[True] <= _LONG:
+        alone, helped = self.took
+        if self.trying and _median(helped) <= _LONG:
             self._try(helped=False)
             return
-        self.helped = self.fastest[True] <= self.fastest[False]
+        # by the median, since with helpers a run may be fast once in a while on a machine where most are slow
+        self.helped = not alone or _median(helped) <= _median(alone)
         self.left, self.pause = self.pause, min(2 * self.pause, _EVERY)
         self._begin_trial()
+
+
+def _median(seconds: Sequence[float]) -> float:
+    return sorted(seconds)[len(seconds) // 2]
 
 
 def _span(words: Any) -> tuple[int, int]:
