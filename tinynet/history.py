@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+from tinynet import checks
+
 _NO_SCORES = ("epoch", "step", "seconds", "samples_per_second")
 LONGEST = 4000  # entries of a curve, an even number: at that length neighbours are merged
 
@@ -32,7 +34,12 @@ class History:
     pending: list[float] = field(default_factory=list)  # losses of the next entry
 
     def __repr__(self) -> str:
-        scores = [f"{name} {value:.4g}" for name, value in (self.rows or [{}])[-1].items() if name not in _NO_SCORES]
+        row = {
+            name: checks.as_float(value) for name, value in (self.rows or [{}])[-1].items() if name not in _NO_SCORES
+        }
+        scores = [
+            f"{name} {number:.4g}" for name, number in row.items() if number is not None
+        ]  # a callback's may be text
         count = f"{len(self)} epoch{'s' if len(self) != 1 else ''}"
         last = f", the last with {', '.join(scores)}" if scores else ""
         return f"<{count}{last}{f'; {self.stopped}' if self.stopped else ''}>"
