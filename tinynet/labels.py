@@ -13,9 +13,8 @@ def last_layer(net: Layer) -> Layer:
     """The layer whose output is that of ``net``."""
     if isinstance(net, Frozen):
         return last_layer(net.layer)
-    if (
-        isinstance(net, Sequential) and net.layers and type(net).forward is Sequential.forward
-    ):  # a Residual adds its input
+    # a Residual adds its input
+    if isinstance(net, Sequential) and net.layers and type(net).forward is Sequential.forward:
         return last_layer(net.layers[-1])
     return net
 
