@@ -64,6 +64,8 @@ def test_what_a_run_gives_is_shown_in_a_line():
         repr(tn.History([{"epoch": 1, "loss": 0.5}], stopped="enough")) == "<1 epoch, the last with loss 0.5; enough>"
     )
     assert repr(tn.History()) == "<0 epochs>"
+    row = {"epoch": 1, "loss": 0.5, "note": "a callback's"}
+    assert repr(tn.History([row])) == "<1 epoch, the last with loss 0.5>"
     (report,) = tn.train(model, tn.Loader(data, 100), tn.CrossEntropy(), tn.Adam(), steps=1)
     assert repr(report.run) == "Run(step=1)"
     assert len(repr(tn.find_rate(model, data, batch_size=100))) < 80

@@ -346,6 +346,23 @@ def test_a_mean_of_one_s_own_divides_by_its_denominator(ops):
     assert [model.evaluate(data, loss=loss)["loss"] for loss in (Divided(), Summed())] == [3.0, 3.0]
 
 
+@pytest.mark.parametrize("pole", [0.0, 0.5])
+def test_a_mean_of_one_s_own_may_be_infinite_somewhere(pole, ops):
+    """Whether it divides by its denominator is not seen there: a loss of probabilities was refused."""
+
+    class Divergence(tn.losses.Loss):
+        def __call__(self, y, target, ops, weight=None, denominator=None):
+            n = y.shape[0] if denominator is None else denominator
+            with np.errstate(divide="ignore"):
+                return -ops.xp.sum(target * ops.xp.log(y - pole)) / n, -target / (y - pole) / n
+
+    model = tn.Model(tn.Sequential(tn.Dense(2), tn.Softmax()), 1, backend=ops)
+    model.theta[...] = 0.0
+    data = [[1.0], [2.0]], [[1, 2], [2, 1]]
+    wanted = np.inf if pole else 3.0 * np.log(2.0)
+    assert model.evaluate(data, loss=Divergence())["loss"] == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -98,7 +98,11 @@ def test_behind_a_sigmoid_the_boundary_is_at_one_half(ops):
     """The labels and scores of the same network without it: each output is positive, and all were of class 1."""
     y = (X[:, 1:2] > 0.2).astype(float)
     logits = tn.Model(tn.Dense(1), 4, backend=ops)
-    ended = tn.Model(tn.Sequential(tn.Dense(1), tn.Sequential(tn.Sigmoid())), 4, backend=ops)
+
+    class Net(tn.Sequential):
+        """One that is a name only."""
+
+    ended = tn.Model(Net(tn.Dense(1), tn.Sequential(tn.Sigmoid())), 4, backend=ops)
     frozen = tn.Model(tn.Sequential(tn.Dense(1), tn.Frozen(tn.Sequential(tn.Sigmoid()))), 4, backend=ops)
     added = tn.Model(tn.Sequential(tn.Dense(1), tn.Residual(tn.Sigmoid())), 4, backend=ops)  # no probability
     wanted = ops.to_numpy(logits.predict(X))[:, 0] > 0

@@ -101,7 +101,7 @@ def test_probabilities_are_taken_as_they_are():
     """A network that ends in Sigmoid or Softmax says probabilities; another one logits."""
     for last, out in ((tn.Sigmoid(), 1), (tn.Softmax(), 3)):
         plain = tn.Model(tn.Sequential(tn.Dense(out)), 2, backend="numpy")
-        ended = tn.Model(tn.Sequential(tn.Dense(out), tn.Sequential(last)), 2, backend="numpy")
+        ended = tn.Model(tn.Sequential(tn.Dense(out), tn.Sequential(tn.Frozen(last))), 2, backend="numpy")
         data = Arrays(np.asarray(SPIRALS[:300].x), np.eye(3)[np.arange(300) % 3, :out])
         for a, b in zip(tn.plot.calibration_curve(plain, data), tn.plot.calibration_curve(ended, data), strict=True):
             assert np.allclose(a, b, rtol=1e-5)

@@ -1,5 +1,6 @@
 """Files and iterators: what is read is what was written, at any order, in bounded memory; bad files are one line."""
 
+import csv
 import gc
 import os
 import struct
@@ -320,6 +321,20 @@ def member(shape, descr="<f8", body=None):
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
 
 
+def test_line_breaks_in_quotes_wherever_a_block_ends(tmp_path, monkeypatch):
+    """The part before a block's end was a value of its own, and what followed the next row, in silence."""
+    need(".csv")
+    path, values = tmp_path / "notes.csv", ["plain", '"two\nlines"', '"a ""b""\n7,8"', '5" pipe', '"\n"', "end"]
+    path.write_text("a,y\n" + "".join(f"{n},{value}\n" for n, value in enumerate(values)), newline="")
+    with open(path, newline="") as f:
+        rows = list(csv.reader(f))[1:]
+    for size in range(1, 60, 3):
+        monkeypatch.setattr(tables, "_BLOCK", size)
+        data = tn.data.read(path)
+        batch = data[:]
+        assert [[f"{x:.0f}", data.columns.classes[y]] for (x,), y in zip(batch.x, batch.y, strict=True)] == rows
+
+
 BAD = {
     "objects.npy": (lambda p: np.save(p, np.array([[1, None]], object)), "cannot be read: "),
     "pickle.npy": (lambda p: p.write_bytes(b"\x80\x04K\x01."), "not an .npy file"),
@@ -359,7 +374,7 @@ BAD = {
     "blank.csv": (lambda p: p.write_text("\n \n"), "is empty: expected a first line with the names of columns"),
     "oneline.csv": (lambda p: p.write_bytes(b"a," * 2**23), "its first line is longer than 16 MiB: is it a table?"),
     "onerow.csv": (lambda p: p.write_bytes(b"a,y\n1," + b"2" * (2**24 + 2**20)),
-                   "has a line longer than 16 MiB: is it a table?"),
+                   "has a row longer than 16 MiB: is it a table, with each quote closed?"),
     "comma.csv": (lambda p: p.write_text('a,y\n1,1\n"2,5",1\n'),
                   "column 'a' has '2,5' in row 1, which is no number: write it with a decimal point"),
     "spaces.csv": (lambda p: p.write_text("a, y\n1, 2\n"), "has no column y or target: name the target, out of a, ' y'"),

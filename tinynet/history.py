@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+from tinynet import checks
+
 _NO_SCORES = ("epoch", "step", "seconds", "samples_per_second")
 LONGEST = 4000  # entries of a curve, an even number: at that length neighbours are merged
 
@@ -32,10 +34,12 @@ class History:
     pending: list[float] = field(default_factory=list)  # losses of the next entry
 
     def __repr__(self) -> str:
-        scores = [f"{name} {value:.4g}" for name, value in (self.rows or [{}])[-1].items() if name not in _NO_SCORES]
+        last = self.rows[-1] if self.rows else {}
+        row = {name: checks.as_float(value) for name, value in last.items()}  # a callback's may be text
+        scores = [f"{name} {n:.4g}" for name, n in row.items() if n is not None and name not in _NO_SCORES]
         count = f"{len(self)} epoch{'s' if len(self) != 1 else ''}"
-        last = f", the last with {', '.join(scores)}" if scores else ""
-        return f"<{count}{last}{f'; {self.stopped}' if self.stopped else ''}>"
+        shown = f", the last with {', '.join(scores)}" if scores else ""
+        return f"<{count}{shown}{f'; {self.stopped}' if self.stopped else ''}>"
 
     def __len__(self) -> int:
         return len(self.rows)

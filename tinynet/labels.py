@@ -6,15 +6,22 @@ from typing import Any
 
 from tinynet.activations import Sigmoid
 from tinynet.frozen import Frozen
-from tinynet.layers import Array, Layer, last_layer
+from tinynet.layers import Array, Layer, Sequential
+
+
+def last_layer(net: Layer) -> Layer:
+    """The layer whose output is that of ``net``."""
+    if isinstance(net, Frozen):
+        return last_layer(net.layer)
+    # a Residual adds its input
+    if isinstance(net, Sequential) and net.layers and type(net).forward is Sequential.forward:
+        return last_layer(net.layers[-1])
+    return net
 
 
 def boundary(net: Layer) -> float:
     """Above which a single output means class 1: 1/2 for the probabilities of a last `Sigmoid`, 0 for logits."""
-    last = last_layer(net)
-    if isinstance(last, Frozen):
-        return boundary(last.layer)
-    return 0.5 if isinstance(last, Sigmoid) else 0.0
+    return 0.5 if isinstance(last_layer(net), Sigmoid) else 0.0
 
 
 def as_labels(y: Array, xp: Any, boundary: float = 0.0) -> Array:

@@ -312,13 +312,6 @@ def _add(xp: Any, a: Array, b: Array) -> Array:
     return a + b
 
 
-def last_layer(net: Layer) -> Layer:
-    """The layer whose output is that of ``net``."""
-    while type(net) is Sequential and net.layers:  # a Residual adds its input
-        net = net.layers[-1]
-    return net
-
-
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested mappings, in order, each with its dotted name."""
     for name, value in tree.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, prod
+from math import inf, isfinite, prod
 from typing import Any, ClassVar
 
 from tinynet_backends import Backend
@@ -391,9 +391,10 @@ def check_denominator(loss: Loss, out: Shape, target: Array, ops: Backend) -> No
         return
     t = target[:2, ...]
     dtype = t.dtype if ops.xp.isdtype(t.dtype, "real floating") else ops.dtype("float32")
-    y = ops.zeros((t.shape[0], *out), dtype)
+    y = ops.zeros((t.shape[0], *out), dtype) + 0.5  # which has a logarithm, if y are probabilities
+    t = real_columns(t, 1, y, ops)
     one, half = (float(ops.to_numpy(loss(y, t, ops, None, number)[0])) for number in (1, 2))
-    if one == half != 0.0:
+    if isfinite(one) and one == half != 0.0:
         raise TypeError(
             f"{type(loss).__name__}.__call__ does not divide by its denominator: do, if it is not None, or set mean = False"
         )

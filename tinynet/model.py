@@ -165,7 +165,7 @@ class Model(Vectors):
         """Outputs (n, *out_shape) for X in one pass, and the way back: from their gradient to those of X and `theta`.
 
         ``train`` is whether layers with a training mode use it: dropout with the masks of training step ``step``, and
-        batch norm, whose running statistics then change. Call the way back before the weights change.
+        batch norm, whose running statistics then change. Call the way back before X, the outputs or the weights change.
 
         Examples
         --------

@@ -100,7 +100,7 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
     empty fields are missing values. Where a column of numbers has true and false in the first rows, it is of those.
     Between semicolons, numbers may have a decimal comma.
     """
-    blocks = _blocks(path, f)
+    blocks = _blocks(path, f, header.delimiter)
     block = next(blocks, None)
     if block is None:
         raise DataFileError(f"{path}: has no rows")
@@ -119,8 +119,8 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
     return Table(path, names, kinds, batches())
 
 
-def _blocks(path: Path, f: BinaryIO) -> Iterator[bytes]:
-    """The rest of ``f`` in blocks of whole lines, about a megabyte each; of a pipe as much as it has now.
+def _blocks(path: Path, f: BinaryIO, delimiter: str) -> Iterator[bytes]:
+    """The rest of ``f`` in blocks of whole rows, about a megabyte each; of a pipe as much as it has now.
 
     Arrow would read ``f`` in a thread of its own. One that lets go of it while the interpreter exits aborts the process.
     """
@@ -128,17 +128,25 @@ def _blocks(path: Path, f: BinaryIO) -> Iterator[bytes]:
     parts: list[bytes] = []
     while more := read(_BLOCK):
         end = more.rfind(b"\n") + 1
-        parts.append(more[:end] or more)
-        if end:
-            block = b"".join(parts)
+        block = b"".join([*parts, more[:end]]) if end else b""
+        if end and not _ends_in_quotes(block, delimiter):
             parts = [more[end:]]
             if block.strip():
                 yield block
-        elif sum(map(len, parts)) > _LONGEST_LINE:
-            raise DataFileError(f"{path}: has a line longer than 16 MiB: is it a table?")
+            continue
+        parts.append(more)
+        if sum(map(len, parts)) > _LONGEST_LINE:
+            raise DataFileError(f"{path}: has a row longer than 16 MiB: is it a table, with each quote closed?")
     block = b"".join(parts)
     if block.strip():
         yield block
+
+
+def _ends_in_quotes(block: bytes, delimiter: str) -> bool:
+    """Whether a value in quotes goes on after ``block``, which begins with a row: it has a line break."""
+    before = rb"[^\n%b]" % re.escape(delimiter.encode())  # a quote, which then is one like other characters
+    whole = rb'(?:[^"]++|(?<!%b)"(?:[^"]++|"")*+"|(?<=%b)")*+' % (before, before)
+    return not re.fullmatch(whole, block)
 
 
 def _first_rows(path: Path, header: Header, types: dict[str, Any], block: bytes) -> tuple[dict[str, Any], str]:

@@ -8,8 +8,7 @@ import numpy as np
 
 from tinynet.activations import Sigmoid, Softmax
 from tinynet.data import as_dataset
-from tinynet.labels import as_labels, boundary
-from tinynet.layers import last_layer
+from tinynet.labels import as_labels, boundary, last_layer
 from tinynet.model import Model
 from tinynet.plot.labels import labels
 from tinynet.plot.style import COLOURS, GREY, dress, figure, finite, place, plain, positive
