@@ -1,6 +1,7 @@
 """The numba backend's machinery: parts and threads, the caller's limits, what is kept on disk. Its operations are held to
 the portable ones in test_ops.py and its steps to themselves in test_capture.py."""
 
+import importlib.util
 import logging
 import multiprocessing
 import os
@@ -17,8 +18,9 @@ from tinynet_backends import get_backend
 import tinynet as tn
 
 pytest.importorskip("numba", reason="the backend needs numba")
+from numba import njit
 from tinynet_backends import numba_backend
-from tinynet_backends.compiled import blas, build, cached, intrinsics, kernels, program
+from tinynet_backends.compiled import blas, build, cached, functions, intrinsics, kernels, program
 from tinynet_backends.numba_backend import NumbaBackend
 from tinynet_backends.tracing import trace
 
@@ -154,6 +156,17 @@ def test_one_thread_from_the_environment(name):
         [sys.executable, "-c", code], env=os.environ | {name: "1"}, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip().endswith(", 1 threads")
+
+
+def test_exp_is_the_same_whoever_calls_it_first():
+    """It was compiled with the options of its first caller: runs ended with other bits if a softmax had come before."""
+    spec = importlib.util.spec_from_file_location("functions_of_its_own", functions.__file__)
+    own = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(own)
+    njit(fastmath={"reassoc"})(lambda x: own.exp(x))(1.0)
+    texts = [text for f in (own._exp64, own._reduced64) for text in f.inspect_llvm().values()]
+    assert len(texts) == 2
+    assert not any("reassoc" in text for text in texts)
 
 
 # What is kept on disk

@@ -155,7 +155,7 @@ CASES = {
     ],
     "words_at": lambda f: [
         (KEY, COUNTER, np.array(index, dtype=np.int64), width) for index in ([], [0], [7, 3, 3, 2**62 - 1]) for width in (1, 4, 21)
-    ],
+    ] + [(KEY, COUNTER, np.array([2, 1], dtype=np.int32), 4)],
     "normal": lambda f: [(raw(n),) for n in (0, 1, 7, BLOCK, 2 * BLOCK + 3)] + [(raw(30).reshape(6, 5)[:, 1:3],)],
     "halves": lambda f: [(raw(n),) for n in (0, 1, 7)] + [(raw(30).reshape(6, 5)[:, 1:3],), (raw(30).reshape(5, 6).T,)],
     "dropout": lambda f: [(f(x), 0.3, KEY, COUNTER) for x in (real(5, 3), real(0, 3), odd(7), np.full(40, np.inf), real(BIG))],
@@ -290,6 +290,7 @@ def test_every_replacement_is_compared(backend):
         ("affine_grad", [(7, 3), (8, 6), (6, 3)], (True,)), ("affine_grad", [(2, 7, 3), (2, 8, 6), (2, 6, 3)], (True,)),
         ("standardize", [(8, 6), (5,), (5,)], ()), ("normalize", [(8, 6), (5,), (5,)], (-1, 1e-5)),
         ("normalize_grad", [(8, 6), (8, 6), (8, 1), (5,)], (-1,)),
+        ("normalize_grad", [(8, 6), (8, 6), (7, 1), (6,)], (-1,)), ("normalize_grad", [(8, 6), (8, 6), (1, 5), (6,)], (-2,)),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit_are_an_error(name, operation, shapes, rest):

@@ -1,6 +1,7 @@
 """Formulas run on symbols, and the passes that NumPy makes of them: the same bits as the formula as it stands."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -172,6 +173,29 @@ def test_equal_objects_have_one_trace():
     ones = np.ones(2)
     for by in (2.0, 3.0, 0.0, -0.0):
         equal_bits(get_backend("numpy").elementwise(Times(by).f, ones), by * ones)
+
+
+def test_equal_attributes_may_make_other_formulas():
+    """1, 1.0 and True are equal, and so are tuples of them and of zeros of both signs; a named tuple has no attributes."""
+
+    @dataclass
+    class Of:
+        what: object
+
+        def f(self, xp, x):
+            what = self.what[0] if isinstance(self.what, tuple) else self.what
+            return -x if what is True else x * what
+
+    class Named(NamedTuple):
+        what: object
+        f = Of.f
+
+    ops, ones = get_backend("numpy"), np.ones(2, "float32")
+    for kind in (Of, Named):
+        for what in (0.0, -0.0, 2, np.int64(2), 3.0, 1, True):
+            wanted = -ones if what is True else ones * what
+            for formula in (kind(what).f, kind((what,)).f):
+                equal_bits(ops.elementwise(formula, ones), wanted)
 
 
 def test_a_schedule_without_a_hash_leaves_the_rule_traced():

@@ -253,9 +253,10 @@ class NumbaBackend(NumpyBackend):
         single = dy.ndim == 2 and gamma.shape == dy.shape[1:] and _ready(gamma, dy.dtype)
         many = dy.ndim == 3 and gamma.shape == (len(dy), dy.shape[2]) and _networks((gamma,), dy.dtype)
         usual = (single or many) and dy.size and axis in (-1, -2) and _alike((dy, normed)) and _ready(rstd, dy.dtype)
-        if not usual:
+        *lead, n, i = dy.shape
+        if not usual or rstd.shape != ((*lead, n, 1) if axis == -1 else (*lead, 1, i)):
             return super().normalize_grad(dy, normed, rstd, gamma, axis)
-        (*lead, n, i), parts = dy.shape, self._parts(dy.size)
+        parts = self._parts(dy.size)
         dx, dgamma, dbeta = self.empty(dy.shape, dy.dtype), *(self._gradient((*lead, i), dy.dtype) for _ in range(2))
         run = partial(self._run_each_if, many)
         run(kernels.scale_grad, dy.dtype, parts, n, i, dy, normed, dgamma, dbeta)
@@ -291,7 +292,7 @@ class NumbaBackend(NumpyBackend):
 
     def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
         out = self.empty((index.size, width), _U8)
-        index = np.ascontiguousarray(index)
+        index = np.ascontiguousarray(index, np.int64)
         parts = self._parts(out.size, GRAIN // 4)
         self._run(kernels.words_at, _F8, parts, index.size, *key, *counter, width, index, out)
         return out

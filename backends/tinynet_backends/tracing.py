@@ -164,14 +164,18 @@ def _state(thing: object) -> tuple[Any, ...]:
     """The attributes of an object, with a hash unless one of them may change inside."""
     held: Any = object.__getstate__(thing)
     parts = held if isinstance(held, tuple) else (held,)  # of a class with slots there are two
-    return tuple([(name, _key(value)) for part in parts if part for name, value in part.items()])
+    inside = _key(tuple(thing)) if isinstance(thing, tuple) else ()  # a named tuple has no attributes
+    return (*inside, *[(name, _key(value)) for part in parts if part for name, value in part.items()])
 
 
 def _key(value: Any) -> Any:
+    """``value`` as one that is equal only to what a formula cannot tell from it: 1, 1.0 and True are equal in Python."""
+    if isinstance(value, tuple):
+        return type(value), *map(_key, value)
     if isinstance(value, float):
-        return repr(value)  # 0.0 and -0.0 are two constants
+        return type(value), repr(value)  # 0.0 and -0.0 are two constants
     # a schedule may lack a hash, which its method has
-    return value.__call__ if callable(value) and value.__hash__ is None else value
+    return type(value), value.__call__ if callable(value) and value.__hash__ is None else value
 
 
 @lru_cache(maxsize=1024)

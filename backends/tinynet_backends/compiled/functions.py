@@ -15,6 +15,10 @@ from numba import float32, float64, int32, int64, njit, types
 from numba.extending import overload
 from tinynet_backends.compiled.intrinsics import bits
 
+# Numba compiles a function once in a process, with the options of its first caller unless it has its own: after a softmax,
+# whose sums may be reordered, all kernels would have got another exp, and kept it on disk.
+plain = njit(fastmath=False)
+
 
 def exp(x: Any) -> Any:
     """``e**x``, in compiled code."""
@@ -36,7 +40,7 @@ _HIGH32, _LOW32, _LOG2E32 = np.float32(0.693359375), np.float32(-2.1219444005469
 _C32 = tuple(np.float32(1 / factorial(n)) for n in range(8))
 
 
-@njit
+@plain
 def _reduced32(x):  # type: ignore[no-untyped-def]
     """n, and ``exp(r) - 1``."""
     n = np.floor(x * _LOG2E32 + float32(0.5))
@@ -47,12 +51,12 @@ def _reduced32(x):  # type: ignore[no-untyped-def]
     return int64(n), s * r * r + r
 
 
-@njit
+@plain
 def _power32(n):  # type: ignore[no-untyped-def]
     return bits(float32, int32((n + 127) << 23))
 
 
-@njit
+@plain
 def _exp32(x):  # type: ignore[no-untyped-def]
     x = float32(-104.0) if x < float32(-104.0) else x
     x = float32(89.0) if x > float32(89.0) else x
@@ -61,7 +65,7 @@ def _exp32(x):  # type: ignore[no-untyped-def]
     return (float32(1.0) + s) * _power32(half) * _power32(n - half)
 
 
-@njit
+@plain
 def _expm132(x):  # type: ignore[no-untyped-def]
     x = float32(-30.0) if x < float32(-30.0) else x
     x = float32(89.0) if x > float32(89.0) else x
@@ -75,7 +79,7 @@ _HIGH64, _LOW64, _LOG2E64 = 6.93147180369123816490e-01, 1.90821492927058770002e-
 _C64 = tuple(1 / factorial(n) for n in range(14))
 
 
-@njit
+@plain
 def _reduced64(x):  # type: ignore[no-untyped-def]
     n = np.floor(x * _LOG2E64 + 0.5)
     n = n if n == n else 0.0
@@ -86,12 +90,12 @@ def _reduced64(x):  # type: ignore[no-untyped-def]
     return int64(n), s * r * r + r
 
 
-@njit
+@plain
 def _power64(n):  # type: ignore[no-untyped-def]
     return bits(float64, (n + 1023) << 52)
 
 
-@njit
+@plain
 def _exp64(x):  # type: ignore[no-untyped-def]
     x = -746.0 if x < -746.0 else x
     x = 710.0 if x > 710.0 else x
@@ -100,7 +104,7 @@ def _exp64(x):  # type: ignore[no-untyped-def]
     return (1.0 + s) * _power64(half) * _power64(n - half)
 
 
-@njit
+@plain
 def _expm164(x):  # type: ignore[no-untyped-def]
     x = -50.0 if x < -50.0 else x
     x = 710.0 if x > 710.0 else x
@@ -119,13 +123,13 @@ def _expm1(x):  # type: ignore[no-untyped-def]
     return (lambda x: _expm132(x)) if x == types.float32 else (lambda x: _expm164(x))
 
 
-@njit
+@plain
 def _tanh32(x):  # type: ignore[no-untyped-def]
     e = _expm132(float32(-2.0) * abs(x))
     return math.copysign(e / (float32(2.0) + e), x)
 
 
-@njit
+@plain
 def _tanh64(x):  # type: ignore[no-untyped-def]
     e = _expm164(-2.0 * abs(x))
     return math.copysign(e / (2.0 + e), x)
