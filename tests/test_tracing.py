@@ -155,6 +155,19 @@ def test_a_formula_whose_object_has_changed_is_another(change, ops):
     assert ops.to_numpy(ops.elementwise(scaled.f, ones)).tolist() == [3.0] * 3
 
 
+def test_a_formula_that_calls_a_method_which_was_replaced_is_another():
+    class Scaled:
+        def weight(self):
+            return 2.0
+
+        def f(self, xp, x):
+            return x * self.weight()
+
+    for weight in (2.0, 3.0):
+        Scaled.weight = lambda self, weight=weight: weight
+        assert get_backend("numpy").elementwise(Scaled().f, np.ones(3)).tolist() == [weight] * 3
+
+
 def test_equal_objects_have_one_trace():
     """Each new network was traced anew, and 1024 traces were kept of one formula."""
     assert traced(tn.GELU().df, 3) is traced(tn.GELU().df, 3)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 _log = logging.getLogger("tinynet")
@@ -155,9 +155,14 @@ for _name, _op in {
 
 
 class _Method(tuple[Any, ...]):
-    """A method as its function, and the kind and state of its object: where these are equal it is the same formula."""
+    """A method as its function, and the class and state of its object: where these are equal it is the same formula."""
 
     call: Callable[..., Any]
+
+
+def _functions(kind: type) -> tuple[FunctionType, ...]:
+    """What methods of a class may call; one of them may have been replaced."""
+    return tuple([f for base in kind.__mro__ for f in vars(base).values() if type(f) is FunctionType])
 
 
 def _state(thing: object) -> tuple[Any, ...]:
@@ -196,7 +201,7 @@ def traced(formula: Callable[..., Any], arrays: int, numbers: int = 0) -> Trace 
     known: Any = formula
     if isinstance(formula, MethodType):
         owner = formula.__self__
-        known = _Method((formula.__func__, type(owner), _state(owner)))
+        known = _Method((formula.__func__, type(owner), _functions(type(owner)), _state(owner)))
         known.call = formula
     try:
         return _known(known, arrays, numbers)
