@@ -19,6 +19,7 @@
 
 #define __global__
 #define __device__ static
+#define MEMBER
 #define __forceinline__ inline
 #define __launch_bounds__(threads)
 #define __grid_constant__
@@ -37,6 +38,7 @@ static uint3 threadIdx, blockIdx, blockDim, gridDim;
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned __int128)a * b >> 64;
 }
+static inline void* __cvta_global_to_generic(size_t address) { return (void*)address; }
 static inline double __dadd_rn(double a, double b) { return a + b; }
 static inline double __dmul_rn(double a, double b) { return a * b; }
 

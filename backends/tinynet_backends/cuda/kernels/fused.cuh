@@ -6,6 +6,14 @@
 // read different rows of one column use different banks. Matrices are padded with 0.
 
 #define MOST 16  // layers
+#ifdef COUNT  // of layers: kernels are compiled for these sizes
+#define SIZED true
+#define UNROLLED COUNT
+#else
+#define SIZED false
+#define UNROLLED 1
+#define COUNT layers.count
+#endif
 
 struct Layers {
     const real* w[MOST];  // (width[k], width[k + 1])
@@ -35,6 +43,9 @@ DEVICE real operand(real x) {
 // The gradient of an activation's input, from what is kept of its layer.
 DEVICE real back(int f, bool of_input, real dy, real kept) { return slope(f, dy, kept, of_input ? value(f, kept) : kept); }
 
+// What follows i < step in a loop over n items by `step` threads, or warps. Seldom a loop, if sizes are known.
+DEVICE int then(int i, int n, int step) { return SIZED && n <= step ? n : i + step; }
+
 // Four numbers of a row of `width` in device memory.
 DEVICE Quad get(const real* row, int j, int width) {
     Quad x = {};
@@ -57,7 +68,7 @@ DEVICE void put(real* row, int j, int width, const Quad& x) {
 template <bool ROUNDED> DEVICE void fetch(const real* from, int there, int rows, int width, real* to) {
     const int quads = up(width) / 4, p = pitch(width);
     const bool packed = width % 4 == 0 && aligned((u64)from);
-    for (int i = place_in_block(); i < rows * quads; i += THREADS) {
+    for (int i = place_in_block(); i < rows * quads; i = then(i, rows * quads, THREADS)) {
         const int row = (u32)i / (u32)quads, j = 4 * (i - row * quads);
         const real* source = from + (i64)row * width;
         real* place = to + row * p + j;
@@ -83,7 +94,8 @@ template <bool ROUNDED> DEVICE void fetch(const real* from, int there, int rows,
 // w (i, o) as (o, i). A warp takes 4 rows of 8 numbers, whose places in shared memory are in 32 banks.
 DEVICE void fetch_transposed(const real* w, int i, int o, real* to) {
     const int p = pitch(i), wide = (o + 7) / 8, lane = place_in_block() % 32;
-    for (int n = place_in_block() / 32; n < up(i) / 4 * wide; n += THREADS / 32) {
+    const int all = up(i) / 4 * wide;
+    for (int n = place_in_block() / 32; n < all; n = then(n, all, THREADS / 32)) {
         const int row = (u32)n / (u32)wide * 4 + lane / 8, j = (u32)n % (u32)wide * 8 + lane % 8;
         if (j >= up(o)) continue;
         const real* source = w + (i64)row * o + j;
@@ -223,8 +235,9 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
 }
 
 DEVICE int widest(const Layers& layers, int first) {
-    int most = 0;
-    for (int k = first; k <= layers.count; ++k) most = pitch(layers.width[k]) > most ? pitch(layers.width[k]) : most;
+    int most = first ? 0 : pitch(layers.width[0]);
+#pragma unroll UNROLLED
+    for (int k = 1; k <= COUNT; ++k) most = pitch(layers.width[k]) > most ? pitch(layers.width[k]) : most;
     return most;
 }
 
@@ -234,8 +247,9 @@ KERNEL forward(
     real* __restrict__ y
 ) {
     SHARED_ROOM(room);
-    const int last = layers.count - 1;
+    const int last = COUNT - 1;
     real* free = room;
+#pragma unroll UNROLLED
     for (int k = 0; k <= last; ++k) {  // weights, each followed by the bias as one more row
         const int i = layers.width[k], o = layers.width[k + 1];
         fetch<true>(layers.w[k], i, up(i), o, free);
@@ -251,6 +265,7 @@ KERNEL forward(
         __syncthreads();  // the last tile has been read
         fetch<true>(x + first * layers.width[0], rows, tile, layers.width[0], rows_of_x);
         const real *w = room, *in = rows_of_x;
+#pragma unroll UNROLLED
         for (int k = 0; k <= last; ++k) {
             const int i = layers.width[k], o = layers.width[k + 1], p = pitch(o), f = layers.f[k];
             const bool of_input = layers.of_input[k];
@@ -285,7 +300,7 @@ DEVICE void add(real* row, int j, int width, const Quad& x, bool first) { put(ro
 // The same for a bias: sums of the columns of x (rows, width). A warp does eight of them; its lanes have pairs of rows.
 DEVICE void add_columns(real* sums, const real* x, int rows, int width, bool first) {
     const int lane = place_in_block() % 32, p = pitch(width);
-    for (int base = place_in_block() / 32 * 8; base < width; base += THREADS / 32 * 8) {
+    for (int base = place_in_block() / 32 * 8; base < width; base = then(base, width, THREADS / 32 * 8)) {
         const int j = base + lane % 8;
         real s = 0;
         if (j < width)
@@ -307,13 +322,16 @@ KERNEL backward(
 ) {
     SHARED_ROOM(room);
     const bool through = dx || half_dx;
-    const int last = layers.count - 1, most = widest(layers, before ? 0 : 1);
+    const int last = COUNT - 1, most = widest(layers, before ? 0 : 1);
     real* free = room;
-    for (int k = last; k >= (through ? 0 : 1); --k) {
+#pragma unroll UNROLLED
+    for (int k = last; k >= 0; --k) {
+        if (!k && !through) break;
         fetch_transposed(layers.w[k], layers.width[k], layers.width[k + 1], free);
         free += up(layers.width[k + 1]) * pitch(layers.width[k]);
     }
     real* const inputs = free;  // of all layers, the last one's first
+#pragma unroll UNROLLED
     for (int k = last; k >= 0; --k) free += tile * pitch(layers.width[k]);
     real *dz = free, *next = free + tile * most, *const again = free + 2 * tile * most;
     for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
@@ -322,15 +340,17 @@ KERNEL backward(
             const int rows = end - first < tile ? (int)(end - first) : tile;
             __syncthreads();  // the last tile has been read
             real* in = inputs;
-            for (int k = last; k > 0; --k) {
+#pragma unroll UNROLLED
+            for (int k = last; k >= 0; --k) {
                 const int i = layers.width[k];
+                if (!k) break;
                 fetch<false>(kept + layers.kept[k - 1] + first * i, rows, tile, i, in);
                 in += tile * pitch(i);
             }
             fetch<true>(x + first * layers.width[0], rows, tile, layers.width[0], in);
             {
                 const int o = layers.width[last + 1], quads = up(o) / 4, f = layers.f[last];
-                for (int i = place_in_block(); i < tile * quads; i += THREADS) {
+                for (int i = place_in_block(); i < tile * quads; i = then(i, tile * quads, THREADS)) {
                     const int row = (u32)i / (u32)quads, j = 4 * (i - row * quads);
                     const i64 at = (first + row) * o;
                     Quad d = {}, known = {};
@@ -348,6 +368,7 @@ KERNEL backward(
             in = inputs;
             const real* w = room;
             real* sums = parts + chunk * apart + p;
+#pragma unroll UNROLLED
             for (int k = last; k >= 0; --k) {
                 const int i = layers.width[k], o = layers.width[k + 1], ip = pitch(i), op = pitch(o);
                 const int f = k ? layers.f[k - 1] : 0;
@@ -355,7 +376,7 @@ KERNEL backward(
                 const real* operands = in;
                 if (k && (OPERANDS || of_input)) {
                     __syncthreads();  // the last contents of `again` have been read
-                    for (int n = place_in_block(); n < tile * (ip / 4); n += THREADS) {
+                    for (int n = place_in_block(); n < tile * (ip / 4); n = then(n, tile * (ip / 4), THREADS)) {
                         Quad q = ((const Quad*)in)[n];
 #pragma unroll
                         for (int l = 0; l < 4; ++l) {
