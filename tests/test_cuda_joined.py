@@ -121,7 +121,7 @@ def test_a_device_that_refuses_gets_the_launches(when, machine, monkeypatch, cap
 @pytest.mark.parametrize("name", FILES)
 def test_no_macro_of_a_kernel_reaches_the_next(name):
     source = load(name, np.dtype("float32"))
-    *_, after = joined._text(joined._Code(source, 64, 2), "k0").partition(f"{source.body[-20:]}}}\n")
+    *_, after = joined._Code(source, 64, 2).text("k0").partition(f"{source.body[-20:]}}}\n")
     left = set(re.findall(r"^#define (\w+)", source.body, re.M)) | {"ROW", "COUNT"}
     assert {*after.split("\n")} == {f"#undef {macro}" for macro in left} | {""}
 

@@ -6,14 +6,6 @@
 // read different rows of one column use different banks. Matrices are padded with 0.
 
 #define MOST 16  // layers
-#ifdef COUNT  // of layers: kernels are compiled for these sizes
-#define SIZED true
-#define UNROLLED COUNT
-#else
-#define SIZED false
-#define UNROLLED 1
-#define COUNT layers.count
-#endif
 
 struct Layers {
     const real* w[MOST];  // (width[k], width[k + 1])
@@ -43,9 +35,6 @@ DEVICE real operand(real x) {
 // The gradient of an activation's input, from what is kept of its layer.
 DEVICE real back(int f, bool of_input, real dy, real kept) { return slope(f, dy, kept, of_input ? value(f, kept) : kept); }
 
-// What follows i < step in a loop over n items by `step` threads, or warps. Seldom a loop, if sizes are known.
-DEVICE int then(int i, int n, int step) { return SIZED && n <= step ? n : i + step; }
-
 // Four numbers of a row of `width` in device memory.
 DEVICE Quad get(const real* row, int j, int width) {
     Quad x = {};
@@ -63,6 +52,18 @@ DEVICE void put(real* row, int j, int width, const Quad& x) {
         for (int l = 0; l < 4; ++l)
             if (j + l < width) row[j + l] = x.v[l];
 }
+
+#ifdef COUNT  // of layers: kernels are compiled for these sizes
+#define SIZED true
+#define UNROLLED COUNT
+#else
+#define SIZED false
+#define UNROLLED 1
+#define COUNT layers.count
+#endif
+
+// What follows i < step in a loop over n items by `step` threads, or warps. Seldom a loop, if sizes are known.
+DEVICE int then(int i, int n, int step) { return SIZED && n <= step ? n : i + step; }
 
 // The first `there` of `rows` rows (rows, width) to shared memory, complete after `copied`.
 template <bool ROUNDED> DEVICE void fetch(const real* from, int there, int rows, int width, real* to) {
@@ -192,8 +193,28 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
 #endif
     const int across = up(columns) / 4, squares = up(rows) / 4 * across, steps = up(depth) / 4;
     int sharing = 1;
-    while (sharing < 16 && 2 * sharing * squares <= THREADS && 2 * sharing <= steps) sharing *= 2;
+#pragma unroll
+    for (int doubled = 0; doubled < 4; ++doubled)
+        if (2 * sharing * squares <= THREADS && 2 * sharing <= steps) sharing *= 2;
     const int lanes = 32 / sharing, lane = place_in_block() % 32, mine = lane / lanes;
+    if (SIZED && 4 * sharing * squares <= THREADS) {  // the same sums, by a thread for each row of a square
+        const int quad = place_in_block() / 32 * lanes + lane % lanes;
+        const int row = (u32)quad / (u32)across, j = (u32)quad % (u32)across * 4;
+        const bool inside = quad < 4 * squares;
+        Quad s = {};
+        for (int k = 4 * mine; k < (inside ? 4 * steps : 0); k += 4 * sharing)
+#pragma unroll
+            for (int d = k; d < k + 4; ++d) {
+                const Quad y = *(const Quad*)(b + d * bp + j);
+#pragma unroll
+                for (int c = 0; c < 4; ++c) s.v[c] = fma(TRANSPOSED ? a[d * ap + row] : a[row * ap + d], y.v[c], s.v[c]);
+            }
+#pragma unroll
+        for (int apart = 1; apart < 16; apart *= 2)
+            if (apart < sharing) s = sum(s, shuffled(s, apart * lanes));
+        if (inside && mine == 0) put(row, j, s);
+        return;
+    }
     for (int base = 0; base < squares; base += THREADS / sharing) {
         const int square = base + place_in_block() / 32 * lanes + lane % lanes;
         const bool inside = square < squares;
