@@ -106,6 +106,8 @@ def test_a_struct_that_says_how_much_of_it_is_used_is_compiled():
     assert call == "k0::f({{Aligned{words + 1}, nullptr, Address{words + 2}}, {0, -1}, {3, 4, 1}, 2}, Word{words + 3})"
     assert words == [48, 56, *np.frombuffer(parts.tobytes(), np.uint64)]
     assert "#define COUNT 2\n" in joined.joined([launch("f", layers)], id)[0].text
+    layers["count"] = 5  # straight code would be long
+    assert calls([launch("f", np.int64(3), layers)])[0] == ["k0::f(3, Word{words + 1})"]
 
 
 def test_of_too_many_sizes_none_is_compiled():

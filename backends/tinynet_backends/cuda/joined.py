@@ -18,6 +18,7 @@ import numpy as np
 from tinynet_backends.cuda.source import Source
 
 _BODIES = 32  # at most, of kernels compiled for their sizes, which takes time
+_UNROLLED = 4  # layers at most: straight code for more would be fetched for longer than it runs
 _INDICES = {
     "threadIdx": "(Place{threadIdx.x % ROW, threadIdx.x / ROW % (THREADS / ROW)})",  # so that its range is known
     "blockDim": "(Place{ROW, THREADS / ROW})",
@@ -71,7 +72,7 @@ class _Row:
         self.address, self.sized = address, sized
         self.words: list[int] = []
         args = ", ".join(map(self._argument, launch.args))
-        count = sum(int(arg["count"]) for arg in launch.args if sized and _counted(arg))
+        count = sum(int(arg["count"]) for arg in launch.args if sized and _unrolled(arg))
         self.body = _Body(_Code(launch.source, launch.row, count), launch.kernel, args)
 
     def _argument(self, arg: Any) -> str:
@@ -82,7 +83,7 @@ class _Row:
             return self._pointer(self.address(arg))
         if self.sized and isinstance(arg, np.signedinteger):
             return str(arg)
-        if self.sized and _counted(arg):
+        if self.sized and _unrolled(arg):
             return f"{{{', '.join(self._member(arg[name]) for name in arg.dtype.names)}}}"
         return f"Word{{{self._placed(arg.tobytes())}}}"
 
@@ -104,9 +105,9 @@ class _Row:
         return place
 
 
-def _counted(arg: Any) -> bool:
-    """Whether it is a struct that says how many elements of its arrays are used: loops over them will be unrolled."""
-    return arg is not None and "count" in (arg.dtype.names or ())
+def _unrolled(arg: Any) -> bool:
+    """Whether it is a struct that says how many elements of its arrays are used, and loops over so few are unrolled."""
+    return arg is not None and "count" in (arg.dtype.names or ()) and int(arg["count"]) <= _UNROLLED
 
 
 def joined(launches: Sequence[Launch], address: Callable[[Any], int]) -> tuple[Source, Any]:

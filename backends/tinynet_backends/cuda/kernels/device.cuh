@@ -13,8 +13,8 @@ typedef unsigned short u16;
 
 struct alignas(16) Words { u64 v[2]; };
 
-// What the tests implement in another way: members of classes, dynamic shared memory, asynchronous copies to it, which are complete after
-// `copied`, and products on tensor cores.
+// What the tests implement in another way: members of classes, dynamic shared memory, asynchronous copies to it, which are
+// complete after `copied`, and products on tensor cores.
 #ifndef SHARED_ROOM
 #define MEMBER DEVICE
 #define SHARED_ROOM(name)                   \
