@@ -43,14 +43,14 @@ class _Code(NamedTuple):
 
     source: Source
     row: int
-    count: int  # of a struct's elements that are used, known if not 0
+    used: int  # elements of a struct, known if not 0
 
     def text(self, space: str) -> str:
         """The kernels, to be called as functions by the threads of one block."""
         body = self.source.body.replace("KERNEL ", "DEVICE void ")
         body = re.sub(r"const __grid_constant__ (\w+) ", r"const \1& ", body)
         body = body.replace("__restrict__ ", "")  # what another function wrote must not be read as if it were constant
-        given = {"ROW": self.row} | ({"COUNT": self.count} if self.count else {})
+        given = {"ROW": self.row} | ({"COUNT": self.used} if self.used else {})
         before = "".join(f"#define {name} {value}\n" for name, value in given.items())
         macros = dict.fromkeys([*given, *re.findall(r"^#define (\w+)", body, re.M)])
         after = "".join(f"#undef {name}\n" for name in macros)
@@ -72,8 +72,8 @@ class _Row:
         self.address, self.sized = address, sized
         self.words: list[int] = []
         args = ", ".join(map(self._argument, launch.args))
-        count = sum(int(arg["count"]) for arg in launch.args if sized and _unrolled(arg))
-        self.body = _Body(_Code(launch.source, launch.row, count), launch.kernel, args)
+        used = sum(int(arg["count"]) for arg in launch.args if sized and _unrolled(arg))
+        self.body = _Body(_Code(launch.source, launch.row, used), launch.kernel, args)
 
     def _argument(self, arg: Any) -> str:
         """In C++: a size by its value, all else by its place among the words."""
