@@ -175,12 +175,12 @@ class Work:
     def room(self, back: bool) -> int:
         """Bytes of shared memory that a kernel needs."""
         if self.in_registers:
-            biases = 64 * sum(self.blocks[1:])
+            columns = 16 * sum(self.blocks[1:])
             if not back:
-                return 512 * self.parts * sum(self.areas) + biases
+                return 512 * self.parts * sum(self.areas) + 4 * columns
             weights = 512 * self.parts * sum(self.areas[0 if self.need_dx else 1 :])
-            rows = 4 * self.tile * (16 * max(self.blocks) + 8) * 2 * self.parts
-            return weights + max(rows, self.tile // 16 * biases)
+            row = 4 * (16 * max(self.blocks) + 8) * 2 * self.parts
+            return weights + self.tile * row + self.tile // 16 * 4 * columns
         each, first = [*pairwise(self.widths)], _pitch(self.widths[0])
         widest = max(map(_pitch, self.widths[0 if back and self.before else 1 :]))
         if back:

@@ -24,7 +24,6 @@ DEVICE constexpr int area(int k) { return blocks(WIDTH[k]) * blocks(WIDTH[k + 1]
 DEVICE constexpr int slots(int k) { return (area(k) + WARPS - 1) / WARPS; }           // those that a warp has the gradient of
 DEVICE constexpr int pairs(int k) { return (blocks(WIDTH[k + 1]) + 3) / 4; }          // of columns, per lane
 DEVICE constexpr int slots_before(int k) { return k ? slots_before(k - 1) + slots(k - 1) : 0; }
-DEVICE constexpr int pairs_before(int k) { return k ? pairs_before(k - 1) + pairs(k - 1) : 0; }
 DEVICE constexpr int columns_before(int k) { return k ? columns_before(k - 1) + 16 * blocks(WIDTH[k]) : 0; }
 DEVICE constexpr int place_of(int k) { return k ? place_of(k - 1) + (WIDTH[k - 1] + BIASED[k - 1]) * WIDTH[k] : 0; }
 DEVICE constexpr int weights_before(int first, int k) { return k > first ? weights_before(first, k - 1) + 32 * PARTS * area(k - 1) : 0; }
@@ -150,12 +149,22 @@ DEVICE void store_rows(real* y, int rows, int width, int n, const Quad& low, con
     if (g + 8 < rows && j < width) put(y + (i64)(g + 8) * width, j, width, high);
 }
 
-// x where there are such rows and columns, else 0, with which infinity times padding is no number of the result.
-DEVICE Quad bounded(const Quad& x, int n, int width, bool inside) {
+// x where there are such columns, else 0: infinity times padding would be NaN.
+DEVICE Quad bounded(const Quad& x, int n, int width) {
     Quad bounded;
 #pragma unroll
-    for (int l = 0; l < 4; ++l) bounded.v[l] = inside && 16 * n + lane() % 4 * 4 + l < width ? x.v[l] : (real)0;
+    for (int l = 0; l < 4; ++l) bounded.v[l] = 16 * n + lane() % 4 * 4 + l < width ? x.v[l] : (real)0;
     return bounded;
+}
+
+// The same for rows, of which a warp at the end has fewer.
+template <int N> DEVICE void bound_rows(Block (&x)[N], int rows) {
+    if (rows == 16) return;
+#pragma unroll
+    for (int n = 0; n < N * PARTS; ++n)
+#pragma unroll
+        for (int l = 0; l < 4; ++l)
+            if (lane() / 4 + l % 2 * 8 >= rows) x[n / PARTS].v[n % PARTS].v[l] = 0;
 }
 
 // The weights of layers K, K + 1, …, or their transposes, to shared memory.
@@ -200,16 +209,16 @@ DEVICE constexpr int kept_before(int k) { return k ? blocks(WIDTH[0]) + columns_
 struct Rows {
     i64 first;  // of this warp's rows
     int count;  // 16, fewer at the end, or none
+    Four* kept;
 };
 
 // Layers K, K + 1, … of a warp's rows.
 template <int K> DEVICE void forward_from(
-    const Block (&x)[blocks(WIDTH[K])], const Rows& rows, const Four* w, const real* b, Four* kept, real* y
+    const Block (&x)[blocks(WIDTH[K])], const Rows& rows, const Four* w, const real* b, real* y
 ) {
     constexpr int I = WIDTH[K], O = WIDTH[K + 1];
-    const int g = lane() / 4;
     Sums d[blocks(O)];
-    Block out[blocks(O)];
+    Block out[blocks(O)], kept_of[blocks(O)];
 #pragma unroll
     for (int n = 0; n < blocks(O); ++n) {
         const Quad bias = *(const Quad*)(b + 16 * n + lane() % 4 * 4);
@@ -227,17 +236,19 @@ template <int K> DEVICE void forward_from(
 #pragma unroll
         for (int high = 0; high < 2; ++high) {
             z[high] = row_of(d[n], high);
+#pragma unroll
             for (int l = 0; l < 4; ++l) result[high].v[l] = value(FORMULA[K], z[high].v[l]);
         }
         if constexpr (K == COUNT - 1) store_rows(y + rows.first * O, rows.count, O, n, result[0], result[1]);
-#pragma unroll
-        for (int high = 0; high < 2; ++high) result[high] = bounded(result[high], n, O, g + 8 * high < rows.count);
-        out[n] = left(result[0], result[1]);
-        if constexpr (K < COUNT - 1 || FORMULA[K])
-            store(kept, kept_before(K + 1) + n, lane(), OF_INPUT[K] ? left<false>(z[0], z[1]) : out[n]);
+        out[n] = left(bounded(result[0], n, O), bounded(result[1], n, O));
+        kept_of[n] = OF_INPUT[K] ? left<false>(z[0], z[1]) : out[n];
     }
+    bound_rows(out, rows.count);
+    if constexpr (K < COUNT - 1 || FORMULA[K])
+#pragma unroll
+        for (int n = 0; n < blocks(O); ++n) store(rows.kept, kept_before(K + 1) + n, lane(), kept_of[n]);
     if constexpr (K + 1 < COUNT)
-        forward_from<K + 1>(out, rows, w + 32 * PARTS * area(K), b + 16 * blocks(O), kept, y);
+        forward_from<K + 1>(out, rows, w + 32 * PARTS * area(K), b + 16 * blocks(O), y);
 }
 
 // As in fused.cuh, but `kept` is for `backward` below. A tile has 16 rows for each of one or several warps.
@@ -253,26 +264,21 @@ KERNEL forward(
     __syncthreads();
     if (16 * warp() >= tile) return;
     for (i64 first = (i64)blockIdx.x * tile + 16 * warp(); first < n; first += (i64)gridDim.x * tile) {
-        const Rows rows = {first, n - first < 16 ? (int)(n - first) : 16};
+        const Rows rows = {first, n - first < 16 ? (int)(n - first) : 16, (Four*)kept + kept_at(first)};
         Quad quads[blocks(WIDTH[0])][2];
         load_rows<WIDTH[0]>(quads, x + first * WIDTH[0], rows.count);
-        Four* const mine = (Four*)kept + kept_at(first);
         Block in[blocks(WIDTH[0])];
 #pragma unroll
         for (int n = 0; n < blocks(WIDTH[0]); ++n) {
             in[n] = left(quads[n][0], quads[n][1]);
-            store(mine, n, lane(), in[n]);
+            store(rows.kept, n, lane(), in[n]);
         }
-        forward_from<0>(in, rows, w, b, mine, y);
+        forward_from<0>(in, rows, w, b, y);
     }
 }
 
-// A warp's sums over the rows of a chunk: for each layer, its blocks of the gradient of weights, and, over its own rows, columns
-// 2 lane and 2 lane + 1 of every 64 of that of the bias.
-struct Gradients {
-    Sums w[slots_before(COUNT)];
-    Pair b[pairs_before(COUNT) + 1];
-};
+// A warp's sums over the rows of a chunk: for each layer, its blocks of the gradient of weights.
+struct Gradients { Sums w[slots_before(COUNT)]; };
 
 DEVICE void put_block(Stored* rows, int n, const Block& x) {
     u32* const place = (u32*)(rows + lane() / 4 * PITCH + 16 * n) + lane() % 4;
@@ -300,8 +306,9 @@ template <bool LEFT> DEVICE Block transposed(const Stored* rows, int n) {
     return x;
 }
 
-// The gradients of layer K's weights and bias, from the tile's rows of its input and of the gradient of its output.
-template <int K> DEVICE void add_gradients(Gradients& sums, const Stored* x, const Stored* dz, int tile) {
+// The gradients of layer K's weights and bias, from the tile's rows of its input and of the gradient of its output. Those of the
+// biases are in `biases`: of each warp, for its own rows.
+template <int K> DEVICE void add_gradients(Gradients& sums, real* biases, const Stored* x, const Stored* dz, int tile) {
     constexpr int ACROSS = blocks(WIDTH[K + 1]);
 #pragma unroll 2
     for (int row = 0; row < tile; row += 16) {
@@ -319,7 +326,7 @@ template <int K> DEVICE void add_gradients(Gradients& sums, const Stored* x, con
 #pragma unroll
     for (int n = 0; n < pairs(K); ++n) {
         if (2 * lane() + 64 * n >= 16 * ACROSS) continue;
-        Pair& sum = sums.b[pairs_before(K) + n];
+        Pair& sum = *(Pair*)(biases + warp() * columns_before(COUNT) + columns_before(K) + 2 * lane() + 64 * n);
         real low = 0, high = 0;
 #pragma unroll
         for (int row = 0; row < 16; ++row) {
@@ -338,53 +345,73 @@ template <int K> DEVICE void add_gradients(Gradients& sums, const Stored* x, con
 }
 
 // The input of layer K.
-template <int K> DEVICE void load_input(Block (&known)[blocks(WIDTH[K])], const Rows& rows, const Four* kept) {
+template <int K> DEVICE void load_input(Block (&known)[blocks(WIDTH[K])], const Rows& rows) {
 #pragma unroll
     for (int n = 0; n < blocks(WIDTH[K]); ++n)
-        if (rows.count) known[n] = load(kept, kept_before(K) + n);
+        if (rows.count) known[n] = load(rows.kept, kept_before(K) + n);
         else known[n] = {};
 }
 
+// What a warp reads of a tile before it begins with the last layer.
+struct Begin {
+    Rows rows;
+    Quad dy[blocks(WIDTH[COUNT])][2];
+    Block known[blocks(WIDTH[COUNT - 1])], output[blocks(WIDTH[COUNT])];
+};
+
+DEVICE Begin begin_at(i64 first, i64 end, int tile, const real* kept, const real* dy) {
+    const i64 mine = first + 16 * warp(), count = 16 * warp() < tile && mine < end ? end - mine : 0;
+    Begin x = {};
+    x.rows = {mine, count < 16 ? (int)count : 16, (Four*)kept + kept_at(mine)};
+    load_rows<WIDTH[COUNT]>(x.dy, dy + mine * WIDTH[COUNT], x.rows.count);
+    load_input<COUNT - 1>(x.known, x.rows);
+    if constexpr (FORMULA[COUNT - 1]) load_input<COUNT>(x.output, x.rows);
+    return x;
+}
+
 // Layers K, K - 1, …, 0 of a tile's rows: this warp has `dz`, the gradient of layer K's output, and `known`, its input. `now` and
-// `next` are places in shared memory for the rows of both, which take turns.
-template <int K> DEVICE void back_from(
+// `next` are places in shared memory for the rows of both, which take turns. `ahead` reads what comes after.
+template <int K, class Ahead> DEVICE void back_from(
     const Block (&dz)[blocks(WIDTH[K + 1])], const Block (&known)[blocks(WIDTH[K])], const Rows& rows, int tile,
-    const Four* kept, real* dx, const Four* w, Stored* now, Stored* next, Gradients& sums
+    real* dx, const Four* w, Stored* now, Stored* next, Gradients& sums, real* biases, const Ahead& ahead
 ) {
     constexpr int I = WIDTH[K], O = WIDTH[K + 1], BELOW = K ? K - 1 : 0, F = K ? FORMULA[BELOW] : 0;
     constexpr bool AGAIN = K && OF_INPUT[BELOW];
     const bool active = 16 * warp() < tile;
-    const int g = lane() / 4;
     Stored *const inputs = now, *const gradients = now + tile * PITCH;
     if (active) {
 #pragma unroll
         for (int n = 0; n < blocks(O); ++n) put_block(gradients + 16 * warp() * PITCH, n, dz[n]);
+        Block in[blocks(I)];
 #pragma unroll
         for (int n = 0; n < blocks(I); ++n) {
-            Block in = known[n];
+            in[n] = known[n];
             if constexpr (AGAIN) {
                 Quad out[2];
 #pragma unroll
                 for (int high = 0; high < 2; ++high) {
-                    out[high] = row_of(in, high);
+                    out[high] = row_of(known[n], high);
 #pragma unroll
                     for (int l = 0; l < 4; ++l) out[high].v[l] = value(F, out[high].v[l]);
-                    out[high] = bounded(out[high], n, I, g + 8 * high < rows.count);
+                    out[high] = bounded(out[high], n, I);
                 }
-                in = left(out[0], out[1]);
+                in[n] = left(out[0], out[1]);
             }
-            put_block(inputs + 16 * warp() * PITCH, n, in);
         }
+        if constexpr (AGAIN) bound_rows(in, rows.count);
+#pragma unroll
+        for (int n = 0; n < blocks(I); ++n) put_block(inputs + 16 * warp() * PITCH, n, in[n]);
     }
     Block below[blocks(WIDTH[BELOW])];
-    if constexpr (K > 0) load_input<K - 1>(below, rows, kept);  // arrives meanwhile
+    if constexpr (K > 0) load_input<K - 1>(below, rows);  // arrives meanwhile
+    else ahead();
     __syncthreads();
-    add_gradients<K>(sums, inputs, gradients, tile);
+    add_gradients<K>(sums, biases, inputs, gradients, tile);
     if constexpr (K > 0 || THROUGH) {
         Block then[blocks(I)] = {};
         if (active) {
             const Four* const mine = w + weights_before(THROUGH ? 0 : 1, K);
-            constexpr int PART = OPERANDS == 2 ? blocks(I) : 2;  // at once, for which registers suffice
+            constexpr int PART = OPERANDS == 2 ? blocks(I) : 1;  // at once, for which registers suffice
 #pragma unroll
             for (int base = 0; base < blocks(I); base += PART) {
             Sums d[PART] = {};
@@ -403,7 +430,7 @@ template <int K> DEVICE void back_from(
                         const Quad known_row = row_of(known[n], high);
 #pragma unroll
                         for (int l = 0; l < 4; ++l) s[high].v[l] = back(F, AGAIN, s[high].v[l], known_row.v[l]);
-                        s[high] = bounded(s[high], n, I, g + 8 * high < rows.count);
+                        s[high] = bounded(s[high], n, I);
                     }
                 }
                 if constexpr (K > 0) then[n] = left(s[0], s[1]);
@@ -411,14 +438,16 @@ template <int K> DEVICE void back_from(
             }
             }
         }
-        if constexpr (K > 0)
-            back_from<K - 1>(then, below, rows, tile, kept, dx, w, next, now, sums);
+        if constexpr (K > 0) {
+            bound_rows(then, rows.count);
+            back_from<K - 1>(then, below, rows, tile, dx, w, next, now, sums, biases, ahead);
+        }
     }
 }
 
-// The sums of a chunk, layer after layer; `room` is for those of the biases of all warps.
-template <int K> DEVICE void put_gradients(const Gradients& sums, int tile, real* parts, real* room) {
-    constexpr int I = WIDTH[K], O = WIDTH[K + 1], ACROSS = blocks(O), ALL = columns_before(COUNT);
+// The sums of a chunk, layer after layer.
+template <int K> DEVICE void put_gradients(const Gradients& sums, real* parts) {
+    constexpr int I = WIDTH[K], O = WIDTH[K + 1], ACROSS = blocks(O);
     const int g = lane() / 4, t = lane() % 4;
     real* const dw = parts + place_of(K);
 #pragma unroll
@@ -433,26 +462,20 @@ template <int K> DEVICE void put_gradients(const Gradients& sums, int tile, real
             if (i < I && j < O) dw[i * O + j] = sums.w[slots_before(K) + slot].v[c / 4][c % 4];
         }
     }
-    if constexpr (BIASED[K]) {
-#pragma unroll
-        for (int n = 0; n < pairs(K); ++n)
-            if (16 * warp() < tile && 2 * lane() + 64 * n < 16 * ACROSS)
-                *(Pair*)(room + warp() * ALL + columns_before(K) + 2 * lane() + 64 * n) = sums.b[pairs_before(K) + n];
-    }
-    if constexpr (K > 0) put_gradients<K - 1>(sums, tile, parts, room);
+    if constexpr (K > 0) put_gradients<K - 1>(sums, parts);
 }
 
-template <int K> DEVICE void put_biases(int tile, real* parts, const real* room) {
+template <int K> DEVICE void put_biases(int tile, real* parts, const real* biases) {
     if constexpr (BIASED[K]) {
         for (int place = place_in_block(); place < 16 * blocks(WIDTH[K + 1]); place += THREADS) {
             const int j = place / 16 * 16 + column_at(place % 16);
             if (j >= WIDTH[K + 1]) continue;
             real sum = 0;
-            for (int n = 0; n < tile / 16; ++n) sum += room[n * columns_before(COUNT) + columns_before(K) + place];
+            for (int n = 0; n < tile / 16; ++n) sum += biases[n * columns_before(COUNT) + columns_before(K) + place];
             parts[place_of(K) + WIDTH[K] * WIDTH[K + 1] + j] = sum;
         }
     }
-    if constexpr (K > 0) put_biases<K - 1>(tile, parts, room);
+    if constexpr (K > 0) put_biases<K - 1>(tile, parts, biases);
 }
 
 // As in fused.cuh, with before 0.
@@ -462,48 +485,48 @@ KERNEL backward(
     u16* __restrict__ half_dx, real* __restrict__ parts
 ) {
     SHARED_ROOM(room);
-    constexpr int LAST = COUNT - 1, FIRST = THROUGH ? 0 : 1, O = WIDTH[COUNT];
+    constexpr int LAST = COUNT - 1, FIRST = THROUGH ? 0 : 1, O = WIDTH[COUNT], ALL = columns_before(COUNT);
     Four* const w = (Four*)room;
-    Stored* now = (Stored*)(w + weights_before(FIRST, COUNT));
+    real* const biases = (real*)(w + weights_before(FIRST, COUNT));
+    Stored* now = (Stored*)(biases + tile / 16 * ALL);
     Stored* next = now + 2 * tile * PITCH;
-    real* const sums_of_warps = (real*)now;
     if constexpr (FIRST < COUNT) fetch_weights<FIRST, true>(layers, w);
-    const int g = lane() / 4;
     for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
         const i64 begin = chunk * size, end = begin + size < n ? begin + size : n;
         Gradients sums = {};
+        for (int i = place_in_block(); i < tile / 16 * ALL; i += THREADS) biases[i] = 0;
+        Begin begins = begin_at(begin, end, tile, kept, dy);
         for (i64 first = begin; first < end; first += tile) {
-            const i64 mine = first + 16 * warp(), count = 16 * warp() < tile && mine < end ? end - mine : 0;
-            const Rows rows = {mine, count < 16 ? (int)count : 16};
-            const Four* const there = (const Four*)kept + kept_at(mine);
-            Block dz[blocks(O)], known[blocks(WIDTH[LAST])], output[blocks(O)] = {};
-            Quad d[blocks(O)][2];
-            load_rows<O>(d, dy + mine * O, rows.count);
-            if constexpr (FORMULA[LAST]) load_input<COUNT>(output, rows, there);
-            load_input<LAST>(known, rows, there);
+            const Rows rows = begins.rows;
+            Block dz[blocks(O)], known[blocks(WIDTH[LAST])];
 #pragma unroll
             for (int n = 0; n < blocks(O); ++n) {
+                Quad d[2];
 #pragma unroll
                 for (int high = 0; high < 2; ++high) {
-                    const Quad out = row_of(output[n], high);
+                    const Quad out = FORMULA[LAST] ? row_of(begins.output[n], high) : Quad{};
 #pragma unroll
                     for (int l = 0; l < 4; ++l)
-                        d[n][high].v[l] = back(FORMULA[LAST], OF_INPUT[LAST], d[n][high].v[l], out.v[l]);
-                    d[n][high] = bounded(d[n][high], n, O, g + 8 * high < rows.count);
+                        d[high].v[l] = back(FORMULA[LAST], OF_INPUT[LAST], begins.dy[n][high].v[l], out.v[l]);
+                    d[high] = bounded(d[high], n, O);
                 }
-                dz[n] = left(d[n][0], d[n][1]);
+                dz[n] = left(d[0], d[1]);
             }
-            back_from<LAST>(dz, known, rows, tile, there, dx, w, now, next, sums);
+            bound_rows(dz, rows.count);
+#pragma unroll
+            for (int n = 0; n < blocks(WIDTH[LAST]); ++n) known[n] = begins.known[n];
+            back_from<LAST>(dz, known, rows, tile, dx, w, now, next, sums, biases, [&] {
+                begins = begin_at(first + tile, end, tile, kept, dy);
+            });
             if (COUNT % 2) {
                 Stored* const last = now;
                 now = next;
                 next = last;
             }
         }
-        __syncthreads();  // the last tile has been read
-        put_gradients<LAST>(sums, tile, parts + chunk * apart, sums_of_warps);
+        put_gradients<LAST>(sums, parts + chunk * apart);
         __syncthreads();
-        put_biases<LAST>(tile, parts + chunk * apart, sums_of_warps);
+        put_biases<LAST>(tile, parts + chunk * apart, biases);
         __syncthreads();
     }
 }
