@@ -167,35 +167,45 @@ template <int N> DEVICE void bound_rows(Block (&x)[N], int rows) {
             if (lane() / 4 + l % 2 * 8 >= rows) x[n / PARTS].v[n % PARTS].v[l] = 0;
 }
 
-// The weights of layers K, K + 1, …, or their transposes, to shared memory.
+// The weights of layers K, K + 1, …, or their transposes, to shared memory. If there are few, all are on their way before the
+// first is stored.
 template <int K, bool TRANSPOSED> DEVICE void fetch_weights(const Layers& layers, Four* to) {
     constexpr int I = WIDTH[K], O = WIDTH[K + 1], ACROSS = blocks(TRANSPOSED ? I : O);
     const real* w = layers.w[K];
     const bool packed = O % 4 == 0 && aligned((u64)w);
-#pragma unroll 2
-    for (int i = place_in_block(); i < 32 * area(K); i += THREADS) {
-        const int g = i % 32 / 4, k = i / 32 / ACROSS * 16 + i % 4 * 4, column = i / 32 % ACROSS * 16 + g / 2 * 4 + g % 2;
-        Quad x[2] = {};
+    const int g = lane() / 4;
+    Quad x[slots(K)][2] = {};
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
-            const int j = column + 2 * n;
+    for (int slot = 0; slot < slots(K); ++slot) {
+        const int n = slot * WARPS + warp();
+        if (n >= area(K)) continue;
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+            const int k = n / ACROSS * 16 + lane() % 4 * 4, j = n % ACROSS * 16 + g / 2 * 4 + g % 2 + 2 * m;
             if (TRANSPOSED && packed) {
-                if (j < I && k < O) x[n] = *(const Quad*)(w + j * O + k);
+                if (j < I && k < O) x[slot][m] = *(const Quad*)(w + j * O + k);
             } else {
 #pragma unroll
                 for (int l = 0; l < 4; ++l)
                     if ((TRANSPOSED ? j : k + l) < I && (TRANSPOSED ? k + l : j) < O)
-                        x[n].v[l] = w[TRANSPOSED ? j * O + k + l : (k + l) * O + j];
+                        x[slot][m].v[l] = w[TRANSPOSED ? j * O + k + l : (k + l) * O + j];
             }
         }
-        store(to, i / 32, i % 32, right(x[0], x[1]));
     }
-    if constexpr (K + 1 < COUNT) fetch_weights<K + 1, TRANSPOSED>(layers, to + 32 * PARTS * area(K));
+    constexpr bool FEW = slots_before(COUNT) <= 6;
+    if constexpr (K + 1 < COUNT && FEW) fetch_weights<K + 1, TRANSPOSED>(layers, to + 32 * PARTS * area(K));
+#pragma unroll
+    for (int slot = 0; slot < slots(K); ++slot) {
+        const int n = slot * WARPS + warp();
+        if (n < area(K)) store(to, n, lane(), right(x[slot][0], x[slot][1]));
+    }
+    if constexpr (K + 1 < COUNT && !FEW) fetch_weights<K + 1, TRANSPOSED>(layers, to + 32 * PARTS * area(K));
 }
 
 template <int K> DEVICE void fetch_biases(const Layers& layers, real* to) {
     for (int j = place_in_block(); j < 16 * blocks(WIDTH[K + 1]); j += THREADS)
-        to[j] = BIASED[K] && j < WIDTH[K + 1] ? layers.b[K][j] : (real)0;
+        if (BIASED[K] && j < WIDTH[K + 1]) copy<sizeof(real)>(to + j, layers.b[K] + j);
+        else to[j] = 0;
     if constexpr (K + 1 < COUNT) fetch_biases<K + 1>(layers, to + 16 * blocks(WIDTH[K + 1]));
 }
 
@@ -218,7 +228,7 @@ template <int K> DEVICE void forward_from(
 ) {
     constexpr int I = WIDTH[K], O = WIDTH[K + 1];
     Sums d[blocks(O)];
-    Block out[blocks(O)], kept_of[blocks(O)];
+    Block out[blocks(O)], inputs[blocks(O)];  // of the next layer, and of the activation
 #pragma unroll
     for (int n = 0; n < blocks(O); ++n) {
         const Quad bias = *(const Quad*)(b + 16 * n + lane() % 4 * 4);
@@ -241,12 +251,12 @@ template <int K> DEVICE void forward_from(
         }
         if constexpr (K == COUNT - 1) store_rows(y + rows.first * O, rows.count, O, n, result[0], result[1]);
         out[n] = left(bounded(result[0], n, O), bounded(result[1], n, O));
-        kept_of[n] = OF_INPUT[K] ? left<false>(z[0], z[1]) : out[n];
+        if constexpr (OF_INPUT[K]) inputs[n] = left<false>(z[0], z[1]);
     }
     bound_rows(out, rows.count);
     if constexpr (K < COUNT - 1 || FORMULA[K])
 #pragma unroll
-        for (int n = 0; n < blocks(O); ++n) store(rows.kept, kept_before(K + 1) + n, lane(), kept_of[n]);
+        for (int n = 0; n < blocks(O); ++n) store(rows.kept, kept_before(K + 1) + n, lane(), OF_INPUT[K] ? inputs[n] : out[n]);
     if constexpr (K + 1 < COUNT)
         forward_from<K + 1>(out, rows, w + 32 * PARTS * area(K), b + 16 * blocks(O), y);
 }
@@ -259,21 +269,30 @@ KERNEL forward(
     SHARED_ROOM(room);
     Four* const w = (Four*)room;
     real* const b = (real*)(w + weights_before(0, COUNT));
-    fetch_weights<0, false>(layers, w);
+    const bool active = 16 * warp() < tile;
+    Quad next[blocks(WIDTH[0])][2] = {};
+    const auto read = [&](i64 first) {
+        if (active && first < n) load_rows<WIDTH[0]>(next, x + first * WIDTH[0], n - first < 16 ? (int)(n - first) : 16);
+    };
+    i64 first = (i64)blockIdx.x * tile + 16 * warp();
+    read(first);
     fetch_biases<0>(layers, b);
+    fetch_weights<0, false>(layers, w);
+    copied();
     __syncthreads();
-    if (16 * warp() >= tile) return;
-    for (i64 first = (i64)blockIdx.x * tile + 16 * warp(); first < n; first += (i64)gridDim.x * tile) {
+    if (!active) return;
+    for (; first < n; first += (i64)gridDim.x * tile) {
         const Rows rows = {first, n - first < 16 ? (int)(n - first) : 16, (Four*)kept + kept_at(first)};
-        Quad quads[blocks(WIDTH[0])][2];
-        load_rows<WIDTH[0]>(quads, x + first * WIDTH[0], rows.count);
         Block in[blocks(WIDTH[0])];
 #pragma unroll
         for (int n = 0; n < blocks(WIDTH[0]); ++n) {
-            in[n] = left(quads[n][0], quads[n][1]);
+            in[n] = left(next[n][0], next[n][1]);
             store(rows.kept, n, lane(), in[n]);
         }
+        const i64 after = first + (i64)gridDim.x * tile;
+        if (PARTS == 1) read(after);  // arrives meanwhile; for tf32, two blocks would no longer have registers enough
         forward_from<0>(in, rows, w, b, y);
+        if (PARTS > 1) read(after);
     }
 }
 
@@ -359,8 +378,8 @@ struct Begin {
     Block known[blocks(WIDTH[COUNT - 1])], output[blocks(WIDTH[COUNT])];
 };
 
-DEVICE Begin begin_at(i64 first, i64 end, int tile, const real* kept, const real* dy) {
-    const i64 mine = first + 16 * warp(), count = 16 * warp() < tile && mine < end ? end - mine : 0;
+DEVICE Begin begin_at(i64 first, i64 n, int tile, const real* kept, const real* dy) {
+    const i64 mine = first + 16 * warp(), count = 16 * warp() < tile && mine < n ? n - mine : 0;
     Begin x = {};
     x.rows = {mine, count < 16 ? (int)count : 16, (Four*)kept + kept_at(mine)};
     load_rows<WIDTH[COUNT]>(x.dy, dy + mine * WIDTH[COUNT], x.rows.count);
@@ -490,12 +509,12 @@ KERNEL backward(
     real* const biases = (real*)(w + weights_before(FIRST, COUNT));
     Stored* now = (Stored*)(biases + tile / 16 * ALL);
     Stored* next = now + 2 * tile * PITCH;
+    Begin begins = begin_at(blockIdx.x * size, n, tile, kept, dy);
     if constexpr (FIRST < COUNT) fetch_weights<FIRST, true>(layers, w);
     for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
         const i64 begin = chunk * size, end = begin + size < n ? begin + size : n;
         Gradients sums = {};
         for (int i = place_in_block(); i < tile / 16 * ALL; i += THREADS) biases[i] = 0;
-        Begin begins = begin_at(begin, end, tile, kept, dy);
         for (i64 first = begin; first < end; first += tile) {
             const Rows rows = begins.rows;
             Block dz[blocks(O)], known[blocks(WIDTH[LAST])];
@@ -516,7 +535,7 @@ KERNEL backward(
 #pragma unroll
             for (int n = 0; n < blocks(WIDTH[LAST]); ++n) known[n] = begins.known[n];
             back_from<LAST>(dz, known, rows, tile, dx, w, now, next, sums, biases, [&] {
-                begins = begin_at(first + tile, end, tile, kept, dy);
+                begins = begin_at(first + tile < end ? first + tile : begin + gridDim.x * size, n, tile, kept, dy);
             });
             if (COUNT % 2) {
                 Stored* const last = now;
