@@ -59,7 +59,7 @@ def sources():
         yield fused.kernels(pairs(tn.Tanh(), tn.GELU()), "float32", precision)
         yield fused.kernels((), "float32", precision)
         for net in IN_REGISTERS.values():
-            yield fused.in_registers(registers(precision, *net)[0])
+            yield fused.for_sizes(registers(precision, *net)[0])
 
 
 IN_REGISTERS = {  # rows, tile, widths, activations, bias, whether the gradient of x is needed
@@ -221,6 +221,17 @@ def test_a_warp_has_rows_in_registers(name, precision, machine, monkeypatch):
     assert (dx is not None) == work.need_dx
     got = [y, *([dx] if work.need_dx else []), *(g for pair in gradients for g in pair if g is not None)]
     agree(got, wanted if work.need_dx else [wanted[0], *wanted[2:]], 2e-2 if precision == "bf16" else 1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_kernels_for_sizes_return_the_same_bits(precision, machine, monkeypatch):
+    monkeypatch.setattr(fused, "_REGISTERS", 0)
+    made, results = layers([17, 64, 5], [tn.GELU(), tn.ReLU()]), []
+    x, dy = draw(33, 17), draw(33, 5)
+    for worth in (1 << 20, 0):
+        monkeypatch.setattr(fused, "_WORTH", worth)
+        results.append(together(shim.ShimBackend(machine, precision), x, made, dy))
+    assert [a.tobytes() for a in results[0]] == [a.tobytes() for a in results[1]]
 
 
 @pytest.mark.parametrize("precision", ROUNDED)
@@ -718,7 +729,7 @@ def test_the_report_says_what_every_way_takes(machine, monkeypatch):
 def test_nvrtc_compiles_them(dtype, precision, architecture):
     """To PTX, as `test_nvrtc_compiles_the_files`, or to cubins."""
     made = [fused.kernels(pairs(tn.ReLU()), dtype, precision)]
-    made += [fused.in_registers(registers(precision, *IN_REGISTERS["chunks"])[0])] if precision != "float32" else []
+    made += [fused.for_sizes(registers(precision, *IN_REGISTERS["chunks"])[0])] if precision != "float32" else []
     for source in made:
         compiled = nvrtc.compiled(source.text, architecture)
         assert compiled.startswith(b"\x7fELF") if architecture.startswith("sm") else compiled.count(b"mma.sync") > 4

@@ -36,6 +36,7 @@ _TILES = (16, 32, 64)  # rows of a tile
 _REGISTERS = 200  # of a thread, for what `kernels/warps.cuh` holds in them
 _ENOUGH = 128  # tiles that occupy the whole device
 _SURE = 1 << 18  # parameters times rows of one block, up to which fusion is used without timing
+_WORTH = 1 << 20  # parameters times rows, from which on kernels are compiled for sizes
 _OPERANDS = ("float32", "tf32", "bf16")  # numbered as in kernels/fused.cuh
 _LAYERS = np.dtype(
     [
@@ -217,23 +218,29 @@ def kernels(pairs: tuple[tuple[Trace, Trace], ...], dtype: str, operands: str) -
 
 def _source(name: str, pairs: Sequence[tuple[Trace, Trace]], dtype: str, operands: str, sizes: str = "") -> Source:
     head = (
+        "#undef COUNT\n#undef THROUGH\n#undef TILE\n"
+        "#undef SIZE\n#undef UNROLLED\n"
         f"#undef OPERANDS\n#define OPERANDS {_OPERANDS.index(operands)}\n{emit.activations(pairs)}{read('layers.cuh')}"
     )
     return whole(name, f"{head}{sizes}{read(name)}", np.dtype(dtype))
 
 
-def in_registers(work: Work) -> Source:
-    """The same of `kernels/warps.cuh`, for layers of these sizes."""
+def for_sizes(work: Work) -> Source:
+    """The same for layers of these sizes only, whose rows stay in registers if they can (`kernels/warps.cuh`)."""
     pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
+    numbers = {"COUNT": len(work.biases), "THROUGH": int(work.need_dx), "TILE": work.tile}
     tables = {
         "WIDTH": work.widths,
         "FORMULA": [0 if pair is None else 1 + pairs.index(pair) for pair in work.formulas],
         "OF_INPUT": map(int, work.of_input),
         "BIASED": map(int, work.biases),
     }
-    lines = [f"#define COUNT {len(work.biases)}", f"#define THROUGH {int(work.need_dx)}"]
+    if work.in_registers:
+        del numbers["TILE"]  # they do not depend on it
+    lines = [f"#define {name} {number}" for name, number in numbers.items()]
     lines += [f"constexpr int {name}[] = {{{', '.join(map(str, table))}}};" for name, table in tables.items()]
-    return _source("warps.cuh", pairs, work.dtype, work.operands, "\n".join([*lines, ""]))
+    name = "warps.cuh" if work.in_registers else "fused.cuh"
+    return _source(name, pairs, work.dtype, work.operands, "\n".join([*lines, ""]))
 
 
 class Fused(chain.Pass):
@@ -242,7 +249,8 @@ class Fused(chain.Pass):
     def __init__(self, ops: Any, work: Work, layers: Sequence[DenseLayer]) -> None:
         self.ops, self.work = ops, work
         pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
-        self.source = in_registers(work) if work.in_registers else kernels(tuple(pairs), work.dtype, work.operands)
+        alone = work.in_registers or work.n * work.p >= _WORTH
+        self.source = for_sizes(work) if alone else kernels(tuple(pairs), work.dtype, work.operands)
         argument = np.zeros((), _LAYERS)
         for k, (w, b, *_) in enumerate(layers):
             pair = work.formulas[k]

@@ -289,10 +289,8 @@ KERNEL forward(
             in[n] = left(next[n][0], next[n][1]);
             store(rows.kept, n, lane(), in[n]);
         }
-        const i64 after = first + (i64)gridDim.x * tile;
-        if (PARTS == 1) read(after);  // arrives meanwhile; for tf32, two blocks would no longer have registers enough
+        read(first + (i64)gridDim.x * tile);  // arrives meanwhile
         forward_from<0>(in, rows, w, b, y);
-        if (PARTS > 1) read(after);
     }
 }
 
