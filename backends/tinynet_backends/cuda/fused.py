@@ -217,14 +217,12 @@ def kernels(pairs: tuple[tuple[Trace, Trace], ...], dtype: str, operands: str) -
 
 
 def _source(name: str, pairs: Sequence[tuple[Trace, Trace]], dtype: str, operands: str, sizes: str = "") -> Source:
-    head = (
-        "#undef COUNT\n#undef THROUGH\n#undef TILE\n"
-        "#undef SIZE\n#undef UNROLLED\n"
-        f"#undef OPERANDS\n#define OPERANDS {_OPERANDS.index(operands)}\n{emit.activations(pairs)}{read('layers.cuh')}"
-    )
+    others = "".join(f"#undef {name}\n" for name in ("COUNT", "THROUGH", "TILE", "SIZE", "UNROLLED"))
+    head = f"{others}#undef OPERANDS\n#define OPERANDS {_OPERANDS.index(operands)}\n{emit.activations(pairs)}{read('layers.cuh')}"
     return whole(name, f"{head}{sizes}{read(name)}", np.dtype(dtype))
 
 
+@lru_cache(maxsize=1024)
 def for_sizes(work: Work) -> Source:
     """The same for layers of these sizes only, whose rows stay in registers if they can (`kernels/warps.cuh`)."""
     pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
