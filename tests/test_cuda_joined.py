@@ -105,7 +105,7 @@ def test_a_struct_that_says_how_much_of_it_is_used_is_compiled():
     (call,), ((_, *words),) = calls([launch("f", layers, parts)])
     assert call == "k0::f({{Aligned{words + 1}, nullptr, Address{words + 2}}, {0, -1}, {3, 4, 1}, 2}, Word{words + 3})"
     assert words == [48, 56, *np.frombuffer(parts.tobytes(), np.uint64)]
-    assert "#define COUNT 2\n" in joined.joined([launch("f", layers)], id)[0].text
+    assert "#define USED 2\n" in joined.joined([launch("f", layers)], id)[0].text
     layers["count"] = 5  # straight code would be long
     assert calls([launch("f", np.int64(3), layers)])[0] == ["k0::f(3, Word{words + 1})"]
 
@@ -215,7 +215,7 @@ def test_a_device_that_refuses_gets_the_launches(when, machine, monkeypatch, cap
 def test_no_macro_of_a_kernel_reaches_the_next(name):
     source = load(name, np.dtype("float32"))
     *_, after = joined._Code(source, 64, 2).text("k0").partition(f"{source.body[-20:]}}}\n")
-    left = set(re.findall(r"^#define (\w+)", source.body, re.M)) | {"ROW", "COUNT"}
+    left = set(re.findall(r"^#define (\w+)", source.body, re.M)) | {"ROW", "USED"}
     assert {*after.split("\n")} == {f"#undef {macro}" for macro in left} | {""}
 
 

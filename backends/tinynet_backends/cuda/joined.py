@@ -50,7 +50,7 @@ class _Code(NamedTuple):
         body = self.source.body.replace("KERNEL ", "DEVICE void ")
         body = re.sub(r"const __grid_constant__ (\w+) ", r"const \1& ", body)
         body = body.replace("__restrict__ ", "")  # what another function wrote must not be read as if it were constant
-        given = {"ROW": self.row} | ({"COUNT": self.used} if self.used else {})
+        given = {"ROW": self.row} | ({"USED": self.used} if self.used else {})
         before = "".join(f"#define {name} {value}\n" for name, value in given.items())
         macros = dict.fromkeys([*given, *re.findall(r"^#define (\w+)", body, re.M)])
         after = "".join(f"#undef {name}\n" for name in macros)
