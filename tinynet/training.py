@@ -226,7 +226,7 @@ def loop(
     """
     ops, theta = model.ops, model.theta
     together = together and _made_together(loader, ops, theta)
-    often = CHECK_EVERY * (loader.steps_per_chunk(ops) if together and ops.launches else 1)
+    often = _steps_unchecked(loader, ops) if together else CHECK_EVERY
     shape = often, *theta.shape[:-1]
     with ops.active():
         losses = ops.zeros(shape, theta.dtype)
@@ -270,14 +270,20 @@ def _made_together(loader: BatchSource, ops: Backend, theta: Array) -> bool:
     )
 
 
+def _steps_unchecked(loader: Any, ops: Backend) -> int:
+    """How many steps pass between two checks of the losses where several are run as one."""
+    return CHECK_EVERY * int(loader.steps_per_chunk(ops)) if ops.launches else CHECK_EVERY
+
+
 def _uninterrupted(loader: Any, t: int, stop: int, due: Callable[[int], bool] | None, ops: Backend) -> int:
     """How many steps are run as one from ``t`` on.
 
     They are full batches of one chunk, up to ``stop`` or to where a step is due. A device that launches them is given all of
     a chunk, a quarter or a 16th of it, or single ones: each number of steps is another graph.
     """
-    most, place = loader.steps_per_chunk(ops), t % loader.steps_per_epoch
-    count = min(most - place % most, loader.data.n // loader.batch_size - place, stop - t)
+    most: int = loader.steps_per_chunk(ops)
+    place = t % loader.steps_per_epoch
+    count: int = min(most - place % most, loader.data.n // loader.batch_size - place, stop - t)
     if due is not None:
         count = next((n for n in range(1, count) if due(t + n)), count)
     if ops.launches:
