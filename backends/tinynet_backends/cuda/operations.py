@@ -30,7 +30,7 @@ _NARROW = 16  # the widest row that one thread can hold, as in kernels/rows.cu
 _MANY = 1 << 15  # rows from which on a single thread per row pays
 _ONE_BLOCK = 4 * THREADS  # rows up to which one block does all, in one launch instead of two
 _WIDE = 64  # threads that share a row in the backward pass, at most
-_ACROSS = 16  # sums that a block computes side by side
+_ACROSS = 8  # sums that a block computes side by side, as in kernels/reduce.cu
 _SUMS = 16  # sums per launch, as in kernels/reduce.cu
 _ROUNDED = 32  # arrays that one launch rounds, as in kernels/round.cu
 
@@ -132,7 +132,7 @@ class CudaOperations(Backend):
         if dy.dtype == np.uint16:
             kind = "back_in_half"
         n, wide, real = len(dy), k if dz is None else dz.shape[1], np.dtype(np.float32) if kind != "back" else dy.dtype
-        lanes = 16 // real.itemsize
+        lanes = 16 // (real.itemsize if kind == "back" else 2)
         row = min(1 << (-(-wide // lanes) - 1).bit_length(), _WIDE)
         tiles = -(-wide // (row * lanes))
         size, chunks = _chunks(n, 4 * THREADS // row, max(1, min(_PARTS // 2, _PARTS // tiles)))
