@@ -26,9 +26,8 @@ _CHUNK = 8192  # elements of each, at least
 _ROWS, _DEEP = 64, 128  # rows of a chunk of columns, at least, and chunks, at most
 _TOGETHER = 64  # parts that one launch packs, as in kernels/pack.cu
 _TILE = 32  # columns per block, as in kernels/norms.cu
-_NARROW = 16  # the widest row that one thread can hold, as in kernels/rows.cu
-_MANY = 1 << 15  # rows from which on a single thread per row pays
-_ONE_BLOCK = 4 * THREADS  # rows up to which one block does all, in one launch instead of two
+_HELD = 8  # packs of a row that a thread holds, at most, as in kernels/rows.cu
+_AHEAD = 4  # rows that a thread reads together, as in kernels/rows.cu: up to so many, one block does all
 _WIDE = 64  # threads that share a row in the backward pass, at most
 _ACROSS = 8  # sums that a block computes side by side, as in kernels/reduce.cu
 _SUMS = 16  # sums per launch, as in kernels/reduce.cu
@@ -183,14 +182,14 @@ class CudaOperations(Backend):
         if not x.size or not _ready(x, x.dtype):
             return super().softmax(x)
         y, k = self.empty(x.shape, x.dtype), x.shape[-1]
-        self._launch(load("rows", x.dtype), "softmax", *_rows(x.size // k, k), x, y)
+        self._launch(load("rows", x.dtype), "softmax", *_rows(x.size // k, k, _holders(k, x.itemsize)), x, y)
         return y
 
     def softmax_grad(self, dy: Array, y: Array) -> Array:
         if not y.size or not _alike((dy, y)):
             return super().softmax_grad(dy, y)
         dx, k = self.empty(y.shape, y.dtype), y.shape[-1]
-        self._launch(load("rows", y.dtype), "softmax_grad", *_rows(y.size // k, k), dy, y, dx)
+        self._launch(load("rows", y.dtype), "softmax_grad", *_rows(y.size // k, k, _holders(k, y.itemsize)), dy, y, dx)
         return dx
 
     def standardize(self, x: Array, mean: Array, scale: Array) -> Array:
@@ -271,14 +270,16 @@ class CudaOperations(Backend):
         if not fits or not (labels or _alike((z, target))):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = z.shape
-        row = 1 if k <= _NARROW and (n <= _ONE_BLOCK or n >= _MANY) else _team(k)
-        size, chunks = _chunks(n, _ONE_BLOCK if row == 1 and n <= _ONE_BLOCK else THREADS // row, _PARTS)
+        row = _holders(k, z.itemsize)
+        rows = THREADS // row
+        size, chunks = _chunks(n, n if n <= _AHEAD * rows else rows, _PARTS)
         label, target = (self._dense(target, _I8), None) if labels else (None, target)
         sizes = (np.int64(number) for number in (n, k, size, chunks))
         share = np.float64(1.0 - smoothing), np.float64(smoothing / k)
         dz, source = self.empty(z.shape, z.dtype), load("rows", z.dtype)
         inputs = z, label, target, class_weight, scale, *share
-        return self._sum(source, "cross_entropy", chunks, row, *sizes, *inputs, dz), dz
+        kernel = "cross_entropy" if k * z.itemsize <= 16 * row else "cross_entropy_wide"
+        return self._sum(source, kernel, chunks, row, *sizes, *inputs, dz), dz
 
     def _sum(self, source: Source, kernel: str, chunks: int, row: int, *args: Any) -> Array:
         """A sum () over chunks, of arrays with the dtype of the last argument."""
@@ -456,9 +457,15 @@ def _team(k: int) -> int:
     return THREADS if k > 1024 else min(1 << (k - 1).bit_length(), 32)
 
 
-def _rows(n: int, k: int) -> tuple[int, int, Any, Any]:
-    """A launch over n rows of k numbers, and these sizes."""
-    row = _team(k)
+def _holders(k: int, itemsize: int) -> int:
+    """Threads that share a row of k numbers, with 16 bytes each, if a warp can hold all of it with up to `_HELD` times that."""
+    packs = -(-k * itemsize // 16)
+    return THREADS if packs > 32 * _HELD else min(1 << (packs - 1).bit_length(), 32)
+
+
+def _rows(n: int, k: int, row: int = 0) -> tuple[int, int, Any, Any]:
+    """A launch over n rows of k numbers, ``row`` threads each, and these sizes."""
+    row = row or _team(k)
     return min(-(-n * row // THREADS), _BLOCKS), row, np.int64(n), np.int64(k)
 
 
