@@ -42,7 +42,7 @@ def _struct(count: int, addresses: Sequence[str], sizes: Sequence[str]) -> np.dt
 
 _PARTS_ARGUMENT = _struct(_TOGETHER, ["from"], ["size"])
 _SUMS_ARGUMENT = _struct(_SUMS, ["parts", "g"], ["p", "apart", "chunks"])
-_ARRAYS_ARGUMENT = _struct(_ROUNDED, ["from", "to"], ["n", "k", "high", "wide"])
+_ARRAYS_ARGUMENT = _struct(_ROUNDED, ["from", "to"], ["n", "k", "high", "wide", "pieces"])
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
 _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 
@@ -105,7 +105,7 @@ class CudaOperations(Backend):
                 self.rounded(a, b)
             return
         sizes = (np.int64(n) for n in (*x.shape, *(s // 4 for s in x.strides), *out.shape))
-        self._launch(load("round", x.dtype), "round_rows", *_threads(-(-out.size // 4)), *sizes, x, out)
+        self._launch(load("round", x.dtype), "round_rows", *_threads(_lines(*out.shape)), *sizes, x, out)
 
     def rounded_together(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
         """`rounded` of vectors and matrices in C order, up to 32 per launch."""
@@ -116,10 +116,9 @@ class CudaOperations(Backend):
                 argument["from"][n], argument["to"][n] = self._address(x), self._address(y)
                 argument["n"][n], argument["k"][n] = (1, *x.shape)[-2:]
                 argument["high"][n], argument["wide"][n] = (1, *y.shape)[-2:]
-            largest = max(y.size for _, y in pairs)
-            source = load("round", arrays[0].dtype)
-            blocks, row = _threads(-(-largest // 4))
-            self._launch(source, "round_arrays", min(blocks, _PARTS), row, np.int64(len(pairs)), argument)
+                argument["pieces"][n] = -(-_lines(*(1, *y.shape)[-2:]) // THREADS)
+            pieces, source = argument["pieces"].sum(), load("round", arrays[0].dtype)
+            self._launch(source, "round_arrays", min(int(pieces), _BLOCKS), THREADS, pieces, argument)
 
     def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> Sum | None:
         """The gradient of a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), its sum by column.
@@ -440,6 +439,11 @@ def _number(number: Any, kind: Any) -> tuple[Any, Any]:
             f"a number on the device is a {number.shape} array of {number.dtype}: expected () {kind.__name__}"
         )
     return kind(0), number
+
+
+def _lines(high: int, wide: int) -> int:
+    """16 bytes of bfloat16 each, of a (high, wide) matrix, as in kernels/round.cu."""
+    return high * -(-wide // 8)
 
 
 def _threads(items: int) -> tuple[int, int]:
