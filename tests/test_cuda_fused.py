@@ -315,7 +315,7 @@ def halved(machine, widths, activations, precision="float32", bias=True):
         layer.b[...] = ROUNDED["bf16"](layer.b)
     found = fused.Work.of(np.zeros((100, widths[0]), F4), made, precision, True)
     ops._runtime.shared_memory = max(found.behind(len(made) - 1, 16).room(back) for back in (False, True))
-    monotone = iter(range(100, 0, -1))  # later candidates are faster
+    monotone = iter(range(1000, 0, -1))  # later candidates are faster
     ops._runtime.seconds = lambda run: (
         run() or next(monotone) * (hasattr(run, "args") and run.args[0].front == len(made))
     )

@@ -33,6 +33,7 @@ _WIDE = 64  # threads that share a row in the backward pass, at most
 _ACROSS = 16  # sums that a block computes side by side
 _SUMS = 16  # sums per launch, as in kernels/reduce.cu
 _ROUNDED = 32  # arrays that one launch rounds, as in kernels/round.cu
+_SPLIT = 32  # matrices that one launch splits, as in kernels/split.cu
 
 
 def _struct(count: int, addresses: Sequence[str], sizes: Sequence[str]) -> np.dtype[np.void]:
@@ -44,6 +45,7 @@ def _struct(count: int, addresses: Sequence[str], sizes: Sequence[str]) -> np.dt
 _PARTS_ARGUMENT = _struct(_TOGETHER, ["from"], ["size"])
 _SUMS_ARGUMENT = _struct(_SUMS, ["parts", "g"], ["p", "apart", "chunks"])
 _ARRAYS_ARGUMENT = _struct(_ROUNDED, ["from", "to"], ["n", "k", "high", "wide"])
+_SPLIT_ARGUMENT = _struct(_SPLIT, ["from", "to"], ["n", "k", "down", "right", "high", "wide", "apart", "pitch", "lo"])
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
 _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 
@@ -121,6 +123,24 @@ class CudaOperations(Backend):
             source = load("round", arrays[0].dtype)
             blocks, row = _threads(-(-largest // 4))
             self._launch(source, "round_arrays", min(blocks, _PARTS), row, np.int64(len(pairs)), argument)
+
+    def split(self, arrays: Sequence[Array], out: Sequence[Array], lo: Sequence[int]) -> None:
+        """float32 matrices as sums of two of bfloat16, hi + lo, in 16-bit words.
+
+        Each of ``arrays`` (n, k) has any strides, and becomes three matrices in ``out`` (3, high, wide), with rows in C order
+        and padded with 0: (lo, hi, hi) where ``lo`` is 0, (hi, lo, hi) where it is 1. What is not finite is only in the last.
+        """
+        for first in range(0, len(arrays), _SPLIT):
+            argument, batch = np.zeros((), _SPLIT_ARGUMENT), slice(first, first + _SPLIT)
+            for n, (x, y, place) in enumerate(zip(arrays[batch], out[batch], lo[batch], strict=True)):
+                argument["from"][n], argument["to"][n], argument["lo"][n] = self._address(x), self._address(y), place
+                argument["n"][n], argument["k"][n] = x.shape
+                argument["down"][n], argument["right"][n] = (s // x.itemsize for s in x.strides)
+                argument["high"][n], argument["wide"][n] = y.shape[1:]
+                argument["apart"][n], argument["pitch"][n] = (s // y.itemsize for s in y.strides[:2])
+            blocks, row = _threads(-(-max(y.size for y in out[batch]) // 12))
+            source = load("split", arrays[0].dtype)
+            self._launch(source, "split_arrays", min(blocks, _PARTS), row, np.int64(len(arrays[batch])), argument)
 
     def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> Sum | None:
         """The gradient of a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), its sum by column.
