@@ -79,7 +79,7 @@ def pass_through(ops, net, n_in, dtype, x, dy):
 
 
 @pytest.mark.parametrize(
-    "precision", [pytest.param(name, marks=[pytest.mark.slow] if name == "float64" else []) for name in RTOL]
+    "precision", [pytest.param(name, marks=[pytest.mark.slow] if name in ("float64", "tf32") else []) for name in RTOL]
 )
 @pytest.mark.parametrize(
     ("name", "refused"), [*((name, ()) for name in NETS), ("several", (6,))], ids=[*NETS, "no algorithm for ReLU"]
