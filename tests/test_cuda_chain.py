@@ -49,7 +49,7 @@ class Rounding(NumpyBackend):
 @pytest.fixture(scope="module")
 def machine(request, tmp_path_factory):
     made = shim.at(request, tmp_path_factory)
-    made.prepare([load(name, dtype) for name in ("relu", "round", "split", "reduce") for dtype in REAL])
+    made.prepare([load(name, dtype) for name in ("relu", "round", "reduce") for dtype in REAL])
     return made
 
 
@@ -182,7 +182,7 @@ def test_a_derivative_of_its_own_is_not_taken_for_relu_s(machine):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (64, 8), (130, 37), (300, 264), (9000, 2)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (64, 8), (130, 37), (70, 613), (9000, 2)])
 @pytest.mark.parametrize("kind", ["float32", "float64", "to half", "in half"])
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_way_back_to_a_product(machine, shape, kind, masked):
@@ -250,7 +250,7 @@ def test_rounding_is_to_the_nearest_even_and_fills_up_with_zeros(machine):
             ops.rounded(source, out)
             fake_cuda.rounded(source, wanted)
             np.testing.assert_array_equal(cublaslt.numbers(out), cublaslt.numbers(wanted))
-    arrays = [rng.standard_normal(s).astype("float32") for s in [(5, 7), (8, 16), (9,), *[(3, 4)] * 40]]
+    arrays = [rng.standard_normal(s).astype("float32") for s in [(5, 7), (300, 9), (9,), *[(3, 4)] * 40]]
     out = [np.ones(tuple(n + -n % 8 for n in a.shape), "uint16") for a in arrays]
     ops.rounded_together(arrays, out)
     for a, got in zip(arrays, out, strict=True):

@@ -72,7 +72,7 @@ class Chain(Pass):
     gradients are float32. Widths of operands are padded with zeros to multiples of 8: tensor cores take twice as long if
     rows are not aligned.
 
-    With precision bf16x3 everything is stored in float32, and in three pieces where it is an operand (kernels/split.cu):
+    With precision bf16x3 everything is stored in float32, and in three pieces where it is an operand (kernels/round.cu):
     (n, 3, k). That is (n, 3 k) where features are added up, and (3 n, k) where samples are, so one copy serves a product on
     the way there and one on the way back. Only weights, contracted along either axis, take two.
 

@@ -22,7 +22,7 @@ STORED = {"bfloat16": "uint16"}  # NumPy lacks this type: it is stored in 16-bit
 OPERANDS = {
     "float32": "float32", "bf16x3": "bfloat16", "tf32": "float32", "bf16": "bfloat16", "float64": "float64",
 }  # by precision  # fmt: skip
-PIECES = 3  # with precision bf16x3: see kernels/split.cu
+PIECES = 3  # with precision bf16x3: see kernels/round.cu
 
 
 class Epilogue(IntFlag):
