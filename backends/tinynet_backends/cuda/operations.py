@@ -463,8 +463,8 @@ def _number(number: Any, kind: Any) -> tuple[Any, Any]:
 
 
 def _lines(high: int, wide: int) -> int:
-    """16 bytes of bfloat16 each, of a (high, wide) matrix, as in kernels/round.cu."""
-    return high * -(-wide // 8)
+    """8 bytes of bfloat16 each, of a (high, wide) matrix, as in kernels/round.cu."""
+    return high * -(-wide // 4)
 
 
 def _threads(items: int) -> tuple[int, int]:

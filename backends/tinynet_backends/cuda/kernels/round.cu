@@ -1,13 +1,13 @@
 // Numbers rounded to bfloat16, or as the sum of two such numbers, in 16-bit words, padded with zeros to a larger matrix.
 
 #define MOST 32  // arrays per launch
-#define WORDS 8  // that a thread writes in one access
+#define WORDS 4  // that a thread writes in one access: neighbours write neighbouring bytes
 
-struct alignas(16) Line { u16 v[WORDS]; };
+typedef u64 Line;  // as one number: an array may be stored element by element
 struct alignas(16) Numbers { real v[WORDS]; };
 
 // WORDS numbers, of which the first `here` are in memory, `right` apart, and the rest 0.
-DEVICE Numbers read(const real* from, i64 right, i64 here) {
+DEVICE Numbers read(const real* __restrict__ from, i64 right, i64 here) {
     Numbers x;
     if (right == 1 && here >= WORDS && aligned((u64)from)) {
 #pragma unroll
@@ -19,11 +19,17 @@ DEVICE Numbers read(const real* from, i64 right, i64 here) {
     return x;
 }
 
+DEVICE void put(Line& line, int l, u16 word) { line |= (u64)word << 16 * l; }
+
 // The first `room` words of a line.
-DEVICE void write(u16* to, const Line& line, i64 room) {
-    if (room >= WORDS && aligned((u64)to)) *(Line*)to = line;
-    else
-        for (int l = 0; l < WORDS && l < room; ++l) to[l] = line.v[l];
+DEVICE void write(u16* to, Line line, i64 room) {
+    if (room >= WORDS && (u64)to % sizeof(Line) == 0) {
+        *(Line*)to = line;
+        return;
+    }
+#pragma unroll
+    for (int l = 0; l < WORDS; ++l)
+        if (l < room) to[l] = (u16)(line >> 16 * l);
 }
 
 // y[r * wide + j] = x[r * down + j * right] for r < n and j < k, and 0 in the rest of (high, wide), for the i-th WORDS of y.
@@ -34,9 +40,9 @@ DEVICE void round_line(
     const i64 lines = (wide + WORDS - 1) / WORDS, row = quotient(i, lines), j = (i - row * lines) * WORDS;
     if (row >= high) return;
     const Numbers numbers = read(x + row * down + j * right, right, row < n ? k - j : 0);
-    Line line;
+    Line line = 0;
 #pragma unroll
-    for (int l = 0; l < WORDS; ++l) line.v[l] = bfloat16((float)numbers.v[l]);
+    for (int l = 0; l < WORDS; ++l) put(line, l, bfloat16((float)numbers.v[l]));
     write(y + row * wide + j, line, wide - j);
 }
 
@@ -94,11 +100,11 @@ KERNEL split_arrays(i64 pieces, const __grid_constant__ Matrices a) {
         if (row >= a.high[m]) continue;
         const real* from = a.from[m] + row * a.down[m] + j * a.right[m];
         const Numbers numbers = read(from, a.right[m], row < a.n[m] ? a.k[m] - j : 0);
-        Line his, finites, los;
+        Line his = 0, finites = 0, los = 0;
 #pragma unroll
         for (int l = 0; l < WORDS; ++l) {
             const Split one = split((float)numbers.v[l]);
-            his.v[l] = one.hi, finites.v[l] = one.finite, los.v[l] = one.lo;
+            put(his, l, one.hi), put(finites, l, one.finite), put(los, l, one.lo);
         }
         u16* to = a.to[m] + row * a.pitch[m] + j;
         write(to + a.lo[m] * a.apart[m], los, a.wide[m] - j);
