@@ -142,7 +142,7 @@ def products(ops: Any) -> Lines:
             refused = []
             for epilogue in (Epilogue.NONE, Epilogue.BIAS, Epilogue.RELU | Epilogue.BIAS, Epilogue.SUM_A):
                 plan = one._products.planned(x, w, epilogue)
-                if not one._products.problem(plan).candidates(one._products.handle):
+                if plan is None or not one._products.problem(plan).candidates(one._products.handle):
                     refused.append(epilogue.name)
             yield f"  epilogues without an algorithm: {', '.join(map(str, refused)) or 'none'}"
 
