@@ -70,8 +70,9 @@ READY = 0.65  # share of the time for getting ready: most of it is compiling, an
 LONGEST = 30.0  # seconds that anything may take once it is ready
 LARGE = 10**11  # operations of a step from which on products dominate
 
-# How far losses may differ in five steps, relative to the largest: operands are rounded to 24, 11 and 8 bits.
-TOLERANCES = {"float32": 1e-3, "tf32": 1e-2, "bf16": 3e-2}
+# How far losses may differ in five steps, relative to the largest: operands are rounded to 24, 11, 8 and 16 bits.
+TOLERANCES = {"float32": 1e-3, "tf32": 1e-2, "bf16": 3e-2, "bf16x3": 1e-3}
+BESIDE = {"bf16x3": "float32"}  # what peers compute in that lack a precision
 
 
 def found(device: str) -> str:
@@ -167,7 +168,8 @@ def _prepared(workers: Workers, table: list[Row]) -> list[tuple[Row, tuple[Compa
         ]
         prepared = []
         for (task, precision, _), answers in zip(table, coming, strict=True):
-            comparison, losses = Comparison(f"{task.label}, {precision}", {}), {}
+            beside = f" (peers: {BESIDE[precision]})" if precision in BESIDE else ""
+            comparison, losses = Comparison(f"{task.label}, {precision}{beside}", {}), {}
             for name, answer in answers.items():
                 try:
                     losses[name] = answer.result()

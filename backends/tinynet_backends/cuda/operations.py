@@ -44,6 +44,9 @@ def _struct(count: int, addresses: Sequence[str], sizes: Sequence[str]) -> np.dt
 _PARTS_ARGUMENT = _struct(_TOGETHER, ["from"], ["size"])
 _SUMS_ARGUMENT = _struct(_SUMS, ["parts", "g"], ["p", "apart", "chunks"])
 _ARRAYS_ARGUMENT = _struct(_ROUNDED, ["from", "to"], ["n", "k", "high", "wide", "pieces"])
+_MATRICES_ARGUMENT = _struct(
+    _ROUNDED, ["from", "to"], ["n", "k", "down", "right", "high", "wide", "apart", "pitch", "lo", "pieces"]
+)
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
 _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 
@@ -120,6 +123,24 @@ class CudaOperations(Backend):
                 argument["pieces"][n] = -(-_lines(*(1, *y.shape)[-2:]) // THREADS)
             pieces, source = argument["pieces"].sum(), load("round", arrays[0].dtype)
             self._launch(source, "round_arrays", min(int(pieces), _BLOCKS), THREADS, pieces, argument)
+
+    def split(self, arrays: Sequence[Array], out: Sequence[Array], lo: Sequence[int]) -> None:
+        """float32 matrices as sums of two of bfloat16, hi + lo, in 16-bit words.
+
+        Each of ``arrays`` (n, k) has any strides, and becomes three matrices in ``out`` (3, high, wide), with rows in C order
+        and padded with 0: (lo, hi, hi) where ``lo`` is 0, (hi, lo, hi) where it is 1. What is not finite is only in the last.
+        """
+        for first in range(0, len(arrays), _ROUNDED):
+            argument, batch = np.zeros((), _MATRICES_ARGUMENT), slice(first, first + _ROUNDED)
+            for n, (x, y, place) in enumerate(zip(arrays[batch], out[batch], lo[batch], strict=True)):
+                argument["from"][n], argument["to"][n], argument["lo"][n] = self._address(x), self._address(y), place
+                argument["n"][n], argument["k"][n] = x.shape
+                argument["down"][n], argument["right"][n] = (s // x.itemsize for s in x.strides)
+                argument["high"][n], argument["wide"][n] = y.shape[1:]
+                argument["apart"][n], argument["pitch"][n] = (s // y.itemsize for s in y.strides[:2])
+                argument["pieces"][n] = -(-_lines(*y.shape[1:]) // THREADS)
+            pieces, source = argument["pieces"].sum(), load("round", arrays[0].dtype)
+            self._launch(source, "split_arrays", min(int(pieces), _BLOCKS), THREADS, pieces, argument)
 
     def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> Sum | None:
         """The gradient of a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), its sum by column.
@@ -446,8 +467,8 @@ def _number(number: Any, kind: Any) -> tuple[Any, Any]:
 
 
 def _lines(high: int, wide: int) -> int:
-    """16 bytes of bfloat16 each, of a (high, wide) matrix, as in kernels/round.cu."""
-    return high * -(-wide // 8)
+    """8 bytes of bfloat16 each, of a (high, wide) matrix, as in kernels/round.cu."""
+    return high * -(-wide // 4)
 
 
 def _threads(items: int) -> tuple[int, int]:
