@@ -152,7 +152,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--sections", type=names, default=[], metavar="NAME,NAME",
         help="steps,fit,many,sklearn,estimators,accuracy,import,growth; on a device steps,data",
     )  # fmt: skip
-    add("--precisions", type=names, default=[], metavar="NAME,NAME", help="float32,tf32,bf16, on a device")
+    add("--precisions", type=names, default=[], metavar="NAME,NAME", help="float32,tf32,bf16,bf16x3, on a device")
     add("--device", choices=("gpu", "cpu"), default="gpu", help=argparse.SUPPRESS)
     add("--save", nargs="?", type=Path, const=RESULTS, metavar="FOLDER", help="keep the results, by default with ours")
     return parser.parse_args(arguments)

@@ -16,7 +16,7 @@ import tinynet as tn
 
 MARKS = (1, 10, 100, 1000)
 HERE = (("numpy", "float32"), ("numba", "float64"), ("numba", "float32"))
-DEVICE = (("cupy", "float64"), ("cupy", "float32"), ("cupy:tf32", "float32"), ("cupy:bf16", "float32"))
+DEVICE = (("cupy", "float64"), *((name, "float32") for name in ("cupy", "cupy:bf16x3", "cupy:tf32", "cupy:bf16")))
 Array = Any
 
 

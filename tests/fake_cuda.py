@@ -291,6 +291,18 @@ def rounded(x, out):
     out[tuple(map(slice, x.shape))] = cublaslt.words(x)
 
 
+def split(arrays, out, lo):
+    """float32 matrices as (lo, hi, hi) or (hi, lo, hi), in 16-bit words."""
+    for x, y, place in zip(arrays, out, lo, strict=True):
+        hi = cublaslt.rounded(x, "bf16")
+        over = np.isfinite(x) & ~np.isfinite(hi)
+        hi[over] = (x[over].view("uint32") >> 16 << 16).view("float32")  # truncated
+        rest = np.subtract(x, hi, out=np.zeros_like(hi), where=np.isfinite(x))
+        y[...] = 0
+        for n, part in zip((place, 1 - place, 2), (rest, np.where(np.isfinite(x), hi, 0), hi), strict=True):
+            y[n, : len(x), : x.shape[1]] = cublaslt.words(part)
+
+
 def at(address, size, dtype):
     """The array at an address."""
     return np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(address), dtype)

@@ -127,7 +127,7 @@ def test_a_device_that_does_not_exist(cupy):
     ("name", "said"),
     [
         ("cupy:gpu", "backend 'cupy' takes a device number, not 'gpu': write 'cupy:0'"),
-        ("cupy:0:fp8", "backend 'cupy' has no precision 'fp8': choose from float32, tf32, bf16"),
+        ("cupy:0:fp8", "backend 'cupy' has no precision 'fp8': choose from float32, bf16x3, tf32, bf16"),
         ("cupy:tf32:1", "backend 'cupy' takes a device number, not 'tf32': write 'cupy:0'"),
         ("cupy:-1", "backend 'cupy' takes a device number, not '-1': write 'cupy:0'"),
     ],
@@ -139,7 +139,7 @@ def test_invalid_names(name, said, cupy):
     assert str(e.value) == said
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["bf16x3", "tf32", "bf16"])
 def test_a_device_without_that_precision(precision, cupy):
     cupy(FakeCupy(devices=2, capability="75"))
     with pytest.raises(BackendUnavailable) as e:

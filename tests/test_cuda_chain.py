@@ -10,7 +10,8 @@ from cuda_shim import shim
 from test_cuda_plan import RTOL
 from tinynet_backends import get_backend
 from tinynet_backends.backend import DenseLayer
-from tinynet_backends.cuda import chain, operations
+from tinynet_backends.cuda import chain, graph, operations
+from tinynet_backends.cuda.plan import Epilogue
 from tinynet_backends.cuda.source import REAL, load
 from tinynet_backends.numpy_backend import NumpyBackend
 
@@ -78,7 +79,7 @@ def pass_through(ops, net, n_in, dtype, x, dy):
 
 
 @pytest.mark.parametrize(
-    "precision", [pytest.param(name, marks=[pytest.mark.slow] if name == "float64" else []) for name in RTOL]
+    "precision", [pytest.param(name, marks=[pytest.mark.slow] if name in ("float64", "tf32") else []) for name in RTOL]
 )
 @pytest.mark.parametrize(
     ("name", "refused"), [*((name, ()) for name in NETS), ("several", (6,))], ids=[*NETS, "no algorithm for ReLU"]
@@ -100,7 +101,7 @@ def test_layers_together_are_the_layers_one_by_one(name, precision, refused, mac
         assert a.shape == b.shape
         assert a.dtype == dtype
         error = np.linalg.norm(a - b) / np.linalg.norm(b)
-        assert error < {"float64": 1e-12, "float32": 2e-6, "tf32": 1e-3, "bf16": 8e-3}[precision], error
+        assert error < {"float64": 1e-12, "float32": 2e-6, "bf16x3": 5e-5, "tf32": 1e-3, "bf16": 8e-3}[precision], error
 
 
 def test_a_pass_that_is_timed_again_and_again_keeps_what_the_last_one_needs(machine):
@@ -112,7 +113,7 @@ def test_a_pass_that_is_timed_again_and_again_keeps_what_the_last_one_needs(mach
     assert [x[0, 0] for x in one.inputs] == [2.0, 6.0]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bf16x3", "bf16"])
 def test_gradients_of_weights_beside_the_way_back_are_the_same(precision, machine):
     rng, relu = np.random.default_rng(1), tn.ReLU()
     layers = [
@@ -131,6 +132,52 @@ def test_gradients_of_weights_beside_the_way_back_are_the_same(precision, machin
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+    ("precision", "launches"),
+    [
+        ("bf16x3", [*["split_arrays"] * 3, "back", *["split_arrays", "back"] * 2, "split_arrays"]),
+        ("bf16", ["round_arrays", "back_to_half", "back_in_half", "back_in_half"]),
+    ],
+)
+def test_operands_are_made_once_and_the_last_layer_is_nothing_but_a_product(precision, launches, machine):
+    ops, taken = backend(machine, precision), []
+    products, problem = ops._products, ops._products.problem
+    products.problem = lambda plan: taken.append(plan) or problem(plan)
+    net, rng = tn.Sequential(tn.Dense(10), tn.ReLU(), tn.Dense(12), tn.ReLU(), tn.Dense(3)), np.random.default_rng(2)
+    for _ in range(2):  # timing, too, launches kernels
+        machine.launched.clear()
+        pass_through(ops, net, 5, "float32", *(rng.standard_normal(s).astype("float32") for s in ((4, 5), (4, 3))))
+    assert machine.launched == launches
+    assert {p.copied for p in taken} == {"", "d"}
+    assert [p.epilogue for p in taken if (p.m, p.n, p.copied) == (3, 4, "")] == [Epilogue.BIAS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16x3", "bf16"])
+def test_a_training_captured_and_as_written(precision, machine, monkeypatch):
+    net, data = (
+        tn.Sequential(tn.Dense(24), tn.ReLU(), tn.Dense(12), tn.ReLU(), tn.Dense(3)),
+        tn.data.Blobs(300, n_features=7),
+    )
+
+    def trained(ops):
+        model = tn.Model(net, 7, backend=ops, seed=2)
+        reports = tn.train(model, tn.Loader(data, 50), tn.CrossEntropy(), tn.Adam(1e-2), steps=8)
+        return [float(report.loss) for report in reports], model.theta.tobytes()
+
+    found = []
+    for written in (False, True):
+        ops = backend(machine, precision)
+        ops.empty = ops._runtime.empty  # which is never freed: arguments hold addresses of arrays
+        if written:
+            monkeypatch.setattr(graph._Compilation, "__call__", lambda self, calls: self._as_written(calls))
+        found.append(trained(ops))
+        assert ops._runtime.launched == (0 if written else 7)
+    assert found[0] == found[1]
+    wanted, _ = trained(get_backend("numpy"))
+    np.testing.assert_allclose(found[0][0], wanted, rtol=0, atol={"bf16x3": 1e-5, "bf16": 1e-2}[precision])
+
+
 def test_what_lies_between_is_bfloat16_where_that_is_the_precision(machine):
     ops = backend(machine, "bf16")
     taken = []
@@ -141,7 +188,7 @@ def test_what_lies_between_is_bfloat16_where_that_is_the_precision(machine):
     assert taken
     assert {p.copied for p in taken if "d" not in p.copied} == {""}  # nothing is rounded twice
     assert [p.d.dtype for p in taken].count("bfloat16") >= 4  # two outputs and two gradients
-    assert all(n % 8 == 0 for p in taken for n in (p.m, p.k, p.a.ld, p.b.ld) if n != 4)  # all but the samples
+    assert all(n % 8 == 0 for p in taken for n in (p.k, p.a.ld, p.b.ld) if n != 4)  # all but the samples
 
 
 @pytest.mark.slow
@@ -161,7 +208,7 @@ def test_a_derivative_of_its_own_is_not_taken_for_relu_s(machine):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (64, 8), (130, 37), (300, 264), (9000, 2)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (64, 8), (130, 37), (70, 613), (9000, 2)])
 @pytest.mark.parametrize("kind", ["float32", "float64", "to half", "in half"])
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_way_back_to_a_product(machine, shape, kind, masked):
@@ -229,13 +276,35 @@ def test_rounding_is_to_the_nearest_even_and_fills_up_with_zeros(machine):
             ops.rounded(source, out)
             fake_cuda.rounded(source, wanted)
             np.testing.assert_array_equal(cublaslt.numbers(out), cublaslt.numbers(wanted))
-    arrays = [rng.standard_normal(s).astype("float32") for s in [(5, 7), (8, 16), (9,), *[(3, 4)] * 40]]
+    arrays = [rng.standard_normal(s).astype("float32") for s in [(5, 7), (300, 9), (9,), *[(3, 4)] * 40]]
     out = [np.ones(tuple(n + -n % 8 for n in a.shape), "uint16") for a in arrays]
     ops.rounded_together(arrays, out)
     for a, got in zip(arrays, out, strict=True):
         wanted = np.zeros_like(got)
         fake_cuda.rounded(a, wanted)
         np.testing.assert_array_equal(got, wanted)
+
+
+def test_numbers_are_split_in_two(machine):
+    ops, rng = backend(machine, "bf16x3"), np.random.default_rng(2)
+    special = np.array([np.nan, np.inf, -np.inf, -0.0, 3.4e38, -3.4028234e38, 1.00390625, 1e-30], "float32")
+    for shape, room in (((1, 1), (1, 8)), ((3, 8), (3, 8)), ((5, 7), (8, 8)), ((9, 4), (16, 16)), ((6, 100), (8, 104))):
+        x = rng.standard_normal(shape).astype("float32")
+        x.reshape(-1)[: special.size] = special[: x.size]
+        for source, lo in itertools.product((x, np.asfortranarray(x), x[:, ::-1]), (0, 1)):
+            stacked, beside = np.ones((3, *room), "uint16"), np.ones((room[0], 3, room[1]), "uint16").swapaxes(0, 1)
+            ops.split([source] * 40, [stacked, beside] * 20, [lo] * 40)
+            wanted = np.zeros_like(stacked)
+            fake_cuda.split([source], [wanted], [lo])
+            for got in (stacked, beside):
+                np.testing.assert_array_equal(cublaslt.numbers(got), cublaslt.numbers(wanted))
+            parts = cublaslt.numbers(stacked)[:, : shape[0], : shape[1]]
+            finite = np.isfinite(source)
+            np.testing.assert_array_equal(parts[lo][~finite], 0)
+            np.testing.assert_array_equal(parts[1 - lo], np.where(finite, parts[2], 0))
+            both = parts[lo].astype("float64") + parts[2]
+            np.testing.assert_array_equal(both[~finite], source[~finite])
+            np.testing.assert_allclose(both[finite], source[finite], rtol=2.0**-15, atol=0)
 
 
 def test_gradients_in_another_order_end_up_in_their_places(machine):

@@ -5,12 +5,14 @@ several orders of threads and blocks and with several grids, which must agree to
 are detected.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 from cuda_shim import nvrtc, shim
 from test_ops import CASES, EXACT, assert_same, device, host, moments, odd, real, squares
 from tinynet_backends import Backend, exact, get_backend, overrides, rowwise
-from tinynet_backends.cuda import emit, graph, operations, samples, source
+from tinynet_backends.cuda import emit, graph, samples, source
 from tinynet_backends.cupy_backend import CupyBackend
 from tinynet_backends.tracing import trace
 
@@ -354,18 +356,20 @@ def test_columns_of_many_rows(dtype, atol, ops):
         np.testing.assert_allclose(a, b, rtol=atol, atol=10 * atol)
 
 
-@pytest.mark.parametrize("dtype", [F4, F8])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are intended here
-def test_many_short_rows_have_a_thread_each(ops, dtype, monkeypatch):
-    monkeypatch.setattr(operations, "_MANY", 0)
-    for case in MORE["softmax_cross_entropy"](lambda a: a.astype(dtype)):
-        holds(ops, "softmax_cross_entropy", case, RTOL[dtype])
-    n = 700  # rows that are read 16 bytes at a time, and unaligned ones
-    for k in (4, 8, 16):
-        z = real(n, k).astype(dtype)
-        for lying in (z, shifted(z)):
-            given = lying, np.arange(n) % k, np.abs(real(n)).astype(dtype)  # a sum without cancellation
-            holds(ops, "softmax_cross_entropy", given, RTOL[dtype])
+@pytest.mark.parametrize("dtype", [F4, F8], ids=str)
+def test_rows_of_all_widths_have_the_same_bits_wherever_they_lie(ops, dtype):
+    """One pack a thread, several in registers, and too many for that: with labels alone, smoothed, and with probabilities."""
+    sizes = (1100, 4), (300, 12), (9, 128), (9, 130), (3, 1024), (2, 8192), (1, 8196)
+    for (n, k), make in itertools.product(sizes, (real, extreme)):
+        made, scale, class_weight = (a.astype(dtype) for a in (make(n, k), np.abs(real(n)), RNG.random(k)))
+        labels, given = RNG.integers(0, k, n), RNG.dirichlet(np.ones(k), n).astype(dtype)
+        for rest in ((labels, scale), (labels, scale, 0.1), (given, scale, 0.0, class_weight)):
+            results = []
+            for z in (made, shifted(made)):
+                holds(ops, "softmax_cross_entropy", (z, *rest), RTOL[dtype])
+                results.append([a.tobytes() for a in ops.softmax_cross_entropy(z, *rest)])
+            assert results[0] == results[1]
+    assert set(ops._cp.launched) == {"cross_entropy", "cross_entropy_wide", "total"}
 
 
 @pytest.mark.parametrize("name", ["elementwise_loss", "softmax_cross_entropy", "clip_norm"])

@@ -97,7 +97,7 @@ def backend(rt, pool):
     made = CudaDevice.__new__(CudaDevice)
     made._here = nullcontext
     rt.room = Room(pool, 8 * GIB)
-    made._attach(rt, Products(rt, None, None, None, "float32", None))
+    made._attach(rt, Products(rt, None, None, None, "float32", None, None))
     return made
 
 

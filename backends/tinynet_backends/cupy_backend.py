@@ -17,7 +17,7 @@ from tinynet_backends.cuda.tune import Choices
 from tinynet_backends.errors import BackendUnavailable, first_line
 
 # Precisions, and the compute capability from which on a device has them: Volta, and the tensor cores of Ampere.
-PRECISIONS = {"float32": 70, "tf32": 80, "bf16": 80}
+PRECISIONS = {"float32": 70, "bf16x3": 80, "tf32": 80, "bf16": 80}
 OLDEST = 14  # CuPy's major version: before it, None in the place of an array is not a null pointer for kernels
 UNASKED = 32 << 10  # bytes of shared memory that a block may have without opting in: 48 KB, less the kernel's own
 _EXTRA = "install one of the extras cuda12 and cuda13, whichever fits the driver"
@@ -27,7 +27,8 @@ class CupyBackend(CudaDevice, CudaOperations):
     """The CuPy backend on device ``number``.
 
     ``precision`` says how products of float32 arrays are computed: "float32" without rounding, "tf32" and "bf16" on tensor
-    cores, with operands rounded to that and sums in float32. Arrays and all other results stay float32.
+    cores, with operands rounded to that and sums in float32; "bf16x3" likewise, with each operand as the sum of two
+    bfloat16 numbers. Arrays and all other results stay float32.
     """
 
     def __init__(self, number: int = 0, precision: str = "float32") -> None:
@@ -69,7 +70,7 @@ class CupyBackend(CudaDevice, CudaOperations):
                 ) from e
             choices = Choices(runtime.machine() | {"cublaslt": library.version})
             problem = partial(lt.Problem, library)
-            self._attach(runtime, Products(runtime, problem, handle, choices, precision, self.rounded))
+            self._attach(runtime, Products(runtime, problem, handle, choices, precision, self.rounded, self.split))
 
     def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
         """On the current stream. A source is compiled when it is first used; CuPy caches the binary on disk."""

@@ -1,4 +1,7 @@
-"""PyTorch, eager. bf16 is automatic mixed precision: products in bfloat16, weights and optimizer in float32."""
+"""PyTorch, eager. bf16 is automatic mixed precision: products in bfloat16, weights and optimizer in float32.
+
+For bf16x3 all is float32.
+"""
 
 from __future__ import annotations
 

@@ -227,7 +227,9 @@ class ShimBackend(CupyBackend):
         self._cp, self._kernels = shim, {}
         runtime = fake_cuda.Runtime()
         problem = partial(fake_cuda.Problem, runtime)
-        self._attach(runtime, Products(runtime, problem, None, fake_cuda.Choices(), precision, self.rounded))
+        self._attach(
+            runtime, Products(runtime, problem, None, fake_cuda.Choices(), precision, self.rounded, self.split)
+        )
 
     def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
         """Immediately, or when the graph that is being captured is launched."""

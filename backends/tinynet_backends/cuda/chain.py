@@ -13,7 +13,7 @@ from typing import Any
 
 from tinynet_backends.backend import Array, DenseLayer, Gradients
 from tinynet_backends.cuda.operations import Sum
-from tinynet_backends.cuda.plan import ALIGNED, SIZES, STORED, Epilogue
+from tinynet_backends.cuda.plan import ALIGNED, PIECES, SIZES, STORED, Epilogue
 from tinynet_backends.tracing import traced
 
 _HALF, _ROW = STORED["bfloat16"], ALIGNED // SIZES["bfloat16"]
@@ -69,8 +69,12 @@ class Chain(Pass):
 
     With bfloat16 operands, outputs of inner layers are stored in bfloat16, and so are the gradients that products return;
     biases are rounded too, because epilogues read them in the type of the result. The last layer's output and all returned
-    gradients are float32. Widths are then padded with zeros to multiples of 8: tensor cores take twice as long if rows are
-    not aligned.
+    gradients are float32. Widths of operands are padded with zeros to multiples of 8: tensor cores take twice as long if
+    rows are not aligned.
+
+    With precision bf16x3 everything is stored in float32, and in three pieces where it is an operand (kernels/round.cu):
+    (n, 3, k). That is (n, 3 k) where features are added up, and (3 n, k) where samples are, so one copy serves a product on
+    the way there and one on the way back. Only weights, contracted along either axis, take two.
 
     With ``through``, the incoming gradient has already passed the last ReLU and is in the type that products take, and
     the last bias is left out. With ``beside``, gradients of weights are computed concurrently with the rest of the
@@ -84,31 +88,28 @@ class Chain(Pass):
         self.through, self.beside = through, beside
 
     def forward(self, x: Array) -> Array | None:
-        self.inputs: list[Array] = []
-        self.real = x.dtype
-        self.half = self.products.precision == "bf16" and x.dtype.name == "float32"
-        weights, biases = [layer.w for layer in self.layers], [layer.b for layer in self.layers]
+        self.inputs: list[Array] = []  # as operands
+        self.outputs: list[Array] = []
+        self.real, precision = x.dtype, self.products.precision if x.dtype.name == "float32" else ""
+        self.half, self.pieces = precision == "bf16", PIECES if precision == "bf16x3" else 1
+        biases = [layer.b for layer in self.layers]
         if self.half:
-            x, weights, biases = self._rounded(x, weights, biases)
-        self.weights = weights
-        for w, b, layer in zip(weights[:-1], biases[:-1], self.layers, strict=False):
+            x, self.weights, biases = self._rounded(x, biases)
+        elif self.pieces > 1:
+            x, self.weights, self.turned = self._split(x)
+        else:
+            self.weights = [layer.w for layer in self.layers]
+        for n, (w, b, layer) in enumerate(zip(self.weights, biases, self.layers, strict=True)):
+            if n:
+                x = self._operand(self.outputs[-1], 0)
             self.inputs.append(x)
-            y = self.ops.empty((len(x), w.shape[1]), x.dtype)
+            half = self.half and layer is not self.layers[-1]
+            w = w if half else w[:, : layer.w.shape[1]]
+            y = self.ops.empty((len(x), w.shape[1]), _HALF if half else self.real)
             if self.products.product(x, w, _epilogue(b, layer.f), b, out=y) is None:
                 return None
-            x = y
-        self.inputs.append(x)
-        _, b, f, _ = self.layers[-1]
-        width, padded = self.layers[-1].w.shape[1], weights[-1].shape[1]
-        y = self.ops.empty((len(x), padded), self.real)
-        epilogue = _epilogue(b, f) if padded == width else Epilogue.NONE
-        if self.products.product(x, weights[-1], epilogue, b if epilogue & Epilogue.BIAS else None, out=y) is None:
-            return None
-        if padded > width:
-            y = y[:, :width] + (0 if b is None else b)
-            y = y if f is None else self.ops.elementwise(_relu, y)
-        self.output = y
-        return y
+            self.outputs.append(y)
+        return self.outputs[-1]
 
     def back(self, dy: Array, sums: list[Sum]) -> Gradients:
         runtime, last = self.ops._runtime, len(self.layers) - 1
@@ -117,10 +118,10 @@ class Chain(Pass):
         if not dy.flags.c_contiguous:
             dy = dy.copy()
         gradients: list[tuple[Array, Array | None]] = []
-        dz = dy
+        dx = None
         for n in reversed(range(last + 1)):
             w, b, f, _ = self.layers[n]
-            y = None if f is None else self.output if n == last else self.inputs[n + 1]
+            y = None if f is None else self.outputs[n]
             dz = dy  # a product's result may be changed in place, the incoming gradient not
             if n == last and self.through:
                 b = y = None
@@ -128,44 +129,53 @@ class Chain(Pass):
                 dz = self.ops.empty((len(dy), wide(dy.shape[1])), _HALF)
             elif n == last:
                 dz = dy if y is None else self.ops.empty(dy.shape, self.real)
+            (i, o), x = w.shape, self.inputs[n]
             dw = self.ops.gradient(w.shape, self.real)
             db = None if b is None else self.ops.gradient(b.shape, self.real)
             if db is not None or y is not None or dz is not dy:
-                pending = self.ops.back(w.shape[1], dy, y, None if dz is dy and y is None else dz, db)
+                pending = self.ops.back(o, dy, y, None if dz is dy and y is None else dz, db)
                 sums += [] if pending is None else [pending]
+            dz = self._operand(dz, 1)
             with beside():
-                self._product(self.inputs[n].swapaxes(0, 1), dz, dw)
+                self._multiply(self._along_rows(x)[:, :i].swapaxes(0, 1), self._along_rows(dz)[:, :o], dw)
             gradients.append((dw, db))
             used.append(dz)
-            if n:
-                dy = self.ops.empty(self.inputs[n].shape, self.inputs[n].dtype)
-                self._multiply(dz, self.weights[n].swapaxes(0, 1), dy)
-        dx = None
-        if self.need_dx:
-            dx = self.ops.empty((len(dz), self.layers[0].w.shape[0]), self.real)
-            self._product(dz, self.weights[0].swapaxes(0, 1), dx)
+            if n or self.need_dx:
+                half = self.half and n > 0
+                dy = self.ops.empty((len(dz), x.shape[1] if half else i), _HALF if half else self.real)
+                self._multiply(dz, self._turned(n)[:, : dy.shape[1]], dy)
+                dx = None if n else dy
         if self.beside:
             runtime.join()
         return dx, gradients[::-1]
 
-    def _product(self, x: Array, w: Array, out: Array) -> None:
-        """``out = x @ w`` without padding."""
-        shape = x.shape[0], w.shape[1]
-        if shape == out.shape:
-            self._multiply(x, w, out)
-        else:
-            padded = self._multiply(x, w, self.ops.empty(shape, self.real))
-            out[...] = padded[: out.shape[0], : out.shape[1]]
-
-    def _multiply(self, x: Array, w: Array, out: Array) -> Array:
+    def _multiply(self, x: Array, w: Array, out: Array) -> None:
         if self.products.product(x, w, out=out) is None:
             raise RuntimeError(f"cublasLt has no algorithm for the product of {x.shape} and {w.shape}: update cuBLAS")
-        return out
 
-    def _rounded(
-        self, x: Array, weights: list[Array], biases: list[Array | None]
-    ) -> tuple[Array, list[Array], list[Array | None]]:
+    def _operand(self, a: Array, lo: int) -> Array:
+        """An output or gradient as the operand of products, in which it is the first or second (``lo`` 0 or 1)."""
+        if self.pieces == 1:
+            return a
+        made = self._beside_one_another(a)
+        self.ops.split([a], [made], [lo])
+        return _in_rows(made)
+
+    def _beside_one_another(self, a: Array) -> Array:
+        """Room for the pieces (3, n, k) of a matrix, which are neighbours in each row."""
+        return self.ops.empty((len(a), self.pieces, wide(a.shape[1])), _HALF).swapaxes(0, 1)
+
+    def _along_rows(self, a: Array) -> Array:
+        """An operand with its pieces as rows: those of a row are neighbours in memory."""
+        return a.reshape((self.pieces * len(a), -1)) if self.pieces > 1 else a
+
+    def _turned(self, n: int) -> Array:
+        """The transposed weights of a layer as an operand."""
+        return self.turned[n] if self.pieces > 1 else self.weights[n].swapaxes(0, 1)
+
+    def _rounded(self, x: Array, biases: list[Array | None]) -> tuple[Array, list[Array], list[Array | None]]:
         """The input, weights, and biases of all but the last layer, in bfloat16 and padded."""
+        weights = [layer.w for layer in self.layers]
         arrays = [*weights, *(b for b in biases[:-1] if b is not None)]
         rounded = [self.ops.empty(tuple(map(wide, a.shape)), _HALF) for a in arrays]
         rounded_x = self.ops.empty((len(x), wide(x.shape[1])), _HALF)
@@ -176,6 +186,22 @@ class Chain(Pass):
         rest = iter(rounded[len(weights) :])
         inner: list[Array | None] = [None if b is None else next(rest) for b in biases[:-1]]
         return rounded_x, rounded[: len(weights)], [*inner, biases[-1]]
+
+    def _split(self, x: Array) -> tuple[Array, list[Array], list[Array]]:
+        """The input, weights, and transposed weights in pieces; not those of the first layer if nothing needs them."""
+        weights = [layer.w for layer in self.layers]
+        first = 0 if self.need_dx else 1
+        stacked = [self.ops.empty((self.pieces, *map(wide, w.shape)), _HALF) for w in weights]
+        beside = [self._beside_one_another(a) for a in (x, *weights[first:])]
+        arrays, lo = [*weights, x, *weights[first:]], [1] * len(stacked) + [0] * len(beside)
+        self.ops.split(arrays, stacked + beside, lo)
+        turned = [None] * first + [_in_rows(made).swapaxes(0, 1) for made in beside[1:]]
+        return _in_rows(beside[0]), [made.reshape((-1, made.shape[2])) for made in stacked], turned
+
+
+def _in_rows(pieces: Array) -> Array:
+    """Pieces (3, n, k) that are neighbours in each row, as one matrix (n, 3 k)."""
+    return pieces.swapaxes(0, 1).reshape((pieces.shape[1], -1))
 
 
 def wide(k: int) -> int:

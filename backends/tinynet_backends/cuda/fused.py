@@ -25,7 +25,7 @@ from tinynet_backends.backend import Array, DenseLayer, Gradients
 from tinynet_backends.cuda import chain, emit
 from tinynet_backends.cuda.operations import THREADS, Sum
 from tinynet_backends.cuda.source import REAL, Source, read, whole
-from tinynet_backends.cuda.tune import Choice, Choices, timed
+from tinynet_backends.cuda.tune import Choice, Choices, fastest, timed
 from tinynet_backends.tracing import Ref, Trace, traced
 
 _log = logging.getLogger("tinynet")
@@ -37,7 +37,8 @@ _REGISTERS = 200  # of a thread, for what `kernels/warps.cuh` holds in them
 _ENOUGH = 128  # tiles that occupy the whole device
 _SURE = 1 << 18  # parameters times rows of one block, up to which fusion is used without timing
 _WORTH = 1 << 20  # parameters times rows, from which on kernels are compiled for sizes
-_OPERANDS = ("float32", "tf32", "bf16")  # numbered as in kernels/fused.cuh
+_MACROS = "COUNT", "THROUGH", "TILE", "SIZE", "LAYERS", "UNROLLED", "KNOWN"  # that other sources may have left
+_OPERANDS = {"float32": 0, "bf16x3": 0, "tf32": 1, "bf16": 2}  # numbered as in kernels/fused.cuh
 _LAYERS = np.dtype(
     [
         *((name, kind, (_MOST,)) for name, kind in (("w", np.uint64), ("b", np.uint64), ("kept", np.int64))),
@@ -116,7 +117,7 @@ class Work:
         """Whether `kernels/warps.cuh` has kernels for it."""
         sums = sum(8 * -(-area // 8) for area in self.areas)
         held = sums + max(self.blocks) * (8 + 12 * self.parts)
-        return self.operands != "float32" and not self.before and held <= _REGISTERS
+        return _OPERANDS[self.operands] > 0 and not self.before and held <= _REGISTERS
 
     @property
     def tiles(self) -> tuple[int, ...]:
@@ -185,7 +186,7 @@ class Work:
         each, first = [*pairwise(self.widths)], _pitch(self.widths[0])
         widest = max(map(_pitch, self.widths[0 if back and self.before else 1 :]))
         if back:
-            again = self.operands != "float32" or any(self.of_input[:-1])
+            again = _OPERANDS[self.operands] > 0 or any(self.of_input[:-1])
             weights = sum(_up(o) * _pitch(i) for i, o in each[0 if self.need_dx else 1 :])
             row = sum(map(_pitch, self.widths[:-1])) + (2 + again) * widest
         else:
@@ -217,8 +218,8 @@ def kernels(pairs: tuple[tuple[Trace, Trace], ...], dtype: str, operands: str) -
 
 
 def _source(name: str, pairs: Sequence[tuple[Trace, Trace]], dtype: str, operands: str, sizes: str = "") -> Source:
-    others = "".join(f"#undef {name}\n" for name in ("COUNT", "THROUGH", "TILE", "SIZE", "LAYERS", "UNROLLED", "KNOWN"))
-    head = f"{others}#undef OPERANDS\n#define OPERANDS {_OPERANDS.index(operands)}\n{emit.activations(pairs)}{read('layers.cuh')}"
+    others = "".join(f"#undef {name}\n" for name in _MACROS)
+    head = f"{others}#undef OPERANDS\n#define OPERANDS {_OPERANDS[operands]}\n{emit.activations(pairs)}{read('layers.cuh')}"
     return whole(name, f"{head}{sizes}{read(name)}", np.dtype(dtype))
 
 
@@ -378,8 +379,9 @@ class Ways:
             if sure:
                 way = first if not first.tile or _works(first, ops, work, x, layers) else Way(len(layers), 0)
                 return self._known.setdefault(work, way)
-            times = self.timed(ops, work, x, layers)
-            way = min(times, key=times.__getitem__, default=Way(len(layers), 0))
+            with ops.apart():
+                best = fastest(_runs(ways, ops, work, x, layers), ops._runtime.seconds)
+            way = Way(len(layers), 0) if best is None else ways[best]
             self.choices.keep(work, Choice(ways.index(way), b""))
             return self._known.setdefault(work, way)
 
@@ -387,8 +389,8 @@ class Ways:
         """Seconds of the forward and backward pass, for every candidate."""
         ways = _candidates(ops, work, x, layers)
         with ops.apart():
-            runs = [partial(_forward_and_back, way, ops, work, x, layers) for way in ways]
-            return {ways[n]: seconds for n, seconds in timed(runs, ops._runtime.seconds).items()}
+            times = timed(_runs(ways, ops, work, x, layers), ops._runtime.seconds)
+            return {ways[n]: seconds for n, seconds in times.items()}
 
 
 def _candidates(ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> list[Way]:
@@ -406,6 +408,10 @@ def _candidates(ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) ->
     ways.append(Way(len(layers), 0))
     chains = [way for way in ways if way.front > 1 and chain.fits(x, layers[: way.front])]
     return [*ways, *(way._replace(beside=True) for way in chains)]
+
+
+def _runs(ways: Sequence[Way], *args: Any) -> list[Callable[[], None]]:
+    return [partial(_forward_and_back, way, *args) for way in ways]
 
 
 def _forward_and_back(way: Way, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> None:

@@ -23,7 +23,7 @@ CANDIDATES = 8
 
 # From cublasLt.h, cublas_api.h and library_types.h.
 TYPES = {"float32": 0, "float64": 1, "bfloat16": 14}
-COMPUTE = {"float32": 68, "bf16": 68, "tf32": 77, "float64": 70}
+COMPUTE = {"float32": 68, "bf16x3": 68, "bf16": 68, "tf32": 77, "float64": 70}
 DESC = {"transa": 3, "transb": 4, "epilogue": 7, "bias": 8, "bias_stride": 10, "bias_type": 26}
 LAYOUT = {"batch": 5, "stride": 6}
 PREFERENCE = {"workspace": 1, "a": 5, "b": 6, "c": 7, "d": 8}

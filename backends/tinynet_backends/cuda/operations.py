@@ -26,11 +26,11 @@ _CHUNK = 8192  # elements of each, at least
 _ROWS, _DEEP = 64, 128  # rows of a chunk of columns, at least, and chunks, at most
 _TOGETHER = 64  # parts that one launch packs, as in kernels/pack.cu
 _TILE = 32  # columns per block, as in kernels/norms.cu
-_NARROW = 16  # the widest row that one thread can hold, as in kernels/rows.cu
-_MANY = 1 << 15  # rows from which on a single thread per row pays
-_ONE_BLOCK = 4 * THREADS  # rows up to which one block does all, in one launch instead of two
+_HELD = 8  # packs of a row that a thread holds, at most, as in kernels/rows.cu
+_AHEAD = 4  # rows that a thread with one pack of each reads together, as in kernels/rows.cu
+_ENOUGH = 256  # blocks that fill a device
 _WIDE = 64  # threads that share a row in the backward pass, at most
-_ACROSS = 16  # sums that a block computes side by side
+_ACROSS = 8  # sums that a block computes side by side, as in kernels/reduce.cu
 _SUMS = 16  # sums per launch, as in kernels/reduce.cu
 _ROUNDED = 32  # arrays that one launch rounds, as in kernels/round.cu
 
@@ -43,7 +43,10 @@ def _struct(count: int, addresses: Sequence[str], sizes: Sequence[str]) -> np.dt
 
 _PARTS_ARGUMENT = _struct(_TOGETHER, ["from"], ["size"])
 _SUMS_ARGUMENT = _struct(_SUMS, ["parts", "g"], ["p", "apart", "chunks"])
-_ARRAYS_ARGUMENT = _struct(_ROUNDED, ["from", "to"], ["n", "k", "high", "wide"])
+_ARRAYS_ARGUMENT = _struct(_ROUNDED, ["from", "to"], ["n", "k", "high", "wide", "pieces"])
+_MATRICES_ARGUMENT = _struct(
+    _ROUNDED, ["from", "to"], ["n", "k", "down", "right", "high", "wide", "apart", "pitch", "lo", "pieces"]
+)
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
 _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 
@@ -106,7 +109,7 @@ class CudaOperations(Backend):
                 self.rounded(a, b)
             return
         sizes = (np.int64(n) for n in (*x.shape, *(s // 4 for s in x.strides), *out.shape))
-        self._launch(load("round", x.dtype), "round_rows", *_threads(-(-out.size // 4)), *sizes, x, out)
+        self._launch(load("round", x.dtype), "round_rows", *_threads(_lines(*out.shape)), *sizes, x, out)
 
     def rounded_together(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
         """`rounded` of vectors and matrices in C order, up to 32 per launch."""
@@ -117,10 +120,27 @@ class CudaOperations(Backend):
                 argument["from"][n], argument["to"][n] = self._address(x), self._address(y)
                 argument["n"][n], argument["k"][n] = (1, *x.shape)[-2:]
                 argument["high"][n], argument["wide"][n] = (1, *y.shape)[-2:]
-            largest = max(y.size for _, y in pairs)
-            source = load("round", arrays[0].dtype)
-            blocks, row = _threads(-(-largest // 4))
-            self._launch(source, "round_arrays", min(blocks, _PARTS), row, np.int64(len(pairs)), argument)
+                argument["pieces"][n] = -(-_lines(*(1, *y.shape)[-2:]) // THREADS)
+            pieces, source = argument["pieces"].sum(), load("round", arrays[0].dtype)
+            self._launch(source, "round_arrays", min(int(pieces), _BLOCKS), THREADS, pieces, argument)
+
+    def split(self, arrays: Sequence[Array], out: Sequence[Array], lo: Sequence[int]) -> None:
+        """float32 matrices as sums of two of bfloat16, hi + lo, in 16-bit words.
+
+        Each of ``arrays`` (n, k) has any strides, and becomes three matrices in ``out`` (3, high, wide), with rows in C order
+        and padded with 0: (lo, hi, hi) where ``lo`` is 0, (hi, lo, hi) where it is 1. What is not finite is only in the last.
+        """
+        for first in range(0, len(arrays), _ROUNDED):
+            argument, batch = np.zeros((), _MATRICES_ARGUMENT), slice(first, first + _ROUNDED)
+            for n, (x, y, place) in enumerate(zip(arrays[batch], out[batch], lo[batch], strict=True)):
+                argument["from"][n], argument["to"][n], argument["lo"][n] = self._address(x), self._address(y), place
+                argument["n"][n], argument["k"][n] = x.shape
+                argument["down"][n], argument["right"][n] = (s // x.itemsize for s in x.strides)
+                argument["high"][n], argument["wide"][n] = y.shape[1:]
+                argument["apart"][n], argument["pitch"][n] = (s // y.itemsize for s in y.strides[:2])
+                argument["pieces"][n] = -(-_lines(*y.shape[1:]) // THREADS)
+            pieces, source = argument["pieces"].sum(), load("round", arrays[0].dtype)
+            self._launch(source, "split_arrays", min(int(pieces), _BLOCKS), THREADS, pieces, argument)
 
     def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> Sum | None:
         """The gradient of a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), its sum by column.
@@ -132,7 +152,7 @@ class CudaOperations(Backend):
         if dy.dtype == np.uint16:
             kind = "back_in_half"
         n, wide, real = len(dy), k if dz is None else dz.shape[1], np.dtype(np.float32) if kind != "back" else dy.dtype
-        lanes = 16 // real.itemsize
+        lanes = 16 // (real.itemsize if kind == "back" else 2)
         row = min(1 << (-(-wide // lanes) - 1).bit_length(), _WIDE)
         tiles = -(-wide // (row * lanes))
         size, chunks = _chunks(n, 4 * THREADS // row, max(1, min(_PARTS // 2, _PARTS // tiles)))
@@ -183,14 +203,14 @@ class CudaOperations(Backend):
         if not x.size or not _ready(x, x.dtype):
             return super().softmax(x)
         y, k = self.empty(x.shape, x.dtype), x.shape[-1]
-        self._launch(load("rows", x.dtype), "softmax", *_rows(x.size // k, k), x, y)
+        self._launch(load("rows", x.dtype), "softmax", *_rows(x.size // k, k, _holders(k, x.itemsize)), x, y)
         return y
 
     def softmax_grad(self, dy: Array, y: Array) -> Array:
         if not y.size or not _alike((dy, y)):
             return super().softmax_grad(dy, y)
         dx, k = self.empty(y.shape, y.dtype), y.shape[-1]
-        self._launch(load("rows", y.dtype), "softmax_grad", *_rows(y.size // k, k), dy, y, dx)
+        self._launch(load("rows", y.dtype), "softmax_grad", *_rows(y.size // k, k, _holders(k, y.itemsize)), dy, y, dx)
         return dx
 
     def standardize(self, x: Array, mean: Array, scale: Array) -> Array:
@@ -271,14 +291,19 @@ class CudaOperations(Backend):
         if not fits or not (labels or _alike((z, target))):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = z.shape
-        row = 1 if k <= _NARROW and (n <= _ONE_BLOCK or n >= _MANY) else _team(k)
-        size, chunks = _chunks(n, _ONE_BLOCK if row == 1 and n <= _ONE_BLOCK else THREADS // row, _PARTS)
+        row = _holders(k, z.itemsize)
+        kernel, ahead = ("cross_entropy", _AHEAD) if k * z.itemsize <= 16 * row else ("cross_entropy_wide", 1)
+        rows = THREADS // row  # at once, of a block
+        times = -(-n // rows)
+        if times > ahead:  # else one block does all, in one launch instead of two
+            times = min(ahead, -(-times // _ENOUGH))
+        size, chunks = _chunks(n, times * rows, _PARTS)
         label, target = (self._dense(target, _I8), None) if labels else (None, target)
         sizes = (np.int64(number) for number in (n, k, size, chunks))
         share = np.float64(1.0 - smoothing), np.float64(smoothing / k)
         dz, source = self.empty(z.shape, z.dtype), load("rows", z.dtype)
         inputs = z, label, target, class_weight, scale, *share
-        return self._sum(source, "cross_entropy", chunks, row, *sizes, *inputs, dz), dz
+        return self._sum(source, kernel, chunks, row, *sizes, *inputs, dz), dz
 
     def _sum(self, source: Source, kernel: str, chunks: int, row: int, *args: Any) -> Array:
         """A sum () over chunks, of arrays with the dtype of the last argument."""
@@ -441,6 +466,11 @@ def _number(number: Any, kind: Any) -> tuple[Any, Any]:
     return kind(0), number
 
 
+def _lines(high: int, wide: int) -> int:
+    """8 bytes of bfloat16 each, of a (high, wide) matrix, as in kernels/round.cu."""
+    return high * -(-wide // 4)
+
+
 def _threads(items: int) -> tuple[int, int]:
     """A launch with one thread per item."""
     return min(-(-items // THREADS), _BLOCKS), THREADS
@@ -456,9 +486,15 @@ def _team(k: int) -> int:
     return THREADS if k > 1024 else min(1 << (k - 1).bit_length(), 32)
 
 
-def _rows(n: int, k: int) -> tuple[int, int, Any, Any]:
-    """A launch over n rows of k numbers, and these sizes."""
-    row = _team(k)
+def _holders(k: int, itemsize: int) -> int:
+    """Threads that share a row of k numbers, with 16 bytes each, if a warp can hold all of it with up to `_HELD` times that."""
+    packs = -(-k * itemsize // 16)
+    return THREADS if packs > 32 * _HELD else min(1 << (packs - 1).bit_length(), 32)
+
+
+def _rows(n: int, k: int, row: int = 0) -> tuple[int, int, Any, Any]:
+    """A launch over n rows of k numbers, ``row`` threads each, and these sizes."""
+    row = row or _team(k)
     return min(-(-n * row // THREADS), _BLOCKS), row, np.int64(n), np.int64(k)
 
 

@@ -19,7 +19,10 @@ from typing import Any
 ALIGNED = 16  # bytes: the alignment of columns for the widest loads and for tensor cores
 SIZES = {"float32": 4, "float64": 8, "bfloat16": 2}  # bytes of an element
 STORED = {"bfloat16": "uint16"}  # NumPy lacks this type: it is stored in 16-bit words
-OPERANDS = {"float32": "float32", "tf32": "float32", "bf16": "bfloat16", "float64": "float64"}  # by precision
+OPERANDS = {
+    "float32": "float32", "bf16x3": "bfloat16", "tf32": "float32", "bf16": "bfloat16", "float64": "float64",
+}  # by precision  # fmt: skip
+PIECES = 3  # with precision bf16x3: see kernels/round.cu
 
 
 class Epilogue(IntFlag):
@@ -86,7 +89,8 @@ class Plan:
     """A product for cublasLt.
 
     ``copied`` names those of "a", "b", "d" that are copies with the layout given here: operands are copied before the
-    product, d after it.
+    product, d after it. If there are ``pieces``, operands become that many matrices one after another along the contraction,
+    each padded with zeros.
     """
 
     m: int
@@ -102,6 +106,7 @@ class Plan:
     epilogue: Epilogue
     alignments: tuple[int, int, int]
     copied: str = ""
+    pieces: int = 1
 
 
 def plan(x: Array, w: Array, out: Array, precision: str = "float32", epilogue: int = Epilogue.NONE) -> Plan | None:
@@ -122,18 +127,24 @@ def plan(x: Array, w: Array, out: Array, precision: str = "float32", epilogue: i
     if None in operands or d is None or d[1] or d[2]:
         return None
     (a, transpose_a, copy_a), (b, transpose_b, copy_b) = operands  # type: ignore[misc]
+    pieces = PIECES if precision == "bf16x3" and x.dtype != kind else 1
+    if pieces > 1:
+        if epilogue & Epilogue.SUM_A:
+            return None  # hi would be counted twice
+        k = pieces * _up(k, ALIGNED // SIZES[kind])
+        a, b = _longer(a, k, transpose_a), _longer(b, k, not transpose_b)
     alignments = tuple(
         ALIGNED if copy else _alignment(operand, layout)
         for operand, layout, copy in ((w, a, copy_a), (x, b, copy_b), (out, d[0], False))
     )
     copied = "a" * copy_a + "b" * copy_b
-    return Plan(m, n, k, count, a, b, d[0], transpose_a, transpose_b, precision, epilogue, alignments, copied)  # type: ignore[arg-type]
+    return Plan(m, n, k, count, a, b, d[0], transpose_a, transpose_b, precision, epilogue, alignments, copied, pieces)  # type: ignore[arg-type]
 
 
 def variants(plan: Plan) -> list[Plan]:
     """The plan, and if tensor cores would meet unaligned matrices, the same with padded copies."""
     plans = [plan]
-    if plan.precision in ("tf32", "bf16"):
+    if plan.precision in ("bf16x3", "tf32", "bf16"):
         operands = "".join(
             name
             for name, layout, alignment in zip("ab", (plan.a, plan.b), plan.alignments, strict=False)
@@ -174,6 +185,11 @@ def _stored(array: Array, axes: tuple[int, ...], kind: str) -> tuple[Layout, boo
     if array.dtype == kind and (by_rows or by_columns) and stride >= 0:
         return layout, by_columns and not by_rows, False
     return layout.padded(kind), by_columns and not by_rows, True
+
+
+def _longer(layout: Layout, k: int, down: bool) -> Layout:
+    """The layout of a copy with ``k`` rows if ``down``, else columns."""
+    return (replace(layout, rows=k) if down else replace(layout, cols=k)).padded(layout.dtype)
 
 
 def _even(shape: Sequence[int], strides: Sequence[int], axes: Sequence[int]) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -30,16 +30,18 @@ class Products:
     """Products of a device's arrays in one precision.
 
     ``runtime`` allocates, copies and times (`cuda.runtime`); ``problem(plan)`` makes the descriptors of a plan (`cuda.lt`).
-    ``precision`` applies to float32 arrays: "float32", "tf32" or "bf16"; float64 products stay float64.
+    ``precision`` applies to float32 arrays: "float32", "bf16x3", "tf32" or "bf16"; float64 products stay float64.
     ``rounded(x, out)`` rounds float32 to bfloat16: (..., n, k) in any strides, padded with 0 to (..., high, wide).
+    ``split(arrays, out, lo)`` makes three bfloat16 matrices of each (`CudaOperations.split`).
     """
 
     def __init__(
         self, runtime: Any, problem: Callable[[Plan], Any], handle: Any, choices: Choices, precision: str,
         rounded: Callable[[Array, Array], None],
+        split: Callable[[Sequence[Array], Sequence[Array], Sequence[int]], None],
     ) -> None:  # fmt: skip
         self.runtime, self.problem, self.handle, self.choices = runtime, problem, handle, choices
-        self.precision, self.rounded = precision, rounded
+        self.precision, self.rounded, self.split = precision, rounded, split
         self._ready: dict[Plan, _Ready | None] = {}
         self._lock = threading.Lock()
 
@@ -82,7 +84,8 @@ class Products:
         """``epilogue(x @ w)``: (..., n, k), (..., k, m) -> (..., n, m); None if cublasLt cannot.
 
         The result is ``out`` or a new array of the operands' dtype. ``bias`` (..., m) is read with the epilogue BIAS,
-        written with SUM_A. At precision bf16, the operands, or out together with the bias, may be bfloat16.
+        written with SUM_A. At precision bf16, the operands, or out together with the bias, may be bfloat16; at bf16x3, operands
+        that are bfloat16 are pieces already, one after another along the contraction.
         """
         if x.dtype != w.dtype or x.dtype.name not in KINDS:
             return None
@@ -154,8 +157,8 @@ class Products:
 
     def _execute(self, ready: _Ready, x: Array, w: Array, out: Array, bias: Array | None) -> None:
         how, address = ready.plan, self.runtime.address
-        a = self._copied(w, how.a, how.transpose_a, how.batch) if "a" in how.copied else w
-        b = self._copied(x, how.b, how.transpose_b, how.batch) if "b" in how.copied else x
+        a = self._copied("a", w, how) if "a" in how.copied else w
+        b = self._copied("b", x, how) if "b" in how.copied else x
         d = self._buffer(how.d, how.batch) if "d" in how.copied else out
         # allocated and freed in stream order: later work may reuse it
         workspace = self.runtime.empty((ready.algorithm.workspace,), "uint8") if ready.algorithm.workspace else None
@@ -170,14 +173,20 @@ class Products:
         count = batch if layout.stride else 1
         return self.runtime.empty((count, layout.cols, layout.ld), plans.STORED.get(layout.dtype, layout.dtype))
 
-    def _copied(self, array: Array, layout: Layout, itself: bool, batch: int) -> Array:
-        """A copy of an operand in this layout, whose columns are the rows of the array, or its columns if ``itself``."""
-        buffer = self._buffer(layout, batch)
+    def _copied(self, name: str, array: Array, how: Plan) -> Array:
+        """A copy of operand "a" or "b" as planned. Columns of its layout are rows of the array, or columns if transposed."""
+        layout, itself = (how.a, how.transpose_a) if name == "a" else (how.b, how.transpose_b)
+        buffer = self._buffer(layout, how.batch)
         columns = _transposed(array) if itself else array
         if not layout.stride:
             columns = columns[(0,) * (array.ndim - 2)]
-        columns = columns.reshape((len(buffer), layout.cols, layout.rows))
-        if buffer.dtype == array.dtype:
+        columns = columns.reshape((len(buffer), *columns.shape[-2:]))
+        if how.pieces > 1:
+            beside = itself == (name == "a")  # one another, in each column: that is where the contraction is
+            shape = (layout.cols, how.pieces, -1) if beside else (how.pieces, -1, layout.ld)
+            pieces = buffer.reshape((len(buffer), *shape))
+            self.split([*columns], [*(pieces.swapaxes(1, 2) if beside else pieces)], [int(name == "a")] * len(buffer))
+        elif buffer.dtype == array.dtype:
             buffer[:, :, : layout.rows] = columns
         else:
             self.rounded(columns, buffer)

@@ -1,86 +1,112 @@
 // The gradient of a dense layer's product, in one pass over memory: through ReLU, if there is one, rounded if the next
 // product needs that, and summed over the samples for the gradient of the bias.
 
-DEVICE real number(real x) { return x; }
-DEVICE real number(u16 x) { return (real)__uint_as_float((u32)x << 16); }
-DEVICE void put(real* to, real x) { *to = x; }
-DEVICE void put(u16* to, real x) { *to = bfloat16((float)x); }
-DEVICE void put(real* to, const Pack& x) { *(Pack*)to = x; }
-DEVICE void put(u16* to, const Pack& x) { *(Rounded*)to = bfloat16(x); }
-DEVICE Pack pack(const real* from) { return *(const Pack*)from; }
-DEVICE Pack pack(const u16* from) {
-    const Rounded rounded = *(const Rounded*)from;
-    Pack x;
+// N numbers, bfloat16 in pairs: as one by one the compiler would keep them in a register each.
+template <class T, int N> struct alignas(16) Columns { T v[N]; };
+template <int N> struct alignas(16) Columns<u16, N> { u32 v[N / 2]; };
+
+template <int N> DEVICE real number(const Columns<real, N>& x, int j) { return x.v[j]; }
+template <int N> DEVICE real number(const Columns<u16, N>& x, int j) {
+    return (real)__uint_as_float(j % 2 ? x.v[j / 2] & 0xffff0000 : x.v[j / 2] << 16);
+}
+// `exact`: a number that is a bfloat16 already is not rounded.
+template <int N> DEVICE void put(Columns<real, N>& to, int j, real x, bool) { to.v[j] = x; }
+template <int N> DEVICE void put(Columns<u16, N>& to, int j, real x, bool exact) {
+    const u32 bits = exact ? __float_as_uint((float)x) >> 16 : bfloat16((float)x);
+    to.v[j / 2] |= bits << j % 2 * 16;
+}
+
+// N numbers, of which the first `here` are in memory, and the rest 0. PACKED: all of them, read in accesses of 16 bytes.
+template <bool PACKED, int N, class T>
+DEVICE Columns<T, N> columns(const T* from, int here) {
+    if (PACKED) return *(const Columns<T, N>*)from;
+    Columns<T, N> x = {};
 #pragma unroll
-    for (int j = 0; j < LANES; ++j) x.v[j] = number(rounded.v[j]);
+    for (int j = 0; j < N; ++j)
+        if (j < here) ((T*)&x)[j] = from[j];
     return x;
 }
 
-#define DEEP 4  // rows that a thread loads at once
+// `go_back` in N columns, the rows from `row` to `end` `stride` apart: `here` columns are read, `room` are written, all of
+// them in accesses of 16 bytes if `whole`. Returns the sums of the columns.
+template <bool PACKED, int N, class From, class To>
+DEVICE Columns<real, N> go_down(
+    i64 row, i64 end, i64 stride, int here, int room, bool whole, i64 dy_pitch, i64 y_pitch, i64 dz_pitch, const From* dy,
+    const From* y, To* dz
+) {
+    constexpr int AT_ONCE = 16 / N;  // rows that are loaded together
+    Columns<real, N> sum = {};
+    for (; row < end; row += AT_ONCE * stride) {
+        Columns<From, N> x[AT_ONCE], kept[AT_ONCE];
+#pragma unroll
+        for (int d = 0; d < AT_ONCE; ++d) {  // dz may be dy: read everything before writing
+            const i64 at = row + d * stride;
+            if (at < end) x[d] = columns<PACKED, N>(dy + at * dy_pitch, here);
+            if (at < end && y) kept[d] = columns<PACKED, N>(y + at * y_pitch, here);
+        }
+#pragma unroll
+        for (int d = 0; d < AT_ONCE; ++d) {
+            const i64 at = row + d * stride;
+            if (at >= end) continue;
+            Columns<To, N> z = {};
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                const real each = y && !(number(kept[d], j) > 0) ? (real)0 : number(x[d], j);
+                sum.v[j] += each;
+                put(z, j, each, sizeof(From) == sizeof(To));
+            }
+            if (!dz) continue;
+            if (whole) {
+                *(Columns<To, N>*)(dz + at * dz_pitch) = z;
+                continue;
+            }
+#pragma unroll
+            for (int j = 0; j < N; ++j)
+                if (j < room) dz[at * dz_pitch + j] = ((const To*)&z)[j];
+        }
+    }
+    return sum;
+}
 
 // dz = dy where y > 0, or dy without y, and 0 in the columns from k to `wide`. Rows are `pitch` numbers apart. A chunk is
-// `size` rows, of which each threadIdx.x does LANES columns.
-template <class From, class Kept, class To>
+// `size` rows, of which each threadIdx.x does N columns, 16 bytes of dz.
+template <class From, class To>
 DEVICE void go_back(
-    i64 n, i64 k, i64 wide, i64 size, i64 chunks, i64 dy_pitch, i64 y_pitch, i64 dz_pitch, const From* dy, const Kept* y,
+    i64 n, i64 k, i64 wide, i64 size, i64 chunks, i64 dy_pitch, i64 y_pitch, i64 dz_pitch, const From* dy, const From* y,
     To* dz, real* parts, real* db
 ) {
-    __shared__ Pack sums[THREADS];
-    const i64 width = blockDim.x * LANES, tiles = quotient(wide + width - 1, width);
-    const bool even = aligned((u64)dy | (u64)y | (u64)dz) && (dy_pitch | y_pitch | dz_pitch) % LANES == 0;
-    for (i64 item = blockIdx.x; item < tiles * chunks; item += gridDim.x) {
-        const i64 chunk = quotient(item, tiles), begin = chunk * size;
-        const i64 first = (item - chunk * tiles) * width + threadIdx.x * LANES;
+    constexpr int N = 16 / (int)sizeof(To);
+    __shared__ Columns<real, N> sums[THREADS];
+    const u32 width = blockDim.x * N, tiles = ((u32)wide + width - 1) / width;  // there are fewer than 2**31 columns
+    const bool even_in = aligned((u64)dy | (u64)y) && (dy_pitch | y_pitch) % (16 / (int)sizeof(From)) == 0;
+    const bool even_out = aligned((u64)dz) && dz_pitch % N == 0;
+    for (u32 item = blockIdx.x; item < tiles * (u32)chunks; item += gridDim.x) {
+        const u32 chunk = item / tiles, first = (item - chunk * tiles) * width + threadIdx.x * N;
+        const i64 begin = chunk * size;
         const i64 end = begin + size < n ? begin + size : n;
-        const int here = first + LANES <= k ? LANES : first < k ? (int)(k - first) : 0;
-        Pack sum = {};
-        if (even && here == LANES) {
-            for (i64 row = begin + threadIdx.y; row < end; row += DEEP * blockDim.y) {
-                Pack x[DEEP], kept[DEEP];
-#pragma unroll
-                for (int d = 0; d < DEEP; ++d) {  // dz may be dy: read everything before writing
-                    const i64 here = row + d * blockDim.y;
-                    if (here < end) x[d] = pack(dy + here * dy_pitch + first);
-                    if (here < end && y) kept[d] = pack(y + here * y_pitch + first);
-                }
-#pragma unroll
-                for (int d = 0; d < DEEP; ++d) {
-                    const i64 here = row + d * blockDim.y;
-                    if (here >= end) continue;
-#pragma unroll
-                    for (int j = 0; j < LANES; ++j) {
-                        if (y) x[d].v[j] = kept[d].v[j] > 0 ? x[d].v[j] : 0;
-                        sum.v[j] += x[d].v[j];
-                    }
-                    if (dz) put(dz + here * dz_pitch + first, x[d]);
-                }
-            }
-        } else {
-            for (i64 row = begin + threadIdx.y; row < end; row += blockDim.y) {
-                for (int j = 0; j < here; ++j) {
-                    real x = number(dy[row * dy_pitch + first + j]);
-                    if (y && !(number(y[row * y_pitch + first + j]) > 0)) x = 0;
-                    if (dz) put(dz + row * dz_pitch + first + j, x);
-                    sum.v[j] += x;
-                }
-                if (dz) for (i64 j = first + here; j < first + LANES && j < wide; ++j) put(dz + row * dz_pitch + j, (real)0);
-            }
-        }
+        const int here = first + N <= k ? N : first < k ? (int)(k - first) : 0;
+        const int room = first + N <= wide ? N : first < wide ? (int)(wide - first) : 0;
+#define DOWN(packed) \
+    go_down<packed, N>( \
+        begin + threadIdx.y, room ? end : begin, blockDim.y, here, room, even_out && room == N, dy_pitch, y_pitch, dz_pitch, \
+        dy + first, y ? y + first : y, dz ? dz + first : dz)
+        Columns<real, N> sum = even_in && here == N ? DOWN(true) : DOWN(false);
+#undef DOWN
         if (!db) continue;
         for (u32 rows = blockDim.y; rows > 1; rows /= 2) {  // halve the rows that remain to be added
             __syncthreads();  // the last sums have been read
             sums[place_in_block()] = sum;
             __syncthreads();
             if (threadIdx.y >= rows / 2) continue;
-            const Pack other = sums[place_in_block() + rows / 2 * blockDim.x];
+            const Columns<real, N> other = sums[place_in_block() + rows / 2 * blockDim.x];
 #pragma unroll
-            for (int j = 0; j < LANES; ++j) sum.v[j] += other.v[j];
+            for (int j = 0; j < N; ++j) sum.v[j] += other.v[j];
         }
         if (threadIdx.y != 0) continue;
-        for (int j = 0; j < here; ++j) {
-            if (chunks == 1) db[first + j] = sum.v[j];
-            else parts[chunk * k + first + j] = sum.v[j];
-        }
+        real* to = chunks == 1 ? db : parts + chunk * k;
+#pragma unroll
+        for (int j = 0; j < N; ++j)
+            if (j < here) to[first + j] = sum.v[j];
     }
 }
 
