@@ -79,12 +79,14 @@ class _Row:
         """In C++: a size by its value, all else by its place among the words."""
         if arg is None:
             return "nullptr"
-        if not isinstance(arg, np.generic) and not arg.dtype.names:
+        if isinstance(arg, np.generic):
+            known = self.sized and isinstance(arg, np.signedinteger)
+            return str(arg) if known else f"Word{{{self._placed(arg.tobytes())}}}"
+        names = arg.dtype.names or ()
+        if not names:
             return self._pointer(self.address(arg))
-        if self.sized and isinstance(arg, np.signedinteger):
-            return str(arg)
         if self.sized and _unrolled(arg):
-            return f"{{{', '.join(self._member(arg[name]) for name in arg.dtype.names)}}}"
+            return f"{{{', '.join(self._member(arg[name]) for name in names)}}}"
         return f"Word{{{self._placed(arg.tobytes())}}}"
 
     def _member(self, a: Any) -> str:
