@@ -3,9 +3,9 @@
 // With PACKS, a thread has that many at most, and holds them in registers: memory is then read once. With 0, it has any
 // number, and reads them again in each pass. The order of sums is the same, and so are the bits.
 
-#define MANY 8  // packs, in the kernels for wide rows
+#define MANY 8  // packs, in the kernel for wide rows
 
-#define FOR_PACKS                              \
+#define FOR_PACKS \
     _Pragma("unroll (PACKS ? PACKS : 1)") \
     for (i64 p = 0, first = threadIdx.x * LANES; PACKS ? p < PACKS : first < k; ++p, first += blockDim.x * LANES)
 #define FOR_LANES _Pragma("unroll") for (int l = 0; l < LANES; ++l)
