@@ -26,7 +26,7 @@ DEVICE void round_line(
 #pragma unroll
     for (int l = 0; l < WORDS; ++l) line.v[l] = bfloat16((float)numbers[l]);
     u16* to = y + row * wide + j;
-    if (j + WORDS <= wide && aligned((u64)to)) *(Line*)to = line;
+    if (j + WORDS <= wide && aligned((u64)to)) store(to, &line);
     else
         for (int l = 0; l < WORDS && j + l < wide; ++l) to[l] = line.v[l];
 }

@@ -26,7 +26,7 @@ DEVICE Pack get(const real* __restrict__ from, i64 first, i64 k, bool packed, re
 
 template <int PACKS>
 DEVICE void put(real* __restrict__ to, i64 first, i64 k, bool packed, const Pack& x) {
-    if ((PACKS > 1 || packed) && first < k) *(Pack*)(to + first) = x;
+    if ((PACKS > 1 || packed) && first < k) store(to + first, &x);
     else if (PACKS <= 1) FOR_LANES if (first + l < k) to[first + l] = x.v[l];
 }
 
