@@ -75,7 +75,6 @@ struct ShimFiber {
 static std::vector<ShimFiber> shim_fibers;
 static ShimFiber* shim_current;
 static jmp_buf shim_scheduler;
-static std::string shim_error;
 static std::vector<uint64_t> shim_room;  // dynamic shared memory, and a fence behind it that nobody may write to
 static const uint64_t shim_fence = 0x5a5a5a5a5a5a5a5a;
 static void (*shim_body)(const void*);
