@@ -34,6 +34,7 @@ static inline int min(unsigned a, int b) { return int(a) < b ? int(a) : b; }  //
 
 struct uint3 { unsigned x, y, z; };
 static uint3 threadIdx, blockIdx, blockDim, gridDim;
+static std::string shim_error;
 
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned __int128)a * b >> 64;
@@ -74,7 +75,6 @@ struct ShimFiber {
 static std::vector<ShimFiber> shim_fibers;
 static ShimFiber* shim_current;
 static jmp_buf shim_scheduler;
-static std::string shim_error;
 static std::vector<uint64_t> shim_room;  // dynamic shared memory, and a fence behind it that nobody may write to
 static const uint64_t shim_fence = 0x5a5a5a5a5a5a5a5a;
 static void (*shim_body)(const void*);
@@ -115,6 +115,10 @@ static void shim_make_fibers(size_t threads) {
     }
 }
 
+static inline void store(void* to, const void* from) {
+    if (reinterpret_cast<uintptr_t>(to) % 16) shim_error = "an address is not aligned";
+    std::memcpy(to, from, 16);
+}
 template <int bytes> static inline void copy(void* to, const void* from) {
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes) std::abort();
     shim_current->copies.emplace_back(to, std::string(static_cast<const char*>(from), bytes));

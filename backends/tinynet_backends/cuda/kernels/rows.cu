@@ -3,9 +3,9 @@
 // With PACKS, a thread has that many at most, and holds them in registers: memory is then read once. With 0, it has any
 // number, and reads them again in each pass. The order of sums is the same, and so are the bits.
 
-#define MANY 8  // packs, in the kernels for wide rows
+#define MANY 8  // packs, in the kernel for wide rows
 
-#define FOR_PACKS                              \
+#define FOR_PACKS \
     _Pragma("unroll (PACKS ? PACKS : 1)") \
     for (i64 p = 0, first = threadIdx.x * LANES; PACKS ? p < PACKS : first < k; ++p, first += blockDim.x * LANES)
 #define FOR_LANES _Pragma("unroll") for (int l = 0; l < LANES; ++l)
@@ -26,7 +26,7 @@ DEVICE Pack get(const real* __restrict__ from, i64 first, i64 k, bool packed, re
 
 template <int PACKS>
 DEVICE void put(real* __restrict__ to, i64 first, i64 k, bool packed, const Pack& x) {
-    if ((PACKS > 1 || packed) && first < k) *(Pack*)(to + first) = x;
+    if ((PACKS > 1 || packed) && first < k) store(to + first, &x);
     else if (PACKS <= 1) FOR_LANES if (first + l < k) to[first + l] = x.v[l];
 }
 
