@@ -33,6 +33,7 @@ static inline int min(unsigned a, int b) { return int(a) < b ? int(a) : b; }  //
 
 struct uint3 { unsigned x, y, z; };
 static uint3 threadIdx, blockIdx, blockDim, gridDim;
+static std::string shim_error;
 
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned __int128)a * b >> 64;
@@ -112,6 +113,10 @@ static void shim_make_fibers(size_t threads) {
     }
 }
 
+static inline void store(void* to, const void* from) {
+    if (reinterpret_cast<uintptr_t>(to) % 16) shim_error = "an address is not aligned";
+    std::memcpy(to, from, 16);
+}
 template <int bytes> static inline void copy(void* to, const void* from) {
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes) std::abort();
     shim_current->copies.emplace_back(to, std::string(static_cast<const char*>(from), bytes));
@@ -217,8 +222,6 @@ static ShimTurns shim_turns(unsigned n, unsigned order) {
     if (order > 1) for (unsigned i = n; i > 1; --i) std::swap(turns[i - 1], turns[random() % i]);
     return turns;
 }
-
-static std::string shim_error;
 
 template <class F>
 static const char* shim_launch(

@@ -27,7 +27,8 @@ _ROWS, _DEEP = 64, 128  # rows of a chunk of columns, at least, and chunks, at m
 _TOGETHER = 64  # parts that one launch packs, as in kernels/pack.cu
 _TILE = 32  # columns per block, as in kernels/norms.cu
 _HELD = 8  # packs of a row that a thread holds, at most, as in kernels/rows.cu
-_AHEAD = 4  # rows that a thread reads together, as in kernels/rows.cu: up to so many, one block does all
+_AHEAD = 4  # rows that a thread with one pack of each reads together, as in kernels/rows.cu
+_ENOUGH = 256  # blocks that fill a device
 _WIDE = 64  # threads that share a row in the backward pass, at most
 _ACROSS = 8  # sums that a block computes side by side, as in kernels/reduce.cu
 _SUMS = 16  # sums per launch, as in kernels/reduce.cu
@@ -291,14 +292,17 @@ class CudaOperations(Backend):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = z.shape
         row = _holders(k, z.itemsize)
-        rows = THREADS // row
-        size, chunks = _chunks(n, n if n <= _AHEAD * rows else rows, _PARTS)
+        kernel, ahead = ("cross_entropy", _AHEAD) if k * z.itemsize <= 16 * row else ("cross_entropy_wide", 1)
+        rows = THREADS // row  # at once, of a block
+        times = -(-n // rows)
+        if times > ahead:  # else one block does all, in one launch instead of two
+            times = min(ahead, -(-times // _ENOUGH))
+        size, chunks = _chunks(n, times * rows, _PARTS)
         label, target = (self._dense(target, _I8), None) if labels else (None, target)
         sizes = (np.int64(number) for number in (n, k, size, chunks))
         share = np.float64(1.0 - smoothing), np.float64(smoothing / k)
         dz, source = self.empty(z.shape, z.dtype), load("rows", z.dtype)
         inputs = z, label, target, class_weight, scale, *share
-        kernel = "cross_entropy" if k * z.itemsize <= 16 * row else "cross_entropy_wide"
         return self._sum(source, kernel, chunks, row, *sizes, *inputs, dz), dz
 
     def _sum(self, source: Source, kernel: str, chunks: int, row: int, *args: Any) -> Array:

@@ -57,15 +57,13 @@ KERNEL add_up(i64 pieces, const __grid_constant__ Sums s) {
         int n = 0;
         for (i64 here; piece >= (here = (s.p[n] + ACROSS - 1) / ACROSS); ++n) piece -= here;
         const i64 j = piece * ACROSS + threadIdx.x, apart = s.apart[n], chunks = j < s.p[n] ? s.chunks[n] : 0;
-        const real* parts = s.parts[n];
+        const real* part = s.parts[n] + threadIdx.y * apart + j;
         double sum = 0.0;
-        for (i64 first = threadIdx.y; first < chunks; first += DEEP * blockDim.y) {
+        for (i64 chunk = threadIdx.y; chunk < chunks;) {
             real x[DEEP];
 #pragma unroll
-            for (int d = 0; d < DEEP; ++d) {
-                const i64 chunk = first + d * blockDim.y;
-                x[d] = chunk < chunks ? parts[chunk * apart + j] : (real)0;
-            }
+            for (int d = 0; d < DEEP; ++d, chunk += blockDim.y, part += blockDim.y * apart)
+                x[d] = chunk < chunks ? *part : (real)0;
 #pragma unroll
             for (int d = 0; d < DEEP; ++d) sum += (double)x[d];
         }

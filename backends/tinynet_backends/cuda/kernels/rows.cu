@@ -3,9 +3,9 @@
 // With PACKS, a thread has that many at most, and holds them in registers: memory is then read once. With 0, it has any
 // number, and reads them again in each pass. The order of sums is the same, and so are the bits.
 
-#define MANY 8  // packs, in the kernels for wide rows
+#define MANY 8  // packs, in the kernel for wide rows
 
-#define FOR_PACKS                              \
+#define FOR_PACKS \
     _Pragma("unroll (PACKS ? PACKS : 1)") \
     for (i64 p = 0, first = threadIdx.x * LANES; PACKS ? p < PACKS : first < k; ++p, first += blockDim.x * LANES)
 #define FOR_LANES _Pragma("unroll") for (int l = 0; l < LANES; ++l)
@@ -26,7 +26,7 @@ DEVICE Pack get(const real* __restrict__ from, i64 first, i64 k, bool packed, re
 
 template <int PACKS>
 DEVICE void put(real* __restrict__ to, i64 first, i64 k, bool packed, const Pack& x) {
-    if ((PACKS > 1 || packed) && first < k) *(Pack*)(to + first) = x;
+    if ((PACKS > 1 || packed) && first < k) store(to + first, &x);
     else if (PACKS <= 1) FOR_LANES if (first + l < k) to[first + l] = x.v[l];
 }
 
@@ -100,14 +100,13 @@ KERNEL softmax_grad(i64 n, i64 k, const real* __restrict__ dy, const real* __res
 // What a target is made of, see Backend.softmax_cross_entropy: weight * ((1 - smoothing) * target + smoothing / k)
 struct Target { const real* given; const real* weight; real sure, smooth; };
 
-// The targets from column `first` on. PLAIN: 1 for the label, and 0 for the others.
-template <int PACKS, bool PLAIN>
+// The targets from column `first` on.
+template <int PACKS>
 DEVICE Pack wanted(const Target& target, i64 at, i64 first, i64 k, bool packed, i64 label) {
-    Pack q = {};
-    if (!PLAIN && target.given) q = get<PACKS>(target.given + at, first, k, packed, 0);
-    else if (first <= label && label < first + LANES) FOR_LANES q.v[l] = first + l == label;
-    if (PLAIN) return q;
-    const Pack weight = target.weight ? get<PACKS>(target.weight, first, k, packed, 0) : Pack{};
+    Pack q = {}, weight = {};
+    if (target.given) q = get<PACKS>(target.given + at, first, k, packed, 0);
+    else FOR_LANES q.v[l] = first + l == label;
+    if (target.weight) weight = get<PACKS>(target.weight, first, k, packed, 0);
     FOR_LANES {
         q.v[l] = first + l < k ? q.v[l] * target.sure + target.smooth : (real)0;
         if (target.weight && first + l < k) q.v[l] *= weight.v[l];
@@ -116,7 +115,7 @@ DEVICE Pack wanted(const Target& target, i64 at, i64 first, i64 k, bool packed, 
 }
 
 // A team's row: dz, and this thread's share of the cost, of k numbers, none if the team has no row. `head` is the first of
-// the thread's packs.
+// the thread's packs. PLAIN: the target is 1 for the label, which one thread adds, and 0 for the others.
 template <int PACKS, bool PLAIN>
 DEVICE double cost_of_row(
     i64 k, bool packed, i64 at, i64 label, real factor, const Pack& head, const real* __restrict__ z,
@@ -124,7 +123,6 @@ DEVICE double cost_of_row(
 ) {
     HELD(e);
     real top = (real)-INF, total = 0, mass = 0, cost = 0;
-    label = label < k ? label : -1;
     FOR_PACKS {
         const Pack x = THIS(e) = PACKS == 1 ? head : get<PACKS>(z + at, first, k, packed, (real)-INF);
         FOR_LANES top = fmax(top, x.v[l]);
@@ -132,7 +130,7 @@ DEVICE double cost_of_row(
     top = team_largest(top);
     FOR_PACKS {
         Pack x = PACKS ? THIS(e) : get<PACKS>(z + at, first, k, packed, (real)-INF);
-        const Pack q = wanted<PACKS, PLAIN>(target, at, first, k, packed, label);
+        const Pack q = PLAIN ? Pack{} : wanted<PACKS>(target, at, first, k, packed, label);
         FOR_LANES {
             // 0 * -inf is 0 here: an impossible class costs nothing if its target is 0
             if (q.v[l] != 0) cost -= q.v[l] * (x.v[l] - top);
@@ -143,13 +141,18 @@ DEVICE double cost_of_row(
         THIS(e) = x;
     }
     total = team_sum(total);
-    mass = PLAIN ? (real)(label >= 0) : team_sum(mass);
+    mass = PLAIN ? (real)(0 <= label && label < k) : team_sum(mass);
     const real share = mass / total;
     FOR_PACKS {
         Pack x = PACKS ? THIS(e) : get<PACKS>(z + at, first, k, packed, (real)-INF);
-        const Pack q = wanted<PACKS, PLAIN>(target, at, first, k, packed, label);
+        const Pack q = PLAIN ? Pack{} : wanted<PACKS>(target, at, first, k, packed, label);
         FOR_LANES x.v[l] = ((PACKS ? x.v[l] : exp(x.v[l] - top)) * share - q.v[l]) * factor;
         put<PACKS>(dz + at, first, k, packed, x);
+    }
+    if (PLAIN && mass != 0 && label / LANES % blockDim.x == threadIdx.x) {  // the thread that has the label
+        const real x = z[at + label] - top;
+        cost = -x;
+        dz[at + label] = (exp(x) * share - (real)1) * factor;
     }
     if (threadIdx.x == 0 && mass != 0) cost += mass * log(total);
     return k > 0 ? (double)(cost * factor) : 0.0;
