@@ -28,10 +28,10 @@ def machine(request, tmp_path_factory):
 ARTICLES = ARTICLE, Y, tn.SumSquaredError(), tn.SGD(0.1)
 
 
-def trained(ops, run=ARTICLES, dtype="float32", **options):
+def trained(ops, run=ARTICLES, dtype="float32", x=X, **options):
     net, y, loss, optimizer = run
-    model = tn.Model(net, 3, backend=ops, dtype=dtype, seed=2)
-    loader = tn.Loader(tn.Arrays(X, y), 4, shuffle=False, prefetch=False)
+    model = tn.Model(net, x.shape[1], backend=ops, dtype=dtype, seed=2)
+    loader = tn.Loader(tn.Arrays(x, y), len(x) // 2, shuffle=False, prefetch=False)
     losses = [float(report.loss) for report in tn.train(model, loader, loss, optimizer, steps=6, **options)]
     return losses, model.theta.tobytes(), model.state.tobytes()
 
@@ -61,6 +61,99 @@ def test_all_kinds_of_kernels_are_joined(dtype, machine, monkeypatch):
     assert found == as_written(monkeypatch, ops, run, dtype, clip=0.1)
     if not nvrtc.missing():
         assert nvrtc.compiled(ops.sources["joined"].text, "sm_90").startswith(b"\x7fELF")
+
+
+def launch(kernel, *args):
+    return joined.Launch(load("reduce", np.dtype("float32")), kernel, 1, 256, args, 0)
+
+
+def calls(launches, unit=16):
+    """The calls in the text of the joined kernel, and its table; an array of n lies ``unit`` * n bytes after 4096."""
+    source, table = joined.joined(launches, lambda a: 4096 + unit * int(a[0]))
+    return re.findall(r"case \d+: (.*); break;", source.text), table.tolist()
+
+
+def test_sizes_are_compiled_and_all_else_is_in_the_table():
+    a, place = np.float32([1]), np.zeros(1)
+    (call,), table = calls(
+        [launch("f", np.int64(-3), np.int32(5), a, np.float64(0.5), np.uint64(7), np.bool_(1), None, place)]
+    )
+    words = ["Aligned{words + 1}", *(f"Word{{words + {n}}}" for n in (2, 3, 4)), "nullptr", "Aligned{words + 5}"]
+    assert call == f"k0::f(-3, 5, {', '.join(words)})"
+    assert table == [[0, 4112, 0x3FE0000000000000, 7, 1, 4096]]
+
+
+def test_steps_of_the_same_sizes_have_the_same_text():
+    def text(size, steps, at):
+        return joined.joined([launch("f", np.int64(size), np.float32([1])), launch("g", None)] * steps, lambda a: at)[0]
+
+    assert text(3, 1, 64) == text(3, 16, 4096)
+    assert text(3, 1, 64) != text(4, 1, 64)
+
+
+def test_an_address_is_aligned_if_it_is_in_every_launch():
+    launches = [launch("f", np.int64(3), np.float32([n]), np.float32([2 * n])) for n in range(4)]
+    assert calls(launches, unit=16)[0] == ["k0::f(3, Aligned{words + 1}, Aligned{words + 2})"]
+    assert calls(launches, unit=8)[0] == ["k0::f(3, Address{words + 1}, Aligned{words + 2})"]
+
+
+def test_a_struct_that_says_how_much_of_it_is_used_is_compiled():
+    kind = [("w", np.uint64, (4,)), ("kept", np.int64, (4,)), ("width", np.int32, (5,)), ("count", np.int32)]
+    layers, parts = np.zeros((), kind), np.zeros((), kind[:2])
+    layers["w"][:3], layers["kept"][:2], layers["width"][:3], layers["count"] = (48, 0, 56), (0, -1), (3, 4, 1), 2
+    parts["kept"][3] = 9
+    (call,), ((_, *words),) = calls([launch("f", layers, parts)])
+    assert call == "k0::f({{Aligned{words + 1}, nullptr, Address{words + 2}}, {0, -1}, {3, 4, 1}, 2}, Word{words + 3})"
+    assert words == [48, 56, *np.frombuffer(parts.tobytes(), np.uint64)]
+    assert "#define USED 2\n" in joined.joined([launch("f", layers)], id)[0].text
+    layers["count"] = 5  # straight code would be long
+    assert calls([launch("f", np.int64(3), layers)])[0] == ["k0::f(3, Word{words + 1})"]
+
+
+def test_of_too_many_sizes_none_is_compiled():
+    few, many = ([launch("f", np.int64(n), np.float32([n])) for n in range(count)] for count in (32, 33))
+    assert calls(few)[0] == [f"k0::f({n}, Aligned{{words + 1}})" for n in range(32)]
+    found, table = calls(many)
+    assert found == ["k0::f(Word{words + 1}, Aligned{words + 2})"]
+    assert table[5:7] == [[0, 5, 4096 + 80], [0, 6, 4096 + 96]]
+
+
+SIZES = {
+    "a depth in two parts": (7, 7, 6, [tn.Dense(8), tn.GELU(), tn.Dense(6)]),
+    "in four": (16, 13, 9, [tn.Dense(16), tn.Tanh(), tn.Dense(3), tn.Sigmoid(), tn.Dense(9)]),
+    "more squares": (15, 5, 24, [tn.Dense(24), tn.ReLU(), tn.Dense(24)]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled", [True, False], ids=["sizes", "words"])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_products_of_any_sizes_have_the_bits_of_the_kernels_one_by_one(sizes, compiled, machine, monkeypatch):
+    (n, i, o, layers), rng = SIZES[sizes], np.random.default_rng(5)
+    x, y = (rng.standard_normal((2 * n, width)).astype("float32") for width in (i, o))
+    ops, run = shim.ShimBackend(machine), (tn.Sequential(*layers), y, tn.MeanSquaredError(), tn.SGD(0.1))
+    if not compiled:
+        monkeypatch.setattr(joined, "_BODIES", 0)
+    machine.launched.clear()
+    found = trained(ops, run, x=x)
+    assert machine.launched[-1] == "joined"
+    assert found == as_written(monkeypatch, ops, run, x=x)
+
+
+def test_sixteen_steps_have_one_body_and_each_its_number(machine):
+    ops = Listening(machine)
+    theta, x = np.zeros(5, "float32"), np.ones(5, "float32")
+
+    def step(theta, x, rate):
+        ops.update(lambda xp, a, b, rate: (a + rate * b,), [theta], [x], rate)
+
+    compiled = ops.compile(step, theta)
+    for _ in range(3):
+        machine.launched.clear()
+        compiled.several([(x, 2.0**n) for n in range(16)])
+    assert machine.launched == ["joined"]
+    assert re.findall(r"case (\d+):", ops.sources["joined"].text) == ["0"]
+    assert theta.tolist() == [3 * (2.0**16 - 1)] * 5
 
 
 @pytest.mark.slow
@@ -121,8 +214,8 @@ def test_a_device_that_refuses_gets_the_launches(when, machine, monkeypatch, cap
 @pytest.mark.parametrize("name", FILES)
 def test_no_macro_of_a_kernel_reaches_the_next(name):
     source = load(name, np.dtype("float32"))
-    *_, after = joined._Body(source, "", 64, (), ()).text("k0").partition(f"{source.body[-20:]}}}\n")
-    left = set(re.findall(r"^#define (\w+)", source.body, re.M)) | {"ROW"}
+    *_, after = joined._Code(source, 64, 2).text("k0").partition(f"{source.body[-20:]}}}\n")
+    left = set(re.findall(r"^#define (\w+)", source.body, re.M)) | {"ROW", "USED"}
     assert {*after.split("\n")} == {f"#undef {macro}" for macro in left} | {""}
 
 

@@ -19,6 +19,7 @@
 
 #define __global__
 #define __device__ static
+#define MEMBER
 #define __forceinline__ inline
 #define __launch_bounds__(threads)
 #define __grid_constant__
@@ -38,6 +39,7 @@ static std::string shim_error;
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned __int128)a * b >> 64;
 }
+static inline void* __cvta_global_to_generic(size_t address) { return (void*)address; }
 static inline double __dadd_rn(double a, double b) { return a + b; }
 static inline double __dmul_rn(double a, double b) { return a * b; }
 
@@ -141,16 +143,17 @@ template <class T> static inline T __shfl_xor_sync(unsigned mask, T value, int l
 
 static inline void __syncwarp() { __shfl_xor_sync(~0u, 0, 0); }
 
-// Matrix fragments for mma.m16n8k8 (PTX ISA, "Warp Level Matrix Multiply-Accumulate Instructions"): lane 4 g + t holds
+// Matrix fragments for mma.m16n8k8 and m16n8k16 (PTX ISA, "Warp Level Matrix Multiply-Accumulate Instructions"): lane 4 g + t holds
 // (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1) of d; `a` and `b` look up the operands by row and column.
-template <class A, class B> static void shim_mma(float* d, const std::vector<unsigned>& mine, const A& a, const B& b) {
+template <size_t depth = 8, class A, class B>
+static void shim_mma(float* d, const std::vector<unsigned>& mine, const A& a, const B& b) {
     static std::vector<unsigned> all[32][32];
     const size_t self = shim_current - shim_fibers.data(), g = self % 32 / 4, t = self % 4;
     auto& warp = all[self / 32];
     warp[self % 32] = mine;
     __syncwarp();  // all lanes have written
     for (size_t n = 0; n < 4; ++n)
-        for (size_t k = 0; k < 8; ++k) d[n] += a(warp, g + n / 2 * 8, k) * b(warp, k, 2 * t + n % 2);
+        for (size_t k = 0; k < depth; ++k) d[n] += a(warp, g + n / 2 * 8, k) * b(warp, k, 2 * t + n % 2);
     __syncwarp();  // and read
 }
 static float shim_tf32(unsigned bits) { return __uint_as_float(bits & 0xffffe000); }
@@ -166,6 +169,34 @@ static void mma_bf16(float* d, unsigned a0, unsigned a1, unsigned b0) {
         d, {a0, a1, b0},
         [](auto& warp, size_t row, size_t k) { return shim_half(warp[row % 8 * 4 + k / 2][row / 8], k % 2); },
         [](auto& warp, size_t k, size_t column) { return shim_half(warp[column * 4 + k / 2][2], k % 2); });
+}
+
+static void mma_bf16(float* d, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+    shim_mma<16>(
+        d, {a0, a1, a2, a3, b0, b1},
+        [](auto& warp, size_t row, size_t k) {
+            return shim_half(warp[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2);
+        },
+        [](auto& warp, size_t k, size_t column) { return shim_half(warp[column * 4 + k % 8 / 2][4 + k / 8], k % 2); });
+}
+
+// PTX's ldmatrix.x4.trans: of the m-th matrix, whose rows lanes 8 m to 8 m + 7 point to, lane 4 g + t gets (2 t, g), (2 t + 1, g).
+static void load_transposed(unsigned* d, const unsigned short* row) {
+    static const unsigned short* all[32][32];
+    const size_t self = shim_current - shim_fibers.data(), g = self % 32 / 4, t = self % 4;
+    if (reinterpret_cast<uintptr_t>(row) % 16) shim_error = "an address is not aligned";
+    auto& rows = all[self / 32];
+    rows[self % 32] = row;
+    __syncwarp();  // all lanes have written
+    for (size_t m = 0; m < 4; ++m) d[m] = rows[8 * m + 2 * t][g] | unsigned(rows[8 * m + 2 * t + 1][g]) << 16;
+    __syncwarp();  // and read
+}
+static unsigned rounded_pair(float low, float high) {
+    const auto half = [](float x) {
+        const unsigned bits = __float_as_uint(x);
+        return x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    };
+    return half(low) | half(high) << 16;
 }
 
 // Resumes the lanes of a warp that wait at a shuffle all of whose lanes have arrived; whether there were any.

@@ -154,6 +154,6 @@ KERNEL formula(
             cost += (double)(r0 * factor);
             slope[i] = r1 * factor;
         }}
-        put_sum(cost, chunk, chunks, parts, loss);
+        put_sum(cost, chunk, chunks, parts, loss, end - chunk * size);
     }}
 }}""".splitlines()

@@ -29,11 +29,14 @@ from tinynet_backends.cuda.tune import Choice, Choices, fastest, timed
 from tinynet_backends.tracing import Ref, Trace, traced
 
 _log = logging.getLogger("tinynet")
-_MOST = 16  # layers, as in kernels/fused.cuh
+_MOST = 16  # layers, as in kernels/layers.cuh
 _CHUNKS = 256  # chunks at most
+_ALONE = 128  # if a block has a multiprocessor for itself
 _TILES = (16, 32, 64)  # rows of a tile
+_REGISTERS = 200  # of a thread, for what `kernels/warps.cuh` holds in them
 _ENOUGH = 128  # tiles that occupy the whole device
 _SURE = 1 << 18  # parameters times rows of one block, up to which fusion is used without timing
+_WORTH = 1 << 20  # parameters times rows, from which on kernels are compiled for sizes
 _OPERANDS = {"float32": 0, "bf16x3": 0, "tf32": 1, "bf16": 2}  # numbered as in kernels/fused.cuh
 _LAYERS = np.dtype(
     [
@@ -79,18 +82,46 @@ class Work:
     def key(self) -> str:
         """Text that is the same if and only if the work is, however it is tiled."""
         rest = asdict(replace(self, formulas=(), tile=0))
-        text = repr(self.formulas) + read("fused.cuh")  # a changed kernel takes another time
-        return f"{rest | {'formulas': sha256(text.encode()).hexdigest()}}"
+        files = "".join(map(read, ("layers.cuh", "fused.cuh", "warps.cuh")))  # a changed kernel takes another time
+        return f"{rest | {'formulas': sha256((repr(self.formulas) + files).encode()).hexdigest()}}"
 
     def behind(self, front: int, tile: int) -> Work:
         """The layers after the first ``front``, in tiles of ``tile`` rows, or fewer if there are fewer."""
         # they also do a chain's last pass over memory; in bfloat16, only if nothing has to be padded
         relu = front > 0 and self.formulas[front - 1] == chain.RELU and set(self.formulas[:front]) <= {None, chain.RELU}
         relu = relu and (self.operands != "bf16" or chain.wide(self.widths[front]) == self.widths[front])
-        return replace(
+        behind = replace(
             self, widths=self.widths[front:], biases=self.biases[front:], formulas=self.formulas[front:],
-            need_dx=self.need_dx or front > 0, tile=min(tile, _up(self.n)), before=1 + self.biases[front - 1] if relu else 0,
+            need_dx=self.need_dx or front > 0, tile=tile, before=1 + self.biases[front - 1] if relu else 0,
         )  # fmt: skip
+        return behind if behind.in_registers else replace(behind, tile=min(tile, _up(self.n)))
+
+    @cached_property
+    def blocks(self) -> tuple[int, ...]:
+        """The widths in blocks of 16."""
+        return tuple(-(-width // 16) for width in self.widths)
+
+    @cached_property
+    def areas(self) -> list[int]:
+        """For each layer, the blocks of its weights."""
+        return [i * o for i, o in pairwise(self.blocks)]
+
+    @property
+    def parts(self) -> int:
+        """Words of 16 bytes in a lane's part of a block."""
+        return 2 if self.operands == "tf32" else 1
+
+    @cached_property
+    def in_registers(self) -> bool:
+        """Whether `kernels/warps.cuh` has kernels for it."""
+        sums = sum(8 * -(-area // 8) for area in self.areas)
+        held = sums + max(self.blocks) * (8 + 12 * self.parts)
+        return _OPERANDS[self.operands] > 0 and not self.before and held <= _REGISTERS
+
+    @property
+    def tiles(self) -> tuple[int, ...]:
+        """Rows of a tile, to choose from."""
+        return (*_TILES, 128) if self.in_registers else _TILES
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -108,7 +139,7 @@ class Work:
     def size(self) -> int:
         """Rows per chunk."""
         tiles = -(-self.n // self.tile)
-        return self.tile * -(-tiles // _CHUNKS)
+        return self.tile * -(-tiles // (min(_CHUNKS, _ALONE) if self.in_registers else _CHUNKS))
 
     @property
     def chunks(self) -> int:
@@ -137,10 +168,20 @@ class Work:
             for k, o in enumerate(self.widths[1:])
         ]
         starts = [*accumulate(sizes, initial=0)]
+        if self.in_registers:  # whole blocks of the operands, x among them
+            blocks = sum(self.blocks[: None if self.formulas[-1] else -1])
+            starts[-1] = -(-self.n // 16) * blocks * 128 * self.parts
         return [start if size else -1 for start, size in zip(starts, sizes, strict=False)], starts[-1]
 
     def room(self, back: bool) -> int:
         """Bytes of shared memory that a kernel needs."""
+        if self.in_registers:
+            columns = 16 * sum(self.blocks[1:])
+            if not back:
+                return 512 * self.parts * sum(self.areas) + 4 * columns
+            weights = 512 * self.parts * sum(self.areas[0 if self.need_dx else 1 :])
+            row = 4 * (16 * max(self.blocks) + 8) * 2 * self.parts
+            return weights + self.tile * row + self.tile // 16 * 4 * columns
         each, first = [*pairwise(self.widths)], _pitch(self.widths[0])
         widest = max(map(_pitch, self.widths[0 if back and self.before else 1 :]))
         if back:
@@ -172,8 +213,32 @@ def _pitch(width: int) -> int:
 @lru_cache(maxsize=1024)
 def kernels(pairs: tuple[tuple[Trace, Trace], ...], dtype: str, operands: str) -> Source:
     """``forward`` and ``backward`` of `kernels/fused.cuh` with these activations, numbered from 1."""
-    body = f"#undef OPERANDS\n#define OPERANDS {_OPERANDS[operands]}\n{emit.activations(pairs)}{read('fused.cuh')}"
-    return whole("fused.cuh", body, np.dtype(dtype))
+    return _source("fused.cuh", pairs, dtype, operands)
+
+
+def _source(name: str, pairs: Sequence[tuple[Trace, Trace]], dtype: str, operands: str, sizes: str = "") -> Source:
+    others = "".join(f"#undef {name}\n" for name in ("COUNT", "THROUGH", "TILE", "SIZE", "LAYERS", "UNROLLED", "KNOWN"))
+    head = f"{others}#undef OPERANDS\n#define OPERANDS {_OPERANDS[operands]}\n{emit.activations(pairs)}{read('layers.cuh')}"
+    return whole(name, f"{head}{sizes}{read(name)}", np.dtype(dtype))
+
+
+@lru_cache(maxsize=1024)
+def for_sizes(work: Work) -> Source:
+    """The same for layers of these sizes only, whose rows stay in registers if they can (`kernels/warps.cuh`)."""
+    pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
+    numbers = {"COUNT": len(work.biases), "THROUGH": int(work.need_dx), "TILE": work.tile}
+    tables = {
+        "WIDTH": work.widths,
+        "FORMULA": [0 if pair is None else 1 + pairs.index(pair) for pair in work.formulas],
+        "OF_INPUT": map(int, work.of_input),
+        "BIASED": map(int, work.biases),
+    }
+    if work.in_registers:
+        del numbers["TILE"]  # they do not depend on it
+    lines = [f"#define {name} {number}" for name, number in numbers.items()]
+    lines += [f"constexpr int {name}[] = {{{', '.join(map(str, table))}}};" for name, table in tables.items()]
+    name = "warps.cuh" if work.in_registers else "fused.cuh"
+    return _source(name, pairs, work.dtype, work.operands, "\n".join([*lines, ""]))
 
 
 class Fused(chain.Pass):
@@ -182,7 +247,8 @@ class Fused(chain.Pass):
     def __init__(self, ops: Any, work: Work, layers: Sequence[DenseLayer]) -> None:
         self.ops, self.work = ops, work
         pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
-        self.source = kernels(tuple(pairs), work.dtype, work.operands)
+        alone = work.in_registers or work.n * work.p >= _WORTH
+        self.source = for_sizes(work) if alone else kernels(tuple(pairs), work.dtype, work.operands)
         argument = np.zeros((), _LAYERS)
         for k, (w, b, *_) in enumerate(layers):
             pair = work.formulas[k]
@@ -334,7 +400,7 @@ def _candidates(ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) ->
     """
     ways: list[Way] = []
     for front in range(max(0, len(layers) - _MOST), len(layers)):
-        behind = [work.behind(front, tile) for tile in _TILES]
+        behind = [work.behind(front, tile) for tile in work.behind(front, 16).tiles]
         fitting = [one.tile for one in behind if max(one.room(False), one.room(True)) <= ops._runtime.shared_memory]
         if ways := [Way(front, tile) for tile in dict.fromkeys(fitting)]:
             break

@@ -2,6 +2,9 @@
 
 A launch costs time, and in a network this small each of them has little to do. No result depends on the grid, and every kernel
 runs in one block here, so the bits are the same.
+
+What is left is latency, so kernels are compiled for their sizes: loops over layers, rows or columns become straight code, without
+what does not apply. Addresses, and numbers that are not sizes, are in a table, so steps of the same sizes have the same text.
 """
 
 from __future__ import annotations
@@ -14,11 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from tinynet_backends.cuda.source import Source
 
-_TYPES = {
-    "float32": "float", "float64": "double", "int32": "int", "int64": "i64", "uint16": "u16", "uint64": "u64", "bool": "bool",
-}  # fmt: skip
+_BODIES = 32  # at most, of kernels compiled for their sizes, which takes time
+_UNROLLED = 4  # layers at most: straight code for more would be fetched for longer than it runs
 _INDICES = {
-    "threadIdx": "(Place{threadIdx.x % ROW, threadIdx.x / ROW})",
+    "threadIdx": "(Place{threadIdx.x % ROW, threadIdx.x / ROW % (THREADS / ROW)})",  # so that its range is known
     "blockDim": "(Place{ROW, THREADS / ROW})",
     "blockIdx": "(Place{0, 0})",
     "gridDim": "(Place{1, 1})",
@@ -36,95 +38,136 @@ class Launch(NamedTuple):
     room: int
 
 
-class _Body(NamedTuple):
-    """What launches have in common that differ only in sizes and addresses."""
+class _Code(NamedTuple):
+    """What the text of kernels depends on."""
 
     source: Source
-    kernel: str
     row: int
-    kinds: tuple[str, ...]  # C++ types of the arguments, "" for null
-    sizes: tuple[int, ...]  # of the arguments, in words
-
-    @classmethod
-    def of(cls, launch: Launch) -> _Body:
-        sizes = tuple(len(_words(arg)) for arg in launch.args)
-        return cls(launch.source, launch.kernel, launch.row, tuple(map(_kind, launch.args)), sizes)
+    used: int  # elements of a struct, known if not 0
 
     def text(self, space: str) -> str:
-        """Its source, to be called as a function by the threads of one block."""
+        """The kernels, to be called as functions by the threads of one block."""
         body = self.source.body.replace("KERNEL ", "DEVICE void ")
         body = re.sub(r"const __grid_constant__ (\w+) ", r"const \1& ", body)
         body = body.replace("__restrict__ ", "")  # what another function wrote must not be read as if it were constant
-        macros = [f"#undef {name}\n" for name in ("ROW", *dict.fromkeys(re.findall(r"^#define (\w+)", body, re.M)))]
-        return f"#define ROW {self.row}\nnamespace {space} {{\n{self.source.head}{body}}}\n{''.join(macros)}"
-
-    def call(self, space: str) -> str:
-        values, at = [], 1
-        for kind, size in zip(self.kinds, self.sizes, strict=True):
-            if kind == "struct":
-                (name,) = re.findall(rf"^KERNEL {self.kernel}\([^)]*__grid_constant__ (\w+) ", self.source.body, re.M)
-                kind = f"{space}::{name}"
-            values.append(f"*({kind} const*)(words + {at})" if kind else "nullptr")
-            at += size
-        return f"{space}::{self.kernel}({', '.join(values)});"
+        given = {"ROW": self.row} | ({"USED": self.used} if self.used else {})
+        before = "".join(f"#define {name} {value}\n" for name, value in given.items())
+        macros = dict.fromkeys([*given, *re.findall(r"^#define (\w+)", body, re.M)])
+        after = "".join(f"#undef {name}\n" for name in macros)
+        return f"{before}namespace {space} {{\n{self.source.head}{body}}}\n{after}"
 
 
-def _kind(arg: Any) -> str:
-    if arg is None:
-        return ""
-    if arg.dtype.names:
-        return "struct"
-    return _TYPES[arg.dtype.name] + "*" * (not isinstance(arg, np.generic))
+class _Body(NamedTuple):
+    """What launches have in common that differ in words of the table."""
+
+    code: _Code
+    kernel: str
+    args: str  # in C++
 
 
-def _words(arg: Any, address: Callable[[Any], int] = id) -> list[int]:
-    """An argument in words of 8 bytes; of an array, its address."""
-    if arg is None:
-        return []
-    if isinstance(arg, np.generic) or arg.dtype.names:
-        data = arg.tobytes()
-        return np.frombuffer(data + bytes(-len(data) % 8), np.uint64).tolist()  # type: ignore[no-any-return]
-    return [address(arg)]
+class _Row:
+    """A launch: its body, and its words in the table after the body's number."""
+
+    def __init__(self, launch: Launch, address: Callable[[Any], int], sized: bool) -> None:
+        self.address, self.sized = address, sized
+        self.words: list[int] = []
+        args = ", ".join(map(self._argument, launch.args))
+        used = sum(int(arg["count"]) for arg in launch.args if sized and _unrolled(arg))
+        self.body = _Body(_Code(launch.source, launch.row, used), launch.kernel, args)
+
+    def _argument(self, arg: Any) -> str:
+        """In C++: a size by its value, all else by its place among the words."""
+        if arg is None:
+            return "nullptr"
+        if not isinstance(arg, np.generic) and not arg.dtype.names:
+            return self._pointer(self.address(arg))
+        if self.sized and isinstance(arg, np.signedinteger):
+            return str(arg)
+        if self.sized and _unrolled(arg):
+            return f"{{{', '.join(self._member(arg[name]) for name in arg.dtype.names)}}}"
+        return f"Word{{{self._placed(arg.tobytes())}}}"
+
+    def _member(self, a: Any) -> str:
+        """Of a struct: a size, or an array of sizes or of addresses."""
+        if not a.ndim:
+            return str(a)
+        return f"{{{', '.join(map(self._pointer if a.dtype == np.uint64 else str, np.trim_zeros(a, 'b')))}}}"
+
+    def _pointer(self, address: Any) -> str:
+        if not address:
+            return "nullptr"
+        return f"Address{{{self._placed(np.uint64(address).tobytes())}}}"
+
+    def _placed(self, data: bytes) -> str:
+        """``data`` in words of 8 bytes, and where they begin."""
+        place = f"words + {1 + len(self.words)}"
+        self.words += np.frombuffer(data + bytes(-len(data) % 8), np.uint64).tolist()
+        return place
+
+
+def _unrolled(arg: Any) -> bool:
+    """Whether it is a struct that says how many elements of its arrays are used, and loops over so few are unrolled."""
+    return arg is not None and "count" in (arg.dtype.names or ()) and int(arg["count"]) <= _UNROLLED
 
 
 def joined(launches: Sequence[Launch], address: Callable[[Any], int]) -> tuple[Source, Any]:
     """The source of a kernel ``joined``, and its table of words: for each launch, a row with its number and its arguments."""
-    bodies = [_Body.of(launch) for launch in launches]
-    numbers = {body: n for n, body in enumerate(dict.fromkeys(bodies))}
-    table = np.zeros((len(launches), _width(bodies)), np.uint64)
-    for row, launch, body in zip(table, launches, bodies, strict=True):
-        words = [numbers[body], *(word for arg in launch.args for word in _words(arg, address))]
-        row[: len(words)] = words
-    return _source(tuple(numbers)), table
+    rows = [_Row(launch, address, sized=True) for launch in launches]
+    if len({row.body for row in rows}) > _BODIES:
+        rows = [_Row(launch, address, sized=False) for launch in launches]
+    numbers = {body: n for n, body in enumerate(dict.fromkeys(row.body for row in rows))}
+    table = np.zeros((len(rows), 1 + max(len(row.words) for row in rows)), np.uint64)
+    for words, row in zip(table, rows, strict=True):
+        words[: 1 + len(row.words)] = [numbers[row.body], *row.words]
+    bodies = [body._replace(args=_aligned(body.args, table[table[:, 0] == n])) for body, n in numbers.items()]
+    return _source(tuple(bodies), table.shape[1]), table
 
 
-def _width(bodies: Sequence[_Body]) -> int:
-    return 1 + max(sum(body.sizes) for body in bodies)
+def _aligned(args: str, rows: Any) -> str:
+    """Arguments with those addresses marked that are multiples of 16 in all these rows of the table."""
+    for place in np.flatnonzero(np.bitwise_or.reduce(rows) % 16 == 0):
+        args = args.replace(f"Address{{words + {place}}}", f"Aligned{{words + {place}}}")
+    return args
 
 
 @lru_cache(maxsize=64)
-def _source(bodies: tuple[_Body, ...]) -> Source:
+def _source(bodies: tuple[_Body, ...], width: int) -> Source:
+    spaces = {code: f"k{n}" for n, code in enumerate(dict.fromkeys(body.code for body in bodies))}
+    calls = [f"{spaces[body.code]}::{body.kernel}({body.args});" for body in bodies]
     lines = [
         "struct Place { u32 x, y; };",
         *[f"#define {name} {value}" for name, value in _INDICES.items()],
-        *[body.text(f"k{n}") for n, body in enumerate(bodies)],
+        *[code.text(space) for code, space in spaces.items()],
         *[f"#undef {name}" for name in _INDICES],
-        f"#define WIDTH {_width(bodies)}",
+        "struct Word {  // or several, at this place",
+        "    const u64* place;",
+        "    template <class T> MEMBER operator T&() const { return *(T*)place; }",
+        "};",
+        "struct Address {  // in device memory",
+        "    const u64* place;",
+        "    template <class T> MEMBER operator T*() const { return (T*)__cvta_global_to_generic(*place); }",
+        "};",
+        "struct Aligned {  // a multiple of 16",
+        "    const u64* place;",
+        "    template <class T> MEMBER operator T*() const {",
+        "        return (T*)__builtin_assume_aligned(__cvta_global_to_generic(*place), 16);",
+        "    }",
+        "};",
+        f"#define WIDTH {width}",
         "KERNEL joined(i64 count, const u64* table) {",
         "    static_assert(WIDTH <= THREADS);",
-        "    __shared__ u64 words[WIDTH];",
-        "    const u64* next = table + threadIdx.x;",
+        "    __shared__ u64 rows[2][WIDTH];  // one is read while the next one comes",
         "    const bool mine = threadIdx.x < WIDTH;",
-        "    u64 word = mine && count > 0 ? *next : 0;  // read while the launch before runs",
+        "    if (mine && count > 0) rows[0][threadIdx.x] = table[threadIdx.x];",
         "    for (i64 n = 0; n < count; ++n) {",
-        "        __syncthreads();  // all see what the last one wrote, and it has read its words",
-        "        if (mine) words[threadIdx.x] = word;",
-        "        __syncthreads();",
-        "        next += WIDTH;",
-        "        if (mine && n + 1 < count) word = *next;",
-        "        switch (words[0]) {",
-        *[f"            case {n}: {body.call(f'k{n}')} break;" for n, body in enumerate(bodies)],
+        "        __syncthreads();  // all see what the last one wrote",
+        "        const u64* words = rows[n % 2];",
+        "        table += WIDTH;",
+        "        const u64 next = mine && n + 1 < count ? table[threadIdx.x] : 0;",
+        "        switch ((u32)words[0]) {",
+        *[f"            case {n}: {call} break;" for n, call in enumerate(calls)],
         "        }",
+        "        if (mine) rows[(n + 1) % 2][threadIdx.x] = next;",
         "    }",
         "}",
         "#undef WIDTH",

@@ -86,9 +86,13 @@ DEVICE double block_sum(double x) {
     return x;
 }
 
-// Store the sum over the block's threads: as the result itself if there is only one chunk, else as the chunk's part.
-DEVICE void put_sum(double x, i64 chunk, i64 chunks, double* parts, real* result) {
-    x = block_sum(x);
+// Store the sum over the block's threads: as the result itself if there is only one chunk, else as the chunk's part. Threads
+// from `some` on have 0, without which the sum is the same.
+DEVICE void put_sum(double x, i64 chunk, i64 chunks, double* parts, real* result, i64 some = THREADS) {
+    if (some > 32) x = block_sum(x);
+    else
+        for (int mask = 16; mask; mask /= 2)
+            if (mask < some) x += __shfl_xor_sync(~0u, x, mask);
     if (place_in_block() != 0) return;
     if (chunks == 1) *result = (real)x;
     else parts[chunk] = x;

@@ -1,63 +1,36 @@
 // Fused dense layers: a block takes a tile of rows through all of them, with all weights in its shared memory. This follows
-// the definitions of `value(f, x)` and `slope(f, dy, x, y)`, the activations and derivatives by index, and of OPERANDS, the
-// rounding of products' operands: 1 for tf32, 2 for bfloat16, 0 for none.
+// layers.cuh. Sizes are arguments; or constants, then by the names of warps.cuh, and TILE, the rows of a tile.
 //
 // Matrices in shared memory have rows of `pitch` numbers, an odd multiple of 16 bytes: rows are aligned, and threads that
 // read different rows of one column use different banks. Matrices are padded with 0.
 
-#define MOST 16  // layers
+#if defined COUNT  // sizes are constants
+#define SIZE(constant, argument) constant
+#define LAYERS COUNT
+#define UNROLLED COUNT
+#define KNOWN false
+#elif defined USED  // arguments are: see joined.py
+#define SIZE(constant, argument) argument
+#define LAYERS USED
+#define UNROLLED USED
+#define KNOWN true
+#else
+#define SIZE(constant, argument) argument
+#define LAYERS layers.count
+#define UNROLLED 1
+#define KNOWN false
+#endif
 
-struct Layers {
-    const real* w[MOST];  // (width[k], width[k + 1])
-    const real* b[MOST];  // (width[k + 1],), or null
-    i64 kept[MOST];       // where in `kept` the numbers begin that the backward pass needs of a layer, or -1
-    int width[MOST + 1], f[MOST];
-    int of_input[MOST];  // whether these are the activation's input, from which its output can be recomputed, or its output
-    int count;
-};
-
-struct alignas(16) Quad { real v[4]; };
-
-DEVICE int up(int width) { return (width + 3) / 4 * 4; }
 DEVICE int pitch(int width) { return 4 * ((width + 3) / 4 | 1); }
 
-DEVICE real operand(real x) {
-#if OPERANDS == 1  // to the nearest, ties away from 0
-    const u32 bits = __float_as_uint(x);
-    return x != x ? x : __uint_as_float((bits + 0x1000) & 0xffffe000);
-#elif OPERANDS == 2
-    return __uint_as_float((u32)bfloat16(x) << 16);
-#else
-    return x;
-#endif
-}
-
-// The gradient of an activation's input, from what is kept of its layer.
-DEVICE real back(int f, bool of_input, real dy, real kept) { return slope(f, dy, kept, of_input ? value(f, kept) : kept); }
-
-// Four numbers of a row of `width` in device memory.
-DEVICE Quad get(const real* row, int j, int width) {
-    Quad x = {};
-    if (width % 4 == 0 && aligned((u64)row)) return *(const Quad*)(row + j);
-#pragma unroll
-    for (int l = 0; l < 4; ++l)
-        if (j + l < width) x.v[l] = row[j + l];
-    return x;
-}
-
-DEVICE void put(real* row, int j, int width, const Quad& x) {
-    if (width % 4 == 0 && aligned((u64)row)) *(Quad*)(row + j) = x;
-    else
-#pragma unroll
-        for (int l = 0; l < 4; ++l)
-            if (j + l < width) row[j + l] = x.v[l];
-}
+// What follows i < step in a loop over n items by `step` threads, or warps. Seldom a loop, if sizes are known.
+DEVICE int then(int i, int n, int step) { return KNOWN && n <= step ? n : i + step; }
 
 // The first `there` of `rows` rows (rows, width) to shared memory, complete after `copied`.
 template <bool ROUNDED> DEVICE void fetch(const real* from, int there, int rows, int width, real* to) {
     const int quads = up(width) / 4, p = pitch(width);
     const bool packed = width % 4 == 0 && aligned((u64)from);
-    for (int i = place_in_block(); i < rows * quads; i += THREADS) {
+    for (int i = place_in_block(); i < rows * quads; i = then(i, rows * quads, THREADS)) {
         const int row = (u32)i / (u32)quads, j = 4 * (i - row * quads);
         const real* source = from + (i64)row * width;
         real* place = to + row * p + j;
@@ -83,7 +56,8 @@ template <bool ROUNDED> DEVICE void fetch(const real* from, int there, int rows,
 // w (i, o) as (o, i). A warp takes 4 rows of 8 numbers, whose places in shared memory are in 32 banks.
 DEVICE void fetch_transposed(const real* w, int i, int o, real* to) {
     const int p = pitch(i), wide = (o + 7) / 8, lane = place_in_block() % 32;
-    for (int n = place_in_block() / 32; n < up(i) / 4 * wide; n += THREADS / 32) {
+    const int all = up(i) / 4 * wide;
+    for (int n = place_in_block() / 32; n < all; n = then(n, all, THREADS / 32)) {
         const int row = (u32)n / (u32)wide * 4 + lane / 8, j = (u32)n % (u32)wide * 8 + lane % 8;
         if (j >= up(o)) continue;
         const real* source = w + (i64)row * o + j;
@@ -180,8 +154,28 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
 #endif
     const int across = up(columns) / 4, squares = up(rows) / 4 * across, steps = up(depth) / 4;
     int sharing = 1;
-    while (sharing < 16 && 2 * sharing * squares <= THREADS && 2 * sharing <= steps) sharing *= 2;
+#pragma unroll
+    for (int doubled = 0; doubled < 4; ++doubled)
+        if (2 * sharing * squares <= THREADS && 2 * sharing <= steps) sharing *= 2;
     const int lanes = 32 / sharing, lane = place_in_block() % 32, mine = lane / lanes;
+    if (KNOWN && 4 * sharing * squares <= THREADS) {  // the same sums, by a thread for each row of a square
+        const int quad = place_in_block() / 32 * lanes + lane % lanes;
+        const int row = (u32)quad / (u32)across, j = (u32)quad % (u32)across * 4;
+        const bool inside = quad < 4 * squares;
+        Quad s = {};
+        for (int k = 4 * mine; k < (inside ? 4 * steps : 0); k += 4 * sharing)
+#pragma unroll
+            for (int d = k; d < k + 4; ++d) {
+                const Quad y = *(const Quad*)(b + d * bp + j);
+#pragma unroll
+                for (int c = 0; c < 4; ++c) s.v[c] = fma(TRANSPOSED ? a[d * ap + row] : a[row * ap + d], y.v[c], s.v[c]);
+            }
+#pragma unroll
+        for (int apart = 1; apart < 16; apart *= 2)
+            if (apart < sharing) s = sum(s, shuffled(s, apart * lanes));
+        if (inside && mine == 0) put(row, j, s);
+        return;
+    }
     for (int base = 0; base < squares; base += THREADS / sharing) {
         const int square = base + place_in_block() / 32 * lanes + lane % lanes;
         const bool inside = square < squares;
@@ -223,8 +217,12 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
 }
 
 DEVICE int widest(const Layers& layers, int first) {
-    int most = 0;
-    for (int k = first; k <= layers.count; ++k) most = pitch(layers.width[k]) > most ? pitch(layers.width[k]) : most;
+    int most = first ? 0 : pitch(SIZE(WIDTH, layers.width)[0]);
+#pragma unroll UNROLLED
+    for (int k = 1; k <= LAYERS; ++k) {
+        const int p = pitch(SIZE(WIDTH, layers.width)[k]);
+        most = p > most ? p : most;
+    }
     return most;
 }
 
@@ -234,26 +232,29 @@ KERNEL forward(
     real* __restrict__ y
 ) {
     SHARED_ROOM(room);
-    const int last = layers.count - 1;
+    tile = SIZE(TILE, tile);
+    const int last = LAYERS - 1;
     real* free = room;
+#pragma unroll UNROLLED
     for (int k = 0; k <= last; ++k) {  // weights, each followed by the bias as one more row
-        const int i = layers.width[k], o = layers.width[k + 1];
+        const int i = SIZE(WIDTH, layers.width)[k], o = SIZE(WIDTH, layers.width)[k + 1];
         fetch<true>(layers.w[k], i, up(i), o, free);
         free += up(i) * pitch(o);
         fetch<false>(layers.b[k], layers.b[k] != nullptr, 1, o, free);
         free += pitch(o);
     }
     real* const rows_of_x = free;
-    real* const results = rows_of_x + tile * pitch(layers.width[0]);  // of two layers, alternating
+    real* const results = rows_of_x + tile * pitch(SIZE(WIDTH, layers.width)[0]);  // of two layers, alternating
     const int apart = tile * widest(layers, 1);
     for (i64 first = (i64)blockIdx.x * tile; first < n; first += (i64)gridDim.x * tile) {
         const int rows = n - first < tile ? (int)(n - first) : tile;
         __syncthreads();  // the last tile has been read
-        fetch<true>(x + first * layers.width[0], rows, tile, layers.width[0], rows_of_x);
+        fetch<true>(x + first * SIZE(WIDTH, layers.width)[0], rows, tile, SIZE(WIDTH, layers.width)[0], rows_of_x);
         const real *w = room, *in = rows_of_x;
+#pragma unroll UNROLLED
         for (int k = 0; k <= last; ++k) {
-            const int i = layers.width[k], o = layers.width[k + 1], p = pitch(o), f = layers.f[k];
-            const bool of_input = layers.of_input[k];
+            const int i = SIZE(WIDTH, layers.width)[k], o = SIZE(WIDTH, layers.width)[k + 1], p = pitch(o), f = SIZE(FORMULA, layers.f)[k];
+            const bool of_input = SIZE(OF_INPUT, layers.of_input)[k];
             const real* b = w + up(i) * p;
             real* const next = results + (k & 1 ? apart : 0);
             copied();
@@ -285,7 +286,7 @@ DEVICE void add(real* row, int j, int width, const Quad& x, bool first) { put(ro
 // The same for a bias: sums of the columns of x (rows, width). A warp does eight of them; its lanes have pairs of rows.
 DEVICE void add_columns(real* sums, const real* x, int rows, int width, bool first) {
     const int lane = place_in_block() % 32, p = pitch(width);
-    for (int base = place_in_block() / 32 * 8; base < width; base += THREADS / 32 * 8) {
+    for (int base = place_in_block() / 32 * 8; base < width; base = then(base, width, THREADS / 32 * 8)) {
         const int j = base + lane % 8;
         real s = 0;
         if (j < width)
@@ -306,15 +307,19 @@ KERNEL backward(
     u16* __restrict__ half_dx, real* __restrict__ parts
 ) {
     SHARED_ROOM(room);
+    tile = SIZE(TILE, tile);
     const bool through = dx || half_dx;
-    const int last = layers.count - 1, most = widest(layers, before ? 0 : 1);
+    const int last = LAYERS - 1, most = widest(layers, before ? 0 : 1);
     real* free = room;
-    for (int k = last; k >= (through ? 0 : 1); --k) {
-        fetch_transposed(layers.w[k], layers.width[k], layers.width[k + 1], free);
-        free += up(layers.width[k + 1]) * pitch(layers.width[k]);
+#pragma unroll UNROLLED
+    for (int k = last; k >= 0; --k) {
+        if (!k && !through) break;
+        fetch_transposed(layers.w[k], SIZE(WIDTH, layers.width)[k], SIZE(WIDTH, layers.width)[k + 1], free);
+        free += up(SIZE(WIDTH, layers.width)[k + 1]) * pitch(SIZE(WIDTH, layers.width)[k]);
     }
     real* const inputs = free;  // of all layers, the last one's first
-    for (int k = last; k >= 0; --k) free += tile * pitch(layers.width[k]);
+#pragma unroll UNROLLED
+    for (int k = last; k >= 0; --k) free += tile * pitch(SIZE(WIDTH, layers.width)[k]);
     real *dz = free, *next = free + tile * most, *const again = free + 2 * tile * most;
     for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
         const i64 begin = chunk * size, end = begin + size < n ? begin + size : n;
@@ -322,15 +327,17 @@ KERNEL backward(
             const int rows = end - first < tile ? (int)(end - first) : tile;
             __syncthreads();  // the last tile has been read
             real* in = inputs;
-            for (int k = last; k > 0; --k) {
-                const int i = layers.width[k];
+#pragma unroll UNROLLED
+            for (int k = last; k >= 0; --k) {
+                const int i = SIZE(WIDTH, layers.width)[k];
+                if (!k) break;
                 fetch<false>(kept + layers.kept[k - 1] + first * i, rows, tile, i, in);
                 in += tile * pitch(i);
             }
-            fetch<true>(x + first * layers.width[0], rows, tile, layers.width[0], in);
+            fetch<true>(x + first * SIZE(WIDTH, layers.width)[0], rows, tile, SIZE(WIDTH, layers.width)[0], in);
             {
-                const int o = layers.width[last + 1], quads = up(o) / 4, f = layers.f[last];
-                for (int i = place_in_block(); i < tile * quads; i += THREADS) {
+                const int o = SIZE(WIDTH, layers.width)[last + 1], quads = up(o) / 4, f = SIZE(FORMULA, layers.f)[last];
+                for (int i = place_in_block(); i < tile * quads; i = then(i, tile * quads, THREADS)) {
                     const int row = (u32)i / (u32)quads, j = 4 * (i - row * quads);
                     const i64 at = (first + row) * o;
                     Quad d = {}, known = {};
@@ -338,7 +345,7 @@ KERNEL backward(
                     if (row < rows && layers.kept[last] >= 0) known = get(kept + layers.kept[last] + at, j, o);
 #pragma unroll
                     for (int l = 0; l < 4; ++l) {
-                        const real x = back(f, layers.of_input[last], d.v[l], known.v[l]);
+                        const real x = back(f, SIZE(OF_INPUT, layers.of_input)[last], d.v[l], known.v[l]);
                         d.v[l] = row < rows && j + l < o ? operand(x) : (real)0;
                     }
                     *(Quad*)(dz + row * pitch(o) + j) = d;
@@ -348,14 +355,15 @@ KERNEL backward(
             in = inputs;
             const real* w = room;
             real* sums = parts + chunk * apart + p;
+#pragma unroll UNROLLED
             for (int k = last; k >= 0; --k) {
-                const int i = layers.width[k], o = layers.width[k + 1], ip = pitch(i), op = pitch(o);
-                const int f = k ? layers.f[k - 1] : 0;
-                const bool of_input = k && layers.of_input[k - 1];
+                const int i = SIZE(WIDTH, layers.width)[k], o = SIZE(WIDTH, layers.width)[k + 1], ip = pitch(i), op = pitch(o);
+                const int f = k ? SIZE(FORMULA, layers.f)[k - 1] : 0;
+                const bool of_input = k && SIZE(OF_INPUT, layers.of_input)[k - 1];
                 const real* operands = in;
                 if (k && (OPERANDS || of_input)) {
                     __syncthreads();  // the last contents of `again` have been read
-                    for (int n = place_in_block(); n < tile * (ip / 4); n += THREADS) {
+                    for (int n = place_in_block(); n < tile * (ip / 4); n = then(n, tile * (ip / 4), THREADS)) {
                         Quad q = ((const Quad*)in)[n];
 #pragma unroll
                         for (int l = 0; l < 4; ++l) {

@@ -43,20 +43,20 @@ KERNEL clip(
 }
 
 #define SUMS 16  // sums per launch
-#define ACROSS 8  // columns of a piece: one sector of memory in float32
+#define SUMS_ACROSS 8  // columns of a piece: one sector of memory in float32
 #define DEEP 8    // parts that a thread loads at once
 
 struct Sums { const real* parts[SUMS]; real* g[SUMS]; i64 p[SUMS], apart[SUMS], chunks[SUMS]; };
 
-// Each g (p,) is the sum over the rows of its parts (chunks, p), which are `apart` numbers apart. A piece is ACROSS numbers
-// of one g, done by one block, whose blockDim.x is ACROSS; there are `pieces` in all.
+// Each g (p,) is the sum over the rows of its parts (chunks, p), which are `apart` numbers apart. A piece is SUMS_ACROSS numbers
+// of one g, done by one block, whose blockDim.x is SUMS_ACROSS; there are `pieces` in all.
 KERNEL add_up(i64 pieces, const __grid_constant__ Sums s) {
-    __shared__ double sums[THREADS / 32][ACROSS];
+    __shared__ double sums[THREADS / 32][SUMS_ACROSS];
     for (i64 item = blockIdx.x; item < pieces; item += gridDim.x) {
         i64 piece = item;
         int n = 0;
-        for (i64 here; piece >= (here = (s.p[n] + ACROSS - 1) / ACROSS); ++n) piece -= here;
-        const i64 j = piece * ACROSS + threadIdx.x, apart = s.apart[n], chunks = j < s.p[n] ? s.chunks[n] : 0;
+        for (i64 here; piece >= (here = (s.p[n] + SUMS_ACROSS - 1) / SUMS_ACROSS); ++n) piece -= here;
+        const i64 j = piece * SUMS_ACROSS + threadIdx.x, apart = s.apart[n], chunks = j < s.p[n] ? s.chunks[n] : 0;
         const real* part = s.parts[n] + threadIdx.y * apart + j;
         double sum = 0.0;
         for (i64 chunk = threadIdx.y; chunk < chunks;) {
@@ -67,9 +67,9 @@ KERNEL add_up(i64 pieces, const __grid_constant__ Sums s) {
 #pragma unroll
             for (int d = 0; d < DEEP; ++d) sum += (double)x[d];
         }
-        for (int mask = 16; mask >= ACROSS; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+        for (int mask = 16; mask >= SUMS_ACROSS; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
         __syncthreads();  // the last sums have been read
-        if (threadIdx.y * ACROSS % 32 == 0) sums[threadIdx.y * ACROSS / 32][threadIdx.x] = sum;
+        if (threadIdx.y * SUMS_ACROSS % 32 == 0) sums[threadIdx.y * SUMS_ACROSS / 32][threadIdx.x] = sum;
         __syncthreads();
         if (threadIdx.y != 0 || chunks == 0) continue;
 #pragma unroll
