@@ -26,6 +26,7 @@ from benchmarks.comparison import REFERENCES, Comparison
 from benchmarks.runner import Failed, Options, Runner
 from benchmarks.tasks import Task
 from benchmarks.worker import Worker
+from tinynet.data.loader import LARGEST_CHUNK
 
 Names = Mapping[str, tuple[str, dict[str, Any]]]
 OURS, TOGETHER, FED, TORCH, COMPILED, JAX, PRODUCT = (
@@ -42,10 +43,11 @@ OURS, TOGETHER, FED, TORCH, COMPILED, JAX, PRODUCT = (
 )
 Absent = tn.BackendUnavailable
 CEILING = "torch.matmul"
+SEVERAL = "several a launch"
 STEPS: dict[str, Names] = {
     "gpu": {
         "tinynet cupy": (OURS, {"backend": "cupy"}),
-        "tinynet cupy, 16 a launch": (TOGETHER, {"backend": "cupy"}),
+        f"tinynet cupy, {SEVERAL}": (TOGETHER, {"backend": "cupy"}),
         "torch cuda": (TORCH, {"device": "cuda"}),
         "torch cuda compiled": (COMPILED, {"device": "cuda"}),
         "jax gpu": (JAX, {"device": "gpu"}),
@@ -138,7 +140,9 @@ def rows(
     options = runner.options
     groups: dict[int, list[Row]] = {}
     for number, task in table:
-        here = {n: names[n] for n in options.chosen(list(names)) if n != CEILING or task.flops > LARGE}
+        left_out = [CEILING] if task.flops <= LARGE else []
+        left_out += [n for n in names if SEVERAL in n and task.batch * task.widths[0] > LARGEST_CHUNK // 2]
+        here = {n: names[n] for n in options.chosen(list(names)) if n not in left_out}
         for p in TOLERANCES:
             wanted = (p == "float32" or number > 2) and (not options.precisions or p in options.precisions)
             if here and wanted and (not options.rows or number in options.rows):
@@ -227,7 +231,7 @@ def steps(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Compari
 def data(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparison]:
     """Seconds of a training step on one batch, and on batches of a virtual set that are made on the device"""
     backend = BACKENDS[runner.options.device]
-    ours, launched = f"tinynet {backend}", f"tinynet {backend}, 16 a launch"
+    ours, launched = f"tinynet {backend}", f"tinynet {backend}, {SEVERAL}"
     names: Names = {
         ours: (OURS, {"backend": backend}),
         f"{ours}, new batches": (FED, {"backend": backend}),

@@ -71,9 +71,39 @@ def test_once_as_written_then_captured_then_launched(device):
     assert device.rt.launched == 5
 
 
+def test_the_same_arrays_are_read_in_place(device, monkeypatch):
+    copies, copy = [], device.rt.copy
+    monkeypatch.setattr(device.rt, "copy", lambda to, what: copies.append(what) or copy(to, what))
+    step = device.compile(lambda x, y: device.add(x, y))
+    x, y = device.array(1.0), device.array(2.0)
+    for n in range(5):
+        x[...] = n  # the same array with another value
+        assert step(x, y).tolist() == [n + 2.0]
+    assert len(copies) == 2  # at the first call
+    assert device.python == 2
+    other = device.array(7.0)
+    for _ in range(4):  # another array than the graph has: it is captured again, and reads copies from then on
+        assert step(other, y).tolist() == [9.0]
+        assert step(x, y).tolist() == [6.0]
+    assert device.python == 3
+    assert (x.tolist(), y.tolist(), other.tolist()) == ([4.0], [2.0], [7.0])
+    gc.collect()
+    assert len(device.rt.graphs) == 1
+
+
+def test_unaligned_arrays_are_copied(device):
+    whole = device.array(*range(8))
+    for part in (whole[1:5], whole[::2]):
+        step = device.compile(lambda x: device.add(x, 1))
+        for _ in range(3):
+            assert step(part).tolist() == (part + 1).tolist()
+        assert not [*step._here.kinds.values()][-1].in_place
+
+
 def test_arrays_are_copied_to_where_the_graph_reads_them(device):
     step = device.compile(lambda x: device.add(x, 1))
     first = device.array(1.0)
+    step(device.array(0.0))
     for _ in range(3):
         step(first)
     first[...] = 5.0  # the same array with another value

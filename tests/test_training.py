@@ -506,13 +506,13 @@ def test_steps_together_stop_where_something_is_due(launching, tmp_path):
 def test_reports_stand_for_several_steps_only_where_that_was_asked_for(launching):
     launching(True)
     for batch_size, together, wanted in (
-        (32, True, [16, 32, 48, 64, 65]),
-        (32, False, [*range(1, 66)]),
-        (33, True, [*range(1, 66)]),
+        (32, True, [64, 128, 144, 148, 149]),
+        (32, False, [*range(1, 150)]),
+        (33, True, [*range(1, 150)]),
     ):
         model = tn.Model(tn.Dense(3), 2, backend="numpy")
         loader = tn.Loader(tn.data.Spirals(10_000), batch_size)
-        reports = [*tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=65, together=together)]
+        reports = [*tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=149, together=together)]
         assert [r.step for r in reports] == wanted
-        assert [len(r.recent) for r in reports if r.recent] == [64, 1]
+        assert [len(r.recent) for r in reports if r.recent] == ([149] if len(wanted) < 149 else [64, 64, 21])
         assert all(float(r.loss) in r.recent for r in reports if r.recent)

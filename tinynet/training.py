@@ -26,7 +26,7 @@ from tinynet.model import Model
 from tinynet.optim import Optimizer, State, check_optimizer
 from tinynet.parameters import Trainable
 
-CHECK_EVERY = 64  # steps; a check of the losses waits for the device
+CHECK_EVERY = 64  # steps, or launches of several; a check of the losses waits for the device
 _SHORT = 2**28  # parameters times samples of a step that takes the host no more than some 10 ms
 
 
@@ -76,8 +76,8 @@ def train(
     ``run`` continues from the state of an earlier report. Raises `DivergedError` if the loss or a weight is not finite,
     which is checked every 64 steps, at the end of an epoch, and after every step for which ``due(step)`` is true: the
     model is then as it was at the last check. With ``together`` a report may stand for several steps and describes the
-    last of them: a CUDA device that makes its batches itself gets up to 16 in one launch, and numba runs up to 64 without
-    Python in between.
+    last of them: up to 64, which numba runs without Python in between and a CUDA device that makes its batches itself gets
+    in one launch. Such a device is checked every 64 launches.
 
     Examples
     --------
@@ -226,7 +226,8 @@ def loop(
     """
     ops, theta = model.ops, model.theta
     together = together and _made_together(loader, ops, theta)
-    shape = CHECK_EVERY, *theta.shape[:-1]
+    often = _steps_unchecked(loader, ops) if together else CHECK_EVERY
+    shape = often, *theta.shape[:-1]
     with ops.active():
         losses = ops.zeros(shape, theta.dtype)
         good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
@@ -237,7 +238,7 @@ def loop(
                 t = run.step
                 count = 1
                 if together and step.joins():
-                    count = _uninterrupted(loader, t, min(stop, since + CHECK_EVERY), due, ops)
+                    count = _uninterrupted(loader, t, min(stop, since + often), due, ops)
                 latest = t + count - 1
                 value = losses[latest - since, ...]
                 if count > 1:
@@ -248,7 +249,7 @@ def loop(
                 epoch, place = divmod(latest, loader.steps_per_epoch)
                 last = place + 1 == loader.steps_per_epoch
                 recent: tuple[float, ...] = ()
-                if last or run.step - since == CHECK_EVERY or run.step == stop or (due is not None and due(run.step)):
+                if last or run.step - since == often or run.step == stop or (due is not None and due(run.step)):
                     recent = check(model, losses[: run.step - since, ...], good, since)
                     losses = ops.zeros(shape, theta.dtype)  # a new array: the reports given out keep theirs
                     since = run.step
@@ -269,17 +270,25 @@ def _made_together(loader: BatchSource, ops: Backend, theta: Array) -> bool:
     )
 
 
+def _steps_unchecked(loader: Any, ops: Backend) -> int:
+    """How many steps pass between two checks of the losses where several are run as one."""
+    return CHECK_EVERY * int(loader.steps_per_chunk(ops)) if ops.launches else CHECK_EVERY
+
+
 def _uninterrupted(loader: Any, t: int, stop: int, due: Callable[[int], bool] | None, ops: Backend) -> int:
     """How many steps are run as one from ``t`` on.
 
     They are full batches of one chunk, up to ``stop`` or to where a step is due. A device that launches them is given all of
-    a chunk or single ones: each number of steps would be another graph.
+    a chunk, a quarter or a 16th of it, or single ones: each number of steps is another graph.
     """
-    most, place = loader.steps_per_chunk(ops), t % loader.steps_per_epoch
-    count = min(most - place % most, loader.data.n // loader.batch_size - place, stop - t)
+    most: int = loader.steps_per_chunk(ops)
+    place = t % loader.steps_per_epoch
+    count: int = min(most - place % most, loader.data.n // loader.batch_size - place, stop - t)
     if due is not None:
         count = next((n for n in range(1, count) if due(t + n)), count)
-    return max(count, 1) if not ops.launches or count == most else 1
+    if ops.launches:
+        return next((n for n in (most, most // 4, most // 16) if 1 < n <= count), 1)
+    return max(count, 1)
 
 
 def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:
@@ -288,13 +297,18 @@ def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> 
     If they and the weights are finite, the weights become the ``good`` ones; else these are put back and
     `DivergedError` is raised.
     """
-    ops, xp = model.ops, model.ops.xp
-    values = tuple(ops.to_numpy(losses).tolist())
-    bad = next((n for n, value in enumerate(values) if not isfinite(value)), None)
-    if bad is None and bool(ops.to_numpy(xp.all(xp.isfinite(model.theta)) & xp.all(xp.isfinite(model.state)))):
-        good[0][...], good[1][...] = model.theta, model.state
-        return values
+    ops, xp, now = model.ops, model.ops.xp, (model.theta, model.state)
+    whole = xp.all(xp.isfinite(losses))
+    for a in now:
+        whole = whole & xp.all(xp.isfinite(a))
+    for kept, a in zip(good, now, strict=True):
+        kept[...] = xp.where(whole, a, kept)
+    # all is queued before this waits, so that a device has little to wait for afterwards
+    *values, fine = ops.to_numpy(xp.concat([losses, xp.reshape(xp.astype(whole, losses.dtype), (1,))])).tolist()
+    if fine:
+        return tuple(values)
     model.theta[...], model.state[...] = good
+    bad = next((n for n, value in enumerate(values) if not isfinite(value)), None)
     what = "a weight" if bad is None else f"the loss of step {since + bad + 1}"
     raise DivergedError(
         f"{what} is not finite: try a lower learning rate, clip=1.0 or scaled inputs; the model is back at step {since}"

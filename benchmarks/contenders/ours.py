@@ -57,10 +57,10 @@ def _one_by_one(reports: Iterator[tn.Report], at: int = 0) -> Step:
 
 
 def together(task: Task, backend: str, precision: str = "float32") -> Step:
-    """The same batch as in `fit` with data on the device: after the first few steps, 16 in one launch."""
+    """The same batch as in `fit` with data on the device: after the first few steps, up to 64 in one launch."""
     model = _model(task, backend, precision)
     ops = model.ops
-    tiles = 16 * max(1, min(64, (1 << 28) // (16 * task.batch * task.widths[0])))
+    tiles = 64 * max(1, min(64, (1 << 28) // (64 * task.batch * task.widths[0])))
     x, y = (ops.xp.tile(ops.asarray(a), (tiles, *(1,) * (a.ndim - 1))) for a in task.data())
     with tn.use_backend(ops):
         loader = tn.Loader(tn.Arrays(x, y), task.batch, shuffle=False)

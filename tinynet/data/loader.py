@@ -16,8 +16,7 @@ from tinynet.data.sources import as_dataset
 Feed = Callable[[Sequence[Any]], list[Any]]
 Chunk = tuple[int, int, Batch]  # its first step, how many steps it has, and the batches of all, one after another
 LARGEST_CHUNK = 2**21  # numbers in a chunk, at most
-LAUNCHED = 16  # steps of a chunk that a device makes, at most
-_MOST = 64  # and the host: a chunk costs it some 150 us, whatever is in it
+_MOST = 64  # steps in a chunk, at most: it costs some 150 us, whatever is in it
 
 
 class BatchSource(Protocol):
@@ -142,7 +141,7 @@ class Loader:
 
     def steps_per_chunk(self, ops: Backend) -> int:
         """How many steps a chunk for ``ops`` has, but for the last of an epoch."""
-        return power_of_two(min(self._largest, _MOST if self.made_on_host(ops) else LAUNCHED))
+        return power_of_two(min(self._largest, _MOST))
 
     def chunk(self, step: int, ops: Backend, dtype: str) -> Chunk:
         """The chunk that ``step`` belongs to; none crosses the end of an epoch.

@@ -44,7 +44,8 @@ class Supply:
     def chunk(self, step: int) -> Chunk:
         """The chunk that ``step`` belongs to."""
         if self._chunks is None:
-            self._latest = self.loader.chunk(step, self.ops, self.dtype)
+            if not self._latest[0] <= step < self._latest[0] + self._latest[1]:
+                self._latest = self.loader.chunk(step, self.ops, self.dtype)
         else:
             while step >= self._latest[0] + self._latest[1]:
                 self._latest = next(self._chunks)

@@ -37,6 +37,7 @@ _REGISTERS = 200  # of a thread, for what `kernels/warps.cuh` holds in them
 _ENOUGH = 128  # tiles that occupy the whole device
 _SURE = 1 << 18  # parameters times rows of one block, up to which fusion is used without timing
 _WORTH = 1 << 20  # parameters times rows, from which on kernels are compiled for sizes
+_MACROS = "COUNT", "THROUGH", "TILE", "SIZE", "LAYERS", "UNROLLED", "KNOWN"  # that other sources may have left
 _OPERANDS = {"float32": 0, "bf16x3": 0, "tf32": 1, "bf16": 2}  # numbered as in kernels/fused.cuh
 _LAYERS = np.dtype(
     [
@@ -217,7 +218,7 @@ def kernels(pairs: tuple[tuple[Trace, Trace], ...], dtype: str, operands: str) -
 
 
 def _source(name: str, pairs: Sequence[tuple[Trace, Trace]], dtype: str, operands: str, sizes: str = "") -> Source:
-    others = "".join(f"#undef {name}\n" for name in ("COUNT", "THROUGH", "TILE", "SIZE", "LAYERS", "UNROLLED", "KNOWN"))
+    others = "".join(f"#undef {name}\n" for name in _MACROS)
     head = f"{others}#undef OPERANDS\n#define OPERANDS {_OPERANDS[operands]}\n{emit.activations(pairs)}{read('layers.cuh')}"
     return whole(name, f"{head}{sizes}{read(name)}", np.dtype(dtype))
 

@@ -1,8 +1,9 @@
 """Compiled steps as CUDA graphs: a step is captured once for each kind of arguments, and launched from then on.
 
 A capture executes nothing: it records kernels with the addresses and numbers that were passed to them. So what is new at
-every call has to lie where it lay during the capture. Arrays are copied to inputs that belong to the graph; numbers go to
-an array on the device, and the step gets a `Number` that kernels read there.
+every call has to lie where it lay during the capture. Arrays are copied to inputs that belong to the graph, unless they
+are the same at every call; numbers go to an array on the device, and the step gets a `Number` that kernels read there.
+A step must not write to its arguments.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from tinynet_backends import capture
 from tinynet_backends.arena import Arena
 from tinynet_backends.cuda.joined import Launch
+from tinynet_backends.cuda.plan import ALIGNED
 from tinynet_backends.errors import first_line
 
 Array = Any
@@ -70,12 +72,23 @@ def whole(value: Any) -> Any:
     return value if value.whole is None else value.whole
 
 
+class _Seen(NamedTuple):
+    """The arrays of a kind's first call, and copies of them, on which it ran."""
+
+    arrays: list[Array]
+    inputs: list[Array]
+
+
 class _Captured(NamedTuple):
-    """A graph, and all that it reads and writes except the step's fixed arrays, to keep it alive."""
+    """A graph, and all that it reads and writes except the step's fixed arrays, to keep it alive.
+
+    It reads the caller's arrays where they are if they are its ``inputs``, else copies of them there.
+    """
 
     graph: Any
     pool: Any
     inputs: list[Array]
+    in_place: bool
     numbers: Array | None
     results: list[Any]
     kept: list[Array]
@@ -120,6 +133,9 @@ class _Compilation:
     The first calls of a kind run as written, which compiles kernels and times products; the second are captured and
     launched, later ones only launched. The first already find their arrays where the graph will: how products are
     computed depends on alignment, and the first call of a resumed run is a later call of the original one.
+
+    A graph reads copies of the calls' arrays, unless the second call has the same ones as the first: then it reads these,
+    until a call comes with others.
     """
 
     def __init__(
@@ -127,14 +143,14 @@ class _Compilation:
     ) -> None:
         self.runtime, self.running, self.step, self.fixed, self.join = runtime, running, step, fixed, join
         self.logged: set[str] = set()
-        # the graph; its inputs, if it is still to be captured; or why there is none
-        self.kinds: dict[Any, _Captured | list[Array] | str] = {}
+        # the graph; the first call, if it is still to be captured; or why there is none
+        self.kinds: dict[Any, _Captured | _Seen | str] = {}
 
     def __call__(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         if self.runtime.capturing():
             return self._as_written(calls)  # a part of the graph that is being captured
         try:
-            kind = tuple([tuple([self._kind(a) for a in args]) for args in calls])
+            kind, arrays, numbers = self._sorted(calls)
         except Uncapturable as e:
             if str(e) not in self.logged:
                 self.logged.add(_not_captured(str(e)))
@@ -143,48 +159,72 @@ class _Compilation:
         if known is None:
             while len(self.kinds) >= KINDS:
                 del self.kinds[next(iter(self.kinds))]
-            inputs = [self.runtime.empty(a.shape, a.dtype) for args in calls for a in args if self.runtime.owns(a)]
-            self.kinds[kind] = inputs
-            self._fill(inputs, calls)
-            arrays = iter(inputs)
-            return self._as_written([[next(arrays) if self.runtime.owns(a) else a for a in args] for args in calls])
+            self.kinds[kind] = _Seen(arrays, inputs := self._copies(arrays))
+            places = iter(inputs)
+            return self._as_written([[next(places) if self.runtime.owns(a) else a for a in args] for args in calls])
+        if isinstance(known, _Captured) and known.in_place and not _same(arrays, known.inputs):
+            known = _Seen([], self._copies(arrays))  # captured again
         self.kinds[kind] = known  # the most recently used is last
-        if isinstance(known, list):
-            known = self.kinds[kind] = self._captured_and_launched(calls, known)
-            if isinstance(known, _Captured):
-                return known.results
-        return self._as_written(calls) if isinstance(known, str) else self._launch(known, calls)
+        if isinstance(known, _Seen):
+            in_place = _same(arrays, known.arrays) and all(map(self._aligned, arrays))
+            inputs = arrays if in_place else known.inputs
+            known = self.kinds[kind] = self._captured_and_launched(calls, inputs, in_place, arrays, numbers)
+        elif isinstance(known, _Captured):
+            self._launch(known, arrays, numbers)
+        return self._as_written(calls) if isinstance(known, str) else known.results
 
     def _as_written(self, calls: Sequence[Sequence[Any]]) -> list[Any]:
         return [self.step(*self.fixed, *args) for args in calls]
 
-    def _kind(self, a: Any) -> Any:
-        kind = type(a)
-        if kind in _NUMBERS:
-            return kind
-        if a is None or kind is bool:
-            return a
-        if self.runtime.owns(a):
-            return a.shape, a.dtype
-        raise Uncapturable(f"an argument that is neither an array of the device nor a number: {kind.__name__}")
+    def _sorted(self, calls: Sequence[tuple[Any, ...]]) -> tuple[Any, list[Array], list[float]]:
+        """The kind of these arguments, and the arrays and the numbers among them."""
+        arrays: list[Array] = []
+        numbers: list[float] = []
+        kinds: list[Any] = []
+        for args in calls:
+            for a in args:
+                kind = type(a)
+                if kind in _NUMBERS:
+                    numbers.append(a)
+                    kinds.append(kind)
+                elif a is None or kind is bool:
+                    kinds.append(a)
+                elif self.runtime.owns(a):
+                    arrays.append(a)
+                    kinds.append((a.shape, a.dtype))
+                else:
+                    raise Uncapturable(
+                        f"an argument that is neither an array of the device nor a number: {kind.__name__}"
+                    )
+        return (len(calls), *kinds), arrays, numbers
 
-    def _fill(self, inputs: list[Array], calls: Sequence[tuple[Any, ...]]) -> None:
-        arrays = [a for args in calls for a in args if self.runtime.owns(a)]
+    def _copies(self, arrays: list[Array]) -> list[Array]:
+        inputs = [self.runtime.empty(a.shape, a.dtype) for a in arrays]
+        self._fill(inputs, arrays)
+        return inputs
+
+    def _fill(self, inputs: list[Array], arrays: list[Array]) -> None:
         for to, a in zip(inputs, arrays, strict=True):
             if to is not a:
                 self.runtime.copy(to, a)
 
-    def _captured_and_launched(self, calls: Sequence[tuple[Any, ...]], inputs: list[Array]) -> _Captured | str:
+    def _aligned(self, a: Array) -> bool:
+        return bool(a.flags.c_contiguous and self.runtime.address(a) % ALIGNED == 0)
+
+    def _captured_and_launched(
+        self, calls: Sequence[tuple[Any, ...]], inputs: list[Array], in_place: bool, arrays: list[Array],
+        numbers: list[float],
+    ) -> _Captured | str:  # fmt: skip
         """The graph of these calls, launched for the first time; or why the device cannot have it, which the log says."""
-        captured = self._capture(calls, inputs)
+        captured = self._capture(calls, inputs, in_place)
         if isinstance(captured, _Captured):
             try:
-                self._launch(captured, calls)
+                self._launch(captured, arrays, numbers)
             except RuntimeError as e:  # nothing was executed
                 return _not_captured(f"{type(e).__name__}: {first_line(e)}", logging.WARNING)
         return captured
 
-    def _capture(self, calls: Sequence[tuple[Any, ...]], inputs: list[Array]) -> _Captured | str:
+    def _capture(self, calls: Sequence[tuple[Any, ...]], inputs: list[Array], in_place: bool) -> _Captured | str:
         """The graph of these calls, not yet launched; or why there is none, which the log says."""
         rt, recording = self.runtime, Recording()
         flat = [a for args in calls for a in args]
@@ -210,7 +250,7 @@ class _Compilation:
         finally:
             self.running.recording = None
         whole = self.join(made[0], recording, pool)
-        return _Captured(whole, pool, inputs, numbers, results, recording.kept)
+        return _Captured(whole, pool, inputs, in_place, numbers, results, recording.kept)
 
     def _stand_in(self, a: Any, recording: Recording, arrays: Any, numbers: Array, places: Any) -> Any:
         if self.runtime.owns(a):
@@ -220,14 +260,15 @@ class _Compilation:
         n = next(places)
         return Number(recording, a, numbers[0, n, ...].view("float64"), numbers[1, n, ...] if type(a) is int else None)
 
-    def _launch(self, captured: _Captured, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        rt = self.runtime
-        self._fill(captured.inputs, calls)
-        numbers = [a for args in calls for a in args if type(a) in _NUMBERS]
+    def _launch(self, captured: _Captured, arrays: list[Array], numbers: list[float]) -> None:
+        self._fill(captured.inputs, arrays)
         if numbers:
-            rt.send(captured.numbers, numbers)
-        rt.launch(captured.graph)
-        return captured.results
+            self.runtime.send(captured.numbers, numbers)
+        self.runtime.launch(captured.graph)
+
+
+def _same(some: list[Array], others: list[Array]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
 def _not_captured(reason: str, level: int = logging.INFO) -> str:
