@@ -330,7 +330,7 @@ def times(folder: Path, device: str, section: Any, options: Options) -> Lines:
 
 def tests(log: Path, limit: float) -> Lines:
     """The tests that ask for a GPU"""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rfE", "--tb", "short"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:benchmark", "-m", "gpu", "-v", "-rfE", "--tb", "short"]
     # the tests of a file are otherwise for one process, and most that take long are in this one
     command += ["-n", "8", "--dist", "load", "tests/test_gpu.py", "tests"]
     with log.open("w") as file:
