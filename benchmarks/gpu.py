@@ -26,7 +26,7 @@ from benchmarks.comparison import REFERENCES, Comparison
 from benchmarks.runner import Failed, Options, Runner
 from benchmarks.tasks import Task
 from benchmarks.worker import Worker
-from tinynet.data.loader import LARGEST_CHUNK
+from tinynet.data.loader import LARGEST_ON_DEVICE
 
 Names = Mapping[str, tuple[str, dict[str, Any]]]
 OURS, TOGETHER, FED, TORCH, COMPILED, JAX, PRODUCT = (
@@ -141,7 +141,7 @@ def rows(
     groups: dict[int, list[Row]] = {}
     for number, task in table:
         left_out = [CEILING] if task.flops <= LARGE else []
-        left_out += [n for n in names if SEVERAL in n and task.batch * task.widths[0] > LARGEST_CHUNK // 2]
+        left_out += [n for n in names if SEVERAL in n and 2 * task.batch * task.widths[0] > LARGEST_ON_DEVICE]
         here = {n: names[n] for n in options.chosen(list(names)) if n not in left_out}
         for p in TOLERANCES:
             wanted = (p == "float32" or number > 2) and (not options.precisions or p in options.precisions)

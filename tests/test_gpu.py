@@ -291,7 +291,7 @@ def checks_of_arrays():
 
 
 @pytest.mark.parametrize(("estimator", "check"), checks_of_arrays())
-@pytest.mark.filterwarnings("ignore:Maximum iterations")
+@pytest.mark.filterwarnings("ignore:Maximum iterations", "ignore:Attempting to run cuBLAS")  # PyTorch's, for one
 def test_scikit_learn_s_checks_of_arrays(estimator, check, ops):
     check(estimator)
 

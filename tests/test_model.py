@@ -89,7 +89,7 @@ def test_probabilities_are_those_of_the_loss(ops):
         model.predict_proba(X)
     model.loss = tn.CrossEntropy()
     p = ops.to_numpy(model.predict_proba(X, batch_size=7))
-    np.testing.assert_array_equal(p, ops.to_numpy(ops.softmax(model.predict(X))))
+    np.testing.assert_array_equal(p, ops.to_numpy(ops.softmax(model.predict(X, batch_size=7))))
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-6)
     assert p.argmax(axis=1).tolist() == ops.to_numpy(model.predict_labels(X)).tolist()
 

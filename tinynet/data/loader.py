@@ -15,7 +15,8 @@ from tinynet.data.sources import as_dataset
 
 Feed = Callable[[Sequence[Any]], list[Any]]
 Chunk = tuple[int, int, Batch]  # its first step, how many steps it has, and the batches of all, one after another
-LARGEST_CHUNK = 2**21  # numbers in a chunk, at most
+LARGEST_CHUNK = 2**21  # numbers in a chunk, at most, on the host
+LARGEST_ON_DEVICE = 2**23  # of one that a device makes: the host needs the time to queue the steps
 _MOST = 64  # steps in a chunk, at most: it costs some 150 us, whatever is in it
 
 
@@ -92,7 +93,7 @@ class Loader:
             self.order = Shuffled(n, self.seed)
         else:
             self.order = Sequential(n)
-        self._largest = LARGEST_CHUNK // (batch_size * sample_size(self.data))
+        self._numbers = batch_size * sample_size(self.data)  # in a batch
         self._kept: tuple[int, int, str, Batch] | None = None  # the chunk that was made last: from step to step
 
     def __repr__(self) -> str:
@@ -141,7 +142,8 @@ class Loader:
 
     def steps_per_chunk(self, ops: Backend) -> int:
         """How many steps a chunk for ``ops`` has, but for the last of an epoch."""
-        return power_of_two(min(self._largest, _MOST))
+        largest = LARGEST_CHUNK if self.made_on_host(ops) else LARGEST_ON_DEVICE
+        return power_of_two(min(largest // self._numbers, _MOST))
 
     def chunk(self, step: int, ops: Backend, dtype: str) -> Chunk:
         """The chunk that ``step`` belongs to; none crosses the end of an epoch.
