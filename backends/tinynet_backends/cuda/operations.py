@@ -166,7 +166,8 @@ class CudaOperations(Backend):
         lanes = 16 // (real.itemsize if kind == "back" else 2)
         row = min(1 << (-(-wide // lanes) - 1).bit_length(), _WIDE)
         tiles = -(-wide // (row * lanes))
-        size, chunks = _chunks(n, 4 * THREADS // row, max(1, min(_PARTS // 2, _PARTS // tiles)))
+        # a thread has as many rows as it loads together; what has few columns, and so many parts, is spread over more blocks
+        size, chunks = _chunks(n, 16 // lanes * THREADS // row, max(1, min(_PARTS // 2, _PARTS // tiles)))
         pitches = (0 if a is None else a.strides[0] // a.itemsize for a in (dy, y, dz))
         sizes = (np.int64(number) for number in (n, k, wide, size, chunks, *pitches))
         parts = self.empty((chunks, k), real) if db is not None and chunks > 1 else None
