@@ -118,9 +118,9 @@ def test_gradients_of_weights_beside_the_way_back_are_the_same(precision, machin
     rng, relu = np.random.default_rng(1), tn.ReLU()
     layers = [
         DenseLayer(*(rng.standard_normal(s).astype("float32") for s in ((i, o), (o,))), relu.f, relu.df)
-        for i, o in itertools.pairwise((16, 24, 16, 8, 8))  # none is padded
+        for i, o in itertools.pairwise((16, 24, 16, 8, 10))
     ]
-    x, dy = (rng.standard_normal((67, k)).astype("float32") for k in (16, 8))
+    x, dy = (rng.standard_normal((67, k)).astype("float32") for k in (16, 10))
     found = []
     for beside in (False, True):
         ops = backend(machine, precision)
@@ -135,12 +135,8 @@ def test_gradients_of_weights_beside_the_way_back_are_the_same(precision, machin
 @pytest.mark.parametrize(
     ("precision", "launches"),
     [
-        (
-            "bf16x3",
-            "split_arrays unpad split_arrays split_arrays unpad"
-            " back split_arrays unpad back split_arrays back split_arrays unpad",
-        ),
-        ("bf16", "round_arrays unpad back_to_half unpad back_in_half back_in_half unpad unpad"),
+        ("bf16x3", "split unpad split split unpad back split unpad back split back split unpad"),
+        ("bf16", "round unpad back_to_half unpad back_in_half back_in_half unpad unpad"),
     ],
 )
 def test_operands_are_made_once_and_products_are_as_wide_as_they(precision, launches, machine):
@@ -151,7 +147,7 @@ def test_operands_are_made_once_and_products_are_as_wide_as_they(precision, laun
     for _ in range(2):  # timing, too, launches kernels
         machine.launched.clear()
         pass_through(ops, net, 5, "float32", *(rng.standard_normal(s).astype("float32") for s in ((4, 5), (4, 3))))
-    assert machine.launched == launches.split()
+    assert [name.removesuffix("_arrays") for name in machine.launched] == launches.split()
     assert "d" not in {p.copied for p in taken if p.m != 5 and p.m != 10}  # unaligned dx of bf16x3 only
     assert {p.epilogue for p in taken if p.n == 4} == {Epilogue.NONE, Epilogue.BIAS | Epilogue.RELU}
 
