@@ -94,7 +94,7 @@ class Runtime:
         self.next, self.lock = GUARD, threading.Lock()
         self.running = threading.local()
         self.clock = {}
-        self.timed = 0
+        self.timed = self.under_load = 0
         self.graphs = weakref.WeakSet()
         self.pools = weakref.WeakSet()
         self.refuses = ""  # the error with which a capture ends
@@ -238,6 +238,10 @@ class Runtime:
         run()
         self.timed += 1
         return self.clock.get(self.timed, self.timed)
+
+    def seconds_under_load(self, run):
+        self.under_load += 1
+        return self.seconds(run)
 
 
 class Choices:

@@ -118,9 +118,9 @@ def test_gradients_of_weights_beside_the_way_back_are_the_same(precision, machin
     rng, relu = np.random.default_rng(1), tn.ReLU()
     layers = [
         DenseLayer(*(rng.standard_normal(s).astype("float32") for s in ((i, o), (o,))), relu.f, relu.df)
-        for i, o in itertools.pairwise((16, 24, 16, 8, 8))  # none is padded
+        for i, o in itertools.pairwise((16, 24, 16, 8, 10))
     ]
-    x, dy = (rng.standard_normal((67, k)).astype("float32") for k in (16, 8))
+    x, dy = (rng.standard_normal((67, k)).astype("float32") for k in (16, 10))
     found = []
     for beside in (False, True):
         ops = backend(machine, precision)
@@ -135,21 +135,21 @@ def test_gradients_of_weights_beside_the_way_back_are_the_same(precision, machin
 @pytest.mark.parametrize(
     ("precision", "launches"),
     [
-        ("bf16x3", [*["split_arrays"] * 3, "back", *["split_arrays", "back"] * 2, "split_arrays"]),
-        ("bf16", ["round_arrays", "back_to_half", "back_in_half", "back_in_half"]),
+        ("bf16x3", "split unpad split split unpad back split unpad back split back split unpad"),
+        ("bf16", "round unpad back_to_half unpad back_in_half back_in_half unpad unpad"),
     ],
 )
-def test_operands_are_made_once_and_the_last_layer_is_nothing_but_a_product(precision, launches, machine):
+def test_operands_are_made_once_and_products_are_as_wide_as_they(precision, launches, machine):
     ops, taken = backend(machine, precision), []
     products, problem = ops._products, ops._products.problem
     products.problem = lambda plan: taken.append(plan) or problem(plan)
-    net, rng = tn.Sequential(tn.Dense(10), tn.ReLU(), tn.Dense(12), tn.ReLU(), tn.Dense(3)), np.random.default_rng(2)
+    net, rng = tn.Sequential(tn.Dense(10), tn.ReLU(), tn.Dense(16), tn.ReLU(), tn.Dense(3)), np.random.default_rng(2)
     for _ in range(2):  # timing, too, launches kernels
         machine.launched.clear()
         pass_through(ops, net, 5, "float32", *(rng.standard_normal(s).astype("float32") for s in ((4, 5), (4, 3))))
-    assert machine.launched == launches
-    assert {p.copied for p in taken} == {"", "d"}
-    assert [p.epilogue for p in taken if (p.m, p.n, p.copied) == (3, 4, "")] == [Epilogue.BIAS]
+    assert [name.removesuffix("_arrays") for name in machine.launched] == launches.split()
+    assert "d" not in {p.copied for p in taken if p.m != 5 and p.m != 10}  # unaligned dx of bf16x3 only
+    assert {p.epilogue for p in taken if p.n == 4} == {Epilogue.NONE, Epilogue.BIAS | Epilogue.RELU}
 
 
 @pytest.mark.slow
@@ -283,6 +283,24 @@ def test_rounding_is_to_the_nearest_even_and_fills_up_with_zeros(machine):
         wanted = np.zeros_like(got)
         fake_cuda.rounded(a, wanted)
         np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_padding_is_left_out_as_bias_and_relu_are_added(dtype, machine):
+    ops, rng = backend(machine, "bf16"), np.random.default_rng(5)
+    for (n, k), biased, relu in itertools.product(
+        [(1, 1), (7, 1), (3, 7), (130, 10), (5, 100), (2, 1000), (0, 3)], (False, True), (False, True)
+    ):
+        x = rng.standard_normal((n, chain.wide(k))).astype(dtype)
+        x.reshape(-1)[:3] = np.array([np.nan, np.inf, -np.inf])[: x.size]
+        b = rng.standard_normal(k + 1).astype(dtype)[1:] if biased else None  # not aligned
+        wanted = x[:, :k] + (b if biased else 0)
+        wanted = np.maximum(wanted, 0) if relu else wanted
+        for start in (0, 1):
+            memory = np.full(n * k + 4, 7, dtype)  # what lies around must not change
+            ops.unpadded(x, b, relu, memory[start : start + n * k].reshape((n, k)))
+            np.testing.assert_array_equal(memory[start : start + n * k].reshape((n, k)), wanted)
+            np.testing.assert_array_equal([*memory[:start], *memory[start + n * k :]], 7)
 
 
 def test_numbers_are_split_in_two(machine):

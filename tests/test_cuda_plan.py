@@ -239,6 +239,18 @@ def test_the_fastest_variant_is_taken_and_the_choice_is_kept():
     assert other._ready[planned].plan.copied == "a"
 
 
+def test_long_products_are_timed_under_load(monkeypatch):
+    rt = fake_cuda.Runtime()
+    p = products("bf16", rt)
+    x = rt.array(np.ones((16, 8), "float32"))
+    monkeypatch.setattr("tinynet_backends.cuda.products._LONG", 2 * 16 * 16 * 8)
+    p.product(x[:8], x.T)
+    assert (rt.timed > 0, rt.under_load) == (True, 0)
+    rt.timed = 0
+    p.product(x, x.T)
+    assert rt.timed == rt.under_load > 0
+
+
 def test_choices_are_a_machine_s_own(tmp_path):
     p = plans.plan(*(plans.Array(s, (s[1], 1), "float32") for s in ((4, 3), (3, 2), (4, 2))))
     Choices(MACHINE).keep(p, Choice(0, fake_cuda.CODE))

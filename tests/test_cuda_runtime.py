@@ -41,6 +41,18 @@ def test_seconds_are_those_of_the_device(work, eager, captured):
     assert calls == [True] * eager + [False] * captured
 
 
+def test_under_load_a_run_is_timed_among_many_and_after_as_many():
+    cp, begun = fake_cupy.Cupy(), []
+    rt = runtime.Runtime(cp, 0)
+
+    def run():
+        begun.append(cp.cuda.now)
+        cp.cuda.do(1e-3 if cp.cuda.now < 7e-3 else 2e-3)  # slower when it is warm
+
+    assert rt.seconds_under_load(run) == pytest.approx(2e-3)
+    assert begun[-1] > 1.6e-2
+
+
 def test_the_driver_counts_the_nodes_of_a_graph(monkeypatch):
     class Driver:
         def cuGraphGetNodes(self, graph, nodes, count):

@@ -70,7 +70,8 @@ class Chain(Pass):
     With bfloat16 operands, outputs of inner layers are stored in bfloat16, and so are the gradients that products return;
     biases are rounded too, because epilogues read them in the type of the result. The last layer's output and all returned
     gradients are float32. Widths of operands are padded with zeros to multiples of 8: tensor cores take twice as long if
-    rows are not aligned.
+    rows are not aligned. They do, too, if the result has another width, so a product is as wide as its operands, and one pass
+    then leaves out the padding.
 
     With precision bf16x3 everything is stored in float32, and in three pieces where it is an operand (kernels/round.cu):
     (n, 3, k). That is (n, 3 k) where features are added up, and (3 n, k) where samples are, so one copy serves a product on
@@ -104,9 +105,8 @@ class Chain(Pass):
                 x = self._operand(self.outputs[-1], 0)
             self.inputs.append(x)
             half = self.half and layer is not self.layers[-1]
-            w = w if half else w[:, : layer.w.shape[1]]
-            y = self.ops.empty((len(x), w.shape[1]), _HALF if half else self.real)
-            if self.products.product(x, w, _epilogue(b, layer.f), b, out=y) is None:
+            y = self.ops.empty((len(x), w.shape[1] if half else layer.w.shape[1]), _HALF if half else self.real)
+            if not self._multiplied(x, w, y, b, layer.f is not None):
                 return None
             self.outputs.append(y)
         return self.outputs[-1]
@@ -137,21 +137,31 @@ class Chain(Pass):
                 sums += [] if pending is None else [pending]
             dz = self._operand(dz, 1)
             with beside():
-                self._multiply(self._along_rows(x)[:, :i].swapaxes(0, 1), self._along_rows(dz)[:, :o], dw)
+                self._multiply(self._along_rows(x)[:, :i].swapaxes(0, 1), self._along_rows(dz), dw)
             gradients.append((dw, db))
             used.append(dz)
             if n or self.need_dx:
                 half = self.half and n > 0
                 dy = self.ops.empty((len(dz), x.shape[1] if half else i), _HALF if half else self.real)
-                self._multiply(dz, self._turned(n)[:, : dy.shape[1]], dy)
+                self._multiply(dz, self._turned(n), dy)
                 dx = None if n else dy
         if self.beside:
             runtime.join()
         return dx, gradients[::-1]
 
     def _multiply(self, x: Array, w: Array, out: Array) -> None:
-        if self.products.product(x, w, out=out) is None:
+        if not self._multiplied(x, w, out):
             raise RuntimeError(f"cublasLt has no algorithm for the product of {x.shape} and {w.shape}: update cuBLAS")
+
+    def _multiplied(self, x: Array, w: Array, out: Array, b: Array | None = None, relu: bool = False) -> bool:
+        """``out = x @ w + b``, with ``relu`` not below 0; False if cublasLt cannot. ``x`` and ``w`` may be padded."""
+        if w.shape[1] == out.shape[1]:
+            return self.products.product(x, w, _epilogue(b, relu), b, out=out) is not None
+        padded = self.ops.empty((len(x), w.shape[1]), out.dtype)
+        if self.products.product(x, w, out=padded) is None:
+            return False
+        self.ops.unpadded(padded, b, relu, out)
+        return True
 
     def _operand(self, a: Array, lo: int) -> Array:
         """An output or gradient as the operand of products, in which it is the first or second (``lo`` 0 or 1)."""
@@ -209,5 +219,5 @@ def wide(k: int) -> int:
     return k + -k % _ROW
 
 
-def _epilogue(b: Array | None, f: Any) -> int:
-    return (Epilogue.BIAS if b is not None else 0) | (Epilogue.RELU if f is not None else 0) or Epilogue.NONE
+def _epilogue(b: Array | None, relu: bool) -> int:
+    return (Epilogue.BIAS if b is not None else 0) | (Epilogue.RELU if relu else 0) or Epilogue.NONE

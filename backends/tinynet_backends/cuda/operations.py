@@ -32,6 +32,7 @@ _ENOUGH = 256  # blocks that fill a device
 _WIDE = 64  # threads that share a row in the backward pass, at most
 _ACROSS = 8  # sums that a block computes side by side, as in kernels/reduce.cu
 _SUMS = 16  # sums per launch, as in kernels/reduce.cu
+_LINES = 4  # rows of which a thread rounds one line each, as in kernels/round.cu
 _ROUNDED = 32  # arrays that one launch rounds, as in kernels/round.cu
 
 
@@ -142,6 +143,16 @@ class CudaOperations(Backend):
             pieces, source = argument["pieces"].sum(), load("round", arrays[0].dtype)
             self._launch(source, "split_arrays", min(int(pieces), _BLOCKS), THREADS, pieces, argument)
 
+    def unpadded(self, x: Array, b: Array | None, relu: bool, y: Array) -> None:
+        """``y = x[:, :k] + b``, or without b; with ``relu``, not below 0.
+
+        ``x`` (n, wide), ``b`` (k,) and ``y`` (n, k) are in C order.
+        """
+        if not y.size:
+            return
+        sizes = (np.int64(number) for number in (*y.shape, x.shape[1], relu))
+        self._launch(load("round", y.dtype), "unpad", *_over(y)[:2], *sizes, x, b, y)
+
     def back(self, k: int, dy: Array, y: Array | None, dz: Array | None, db: Array | None) -> Sum | None:
         """The gradient of a product (n, k): ``dz = where(y > 0, dy, 0)``, or dy without y, and ``db`` (k,), its sum by column.
 
@@ -155,7 +166,8 @@ class CudaOperations(Backend):
         lanes = 16 // (real.itemsize if kind == "back" else 2)
         row = min(1 << (-(-wide // lanes) - 1).bit_length(), _WIDE)
         tiles = -(-wide // (row * lanes))
-        size, chunks = _chunks(n, 4 * THREADS // row, max(1, min(_PARTS // 2, _PARTS // tiles)))
+        # a thread has as many rows as it loads together; what has few columns, and so many parts, is spread over more blocks
+        size, chunks = _chunks(n, 16 // lanes * THREADS // row, max(1, min(_PARTS // 2, _PARTS // tiles)))
         pitches = (0 if a is None else a.strides[0] // a.itemsize for a in (dy, y, dz))
         sizes = (np.int64(number) for number in (n, k, wide, size, chunks, *pitches))
         parts = self.empty((chunks, k), real) if db is not None and chunks > 1 else None
@@ -467,8 +479,8 @@ def _number(number: Any, kind: Any) -> tuple[Any, Any]:
 
 
 def _lines(high: int, wide: int) -> int:
-    """8 bytes of bfloat16 each, of a (high, wide) matrix, as in kernels/round.cu."""
-    return high * -(-wide // 4)
+    """8 bytes of bfloat16, and the same of the rows below, of a (high, wide) matrix, as in kernels/round.cu."""
+    return -(-high // _LINES) * -(-wide // 4)
 
 
 def _threads(items: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from tinynet_backends.cuda.tune import Choice, Choices, fastest
 
 Array = Any
 _log = logging.getLogger("tinynet")
+_LONG = 1e11  # multiplications and additions, from which on a product is timed under load
 KINDS = ("float32", "float64", plans.STORED["bfloat16"])
 
 
@@ -139,7 +140,8 @@ class Products:
             if self.runtime.capturing():  # nothing can be timed now
                 return candidates[0][1] if candidates else None
             runs = [self._run(ready, *arrays) for _, ready in candidates]
-            best = fastest(runs, self.runtime.seconds)
+            long = 2.0 * planned.batch * planned.m * planned.n * planned.k >= _LONG
+            best = fastest(runs, self.runtime.seconds_under_load if long else self.runtime.seconds)
             if best is None:
                 if planned.epilogue == Epilogue.NONE:  # with one, a plain product and a pass take its place
                     size = f"({planned.n}, {planned.k}) x ({planned.k}, {planned.m})"

@@ -17,6 +17,7 @@ Array = Any
 _ROWS = 128  # calls whose numbers may be in flight to the device at once
 _SHORT = 5e-3  # seconds up to which the time to queue work on the host may dominate
 _AGAIN = 8  # repetitions in a graph, at most
+_LOAD = 8e-3  # seconds of a load that lasts
 
 
 class Runtime:
@@ -183,6 +184,18 @@ class Runtime:
             for _ in range(again):
                 run()
         return self._least(graphs[0].launch, 4) / again
+
+    def seconds_under_load(self, run: Callable[[], None]) -> float:
+        """The mean over many runs after as many others, for long work: its power, not only the clock, is what limits it."""
+        run()
+        again = 1 + int(_LOAD / max(self._least(run, 1), 1e-6))
+
+        def series() -> None:
+            for _ in range(again):
+                run()
+
+        series()
+        return self._least(series, 1) / again
 
     def _least(self, run: Callable[[], None], times: int) -> float:
         cuda = self.cp.cuda

@@ -1,22 +1,31 @@
-// Numbers rounded to bfloat16, or as the sum of two such numbers, in 16-bit words, padded with zeros to a larger matrix.
+// Numbers rounded to bfloat16, or as the sum of two such numbers, in 16-bit words, padded with zeros to a larger matrix; and
+// products of such matrices without the padding.
 
 #define MOST 32  // arrays per launch
 #define WORDS 4  // that a thread writes in one access: neighbours write neighbouring bytes
+#define LINES 4  // of as many rows, that a thread reads before it writes one
 
 typedef u64 Line;  // as one number: an array may be stored element by element
 struct alignas(16) Numbers { real v[WORDS]; };
 
-// WORDS numbers, of which the first `here` are in memory, `right` apart, and the rest 0.
-DEVICE Numbers read(const real* __restrict__ from, i64 right, i64 here) {
-    Numbers x;
-    if (right == 1 && here >= WORDS && aligned((u64)from)) {
+// Numbers from LINES rows, `down` apart, of which the first `rows` are in memory, and WORDS numbers of each, `right` apart, of
+// which the first `here` are. The rest is 0.
+DEVICE void read(Numbers* to, const real* __restrict__ from, i64 down, i64 right, i64 rows, i64 here) {
+    const bool whole = right == 1 && here >= WORDS && down % LANES == 0 && aligned((u64)from);
 #pragma unroll
-        for (int l = 0; l < WORDS; l += LANES) *(Pack*)(x.v + l) = *(const Pack*)(from + l);
-    } else {
+    for (int d = 0; d < LINES; ++d, from += down) {
+        Numbers x = {};
+        if (d >= rows) {
+        } else if (whole) {
 #pragma unroll
-        for (int l = 0; l < WORDS; ++l) x.v[l] = l < here ? from[l * right] : (real)0;
+            for (int l = 0; l < WORDS; l += LANES) *(Pack*)(x.v + l) = *(const Pack*)(from + l);
+        } else {
+#pragma unroll
+            for (int l = 0; l < WORDS; ++l)
+                if (l < here) x.v[l] = from[l * right];
+        }
+        to[d] = x;
     }
-    return x;
 }
 
 DEVICE void put(Line& line, int l, u16 word) { line |= (u64)word << 16 * l; }
@@ -32,39 +41,50 @@ DEVICE void write(u16* to, Line line, i64 room) {
         if (l < room) to[l] = (u16)(line >> 16 * l);
 }
 
-// y[r * wide + j] = x[r * down + j * right] for r < n and j < k, and 0 in the rest of (high, wide), for the i-th WORDS of y.
-// Rows of y are lines of WORDS, the last of them perhaps shorter.
-DEVICE void round_line(
+// Rows of a matrix are lines of WORDS, the last of them perhaps shorter. A thread has the same line of LINES rows, one below
+// the other, so it looks for its place only once: this is where the i-th thread begins.
+struct Place { i64 row, j; };
+DEVICE Place place(i64 i, i64 wide) {
+    const i64 lines = (wide + WORDS - 1) / WORDS, group = quotient(i, lines);
+    return {group * LINES, (i - group * lines) * WORDS};
+}
+
+// y[r * wide + j] = x[r * down + j * right] for r < n and j < k, and 0 in the rest of (high, wide), by the i-th thread.
+DEVICE void round_lines(
     i64 i, i64 n, i64 k, i64 down, i64 right, i64 high, i64 wide, const real* __restrict__ x, u16* __restrict__ y
 ) {
-    const i64 lines = (wide + WORDS - 1) / WORDS, row = quotient(i, lines), j = (i - row * lines) * WORDS;
-    if (row >= high) return;
-    const Numbers numbers = read(x + row * down + j * right, right, row < n ? k - j : 0);
-    Line line = 0;
+    const Place at = place(i, wide);
+    Numbers numbers[LINES];
+    read(numbers, x + at.row * down + at.j * right, down, right, n - at.row, k - at.j);
+    y += at.row * wide + at.j;
 #pragma unroll
-    for (int l = 0; l < WORDS; ++l) put(line, l, bfloat16((float)numbers.v[l]));
-    write(y + row * wide + j, line, wide - j);
+    for (int d = 0; d < LINES; ++d, y += wide) {
+        if (at.row + d >= high) return;
+        Line line = 0;
+#pragma unroll
+        for (int l = 0; l < WORDS; ++l) put(line, l, bfloat16((float)numbers[d].v[l]));
+        write(y, line, wide - at.j);
+    }
 }
 
 KERNEL round_rows(
     i64 n, i64 k, i64 down, i64 right, i64 high, i64 wide, const real* __restrict__ x, u16* __restrict__ y
 ) {
-    const i64 lines = high * ((wide + WORDS - 1) / WORDS);
+    const i64 busy = (high + LINES - 1) / LINES * ((wide + WORDS - 1) / WORDS);
 #pragma unroll 1
-    for (i64 i = thread(); i < lines; i += threads()) round_line(i, n, k, down, right, high, wide, x, y);
+    for (i64 i = thread(); i < busy; i += threads()) round_lines(i, n, k, down, right, high, wide, x, y);
 }
 
 struct Arrays { const real* from[MOST]; u16* to[MOST]; i64 n[MOST], k[MOST], high[MOST], wide[MOST], pieces[MOST]; };
 
-// The same for several arrays in C order. A piece is a line of one of them for each thread of a block; there are `pieces`
-// in all.
+// The same for several arrays in C order. A piece is what a block does of one of them; there are `pieces` in all.
 KERNEL round_arrays(i64 pieces, const __grid_constant__ Arrays a) {
     for (i64 item = blockIdx.x; item < pieces; item += gridDim.x) {
         i64 piece = item;
         int m = 0;
         for (; piece >= a.pieces[m]; ++m) piece -= a.pieces[m];
         const i64 i = piece * THREADS + place_in_block();
-        round_line(i, a.n[m], a.k[m], a.k[m], 1, a.high[m], a.wide[m], a.from[m], a.to[m]);
+        round_lines(i, a.n[m], a.k[m], a.k[m], 1, a.high[m], a.wide[m], a.from[m], a.to[m]);
     }
 }
 
@@ -95,20 +115,62 @@ KERNEL split_arrays(i64 pieces, const __grid_constant__ Matrices a) {
         i64 piece = item;
         int m = 0;
         for (; piece >= a.pieces[m]; ++m) piece -= a.pieces[m];
-        const i64 i = piece * THREADS + place_in_block(), lines = (a.wide[m] + WORDS - 1) / WORDS;
-        const i64 row = quotient(i, lines), j = (i - row * lines) * WORDS;
-        if (row >= a.high[m]) continue;
-        const real* from = a.from[m] + row * a.down[m] + j * a.right[m];
-        const Numbers numbers = read(from, a.right[m], row < a.n[m] ? a.k[m] - j : 0);
-        Line his = 0, finites = 0, los = 0;
+        const i64 down = a.down[m], right = a.right[m], high = a.high[m], wide = a.wide[m];
+        const i64 pitch = a.pitch[m], lo = a.lo[m] * a.apart[m], finite = a.apart[m] - lo, hi = 2 * a.apart[m];
+        const Place at = place(piece * THREADS + place_in_block(), wide);
+        Numbers numbers[LINES];
+        read(numbers, a.from[m] + at.row * down + at.j * right, down, right, a.n[m] - at.row, a.k[m] - at.j);
+        u16* to = a.to[m] + at.row * pitch + at.j;
 #pragma unroll
-        for (int l = 0; l < WORDS; ++l) {
-            const Split one = split((float)numbers.v[l]);
-            put(his, l, one.hi), put(finites, l, one.finite), put(los, l, one.lo);
+        for (int d = 0; d < LINES; ++d, to += pitch) {
+            if (at.row + d >= high) break;
+            Line his = 0, finites = 0, los = 0;
+#pragma unroll
+            for (int l = 0; l < WORDS; ++l) {
+                const Split one = split((float)numbers[d].v[l]);
+                put(his, l, one.hi), put(finites, l, one.finite), put(los, l, one.lo);
+            }
+            write(to + lo, los, wide - at.j);
+            write(to + finite, finites, wide - at.j);
+            write(to + hi, his, wide - at.j);
         }
-        u16* to = a.to[m] + row * a.pitch[m] + j;
-        write(to + a.lo[m] * a.apart[m], los, a.wide[m] - j);
-        write(to + (1 - a.lo[m]) * a.apart[m], finites, a.wide[m] - j);
-        write(to + 2 * a.apart[m], his, a.wide[m] - j);
+    }
+}
+
+// y (n, k) in C order: the first k columns of x, whose rows are `pitch` numbers apart, plus the bias b, if there is one, and
+// through ReLU, if `positive`.
+KERNEL unpad(
+    i64 n, i64 k, i64 pitch, i64 positive, const real* __restrict__ x, const real* __restrict__ b, real* __restrict__ y
+) {
+    const i64 size = n * k;
+    const bool whole = k % LANES == 0 && pitch % LANES == 0 && aligned((u64)x), packed = aligned((u64)y);
+    for (i64 i = thread() * LANES; i < size; i += threads() * LANES) {
+        i64 row = quotient(i, k), j = i - row * k;
+        const i64 room = size - i;
+        Pack z, bias = {};
+        if (whole) {
+            z = *(const Pack*)(x + row * pitch + j);
+#pragma unroll
+            for (int l = 0; l < LANES; ++l) bias.v[l] = b ? b[j + l] : (real)0;
+        } else {
+#pragma unroll
+            for (int l = 0; l < LANES; ++l) {  // a line may span rows
+                z.v[l] = l < room ? x[row * pitch + j] : (real)0;
+                bias.v[l] = b && l < room ? b[j] : (real)0;
+                if (++j == k) j = 0, ++row;
+            }
+        }
+#pragma unroll
+        for (int l = 0; l < LANES; ++l) {
+            if (b) z.v[l] += bias.v[l];
+            if (positive && z.v[l] <= 0) z.v[l] = 0;  // NaN stays
+        }
+        if (packed && room >= LANES) {
+            *(Pack*)(y + i) = z;
+            continue;
+        }
+#pragma unroll
+        for (int l = 0; l < LANES; ++l)
+            if (l < room) y[i + l] = z.v[l];
     }
 }
