@@ -528,3 +528,12 @@ def test_reports_stand_for_several_steps_only_where_that_was_asked_for(launching
         assert [r.step for r in reports] == wanted
         assert [len(r.recent) for r in reports if r.recent] == ([149] if len(wanted) < 149 else [64, 64, 21])
         assert all(float(r.loss) in r.recent for r in reports if r.recent)
+
+
+def test_a_device_is_not_left_unchecked_for_long(launching, monkeypatch):
+    launching(True)
+    for unchecked, wanted in ((0, [64, 64, 21]), (130, [128, 21])):
+        monkeypatch.setattr("tinynet.training._QUEUED", unchecked * 9 * 32)
+        model, loader = tn.Model(tn.Dense(3), 2, backend="numpy"), tn.Loader(tn.data.Spirals(10_000), 32)
+        reports = [*tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=149, together=True)]
+        assert [len(r.recent) for r in reports if r.recent] == wanted
