@@ -310,6 +310,14 @@ def test_what_is_returned(device, said):
     assert said() == ["a step is not captured, and runs call by call: a number that is returned"]
 
 
+def test_the_same_arguments_divided_among_calls_in_another_way_are_another_kind(device):
+    step = device.compile(lambda x, y=None: x if y is None else device.add(x, y))
+    a, b, c = (device.array(n) for n in (1.0, 2.0, 4.0))
+    for _ in range(3):
+        assert [r.tolist() for r in step.several([(a,), (b, c)])] == [[1.0], [6.0]]
+        assert [r.tolist() for r in step.several([(a, b), (c,)])] == [[3.0], [4.0]]
+
+
 def test_several_calls_in_one_launch(device):
     theta = device.array(0.0)
     step = device.compile(lambda theta, x, rate: device.move(theta, x, rate) or device.add(theta, 0), theta)

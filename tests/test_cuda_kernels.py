@@ -391,6 +391,12 @@ def test_sums_of_many_parts(name, monkeypatch, ops):
     assert "total" in ops._cp.launched or name == "clip_norm"
 
 
+def test_a_sum_over_few_threads_leaves_none_out(ops):
+    """Up to a warp needs no shared memory."""
+    for n in (3, 16, 17, 32, 33, 64):
+        holds(ops, "elementwise_loss", (squares, real(n, 1), real(n, 1), np.abs(real(n))), 1e-13)
+
+
 def test_what_has_no_kernel_is_left_to_the_portable_operation(ops):
     f2, turned = real(4, 3).astype("float16"), real(3, 4).T
     ints = np.arange(12).reshape(4, 3)

@@ -6,7 +6,7 @@ from tinynet_backends.numpy_backend import NumpyBackend
 
 import tinynet as tn
 from tinynet import schedules
-from tinynet.training import CHECK_EVERY
+from tinynet.training import CHECK_EVERY, check_finite
 
 DATA = tn.data.Moons(300, seed=1)
 
@@ -258,6 +258,18 @@ def test_divergence_goes_back_to_the_last_look():
     same.fit((x, x), optimizer=tn.SGD(0.01), batch_size=1, epochs=2)
     assert model.theta.tobytes() == same.theta.tobytes()
     assert len(model.history) == 2
+
+
+@pytest.mark.parametrize("which", ["theta", "state"])
+def test_losses_may_be_finite_where_a_weight_is_not(which):
+    """A run may end with the step that makes it infinite."""
+    model = tn.Model(tn.Sequential(tn.Dense(2), tn.BatchNorm(), tn.Dense(1)), 1)
+    good = [model.theta.copy(), model.state.copy()]
+    wanted = [a.tobytes() for a in good]
+    getattr(model, which)[-1] = np.inf
+    with pytest.raises(tn.DivergedError, match=r"^a weight is not finite: .*the model is back at step 5$"):
+        check_finite(model, np.zeros(3, "float32"), good, 5)
+    assert [a.tobytes() for a in good] == wanted == [model.theta.tobytes(), model.state.tobytes()]
 
 
 # The rest ---------------------------------------------------------------------------------------------------------
@@ -516,3 +528,12 @@ def test_reports_stand_for_several_steps_only_where_that_was_asked_for(launching
         assert [r.step for r in reports] == wanted
         assert [len(r.recent) for r in reports if r.recent] == ([149] if len(wanted) < 149 else [64, 64, 21])
         assert all(float(r.loss) in r.recent for r in reports if r.recent)
+
+
+def test_a_device_is_not_left_unchecked_for_long(launching, monkeypatch):
+    launching(True)
+    for unchecked, wanted in ((0, [64, 64, 21]), (130, [128, 21])):
+        monkeypatch.setattr("tinynet.training._QUEUED", unchecked * 9 * 32)
+        model, loader = tn.Model(tn.Dense(3), 2, backend="numpy"), tn.Loader(tn.data.Spirals(10_000), 32)
+        reports = [*tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=149, together=True)]
+        assert [len(r.recent) for r in reports if r.recent] == wanted

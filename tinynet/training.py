@@ -27,6 +27,7 @@ from tinynet.optim import Optimizer, State, check_optimizer
 from tinynet.parameters import Trainable
 
 CHECK_EVERY = 64  # steps, or launches of several; a check of the losses waits for the device
+_QUEUED = 2**42  # parameters times samples of the steps between two checks: about a second of a fast device's work
 _SHORT = 2**28  # parameters times samples of a step that takes the host no more than some 10 ms
 
 
@@ -77,7 +78,7 @@ def train(
     which is checked every 64 steps, at the end of an epoch, and after every step for which ``due(step)`` is true: the
     model is then as it was at the last check. With ``together`` a report may stand for several steps and describes the
     last of them: up to 64, which numba runs without Python in between and a CUDA device that makes its batches itself gets
-    in one launch. Such a device is checked every 64 launches.
+    in one launch. Such a device is checked every 64 launches, or after about a second's work.
 
     Examples
     --------
@@ -226,7 +227,7 @@ def loop(
     """
     ops, theta = model.ops, model.theta
     together = together and _made_together(loader, ops, theta)
-    often = _steps_unchecked(loader, ops) if together else CHECK_EVERY
+    often = _steps_unchecked(loader, ops, theta.shape[0]) if together else CHECK_EVERY
     shape = often, *theta.shape[:-1]
     with ops.active():
         losses = ops.zeros(shape, theta.dtype)
@@ -270,9 +271,15 @@ def _made_together(loader: BatchSource, ops: Backend, theta: Array) -> bool:
     )
 
 
-def _steps_unchecked(loader: Any, ops: Backend) -> int:
-    """How many steps pass between two checks of the losses where several are run as one."""
-    return CHECK_EVERY * int(loader.steps_per_chunk(ops)) if ops.launches else CHECK_EVERY
+def _steps_unchecked(loader: Any, ops: Backend, parameters: int) -> int:
+    """How many steps pass between two checks of the losses where several are run as one.
+
+    After Ctrl-C, or a loss that is not finite, all of them are waited for.
+    """
+    if not ops.launches:
+        return CHECK_EVERY
+    most: int = min(CHECK_EVERY * loader.steps_per_chunk(ops), _QUEUED // (max(parameters, 1) * loader.batch_size))
+    return max(most - most % CHECK_EVERY, CHECK_EVERY)
 
 
 def _uninterrupted(loader: Any, t: int, stop: int, due: Callable[[int], bool] | None, ops: Backend) -> int:

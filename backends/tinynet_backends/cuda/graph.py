@@ -182,6 +182,7 @@ class _Compilation:
         numbers: list[float] = []
         kinds: list[Any] = []
         for args in calls:
+            kinds.append(len(args))
             for a in args:
                 kind = type(a)
                 if kind in _NUMBERS:
@@ -196,7 +197,7 @@ class _Compilation:
                     raise Uncapturable(
                         f"an argument that is neither an array of the device nor a number: {kind.__name__}"
                     )
-        return (len(calls), *kinds), arrays, numbers
+        return tuple(kinds), arrays, numbers
 
     def _copies(self, arrays: list[Array]) -> list[Array]:
         inputs = [self.runtime.empty(a.shape, a.dtype) for a in arrays]
