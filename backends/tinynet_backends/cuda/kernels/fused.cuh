@@ -151,8 +151,8 @@ DEVICE void tensor_product(
 
 // `product` by squares of 8 x 8 numbers: half as many reads of shared memory as by those of 4 x 4. A square has a quad of either
 // half of the columns, and every `down`-th row; if TRANSPOSED, a quad of either half of the rows: so threads read adjacent quads,
-// or rows, from different banks, and of two neighbours one has the same columns and the other the same rows. Up to 4 threads
-// share a square, as in `product`.
+// or rows, from different banks. Two neighbours have the same columns, and those next to them the same rows: their reads of 16
+// bytes are one. Up to 4 threads share a square as in `product`.
 template <bool TRANSPOSED, class Put>
 DEVICE void large_product(int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Put& put) {
     const int across = columns / 8, down = rows / 8, squares = across * down, pair = down % 2 ? 1 : 2;
@@ -210,10 +210,11 @@ DEVICE void large_product(int rows, int columns, int depth, const real* a, int a
     }
 }
 
-// put(row, j, four numbers, which of the thread's fours) for all of a @ b, (rows, depth), (depth, columns), or with a as
-// (depth, rows) if TRANSPOSED. A thread computes 4 x 4 numbers. If there are fewer such squares than threads, up to 16 threads
-// of a warp share one: each sums over a part of the depth, then they divide the square among them and add the parts. The
-// division follows from sizes. All threads of the block must call this.
+// put(row, j, four numbers, which of this thread's fours) for all of a @ b, (rows, depth), (depth, columns), or with a as
+// (depth, rows) if TRANSPOSED. A
+// thread computes 4 x 4 numbers. If there are fewer such squares than threads, up to 16 threads of a warp share one: each sums
+// over a part of the depth, then they divide the square among them and add the parts. The division follows from sizes. All
+// threads of the block must call this.
 template <bool TRANSPOSED, class Put>
 DEVICE void product(int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Put& put) {
 #if OPERANDS
