@@ -304,11 +304,12 @@ def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> 
     If they and the weights are finite, the weights become the ``good`` ones; else these are put back and
     `DivergedError` is raised.
     """
-    ops, xp, now = model.ops, model.ops.xp, (model.theta, model.state)
+    ops, xp = model.ops, model.ops.xp
+    pairs = [(kept, a) for kept, a in zip(good, (model.theta, model.state), strict=True) if a.shape[0]]
     whole = xp.all(xp.isfinite(losses))
-    for a in now:
+    for _, a in pairs:
         whole = whole & xp.all(xp.isfinite(a))
-    for kept, a in zip(good, now, strict=True):
+    for kept, a in pairs:
         kept[...] = xp.where(whole, a, kept)
     # all is queued before this waits, so that a device has little to wait for afterwards
     *values, fine = ops.to_numpy(xp.concat([losses, xp.reshape(xp.astype(whole, losses.dtype), (1,))])).tolist()
