@@ -93,9 +93,13 @@ def noted(comparisons: list[Comparison]) -> Iterator[str]:
 
 
 def left_out(comparisons: list[Comparison]) -> str:
-    """The contenders that are missing, once for each reason."""
-    reasons = dict.fromkeys((name, why) for c in comparisons for name, why in c.left_out.items())
-    return "\n".join(f"{name} is left out: {why}" for name, why in reasons)
+    """The contenders that are missing, once for each reason, and where."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for c in comparisons:
+        for reason in c.left_out.items():
+            reasons.setdefault(reason, []).append(c.label)
+    lines = [f"{name} is left out: {why} ({'; '.join(labels)})" for (name, why), labels in reasons.items()]
+    return "\n\n".join(lines)
 
 
 def repeats(saved: dict[str, Any]) -> str:

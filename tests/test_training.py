@@ -530,6 +530,16 @@ def test_reports_stand_for_several_steps_only_where_that_was_asked_for(launching
         assert all(float(r.loss) in r.recent for r in reports if r.recent)
 
 
+def test_few_steps_of_a_large_network_are_launched_together(launching, monkeypatch):
+    """Each of them may have gradients of its own."""
+    launching(True)
+    monkeypatch.setattr("tinynet.training._LAUNCHED", 9 * 20)  # the network has 9 parameters
+    model = tn.Model(tn.Dense(3), 2, backend="numpy")
+    loader = tn.Loader(tn.data.Spirals(10_000), 32)
+    reports = tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=85, together=True)
+    assert [r.step for r in reports] == [16, 32, 48, 64, 80, 84, 85]
+
+
 def test_a_device_is_not_left_unchecked_for_long(launching, monkeypatch):
     launching(True)
     for unchecked, wanted in ((0, [64, 64, 21]), (130, [128, 21])):

@@ -28,6 +28,7 @@ from tinynet.parameters import Trainable
 
 CHECK_EVERY = 64  # steps, or launches of several; a check of the losses waits for the device
 _QUEUED = 2**42  # parameters times samples of the steps between two checks: about a second of a fast device's work
+_LAUNCHED = 2**24  # parameters times steps of a launch: each step may keep gradients of its own
 _SHORT = 2**28  # parameters times samples of a step that takes the host no more than some 10 ms
 
 
@@ -239,7 +240,7 @@ def loop(
                 t = run.step
                 count = 1
                 if together and step.joins():
-                    count = _uninterrupted(loader, t, min(stop, since + often), due, ops)
+                    count = _uninterrupted(loader, t, min(stop, since + often), due, ops, theta.shape[0])
                 latest = t + count - 1
                 value = losses[latest - since, ...]
                 if count > 1:
@@ -282,7 +283,9 @@ def _steps_unchecked(loader: Any, ops: Backend, parameters: int) -> int:
     return max(most - most % CHECK_EVERY, CHECK_EVERY)
 
 
-def _uninterrupted(loader: Any, t: int, stop: int, due: Callable[[int], bool] | None, ops: Backend) -> int:
+def _uninterrupted(
+    loader: Any, t: int, stop: int, due: Callable[[int], bool] | None, ops: Backend, parameters: int
+) -> int:
     """How many steps are run as one from ``t`` on.
 
     They are full batches of one chunk, up to ``stop`` or to where a step is due. A device that launches them is given all of
@@ -294,6 +297,7 @@ def _uninterrupted(loader: Any, t: int, stop: int, due: Callable[[int], bool] | 
     if due is not None:
         count = next((n for n in range(1, count) if due(t + n)), count)
     if ops.launches:
+        count = min(count, _LAUNCHED // max(parameters, 1))
         return next((n for n in (most, most // 4, most // 16) if 1 < n <= count), 1)
     return max(count, 1)
 
