@@ -145,6 +145,7 @@ def _source(bodies: tuple[_Body, ...], width: int) -> Source:
         "    const u64* place;",
         "    template <class T> MEMBER operator T&() const { return *(T*)place; }",
         "};",
+        # assumed to be global, not converted to it by `__cvta_global_to_generic`: on that NVRTC 13.0 does not end
         "struct Address {  // in device memory",
         "    const u64* place;",
         "    template <class T> MEMBER operator T*() const {",
