@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from math import isfinite
+from math import isfinite, prod
 from typing import Any, NamedTuple
 
 from tinynet_backends import Backend
@@ -228,7 +228,8 @@ def loop(
     """
     ops, theta = model.ops, model.theta
     together = together and _made_together(loader, ops, theta)
-    often = _steps_unchecked(loader, ops, theta.shape[0]) if together else CHECK_EVERY
+    parameters = prod(theta.shape)  # of all networks
+    often = _steps_unchecked(loader, ops, parameters) if together else CHECK_EVERY
     shape = often, *theta.shape[:-1]
     with ops.active():
         losses = ops.zeros(shape, theta.dtype)
@@ -240,7 +241,7 @@ def loop(
                 t = run.step
                 count = 1
                 if together and step.joins():
-                    count = _uninterrupted(loader, t, min(stop, since + often), due, ops, theta.shape[0])
+                    count = _uninterrupted(loader, t, min(stop, since + often), due, ops, parameters)
                 latest = t + count - 1
                 value = losses[latest - since, ...]
                 if count > 1:
