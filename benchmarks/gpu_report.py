@@ -46,12 +46,8 @@ from benchmarks.tasks import Task
 from benchmarks.worker import Worker
 from tinynet import verify
 
-PRECISIONS = {
-    "float32": 1e-5,
-    "bf16x3": 2e-5,
-    "tf32": 3e-3,
-    "bf16": 2e-2,
-}  # relative error of a product in the norm, at most
+# Relative error of a product in the norm, at most
+PRECISIONS = {"float32": 1e-5, "bf16x3": 2e-5, "tf32": 3e-3, "bf16": 2e-2}
 LAYERS = [
     (784, 512, 1024),
     (784, 1024, 8192),

@@ -37,7 +37,9 @@ _REGISTERS = 200  # of a thread, for what `kernels/warps.cuh` holds in them
 _ENOUGH = 128  # tiles that occupy the whole device
 _SURE = 1 << 18  # parameters times rows of one block, up to which fusion is used without timing
 _WORTH = 1 << 20  # parameters times rows, from which on kernels are compiled for sizes
-_MACROS = "COUNT", "THROUGH", "TILE", "SIZE", "LAYERS", "UNROLLED", "KNOWN"  # that other sources may have left
+_MACROS = (  # that other sources may have left
+    "COUNT", "THROUGH", "TILE", "WIDTHS", "FORMULAS", "OF_INPUTS", "TILE_ROWS", "LAYERS", "UNROLLED", "KNOWN",
+)  # fmt: skip
 _OPERANDS = {"float32": 0, "bf16x3": 0, "tf32": 1, "bf16": 2}  # numbered as in kernels/fused.cuh
 _LAYERS = np.dtype(
     [

@@ -5,20 +5,27 @@
 // read different rows of one column use different banks. Matrices are padded with 0.
 
 #if defined COUNT  // sizes are constants
-#define SIZE(constant, argument) constant
+#define WIDTHS WIDTH
+#define FORMULAS FORMULA
+#define OF_INPUTS OF_INPUT
+#define TILE_ROWS TILE
 #define LAYERS COUNT
 #define UNROLLED COUNT
 #define KNOWN false
-#elif defined USED  // arguments are: see joined.py
-#define SIZE(constant, argument) argument
+#else
+#define WIDTHS layers.width
+#define FORMULAS layers.f
+#define OF_INPUTS layers.of_input
+#define TILE_ROWS tile
+#ifdef USED  // known arguments: see joined.py
 #define LAYERS USED
 #define UNROLLED USED
 #define KNOWN true
 #else
-#define SIZE(constant, argument) argument
 #define LAYERS layers.count
 #define UNROLLED 1
 #define KNOWN false
+#endif
 #endif
 
 DEVICE int pitch(int width) { return 4 * ((width + 3) / 4 | 1); }
@@ -217,10 +224,10 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
 }
 
 DEVICE int widest(const Layers& layers, int first) {
-    int most = first ? 0 : pitch(SIZE(WIDTH, layers.width)[0]);
+    int most = first ? 0 : pitch(WIDTHS[0]);
 #pragma unroll UNROLLED
     for (int k = 1; k <= LAYERS; ++k) {
-        const int p = pitch(SIZE(WIDTH, layers.width)[k]);
+        const int p = pitch(WIDTHS[k]);
         most = p > most ? p : most;
     }
     return most;
@@ -232,29 +239,29 @@ KERNEL forward(
     real* __restrict__ y
 ) {
     SHARED_ROOM(room);
-    tile = SIZE(TILE, tile);
+    tile = TILE_ROWS;
     const int last = LAYERS - 1;
     real* free = room;
 #pragma unroll UNROLLED
     for (int k = 0; k <= last; ++k) {  // weights, each followed by the bias as one more row
-        const int i = SIZE(WIDTH, layers.width)[k], o = SIZE(WIDTH, layers.width)[k + 1];
+        const int i = WIDTHS[k], o = WIDTHS[k + 1];
         fetch<true>(layers.w[k], i, up(i), o, free);
         free += up(i) * pitch(o);
         fetch<false>(layers.b[k], layers.b[k] != nullptr, 1, o, free);
         free += pitch(o);
     }
     real* const rows_of_x = free;
-    real* const results = rows_of_x + tile * pitch(SIZE(WIDTH, layers.width)[0]);  // of two layers, alternating
+    real* const results = rows_of_x + tile * pitch(WIDTHS[0]);  // of two layers, alternating
     const int apart = tile * widest(layers, 1);
     for (i64 first = (i64)blockIdx.x * tile; first < n; first += (i64)gridDim.x * tile) {
         const int rows = n - first < tile ? (int)(n - first) : tile;
         __syncthreads();  // the last tile has been read
-        fetch<true>(x + first * SIZE(WIDTH, layers.width)[0], rows, tile, SIZE(WIDTH, layers.width)[0], rows_of_x);
+        fetch<true>(x + first * WIDTHS[0], rows, tile, WIDTHS[0], rows_of_x);
         const real *w = room, *in = rows_of_x;
 #pragma unroll UNROLLED
         for (int k = 0; k <= last; ++k) {
-            const int i = SIZE(WIDTH, layers.width)[k], o = SIZE(WIDTH, layers.width)[k + 1], p = pitch(o), f = SIZE(FORMULA, layers.f)[k];
-            const bool of_input = SIZE(OF_INPUT, layers.of_input)[k];
+            const int i = WIDTHS[k], o = WIDTHS[k + 1], p = pitch(o), f = FORMULAS[k];
+            const bool of_input = OF_INPUTS[k];
             const real* b = w + up(i) * p;
             real* const next = results + (k & 1 ? apart : 0);
             copied();
@@ -307,19 +314,19 @@ KERNEL backward(
     u16* __restrict__ half_dx, real* __restrict__ parts
 ) {
     SHARED_ROOM(room);
-    tile = SIZE(TILE, tile);
+    tile = TILE_ROWS;
     const bool through = dx || half_dx;
     const int last = LAYERS - 1, most = widest(layers, before ? 0 : 1);
     real* free = room;
 #pragma unroll UNROLLED
     for (int k = last; k >= 0; --k) {
         if (!k && !through) break;
-        fetch_transposed(layers.w[k], SIZE(WIDTH, layers.width)[k], SIZE(WIDTH, layers.width)[k + 1], free);
-        free += up(SIZE(WIDTH, layers.width)[k + 1]) * pitch(SIZE(WIDTH, layers.width)[k]);
+        fetch_transposed(layers.w[k], WIDTHS[k], WIDTHS[k + 1], free);
+        free += up(WIDTHS[k + 1]) * pitch(WIDTHS[k]);
     }
     real* const inputs = free;  // of all layers, the last one's first
 #pragma unroll UNROLLED
-    for (int k = last; k >= 0; --k) free += tile * pitch(SIZE(WIDTH, layers.width)[k]);
+    for (int k = last; k >= 0; --k) free += tile * pitch(WIDTHS[k]);
     real *dz = free, *next = free + tile * most, *const again = free + 2 * tile * most;
     for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
         const i64 begin = chunk * size, end = begin + size < n ? begin + size : n;
@@ -329,14 +336,14 @@ KERNEL backward(
             real* in = inputs;
 #pragma unroll UNROLLED
             for (int k = last; k >= 0; --k) {
-                const int i = SIZE(WIDTH, layers.width)[k];
+                const int i = WIDTHS[k];
                 if (!k) break;
                 fetch<false>(kept + layers.kept[k - 1] + first * i, rows, tile, i, in);
                 in += tile * pitch(i);
             }
-            fetch<true>(x + first * SIZE(WIDTH, layers.width)[0], rows, tile, SIZE(WIDTH, layers.width)[0], in);
+            fetch<true>(x + first * WIDTHS[0], rows, tile, WIDTHS[0], in);
             {
-                const int o = SIZE(WIDTH, layers.width)[last + 1], quads = up(o) / 4, f = SIZE(FORMULA, layers.f)[last];
+                const int o = WIDTHS[last + 1], quads = up(o) / 4, f = FORMULAS[last];
                 for (int i = place_in_block(); i < tile * quads; i = then(i, tile * quads, THREADS)) {
                     const int row = (u32)i / (u32)quads, j = 4 * (i - row * quads);
                     const i64 at = (first + row) * o;
@@ -345,7 +352,7 @@ KERNEL backward(
                     if (row < rows && layers.kept[last] >= 0) known = get(kept + layers.kept[last] + at, j, o);
 #pragma unroll
                     for (int l = 0; l < 4; ++l) {
-                        const real x = back(f, SIZE(OF_INPUT, layers.of_input)[last], d.v[l], known.v[l]);
+                        const real x = back(f, OF_INPUTS[last], d.v[l], known.v[l]);
                         d.v[l] = row < rows && j + l < o ? operand(x) : (real)0;
                     }
                     *(Quad*)(dz + row * pitch(o) + j) = d;
@@ -357,9 +364,9 @@ KERNEL backward(
             real* sums = parts + chunk * apart + p;
 #pragma unroll UNROLLED
             for (int k = last; k >= 0; --k) {
-                const int i = SIZE(WIDTH, layers.width)[k], o = SIZE(WIDTH, layers.width)[k + 1], ip = pitch(i), op = pitch(o);
-                const int f = k ? SIZE(FORMULA, layers.f)[k - 1] : 0;
-                const bool of_input = k && SIZE(OF_INPUT, layers.of_input)[k - 1];
+                const int i = WIDTHS[k], o = WIDTHS[k + 1], ip = pitch(i), op = pitch(o);
+                const int f = k ? FORMULAS[k - 1] : 0;
+                const bool of_input = k && OF_INPUTS[k - 1];
                 const real* operands = in;
                 if (k && (OPERANDS || of_input)) {
                     __syncthreads();  // the last contents of `again` have been read

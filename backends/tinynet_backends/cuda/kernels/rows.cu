@@ -80,7 +80,8 @@ DEVICE void softmax_grad_of_row(
     }
     total = team_sum(total);
     FOR_PACKS {
-        Pack s = PACKS ? THIS(slope) : get<PACKS>(dy, first, k, packed, 0), v = PACKS ? THIS(value) : get<PACKS>(y, first, k, packed, 0);
+        Pack s = PACKS ? THIS(slope) : get<PACKS>(dy, first, k, packed, 0);
+        const Pack v = PACKS ? THIS(value) : get<PACKS>(y, first, k, packed, 0);
         FOR_LANES s.v[l] = v.v[l] * (s.v[l] - total);
         put<PACKS>(dx, first, k, packed, s);
     }

@@ -26,7 +26,9 @@ DEVICE constexpr int pairs(int k) { return (blocks(WIDTH[k + 1]) + 3) / 4; }    
 DEVICE constexpr int slots_before(int k) { return k ? slots_before(k - 1) + slots(k - 1) : 0; }
 DEVICE constexpr int columns_before(int k) { return k ? columns_before(k - 1) + 16 * blocks(WIDTH[k]) : 0; }
 DEVICE constexpr int place_of(int k) { return k ? place_of(k - 1) + (WIDTH[k - 1] + BIASED[k - 1]) * WIDTH[k] : 0; }
-DEVICE constexpr int weights_before(int first, int k) { return k > first ? weights_before(first, k - 1) + 32 * PARTS * area(k - 1) : 0; }
+DEVICE constexpr int weights_before(int first, int k) {
+    return k > first ? weights_before(first, k - 1) + 32 * PARTS * area(k - 1) : 0;
+}
 DEVICE constexpr int most(int k) { return k < 0 ? 0 : blocks(WIDTH[k]) > most(k - 1) ? blocks(WIDTH[k]) : most(k - 1); }
 
 // Rows of a tile in shared memory begin at a distance that keeps the lanes which read them together in different banks. The 16
@@ -431,28 +433,28 @@ template <int K, class Ahead> DEVICE void back_from(
             constexpr int PART = OPERANDS == 2 ? blocks(I) : 1;  // at once, for which registers suffice
 #pragma unroll
             for (int base = 0; base < blocks(I); base += PART) {
-            Sums d[PART] = {};
+                Sums d[PART] = {};
 #pragma unroll
-            for (int k = 0; k < blocks(O); ++k)
+                for (int k = 0; k < blocks(O); ++k)
 #pragma unroll
-                for (int n = base; n < min(base + PART, blocks(I)); ++n)
-                    multiply(d[n - base], dz[k], load(mine, k * blocks(I) + n));
+                    for (int n = base; n < min(base + PART, blocks(I)); ++n)
+                        multiply(d[n - base], dz[k], load(mine, k * blocks(I) + n));
 #pragma unroll
-            for (int n = base; n < min(base + PART, blocks(I)); ++n) {
-                Quad s[2];
+                for (int n = base; n < min(base + PART, blocks(I)); ++n) {
+                    Quad s[2];
 #pragma unroll
-                for (int high = 0; high < 2; ++high) {
-                    s[high] = row_of(d[n - base], high);
-                    if constexpr (K > 0) {
-                        const Quad known_row = row_of(known[n], high);
+                    for (int high = 0; high < 2; ++high) {
+                        s[high] = row_of(d[n - base], high);
+                        if constexpr (K > 0) {
+                            const Quad known_row = row_of(known[n], high);
 #pragma unroll
-                        for (int l = 0; l < 4; ++l) s[high].v[l] = back(F, AGAIN, s[high].v[l], known_row.v[l]);
-                        s[high] = bounded(s[high], n, I);
+                            for (int l = 0; l < 4; ++l) s[high].v[l] = back(F, AGAIN, s[high].v[l], known_row.v[l]);
+                            s[high] = bounded(s[high], n, I);
+                        }
                     }
+                    if constexpr (K > 0) then[n] = left(s[0], s[1]);
+                    else store_rows(dx + rows.first * I, rows.count, I, n, s[0], s[1]);
                 }
-                if constexpr (K > 0) then[n] = left(s[0], s[1]);
-                else store_rows(dx + rows.first * I, rows.count, I, n, s[0], s[1]);
-            }
             }
         }
         if constexpr (K > 0) {
