@@ -20,7 +20,7 @@ import tinynet as tn
 pytest.importorskip("numba", reason="the backend needs numba")
 from numba import njit
 from tinynet_backends import numba_backend
-from tinynet_backends.compiled import blas, build, cached, functions, intrinsics, kernels, program
+from tinynet_backends.compiled import blas, build, cached, functions, intrinsics, kernels, loop, program
 from tinynet_backends.numba_backend import NumbaBackend
 from tinynet_backends.tracing import trace
 
@@ -45,7 +45,10 @@ def wanted():
 
 def test_work_is_shared_out(monkeypatch):
     """Each part once, whoever does it, many times over."""
-    monkeypatch.setattr(program._machine(), "cores", 4)  # more helpers than there may be cores
+    machine = program.Machine()
+    machine.cores = 4  # more helpers than there may be cores
+    machine._fresh()
+    monkeypatch.setattr(program, "_machine", lambda: machine)
     x, g = np.arange(1e5), np.ones(1)
     for parts in (1, 2, 3, 7, 64):
         kernel = program.Kernel(build.formula(trace(lambda xp, x: x + 1.0, 1), x.dtype, "update"), parts)
@@ -54,6 +57,20 @@ def test_work_is_shared_out(monkeypatch):
     np.testing.assert_array_equal(x, np.arange(1e5) + 250)
     program.Kernel(build.written(kernels.squares, g.dtype), 5)(1, np.full(1, 3.0), g)
     assert g[0] == 9.0
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
+def test_a_thread_has_the_same_share_of_every_record(threads):
+    """The parts of a thread lie side by side, so what it wrote in one record is what it reads in the next."""
+    pool = np.zeros(loop.pool_size(threads), np.int64)
+    pool[loop.THREADS] = threads
+    for parts in (1, 2, 3, 8, 16, 17, 64):
+        loop._share_out(pool.ctypes.data, 1, 2, parts)
+        tickets = pool[loop._TICKETS :: loop._LINE][: min(threads, parts)]
+        ends, firsts = tickets >> 32, tickets & 0xFFFFFFFF
+        assert [*firsts, parts] == [0, *ends]
+        assert set(ends - firsts) <= {parts // threads, parts // threads + 1}
+        assert sorted(ends - firsts, reverse=True) == list(ends - firsts)
 
 
 def test_threads_of_the_caller(wanted):

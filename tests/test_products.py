@@ -37,7 +37,7 @@ def laid(x, dtype, turned=False, gap=0):
 
 def multiply(ops, a, b, c, bias=None):
     """``c[...] = a @ b + bias`` by our own kernels."""
-    ops._by_tiles(a, b, c, bias)
+    ops._by_tiles(a, b, c, bias, networks=c.ndim == 3)
 
 
 def check(dtype, m, n, k, *, count=None, turned=(False, False), gap=0, biased=True, multiply=multiply):
@@ -110,11 +110,13 @@ def test_products_of_numpys_blas():
 def test_matrices_of_few_rows_or_columns_are_divided():
     for count, m, n, k in product((1, 2, 5, 1000), (1, 7, 8, 9, 1000), (1, 16, 100, 4096), (1, 300)):
         for cores in (1, 2, 3, 16):
-            groups, down, across = products.grid(count, m, n, k, 4, cores)
-            assert 1 <= groups <= count
-            assert 1 <= down <= -(-m // ROWS)
-            assert 1 <= across <= products.panels(n, 4)[1]
-            assert groups == 1 or down == across == 1
+            for networks in (False, True):
+                groups, down, across = products.grid(count, m, n, k, 4, cores, networks)
+                assert 1 <= groups <= count
+                assert 1 <= down <= -(-m // ROWS)
+                assert 1 <= across <= products.panels(n, 4)[1]
+                assert count == 1 or across == 1
+                assert count == 1 or not networks or down == 1  # many of them are chained
 
 
 def test_no_bit_depends_on_how_a_product_is_divided(monkeypatch):
@@ -132,6 +134,38 @@ def test_no_bit_depends_on_how_a_product_is_divided(monkeypatch):
     for row in (0, 77, 149):  # nor on the other rows of a batch
         multiply(ops, a[row : row + 1], b, c[:1], bias)
         assert c[0].tobytes() == np.frombuffer(next(iter(found)), "float32").reshape(150, 333)[row].tobytes()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_blocks_that_are_added_up_apart(turned, tiled, monkeypatch):
+    library = blas.find()
+    if library is None and not tiled:
+        pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
+    monkeypatch.setattr(program, "tiles", lambda: tiled)
+    ops, made = get_backend("numba"), []
+    by_tiles, by_blas = ops._by_tiles, ops._by_blas
+    monkeypatch.setattr(ops, "_by_tiles", lambda a, *rest: made.append(("tiles", a.ndim)) or by_tiles(a, *rest))
+    monkeypatch.setattr(
+        ops, "_by_blas", lambda gemm, a, *rest: made.append(("blas", a.ndim)) or by_blas(gemm, a, *rest)
+    )
+    for dtype, m, n in product(("float32", "float64"), (3, 100), (3, 150)):
+        for k in (4 * DEPTH - 4, 8 * DEPTH):
+            rng, found = np.random.default_rng(m * n), []
+            a, b, shift = rng.standard_normal((m, k)), rng.standard_normal((k, n)), rng.standard_normal(n)
+            laid_out = np.asfortranarray if turned else np.ascontiguousarray
+            for cores in (2, 1):
+                monkeypatch.setattr(ops, "_cores", cores)
+                c = np.full((m, n), np.nan, dtype)
+                ops._products(laid_out(a.astype(dtype)), b.astype(dtype), c, shift.astype(dtype))
+                found.append(c)
+            np.testing.assert_allclose(found[0], a @ b + shift, rtol=2e-3 if dtype == "float32" else 1e-10, atol=1e-4)
+            (way, ndim), (_, whole) = made[-2:]
+            expected = products.apart(m, n, k, turned)
+            assert (ndim, whole) == (3 if expected else 2, 2)
+            if way == "tiles":
+                assert found[0].tobytes() == found[1].tobytes()
+    assert set(made) == set(product(("tiles", "blas") if tiled else ("blas",), (2, 3)))
 
 
 def test_threads_do_not_change_a_bit():

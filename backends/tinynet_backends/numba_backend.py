@@ -99,11 +99,15 @@ class NumbaBackend(NumpyBackend):
 
     def _sum_rows(self, x: Array, out: Array) -> None:
         """``out[...] = x.sum(-2)``, of one network or of many."""
-        (*many, n, o), parts = x.shape, self._parts(x.size)
+        (*many, n, o), parts, blocks = x.shape, self._parts(x.size), products.blocks(x.shape[-2])
         if many:
             words = *x.shape, x, out, out.strides[0]
             self._run(kernels.columns_of_each, x.dtype, min(parts, len(x)), *words, rows=len(x))
         elif x.flags.c_contiguous:
+            if x.size >= 2 * GRAIN and not n % blocks:  # a core adds up the rows that it wrote; sizes alone decide
+                sums = self.empty((blocks, o), x.dtype)
+                self._sum_rows(x.reshape(blocks, -1, o), sums)
+                x, n, parts = sums, blocks, 1
             self._run(kernels.column_sums, x.dtype, min(parts, max(1, o // 16)), n, o, x, out)
         else:
             self._do(np.add.reduce, x, 0, None, out)
@@ -116,23 +120,43 @@ class NumbaBackend(NumpyBackend):
             self._do(np.matmul, a, b, c)
             if bias is not None:
                 self._do(np.add, c, bias[..., None, :], c)
-        elif blas is not None and (min(m, n) <= _FEW or not program.tiles()):
+        elif c.ndim == 3 or not self._apart(a, b, c, bias):
+            self._by_library_or_tiles(a, b, c, bias, networks=c.ndim == 3)
+
+    def _apart(self, a: Array, b: Array, c: Array, bias: Array | None) -> bool:
+        """A product whose terms are added up in blocks apart, if that pays: see `products.apart`."""
+        (m, k), n, blocks, turned = a.shape, b.shape[1], products.blocks(a.shape[1]), _dense(a.mT)
+        dense = (turned or _dense(a)) and _dense(b) and _dense(c)
+        if not dense or self._cores < 2 or not products.apart(m, n, k, turned):
+            return False
+        sums = self.empty((blocks, m, n), c.dtype)
+        a = a.mT.reshape(blocks, -1, m).mT if turned else a.reshape(m, blocks, -1).swapaxes(0, 1)
+        self._by_library_or_tiles(a, b.reshape(blocks, -1, n), sums, None, networks=False)
+        self._run(
+            kernels.add_up, c.dtype, min(self._parts(sums.size), m), *sums.shape, sums, c, 0 if bias is None else bias
+        )
+        return True
+
+    def _by_library_or_tiles(self, a: Array, b: Array, c: Array, bias: Array | None, networks: bool) -> None:
+        """``c[...] = a @ b + bias``, one product or several, ``networks``' or blocks of terms."""
+        blas, few = program.library(), min(c.shape[-2:]) <= _FEW
+        if blas is not None and (few or not program.tiles()):
             self._by_blas(blas.gemm[c.dtype], a, b, c, bias)
         else:
-            self._by_tiles(a, b, c, bias)
+            self._by_tiles(a, b, c, bias, networks)
 
-    def _by_tiles(self, a: Array, b: Array, c: Array, bias: Array | None) -> None:
+    def _by_tiles(self, a: Array, b: Array, c: Array, bias: Array | None, networks: bool) -> None:
         (m, k), n, size, count = a.shape[-2:], b.shape[-1], c.itemsize, len(c) if c.ndim == 3 else 1
-        rows = len(c) if c.ndim == 3 else 0
+        rows = len(c) if networks else 0
         (layout, ldb), shape = _layout(b), products.panels(n, size)
         apart = [array.strides[0] if array is not None and count > 1 else 0 for array in (a, b, c, bias)]
         if layout == kernels.TRANSPOSED or products.pays(m, ldb * size):
             room, parts = products.packed(n, k, size), min(self._parts(count * k * n), count * shape[1])
-            panels = self.empty((count, room), c.dtype) if rows else self._room(room, c.dtype)
+            panels = self.empty((count, room), c.dtype) if networks else self._room(count * room, c.dtype)
             turned = layout == kernels.TRANSPOSED
             self._run(products.pack, c.dtype, parts, count, apart[1], k, n, b, ldb, turned, panels, *shape, rows=rows)
             b, ldb, apart[1] = panels, 0, room * size
-        grid = products.grid(count, m, n, k, size, self._cores)
+        grid = products.grid(count, m, n, k, size, self._cores, networks)
         down, right, ldc = (stride // size for stride in (*a.strides[-2:], c.strides[-2]))
         words = count, *apart, m, n, k, a, down, right, b, ldb, c, ldc, 0 if bias is None else bias
         self._run(products.product, c.dtype, prod(grid), *words, *shape, *grid[1:], rows=rows)

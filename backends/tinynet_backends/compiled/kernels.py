@@ -111,6 +111,27 @@ def column_sums(real: Any) -> Body:
     return kernel
 
 
+def add_up(real: Any) -> Body:
+    """[blocks, m, n, x, out, bias]: ``out = x.sum(0) + bias`` of x (blocks, m, n), block to block."""
+    size = real.bitwidth // 8
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        blocks, m, n, bias = w[0], w[1], w[2], pointer(real, w[5])
+        low, high = share(m, part, parts, 1)
+        for row in range(low, high):
+            out = pointer(real, w[4] + row * n * size)
+            for block in range(blocks):
+                x = pointer(real, w[3] + (block * m + row) * n * size)
+                for j in range(n):
+                    out[j] = x[j] if block == 0 else out[j] + x[j]
+            if w[5] != 0:
+                for j in range(n):
+                    out[j] += bias[j]
+
+    return kernel
+
+
 def columns_of_each(real: Any) -> Body:
     """[count, n, o, x, out, step]: ``out = x.sum(1)`` of x (count, n, o), its rows ``step`` bytes apart."""
     size = real.bitwidth // 8

@@ -1,8 +1,10 @@
 """The compiled loops: over the records of a program, and over parts of another thread's records.
 
-The pool is 64 words that threads share. Its first word is the ticket, the number of parts of the record in work above and
-the number of the next part below, so that one atomic addition claims a part; another word counts those that are done, and
-one says whether a program is running: a helper may then have nothing to do for a while, and must not fall asleep.
+The pool is words that threads share. Each thread has a ticket: the end of the parts of the record in work that are its own,
+above, and the next of them, below, so that one atomic addition claims a part. They lie side by side, and are the same
+share of each record's parts, so that a thread finds in its core's cache what it wrote; one that has done its own takes
+others'. Another word counts the parts that are done, one the records so far, and one says whether a program is running:
+a helper may then have nothing to do for a while, and must not fall asleep.
 """
 
 from __future__ import annotations
@@ -10,26 +12,46 @@ from __future__ import annotations
 from numba import njit, types
 from tinynet_backends.compiled.intrinsics import call, fetch_add, load, pause, pointer, store
 
-POOL = 64
 # words of the pool; those that several threads write have cache lines of their own
-_DONE, _KERNEL, _ARGS, RUNNING = 8, 16, 17, 24
+_LINE = 8
+THREADS, _KERNEL, _ARGS, _PARTS, _OWNERS, _RECORD, _DONE, RUNNING, _TICKETS = 0, 1, 2, 3, 4, 8, 16, 24, 32
 HEAD, SIZE, STEPS, TABLE = 7, 4, 5, 6  # words before the moves of a chain, and three of them
 
 
+def pool_size(threads: int) -> int:
+    """The words of a pool for so many threads."""
+    return _TICKETS + _LINE * threads
+
+
 @njit
-def _work(pool):  # type: ignore[no-untyped-def]
-    """Do a part, if one is left. The ticket holds the number of parts above, the next one below."""
-    ticket = load(pool)
-    if (ticket & 0xFFFFFFFF) >= (ticket >> 32):
-        return False
-    ticket = fetch_add(pool, 1)
-    part, parts = ticket & 0xFFFFFFFF, ticket >> 32
-    if part >= parts:
-        return False
+def _share_out(pool, kernel, args, parts):  # type: ignore[no-untyped-def]
+    """Give the parts of a record to the threads; the first ones have one more if they cannot have the same number."""
     words = pointer(types.int64, pool)
-    call(words[_KERNEL], words[_ARGS], part, parts)
-    fetch_add(pool + 8 * _DONE, 1)
-    return True
+    threads = words[THREADS]
+    words[_KERNEL], words[_ARGS], words[_PARTS], words[_OWNERS] = kernel, args, parts, min(threads, parts)
+    store(pool + 8 * _DONE, 0)
+    first = 0
+    for thread in range(min(threads, parts)):
+        end = first + parts // threads + (thread < parts % threads)
+        store(pool + 8 * (_TICKETS + _LINE * thread), end << 32 | first)
+        first = end
+    store(pool + 8 * _RECORD, words[_RECORD] + 1)
+
+
+@njit
+def _work(pool, thread):  # type: ignore[no-untyped-def]
+    """Do the parts of a thread, then those of others that are left."""
+    words = pointer(types.int64, pool)
+    owners = words[_OWNERS]
+    for i in range(owners):
+        ticket = pool + 8 * (_TICKETS + _LINE * ((thread + i) % owners))
+        claim = load(ticket)
+        while (claim & 0xFFFFFFFF) < (claim >> 32):
+            claim = fetch_add(ticket, 1)
+            part = claim & 0xFFFFFFFF
+            if part < (claim >> 32):
+                call(words[_KERNEL], words[_ARGS], part, words[_PARTS])
+                fetch_add(pool + 8 * _DONE, 1)
 
 
 def chain(at, part, parts):  # type: ignore[no-untyped-def]
@@ -91,13 +113,8 @@ def run(first, last, pool):  # type: ignore[no-untyped-def]
             for part in range(parts):
                 call(kernel, place + 24, part, parts)
         else:
-            words = pointer(types.int64, pool)
-            words[_KERNEL] = kernel
-            words[_ARGS] = place + 24
-            store(pool + 8 * _DONE, 0)
-            store(pool, parts << 32)
-            while _work(pool):
-                pass
+            _share_out(pool, kernel, place + 24, parts)
+            _work(pool, 0)
             while load(pool + 8 * _DONE) < parts:
                 pause()
         place += 8 * record[0]
@@ -105,10 +122,13 @@ def run(first, last, pool):  # type: ignore[no-untyped-def]
         store(pool + 8 * RUNNING, 0)
 
 
-def assist(pool, spins):  # type: ignore[no-untyped-def]
-    idle = 0
+def assist(pool, thread, spins):  # type: ignore[no-untyped-def]
+    idle, seen = 0, -1
     while idle < spins:
-        if _work(pool):
+        record = load(pool + 8 * _RECORD)
+        if record != seen:
+            seen = record
+            _work(pool, thread)
             idle = 0
         else:
             if load(pool + 8 * RUNNING) == 0:

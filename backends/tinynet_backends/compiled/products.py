@@ -1,7 +1,7 @@
 """Matrix products of our own: tiles that fill the registers, of operands as they lie or of panels laid out for them.
 
-A product is added up in the order of its sum, `DEPTH` terms at a time, with one rounding for a multiplication and an addition:
-its bits do not depend on how it is divided.
+A product is added up in the order of its sum, in blocks of as many terms, with one rounding for a multiplication and an
+addition, and then block to block: its bits do not depend on how it is divided.
 (Tiles, panels and blocks for a cache are those of Goto and van de Geijn, Anatomy of high-performance matrix multiplication, 2008.)
 """
 
@@ -14,9 +14,26 @@ from tinynet_backends.compiled.intrinsics import pointer
 from tinynet_backends.compiled.kernels import Body, share
 from tinynet_backends.compiled.tiles import BITS, PANEL, ROWS, copy_vector, tile, transpose
 
-DEPTH = 256  # terms that are added up in registers
+DEPTH = 256  # terms that are added up in registers, at most
 _BLOCK = 5  # panels whose rows stay in a core's cache together
 _FLOPS = 2**19  # multiplications that are worth a part: about 10 us, since a core must fetch what another wrote
+_MOVED = 2**16  # numbers, written or fetched from another core, that take about as long
+
+
+def blocks(k: int) -> int:
+    """The number of blocks of k terms; all but the last have as many."""
+    return -(-k // DEPTH)
+
+
+def apart(m: int, n: int, k: int, turned: bool) -> bool:
+    """Whether to keep the sums of blocks (blocks, m, n) apart and add them up afterwards, on several cores.
+
+    A core then needs the terms of its blocks only, which it has mostly written itself: rows whose gradients are added up,
+    where a is ``turned``, or the weights b of a wide layer. Else it needs the others' too, and takes from them the cache lines
+    of its own whenever it writes there again. That pays if what is not fetched is more than the sums.
+    """
+    spared = k * (m + n) // 2 if turned else k * n * (m <= n)
+    return blocks(k) > 1 and not k % blocks(k) and max(blocks(k) * m * n, _MOVED) <= spared
 
 
 def panels(n: int, size: int) -> tuple[int, int]:
@@ -35,15 +52,20 @@ def pays(m: int, step: int) -> bool:
     return step >= 4096 and m >= 256
 
 
-def grid(count: int, m: int, n: int, k: int, size: int, cores: int) -> tuple[int, int, int]:
+def grid(count: int, m: int, n: int, k: int, size: int, cores: int, whole: bool) -> tuple[int, int, int]:
     """Into how many groups ``count`` products are divided, and each of them down and across; it follows from sizes and cores.
 
-    Across only where rows do not suffice: cores that write side by side take cache lines from each other.
+    Several stay ``whole`` if they are those of networks. Across only where rows do not suffice: cores that write side by
+    side take cache lines from each other.
     """
     vectors, columns = panels(n, size)
-    wanted = min(4 * cores, count * m * k * vectors * (BITS // 8 // size) // _FLOPS)
-    if wanted < 2 or count > 1:
-        return max(1, min(count, wanted)), 1, 1
+    multiplications, numbers = count * m * k * vectors * (BITS // 8 // size), count * m * n
+    wanted = min(4 * cores, max(multiplications // _FLOPS, numbers // _MOVED))
+    groups = max(1, min(count, wanted))
+    if wanted < 2 or (count > 1 and whole):
+        return groups, 1, 1
+    if count > 1:
+        return groups, min(-(-m // ROWS), -(-wanted // groups)), 1
     down = min(-(-m // ROWS), -(-wanted // cores) * cores)
     return 1, down, min(columns, -(-min(wanted, cores) // down))
 
@@ -97,10 +119,12 @@ def product(real: Any) -> Body:
         first, last = share(w[0], part // each, parts // each, 1)
         top, bottom = share(m, part % each // wide, tall, ROWS)
         left, end = share(panels, part % wide, wide, 1)
+        blocks = -(-k // DEPTH)
+        most = -(-k // blocks)
         for number in range(first, last):
             a, b, c = w[8] + number * w[1], w[11] + number * w[2], w[13] + number * w[3]
-            for begin in range(0, k, DEPTH):
-                depth = min(DEPTH, k - begin)
+            for begin in range(0, k, most):
+                depth = min(most, k - begin)
                 bias = w[15] + number * w[4] if (w[15] != 0) & (begin + depth == k) else 0
                 for block in range(left, end, _BLOCK):
                     for row in range(top, bottom, ROWS):

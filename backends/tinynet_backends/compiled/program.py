@@ -25,7 +25,7 @@ from tinynet_backends.compiled.cached import compiled
 from tinynet_backends.compiled.tiles import available
 from tinynet_backends.replay import Replay, offset_of, whole_of
 
-KERNEL, _ASSIST = types.void(*[types.int64] * 3), types.void(*[types.int64] * 2)
+KERNEL = _ASSIST = types.void(*[types.int64] * 3)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
 TURNS = 4  # parts of a chain for each core: one that is slower, or has something else to do, does fewer of them
 _EARLY, _EVERY = 16, 2048  # steps from the first trial without helpers to the second; twice as many to each further one
@@ -406,7 +406,7 @@ class Machine:
         self.run = ctypes.CFUNCTYPE(None, word, word, word)(self._compiled[0].address or 0)
         self._kernels = compiled(KERNEL, loop.chain), compiled(KERNEL, loop.each)
         self.chain, self.each = (int(kernel.address or 0) for kernel in self._kernels)
-        self._help = ctypes.CFUNCTYPE(None, word, word)(self._compiled[1].address or 0)
+        self._help = ctypes.CFUNCTYPE(None, word, word, word)(self._compiled[1].address or 0)
         self.tiles = available()
         self.blas = blas.find()
         self.cores = self.blas.threads() if self.blas else (os.cpu_count() or 1)
@@ -416,7 +416,8 @@ class Machine:
 
     def _fresh(self) -> None:
         """No helpers: a child process has none of its parent's threads."""
-        self._pool = np.zeros(loop.POOL, np.int64)
+        self._pool = np.zeros(loop.pool_size(self.cores), np.int64)
+        self._pool[loop.THREADS] = self.cores
         self._address = self._pool.ctypes.data
         # the first one's owner gets it again: it may still have it from a call that Ctrl-C ended
         self._busy, self._wake, self._counting = threading.RLock(), threading.Semaphore(0), threading.Lock()
@@ -437,7 +438,8 @@ class Machine:
         try:
             while self._helpers < self.cores - 1:
                 self._helpers += 1
-                threading.Thread(target=_helper, args=(weakref.ref(self),), name="tinynet-helper", daemon=True).start()
+                args = weakref.ref(self), self._helpers
+                threading.Thread(target=_helper, args=args, name="tinynet-helper", daemon=True).start()
             self._pool[loop.RUNNING] = 1  # before it is asked who sleeps: whoever is about to looks at it
             with self._counting:
                 woken = min(self._asleep, allowed - 1)
@@ -449,13 +451,13 @@ class Machine:
             self._busy.release()
 
 
-def _helper(machine: weakref.ref[Machine]) -> None:
+def _helper(machine: weakref.ref[Machine], number: int) -> None:
     helped = machine()
     if helped is None:
         return
     pool, wake, work = helped._pool, helped._wake, helped._help  # this process's, whatever a child of it does
     while True:
-        work(pool.ctypes.data, _SPINS)
+        work(pool.ctypes.data, number, _SPINS)
         with helped._counting:
             if pool[loop.RUNNING]:
                 continue
