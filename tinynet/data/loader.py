@@ -15,7 +15,7 @@ from tinynet.data.sources import as_dataset
 
 Feed = Callable[[Sequence[Any]], list[Any]]
 Chunk = tuple[int, int, Batch]  # its first step, how many steps it has, and the batches of all, one after another
-LARGEST_CHUNK = 2**21  # numbers in a chunk, at most, on the host
+LARGEST_CHUNK = 2**22  # numbers in a chunk, at most, on the host
 LARGEST_ON_DEVICE = 2**23  # of one that a device makes: the host needs the time to queue the steps
 _MOST = 64  # steps in a chunk, at most: it costs some 150 us, whatever is in it
 

@@ -65,6 +65,8 @@ class Shuffled:
         return repr(self)
 
     def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
+        if stop - start >= _CHUNK:
+            return self._permuted(range(start, stop), epoch, host)
         parts = []
         while start < stop:
             number = start // _CHUNK
