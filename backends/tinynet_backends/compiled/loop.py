@@ -15,6 +15,7 @@ from tinynet_backends.compiled.intrinsics import call, fetch_add, load, pause, p
 # words of the pool; those that several threads write have cache lines of their own
 _LINE = 8
 THREADS, _KERNEL, _ARGS, _PARTS, _OWNERS, _RECORD, _DONE, RUNNING, _TICKETS = 0, 1, 2, 3, 4, 8, 16, 24, 32
+_PATIENCE = 32  # turns of about 40 ns
 HEAD, SIZE, STEPS, TABLE = 7, 4, 5, 6  # words before the moves of a chain, and three of them
 
 
@@ -40,9 +41,13 @@ def _share_out(pool, kernel, args, parts):  # type: ignore[no-untyped-def]
 
 @njit
 def _work(pool, thread):  # type: ignore[no-untyped-def]
-    """Do the parts of a thread, then those of others that are left."""
+    """Do the parts of a thread, then those of others that are left; one without any lets their owners begin."""
     words = pointer(types.int64, pool)
     owners = words[_OWNERS]
+    if thread >= owners:
+        for _ in range(_PATIENCE):
+            pause()
+        owners = words[_OWNERS]
     for i in range(owners):
         ticket = pool + 8 * (_TICKETS + _LINE * ((thread + i) % owners))
         claim = load(ticket)
