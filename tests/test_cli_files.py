@@ -429,6 +429,20 @@ def test_predictions_are_the_model_s(file, out, rows, run, capsysbinary):
     np.testing.assert_array_equal(got.astype(np.float32), p)
 
 
+@pytest.mark.parametrize("file", ["t.npz", "c.npz"])
+def test_rows_of_an_archive_leave_no_scratch_files(file, rows, run, monkeypatch, tmp_path_factory):
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    pieces = inputs.inputs(file, (3,))
+    next(pieces)
+    assert [f.name for f in scratch.rglob("*.bin")] == ["X.bin"] * (file == "c.npz")
+    next(pieces)
+    del pieces  # not read to its end
+    assert os.listdir(scratch) == []
+    assert main(["predict", str(run), file, "--backend", "numpy", "--out", "p.csv"]) == 0
+    assert os.listdir(scratch) == []
+
+
 def test_csv_on_a_pipe(rows, run, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("t.csv").read_bytes())))
     assert main(["predict", str(run), "-", "--backend", "numpy"]) == 0

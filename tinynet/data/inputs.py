@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from tinynet.data import tables
 from tinynet.data.array_files import data_sets, npy_array, npz_arrays
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape
-from tinynet.data.mapped import reading, scratch_folder
+from tinynet.data.mapped import reading
 from tinynet.data.sources import KINDS, TABLES
 from tinynet.errors import DataFileError
 
@@ -118,8 +119,10 @@ def _of_arrays(path: Path, suffix: str, shape: Shape) -> Iterator[Array]:
     if suffix == ".npy":
         yield from _pieces(path, npy_array(path), shape)
     elif suffix == ".npz":
-        with scratch_folder() as scratch, zipfile.ZipFile(path) as z:
-            yield from _pieces(path, npz_arrays(path, z, scratch, ("X",))["X"], shape)
+        # where open files cannot be deleted, the map may outlive the folder's end: what is left then is the system's
+        temporary = tempfile.TemporaryDirectory(prefix="tinynet-", ignore_cleanup_errors=True)
+        with temporary as scratch, zipfile.ZipFile(path) as z:
+            yield from _pieces(path, npz_arrays(path, z, Path(scratch), ("X",))["X"], shape)
     else:
         import h5py
 

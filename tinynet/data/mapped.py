@@ -73,7 +73,7 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder to decode a file into, deleted if that fails."""
+    """A folder to decode a file into, deleted if that fails; else it is the data set's (`MappedFile`)."""
     folder = Path(tempfile.mkdtemp(prefix="tinynet-"))
     try:
         yield folder
