@@ -106,6 +106,17 @@ def test_hdf5_as_h5py_saves_it(kind, tmp_path, monkeypatch):
     assert (Path(data.x.base.filename) == tmp_path / "d.h5") == (kind != "chunked")
 
 
+def test_an_array_in_another_file_of_hdf5(tmp_path):
+    """What the other file has at that place is mapped, not what this one has."""
+    h5py = pytest.importorskip("h5py", reason="the format needs it")
+    with h5py.File(tmp_path / "x.h5", "w") as f:
+        f["a"] = X
+    with h5py.File(tmp_path / "d.h5", "w") as f:
+        f["X"], f["y"] = h5py.ExternalLink("x.h5", "a"), Y
+        f["more"] = np.ones(2000)
+    np.testing.assert_array_equal(parts(D.read(tmp_path / "d.h5"), range(50))[0], X)
+
+
 def test_labels_of_a_floating_type(tmp_path):
     """Numbers, unless the task says otherwise; then they must be whole."""
     np.save(tmp_path / "d.npy", np.column_stack([X, Y]))
@@ -436,6 +447,11 @@ def test_missing_files_and_loops_are_the_system_s_errors(tmp_path):
     for name in ("missing.npy", "loop.npy"):
         with pytest.raises(OSError, match=name):
             D.read(tmp_path / name)
+    np.save(tmp_path / "x.npy", X)
+    with pytest.raises(OSError, match=r"missing\.npy"):
+        D.read(tmp_path / "x.npy", target=tmp_path / "missing.npy")
+    with pytest.raises(tn.DataFileError, match=r"not a regular file$"):
+        D.read(tmp_path / "x.npy", target=tmp_path)  # a pipe would be waited for
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -69,6 +70,12 @@ def reading(path: Path) -> Iterator[None]:
         if isinstance(e, OSError) and e.filename is not None:
             raise
         raise DataFileError(f"{path}: cannot be read: {first_line(e)}") from None
+
+
+def demand_regular(path: Path) -> None:
+    """DataFileError for a folder, or a pipe or device, of which reading might not end; OSError if there is nothing."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DataFileError(f"{path}: not a regular file")
 
 
 @contextmanager

@@ -7,7 +7,6 @@ as the data set.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
@@ -23,7 +22,7 @@ from tinynet.data.class_labels import recode, sorted_names
 from tinynet.data.columns import Columns
 from tinynet.data.concatenated import Concatenated, class_names
 from tinynet.data.dataset import Dataset
-from tinynet.data.mapped import MappedFile, reading
+from tinynet.data.mapped import MappedFile, demand_regular, reading
 from tinynet.data.table_files import read_csv, read_parquet
 from tinynet.data.tables import TASKS, Request
 from tinynet.errors import DataFileError
@@ -139,8 +138,7 @@ def _read(path: Path, request: Request) -> Dataset:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataFileError(f"{path}: unknown kind of file: choose from {', '.join(_READERS)}")
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise DataFileError(f"{path}: not a regular file")
+    demand_regular(path)
     if (request.features is not None or request.exclude) and path.suffix.lower() not in TABLES:
         raise DataFileError(f"{path}: its columns have no names: features and exclude are for {checks.listed(TABLES)}")
     with reading(path):
