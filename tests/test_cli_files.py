@@ -283,6 +283,8 @@ def test_columns_that_are_used(tmp_path):
         assert str(e.value) == said
     with pytest.raises(TypeError, match="exclude 'id' is one name: give a list of names"):
         tn.data.read("t.csv", exclude="id")
+    with pytest.raises(TypeError, match="columns 'a' are not Columns: give those of a model"):
+        tn.data.read("t.csv", columns="a")
 
 
 def test_parts_of_a_table(tmp_path, capsys):
@@ -510,7 +512,7 @@ def test_evaluate(rows, run, capsys):
     last = json.loads((run / "history.jsonl").read_text().splitlines()[-1])
     assert float(said["loss"]) == pytest.approx(last["val_loss"], rel=1e-4)
     assert float(said["accuracy"]) == pytest.approx(last["val_accuracy"], rel=1e-5)
-    assert main(["evaluate", str(run / "model.safetensors"), "--data", "t.csv", "--metrics", "f1,accuracy"]) == 0
+    assert main(["evaluate", str(run / "model.safetensors"), "--data", "t.csv", "--metrics", "f1, accuracy"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["loss", "f1", "accuracy"]
 
 
@@ -751,7 +753,8 @@ def test_columns_that_are_no_numbers_are_named_at_once(capsys):
 @pytest.mark.parametrize("decimal", ".,")
 def test_delimiters_and_decimal_signs(delimiter, decimal):
     """As pandas reads them; between other delimiters than semicolons a comma is no decimal sign."""
-    rows = [["a", "b", "y"], ["1", "true", "0.5"], ["-2.25", "false", "3"], ["1e3", "true", "12.75"]]
+    name = '"a;b;c;d"' if delimiter == "," else '"a,b,c,d"'  # what is in quotes does not count
+    rows = [[name, "b", "y"], ["1", "true", "0.5"], ["-2.25", "false", "3"], ["1e3", "true", "12.75"]]
     lines = [delimiter.join(cell.replace(".", decimal) for cell in row) for row in rows]
     put("d.csv", "\n".join(lines))
     if decimal == "," and delimiter != ";":
@@ -796,6 +799,32 @@ def test_text_is_text_however_arrow_stores_it(kind):
 
     parquet.write_table(pa.table({"a": [0.0, 1.0], "y": pa.array(["x", "z"], getattr(pa, kind)())}), "d.parquet")
     assert tn.data.read("d.parquet").columns.classes == ("x", "z")
+
+
+def test_what_is_no_class_in_a_parquet_file():
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    said = {
+        "1": "column 'y' has no value in row 1: fill or drop it",
+        "2": "is not numeric: exclude it, or make it numbers",
+    }
+    for number, y in (("1", [0.0, float("nan")]), ("2", [[0.0], [1.0]])):
+        parquet.write_table(pa.table({"a": [0.0, 1.0], "y": y}), "d.parquet")
+        with pytest.raises(tn.DataFileError, match=f"{said[number]}$"):
+            tn.data.read("d.parquet", task="classification")
+
+
+def test_a_target_that_is_not_what_its_first_rows_are():
+    whole = "a,y\n" + "1,2\n" * 300_000
+    for last in ("1.5", "x"):
+        put("d.csv", f"{whole}1,{last}\n")
+        with pytest.raises(tn.DataFileError) as e:
+            tn.data.read("d.csv")
+        assert str(e.value) == (
+            f"d.csv: column 'y' has {last!r} in row 300000, which is no value like those before: fix or drop it, or say "
+            "what the task is"
+        )
 
 
 def test_an_index_of_pandas_is_no_feature():
@@ -1108,6 +1137,28 @@ def test_mistakes_in_weights_and_metrics_leave_no_folder(argv, said, capsys):
     put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))
     assert mistake(capsys, "train", "--data", "d.csv", "--out", "r", *argv) == said
     assert os.listdir() == ["d.csv"]
+
+
+def test_a_mistake_found_late_leaves_no_folder(capsys):
+    put("d.csv", "a,weight,y\n" + "".join(f"{number},{number // 19},{number % 2}\n" for number in range(20)))
+    assert main(["train", "--data", "d.csv", "--out", "r", "--seed", "3", "--quiet"]) == 2  # the last one is held out
+    said = capsys.readouterr().err
+    assert said == "tinynet: error: all 16 samples have weight 0: give at least one a positive weight\n"
+    assert os.listdir() == ["d.csv"]
+
+
+@pytest.mark.parametrize(("large", "task"), [("a", "classification"), ("a", "regression"), ("y", "regression")])
+def test_numbers_too_large_for_the_dtype(large, task, capsys, no_picture):
+    """Features became infinite, and the loss with them; targets made a model that could not be loaded."""
+    cell = {"a": "1", "y": "1", large: "1e39"}
+    put("d.csv", "a,y\n" + "".join(f"{cell['a']},{number % 2 * float(cell['y']):g}\n" for number in range(20)))
+    argv = ["train", "--data", "d.csv", "--task", task, "--out", "r", "--quiet", "--epochs", "1", "--backend", "numpy"]
+    said = mistake(capsys, *argv).removeprefix(os.path.abspath("d.csv"))
+    what, row = ("X", 0) if large == "a" else ("y", 1)
+    assert said == f": {what} has a value too large for float32, first in row {row}: scale it, or take dtype='float64'"
+    assert os.listdir() == ["d.csv"]
+    assert main([*argv, "--dtype", "float64"]) == 0
+    assert main(["predict", "r", "d.csv"]) == 0
 
 
 def test_whole_numbers_may_be_classes_or_numbers(capsys, no_picture):

@@ -342,6 +342,8 @@ def test_a_column_against_a_vector():
         (np.array([["a", "b", "c", "d"]]), "X of dtype <U1 is not numeric: give real or whole numbers"),
         (X + 1j, "X of dtype complex128 is not numeric: give real or whole numbers"),
         ([[1, 2], [3]], "X is not an array: its rows differ in length"),
+        ({"a": 1}, "X is a dict, not an array: give an array or a list"),
+        ((row for row in X), "X is a generator, not an array: give an array or a list"),
         (tn.data.Moons(5), "samples of shape (2,) do not fit the model: expected (4,)"),
     ],
 )
@@ -357,6 +359,10 @@ def test_bad_inputs_to_predict(x, said):
         (
             (("u", "w", "v", "x"), ("kind",), tuple("abc")),
             "feature 1 of the table is 'w', and that of the training data 'v'",
+        ),
+        (
+            (("u", "V", "w", "x"), ("kind",), tuple("abc")),
+            "feature 1 of the table is 'V', and that of the training data 'v': name it 'v'",
         ),
         ((tuple("uvwx"), ("sort",), ("b", "c")), "class 0 of the table is 'b', and that of the training data 'a'"),
         ((tuple("uvwx"), ("sort",), ("a", "b")), ""),
@@ -382,7 +388,8 @@ def test_a_table_is_numbered_as_the_training_data(columns, said):
             continue
         with pytest.raises(ValueError) as e:
             use()
-        assert str(e.value) == f"{said}: data.read(path, columns=model.columns) numbers them as there"
+        in_order = "" if "name it" in said else ": data.read(path, columns=model.columns) numbers them as there"
+        assert str(e.value) == said + in_order
     if said.startswith("class"):
         model.predict(other)
 
@@ -546,6 +553,7 @@ def test_libraries_are_not_mixed():
             "y is a masked array, and no value can be missing: give y.filled(…)",
         ),
         (lambda: made().fit((X, [[1], [1, 2]])), "y is not an array: its rows differ in length"),
+        (lambda: made().fit((X, X[:, :0])), "y (30, 0) has no columns: give at least one"),
         (lambda: made().evaluate((X, LABELS)), "the model has no loss yet: fit it, or give evaluate(loss=…)"),
         (
             lambda: made().fit(X),

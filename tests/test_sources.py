@@ -1,6 +1,7 @@
 """Files and iterators: what is read is what was written, at any order, in bounded memory; bad files are one line."""
 
 import csv
+import errno
 import gc
 import os
 import struct
@@ -106,6 +107,17 @@ def test_hdf5_as_h5py_saves_it(kind, tmp_path, monkeypatch):
     assert (Path(data.x.base.filename) == tmp_path / "d.h5") == (kind != "chunked")
 
 
+def test_an_array_in_another_file_of_hdf5(tmp_path):
+    """What the other file has at that place is mapped, not what this one has."""
+    h5py = pytest.importorskip("h5py", reason="the format needs it")
+    with h5py.File(tmp_path / "x.h5", "w") as f:
+        f["a"] = X
+    with h5py.File(tmp_path / "d.h5", "w") as f:
+        f["X"], f["y"] = h5py.ExternalLink("x.h5", "a"), Y
+        f["more"] = np.ones(2000)
+    np.testing.assert_array_equal(parts(D.read(tmp_path / "d.h5"), range(50))[0], X)
+
+
 def test_labels_of_a_floating_type(tmp_path):
     """Numbers, unless the task says otherwise; then they must be whole."""
     np.save(tmp_path / "d.npy", np.column_stack([X, Y]))
@@ -148,6 +160,10 @@ def test_tables_with_columns_of_all_kinds(tmp_path):
     data = D.read(tmp_path / "d.parquet")
     assert data.x.dtype == np.float64
     np.testing.assert_array_equal(parts(data, range(50))[0][:, 3], columns["i"])
+    columns["price"] = pa.array(X[:, 1]).cast(pa.decimal128(30, 20), safe=False)  # as databases have it
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    for found in (D.read(tmp_path / "d.parquet").x[:, -1], D.read(tmp_path / "d.parquet", target="price").y[:, 0]):
+        np.testing.assert_allclose(found, X[:, 1], rtol=1e-15)
 
 
 def test_csv_as_people_write_it(tmp_path):
@@ -220,6 +236,41 @@ def test_scratch_files_go_with_the_data_set(tmp_path, monkeypatch):
     with pytest.raises(tn.DataFileError):
         D.read(tmp_path / "d.npz")
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".csv", ".parquet"])
+def test_a_disk_without_room_for_scratch_files(suffix, tmp_path, monkeypatch):
+    """It was the data file that could not be read."""
+    need(suffix)
+    resource = pytest.importorskip("resource", reason="limits are POSIX")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    path = tmp_path / f"d{suffix}"
+    if suffix == ".npz":
+        np.savez_compressed(path, X=np.zeros((5000, 3)), y=np.zeros(5000))
+    elif suffix == ".h5":
+        with __import__("h5py").File(path, "w") as f:
+            f.create_dataset("X", data=np.zeros((5000, 3)), compression="gzip")
+            f["y"] = np.zeros(5000)
+    else:
+        D.write(D.Moons(5000), path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError) as e:
+            D.read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert e.value.filename == str(scratch)
+    assert e.value.strerror == f"{os.strerror(errno.EFBIG)}: set TMPDIR to a folder on a larger disk"
+    assert list(scratch.iterdir()) == []
+
+
+def test_sample_weights_are_not_left_out_in_silence(tmp_path):
+    with pytest.raises(ValueError, match="sample weights are not written: numpy"):
+        D.write(tn.Arrays(X, Y, W), tmp_path / "d.npz")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -436,6 +487,11 @@ def test_missing_files_and_loops_are_the_system_s_errors(tmp_path):
     for name in ("missing.npy", "loop.npy"):
         with pytest.raises(OSError, match=name):
             D.read(tmp_path / name)
+    np.save(tmp_path / "x.npy", X)
+    with pytest.raises(OSError, match=r"missing\.npy"):
+        D.read(tmp_path / "x.npy", target=tmp_path / "missing.npy")
+    with pytest.raises(tn.DataFileError, match=r"not a regular file$"):
+        D.read(tmp_path / "x.npy", target=tmp_path)  # a pipe would be waited for
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
@@ -571,6 +627,8 @@ def drain(batches, steps):
         (lambda: D.Batches(some()), "an iterator has no length: say how many steps an epoch has, Batches(source, steps=…)"),
         (lambda: D.Batches(iter([]), steps=2), "the source of batches is empty: give at least one"),
         (lambda: D.Batches(some(), steps=0), "Batches steps 0 is not a positive whole number"),
+        (lambda: drain(D.Batches([(X, Y), (X * np.inf, Y)]), range(2)),
+         "batch 1: X has a value that is NaN or infinite: first in row 0"),
         (lambda: D.Batches([3]), "a batch is (x, y) or (x, y, weight), not int"),
         (lambda: drain(D.Batches(some(), steps=9), range(9)),
          "the source of batches ended after 6, and an epoch has 9: say how many with steps=…"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         print(_about(data, training, validation))
 
     start = perf_counter()
-    with _signals(checkpoints), _one_line_warnings():
+    with _signals(checkpoints), _one_line_warnings(), nullcontext() if args.resume else _no_litter(folder, checkpoints):
         history = fit(
             model, training, validation=validation, checkpoint=checkpoints, resume=bool(args.resume),
             progress=not args.quiet, **options,
@@ -174,6 +175,17 @@ def _one_line_warnings() -> Iterator[None]:
 
 
 @contextmanager
+def _no_litter(folder: Path, checkpoints: Checkpoints) -> Iterator[None]:
+    """Inside, a mistake that is found before anything is saved removes the new run folder."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, MemoryError):
+        if not any(checkpoints.folder.glob("*")):
+            shutil.rmtree(folder)
+        raise
+
+
+@contextmanager
 def _signals(checkpoints: Checkpoints) -> Iterator[None]:
     """Inside, the first SIGINT or SIGTERM asks the run to stop after its step; a second one kills the process."""
 
@@ -197,13 +209,15 @@ def _config(args: argparse.Namespace) -> Config:
     path = args.config
     if path is None and args.data and len(args.data) > 1 and args.data[-1].endswith(".toml"):
         path = args.data.pop()  # --data takes everything that follows it
-    if args.resume:
-        if path:
+    if args.resume is not None:
+        if path is not None:
             raise ValueError(f"{path} and --resume {args.resume} are two configs: give one of them")
+        if args.out is not None:
+            raise ValueError(f"--out {args.out} and --resume {args.resume} are two run folders: give one of them")
         path = Path(args.resume) / "config.toml"
-    if path and (str(path) in DATASETS or Path(path).suffix.lower() in KINDS):
+    if path is not None and (str(path) in DATASETS or Path(path).suffix.lower() in KINDS):
         raise ValueError(f"{path} is data, and no config: give it as --data {path}")
-    changes = read(path) if path else {}
+    changes = {} if path is None else read(path)
     given = {f.name: getattr(args, f.name) for f in fields(Config) if f.name not in ("options", "data")}
     if args.data is not None:
         changes["data"] = found(args.data)

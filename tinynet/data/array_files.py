@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinynet.data.dataset import Array, Dataset
-from tinynet.data.mapped import MappedFile, demand_room, reading, scratch_folder
+from tinynet.data.mapped import MappedFile, demand_regular, demand_room, reading, scratch_folder
 from tinynet.data.tables import ROWS, Request
 from tinynet.errors import DataFileError
 
@@ -57,6 +57,7 @@ def write_npy_header(f: Any, dtype: Any, shape: tuple[int, ...]) -> None:
 def read_npy(path: Path, request: Request) -> Dataset:
     table = npy_array(path)
     if request.target is not None:
+        demand_regular(Path(request.target))
         with reading(Path(request.target)):
             y = npy_array(request.target)
         return MappedFile(path, table, _for_task(path, y, request.task))
@@ -159,8 +160,9 @@ def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
     if data.size == 0:
         return np.empty(data.shape, data.dtype)
     offset = data.id.get_offset() if data.chunks is None and not data.external else None
-    if offset is not None and offset + data.nbytes <= os.path.getsize(path):
-        return np.memmap(path, data.dtype, "r", offset, data.shape)
+    file = data.file.filename  # another one behind an external link
+    if offset is not None and offset + data.nbytes <= os.path.getsize(file):
+        return np.memmap(file, data.dtype, "r", offset, data.shape)
     demand_room(path, data.nbytes, scratch.parent)
     rows = max(1, ROWS * data.shape[0] // max(data.size, 1))
     with open(scratch, "wb") as out:

@@ -18,7 +18,7 @@ from tinynet.data import tables
 from tinynet.data.array_files import data_sets, npy_array, npz_arrays
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape
-from tinynet.data.mapped import reading
+from tinynet.data.mapped import demand_regular, reading
 from tinynet.data.sources import KINDS, TABLES
 from tinynet.errors import DataFileError
 
@@ -38,9 +38,8 @@ def inputs(path: str, shape: Shape, columns: Columns | None = None, dtype: str =
     suffix = ".csv" if path == PIPE else place.suffix.lower()
     if suffix not in KINDS:
         raise DataFileError(f"{path}: unknown kind of file: choose from {', '.join(KINDS)}, or - for CSV on a pipe")
-    if path != PIPE and not place.is_file():
-        open(path, "rb").close()  # the system's own message if it does not exist
-        raise DataFileError(f"{path}: not a regular file")
+    if path != PIPE:
+        demand_regular(place)
     if path == PIPE and sys.stdin is None:
         raise DataFileError("standard input: is closed")
     row = 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import stat
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ from tinynet.data.arrays import Arrays
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Batch, Index
 from tinynet.errors import DataFileError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, or the largest file that is allowed
 
 
 class MappedFile(Arrays):
@@ -71,14 +75,24 @@ def reading(path: Path) -> Iterator[None]:
         raise DataFileError(f"{path}: cannot be read: {first_line(e)}") from None
 
 
+def demand_regular(path: Path) -> None:
+    """DataFileError for a folder, or a pipe or device, of which reading might not end; OSError if there is nothing."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DataFileError(f"{path}: not a regular file")
+
+
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A folder to decode a file into, deleted if that fails; else it is the data set's (`MappedFile`)."""
     folder = Path(tempfile.mkdtemp(prefix="tinynet-"))
     try:
         yield folder
-    except BaseException:
+    except BaseException as e:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(e, OSError) and e.errno in _FULL:
+            raise OSError(
+                e.errno, f"{e.strerror}: set TMPDIR to a folder on a larger disk", str(folder.parent)
+            ) from None
         raise
 
 

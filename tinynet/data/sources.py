@@ -7,7 +7,6 @@ as the data set.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
@@ -23,7 +22,7 @@ from tinynet.data.class_labels import recode, sorted_names
 from tinynet.data.columns import Columns
 from tinynet.data.concatenated import Concatenated, class_names
 from tinynet.data.dataset import Dataset
-from tinynet.data.mapped import MappedFile, reading
+from tinynet.data.mapped import MappedFile, demand_regular, reading
 from tinynet.data.table_files import read_csv, read_parquet
 from tinynet.data.tables import TASKS, Request
 from tinynet.errors import DataFileError
@@ -104,6 +103,8 @@ def read(
     for name, given in (("features", features), ("exclude", exclude)):
         if isinstance(given, str):
             raise TypeError(f"{name} {given!r} is one name: give a list of names")
+    if not isinstance(columns, Columns | None):
+        raise TypeError(f"columns {checks.short_repr(columns)} are not Columns: give those of a model, model.columns")
     if features is not None and exclude:
         raise ValueError("features and exclude are two ways to say which columns are used: give one of them")
     chosen = None if features is None else tuple(dict.fromkeys(features))
@@ -139,8 +140,7 @@ def _read(path: Path, request: Request) -> Dataset:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataFileError(f"{path}: unknown kind of file: choose from {', '.join(_READERS)}")
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise DataFileError(f"{path}: not a regular file")
+    demand_regular(path)
     if (request.features is not None or request.exclude) and path.suffix.lower() not in TABLES:
         raise DataFileError(f"{path}: its columns have no names: features and exclude are for {checks.listed(TABLES)}")
     with reading(path):
