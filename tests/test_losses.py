@@ -194,6 +194,21 @@ def test_labels_of_a_dtype_with_fewer_numbers_than_classes(ops):
     assert scores["loss"] == pytest.approx(scores["log_loss"], rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["uint8", "int16"])
+@pytest.mark.parametrize("weights", [None, tuple(range(1, 301))], ids=["plain", "weighted"])
+def test_labels_of_any_dtype_are_the_same_labels(kind, weights, ops):
+    """The numbers from 0 to 299 begin again at 0 in uint8."""
+    z, labels = ops.asarray(RNG.standard_normal((3, 300))), np.array([2, 100, 120])
+    (value, dz), (same, dsame) = (
+        tn.CrossEntropy(class_weight=weights)(z, ops.asarray(labels.astype(of)), ops) for of in (kind, "int64")
+    )
+    assert float(value) == pytest.approx(float(same), rel=1e-13)  # an integer of 64 bits may have a kernel
+    np.testing.assert_allclose(ops.to_numpy(dz), ops.to_numpy(dsame), rtol=1e-13)
+    for metric in tn.metrics.as_metrics(["top_k", "log_loss", "accuracy", "f1"]):
+        got, wanted = (metric.sums(z, ops.asarray(labels.astype(of)), None, ops) for of in (kind, "int64"))
+        np.testing.assert_array_equal(ops.to_numpy(got), ops.to_numpy(wanted))
+
+
 def test_a_class_that_cannot_occur_costs_nothing(ops):
     z = ops.asarray(np.array([[0.0, -np.inf, 1.0]]))
     value, dz = tn.CrossEntropy()(z, ops.asarray(np.array([0])), ops)

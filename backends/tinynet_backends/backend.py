@@ -313,8 +313,8 @@ class Backend:
         xp = self.xp
         k = z.shape[-1]
         if target.ndim < z.ndim:
-            classes = xp.arange(k, dtype=target.dtype, device=self.device)
-            target = xp.astype(target[..., None] == classes, z.dtype)
+            labels = xp.astype(target, xp.int64)  # of uint8, only 256 classes could be told apart
+            target = xp.astype(labels[..., None] == self.arange(0, k), z.dtype)
         q = target * (1.0 - smoothing) + smoothing / k
         if class_weight is not None:
             q = q * class_weight
