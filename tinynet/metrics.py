@@ -113,7 +113,7 @@ class TopK(_Ratio):
             target = xp.argmax(target, axis=1)
         at_label = _is_class(target, y.shape[-1], ops)
         own = xp.sum(xp.where(at_label, y, xp.zeros_like(y)), axis=-1, keepdims=True)
-        above = xp.sum(xp.astype(y > own, xp.int64), axis=-1)
+        above = xp.sum(xp.astype(~(y <= own), xp.int64), axis=-1)  # NaN counts as above
         return self._pair(xp.astype(above < self.k, y.dtype), _rows(y, weight, ops), ops)
 
 
