@@ -172,6 +172,18 @@ def test_a_model_can_be_copied_and_pickled(ops):
         np.testing.assert_array_equal(ops.to_numpy(model.predict(X)), wanted)
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
+def test_what_holds_a_backend_can_be_copied_and_pickled(copied, ops):
+    """There is one of each in a process: data in memory, and a callback with data, keep theirs."""
+    data = tn.Arrays(X, LABELS)
+    assert copied(ops) is ops
+    assert copied(data).ops is data.ops
+    model = made(ops)
+    diagnosis = copied(tn.Diagnosis(data))
+    assert model.fit(copied(data), callbacks=[diagnosis]).rows[0]["loss"] == made(ops).fit(data).rows[0]["loss"]
+    assert diagnosis.losses
+
+
 WEIGHT = RNG.uniform(0.1, 2.0, 30)
 
 

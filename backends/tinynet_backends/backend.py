@@ -61,6 +61,19 @@ class Backend:
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
 
+    # A process has one of each: a copy of what holds a backend holds the same, and a pickle has its name.
+
+    def __copy__(self) -> Backend:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Backend:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from tinynet_backends.switch import get_backend
+
+        return get_backend, (self.name,)
+
     # Arrays in, arrays out -----------------------------------------------------------------------------------------
 
     def dtype(self, name: str) -> Any:
