@@ -272,7 +272,11 @@ class _Session:
     def _save(self, report: Report, last: bool) -> str:
         """Save a checkpoint if one is due; the reason why the run stops with it, or nothing."""
         saver = self.saver
-        if saver is None or not (last or saver.due(report.step) or (report.last_of_epoch and not saver.every)):
+        if saver is None:
+            return ""
+        # A note that came after the loop had looked waits for the next step: the losses so far would be lost.
+        due = report.recent and (saver.due(report.step) or (report.last_of_epoch and not saver.every))
+        if not (last or due):
             return ""
         saver.save(self.snapshot)
         why, saver.stopping = saver.stopping, ""
