@@ -285,6 +285,59 @@ def test_a_formula_without_its_derivative(ops):
         Half()(ops.asarray(np.ones((2, 1)), "float32"), ops.asarray(np.ones((2, 1)), "float32"), ops)
 
 
+class Own(tn.losses.Loss):
+    """Squares, with a mistake."""
+
+    def __init__(self, wrong):
+        self.wrong = wrong
+
+    def __call__(self, y, target, ops, weight=None, denominator=None):
+        e = y - target
+        n = y.shape[0] if denominator is None else denominator
+        value, dy = ops.xp.sum(e * e, axis=1 if self.wrong == "value" else None) / n, 2.0 * e / n
+        if self.wrong == "pair":
+            return value
+        return value, dy[:, :1] if self.wrong == "gradient" else dy
+
+
+LOSS_MISTAKES = {
+    "value": r"^Own gives a loss \(2,\) for outputs \(2, 3\): expected \(\)$",
+    "gradient": r"^Own gives a gradient \(\d, 1\) for outputs \(\d, 3\): expected \(\d, 3\)$",
+    "pair": r"^Own.__call__ does not give two results: return \(loss, gradient in y\)$",
+}
+
+
+@pytest.mark.parametrize("wrong", LOSS_MISTAKES)
+def test_a_loss_that_does_not_give_what_it_should(wrong, ops):
+    """A gradient of another shape was broadcast, in silence, by a last layer that is elementwise."""
+    model = tn.Model(tn.Sequential(tn.Dense(3), tn.Tanh()), 2, backend=ops)
+    for use in (
+        lambda: model.fit((np.ones((4, 2)), np.ones((4, 3))), loss=Own(wrong)),
+        lambda: tn.check_gradients(Own(wrong), target=np.ones((2, 3)), backend=ops),
+    ):
+        with pytest.raises((ValueError, TypeError), match=LOSS_MISTAKES[wrong]):
+            use()
+
+
+def test_a_loss_of_labels_of_one_s_own(ops):
+    class Doubled(tn.losses.Loss):
+        labels = True
+
+        def __call__(self, y, target, ops, weight=None, denominator=None):
+            value, dy = tn.CrossEntropy()(y, target, ops, weight, denominator)
+            return 2.0 * value, 2.0 * dy
+
+    data = [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [0, 2, 1]
+    model = tn.Model(tn.Dense(3), 2, backend=ops)
+    model.fit(data, loss=Doubled())
+    assert model.evaluate(data)["loss"] == pytest.approx(2.0 * model.evaluate(data, loss=tn.CrossEntropy())["loss"])
+    assert tn.check_gradients(Doubled(), backend=ops) < 1e-6
+    with pytest.raises(
+        ValueError, match=r"^Doubled: labels must be in \[0, 2\), the numbers of the outputs; row 1 is 2$"
+    ):
+        tn.Model(tn.Dense(2), 2, backend=ops).fit(data, loss=Doubled())
+
+
 THE = "the numbers of the outputs"
 EXPECTED = "of a floating type do not fit outputs (2, 3): expected integer labels (2,) or probabilities (2, 3)"
 MAKES = "; astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"

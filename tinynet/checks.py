@@ -105,6 +105,13 @@ def written_shape(shape: tuple[int, ...]) -> str:
     return str(shape[0]) if len(shape) == 1 else str(shape)
 
 
+def two(result: Any, owner: object, method: str, wanted: str) -> Any:
+    """``result``, of a method that a user may have written; TypeError unless it is two, which are ``wanted``."""
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise TypeError(f"{type(owner).__name__}.{method} does not give two results: return {wanted}")
+    return result
+
+
 def attributes(thing: object, known: Collection[str] = ()) -> list[str]:
     """``name=value`` for the attributes that are numbers or text and are not ``known``; checkpoints compare such texts."""
     plain = ((name, value) for name, value in vars(thing).items() if isinstance(value, (bool, int, float, str)))
