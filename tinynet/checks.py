@@ -49,6 +49,13 @@ def float_or_nan(value: Any) -> float:
     return nan if found is None else found
 
 
+def plain(value: Any) -> Any:
+    """A number of any library as Python's own; anything else unchanged."""
+    whole = as_int(value)
+    number = as_float(value) if whole is None else whole
+    return value if number is None else number
+
+
 class Range(NamedTuple):
     """The numbers for which ``holds`` is true, and ``text``, which says what they are."""
 

@@ -265,6 +265,7 @@ class _Session:
             with _may_stop(history):
                 for callback in self.callbacks:
                     callback(model, row)
+            row |= {name: checks.plain(value) for name, value in row.items()}  # what a callback added may be NumPy's
             if self.saver is not None:
                 self.saver.rate(row, model)
         tally.reset()
