@@ -364,6 +364,12 @@ def test_options_that_cannot_be(wrong, said):
     np.testing.assert_array_equal(model.theta, before)
 
 
+@pytest.mark.parametrize("data", [DATA, (np.ones((3, 2)), [0, 1, 1])])
+def test_train_takes_a_loader(data):
+    with pytest.raises(TypeError, match=r"^data .* are not a loader: give one, such as Loader\(data, batch_size=32\)$"):
+        next(tn.train(start(), data, tn.CrossEntropy(), tn.Adam(), steps=1))
+
+
 def test_numbers_may_be_numpy_s(ops):
     one = np.int64(1)
     model, same = (

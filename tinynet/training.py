@@ -93,6 +93,9 @@ def train(
     """
     check_options(steps, clip, accumulate, ema)
     check_optimizer(optimizer)
+    if not hasattr(loader, "steps_per_epoch"):
+        text = checks.short_repr(loader)
+        raise TypeError(f"data {text} are not a loader: give one, such as Loader(data, batch_size=32)")
     check_fit(model, loader.data, loss)
     ops, theta = model.ops, model.theta
     needed = step_bytes(
