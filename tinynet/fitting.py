@@ -275,9 +275,10 @@ class _Session:
         saver = self.saver
         if saver is None:
             return ""
-        # A note that came after the loop had looked waits for the next step: the losses so far would be lost.
-        due = report.recent and (saver.due(report.step) or (report.last_of_epoch and not saver.every))
-        if not (last or due):
+        due = saver.due(report.step) or (report.last_of_epoch and not saver.every)
+        if not (
+            last or (due and report.recent)
+        ):  # a stop noted after the losses were asked for waits for the next step
             return ""
         saver.save(self.snapshot)
         why, saver.stopping = saver.stopping, ""

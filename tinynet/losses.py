@@ -328,7 +328,7 @@ class CrossEntropy(Loss):
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
         if self.class_weight is None or not self._has_labels(target, ops):
             return super().denominator(target, weight, ops)
-        xp, dtype = ops.xp, ops.xp.float64 if weight is None else weight.dtype
+        xp, dtype = ops.xp, ops.widest if weight is None else weight.dtype
         labels = xp.astype(xp.reshape(target, (-1,)), xp.int64)
         of_label = xp.reshape(xp.take(self._class_weights(dtype, ops), labels, axis=0), target.shape)
         return xp.sum(of_label if weight is None else of_label * weight, axis=-1)

@@ -204,7 +204,7 @@ class RMSE(_Error):
 class R2(Metric):
     """``1 - sum (y - t)**2 / sum (t - mean t)**2``, averaged over the outputs (scikit-learn's "uniform_average").
 
-    In float64. The means and squares of two sets of samples are combined as in T. F. Chan, G. H. Golub, R. J. LeVeque
+    In float64 where the device has it. The means and squares of two sets of samples are combined as in T. F. Chan, G. H. Golub, R. J. LeVeque
     (1979), *Updating formulae and a pairwise algorithm for computing sample variances*. A target that does not vary
     gives 1 if it is met exactly, else 0.
     """
@@ -215,8 +215,8 @@ class R2(Metric):
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         """For each output the squared errors, the mean of the targets and the squared distances from it; then the weight."""
         xp = ops.xp
-        y, target = xp.astype(y, xp.float64), xp.astype(target, xp.float64)
-        rows = xp.astype(_rows(y, weight, ops), xp.float64)
+        y, target = xp.astype(y, ops.widest), xp.astype(target, ops.widest)
+        rows = xp.astype(_rows(y, weight, ops), ops.widest)
         total, w = xp.reshape(xp.sum(rows), (1,)), rows[:, None]
         errors = xp.sum(w * (y - target) ** 2, axis=0)
         # Relative to a target that counts, so that one that does not vary has squares of exactly 0.

@@ -128,6 +128,11 @@ class Backend:
         """Whether the device has float64, which some accelerators lack."""
         return "float64" in self.xp.__array_namespace_info__().dtypes(device=self.device)
 
+    @property
+    def widest(self) -> Any:
+        """float64 or, where the device lacks it, float32: the dtype for sums that float32 would spoil."""
+        return self.xp.float64 if self.has_float64 else self.xp.float32
+
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
         """``step(*fixed, …)``, prepared to run many times.
 
