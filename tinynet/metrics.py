@@ -204,9 +204,9 @@ class RMSE(_Error):
 class R2(Metric):
     """``1 - sum (y - t)**2 / sum (t - mean t)**2``, averaged over the outputs (scikit-learn's "uniform_average").
 
-    In float64 where the device has it. The means and squares of two sets of samples are combined as in T. F. Chan, G. H. Golub, R. J. LeVeque
-    (1979), *Updating formulae and a pairwise algorithm for computing sample variances*. A target that does not vary
-    gives 1 if it is met exactly, else 0.
+    In float64 where the device has it. The means and squares of two sets of samples are combined as in T. F. Chan,
+    G. H. Golub, R. J. LeVeque (1979), *Updating formulae and a pairwise algorithm for computing sample variances*. A
+    target that does not vary gives 1 if it is met exactly, else 0.
     """
 
     name: str = "r2"
