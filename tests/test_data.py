@@ -208,6 +208,18 @@ def test_arrays_of_the_backend_s_own_library(ops):
         assert ops.owns(model.predict(x))
 
 
+@pytest.mark.parametrize("options", [{"balance": True}, {"checkpoint": "run"}], ids=str)
+def test_what_the_host_asks_of_arrays_on_a_device(options, ops, tmp_path, monkeypatch):
+    """Labels to balance, and a fingerprint."""
+    monkeypatch.chdir(tmp_path)
+    x, y = np.random.default_rng(0).standard_normal((20, 3)), np.arange(20) % 2
+    with tn.use_backend(ops):
+        there = D.Arrays(ops.asarray(x), ops.asarray(y), ops.asarray(y + 1.0))
+    assert there.fingerprint() == D.Arrays(x, y, y + 1.0).fingerprint()
+    model = tn.Model(tn.Sequential(tn.Standardize(), tn.Dense(2)), 3, backend=ops)
+    assert model.fit(there, **options).rows
+
+
 # The loader -------------------------------------------------------------------------------------------------------
 
 

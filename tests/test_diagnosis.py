@@ -230,6 +230,24 @@ def test_without_a_loss():
         tn.Diagnosis(MOONS).look(tn.Model(network(3), 2))
 
 
+def test_data_that_do_not_fit():
+    other = tn.Diagnosis(tn.data.Blobs(20, n_features=3, n_classes=2))
+    with pytest.raises(ValueError, match=r"^samples of shape \(3,\) do not fit the model: expected \(2,\)$"):
+        tn.Model(network(2), 2).fit(MOONS, callbacks=[other])
+    with pytest.raises(ValueError, match=r"^2 classes do not fit outputs \(n, 1\): expected width 2"):
+        tn.Diagnosis(MOONS).look(tn.Model(network(out=1), 2), loss=tn.CrossEntropy())
+
+
+def test_an_error_while_a_layer_is_watched_names_the_layer_alone():
+    class Bad(tn.Layer):
+        def forward(self, params, x, ctx):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError) as e:
+        tn.Diagnosis(MOONS).look(tn.Model(tn.Sequential(tn.Dense(2), Bad()), 2), loss=tn.CrossEntropy())
+    assert e.value.__notes__ == ["in layer 1, Bad()"]
+
+
 # Gradients against differences ---------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,12 @@ def test_what_is_saved_comes_back(dtype, ops, tmp_path):
     assert other.read_bytes() == path.read_bytes()
 
 
+def test_a_backend_that_is_none_is_not_the_file_s_fault(tmp_path):
+    trained()[0].save(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"^unknown backend 'abacus': choose from auto, numpy"):
+        tn.load(tmp_path / "m.safetensors", backend="abacus")
+
+
 def test_every_kind_is_described_and_rebuilt():
     things = {
         "Dense": tn.Dense(3, False, initializers.Uniform(-1, 1)), "Sequential": NET, "Residual": tn.Residual(tn.Tanh()),

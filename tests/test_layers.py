@@ -395,7 +395,7 @@ def test_an_error_within_a_layer_says_which():
             return x
 
     model = tn.Model(tn.Sequential(tn.Dense(3), tn.Sequential(tn.Tanh(), Bad())), 2)
-    with pytest.raises(ValueError, match="values to unpack") as e:
+    with pytest.raises(TypeError, match=r"^Bad.forward does not give two results: return \(y, backprop\)") as e:
         model.predict([[1.0, 2.0]])
     assert e.value.__notes__ == ["in layer 1, Bad()", "in layer 1, Sequential(Tanh(), Bad())"]
 

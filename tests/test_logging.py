@@ -11,6 +11,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tinynet as tn
@@ -52,6 +53,22 @@ def test_what_is_not_finite(tmp_path, value):
     assert there == value or (math.isnan(there) and math.isnan(value))
     history = tn.History(rows=[row])
     assert json.loads(history.json_lines(), parse_constant=refuse)["loss"] is None
+
+
+def test_what_a_callback_adds_to_a_row(tmp_path):
+    """Numbers of NumPy's become Python's, which JSON knows; text stays text, and is no curve of TensorBoard's."""
+    pytest.importorskip("tensorboardX", reason="it writes the event files")
+
+    def add(model, row):
+        row |= {"size": abs(model.theta).max(), "count": np.int64(3), "note": "a callback's"}
+
+    logs = JSONLines(tmp_path / "log.jsonl"), CSVLog(tmp_path / "log.csv"), TensorBoard(tmp_path / "events")
+    _, history = trained(add, *logs, epochs=1, checkpoint=tmp_path)
+    _, resumed = trained(add, *logs, epochs=2, checkpoint=tmp_path, resume=True)
+    logs[-1].close()
+    assert [type(history[0][name]) for name in ("size", "count", "note")] == [float, int, str]
+    assert resumed[0] == history[0] == json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
+    assert [json.loads(line) for line in resumed.json_lines().splitlines()] == resumed.rows
 
 
 def test_what_a_run_gives_is_shown_in_a_line():

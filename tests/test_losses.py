@@ -194,6 +194,21 @@ def test_labels_of_a_dtype_with_fewer_numbers_than_classes(ops):
     assert scores["loss"] == pytest.approx(scores["log_loss"], rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["uint8", "int16"])
+@pytest.mark.parametrize("weights", [None, tuple(range(1, 301))], ids=["plain", "weighted"])
+def test_labels_of_any_dtype_are_the_same_labels(kind, weights, ops):
+    """The numbers from 0 to 299 begin again at 0 in uint8."""
+    z, labels = ops.asarray(RNG.standard_normal((3, 300))), np.array([2, 100, 120])
+    (value, dz), (same, dsame) = (
+        tn.CrossEntropy(class_weight=weights)(z, ops.asarray(labels.astype(of)), ops) for of in (kind, "int64")
+    )
+    assert float(value) == pytest.approx(float(same), rel=1e-13)  # an integer of 64 bits may have a kernel
+    np.testing.assert_allclose(ops.to_numpy(dz), ops.to_numpy(dsame), rtol=1e-13)
+    for metric in tn.metrics.as_metrics(["top_k", "log_loss", "accuracy", "f1"]):
+        got, wanted = (metric.sums(z, ops.asarray(labels.astype(of)), None, ops) for of in (kind, "int64"))
+        np.testing.assert_array_equal(ops.to_numpy(got), ops.to_numpy(wanted))
+
+
 def test_a_class_that_cannot_occur_costs_nothing(ops):
     z = ops.asarray(np.array([[0.0, -np.inf, 1.0]]))
     value, dz = tn.CrossEntropy()(z, ops.asarray(np.array([0])), ops)
@@ -268,6 +283,59 @@ def test_a_formula_without_its_derivative(ops):
 
     with pytest.raises(TypeError, match=r"Half.formula does not give two results: return \(loss, derivative in y\)"):
         Half()(ops.asarray(np.ones((2, 1)), "float32"), ops.asarray(np.ones((2, 1)), "float32"), ops)
+
+
+class Own(tn.losses.Loss):
+    """Squares, with a mistake."""
+
+    def __init__(self, wrong):
+        self.wrong = wrong
+
+    def __call__(self, y, target, ops, weight=None, denominator=None):
+        e = y - target
+        n = y.shape[0] if denominator is None else denominator
+        value, dy = ops.xp.sum(e * e, axis=1 if self.wrong == "value" else None) / n, 2.0 * e / n
+        if self.wrong == "pair":
+            return value
+        return value, dy[:, :1] if self.wrong == "gradient" else dy
+
+
+LOSS_MISTAKES = {
+    "value": r"^Own gives a loss \(2,\) for outputs \(2, 3\): expected \(\)$",
+    "gradient": r"^Own gives a gradient \(\d, 1\) for outputs \(\d, 3\): expected \(\d, 3\)$",
+    "pair": r"^Own.__call__ does not give two results: return \(loss, gradient in y\)$",
+}
+
+
+@pytest.mark.parametrize("wrong", LOSS_MISTAKES)
+def test_a_loss_that_does_not_give_what_it_should(wrong, ops):
+    """A gradient of another shape was broadcast, in silence, by a last layer that is elementwise."""
+    model = tn.Model(tn.Sequential(tn.Dense(3), tn.Tanh()), 2, backend=ops)
+    for use in (
+        lambda: model.fit((np.ones((4, 2)), np.ones((4, 3))), loss=Own(wrong)),
+        lambda: tn.check_gradients(Own(wrong), target=np.ones((2, 3)), backend=ops),
+    ):
+        with pytest.raises((ValueError, TypeError), match=LOSS_MISTAKES[wrong]):
+            use()
+
+
+def test_a_loss_of_labels_of_one_s_own(ops):
+    class Doubled(tn.losses.Loss):
+        labels = True
+
+        def __call__(self, y, target, ops, weight=None, denominator=None):
+            value, dy = tn.CrossEntropy()(y, target, ops, weight, denominator)
+            return 2.0 * value, 2.0 * dy
+
+    data = [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [0, 2, 1]
+    model = tn.Model(tn.Dense(3), 2, backend=ops)
+    model.fit(data, loss=Doubled())
+    assert model.evaluate(data)["loss"] == pytest.approx(2.0 * model.evaluate(data, loss=tn.CrossEntropy())["loss"])
+    assert tn.check_gradients(Doubled(), backend=ops) < 1e-6
+    with pytest.raises(
+        ValueError, match=r"^Doubled: labels must be in \[0, 2\), the numbers of the outputs; row 1 is 2$"
+    ):
+        tn.Model(tn.Dense(2), 2, backend=ops).fit(data, loss=Doubled())
 
 
 THE = "the numbers of the outputs"

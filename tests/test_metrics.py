@@ -86,6 +86,12 @@ def test_top_k_by_hand(ops):
         assert measure_one(metrics.TopK(k), y, target, ops) == pytest.approx(wanted)
 
 
+def test_outputs_that_are_nan_are_not_right(ops):
+    """As those of a network that diverged among others."""
+    y = ops.asarray(np.array([[np.nan] * 3, [0.0, np.nan, -1.0], [0.0, 1.0, 2.0]]))
+    assert measure_one(metrics.TopK(1), y, ops.asarray(np.array([0, 0, 2])), ops) == pytest.approx(1 / 3)
+
+
 def measure_one(metric, y, target, ops):
     return metric.result(ops.to_numpy(metric.sums(y, target, None, ops)).tolist())
 

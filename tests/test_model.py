@@ -172,6 +172,18 @@ def test_a_model_can_be_copied_and_pickled(ops):
         np.testing.assert_array_equal(ops.to_numpy(model.predict(X)), wanted)
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
+def test_what_holds_a_backend_can_be_copied_and_pickled(copied, ops):
+    """There is one of each in a process: data in memory, and a callback with data, keep theirs."""
+    data = tn.Arrays(X, LABELS)
+    assert copied(ops) is ops
+    assert copied(data).ops is data.ops
+    model = made(ops)
+    diagnosis = copied(tn.Diagnosis(data))
+    assert model.fit(copied(data), callbacks=[diagnosis]).rows[0]["loss"] == made(ops).fit(data).rows[0]["loss"]
+    assert diagnosis.losses
+
+
 WEIGHT = RNG.uniform(0.1, 2.0, 30)
 
 
@@ -262,6 +274,73 @@ def test_a_layer_that_does_not_do_what_it_says(wrong, ops):
             look()
     with pytest.raises(ValueError, match="'a'|in build"):
         tn.check_gradients(Scale(wrong), backend=ops)
+
+
+class Bad(tn.Layer):
+    """A layer in which one thing, by name, is replaced."""
+
+    def __init__(self, name, value):
+        setattr(self, name, value)
+
+
+INIT = tn.initializers.Constant(1.0)
+NO_LAYERS = [
+    ("forward", lambda params, x, ctx: 2 * x, "Bad.forward does not give two results: return (y, backprop)"),
+    ("forward", lambda params, x, ctx: (x, lambda dy: dy), "Bad.backprop does not give two results: return (dx, gradients)"),
+    ("forward", lambda params, x, ctx: (x, lambda dy: None), "Bad.backprop does not give two results: return (dx, gradients)"),
+    ("build", lambda shape: shape, "Bad.build gives (4,): return a Spec"),
+    ("build", lambda shape: Spec(4), "Spec shape 4 is not a shape: give a tuple, such as (4,)"),
+    ("build", lambda shape: Spec(shape, {"a": shape}), "Spec has (4,) as 'a': give a Param(shape, init)"),
+    ("build", lambda shape: Spec(shape, {"a": Param(4, INIT)}), "Param shape 4 is not a shape: give a tuple, such as (4,)"),
+    (
+        "build", lambda shape: Spec(shape, {"a": Param(shape, 0.5)}),
+        "Param init 0.5 is not an initializer: give one, such as initializers.HeNormal()",
+    ),
+]  # fmt: skip
+
+
+def test_a_method_that_is_missing():
+    class Square(tn.activations.Activation):
+        def f(self, xp, x):
+            return x * x
+
+    said = []
+    for net, options in (
+        (tn.Layer(), {}), (tn.activations.Activation(), {}), (tn.Sequential(tn.Dense(4), Square()), {}),
+        (tn.Dense(4), {"loss": tn.losses.Loss()}), (tn.Dense(4), {"optimizer": tn.optim.Optimizer(0.1)}),
+    ):  # fmt: skip
+        with pytest.raises(NotImplementedError) as e:
+            tn.Model(net, 4).fit((X, X), **options)
+        said.append(str(e.value))
+    assert said == [
+        "Layer has no forward: write one",
+        "Activation has no f: write one",
+        "Square has no df, the derivative: write one",
+        "Loss has no formula: write one, or a __call__",
+        "Optimizer has no rule: write one",
+    ]
+
+
+@pytest.mark.parametrize(("name", "value", "said"), NO_LAYERS)
+def test_a_layer_that_lacks_a_part(name, value, said, ops):
+    for net in (Bad(name, value), tn.Sequential(tn.Identity(), Bad(name, value), tn.Identity())):
+        for use in (
+            lambda net=net: tn.Model(net, 4, backend=ops).fit((X, X)),
+            lambda net=net: tn.check_gradients(net, backend=ops),
+        ):
+            with pytest.raises(TypeError) as e:
+                use()
+            assert str(e.value) == said
+
+
+def test_a_shape_may_be_a_list(ops):
+    layer = Bad("build", lambda shape: Spec([*shape], {"a": Param([*shape], INIT)}))
+    layer.forward = lambda params, x, ctx: (
+        x * params["a"],
+        lambda dy: (dy * params["a"], {"a": ctx.ops.xp.sum(x * dy, axis=0)}),
+    )
+    assert tn.Model(layer, 4, backend=ops).out_shape == (4,)
+    assert tn.check_gradients(tn.Residual(layer), backend=ops) < 1e-6
 
 
 # Bad input --------------------------------------------------------------------------------------------------------------

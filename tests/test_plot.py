@@ -257,6 +257,8 @@ def _numbers():
         (lambda m: tn.plot.weights(tn.Model(tn.ReLU(), 2)), "the model has no parameters: there is nothing to draw"),
         (lambda m: tn.plot.gradients(tn.Model(tn.Dense(3), 2), SPIRALS),
          "the model has no loss yet: fit it, or give gradients(loss=…)"),
+        (lambda m: tn.plot.gradients(m, (np.ones((4, 5)), np.arange(4))),
+         "samples of shape (5,) do not fit the model: expected (2,)"),
     ],
 )  # fmt: skip
 def test_errors(trained, draw, said):

@@ -120,6 +120,15 @@ def test_several_labels_a_sample():
         MLPClassifier(loss=tn.CrossEntropy()).fit(X_MANY, Y_MANY)
 
 
+def test_another_number_of_labels_a_sample():
+    model = MLPClassifier(max_iter=2)
+    message = r"^y has 2 labels a sample and 4 before: give as many$"
+    with pytest.raises(ValueError, match=message):
+        model.fit(X_MANY, Y_MANY, X_val=X_MANY, y_val=Y_MANY[:, :2])
+    with pytest.raises(ValueError, match=message):
+        model.partial_fit(X_MANY, Y_MANY, classes=range(4)).partial_fit(X_MANY, Y_MANY[:, :2])
+
+
 def test_several_outputs():
     model = MLPRegressor(random_state=0, learning_rate_init=0.01).fit(X, Z)
     assert model.predict(X).shape == Z.shape
@@ -436,12 +445,22 @@ def test_held_out_samples_of_one_s_own():
     model = MLPClassifier(early_stopping=True, **options).fit(a, c, X_val=b, y_val=d)
     assert model.score(b, d) == model.best_validation_score_ == max(model.validation_scores_)
     assert [row["val_loss"] for row in model.history_][-1] < model.history_[0]["val_loss"]
+    kept = model.theta_
+    model.set_params(warm_start=True, learning_rate_init=10.0, max_iter=2).fit(a, c, X_val=b, y_val=d)
+    np.testing.assert_array_equal(model.theta_, kept)  # nothing better came
+    model.set_params(early_stopping=False).fit(a, c, X_val=b, y_val=d)
+    assert not np.array_equal(model.theta_, kept)
     watched = MLPClassifier(max_iter=5, **options).fit(a, c, X_val=b, y_val=d, sample_weight_val=np.ones(len(b)))
     unwatched = MLPClassifier(max_iter=5, **options).fit(a, c)
     np.testing.assert_array_equal(watched.theta_, unwatched.theta_)
     assert watched.score(b, d) == watched.validation_scores_[-1]
     with pytest.raises(ValueError, match="classes not in"):
         MLPClassifier().fit(a, c, X_val=b, y_val=np.full(len(b), "merlot"))
+    for alone in ({"y_val": d}, {"sample_weight_val": np.ones(len(d))}):
+        with pytest.raises(
+            ValueError, match=r"y_val and sample_weight_val belong to X_val, which is None: give it too$"
+        ):
+            MLPClassifier().fit(a, c, **alone)
 
 
 def test_our_callbacks():
@@ -456,6 +475,23 @@ def test_our_callbacks():
     assert model.n_iter_ == 4
     assert [loss for loss, _ in rows] == model.loss_curve_
     assert rows[0][1] == Z.shape
+    with pytest.raises(TypeError, match=r"^callback 3 cannot be called: give functions \(model, row\) in a list$"):
+        MLPRegressor(callbacks=[3]).fit(X, Z)
+
+
+@pytest.mark.parametrize("y", [Y, Y > 0, Z, NAMES], ids=["classes", "two classes", "numbers", "names"])
+def test_a_diagnosis_inspects_the_model_that_is_trained(y, tmp_path):
+    """As any callback it finds a loss and the history so far."""
+    targets = np.unique(y, return_inverse=True)[1] if y is not Z else Z
+    diagnosis, rows = tn.Diagnosis((X, targets)), []
+    kind = MLPRegressor if y is Z else MLPClassifier
+    estimator = kind((8,), callbacks=[diagnosis, lambda model, row: rows.append(model.history[-1])], max_iter=3)
+    estimator.fit(X, y)
+    assert [step for step, _ in diagnosis.losses] == [row["step"] for row in estimator.history_]
+    assert rows == estimator.history_ == estimator.model_.history.rows
+    estimator.partial_fit(X, y).partial_fit(X, y)
+    assert rows == estimator.history_
+    assert len(rows) == 5
 
 
 class Recorder:

@@ -296,6 +296,21 @@ def test_lists_and_single_samples_will_do():
     assert model.history[0]["step"] == 1
 
 
+def test_on_a_device_without_float64():
+    """As most accelerators other than CUDA's are."""
+    ops, rng = tn.get_backend("strict:no_float64"), np.random.default_rng(0)
+    x, labels = rng.standard_normal((20, 3)).astype("float32"), rng.integers(0, 2, 20)
+    for y, loss in ((x, tn.MeanSquaredError()), (labels, tn.CrossEntropy(class_weight=(1, 2, 3)))):
+        theirs, ours = (
+            tn.Model(tn.Sequential(tn.Dense(4), tn.Tanh(), tn.Dense(3)), 3, backend=backend).fit(
+                (x, y), loss=loss, validation=(x, y), batch_size=5
+            )
+            for backend in (ops, "numpy")
+        )
+        for name in ("loss", "val_loss", "val_r2" if y is x else "val_accuracy"):
+            assert theirs[0][name] == pytest.approx(ours[0][name], rel=1e-4)
+
+
 def test_progress_is_a_line_an_epoch_where_there_is_no_terminal(capsys):
     start().fit(DATA, epochs=2, progress=True)
     out, err = capsys.readouterr()
@@ -362,6 +377,12 @@ def test_options_that_cannot_be(wrong, said):
         model.fit(**{"data": DATA, **wrong})
     assert str(e.value) == said
     np.testing.assert_array_equal(model.theta, before)
+
+
+@pytest.mark.parametrize("data", [DATA, (np.ones((3, 2)), [0, 1, 1])])
+def test_train_takes_a_loader(data):
+    with pytest.raises(TypeError, match=r"^data .* are not a loader: give one, such as Loader\(data, batch_size=32\)$"):
+        next(tn.train(start(), data, tn.CrossEntropy(), tn.Adam(), steps=1))
 
 
 def test_numbers_may_be_numpy_s(ops):

@@ -20,10 +20,10 @@ class Activation(Layer):
     """An elementwise layer without parameters."""
 
     def f(self, xp: Any, x: Array) -> Array:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no f: write one")
 
     def df(self, xp: Any, dy: Array, x: Array, y: Array) -> Array:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no df, the derivative: write one")
 
     @property
     def formulas(self) -> tuple[Formula, Formula] | None:

@@ -49,6 +49,13 @@ def float_or_nan(value: Any) -> float:
     return nan if found is None else found
 
 
+def plain(value: Any) -> Any:
+    """A number of any library as Python's own; anything else unchanged."""
+    whole = as_int(value)
+    number = as_float(value) if whole is None else whole
+    return value if number is None else number
+
+
 class Range(NamedTuple):
     """The numbers for which ``holds`` is true, and ``text``, which says what they are."""
 
@@ -103,6 +110,13 @@ def short_repr(value: Any) -> str:
 def written_shape(shape: tuple[int, ...]) -> str:
     """The shape of a sample in a message: 3, or (28, 28)."""
     return str(shape[0]) if len(shape) == 1 else str(shape)
+
+
+def two(result: Any, owner: object, method: str, wanted: str) -> Any:
+    """``result``, of a method that a user may have written; TypeError unless it is two, which are ``wanted``."""
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise TypeError(f"{type(owner).__name__}.{method} does not give two results: return {wanted}")
+    return result
 
 
 def attributes(thing: object, known: Collection[str] = ()) -> list[str]:

@@ -18,6 +18,7 @@ from tinynet.activations import Activation, Identity
 from tinynet.data import Batch, as_dataset
 from tinynet.layers import Array, Dense, Flatten
 from tinynet.losses import Loss
+from tinynet.matching import check_fit
 from tinynet.model import Model
 from tinynet.probe import Seen, probe
 
@@ -83,7 +84,7 @@ class Diagnosis:
         loss = model.loss if loss is None else loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give look(…, loss=…)")
-        value, seen = probe(model, self._samples(model), loss, step=step)
+        value, seen = probe(model, self._samples(model, loss), loss, step=step)
         self.losses.append((step, value))
         known = {(f.kind, f.place) for f in self.findings}
         found = [*self._inputs(model, seen), *self._units(model, seen), *_gradients(model, seen), *self._rate()]
@@ -93,10 +94,11 @@ class Diagnosis:
             _log.warning("after step %d: %s", step, finding.text)
         return new
 
-    def _samples(self, model: Model) -> Batch:
-        """The samples to inspect, made once for each backend and dtype."""
+    def _samples(self, model: Model, loss: Loss) -> Batch:
+        """The samples to inspect, checked and made once for each backend and dtype."""
         kind = model.ops, model.dtype
         if self._kept is None or self._kept[0] != kind:
+            check_fit(model, self.data, loss)
             # Python's integers: the products may exceed 64 bits
             places = [number * self.data.n // self.samples for number in range(self.samples)]
             index = get_backend("numpy").asarray(places, "int64")

@@ -16,7 +16,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-from tinynet_backends import Backend
+from tinynet_backends import Backend, get_backend
 
 from tinynet.atomic import write_atomically
 from tinynet.data.columns import Columns
@@ -79,7 +79,7 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
     >>> tn.load("one.safetensors")
     Model(Dense(width=1), 2 -> 1, 3 parameters, float32 on numpy)
     """
-    path = Path(path)
+    path, ops = Path(path), get_backend(backend)
     about, arrays = read_tensors(path)
     if about.get("kind") == "checkpoint":
         raise ModelFileError(
@@ -97,7 +97,7 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
         names = about["metrics"]
         metrics = tuple(METRICS[name] for name in names)
         _check_network(net, n_in, dtype, arrays)
-        model = Model(net, n_in, seed=seed, backend=backend, dtype=dtype)
+        model = Model(net, n_in, seed=seed, backend=ops, dtype=dtype)
         model.columns = _columns(about.get("columns"), model)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise ModelFileError(f"{path}: damaged model file: {e}") from None

@@ -167,7 +167,7 @@ def fit(
     held_out = None if validation is None else as_dataset(validation, model.ops, loader.data.columns)
     loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
-    callbacks = _checked_callbacks(callbacks)
+    callbacks = checked_callbacks(callbacks)
     if held_out is not None:
         check_fit(model, held_out, loss, chosen)
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
@@ -265,6 +265,7 @@ class _Session:
             with _may_stop(history):
                 for callback in self.callbacks:
                     callback(model, row)
+            row |= {name: checks.plain(value) for name, value in row.items()}  # what a callback added may be NumPy's
             if self.saver is not None:
                 self.saver.rate(row, model)
         tally.reset()
@@ -284,7 +285,7 @@ class _Session:
         return "" if last else why
 
 
-def _checked_callbacks(callbacks: Any) -> list[Callback]:
+def checked_callbacks(callbacks: Any) -> list[Callback]:
     """A list of callbacks; TypeError for anything else."""
     if callable(callbacks):
         raise TypeError(f"callbacks {checks.short_repr(callbacks)} is a single callback: give a list")

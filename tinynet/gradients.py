@@ -11,7 +11,7 @@ from tinynet_backends import Backend, get_backend
 from tinynet.errors import GradientError
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Backprop, Context, Layer, checked_forward, checked_gradients
-from tinynet.losses import Loss
+from tinynet.losses import Loss, checked_loss
 from tinynet.model import Model
 from tinynet.streams import Stream
 
@@ -133,8 +133,8 @@ def loss_error(loss: Loss, target: Array, width: int, ops: Backend, *, seed: int
     """The same for the gradient of a loss in its outputs (n, width), given targets of n samples on ``ops``."""
     xp, draw = ops.xp, _Draws(ops, seed)
     y, v = draw(target.shape[0], width), draw(target.shape[0], width)
-    above, below = (loss(y + shift * v, target, ops)[0] for shift in (STEP, -STEP))
-    return _error(ops, xp.sum(loss(y, target, ops)[1] * v), (above - below) / (2.0 * STEP))
+    above, below = (checked_loss(loss, y + shift * v, target, ops)[0] for shift in (STEP, -STEP))
+    return _error(ops, xp.sum(checked_loss(loss, y, target, ops)[1] * v), (above - below) / (2.0 * STEP))
 
 
 def _error(ops: Backend, along: Array, difference: Array) -> float:

@@ -79,5 +79,8 @@ class History:
 
 def json_line(row: dict[str, float]) -> str:
     """A row as a line of JSON; NaN and infinities, which JSON lacks, become null."""
-    finite = {name: value if isfinite(value) else None for name, value in row.items()}
+    plain = {name: checks.plain(value) for name, value in row.items()}
+    finite = {
+        name: None if isinstance(value, float) and not isfinite(value) else value for name, value in plain.items()
+    }
     return json.dumps(finite, allow_nan=False) + "\n"

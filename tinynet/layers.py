@@ -74,6 +74,10 @@ class Param:
     shape: Shape
     init: Initializer
 
+    def __post_init__(self) -> None:
+        _settle_shape(self)
+        _check_initializer("Param init", self.init)
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -85,6 +89,27 @@ class Spec:
     shape: Shape
     params: Mapping[str, Any] = field(default_factory=dict)
     state: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _settle_shape(self)
+        for name, value in (*self.params.items(), *self.state.items()):
+            if not isinstance(value, (Param, Mapping)):
+                raise TypeError(f"Spec has {checks.short_repr(value)} as {name!r}: give a Param(shape, init)")
+
+
+def _settle_shape(owner: Param | Spec) -> None:
+    """Make the shape a tuple; TypeError if it is none."""
+    shape = owner.shape
+    if not isinstance(shape, (tuple, list)):
+        kind, text = type(owner).__name__, checks.short_repr(shape)
+        raise TypeError(f"{kind} shape {text} is not a shape: give a tuple, such as ({checks.as_int(shape) or 8},)")
+    object.__setattr__(owner, "shape", tuple(shape))
+
+
+def _check_initializer(name: str, given: Any) -> None:
+    if isinstance(given, type) or not hasattr(given, "draw"):
+        shown = checks.short_repr(given)
+        raise TypeError(f"{name} {shown} is not an initializer: give one, such as initializers.HeNormal()")
 
 
 class Layer:
@@ -102,7 +127,7 @@ class Layer:
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
         """``y, backprop``: (n, *shape) -> (n, *out shape), and ``dy -> (dx, dparams)``, keyed as `Spec.params`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward: write one")
 
     def __repr__(self) -> str:
         known: tuple[Any, ...] = fields(self) if is_dataclass(self) else ()
@@ -129,12 +154,8 @@ class Dense(Layer):
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", checks.positive("Dense width", self.width))
         checks.coerce_bool(self, "bias", ": an activation is a layer of its own, put it after this one")
-        for name, given in (("init", self.init), ("bias_init", self.bias_init)):
-            if isinstance(given, type) or not hasattr(given, "draw"):
-                shown = checks.short_repr(given)
-                raise TypeError(
-                    f"Dense {name} {shown} is not an initializer: give one, such as initializers.HeNormal()"
-                )
+        for name in ("init", "bias_init"):
+            _check_initializer(f"Dense {name}", getattr(self, name))
 
     def build(self, shape: Shape) -> Spec:
         if len(shape) != 1:
@@ -209,7 +230,7 @@ class Sequential(Layer):
         params, state = {}, {}
         for number, layer in enumerate(self.layers):
             try:
-                spec = layer.build(shape)
+                spec = built(layer, shape)
             except ValueError as e:
                 raise ValueError(f"layer {number}: {e}") from None
             shape = spec.shape
@@ -229,7 +250,7 @@ class Sequential(Layer):
                 stop = max(stop, number + 1)
                 for n in range(number, stop):
                     try:
-                        x, backprop = self.layers[n].forward(params.get(str(n), {}), x, ctx.child(n))
+                        x, backprop = passes(self.layers[n], params.get(str(n), {}), x, ctx.child(n))
                     except Exception as e:
                         e.add_note(f"in layer {n}, {self.layers[n]!r}")
                         raise
@@ -329,9 +350,23 @@ def merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def built(layer: Layer, shape: Shape) -> Spec:
+    """``layer.build(shape)``; TypeError unless that is a `Spec`."""
+    spec = layer.build(shape)
+    if not isinstance(spec, Spec):
+        raise TypeError(f"{type(layer).__name__}.build gives {checks.short_repr(spec)}: return a Spec")
+    return spec
+
+
+def passes(layer: Layer, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+    """``layer.forward``; TypeError, here and on the way back, unless there are two results."""
+    y, backprop = checks.two(layer.forward(params, x, ctx), layer, "forward", "(y, backprop)")
+    return y, lambda dy: checks.two(backprop(dy), layer, "backprop", "(dx, gradients)")
+
+
 def checked_forward(net: Layer, shape: Shape, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
     """``net.forward``; ValueError unless its output has the ``shape`` that `build` says: another could broadcast unnoticed."""
-    y, backprop = net.forward(params, x, ctx)
+    y, backprop = passes(net, params, x, ctx)
     wanted = *x.shape[: ctx.axes], *shape
     if tuple(y.shape) != wanted:
         raise ValueError(

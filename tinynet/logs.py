@@ -16,6 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinynet import checks
 from tinynet.atomic import naming
 from tinynet.errors import DataFileError
 from tinynet.history import json_line
@@ -137,7 +138,7 @@ class TensorBoard:
             self._writer = self._make(str(self.folder), flush_secs=1)
         step = int(row["step"])
         for name, value in row.items():
-            if name not in ("epoch", "step"):
+            if name not in ("epoch", "step") and checks.as_float(value) is not None:
                 self._writer.add_scalar(name, value, step)
         for t, loss in model.history.curve if model.history is not None else ():
             if t > self._written:

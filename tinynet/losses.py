@@ -34,7 +34,7 @@ class Loss:
         return f"{type(self).__name__}({', '.join(checks.attributes(self))})"
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no formula: write one, or a __call__")
 
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
         """``W`` for these targets: an int, or a () array where it depends on data."""
@@ -59,9 +59,7 @@ class Loss:
 
     def _pair(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         """`formula`; TypeError if it gives anything but two results, which a compiled kernel would not notice."""
-        pair = self.formula(xp, y, target)
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"{type(self).__name__}.formula does not give two results: return (loss, derivative in y)")
+        pair: tuple[Array, Array] = checks.two(self.formula(xp, y, target), self, "formula", "(loss, derivative in y)")
         return pair
 
     def probabilities(self, y: Array, ops: Backend) -> Array:
@@ -89,6 +87,9 @@ class Loss:
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
         """ValueError unless targets, of a batch or of a whole data set, fit outputs ``(n, *out)``."""
         n = target.shape[0]
+        if self.labels and _is_integral(target, ops):
+            self._check_labels(out[-1], target, ops)
+            return
         if tuple(target.shape[1:]) != tuple(out):
             expected = f"{(n, *out)}"
             if prod(target.shape) == n:  # a number for each sample
@@ -96,6 +97,17 @@ class Loss:
                 expected += "; reshape(-1, 1) makes one column" if prod(out) == 1 else f", {labels}"
             raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {expected}")
         self.check_values(target, ops)
+
+    def _check_labels(self, k: int, target: Array, ops: Backend) -> None:
+        """ValueError unless integers are labels (n,) of k classes."""
+        n, xp = target.shape[0], ops.xp
+        if target.ndim != 1:
+            raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}")
+        claim = f"labels must be in [0, {k}), the numbers of the outputs"
+        if k == 1:
+            claim += ", or be those of BinaryCrossEntropy"
+        most = min(k - 1, int(xp.iinfo(target.dtype).max))  # a number that the dtype has
+        self._require((target >= 0) & (target <= most), target, claim, ops)
 
     def check_values(self, target: Array, ops: Backend) -> None:
         """ValueError if a target lies outside the domain of the loss."""
@@ -316,8 +328,9 @@ class CrossEntropy(Loss):
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
         if self.class_weight is None or not self._has_labels(target, ops):
             return super().denominator(target, weight, ops)
-        xp, dtype = ops.xp, ops.xp.float64 if weight is None else weight.dtype
-        of_label = xp.reshape(xp.take(self._class_weights(dtype, ops), xp.reshape(target, (-1,)), axis=0), target.shape)
+        xp, dtype = ops.xp, ops.widest if weight is None else weight.dtype
+        labels = xp.astype(xp.reshape(target, (-1,)), xp.int64)
+        of_label = xp.reshape(xp.take(self._class_weights(dtype, ops), labels, axis=0), target.shape)
         return xp.sum(of_label if weight is None else of_label * weight, axis=-1)
 
     def __call__(
@@ -334,15 +347,8 @@ class CrossEntropy(Loss):
         n, k = target.shape[0], out[-1]
         if self.class_weight is not None and len(self.class_weight) != k:
             raise ValueError(f"class_weight has {len(self.class_weight)} numbers for {k} classes: expected {k}")
-        xp = ops.xp
         if _is_integral(target, ops):
-            if target.ndim != 1:
-                raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}")
-            claim = f"labels must be in [0, {k}), the numbers of the outputs"
-            if k == 1:
-                claim += ", or be those of BinaryCrossEntropy"
-            most = min(k - 1, int(xp.iinfo(target.dtype).max))  # a number that the dtype has
-            self._require((target >= 0) & (target <= most), target, claim, ops)
+            self._check_labels(k, target, ops)
         elif k == 1:
             raise ValueError(
                 "CrossEntropy of a single output is always 0: use BinaryCrossEntropy, or an output for each class"
@@ -377,6 +383,20 @@ def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
     return values
 
 
+def checked_loss(
+    loss: Loss, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
+) -> tuple[Array, Array]:
+    """``loss(y, …)``; ValueError unless it is one number, and a gradient in the shape of y: another could broadcast unnoticed."""
+    value, dy = checks.two(loss(y, target, ops, weight, denominator), loss, "__call__", "(loss, gradient in y)")
+    for name, a, wanted in (("loss", value, y.shape[:-2]), ("gradient", dy, y.shape)):
+        shape = tuple(getattr(a, "shape", ()))
+        if shape != tuple(wanted):
+            raise ValueError(
+                f"{type(loss).__name__} gives a {name} {shape} for outputs {tuple(y.shape)}: expected {tuple(wanted)}"
+            )
+    return value, dy
+
+
 def check_loss(loss: Any) -> None:
     """TypeError unless ``loss`` is one, or if it is a `CrossEntropy` with a formula, which would not be used."""
     if not isinstance(loss, Loss):
@@ -393,7 +413,7 @@ def check_denominator(loss: Loss, out: Shape, target: Array, ops: Backend) -> No
     dtype = t.dtype if ops.xp.isdtype(t.dtype, "real floating") else ops.dtype("float32")
     y = ops.zeros((t.shape[0], *out), dtype) + 0.5  # which has a logarithm, if y are probabilities
     t = real_columns(t, 1, y, ops)
-    one, half = (float(ops.to_numpy(loss(y, t, ops, None, number)[0])) for number in (1, 2))
+    one, half = (float(ops.to_numpy(checked_loss(loss, y, t, ops, None, number)[0])) for number in (1, 2))
     if isfinite(one) and one == half != 0.0:
         raise TypeError(
             f"{type(loss).__name__}.__call__ does not divide by its denominator: do, if it is not None, or set mean = False"

@@ -60,6 +60,11 @@ def _decide(y: Array, target: Array, ops: Backend) -> tuple[Array, Array]:
     return xp.astype(xp.argmax(y, axis=-1), xp.int64), xp.astype(target, xp.int64)
 
 
+def _is_class(labels: Array, k: int, ops: Backend) -> Array:
+    """Whether each of ``labels`` is each of k classes: integers (n,) -> bool (n, k)."""
+    return ops.xp.astype(labels, ops.xp.int64)[:, None] == ops.arange(0, k)[None, :]
+
+
 class _Ratio(Metric):
     """A weighted mean: sums are (numerator, denominator)."""
 
@@ -106,10 +111,9 @@ class TopK(_Ratio):
         xp = ops.xp
         if target.ndim == 2:
             target = xp.argmax(target, axis=1)
-        classes = xp.arange(y.shape[-1], dtype=target.dtype, device=ops.device)
-        at_label = target[:, None] == classes[None, :]
+        at_label = _is_class(target, y.shape[-1], ops)
         own = xp.sum(xp.where(at_label, y, xp.zeros_like(y)), axis=-1, keepdims=True)
-        above = xp.sum(xp.astype(y > own, xp.int64), axis=-1)
+        above = xp.sum(xp.astype(~(y <= own), xp.int64), axis=-1)  # NaN counts as above
         return self._pair(xp.astype(above < self.k, y.dtype), _rows(y, weight, ops), ops)
 
 
@@ -127,8 +131,7 @@ class LogLoss(_Ratio):
             values = xp.maximum(z, 0.0) - z * t + xp.log1p(xp.exp(-xp.abs(z)))
         else:
             if target.ndim == 1:
-                classes = xp.arange(y.shape[-1], dtype=target.dtype, device=ops.device)
-                target = xp.astype(target[:, None] == classes[None, :], y.dtype)
+                target = xp.astype(_is_class(target, y.shape[-1], ops), y.dtype)
             shifted = y - xp.max(y, axis=-1, keepdims=True)
             log = shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
             # 0 * -inf is 0 here: a class that cannot occur costs nothing where the target does not ask for it
@@ -149,10 +152,10 @@ class F1(Metric):
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         xp = ops.xp
         predicted, true = _decide(y, target, ops)
-        classes = xp.arange(max(2, y.shape[-1]), dtype=xp.int64, device=ops.device)[None, :]
         rows = _rows(y, weight, ops)[:, None]
-        s = xp.astype(predicted[:, None] == classes, y.dtype) * rows
-        t = xp.astype(true[:, None] == classes, y.dtype)
+        predicted, true = (_is_class(labels, max(2, y.shape[-1]), ops) for labels in (predicted, true))
+        s = xp.astype(predicted, y.dtype) * rows
+        t = xp.astype(true, y.dtype)
         both = xp.sum(s * t, axis=0), xp.sum(s, axis=0) + xp.sum(t * rows, axis=0)
         binary = xp.zeros((1,), dtype=y.dtype, device=ops.device) + (1.0 if y.shape[-1] == 1 else 0.0)
         return xp.concat([*both, binary])
@@ -201,9 +204,9 @@ class RMSE(_Error):
 class R2(Metric):
     """``1 - sum (y - t)**2 / sum (t - mean t)**2``, averaged over the outputs (scikit-learn's "uniform_average").
 
-    In float64. The means and squares of two sets of samples are combined as in T. F. Chan, G. H. Golub, R. J. LeVeque
-    (1979), *Updating formulae and a pairwise algorithm for computing sample variances*. A target that does not vary
-    gives 1 if it is met exactly, else 0.
+    In float64 where the device has it. The means and squares of two sets of samples are combined as in T. F. Chan,
+    G. H. Golub, R. J. LeVeque (1979), *Updating formulae and a pairwise algorithm for computing sample variances*. A
+    target that does not vary gives 1 if it is met exactly, else 0.
     """
 
     name: str = "r2"
@@ -212,8 +215,8 @@ class R2(Metric):
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         """For each output the squared errors, the mean of the targets and the squared distances from it; then the weight."""
         xp = ops.xp
-        y, target = xp.astype(y, xp.float64), xp.astype(target, xp.float64)
-        rows = xp.astype(_rows(y, weight, ops), xp.float64)
+        y, target = xp.astype(y, ops.widest), xp.astype(target, ops.widest)
+        rows = xp.astype(_rows(y, weight, ops), ops.widest)
         total, w = xp.reshape(xp.sum(rows), (1,)), rows[:, None]
         errors = xp.sum(w * (y - target) ** 2, axis=0)
         # Relative to a target that counts, so that one that does not vary has squares of exactly 0.

@@ -15,7 +15,7 @@ from tinynet.data import Columns, as_dataset
 from tinynet.evaluation import Evaluation
 from tinynet.initializers import Shape
 from tinynet.labels import as_labels, boundary
-from tinynet.layers import Array, Context, Layer, Sequential, checked_forward, checked_gradients, leaves
+from tinynet.layers import Array, Context, Layer, Sequential, built, checked_forward, checked_gradients, leaves
 from tinynet.losses import Loss
 from tinynet.matching import as_inputs, check_fit, check_inputs
 from tinynet.metrics import Metric, as_metrics
@@ -78,7 +78,7 @@ class Model(Vectors):
         self.seed = streams.check_seed(seed)
         self.dtype = dtype
         self.ops = get_backend(backend)
-        self.spec = net.build(self.in_shape)
+        self.spec = built(net, self.in_shape)
         self.out_shape: Shape = self.spec.shape
         self.loss: Loss | None = None
         self.metrics: tuple[Metric, ...] = ()

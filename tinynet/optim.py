@@ -73,7 +73,7 @@ class Optimizer:
         return ()
 
     def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no rule: write one")
 
     def _decayed_rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
         n = len(self.used_slots())

@@ -66,12 +66,12 @@ class Vectors:
         self.params = merge(views(theta, self.spec.params, self.ops), views(state, self.spec.state, self.ops))
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: the backend by its name, without the views that are cut out of the two vectors."""
+        """For pickle and copy: without the views that are cut out of the two vectors."""
         state = {name: value for name, value in vars(self).items() if name not in ("params", "_forward")}
-        return state | {"ops": self.ops.name} | {name: self.ops.to_numpy(state[name]) for name in ("_theta", "_state")}
+        return state | {name: self.ops.to_numpy(state[name]) for name in ("_theta", "_state")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, ops=get_backend(state["ops"]))
+        vars(self).update(state)
         # copies, also of what `copy.copy` has not copied and of maps that cannot be written
         self._bind(*(self._copy(state[name]) for name in ("_theta", "_state")))
 

@@ -36,6 +36,9 @@ class _Watched(Layer):
 
     seen: Seen
 
+    def __repr__(self) -> str:
+        return repr(self.seen.layer)
+
     def build(self, shape: tuple[int, ...]) -> Spec:
         return self.seen.layer.build(shape)
 

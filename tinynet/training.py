@@ -20,7 +20,7 @@ from tinynet.data.together import Together
 from tinynet.errors import DivergedError
 from tinynet.footprint import step_bytes
 from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
-from tinynet.losses import Loss, real_columns
+from tinynet.losses import Loss, checked_loss, real_columns
 from tinynet.matching import check_fit
 from tinynet.model import Model
 from tinynet.optim import Optimizer, State, check_optimizer
@@ -93,6 +93,9 @@ def train(
     """
     check_options(steps, clip, accumulate, ema)
     check_optimizer(optimizer)
+    if not hasattr(loader, "steps_per_epoch"):
+        text = checks.short_repr(loader)
+        raise TypeError(f"data {text} are not a loader: give one, such as Loader(data, batch_size=32)")
     check_fit(model, loader.data, loss)
     ops, theta = model.ops, model.theta
     needed = step_bytes(
@@ -206,7 +209,7 @@ def _gradient(
         w = None if weight is None else weight[rows]
         ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=start // size)
         out, backprop = checked_forward(model.net, model.out_shape, params, x[(*rows, ...)], ctx)
-        value, dy = loss(out, y[(*rows, ...)], ops, w, denominator)
+        value, dy = checked_loss(loss, out, y[(*rows, ...)], ops, w, denominator)
         gradients = checked_gradients(model.gradient_names, backprop(dy)[1], params)
         ops.pack(gradients, vectors[-1] if start else vectors[0])
         if start:

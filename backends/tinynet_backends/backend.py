@@ -61,6 +61,19 @@ class Backend:
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
 
+    # A process has one of each: a copy of what holds a backend holds the same, and a pickle has its name.
+
+    def __copy__(self) -> Backend:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Backend:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from tinynet_backends.switch import get_backend
+
+        return get_backend, (self.name,)
+
     # Arrays in, arrays out -----------------------------------------------------------------------------------------
 
     def dtype(self, name: str) -> Any:
@@ -114,6 +127,11 @@ class Backend:
     def has_float64(self) -> bool:
         """Whether the device has float64, which some accelerators lack."""
         return "float64" in self.xp.__array_namespace_info__().dtypes(device=self.device)
+
+    @property
+    def widest(self) -> Any:
+        """float64 or, where the device lacks it, float32: the dtype for sums that float32 would spoil."""
+        return self.xp.float64 if self.has_float64 else self.xp.float32
 
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
         """``step(*fixed, …)``, prepared to run many times.
@@ -313,8 +331,8 @@ class Backend:
         xp = self.xp
         k = z.shape[-1]
         if target.ndim < z.ndim:
-            classes = xp.arange(k, dtype=target.dtype, device=self.device)
-            target = xp.astype(target[..., None] == classes, z.dtype)
+            labels = xp.astype(target, xp.int64)  # of uint8, only 256 classes could be told apart
+            target = xp.astype(labels[..., None] == self.arange(0, k), z.dtype)
         q = target * (1.0 - smoothing) + smoothing / k
         if class_weight is not None:
             q = q * class_weight

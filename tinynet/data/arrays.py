@@ -114,6 +114,8 @@ class Arrays(Dataset):
             weight = None if self.weight is None else take(self.weight, i)
         if self._mapped > RELEASE:
             self._touch(x.nbytes + y.nbytes if isinstance(index, range) else len(index) * _FAULT)
+        if not ops.owns(x):  # from a device by way of the host, which is the only crossing
+            x, y, weight = (None if a is None else self.ops.to_numpy(a) for a in (x, y, weight))
         x = ops.asarray(x, dtype)
         y = ops.asarray(y, dtype if self.classes is None else "int64")
         return Batch(x, y, None if weight is None else ops.asarray(weight, dtype))

@@ -50,7 +50,7 @@ class Virtual(Dataset):
             object.__setattr__(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "kept": {}}  # recomputed on demand; a backend cannot be pickled
+        return {**self.__dict__, "kept": {}}  # recomputed on demand
 
     def _validate(self) -> None:
         """Check hyperparameters and set shape, classes and outputs."""

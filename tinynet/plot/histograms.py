@@ -10,6 +10,7 @@ import numpy as np
 
 from tinynet.data import as_dataset
 from tinynet.losses import Loss
+from tinynet.matching import check_fit
 from tinynet.model import Model
 from tinynet.plot.style import COLOURS, GREY, dress, figure, positive
 from tinynet.probe import probe
@@ -34,6 +35,7 @@ def gradients(model: Model, data: Any, *, loss: Loss | None = None, samples: int
     if loss is None:
         raise ValueError("the model has no loss yet: fit it, or give gradients(loss=…)")
     data = as_dataset(data, model.ops, model.columns)
+    check_fit(model, data, loss)
     m = min(samples, data.n)
     batch = data.batch(np.arange(m, dtype=np.int64) * data.n // m, model.ops, model.dtype)
     _, seen = probe(model, batch, loss)

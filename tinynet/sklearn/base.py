@@ -148,6 +148,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             self._begin_records(continued)
             size = self._batch_size(len(samples))
             trainer = self._trainer(net, loss, samples, size, data, continued, one_epoch)
+            self._describe(trainer.model)
             self.net_, self.n_layers_ = net, 1 + sum(isinstance(layer, Dense) for layer in net.layers)
             if self.standardize:  # once, rather than in each step
                 samples = samples.standardized(trainer.model)
@@ -224,6 +225,8 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
     def _split(self, samples: Samples, held_out: tuple[Any, Any, Any], data: Data) -> tuple[Samples, Samples | None]:
         """Samples to train on, and those that are held out, if any."""
         X, y, weight = held_out
+        if X is None and (y is not None or weight is not None):
+            raise ValueError("y_val and sample_weight_val belong to X_val, which is None: give it too")
         if X is not None:
             dtype = data.home.dtype(data.dtype)
             X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, reset=False, **self._target_options)
@@ -301,12 +304,14 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             ops = training_backend(self.backend, backend_of(self.theta_))
             model = Model(self.net_, self.n_features_in_, seed=self._seed, backend=ops, dtype=dtype_name(self.theta_))
             _fill(model, self.theta_, self.layer_state_)
+            self._describe(model)
             live = self._live = self.theta_, model
-        model = live[1]
-        if model.loss is None:
-            model.loss, model.metrics = self._loss_and_metrics()
-            model.history, model.columns = History(self.history_), self._columns()
-        return model
+        return live[1]
+
+    def _describe(self, model: Model) -> None:
+        """Give ``model`` what `fit` gives one: its loss and metrics, the history and the names of columns."""
+        model.loss, model.metrics = self._loss_and_metrics()
+        model.history, model.columns = History(self.history_), self._columns()
 
     def _columns(self) -> Columns | None:
         """The names of features, targets (as in a file: y, or y0, y1, …) and classes; None if features have no names."""

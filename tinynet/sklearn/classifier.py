@@ -99,6 +99,8 @@ class MLPClassifier(ClassifierMixin, MLP):
         fitted = to_host(self.classes_)
         if known and hasattr(self, "_multilabel") and multilabel != self._multilabel:
             raise ValueError(f"y is {kind} and was not in the last fit: give labels of one kind")
+        if multilabel and len(classes) != len(fitted):
+            raise ValueError(f"y has {len(classes)} labels a sample and {len(fitted)} before: give as many")
         unseen = sorted(set(classes.tolist()) - set(fitted.tolist()))
         if unseen:
             raise ValueError(f"`y` has classes not in `self.classes_`: {unseen} are not among {fitted.tolist()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tinynet_backends import Backend
@@ -11,6 +12,7 @@ from tinynet_backends import Backend
 from tinynet.data import Loader
 from tinynet.errors import DivergedError, StopTraining
 from tinynet.evaluation import Evaluation
+from tinynet.fitting import checked_callbacks
 from tinynet.sklearn.callbacks import FitTask
 from tinynet.sklearn.placement import Array, move
 from tinynet.sklearn.samples import Passes, Samples
@@ -39,6 +41,9 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.evaluate = Evaluation(self.trainer.inner, self.trainer.loss, ())
+        self.callbacks = checked_callbacks(self.estimator.callbacks or ())
+        if self.estimator.early_stopping and self.estimator.best_validation_score_ > -inf:  # of a fit that goes on
+            self.best = self._weights()
 
     def run(self) -> bool:
         """Train; whether it ended before the last epoch."""
@@ -98,11 +103,10 @@ class Loop:
         if estimator.verbose:
             print(", ".join(f"{name} {value:.6g}" for name, value in row.items()))
         if self._is_best(row) and estimator.early_stopping:
-            model = self.trainer.model
-            self.best = _copy(model.theta, model.ops), _copy(model.state, model.ops)
+            self.best = self._weights()
         stop = self.task.end_epoch(self._results)
         try:
-            for callback in estimator.callbacks or ():
+            for callback in self.callbacks:
                 callback(self.trainer.model, row)
         except StopTraining:
             stop = True
@@ -110,6 +114,11 @@ class Loop:
             estimator._stale = 0
             stop = stop or not self.trainer.rate.lower()
         return stop
+
+    def _weights(self) -> tuple[Array, Array]:
+        """Copies of theta and state."""
+        model = self.trainer.model
+        return _copy(model.theta, model.ops), _copy(model.state, model.ops)
 
     def _validate(self, test: Samples) -> dict[str, float]:
         model = self.trainer.inner
