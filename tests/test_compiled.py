@@ -276,6 +276,15 @@ def together(ops, network, count):
     return tn.fit_many(model, data, seeds=range(count), **options)
 
 
+def test_large_layers_are_updated_where_their_gradients_were_made(monkeypatch, wanted):
+    found, layers = [], NumbaBackend._layers
+    monkeypatch.setattr(NumbaBackend, "_layers", lambda self, g: found.append(layers(self, g)) or found[-1])
+    assert trained() == wanted
+    assert [0, 30 * 200 + 200] in found  # the second layer is large
+    monkeypatch.setattr(NumbaBackend, "_layers", lambda self, g: [0])
+    assert trained() == wanted
+
+
 @pytest.mark.parametrize("count", [2, 6, 7])
 def test_chains_change_no_bit(count, monkeypatch):
     """However many shares the networks are cut into, and however many threads take them, and without chains."""

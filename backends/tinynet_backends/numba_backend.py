@@ -14,7 +14,7 @@ from tinynet_backends.backend import Array, Formula
 from tinynet_backends.capture import Call, real
 from tinynet_backends.errors import BackendUnavailable
 from tinynet_backends.numpy_backend import NumpyBackend
-from tinynet_backends.replay import Compiled, Replay
+from tinynet_backends.replay import Compiled, Replay, offset_of, whole_of
 from tinynet_backends.rowwise import traced as traced_rows
 from tinynet_backends.tracing import traced
 
@@ -211,13 +211,23 @@ class NumbaBackend(NumpyBackend):
             super().update(formula, arrays, inputs, *scalars)
             return
         self._writes()
-        size = arrays[0].size
-        address, parts = build.formula(trace, arrays[0].dtype, "update"), self._parts(size, GRAIN // 2)
+        size, address = arrays[0].size, build.formula(trace, arrays[0].dtype, "update")
         if not _alike(values):  # views into the vectors of many networks
-            self._run_each(address, parts, arrays[0].shape[1], *values, *scalars)
+            self._run_each(address, self._parts(size, GRAIN // 2), arrays[0].shape[1], *values, *scalars)
             return
-        kernel = Kernel(address, parts, _rows_of(arrays[0]))
-        self._do(kernel, size, *values, *scalars)
+        starts = self._layers(inputs) if arrays[0].ndim == 1 else [0]
+        for start, stop in zip(starts, [*starts[1:], len(arrays[0])], strict=True):
+            pieces = [a[start:stop, ...] for a in values] if len(starts) > 1 else values
+            kernel = Kernel(address, self._parts(pieces[0].size, GRAIN // 2), _rows_of(arrays[0]))
+            self._do(kernel, pieces[0].size, *pieces, *scalars)
+
+    def _layers(self, vectors: Sequence[Array]) -> list[int]:
+        """Where the gradients of large layers begin in these vectors: a core then updates what it made the gradient of."""
+        starts, gradients = {0}, self._running.arena.gradients if self._running.arena else []
+        for vector in map(real, vectors):
+            own = [g for g in gradients if g.size >= GRAIN and whole_of(g) is whole_of(vector)]
+            starts |= {offset_of(g, vector) // g.itemsize for g in own}
+        return sorted(starts)
 
     def clip_norm(self, g: Array, max_norm: float) -> Array:
         if not g.size or not _ready(g, g.dtype) or g.ndim > 2:
