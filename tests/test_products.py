@@ -143,14 +143,14 @@ def test_blocks_that_are_added_up_apart(turned, tiled, monkeypatch):
     if library is None and not tiled:
         pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
     monkeypatch.setattr(program, "tiles", lambda: tiled)
-    ops, made = get_backend("numba"), []
+    ops, made, ways = get_backend("numba"), [], set()
     by_tiles, by_blas = ops._by_tiles, ops._by_blas
     monkeypatch.setattr(ops, "_by_tiles", lambda a, *rest: made.append(("tiles", a.ndim)) or by_tiles(a, *rest))
     monkeypatch.setattr(
         ops, "_by_blas", lambda gemm, a, *rest: made.append(("blas", a.ndim)) or by_blas(gemm, a, *rest)
     )
     for dtype, m, n in product(("float32", "float64"), (3, 100), (3, 150)):
-        for k in (4 * DEPTH - 4, 8 * DEPTH):
+        for k in (4 * DEPTH - 5, 8 * DEPTH, 8 * DEPTH + 1):
             rng, found = np.random.default_rng(m * n), []
             a, b, shift = rng.standard_normal((m, k)), rng.standard_normal((k, n)), rng.standard_normal(n)
             laid_out = np.asfortranarray if turned else np.ascontiguousarray
@@ -160,12 +160,14 @@ def test_blocks_that_are_added_up_apart(turned, tiled, monkeypatch):
                 ops._products(laid_out(a.astype(dtype)), b.astype(dtype), c, shift.astype(dtype))
                 found.append(c)
             np.testing.assert_allclose(found[0], a @ b + shift, rtol=2e-3 if dtype == "float32" else 1e-10, atol=1e-4)
-            (way, ndim), (_, whole) = made[-2:]
-            expected = products.apart(m, n, k, turned)
-            assert (ndim, whole) == (3 if expected else 2, 2)
+            blocks = [3] + [2] * (k % DEPTH > 0) if products.apart(m, n, k, turned) else [2]
+            way, _ = made[-1]
+            assert [ndim for _, ndim in made] == [*blocks, 2]
+            ways |= {*made}
+            made.clear()
             if way == "tiles":
                 assert found[0].tobytes() == found[1].tobytes()
-    assert set(made) == set(product(("tiles", "blas") if tiled else ("blas",), (2, 3)))
+    assert ways == set(product(("tiles", "blas") if tiled else ("blas",), (2, 3)))
 
 
 def test_threads_do_not_change_a_bit():

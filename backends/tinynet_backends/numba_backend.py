@@ -99,15 +99,18 @@ class NumbaBackend(NumpyBackend):
 
     def _sum_rows(self, x: Array, out: Array) -> None:
         """``out[...] = x.sum(-2)``, of one network or of many."""
-        (*many, n, o), parts, blocks = x.shape, self._parts(x.size), products.blocks(x.shape[-2])
+        (*many, n, o), parts = x.shape, self._parts(x.size)
         if many:
             words = *x.shape, x, out, out.strides[0]
             self._run(kernels.columns_of_each, x.dtype, min(parts, len(x)), *words, rows=len(x))
         elif x.flags.c_contiguous:
-            if x.size >= 4 * GRAIN and not n % blocks:  # a core adds up the rows that it wrote; sizes alone decide
-                sums = self.empty((blocks, o), x.dtype)
-                self._sum_rows(x.reshape(blocks, -1, o), sums)
-                x, n, parts = sums, blocks, 1
+            count, depth = products.blocks(n)
+            if x.size >= 4 * GRAIN and count > 1:  # a core adds up the rows that it wrote; sizes alone decide
+                sums, whole = self.empty((count, o), x.dtype), n // depth
+                self._sum_rows(x[: whole * depth, :].reshape(whole, depth, o), sums[:whole, :])
+                if whole < count:
+                    self._sum_rows(x[whole * depth :, :], sums[whole, :])
+                x, n, parts = sums, count, 1
             self._run(kernels.column_sums, x.dtype, min(parts, max(1, o // 16)), n, o, x, out)
         else:
             self._do(np.add.reduce, x, 0, None, out)
@@ -125,13 +128,19 @@ class NumbaBackend(NumpyBackend):
 
     def _apart(self, a: Array, b: Array, c: Array, bias: Array | None) -> bool:
         """A product whose terms are added up in blocks apart, if that pays: see `products.apart`."""
-        (m, k), n, blocks, turned = a.shape, b.shape[1], products.blocks(a.shape[1]), _dense(a.mT)
+        (m, k), n, turned = a.shape, b.shape[1], _dense(a.mT)
         dense = (turned or _dense(a)) and _dense(b) and _dense(c)
         if not dense or self._cores < 2 or not products.apart(m, n, k, turned):
             return False
-        sums = self.empty((blocks, m, n), c.dtype)
-        a = a.mT.reshape(blocks, -1, m).mT if turned else a.reshape(m, blocks, -1).swapaxes(0, 1)
-        self._by_library_or_tiles(a, b.reshape(blocks, -1, n), sums, None, networks=False)
+        count, depth = products.blocks(k)
+        sums, whole = self.empty((count, m, n), c.dtype), k // depth
+        first, rest = slice(whole * depth), slice(whole * depth, None)
+        multiply = partial(self._by_library_or_tiles, bias=None, networks=False)
+        lie = a.mT[first, :] if turned else a[:, first]
+        terms = lie.reshape(whole, depth, m).mT if turned else lie.reshape(m, whole, depth).swapaxes(0, 1)
+        multiply(terms, b[first, :].reshape(whole, depth, n), sums[:whole, ...])
+        if whole < count:
+            multiply(a[:, rest], b[rest, :], sums[whole, ...])
         self._run(
             kernels.add_up, c.dtype, min(self._parts(sums.size), m), *sums.shape, sums, c, 0 if bias is None else bias
         )

@@ -20,9 +20,10 @@ _FLOPS = 2**19  # multiplications that are worth a part: about 10 us, since a co
 _MOVED = 2**16  # numbers, written or fetched from another core, that take about as long
 
 
-def blocks(k: int) -> int:
-    """The number of blocks of k terms; all but the last have as many."""
-    return -(-k // DEPTH)
+def blocks(k: int) -> tuple[int, int]:
+    """The number of blocks of k terms, and the terms of each but the last, which may have fewer."""
+    count = -(-k // DEPTH)
+    return count, -(-k // max(count, 1))
 
 
 def apart(m: int, n: int, k: int, turned: bool) -> bool:
@@ -33,7 +34,8 @@ def apart(m: int, n: int, k: int, turned: bool) -> bool:
     of its own whenever it writes there again. That pays if what is not fetched is more than the sums.
     """
     spared = k * (m + n) // 2 if turned else k * n * (m <= n)
-    return blocks(k) > 1 and not k % blocks(k) and max(blocks(k) * m * n, _MOVED) <= spared
+    count, _ = blocks(k)
+    return count > 1 and max(count * m * n, _MOVED) <= spared
 
 
 def panels(n: int, size: int) -> tuple[int, int]:
