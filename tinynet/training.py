@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -79,7 +79,7 @@ def train(
     which is checked every 64 steps, at the end of an epoch, and after every step for which ``due(step)`` is true: the
     model is then as it was at the last check. With ``together`` a report may stand for several steps and describes the
     last of them: up to 64, which numba runs without Python in between and a CUDA device that makes its batches itself gets
-    in one launch. Such a device is checked every 64 launches, or after about a second's work.
+    in one launch, or of a large network one by one. Such a device is checked every 64 launches, or after about a second's work.
 
     Examples
     --------
@@ -119,13 +119,14 @@ class Step:
     """One step on a batch, in place: ``step(batch, t)`` -> loss (), or (networks,).
 
     It is ``compute(*fixed, *batch, t, *numbers(t))``, compiled; ``numbers`` is called once for each step, in order.
+    ``updates`` is whether it is known to change weights by `Backend.update` alone.
     """
 
     def __init__(
         self, ops: Backend, compute: Callable[..., Array], fixed: tuple[Any, ...],
-        numbers: Callable[[int], tuple[float, ...]],
+        numbers: Callable[[int], tuple[float, ...]], updates: bool,
     ) -> None:  # fmt: skip
-        self.ops, self.compute, self.fixed, self.numbers = ops, compute, fixed, numbers
+        self.ops, self.compute, self.fixed, self.numbers, self.updates = ops, compute, fixed, numbers, updates
         self._one = ops.compile(compute, *fixed)
         self._several: dict[int, Callable[..., Array]] = {}
 
@@ -155,6 +156,10 @@ class Step:
             each.append(self.compute(*fixed, *part, *numbers[n * width : (n + 1) * width]))
         return self.ops.pack(each, losses)
 
+    def undisturbed(self) -> AbstractContextManager[Any]:
+        """`Backend.undisturbed`, for calls between which nothing else happens."""
+        return self.ops.undisturbed() if self.updates else nullcontext()
+
     def joins(self) -> bool:
         """Whether several steps are better run as one."""
         return self.ops.launches or self.ops.scan(self._one) is not None
@@ -183,7 +188,7 @@ def make_step(
 
     arrays = {name: value for name, value in run.slots.items() if not isinstance(value, float)}
     fixed = model.params, theta, arrays, run.average, vectors, rate
-    return Step(ops, step, fixed, partial(optimizer.numbers, run.slots))
+    return Step(ops, step, fixed, partial(optimizer.numbers, run.slots), type(optimizer).apply is Optimizer.apply)
 
 
 def _gradient(
@@ -239,16 +244,18 @@ def loop(
         while run.step < stop:
             with ops.active():
                 t = run.step
-                count = 1
+                count, as_one = 1, False
                 if together and step.joins():
-                    count = _uninterrupted(loader, t, min(stop, since + often), due, ops, parameters)
+                    count, as_one = _uninterrupted(loader, t, min(stop, since + often), due, ops, parameters)
                 latest = t + count - 1
                 value = losses[latest - since, ...]
-                if count > 1:
-                    step.several(supply.several(t, count), t, losses[t - since : t - since + count, ...])
-                else:
-                    ops.assign(value, step(supply.batch(t), t))
-                run.step = t + count
+                with step.undisturbed() if together else nullcontext():
+                    if as_one:
+                        step.several(supply.several(t, count), t, losses[t - since : t - since + count, ...])
+                        run.step = t + count
+                    for n in range(run.step, t + count):
+                        ops.assign(losses[n - since, ...], step(supply.batch(n), n))
+                        run.step = n + 1
                 epoch, place = divmod(latest, loader.steps_per_epoch)
                 last = place + 1 == loader.steps_per_epoch
                 recent: tuple[float, ...] = ()
@@ -286,21 +293,23 @@ def _steps_unchecked(loader: Any, ops: Backend, parameters: int) -> int:
 
 def _uninterrupted(
     loader: Any, t: int, stop: int, due: Callable[[int], bool] | None, ops: Backend, parameters: int
-) -> int:
-    """How many steps are run as one from ``t`` on.
+) -> tuple[int, bool]:
+    """How many steps a report from ``t`` on stands for, and whether they are run as one.
 
     They are full batches of one chunk, up to ``stop`` or to where a step is due. A device that launches them is given all of
     a chunk, a quarter or a 16th of it, or single ones: each number of steps is another graph.
     """
     most: int = loader.steps_per_chunk(ops)
     place = t % loader.steps_per_epoch
-    count: int = min(most - place % most, loader.data.n // loader.batch_size - place, stop - t)
+    chunk = CHECK_EVERY if ops.launches and most == 1 else most - place % most
+    count: int = max(min(chunk, loader.data.n // loader.batch_size - place, stop - t), 1)
     if due is not None:
         count = next((n for n in range(1, count) if due(t + n)), count)
-    if ops.launches:
-        count = min(count, _LAUNCHED // max(parameters, 1))
-        return next((n for n in (most, most // 4, most // 16) if 1 < n <= count), 1)
-    return max(count, 1)
+    if not ops.launches:
+        return count, count > 1
+    launched = min(count, most, _LAUNCHED // max(parameters, 1))
+    as_one = next((n for n in (most, most // 4, most // 16) if 1 < n <= launched), 1)
+    return (as_one, True) if as_one > 1 else (count, False)
 
 
 def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from tinynet_backends import capture
 from tinynet_backends.arena import Arena
+from tinynet_backends.cuda.copies import Copies
 from tinynet_backends.cuda.joined import Launch
 from tinynet_backends.cuda.plan import ALIGNED
 from tinynet_backends.errors import first_line
@@ -34,13 +35,16 @@ class Uncapturable(Exception):
 class Recording:
     """A capture in progress.
 
-    ``kept`` has what the graph uses beside its own pool, to keep it alive; ``launches`` all launches of kernels of ours.
+    ``kept`` has what the graph uses beside its own pool, to keep it alive; ``launches`` all launches of kernels of ours;
+    ``before`` what has to be done before a launch of the graph, except after another one in `Backend.undisturbed`.
     """
 
     def __init__(self) -> None:
         self.broken = ""
         self.kept: list[Array] = []
         self.launches: list[Launch] = []
+        self.before: list[Callable[[], None]] = []
+        self.copies: Copies | None = None
 
     def stop(self, reason: str) -> None:
         """Abandon the capture: the step runs as written. Nothing that was captured has been executed."""
@@ -92,6 +96,7 @@ class _Captured(NamedTuple):
     numbers: Array | None
     results: list[Any]
     kept: list[Array]
+    before: list[Callable[[], None]]
 
 
 class ThreadState(threading.local):
@@ -101,6 +106,9 @@ class ThreadState(threading.local):
         self.recording: Recording | None = None
         self.arena: Arena | None = None  # of the compiled step
         self.constants: dict[Any, Array] | None = None  # that step's arrays filled with one number
+        self.copies: Copies | None = None  # of what that step holds fixed
+        self.undisturbed = False
+        self.latest: Any = None  # the graph that was launched last, if no other step has run since, undisturbed
 
 
 Join = Callable[[Any, Recording, Any], Any]
@@ -174,6 +182,7 @@ class _Compilation:
         return self._as_written(calls) if isinstance(known, str) else known.results
 
     def _as_written(self, calls: Sequence[Sequence[Any]]) -> list[Any]:
+        self.running.latest = None
         return [self.step(*self.fixed, *args) for args in calls]
 
     def _sorted(self, calls: Sequence[tuple[Any, ...]]) -> tuple[Any, list[Array], list[float]]:
@@ -251,7 +260,7 @@ class _Compilation:
         finally:
             self.running.recording = None
         whole = self.join(made[0], recording, pool)
-        return _Captured(whole, pool, inputs, in_place, numbers, results, recording.kept)
+        return _Captured(whole, pool, inputs, in_place, numbers, results, recording.kept, recording.before)
 
     def _stand_in(self, a: Any, recording: Recording, arrays: Any, numbers: Array, places: Any) -> Any:
         if self.runtime.owns(a):
@@ -265,7 +274,14 @@ class _Compilation:
         self._fill(captured.inputs, arrays)
         if numbers:
             self.runtime.send(captured.numbers, numbers)
+        running = self.running
+        if running.latest is not captured:
+            for do in captured.before:
+                do()
+        running.latest = None
         self.runtime.launch(captured.graph)
+        if running.undisturbed:
+            running.latest = captured
 
 
 def _same(some: list[Array], others: list[Array]) -> bool:
