@@ -18,8 +18,8 @@ from tinynet.data.loader import BatchSource, has_chunks
 from tinynet.data.supply import Supply
 from tinynet.data.together import Together
 from tinynet.errors import DivergedError
-from tinynet.footprint import step_bytes
-from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
+from tinynet.footprint import launch_bytes, step_bytes
+from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients, leaves
 from tinynet.losses import Loss, real_columns
 from tinynet.matching import check_fit
 from tinynet.model import Model
@@ -100,6 +100,12 @@ def train(
         batch_size=loader.batch_size, itemsize=4 if model.dtype == "float32" else 8, accumulate=accumulate,
         average=ema is not None,
     )  # fmt: skip
+    if together and ops.launches and _made_together(loader, ops, theta):
+        chunk = loader.steps_per_chunk(ops)  # type: ignore[attr-defined]
+        needed += launch_bytes(
+            loader.data, [prod(p.shape) for _, p in leaves(model.spec.params)], _launches(chunk, theta.shape[0]),
+            batch_size=loader.batch_size, chunk=chunk, itemsize=theta.dtype.itemsize,
+        )  # fmt: skip
     ops.admit(needed, f"training with batch_size {loader.batch_size}")
     with ops.active():
         if run is None:
@@ -307,9 +313,13 @@ def _uninterrupted(
         count = next((n for n in range(1, count) if due(t + n)), count)
     if not ops.launches:
         return count, count > 1
-    launched = min(count, most, _LAUNCHED // max(parameters, 1))
-    as_one = next((n for n in (most, most // 4, most // 16) if 1 < n <= launched), 1)
-    return (as_one, True) if as_one > 1 else (count, False)
+    as_one = next((n for n in _launches(most, parameters) if n <= count), 0)
+    return (as_one, True) if as_one else (count, False)
+
+
+def _launches(chunk: int, parameters: int) -> list[int]:
+    """The numbers of steps that a device is given to launch together, from chunks of so many."""
+    return [n for n in (chunk, chunk // 4, chunk // 16) if 1 < n <= _LAUNCHED // max(parameters, 1)]
 
 
 def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:
