@@ -92,6 +92,18 @@ def test_the_same_arrays_are_read_in_place(device, monkeypatch):
     assert len(device.rt.graphs) == 1
 
 
+def test_the_arrays_of_a_first_call_are_not_kept(device):
+    step = device.compile(lambda x: device.add(x, 1))
+    x = device.array(1.0)
+    there = weakref.ref(x)
+    step(x)
+    del x
+    assert there() is None
+    for n in range(3):
+        assert step(device.array(n)).tolist() == [n + 1.0]
+    assert device.python == 2
+
+
 def test_unaligned_arrays_are_copied(device):
     whole = device.array(*range(8))
     for part in (whole[1:5], whole[::2]):

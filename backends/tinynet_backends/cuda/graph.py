@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -77,9 +78,9 @@ def whole(value: Any) -> Any:
 
 
 class _Seen(NamedTuple):
-    """The arrays of a kind's first call, and copies of them, on which it ran."""
+    """The arrays of a kind's first call, as long as others have them, and copies of them, on which it ran."""
 
-    arrays: list[Array]
+    arrays: list[weakref.ref[Any]]
     inputs: list[Array]
 
 
@@ -167,14 +168,14 @@ class _Compilation:
         if known is None:
             while len(self.kinds) >= KINDS:
                 del self.kinds[next(iter(self.kinds))]
-            self.kinds[kind] = _Seen(arrays, inputs := self._copies(arrays))
+            self.kinds[kind] = _Seen([*map(weakref.ref, arrays)], inputs := self._copies(arrays))
             places = iter(inputs)
             return self._as_written([[next(places) if self.runtime.owns(a) else a for a in args] for args in calls])
         if isinstance(known, _Captured) and known.in_place and not _same(arrays, known.inputs):
             known = _Seen([], self._copies(arrays))  # captured again
         self.kinds[kind] = known  # the most recently used is last
         if isinstance(known, _Seen):
-            in_place = _same(arrays, known.arrays) and all(map(self._aligned, arrays))
+            in_place = _same(arrays, [there() for there in known.arrays]) and all(map(self._aligned, arrays))
             inputs = arrays if in_place else known.inputs
             known = self.kinds[kind] = self._captured_and_launched(calls, inputs, in_place, arrays, numbers)
         elif isinstance(known, _Captured):
