@@ -77,14 +77,17 @@ def test_a_backend_is_asked_before_anything_is_allocated(monkeypatch):
     assert asked[0][0] > 0
 
 
-def test_a_model_goes_without_a_search_for_cycles():
+@pytest.mark.parametrize("launches", [False, True], ids=["one by one", "launched together"])
+def test_a_model_goes_without_a_search_for_cycles(launches, monkeypatch):
+    monkeypatch.setattr(type(get_backend("numpy")), "launches", launches)
+    monkeypatch.setattr(tn.Loader, "made_on_host", lambda self, ops: not launches)
     gc.collect()
     gc.disable()
     try:
         model = tn.Model(tn.Sequential(tn.Dense(3)), 2, backend=get_backend("numpy"))
         for _ in range(3):
             model.predict(np.ones((4, 2), "float32"))
-        model.fit(tn.data.Spirals(n=64), batch_size=32)
+        model.fit(tn.data.Spirals(n=256), batch_size=32)
         there = weakref.ref(model)
         del model
         assert there() is None

@@ -151,16 +151,9 @@ class Step:
             return
         if steps not in self._several:
             room = self.ops.empty((steps,), losses.dtype)
-            self._several[steps] = self.ops.compile(partial(self._compute_several, steps), *self.fixed, room)
+            several = partial(_compute_several, self.ops, self.compute, len(self.fixed), steps)  # not self: a cycle
+            self._several[steps] = self.ops.compile(several, *self.fixed, room)
         self.ops.assign(losses, self._several[steps](*chunk, *chain.from_iterable(numbers)))
-
-    def _compute_several(self, steps: int, *args: Any) -> Array:
-        fixed, (losses, *batch), numbers = args[: (k := len(self.fixed))], args[k : k + 4], args[k + 4 :]
-        width, each = len(numbers) // steps, []
-        for n in range(steps):
-            part = [None if a is None else a[n, ...] for a in batch]
-            each.append(self.compute(*fixed, *part, *numbers[n * width : (n + 1) * width]))
-        return self.ops.pack(each, losses)
 
     def undisturbed(self) -> AbstractContextManager[Any]:
         """`Backend.undisturbed`, for calls between which nothing else happens."""
@@ -169,6 +162,16 @@ class Step:
     def joins(self) -> bool:
         """Whether several steps are better run as one."""
         return self.ops.launches or self.ops.scan(self._one) is not None
+
+
+def _compute_several(ops: Backend, compute: Callable[..., Array], k: int, steps: int, *args: Any) -> Array:
+    """The losses of ``steps`` steps, from k fixed arrays, room for losses, a chunk, and the numbers of each step."""
+    fixed, (losses, *batch), numbers = args[:k], args[k : k + 4], args[k + 4 :]
+    width, each = len(numbers) // steps, []
+    for n in range(steps):
+        part = [None if a is None else a[n, ...] for a in batch]
+        each.append(compute(*fixed, *part, *numbers[n * width : (n + 1) * width]))
+    return ops.pack(each, losses)
 
 
 def make_step(
