@@ -115,7 +115,8 @@ class CudaDevice(Backend):
 
     def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
         if self._running.recording is not None:
-            self._running.recording.launches.append(Launch(source, kernel, blocks, row, args, room))
+            places = tuple(self._runtime.address(a) if _is_array(a) else a for a in args)
+            self._running.recording.launches.append(Launch(source, kernel, blocks, row, places, room))
         self._run(source, kernel, blocks, row, *args, room=room)
 
     def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
@@ -128,7 +129,7 @@ class CudaDevice(Backend):
         small = len(launches) > 1 and all(launch.blocks == 1 for launch in launches)
         if not small or runtime.nodes(whole) != len(launches):  # it copies, too, or there are kernels of CuPy's
             return whole
-        source, words = joined(launches, runtime.address)
+        source, words = joined(launches)
         room = max(launch.room for launch in launches)
         try:
             table = runtime.array(words, pool)
@@ -280,6 +281,11 @@ class CudaDevice(Backend):
     ) -> tuple[Array, Array]:
         first, second, third = map(graph.whole, counter)
         return super().dropout(x, rate, key, (first, second, third))
+
+
+def _is_array(arg: Any) -> bool:
+    """Whether a kernel's argument is an array, not a number, a struct or None."""
+    return arg is not None and not isinstance(arg, np.generic) and not arg.dtype.names
 
 
 class _Step:
