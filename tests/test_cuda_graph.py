@@ -92,6 +92,21 @@ def test_the_same_arrays_are_read_in_place(device, monkeypatch):
     assert len(device.rt.graphs) == 1
 
 
+def test_a_first_call_that_fails_is_no_first_call(device):
+    def add(x):
+        if device.python == 1:
+            raise KeyboardInterrupt
+        return device.add(x, 1)
+
+    step = device.compile(add)
+    with pytest.raises(KeyboardInterrupt):
+        step(device.array(1.0))
+    for n in range(4):
+        assert step(device.array(n)).tolist() == [n + 1.0]
+        assert device.rt.launched == n
+    assert device.python == 3
+
+
 def test_the_arrays_of_a_first_call_are_not_kept(device):
     step = device.compile(lambda x: device.add(x, 1))
     x = device.array(1.0)

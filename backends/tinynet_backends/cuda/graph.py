@@ -168,9 +168,11 @@ class _Compilation:
         if known is None:
             while len(self.kinds) >= KINDS:
                 del self.kinds[next(iter(self.kinds))]
-            self.kinds[kind] = _Seen([*map(weakref.ref, arrays)], inputs := self._copies(arrays))
-            places = iter(inputs)
-            return self._as_written([[next(places) if self.runtime.owns(a) else a for a in args] for args in calls])
+            seen = _Seen([*map(weakref.ref, arrays)], self._copies(arrays))
+            places = iter(seen.inputs)
+            results = self._as_written([[next(places) if self.runtime.owns(a) else a for a in args] for args in calls])
+            self.kinds[kind] = seen  # not if it fails: it would leave kernels to compile and products to time
+            return results
         if isinstance(known, _Captured) and known.in_place and not _same(arrays, known.inputs):
             known = _Seen([], self._copies(arrays))  # captured again
         self.kinds[kind] = known  # the most recently used is last
