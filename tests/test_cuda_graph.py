@@ -174,26 +174,27 @@ def test_what_comes_before_a_graph_is_left_out_between_two_launches_that_nothing
 
 
 def test_copies_of_vectors(device):
-    vectors = [device.array(*range(40)), device.array(*range(16)), device.array(*range(8))]
+    first, second, third = (device.array(*range(n)) for n in (100, 80, 64))
     made = []
 
     def make(vector):
         made.append(vector)
         return vector.astype("uint16")
 
-    copies = Copies(vectors, device.rt.address, make)
-    first, second, third = vectors
+    copies = Copies([first, second, third], device.rt.address, make)
     assert copies.operand(first[8:32].reshape((3, 8))) is None  # would have to be padded
-    assert copies.operand(first[4:36].reshape((4, 8))) is None  # and this moved
-    assert copies.operand(device.array(*range(8))) is None
+    assert copies.operand(first[8:48].reshape((8, 5))) is None
+    assert copies.operand(first[4:68].reshape((8, 8))) is None  # and this moved
+    assert copies.operand(device.array(*range(64)).reshape((8, 8))) is None
+    assert copies.operand(first[8:16]) is None  # a bias, of which alone no copy is made
     assert copies.changed(second[4:5]) is None
     assert made == []
     for _ in range(2):
-        assert copies.operand(first[16:].reshape((-1, 8))[:2]) is None
-        assert copies.operand(first[8:24]).tolist() == [*range(8, 24)]
-        assert copies.operand(second[:8]) is None  # has been changed since the step began
+        assert copies.operand(first[32:96].reshape((8, 8))).tolist() == first[32:96].reshape((8, 8)).tolist()
+        assert copies.operand(first[8:16]).tolist() == [*range(8, 16)]
+        assert copies.operand(second[:64].reshape((8, 8))) is None  # has been changed since the step began
         assert copies.changed(first[3:6]).tolist() == [3, 4, 5]
-        assert copies.operand(third).tolist() == [*range(8)]
+        assert copies.operand(third.reshape((8, 8)))[7].tolist() == [*range(56, 64)]
     assert [a is b for a, b in zip(made, (first, third), strict=True)] == [True, True]
 
 

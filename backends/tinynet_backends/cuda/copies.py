@@ -15,7 +15,7 @@ _ROW = ALIGNED // SIZES["bfloat16"]
 
 
 class Copies:
-    """The copies of ``vectors``, (p,) float32 each: none until a product asks for a part of it, then of the whole vector.
+    """The copies of ``vectors``, (p,) float32 each: none until a product asks for a matrix in it, then of the whole vector.
 
     ``make(vector)`` is that copy, (p,), of the vector as it is before the step. It remains true because every update writes what
     `changed` gives; of a vector that is updated before a product asks, there is no copy.
@@ -33,9 +33,9 @@ class Copies:
         number, start = self._place(w)
         if number < 0 or any(size % _ROW for size in (start, *w.shape)):
             return None
-        if number not in self._made:
+        if number not in self._made and w.ndim == 2:  # a bias alone is not worth it
             self._made[number] = self._make(self._vectors[number])
-        copy = self._made[number]
+        copy = self._made.get(number)
         return None if copy is None else copy[start : start + w.size].reshape(w.shape)
 
     def changed(self, a: Array) -> Array | None:
