@@ -1,5 +1,6 @@
 """As much of CuPy as `cuda.runtime` asks for: two devices, of which one is the current one, and a clock that work moves on."""
 
+import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -52,9 +53,51 @@ class Cuda:
                 here.current = self.before.pop()
 
         class MemoryPool:
+            """With an allocator of its own, one that gives its free blocks back before it says that there is no memory."""
+
+            def __init__(self, allocator=None):
+                self.allocator, self.free = allocator, []
+
             def __getattr__(self, name):
                 here.asked.append(here.current)
                 return getattr(here.pools[here.current], name)
+
+            def set_limit(self, size):
+                here.asked.append(here.current)
+                if self.allocator is None:
+                    here.pools[here.current].set_limit(size)
+                else:
+                    assert size == 0
+
+            def malloc(self, size):
+                block = next((block for block in self.free if block.size == size), None)
+                if block is not None:
+                    self.free.remove(block)
+                else:
+                    try:
+                        block = self.allocator(size).mem
+                    except RuntimeError:
+                        self.free.clear()
+                        block = self.allocator(size).mem
+                pointer = MemoryPointer(block, 0)
+                weakref.finalize(pointer, self.free.append, block)
+                return pointer
+
+        class Memory:
+            def __init__(self, size):
+                if here.taken + size > here.memory:
+                    raise RuntimeError("cudaErrorMemoryAllocation: out of memory")
+                self.size, self.ptr = size, 4096
+                here.taken += size
+                weakref.finalize(self, here.give_back, size)
+
+        class MemoryPointer:
+            def __init__(self, mem, offset):
+                self.mem, self.ptr = mem, mem.ptr + offset
+
+        self.Memory, self.MemoryPointer = Memory, MemoryPointer
+        self.UnownedMemory = lambda ptr, size, owner, device: SimpleNamespace(ptr=ptr, size=size, owner=owner)
+        self.memory, self.taken = 1000, 0  # of the device, in bytes
 
         class Stream:
             ptr = 7
@@ -76,6 +119,9 @@ class Cuda:
                 return Graph(here, work)
 
         self.Device, self.MemoryPool, self.Stream = Device, MemoryPool, Stream
+
+    def give_back(self, size):
+        self.taken -= size
 
     def do(self, seconds):
         """A kernel of so many seconds: queued, which takes the host longer, or captured."""

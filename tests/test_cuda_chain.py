@@ -1,5 +1,6 @@
 """Chained dense layers, run on the host by the shim, equal the layers one by one."""
 
+import contextlib
 import itertools
 
 import cublaslt
@@ -49,7 +50,7 @@ class Rounding(NumpyBackend):
 @pytest.fixture(scope="module")
 def machine(request, tmp_path_factory):
     made = shim.at(request, tmp_path_factory)
-    made.prepare([load(name, dtype) for name in ("relu", "round", "reduce") for dtype in REAL])
+    made.prepare([load(name, dtype) for name in ("relu", "round", "reduce", "pack") for dtype in REAL])
     return made
 
 
@@ -176,6 +177,131 @@ def test_a_training_captured_and_as_written(precision, machine, monkeypatch):
     assert found[0] == found[1]
     wanted, _ = trained(get_backend("numpy"))
     np.testing.assert_allclose(found[0][0], wanted, rtol=0, atol={"bf16x3": 1e-5, "bf16": 1e-2}[precision])
+
+
+def test_copies_of_weights_change_with_them(machine):
+    def trained(copies):
+        ops, rng, relu = backend(machine, "bf16"), np.random.default_rng(7), tn.ReLU()
+        ops.empty = ops._runtime.empty  # which is never freed: arguments hold addresses of arrays
+        theta, g, x = (ops._runtime.array(rng.standard_normal(n).astype("float32")) for n in (211, 211, 48))
+        w1, b1, w2, b2 = (
+            theta[start : start + n * m].reshape((n, m)[2 - d :])
+            for start, n, m, d in ((0, 8, 16, 2), (128, 1, 16, 1), (144, 16, 4, 2), (208, 1, 3, 1))
+        )
+        layers = [DenseLayer(w1, b1, relu.f, relu.df), DenseLayer(w2[:, :4], None, None, None)]
+
+        def step(theta, g, x, rate):
+            y, back = ops.dense(x, layers, False)
+            (dw1, db1), (dw2, _) = back(y)[1]
+            ops.pack([dw1, db1, dw2, b2], g)
+            ops.update(lambda xp, theta, g, rate: (theta - rate * g,), [theta], [g], rate)
+            return y
+
+        compiled, found = ops.compile(step, theta, g), []
+        x = x.reshape((6, 8))
+        machine.launched.clear()
+        for _ in range(3):
+            with ops.undisturbed() if copies else contextlib.nullcontext():
+                found += [compiled(x, 0.01).tolist() for _ in range(4)]
+                found += [y.tolist() for y in compiled.several([(x, 0.01), (x, 0.02)])]
+            theta *= 0.5  # by somebody else
+        return theta.tobytes(), found, machine.launched.count("round_rows")
+
+    *wanted, none = trained(False)
+    *got, made = trained(True)
+    assert got == wanted
+    # as written once and twice; at the first launch of each graph in each context
+    assert (made, none) == (3 + 5, 0)
+
+
+class Halved(tn.SGD):
+    """An optimizer with a step of its own after the rule's."""
+
+    def apply(self, theta, g, state, numbers, ops):
+        super().apply(theta, g, state, numbers, ops)
+        theta *= 0.5
+
+
+class Disturbing:
+    """A callback that changes the weights after each step."""
+
+    def __call__(self, model, row):
+        pass
+
+    def at_step(self, model, step):
+        model.theta *= 0.9
+
+
+def halve(model, row):
+    model.theta[...] *= 0.5
+
+
+@pytest.fixture
+def trained(machine, monkeypatch):
+    """A function that fits on the device's own batches, and the kernels of each step."""
+    monkeypatch.setattr(tn.Loader, "made_on_host", lambda self, ops: False)
+    data = tn.data.Blobs(84, n_features=8, seed=3)
+
+    def fitted(copies, chunk=1, **options):
+        monkeypatch.setattr("tinynet.data.loader.LARGEST_ON_DEVICE", chunk * 12 * 8)
+        ops = backend(machine, "bf16")
+        ops.empty = ops._runtime.empty  # which is never freed: arguments hold addresses of arrays
+        if not copies:
+            ops.undisturbed = contextlib.nullcontext
+        net = tn.Sequential(tn.Dense(24), tn.ReLU(), tn.Dense(16), tn.ReLU(), tn.Dense(3))
+        model = tn.Model(net, 8, backend=ops, seed=2)
+        machine.launched.clear()
+        history = model.fit(
+            data, **{"optimizer": tn.Adam(1e-2), "batch_size": 12, "epochs": 2, "metrics": ()} | options
+        )
+        return model.theta.tobytes(), history.curve, [*machine.launched]
+
+    return fitted
+
+
+RUNS = {
+    "an average": {"ema": 0.9, "validation": tn.data.Blobs(20, n_features=8, seed=4)},
+    "several steps in a launch": {"chunk": 4, "clip": 0.1, "callbacks": [halve]},
+    "several parts of a batch": {"accumulate": 3, "optimizer": tn.SGD(0.1), "callbacks": [halve]},
+    "a smaller last batch": {"batch_size": 16, "optimizer": tn.SGD(0.1, momentum=0.9, nesterov=True)},
+    "another optimizer": {"optimizer": Halved(0.1)},
+    "changes between steps": {"callbacks": [Disturbing()]},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_a_fit_has_the_bits_of_one_without_copies(trained, name):
+    got, curve, kernels = trained(True, **RUNS[name])
+    wanted, expected, others = trained(False, **RUNS[name])
+    assert got == wanted
+    assert curve == expected
+    assert (kernels == others) == (name in ("another optimizer", "changes between steps"))
+
+
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_an_update_also_writes_copies(start, machine):
+    ops, rng = backend(machine, "bf16"), np.random.default_rng(6)
+    a, b = (rng.standard_normal(30).astype("float32")[start : start + 23] for _ in range(2))
+    a[[0, 5, 22]] = np.nan, np.inf, 1.00390625
+    memory = np.full(40, 7, "uint16")  # what lies around must not change
+    copy, before = memory[start : start + 23], a.copy()
+    ops.copy_of = lambda array: copy if array is a else None
+    ops.update(lambda xp, b, a, g, r: (b + g, a * r), [b, a], [b], 1.5)
+    wanted = np.zeros(23, "uint16")
+    fake_cuda.rounded(before * np.float32(1.5), wanted)
+    np.testing.assert_array_equal(cublaslt.numbers(copy), cublaslt.numbers(wanted))
+    np.testing.assert_array_equal([*memory[:start], *memory[start + 23 :]], 7)
+    np.testing.assert_array_equal(a, before * np.float32(1.5))
+
+
+@pytest.mark.slow
+def test_weights_are_rounded_when_an_epoch_begins_and_then_by_updates(trained):
+    for copies in (True, False):
+        kernels = [trained(copies, epochs=epochs)[-1] for epochs in (2, 3)]
+        for name, each in (("round_arrays", 7), ("round_rows", copies)):
+            few, many = (names.count(name) for names in kernels)
+            assert many - few == each  # samples at each step, and all weights when the epoch begins
 
 
 def test_what_lies_between_is_bfloat16_where_that_is_the_precision(machine):

@@ -9,6 +9,7 @@ import fake_cuda
 import numpy as np
 import pytest
 from tinynet_backends.cuda import graph
+from tinynet_backends.cuda.copies import Copies
 from tinynet_backends.cuda.device import CudaDevice
 from tinynet_backends.cuda.graph import KINDS, Compiled, ThreadState
 
@@ -91,6 +92,33 @@ def test_the_same_arrays_are_read_in_place(device, monkeypatch):
     assert len(device.rt.graphs) == 1
 
 
+def test_a_first_call_that_fails_is_no_first_call(device):
+    def add(x):
+        if device.python == 1:
+            raise KeyboardInterrupt
+        return device.add(x, 1)
+
+    step = device.compile(add)
+    with pytest.raises(KeyboardInterrupt):
+        step(device.array(1.0))
+    for n in range(4):
+        assert step(device.array(n)).tolist() == [n + 1.0]
+        assert device.rt.launched == n
+    assert device.python == 3
+
+
+def test_the_arrays_of_a_first_call_are_not_kept(device):
+    step = device.compile(lambda x: device.add(x, 1))
+    x = device.array(1.0)
+    there = weakref.ref(x)
+    step(x)
+    del x
+    assert there() is None
+    for n in range(3):
+        assert step(device.array(n)).tolist() == [n + 1.0]
+    assert device.python == 2
+
+
 def test_unaligned_arrays_are_copied(device):
     whole = device.array(*range(8))
     for part in (whole[1:5], whole[::2]):
@@ -112,6 +140,62 @@ def test_arrays_are_copied_to_where_the_graph_reads_them(device):
     kept = step(device.array(7.0)).copy()
     assert step(device.array(8.0)).tolist() == [9.0]
     assert kept.tolist() == [8.0]
+
+
+def test_what_comes_before_a_graph_is_left_out_between_two_launches_that_nothing_disturbs(device):
+    done, backend = [], CudaDevice.__new__(CudaDevice)
+    backend._running = device.running
+
+    def add(x, y):
+        if device.running.recording is not None:
+            device.running.recording.before.append(lambda: done.append(None))
+        return device.add(x, y)
+
+    step, other = device.compile(add), device.compile(add)
+    one, two = device.array(1.0), device.array(2.0)
+    calls = {
+        "a": lambda: step(one, 1.0), "b": lambda: step(two, 1), "c": lambda: other(one, 1.0),
+        "n": lambda: step(device.array(*range(len(done) + 5)), 1.0),  # of a new kind: as written
+    }  # fmt: skip
+    found = []
+    for names in ("aabbcc", "aaaaa", "aabbab", "acca", "aana", "aa"):
+        before = len(done)
+        with backend.undisturbed():
+            for name in names:
+                calls[name]()
+        found.append(len(done) - before)
+    assert found == [3, 1, 4, 3, 2, 1]
+    for _ in range(3):  # elsewhere anything may come between
+        before = len(done)
+        step(one, 1.0)
+        step(one, 1.0)
+    assert len(done) == before + 2
+    assert device.running.latest is None  # and keeps no graph alive
+
+
+def test_copies_of_vectors(device):
+    first, second, third = (device.array(*range(n)) for n in (100, 80, 64))
+    made = []
+
+    def make(vector):
+        made.append(vector)
+        return vector.astype("uint16")
+
+    copies = Copies([first, second, third], device.rt.address, make)
+    assert copies.operand(first[8:32].reshape((3, 8))) is None  # would have to be padded
+    assert copies.operand(first[8:48].reshape((8, 5))) is None
+    assert copies.operand(first[4:68].reshape((8, 8))) is None  # and this moved
+    assert copies.operand(device.array(*range(64)).reshape((8, 8))) is None
+    assert copies.operand(first[8:16]) is None  # a bias, of which alone no copy is made
+    assert copies.changed(second[4:5]) is None
+    assert made == []
+    for _ in range(2):
+        assert copies.operand(first[32:96].reshape((8, 8))).tolist() == first[32:96].reshape((8, 8)).tolist()
+        assert copies.operand(first[8:16]).tolist() == [*range(8, 16)]
+        assert copies.operand(second[:64].reshape((8, 8))) is None  # has been changed since the step began
+        assert copies.changed(first[3:6]).tolist() == [3, 4, 5]
+        assert copies.operand(third.reshape((8, 8)))[7].tolist() == [*range(56, 64)]
+    assert [a is b for a, b in zip(made, (first, third), strict=True)] == [True, True]
 
 
 def test_numbers_are_read_at_every_launch(device):

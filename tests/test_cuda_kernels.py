@@ -107,6 +107,7 @@ def row_traces():
 def formulas(*dtypes):
     every = dtypes or (F4, F8)
     made = [emit.kernel(t, d, kind) for d in every for t, kind in traces()]
+    made += [emit.kernel(trace(moments, 3, 2), d, "update", (0, 1)) for d in every]
     return [*dict.fromkeys([*made, *[samples.kernel(t, d) for d in every for t in row_traces()]])]
 
 

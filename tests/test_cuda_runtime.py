@@ -22,6 +22,27 @@ def test_the_memory_of_a_device_is_not_taken_for_the_current_one_s(monkeypatch):
     assert cp.cuda.current == 0
 
 
+def test_a_graph_s_memory_stays_when_the_device_has_no_more():
+    """What a step frees while it is captured, its graph uses at each launch."""
+    cuda = fake_cupy.Cupy().cuda
+    pool = runtime.Pool(cuda, 0)
+    pool.malloc(400)  # and freed
+    first = pool.malloc(400)
+    assert pool.total_bytes() == cuda.taken == 400
+    del first
+    with pytest.raises(RuntimeError, match="out of memory"):
+        pool.malloc(700)
+    assert cuda.taken == 400
+    pool.set_limit(900)
+    with pytest.raises(MemoryError, match="501 bytes are over the limit of 900, of which 400 are taken"):
+        pool.malloc(501)
+    last = pool.malloc(500)
+    del pool
+    assert cuda.taken == 900
+    del last
+    assert cuda.taken == 0
+
+
 @pytest.mark.parametrize(
     ("work", "eager", "captured"),
     [([2e-6], 2, 8), ([4e-6, 5e-6], 2, 8), ([2e-3], 2, 3), ([1e-3] * 7, 4, 0), ([3e-2], 4, 0)],

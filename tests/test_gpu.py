@@ -232,6 +232,27 @@ def test_steps_launched_together_are_the_steps_one_by_one(precision, reasons):
     assert reasons() == []
 
 
+@pytest.mark.parametrize("launched", [0, 2**24], ids=["one by one", "together"])
+def test_weights_rounded_when_they_are_updated_are_those_rounded_in_each_step(launched, reasons, monkeypatch):
+    ops, kernels = backend("bf16"), []
+    run = ops._run
+    monkeypatch.setattr(ops, "_run", lambda source, kernel, *args, **options: (
+        kernels.append(kernel), run(source, kernel, *args, **options)))  # fmt: skip
+    monkeypatch.setattr("tinynet.training._LAUNCHED", launched)
+    net = tn.Sequential(tn.Dense(512), tn.ReLU(), tn.Dense(512), tn.ReLU(), tn.Dense(10))
+    found = []
+    for together in (False, True):
+        kernels.clear()
+        model = tn.Model(net, 64, backend=ops, seed=2)
+        loader = tn.Loader(tn.data.Blobs(10_000, n_features=64, n_classes=10, seed=1), 128)
+        reports = tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=200, ema=0.9, together=together)
+        losses = [a for r in reports for a in r.recent]
+        found.append((ops.to_numpy(model.theta).tobytes(), losses))
+        assert ("round_rows" in kernels) == together
+    assert found[0] == found[1]
+    assert reasons() == []
+
+
 @pytest.mark.filterwarnings("ignore")  # allow_synchronize is called experimental, or deprecated
 def test_nothing_waits_for_the_device_between_two_looks_at_the_loss(ops):
     import cupyx

@@ -1,5 +1,7 @@
 """Training: one path on every backend, going on as if it had never stopped, and what happens when it goes wrong."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from tinynet_backends.numpy_backend import NumpyBackend
@@ -559,6 +561,27 @@ def test_few_steps_of_a_large_network_are_launched_together(launching, monkeypat
     loader = tn.Loader(tn.data.Spirals(10_000), 32)
     reports = tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=85, together=True)
     assert [r.step for r in reports] == [16, 32, 48, 64, 80, 84, 85]
+
+
+def test_single_steps_of_a_large_network_are_reported_together(launching, monkeypatch):
+    """Nothing happens between them, so a device may keep what it has made of the weights."""
+    launching(True)
+    monkeypatch.setattr("tinynet.training._LAUNCHED", 9)  # the network has 9 parameters
+    within = []
+    monkeypatch.setattr(NumpyBackend, "undisturbed", lambda self: within.append(self) or contextlib.nullcontext())
+    wanted = [64, 69, 70, 134, 139, 140, 204, 205]  # the last batch of an epoch is smaller
+    for largest in (2**23, 32 * 2):  # 64 steps in a chunk, and one
+        monkeypatch.setattr("tinynet.data.loader.LARGEST_ON_DEVICE", largest)
+        model = tn.Model(tn.Dense(3), 2, backend="numpy")
+        loader = tn.Loader(tn.data.Spirals(32 * 70 - 5), 32)
+        reports = [*tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=205, together=True)]
+        assert [r.step for r in reports] == wanted
+        assert all(float(r.loss) in r.recent for r in reports if r.recent)
+    reports = tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=9, together=True, due=lambda step: step == 4)
+    assert [r.step for r in reports] == [4, 9]
+    assert len(within) == 2 * 8 + 2
+    list(tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=9))
+    assert len(within) == 2 * 8 + 2
 
 
 def test_a_device_is_not_left_unchecked_for_long(launching, monkeypatch):

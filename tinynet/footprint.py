@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from math import prod
 
+from tinynet.data import Dataset
+from tinynet.data.loader import sample_size
 from tinynet.initializers import Shape
 from tinynet.layers import Layer, Sequential
 
@@ -23,6 +27,21 @@ def step_bytes(
     rows = -(-batch_size // accumulate)
     numbers = 2 * batch_size * prod(in_shape) + rows * _VALUES * _outputs(net, in_shape)
     return itemsize * (vectors * parameters + numbers)
+
+
+def launch_bytes(
+    data: Dataset, parameters: Sequence[int], steps: Sequence[int], *, batch_size: int, chunk: int, itemsize: int,
+) -> int:  # fmt: skip
+    """The bytes that a device takes besides if ``steps`` are the numbers of steps that it launches together.
+
+    They are those of batches, which are made ``chunk`` at a time, while the last ones are still there, and copied for each number
+    of steps; and gradients, kept for each step, of ``parameters`` (their sizes, in the order of the vector) that do not begin at a
+    multiple of 16 bytes: others are written where the optimizer reads them.
+    """
+    places = accumulate(parameters, initial=0)
+    kept = sum(size for size, place in zip(parameters, places, strict=False) if place * itemsize % 16)
+    sample = itemsize * sample_size(data) + 8 * (data.outputs is None)
+    return (2 * chunk + sum(steps)) * batch_size * sample + sum(steps) * itemsize * kept
 
 
 def _outputs(net: Layer, shape: Shape) -> int:

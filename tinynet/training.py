@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -18,8 +18,8 @@ from tinynet.data.loader import BatchSource, has_chunks
 from tinynet.data.supply import Supply
 from tinynet.data.together import Together
 from tinynet.errors import DivergedError
-from tinynet.footprint import step_bytes
-from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
+from tinynet.footprint import launch_bytes, step_bytes
+from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients, leaves
 from tinynet.losses import Loss, checked_loss, real_columns
 from tinynet.matching import check_fit
 from tinynet.model import Model
@@ -79,7 +79,7 @@ def train(
     which is checked every 64 steps, at the end of an epoch, and after every step for which ``due(step)`` is true: the
     model is then as it was at the last check. With ``together`` a report may stand for several steps and describes the
     last of them: up to 64, which numba runs without Python in between and a CUDA device that makes its batches itself gets
-    in one launch. Such a device is checked every 64 launches, or after about a second's work.
+    in one launch, or of a large network one by one. Such a device is checked every 64 launches, or after about a second's work.
 
     Examples
     --------
@@ -103,6 +103,12 @@ def train(
         batch_size=loader.batch_size, itemsize=4 if model.dtype == "float32" else 8, accumulate=accumulate,
         average=ema is not None,
     )  # fmt: skip
+    if together and ops.launches and _made_together(loader, ops, theta):
+        chunk = loader.steps_per_chunk(ops)  # type: ignore[attr-defined]
+        needed += launch_bytes(
+            loader.data, [prod(p.shape) for _, p in leaves(model.spec.params)], _launches(chunk, theta.shape[0]),
+            batch_size=loader.batch_size, chunk=chunk, itemsize=theta.dtype.itemsize,
+        )  # fmt: skip
     ops.admit(needed, f"training with batch_size {loader.batch_size}")
     with ops.active():
         if run is None:
@@ -122,13 +128,14 @@ class Step:
     """One step on a batch, in place: ``step(batch, t)`` -> loss (), or (networks,).
 
     It is ``compute(*fixed, *batch, t, *numbers(t))``, compiled; ``numbers`` is called once for each step, in order.
+    ``updates`` is whether it is known to change weights by `Backend.update` alone.
     """
 
     def __init__(
         self, ops: Backend, compute: Callable[..., Array], fixed: tuple[Any, ...],
-        numbers: Callable[[int], tuple[float, ...]],
+        numbers: Callable[[int], tuple[float, ...]], updates: bool,
     ) -> None:  # fmt: skip
-        self.ops, self.compute, self.fixed, self.numbers = ops, compute, fixed, numbers
+        self.ops, self.compute, self.fixed, self.numbers, self.updates = ops, compute, fixed, numbers, updates
         self._one = ops.compile(compute, *fixed)
         self._several: dict[int, Callable[..., Array]] = {}
 
@@ -147,20 +154,27 @@ class Step:
             return
         if steps not in self._several:
             room = self.ops.empty((steps,), losses.dtype)
-            self._several[steps] = self.ops.compile(partial(self._compute_several, steps), *self.fixed, room)
+            several = partial(_compute_several, self.ops, self.compute, len(self.fixed), steps)  # not self: a cycle
+            self._several[steps] = self.ops.compile(several, *self.fixed, room)
         self.ops.assign(losses, self._several[steps](*chunk, *chain.from_iterable(numbers)))
 
-    def _compute_several(self, steps: int, *args: Any) -> Array:
-        fixed, (losses, *batch), numbers = args[: (k := len(self.fixed))], args[k : k + 4], args[k + 4 :]
-        width, each = len(numbers) // steps, []
-        for n in range(steps):
-            part = [None if a is None else a[n, ...] for a in batch]
-            each.append(self.compute(*fixed, *part, *numbers[n * width : (n + 1) * width]))
-        return self.ops.pack(each, losses)
+    def undisturbed(self) -> AbstractContextManager[Any]:
+        """`Backend.undisturbed`, for calls between which nothing else happens."""
+        return self.ops.undisturbed() if self.updates else nullcontext()
 
     def joins(self) -> bool:
         """Whether several steps are better run as one."""
         return self.ops.launches or self.ops.scan(self._one) is not None
+
+
+def _compute_several(ops: Backend, compute: Callable[..., Array], k: int, steps: int, *args: Any) -> Array:
+    """The losses of ``steps`` steps, from k fixed arrays, room for losses, a chunk, and the numbers of each step."""
+    fixed, (losses, *batch), numbers = args[:k], args[k : k + 4], args[k + 4 :]
+    width, each = len(numbers) // steps, []
+    for n in range(steps):
+        part = [None if a is None else a[n, ...] for a in batch]
+        each.append(compute(*fixed, *part, *numbers[n * width : (n + 1) * width]))
+    return ops.pack(each, losses)
 
 
 def make_step(
@@ -186,7 +200,7 @@ def make_step(
 
     arrays = {name: value for name, value in run.slots.items() if not isinstance(value, float)}
     fixed = model.params, theta, arrays, run.average, vectors, rate
-    return Step(ops, step, fixed, partial(optimizer.numbers, run.slots))
+    return Step(ops, step, fixed, partial(optimizer.numbers, run.slots), type(optimizer).apply is Optimizer.apply)
 
 
 def _gradient(
@@ -242,16 +256,18 @@ def loop(
         while run.step < stop:
             with ops.active():
                 t = run.step
-                count = 1
+                count, as_one = 1, False
                 if together and step.joins():
-                    count = _uninterrupted(loader, t, min(stop, since + often), due, ops, parameters)
+                    count, as_one = _uninterrupted(loader, t, min(stop, since + often), due, ops, parameters)
                 latest = t + count - 1
                 value = losses[latest - since, ...]
-                if count > 1:
-                    step.several(supply.several(t, count), t, losses[t - since : t - since + count, ...])
-                else:
-                    ops.assign(value, step(supply.batch(t), t))
-                run.step = t + count
+                with step.undisturbed() if together else nullcontext():
+                    if as_one:
+                        step.several(supply.several(t, count), t, losses[t - since : t - since + count, ...])
+                        run.step = t + count
+                    for n in range(run.step, t + count):
+                        ops.assign(losses[n - since, ...], step(supply.batch(n), n))
+                        run.step = n + 1
                 epoch, place = divmod(latest, loader.steps_per_epoch)
                 last = place + 1 == loader.steps_per_epoch
                 recent: tuple[float, ...] = ()
@@ -289,21 +305,27 @@ def _steps_unchecked(loader: Any, ops: Backend, parameters: int) -> int:
 
 def _uninterrupted(
     loader: Any, t: int, stop: int, due: Callable[[int], bool] | None, ops: Backend, parameters: int
-) -> int:
-    """How many steps are run as one from ``t`` on.
+) -> tuple[int, bool]:
+    """How many steps a report from ``t`` on stands for, and whether they are run as one.
 
     They are full batches of one chunk, up to ``stop`` or to where a step is due. A device that launches them is given all of
     a chunk, a quarter or a 16th of it, or single ones: each number of steps is another graph.
     """
     most: int = loader.steps_per_chunk(ops)
     place = t % loader.steps_per_epoch
-    count: int = min(most - place % most, loader.data.n // loader.batch_size - place, stop - t)
+    chunk = CHECK_EVERY if ops.launches and most == 1 else most - place % most
+    count: int = max(min(chunk, loader.data.n // loader.batch_size - place, stop - t), 1)
     if due is not None:
         count = next((n for n in range(1, count) if due(t + n)), count)
-    if ops.launches:
-        count = min(count, _LAUNCHED // max(parameters, 1))
-        return next((n for n in (most, most // 4, most // 16) if 1 < n <= count), 1)
-    return max(count, 1)
+    if not ops.launches:
+        return count, count > 1
+    as_one = next((n for n in _launches(most, parameters) if n <= count), 0)
+    return (as_one, True) if as_one else (count, False)
+
+
+def _launches(chunk: int, parameters: int) -> list[int]:
+    """The numbers of steps that a device is given to launch together, from chunks of so many."""
+    return [n for n in (chunk, chunk // 4, chunk // 16) if 1 < n <= _LAUNCHED // max(parameters, 1)]
 
 
 def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:

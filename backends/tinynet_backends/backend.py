@@ -158,6 +158,13 @@ class Backend:
         """A context within which, in this thread, this backend's device is the library's current one."""
         return _ANYWHERE
 
+    def undisturbed(self) -> AbstractContextManager[Any]:
+        """A context within which `update` in compiled steps is all that changes the arrays that these hold fixed.
+
+        What one step has made of such arrays, the next may then use.
+        """
+        return _ANYWHERE
+
     def admit(self, needed: int, what: str) -> None:
         """MemoryError, with the figures, if the device is known to lack the ``needed`` bytes that ``what`` takes."""
 

@@ -225,6 +225,7 @@ class ShimBackend(CupyBackend):
 
         Backend.__init__(self, "shim", xp)
         self._cp, self._kernels = shim, {}
+        self._captured: list[Any] = []  # arrays of kernels that are being captured
         runtime = fake_cuda.Runtime()
         problem = partial(fake_cuda.Problem, runtime)
         self._attach(
@@ -235,11 +236,12 @@ class ShimBackend(CupyBackend):
         """Immediately, or when the graph that is being captured is launched."""
         if kernel == "joined":
             self._cp.behind[args[1].ctypes.data] = self._behind
+        elif self._runtime.capturing():
+            self._captured += [arg for arg in args if isinstance(arg, np.ndarray) and arg.dtype.names is None]
         self._runtime.do(partial(super()._run, source, kernel, blocks, row, *args, room=room))
 
     def _joined(self, whole: Any, recording: Any, pool: Any) -> Any:
-        args = [arg for launch in recording.launches for arg in launch.args]
-        self._behind = [arg for arg in args if isinstance(arg, np.ndarray) and arg.dtype.names is None]
+        self._behind, self._captured = self._captured, []
         return super()._joined(whole, recording, pool)
 
     def _here(self) -> AbstractContextManager[Any]:

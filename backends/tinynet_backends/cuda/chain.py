@@ -71,7 +71,7 @@ class Chain(Pass):
     biases are rounded too, because epilogues read them in the type of the result. The last layer's output and all returned
     gradients are float32. Widths of operands are padded with zeros to multiples of 8: tensor cores take twice as long if
     rows are not aligned. They do, too, if the result has another width, so a product is as wide as its operands, and one pass
-    then leaves out the padding.
+    then leaves out the padding. Weights may have been rounded when they were updated (`cuda.copies`).
 
     With precision bf16x3 everything is stored in float32, and in three pieces where it is an operand (kernels/round.cu):
     (n, 3, k). That is (n, 3 k) where features are added up, and (3 n, k) where samples are, so one copy serves a product on
@@ -187,12 +187,20 @@ class Chain(Pass):
         """The input, weights, and biases of all but the last layer, in bfloat16 and padded."""
         weights = [layer.w for layer in self.layers]
         arrays = [*weights, *(b for b in biases[:-1] if b is not None)]
-        rounded = [self.ops.empty(tuple(map(wide, a.shape)), _HALF) for a in arrays]
         rounded_x = self.ops.empty((len(x), wide(x.shape[1])), _HALF)
-        together = x.flags.c_contiguous
-        self.ops.rounded_together([x] * together + arrays, [rounded_x] * together + rounded)
-        if not together:
+        together, results = [], []
+        if x.flags.c_contiguous:
+            together, results = [x], [rounded_x]
+        else:
             self.ops.rounded(x, rounded_x)
+        rounded = []
+        for a in arrays:
+            made = self.ops.operand_of(a)
+            if made is None:
+                made = self.ops.empty(tuple(map(wide, a.shape)), _HALF)
+                together, results = [*together, a], [*results, made]
+            rounded.append(made)
+        self.ops.rounded_together(together, results)
         rest = iter(rounded[len(weights) :])
         inner: list[Array | None] = [None if b is None else next(rest) for b in biases[:-1]]
         return rounded_x, rounded[: len(weights)], [*inner, biases[-1]]

@@ -13,9 +13,10 @@ import numpy as np
 from tinynet_backends.arena import Arena
 from tinynet_backends.backend import Array, Backend, DenseLayer, Formula, Gradients
 from tinynet_backends.cuda import fused, graph
+from tinynet_backends.cuda.copies import Copies
 from tinynet_backends.cuda.joined import Launch, joined
 from tinynet_backends.cuda.operations import THREADS
-from tinynet_backends.cuda.plan import ALIGNED
+from tinynet_backends.cuda.plan import ALIGNED, STORED
 from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.source import Source
 from tinynet_backends.cuda.staging import Staging
@@ -55,17 +56,67 @@ class CudaDevice(Backend):
         running = self._running
 
         def begun(*args: Any) -> R:
-            before, running.arena, running.constants = (running.arena, running.constants), arena.rewind(), constants
+            before = running.arena, running.constants, running.copies
+            running.arena, running.constants = arena.rewind(), constants
+            if running.copies is None and running.undisturbed:
+                running.copies = self._copies(fixed)
             try:
                 return step(*args)
             finally:
-                running.arena, running.constants = before
+                running.arena, running.constants, running.copies = before
 
         return _Step(self, graph.Compiled(self._runtime, self._running, begun, fixed, self._joined))
 
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        running = self._running
+        before, running.undisturbed = running.undisturbed, True
+        try:
+            yield
+        finally:
+            running.undisturbed, running.latest = before, None
+
+    def _copies(self, fixed: Sequence[Any]) -> Copies:
+        """Copies of the vectors among a step's ``fixed`` arrays: one for all steps of a graph."""
+        recording = self._running.recording
+        if recording is not None and recording.copies is not None:
+            return recording.copies
+        kept, later = (None, None) if recording is None else (recording.kept, recording.before)
+
+        def made(vector: Array) -> Array:
+            copy = self.empty(vector.shape, np.dtype(STORED["bfloat16"]))
+            make = partial(self._products.rounded, vector[None, :], copy[None, :])
+            if kept is None or later is None:
+                make()
+            else:
+                kept.append(copy)
+                later.append(make)
+            return copy
+
+        vectors = [a for a in fixed if self._runtime.owns(a) and a.ndim == 1 and a.dtype.name == "float32"]
+        copies = Copies([a for a in vectors if a.flags.c_contiguous], self._runtime.address, made)
+        if recording is not None:
+            recording.copies = copies
+        return copies
+
+    def operand_of(self, w: Array) -> Array | None:
+        """Weights in bfloat16, if the step has a copy of them (`cuda.copies`)."""
+        copies = self._running.copies
+        return None if copies is None else copies.operand(w)
+
+    def copy_of(self, a: Array) -> Array | None:
+        copies = self._running.copies
+        return None if copies is None else copies.changed(a)
+
+    def changing(self, arrays: Sequence[Array]) -> None:
+        if any(self.copy_of(a) is not None for a in arrays):
+            self.as_written("an update that has no kernel")
+            self._running.copies = None
+
     def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
         if self._running.recording is not None:
-            self._running.recording.launches.append(Launch(source, kernel, blocks, row, args, room))
+            places = tuple(self._runtime.address(a) if _is_array(a) else a for a in args)
+            self._running.recording.launches.append(Launch(source, kernel, blocks, row, places, room))
         self._run(source, kernel, blocks, row, *args, room=room)
 
     def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
@@ -78,7 +129,7 @@ class CudaDevice(Backend):
         small = len(launches) > 1 and all(launch.blocks == 1 for launch in launches)
         if not small or runtime.nodes(whole) != len(launches):  # it copies, too, or there are kernels of CuPy's
             return whole
-        source, words = joined(launches, runtime.address)
+        source, words = joined(launches)
         room = max(launch.room for launch in launches)
         try:
             table = runtime.array(words, pool)
@@ -138,11 +189,12 @@ class CudaDevice(Backend):
     def apart(self) -> Iterator[None]:
         """A context for work that is not part of a step: it gets memory of its own."""
         running = self._running
-        before, running.arena, running.constants = (running.arena, running.constants), None, None
+        before = running.arena, running.constants, running.copies
+        running.arena = running.constants = running.copies = None
         try:
             yield
         finally:
-            running.arena, running.constants = before
+            running.arena, running.constants, running.copies = before
 
     def constant(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
         """In a step, one array for all of its calls, made in the first: none is made in a graph."""
@@ -229,6 +281,11 @@ class CudaDevice(Backend):
     ) -> tuple[Array, Array]:
         first, second, third = map(graph.whole, counter)
         return super().dropout(x, rate, key, (first, second, third))
+
+
+def _is_array(arg: Any) -> bool:
+    """Whether a kernel's argument is an array, not a number, a struct or None."""
+    return arg is not None and not isinstance(arg, np.generic) and not arg.dtype.names
 
 
 class _Step:

@@ -25,14 +25,15 @@ _SPELLED = {
 
 
 @lru_cache(maxsize=1024)
-def kernel(trace: Trace, dtype: Any, kind: str) -> Source:
+def kernel(trace: Trace, dtype: Any, kind: str, rounded: tuple[int, ...] = ()) -> Source:
     """A kernel called ``formula``, for arrays of ``dtype``. Its arguments, by ``kind``:
 
-    "map": elements, arrays, numbers, outputs. "update": elements, arrays, numbers; the first arrays are the outputs. "loss": o,
-    elements, elements per chunk, chunks, y and target (n, o), scale (n,), and three results: ``slope * scale``, then the parts of
-    the sum of ``value * scale`` if there is more than one chunk, else the sum.
+    "map": elements, arrays, numbers, outputs. "update": elements, arrays, numbers; the first arrays are the outputs, and those
+    with the indices ``rounded`` are also written in bfloat16, to further arguments. "loss": o, elements, elements per chunk,
+    chunks, y and target (n, o), scale (n,), and three results: ``slope * scale``, then the parts of the sum of ``value * scale``
+    if there is more than one chunk, else the sum.
     """
-    body = _loss(trace) if kind == "loss" else _elementwise(trace, kind)
+    body = _loss(trace) if kind == "loss" else _elementwise(trace, kind, rounded)
     return whole(f"a formula ({kind})", "\n".join([*_element(trace), *body, ""]), dtype)
 
 
@@ -108,8 +109,9 @@ def _call(trace: Trace, array: str, result: str) -> str:
     return f"element({', '.join([*_numbers(trace), *arrays, *results])});"
 
 
-def _elementwise(trace: Trace, kind: str) -> list[str]:
+def _elementwise(trace: Trace, kind: str, rounded: Sequence[int]) -> list[str]:
     arrays, numbers, results = _arrays(trace), _numbers(trace), _results(trace)
+    halves = {f"h{n}": f"r{n}" for n in rounded}
     if kind == "map":
         out, source, target = _names("o", range(len(results))), "const real* __restrict__ {}", "real* __restrict__ {}"
         pointers = [*map(source.format, arrays), *map(target.format, out)]
@@ -117,7 +119,8 @@ def _elementwise(trace: Trace, kind: str) -> list[str]:
         out, pointers = arrays[: len(results)], [f"real* {a}" for a in arrays]
     pairs = [f"double {s}, const double* {s}_place" for s in numbers]
     head = ["i64 n", *pointers[: len(arrays)], *pairs, *pointers[len(arrays) :]]
-    addresses = dict.fromkeys([*arrays, *out])
+    head += [f"u16* __restrict__ {h}" for h in halves]
+    addresses = dict.fromkeys([*arrays, *out, *halves])
     return [
         f"KERNEL formula({', '.join(head)}) {{",
         *[f"    {s} = number({s}, {s}_place);" for s in numbers],
@@ -128,11 +131,13 @@ def _elementwise(trace: Trace, kind: str) -> list[str]:
         "#pragma unroll",
         f"        for (int j = 0; j < LANES; ++j) {_call(trace, 'p_{}.v[j]', 'p_{}.v[j]')}",
         *[f"        ((Pack*){o})[i] = p_{r};" for o, r in zip(out, results, strict=True)],
+        *[f"        ((Rounded*){h})[i] = bfloat16(p_{r});" for h, r in halves.items()],
         "    }",
         "    for (i64 i = packs * LANES + thread(); i < n; i += threads()) {",
         f"        real {', '.join(results)};",
         f"        {_call(trace, '{}[i]', '{}')}",
         *[f"        {o}[i] = {r};" for o, r in zip(out, results, strict=True)],
+        *[f"        {h}[i] = bfloat16((float){r});" for h, r in halves.items()],
         "    }",
         "}",
     ]

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tinynet_backends import capture
 from tinynet_backends.arena import Arena
+from tinynet_backends.cuda.copies import Copies
 from tinynet_backends.cuda.joined import Launch
 from tinynet_backends.cuda.plan import ALIGNED
 from tinynet_backends.errors import first_line
@@ -34,13 +36,16 @@ class Uncapturable(Exception):
 class Recording:
     """A capture in progress.
 
-    ``kept`` has what the graph uses beside its own pool, to keep it alive; ``launches`` all launches of kernels of ours.
+    ``kept`` has what the graph uses beside its own pool, to keep it alive; ``launches`` all launches of kernels of ours;
+    ``before`` what has to be done before a launch of the graph, except after another one in `Backend.undisturbed`.
     """
 
     def __init__(self) -> None:
         self.broken = ""
         self.kept: list[Array] = []
         self.launches: list[Launch] = []
+        self.before: list[Callable[[], None]] = []
+        self.copies: Copies | None = None
 
     def stop(self, reason: str) -> None:
         """Abandon the capture: the step runs as written. Nothing that was captured has been executed."""
@@ -73,9 +78,9 @@ def whole(value: Any) -> Any:
 
 
 class _Seen(NamedTuple):
-    """The arrays of a kind's first call, and copies of them, on which it ran."""
+    """The arrays of a kind's first call, as long as others have them, and copies of them, on which it ran."""
 
-    arrays: list[Array]
+    arrays: list[weakref.ref[Any]]
     inputs: list[Array]
 
 
@@ -92,6 +97,7 @@ class _Captured(NamedTuple):
     numbers: Array | None
     results: list[Any]
     kept: list[Array]
+    before: list[Callable[[], None]]
 
 
 class ThreadState(threading.local):
@@ -101,6 +107,9 @@ class ThreadState(threading.local):
         self.recording: Recording | None = None
         self.arena: Arena | None = None  # of the compiled step
         self.constants: dict[Any, Array] | None = None  # that step's arrays filled with one number
+        self.copies: Copies | None = None  # of what that step holds fixed
+        self.undisturbed = False
+        self.latest: Any = None  # the graph that was launched last, if no other step has run since, undisturbed
 
 
 Join = Callable[[Any, Recording, Any], Any]
@@ -159,14 +168,16 @@ class _Compilation:
         if known is None:
             while len(self.kinds) >= KINDS:
                 del self.kinds[next(iter(self.kinds))]
-            self.kinds[kind] = _Seen(arrays, inputs := self._copies(arrays))
-            places = iter(inputs)
-            return self._as_written([[next(places) if self.runtime.owns(a) else a for a in args] for args in calls])
+            seen = _Seen([*map(weakref.ref, arrays)], self._copies(arrays))
+            places = iter(seen.inputs)
+            results = self._as_written([[next(places) if self.runtime.owns(a) else a for a in args] for args in calls])
+            self.kinds[kind] = seen  # not if it fails: it would leave kernels to compile and products to time
+            return results
         if isinstance(known, _Captured) and known.in_place and not _same(arrays, known.inputs):
             known = _Seen([], self._copies(arrays))  # captured again
         self.kinds[kind] = known  # the most recently used is last
         if isinstance(known, _Seen):
-            in_place = _same(arrays, known.arrays) and all(map(self._aligned, arrays))
+            in_place = _same(arrays, [there() for there in known.arrays]) and all(map(self._aligned, arrays))
             inputs = arrays if in_place else known.inputs
             known = self.kinds[kind] = self._captured_and_launched(calls, inputs, in_place, arrays, numbers)
         elif isinstance(known, _Captured):
@@ -174,6 +185,7 @@ class _Compilation:
         return self._as_written(calls) if isinstance(known, str) else known.results
 
     def _as_written(self, calls: Sequence[Sequence[Any]]) -> list[Any]:
+        self.running.latest = None
         return [self.step(*self.fixed, *args) for args in calls]
 
     def _sorted(self, calls: Sequence[tuple[Any, ...]]) -> tuple[Any, list[Array], list[float]]:
@@ -251,7 +263,7 @@ class _Compilation:
         finally:
             self.running.recording = None
         whole = self.join(made[0], recording, pool)
-        return _Captured(whole, pool, inputs, in_place, numbers, results, recording.kept)
+        return _Captured(whole, pool, inputs, in_place, numbers, results, recording.kept, recording.before)
 
     def _stand_in(self, a: Any, recording: Recording, arrays: Any, numbers: Array, places: Any) -> Any:
         if self.runtime.owns(a):
@@ -265,7 +277,14 @@ class _Compilation:
         self._fill(captured.inputs, arrays)
         if numbers:
             self.runtime.send(captured.numbers, numbers)
+        running = self.running
+        if running.latest is not captured:
+            for do in captured.before:
+                do()
+        running.latest = None
         self.runtime.launch(captured.graph)
+        if running.undisturbed:
+            running.latest = captured
 
 
 def _same(some: list[Array], others: list[Array]) -> bool:

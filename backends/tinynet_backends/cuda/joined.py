@@ -10,7 +10,7 @@ what does not apply. Addresses, and numbers that are not sizes, are in a table, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -28,7 +28,10 @@ _INDICES = {
 
 
 class Launch(NamedTuple):
-    """What `CudaOperations._launch` is called with."""
+    """What `CudaOperations._launch` is called with, but for arrays, of which there are the addresses.
+
+    A graph's memory is used again as soon as an array in it is of no more use: arrays kept here would take that of all steps.
+    """
 
     source: Source
     kernel: str
@@ -68,8 +71,8 @@ class _Body(NamedTuple):
 class _Row:
     """A launch: its body, and its words in the table after the body's number."""
 
-    def __init__(self, launch: Launch, address: Callable[[Any], int], sized: bool) -> None:
-        self.address, self.sized = address, sized
+    def __init__(self, launch: Launch, sized: bool) -> None:
+        self.sized = sized
         self.words: list[int] = []
         args = ", ".join(map(self._argument, launch.args))
         used = sum(int(arg["count"]) for arg in launch.args if sized and _unrolled(arg))
@@ -79,14 +82,13 @@ class _Row:
         """In C++: a size by its value, all else by its place among the words."""
         if arg is None:
             return "nullptr"
+        if isinstance(arg, int):
+            return self._pointer(arg)
         if isinstance(arg, np.generic):
             known = self.sized and isinstance(arg, np.signedinteger)
             return str(arg) if known else f"Word{{{self._placed(arg.tobytes())}}}"
-        names = arg.dtype.names or ()
-        if not names:
-            return self._pointer(self.address(arg))
         if self.sized and _unrolled(arg):
-            return f"{{{', '.join(self._member(arg[name]) for name in names)}}}"
+            return f"{{{', '.join(self._member(arg[name]) for name in arg.dtype.names)}}}"
         return f"Word{{{self._placed(arg.tobytes())}}}"
 
     def _member(self, a: Any) -> str:
@@ -109,14 +111,14 @@ class _Row:
 
 def _unrolled(arg: Any) -> bool:
     """Whether it is a struct that says how many elements of its arrays are used, and loops over so few are unrolled."""
-    return arg is not None and "count" in (arg.dtype.names or ()) and int(arg["count"]) <= _UNROLLED
+    return isinstance(arg, np.ndarray) and "count" in (arg.dtype.names or ()) and int(arg["count"]) <= _UNROLLED
 
 
-def joined(launches: Sequence[Launch], address: Callable[[Any], int]) -> tuple[Source, Any]:
+def joined(launches: Sequence[Launch]) -> tuple[Source, Any]:
     """The source of a kernel ``joined``, and its table of words: for each launch, a row with its number and its arguments."""
-    rows = [_Row(launch, address, sized=True) for launch in launches]
+    rows = [_Row(launch, sized=True) for launch in launches]
     if len({row.body for row in rows}) > _BODIES:
-        rows = [_Row(launch, address, sized=False) for launch in launches]
+        rows = [_Row(launch, sized=False) for launch in launches]
     numbers = {body: n for n, body in enumerate(dict.fromkeys(row.body for row in rows))}
     table = np.zeros((len(rows), 1 + max(len(row.words) for row in rows)), np.uint64)
     for words, row in zip(table, rows, strict=True):

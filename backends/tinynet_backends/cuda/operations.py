@@ -95,10 +95,20 @@ class CudaOperations(Backend):
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
         if trace is None or not _alike(values) or len(trace.outputs) != len(arrays):
+            self.changing(arrays)
             super().update(formula, arrays, inputs, *scalars)
         elif values[0].size:
             numbers = [x for scalar in scalars for x in _number(scalar, np.float64)]
-            self._launch(emit.kernel(trace, values[0].dtype, "update"), "formula", *_over(values[0]), *values, *numbers)
+            copies = {n: copy for n, a in enumerate(arrays) if (copy := self.copy_of(a)) is not None}
+            source = emit.kernel(trace, values[0].dtype, "update", (*copies,))
+            self._launch(source, "formula", *_over(values[0]), *values, *numbers, *copies.values())
+
+    def copy_of(self, a: Array) -> Array | None:
+        """Where a kernel that updates ``a`` also writes it in bfloat16, if it does."""
+        return None
+
+    def changing(self, arrays: Sequence[Array]) -> None:
+        """``arrays`` are about to be updated without such a kernel."""
 
     def rounded(self, x: Array, out: Array) -> None:
         """float32 as bfloat16, ties to even, in 16-bit words, padded with 0.

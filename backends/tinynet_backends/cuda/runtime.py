@@ -229,13 +229,40 @@ class OnDevice:
         return ask
 
 
+class _Blocks:
+    """The blocks of a pool, all of which stay until the pool goes.
+
+    A captured step has freed some of them, which its graph still uses; and CuPy's pool returns what is free to the device when
+    memory runs out.
+    """
+
+    def __init__(self, cuda: Any) -> None:
+        self._cuda, self._held = cuda, list[Any]()
+        self.limit = self.total = 0
+
+    def take(self, size: int) -> Any:
+        """CuPy's allocator protocol."""
+        if self.limit and size > self.limit - self.total:
+            raise MemoryError(f"{size} bytes are over the limit of {self.limit}, of which {self.total} are taken")
+        memory = self._cuda.Memory(size)
+        self._held.append(memory)
+        self.total += size
+        return self._cuda.MemoryPointer(memory, 0)
+
+
 class Pool:
     """The memory of a graph. It lives as long as anything allocated from it, which CuPy's pool alone would not."""
 
     def __init__(self, cuda: Any, device: int) -> None:
-        self._cuda, self._device, self._pool = cuda, device, cuda.MemoryPool()
-        pool = OnDevice(self._pool, cuda.Device(device))
-        self.set_limit, self.total_bytes = pool.set_limit, pool.total_bytes
+        self._cuda, self._device, self._blocks = cuda, device, _Blocks(cuda)
+        self._pool = cuda.MemoryPool(self._blocks.take)
+        OnDevice(self._pool, cuda.Device(device)).set_limit(size=0)  # none of its own
+
+    def set_limit(self, size: int) -> None:
+        self._blocks.limit = size
+
+    def total_bytes(self) -> int:
+        return self._blocks.total
 
     def malloc(self, size: int) -> Any:
         """CuPy's allocator protocol."""
