@@ -9,7 +9,7 @@ from tinynet_backends import BackendUnavailable, get_backend
 
 import tinynet as tn
 from tinynet.data import loader as loading
-from tinynet.data import sampling, supply, together
+from tinynet.data import dataset, sampling, supply, together
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 3], [70, 25, 5])[RNG.permutation(100)]
@@ -34,6 +34,23 @@ def test_balance_deals_the_classes_out_in_turn(size):
         passes = [own[s : s + m] for s in range(0, len(own) - m + 1, m)]
         assert all(len(set(p)) == m for p in passes)
         assert not all((a == b).all() for a, b in pairwise(passes))
+
+
+def test_labels_are_read_in_small_pieces_in_which_any_feature_is_finite(monkeypatch):
+    """Only the labels are kept: wide features need not fit in memory, nor in float32."""
+    most = []
+
+    class Wide(tn.Arrays):
+        def rows(self, index, ops, dtype):
+            most.append(len(index) * self.shape[0])
+            return super().rows(index, ops, dtype)
+
+    monkeypatch.setattr(dataset, "_PIECE", 100)
+    wide = Wide(np.full((45, 30), 1e39), np.arange(45) % 3)
+    train, held_out = tn.data.stratified(wide, 0.2, seed=0)
+    assert (train.n, held_out.n) == (36, 9)
+    assert sorted(tn.Loader(wide, 45, balance=True).index(0).tolist()) == list(range(45))
+    assert max(most) <= 100
 
 
 @pytest.mark.parametrize("options", [{"balance": True}, {"weights": RNG.uniform(0, 1, 100)}, {"shuffle": True}])

@@ -19,6 +19,7 @@ from tinynet.checks import FRACTION, Range, at_least
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
 from tinynet.data.class_labels import MOST_CLASSES
+from tinynet.data.dataset import label_pieces
 from tinynet.data.sources import KINDS
 from tinynet.data.tables import TASKS
 from tinynet.fitting import EarlyStopping
@@ -200,8 +201,7 @@ class Config:
         if not training.classes:
             raise ValueError("option class_weight is for classes: the target has numbers")
         host, counts = get_backend("numpy"), [0] * training.classes
-        for start in range(0, training.n, 2**20):
-            labels = training.rows(range(start, min(start + 2**20, training.n)), host, "float32").y
+        for labels in label_pieces(training):
             for label, count in zip(*(a.tolist() for a in host.xp.unique_counts(labels)), strict=True):
                 counts[label] += count
         return losses.CrossEntropy(class_weight=tuple(training.n / (len(counts) * max(c, 1)) for c in counts))

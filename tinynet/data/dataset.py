@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any, NamedTuple
 
 from tinynet_backends import Backend, get_backend
@@ -13,6 +14,7 @@ from tinynet.data.columns import Columns
 Array = Any
 Shape = tuple[int, ...]
 Index = Any  # a range of step 1, or an int64 array on the host
+_PIECE = 2**20  # numbers read at a time
 
 
 class Batch(NamedTuple):
@@ -161,6 +163,13 @@ class Dataset:
     def fingerprint(self) -> str:
         """A text that differs if the samples differ, which a checkpoint compares."""
         return repr(self)
+
+
+def label_pieces(data: Dataset) -> Iterator[Array]:
+    """The labels of ``data`` in order, on the host, in pieces so small that reading their features takes little memory."""
+    rows, host = max(1, _PIECE // prod(data.shape)), get_backend("numpy")
+    for start in range(0, data.n, rows):
+        yield data.rows(range(start, min(start + rows, data.n)), host, "float64").y  # in which any feature is finite
 
 
 def _extremes(index: Index) -> tuple[int, int]:

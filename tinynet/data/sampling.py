@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from tinynet_backends import Backend, get_backend
 
 from tinynet import checks, streams
-from tinynet.data.dataset import Array, Dataset, Index
+from tinynet.data.dataset import Array, Dataset, Index, label_pieces
 
 _CHUNK = 65536  # places of a shuffle that are computed at a time: the cost of each array call spread over many
 _FEW, _EPOCHS = 2048, 16  # of so few samples the places in so many epochs, for the same reason
@@ -146,9 +146,8 @@ class Balanced:
                 "data.Imbalanced changes how often a virtual set draws its classes"
             )
         host = get_backend("numpy")
-        xp, piece = host.xp, 2**20
-        parts = [data.rows(range(s, min(s + piece, data.n)), host, "float32").y for s in range(0, data.n, piece)]
-        labels = xp.concat(parts)
+        xp = host.xp
+        labels = xp.concat(list(label_pieces(data)))
         order = xp.argsort(labels, stable=True)
         counts = [int(c) for c in xp.unique_counts(labels).counts]
         self.members, start = [], 0

@@ -9,10 +9,8 @@ from typing import Any
 from tinynet_backends import Backend, get_backend
 
 from tinynet import checks, streams
-from tinynet.data.dataset import Array, Batch, Dataset, Index
+from tinynet.data.dataset import Array, Batch, Dataset, Index, label_pieces
 from tinynet.data.sampling import SPLIT, permutation_keys
-
-_PIECE = 2**20  # targets read at a time
 
 
 class Subset(Dataset):
@@ -50,8 +48,7 @@ def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subse
     xp = host.xp
     strata = {0: host.arange(0, data.n)}
     if data.classes:
-        starts = range(0, data.n, _PIECE)
-        y = xp.concat([data.rows(range(s, min(s + _PIECE, data.n)), host, "float32").y for s in starts])
+        y = xp.concat(list(label_pieces(data)))
         strata = {label: xp.nonzero(y == label)[0] for label in xp.unique_values(y).tolist()}
     out = xp.zeros(data.n, dtype=xp.bool)
     seed = streams.check_seed(seed)
