@@ -36,10 +36,12 @@ class Columns:
             _check("feature", names, self.features, "X[list(model.columns.features)] has them in that order")
 
 
-def _check(kind: str, theirs: Iterable[str], ours: Iterable[str], remedy: str) -> None:
-    """ValueError where one of theirs is not what has its number in ours."""
+def _check(kind: str, theirs: Iterable[str], ours: Iterable[str], in_order: str) -> None:
+    """ValueError where one of theirs is not what has its number in ours; ``in_order`` is the remedy if ours are there."""
+    theirs, ours = tuple(theirs), tuple(ours)
     for number, (name, own) in enumerate(zip(theirs, ours, strict=False)):
         if name != own:
+            remedy = in_order if name in ours or own in theirs else f"name it {own!r}"
             raise ValueError(
                 f"{kind} {number} of the table is {name!r}, and that of the training data {own!r}: {remedy}"
             )
