@@ -510,7 +510,7 @@ def test_evaluate(rows, run, capsys):
     last = json.loads((run / "history.jsonl").read_text().splitlines()[-1])
     assert float(said["loss"]) == pytest.approx(last["val_loss"], rel=1e-4)
     assert float(said["accuracy"]) == pytest.approx(last["val_accuracy"], rel=1e-5)
-    assert main(["evaluate", str(run / "model.safetensors"), "--data", "t.csv", "--metrics", "f1,accuracy"]) == 0
+    assert main(["evaluate", str(run / "model.safetensors"), "--data", "t.csv", "--metrics", "f1, accuracy"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["loss", "f1", "accuracy"]
 
 
@@ -796,6 +796,32 @@ def test_text_is_text_however_arrow_stores_it(kind):
 
     parquet.write_table(pa.table({"a": [0.0, 1.0], "y": pa.array(["x", "z"], getattr(pa, kind)())}), "d.parquet")
     assert tn.data.read("d.parquet").columns.classes == ("x", "z")
+
+
+def test_what_is_no_class_in_a_parquet_file():
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    said = {
+        "1": "column 'y' has no value in row 1: fill or drop it",
+        "2": "is not numeric: exclude it, or make it numbers",
+    }
+    for number, y in (("1", [0.0, float("nan")]), ("2", [[0.0], [1.0]])):
+        parquet.write_table(pa.table({"a": [0.0, 1.0], "y": y}), "d.parquet")
+        with pytest.raises(tn.DataFileError, match=f"{said[number]}$"):
+            tn.data.read("d.parquet", task="classification")
+
+
+def test_a_target_that_is_not_what_its_first_rows_are():
+    whole = "a,y\n" + "1,2\n" * 300_000
+    for last in ("1.5", "x"):
+        put("d.csv", f"{whole}1,{last}\n")
+        with pytest.raises(tn.DataFileError) as e:
+            tn.data.read("d.csv")
+        assert str(e.value) == (
+            f"d.csv: column 'y' has {last!r} in row 300000, which is no value like those before: fix or drop it, or say "
+            "what the task is"
+        )
 
 
 def test_an_index_of_pandas_is_no_feature():

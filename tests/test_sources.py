@@ -159,6 +159,10 @@ def test_tables_with_columns_of_all_kinds(tmp_path):
     data = D.read(tmp_path / "d.parquet")
     assert data.x.dtype == np.float64
     np.testing.assert_array_equal(parts(data, range(50))[0][:, 3], columns["i"])
+    columns["price"] = pa.array(X[:, 1]).cast(pa.decimal128(30, 20), safe=False)  # as databases have it
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    for found in (D.read(tmp_path / "d.parquet").x[:, -1], D.read(tmp_path / "d.parquet", target="price").y[:, 0]):
+        np.testing.assert_allclose(found, X[:, 1], rtol=1e-15)
 
 
 def test_csv_as_people_write_it(tmp_path):

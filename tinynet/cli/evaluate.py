@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tinynet.cli.common import Commands, add_backend, add_model, command, found, open_model, run_data, suggest
 from tinynet.cli.data import add_computed, computed
+from tinynet.config import parse
 from tinynet.data import DATASETS, Dataset
 from tinynet.data import read as read_data
 from tinynet.data.sources import KINDS
@@ -40,7 +41,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     model = open_model(args.model, args.backend)
-    metrics = as_metrics(args.metrics.split(",")) if args.metrics else model.metrics
+    metrics = as_metrics(parse("metrics", args.metrics)) if args.metrics else model.metrics
     for name, value in model.evaluate(_data(args, model, metrics), metrics=metrics).items():
         print(f"{name} {value:.6g}")
     return 0

@@ -28,10 +28,10 @@ class ClassLabels:
         import pyarrow as pa
 
         column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-        if column.null_count:
-            gap = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]
+        gaps = np.flatnonzero(column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False))
+        if len(gaps):
             raise DataFileError(
-                f"{self.path}: column {self.name!r} has no value in row {first + int(gap)}: fill or drop it"
+                f"{self.path}: column {self.name!r} has no value in row {first + int(gaps[0])}: fill or drop it"
             )
         coded = column.cast(pa.string()).dictionary_encode()
         places = coded.indices.to_numpy(zero_copy_only=False)

@@ -92,7 +92,7 @@ def _layout(table: Table, request: Request) -> _Layout:
     may_be_labels = len(target) == 1 and task != "regression"
     named = classes is not None or text or task == "classification" or (task == "auto" and integer)
     coded = may_be_labels and named
-    if not coded:
+    if not coded or pa.types.is_nested(kind):
         for name in target:
             tables.check_numeric(path, name, kinds[name], "regression" if task == "regression" else "")
     exact = all(str(kinds[name]) in _EXACT_IN_32 for name in used)

@@ -215,12 +215,12 @@ class _Parser:
             name, row, value = self.header.names[int(match[1])], rows + int(match[2]) - 1, match[3]
             number = self.types[name] == pa.float64()
             kind = "number" if number else "value like those before"
-            comma = number and _WITH_COMMAS.fullmatch(value)
-            remedy = (
-                "write it with a decimal point, and thousands without commas"
-                if comma
-                else "fix or drop it, or exclude the column"
-            )
+            if number and _WITH_COMMAS.fullmatch(value):
+                remedy = "write it with a decimal point, and thousands without commas"
+            elif pa.types.is_integer(self.types[name]):  # of a target, told by the first rows
+                remedy = "fix or drop it, or say what the task is"
+            else:
+                remedy = "fix or drop it, or exclude the column"
             claim = f"column {name!r} has {checks.short_repr(value)} in row {row}, which is no {kind}: {remedy}"
         elif match := _COUNT.match(str(e)):
             row, wanted, found = (int(number) for number in match.groups())
@@ -305,9 +305,9 @@ def check_numeric(path: Path, name: str, kind: Any, task: str = "") -> None:
 
 
 def _is_numeric(kind: Any) -> bool:
-    import pyarrow as pa
+    from pyarrow import types
 
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind))
 
 
 def stack_columns(path: Path, batch: Any, names: Sequence[str], dtype: Any, first: int) -> Array:
