@@ -1136,6 +1136,28 @@ def test_mistakes_in_weights_and_metrics_leave_no_folder(argv, said, capsys):
     assert os.listdir() == ["d.csv"]
 
 
+def test_a_mistake_found_late_leaves_no_folder(capsys):
+    put("d.csv", "a,weight,y\n" + "".join(f"{number},{number // 19},{number % 2}\n" for number in range(20)))
+    assert main(["train", "--data", "d.csv", "--out", "r", "--seed", "3", "--quiet"]) == 2  # the last one is held out
+    said = capsys.readouterr().err
+    assert said == "tinynet: error: all 16 samples have weight 0: give at least one a positive weight\n"
+    assert os.listdir() == ["d.csv"]
+
+
+@pytest.mark.parametrize(("large", "task"), [("a", "classification"), ("a", "regression"), ("y", "regression")])
+def test_numbers_too_large_for_the_dtype(large, task, capsys, no_picture):
+    """Features became infinite, and the loss with them; targets made a model that could not be loaded."""
+    cell = {"a": "1", "y": "1", large: "1e39"}
+    put("d.csv", "a,y\n" + "".join(f"{cell['a']},{number % 2 * float(cell['y']):g}\n" for number in range(20)))
+    argv = ["train", "--data", "d.csv", "--task", task, "--out", "r", "--quiet", "--epochs", "1", "--backend", "numpy"]
+    said = mistake(capsys, *argv).removeprefix(os.path.abspath("d.csv"))
+    what, row = ("X", 0) if large == "a" else ("y", 1)
+    assert said == f": {what} has a value too large for float32, first in row {row}: scale it, or take dtype='float64'"
+    assert os.listdir() == ["d.csv"]
+    assert main([*argv, "--dtype", "float64"]) == 0
+    assert main(["predict", "r", "d.csv"]) == 0
+
+
 def test_whole_numbers_may_be_classes_or_numbers(capsys, no_picture):
     put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))
     for task, said in {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         print(_about(data, training, validation))
 
     start = perf_counter()
-    with _signals(checkpoints), _one_line_warnings():
+    with _signals(checkpoints), _one_line_warnings(), nullcontext() if args.resume else _no_litter(folder, checkpoints):
         history = fit(
             model, training, validation=validation, checkpoint=checkpoints, resume=bool(args.resume),
             progress=not args.quiet, **options,
@@ -171,6 +172,17 @@ def _one_line_warnings() -> Iterator[None]:
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"tinynet: {message}", file=sys.stderr)
         yield
+
+
+@contextmanager
+def _no_litter(folder: Path, checkpoints: Checkpoints) -> Iterator[None]:
+    """Inside, a mistake that is found before anything is saved removes the new run folder."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, MemoryError):
+        if not any(checkpoints.folder.glob("*")):
+            shutil.rmtree(folder)
+        raise
 
 
 @contextmanager
