@@ -8,8 +8,8 @@ import pytest
 from tinynet_backends import BackendUnavailable, get_backend
 
 import tinynet as tn
-from tinynet.data import loader as loading
 from tinynet.data import dataset, sampling, supply, together
+from tinynet.data import loader as loading
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 3], [70, 25, 5])[RNG.permutation(100)]
