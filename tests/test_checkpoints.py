@@ -132,6 +132,29 @@ def test_stopped_again_and_again_at_a_step(between, whole, tmp_path):
     assert {k: v for k, v in remains(model, tmp_path).items() if k in wanted} == wanted
 
 
+def test_a_stop_at_any_moment(whole, tmp_path):
+    """A signal comes between the check of a step's losses and the checkpoint, too: the epoch's losses were incomplete."""
+
+    class Stop:
+        def __init__(self, folder, step):
+            self.folder, self.step = folder, step
+
+        def __call__(self, model, row):
+            pass
+
+        def at_step(self, model, step):
+            if step == self.step:
+                self.folder.stop("enough")
+
+    wanted = {k: v for k, v in whole[0].items() if k in ("theta", "state", "history")}
+    for step in range(json.loads(whole[0]["history"])[0][-1]["step"]):
+        folder = tn.Checkpoints(tmp_path / str(step), every=EVERY)
+        fit(make(), folder, callbacks=[Stop(folder, step)])
+        model = make()
+        fit(model, folder, resume=True)
+        assert {k: v for k, v in remains(model, folder.folder).items() if k in wanted} == wanted, step
+
+
 def test_a_stopped_run_goes_on_with_the_same_checkpoints(tmp_path):
     folder = tn.Checkpoints(tmp_path)
     folder.stop("enough")

@@ -272,7 +272,10 @@ class _Session:
     def _save(self, report: Report, last: bool) -> str:
         """Save a checkpoint if one is due; the reason why the run stops with it, or nothing."""
         saver = self.saver
-        if saver is None or not (last or saver.due(report.step) or (report.last_of_epoch and not saver.every)):
+        if saver is None:
+            return ""
+        due = saver.due(report.step) or (report.last_of_epoch and not saver.every)
+        if not (last or (due and report.recent)):  # a stop noted after the losses were asked for waits for the next step
             return ""
         saver.save(self.snapshot)
         why, saver.stopping = saver.stopping, ""
