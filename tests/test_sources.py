@@ -237,6 +237,36 @@ def test_scratch_files_go_with_the_data_set(tmp_path, monkeypatch):
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".csv", ".parquet"])
+def test_a_disk_without_room_for_scratch_files(suffix, tmp_path, monkeypatch):
+    """It was the data file that could not be read."""
+    need(suffix)
+    resource = pytest.importorskip("resource", reason="limits are POSIX")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    path = tmp_path / f"d{suffix}"
+    if suffix == ".npz":
+        np.savez_compressed(path, X=np.zeros((5000, 3)), y=np.zeros(5000))
+    elif suffix == ".h5":
+        with __import__("h5py").File(path, "w") as f:
+            f.create_dataset("X", data=np.zeros((5000, 3)), compression="gzip")
+            f["y"] = np.zeros(5000)
+    else:
+        D.write(D.Moons(5000), path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError) as e:
+            D.read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (e.value.filename, e.value.strerror) == (
+        str(scratch), "File too large: set TMPDIR to a folder on a larger disk"
+    )  # fmt: skip
+    assert list(scratch.iterdir()) == []
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(suffix, tmp_path, monkeypatch):
     need(suffix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import tempfile
@@ -18,6 +19,8 @@ from tinynet.data.arrays import Arrays
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Batch, Index
 from tinynet.errors import DataFileError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, or the largest file that is allowed
 
 
 class MappedFile(Arrays):
@@ -84,8 +87,12 @@ def scratch_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="tinynet-"))
     try:
         yield folder
-    except BaseException:
+    except BaseException as e:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(e, OSError) and e.errno in _FULL:
+            raise OSError(
+                e.errno, f"{e.strerror}: set TMPDIR to a folder on a larger disk", str(folder.parent)
+            ) from None
         raise
 
 
