@@ -219,6 +219,9 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         (["--resume", "full"], "full/config.toml: No such file or directory"),
         (["x.toml", "--resume", "full"], "x.toml and --resume full are two configs: give one of them"),
         (["missing.toml"], "missing.toml: No such file or directory"),
+ (["--resume", ""], "config.toml: No such file or directory"),  # a shell's variable that is not set
+        ([""], ".: Is a directory"),
+        (["--resume", "full", "--out", "r"], "--out r and --resume full are two run folders: give one of them"),
         (["--out", "file/in/it"], "file/in/it: Not a directory"),
         (["--out", "full"], "run folder full is not empty: give another with --out"),
     ],

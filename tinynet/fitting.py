@@ -275,7 +275,9 @@ class _Session:
         if saver is None:
             return ""
         due = saver.due(report.step) or (report.last_of_epoch and not saver.every)
-        if not (last or (due and report.recent)):  # a stop noted after the losses were asked for waits for the next step
+        if not (
+            last or (due and report.recent)
+        ):  # a stop noted after the losses were asked for waits for the next step
             return ""
         saver.save(self.snapshot)
         why, saver.stopping = saver.stopping, ""

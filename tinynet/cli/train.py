@@ -209,13 +209,15 @@ def _config(args: argparse.Namespace) -> Config:
     path = args.config
     if path is None and args.data and len(args.data) > 1 and args.data[-1].endswith(".toml"):
         path = args.data.pop()  # --data takes everything that follows it
-    if args.resume:
-        if path:
+    if args.resume is not None:
+        if path is not None:
             raise ValueError(f"{path} and --resume {args.resume} are two configs: give one of them")
+        if args.out is not None:
+            raise ValueError(f"--out {args.out} and --resume {args.resume} are two run folders: give one of them")
         path = Path(args.resume) / "config.toml"
-    if path and (str(path) in DATASETS or Path(path).suffix.lower() in KINDS):
+    if path is not None and (str(path) in DATASETS or Path(path).suffix.lower() in KINDS):
         raise ValueError(f"{path} is data, and no config: give it as --data {path}")
-    changes = read(path) if path else {}
+    changes = {} if path is None else read(path)
     given = {f.name: getattr(args, f.name) for f in fields(Config) if f.name not in ("options", "data")}
     if args.data is not None:
         changes["data"] = found(args.data)
