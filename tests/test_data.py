@@ -300,6 +300,8 @@ KINDS_OF_DATA = "give a data set, a path, or a tuple (X, y) or (X, y, weight)"
             lambda: D.Subset(D.Moons(9), np.ones(9, bool)),
             "samples are chosen by whole numbers in a list or a range, not bool (9,)",
         ),
+        (lambda: D.Subset(D.Moons(9), []), "a subset of no samples: give the number of at least one"),
+        (lambda: D.Concatenated([D.Moons(2**62)] * 2), f"{2**63} samples are too many: give at most 2**62 in all"),
         (lambda: D.Part(D.Moons(9), 3, 10), "samples 3 to 10 are not a part of 9: give 0 <= start < stop <= 9"),
         (lambda: D.Moons(9).take(10), "take(10) is out of range: there are 9 samples"),
         (lambda: tn.Loader(D.Moons(9), 3, seed=-1), "seed -1 is out of range: give one in [0, 2**64)"),

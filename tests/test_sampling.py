@@ -256,6 +256,8 @@ def test_an_error_in_the_thread_is_the_caller_s():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (lambda: tn.Loader(DATA, 5, weights=np.ma.masked_less(np.ones(100), 2)),
+         "weights is a masked array, and no value can be missing: give weights.filled(…)"),
         (lambda: tn.Loader(DATA, 5, weights=[1.0]), "weights (1,) do not fit 100 samples: expected (100,)"),
         (lambda: tn.Loader(DATA, 5, weights=-np.ones(100)),
          "weights have a value that is negative, NaN or infinite: give finite ones of at least 0"),

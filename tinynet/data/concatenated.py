@@ -33,6 +33,8 @@ class Concatenated(Dataset):
         self.ordered, self.stored = any(p.ordered for p in parts), any(p.stored for p in parts)
         self.on_host = all(p.on_host for p in parts)
         ends = list(accumulate(part.n for part in parts))
+        if ends[-1] > 2**62:
+            raise ValueError(f"{ends[-1]} samples are too many: give at most 2**62 in all")
         self.ends, self.n = get_backend("numpy").asarray(ends, "int64"), ends[-1]
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from tinynet_backends import Backend, get_backend
 
 from tinynet import checks, streams
+from tinynet.data.arrays import check_unmasked
 from tinynet.data.dataset import Array, Dataset, Index, label_pieces
 
 _CHUNK = 65536  # places of a shuffle that are computed at a time: the cost of each array call spread over many
@@ -105,6 +106,7 @@ class Weighted:
     def __init__(self, weights: Any, n: int, seed: int) -> None:
         host = get_backend("numpy")
         xp = host.xp
+        check_unmasked(weights, "weights")
         try:
             w = xp.asarray(weights, dtype=xp.float64)
         except (TypeError, ValueError, OverflowError):

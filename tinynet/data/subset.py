@@ -20,6 +20,8 @@ class Subset(Dataset):
         self._resemble(whole)
         self.whole, self.index = whole, whole._numbers(index)
         self.n = int(self.index.shape[0])
+        if not self.n:
+            raise ValueError("a subset of no samples: give the number of at least one")
 
     def __repr__(self) -> str:
         return f"{self.n} samples of {self.whole!r}"
