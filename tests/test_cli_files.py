@@ -751,7 +751,8 @@ def test_columns_that_are_no_numbers_are_named_at_once(capsys):
 @pytest.mark.parametrize("decimal", ".,")
 def test_delimiters_and_decimal_signs(delimiter, decimal):
     """As pandas reads them; between other delimiters than semicolons a comma is no decimal sign."""
-    rows = [["a", "b", "y"], ["1", "true", "0.5"], ["-2.25", "false", "3"], ["1e3", "true", "12.75"]]
+    name = '"a;b;c;d"' if delimiter == "," else '"a,b,c,d"'  # what is in quotes does not count
+    rows = [[name, "b", "y"], ["1", "true", "0.5"], ["-2.25", "false", "3"], ["1e3", "true", "12.75"]]
     lines = [delimiter.join(cell.replace(".", decimal) for cell in row) for row in rows]
     put("d.csv", "\n".join(lines))
     if decimal == "," and delimiter != ";":

@@ -85,7 +85,7 @@ def read_header(path: Path, f: BinaryIO) -> Header:
         raise DataFileError(f"{path}: its lines end in a carriage return alone: save it with other line ends")
     if line.count('"') % 2:
         raise DataFileError(f"{path}: a name in its first line has a line break: give each column a name of one line")
-    delimiter = max(",;\t|", key=line.count)
+    delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", line).count)
     names = next(csv.reader([line], delimiter=delimiter), [])
     if not names:
         raise DataFileError(f"{path}: is empty: expected a first line with the names of columns")
