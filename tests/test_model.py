@@ -342,6 +342,8 @@ def test_a_column_against_a_vector():
         (np.array([["a", "b", "c", "d"]]), "X of dtype <U1 is not numeric: give real or whole numbers"),
         (X + 1j, "X of dtype complex128 is not numeric: give real or whole numbers"),
         ([[1, 2], [3]], "X is not an array: its rows differ in length"),
+        ({"a": 1}, "X is a dict, not an array: give an array or a list"),
+        ((row for row in X), "X is a generator, not an array: give an array or a list"),
         (tn.data.Moons(5), "samples of shape (2,) do not fit the model: expected (4,)"),
     ],
 )
@@ -551,6 +553,7 @@ def test_libraries_are_not_mixed():
             "y is a masked array, and no value can be missing: give y.filled(…)",
         ),
         (lambda: made().fit((X, [[1], [1, 2]])), "y is not an array: its rows differ in length"),
+        (lambda: made().fit((X, X[:, :0])), "y (30, 0) has no columns: give at least one"),
         (lambda: made().evaluate((X, LABELS)), "the model has no loss yet: fit it, or give evaluate(loss=…)"),
         (
             lambda: made().fit(X),

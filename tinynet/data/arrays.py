@@ -57,6 +57,8 @@ class Arrays(Dataset):
             raise ValueError(f"X {tuple(self.x.shape)} has no features: give at least one")
         if self.y.ndim == 0 or self.y.shape[0] != self.n:
             raise ValueError(f"y {tuple(self.y.shape)} does not fit X {tuple(self.x.shape)}: expected {self.n} rows")
+        if 0 in self.y.shape:
+            raise ValueError(f"y {tuple(self.y.shape)} has no columns: give at least one")
         if self.weight is not None and tuple(self.weight.shape) != (self.n,):
             raise ValueError(f"weight {tuple(self.weight.shape)} does not fit {self.n} samples: expected {(self.n,)}")
 
@@ -192,9 +194,12 @@ def adopt(x: Any, name: str) -> tuple[Array, Backend]:
             f"{name} is a {kind}, which backend '{get_backend().name}' does not own: convert it, or switch backends"
         )
     try:
-        return host.xp.asarray(x), host
+        array = host.xp.asarray(x)
     except ValueError:
         raise TypeError(f"{name} is not an array: its rows differ in length") from None
+    if array.ndim == 0 and str(array.dtype) == "object":  # a sparse matrix, a dict, a generator
+        raise TypeError(f"{name} is a {type(x).__name__}, not an array: give an array or a list")
+    return array, host
 
 
 def _follow(x: Any, name: str, ops: Backend) -> Array:
