@@ -621,6 +621,8 @@ def drain(batches, steps):
         (lambda: D.Batches(some()), "an iterator has no length: say how many steps an epoch has, Batches(source, steps=…)"),
         (lambda: D.Batches(iter([]), steps=2), "the source of batches is empty: give at least one"),
         (lambda: D.Batches(some(), steps=0), "Batches steps 0 is not a positive whole number"),
+        (lambda: drain(D.Batches([(X, Y), (X * np.inf, Y)]), range(2)),
+         "batch 1: X has a value that is NaN or infinite: first in row 0"),
         (lambda: D.Batches([3]), "a batch is (x, y) or (x, y, weight), not int"),
         (lambda: drain(D.Batches(some(), steps=9), range(9)),
          "the source of batches ended after 6, and an epoch has 9: say how many with steps=…"),

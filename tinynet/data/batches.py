@@ -76,7 +76,10 @@ class Batches:
             ) from None
         if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
             raise TypeError(f"a batch is (x, y) or (x, y, weight), not {type(batch).__name__}")
-        return kind(*(_host(a) for a in batch))
+        try:
+            return kind(*(_host(a) for a in batch))
+        except (ValueError, TypeError) as e:
+            raise type(e)(f"batch {self._next}: {e}") from None
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
         if step != self._next:
