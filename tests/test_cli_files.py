@@ -283,6 +283,8 @@ def test_columns_that_are_used(tmp_path):
         assert str(e.value) == said
     with pytest.raises(TypeError, match="exclude 'id' is one name: give a list of names"):
         tn.data.read("t.csv", exclude="id")
+    with pytest.raises(TypeError, match="columns 'a' are not Columns: give those of a model"):
+        tn.data.read("t.csv", columns="a")
 
 
 def test_parts_of_a_table(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Files and iterators: what is read is what was written, at any order, in bounded memory; bad files are one line."""
 
 import csv
+import errno
 import gc
 import os
 import struct
@@ -261,10 +262,15 @@ def test_a_disk_without_room_for_scratch_files(suffix, tmp_path, monkeypatch):
             D.read(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (e.value.filename, e.value.strerror) == (
-        str(scratch), "File too large: set TMPDIR to a folder on a larger disk"
-    )  # fmt: skip
+    assert e.value.filename == str(scratch)
+    assert e.value.strerror == f"{os.strerror(errno.EFBIG)}: set TMPDIR to a folder on a larger disk"
     assert list(scratch.iterdir()) == []
+
+
+def test_sample_weights_are_not_left_out_in_silence(tmp_path):
+    with pytest.raises(ValueError, match="sample weights are not written: numpy"):
+        D.write(tn.Arrays(X, Y, W), tmp_path / "d.npz")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -103,6 +103,8 @@ def read(
     for name, given in (("features", features), ("exclude", exclude)):
         if isinstance(given, str):
             raise TypeError(f"{name} {given!r} is one name: give a list of names")
+    if not isinstance(columns, Columns | None):
+        raise TypeError(f"columns {checks.short_repr(columns)} are not Columns: give those of a model, model.columns")
     if features is not None and exclude:
         raise ValueError("features and exclude are two ways to say which columns are used: give one of them")
     chosen = None if features is None else tuple(dict.fromkeys(features))

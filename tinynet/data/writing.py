@@ -27,7 +27,8 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
     """Write ``data`` to ``path``, in a format that `read` reads; ``progress(done)`` is called with the samples written.
 
     ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns x0, x1, … and y,
-    or y0, y1, …). Features and numeric targets are float32, labels int64. An error or Ctrl-C leaves what was there before.
+    or y0, y1, …). Features and numeric targets are float32, labels int64; with sample weights it is a ValueError. An error
+    or Ctrl-C leaves what was there before.
 
     Examples
     --------
@@ -59,7 +60,9 @@ def _pieces(data: Dataset, progress: Callable[[int], object]) -> Iterator[tuple[
     host = get_backend("numpy")
     for start in range(0, data.n, ROWS):
         stop = min(start + ROWS, data.n)
-        x, y, _ = data.rows(range(start, stop), host, "float32")
+        x, y, weight = data.rows(range(start, stop), host, "float32")
+        if weight is not None:
+            raise ValueError("sample weights are not written: numpy.savez(path, X=X, y=y, weight=weight) writes them")
         yield x, y
         progress(stop)
 
