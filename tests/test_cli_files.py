@@ -469,7 +469,8 @@ def test_models_without_names(loss, width, names, tmp_path, capsys):
     model.loss = loss
     model.save("m.safetensors")
     x = np.random.default_rng(0).normal(size=(9, 2))
-    np.savetxt("x.csv", np.column_stack([x, np.zeros(9)]), delimiter=",", header="u,v,y", comments="")
+    columns = np.column_stack([np.arange(9), x, np.zeros(9)])  # the first is a pandas index
+    np.savetxt("x.csv", columns, delimiter=",", header=",u,v,y", comments="")
     proba = ["--proba"] if len(names) == 3 else []
     assert main(["predict", "m.safetensors", "x.csv", *proba, "--backend", "numpy"]) == 0
     lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
