@@ -287,6 +287,15 @@ def test_columns_that_are_used(tmp_path):
         tn.data.read("t.csv", columns="a")
 
 
+def test_a_column_that_may_be_a_weight_or_a_feature(capsys, no_picture):
+    put("d.csv", "a,weight,y\n" + "".join(f"{number},{70 + number},{number / 7}\n" for number in range(20)))
+    for out, options in (("w", []), ("f", ["--features", "a,weight"])):
+        argv = ["train", "--data", "d.csv", "--epochs", "1", "--quiet", "--backend", "numpy", "--out", out, *options]
+        assert main(argv) == 0
+        said = "; 'weight' has sample weights, or a feature if --features names it\n"
+        assert (said in capsys.readouterr().out) == (out == "w")
+
+
 def test_parts_of_a_table(tmp_path, capsys):
     """Several files, or a pattern, with columns left out; the config that is written trains the same again."""
     for n in range(3):
