@@ -184,7 +184,7 @@ def _no_litter(folder: Path, checkpoints: Checkpoints) -> Iterator[None]:
         yield
     except (ValueError, TypeError, OSError, MemoryError):
         if not any(checkpoints.folder.glob("*")):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
