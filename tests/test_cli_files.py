@@ -538,6 +538,17 @@ def test_evaluate_a_single_logit_with_the_targets_of_its_metrics(capsys):
         assert capsys.readouterr().out == f"loss {wanted['loss']:.6g}\n{metric} {wanted[metric]:.6g}\n"
 
 
+def test_evaluate_on_labels_of_a_floating_type(capsys, no_picture):
+    """An .npy table has one type; no option of evaluate could have said that its targets are labels."""
+    np.save("d.npy", np.column_stack([np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 3]))
+    argv = ["--epochs", "1", "--quiet", "--backend", "numpy", "--out", "r"]
+    assert main(["train", "--data", "d.npy", "--task", "classification", *argv]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "r", "--data", "d.npy", "--backend", "numpy"]) == 0
+    wanted = tn.load("r/model.safetensors").evaluate(tn.data.read("d.npy", task="classification"))
+    assert capsys.readouterr().out == f"loss {wanted['loss']:.6g}\naccuracy {wanted['accuracy']:.6g}\n"
+
+
 def test_evaluate_on_computed_data(tmp_path, capsys):
     model = tn.Model(tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Dense(3)), 2)
     model.fit(tn.data.Blobs(500), batch_size=50)
