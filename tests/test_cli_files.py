@@ -127,6 +127,16 @@ def test_the_config_of_a_run_on_a_file_trains_it_again_from_anywhere(run, tmp_pa
     assert (tmp_path / "again/training.png").read_bytes() == (run / "training.png").read_bytes()
 
 
+def test_the_targets_of_an_npy_file_are_found_from_anywhere(tmp_path, monkeypatch, no_picture):
+    np.save("x.npy", np.arange(20.0).reshape(10, 2))
+    np.save("y.npy", np.arange(10) % 2)
+    argv = ["--epochs", "1", "--quiet", "--backend", "numpy", "--out", "r"]
+    assert main(["train", "--data", "x.npy", "--target", "y.npy", *argv]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert main(["evaluate", "../r", "--backend", "numpy"]) == 0
+
+
 def test_a_run_on_a_file_goes_on_and_notices_that_the_file_is_another(tmp_path, capsys):
     table(tmp_path / "t.csv", 60)
     some = ["--data", "t.csv", "--target", "kind", "--quiet", "--backend", "numpy", "--schedule", "constant"]

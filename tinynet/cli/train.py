@@ -232,6 +232,8 @@ def _config(args: argparse.Namespace) -> Config:
     config = Config().change(changes)
     if config.stored:  # so that the saved config is valid from any folder
         config = config.change({"data": [os.path.abspath(path) for path in config.paths]})
+        if config.target and config.paths[0].lower().endswith(".npy"):  # its target is a file, too
+            config = config.change({"target": os.path.abspath(config.target)})
         for path in config.paths:
             if path.encode(errors="ignore").decode() != path:
                 raise ValueError(f"{path!r}: a name that is not in UTF-8, which a config cannot hold: rename it")
