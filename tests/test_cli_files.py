@@ -127,6 +127,16 @@ def test_the_config_of_a_run_on_a_file_trains_it_again_from_anywhere(run, tmp_pa
     assert (tmp_path / "again/training.png").read_bytes() == (run / "training.png").read_bytes()
 
 
+def test_the_targets_of_an_npy_file_are_found_from_anywhere(tmp_path, monkeypatch, no_picture):
+    np.save("x.npy", np.arange(20.0).reshape(10, 2))
+    np.save("y.npy", np.arange(10) % 2)
+    argv = ["--epochs", "1", "--quiet", "--backend", "numpy", "--out", "r"]
+    assert main(["train", "--data", "x.npy", "--target", "y.npy", *argv]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert main(["evaluate", "../r", "--backend", "numpy"]) == 0
+
+
 def test_a_run_on_a_file_goes_on_and_notices_that_the_file_is_another(tmp_path, capsys):
     table(tmp_path / "t.csv", 60)
     some = ["--data", "t.csv", "--target", "kind", "--quiet", "--backend", "numpy", "--schedule", "constant"]
@@ -285,6 +295,15 @@ def test_columns_that_are_used(tmp_path):
         tn.data.read("t.csv", exclude="id")
     with pytest.raises(TypeError, match="columns 'a' are not Columns: give those of a model"):
         tn.data.read("t.csv", columns="a")
+
+
+def test_a_column_that_may_be_a_weight_or_a_feature(capsys, no_picture):
+    put("d.csv", "a,weight,y\n" + "".join(f"{number},{70 + number},{number / 7}\n" for number in range(20)))
+    for out, options in (("w", []), ("f", ["--features", "a,weight"])):
+        argv = ["train", "--data", "d.csv", "--epochs", "1", "--quiet", "--backend", "numpy", "--out", out, *options]
+        assert main(argv) == 0
+        said = "; 'weight' has sample weights, or a feature if --features names it\n"
+        assert (said in capsys.readouterr().out) == (out == "w")
 
 
 def test_parts_of_a_table(tmp_path, capsys):
@@ -469,7 +488,8 @@ def test_models_without_names(loss, width, names, tmp_path, capsys):
     model.loss = loss
     model.save("m.safetensors")
     x = np.random.default_rng(0).normal(size=(9, 2))
-    np.savetxt("x.csv", np.column_stack([x, np.zeros(9)]), delimiter=",", header="u,v,y", comments="")
+    columns = np.column_stack([np.arange(9), x, np.zeros(9)])  # the first is a pandas index
+    np.savetxt("x.csv", columns, delimiter=",", header=",u,v,y", comments="")
     proba = ["--proba"] if len(names) == 3 else []
     assert main(["predict", "m.safetensors", "x.csv", *proba, "--backend", "numpy"]) == 0
     lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
@@ -526,6 +546,17 @@ def test_evaluate_a_single_logit_with_the_targets_of_its_metrics(capsys):
         wanted = model.evaluate(data)
         assert main(["evaluate", "m.safetensors", "--data", "z.csv", "--backend", "numpy"]) == 0
         assert capsys.readouterr().out == f"loss {wanted['loss']:.6g}\n{metric} {wanted[metric]:.6g}\n"
+
+
+def test_evaluate_on_labels_of_a_floating_type(capsys, no_picture):
+    """An .npy table has one type; no option of evaluate could have said that its targets are labels."""
+    np.save("d.npy", np.column_stack([np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 3]))
+    argv = ["--epochs", "1", "--quiet", "--backend", "numpy", "--out", "r"]
+    assert main(["train", "--data", "d.npy", "--task", "classification", *argv]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "r", "--data", "d.npy", "--backend", "numpy"]) == 0
+    wanted = tn.load("r/model.safetensors").evaluate(tn.data.read("d.npy", task="classification"))
+    assert capsys.readouterr().out == f"loss {wanted['loss']:.6g}\naccuracy {wanted['accuracy']:.6g}\n"
 
 
 def test_evaluate_on_computed_data(tmp_path, capsys):

@@ -208,6 +208,10 @@ def test_shards_are_one_data_set_in_order(ops, tmp_path):
     assert whole.fingerprint() != D.Concatenated(whole.parts[::-1]).fingerprint()
     with pytest.raises(ValueError, match=r"does not continue .*: shapes or kinds of target differ"):
         D.Concatenated([data, D.Moons(9)])
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    with pytest.raises(tn.DataFileError, match="one file of targets for 2 files: store X and y of each as .npz"):
+        D.read([tmp_path / "x.npy"] * 2, target=tmp_path / "y.npy")  # each shard had the targets of the first
 
 
 def test_fingerprints_tell_contents_apart_and_nothing_else(tmp_path):

@@ -59,4 +59,8 @@ def _data(args: argparse.Namespace, model: Model, metrics: tuple[Metric, ...]) -
     labels = loss is not None and loss.classes(model.out_shape[-1])
     if loss is not None and not loss.labels and any(metric.of_numbers for metric in metrics):
         labels = 0  # a loss that takes both, with metrics that do not
-    return read_data(found(args.data), target=args.target, task=None if labels else "regression", columns=model.columns)
+    files = found(args.data)
+    data = read_data(files, target=args.target, task=None if labels else "regression", columns=model.columns)
+    if loss is not None and loss.labels and data.outputs == 1 and data.columns is None:
+        return read_data(files, target=args.target, task="classification")  # labels in an array of a floating type
+    return data

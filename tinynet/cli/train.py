@@ -154,7 +154,7 @@ def _print_results(history: History, config: Config, data: Dataset, samples: int
 
 
 def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
-    """The targets and sample counts found in files."""
+    """The targets, sample counts and weights found in files."""
     names = data.columns.classes if data.columns else None
     if data.classes:
         found = f"{data.classes} classes{f' ({listed(names)})' if names else ''}"
@@ -162,7 +162,10 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
             found += ", or numbers with --task regression"
     else:
         found = "numbers, with errors in units of their standard deviation, or classes with --task classification"
-    return f"target: {found}; {training.n:,} training samples, {validation.n:,} held out"
+    weights = ""
+    if data.rows(range(1), get_backend("numpy"), "float64").weight is not None:
+        weights = f"; 'weight' has sample weights{', or a feature if --features names it' if data.columns else ''}"
+    return f"target: {found}; {training.n:,} training samples, {validation.n:,} held out{weights}"
 
 
 @contextmanager
@@ -181,7 +184,7 @@ def _no_litter(folder: Path, checkpoints: Checkpoints) -> Iterator[None]:
         yield
     except (ValueError, TypeError, OSError, MemoryError):
         if not any(checkpoints.folder.glob("*")):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
@@ -229,6 +232,8 @@ def _config(args: argparse.Namespace) -> Config:
     config = Config().change(changes)
     if config.stored:  # so that the saved config is valid from any folder
         config = config.change({"data": [os.path.abspath(path) for path in config.paths]})
+        if config.target and config.paths[0].lower().endswith(".npy"):  # its target is a file, too
+            config = config.change({"target": os.path.abspath(config.target)})
         for path in config.paths:
             if path.encode(errors="ignore").decode() != path:
                 raise ValueError(f"{path!r}: a name that is not in UTF-8, which a config cannot hold: rename it")

@@ -30,9 +30,9 @@ def inputs(path: str, shape: Shape, columns: Columns | None = None, dtype: str =
     """The rows of a file, or of CSV on standard input for ``"-"``, as arrays (m, *shape), in constant memory.
 
     Of a table, the columns that ``columns`` names, in any order; without names, all but targets (``y``, ``target``,
-    ``y0``, …) and ``weight``. An .npy file is X; .npz and .h5 have an array ``X``. ``dtype`` is the model's: a number
-    that is infinite in it is an error. Raises `DataFileError`, which names the file and, for a value, row and column;
-    OSError if the file does not exist.
+    ``y0``, …), ``weight`` and a pandas index. An .npy file is X; .npz and .h5 have an array ``X``. ``dtype`` is the
+    model's: a number that is infinite in it is an error. Raises `DataFileError`, which names the file and, for a value,
+    row and column; OSError if the file does not exist.
     """
     place = Path("standard input" if path == PIPE else path)
     suffix = ".csv" if path == PIPE else place.suffix.lower()
@@ -93,7 +93,7 @@ def _features(path: Path, names: Sequence[str], shape: Shape, columns: Columns |
         target = tables.target_columns(path, names, tables.Request())
     except DataFileError:
         target = []
-    found = [name for name in names if name not in (*target, "weight")]
+    found = tables.feature_columns(path, names, target, tables.Request())
     if (len(found),) != shape:
         raise DataFileError(
             f"{path}: has {len(found)} features ({checks.listed(found)}), and the model wants {shape[0]}"

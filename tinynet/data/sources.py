@@ -120,6 +120,10 @@ def _shards(paths: list[Path], request: Request) -> Dataset:
     """Files, concatenated; the classes of tables are those of all of them together."""
     if len(paths) == 1:
         return _read(paths[0], request)
+    if request.target is not None and any(path.suffix.lower() == ".npy" for path in paths):
+        raise DataFileError(
+            f"{request.target}: one file of targets for {len(paths)} files: store X and y of each as .npz"
+        )
     parts = [_read(paths[0], request)]
     known = parts[0].columns
     if known is not None and request.columns is None:  # the same columns in the same order
