@@ -217,6 +217,8 @@ def test_a_model_of_an_ensemble_is_a_copy(ops, tmp_path):
     np.testing.assert_array_equal(ops.to_numpy(again.theta), ops.to_numpy(ensemble.theta[1, ...]))
     with pytest.raises(IndexError, match=r"^network 2 is out of range: there are 2, numbered from 0$"):
         ensemble[2]
+    with pytest.raises(TypeError, match=r"^network slice\(0, 2, None\) is not a whole number: give one at a time$"):
+        ensemble[0:2]
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda many: pickle.loads(pickle.dumps(many))])

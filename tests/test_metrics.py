@@ -114,6 +114,20 @@ def test_a_class_that_cannot_occur(ops):
     assert np.isfinite(loss)
 
 
+def test_names_that_clash():
+    """One of two TopK was in no result, in silence, and a metric called "loss" in place of the loss."""
+    model, data = tn.Model(tn.Dense(3), 1), ([[1.0], [2.0]], [0, 2])
+    for chosen, said in (
+        ([metrics.TopK(1), metrics.TopK(2)], "two metrics are called 'top_k': give one of them another name"),
+        ([metrics.TopK(1, name="loss")], "a metric cannot be called 'loss': give it another name"),
+        ([metrics.TopK(1, name=None)], "a metric cannot be called None: give it another name"),
+    ):
+        with pytest.raises(ValueError, match=f"^{said}$"):
+            model.fit(data, metrics=chosen)
+    scores = model.evaluate(data, loss=tn.CrossEntropy(), metrics=["top_k", metrics.TopK(1, name="top_1"), "top_k"])
+    assert list(scores) == ["loss", "top_k", "top_1"]
+
+
 def test_a_metric_of_one_s_own():
     class Bias(metrics.MAE):
         def sums(self, y, target, weight, ops):

@@ -298,6 +298,44 @@ def test_lists_and_single_samples_will_do():
     assert model.history[0]["step"] == 1
 
 
+class StopAt:
+    """A callback that ends the run after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def at_step(self, model, step):
+        if step == self.step:
+            raise tn.StopTraining("enough")
+
+    def __call__(self, model, row):
+        pass
+
+
+def test_a_run_that_ends_within_an_epoch_has_its_losses(ops):
+    """Those since the last check were in no curve."""
+    ended, whole = start(ops, random=False), start(ops, random=False)
+    history = ended.fit(DATA, batch_size=10, callbacks=[StopAt(21)])
+    losses = [
+        float(report.loss)
+        for report in tn.train(whole, tn.Loader(DATA, 10, seed=whole.seed), tn.CrossEntropy(), tn.Adam(), steps=21)
+    ]
+    assert [step for step, _ in history.curve] == [8, 16, 21]
+    assert [mean for _, mean in history.curve] == [
+        pytest.approx(np.mean(losses[a:b])) for a, b in ((0, 8), (8, 16), (16, 21))
+    ]
+    np.testing.assert_array_equal(ops.to_numpy(ended.theta), ops.to_numpy(whole.theta))
+
+
+def test_a_run_that_ends_within_an_epoch_is_finite(tmp_path):
+    """It left NaN, in a checkpoint too, which was then said to be damaged."""
+    model, data = tn.Model(tn.Dense(1), 1), (np.ones((50, 1)), np.zeros((50, 1)))
+    with pytest.raises(tn.DivergedError, match="the model is back at step 0$"):
+        model.fit(data, optimizer=tn.SGD(1e30), batch_size=5, callbacks=[StopAt(5)], checkpoint=tmp_path)
+    assert np.isfinite(model.theta).all()
+    assert not list(tmp_path.iterdir())
+
+
 def test_on_a_device_without_float64():
     """As most accelerators other than CUDA's are."""
     ops, rng = tn.get_backend("strict:no_float64"), np.random.default_rng(0)

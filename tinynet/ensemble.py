@@ -63,6 +63,8 @@ class Ensemble(Vectors):
 
     def __getitem__(self, number: int) -> Model:
         """A copy of one network."""
+        if checks.as_int(number) is None:
+            raise TypeError(f"network {checks.short_repr(number)} is not a whole number: give one at a time")
         if not -len(self) <= number < len(self):
             raise IndexError(f"network {number} is out of range: there are {len(self)}, numbered from 0")
         model = Model(self.net, self.in_shape, seed=self.seeds[number], backend=self.ops, dtype=self.dtype)

@@ -27,7 +27,7 @@ from tinynet.model import Model
 from tinynet.optim import Adam, Optimizer, check_optimizer
 from tinynet.parameters import Trainable
 from tinynet.standardize import check_others, standardizer, unset
-from tinynet.training import Report, Run, train
+from tinynet.training import Report, Reports, Run, train
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def fit(
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     session.call_per_step(run.step)
     bar = bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent()
-    if session.run(iter(()) if history.stopped else reports, steps, bar):
+    if history.stopped or session.run(reports, steps, bar):
         session.finish()
     return history
 
@@ -213,11 +213,13 @@ class _Session:
         self.held_out, self.evaluate, self.callbacks = held_out, evaluate, callbacks
         self.per_step: list[Any] = [callback for callback in callbacks if hasattr(callback, "at_step")]
 
-    def run(self, reports: Iterator[Report], steps: int, bar: bars.Silent) -> bool:
+    def run(self, reports: Reports, steps: int, bar: bars.Silent) -> bool:
         """Take the ``steps`` steps; whether the run is at its end, rather than stopped so that another continues it."""
         with bar:
             for report in reports:
                 self._after_step(report, bar)
+                if self.snapshot.finished and not report.recent:
+                    self._note_losses(reports.send(True), bar)
                 last = self.snapshot.finished or report.step == steps
                 if why := self._save(report, last):
                     self.snapshot.history.stopped = why
@@ -241,16 +243,20 @@ class _Session:
                 callback.at_step(self.snapshot.model, step)
 
     def _after_step(self, report: Report, bar: bars.Silent) -> None:
-        snapshot, recent = self.snapshot, report.recent
-        if recent:
-            snapshot.tally.add(recent)
-            snapshot.history.record(report.step, recent, report.last_of_epoch)
-            bar.step(report.step, sum(recent) / len(recent))
+        snapshot = self.snapshot
+        if report.recent:
+            self._note_losses(report, bar)
         if self.per_step:
             self.call_per_step(report.step)
         if report.last_of_epoch:
             self._after_epoch(report, bar)
         snapshot.finished = bool(snapshot.history.stopped)
+
+    def _note_losses(self, report: Report, bar: bars.Silent) -> None:
+        snapshot, recent = self.snapshot, report.recent
+        snapshot.tally.add(recent)
+        snapshot.history.record(report.step, recent, report.last_of_epoch or snapshot.finished)
+        bar.step(report.step, sum(recent) / len(recent))
 
     def _after_epoch(self, report: Report, bar: bars.Silent) -> None:
         model, history, tally = self.snapshot.model, self.snapshot.history, self.snapshot.tally

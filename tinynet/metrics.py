@@ -31,14 +31,14 @@ class Metric:
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         """Outputs y (n, o), target, sample weights (n,) -> (s,) floating."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no sums: write them")
 
     def merge(self, a: list[float], b: list[float]) -> list[float]:
         """The sums of two sets of samples as those of both."""
         return added(a, b)
 
     def result(self, sums: list[float]) -> float:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no result: write one")
 
 
 def added(a: list[float], b: list[float]) -> list[float]:
@@ -255,12 +255,22 @@ def check_metrics(metrics: Iterable[Metric], labels: bool) -> None:
 
 
 def as_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
-    """`as_metric` of each."""
+    """`as_metric` of each; ValueError unless the different ones have names of their own, which results go by."""
     if isinstance(metrics, (str, Metric)):
         raise TypeError(f"metrics {metrics!r} is a single metric: give a list, [{metrics!r}]")
     if not hasattr(metrics, "__iter__"):
         raise TypeError(f"metrics {checks.short_repr(metrics)} is not a list: give one, such as ['accuracy']")
-    return tuple(map(as_metric, metrics))
+    found: list[Metric] = []
+    for metric in map(as_metric, metrics):
+        if metric not in found:
+            found.append(metric)
+    names = [metric.name for metric in found]
+    for name in names:
+        if not isinstance(name, str) or name == "loss":
+            raise ValueError(f"a metric cannot be called {checks.short_repr(name)}: give it another name")
+        if names.count(name) > 1:
+            raise ValueError(f"two metrics are called {name!r}: give one of them another name")
+    return tuple(found)
 
 
 def as_metric(metric: str | Metric) -> Metric:

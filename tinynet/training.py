@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,7 +69,7 @@ def train(
     run: Run | None = None,
     due: Callable[[int], bool] | None = None,
     together: bool = False,
-) -> Iterator[Report]:
+) -> Reports:
     """Train ``model`` in place for ``steps`` steps, one for each report that is asked for; break out of the loop to stop.
 
     ``clip`` bounds the gradient's norm. ``accumulate`` computes each batch in that many parts and adds up their
@@ -233,15 +233,17 @@ def _gradient(
 
 
 Check = Callable[[Any, Array, list[Array], int], tuple[Any, ...]]  # as `check_finite`
+Reports = Generator[Report, bool | None, None]
 
 
 def loop(
     model: Trainable, loader: BatchSource, step: Any, run: Run, steps: int,
     due: Callable[[int], bool] | None, check: Check, together: bool = False,
-) -> Iterator[Report]:  # fmt: skip
+) -> Reports:  # fmt: skip
     """Run ``steps`` steps and report each; ``step`` is a `Step` or, unless ``together``, any callable like one.
 
-    Where the loop waits for the device it calls ``check``, which returns `Report.recent`.
+    Where the loop waits for the device it calls ``check``, which returns `Report.recent`. After ``send(True)`` the last
+    report comes again, with these losses, and is the end.
     """
     ops, theta = model.ops, model.theta
     together = together and _made_together(loader, ops, theta)
@@ -275,7 +277,11 @@ def loop(
                     recent = check(model, losses[: run.step - since, ...], good, since)
                     losses = ops.zeros(shape, theta.dtype)  # a new array: the reports given out keep theirs
                     since = run.step
-            yield Report(run.step, epoch, last, value, run, recent)
+            report = Report(run.step, epoch, last, value, run, recent)
+            if (yield report):  # the run ends here, and the losses since the last check are asked for
+                with ops.active():
+                    yield report._replace(recent=check(model, losses[: run.step - since, ...], good, since))
+                return
 
 
 def _made_together(loader: BatchSource, ops: Backend, theta: Array) -> bool:

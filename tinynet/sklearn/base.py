@@ -225,12 +225,12 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
     def _split(self, samples: Samples, held_out: tuple[Any, Any, Any], data: Data) -> tuple[Samples, Samples | None]:
         """Samples to train on, and those that are held out, if any."""
         X, y, weight = held_out
-        if X is None and (y is not None or weight is not None):
-            raise ValueError("y_val and sample_weight_val belong to X_val, which is None: give it too")
         if X is not None:
             dtype = data.home.dtype(data.dtype)
             X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, reset=False, **self._target_options)
             return samples, self._samples(data._replace(X=X, y=self._check_targets(y, True, data.home)), weight)
+        if y is not None or weight is not None:
+            raise ValueError("y_val and sample_weight_val belong to X_val, which is None: give it too")
         if not self.early_stopping:
             return samples, None
         parts = train_test_split(
