@@ -130,7 +130,8 @@ class NumbaBackend(NumpyBackend):
         """A product whose terms are added up in blocks apart, if that pays: see `products.apart`."""
         (m, k), n, turned = a.shape, b.shape[1], _dense(a.mT)
         dense = (turned or _dense(a)) and _dense(b) and _dense(c)
-        if not dense or self._cores < 2 or not products.apart(m, n, k, turned):
+        alike = not _by_library(c)  # with our own products, one core has the same bits without
+        if not dense or (alike and self._cores < 2) or not products.apart(m, n, k, turned):
             return False
         count, depth = products.blocks(k)
         sums, whole = self.empty((count, m, n), c.dtype), k // depth
@@ -148,8 +149,8 @@ class NumbaBackend(NumpyBackend):
 
     def _by_library_or_tiles(self, a: Array, b: Array, c: Array, bias: Array | None, networks: bool) -> None:
         """``c[...] = a @ b + bias``, one product or several, ``networks``' or blocks of terms."""
-        blas, few = program.library(), min(c.shape[-2:]) <= _FEW
-        if blas is not None and (few or not program.tiles()):
+        blas = program.library()
+        if blas is not None and _by_library(c):
             self._by_blas(blas.gemm[c.dtype], a, b, c, bias)
         else:
             self._by_tiles(a, b, c, bias, networks)
@@ -519,6 +520,11 @@ def _matrices(*arrays: Array) -> bool:
     """Whether BLAS can take all of them."""
     first = arrays[0].dtype
     return build.supported(first) and all(a.ndim == 2 and a.dtype == first and _layout(a)[0] for a in arrays)
+
+
+def _by_library(c: Array) -> bool:
+    """Whether a product ``c`` is one of NumPy's BLAS, if it is at hand, rather than of our own."""
+    return min(c.shape[-2:]) <= _FEW or not program.tiles()
 
 
 def _stacks(*arrays: Array) -> bool:
