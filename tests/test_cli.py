@@ -154,13 +154,17 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
         assert process.wait(20) == -signal.SIGTERM
 
 
-def test_a_finished_run_may_be_resumed_for_more_epochs(tmp_path):
+def test_a_finished_run_may_be_resumed_for_more_epochs(tmp_path, monkeypatch):
     some = [*SMALL, "--quiet", "--schedule", "constant"]
     assert main(["train", *some, "--epochs", "2", "--out", "a"]) == 0
     assert main(["train", *some, "--out", "b"]) == 0
     assert main(["train", "--resume", "b", "--epochs", "2", "--quiet"]) == 0
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
     assert "epochs = 2" in (tmp_path / "b/config.toml").read_text()
+    monkeypatch.chdir("b")
+    assert main(["train", "--resume", "", "--epochs", "3", "--quiet"]) == 0  # it began another run by that config
+    assert "epochs = 3" in (tmp_path / "b/config.toml").read_text()
+    assert not (tmp_path / "b/runs").exists()
 
 
 def test_a_damaged_checkpoint_is_a_line_and_the_one_before_is_used(tmp_path, capsys):
@@ -219,7 +223,7 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         (["--resume", "full"], "full/config.toml: No such file or directory"),
         (["x.toml", "--resume", "full"], "x.toml and --resume full are two configs: give one of them"),
         (["missing.toml"], "missing.toml: No such file or directory"),
- (["--resume", ""], "config.toml: No such file or directory"),  # a shell's variable that is not set
+        (["--resume", ""], "config.toml: No such file or directory"),  # a shell's variable that is not set
         ([""], ".: Is a directory"),
         (["--resume", "full", "--out", "r"], "--out r and --resume full are two run folders: give one of them"),
         (["--out", "file/in/it"], "file/in/it: Not a directory"),

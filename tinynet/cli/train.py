@@ -96,8 +96,9 @@ def run(args: argparse.Namespace) -> int:
         training, validation = Scaled(training, scale), Scaled(held_out, scale)
     model = Model(config.make_net(data), data.shape, seed=config.seed, backend=backend, dtype=config.dtype)
     options = config.make_fit_options(training)
-    folder = Path(args.resume) if args.resume else _run_folder(config)
-    if not args.resume:
+    resume = args.resume is not None
+    folder = Path(args.resume) if resume else _run_folder(config)
+    if not resume:
         write_atomically(folder / "config.toml", config.toml().encode())
     checkpoints = Checkpoints(folder / "checkpoints", every=config.checkpoint or None, config=config.toml())
     print(f"{data!r}\n{model!r}\n{model.ops.versions()}")
@@ -105,9 +106,9 @@ def run(args: argparse.Namespace) -> int:
         print(_about(data, training, validation))
 
     start = perf_counter()
-    with _signals(checkpoints), _one_line_warnings(), nullcontext() if args.resume else _no_litter(folder, checkpoints):
+    with _signals(checkpoints), _one_line_warnings(), nullcontext() if resume else _no_litter(folder, checkpoints):
         history = fit(
-            model, training, validation=validation, checkpoint=checkpoints, resume=bool(args.resume),
+            model, training, validation=validation, checkpoint=checkpoints, resume=resume,
             progress=not args.quiet, **options,
         )  # fmt: skip
     seconds = perf_counter() - start
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         step = checkpoints.steps()[0]
         print(f"{history.stopped} after step {step}: resume with tinynet train --resume {folder}", file=sys.stderr)
         return 128 + number
-    _print_results(history, config, data, training.n, None if args.resume else seconds)
+    _print_results(history, config, data, training.n, None if resume else seconds)
     _write_picture(folder / "training.png", model, held_out, history, config, training.n)
     print(f"config, history, checkpoints, model and picture are in {folder}")
     return 0
