@@ -276,7 +276,7 @@ def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], req
         left = {*target, "weight", *request.exclude}
         found = [name for name in names if name not in left and not _INDEX.fullmatch(name)]
     if not found:
-        raise DataFileError(f"{path}: has no features beside {', '.join(target)}")
+        raise DataFileError(f"{path}: has no features beside {', '.join(target) or checks.listed(names)}")
     return found
 
 
