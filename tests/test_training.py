@@ -327,6 +327,30 @@ def test_a_run_that_ends_within_an_epoch_has_its_losses(ops):
     np.testing.assert_array_equal(ops.to_numpy(ended.theta), ops.to_numpy(whole.theta))
 
 
+def test_a_run_that_ends_where_its_losses_were_checked_has_them_too(tmp_path):
+    """Those since the curve's last entry were left for an epoch's end, which never came."""
+    history = start().fit(DATA, batch_size=10, callbacks=[StopAt(20)], checkpoint=tn.Checkpoints(tmp_path, every=20))
+    assert [step for step, _ in history.curve] == [8, 16, 20]
+    assert history.pending == []
+
+
+def test_no_report_is_given_out_while_a_device_is_the_current_one(monkeypatch):
+    model, inside = start(), []
+
+    @contextlib.contextmanager
+    def active():
+        inside.append(1)
+        yield
+        inside.pop()
+
+    monkeypatch.setattr(model.ops, "active", active)
+    reports = tn.train(model, tn.Loader(DATA, 10), tn.CrossEntropy(), tn.Adam(), steps=9)
+    assert next(reports).step == 1
+    assert not inside
+    assert len(reports.send(True).recent) == 1
+    assert not inside
+
+
 def test_a_run_that_ends_within_an_epoch_is_finite(tmp_path):
     """It left NaN, in a checkpoint too, which was then said to be damaged."""
     model, data = tn.Model(tn.Dense(1), 1), (np.ones((50, 1)), np.zeros((50, 1)))
@@ -620,6 +644,26 @@ def test_single_steps_of_a_large_network_are_reported_together(launching, monkey
     assert len(within) == 2 * 8 + 2
     list(tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=9))
     assert len(within) == 2 * 8 + 2
+
+
+def test_single_steps_that_are_reported_together_end_when_a_step_is_due(launching, monkeypatch):
+    """A signal that asks the run to stop was heeded after up to 64 steps of a large network."""
+    launching(True)
+    monkeypatch.setattr("tinynet.training._LAUNCHED", 9)  # the network has 9 parameters
+    asked = []
+
+    class Signalled(tn.Adam):
+        def numbers(self, state, t):
+            if t == 9:
+                asked.append(t)
+            return super().numbers(state, t)
+
+    model, loader = tn.Model(tn.Dense(3), 2, backend="numpy"), tn.Loader(tn.data.Spirals(32 * 70), 32)
+    reports = tn.train(
+        model, loader, tn.CrossEntropy(), Signalled(), steps=70, together=True, due=lambda step: bool(asked)
+    )
+    report = next(reports)
+    assert (report.step, len(report.recent), float(report.loss)) == (10, 10, report.recent[-1])
 
 
 def test_a_device_is_not_left_unchecked_for_long(launching, monkeypatch):

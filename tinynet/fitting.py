@@ -218,8 +218,10 @@ class _Session:
         with bar:
             for report in reports:
                 self._after_step(report, bar)
-                if self.snapshot.finished and not report.recent:
-                    self._note_losses(reports.send(True), bar)
+                if self.snapshot.finished:
+                    if not report.recent:
+                        self._note_losses(reports.send(True), bar)
+                    self.snapshot.history.record(report.step, (), end=True)  # the last entry of the curve
                 last = self.snapshot.finished or report.step == steps
                 if why := self._save(report, last):
                     self.snapshot.history.stopped = why
@@ -255,7 +257,7 @@ class _Session:
     def _note_losses(self, report: Report, bar: bars.Silent) -> None:
         snapshot, recent = self.snapshot, report.recent
         snapshot.tally.add(recent)
-        snapshot.history.record(report.step, recent, report.last_of_epoch or snapshot.finished)
+        snapshot.history.record(report.step, recent, report.last_of_epoch)
         bar.step(report.step, sum(recent) / len(recent))
 
     def _after_epoch(self, report: Report, bar: bars.Silent) -> None:

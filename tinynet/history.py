@@ -52,7 +52,7 @@ class History:
         return [row[key] for row in self.rows]
 
     def record(self, step: int, losses: tuple[float, ...], end: bool = False) -> None:
-        """Add the losses of the latest steps, up to ``step``, to the curve; ``end``: an epoch ends there.
+        """Add the losses of the latest steps, up to ``step``, to the curve; ``end``: an epoch, or the run, ends there.
 
         The curve does not depend on how the losses are split over calls, and never reaches 4000 entries.
         """

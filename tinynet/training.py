@@ -261,8 +261,6 @@ def loop(
                 count, as_one = 1, False
                 if together and step.joins():
                     count, as_one = _uninterrupted(loader, t, min(stop, since + often), due, ops, parameters)
-                latest = t + count - 1
-                value = losses[latest - since, ...]
                 with step.undisturbed() if together else nullcontext():
                     if as_one:
                         step.several(supply.several(t, count), t, losses[t - since : t - since + count, ...])
@@ -270,6 +268,10 @@ def loop(
                     for n in range(run.step, t + count):
                         ops.assign(losses[n - since, ...], step(supply.batch(n), n))
                         run.step = n + 1
+                        if due is not None and due(run.step):  # perhaps only now: a signal may have come
+                            break
+                latest = run.step - 1
+                value = losses[latest - since, ...]
                 epoch, place = divmod(latest, loader.steps_per_epoch)
                 last = place + 1 == loader.steps_per_epoch
                 recent: tuple[float, ...] = ()
@@ -280,7 +282,8 @@ def loop(
             report = Report(run.step, epoch, last, value, run, recent)
             if (yield report):  # the run ends here, and the losses since the last check are asked for
                 with ops.active():
-                    yield report._replace(recent=check(model, losses[: run.step - since, ...], good, since))
+                    recent = check(model, losses[: run.step - since, ...], good, since)
+                yield report._replace(recent=recent)
                 return
 
 
