@@ -523,8 +523,8 @@ def _matrices(*arrays: Array) -> bool:
 
 
 def _by_library(c: Array) -> bool:
-    """Whether a product ``c`` is one of NumPy's BLAS, if it is at hand, rather than of our own."""
-    return min(c.shape[-2:]) <= _FEW or not program.tiles()
+    """Whether a product ``c`` is one of NumPy's BLAS, rather than of our own."""
+    return program.library() is not None and (min(c.shape[-2:]) <= _FEW or not program.tiles())
 
 
 def _stacks(*arrays: Array) -> bool:
