@@ -261,18 +261,22 @@ def loop(
                 count, as_one = 1, False
                 if together and step.joins():
                     count, as_one = _uninterrupted(loader, t, min(stop, since + often), due, ops, parameters)
-                with step.undisturbed() if together else nullcontext():
-                    if as_one:
-                        step.several(supply.several(t, count), t, losses[t - since : t - since + count, ...])
-                        run.step = t + count
-                    for n in range(run.step, t + count):
-                        ops.assign(losses[n - since, ...], step(supply.batch(n), n))
-                        run.step = n + 1
-                        if due is not None and due(run.step):  # perhaps only now: a signal may have come
-                            break
-                latest = run.step - 1
-                value = losses[latest - since, ...]
-                epoch, place = divmod(latest, loader.steps_per_epoch)
+                if count > 1:
+                    with step.undisturbed():
+                        if as_one:
+                            step.several(supply.several(t, count), t, losses[t - since : t - since + count, ...])
+                            run.step = t + count
+                        for n in range(run.step, t + count):
+                            ops.assign(losses[n - since, ...], step(supply.batch(n), n))
+                            run.step = n + 1
+                            if due is not None and due(run.step):  # perhaps only now: a signal may have come
+                                break
+                    value = losses[run.step - 1 - since, ...]
+                else:
+                    value = losses[t - since, ...]
+                    ops.assign(value, step(supply.batch(t), t))
+                    run.step = t + 1
+                epoch, place = divmod(run.step - 1, loader.steps_per_epoch)
                 last = place + 1 == loader.steps_per_epoch
                 recent: tuple[float, ...] = ()
                 if last or run.step - since == often or run.step == stop or (due is not None and due(run.step)):
