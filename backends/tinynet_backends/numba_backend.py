@@ -25,7 +25,7 @@ try:
 except ImportError as e:
     raise BackendUnavailable(f"backend 'numba' cannot be imported ({e}): install the extra fast") from e
 
-GRAIN = 8192  # elements that are worth another thread
+GRAIN = 16384  # elements that are worth another thread
 TILE = 2048  # random words that are made and used at a time
 _FLOPS = 2**18  # multiplications of a product that are worth another thread
 _FEW = 8  # rows or columns: up to so many, NumPy's BLAS is faster than tiles and panels
@@ -105,7 +105,7 @@ class NumbaBackend(NumpyBackend):
             self._run(kernels.columns_of_each, x.dtype, min(parts, len(x)), *words, rows=len(x))
         elif x.flags.c_contiguous:
             count, depth = products.blocks(n)
-            if x.size >= 4 * GRAIN and count > 1:  # a core adds up the rows that it wrote; sizes alone decide
+            if x.size >= 2 * GRAIN and count > 1:  # a core adds up the rows that it wrote; sizes alone decide
                 sums, whole = self.empty((count, o), x.dtype), n // depth
                 self._sum_rows(x[: whole * depth, :].reshape(whole, depth, o), sums[:whole, :])
                 if whole < count:
@@ -223,12 +223,12 @@ class NumbaBackend(NumpyBackend):
         self._writes()
         size, address = arrays[0].size, build.formula(trace, arrays[0].dtype, "update")
         if not _alike(values):  # views into the vectors of many networks
-            self._run_each(address, self._parts(size, GRAIN // 2), arrays[0].shape[1], *values, *scalars)
+            self._run_each(address, self._parts(size, GRAIN // 4), arrays[0].shape[1], *values, *scalars)
             return
         starts = self._layers(inputs) if arrays[0].ndim == 1 else [0]
         for start, stop in zip(starts, [*starts[1:], len(arrays[0])], strict=True):
             pieces = [a[start:stop, ...] for a in values] if len(starts) > 1 else values
-            kernel = Kernel(address, self._parts(pieces[0].size, GRAIN // 2), _rows_of(arrays[0]))
+            kernel = Kernel(address, self._parts(pieces[0].size, GRAIN // 4), _rows_of(arrays[0]))
             self._do(kernel, pieces[0].size, *pieces, *scalars)
 
     def _layers(self, vectors: Sequence[Array]) -> list[int]:
@@ -256,7 +256,7 @@ class NumbaBackend(NumpyBackend):
         if not x.size or not _ready(x, x.dtype):
             return super().softmax(x)
         y, k = self.empty(x.shape, x.dtype), x.shape[-1]
-        self._run(kernels.softmax, x.dtype, self._parts(x.size, GRAIN // 4), x.size // k, k, x, y, rows=_rows_of(x))
+        self._run(kernels.softmax, x.dtype, self._parts(x.size, GRAIN // 8), x.size // k, k, x, y, rows=_rows_of(x))
         return y
 
     def softmax_grad(self, dy: Array, y: Array) -> Array:
@@ -321,7 +321,7 @@ class NumbaBackend(NumpyBackend):
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
         n, k = target.size, z.shape[-1]
         loss, cost, dz = (self.empty(shape, z.dtype) for shape in (scale.shape[:-1], scale.shape, z.shape))
-        parts, words = self._parts(n * k, GRAIN // 4), (n, k, z, target, scale, cost, dz)
+        parts, words = self._parts(n * k, GRAIN // 8), (n, k, z, target, scale, cost, dz)
         self._run(kernels.cross_entropy, z.dtype, parts, *words, rows=len(z))
         self._run(kernels.total, z.dtype, 1, loss.size, cost.shape[-1], cost, loss, rows=loss.size)
         return loss, dz
@@ -331,13 +331,13 @@ class NumbaBackend(NumpyBackend):
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
         out = self.empty((n,), _U8)
         place, skip = philox.block_of(counter, start)
-        self._run(kernels.words, _F8, self._parts(n, GRAIN // 2), n, *key, *place, skip, out)
+        self._run(kernels.words, _F8, self._parts(n, GRAIN // 4), n, *key, *place, skip, out)
         return out
 
     def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
         out = self.empty((index.size, width), _U8)
         index = np.ascontiguousarray(index, np.int64)
-        parts = self._parts(out.size, GRAIN // 2)
+        parts = self._parts(out.size, GRAIN // 4)
         self._run(kernels.words_at, _F8, parts, index.size, *key, *counter, width, index, out)
         return out
 
@@ -389,7 +389,7 @@ class NumbaBackend(NumpyBackend):
         a, b = permutation.sides(n)
         used = np.asarray(permutation.used_keys(keys, n), np.uint64)
         listed, start = _listed(index)
-        out, parts = self.empty((len(index),), np.dtype(np.int64)), self._parts(len(index), GRAIN // 4)
+        out, parts = self.empty((len(index),), np.dtype(np.int64)), self._parts(len(index), GRAIN // 8)
         tiles = self.empty((parts, kernels.TILE), _U8)
         self._run(kernels.permute, _F8, parts, out.size, listed, out, n, a, b, used.size, used, tiles, start)
         return out
@@ -401,7 +401,7 @@ class NumbaBackend(NumpyBackend):
         shape, (listed, start) = (len(keys), len(index)), _listed(index)
         listed = np.broadcast_to(listed, shape) if isinstance(listed, np.ndarray) else listed
         out, tiles = self.empty(shape, np.dtype(np.int64)), self.empty((len(keys), kernels.TILE), _U8)
-        parts = self._parts(out.size, GRAIN // 4)
+        parts = self._parts(out.size, GRAIN // 8)
         words = shape[1], listed, out, n, a, b, used.shape[1], used, tiles, start
         self._run_each(build.written(kernels.permute, _F8), parts, *words)
         return out
@@ -429,7 +429,7 @@ class NumbaBackend(NumpyBackend):
         n, stream = len(index), self._stream(key, counter, index, width)
         x = self.empty((n, k or 0), kind)
         y = self.empty((n,), np.dtype(np.int64)) if o is None else self.empty((n, o), kind)
-        kernel = Kernel(address, max(1, min(self._parts(n * work, GRAIN // 2), n)))
+        kernel = Kernel(address, max(1, min(self._parts(n * work, GRAIN // 4), n)))
         tile = max(1, min(TILE // max(width, 1), n))
         before = kernels.ROOM + (tile * width + kernels.SPARE) * (2 if normal else 1)
         room = self.empty((kernel.parts, before + scratch + tile * each), _F8)
