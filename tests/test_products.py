@@ -100,7 +100,7 @@ def test_products_of_numpys_blas():
         pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
 
     def multiply(ops, a, b, c, bias):
-        ops._by_blas(library.gemm[c.dtype], a, b, c, bias)
+        ops._by_blas(library.gemm[c.dtype], a, b, c, bias, networks=c.ndim == 3)
 
     for dtype, count, turned in product(("float32", "float64"), (None, 3), product((False, True), repeat=2)):
         for m, n, k in ((1, 1, 1), (5, 3, 4), (90, 130, 70), (130, 90, 70)):

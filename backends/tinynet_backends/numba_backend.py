@@ -151,7 +151,7 @@ class NumbaBackend(NumpyBackend):
         """``c[...] = a @ b + bias``, one product or several, ``networks``' or blocks of terms."""
         blas = program.library()
         if blas is not None and _by_library(c):
-            self._by_blas(blas.gemm[c.dtype], a, b, c, bias)
+            self._by_blas(blas.gemm[c.dtype], a, b, c, bias, networks)
         else:
             self._by_tiles(a, b, c, bias, networks)
 
@@ -178,7 +178,7 @@ class NumbaBackend(NumpyBackend):
             kept[:] = [aligned((max(size, PAGE),), dtype)]  # so large that it starts at a cache line
         return kept[0]
 
-    def _by_blas(self, gemm: int, a: Array, b: Array, c: Array, bias: Array | None) -> None:
+    def _by_blas(self, gemm: int, a: Array, b: Array, c: Array, bias: Array | None, networks: bool) -> None:
         (m, k), n = a.shape[-2:], b.shape[-1]
         (ta, lda), (tb, ldb), (_, ldc) = _layout(a), _layout(b), _layout(c)
         words = gemm, ta, tb, m, n, k, a, lda, b, ldb, c, ldc, 0 if bias is None else bias
@@ -187,7 +187,7 @@ class NumbaBackend(NumpyBackend):
             return
         apart = [0 if array is None else array.strides[0] for array in (a, b, c, bias)]
         parts = min(self._parts(c.size * k, _FLOPS), len(c))
-        self._run(kernels.products, c.dtype, parts, len(c), *apart, *words, rows=len(c))
+        self._run(kernels.products, c.dtype, parts, len(c), *apart, *words, rows=len(c) if networks else 0)
 
     # Elementwise ---------------------------------------------------------------------------------------------------
 

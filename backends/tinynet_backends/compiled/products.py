@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from numba import njit, types
+from numba.extending import register_jitable
 from tinynet_backends.compiled.intrinsics import pointer
 from tinynet_backends.compiled.kernels import Body, share
 from tinynet_backends.compiled.tiles import BITS, PANEL, ROWS, copy_vector, tile, transpose
@@ -20,6 +21,7 @@ _FLOPS = 2**19  # multiplications that are worth a part: about 10 us, since a co
 _MOVED = 2**16  # numbers, written or fetched from another core, that take about as long
 
 
+@register_jitable
 def blocks(k: int) -> tuple[int, int]:
     """The number of blocks of k terms, and the terms of each but the last, which may have fewer."""
     count = -(-k // DEPTH)
@@ -34,7 +36,7 @@ def apart(m: int, n: int, k: int, turned: bool) -> bool:
     of its own whenever it writes there again. That pays if what is not fetched is more than the sums.
     """
     spared = k * (m + n) // 2 if turned else k * n * (m <= n)
-    count, _ = blocks(k)
+    count: int = blocks(k)[0]
     return count > 1 and max(count * m * n, _MOVED) <= spared
 
 
@@ -121,8 +123,7 @@ def product(real: Any) -> Body:
         first, last = share(w[0], part // each, parts // each, 1)
         top, bottom = share(m, part % each // wide, tall, ROWS)
         left, end = share(panels, part % wide, wide, 1)
-        blocks = -(-k // DEPTH)
-        most = -(-k // blocks)
+        _, most = blocks(k)
         for number in range(first, last):
             a, b, c = w[8] + number * w[1], w[11] + number * w[2], w[13] + number * w[3]
             for begin in range(0, k, most):
