@@ -32,14 +32,14 @@ class Source(tn.Loader):
         self.steps_per_epoch = steps_per_epoch or self.data.n // batch_size // STRETCH * STRETCH
         self.fed, self.waited = False, 0.0
 
-    def steps_per_chunk(self, ops: tn.Backend) -> int:
-        return super().steps_per_chunk(ops) if self.fed else 1
+    def steps_per_chunk(self, ops: tn.Backend, numbered: bool = False) -> int:
+        return super().steps_per_chunk(ops, numbered) if self.fed else 1
 
-    def chunk(self, step: int, ops: tn.Backend, dtype: str) -> Chunk:
+    def chunk(self, step: int, ops: tn.Backend, dtype: str, numbered: bool = False) -> Chunk:
         if not self.fed:
             return step, 1, self.fixed
         began = perf_counter()
-        found = super().chunk(step, ops, dtype)
+        found = super().chunk(step, ops, dtype, numbered)
         self.waited += perf_counter() - began
         return found
 

@@ -16,6 +16,7 @@ from interrupts import interrupt
 from tinynet_backends import get_backend
 
 import tinynet as tn
+from tinynet import training
 
 pytest.importorskip("numba", reason="the backend needs numba")
 from numba import njit
@@ -488,14 +489,14 @@ def test_a_gather_of_many_rows_checks_their_numbers(shape, monkeypatch):
     """A kernel reads at the address that a number says: one outside is NumPy's business."""
     monkeypatch.setattr(numba_backend, "_SMALL", 0)
     ops, x, index = tn.get_backend("numba"), np.arange(np.prod(shape)).reshape(shape), np.arange(70_000) % 300
-    np.testing.assert_array_equal(ops.gather(x, index), x[index])
+    np.testing.assert_array_equal(ops.gather([x], index)[0], x[index])
     for place in (0, 69_999):  # of either part
         index[place] = -1
-        np.testing.assert_array_equal(ops.gather(x, index), x[index])
+        np.testing.assert_array_equal(ops.gather([x], index)[0], x[index])
     for wrong in (300, -301, 2**62):
         index[35_001] = wrong
         with pytest.raises(IndexError):
-            ops.gather(x, index)
+            ops.gather([x], index)
 
 
 ELSEWHERE = """
@@ -570,20 +571,27 @@ def test_helpers_help_where_they_do(without, wanted, monkeypatch):
     assert adaptive.left == program._EVERY
 
 
-def test_a_trial_of_several_steps_at_a_time_is_a_few_runs(monkeypatch):
+def test_a_trial_among_several_steps_takes_a_few_of_them(monkeypatch):
+    """The slower way is not taken for longer because many steps come at once."""
     now, ran = [0.0], []
 
     class Machine:
         def together(self, first, last, helped):
+            steps = (last - first) // 8
             now[0] += 1e-6 * steps * (2 if helped else 1)
-            ran.append(helped)
+            ran.append((steps, helped))
 
-    steps = program._TRIED
+    tried, many = program._TRIED, 100
     monkeypatch.setattr(program, "perf_counter", lambda: now[0])
-    adaptive, rows = program.AdaptiveProgram(Machine(), np.zeros(1, np.int64)), np.zeros((steps, 1), np.int64)
-    for _ in range(2 * program._RUNS + 1):
+    adaptive, rows = program.AdaptiveProgram(Machine(), np.zeros(1, np.int64)), np.zeros((many, 1), np.int64)
+    for _ in range(2):
         adaptive(rows)
-    assert ran == [True] * program._RUNS + [False] * (program._RUNS + 1)
+    trial = [(1, True)] * tried + [(1, False)] * tried
+    assert ran == 2 * [*trial, (many - 2 * tried, False)]
+    adaptive.left = 2 * many
+    adaptive(rows)
+    assert ran[-1] == (many, False)
+    assert adaptive.left == many
 
 
 def test_what_takes_long_has_helpers(monkeypatch):
@@ -599,3 +607,107 @@ def test_what_takes_long_has_helpers(monkeypatch):
     for _ in range(2 * program._EVERY):
         adaptive()
     assert all(ran)
+
+
+class Doubled(tn.Arrays):
+    def rows(self, index, ops, dtype):
+        x, y, weight = super().rows(index, ops, dtype)
+        return tn.data.Batch(x * 2, y, weight)
+
+
+class Shifted(tn.data.Part):
+    def rows(self, index, ops, dtype):
+        x, y, weight = super().rows(index, ops, dtype)
+        return tn.data.Batch(x + 1, y, weight)
+
+
+X, LABELS = RNG.standard_normal((1000, 20)).astype(np.float32), RNG.integers(0, 3, 1000)
+WEIGHT, TARGETS = RNG.uniform(0, 2, 1000).astype(np.float32), RNG.standard_normal((1000, 2)).astype(np.float32)
+SOURCES = {  # data, the loader's options, and whether a step reads them itself
+    "labels": (lambda _: (X, LABELS), {}, True),
+    "targets and weights": (lambda _: (X, TARGETS, WEIGHT), {}, True),
+    "one column": (lambda _: (X[:, :1].copy(), TARGETS[:, :1].copy()), {}, True),
+    "a part of a subset of a part": (
+        lambda _: tn.data.Part(tn.data.Subset(tn.Arrays(X, LABELS).split(0.9)[1], range(99, 0, -1)), 3, 90), {}, True
+    ),
+    "balanced": (lambda _: (X, LABELS), {"balance": True}, True),
+    "drawn by weight": (lambda _: (X, LABELS), {"weights": WEIGHT}, True),
+    "a file": (lambda path: written(path / "x.npy"), {}, True),
+    "in order": (lambda _: (X, LABELS), {"shuffle": False}, False),
+    "in a thread": (lambda _: (X, LABELS), {"prefetch": True}, False),
+    "other numbers": (lambda _: (X.astype(np.float64), LABELS), {}, False),
+    "other labels": (lambda _: (X, LABELS.astype(np.int8)), {}, False),
+    "other weights": (lambda _: (X, LABELS, WEIGHT.astype(np.float64)), {}, False),
+    "other order": (lambda _: (np.asfortranarray(X), LABELS), {}, False),
+    "computed": (lambda _: tn.data.Moons(1000), {"shuffle": True}, False),
+    "own rows": (lambda _: Doubled(X, LABELS), {}, False),
+    "own part": (lambda _: Shifted(tn.Arrays(X, LABELS), 0, 900), {}, False),
+}  # fmt: skip
+
+
+def written(path):
+    np.save(path, X)
+    return np.load(path, mmap_mode="r"), LABELS
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_step_that_reads_its_samples_has_the_bits_of_batches_made_beforehand(kind, tmp_path, monkeypatch):
+    """Single steps and many as one, over a smaller last batch and several epochs."""
+    make, options, reads = SOURCES[kind]
+    data = make(tmp_path)
+    chunk, scan, numbered, joined = tn.Loader.chunk, program._Repeated.__call__, [], []
+
+    def noted(self, step, ops, dtype, numbered_ones=False, **given):
+        numbered.append(given.get("numbered", numbered_ones))
+        return chunk(self, step, ops, dtype, numbered[-1])
+
+    def scanned(*args):
+        joined.append(scan(*args))
+        return joined[-1]
+
+    monkeypatch.setattr(tn.Loader, "chunk", noted)
+    monkeypatch.setattr(program._Repeated, "__call__", scanned)
+    order = {} if {"weights", "balance"} & set(options) else {"shuffle": True}
+
+    def run():
+        loader = tn.Loader(data, 32, seed=4, **order | options)
+        out = loader.data.classes or loader.data.outputs
+        net = tn.Sequential(tn.Dense(40), tn.ReLU(), tn.Dropout(0.2), tn.Dense(out))
+        model = tn.Model(net, loader.data.shape[0], backend="numba")
+        loss, losses = tn.CrossEntropy() if loader.data.classes else tn.MeanSquaredError(), []
+        for together in (False, True):
+            reports = tn.train(model, loader, loss, tn.Adam(0.01), steps=40, together=together)
+            losses += [value for report in reports for value in report.recent]
+        return model.theta.tobytes(), losses
+
+    found = run()
+    assert set(numbered) == {reads}
+    as_one = any(joined)
+    joined.clear()
+    monkeypatch.setattr(training, "_read_in_step", lambda *_: None)
+    assert run() == found
+    assert any(joined) == as_one
+
+
+def test_a_file_too_large_to_keep_in_memory_is_not_read_in_a_step(tmp_path, monkeypatch):
+    """Its pages are released now and then, by Python."""
+    data, ops = tn.Arrays(*written(tmp_path / "x.npy")), tn.get_backend("numba")
+    assert data.in_step(ops, "float32")
+    monkeypatch.setattr("tinynet.data.arrays.RELEASE", X.nbytes)  # the header is mapped, too
+    assert not data.in_step(ops, "float32")
+    assert not tn.Arrays(X, LABELS).in_step(tn.get_backend("numpy"), "float32")
+
+
+def test_a_compiled_gather_checks_indices_that_may_be_anything():
+    ops, x = tn.get_backend("numba"), np.arange(60.0).reshape(20, 3)
+    step = ops.compile(lambda index: ops.gather([x, x[:, 0]], index)[0])
+    for _ in range(4):
+        np.testing.assert_array_equal(step(np.array([3, -1, 19])), x[[3, -1, 19]])
+    for wrong in (20, -21, 2**62):
+        with pytest.raises(IndexError):
+            step(np.array([3, 0, wrong]))
+    np.testing.assert_array_equal(step(np.array([1, 2, 3])), x[1:4])
+    known = ops.compile(lambda index: ops.gather([x], index, inside=True)[0])
+    for index in ([3, 1, 19], [0, 0, 2], [5, 4, 3], [1, 1, 1]):
+        np.testing.assert_array_equal(known(np.array(index)), x[index])
+    known(np.array([2**62, 2**62, 2**62]))  # somebody was wrong: what comes is not theirs, but nothing else is read

@@ -166,10 +166,12 @@ CASES = {
     "sum_in_order": lambda f: [(real(7, 5),), (real(3, 1),), (raw(30).reshape(2, 15) >> 60,)],
     "affine_in_order": lambda f: [(real(7, 5), real(5, 4)), (real(7, 5), real(5, 4), real(1, 4), 0.3), (real(2, 1), real(1, 9))],
     "gather": lambda f: [
-        (f(odd(9, 3)), np.array([8, 0, 3, 3, 1])), (f(odd(9)), np.array([2, 7])), (f(real(5, 2, 3)), np.arange(5)[::-2]),
-        (f(real(4, 3))[:, :2], np.array([3, 0])), (np.arange(6) > 2, np.array([5, 1])), (f(real(3, 2)), np.zeros(0, np.int64)),
-        (np.arange(12).reshape(6, 2), np.array([5, 1, 4])), (f(real(3, 0)), np.array([1])),
-        (f(real(9, 5)), np.arange(30000) % 9), (np.arange(7), np.arange(70000) % 7),  # more than NumPy is left with
+        ([f(odd(9, 3))], np.array([8, 0, 3, 3, 1])), ([f(odd(9))], np.array([2, 7])), ([f(real(5, 2, 3))], np.arange(5)[::-2]),
+        ([f(real(4, 3))[:, :2]], np.array([3, 0])), ([np.arange(6) > 2], np.array([5, 1])),
+        ([f(real(3, 2))], np.zeros(0, np.int64)), ([np.arange(12).reshape(6, 2)], np.array([5, 1, 4])),
+        ([f(real(3, 0))], np.array([1])), ([f(real(6, 4)), np.arange(6), f(odd(6))], np.array([5, 0, 5])),
+        ([f(real(9, 5))], np.arange(30000) % 9), ([np.arange(7)], np.arange(70000) % 7),  # more than NumPy is left with
+        ([f(real(9, 5)), np.arange(9), np.arange(9) > 4], np.arange(30000) % 9, True),
     ],
     "samples": lambda f: [
         (mixture, KEY, COUNTER, range(3, 13), 7, [real(3, 3), real(10, 3)], f(real(1)).dtype.name),

@@ -59,7 +59,7 @@ def operands(name: str, ops: Backend, n: int, k: int, dtype: str) -> list[tuple[
         "log": lambda: [(abs(double(n * k)),)],
         "sum_in_order": lambda: [(double(n, k),)],
         "affine_in_order": lambda: [(double(n, k), double(k, 8), double(1, 8), 0.3)],
-        "gather": lambda: [(real(100 * n, k), stream.integers(range(n), 100 * n, ops))],
+        "gather": lambda: [([real(100 * n, k)], stream.integers(range(n), 100 * n, ops))],
         "samples": lambda: [(_sample, KEY, COUNTER, range(7, 7 + n), k, (), dtype)],
     }  # fmt: skip
     return cases[name]()

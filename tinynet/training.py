@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from tinynet_backends import Backend
 
 from tinynet import checks
-from tinynet.data import Batch
+from tinynet.data import Batch, Dataset
 from tinynet.data.loader import BatchSource, has_chunks
+from tinynet.data.sampling import Sequential
 from tinynet.data.supply import Supply
 from tinynet.data.together import Together
 from tinynet.errors import DivergedError
@@ -120,8 +121,17 @@ def train(
                 )
         if ema is not None and run.average is None:
             run.average = ops.xp.asarray(theta, copy=True)
-    step = make_step(model, loss, optimizer, run, clip, accumulate, ema)
-    return loop(model, loader, step, run, int(steps), due, check_finite, together)
+    source = _read_in_step(loader, ops, model.dtype)
+    step = make_step(model, loss, optimizer, run, clip, accumulate, ema, source=source)
+    return loop(model, loader, step, run, int(steps), due, check_finite, together, numbered=source is not None)
+
+
+def _read_in_step(loader: Any, ops: Backend, dtype: str) -> Dataset | None:
+    """The data set whose samples a step may read itself, right before they are used; None for batches made beforehand."""
+    if not has_chunks(loader) or loader.prefetch or isinstance(loader.order, Sequential):  # whose batches are views
+        return None
+    source, _ = loader.data.places(range(1))
+    return source if source.in_step(ops, dtype) else None
 
 
 class Step:
@@ -179,17 +189,22 @@ def _compute_several(ops: Backend, compute: Callable[..., Array], k: int, steps:
 
 def make_step(
     model: Trainable, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None,
-    rate: Array | None = None,
+    rate: Array | None = None, source: Dataset | None = None,
 ) -> Step:  # fmt: skip
-    """The step of a run, of one network or of many; ``rate`` is that of `Optimizer.apply`."""
+    """The step of a run, of one network or of many; ``rate`` is that of `Optimizer.apply`.
+
+    With ``source`` a batch may have no targets, and numbers of this data set's samples for inputs.
+    """
     ops, theta = model.ops, model.theta
     clip, ema = (None if number is None else float(number) for number in (clip, ema))
     vectors = [ops.zeros(theta.shape, theta.dtype) for _ in range(2 if accumulate > 1 else 1)]
 
     def step(
         params: Params, theta: Array, slots: State, average: Array | None, vectors: list[Array], rate: Array | None,
-        x: Array, y: Array, weight: Array | None, t: int, *numbers: float,
+        x: Array, y: Array | None, weight: Array | None, t: int, *numbers: float,
     ) -> Array:  # fmt: skip
+        if source is not None and y is None:
+            x, y, weight = source.rows(x, ops, model.dtype)
         value = _gradient(model, loss, params, Batch(x, y, weight), t, accumulate, vectors)
         if clip is not None:
             ops.clip_norm(vectors[0], clip)
@@ -238,7 +253,7 @@ Reports = Generator[Report, bool | None, None]
 
 def loop(
     model: Trainable, loader: BatchSource, step: Any, run: Run, steps: int,
-    due: Callable[[int], bool] | None, check: Check, together: bool = False,
+    due: Callable[[int], bool] | None, check: Check, together: bool = False, numbered: bool = False,
 ) -> Reports:  # fmt: skip
     """Run ``steps`` steps and report each; ``step`` is a `Step` or, unless ``together``, any callable like one.
 
@@ -254,13 +269,13 @@ def loop(
         losses = ops.zeros(shape, theta.dtype)
         good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
     since, stop = run.step, run.step + steps  # since: the step of the last check
-    with closing(Supply(loader, run.step, ops, model.dtype)) as supply:
+    with closing(Supply(loader, run.step, ops, model.dtype, numbered)) as supply:
         while run.step < stop:
             with ops.active():
                 t = run.step
                 count, as_one = 1, False
                 if together and step.joins():
-                    count, as_one = _uninterrupted(loader, t, min(stop, since + often), due, ops, parameters)
+                    count, as_one = _uninterrupted(supply, t, min(stop, since + often), due, parameters)
                 if count > 1:
                     with step.undisturbed():
                         if as_one:
@@ -317,14 +332,14 @@ def _steps_unchecked(loader: Any, ops: Backend, parameters: int) -> int:
 
 
 def _uninterrupted(
-    loader: Any, t: int, stop: int, due: Callable[[int], bool] | None, ops: Backend, parameters: int
+    supply: Supply, t: int, stop: int, due: Callable[[int], bool] | None, parameters: int
 ) -> tuple[int, bool]:
     """How many steps a report from ``t`` on stands for, and whether they are run as one.
 
     They are full batches of one chunk, up to ``stop`` or to where a step is due. A device that launches them is given all of
     a chunk, a quarter or a 16th of it, or single ones: each number of steps is another graph.
     """
-    most: int = loader.steps_per_chunk(ops)
+    loader, ops, most = supply.loader, supply.ops, supply.steps_per_chunk()
     place = t % loader.steps_per_epoch
     chunk = CHECK_EVERY if ops.launches and most == 1 else most - place % most
     count: int = max(min(chunk, loader.data.n // loader.batch_size - place, stop - t), 1)

@@ -68,9 +68,9 @@ class Arena:
         self.slots[n] = (shape, dtype, view, owner)
         return view
 
-    def buffers(self) -> list[Array]:
-        """What has the memory of all that `take` handed out."""
-        return [owner for *_, owner in self.slots]
+    def taken(self) -> list[Array]:
+        """All that `take` has handed out since `rewind`."""
+        return [view for _, _, view, _ in self.slots[: self.next]]
 
     def take_gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """A buffer from a sequence of its own, for a gradient that `move` may give another place."""

@@ -151,6 +151,10 @@ class Backend:
         """
         return None
 
+    def reads(self, x: Array) -> bool:
+        """Whether a compiled step had better `gather` rows of ``x`` itself than be given them."""
+        return False
+
     def as_written(self, reason: str) -> None:
         """Within a compiled step: run its Python at every call, for ``reason``, which is logged."""
 
@@ -448,9 +452,9 @@ class Backend:
         return y if b is None else y + b
 
     @portable
-    def gather(self, x: Array, index: Array) -> Array:
-        """Rows of x by index: (n, ...), (m,) int64 -> (m, ...)."""
-        return self.xp.take(x, index, axis=0)
+    def gather(self, arrays: Sequence[Array], index: Array, inside: bool = False) -> list[Array]:
+        """Rows of arrays by index: each (n, ...), (m,) int64 -> (m, ...); ``inside`` says that all are known to be in [0, n)."""
+        return [self.xp.take(x, index, axis=0) for x in arrays]
 
     def draw(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> Array:
         """The words of samples by index, (n, width) uint64: those of sample i begin with word ``i * width``.

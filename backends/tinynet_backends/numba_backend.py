@@ -11,7 +11,7 @@ import numpy as np
 from tinynet_backends import exact, permutation, philox
 from tinynet_backends.arena import PAGE, aligned
 from tinynet_backends.backend import Array, Formula
-from tinynet_backends.capture import Call, real
+from tinynet_backends.capture import Call, StandIn, real
 from tinynet_backends.errors import BackendUnavailable
 from tinynet_backends.numpy_backend import NumpyBackend
 from tinynet_backends.replay import Compiled, Replay, offset_of, whole_of
@@ -44,6 +44,9 @@ class NumbaBackend(NumpyBackend):
 
     def scan(self, step: Callable[..., Array]) -> Callable[[Sequence[Any], Array], None] | None:
         return step.here.scan() if isinstance(step, Compiled) else None
+
+    def reads(self, x: Array) -> bool:
+        return isinstance(x, np.ndarray) and _dense(x) and not x.dtype.hasobject
 
     def _parts(self, work: int, grain: int = GRAIN) -> int:
         return max(1, min(self._cores, work // grain))
@@ -406,16 +409,25 @@ class NumbaBackend(NumpyBackend):
         self._run_each(build.written(kernels.permute, _F8), parts, *words)
         return out
 
-    def gather(self, x: Array, index: Array) -> Array:
-        plain = type(index) is np.ndarray and index.dtype == np.int64 and index.ndim == 1 and index.size and x.size
-        small = plain and min(x.nbytes, x.nbytes // len(x) * index.size) < _SMALL
-        if not plain or small or not _dense(x) or x.dtype.hasobject:
-            return super().gather(x, index)
-        out = self.empty((index.size, *x.shape[1:]), x.dtype)
-        parts, size = self._parts(out.size), x.nbytes // len(x)
+    def gather(self, arrays: Sequence[Array], index: Array, inside: bool = False) -> list[Array]:
+        plain = isinstance(index, (np.ndarray, StandIn)) and index.dtype == np.int64 and index.ndim == 1 and index.size
+        usual = plain and all(x.size and len(x) == len(arrays[0]) and self.reads(x) for x in arrays)
+        sizes = [x.nbytes // len(x) for x in arrays] if usual else []
+        if self._running.tape is None:
+            usual = usual and min(len(arrays[0]), index.size) * sum(sizes) >= _SMALL
+        else:
+            usual = usual and inside and _dense(index)  # no Python looks at what the kernel of a step says of indices
+        if not usual:
+            return super().gather(arrays, index, inside)
+        out = [self.empty((index.size, *x.shape[1:]), x.dtype) for x in arrays]
+        parts = self._parts(index.size * sum(1 + size // 64 for size in sizes), GRAIN // 8)
         largest = self.empty((parts,), _U8)
-        self._run(kernels.gather, _F8, parts, index.size, size, np.ascontiguousarray(index), len(x), x, out, largest)
-        return out if largest.max() < len(x) else super().gather(x, index)  # negative ones count from the end
+        listed = index if isinstance(index, StandIn) else np.ascontiguousarray(index)
+        each = [word for words in zip(sizes, arrays, out, strict=True) for word in words]
+        self._run(kernels.gather, _F8, parts, index.size, len(arrays[0]), listed, largest, len(arrays), *each)
+        if isinstance(largest, StandIn) or largest.max() < len(arrays[0]):
+            return out
+        return super().gather(arrays, index)  # negative ones count from the end
 
     def samples(
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,

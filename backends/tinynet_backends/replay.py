@@ -26,15 +26,17 @@ class Replay:
 
     ``calls`` are those of the tape, or what a backend made of them; ``places[n]`` are functions that put a new n-th
     input where the calls read it. ``passing`` are the ids of buffers' memory (`whole_of`) that nobody reads after the last
-    call, ``returned`` those of the other buffers'. ``several``, if a backend has set it, does what `scan` says.
+    call, ``returned`` those of the other buffers', with the bytes in use. ``several``, if a backend has set it, does what
+    `scan` says.
     """
 
     def __init__(self, result: Any, inputs: Sequence[Any], buffers: Sequence[Array] = ()) -> None:
         met: list[Any] = []
         self.result = real(result, met)
-        wholes = {id(whole_of(a)) for a in buffers}
-        self.returned = wholes & {id(whole_of(m.value)) for m in met if isinstance(m, StandIn)}
-        self.passing = wholes - self.returned
+        used = {id(whole_of(a)): a.nbytes for a in buffers}
+        results = {id(whole_of(m.value)) for m in met if isinstance(m, StandIn)}
+        self.returned = {whole: used[whole] for whole in used.keys() & results}
+        self.passing = used.keys() - results
         self.several: Callable[[Replay, Sequence[Any], Array], bool] | None = None
         self.inputs = list(inputs)
         self.calls: list[tuple[Any, ...]] = []
@@ -94,7 +96,7 @@ class Replay:
         """`Backend.scan` in one run; False, and nothing is done, if that cannot be."""
         whole = whole_of(self.result) if isinstance(self.result, np.ndarray) else None
         # all of it is written to ``out``, so there must be room for all
-        own = whole is not None and id(whole) in self.returned and whole.nbytes == self.result.nbytes
+        own = whole is not None and self.returned.get(id(whole)) == self.result.nbytes
         fits = own and out.shape[1:] == self.result.shape and out.dtype == self.result.dtype
         contiguous = fits and out.flags.c_contiguous and self.result.flags.c_contiguous
         return bool(self.several and contiguous and self.several(self, inputs, out))
@@ -222,7 +224,7 @@ class Compilation:
         if not tape.broken and has_source(result):
             tape.stop("an input that is returned")
         if not tape.broken:
-            replay = self.replays[kind] = Replay(result, args, self.arena.buffers())
+            replay = self.replays[kind] = Replay(result, args, self.arena.taken())
             self.ops._lower(tape.calls, replay)
             return replay.result
         _log.info("a step is not captured, and runs call by call: %s", tape.broken)

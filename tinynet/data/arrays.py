@@ -32,6 +32,8 @@ class Arrays(Dataset):
     (Arrays(X (3, 2), y (3,), on numpy), 3)
     """
 
+    _error: type[ValueError] = ValueError
+
     def __init__(self, x: Any, y: Any, weight: Any = None, *, finite: bool = True) -> None:
         self.x, self.ops = adopt(x, "X")
         self.on_host = self.ops is get_backend("numpy")
@@ -104,14 +106,15 @@ class Arrays(Dataset):
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         if self._beyond and dtype == "float32":
-            raise ValueError(self._beyond)
+            raise self._error(self._beyond)
         if isinstance(index, range):
             x, y = self.x[index.start : index.stop, ...], self.y[index.start : index.stop, ...]
             weight = None if self.weight is None else self.weight[index.start : index.stop]
         else:
-            i, take = self.ops.asarray(index), (ops if ops.on_host and self.ops.on_host else self.ops).gather
-            x, y = take(self.x, i), take(self.y, i)
-            weight = None if self.weight is None else take(self.weight, i)
+            take = (ops if ops.on_host and self.ops.on_host else self.ops).gather
+            i = index if self.ops.on_host else self.ops.asarray(index)
+            x, y, *rest = take([a for a in (self.x, self.y, self.weight) if a is not None], i, inside=True)
+            weight = rest[0] if rest else None
         if self._mapped > RELEASE:
             self._touch(x.nbytes + y.nbytes if isinstance(index, range) else len(index) * _FAULT)
         if not ops.owns(x):  # from a device by way of the host, which is the only crossing
@@ -119,6 +122,12 @@ class Arrays(Dataset):
         x = ops.asarray(x, dtype)
         y = ops.asarray(y, dtype if self.classes is None else "int64")
         return Batch(x, y, None if weight is None else ops.asarray(weight, dtype))
+
+    def in_step(self, ops: Backend, dtype: str) -> bool:
+        real, labels = ops.dtype(dtype), ops.dtype("int64")
+        kinds = (self.x, real), (self.y, real if self.classes is None else labels), (self.weight, real)
+        alike = all(a is None or (ops.reads(a) and a.dtype == kind) for a, kind in kinds)
+        return type(self).rows is Arrays.rows and alike and self._mapped <= RELEASE  # else `rows` may release memory
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
         check(self.y, self.ops)

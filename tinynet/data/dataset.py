@@ -56,6 +56,14 @@ class Dataset:
         """The samples ``index``, which is in range, as arrays of ``ops``; floating-point arrays have ``dtype``."""
         raise NotImplementedError
 
+    def places(self, index: Index) -> tuple[Dataset, Index]:
+        """The data set that has the samples ``index`` of this one, and their numbers there."""
+        return self, index
+
+    def in_step(self, ops: Backend, dtype: str) -> bool:
+        """Whether `rows` of numbers in an array does operations of ``ops`` and nothing else: a compiled step may do it."""
+        return False
+
     def batch(self, index: Index, ops: Backend, dtype: str) -> Batch:
         """The samples ``index``, a range or (m,) int64 on the host, on ``ops``; IndexError if one is out of range."""
         self._find(*_extremes(index))
@@ -197,9 +205,15 @@ class Part(Dataset):
         return f"{self.whole!r}[{self.start}:{self.stop}]"
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        return self.whole.rows(self._within(index), ops, dtype)
+
+    def places(self, index: Index) -> tuple[Dataset, Index]:
+        return self.whole.places(self._within(index)) if type(self).rows is Part.rows else (self, index)
+
+    def _within(self, index: Index) -> Index:
         if isinstance(index, range):
-            return self.whole.rows(range(index.start + self.start, index.stop + self.start), ops, dtype)
-        return self.whole.rows(index + self.start, ops, dtype)
+            return range(index.start + self.start, index.stop + self.start)
+        return index + self.start
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
         self.whole.check(check, ops)

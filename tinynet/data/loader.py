@@ -140,21 +140,24 @@ class Loader:
         """Whether batches for ``ops`` are made by the host."""
         return self.data.on_host or (not self.data.stored and ops.generator.on_host)
 
-    def steps_per_chunk(self, ops: Backend) -> int:
+    def steps_per_chunk(self, ops: Backend, numbered: bool = False) -> int:
         """How many steps a chunk for ``ops`` has, but for the last of an epoch."""
         largest = LARGEST_CHUNK if self.made_on_host(ops) else LARGEST_ON_DEVICE
-        return power_of_two(min(largest // self._numbers, _MOST))
+        return power_of_two(min(largest // (self.batch_size if numbered else self._numbers), _MOST))
 
-    def chunk(self, step: int, ops: Backend, dtype: str) -> Chunk:
+    def chunk(self, step: int, ops: Backend, dtype: str, numbered: bool = False) -> Chunk:
         """The chunk that ``step`` belongs to; none crosses the end of an epoch.
 
-        Batches lie on the host of ``ops`` or, where that does not make them, on ``ops``.
+        Batches lie on the host of ``ops`` or, where that does not make them, on ``ops``. ``numbered`` ones have no targets,
+        and instead of inputs the numbers of their samples, int64: a step that gets them reads the samples itself.
         """
-        most = self.steps_per_chunk(ops)
+        most = self.steps_per_chunk(ops, numbered)
         first = step - step % self.steps_per_epoch % most
         steps = min(most, self.steps_per_epoch - first % self.steps_per_epoch)
         epoch, start, stop = self._places(first, steps)
         draws = self.order.draws(epoch, start, stop, self._orders(ops))
+        if numbered:
+            return first, steps, Batch(self.data.places(draws)[1], None, None)
         return first, steps, self.data.rows(draws, host_of(ops) if self.made_on_host(ops) else ops, dtype)
 
     def _orders(self, ops: Backend) -> Backend:

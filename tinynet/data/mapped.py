@@ -12,12 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tinynet_backends import Backend
 from tinynet_backends.errors import first_line
 
 from tinynet.data.arrays import Arrays
 from tinynet.data.columns import Columns
-from tinynet.data.dataset import Batch, Index
 from tinynet.errors import DataFileError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, or the largest file that is allowed
@@ -28,6 +26,8 @@ class MappedFile(Arrays):
 
     Errors are `DataFileError` and name the file.
     """
+
+    _error = DataFileError
 
     def __init__(
         self,
@@ -47,14 +47,10 @@ class MappedFile(Arrays):
                 self._demand(self.y, lambda y: y >= 0, "y has a negative label")
         except (ValueError, TypeError) as e:
             raise DataFileError(f"{path}: {e}") from None
+        if self._beyond:
+            self._beyond = f"{path}: {self._beyond}"
         if columns is not None and columns.classes:
             self.classes = len(columns.classes)  # also those of which it has no sample
-
-    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        try:
-            return super().rows(index, ops, dtype)
-        except ValueError as e:
-            raise DataFileError(f"{self.path}: {e}") from None
 
     def __repr__(self) -> str:
         return f"{str(self.path)!r} (X {tuple(self.x.shape)}, y {tuple(self.y.shape)})"

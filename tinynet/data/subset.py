@@ -27,8 +27,13 @@ class Subset(Dataset):
         return f"{self.n} samples of {self.whole!r}"
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        chosen = self.index[index.start : index.stop] if isinstance(index, range) else self.index[index]
-        return self.whole.rows(chosen, ops, dtype)
+        return self.whole.rows(self._chosen(index), ops, dtype)
+
+    def places(self, index: Index) -> tuple[Dataset, Index]:
+        return self.whole.places(self._chosen(index)) if type(self).rows is Subset.rows else (self, index)
+
+    def _chosen(self, index: Index) -> Index:
+        return self.index[index.start : index.stop] if isinstance(index, range) else self.index[index]
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
         self.whole.check(check, ops)

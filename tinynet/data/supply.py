@@ -20,15 +20,15 @@ class Supply:
     """The batches of a run from step ``first`` on, in order, singly or a chunk at a time.
 
     Chunks of the host are perhaps made in a background thread. Use each batch before asking for the next, which may lie
-    in the same memory.
+    in the same memory. ``numbered`` ones are those of `Loader.chunk`.
     """
 
-    def __init__(self, loader: BatchSource, first: int, ops: Backend, dtype: str) -> None:
+    def __init__(self, loader: BatchSource, first: int, ops: Backend, dtype: str, numbered: bool = False) -> None:
         self.loader: Any = loader
-        self.ops, self.dtype = ops, dtype
+        self.ops, self.dtype, self.numbered = ops, dtype, numbered
         self._chunks = None
         if has_chunks(loader) and loader.made_on_host(ops):
-            self._chunks = _chunks(loader, first, ops, dtype)
+            self._chunks = _numbered(loader, first, ops, dtype) if numbered else _chunks(loader, first, ops, dtype)
             self._put = None if ops.on_host else ops.feed()
         self._latest: Chunk = first, 0, Batch(None, None, None)
 
@@ -40,6 +40,11 @@ class Supply:
             put = self._put if isinstance(self._latest, _Ahead) else None
             found = self.loader.cut(chunk, step - first, self.ops, put)
         return found
+
+    def steps_per_chunk(self) -> int:
+        """How many steps a chunk has, but for the last of an epoch."""
+        most: int = self.loader.steps_per_chunk(self.ops, *[True] * self.numbered)
+        return most
 
     def chunk(self, step: int) -> Chunk:
         """The chunk that ``step`` belongs to."""
@@ -69,6 +74,14 @@ def _divided(xp: Any, a: Any, size: int) -> Any:
     """(n, …) -> (n // size, size, …): without the rest."""
     whole = a.shape[0] // size
     return xp.reshape(a[: whole * size, ...], (whole, size, *a.shape[1:]))
+
+
+def _numbered(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chunk]:
+    """Chunks of numbers of samples without end: a thread would not pay."""
+    while True:
+        chunk = loader.chunk(step, ops, dtype, numbered=True)
+        yield chunk
+        step = chunk[0] + chunk[1]
 
 
 def _chunks(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chunk]:

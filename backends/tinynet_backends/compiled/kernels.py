@@ -730,36 +730,44 @@ _LINE = 64  # bytes that memory is read by
 _LINES = 64  # of rows to prefetch before they are copied: they lie anywhere
 
 
+@njit
+def _copy_rows(size, x, out, index, low, high):  # type: ignore[no-untyped-def]
+    """Rows ``index[low:high]`` of ``size`` bytes of x, to those places of out."""
+    ahead = max(1, _LINES // (1 + size // _LINE))
+    if size == 8:  # labels, say: numbers are copied faster than bytes
+        words, found = pointer(uint64, x), pointer(uint64, out)
+        for row in range(low, high):
+            if row + ahead < high:
+                prefetch(x + index[row + ahead] * 8)
+            found[row] = words[index[row]]
+        return
+    for row in range(low, high):
+        if row + ahead < high:
+            coming = x + index[row + ahead] * size
+            for place in range(coming, coming + size, _LINE):
+                prefetch(place)
+            prefetch(coming + size - 1)
+        copy(out + row * size, x + index[row] * size, size)
+
+
 def gather(real: Any) -> Body:
-    """[m, size, index, n, x, out, largest]: rows of ``size`` bytes by index, out of n.
+    """[m, n, index, largest, arrays, (size, x, out) of each]: rows by index of arrays that have n rows of ``size`` bytes.
 
     A part writes the largest of its indices, a negative one being huge, and copies nothing unless that is below n.
     """
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
-        w = pointer(types.int64, at)
-        size, index, x, out, largest = w[1], pointer(types.int64, w[2]), w[4], w[5], uint64(0)
+        w, index = pointer(types.int64, at), pointer(types.int64, pointer(types.int64, at)[2])
         low, high = share(w[0], part, parts, 1)
+        largest = uint64(0)
         for row in range(low, high):
             largest = max(largest, uint64(index[row]))
-        pointer(uint64, w[6])[part] = largest
-        if largest >= uint64(w[3]):
+        pointer(uint64, w[3])[part] = largest
+        if largest >= uint64(w[1]):
             return
-        ahead = max(1, _LINES // (1 + size // _LINE))
-        if size == 8:  # labels, say: numbers are copied faster than bytes
-            words, found = pointer(uint64, x), pointer(uint64, out)
-            for row in range(low, high):
-                if row + ahead < high:
-                    prefetch(x + index[row + ahead] * 8)
-                found[row] = words[index[row]]
-            return
-        for row in range(low, high):
-            if row + ahead < high:
-                coming = x + index[row + ahead] * size
-                for place in range(coming, coming + size, _LINE):
-                    prefetch(place)
-                prefetch(coming + size - 1)
-            copy(out + row * size, x + index[row] * size, size)
+        for number in range(w[4]):
+            size, x, out = w[5 + 3 * number], w[6 + 3 * number], w[7 + 3 * number]
+            _copy_rows(size, x, out, index, low, high)
 
     return kernel
 

@@ -12,7 +12,7 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Container, Iterator, Sequence, Set
 from functools import cache
 from time import perf_counter
 from typing import Any
@@ -29,7 +29,7 @@ KERNEL = _ASSIST = types.void(*[types.int64] * 3)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
 TURNS = 4  # parts of a chain for each core: one that is slower, or has something else to do, does fewer of them
 _EARLY, _EVERY = 16, 2048  # steps from the first trial without helpers to the second; twice as many to each further one
-_TRIED, _RUNS = 6, 3  # steps of a trial with helpers, and then as many without, in at least so many runs
+_TRIED = 6  # steps of a trial with helpers, and then as many without
 _UNUSED = 2  # the first steps of either, in which caches hold what another core needs
 _LONG = 2e-3  # seconds of a program that are worth helpers anyway
 _SPINS = 20_000  # turns of about 40 ns that a worker waits for another program before it goes to sleep
@@ -265,7 +265,7 @@ def _moves(chain: Sequence[Call], shares: int, passing: Set[int]) -> list[int]:
     return moves
 
 
-def _changes(chain: Sequence[Call], returned: Set[int]) -> list[int]:
+def _changes(chain: Sequence[Call], returned: Container[int]) -> list[int]:
     """Places among a chain's words that change from step to step: inputs, then results.
 
     The memory of results is that of buffers among ``returned``.
@@ -330,22 +330,26 @@ class AdaptiveProgram(Program):
         self._try(helped=True)
 
     def _try(self, helped: bool) -> None:
-        self.trying, self.runs, self.steps = helped, 0, 0
+        self.trying, self.steps = helped, 0
 
     def __call__(self, rows: Any = None) -> None:
-        span, steps = (self.span, 1) if rows is None else (_span(rows), len(rows))
-        if self.left > 0:
-            self.left -= steps
-            self.machine.together(*span, self.helped)
-            return
+        (first, last), steps = (self.span, 1) if rows is None else (_span(rows), len(rows))
+        size = (last - first) // steps
+        while self.left <= 0 and first < last:  # steps of a trial are run singly
+            self._time(first, first + size)
+            first += size
+        if first < last:
+            self.left -= (last - first) // size
+            self.machine.together(first, last, self.helped)
+
+    def _time(self, first: int, last: int) -> None:
+        """A step of a trial, and what the trial says if it is the last one."""
         began = perf_counter()
-        self.machine.together(*span, self.trying)
-        seconds = (perf_counter() - began) / steps
+        self.machine.together(first, last, self.trying)
         if self.steps >= _UNUSED:
-            self.took[self.trying].append(seconds)
-        self.runs += 1
-        self.steps += steps
-        if self.steps < _TRIED or self.runs < _RUNS:
+            self.took[self.trying].append(perf_counter() - began)
+        self.steps += 1
+        if self.steps < _TRIED:
             return
         alone, helped = self.took
         if self.trying and _median(helped) <= _LONG:
