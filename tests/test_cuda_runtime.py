@@ -22,6 +22,20 @@ def test_the_memory_of_a_device_is_not_taken_for_the_current_one_s(monkeypatch):
     assert cp.cuda.current == 0
 
 
+def test_all_backends_of_a_device_share_its_memory(monkeypatch):
+    monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
+    cp = fake_cupy.Cupy()
+    first, second, other = runtime.Runtime(cp, 0), runtime.Runtime(cp, 0), runtime.Runtime(cp, 1)
+    pool = first.new_pool()
+    pool.malloc(300)
+    first.room.share()
+    third = runtime.Runtime(cp, 0)  # of another precision
+    assert first.room is second.room is third.room is not other.room
+    assert third.room.limit == 1000
+    assert third.room.used == 300
+    assert runtime.Runtime(fake_cupy.Cupy(), 0).room is not first.room
+
+
 def test_a_graph_s_memory_stays_when_the_device_has_no_more():
     """What a step frees while it is captured, its graph uses at each launch."""
     cuda = fake_cupy.Cupy().cuda

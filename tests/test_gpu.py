@@ -321,7 +321,7 @@ def test_every_precision_learns(precision):
 
 
 def checks_of_arrays():
-    """scikit-learn's own, of estimators that are given arrays of other libraries than NumPy, as far as these are on a device."""
+    """scikit-learn's own, of estimators that are given arrays of other libraries than NumPy, on a device."""
     if importlib.util.find_spec("sklearn") is None:
         return []
     from sklearn.utils.estimator_checks import estimator_checks_generator
