@@ -394,7 +394,7 @@ def tests(log: Path, limit: float) -> Lines:
     plugins = ["-p", "no:benchmark", "-p", "benchmarks.failures"]
     command = [sys.executable, "-m", "pytest", *plugins, "-m", "gpu", "-v", "-rfE", "--tb", "long"]
     # the tests of a file are otherwise for one process, and most that take long are in this one
-    command += ["-n", "8", "--dist", "load", *UNSEEN, "tests/test_gpu.py", "tests"]
+    command += ["-n", "12", "--dist", "load", *UNSEEN, "tests/test_gpu.py", "tests"]
     with log.open("w") as file:
         run = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT)
         try:

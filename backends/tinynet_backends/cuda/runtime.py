@@ -142,8 +142,10 @@ class Runtime:
         self.wait_on_host(row.sent)
         row.reals[:] = numbers
         row.words[:] = [a % 2**64 if type(a) is int else 0 for a in numbers]
-        to.data.copy_from_host_async(row.address, row.size)
-        self.record(row.sent)
+        runtime, stream = self.cp.cuda.runtime, self.cp.cuda.get_current_stream()
+        # CuPy's own copies ask the driver first whether a graph is being captured
+        runtime.memcpyAsync(to.data.ptr, row.address, row.size, runtime.memcpyHostToDevice, stream.ptr)
+        self.record(row.sent, stream)
 
     # Copies from the host --------------------------------------------------------------------------------------------
 
