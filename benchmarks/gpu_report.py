@@ -45,7 +45,7 @@ import tinynet as tn
 from benchmarks import gpu, machine, tasks, tolerance
 from benchmarks.__main__ import measure, names
 from benchmarks.comparison import Comparison
-from benchmarks.failures import failures
+from benchmarks.hurried import failures
 from benchmarks.runner import ROOT, Failed, Options
 from benchmarks.tasks import Task
 from benchmarks.worker import Worker
@@ -391,10 +391,9 @@ def times(folder: Path, device: str, section: Any, options: Options) -> Lines:
 
 def tests(log: Path, limit: float) -> Lines:
     """The tests that ask for a GPU"""
-    plugins = ["-p", "no:benchmark", "-p", "benchmarks.failures"]
+    plugins = ["-p", "no:benchmark", "-p", "benchmarks.hurried"]
     command = [sys.executable, "-m", "pytest", *plugins, "-m", "gpu", "-v", "-rfE", "--tb", "long"]
-    # the tests of a file are otherwise for one process, and most that take long are in this one
-    command += ["-n", "12", "--dist", "load", *UNSEEN, "tests/test_gpu.py", "tests"]
+    command += ["-n", "12", "--dist", "load", "tests"]  # the tests of a file are otherwise for one process
     with log.open("w") as file:
         run = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT)
         try:
@@ -438,8 +437,6 @@ def sanitizer(limit: float) -> Lines:
 
 
 PARTS = (small, captured, training, ways, waiting, golden, products, ceilings, launches, calls, nearness)
-# Tests that failed when they last ran, for a reason that nobody saw: they are first
-UNSEEN = ("tests/test_gpu.py::test_scikit_learn_s_checks_of_arrays",)
 # Calls in the process that has the device
 FOUND, WRITE, SMOKE = "benchmarks.gpu:found", "benchmarks.gpu_report:write", "benchmarks.gpu_smoke"
 EACH = 30.0  # seconds of a check

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from math import inf
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ import pytest
 
 import tinynet as tn
 from benchmarks import __main__ as command
-from benchmarks import child, clock, failures, gpu, gpu_report, machine, table, tasks, tolerance
+from benchmarks import child, clock, gpu, gpu_report, hurried, machine, table, tasks, tolerance
 from benchmarks.comparison import Comparison
 from benchmarks.runner import Failed, Options, Runner
 from benchmarks.worker import Worker
@@ -549,14 +550,23 @@ def test_who_has_the_device_next():
 def test_why_tests_failed_is_known_before_the_run_ends(capsys):
     registered = []
     here = SimpleNamespace(pluginmanager=SimpleNamespace(register=registered.append))
-    failures.pytest_configure(SimpleNamespace(workerinput={}))  # one of xdist's processes
-    failures.pytest_configure(here)
+    hurried.pytest_configure(SimpleNamespace(workerinput={}))  # one of xdist's processes
+    hurried.pytest_configure(here)
     (printed,) = registered
     for failed in (False, True):
         printed.pytest_runtest_logreport(SimpleNamespace(failed=failed, nodeid="a::b", longreprtext="this\nand that"))
     output = capsys.readouterr().out.splitlines()
-    assert [*failures.failures([*output, "more"])] == [("a::b", ["this", "and that"])]
-    assert [*failures.failures(output[:-1])] == [("a::b", ["this", "and that"])]  # the run was ended meanwhile
+    assert [*hurried.failures([*output, "more"])] == [("a::b", ["this", "and that"])]
+    assert [*hurried.failures(output[:-1])] == [("a::b", ["this", "and that"])]  # the run was ended meanwhile
+
+
+def test_what_is_least_known_runs_first():
+    names = ["test_a.py::a", "test_gpu.py::a", "test_a.py::b", f"{hurried.FIRST[0]}[1]", "test_gpu.py::b"]
+    items = [SimpleNamespace(nodeid=f"tests/{name}") for name in names]
+    hurried.pytest_collection_modifyitems(items)
+    assert [item.nodeid.removeprefix("tests/") for item in items] == [names[n] for n in (3, 1, 4, 0, 2)]
+    path = Path(__file__).with_name("test_gpu.py")
+    assert f"def {hurried.FIRST[0].rpartition('::')[2]}(" in path.read_text("utf-8")
 
 
 @pytest.mark.slow
@@ -564,16 +574,16 @@ def test_why_tests_failed_is_known_with_several_processes(tmp_path):
     (tmp_path / "test_two.py").write_text(
         "def test_one():\n    a = 1\n    assert a == 2\n\n\ndef test_two():\n    pass\n"
     )
-    command = [sys.executable, "-m", "pytest", "-p", "benchmarks.failures", "-p", "no:cacheprovider", "-n", "1", "-q"]
+    command = [sys.executable, "-m", "pytest", "-p", "benchmarks.hurried", "-p", "no:cacheprovider", "-n", "1", "-q"]
     run = subprocess.run([*command, "test_two.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    ((name, why),) = failures.failures(run.stdout.splitlines())
+    ((name, why),) = hurried.failures(run.stdout.splitlines())
     assert name == "test_two.py::test_one"
     assert "E       assert 1 == 2" in why
 
 
 def test_the_report_has_all_that_tests_say_of_their_failures(tmp_path, monkeypatch):
     def run(command, stdout, **options):
-        print(f"\n{failures._BEGIN}a::b\nthis\n{failures._END}a::b\nx PASSED y\n1 failed", file=stdout, flush=True)
+        print(f"\n{hurried._BEGIN}a::b\nthis\n{hurried._END}a::b\nx PASSED y\n1 failed", file=stdout, flush=True)
         return SimpleNamespace(wait=lambda limit: 1)
 
     monkeypatch.setattr(gpu_report.subprocess, "Popen", run)
