@@ -1,8 +1,8 @@
 """Training steps on a CUDA device: ``benchmarks gpu``.
 
-A device may be available for minutes only, and a step takes longer to compile than to time. So each contender has one
-lasting process per precision, and the slowest to compile one per row, too: all prepare at once, and then take turns, each
-alone on the device.
+A device may be available for minutes only, and a step takes longer to compile than to time. So contenders have lasting
+processes, those that are slow to get ready one for each row and precision: all prepare at once, and then take turns, each alone
+on the device.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ STEPS: dict[str, Names] = {
 BACKENDS = {"gpu": "cupy", "cpu": "numpy"}
 # These time kernels while they prepare, and need the device alone for that, too: the first of those that wait is next
 TUNING = (OURS, IN_FIT, FED, JAX)
-# These compile for so long that their rows get ready side by side, and one that is not ready in time ends only itself
-SLOW = (COMPILED, JAX)
+# These compile or time kernels for so long that their rows get ready side by side; one that is late then ends only itself
+SLOW = (COMPILED, *TUNING)
 AT_ONCE = 5  # rows up to this one are prepared together, then each by itself: the memory may not be enough for all
 START = 3  # rows that take about as long as the start of all processes
 READY = 0.7  # share of the time for getting ready: most of it is compiling, and what tunes waits for the device
@@ -105,7 +105,7 @@ class Turns:
 class Workers:
     """The processes of a run, one per module of contenders and precision: settings apply to a whole process.
 
-    Those of `SLOW` have one per row, too.
+    Each of `SLOW` has one per row.
     """
 
     def __init__(self, options: Options, folder: Path) -> None:
@@ -125,7 +125,7 @@ class Workers:
 
     def _worker(self, target: str, task: Task, precision: str) -> Worker:
         row = (*map(str, task.widths), str(task.batch)) if target in SLOW else ()
-        key = target.partition(":")[0], precision, *row
+        key = (target.replace(":", ".") if row else target.partition(":")[0]), precision, *row
         return self._workers.setdefault(key, Worker(self._env, self._folder / f"{'-'.join(key)}.log"))
 
     def prepare(self, name: str, target: str, options: dict[str, Any], task: Task, precision: str) -> list[float]:

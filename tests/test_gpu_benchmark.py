@@ -445,7 +445,10 @@ def test_the_largest_rows_get_ready_after_the_others(tmp_path, monkeypatch):
     assert found == [(ROWS[0], 1), (ROWS[1], 1), (ROWS[2], 2)]
     assert budgets == pytest.approx([5e6, 9e6], abs=1e5)  # the second has what the first left, too
     kept = {path.stem for path in tmp_path.glob("*.log")}
-    assert kept == {"stand_ins-float32", *(f"stand_ins-float32-{'-'.join(map(str, t.widths))}-{t.batch}" for t in ROWS)}
+    assert kept == {
+        "stand_ins-float32",
+        *(f"stand_ins.steady-float32-{'-'.join(map(str, t.widths))}-{t.batch}" for t in ROWS),
+    }
 
 
 def test_no_budget_no_times(tmp_path):
