@@ -120,6 +120,8 @@ class Runtime:
         return -1 if failed else count.value
 
     def copy(self, to: Array, what: Array) -> None:
+        if not to.size:
+            return
         if to.dtype == what.dtype and to.flags.c_contiguous and what.flags.c_contiguous:
             runtime = self.cp.cuda.runtime  # CuPy's own copies make the driver find out which memory is where
             runtime.memcpyAsync(
