@@ -28,11 +28,15 @@ def first_steps(step: Callable[[], Any]) -> tuple[list[float], float]:
 
 
 def lap(step: Callable[[], Any], seconds: float) -> float:
-    """Seconds of a step, over as many as take about ``seconds``; the last loss on the host ends them."""
-    count = SHORTEST
+    """Seconds of a step, over as many as take about ``seconds``; the last loss on the host ends them.
+
+    A call is a step, unless ``step.done`` counts more.
+    """
+    count, began = SHORTEST, getattr(step, "done", 0)
     while (took := elapsed(partial(_run, step, count))) < seconds / 2:
         count *= min(int(seconds / took), 64)
-    return took / count
+        began = getattr(step, "done", 0)
+    return took / (getattr(step, "done", count) - began)
 
 
 def _run(step: Callable[[], Any], count: int) -> None:

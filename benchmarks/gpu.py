@@ -1,8 +1,8 @@
 """Training steps on a CUDA device: ``benchmarks gpu``.
 
-A device may be available for minutes only, and a step takes longer to compile than to time. So each contender has one
-lasting process per precision, and the slowest to compile one per row, too: all prepare at once, and then take turns, each
-alone on the device.
+A device may be available for minutes only, and a step takes longer to compile than to time. So contenders have lasting
+processes, those that are slow to get ready one for each row and precision: all prepare at once, and then take turns, each alone
+on the device.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from math import inf, isnan
 from pathlib import Path
 from statistics import median
-from threading import Lock
+from threading import Condition
 from time import monotonic
 from typing import Any
 
@@ -26,14 +26,13 @@ from benchmarks.comparison import REFERENCES, Comparison
 from benchmarks.runner import Failed, Options, Runner
 from benchmarks.tasks import Task
 from benchmarks.worker import Worker
-from tinynet.data.loader import LARGEST_ON_DEVICE
 
 Names = Mapping[str, tuple[str, dict[str, Any]]]
-OURS, TOGETHER, FED, TORCH, COMPILED, JAX, PRODUCT = (
+OURS, IN_FIT, FED, TORCH, COMPILED, JAX, PRODUCT = (
     f"benchmarks.contenders.{target}"
     for target in (
         "ours:make",
-        "ours:together",
+        "ours:in_fit",
         "ours:fed",
         "pytorch:make",
         "pytorch_compiled:make",
@@ -43,11 +42,11 @@ OURS, TOGETHER, FED, TORCH, COMPILED, JAX, PRODUCT = (
 )
 Absent = tn.BackendUnavailable
 CEILING = "torch.matmul"
-SEVERAL = "several a launch"
+FIT = "in fit"
 STEPS: dict[str, Names] = {
     "gpu": {
         "tinynet cupy": (OURS, {"backend": "cupy"}),
-        f"tinynet cupy, {SEVERAL}": (TOGETHER, {"backend": "cupy"}),
+        f"tinynet cupy, {FIT}": (IN_FIT, {"backend": "cupy"}),
         "torch cuda": (TORCH, {"device": "cuda"}),
         "torch cuda compiled": (COMPILED, {"device": "cuda"}),
         "jax gpu": (JAX, {"device": "gpu"}),
@@ -62,11 +61,13 @@ STEPS: dict[str, Names] = {
     },
 }
 BACKENDS = {"gpu": "cupy", "cpu": "numpy"}
-TUNING = (OURS, TOGETHER, FED, JAX)  # these time kernels while they prepare, and need the device alone for that, too
-SLOW = (COMPILED,)  # these compile for so long that their rows get ready side by side
+# These time kernels while they prepare, and need the device alone for that, too: the first of those that wait is next
+TUNING = (OURS, IN_FIT, FED, JAX)
+# These compile or time kernels for so long that their rows get ready side by side; one that is late then ends only itself
+SLOW = (COMPILED, *TUNING)
 AT_ONCE = 5  # rows up to this one are prepared together, then each by itself: the memory may not be enough for all
 START = 3  # rows that take about as long as the start of all processes
-READY = 0.65  # share of the time for getting ready: most of it is compiling, and what tunes waits for the device
+READY = 0.7  # share of the time for getting ready: most of it is compiling, and what tunes waits for the device
 LONGEST = 30.0  # seconds that anything may take once it is ready
 LARGE = 10**11  # operations of a step from which on products dominate
 
@@ -80,10 +81,31 @@ def found(device: str) -> str:
     return tn.get_backend(BACKENDS[device]).versions()
 
 
+class Turns:
+    """What one can have at a time: of those that wait, the one of the lowest rank is next."""
+
+    def __init__(self) -> None:
+        self._changed, self._taken, self._waiting = Condition(), False, list[int]()
+
+    @contextmanager
+    def taken(self, rank: int) -> Iterator[None]:
+        with self._changed:
+            self._waiting.append(rank)
+            self._changed.wait_for(lambda: not self._taken and rank == min(self._waiting))
+            self._waiting.remove(rank)
+            self._taken = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken = False
+                self._changed.notify_all()
+
+
 class Workers:
     """The processes of a run, one per module of contenders and precision: settings apply to a whole process.
 
-    Those of `SLOW` have one per row, too.
+    Each of `SLOW` has one per row.
     """
 
     def __init__(self, options: Options, folder: Path) -> None:
@@ -93,7 +115,7 @@ class Workers:
             "TORCHINDUCTOR_COMPILE_THREADS": "1",  # and so are the cores
         }
         self._workers: dict[tuple[str, ...], Worker] = {}
-        self._device = Lock()
+        self._device = Turns()
         self._began = monotonic()
 
     @property
@@ -103,7 +125,7 @@ class Workers:
 
     def _worker(self, target: str, task: Task, precision: str) -> Worker:
         row = (*map(str, task.widths), str(task.batch)) if target in SLOW else ()
-        key = target.partition(":")[0], precision, *row
+        key = (target.replace(":", ".") if row else target.partition(":")[0]), precision, *row
         return self._workers.setdefault(key, Worker(self._env, self._folder / f"{'-'.join(key)}.log"))
 
     def prepare(self, name: str, target: str, options: dict[str, Any], task: Task, precision: str) -> list[float]:
@@ -113,7 +135,7 @@ class Workers:
         name = f"{name}, {task.label}"
         who = {"name": name, "target": target, "options": options | {"precision": precision}}
         ask("benchmarks.held:make", who | {"widths": task.widths, "batch": task.batch, "article": task.article})
-        with self._device if target in TUNING else nullcontext():
+        with self._device.taken(TUNING.index(target)) if target in TUNING else nullcontext():
             losses: list[float] = ask("benchmarks.held:begin", {"name": name})
         return losses
 
@@ -141,7 +163,6 @@ def rows(
     groups: dict[int, list[Row]] = {}
     for number, task in table:
         left_out = [CEILING] if task.flops <= LARGE else []
-        left_out += [n for n in names if SEVERAL in n and 2 * task.batch * task.widths[0] > LARGEST_ON_DEVICE]
         here = {n: names[n] for n in options.chosen(list(names)) if n not in left_out}
         for p in TOLERANCES:
             wanted = (p == "float32" or number > 2) and (not options.precisions or p in options.precisions)
@@ -229,20 +250,16 @@ def steps(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Compari
 
 
 def data(runner: Runner, table: Sequence[Task] = tasks.GPU) -> Iterator[Comparison]:
-    """Seconds of a training step on one batch, and on batches of a virtual set that are made on the device"""
+    """Seconds of a training step in fit on one batch, and on batches of a virtual set that are made on the device"""
     backend = BACKENDS[runner.options.device]
-    ours, launched = f"tinynet {backend}", f"tinynet {backend}, {SEVERAL}"
-    names: Names = {
-        ours: (OURS, {"backend": backend}),
-        f"{ours}, new batches": (FED, {"backend": backend}),
-        launched: (TOGETHER, {"backend": backend}),
-        f"{launched}, new batches": (FED, {"backend": backend, "together": True}),
-    }
-    for _, comparison in rows(runner, names, [(n, table[n - 1]) for n in (2, 3, 4)], same=False):
-        for fixed in (ours, launched):
-            fed = f"{fixed}, new batches"
-            if comparison.times.keys() >= {fixed, fed}:
-                comparison.notes[fed] = {"share of data": comparison.ratio(fed, fixed) - 1}
+    fixed, new = (f"tinynet {backend}, {FIT}{how}" for how in ("", ", new batches"))
+    names: Names = {fixed: (IN_FIT, {"backend": backend}), new: (FED, {"backend": backend})}
+    some = [
+        (n, task) for n, task in enumerate(table, start=1) if n not in (1, 6)
+    ]  # too small, and too large a step to see it
+    for _, comparison in rows(runner, names, some, same=False):
+        if comparison.times.keys() >= {fixed, new}:
+            comparison.notes[new] = {"share of data": comparison.ratio(new, fixed) - 1}
         yield comparison
 
 

@@ -5,14 +5,15 @@ name of one of the functions below, by default all: every kind of kernel on smal
 next to the report; the tests for a GPU; times on batches made on the device; small networks against float64; captured training
 against training as written; every way to compute the layers of a step; products under capture; whether anything waits; golden
 bits; products and their epilogues against float64; what the device can do; several steps in one launch; races and wrong addresses
-by compute-sanitizer; the same run on the host.
+by compute-sanitizer; what CuPy's calls take the host; the same run on the host.
 
 One report in Markdown, which grows line by line: a run may be cut short anywhere. Every part has its own time limit; if a part
 reaches it or fails, its process ends, and the next part runs in another. The exit code is 1 if a part failed, 2 if there is no
 device.
 
 Who has a device for a quarter of an hour, ten minutes at a time, gets most from two runs, whose times go to one JSON file:
-``FILE smoke steps tests --seconds 540``, then ``FILE2 data small training ways sanitizer captured products --seconds 200``.
+``FILE smoke steps data calls --seconds 520``, then ``FILE2 tests small training ways sanitizer captured products --seconds 300``.
+Times are of float32 and bf16 unless ``--precisions`` says otherwise: for all there would not be time.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from cProfile import Profile
 from dataclasses import replace
 from datetime import date
 from functools import partial
+from io import StringIO
 from math import inf
 from pathlib import Path
+from pstats import Stats
 from statistics import median
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any
 
 import numpy as np
@@ -41,6 +45,7 @@ import tinynet as tn
 from benchmarks import gpu, machine, tasks, tolerance
 from benchmarks.__main__ import measure, names
 from benchmarks.comparison import Comparison
+from benchmarks.hurried import failures
 from benchmarks.runner import ROOT, Failed, Options
 from benchmarks.tasks import Task
 from benchmarks.worker import Worker
@@ -206,6 +211,66 @@ def launches(ops: Any) -> Lines:
         yield f"{k} updates of 235 000 numbers in one launch: {took / k * 1e6:.1f} µs each"
 
 
+def calls(ops: Any) -> Lines:
+    """What the calls of CuPy that a single step makes take the host"""
+    cp, runtime = ops._cp, ops._runtime
+    to, row = ops.zeros((2, 3), ops.dtype("float64")), runtime.pinned((2, 3), np.float64)
+    x, losses, event = ops.zeros((), ops.dtype("float32")), ops.zeros((64,), ops.dtype("float32")), runtime.event()
+    update = partial(ops.update, _negative, [losses], [])
+    update()  # compiles it
+    pool = runtime.new_pool()
+    with runtime.capture(pool) as graphs:
+        update()
+
+    def current() -> None:
+        with ops.active():
+            pass
+
+    stream, place = cp.cuda.get_current_stream(), losses[3, ...]
+    each: dict[str, Callable[[], object]] = {
+        "the device made current": current,
+        "the current stream": runtime.stream,
+        "whether a graph is captured": runtime.capturing,
+        "whether an array is of the device": partial(runtime.owns, x),
+        "an event asked": lambda: event.done,
+        "an event recorded": partial(runtime.record, event),
+        "numbers copied there": lambda: to.data.copy_from_host_async(row.ctypes.data, row.nbytes),
+        "numbers sent": partial(runtime.send, to.view("uint64"), [1, 0.1, 0.2]),
+        "a graph of one kernel launched": graphs[0].launch,
+        "a kernel launched": update,
+        "a view": lambda: losses[3, ...],
+        "a number copied": partial(runtime.copy, place, x),
+    }
+    for name, call in each.items():
+        took = []
+        for _ in range(20):
+            stream.synchronize()
+            began = perf_counter()
+            for _ in range(50):  # fewer than the device queues
+                call()
+            took.append((perf_counter() - began) / 50)
+        yield f"{name}: {median(took) * 1e6:.2f} µs"
+    step = _single(ops)
+    for _ in range(200):
+        step()
+    profile = Profile()
+    profile.runcall(lambda: [step() for _ in range(2000)])
+    text = StringIO()
+    Stats(profile, stream=text).strip_dirs().sort_stats("tottime").print_stats(25)
+    yield "2000 single steps under cProfile, which takes time itself:"
+    yield from (f"  {line}" for line in text.getvalue().splitlines() if line.strip())
+
+
+def _single(ops: Any) -> Callable[[], object]:
+    from benchmarks.contenders.ours import make
+
+    return make(tasks.GPU[0], ops.name)
+
+
+def _negative(xp: Any, a: Any) -> tuple[Any]:
+    return (-a,)
+
+
 def waiting(ops: Any) -> Lines:
     """Whether anything waits for the device between two checks of the loss"""
     import cupyx
@@ -326,9 +391,9 @@ def times(folder: Path, device: str, section: Any, options: Options) -> Lines:
 
 def tests(log: Path, limit: float) -> Lines:
     """The tests that ask for a GPU"""
-    command = [sys.executable, "-m", "pytest", "-p", "no:benchmark", "-m", "gpu", "-v", "-rfE", "--tb", "short"]
-    # the tests of a file are otherwise for one process, and most that take long are in this one
-    command += ["-n", "8", "--dist", "load", "tests/test_gpu.py", "tests"]
+    plugins = ["-p", "no:benchmark", "-p", "benchmarks.hurried"]
+    command = [sys.executable, "-m", "pytest", *plugins, "-m", "gpu", "-v", "-rfE", "--tb", "long"]
+    command += ["-n", "12", "--dist", "load", "tests"]  # the tests of a file are otherwise for one process
     with log.open("w") as file:
         run = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT)
         try:
@@ -337,7 +402,8 @@ def tests(log: Path, limit: float) -> Lines:
             run.kill()
             status = f"none after {limit:.0f} s"
     output = log.read_text("utf-8", "replace").splitlines()
-    yield from (line for line in output if line.startswith(("FAILED", "ERROR")))
+    for name, why in failures(output):
+        yield "\n".join([f"FAILED {name}", "```", *why, "```"])
     yield f"{sum(' PASSED ' in line for line in output)} passed; {output[-1] if output else 'no output'}"
     if status != "0":
         raise Wrong(f"the exit status is {status}: see {log.name}")
@@ -370,7 +436,7 @@ def sanitizer(limit: float) -> Lines:
         raise Wrong(f"{' and '.join(wrong)} did not end well")
 
 
-PARTS = (small, captured, training, ways, waiting, golden, products, ceilings, launches, nearness)
+PARTS = (small, captured, training, ways, waiting, golden, products, ceilings, launches, calls, nearness)
 # Calls in the process that has the device
 FOUND, WRITE, SMOKE = "benchmarks.gpu:found", "benchmarks.gpu_report:write", "benchmarks.gpu_smoke"
 EACH = 30.0  # seconds of a check
@@ -381,8 +447,8 @@ SANITIZED = (
 )  # fmt: skip
 # Seconds that each part may take, the most valuable first
 LIMITS = {
-    "smoke": 90, "steps": 330, "tests": 180, "data": 90, "small": 60, "training": 60, "ways": 100, "captured": 40, "waiting": 30,
-    "golden": 60, "products": 60, "ceilings": 30, "launches": 30, "sanitizer": 100, "nearness": 100,
+    "smoke": 90, "steps": 360, "data": 100, "calls": 30, "tests": 200, "small": 60, "training": 60, "ways": 100,
+    "captured": 40, "waiting": 30, "golden": 60, "products": 60, "ceilings": 30, "launches": 30, "sanitizer": 100, "nearness": 100,
 }  # fmt: skip
 TITLES = {
     "steps": "Times beside peers: PyTorch as written and compiled with graphs, JAX",
@@ -453,7 +519,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--seconds", type=float, default=inf, help="for all parts together")
     parser.add_argument("--rows", type=names, default=[], metavar="1,2", help="of the table of steps")
-    parser.add_argument("--precisions", type=names, default=[], metavar="NAME,NAME", help=", ".join(PRECISIONS))
+    parser.add_argument(
+        "--precisions", type=names, default=["float32", "bf16"], metavar="NAME,NAME", help=", ".join(PRECISIONS)
+    )
     parser.add_argument("--repeats", type=int, default=3, help="turns that each contender takes")
     args = parser.parse_intermixed_args(arguments)
     if unknown := set(args.parts) - set(LIMITS):

@@ -25,6 +25,8 @@ FUSED = Task((20, 64, 64, 2), 1001)  # layers that fit into a block
 TAIL = Task((100, 300, 300, 10), 200)  # layers of which only the last do
 ONE_BLOCK = Task((5, 8, 3), 8)  # a step of one launch
 STEPS = 6
+SMALL = tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dropout(0.2), tn.Dense(12), tn.Tanh(), tn.Dense(3))
+WIDE = tn.Sequential(tn.Dense(512), tn.ReLU(), tn.Dense(512), tn.ReLU(), tn.Dense(3))  # whose layers are products
 
 
 def checks() -> dict[str, Callable[[], str]]:
@@ -43,7 +45,9 @@ def checks() -> dict[str, Callable[[], str]]:
         found[f"{precision}, a step in one launch"] = partial(one_launch, one)
     for task in (FUSED, TAIL):
         found[f"float64, layers {task.label}"] = partial(every_way, ops, task, "float64", 1e-11)
-    found["steps in one launch"] = partial(together, ops)
+    found["steps in one launch"] = partial(together, ops, SMALL, 5, 32)
+    if "bf16, captured" in found:
+        found["bf16, weights rounded by their update"] = partial(together, backend("bf16"), WIDE, 64, 128)
     return found | {name: partial(operation, ops, name) for name in overrides(ops)}
 
 
@@ -143,13 +147,12 @@ def one_launch(ops: Any) -> str:
     return found
 
 
-def together(ops: Any) -> str:
+def together(ops: Any, net: tn.Sequential, features: int, batch: int) -> str:
     """A training with steps launched together, and one by one, on batches made on the device."""
     found = []
     for several in (False, True):
-        net = tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dropout(0.2), tn.Dense(12), tn.Tanh(), tn.Dense(3))
-        model = tn.Model(net, 5, backend=ops, seed=2)
-        loader = tn.Loader(tn.data.Blobs(10_000, n_features=5, n_classes=3, seed=1), 32)
+        model = tn.Model(net, features, backend=ops, seed=2)
+        loader = tn.Loader(tn.data.Blobs(10_000, n_features=features, n_classes=3, seed=1), batch)
         reports = [*tn.train(model, loader, tn.CrossEntropy(), tn.NAdam(), steps=40, clip=1.0, together=several)]
         found.append((ops.to_numpy(model.theta).tobytes(), [a for report in reports for a in report.recent]))
     if found[0] != found[1]:

@@ -162,3 +162,27 @@ def test_without_cublaslt(cupy, monkeypatch):
     assert str(e.value) == (
         f"backend 'cupy' cannot use its device (cublasLt cannot be loaded ({last}: cannot open shared object file)): {INSTALL}"
     )
+
+
+def test_new_arrays_are_on_the_backend_s_device():
+    """array_api_compat makes CuPy's on the current one."""
+    from tinynet_backends.cupy_backend import CupyBackend
+
+    current = [0]
+
+    class Device:
+        def __enter__(self):
+            current.append(1)
+
+        def __exit__(self, *args):
+            current.pop()
+
+    def make(*args, dtype=None, device=None):
+        return current[-1]
+
+    backend = CupyBackend.__new__(CupyBackend)
+    backend.xp = types.SimpleNamespace(empty=make, zeros=make, full=make, arange=make, asarray=make, int64=None)
+    backend.device, backend._running = Device(), types.SimpleNamespace(constants=None)
+    made = backend.empty((1,), None), backend.zeros((1,), None), backend.arange(0, 1)
+    assert (*made, backend.constant((1,), 0.0, None), backend.constant((1,), (0.0,), None)) == (1,) * 5
+    assert current == [0]

@@ -585,3 +585,17 @@ def test_training_is_captured_and_gives_the_bits_of_steps_as_written(optimizer, 
     wanted, other = trained()
     assert losses == wanted
     assert theta.tobytes() == other.tobytes()
+
+
+def test_a_step_with_class_weights_is_captured(ops, caplog):
+    """Numbers of the host must be on the device before: a capture that copies them there fails."""
+    # batches of equal labels: here what CuPy computes, the sum of weights, is computed in the capture only
+    x, y, found = np.asarray(RNG.standard_normal((8, 4)), "float32"), np.tile([0, 1, 2, 1], 2), []
+    for backend in (ops, get_backend("numpy")):
+        model = tn.Model(tn.Dense(3), 4, backend=backend, seed=2)
+        loader = tn.Loader(tn.Arrays(x, y), 4, shuffle=False, prefetch=False)
+        with caplog.at_level("INFO", logger="tinynet"):
+            reports = tn.train(model, loader, tn.CrossEntropy(0.1, (1.0, 2.0, 0.5)), tn.SGD(0.1), steps=6)
+            found.append([float(report.loss) for report in reports])
+    assert not [r for r in caplog.records if "captured" in r.getMessage()]
+    np.testing.assert_allclose(*found, rtol=1e-6)  # a few roundings of float32

@@ -78,6 +78,31 @@ def test_a_library_that_cannot_propose_is_one_without_algorithms(status, said, c
     assert [r.getMessage() for r in caplog.records] == [str(error)] * said
 
 
+def test_some_of_the_algorithms_need_no_workspace():
+    asked = []
+
+    class Proposing:
+        def call(self, name, *args):
+            if name == "cublasLtMatmulPreferenceSetAttribute":
+                asked.append(ctypes.cast(args[2], ctypes.POINTER(ctypes.c_uint64))[0])
+                return
+            most, proposed, count = args[-3].value, args[-2], args[-1]._obj
+            answer = {lt.WORKSPACE: [(1, 1 << 20), (2, 0), (3, 64)], 0: [(2, 0), (4, 0), (5, 0)]}[asked[-1]]
+            assert len(proposed) == most
+            count.value = len(answer)
+            for place, (code, workspace) in zip(proposed, answer, strict=False):
+                place.algo[0], place.workspace, place.state = code, workspace, 7 * (code == 5)  # which is none
+
+    problem = lt.Problem.__new__(lt.Problem)
+    problem.library = Proposing()
+    problem._desc = problem._a = problem._b = problem._d = problem._preference = None
+    found = problem.candidates(None)
+    assert [(code[0], len(code), workspace) for code, workspace in found] == [
+        (1, 64, 1 << 20), (2, 64, 0), (3, 64, 64), (4, 64, 0)
+    ]  # fmt: skip
+    assert asked == [lt.WORKSPACE, 0]
+
+
 def test_our_numbers_are_the_header_s(library):
     header = Path(library._library._name).parents[1] / "include" / "cublasLt.h"
     if not header.exists():

@@ -66,6 +66,51 @@ def test_graphs_and_the_rest_keep_to_one_limit():
     assert third.limit == 1
 
 
+def test_a_limit_that_is_set_later_holds(monkeypatch):
+    monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
+    main = Pool()
+    room, graph = Room(main, 5000), Pool(total=200)
+    room.add(graph)
+    room.share()
+    assert main.limit == 4800
+    main.set_limit(size=1000)  # CuPy's user
+    room.share()
+    assert (room.limit, main.limit) == (1000, 800)
+    with pytest.raises(MemoryError, match="only 800 bytes of 1000 bytes"):
+        room.admit(900, "a step")
+    del graph
+    assert (room.limit, main.limit) == (1000, 1000)
+    main.limit = 0  # none
+    room.share()
+    assert (room.limit, main.limit) == (5000, 5000)
+    monkeypatch.setenv("TINYNET_GPU_MEMORY", "30%")
+    room = Room(main, 5000)
+    main.set_limit(size=4000)
+    room.share()
+    assert (room.limit, main.limit) == (1500, 1500)  # whoever sets the variable means it
+
+
+def test_a_graph_that_ends_while_limits_are_set():
+    """In the midst of it the garbage collector may end another: what we set is not taken for what others set."""
+
+    class Main(Pool):
+        def set_limit(self, size):
+            graphs.clear()
+            super().set_limit(size)
+            graphs.clear()
+
+    graphs = []
+    room = Room(Main(limit=1000), 5000)
+    for total in (100, 200):
+        graph = Pool(total=total)
+        room.add(graph)
+        graphs.append(graph)
+    del graph
+    for _ in range(2):
+        room.share()
+    assert (room.limit, room.main.limit) == (1000, 1000)
+
+
 def test_a_graph_that_is_made_while_others_are_counted():
     room, made = Room(Pool(limit=1000), 5000), []
 

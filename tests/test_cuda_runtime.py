@@ -1,8 +1,10 @@
 """The calls of CuPy, on a fake one."""
 
+import ctypes
 from types import SimpleNamespace
 
 import fake_cupy
+import numpy as np
 import pytest
 from tinynet_backends.cuda import runtime
 
@@ -20,6 +22,20 @@ def test_the_memory_of_a_device_is_not_taken_for_the_current_one_s(monkeypatch):
     assert (first.limit, first.freed) == (1000, 0)
     assert set(cp.cuda.asked) == {1}
     assert cp.cuda.current == 0
+
+
+def test_all_backends_of_a_device_share_its_memory(monkeypatch):
+    monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
+    cp = fake_cupy.Cupy()
+    first, second, other = runtime.Runtime(cp, 0), runtime.Runtime(cp, 0), runtime.Runtime(cp, 1)
+    pool = first.new_pool()
+    pool.malloc(300)
+    first.room.share()
+    third = runtime.Runtime(cp, 0)  # of another precision
+    assert first.room is second.room is third.room is not other.room
+    assert third.room.limit == 1000
+    assert third.room.used == 300
+    assert runtime.Runtime(fake_cupy.Cupy(), 0).room is not first.room
 
 
 def test_a_graph_s_memory_stays_when_the_device_has_no_more():
@@ -93,6 +109,42 @@ def test_the_driver_counts_the_nodes_of_a_graph(monkeypatch):
 
     monkeypatch.setattr(runtime.C, "CDLL", missing)
     assert rt.nodes(graph) == -1
+
+
+def test_numbers_are_sent_from_memory_that_is_free_again(monkeypatch):
+    """On the current stream; the place of a call's numbers is used again by the 128th after it, once they have been sent."""
+    cp, copies, waited = fake_cupy.Cupy(), [], []
+
+    class Sent:
+        done = True
+
+        def record(self, stream):
+            self.done, self.stream = False, stream
+
+        def synchronize(self):
+            waited.append(len(copies))
+            copies[-runtime._ROWS]()
+            self.done = True
+
+    def copy(to, address, size, kind, stream):
+        copies.append(lambda: ctypes.memmove(to, address, size))
+        assert (kind, stream) == (1, 7)
+
+    cp.cuda.runtime.memcpyAsync, cp.cuda.runtime.memcpyHostToDevice = copy, 1
+    cp.cuda.get_current_stream = cp.cuda.Stream
+    rt = runtime.Runtime(cp, 0)
+    monkeypatch.setattr(rt, "pinned", np.zeros)
+    monkeypatch.setattr(rt, "event", Sent)
+    there = [np.zeros((2, 3), np.uint64) for _ in range(runtime._ROWS + 2)]
+    for n, to in enumerate(there):
+        rt.send(SimpleNamespace(data=SimpleNamespace(ptr=to.ctypes.data)), [n, 0.5 * n, -1])
+    assert waited == [runtime._ROWS, runtime._ROWS + 1]
+    for copied in copies[2:]:
+        copied()
+    Sent.synchronize = lambda self: None  # for what still waits when memory is given back
+    for n, to in enumerate(there):
+        assert to[0].view(np.float64).tolist() == [n, 0.5 * n, -1.0]
+        assert to[1].tolist() == [n, 0, 2**64 - 1]
 
 
 def test_what_cannot_be_captured_cannot_be_timed():

@@ -148,7 +148,12 @@ def trained(ops, net, poisoned=False, batch=32, **options):
     loader = tn.Loader(DATA, batch, seed=2)
     losses = []
     for report in tn.train(
-        model, loader, tn.CrossEntropy(), options.pop("optimizer", tn.Adam(1e-2)), steps=12, **options
+        model,
+        loader,
+        options.pop("loss", tn.CrossEntropy()),
+        options.pop("optimizer", tn.Adam(1e-2)),
+        steps=12,
+        **options,
     ):
         losses.append(float(report.loss))
         if poisoned:
@@ -181,6 +186,22 @@ def test_rates_and_corrections_are_read_at_every_launch(optimizer, ops, reasons,
     with monkeypatch.context() as patch:
         as_written(patch)
         wanted = trained(ops, net, **options)
+    for a, b in zip(captured, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [tn.CrossEntropy(0.1), tn.CrossEntropy(class_weight=(1.0, 2.0, 0.5)), tn.CrossEntropy(0.1, (0.0, 2.0, 0.5))],
+    ids=repr,
+)
+def test_captured_losses_have_the_bits_of_those_as_written(loss, ops, reasons, monkeypatch):
+    net = tn.Sequential(tn.Dense(4), tn.ReLU(), tn.Dense(3))
+    captured = trained(ops, net, poisoned=True, loss=loss)
+    assert reasons() == []
+    with monkeypatch.context() as patch:
+        as_written(patch)
+        wanted = trained(ops, net, loss=loss)
     for a, b in zip(captured, wanted, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -300,7 +321,7 @@ def test_every_precision_learns(precision):
 
 
 def checks_of_arrays():
-    """scikit-learn's own, of estimators that are given arrays of other libraries than NumPy, as far as they name CuPy."""
+    """scikit-learn's own, of estimators that are given arrays of other libraries than NumPy, on a device."""
     if importlib.util.find_spec("sklearn") is None:
         return []
     from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -308,7 +329,11 @@ def checks_of_arrays():
     from tinynet.sklearn import MLPClassifier, MLPRegressor
 
     pairs = [pair for kind in (MLPClassifier, MLPRegressor) for pair in estimator_checks_generator(kind())]
-    return [pytest.param(*pair, id=f"{pair[0]}, {n}") for n, pair in enumerate(pairs) if "'cupy'" in str(pair[1])]
+    return [
+        pytest.param(*pair, id=f"{pair[0]}, {n}")
+        for n, pair in enumerate(pairs)
+        if any(name in str(pair[1]) for name in ("'cupy'", "'cuda'"))
+    ]
 
 
 @pytest.mark.parametrize(("estimator", "check"), checks_of_arrays())

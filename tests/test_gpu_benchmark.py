@@ -4,19 +4,24 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from math import inf
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import tinynet as tn
 from benchmarks import __main__ as command
-from benchmarks import child, clock, gpu, gpu_report, machine, table, tasks, tolerance
+from benchmarks import child, clock, gpu, gpu_report, hurried, machine, table, tasks, tolerance
 from benchmarks.comparison import Comparison
 from benchmarks.runner import Failed, Options, Runner
 from benchmarks.worker import Worker
@@ -120,22 +125,22 @@ def test_steps_and_data_beside_the_ceiling(tmp_path, monkeypatch):
         {"TFLOP/s": flops / 1.5 * 1e-12, "share of the ceiling": flops / 1 / (2 * 100**3 / 2)}
     )
     assert found.notes[gpu.CEILING] == pytest.approx({"TFLOP/s": 2 * 100**3 / 3 * 1e-12})
-    notes = next(gpu.data(runner, (*ROWS, ROWS[2]))).notes
-    assert notes["tinynet numpy, new batches"] == {"share of data": 1.0}
-    assert notes["tinynet numpy, several a launch, new batches"] == {"share of data": 0.0}
+    assert next(gpu.data(runner, ROWS)).notes == {"tinynet numpy, in fit, new batches": {"share of data": 0.0}}
 
 
 def test_new_batches_every_step(monkeypatch):
     from benchmarks.contenders import ours
 
-    kept = []
-    monkeypatch.setattr(ours, "_reports", lambda task, model, loader, **options: kept.append(loader))
-    for make, same in ((ours.make, True), (ours.fed, False)):
-        make(ROWS[1], "numpy")
-        one, two = (kept[-1].batch(t, tn.get_backend("numpy"), "float32") for t in (0, 1))
+    for make, same in ((ours.in_fit, True), (ours.fed, False)):
+        loader, ops = make(ROWS[1], "torch").loader, tn.get_backend("torch")
+        one, two = (loader.batch(t, ops, "float32") for t in (0, 1))
         assert one.x.shape == two.x.shape == (16, 5)
         assert set(np.unique(two.y)) == {0, 1}
-        assert np.array_equal(one.x, two.x) == same
+        assert bool((one.x == two.x).all()) == same
+        assert (one.x is two.x) == same  # a step may read it in place
+        many = loader.chunk(64, ops, "float32")[2].x
+        assert many.shape == (64 * 16, 5)
+        assert bool((many[:16] == many[-16:]).all()) == same
 
 
 def test_a_lap_is_as_long_as_it_is_to_be():
@@ -146,6 +151,18 @@ def test_a_lap_is_as_long_as_it_is_to_be():
     calls.clear()
     clock.lap(lambda: calls.append(1) or 0.0, 0.0)
     assert len(calls) == clock.SHORTEST
+
+
+def test_a_lap_counts_steps_where_a_call_stands_for_several(monkeypatch):
+    class Several:
+        done = 5  # before the lap
+
+        def __call__(self):
+            self.done += 64
+            return 0.0
+
+    monkeypatch.setattr(clock, "elapsed", lambda action: action() or 1.92)
+    assert clock.lap(Several(), 1.0) == pytest.approx(1.92 / (3 * 64))
 
 
 def test_no_device_is_one_line(monkeypatch, capsys):
@@ -316,7 +333,7 @@ def test_times_are_a_part_like_others(reported, monkeypatch):
 
 
 def test_a_report_without_a_device(tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit, match="^unknown part two: choose from smoke, steps, tests, "):
+    with pytest.raises(SystemExit, match="^unknown part two: choose from smoke, steps, data, "):
         gpu_report.main([str(tmp_path / "report.md"), "two"])
     monkeypatch.setattr(gpu_report, "Worker", Here)
     monkeypatch.setattr(gpu_report, "FOUND", "stand_ins:no_device")
@@ -428,7 +445,10 @@ def test_the_largest_rows_get_ready_after_the_others(tmp_path, monkeypatch):
     assert found == [(ROWS[0], 1), (ROWS[1], 1), (ROWS[2], 2)]
     assert budgets == pytest.approx([5e6, 9e6], abs=1e5)  # the second has what the first left, too
     kept = {path.stem for path in tmp_path.glob("*.log")}
-    assert kept == {"stand_ins-float32", *(f"stand_ins-float32-{'-'.join(map(str, t.widths))}-{t.batch}" for t in ROWS)}
+    assert kept == {
+        "stand_ins-float32",
+        *(f"stand_ins.steady-float32-{'-'.join(map(str, t.widths))}-{t.batch}" for t in ROWS),
+    }
 
 
 def test_no_budget_no_times(tmp_path):
@@ -480,12 +500,98 @@ def test_a_product_is_in_its_precision():
         assert str(corner.dtype) == ("torch.bfloat16" if precision == "bf16" else "torch.float32")
 
 
-def test_a_call_is_a_step_also_where_several_are_launched():
+@pytest.mark.parametrize("each", [64, 8, 1])
+def test_steps_as_in_fit_are_those_of_a_loop_with_a_report_each(each, monkeypatch):
+    """On a device that launches: a chunk of 64 or 8 in a launch, or each by itself and several to a report."""
     from benchmarks.contenders import ours
 
     pytest.importorskip("torch", reason="arrays of a library that computes elsewhere")
-    every, several = ours.make(ROWS[1], "torch"), ours.together(ROWS[1], "torch")
-    assert [float(several()) for _ in range(8)] == pytest.approx([float(every()) for _ in range(8)])
-    reports = iter([tn.Report(n, 0, False, n, None) for n in (24, 25, 41)])
-    step = ours._one_by_one(reports, 8)
-    assert [step() for _ in range(33)] == [24] * 16 + [25] + [41] * 16
+    row, ops, runs = ROWS[1], tn.get_backend("torch"), []
+    monkeypatch.setattr(ops, "launches", True)
+    monkeypatch.setattr("tinynet.data.loader.LARGEST_ON_DEVICE", each * row.batch * row.widths[0])
+    monkeypatch.setattr(ours, "REPORTED", 20 * row.flops)
+    reports = ours._reports
+    monkeypatch.setattr(ours, "_reports", lambda *args, **options: listened(reports(*args, **options)))
+
+    def listened(reports):
+        for report in reports:
+            runs.append(report.step)
+            yield report
+
+    one, several = ours.make(row, "torch"), ours.in_fit(row, "torch")
+    wanted = [float(one()) for _ in range(700)]
+    runs.clear()
+    assert runs == []  # nothing is done before the first call
+    losses = [float(several()) for _ in range(clock.WARM)]
+    assert losses == wanted[: clock.WARM]
+    assert several.done == clock.WARM
+    assert len(runs) == max(each, clock.WARM) + (ours.LAUNCHES if each > 1 else 2)  # and all that is slow in that
+    done = [several.done]
+    for _ in range(3):
+        loss = several()
+        done.append(several.done)
+        assert float(loss) == pytest.approx(wanted[runs[-1] - 1], rel=1e-6)
+    assert np.diff(done).tolist() == [each if each > 1 else 20] * 3
+
+
+def test_who_has_the_device_next():
+    turns, order = gpu.Turns(), []
+
+    def wait(rank):
+        with turns.taken(rank):
+            order.append(rank)
+
+    with ThreadPoolExecutor(4) as pool, turns.taken(0):
+        for rank in (3, 1, 2, 1):
+            pool.submit(wait, rank)
+        while len(turns._waiting) < 4:
+            time.sleep(1e-3)
+        assert order == []
+    assert order == [1, 1, 2, 3]
+
+
+def test_why_tests_failed_is_known_before_the_run_ends(capsys):
+    registered = []
+    here = SimpleNamespace(pluginmanager=SimpleNamespace(register=registered.append))
+    hurried.pytest_configure(SimpleNamespace(workerinput={}))  # one of xdist's processes
+    hurried.pytest_configure(here)
+    (printed,) = registered
+    for failed in (False, True):
+        printed.pytest_runtest_logreport(SimpleNamespace(failed=failed, nodeid="a::b", longreprtext="this\nand that"))
+    output = capsys.readouterr().out.splitlines()
+    assert [*hurried.failures([*output, "more"])] == [("a::b", ["this", "and that"])]
+    assert [*hurried.failures(output[:-1])] == [("a::b", ["this", "and that"])]  # the run was ended meanwhile
+
+
+def test_what_is_least_known_runs_first():
+    names = ["test_a.py::a", "test_gpu.py::a", "test_a.py::b", f"{hurried.FIRST[0]}[1]", "test_gpu.py::b"]
+    items = [SimpleNamespace(nodeid=f"tests/{name}") for name in names]
+    hurried.pytest_collection_modifyitems(items)
+    assert [item.nodeid.removeprefix("tests/") for item in items] == [names[n] for n in (3, 1, 4, 0, 2)]
+    path = Path(__file__).with_name("test_gpu.py")
+    assert f"def {hurried.FIRST[0].rpartition('::')[2]}(" in path.read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_why_tests_failed_is_known_with_several_processes(tmp_path):
+    (tmp_path / "test_two.py").write_text(
+        "def test_one():\n    a = 1\n    assert a == 2\n\n\ndef test_two():\n    pass\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "benchmarks.hurried", "-p", "no:cacheprovider", "-n", "1", "-q"]
+    run = subprocess.run([*command, "test_two.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ((name, why),) = hurried.failures(run.stdout.splitlines())
+    assert name == "test_two.py::test_one"
+    assert "E       assert 1 == 2" in why
+
+
+def test_the_report_has_all_that_tests_say_of_their_failures(tmp_path, monkeypatch):
+    def run(command, stdout, **options):
+        print(f"\n{hurried._BEGIN}a::b\nthis\n{hurried._END}a::b\nx PASSED y\n1 failed", file=stdout, flush=True)
+        return SimpleNamespace(wait=lambda limit: 1)
+
+    monkeypatch.setattr(gpu_report.subprocess, "Popen", run)
+    lines = []
+    assert not gpu_report.report(gpu_report.tests(tmp_path / "log", 9.0), lines.append)
+    assert lines == [
+        "- FAILED a::b\n```\nthis\n```", "- 1 passed; 1 failed", "- FAILED: Wrong: the exit status is 1: see log",
+    ]  # fmt: skip

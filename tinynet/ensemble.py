@@ -12,7 +12,7 @@ from tinynet.losses import Loss
 from tinynet.matching import as_inputs
 from tinynet.metrics import Metric
 from tinynet.model import Model
-from tinynet.parameters import Vectors, draw
+from tinynet.parameters import Vectors, draw, on_its_device
 
 if TYPE_CHECKING:
     from tinynet.data.columns import Columns
@@ -39,7 +39,8 @@ class Ensemble(Vectors):
         self.columns: Columns | None = None
         self._rows = max(model._rows // len(seeds), 1)
         drawn = (draw(self.spec, seed, self.ops, self.dtype) for seed in seeds)
-        self._bind(*(self.ops.xp.stack(vectors) for vectors in zip(*drawn, strict=True)))
+        with self.ops.active():
+            self._bind(*(self.ops.xp.stack(vectors) for vectors in zip(*drawn, strict=True)))
 
     def _bind(self, theta: Array, state: Array) -> None:
         super()._bind(theta, state)
@@ -61,6 +62,7 @@ class Ensemble(Vectors):
     def __len__(self) -> int:
         return len(self.seeds)
 
+    @on_its_device
     def __getitem__(self, number: int) -> Model:
         """A copy of one network."""
         if checks.as_int(number) is None:
@@ -77,6 +79,7 @@ class Ensemble(Vectors):
     def __iter__(self) -> Iterator[Model]:
         return (self[number] for number in range(len(self)))
 
+    @on_its_device
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Outputs of all networks for X: (rows, *in_shape) -> (n, rows, *out_shape); see `Model.predict`."""
         data = as_inputs(x, self)
@@ -87,10 +90,12 @@ class Ensemble(Vectors):
             out[:, start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
         return out
 
+    @on_its_device
     def mean(self, x: Any, *, batch_size: int | None = None) -> Array:
         """The mean of the networks' outputs for X: (rows, *in_shape) -> (rows, *out_shape)."""
         return self.ops.xp.mean(self._sound(x, batch_size), axis=0)
 
+    @on_its_device
     def spread(self, x: Any, *, batch_size: int | None = None) -> Array:
         """The standard deviation (divisor n) of the networks' outputs: (rows, *in_shape) -> (rows, *out_shape).
 

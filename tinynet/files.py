@@ -102,7 +102,7 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise ModelFileError(f"{path}: damaged model file: {e}") from None
     for name, view in model.weights().items():
-        view[...] = model.ops.asarray(arrays[name])
+        model.ops.assign(view, model.ops.asarray(arrays[name]))
     model.loss, model.metrics = loss, metrics
     return model
 

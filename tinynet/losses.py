@@ -319,7 +319,8 @@ class CrossEntropy(Loss):
     def _class_weights(self, dtype: Any, ops: Backend) -> Array | None:
         if self.class_weight is None:
             return None
-        return ops.asarray(self.class_weight, "float64" if dtype == ops.dtype("float64") else "float32")
+        kind = "float64" if dtype == ops.dtype("float64") else "float32"
+        return ops.constant((len(self.class_weight),), self.class_weight, ops.dtype(kind))
 
     def probabilities(self, y: Array, ops: Backend) -> Array:
         """The softmax of outputs (n, k)."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tinynet_backends import Backend, get_backend
 
@@ -48,7 +49,21 @@ class Vector:
         new = model.ops.asarray(value, model.dtype)
         if new.shape != own.shape:
             raise ValueError(f"{self.name} {tuple(new.shape)} does not fit the model's: expected {tuple(own.shape)}")
-        own[...] = new
+        model.ops.assign(own, new)
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def on_its_device(method: M) -> M:
+    """The method, with the model's device as the current one while it runs."""
+
+    @wraps(method)
+    def active(self: Any, *args: Any, **options: Any) -> Any:
+        with self.ops.active():
+            return method(self, *args, **options)
+
+    return active  # type: ignore[return-value]
 
 
 class Vectors:
@@ -79,7 +94,7 @@ class Vectors:
         """A host's vector in new memory of the backend's."""
         values = self.ops.asarray(values)
         copy = self.ops.empty(values.shape, values.dtype)
-        copy[...] = values
+        self.ops.assign(copy, values)
         return copy
 
 
@@ -95,7 +110,7 @@ def draw(spec: Spec, seed: int, ops: Backend, dtype: str) -> Iterator[Array]:
             drawn = host.asarray(p.init.draw(p.shape, key, (number, 0, 0), host))
             if tuple(drawn.shape) != tuple(p.shape):
                 raise ValueError(f"{p.init!r} draws {tuple(drawn.shape)} for {tuple(p.shape)}: give that shape")
-            vector[start:stop] = ops.asarray(host.xp.reshape(drawn, (-1,)), dtype)
+            ops.assign(vector[start:stop], ops.asarray(host.xp.reshape(drawn, (-1,)), dtype))
         first += len(requests)
         yield vector
 

@@ -72,7 +72,8 @@ def find_rate(
     rising = replace(optimizer, lr=growth)
     copy = model.to(model.ops)
     run = Run(rising.init(copy.theta, copy.ops))
-    adapt(copy, loader.data)
+    with copy.ops.active():
+        adapt(copy, loader.data)
     losses: list[float] = []
     try:
         for report in train(copy, loader, loss, rising, steps=steps, run=run, due=lambda step: True):

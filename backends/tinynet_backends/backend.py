@@ -110,8 +110,10 @@ class Backend:
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.zeros(shape, dtype=dtype, device=self.device)
 
-    def constant(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
-        """An array full of ``value``, not to be changed: callers may share it."""
+    def constant(self, shape: tuple[int, ...], value: float | tuple[float, ...], dtype: Any) -> Array:
+        """An array full of ``value``, or (k,) of these k numbers, not to be changed: callers may share it."""
+        if isinstance(value, tuple):
+            return self.xp.asarray(value, dtype=dtype, device=self.device)
         return self.xp.full(shape, value, dtype=dtype, device=self.device)
 
     def arange(self, start: int, stop: int) -> Array:

@@ -99,6 +99,24 @@ class CupyBackend(CudaDevice, CudaOperations):
         with self._here():
             return super().asarray(x, dtype)
 
+    # array_api_compat makes new arrays of CuPy's on the current device, whatever device they are asked for on
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        with self._here():
+            return super().empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        with self._here():
+            return super().zeros(shape, dtype)
+
+    def constant(self, shape: tuple[int, ...], value: float | tuple[float, ...], dtype: Any) -> Array:
+        with self._here():
+            return super().constant(shape, value, dtype)
+
+    def arange(self, start: int, stop: int) -> Array:
+        with self._here():
+            return super().arange(start, stop)
+
     def to_numpy(self, x: Array) -> Any:
         with self._here():
             return self._cp.asnumpy(x)

@@ -56,8 +56,9 @@ class NumpyBackend(NumpyNumbers):
         zeros[...] = 0
         return zeros
 
-    def constant(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
-        return _full(shape, value, dtype)
+    def constant(self, shape: tuple[int, ...], value: float | tuple[float, ...], dtype: Any) -> Array:
+        full = _full(shape, value, dtype)
+        return self.asarray(full) if isinstance(value, tuple) else full  # which a loss recognizes
 
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
         """``step(*fixed, …)`` with memory of its own: the second call with arguments of a kind is captured, later ones

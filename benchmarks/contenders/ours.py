@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tinynet as tn
+from benchmarks.clock import WARM
 from benchmarks.contenders import Step
 from benchmarks.tasks import Task
+from tinynet.data.dataset import Dataset
 from tinynet.training import CHECK_EVERY, check_finite
 
-CAPTURED = 400  # steps: two launches each of 1, 4, 16 and 64
+LAUNCHES = 4  # of several steps before the clock starts: one as written, one captured, two as all others
+REPORTED = 2**45  # operations of the steps of one report, at most: a second of a device's slowest products
 
 
 class Fixed:
@@ -53,44 +56,67 @@ def make(task: Task, backend: str, precision: str = "float32") -> Step:
     return _steps(task, model, Fixed(task, model.ops))
 
 
-def _one_by_one(reports: Iterator[tn.Report], at: int = 0) -> Step:
-    """Single steps from reports that may stand for several, whose loss is that of the last one."""
-    left, loss = 0, None
+class Again(Dataset):
+    """One batch over and over, where the model is: arrays that steps may read in place."""
 
-    def step() -> Any:
-        nonlocal left, at, loss
-        if not left:
-            report = next(reports)
-            left, at, loss = report.step - at, report.step, report.loss
-        left -= 1
+    def __init__(self, task: Task, ops: tn.Backend) -> None:
+        self.whole = tn.Arrays(*task.data())
+        self._resemble(self.whole)
+        self.n, self.ordered, self.on_host = 2**40 * task.batch, False, False
+        self.one, self._batches = self.whole.batch(range(task.batch), ops, "float32"), dict[int, tn.data.Batch]()
+
+    def rows(self, index: Any, ops: tn.Backend, dtype: str) -> tn.data.Batch:
+        times = len(index) // self.whole.n
+        if times not in self._batches:
+            parts = (None if a is None else ops.xp.tile(a, (times, *(1,) * (a.ndim - 1))) for a in self.one)
+            self._batches[times] = self.one if times == 1 else tn.data.Batch(*parts)
+        return self._batches[times]
+
+    def check(self, check: Callable[[Any, tn.Backend], None], ops: tn.Backend) -> None:
+        self.whole.check(check, ops)
+
+
+class Several:
+    """Calls that stand for one report and all of its steps each; ``done`` counts steps.
+
+    The first few are single steps. All that is slow, once, is done in the first call: before it, others may use the device.
+    """
+
+    def __init__(self, task: Task, model: tn.Model, loader: tn.Loader) -> None:
+        self.task, self.model, self.loader, self.done = task, model, loader, 0
+        self._calls = self._all()
+
+    def __call__(self) -> Any:
+        loss, steps = next(self._calls)
+        self.done += steps
         return loss
 
-    return step
+    def _all(self) -> Iterator[tuple[Any, int]]:
+        chunk = self.loader.steps_per_chunk(self.model.ops)
+        # up to where a chunk begins: the steps of a part of it would have another graph
+        single = [*_reports(self.task, _checked(self.model), self.loader, max(WARM, chunk))]
+        options: dict[str, Any] = {"run": single[-1].run, "together": True}
+        if chunk == 1:  # steps that are launched one by one, many to a report
+            each = max(1, min(CHECK_EVERY, REPORTED // self.task.flops))
+            options["due"] = lambda step: step % each == 0
+        reports = _reports(self.task, self.model, self.loader, **options)
+        at = [next(reports).step for _ in range(LAUNCHES if chunk > 1 else 2)][-1]
+        yield from ((report.loss, 1) for report in single[:WARM])
+        for report in reports:
+            yield report.loss, report.step - at
+            at = report.step
 
 
-def _launched(reports: Iterator[tn.Report]) -> Step:
-    """`_one_by_one`, after so many steps that each number of them that is launched together has its graph."""
-    at = next(report.step for report in reports if report.step >= CAPTURED)
-    return _one_by_one(reports, at)
+def in_fit(task: Task, backend: str, precision: str = "float32") -> Step:
+    """The same batch as `fit` steps through one that the device has made: without a report after each step.
 
-
-def together(task: Task, backend: str, precision: str = "float32") -> Step:
-    """The same batch as in `fit` with data on the device: after the first few steps, up to 64 in one launch."""
+    Then a launch has up to 64 steps, or each is launched by itself, and weights may be rounded by whoever updates them.
+    """
     model = _model(task, backend, precision)
-    ops = model.ops
-    tiles = 64 * max(1, min(64, (1 << 28) // (64 * task.batch * task.widths[0])))
-    x, y = (ops.xp.tile(ops.asarray(a), (tiles, *(1,) * (a.ndim - 1))) for a in task.data())
-    with tn.use_backend(ops):
-        loader = tn.Loader(tn.Arrays(x, y), task.batch, shuffle=False)
-    first = [*_reports(task, model, loader, steps=8)]
-    losses = [float(report.loss) for report in first]
-    rest = _launched(_reports(task, _checked(model), loader, run=first[-1].run, together=True))
-    return lambda: losses.pop(0) if losses else rest()
+    return Several(task, model, tn.Loader(Again(task, model.ops), task.batch))
 
 
-def fed(task: Task, backend: str, precision: str = "float32", together: bool = False) -> Step:
+def fed(task: Task, backend: str, precision: str = "float32") -> Step:
     """The same with a new batch at every step, made where the model is from a virtual set of that shape."""
     data = tn.data.Blobs(2**40, n_features=task.widths[0], n_classes=task.widths[-1])
-    loader = tn.Loader(data, task.batch)
-    reports = _reports(task, _checked(_model(task, backend, precision)), loader, together=together)
-    return _launched(reports) if together else _one_by_one(reports)
+    return Several(task, _model(task, backend, precision), tn.Loader(data, task.batch))

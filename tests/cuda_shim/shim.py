@@ -247,6 +247,18 @@ class ShimBackend(CupyBackend):
     def _here(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
+    def asarray(self, x: Any, dtype: str | None = None) -> Any:
+        if np.ndim(x) and not isinstance(x, np.ndarray) and self._runtime.capturing():
+            raise RuntimeError("the current stream is capturing, so H2D transfers are disallowed")  # CuPy's
+        return super().asarray(x, dtype)
+
+    def constant(self, shape: tuple[int, ...], value: Any, dtype: Any) -> Any:
+        kept = dict(self._running.constants or {})
+        made = super().constant(shape, value, dtype)
+        if isinstance(value, tuple) and self._runtime.capturing() and not any(made is a for a in kept.values()):
+            raise RuntimeError("the current stream is capturing, so H2D transfers are disallowed")
+        return made
+
     def _address(self, a: Any) -> int:
         return int(a.ctypes.data)
 

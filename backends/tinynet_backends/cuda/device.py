@@ -196,8 +196,8 @@ class CudaDevice(Backend):
         finally:
             running.arena, running.constants, running.copies = before
 
-    def constant(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
-        """In a step, one array for all of its calls, made in the first: none is made in a graph."""
+    def constant(self, shape: tuple[int, ...], value: float | tuple[float, ...], dtype: Any) -> Array:
+        """In a step, one array for all of its calls, made in the first: in a graph, CuPy copies nothing from the host."""
         cache, key = self._running.constants, (shape, value, dtype)
         if cache is not None and key in cache:
             return cache[key]

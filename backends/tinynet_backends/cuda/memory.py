@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import weakref
 from typing import Any
 
@@ -35,13 +36,16 @@ def shown(size: int) -> str:
 class Room:
     """The memory of one device, divided between the main pool and the pools of graphs, under one limit.
 
-    The limit is $TINYNET_GPU_MEMORY, else that of ``main``, CuPy's pool, else all of the memory.
+    The limit is $TINYNET_GPU_MEMORY, else that of ``main``, CuPy's pool, as it was or as others set it later, else all of
+    the memory.
     """
 
     def __init__(self, main: Any, total: int) -> None:
-        self.main = main
+        self.main, self.total = main, total
         text = os.environ.get(VARIABLE)
         self.limit = limit_from(text, total) if text else main.get_limit() or total
+        self._given = None if text else int(main.get_limit())  # the limit of ``main`` that is known to us
+        self._sharing = threading.Lock()
         self._graphs: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.share()
 
@@ -56,7 +60,17 @@ class Room:
 
     def share(self) -> None:
         """Limit the main pool to what graphs do not occupy."""
-        self.main.set_limit(size=max(1, self.limit - self._of_graphs()))
+        if not self._sharing.acquire(blocking=False):
+            return  # another thread is at it; or this one, in which the garbage collector has ended a graph meanwhile
+        try:
+            now = int(self.main.get_limit())
+            if self._given is not None and now != self._given:
+                self.limit = now or self.total
+            size = max(1, self.limit - self._of_graphs())
+            self.main.set_limit(size=size)
+            self._given = None if self._given is None else size
+        finally:
+            self._sharing.release()
 
     def add(self, pool: Any) -> None:
         """Register a graph's pool, which may take what is free."""

@@ -18,6 +18,8 @@ _ROWS = 128  # calls whose numbers may be in flight to the device at once
 _SHORT = 5e-3  # seconds up to which the time to queue work on the host may dominate
 _AGAIN = 8  # repetitions in a graph, at most
 _LOAD = 8e-3  # seconds of a load that lasts
+_rooms: dict[tuple[int, int], Room] = {}
+_making = threading.Lock()
 
 
 class Runtime:
@@ -29,7 +31,10 @@ class Runtime:
         total = int(device.mem_info[1])
         # bytes that a block may have if its kernel opts in
         self.shared_memory = int(device.attributes["MaxSharedMemoryPerBlockOptin"])
-        self.room = Room(OnDevice(cp.get_default_memory_pool(), device), total)
+        main = cp.get_default_memory_pool()
+        with _making:  # one for all backends of a device, whatever their precision
+            self.room = _rooms.get((id(main), number)) or Room(OnDevice(main, device), total)
+            _rooms[id(main), number] = self.room  # which keeps the pool, so that no other has its id
         self._rings = threading.local()
         self._beside = threading.local()
 
@@ -115,6 +120,8 @@ class Runtime:
         return -1 if failed else count.value
 
     def copy(self, to: Array, what: Array) -> None:
+        if not to.size:
+            return
         if to.dtype == what.dtype and to.flags.c_contiguous and what.flags.c_contiguous:
             runtime = self.cp.cuda.runtime  # CuPy's own copies make the driver find out which memory is where
             runtime.memcpyAsync(
@@ -137,8 +144,10 @@ class Runtime:
         self.wait_on_host(row.sent)
         row.reals[:] = numbers
         row.words[:] = [a % 2**64 if type(a) is int else 0 for a in numbers]
-        to.data.copy_from_host_async(row.address, row.size)
-        self.record(row.sent)
+        runtime, stream = self.cp.cuda.runtime, self.cp.cuda.get_current_stream()
+        # CuPy's own copies ask the driver first whether a graph is being captured
+        runtime.memcpyAsync(to.data.ptr, row.address, row.size, runtime.memcpyHostToDevice, stream.ptr)
+        self.record(row.sent, stream)
 
     # Copies from the host --------------------------------------------------------------------------------------------
 
