@@ -711,3 +711,30 @@ def test_a_compiled_gather_checks_indices_that_may_be_anything():
     for index in ([3, 1, 19], [0, 0, 2], [5, 4, 3], [1, 1, 1]):
         np.testing.assert_array_equal(known(np.array(index)), x[index])
     known(np.array([2**62, 2**62, 2**62]))  # somebody was wrong: what comes is not theirs, but nothing else is read
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "weighted"),
+    [
+        (tn.CrossEntropy(), LABELS, True), (tn.CrossEntropy(class_weight=(1.0, 0.0, 2.0)), LABELS, False),
+        (tn.CrossEntropy(0.1, (1.0, 0.5, 2.0)), LABELS, True), (tn.CrossEntropy(0.1), np.abs(X[:, :3]), False),
+        (tn.MeanSquaredError(), X[:, :3], True), (tn.MeanSquaredError(), LABELS[:, None] == np.arange(3), False),
+        (tn.SumSquaredError(), LABELS[:, None] * np.ones(3, np.int64), False),
+        (tn.BinaryCrossEntropy((1.0, 3.0)), LABELS // 2, False),
+    ],
+)  # fmt: skip
+def test_steps_of_any_loss_are_one_program(loss, target, weighted, monkeypatch):
+    """A single call of NumPy's in a step divides its program, and between steps there is Python again."""
+    scanned, scan = [], program._Repeated.__call__
+    monkeypatch.setattr(program._Repeated, "__call__", lambda *args: scanned.append(scan(*args)) or scanned[-1])
+    thetas = []
+    for backend in ("numba", "numpy"):
+        width = 1 if isinstance(loss, tn.BinaryCrossEntropy) else 3
+        model = tn.Model(tn.Sequential(tn.Dense(16), tn.Tanh(), tn.Dense(width)), 20, backend=backend, dtype="float64")
+        data = (X.astype(np.float64), target, *[WEIGHT.astype(np.float64)] * weighted)
+        for _ in tn.train(model, tn.Loader(data, 50, shuffle=True), loss, tn.SGD(0.01), steps=40, together=True):
+            pass
+        thetas.append(model.theta)
+    assert scanned
+    assert all(scanned)
+    np.testing.assert_allclose(*thetas, rtol=1e-9, atol=1e-11)

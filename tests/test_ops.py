@@ -148,6 +148,20 @@ CASES = {
         (f(np.log([[0.0, 0.4, 0.6]] * 4)), np.array([1, -1, 3, 2]), f(real(4))),
         (f(real(2, 3, 4)), f(real(2, 3, 4)), f(real(2, 3)), 0.1),
         (f(real(4, 3)), f(RNG.dirichlet(np.ones(3), 4)), f(real(4)), 0.2, f(np.array([1.0, 0.0, 2.0]))),
+        (f(real(5, 3)), np.array([0, 2, 1, -1, 3]), f(real(5)), 0.3, f(np.array([1.0, 0.0, 2.0]))),
+        (f(odd(6, 40)), RNG.integers(0, 40, 6), f(real(6)), 0.0, f(np.abs(real(40)))),
+        (f(np.log([[0.0, 0.4, 0.6]] * 4)), np.array([1, 0, 2, 2]), f(real(4)), 0.0, f(np.array([0.0, 1.0, 3.0]))),
+        (f(real(3000, 9)), RNG.integers(0, 9, 3000), f(real(3000)), 0.1),
+    ],
+    "total_weight": lambda f: [
+        (f(np.abs(real(2, 5))),), (f(odd(7)),), (f(real(3, 0)),), (f(real(9)).T,),
+        (f(np.abs(real(2, 5))), RNG.integers(0, 3, (2, 5)), f(np.array([1.0, 0.0, 2.5]))),
+        (None, RNG.integers(0, 3, 6).astype("int8"), f(np.array([1.0, 0.0, 2.5]))), (None, np.array([2, 0, 1, 2]), f(odd(3))),
+    ],
+    "share_weight": lambda f: [
+        (f(np.abs(real(2, 5))), f(np.array([2.5, 0.0])), f(real(2, 5, 3))), (None, f(np.array([np.inf, np.nan])), f(real(2, 5, 3))),
+        (f(np.array([1.0, np.nan, 0.0])), f(np.array(1e-40)), f(real(3, 1)), 4), (None, np.array([3.0, 2.0]), f(real(2, 4, 1)), 2),
+        (f(real(5))[::-1], f(np.array(3.0)), f(real(5, 2))),
     ],
     "words": lambda f: [
         (KEY, COUNTER, start, n)

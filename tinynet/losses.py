@@ -39,7 +39,7 @@ class Loss:
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
         """``W`` for these targets: an int, or a () array where it depends on data."""
         if weight is not None:
-            return ops.xp.sum(weight, axis=-1)
+            return ops.total_weight(weight)
         return target.shape[-1 if self._has_labels(target, ops) else -2]
 
     def classes(self, width: int) -> int:
@@ -68,21 +68,12 @@ class Loss:
 
     def _scale(self, y: Array, target: Array, ops: Backend, weight: Any, denominator: Any, width: int) -> Array:
         """``w_i / (W width)``, (n,)."""
-        xp = ops.xp
         if denominator is None:
             denominator = self.denominator(target, weight, ops)
+        if type(denominator) not in (int, float):  # and no sum of NumPy's, whose numbers are floats too
+            return ops.share_weight(weight, denominator, y, width)
         total = denominator * width
-        known = type(total) in (int, float)  # and no sum of NumPy's, whose numbers are floats too
-        if weight is None and known:
-            return ops.constant(y.shape[:-1], 1.0 / total, y.dtype)
-        if weight is None:
-            weight = xp.ones(y.shape[:-1], dtype=y.dtype, device=ops.device)
-        if known:
-            return weight / total
-        # 0 if nothing counts, whatever the weights; NaN, not 0, if their sum is infinite
-        normal = xp.maximum(total, xp.finfo(total.dtype).smallest_normal)
-        counts = total / normal / normal
-        return weight * counts[..., None]
+        return ops.constant(y.shape[:-1], 1.0 / total, y.dtype) if weight is None else weight / total
 
     def check(self, out: Shape, target: Array, ops: Backend) -> None:
         """ValueError unless targets, of a batch or of a whole data set, fit outputs ``(n, *out)``."""
@@ -127,8 +118,12 @@ def _is_integral(target: Array, ops: Backend) -> bool:
 def real_columns(target: Array, axes: int, like: Array, ops: Backend) -> Array:
     """Labels, which have ``axes`` axes, as they are; columns, which have one more, as real numbers, of the dtype of ``like``."""
     if target.ndim > axes and ops.xp.isdtype(target.dtype, ("integral", "bool")):
-        return ops.xp.astype(target, like.dtype)
+        return ops.asarray(target, _name(like.dtype, ops))
     return target
+
+
+def _name(dtype: Any, ops: Backend) -> str:
+    return "float64" if dtype == ops.dtype("float64") else "float32"
 
 
 @dataclass(frozen=True)
@@ -319,8 +314,7 @@ class CrossEntropy(Loss):
     def _class_weights(self, dtype: Any, ops: Backend) -> Array | None:
         if self.class_weight is None:
             return None
-        kind = "float64" if dtype == ops.dtype("float64") else "float32"
-        return ops.constant((len(self.class_weight),), self.class_weight, ops.dtype(kind))
+        return ops.constant((len(self.class_weight),), self.class_weight, ops.dtype(_name(dtype, ops)))
 
     def probabilities(self, y: Array, ops: Backend) -> Array:
         """The softmax of outputs (n, k)."""
@@ -329,18 +323,12 @@ class CrossEntropy(Loss):
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
         if self.class_weight is None or not self._has_labels(target, ops):
             return super().denominator(target, weight, ops)
-        xp, dtype = ops.xp, ops.widest if weight is None else weight.dtype
-        labels = xp.astype(xp.reshape(target, (-1,)), xp.int64)
-        of_label = xp.reshape(xp.take(self._class_weights(dtype, ops), labels, axis=0), target.shape)
-        return xp.sum(of_label if weight is None else of_label * weight, axis=-1)
+        dtype = ops.widest if weight is None else weight.dtype
+        return ops.total_weight(weight, target, self._class_weights(dtype, ops))
 
     def __call__(
         self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
     ) -> tuple[Array, Array]:
-        if denominator is None:
-            denominator = self.denominator(target, weight, ops)
-        if not isinstance(denominator, int):
-            denominator = ops.xp.astype(denominator, y.dtype)
         scale = self._scale(y, target, ops, weight, denominator, 1)
         return ops.softmax_cross_entropy(y, target, scale, self.smoothing, self._class_weights(y.dtype, ops))
 

@@ -46,7 +46,11 @@ def operands(name: str, ops: Backend, n: int, k: int, dtype: str) -> list[tuple[
         "normalize": lambda: [(real(n, k), real(k), real(k), axis, 1e-5) for axis in (-1, -2)],
         "normalize_grad": lambda: [(real(n, k), real(n, k), real(n, 1), real(k), -1)],
         "elementwise_loss": lambda: [(_square, real(n, k), real(n, k), real(n))],
-        "softmax_cross_entropy": lambda: [(real(n, k), labels, real(n)), (real(n, k), labels, real(n), 0.1)],
+        "softmax_cross_entropy": lambda: [
+            (real(n, k), labels, real(n)), (real(n, k), labels, real(n), 0.1, abs(real(k))),
+        ],
+        "total_weight": lambda: [(abs(real(n)),), (abs(real(n)), labels, abs(real(k)))],
+        "share_weight": lambda: [(abs(real(n)), abs(real(1))[0, ...], real(n, k), k)],
         "words": lambda: [(KEY, COUNTER, 3, n * k)],
         "words_at": lambda: [(KEY, COUNTER, labels, k)],
         "normal": lambda: [(words(),)],

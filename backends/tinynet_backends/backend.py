@@ -358,6 +358,34 @@ class Backend:
         dz = (e / total * xp.sum(q, axis=-1, keepdims=True) - q) * rows
         return -xp.sum(q * log * rows, axis=(-2, -1)), dz
 
+    @portable
+    def total_weight(
+        self, weight: Array | None, label: Array | None = None, class_weight: Array | None = None
+    ) -> Array:
+        """Sum of the weights of samples: (..., n) -> (...). ``class_weight[label]`` is a factor, or the weight if there is none.
+
+        Integer labels (..., n), class_weight (k,) in the dtype of the sum.
+        """
+        xp = self.xp
+        if label is None or class_weight is None:
+            return xp.sum(weight, axis=-1)
+        flat = xp.astype(xp.reshape(label, (-1,)), xp.int64)
+        of_label = xp.reshape(xp.take(class_weight, flat, axis=0), label.shape)
+        return xp.sum(of_label if weight is None else of_label * weight, axis=-1)
+
+    @portable
+    def share_weight(self, weight: Array | None, total: Array, like: Array, parts: int = 1) -> Array:
+        """``weight / (total * parts)``, 0 if that is 0 and NaN if infinite: (..., n) or None for ones, (...) -> (..., n).
+
+        The result has the dtype of ``like`` (..., n, k).
+        """
+        xp = self.xp
+        if weight is None:
+            weight = xp.ones(like.shape[:-1], dtype=like.dtype, device=self.device)
+        total = xp.astype(total, like.dtype, copy=False) * parts
+        normal = xp.maximum(total, xp.finfo(total.dtype).smallest_normal)
+        return weight * (total / normal / normal)[..., None]
+
     # Numbers by counter --------------------------------------------------------------------------------------------
 
     @portable

@@ -45,6 +45,15 @@ class NumbaBackend(NumpyBackend):
     def scan(self, step: Callable[..., Array]) -> Callable[[Sequence[Any], Array], None] | None:
         return step.here.scan() if isinstance(step, Compiled) else None
 
+    def asarray(self, x: Any, dtype: str | None = None) -> Array:
+        if not isinstance(x, StandIn) or x.dtype != np.int64 or dtype not in ("float32", "float64") or not _dense(x):
+            return super().asarray(x, dtype)
+        real = self.empty(
+            x.shape, np.dtype(dtype)
+        )  # within a step, in which a call of NumPy's would divide the program
+        self._run(kernels.from_integers, real.dtype, self._parts(x.size), x.size, x, real, rows=_rows_of(x))
+        return real
+
     def reads(self, x: Array) -> bool:
         return isinstance(x, np.ndarray) and _dense(x) and not x.dtype.hasobject
 
@@ -318,16 +327,54 @@ class NumbaBackend(NumpyBackend):
     def softmax_cross_entropy(
         self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
     ) -> tuple[Array, Array]:
-        labels = target.shape == scale.shape == z.shape[:-1] and target.dtype == np.int64
-        plain = labels and smoothing == 0.0 and class_weight is None
-        if not plain or not z.size or not _ready(z, z.dtype) or not _ready(scale, z.dtype) or not _dense(target):
+        labels = target.shape == z.shape[:-1] and target.dtype == np.int64 and _dense(target)
+        usual = labels or (target.shape == z.shape and _ready(target, z.dtype))
+        weighed = class_weight is None or (class_weight.shape == z.shape[-1:] and _ready(class_weight, z.dtype))
+        fits = scale.shape == z.shape[:-1] and _ready(scale, z.dtype) and _ready(z, z.dtype) and z.size
+        if not usual or not weighed or not fits:
             return super().softmax_cross_entropy(z, target, scale, smoothing, class_weight)
-        n, k = target.size, z.shape[-1]
+        n, k = scale.size, z.shape[-1]
         loss, cost, dz = (self.empty(shape, z.dtype) for shape in (scale.shape[:-1], scale.shape, z.shape))
-        parts, words = self._parts(n * k, GRAIN // 8), (n, k, z, target, scale, cost, dz)
-        self._run(kernels.cross_entropy, z.dtype, parts, *words, rows=len(z))
+        parts = self._parts(n * k, GRAIN // 8)
+        if labels and smoothing == 0.0 and class_weight is None:
+            self._run(kernels.cross_entropy, z.dtype, parts, n, k, z, target, scale, cost, dz, rows=len(z))
+        else:
+            asked = (target, 0) if labels else (0, target)
+            mix = *asked, scale, float(smoothing), 0 if class_weight is None else class_weight
+            self._run(kernels.cross_entropy_of_mix, z.dtype, parts, n, k, z, *mix, cost, dz, rows=len(z))
         self._run(kernels.total, z.dtype, 1, loss.size, cost.shape[-1], cost, loss, rows=loss.size)
         return loss, dz
+
+    def total_weight(
+        self, weight: Array | None, label: Array | None = None, class_weight: Array | None = None
+    ) -> Array:
+        like = class_weight if weight is None else weight
+        labels = label is None or (label.dtype == np.int64 and _dense(label))
+        alike = weight is None or label is None or weight.shape == label.shape
+        ready = all(a is None or _ready(a, like.dtype) for a in (weight, class_weight)) and (label is None) == (
+            class_weight is None
+        )
+        of = label if weight is None else weight
+        if not labels or not alike or not ready or not of.size:
+            return super().total_weight(weight, label, class_weight)
+        total = self.empty(of.shape[:-1], like.dtype)
+        words = (0, 0, 0) if class_weight is None else (label, class_weight.size, class_weight)
+        self._run(
+            kernels.total_weight, like.dtype, 1, total.size, of.shape[-1], 0 if weight is None else weight, *words, total,
+            rows=total.size,
+        )  # fmt: skip
+        return total
+
+    def share_weight(self, weight: Array | None, total: Array, like: Array, parts: int = 1) -> Array:
+        lead, dtype = like.shape[:-1], like.dtype
+        array = isinstance(total, (np.ndarray, StandIn)) and total.dtype in (dtype, _F8) and _dense(total)
+        usual = array and total.shape == lead[:-1] and build.supported(dtype)
+        if not usual or not (weight is None or (weight.shape == lead and _ready(weight, dtype))):
+            return super().share_weight(weight, total, like, parts)
+        share = self.empty(lead, dtype)
+        words = total.size, lead[-1], 0 if weight is None else weight, total, int(total.dtype == _F8), parts, share
+        self._run(kernels.share_weight, dtype, 1, *words, rows=total.size)
+        return share
 
     # Numbers by counter --------------------------------------------------------------------------------------------
 

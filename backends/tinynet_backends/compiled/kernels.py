@@ -379,6 +379,92 @@ def cross_entropy(real: Any) -> Body:
     return kernel
 
 
+@njit(inline="always")
+def _asked(real, target, place, label, j, smoothing, uniform, weight, weighted):  # type: ignore[no-untyped-def]
+    """``q`` of class j in `Backend.softmax_cross_entropy`; without a label, one below 0, the target is at ``place + j``."""
+    t = target[place + j] if label < 0 else (real(1.0) if label == j else real(0.0))
+    q = t * (real(1.0) - smoothing) + uniform
+    return q * weight[j] if weighted else q
+
+
+def cross_entropy_of_mix(real: Any) -> Body:
+    """[n, k, z, labels, target, scale, smoothing, class_weight, cost, dz]: the same of any target, by rows.
+
+    It is labels or probabilities; the address of the other, or of no class weights, is 0.
+    """
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w, k, z = pointer(types.int64, at), pointer(types.int64, at)[1], pointer(real, pointer(types.int64, at)[2])
+        labels, target, scale, weight = (
+            pointer(types.int64, w[3]),
+            pointer(real, w[4]),
+            pointer(real, w[5]),
+            pointer(real, w[7]),
+        )
+        smoothing, labelled, weighted = real(pointer(float64, at)[6]), w[3] != 0, w[7] != 0
+        uniform, cost, dz = smoothing / real(k), pointer(real, w[8]), pointer(real, w[9])
+        low, high = share(w[0], part, parts, 1)
+        for i in range(low, high):
+            base, label = i * k, -1
+            if labelled:
+                label = labels[i] if 0 <= labels[i] < k else k  # which is that of no class
+            top, sum_e, sum_q, c = largest(z, base, k), real(0.0), real(0.0), real(0.0)
+            for j in range(base, base + k):
+                dz[j] = exp(z[j] - top)
+            for j in range(base, base + k):
+                sum_e += dz[j]
+            log = math.log(sum_e)
+            for j in range(k):
+                q = _asked(real, target, base, label, j, smoothing, uniform, weight, weighted)
+                sum_q += q
+                if q != real(0.0):  # 0 * -inf is 0 here
+                    c -= q * (z[base + j] - top - log)
+            for j in range(k):
+                q = _asked(real, target, base, label, j, smoothing, uniform, weight, weighted)
+                dz[base + j] = (dz[base + j] / sum_e * sum_q - q) * scale[i]
+            cost[i] = scale[i] * c
+
+    return kernel
+
+
+def total_weight(real: Any) -> Body:
+    """[count, n, weight, labels, k, class_weight, out]: `Backend.total_weight`; the address of what there is not is 0."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        n, weight, labels, of_class = w[1], pointer(real, w[2]), pointer(types.int64, w[3]), pointer(real, w[5])
+        low, high = share(w[0], part, parts, 1)
+        for network in range(low, high):
+            total = 0.0
+            for i in range(network * n, (network + 1) * n):
+                value = weight[i] if w[2] != 0 else real(1.0)
+                if w[3] != 0:
+                    value = value * of_class[labels[i]] if 0 <= labels[i] < w[4] else real(math.nan)
+                total += value
+            pointer(real, w[6])[network] = real(total)
+
+    return kernel
+
+
+def share_weight(real: Any) -> Body:
+    """[count, n, weight, total, double, parts, out]: `Backend.share_weight`; ``double`` is whether totals are in float64."""
+    smallest = real(2.0**-126 if real.bitwidth == 32 else 2.0**-1022)
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        n, weight, out = w[1], pointer(real, w[2]), pointer(real, w[6])
+        low, high = share(w[0], part, parts, 1)
+        for network in range(low, high):
+            total = real(pointer(float64, w[3])[network]) if w[4] != 0 else pointer(real, w[3])[network]
+            total *= real(w[5])
+            normal = total if total > smallest else smallest
+            counts = total / normal / normal
+            for i in range(network * n, (network + 1) * n):
+                out[i] = weight[i] * counts if w[2] != 0 else counts
+
+    return kernel
+
+
 def total(real: Any) -> Body:
     """[count, n, x, out]: ``out = x.sum(1)`` of x (count, n)."""
 
@@ -722,6 +808,19 @@ def permute(real: Any) -> Body:
                         right = _moved(right, _below(b, left, uint32(keys[j + 1])), b)
                     x = uint64(left) * uint64(b) + uint64(right)
                 out[i] = x
+
+    return kernel
+
+
+def from_integers(real: Any) -> Body:
+    """[n, x, out]: int64 numbers as real ones."""
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        x, out = pointer(types.int64, w[1]), pointer(real, w[2])
+        low, high = share(w[0], part, parts, 1)
+        for i in range(low, high):
+            out[i] = real(x[i])
 
     return kernel
 
