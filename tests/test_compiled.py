@@ -22,7 +22,7 @@ pytest.importorskip("numba", reason="the backend needs numba")
 from numba import njit
 from tinynet_backends import numba_backend
 from tinynet_backends.compiled import blas, build, cached, functions, intrinsics, kernels, loop, program
-from tinynet_backends.numba_backend import NumbaBackend
+from tinynet_backends.numba_backend import NumbaBackend, _layout
 from tinynet_backends.tracing import trace
 
 RNG = np.random.default_rng(0)
@@ -308,6 +308,27 @@ def test_chains_change_no_bit(count, monkeypatch):
         assert together(ops, network, count).theta.tobytes() == wanted
         whole_and_smaller_batch = [1 if share == 2**40 else count] * 2  # a step is one chain
         assert chains == whole_and_smaller_batch
+
+
+@pytest.mark.parametrize("batch_size", [1, 12])
+def test_a_step_is_one_chain(batch_size, monkeypatch):
+    """Of one sample, too, whose array has a step of 0 bytes once it was broadcast."""
+    found, chains = [], program._chains
+    monkeypatch.setattr(program, "_chains", lambda calls: found.append([*chains(calls)]) or iter(found[-1]))
+    data = np.ones((24, 5), "float32"), np.arange(24) % 3
+    network = tn.Sequential(tn.Dense(9), tn.ReLU(), tn.Dense(3))
+    tn.fit_many(tn.Model(network, 5, backend="numba"), data, seeds=range(2), batch_size=batch_size, epochs=2)
+    assert [len(chain) for chain in found] == [1]
+
+
+def test_matrices_that_blas_can_take():
+    """(code, distance of rows or columns) of single rows and columns, in whatever they were cut from."""
+    a = np.zeros((6, 4))
+    stored, turned, one = kernels.AS_STORED, kernels.TRANSPOSED, np.broadcast_to(a[:1, :], (1, 4))
+    assert [*map(_layout, (a, a.T, a[:, :1], a[:, :1].T))] == [(stored, 4), (turned, 4)] * 2
+    assert [*map(_layout, (a[:1, :], a[:1, :].T, one, one.T))] == [(stored, 4), (stored, 1)] * 2
+    assert _layout(np.zeros((6, 1))) == (stored, 1)
+    assert [*map(_layout, (a[:, ::2], np.broadcast_to(a[:1, :], (6, 4))))] == [(0, 0)] * 2
 
 
 @pytest.mark.parametrize("count", [2, 7])

@@ -56,15 +56,16 @@ class History:
 
         The curve does not depend on how the losses are split over calls, and never reaches 4000 entries.
         """
-        losses = *self.pending, *losses
-        while losses and (end or len(losses) >= self.stride):
-            entry, losses = losses[: self.stride], losses[self.stride :]
-            self.curve.append((step - len(losses), sum(entry) / len(entry)))
+        losses, done = (*self.pending, *losses), 0
+        while done < len(losses) and (end or len(losses) - done >= self.stride):
+            entry = losses[done : done + self.stride]
+            done += len(entry)
+            self.curve.append((step - len(losses) + done, sum(entry) / len(entry)))
             if len(self.curve) == LONGEST:
                 pairs = zip(self.curve[::2], self.curve[1::2], strict=True)
                 self.curve = [(b[0], 0.5 * (a[1] + b[1])) for a, b in pairs]
                 self.stride *= 2
-        self.pending = [*losses]
+        self.pending = [*losses[done:]]
 
     def json_lines(self) -> str:
         """One JSON object per epoch and line."""

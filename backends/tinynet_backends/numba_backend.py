@@ -611,6 +611,11 @@ def _rows_ready(b: Array, w: Array) -> bool:
 def _layout(a: Array) -> tuple[int, int]:
     """How matrices lie for BLAS, and the distance of their rows or columns in elements; 0 if it cannot take them."""
     size, (rows, columns), (down, right) = a.itemsize, a.shape[-2:], a.strides[-2:]
+    # the step along an axis of one is never taken, and is whatever NumPy left there: 0, if the array was broadcast
+    if columns == 1:
+        right = size
+    if rows == 1:
+        down = size * columns if right == size else size
     if right == size and down % size == 0 and down >= size * columns and a.flags.aligned:
         return kernels.AS_STORED, max(down // size, columns, 1)
     if down == size and right % size == 0 and right >= size * rows and a.flags.aligned:

@@ -166,25 +166,32 @@ def _tile(
             variable.add_incoming(instead, there)
         return merged
 
-    def row_at(address: Any) -> list[Any]:
-        return [v.load(address, column, mask) for column, mask in enumerate(masks(True))]
+    def row_at(address: Any, masked: bool) -> list[Any]:
+        return [v.load(address, column, mask) for column, mask in enumerate(masks(masked))]
 
     def zeros() -> list[Any]:
         return [v.zero] * width
 
-    sums = either(builder.icmp_signed("<", ragged, _WORD(v.lanes)), lambda: add_up(True), lambda: add_up(False))
-    shift = either(builder.icmp_signed("!=", bias, _WORD(0)), lambda: row_at(bias), zeros)
-    adding = builder.icmp_signed("!=", more, _WORD(0))
-    for row in range(ROWS):
-        block = builder.append_basic_block("row")
-        builder.cbranch(builder.icmp_signed("<", _WORD(row), rows), block, end)
+    def finish(masked: bool) -> None:
+        sums = add_up(masked)
+        shift = either(builder.icmp_signed("!=", bias, _WORD(0)), partial(row_at, bias, masked), zeros)
+        adding, place = builder.icmp_signed("!=", more, _WORD(0)), c
+        for row in range(ROWS):
+            block = builder.append_basic_block("row")
+            builder.cbranch(builder.icmp_signed("<", _WORD(row), rows), block, end)
+            builder.position_at_end(block)
+            old = either(adding, partial(row_at, place, masked), zeros)
+            for column, mask in enumerate(masks(masked)):
+                value = builder.fadd(builder.fadd(old[column], sums[row * width + column]), shift[column])
+                v.store(value, place, column, mask)
+            place = builder.add(place, ldc)
+        builder.branch(end)
+
+    full, part = builder.append_basic_block("full"), builder.append_basic_block("part")
+    builder.cbranch(builder.icmp_signed("<", ragged, _WORD(v.lanes)), part, full)
+    for block, masked in ((full, False), (part, True)):
         builder.position_at_end(block)
-        old = either(adding, partial(row_at, c), zeros)
-        for column, mask in enumerate(masks(True)):
-            value = builder.fadd(builder.fadd(old[column], sums[row * width + column]), shift[column])
-            v.store(value, c, column, mask)
-        c = builder.add(c, ldc)
-    builder.branch(end)
+        finish(masked)
 
 
 @intrinsic
