@@ -100,10 +100,10 @@ class NumbaBackend(NumpyBackend):
     def _sum_rows(self, x: Array, out: Array) -> None:
         """``out[...] = x.sum(-2)``, of one network or of many."""
         (*many, n, o), parts = x.shape, self._parts(x.size)
-        if many:
+        if len(many) == 1 and _dense(x):
             words = *x.shape, x, out, out.strides[0]
             self._run(kernels.columns_of_each, x.dtype, min(parts, len(x)), *words, rows=len(x))
-        elif x.flags.c_contiguous:
+        elif not many and _dense(x):
             count, depth = products.blocks(n)
             if x.size >= 2 * GRAIN and count > 1:  # a core adds up the rows that it wrote; sizes alone decide
                 sums, whole = self.empty((count, o), x.dtype), n // depth
@@ -113,7 +113,7 @@ class NumbaBackend(NumpyBackend):
                 x, n, parts = sums, count, 1
             self._run(kernels.column_sums, x.dtype, min(parts, max(1, o // 16)), n, o, x, out)
         else:
-            self._do(np.add.reduce, x, 0, None, out)
+            self._do(np.add.reduce, x, -2, None, out)
 
     def _products(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
         """``c[...] = a @ b + bias``, one product or one for each of many networks."""
