@@ -12,7 +12,7 @@ from tinynet.losses import Loss
 from tinynet.matching import as_inputs
 from tinynet.metrics import Metric
 from tinynet.model import Model
-from tinynet.parameters import Vectors, draw
+from tinynet.parameters import Vectors, draw, on_its_device
 
 if TYPE_CHECKING:
     from tinynet.data.columns import Columns
@@ -38,8 +38,9 @@ class Ensemble(Vectors):
         self.metrics: tuple[Metric, ...] = ()
         self.columns: Columns | None = None
         self._rows = max(model._rows // len(seeds), 1)
-        drawn = (draw(self.spec, seed, self.ops, self.dtype) for seed in seeds)
-        self._bind(*(self.ops.xp.stack(vectors) for vectors in zip(*drawn, strict=True)))
+        with self.ops.active():
+            drawn = [tuple(draw(self.spec, seed, self.ops, self.dtype)) for seed in seeds]
+            self._bind(*(self.ops.xp.stack(vectors) for vectors in zip(*drawn, strict=True)))
 
     def _bind(self, theta: Array, state: Array) -> None:
         super()._bind(theta, state)
@@ -69,7 +70,7 @@ class Ensemble(Vectors):
             raise IndexError(f"network {number} is out of range: there are {len(self)}, numbered from 0")
         model = Model(self.net, self.in_shape, seed=self.seeds[number], backend=self.ops, dtype=self.dtype)
         number %= len(self)
-        model.theta[...], model.state[...] = self.theta[number, ...], self.state[number, ...]
+        model.theta, model.state = self.theta[number, ...], self.state[number, ...]
         model.loss, model.metrics, model.history = self.loss, self.metrics, self.histories[number]
         model.columns = self.columns
         return model
@@ -77,6 +78,7 @@ class Ensemble(Vectors):
     def __iter__(self) -> Iterator[Model]:
         return (self[number] for number in range(len(self)))
 
+    @on_its_device
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Outputs of all networks for X: (rows, *in_shape) -> (n, rows, *out_shape); see `Model.predict`."""
         data = as_inputs(x, self)
@@ -87,10 +89,12 @@ class Ensemble(Vectors):
             out[:, start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
         return out
 
+    @on_its_device
     def mean(self, x: Any, *, batch_size: int | None = None) -> Array:
         """The mean of the networks' outputs for X: (rows, *in_shape) -> (rows, *out_shape)."""
         return self.ops.xp.mean(self._sound(x, batch_size), axis=0)
 
+    @on_its_device
     def spread(self, x: Any, *, batch_size: int | None = None) -> Array:
         """The standard deviation (divisor n) of the networks' outputs: (rows, *in_shape) -> (rows, *out_shape).
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import wraps
 from math import prod
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tinynet_backends import Backend, get_backend
 
@@ -19,7 +18,7 @@ from tinynet.layers import Array, Context, Layer, Sequential, built, checked_for
 from tinynet.losses import Loss
 from tinynet.matching import as_inputs, check_fit, check_inputs
 from tinynet.metrics import Metric, as_metrics
-from tinynet.parameters import Vectors, draw, views
+from tinynet.parameters import Vectors, draw, on_its_device, views
 from tinynet.standardize import moments, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
@@ -28,19 +27,6 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float64")
 _CACHED = 2**19  # numbers of a layer's output that stay in the cache until the next layer reads them
-
-M = TypeVar("M", bound=Callable[..., Any])
-
-
-def _on_its_device(method: M) -> M:
-    """The method, with the model's device as the current one while it runs."""
-
-    @wraps(method)
-    def active(self: Model, *args: Any, **options: Any) -> Any:
-        with self.ops.active():
-            return method(self, *args, **options)
-
-    return active  # type: ignore[return-value]
 
 
 class Model(Vectors):
@@ -84,7 +70,8 @@ class Model(Vectors):
         self.metrics: tuple[Metric, ...] = ()
         self.history: History | None = None
         self.columns: Columns | None = None  # names of columns and classes in the table that it was fitted to
-        self._bind(*draw(self.spec, self.seed, self.ops, dtype))
+        with self.ops.active():
+            self._bind(*draw(self.spec, self.seed, self.ops, dtype))
 
     def _bind(self, theta: Array, state: Array) -> None:
         super()._bind(theta, state)
@@ -128,14 +115,13 @@ class Model(Vectors):
     def to(self, backend: str | Backend) -> Model:
         """A copy of this model on another backend; its loss and metrics come along, its history does not."""
         copy = Model(self.net, self.in_shape, seed=self.seed, backend=backend, dtype=self.dtype)
-        copy.theta[...] = copy.ops.asarray(self.ops.to_numpy(self.theta))
-        copy.state[...] = copy.ops.asarray(self.ops.to_numpy(self.state))
+        copy.theta, copy.state = self.ops.to_numpy(self.theta), self.ops.to_numpy(self.state)
         copy.loss, copy.metrics, copy.columns = self.loss, self.metrics, self.columns
         return copy
 
     # Using it ------------------------------------------------------------------------------------------------------
 
-    @_on_its_device
+    @on_its_device
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Outputs for X: (n, *in_shape) -> (n, *out_shape), an array of this model's backend.
 
@@ -158,7 +144,7 @@ class Model(Vectors):
             out[start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
         return out
 
-    @_on_its_device
+    @on_its_device
     def forward(
         self, x: Any, *, train: bool = False, step: int = 0
     ) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
@@ -192,7 +178,7 @@ class Model(Vectors):
 
         return y, backprop
 
-    @_on_its_device
+    @on_its_device
     def predict_labels(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Labels (n,) int64 for X: the index of the largest output; with one output column, whether it is positive.
 
@@ -206,7 +192,7 @@ class Model(Vectors):
         """
         return as_labels(self.predict(x, batch_size=batch_size), self.ops.xp, boundary(self.net))
 
-    @_on_its_device
+    @on_its_device
     def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Probabilities (n, k) for X, of a model whose loss is a cross-entropy: TypeError for any other.
 
@@ -224,7 +210,7 @@ class Model(Vectors):
             raise ValueError("the model has no loss yet, by which outputs are probabilities: fit it")
         return self.loss.probabilities(self.predict(x, batch_size=batch_size), self.ops)
 
-    @_on_its_device
+    @on_its_device
     def evaluate(
         self,
         data: Any,
@@ -250,7 +236,7 @@ class Model(Vectors):
         evaluation = Evaluation(self, loss, chosen)
         return evaluation(data, checks.positive("batch_size", batch_size))
 
-    @_on_its_device
+    @on_its_device
     def adapt(self, data: Any, *, samples: int | None = None) -> None:
         """Set the leading `Standardize` by one pass over ``data``, or over its first ``samples``.
 
@@ -278,7 +264,6 @@ class Model(Vectors):
             )
         layer["mean"][...], layer["scale"][...] = new
 
-    @_on_its_device
     def fit(self, data: Any, **options: Any) -> History:
         """Train on ``data``; the options are those of `tinynet.fit`, where they are explained."""
         from tinynet.fitting import fit

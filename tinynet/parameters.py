@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tinynet_backends import Backend, get_backend
 
@@ -12,6 +13,8 @@ from tinynet import streams
 from tinynet.data.columns import Columns
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Layer, Param, Spec, leaves, merge
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Trainable(Protocol):
@@ -32,6 +35,17 @@ class Trainable(Protocol):
     def seed(self) -> int | tuple[int, ...]: ...
 
 
+def on_its_device(function: F) -> F:
+    """The function or method, with the device of its first argument, a model, as the current one while it runs."""
+
+    @wraps(function)
+    def active(model: Any, *args: Any, **options: Any) -> Any:
+        with model.ops.active():
+            return function(model, *args, **options)
+
+    return active  # type: ignore[return-value]
+
+
 class Vector:
     """An attribute that is an array of which others are views: assigning to it copies, in place."""
 
@@ -45,10 +59,13 @@ class Vector:
         own = getattr(model, self.kept)
         if value is own:  # as after `model.theta *= 0.5`
             return
-        new = model.ops.asarray(value, model.dtype)
-        if new.shape != own.shape:
-            raise ValueError(f"{self.name} {tuple(new.shape)} does not fit the model's: expected {tuple(own.shape)}")
-        own[...] = new
+        with model.ops.active():
+            new = model.ops.asarray(value, model.dtype)
+            if new.shape != own.shape:
+                raise ValueError(
+                    f"{self.name} {tuple(new.shape)} does not fit the model's: expected {tuple(own.shape)}"
+                )
+            own[...] = new
 
 
 class Vectors:
@@ -72,8 +89,9 @@ class Vectors:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        # copies, also of what `copy.copy` has not copied and of maps that cannot be written
-        self._bind(*(self._copy(state[name]) for name in ("_theta", "_state")))
+        with self.ops.active():
+            # copies, also of what `copy.copy` has not copied and of maps that cannot be written
+            self._bind(*(self._copy(state[name]) for name in ("_theta", "_state")))
 
     def _copy(self, values: Array) -> Array:
         """A host's vector in new memory of the backend's."""

@@ -142,37 +142,43 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         with self._restored_on_failure():
             continued = hasattr(self, "theta_") and (self.warm_start or one_epoch)
             data = self._validated(X, y, continued, one_epoch)
-            net, loss = self._net(self._width()), self._loss()
-            if continued:
-                self._check_same_layers(net)
-            samples = self._samples(data, sample_weight, by_class=True)
-            samples, test = self._split(samples, held_out, data)
-            self._begin_records(continued)
-            size = self._batch_size(len(samples))
-            trainer = self._trainer(net, loss, samples, size, data, continued, one_epoch)
-            self._describe(trainer.model)
-            self.net_, self.n_layers_ = net, 1 + sum(isinstance(layer, Dense) for layer in net.layers)
-            if self.standardize:  # once, rather than in each step
-                samples = samples.standardized(trainer.model)
-                test = None if test is None else test.standardized(trainer.model)
-            shuffle = self.shuffle and size < len(samples)
-            loader = Loader(samples.arrays(trainer.inner), size, seed=self._seed, shuffle=shuffle, prefetch=False)
-            loop = partial(Loop, self, trainer, loader, test, data.home)
-            if one_epoch:
-                loop(FitTask(), 1, keep_step=True).run()
-                trainer.note(self)
-                self._kept = trainer
-                return
-            with fit_task(self, data.X, data.y, sample_weight) as task:
-                ended = loop(task, self.max_iter).run()
-            self._bind(trainer.model)
-            if not ended:
-                warnings.warn(
-                    f"Maximum iterations ({self.max_iter}) reached and the training has not converged yet: "
-                    "give a larger max_iter or learning_rate_init",
-                    ConvergenceWarning,
-                    stacklevel=5,
-                )
+            with data.ops.active():
+                self._train(data, sample_weight, held_out, continued, one_epoch)
+
+    def _train(
+        self, data: Data, sample_weight: Any, held_out: tuple[Any, Any, Any], continued: bool, one_epoch: bool
+    ) -> None:
+        net, loss = self._net(self._width()), self._loss()
+        if continued:
+            self._check_same_layers(net)
+        samples = self._samples(data, sample_weight, by_class=True)
+        samples, test = self._split(samples, held_out, data)
+        self._begin_records(continued)
+        size = self._batch_size(len(samples))
+        trainer = self._trainer(net, loss, samples, size, data, continued, one_epoch)
+        self._describe(trainer.model)
+        self.net_, self.n_layers_ = net, 1 + sum(isinstance(layer, Dense) for layer in net.layers)
+        if self.standardize:  # once, rather than in each step
+            samples = samples.standardized(trainer.model)
+            test = None if test is None else test.standardized(trainer.model)
+        shuffle = self.shuffle and size < len(samples)
+        loader = Loader(samples.arrays(trainer.inner), size, seed=self._seed, shuffle=shuffle, prefetch=False)
+        loop = partial(Loop, self, trainer, loader, test, data.home)
+        if one_epoch:
+            loop(FitTask(), 1, keep_step=True).run()
+            trainer.note(self)
+            self._kept = trainer
+            return
+        with fit_task(self, data.X, data.y, sample_weight) as task:
+            ended = loop(task, self.max_iter).run()
+        self._bind(trainer.model)
+        if not ended:
+            warnings.warn(
+                f"Maximum iterations ({self.max_iter}) reached and the training has not converged yet: "
+                "give a larger max_iter or learning_rate_init",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
 
     @contextmanager
     def _restored_on_failure(self) -> Iterator[None]:
