@@ -668,6 +668,8 @@ def test_one_device_is_not_another():
         model = MLPRegressor(max_iter=1).fit(first(X), first(Z))
         with pytest.raises(ValueError, match="on 'array_api_strict:device2', that of fit"):
             model.predict(second(X))
+        with pytest.raises(ValueError, match="this X lies on 'array_api_strict:device2', that of fit"):
+            MLPRegressor().fit(first(X), first(Z), X_val=second(X), y_val=second(Z))
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")  # theirs, not converged either

@@ -235,6 +235,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         """Samples to train on, and those that are held out, if any."""
         X, y, weight = held_out
         if X is not None:
+            check_same_home(X, data.X, self, "fit")
             dtype = data.home.dtype(data.dtype)
             X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, reset=False, **self._target_options)
             return samples, self._samples(data._replace(X=X, y=self._check_targets(y, True, data.home)), weight)
