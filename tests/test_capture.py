@@ -161,6 +161,7 @@ UNCAPTURABLE = {
     "a value needed by Python (float)": lambda x: x * min(1.0, float(x.sum())),
     "a value needed by Python (int)": lambda x: x * int(x[0, 0] * 0 + 2),
     "a value needed by Python (index)": lambda x: x * range(1, 9)[np.argmax(x[0])],
+    "a value needed by Python (str)": lambda x: x + len(f"{x}"),
     "an array made of one (asarray)": lambda x: x + np.asarray(x).mean(),
     "the function unique": lambda x: x + np.unique(x)[0],
     "the function array_equal": lambda x: x + float(np.array_equal(x, x)),

@@ -225,6 +225,7 @@ _CROSSINGS: dict[str, Callable[..., Any]] = {
     "float": float,
     "complex": complex,
     "index": operator.index,
+    "str": str,
 }
 for _name, _f in _CROSSINGS.items():
     setattr(StandIn, f"__{_name}__", _crossing(_name, _f))
