@@ -1,5 +1,6 @@
 """A captured step does what the step does, to the bit, and says so where it cannot."""
 
+import copy
 import logging
 import threading
 from dataclasses import dataclass
@@ -160,9 +161,11 @@ UNCAPTURABLE = {
     "a value needed by Python (float)": lambda x: x * min(1.0, float(x.sum())),
     "a value needed by Python (int)": lambda x: x * int(x[0, 0] * 0 + 2),
     "a value needed by Python (index)": lambda x: x * range(1, 9)[np.argmax(x[0])],
+    "a value needed by Python (str)": lambda x: x + len(f"{x}"),
     "an array made of one (asarray)": lambda x: x + np.asarray(x).mean(),
     "the function unique": lambda x: x + np.unique(x)[0],
     "the function array_equal": lambda x: x + float(np.array_equal(x, x)),
+    "a copy by one of the modules copy and pickle": lambda x: copy.copy(x) + copy.deepcopy(x),
     "the attribute 'tolist' of an array": lambda x: x + np.mean(x.tolist()),
     "a result written to an array that the step does not own": lambda x: np.add(0.0, x, out=np.ones(x.shape, x.dtype)),
     "TypeError: only arrays here": lambda x: only_arrays(x),

@@ -1,5 +1,6 @@
 """What a step takes is known before it runs, and graphs go with their model."""
 
+import copy
 import gc
 import tracemalloc
 import weakref
@@ -95,7 +96,7 @@ def test_a_model_goes_without_a_search_for_cycles(launches, monkeypatch):
         gc.enable()
 
 
-def test_everything_of_a_model_runs_on_its_device(monkeypatch):
+def test_everything_of_a_model_runs_on_its_device(monkeypatch, tmp_path):
     """Whatever a model is asked, no array function runs while another device is the current one."""
     ops, inside, outside = get_backend("numpy"), [], []
 
@@ -127,4 +128,13 @@ def test_everything_of_a_model_runs_on_its_device(monkeypatch):
     reports = tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=4, ema=0.9)
     for _ in reports:
         assert not inside  # and the caller's device is the caller's
+    ensemble = tn.fit_many(model, data, seeds=[1, 2], validation=data, ema=0.9)
+    for forward in (ensemble.predict, ensemble.mean, ensemble.spread):
+        forward(data)
+    tn.find_rate(ensemble[1], data, steps=10)
+    copy.deepcopy(model).theta = model.theta
+    model.save(tmp_path / "m.safetensors")
+    tn.load(tmp_path / "m.safetensors", backend=ops)
+    tn.export.save_torch_state(model, tmp_path / "t.safetensors")
+    tn.export.from_torch_state(model, tmp_path / "t.safetensors")
     assert outside == []

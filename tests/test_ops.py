@@ -109,6 +109,8 @@ CASES = {
         (f(real(5, 4)), f(real(5, 3)), f(real(3, 4)), True, True), (f(real(5, 4)), f(real(5, 3)), f(real(3, 4)), False, False),
         (f(real(0, 4)), f(real(0, 3)), f(real(3, 4)), True, True), (f(odd(7, 2)), f(real(7, 1)), f(real(1, 2)), True, True),
         (f(real(2, 5, 4)), f(real(2, 5, 3)), f(real(2, 3, 4)), True, True),
+        (f(real(2, 4, 5)).mT, f(real(2, 5, 3)), f(real(2, 3, 4)), True, True),
+        (f(real(2, 2, 5, 4)), f(real(2, 2, 5, 3)), f(real(2, 2, 3, 4)), True, True),
     ],
     "elementwise": lambda f: [
         (mish, f(odd(3, 5))), (product, f(real(BIG)), f(odd(BIG))), (mish, f(odd(3, BLOCK))), (mish, f(real(0, 4))),

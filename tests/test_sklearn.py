@@ -154,6 +154,10 @@ def test_a_classifier_with_any_loss(loss, y):
         np.testing.assert_array_equal(model.classes_[p.argmax(axis=1)], model.predict(X))
     else:
         assert isinstance(loss, (tn.Hinge, tn.MeanSquaredError))
+        margins = model.decision_function(X)
+        best = margins.argmax(axis=1) if y is Y else (margins > 0).astype(int)
+        np.testing.assert_array_equal(model.classes_[best], model.predict(X))
+    assert hasattr(model, "decision_function") is not hasattr(model, "predict_proba")
 
 
 def test_a_regressor_with_any_loss():
@@ -280,6 +284,16 @@ def test_class_weight_and_sample_weight():
         MLPClassifier(class_weight="balanced").partial_fit(x, y, classes=[0, 1])
 
 
+@pytest.mark.parametrize(("x", "y"), [(X, Y), (X_MANY, Y_MANY)], ids=["classes", "labels"])
+def test_a_weight_of_k_is_k_samples_for_balanced_classes_too(x, y):
+    x, y = x[::4], y[::4]
+    weight = np.arange(len(x)) % 4
+    options = {"random_state": 0, "max_iter": 5, "class_weight": "balanced"}
+    weighted = MLPClassifier(**options).fit(x, y, sample_weight=weight)
+    repeated = MLPClassifier(**options).fit(*(np.repeat(a, weight, axis=0) for a in (x, y)))
+    np.testing.assert_allclose(weighted.theta_, repeated.theta_, rtol=1e-9)
+
+
 def test_samples_of_weight_0_are_not_there_in_any_batch():
     weight = np.ones(len(X))
     weight[::2] = 0
@@ -376,6 +390,22 @@ def test_copies():
         clone(model).predict(X)
 
 
+def test_the_weights_of_an_estimator_are_in_one_place():
+    """What writes to them is seen by predictions and copies alike; `model_` is another network."""
+    fitted = MLPClassifier((8,), random_state=0, max_iter=5, norm="batch").fit(X, Y)
+    before, model = fitted.predict_proba(X), fitted.model_
+    model.fit((X, Y), epochs=3)
+    np.testing.assert_array_equal(fitted.predict_proba(X), before)
+    partly = pickle.loads(pickle.dumps(fitted)).partial_fit(X, Y)
+    for same in (fitted, pickle.loads(pickle.dumps(fitted)), partly):
+        same.coefs_[-1][...] = 0.0
+        same.theta_[-3:] = 0.0  # the biases
+        for one in (same, copy.deepcopy(same)):
+            np.testing.assert_allclose(one.predict_proba(X), np.full((len(X), 3), 1 / 3))
+    fitted.theta_, fitted.layer_state_ = model.theta, model.state  # what was trained further can be taken over
+    np.testing.assert_allclose(fitted.predict_proba(X), model.predict_proba(X), rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("estimator", "y", "classes"),
     [
@@ -461,6 +491,13 @@ def test_held_out_samples_of_one_s_own():
             ValueError, match=r"y_val and sample_weight_val belong to X_val, which is None: give it too$"
         ):
             MLPClassifier().fit(a, c, **alone)
+
+
+def test_classes_have_no_weight_in_held_out_samples_of_one_s_own():
+    """As in Keras; those that are split off have it, as in scikit-learn's gradient boosting."""
+    options = {"random_state": 0, "max_iter": 2, "class_weight": {0: 9.0}}
+    model = MLPClassifier(**options).fit(X, Y, X_val=X, y_val=Y)
+    assert model.score(X, Y) == model.validation_scores_[-1] != model.score(X, Y, np.where(Y == 0, 9.0, 1.0))
 
 
 def test_our_callbacks():
@@ -631,6 +668,8 @@ def test_one_device_is_not_another():
         model = MLPRegressor(max_iter=1).fit(first(X), first(Z))
         with pytest.raises(ValueError, match="on 'array_api_strict:device2', that of fit"):
             model.predict(second(X))
+        with pytest.raises(ValueError, match="this X lies on 'array_api_strict:device2', that of fit"):
+            MLPRegressor().fit(first(X), first(Z), X_val=second(X), y_val=second(Z))
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")  # theirs, not converged either
@@ -662,6 +701,9 @@ def test_sparse_labels_come_back_sparse():
         ({"hidden_layer_sizes": (3, 0)}, r"hidden_layer_sizes must be > 0, got \[3, 0\]"),
         ({"hidden_layer_sizes": (3.5,)}, r"Dense width 3.5 is not a positive whole number"),
         ({"backend": "abacus"}, "unknown backend 'abacus'"),
+        ({"class_weight": {0: -1.0}}, r"class_weight \{0: -1.0\} is out of range: give finite weights of at least 0$"),
+        ({"class_weight": {0: float("nan")}}, r"class_weight \{0: nan\} is out of range"),
+        ({"class_weight": {0: 0.0, 1: 0.0, 2: 0.0}}, "must contain at least one non-zero"),
     ],
 )
 def test_parameters_out_of_range(parameters, message):

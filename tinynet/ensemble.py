@@ -38,8 +38,8 @@ class Ensemble(Vectors):
         self.metrics: tuple[Metric, ...] = ()
         self.columns: Columns | None = None
         self._rows = max(model._rows // len(seeds), 1)
-        drawn = (draw(self.spec, seed, self.ops, self.dtype) for seed in seeds)
         with self.ops.active():
+            drawn = [tuple(draw(self.spec, seed, self.ops, self.dtype)) for seed in seeds]
             self._bind(*(self.ops.xp.stack(vectors) for vectors in zip(*drawn, strict=True)))
 
     def _bind(self, theta: Array, state: Array) -> None:
@@ -71,7 +71,7 @@ class Ensemble(Vectors):
             raise IndexError(f"network {number} is out of range: there are {len(self)}, numbered from 0")
         model = Model(self.net, self.in_shape, seed=self.seeds[number], backend=self.ops, dtype=self.dtype)
         number %= len(self)
-        model.theta[...], model.state[...] = self.theta[number, ...], self.state[number, ...]
+        model.theta, model.state = self.theta[number, ...], self.state[number, ...]
         model.loss, model.metrics, model.history = self.loss, self.metrics, self.histories[number]
         model.columns = self.columns
         return model

@@ -101,8 +101,9 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
         model.columns = _columns(about.get("columns"), model)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise ModelFileError(f"{path}: damaged model file: {e}") from None
-    for name, view in model.weights().items():
-        model.ops.assign(view, model.ops.asarray(arrays[name]))
+    with model.ops.active():
+        for name, view in model.weights().items():
+            view[...] = model.ops.asarray(arrays[name])
     model.loss, model.metrics = loss, metrics
     return model
 

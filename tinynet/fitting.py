@@ -25,7 +25,7 @@ from tinynet.matching import check_fit
 from tinynet.metrics import METRICS, Metric, as_metrics
 from tinynet.model import Model
 from tinynet.optim import Adam, Optimizer, check_optimizer
-from tinynet.parameters import Trainable
+from tinynet.parameters import Trainable, on_its_device
 from tinynet.standardize import check_others, standardizer, unset
 from tinynet.training import Report, Reports, Run, train
 
@@ -113,6 +113,7 @@ class Best:
         return f"{self.stopping.monitor} has not improved for {self.waited} epochs"
 
 
+@on_its_device
 def fit(
     model: Model,
     data: Any,

@@ -21,6 +21,7 @@ from tinynet.matching import check_fit
 from tinynet.metrics import Metric
 from tinynet.model import Model
 from tinynet.optim import Optimizer
+from tinynet.parameters import on_its_device
 from tinynet.schedules import Schedule, rate_at
 from tinynet.standardize import check_others, standardizer
 from tinynet.streams import check_seed
@@ -29,6 +30,7 @@ from tinynet.training import Report, Run, Step, check_options, loop, make_step
 _ROWS = 4096  # samples times networks that are evaluated at a time
 
 
+@on_its_device
 def fit_many(
     model: Model,
     data: Any,

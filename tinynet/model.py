@@ -70,7 +70,8 @@ class Model(Vectors):
         self.metrics: tuple[Metric, ...] = ()
         self.history: History | None = None
         self.columns: Columns | None = None  # names of columns and classes in the table that it was fitted to
-        self._bind(*draw(self.spec, self.seed, self.ops, dtype))
+        with self.ops.active():
+            self._bind(*draw(self.spec, self.seed, self.ops, dtype))
 
     def _bind(self, theta: Array, state: Array) -> None:
         super()._bind(theta, state)
@@ -114,8 +115,7 @@ class Model(Vectors):
     def to(self, backend: str | Backend) -> Model:
         """A copy of this model on another backend; its loss and metrics come along, its history does not."""
         copy = Model(self.net, self.in_shape, seed=self.seed, backend=backend, dtype=self.dtype)
-        for to, what in (copy.theta, self.theta), (copy.state, self.state):
-            copy.ops.assign(to, copy.ops.asarray(self.ops.to_numpy(what)))
+        copy.theta, copy.state = self.ops.to_numpy(self.theta), self.ops.to_numpy(self.state)
         copy.loss, copy.metrics, copy.columns = self.loss, self.metrics, self.columns
         return copy
 
@@ -264,7 +264,6 @@ class Model(Vectors):
             )
         layer["mean"][...], layer["scale"][...] = new
 
-    @on_its_device
     def fit(self, data: Any, **options: Any) -> History:
         """Train on ``data``; the options are those of `tinynet.fit`, where they are explained."""
         from tinynet.fitting import fit

@@ -14,6 +14,8 @@ from tinynet.data.columns import Columns
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Layer, Param, Spec, leaves, merge
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 class Trainable(Protocol):
     """What training and evaluation need of a model, or of many with a leading axis of networks in every array."""
@@ -33,6 +35,17 @@ class Trainable(Protocol):
     def seed(self) -> int | tuple[int, ...]: ...
 
 
+def on_its_device(function: F) -> F:
+    """The function or method, with the device of its first argument, a model, as the current one while it runs."""
+
+    @wraps(function)
+    def active(model: Any, *args: Any, **options: Any) -> Any:
+        with model.ops.active():
+            return function(model, *args, **options)
+
+    return active  # type: ignore[return-value]
+
+
 class Vector:
     """An attribute that is an array of which others are views: assigning to it copies, in place."""
 
@@ -46,24 +59,13 @@ class Vector:
         own = getattr(model, self.kept)
         if value is own:  # as after `model.theta *= 0.5`
             return
-        new = model.ops.asarray(value, model.dtype)
-        if new.shape != own.shape:
-            raise ValueError(f"{self.name} {tuple(new.shape)} does not fit the model's: expected {tuple(own.shape)}")
-        model.ops.assign(own, new)
-
-
-M = TypeVar("M", bound=Callable[..., Any])
-
-
-def on_its_device(method: M) -> M:
-    """The method, with the model's device as the current one while it runs."""
-
-    @wraps(method)
-    def active(self: Any, *args: Any, **options: Any) -> Any:
-        with self.ops.active():
-            return method(self, *args, **options)
-
-    return active  # type: ignore[return-value]
+        with model.ops.active():
+            new = model.ops.asarray(value, model.dtype)
+            if new.shape != own.shape:
+                raise ValueError(
+                    f"{self.name} {tuple(new.shape)} does not fit the model's: expected {tuple(own.shape)}"
+                )
+            own[...] = new
 
 
 class Vectors:
@@ -87,8 +89,9 @@ class Vectors:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        # copies, also of what `copy.copy` has not copied and of maps that cannot be written
-        self._bind(*(self._copy(state[name]) for name in ("_theta", "_state")))
+        with self.ops.active():
+            # copies, also of what `copy.copy` has not copied and of maps that cannot be written
+            self._bind(*(self._copy(state[name]) for name in ("_theta", "_state")))
 
     def _copy(self, values: Array) -> Array:
         """A host's vector in new memory of the backend's."""

@@ -13,6 +13,7 @@ from tinynet.fitting import adapt, settle
 from tinynet.losses import Loss
 from tinynet.model import Model
 from tinynet.optim import Optimizer
+from tinynet.parameters import on_its_device
 from tinynet.schedules import Exponential
 from tinynet.training import Run, train
 
@@ -40,6 +41,7 @@ class RateTest:
         return rates(self)
 
 
+@on_its_device
 def find_rate(
     model: Model,
     data: Any,

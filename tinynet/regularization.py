@@ -78,7 +78,8 @@ class BatchNorm(Layer):
     """Each feature normalized to mean 0 and variance 1 over the batch, then ``gamma * x + beta`` (Ioffe, Szegedy 2015).
 
     In training it also updates, in place, the running mean and (unbiased) variance that replace the batch's in
-    evaluation: ``running += momentum * (batch - running)``, PyTorch's convention.
+    evaluation: ``running += momentum * (batch - running)``, PyTorch's convention. A single sample has no variance: PyTorch
+    refuses it as a batch, here it leaves both as they are.
     """
 
     momentum: float = 0.1
@@ -100,9 +101,10 @@ class BatchNorm(Layer):
     def _train(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
         ops, gamma, n = ctx.ops, params["gamma"], x.shape[-2]
         y, normed, rstd, mean, var = ops.normalize(x, gamma, params["beta"], -2, self.epsilon)
-        running = (params["mean"], params["var"])
-        batch = (ops.xp.reshape(mean, gamma.shape), ops.xp.reshape(var, gamma.shape))
-        ops.update(_running, running, batch, self.momentum, n / max(n - 1, 1))
+        if n > 1:
+            running = (params["mean"], params["var"])
+            batch = (ops.xp.reshape(mean, gamma.shape), ops.xp.reshape(var, gamma.shape))
+            ops.update(_running, running, batch, self.momentum, n / (n - 1))
 
         def backprop(dy: Array) -> tuple[Array, dict[str, Any]]:
             dx, dgamma, dbeta = ops.normalize_grad(dy, normed, rstd, gamma, -2)

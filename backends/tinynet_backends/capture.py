@@ -193,6 +193,10 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         self.tape.stop("an array made of one (asarray)")
         return np.array(self.value, dtype, copy=copy)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        self.tape.stop("a copy by one of the modules copy and pickle")
+        return self.value.__reduce_ex__(protocol)
+
 
 _OF_SHAPES = {"shape", "ndim", "size", "result_type", "isdtype", "can_cast"}
 _OF_UNKNOWN_SHAPE = {"nonzero", "flatnonzero", "argwhere", "extract", "compress", "trim_zeros", "union1d", "intersect1d",
@@ -221,6 +225,7 @@ _CROSSINGS: dict[str, Callable[..., Any]] = {
     "float": float,
     "complex": complex,
     "index": operator.index,
+    "str": str,
 }
 for _name, _f in _CROSSINGS.items():
     setattr(StandIn, f"__{_name}__", _crossing(_name, _f))

@@ -112,10 +112,10 @@ class NumbaBackend(NumpyBackend):
     def _sum_rows(self, x: Array, out: Array) -> None:
         """``out[...] = x.sum(-2)``, of one network or of many."""
         (*many, n, o), parts = x.shape, self._parts(x.size)
-        if many:
+        if len(many) == 1 and _dense(x):
             words = *x.shape, x, out, out.strides[0]
             self._run(kernels.columns_of_each, x.dtype, min(parts, len(x)), *words, rows=len(x))
-        elif x.flags.c_contiguous:
+        elif not many and _dense(x):
             count, depth = products.blocks(n)
             if x.size >= 2 * GRAIN and count > 1:  # a core adds up the rows that it wrote; sizes alone decide
                 sums, whole = self.empty((count, o), x.dtype), n // depth
@@ -125,7 +125,7 @@ class NumbaBackend(NumpyBackend):
                 x, n, parts = sums, count, 1
             self._run(kernels.column_sums, x.dtype, min(parts, max(1, o // 16)), n, o, x, out)
         else:
-            self._do(np.add.reduce, x, 0, None, out)
+            self._do(np.add.reduce, x, -2, None, out)
 
     def _products(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
         """``c[...] = a @ b + bias``, one product or one for each of many networks."""
@@ -348,21 +348,18 @@ class NumbaBackend(NumpyBackend):
     def total_weight(
         self, weight: Array | None, label: Array | None = None, class_weight: Array | None = None
     ) -> Array:
-        like = class_weight if weight is None else weight
-        labels = label is None or (label.dtype == np.int64 and _dense(label))
-        alike = weight is None or label is None or weight.shape == label.shape
-        ready = all(a is None or _ready(a, like.dtype) for a in (weight, class_weight)) and (label is None) == (
-            class_weight is None
-        )
-        of = label if weight is None else weight
-        if not labels or not alike or not ready or not of.size:
+        like: Any = class_weight if weight is None else weight
+        of: Any = label if weight is None else weight
+        ready = all(a is None or _ready(a, like.dtype) for a in (weight, class_weight)) and of.size
+        of_classes: tuple[Any, ...] = 0, 0, 0
+        if label is not None and class_weight is not None:
+            ready = ready and label.dtype == np.int64 and _dense(label) and label.shape == of.shape
+            of_classes = label, class_weight.size, class_weight
+        if not ready:
             return super().total_weight(weight, label, class_weight)
         total = self.empty(of.shape[:-1], like.dtype)
-        words = (0, 0, 0) if class_weight is None else (label, class_weight.size, class_weight)
-        self._run(
-            kernels.total_weight, like.dtype, 1, total.size, of.shape[-1], 0 if weight is None else weight, *words, total,
-            rows=total.size,
-        )  # fmt: skip
+        words = total.size, of.shape[-1], 0 if weight is None else weight, *of_classes, total
+        self._run(kernels.total_weight, like.dtype, 1, *words, rows=total.size)
         return total
 
     def share_weight(self, weight: Array | None, total: Array, like: Array, parts: int = 1) -> Array:

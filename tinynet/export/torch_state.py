@@ -33,6 +33,7 @@ from tinynet.files import is_finite, opened, write_host
 from tinynet.frozen import Frozen
 from tinynet.layers import Array, Dense, Layer, Params, Sequential, leaves
 from tinynet.model import Model
+from tinynet.parameters import on_its_device
 from tinynet.regularization import BatchNorm, LayerNorm
 from tinynet.standardize import Standardize
 
@@ -96,6 +97,7 @@ def save_torch_state(model: Model, path: str | PathLike[str]) -> None:
     write_host(path, to_torch_state(model), {"format": "pt"})
 
 
+@on_its_device
 def from_torch_state(model: Model, state: Mapping[str, Any] | str | PathLike[str]) -> None:
     """Set the weights of ``model``, in place, to a PyTorch ``state_dict``, or to one in a safetensors file.
 

@@ -24,6 +24,7 @@ from tinynet.losses import Loss
 from tinynet.metrics import Metric
 from tinynet.model import Model
 from tinynet.optim import State
+from tinynet.parameters import views
 from tinynet.sklearn.callbacks import CallbackSupportMixin, FitTask, fit_task, with_callbacks
 from tinynet.sklearn.hyperparameters import Hyperparameters
 from tinynet.sklearn.loop import Loop
@@ -58,7 +59,7 @@ class Fitted:
     _epochs: int
     _stale: int  # epochs without progress
     _solved_by: str  # the optimizer that `optimizer_state_` is of
-    _live: tuple[Array, Model]  # `model_`, and the vector that it was made from
+    _live: tuple[Array, Array, Model]  # the two vectors, and a model on them
     _kept: Trainer  # for the next `partial_fit`
 
 
@@ -100,8 +101,8 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
     def _class_names(self) -> tuple[str, ...] | None:
         """The classes, of which a sample has one, as text; None where there are none."""
 
-    def _class_weights(self, y: Any) -> Any:
-        """A weight for each sample, (n,) on the host, or None."""
+    def _class_weights(self, y: Any, weight: Any) -> Any:
+        """A factor for each sample's weight, (n,) on the host, or None; ``weight`` (n,) or None is that weight."""
 
     def _strata(self, samples: Samples) -> Any:
         """Labels by which held-out samples are stratified, or None."""
@@ -129,8 +130,9 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         """Train on X (n, i) and y, with sample weights (n,) that are not negative: a weight of k counts as k samples.
 
         ``X_val``, ``y_val`` and ``sample_weight_val`` are evaluated after each epoch (``validation_scores_``, and "val_loss"
-        in ``history_``), and with ``early_stopping`` they decide when training ends. Raises what scikit-learn raises:
-        ValueError for data and parameters that do not fit, TypeError for sparse X.
+        in ``history_``), and with ``early_stopping`` they decide when training ends. A ``class_weight`` does not count in
+        them, as in Keras; in samples that ``early_stopping`` splits off it does, as in scikit-learn's gradient boosting.
+        Raises what scikit-learn raises: ValueError for data and parameters that do not fit, TypeError for sparse X.
         """
         self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
         return self
@@ -140,37 +142,43 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         with self._restored_on_failure():
             continued = hasattr(self, "theta_") and (self.warm_start or one_epoch)
             data = self._validated(X, y, continued, one_epoch)
-            net, loss = self._net(self._width()), self._loss()
-            if continued:
-                self._check_same_layers(net)
-            samples = self._samples(data, sample_weight, self._class_weights(data.y))
-            samples, test = self._split(samples, held_out, data)
-            self._begin_records(continued)
-            size = self._batch_size(len(samples))
-            trainer = self._trainer(net, loss, samples, size, data, continued, one_epoch)
-            self._describe(trainer.model)
-            self.net_, self.n_layers_ = net, 1 + sum(isinstance(layer, Dense) for layer in net.layers)
-            if self.standardize:  # once, rather than in each step
-                samples = samples.standardized(trainer.model)
-                test = None if test is None else test.standardized(trainer.model)
-            shuffle = self.shuffle and size < len(samples)
-            loader = Loader(samples.arrays(trainer.inner), size, seed=self._seed, shuffle=shuffle, prefetch=False)
-            loop = partial(Loop, self, trainer, loader, test, data.home)
-            if one_epoch:
-                loop(FitTask(), 1, keep_step=True).run()
-                trainer.note(self)
-                self._kept = trainer
-                return
-            with fit_task(self, data.X, data.y, sample_weight) as task:
-                ended = loop(task, self.max_iter).run()
-            self._live = self.theta_, trainer.model
-            if not ended:
-                warnings.warn(
-                    f"Maximum iterations ({self.max_iter}) reached and the training has not converged yet: "
-                    "give a larger max_iter or learning_rate_init",
-                    ConvergenceWarning,
-                    stacklevel=5,
-                )
+            with data.ops.active():
+                self._train(data, sample_weight, held_out, continued, one_epoch)
+
+    def _train(
+        self, data: Data, sample_weight: Any, held_out: tuple[Any, Any, Any], continued: bool, one_epoch: bool
+    ) -> None:
+        net, loss = self._net(self._width()), self._loss()
+        if continued:
+            self._check_same_layers(net)
+        samples = self._samples(data, sample_weight, by_class=True)
+        samples, test = self._split(samples, held_out, data)
+        self._begin_records(continued)
+        size = self._batch_size(len(samples))
+        trainer = self._trainer(net, loss, samples, size, data, continued, one_epoch)
+        self._describe(trainer.model)
+        self.net_, self.n_layers_ = net, 1 + sum(isinstance(layer, Dense) for layer in net.layers)
+        if self.standardize:  # once, rather than in each step
+            samples = samples.standardized(trainer.model)
+            test = None if test is None else test.standardized(trainer.model)
+        shuffle = self.shuffle and size < len(samples)
+        loader = Loader(samples.arrays(trainer.inner), size, seed=self._seed, shuffle=shuffle, prefetch=False)
+        loop = partial(Loop, self, trainer, loader, test, data.home)
+        if one_epoch:
+            loop(FitTask(), 1, keep_step=True).run()
+            trainer.note(self)
+            self._kept = trainer
+            return
+        with fit_task(self, data.X, data.y, sample_weight) as task:
+            ended = loop(task, self.max_iter).run()
+        self._bind(trainer.model)
+        if not ended:
+            warnings.warn(
+                f"Maximum iterations ({self.max_iter}) reached and the training has not converged yet: "
+                "give a larger max_iter or learning_rate_init",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
 
     @contextmanager
     def _restored_on_failure(self) -> Iterator[None]:
@@ -205,13 +213,14 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
                 "fit with warm_start=False, or leave hidden_layer_sizes, norm, dropout and standardize as they were"
             )
 
-    def _samples(self, data: Data, weight: Any, factor: Any = None) -> Samples:
-        """The samples with ``weight`` times ``factor``, without those of weight 0."""
+    def _samples(self, data: Data, weight: Any, by_class: bool = False) -> Samples:
+        """The samples with ``weight``, ``by_class`` times that of their class, without those of weight 0."""
         if weight is not None:
             xp = get_backend("numpy").xp
             weight = _check_sample_weight(to_host(weight), xp.empty(int(data.X.shape[0])), dtype=xp.float64)
             if not (weight >= 0).all():
                 raise ValueError("Negative values in data passed to `sample_weight`")
+        factor = self._class_weights(data.y, weight) if by_class else None
         if factor is not None:
             weight = factor if weight is None else weight * factor
         x, y = move(data.X, data.ops, data.dtype), self._targets(data.y, data.ops, data.dtype)
@@ -226,6 +235,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         """Samples to train on, and those that are held out, if any."""
         X, y, weight = held_out
         if X is not None:
+            check_same_home(X, data.X, self, "fit")
             dtype = data.home.dtype(data.dtype)
             X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, reset=False, **self._target_options)
             return samples, self._samples(data._replace(X=X, y=self._check_targets(y, True, data.home)), weight)
@@ -297,16 +307,34 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
 
     @property
     def model_(self) -> Model:
-        """The network with its parameters, on the backend that computes, with its loss, history and names of columns."""
+        """The network on the backend that computes, with its loss, history and names of columns.
+
+        It is a copy: what happens to it does not change the estimator, whose numbers are ``theta_`` and ``layer_state_``.
+        """
+        network = self._network()
+        model = network.to(network.ops)
+        self._describe(model)
+        return model
+
+    def _network(self) -> Model:
+        """The model that predicts."""
         check_is_fitted(self, "theta_")
-        live: tuple[Array, Model] | None = self.__dict__.get("_live")
-        if live is None or live[0] is not self.theta_:
+        live = self.__dict__.get("_live")
+        if live is None or live[0] is not self.theta_ or live[1] is not self.layer_state_:
             ops = training_backend(self.backend, backend_of(self.theta_))
-            model = Model(self.net_, self.n_features_in_, seed=self._seed, backend=ops, dtype=dtype_name(self.theta_))
-            _fill(model, self.theta_, self.layer_state_)
-            self._describe(model)
-            live = self._live = self.theta_, model
-        return live[1]
+            self._bind(
+                Model(self.net_, self.n_features_in_, seed=self._seed, backend=ops, dtype=dtype_name(self.theta_))
+            )
+        return self._live[2]
+
+    def _bind(self, model: Model) -> None:
+        """Make ``model`` the one that predicts: on the estimator's own vectors or, on another backend, on copies."""
+        theta, state = self.theta_, self.layer_state_
+        if model.ops.owns(theta):
+            model._bind(theta, state)
+        else:
+            _fill(model, theta, state)
+        self._live = theta, state, model
 
     def _describe(self, model: Model) -> None:
         """Give ``model`` what `fit` gives one: its loss and metrics, the history and the names of columns."""
@@ -323,18 +351,19 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
 
     @property
     def coefs_(self) -> list[Array]:
-        """The weights (i, o) of each dense layer."""
+        """The weights (i, o) of each dense layer, views of ``theta_``."""
         return self._dense_arrays("w")
 
     @property
     def intercepts_(self) -> list[Array]:
-        """The biases (o,) of each dense layer."""
+        """The biases (o,) of each dense layer, views of ``theta_``."""
         return self._dense_arrays("b")
 
     def _dense_arrays(self, which: str) -> list[Array]:
-        model, home = self.model_, backend_of(self.theta_)
-        numbers = [n for n, layer in enumerate(self.net_.layers) if isinstance(layer, Dense)]
-        return [move(model.params[str(n)][which], home) for n in numbers]
+        check_is_fitted(self, "theta_")
+        spec = self.net_.build((self.n_features_in_,))
+        params = views(self.theta_, spec.params, backend_of(self.theta_))
+        return [params[str(n)][which] for n, layer in enumerate(self.net_.layers) if isinstance(layer, Dense)]
 
     def _outputs(self, X: Any, method: str) -> tuple[Array, Backend]:
         """What the network computes for X, (n, outputs), and the backend that both lie on."""
@@ -342,7 +371,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         check_same_home(X, self.theta_, self, method)
         home = home_of(X)
         X = validate_data(self, X, dtype=self._dtypes(home), reset=False)
-        model = self.model_
+        model = self._network()
         return move(model.predict(move(X, model.ops, model.dtype)), home), home
 
     def __getstate__(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from math import inf
 from typing import Any, ClassVar, Self
 
 from sklearn.base import ClassifierMixin, _fit_context
@@ -28,6 +29,12 @@ def _has_probabilities(estimator: Any) -> bool:
     raise AttributeError(f"{type(estimator.loss).__name__} gives no probabilities: use loss='log_loss'")
 
 
+def _has_margins(estimator: Any) -> bool:
+    if isinstance(estimator.loss, (str, CrossEntropy, BinaryCrossEntropy)):
+        raise AttributeError("a cross-entropy gives probabilities: use predict_proba, or predict_log_proba")
+    return True
+
+
 @dataclass(eq=False, repr=False)
 class MLPClassifier(ClassifierMixin, MLP):
     """A network that classifies, as a scikit-learn estimator: one label per sample, of any kind, or several, y (n, k).
@@ -36,15 +43,16 @@ class MLPClassifier(ClassifierMixin, MLP):
 
     - ``loss``: "log_loss", cross-entropy: of the sigmoid of each output for two classes and for several labels per
       sample, of the softmax otherwise. Or any loss of tinynet's, with an output for each class (one for two classes).
-      All but the cross-entropies get targets -1 and 1, and give no probabilities.
+      All but the cross-entropies get targets -1 and 1, and give `decision_function` in place of probabilities.
     - ``class_weight``: "balanced", a dict of label -> weight (a list of them for several labels per sample), or None.
 
     Several labels per sample are zeros and ones, (n, k); if they are sparse in the first fit, so are predictions. With
     scikit-learn's array API dispatch on, everything follows X: it may be an array of any library that tinynet has a
     backend for. Training runs there, and predictions and ``classes_`` (unless they are strings) lie there.
 
-    Fitted: ``classes_`` (k,), ``coefs_`` and ``intercepts_`` of the dense layers, ``model_`` (the `Model`, to be saved or
-    exported), ``theta_``, ``layer_state_`` and ``optimizer_state_`` (its numbers), ``loss_``, ``best_loss_``,
+    Fitted: ``classes_`` (k,), ``theta_``, ``layer_state_`` and ``optimizer_state_`` (all numbers), ``coefs_`` and
+    ``intercepts_`` (views of them, of the dense layers), ``model_`` (a copy as a `Model`, to be saved, exported or trained
+    further; ``estimator.theta_ = model.theta`` takes that over), ``loss_``, ``best_loss_``,
     ``loss_curve_``, ``validation_scores_``, ``best_validation_score_``, ``history_`` (a row per epoch), ``n_iter_``,
     ``t_``, ``n_layers_``, ``n_outputs_``, ``out_activation_``, ``n_features_in_``, ``feature_names_in_``.
     """
@@ -142,8 +150,25 @@ class MLPClassifier(ClassifierMixin, MLP):
         low = 0.0 if isinstance(loss, BinaryCrossEntropy) else -1.0
         return ops.asarray(xp.where(columns[:, -self.n_outputs_ :], 1.0, low), dtype)
 
-    def _class_weights(self, y: Any) -> Any:
-        return None if self.class_weight is None else compute_sample_weight(self.class_weight, y)
+    def _class_weights(self, y: Any, weight: Any) -> Any:
+        if self.class_weight is None:
+            return None
+        if isinstance(self.class_weight, str) and weight is not None and weight.any():
+            return self._balance(y, weight)
+        factor = compute_sample_weight(self.class_weight, y)
+        if not ((factor >= 0) & (factor < inf)).all():
+            raise ValueError(f"class_weight {self.class_weight} is out of range: give finite weights of at least 0")
+        return factor
+
+    def _balance(self, y: Any, weight: Any) -> Any:
+        """scikit-learn's "balanced" factors, with a sample of weight k counted k times, (n,); those of weight 0 get 1."""
+        xp = get_backend("numpy").xp
+        factor, there = xp.ones(len(weight)), weight > 0
+        for column in y.T if self._multilabel else (y,):
+            classes, codes = xp.unique_inverse(column[there])
+            sums = xp.bincount(codes, weights=weight[there])
+            factor[there] *= (sums.sum() / (len(classes) * sums))[codes]
+        return factor
 
     def _strata(self, samples: Samples) -> Any:
         return None if self._multilabel else to_host(samples.y)
@@ -188,6 +213,15 @@ class MLPClassifier(ClassifierMixin, MLP):
         """Logarithms of `predict_proba` (n, k), finite where that rounds to 0."""
         out, home = self._outputs(X, "predict_log_proba")
         return self._log_probabilities(out, home.xp)
+
+    @available_if(_has_margins)
+    def decision_function(self, X: Any) -> Array:
+        """The outputs (n, k) of a network whose loss gives no probabilities, the larger the likelier; (n,) for two classes.
+
+        Those of two classes, and each of several labels, are positive where the second class, or the label, is predicted.
+        """
+        out, _ = self._outputs(X, "decision_function")
+        return out[:, 0] if self.n_outputs_ < self.classes_.shape[0] else out
 
     def _log_probabilities(self, z: Array, xp: Any) -> Array:
         """Of outputs (n, o), for each class (n, k)."""

@@ -164,7 +164,7 @@ class Hyperparameters(BaseEstimator):
         if self.batch_size > samples:
             warnings.warn(
                 f"Got `batch_size` {self.batch_size} larger than sample size {samples}. It is going to be clipped",
-                stacklevel=6,
+                stacklevel=7,
             )
         return min(int(self.batch_size), samples)
 

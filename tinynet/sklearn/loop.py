@@ -59,7 +59,7 @@ class Loop:
         except KeyboardInterrupt:
             ended = True
             estimator._steps = self.trainer.run.step  # within an epoch, which the next fit begins anew
-            warnings.warn("Training interrupted by user.", stacklevel=6)
+            warnings.warn("Training interrupted by user.", stacklevel=7)
         if self.best is not None:
             model.theta[...], model.state[...] = self.best
         for name, value in self._results().items():
