@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import glob
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,15 @@ def found(given: Sequence[str]) -> list[str]:
     return names
 
 
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Inside, a warning is one line on standard error, without file and line number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"tinynet: {message}", file=sys.stderr)
+        yield
+
+
 def run_data(folder: str | Path) -> tuple[Config, Dataset, Dataset]:
     """A run's config, and its samples for training and for validation.
 
@@ -65,7 +77,8 @@ def run_data(folder: str | Path) -> tuple[Config, Dataset, Dataset]:
     """
     config = Config().change(read(Path(folder) / "config.toml"))
     _, training, held_out = config.make_split()
-    trained_on = Checkpoints(Path(folder) / "checkpoints").read_fingerprint().get("data set or loader", "")
+    with one_line_warnings():
+        trained_on = Checkpoints(Path(folder) / "checkpoints").read_fingerprint().get("data set or loader", "")
     if trained_on and not trained_on.startswith(f"Loader({training.fingerprint()}"):
         raise ValueError(
             f"{folder}: its data or config are not those that it was trained on, so what it held out is unknown: restore "
