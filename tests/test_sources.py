@@ -4,6 +4,7 @@ import csv
 import errno
 import gc
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -223,6 +224,60 @@ def test_fingerprints_tell_contents_apart_and_nothing_else(tmp_path):
     changed[49, 2] += 1e-12
     for other in (tn.Arrays(changed, Y), tn.Arrays(X, (Y + 1) % 4), tn.Arrays(X, Y, W), tn.Arrays(X[:49], Y[:49])):
         assert other.fingerprint() not in prints
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_pickle_of_a_file_reads_it_again(suffix, tmp_path, monkeypatch):
+    need(suffix)
+    monkeypatch.chdir(tmp_path)
+    D.write(D.Blobs(40, n_features=3), f"d{suffix}")
+    data = D.read(f"d{suffix}", task="regression" if suffix == ".csv" else None)
+    pickled = pickle.dumps(data.split(0.5)[1])
+    assert len(pickled) < 2000
+    monkeypatch.chdir("/")
+    again = pickle.loads(pickled)
+    assert again.whole.columns == data.columns
+    for a, b in zip(again.batch(range(20), HOST, "float64"), parts(data, range(20, 40)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    D.write(D.Blobs(40, n_features=3, seed=1), tmp_path / f"d{suffix}")
+    with pytest.raises(tn.DataFileError, match=f"d{suffix}: has changed since the data set was pickled: read it again"):
+        pickle.loads(pickled)
+
+
+def test_a_pickle_of_shards_numbers_classes_as_they_do_together(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", reason="the format needs it")
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("q,p,id,kind\n1,2,3,oak\n4,5,6,elm\n")
+    Path("b.csv").write_text("id,q,kind,p\n1,2,ash,3\n4,5,oak,6\n")
+    data = D.read(["a.csv", "b.csv"], target="kind", exclude=["id"])
+    again = pickle.loads(pickle.dumps(data))
+    assert (again.columns, again.classes) == (data.columns, 3)
+    for a, b in zip(parts(again, range(4)), parts(data, range(4)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.save("x.npy", X)
+    np.save("y.npy", Y)
+    pickled = pickle.dumps(D.read("x.npy", target="y.npy"))
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(parts(pickle.loads(pickled), range(50))[1], Y)
+
+
+def test_a_pickle_of_mapped_arrays_holds_their_numbers(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", X)
+    monkeypatch.setattr(mapped, "RELEASE", 100)
+    data = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), Y)
+    again = pickle.loads(pickle.dumps(data))
+    assert (len(data._maps), again._maps) == (1, [])
+    np.testing.assert_array_equal(parts(again, np.arange(50))[0], parts(data, np.arange(50))[0])
+
+
+@pytest.mark.parametrize("options", [{"shuffle": True}, {"balance": True}, {"weights": W}], ids=["", "balance", "weights"])
+def test_a_loader_can_be_pickled(options):
+    loader = tn.Loader(tn.Arrays(X, Y), 8, seed=3, **options)
+    before = [loader.batch(t, HOST, "float32").x.copy() for t in range(20)]
+    again = pickle.loads(pickle.dumps(loader))
+    assert again._kept is None  # the batches that were made last
+    for t in (19, 0, 7):
+        np.testing.assert_array_equal(again.batch(t, HOST, "float32").x, before[t])
 
 
 def test_scratch_files_go_with_the_data_set(tmp_path, monkeypatch):
@@ -609,6 +664,20 @@ def test_a_list_starts_anew_each_epoch():
     a.fit(D.Batches(list(some())), epochs=3)
     b.fit((X[:48], Y[:48]), batch_size=8, shuffle=False, epochs=3)
     assert a.theta.tobytes() == b.theta.tobytes()
+
+
+def test_a_list_serves_several_runs():
+    """Also after a run that ended in the middle of an epoch; a source that is drawn from only once says so."""
+    batches, once = D.Batches(list(some())), D.Batches(some(), steps=3)
+    for _ in range(2):
+        drain(batches, range(4))
+        a, b = (tn.Model(tn.Dense(4), 3) for _ in range(2))
+        a.fit(batches, epochs=2)
+        b.fit((X[:48], Y[:48]), batch_size=8, shuffle=False, epochs=2)
+        assert a.theta.tobytes() == b.theta.tobytes()
+    a.fit(once)
+    with pytest.raises(ValueError, match=r"cannot go to step 0 \(the next is 3\)"):
+        a.fit(once)
 
 
 def test_a_data_loader_of_pytorch_will_do():

@@ -23,7 +23,8 @@ class Arrays(Dataset):
 
     X (n, *shape) floating-point or integer; y integer labels (n,), or numbers (n, o); weight (n,), not negative. All
     are checked once: their lengths, and that every number is finite (unless ``finite=False``). Nothing is modified.
-    ``np.memmap`` arrays stay in their files: of those larger than 256 MiB at most about twice that is resident.
+    ``np.memmap`` arrays stay in their files: of those larger than 256 MiB at most about twice that is resident. A pickle
+    holds the numbers, as one of ``np.memmap`` does; one of a file that `read` opened has its path.
 
     Examples
     --------
@@ -38,11 +39,22 @@ class Arrays(Dataset):
         self.y = _follow(y, "y", self.ops)
         self.weight = None if weight is None else _follow(weight, "weight", self.ops)
         self._check_shapes()
-        self._maps = [m for a in (x, y, weight) if (m := _mapping(a)) is not None]
-        self._mapped, self._touched = sum(len(m) for m in self._maps), 0
+        self._find_maps()
         self._beyond = ""  # the error if float32 is requested
         self._check_values(finite)
         self._set_targets()
+
+    def _find_maps(self) -> None:
+        """Set the maps of files that the arrays are views of, and their size."""
+        self._maps = [m for a in (self.x, self.y, self.weight) if (m := _mapping(a)) is not None]
+        self._mapped, self._touched = sum(len(m) for m in self._maps), 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_maps"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._find_maps()
 
     def _check_shapes(self) -> None:
         """Set ``n`` and ``shape``; ValueError unless y and weight fit X."""
@@ -170,8 +182,9 @@ class Arrays(Dataset):
 
 def _mapping(a: Any) -> Any:
     """The file map behind ``a``, if its pages can be released without loss: not one with private changes."""
-    mapping = getattr(a, "_mmap", None)
-    return mapping if isinstance(mapping, mmap.mmap) and getattr(a, "mode", "") in ("r", "r+") else None
+    while a is not None and not isinstance(getattr(a, "_mmap", None), mmap.mmap):
+        a = getattr(a, "base", None)
+    return a._mmap if a is not None and a.mode != "c" else None
 
 
 def check_unmasked(x: Any, name: str) -> None:
