@@ -846,6 +846,19 @@ def test_what_is_no_class_in_a_parquet_file():
             tn.data.read("d.parquet", task="classification")
 
 
+def test_labels_beyond_int64_in_a_parquet_file():
+    """They became negative."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"a": [0.0, 1.0], "y": pa.array([1, 2**63], pa.uint64())}), "d.parquet")
+    with pytest.raises(
+        tn.DataFileError, match=r"^d.parquet: cannot be read: Integer value 9223372036854775808 not in range"
+    ):
+        tn.data.read("d.parquet")
+    assert tn.data.read("d.parquet", task="classification").columns.classes == ("1", str(2**63))
+
+
 def test_a_target_that_is_not_what_its_first_rows_are():
     whole = "a,y\n" + "1,2\n" * 300_000
     for last in ("1.5", "x"):

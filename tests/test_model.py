@@ -352,6 +352,7 @@ def bad(array, row, value):
     return array
 
 
+NAMES = ("price", "size")
 EXPECTED = (
     "expected integer labels (30,) or probabilities (30, 3); "
     "astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"
@@ -473,6 +474,15 @@ def test_a_table_is_numbered_as_the_training_data(columns, said):
         model.predict(other)
 
 
+def test_labels_beyond_int64_are_refused():
+    """They became negative where no loss looks at them."""
+    with pytest.raises(
+        ValueError, match=r"^y has the label 9223372036854775808, which int64 does not have: number classes"
+    ):
+        tn.Arrays(X[:2], np.asarray([0, 2**63], np.uint64))
+    assert tn.Arrays(X[:2], np.asarray([0, 2**63 - 1], np.uint64))[1].y.tolist() == [2**63 - 1]
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_a_frame_is_in_the_order_of_the_training_data(library):
     """Its names were not looked at, and each feature was taken for another."""
@@ -493,6 +503,53 @@ def test_a_frame_is_in_the_order_of_the_training_data(library):
             "X[list(model.columns.features)] has them in that order"
         )
     np.testing.assert_array_equal(model.predict(turned[list(model.columns.features)]), model.predict(X))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_the_names_of_a_frame_are_kept(library):
+    """A model that was fitted to one took each feature of another for the one in its place, in silence."""
+    frames, y = pytest.importorskip(library), X[:, :2] * 3.0
+    make = frames.table if library == "pyarrow" else frames.DataFrame
+    frame, turned = (make({name: X[:, "uvwx".index(name)] for name in names}) for names in ("uvwx", "vuwx"))
+    targets, exchanged = (make({name: y[:, NAMES.index(name)] for name in names}) for names in (NAMES, NAMES[::-1]))
+    model = tn.Model(tn.Dense(2), 4)
+    model.fit((frame, targets), validation=(frame, y))
+    assert model.columns == tn.data.Columns(tuple("uvwx"), NAMES)
+    model.evaluate((frame, y))
+    for use in (
+        lambda: model.predict(turned),
+        lambda: model.evaluate((turned, y)),
+        lambda: tn.Model(tn.Dense(2), 4).fit((frame, y), validation=(turned, y)),
+        lambda: tn.Model(tn.Dense(2), 4).fit(tn.data.Batches([(frame, y), (turned, y)])),
+    ):
+        with pytest.raises(ValueError, match="feature 0 of the table is 'v', and that of the training data 'u'"):
+            use()
+    with pytest.raises(ValueError, match="target 0 of the table is 'size', and that of the training data 'price'"):
+        model.evaluate((frame, exchanged))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_model_of_a_frame_reads_files(library, tmp_path):
+    """By the frame's names, and with the target that they may lack by that of the file."""
+    frames = pytest.importorskip(library)
+    frame = frames.DataFrame({name: X[:, n] for n, name in enumerate("uvwx")})
+    named = frames.Series(name="kind", **{"data" if library == "pandas" else "values": LABELS})
+    rows = [",".join(map(repr, [*x[[3, 0, 2, 1]].tolist(), int(label)])) for x, label in zip(X, LABELS, strict=True)]
+    for y, target in ((LABELS, ()), (named, ("kind",))):
+        model = made()
+        model.fit((frame, y))
+        model.save(tmp_path / "m.safetensors")
+        again = tn.load(tmp_path / "m.safetensors")
+        assert again.columns == tn.data.Columns(tuple("uvwx"), target)
+        (tmp_path / "t.csv").write_text("\n".join([f"x,u,w,v,{target[0] if target else 'y'}", *rows]))
+        assert again.evaluate(tmp_path / "t.csv") == model.evaluate((frame, y))
+
+
+def test_names_pass_through_noise_that_changes_no_column():
+    data = tn.Arrays(X, LABELS)
+    data.columns = tn.data.Columns(tuple("uvwx"), ())
+    assert tn.data.LabelNoise(tn.data.FeatureNoise(data)).columns == data.columns
+    assert tn.data.Nuisance(data, 2).columns is None
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True])

@@ -270,7 +270,9 @@ def test_a_pickle_of_mapped_arrays_holds_their_numbers(tmp_path, monkeypatch):
     np.testing.assert_array_equal(parts(again, np.arange(50))[0], parts(data, np.arange(50))[0])
 
 
-@pytest.mark.parametrize("options", [{"shuffle": True}, {"balance": True}, {"weights": W}], ids=["", "balance", "weights"])
+@pytest.mark.parametrize(
+    "options", [{"shuffle": True}, {"balance": True}, {"weights": W}], ids=["", "balance", "weights"]
+)
 def test_a_loader_can_be_pickled(options):
     loader = tn.Loader(tn.Arrays(X, Y), 8, seed=3, **options)
     before = [loader.batch(t, HOST, "float32").x.copy() for t in range(20)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from tinynet_backends import Backend, get_backend
 
+from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Batch, Dataset, Index
 
 _PIECE = 2**20  # numbers checked at a time, so that checking takes little memory
@@ -22,7 +23,8 @@ class Arrays(Dataset):
     """(X, y) or (X, y, weight) in memory: NumPy arrays or lists, or arrays of the backend's own library.
 
     X (n, *shape) floating-point or integer; y integer labels (n,), or numbers (n, o); weight (n,), not negative. All
-    are checked once: their lengths, and that every number is finite (unless ``finite=False``). Nothing is modified.
+    are checked once: their lengths, and that every number is finite (unless ``finite=False``). Nothing is modified. Of a
+    data frame the names of the columns are kept.
     ``np.memmap`` arrays stay in their files: of those larger than 256 MiB at most about twice that is resident. A pickle
     holds the numbers, as one of ``np.memmap`` does; one of a file that `read` opened has its path.
 
@@ -34,6 +36,7 @@ class Arrays(Dataset):
     """
 
     def __init__(self, x: Any, y: Any, weight: Any = None, *, finite: bool = True) -> None:
+        self.columns = self.columns or Columns.of_frames(x, y)
         self.x, self.ops = adopt(x, "X")
         self.on_host = self.ops is get_backend("numpy")
         self.y = _follow(y, "y", self.ops)
@@ -108,6 +111,10 @@ class Arrays(Dataset):
         self.classes, self.outputs = None, None
         if labels:
             self.classes = max(int(self.ops.to_numpy(xp.max(y))) for _, y in self._pieces(self.y)) + 1
+            if self.classes > 2**63:
+                raise ValueError(
+                    f"y has the label {self.classes - 1}, which int64 does not have: number classes from 0"
+                )
         else:
             self.outputs = int(self.y.shape[1]) if self.y.ndim > 1 else 1
 

@@ -98,11 +98,13 @@ class Batches:
             data = self._take(Arrays)
         if data.shape != self.data.shape or data.outputs != self.data.outputs:
             raise ValueError(f"batch {step} is {data!r}, and the first was {self.data!r}: shapes or targets differ")
-        if self.data.demand is not None:
-            try:
+        try:
+            if data.columns and self.data.columns:
+                data.columns.check_order(self.data.columns)
+            if self.data.demand is not None:
                 data.check(self.data.demand, ops)
-            except ValueError as e:
-                raise ValueError(f"batch {step}: {e}") from None
+        except ValueError as e:
+            raise ValueError(f"batch {step}: {e}") from None
         self._next += 1
         return data.rows(range(data.n), ops, dtype)
 

@@ -62,7 +62,10 @@ def as_dataset(data: Any, ops: Backend | None = None, columns: Columns | None = 
         if columns:
             columns.check_frame(data[0])
         with use_backend(ops if ops is not None and ops.owns(data[0]) else get_backend()):
-            return Arrays(*data)
+            arrays = Arrays(*data)
+        if columns and arrays.columns:
+            arrays.columns.check_order(columns)
+        return arrays
     batches = ", or Batches(…) of what yields them" if hasattr(data, "__iter__") and not hasattr(data, "shape") else ""
     raise TypeError(
         f"data {type(data).__name__} is not understood: give a data set, a path, or a tuple (X, y) or (X, y, weight)"
