@@ -299,6 +299,29 @@ def test_scratch_files_go_with_the_data_set(tmp_path, monkeypatch):
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_that_becomes_too_large_to_write(suffix, begun, tmp_path, monkeypatch):
+    """As on a full disk or beyond a quota. HDF5 aborted the process: what it cannot write it tries again at its end."""
+    need(suffix)
+    resource = pytest.importorskip("resource", reason="limits are POSIX")
+    monkeypatch.setattr(writing, "ROWS", 1000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(done):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+
+    try:
+        if not begun:
+            limit(0)
+        with pytest.raises(OSError) as e:
+            D.write(D.Moons(50_000), tmp_path / f"d{suffix}", progress=limit)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (e.value.errno, e.value.filename) == (errno.EFBIG, str(tmp_path / f"d{suffix}"))
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".csv", ".parquet"])
 def test_a_disk_without_room_for_scratch_files(suffix, tmp_path, monkeypatch):
     """It was the data file that could not be read."""

@@ -21,6 +21,7 @@ from tinynet.data.array_files import write_npy_header
 from tinynet.data.dataset import Array, Dataset
 
 ROWS = 65536  # samples written at a time
+_AROUND = 2**14  # bytes, more than HDF5 writes around the numbers
 
 
 def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int], object] = lambda done: None) -> None:
@@ -95,17 +96,33 @@ def _npz(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> No
 def _hdf5(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
     import h5py
 
-    size = data.n * (4 * prod(data.shape) + (8 if data.classes else 4 * (data.outputs or 1)))
-    if disk_usage(path.parent).free < size:  # checked first: the library does not survive a full disk
+    rows = {"X": (data.shape, np.dtype(np.float32))}
+    rows["y"] = ((), np.dtype(np.int64)) if data.classes else ((data.outputs or 1,), np.dtype(np.float32))
+    size = data.n * sum(prod(shape) * dtype.itemsize for shape, dtype in rows.values())
+    if disk_usage(path.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with h5py.File(path, "w") as f:
-        x_all = f.create_dataset("X", (data.n, *data.shape), np.float32)
-        shape = (data.n,) if data.classes else (data.n, data.outputs)
-        y_all = f.create_dataset("y", shape, np.int64 if data.classes else np.float32)
-        start = 0
-        for x, y in pieces:
-            x_all[start : start + len(x)], y_all[start : start + len(x)] = x, y
-            start += len(x)
+    if hasattr(os, "posix_fallocate"):  # of a quota, or a limit for files, the free space does not tell
+        with open(path, "wb") as f:
+            os.posix_fallocate(f.fileno(), 0, size + _AROUND)
+    with h5py.File(path, "w") as h:
+        places = [_allocate(h, name, (data.n, *shape), dtype) for name, (shape, dtype) in rows.items()]
+    with open(path, "rb+") as f:  # not by HDF5, which does not survive a write that fails
+        for piece in pieces:
+            for number, a in enumerate(piece):
+                f.seek(places[number])
+                places[number] += f.write(np.ascontiguousarray(a).tobytes())
+
+
+def _allocate(h: Any, name: str, shape: tuple[int, ...], dtype: Any) -> int:
+    """Make room for a data set in an open HDF5 file, in one piece; its place there."""
+    from h5py import h5d, h5p, h5s, h5t
+
+    how = h5p.create(h5p.DATASET_CREATE)
+    how.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    how.set_fill_time(h5d.FILL_TIME_NEVER)
+    made = h5d.create(h.id, name.encode(), h5t.py_create(dtype), h5s.create_simple(shape), how)
+    place: int = made.get_offset()
+    return place
 
 
 def _batches(data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> tuple[Any, Iterator[Any]]:
