@@ -96,8 +96,8 @@ def _npz(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> No
 def _hdf5(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
     import h5py
 
-    rows = {"X": (data.shape, np.dtype(np.float32))}
-    rows["y"] = ((), np.dtype(np.int64)) if data.classes else ((data.outputs or 1,), np.dtype(np.float32))
+    y: tuple[Any, Any] = ((), np.dtype(np.int64)) if data.classes else ((data.outputs or 1,), np.dtype(np.float32))
+    rows = {"X": (data.shape, np.dtype(np.float32)), "y": y}
     size = data.n * sum(prod(shape) * dtype.itemsize for shape, dtype in rows.values())
     if disk_usage(path.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
