@@ -35,7 +35,7 @@ class Wrapper(Dataset):
             raise TypeError(f"{type(self).__name__} takes a data set, not {type(self.data).__name__}")
         for name in ("n", "shape", "classes", "outputs", "columns", "ordered", "computed", "stored", "on_host"):
             self._set(name, getattr(self.data, name))
-        self._set("depth", 1 + getattr(self.data, "depth", 0))
+        self._set("depth", 1 + self.data.depth)
         self._validate()
 
     def _set(self, name: str, value: Any) -> None:
@@ -45,8 +45,7 @@ class Wrapper(Dataset):
         """Check hyperparameters."""
 
     def _draw(self, purpose: int, index: Index, width: int, host: Backend) -> Array:
-        depth: int = self.depth  # type: ignore[attr-defined]
-        return draw(self.seed, purpose, depth, index, width, host)
+        return draw(self.seed, purpose, self.depth, index, width, host)
 
     def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
         """The changed features, float64, and targets of the samples ``index``."""
