@@ -909,6 +909,11 @@ def test_a_class_that_the_model_has_not_seen(run, tmp_path, capsys):
         (["evaluate", "RUN", "--data", "blobs", "--target", "y"],
          "--target is for data in a file, and these are data that are computed: leave it out"),
         (["evaluate", "RUN", "--metrics", "good"], f"unknown metric 'good': choose from {', '.join(METRICS)}"),
+        (["predict", "RUN", "x.csv", "--out", "./x.csv"], "./x.csv is read, and would be replaced: give another --out"),
+        (["export", "RUN", "--to", "torch", "--out", "RUN/model.safetensors"],
+         "RUN/model.safetensors is read, and would be replaced: give another --out"),
+        (["evaluate", "RUN", "--data", "x.csv", "--target", "thin"],
+         "x.csv: column 'thin' is the target, and a feature of the model: name another target"),
         (["export", "RUN", "--to", "paper", "--out", "m"], f"unknown format 'paper': choose from {', '.join(tn.export.FORMATS)}"),
         (["plot", "RUN", "--out", "p.bmp"], "p.bmp: unknown kind of file: choose .png"),
         (["plot", "nowhere"], "nowhere/config.toml: No such file or directory"),
@@ -1028,8 +1033,12 @@ def test_a_disk_without_room(capsys, monkeypatch):
                 f"{name}: No space left on device"
             )
     pytest.importorskip("h5py")
-    monkeypatch.setattr(writing, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 1, 99))
-    assert mistake(capsys, "data", "spirals", "--samples", "10", "--out", "s.h5") == "s.h5: No space left on device"
+    monkeypatch.setattr(writing, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 21, 79))
+    monkeypatch.setattr(writing, "_pieces", lambda *args: None)  # said before anything is written
+    for name in ("s.h5", "s.npy", "s.npz"):
+        assert (
+            mistake(capsys, "data", "spirals", "--samples", "10", "--out", name) == f"{name}: No space left on device"
+        )
     assert os.listdir() == []
 
 

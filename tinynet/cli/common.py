@@ -98,14 +98,26 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     suggest(action, ("auto", *BACKENDS))
 
 
+def keep_inputs(out: str, *read: str) -> None:
+    """ValueError if the file ``out`` is one of those that are read, which it would replace."""
+    for name in read:
+        if os.path.exists(out) and os.path.exists(name) and os.path.samefile(out, name):
+            raise ValueError(f"{out} is read, and would be replaced: give another --out")
+
+
+def model_file(name: str) -> Path:
+    """The model's file: ``name``, or the one in the run folder of that name."""
+    path = Path(name)
+    return path / "model.safetensors" if path.is_dir() else path
+
+
 def open_model(name: str, backend: str | None = None) -> Model:
     """The model in a file or run folder, on ``backend``, else the one that is set, else "auto"."""
-    path = Path(name)
     ops = get_backend(backend, default="auto")
     try:
-        return load(path / "model.safetensors" if path.is_dir() else path, backend=ops)
+        return load(model_file(name), backend=ops)
     except FileNotFoundError:
-        if (path / "config.toml").is_file():
+        if (Path(name) / "config.toml").is_file():
             text = f"{name}: the run is not finished and has no model yet: tinynet train --resume {name}"
             raise ValueError(text) from None
         raise

@@ -272,6 +272,10 @@ def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], req
         found = list(request.features)
     elif request.columns:
         found = require(path, names, request.columns.features, request.of)
+        if both := [name for name in target if name in found]:
+            raise DataFileError(
+                f"{path}: column {both[0]!r} is the target, and a feature of the {request.of}: name another target"
+            )
     else:
         left = {*target, "weight", *request.exclude}
         found = [name for name in names if name not in left and not _INDEX.fullmatch(name)]

@@ -19,6 +19,7 @@ from tinynet import checks
 from tinynet.atomic import replacing
 from tinynet.data.array_files import write_npy_header
 from tinynet.data.dataset import Array, Dataset
+from tinynet.data.loader import sample_size
 
 ROWS = 65536  # samples written at a time
 _AROUND = 2**14  # bytes, more than HDF5 writes around the numbers
@@ -50,6 +51,9 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
             f"{path}: a table holds rows of features, not samples of shape {data.shape}: write .npz or .h5"
         )
     with replacing(path) as new:
+        least = 0 if path.suffix.lower() in (".parquet", ".csv") else 4 * data.n * sample_size(data)
+        if disk_usage(new.parent).free < least:  # said now, not when the disk is full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             writer(new, data, _pieces(data, progress))
         except ImportError as e:
@@ -99,8 +103,6 @@ def _hdf5(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> N
     y: tuple[Any, Any] = ((), np.dtype(np.int64)) if data.classes else ((data.outputs or 1,), np.dtype(np.float32))
     rows = {"X": (data.shape, np.dtype(np.float32)), "y": y}
     size = data.n * sum(prod(shape) * dtype.itemsize for shape, dtype in rows.values())
-    if disk_usage(path.parent).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if hasattr(os, "posix_fallocate"):  # of a quota, or a limit for files, the free space does not tell
         with open(path, "wb") as f:
             os.posix_fallocate(f.fileno(), 0, size + _AROUND)
