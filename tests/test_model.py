@@ -529,6 +529,22 @@ def test_the_names_of_a_frame_are_kept(library):
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_columns_of_a_frame_that_differ_in_type(library):
+    """Flags beside numbers, which pandas makes objects of, as `get_dummies` leaves them; text is named."""
+    frames = pytest.importorskip(library)
+    columns = {"u": X[:, 0], "v": X[:, 1] > 0, "w": np.arange(30)}
+    frame, text = frames.DataFrame(columns), frames.DataFrame(columns | {"city": ["Rome"] * 30})
+    plain = np.column_stack(list(columns.values()))
+    model = tn.Model(tn.Dense(3), 3, dtype="float64")
+    np.testing.assert_array_equal(model.predict(frame), model.predict(plain))
+    np.testing.assert_array_equal(tn.Arrays(frame, LABELS).x, plain)
+    with pytest.raises(
+        TypeError, match=r"^X has the column 'city' of dtype \w+, which is not numeric: encode or drop it$"
+    ):
+        tn.Model(tn.Dense(3), 4).fit((text, LABELS))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_a_model_of_a_frame_reads_files(library, tmp_path):
     """By the frame's names, and with the target that they may lack by that of the file."""
     frames = pytest.importorskip(library)

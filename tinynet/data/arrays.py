@@ -219,9 +219,22 @@ def adopt(x: Any, name: str) -> tuple[Array, Backend]:
         array = host.xp.asarray(x)
     except ValueError:
         raise TypeError(f"{name} is not an array: its rows differ in length") from None
-    if array.ndim == 0 and str(array.dtype) == "object":  # a sparse matrix, a dict, a generator
-        raise TypeError(f"{name} is a {type(x).__name__}, not an array: give an array or a list")
+    if str(array.dtype) == "object":
+        if array.ndim == 0:  # a sparse matrix, a dict, a generator
+            raise TypeError(f"{name} is a {type(x).__name__}, not an array: give an array or a list")
+        if array.ndim == 2 and hasattr(x, "columns"):
+            return _side_by_side(x, name, host.xp), host
     return array, host
+
+
+def _side_by_side(frame: Any, name: str, xp: Any) -> Array:
+    """The columns of a data frame as one array: pandas makes objects of flags beside numbers."""
+    columns = {label: xp.asarray(frame[label]) for label in frame.columns}
+    for label, column in columns.items():
+        if column.ndim != 1 or not xp.isdtype(column.dtype, ("real floating", "integral", "bool")):
+            kind = getattr(frame[label], "dtype", column.dtype)
+            raise TypeError(f"{name} has the column {label!r} of dtype {kind}, which is not numeric: encode or drop it")
+    return xp.stack(list(columns.values()), axis=1)
 
 
 def _follow(x: Any, name: str, ops: Backend) -> Array:
