@@ -1192,6 +1192,10 @@ def test_classes_weigh_the_same_and_metrics_are_shown(capsys, no_picture):
             ["--class-weight", "balanced", "--task", "regression"],
             "option class_weight is for classes: the target has numbers",
         ),
+        (
+            ["--task", "regression", "--metrics", "mae,accuracy"],
+            "metric 'accuracy' is for classes, and the target has numbers: choose from r2, mae, rmse",
+        ),
     ],
 )
 def test_mistakes_in_weights_and_metrics_leave_no_folder(argv, said, capsys):
