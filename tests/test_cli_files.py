@@ -1105,6 +1105,18 @@ def test_a_file_name_that_no_config_holds(capsys):
     assert os.listdir() == [name]
 
 
+def test_a_line_break_in_a_file_name_breaks_no_line(capsys):
+    assert mistake(capsys, "predict", "no\nmodel", "x.csv") == "no model: No such file or directory"
+
+
+def test_a_closed_standard_error_is_not_written_to(monkeypatch):
+    """Progress was, and the command failed."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["data", "moons", "--samples", "10", "--out", "m.npy"]) == 0
+    assert main(["data", "suns", "--out", "m.npy"]) == 2
+    sys.stderr.close()
+
+
 def test_a_pipe_that_is_closed_before_the_end_of_a_short_answer(monkeypatch):
     """What fits into the buffer meets the closed pipe at the last flush."""
     read, write = os.pipe()
