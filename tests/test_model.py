@@ -423,6 +423,8 @@ def test_a_column_against_a_vector():
         (X + 1j, "X of dtype complex128 is not numeric: give real or whole numbers"),
         ([[1, 2], [3]], "X is not an array: its rows differ in length"),
         ({"a": 1}, "X is a dict, not an array: give an array or a list"),
+        ("x.csv", "X is a str, not an array: give an array or a list"),
+        (np.float64(3), "X () is not a table: expected (n, 4)"),
         ((row for row in X), "X is a generator, not an array: give an array or a list"),
         (tn.data.Moons(5), "samples of shape (2,) do not fit the model: expected (4,)"),
     ],

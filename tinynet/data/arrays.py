@@ -207,7 +207,7 @@ def adopt(x: Any, name: str) -> tuple[Array, Backend]:
     """
     host = get_backend("numpy")
     check_unmasked(x, name)
-    if hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__"):
+    if (hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__")) and not isinstance(x, host.xp.generic):
         for backend in (host, get_backend()):
             if backend.owns(x):
                 return backend.xp.asarray(x), backend
@@ -219,11 +219,10 @@ def adopt(x: Any, name: str) -> tuple[Array, Backend]:
         array = host.xp.asarray(x)
     except ValueError:
         raise TypeError(f"{name} is not an array: its rows differ in length") from None
-    if str(array.dtype) == "object":
-        if array.ndim == 0:  # a sparse matrix, a dict, a generator
-            raise TypeError(f"{name} is a {type(x).__name__}, not an array: give an array or a list")
-        if array.ndim == 2 and hasattr(x, "columns"):
-            return _side_by_side(x, name, host.xp), host
+    if array.ndim == 0 and array.dtype.kind in "OUS":  # a sparse matrix, a dict, a generator, a path
+        raise TypeError(f"{name} is a {type(x).__name__}, not an array: give an array or a list")
+    if array.ndim == 2 and array.dtype.kind == "O" and hasattr(x, "columns"):
+        return _side_by_side(x, name, host.xp), host
     return array, host
 
 
