@@ -530,6 +530,28 @@ def test_the_names_of_a_frame_are_kept(library):
         model.evaluate((frame, exchanged))
 
 
+def test_a_model_goes_on_with_the_columns_that_it_knows(tmp_path, monkeypatch):
+    """A second fit took features and classes for others, in silence, where a file had them in another order."""
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    rows = [(x[0], x[1], "xyz"[label]) for x, label in zip(X.tolist(), LABELS.tolist(), strict=True)]
+    first = pandas.DataFrame(rows, columns=["u", "v", "y"])
+    second = first[first["y"] != "x"][["v", "u", "y"]]
+    first.to_csv("a.csv", index=False)
+    second.to_csv("b.csv", index=False)
+    model, other = (tn.Model(tn.Dense(3), 2) for _ in range(2))
+    model.fit("a.csv")
+    other.fit((X[:, :2], LABELS))
+    assert (model.theta == other.theta).all()
+    model.fit("b.csv", shuffle=False)
+    left = LABELS > 0
+    other.fit((X[left, :2], LABELS[left]), shuffle=False)
+    assert (model.theta == other.theta).all()
+    for data in (tn.data.read("b.csv"), tn.Loader("b.csv", 8), (second[["v", "u"]], LABELS[left])):
+        with pytest.raises(ValueError, match="feature 0 of the table is 'v', and that of the training data 'u'"):
+            model.fit(data)
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_columns_of_a_frame_that_differ_in_type(library):
     """Flags beside numbers, which pandas makes objects of, as `get_dummies` leaves them; text is named."""

@@ -138,7 +138,8 @@ def fit(
 ) -> History:
     """Train ``model`` in place on ``data`` and return the history.
 
-    ``data`` is a data set, (X, y) or (X, y, weight), a path, a loader, or `data.Batches`. ``loss`` is by default
+    ``data`` is a data set, (X, y) or (X, y, weight), a path, a loader, or `data.Batches`. A model that was fitted to a
+    table before takes features and classes by their names there, until ``model.columns = None``. ``loss`` is by default
     `CrossEntropy` for labels and `MeanSquaredError` for numbers, ``optimizer`` `Adam`, ``metrics`` accuracy or R².
     ``validation`` is data that is evaluated after each epoch, as "val_loss" and so on. ``early_stopping`` is an
     `EarlyStopping`, or its patience. Callbacks are called as ``callback(model, row)`` after each epoch; a method
@@ -342,8 +343,10 @@ def _loader(data: Any, batch_size: int, model: Model, draw: dict[str, Any]) -> B
     if hasattr(data, "steps_per_epoch"):
         check_draws_itself(data, draw)
         loader: BatchSource = data
+        if loader.data.columns and model.columns:
+            loader.data.columns.check_order(model.columns)
         return loader
-    return Loader(as_dataset(data, model.ops), batch_size, seed=model.seed, **draw)
+    return Loader(as_dataset(data, model.ops, model.columns), batch_size, seed=model.seed, **draw)
 
 
 def check_draws_itself(loader: Any, draw: dict[str, Any]) -> None:
