@@ -62,15 +62,16 @@ def _demand_options(args: argparse.Namespace, of: str) -> None:
 
 
 def _data(args: argparse.Namespace, model: Model, metrics: tuple[Metric, ...]) -> Dataset:
-    of = RUN if args.data is None else COMPUTED if len(args.data) == 1 and args.data[0] in DATASETS else STORED
-    if of == RUN and not (Path(args.model) / "config.toml").is_file():
-        raise ValueError(f"{args.model} is not a run folder, which would have its own data: give --data")
-    _demand_options(args, of)
-    if of == RUN:
+    if args.data is None:
+        if not (Path(args.model) / "config.toml").is_file():
+            raise ValueError(f"{args.model} is not a run folder, which would have its own data: give --data")
+        _demand_options(args, RUN)
         return run_data(args.model)[2]
-    if of == COMPUTED:
+    if len(args.data) == 1 and args.data[0] in DATASETS:
+        _demand_options(args, COMPUTED)
         config = computed(args.data[0], args, SAMPLES)
         return config.make_data(config.samples)
+    _demand_options(args, STORED)
     loss = model.loss
     labels = loss is not None and loss.classes(model.out_shape[-1])
     if loss is not None and not loss.labels and any(metric.of_numbers for metric in metrics):

@@ -46,7 +46,7 @@ class MappedFile(Arrays):
         try:
             super().__init__(x, y, weight)
             if self.classes is not None:
-                self._demand(self.y, lambda y: y >= 0, "y has a negative label")
+                self._demand(self.y, lambda y: y >= 0, "y has a negative label, and classes are numbered from 0")
         except (ValueError, TypeError) as e:
             raise DataFileError(f"{path}: {e}") from None
         if columns is not None and columns.classes:

@@ -117,13 +117,14 @@ def _hdf5(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> N
 
 def _allocate(h: Any, name: str, shape: tuple[int, ...], dtype: Any) -> int:
     """Make room for a data set in an open HDF5 file, in one piece; its place there."""
-    from h5py import h5d, h5p, h5s, h5t
+    import h5py
 
-    how = h5p.create(h5p.DATASET_CREATE)
-    how.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-    how.set_fill_time(h5d.FILL_TIME_NEVER)
-    made = h5d.create(h.id, name.encode(), h5t.py_create(dtype), h5s.create_simple(shape), how)
-    place: int = made.get_offset()
+    low: Any = h5py  # its lower level has no types
+    how = low.h5p.create(low.h5p.DATASET_CREATE)
+    how.set_alloc_time(low.h5d.ALLOC_TIME_EARLY)
+    how.set_fill_time(low.h5d.FILL_TIME_NEVER)
+    space, kind = low.h5s.create_simple(shape), low.h5t.py_create(dtype)
+    place: int = low.h5d.create(h.id, name.encode(), kind, space, how).get_offset()
     return place
 
 
