@@ -499,7 +499,9 @@ BAD = {
     "bomb.npz": (lambda p: npz(p, X=member((10**9, 10**3), body=b""), y=member((2,))),
                  "X.npy has 0 bytes: expected 8000000000000"),
     "rows.npz": (lambda p: np.savez(p, X=X, y=Y[:9]), "y (9,) does not fit X (50, 3): expected 50 rows"),
-    "negative.npz": (lambda p: np.savez(p, X=X, y=Y - 1), f"y has a negative label, and classes are numbered from 0: first in row {int(np.argmin(Y))}"),
+    "negative.npz": (
+        lambda p: np.savez(p, X=X, y=Y - 1),
+        f"y has a negative label, and classes are numbered from 0: first in row {int(np.argmin(Y))}"),
     "weight.npz": (lambda p: np.savez(p, X=X, y=Y, weight=-W), "weight has a negative value: first in row 0"),
     "no.parquet": (lambda p: p.write_bytes(b"PAR1no"), "cannot be read: "),
     "no.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n"), "cannot be read: "),
