@@ -576,8 +576,8 @@ def test_export(run, rows, tmp_path, capsys):
     onnx = pytest.importorskip("onnx", reason="the format needs it")
     for name, f in tn.export.FORMATS.items():
         assert main(["export", str(run), "--to", name, "--out", f"m{f.suffix}"]) == 0
-    (entry,) = onnx.load("m.onnx").metadata_props
-    assert (entry.key, json.loads(entry.value)) == ("classes", list(KINDS))
+    names = {entry.key: json.loads(entry.value) for entry in onnx.load("m.onnx").metadata_props}
+    assert names == {"classes": list(KINDS), "features": ["wide", "thin", "noise"]}
     model = tn.load(run / "model.safetensors")
     before, other = model.predict(rows[0]), tn.Model(model.net, 3, seed=9)
     tn.export.from_torch_state(other, "m.safetensors")
