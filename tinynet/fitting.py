@@ -341,7 +341,7 @@ def settle(
 
 def _loader(data: Any, batch_size: int, model: Model, draw: dict[str, Any]) -> BatchSource:
     if hasattr(data, "steps_per_epoch"):
-        check_draws_itself(data, draw)
+        check_draws_itself(data, batch_size, draw)
         loader: BatchSource = data
         if loader.data.columns and model.columns:
             loader.data.columns.check_order(model.columns)
@@ -349,10 +349,12 @@ def _loader(data: Any, batch_size: int, model: Model, draw: dict[str, Any]) -> B
     return Loader(as_dataset(data, model.ops, model.columns), batch_size, seed=model.seed, **draw)
 
 
-def check_draws_itself(loader: Any, draw: dict[str, Any]) -> None:
+def check_draws_itself(loader: Any, batch_size: int, draw: dict[str, Any]) -> None:
     """TypeError if options of `Loader` are given beside a loader, which would not know of them."""
     unless_given = {"shuffle": None, "drop_last": False, "weights": None, "balance": False}
     given = [name for name, value in draw.items() if value is not unless_given[name]]
+    if batch_size not in (32, loader.batch_size):  # the former if none is given
+        given.append("batch_size")
     if given:
         kind, names = type(loader).__name__, ", ".join(given)
         raise TypeError(f"a {kind} draws in an order of its own and does not take {names}: set that where it is made")
