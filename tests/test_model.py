@@ -575,7 +575,7 @@ def test_a_model_of_a_frame_reads_files(library, tmp_path):
     frame = frames.DataFrame({name: X[:, n] for n, name in enumerate("uvwx")})
     named = frames.Series(name="kind", **{"data" if library == "pandas" else "values": LABELS})
     rows = [",".join(map(repr, [*x[[3, 0, 2, 1]].tolist(), int(label)])) for x, label in zip(X, LABELS, strict=True)]
-    for y, target in ((LABELS, ()), (named, ("kind",))):
+    for y, target in ((LABELS, ()), (frames.Series(LABELS), ()), (named, ("kind",))):
         model = made()
         model.fit((frame, y))
         model.save(tmp_path / "m.safetensors")

@@ -26,7 +26,7 @@ class Columns:
         features, name = _names(x), getattr(y, "name", None)
         if not features or len(set(features)) < len(features):
             return None
-        target = _names(y) or ((name,) if isinstance(name, str) else ())
+        target = _names(y) or ((name,) if isinstance(name, str) and name else ())
         return cls(features, target if len(set(target)) == len(target) else ())
 
     def check_order(self, known: Columns, *, of_inputs: bool = False) -> None:
