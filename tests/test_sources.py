@@ -70,6 +70,24 @@ def test_what_is_written_is_read(suffix, data, rows, tmp_path, monkeypatch):
         np.testing.assert_array_equal(got.y.reshape(wanted.y.shape), wanted.y)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_is_written_with_its_names(suffix, tmp_path):
+    """It had columns x0, x1, … and numbers for classes, which no model of the first table could read."""
+    need(suffix)
+    first, second = tmp_path / "a.csv", tmp_path / f"b{suffix}"
+    first.write_text('q,"p, too",kind\n1.5,2,oak\n4,5,"ash, ""old"""\n3,7,ash\n')
+    data = D.read(first, target="kind")
+    D.write(D.Subset(data, [2, 0, 1]), second)
+    again = D.read(second, columns=data.columns)
+    assert (again.columns, D.read(second, target="kind").columns) == (data.columns, data.columns)
+    for a, b in zip(parts(again, range(3)), parts(data, np.array([2, 0, 1])), strict=True):
+        np.testing.assert_array_equal(a, b)
+    numbers = tn.Arrays(X, X[:, :2])
+    numbers.columns = D.Columns(("a", "y1", "c"), ())
+    with pytest.raises(tn.DataFileError, match=f"b{suffix}: has two columns 'y1': rename one"):
+        D.write(numbers, second)
+
+
 def test_every_backend_trains_from_a_file(ops, tmp_path):
     D.write(D.Moons(400), tmp_path / "m.npz")
     model = tn.Model(tn.Sequential(tn.Dense(16), tn.Tanh(), tn.Dense(2)), 2, backend=ops)

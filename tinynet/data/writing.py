@@ -18,8 +18,11 @@ from tinynet_backends import get_backend
 from tinynet import checks
 from tinynet.atomic import replacing
 from tinynet.data.array_files import write_npy_header
+from tinynet.data.columns import Columns
+from tinynet.data.concatenated import class_names
 from tinynet.data.dataset import Array, Dataset
 from tinynet.data.loader import sample_size
+from tinynet.data.tables import check_unique
 
 ROWS = 65536  # samples written at a time
 _AROUND = 2**14  # bytes, more than HDF5 writes around the numbers
@@ -28,9 +31,9 @@ _AROUND = 2**14  # bytes, more than HDF5 writes around the numbers
 def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int], object] = lambda done: None) -> None:
     """Write ``data`` to ``path``, in a format that `read` reads; ``progress(done)`` is called with the samples written.
 
-    ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns x0, x1, … and y,
-    or y0, y1, …). Features and numeric targets are float32, labels int64; with sample weights it is a ValueError. An error
-    or Ctrl-C leaves what was there before.
+    ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns and classes by their
+    names, else x0, x1, … and y, or y0, y1, …). Features and numeric targets are float32, labels int64; with sample
+    weights it is a ValueError. An error or Ctrl-C leaves what was there before.
 
     Examples
     --------
@@ -50,6 +53,9 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
         raise ValueError(
             f"{path}: a table holds rows of features, not samples of shape {data.shape}: write .npz or .h5"
         )
+    if path.suffix.lower() in (".parquet", ".csv"):
+        features, targets = _columns(data)
+        check_unique(path, [*features, *targets])
     with replacing(path) as new:
         least = 0 if path.suffix.lower() in (".parquet", ".csv") else 4 * data.n * sample_size(data)
         if disk_usage(new.parent).free < least:  # said now, not when the disk is full
@@ -72,14 +78,16 @@ def _pieces(data: Dataset, progress: Callable[[int], object]) -> Iterator[tuple[
         progress(stop)
 
 
-def _columns(data: Dataset) -> list[str]:
-    targets = ["y"] if data.classes or data.outputs == 1 else [f"y{j}" for j in range(data.outputs or 1)]
-    return [f"x{j}" for j in range(data.shape[0])] + targets
+def _columns(data: Dataset) -> tuple[list[str], list[str]]:
+    """The names of features and of targets."""
+    known = data.columns or Columns(tuple(f"x{j}" for j in range(data.shape[0])), ())
+    usual = ["y"] if data.classes or data.outputs == 1 else [f"y{j}" for j in range(data.outputs or 1)]
+    return list(known.features), list(known.target) or usual
 
 
 def _npy(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
     with open(path, "wb") as f:
-        write_npy_header(f, np.float32, (data.n, len(_columns(data))))
+        write_npy_header(f, np.float32, (data.n, data.shape[0] + (data.outputs or 1)))
         for x, y in pieces:
             f.write(np.column_stack([x, y]).astype(np.float32).tobytes())
 
@@ -131,12 +139,14 @@ def _allocate(h: Any, name: str, shape: tuple[int, ...], dtype: Any) -> int:
 def _batches(data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> tuple[Any, Iterator[Any]]:
     import pyarrow as pa
 
-    names = _columns(data)
-    target = pa.int64() if data.classes else pa.float32()
-    schema = pa.schema([(name, pa.float32() if name[0] == "x" else target) for name in names])
+    features, targets = _columns(data)
+    classes = class_names(data)
+    kind = pa.string() if classes else pa.int64() if data.classes else pa.float32()
+    schema = pa.schema([*((name, pa.float32()) for name in features), *((name, kind) for name in targets)])
 
     def batches() -> Iterator[Any]:
-        for x, y in pieces:
+        for x, labels in pieces:
+            y = np.asarray(classes)[labels] if classes else labels
             columns = [*np.ascontiguousarray(x.T), *np.ascontiguousarray(y.reshape(len(y), -1).T)]
             yield pa.record_batch([pa.array(c) for c in columns], schema=schema)
 
