@@ -175,10 +175,11 @@ def test_a_damaged_checkpoint_is_a_line_and_the_one_before_is_used(tmp_path, cap
     assert [int(name[5:17]) for name in names] == [7, 14, 20]
     (folder / names[-1]).write_bytes(b"no")
     capsys.readouterr()
+    said = f"tinynet: r/checkpoints/{names[-1]}: not a model file, or one that was cut short; going back to the one before\n"
+    assert main(["evaluate", "r"]) == 0
+    assert capsys.readouterr().err == said
     assert main(["train", "--resume", "r", "--quiet"]) == 0
-    assert capsys.readouterr().err == (
-        f"tinynet: r/checkpoints/{names[-1]}: not a model file, or one that was cut short; going back to the one before\n"
-    )
+    assert capsys.readouterr().err == said
     assert (tmp_path / "r/model.safetensors").read_bytes() == model
 
 

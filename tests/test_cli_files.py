@@ -576,8 +576,8 @@ def test_export(run, rows, tmp_path, capsys):
     onnx = pytest.importorskip("onnx", reason="the format needs it")
     for name, f in tn.export.FORMATS.items():
         assert main(["export", str(run), "--to", name, "--out", f"m{f.suffix}"]) == 0
-    (entry,) = onnx.load("m.onnx").metadata_props
-    assert (entry.key, json.loads(entry.value)) == ("classes", list(KINDS))
+    names = {entry.key: json.loads(entry.value) for entry in onnx.load("m.onnx").metadata_props}
+    assert names == {"classes": list(KINDS), "features": ["wide", "thin", "noise"]}
     model = tn.load(run / "model.safetensors")
     before, other = model.predict(rows[0]), tn.Model(model.net, 3, seed=9)
     tn.export.from_torch_state(other, "m.safetensors")
@@ -846,6 +846,19 @@ def test_what_is_no_class_in_a_parquet_file():
             tn.data.read("d.parquet", task="classification")
 
 
+def test_labels_beyond_int64_in_a_parquet_file():
+    """They became negative."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"a": [0.0, 1.0], "y": pa.array([1, 2**63], pa.uint64())}), "d.parquet")
+    with pytest.raises(
+        tn.DataFileError, match=r"^d.parquet: cannot be read: Integer value 9223372036854775808 not in range"
+    ):
+        tn.data.read("d.parquet")
+    assert tn.data.read("d.parquet", task="classification").columns.classes == ("1", str(2**63))
+
+
 def test_a_target_that_is_not_what_its_first_rows_are():
     whole = "a,y\n" + "1,2\n" * 300_000
     for last in ("1.5", "x"):
@@ -887,7 +900,20 @@ def test_a_class_that_the_model_has_not_seen(run, tmp_path, capsys):
         (["predict", "RUN", "x.csv", "--out", "no/p.csv"], "no: No such file or directory"),
         (["evaluate", "RUN/model.safetensors"],
          "RUN/model.safetensors is not a run folder, which would have its own data: give --data"),
+        (["evaluate", "RUN", "--target", "kind"],
+         "--target is for data in a file, and these are data that the run held out: leave it out"),
+        (["evaluate", "RUN", "--data", "x.csv", "--seed", "0"],
+         "--seed is for data that are computed, and these are data in a file: leave it out"),
+        (["evaluate", "RUN", "--set", "noise=2"],
+         "--set is for data that are computed, and these are data that the run held out: leave it out"),
+        (["evaluate", "RUN", "--data", "blobs", "--target", "y"],
+         "--target is for data in a file, and these are data that are computed: leave it out"),
         (["evaluate", "RUN", "--metrics", "good"], f"unknown metric 'good': choose from {', '.join(METRICS)}"),
+        (["predict", "RUN", "x.csv", "--out", "./x.csv"], "./x.csv is read, and would be replaced: give another --out"),
+        (["export", "RUN", "--to", "torch", "--out", "RUN/model.safetensors"],
+         "RUN/model.safetensors is read, and would be replaced: give another --out"),
+        (["evaluate", "RUN", "--data", "x.csv", "--target", "thin"],
+         "x.csv: column 'thin' is the target, and a feature of the model: name another target"),
         (["export", "RUN", "--to", "paper", "--out", "m"], f"unknown format 'paper': choose from {', '.join(tn.export.FORMATS)}"),
         (["plot", "RUN", "--out", "p.bmp"], "p.bmp: unknown kind of file: choose .png"),
         (["plot", "nowhere"], "nowhere/config.toml: No such file or directory"),
@@ -1007,8 +1033,12 @@ def test_a_disk_without_room(capsys, monkeypatch):
                 f"{name}: No space left on device"
             )
     pytest.importorskip("h5py")
-    monkeypatch.setattr(writing, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 1, 99))
-    assert mistake(capsys, "data", "spirals", "--samples", "10", "--out", "s.h5") == "s.h5: No space left on device"
+    monkeypatch.setattr(writing, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 21, 79))
+    monkeypatch.setattr(writing, "_pieces", lambda *args: None)  # said before anything is written
+    for name in ("s.h5", "s.npy", "s.npz"):
+        assert (
+            mistake(capsys, "data", "spirals", "--samples", "10", "--out", name) == f"{name}: No space left on device"
+        )
     assert os.listdir() == []
 
 
@@ -1073,6 +1103,18 @@ def test_a_file_name_that_no_config_holds(capsys):
         f"{os.path.abspath(name)!r}: a name that is not in UTF-8, which a config cannot hold: rename it"
     )
     assert os.listdir() == [name]
+
+
+def test_a_line_break_in_a_file_name_breaks_no_line(capsys):
+    assert mistake(capsys, "predict", "no\nmodel", "x.csv") == "no model: No such file or directory"
+
+
+def test_a_closed_standard_error_is_not_written_to(monkeypatch):
+    """Progress was, and the command failed."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["data", "moons", "--samples", "10", "--out", "m.npy"]) == 0
+    assert main(["data", "suns", "--out", "m.npy"]) == 2
+    sys.stderr.close()
 
 
 def test_a_pipe_that_is_closed_before_the_end_of_a_short_answer(monkeypatch):
@@ -1161,6 +1203,10 @@ def test_classes_weigh_the_same_and_metrics_are_shown(capsys, no_picture):
         (
             ["--class-weight", "balanced", "--task", "regression"],
             "option class_weight is for classes: the target has numbers",
+        ),
+        (
+            ["--task", "regression", "--metrics", "mae,accuracy"],
+            "metric 'accuracy' is for classes, and the target has numbers: choose from r2, mae, rmse",
         ),
     ],
 )

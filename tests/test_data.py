@@ -119,6 +119,20 @@ def test_seeds_make_different_sets_and_samples_are_independent():
     assert abs(lag) < 5 / 1000**0.5
 
 
+@pytest.mark.parametrize(
+    "between",
+    [lambda d: d, lambda d: d.take(500), lambda d: D.Subset(d, range(500)), lambda d: D.Concatenated([d, d])],
+    ids=["nothing", "a part", "a subset", "another"],
+)
+def test_noise_upon_noise_is_independent(between):
+    """Whatever lies between: from a stream that both had, it was the same noise twice."""
+    blank = tn.Arrays(np.zeros((500, 1)), np.zeros(500, int))
+    once = between(D.FeatureNoise(blank))
+    first = once[:500].x[:, 0]
+    second = D.FeatureNoise(once)[:500].x[:, 0] - first
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / 500**0.5
+
+
 def test_points_lie_where_the_formula_says():
     host, n = tn.get_backend("numpy"), 20_000
     x, y, _ = D.Spirals(n, noise=0.0, n_classes=4, turns=1.25).batch(range(n), host, "float64")

@@ -352,6 +352,7 @@ def bad(array, row, value):
     return array
 
 
+NAMES = ("price", "size")
 EXPECTED = (
     "expected integer labels (30,) or probabilities (30, 3); "
     "astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"
@@ -422,6 +423,8 @@ def test_a_column_against_a_vector():
         (X + 1j, "X of dtype complex128 is not numeric: give real or whole numbers"),
         ([[1, 2], [3]], "X is not an array: its rows differ in length"),
         ({"a": 1}, "X is a dict, not an array: give an array or a list"),
+        ("x.csv", "X is a str, not an array: give an array or a list"),
+        (np.float64(3), "X () is not a table: expected (n, 4)"),
         ((row for row in X), "X is a generator, not an array: give an array or a list"),
         (tn.data.Moons(5), "samples of shape (2,) do not fit the model: expected (4,)"),
     ],
@@ -473,6 +476,15 @@ def test_a_table_is_numbered_as_the_training_data(columns, said):
         model.predict(other)
 
 
+def test_labels_beyond_int64_are_refused():
+    """They became negative where no loss looks at them."""
+    with pytest.raises(
+        ValueError, match=r"^y has the label 9223372036854775808, which int64 does not have: number classes"
+    ):
+        tn.Arrays(X[:2], np.asarray([0, 2**63], np.uint64))
+    assert tn.Arrays(X[:2], np.asarray([0, 2**63 - 1], np.uint64))[1].y.tolist() == [2**63 - 1]
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_a_frame_is_in_the_order_of_the_training_data(library):
     """Its names were not looked at, and each feature was taken for another."""
@@ -493,6 +505,91 @@ def test_a_frame_is_in_the_order_of_the_training_data(library):
             "X[list(model.columns.features)] has them in that order"
         )
     np.testing.assert_array_equal(model.predict(turned[list(model.columns.features)]), model.predict(X))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_the_names_of_a_frame_are_kept(library):
+    """A model that was fitted to one took each feature of another for the one in its place, in silence."""
+    frames, y = pytest.importorskip(library), X[:, :2] * 3.0
+    make = frames.table if library == "pyarrow" else frames.DataFrame
+    frame, turned = (make({name: X[:, "uvwx".index(name)] for name in names}) for names in ("uvwx", "vuwx"))
+    targets, exchanged = (make({name: y[:, NAMES.index(name)] for name in names}) for names in (NAMES, NAMES[::-1]))
+    model = tn.Model(tn.Dense(2), 4)
+    model.fit((frame, targets), validation=(frame, y))
+    assert model.columns == tn.data.Columns(tuple("uvwx"), NAMES)
+    model.evaluate((frame, y))
+    for use in (
+        lambda: model.predict(turned),
+        lambda: model.evaluate((turned, y)),
+        lambda: tn.Model(tn.Dense(2), 4).fit((frame, y), validation=(turned, y)),
+        lambda: tn.Model(tn.Dense(2), 4).fit(tn.data.Batches([(frame, y), (turned, y)])),
+    ):
+        with pytest.raises(ValueError, match="feature 0 of the table is 'v', and that of the training data 'u'"):
+            use()
+    with pytest.raises(ValueError, match="target 0 of the table is 'size', and that of the training data 'price'"):
+        model.evaluate((frame, exchanged))
+
+
+def test_a_model_goes_on_with_the_columns_that_it_knows(tmp_path, monkeypatch):
+    """A second fit took features and classes for others, in silence, where a file had them in another order."""
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    rows = [(x[0], x[1], "xyz"[label]) for x, label in zip(X.tolist(), LABELS.tolist(), strict=True)]
+    first = pandas.DataFrame(rows, columns=["u", "v", "y"])
+    second = first[first["y"] != "x"][["v", "u", "y"]]
+    first.to_csv("a.csv", index=False)
+    second.to_csv("b.csv", index=False)
+    model, other = (tn.Model(tn.Dense(3), 2) for _ in range(2))
+    model.fit("a.csv")
+    other.fit((X[:, :2], LABELS))
+    assert (model.theta == other.theta).all()
+    model.fit("b.csv", shuffle=False)
+    left = LABELS > 0
+    other.fit((X[left, :2], LABELS[left]), shuffle=False)
+    assert (model.theta == other.theta).all()
+    for data in (tn.data.read("b.csv"), tn.Loader("b.csv", 8), (second[["v", "u"]], LABELS[left])):
+        with pytest.raises(ValueError, match="feature 0 of the table is 'v', and that of the training data 'u'"):
+            model.fit(data)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_columns_of_a_frame_that_differ_in_type(library):
+    """Flags beside numbers, which pandas makes objects of, as `get_dummies` leaves them; text is named."""
+    frames = pytest.importorskip(library)
+    columns = {"u": X[:, 0], "v": X[:, 1] > 0, "w": np.arange(30)}
+    frame, text = frames.DataFrame(columns), frames.DataFrame(columns | {"city": ["Rome"] * 30})
+    plain = np.column_stack(list(columns.values()))
+    model = tn.Model(tn.Dense(3), 3, dtype="float64")
+    np.testing.assert_array_equal(model.predict(frame), model.predict(plain))
+    np.testing.assert_array_equal(tn.Arrays(frame, LABELS).x, plain)
+    with pytest.raises(
+        TypeError, match=r"^X has the column 'city' of dtype \w+, which is not numeric: encode or drop it$"
+    ):
+        tn.Model(tn.Dense(3), 4).fit((text, LABELS))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_model_of_a_frame_reads_files(library, tmp_path):
+    """By the frame's names, and with the target that they may lack by that of the file."""
+    frames = pytest.importorskip(library)
+    frame = frames.DataFrame({name: X[:, n] for n, name in enumerate("uvwx")})
+    named = frames.Series(name="kind", **{"data" if library == "pandas" else "values": LABELS})
+    rows = [",".join(map(repr, [*x[[3, 0, 2, 1]].tolist(), int(label)])) for x, label in zip(X, LABELS, strict=True)]
+    for y, target in ((LABELS, ()), (frames.Series(LABELS), ()), (named, ("kind",))):
+        model = made()
+        model.fit((frame, y))
+        model.save(tmp_path / "m.safetensors")
+        again = tn.load(tmp_path / "m.safetensors")
+        assert again.columns == tn.data.Columns(tuple("uvwx"), target)
+        (tmp_path / "t.csv").write_text("\n".join([f"x,u,w,v,{target[0] if target else 'y'}", *rows]))
+        assert again.evaluate(tmp_path / "t.csv") == model.evaluate((frame, y))
+
+
+def test_names_pass_through_noise_that_changes_no_column():
+    data = tn.Arrays(X, LABELS)
+    data.columns = tn.data.Columns(tuple("uvwx"), ())
+    assert tn.data.LabelNoise(tn.data.FeatureNoise(data)).columns == data.columns
+    assert tn.data.Nuisance(data, 2).columns is None
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True])

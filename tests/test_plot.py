@@ -229,6 +229,21 @@ def test_history_of_any_length(epochs):
     whole(figure)
 
 
+def test_history_of_a_run_that_was_resumed_with_other_metrics():
+    """It was a KeyError, as was the column."""
+    rows = [
+        {"epoch": 1, "step": 9, "loss": 99.0, "val_accuracy": 0.5},
+        {"epoch": 2, "step": 18, "loss": 1.0, "val_loss": 1.0, "val_f1": 0.7},
+    ]
+    history = tn.History(rows)
+    assert history["val_accuracy"][0] == 0.5
+    assert np.isnan(history["val_accuracy"][1])
+    losses, *panels = history.plot().axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["Validation accuracy", "Validation f1"]
+    assert losses.get_yscale() == "log"
+    assert [line.get_label() for line in losses.lines] == ["training, mean of an epoch", "validation"]
+
+
 def test_history_after_one_step():
     model, data = binary()
     whole(model.fit(data, batch_size=700, loss=tn.BinaryCrossEntropy()).plot())

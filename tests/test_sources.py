@@ -4,6 +4,7 @@ import csv
 import errno
 import gc
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -67,6 +68,24 @@ def test_what_is_written_is_read(suffix, data, rows, tmp_path, monkeypatch):
         got = again.batch(index, HOST, "float32")
         np.testing.assert_array_equal(got.x, wanted.x)
         np.testing.assert_array_equal(got.y.reshape(wanted.y.shape), wanted.y)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_is_written_with_its_names(suffix, tmp_path):
+    """It had columns x0, x1, … and numbers for classes, which no model of the first table could read."""
+    need(suffix)
+    first, second = tmp_path / "a.csv", tmp_path / f"b{suffix}"
+    first.write_text('q,"p, too",kind\n1.5,2,oak\n4,5,"ash, ""old"""\n3,7,ash\n')
+    data = D.read(first, target="kind")
+    D.write(D.Subset(data, [2, 0, 1]), second)
+    again = D.read(second, columns=data.columns)
+    assert (again.columns, D.read(second, target="kind").columns) == (data.columns, data.columns)
+    for a, b in zip(parts(again, range(3)), parts(data, np.array([2, 0, 1])), strict=True):
+        np.testing.assert_array_equal(a, b)
+    numbers = tn.Arrays(X, X[:, :2])
+    numbers.columns = D.Columns(("a", "y1", "c"), ())
+    with pytest.raises(tn.DataFileError, match=f"b{suffix}: has two columns 'y1': rename one"):
+        D.write(numbers, second)
 
 
 def test_every_backend_trains_from_a_file(ops, tmp_path):
@@ -225,6 +244,62 @@ def test_fingerprints_tell_contents_apart_and_nothing_else(tmp_path):
         assert other.fingerprint() not in prints
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_pickle_of_a_file_reads_it_again(suffix, tmp_path, monkeypatch):
+    need(suffix)
+    monkeypatch.chdir(tmp_path)
+    D.write(D.Blobs(40, n_features=3), f"d{suffix}")
+    data = D.read(f"d{suffix}", task="regression" if suffix == ".csv" else None)
+    pickled = pickle.dumps(data.split(0.5)[1])
+    assert len(pickled) < 2000
+    monkeypatch.chdir("/")
+    again = pickle.loads(pickled)
+    assert again.whole.columns == data.columns
+    for a, b in zip(again.batch(range(20), HOST, "float64"), parts(data, range(20, 40)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    D.write(D.Blobs(40, n_features=3, seed=1), tmp_path / f"d{suffix}")
+    with pytest.raises(tn.DataFileError, match=f"d{suffix}: has changed since the data set was pickled: read it again"):
+        pickle.loads(pickled)
+
+
+def test_a_pickle_of_shards_numbers_classes_as_they_do_together(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", reason="the format needs it")
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("q,p,id,kind\n1,2,3,oak\n4,5,6,elm\n")
+    Path("b.csv").write_text("id,q,kind,p\n1,2,ash,3\n4,5,oak,6\n")
+    data = D.read(["a.csv", "b.csv"], target="kind", exclude=["id"])
+    again = pickle.loads(pickle.dumps(data))
+    assert (again.columns, again.classes) == (data.columns, 3)
+    for a, b in zip(parts(again, range(4)), parts(data, range(4)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.save("x.npy", X)
+    np.save("y.npy", Y)
+    pickled = pickle.dumps(D.read("x.npy", target="y.npy"))
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(parts(pickle.loads(pickled), range(50))[1], Y)
+
+
+def test_a_pickle_of_mapped_arrays_holds_their_numbers(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", X)
+    monkeypatch.setattr(mapped, "RELEASE", 100)
+    data = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), Y)
+    again = pickle.loads(pickle.dumps(data))
+    assert (len(data._maps), again._maps) == (1, [])
+    np.testing.assert_array_equal(parts(again, np.arange(50))[0], parts(data, np.arange(50))[0])
+
+
+@pytest.mark.parametrize(
+    "options", [{"shuffle": True}, {"balance": True}, {"weights": W}], ids=["", "balance", "weights"]
+)
+def test_a_loader_can_be_pickled(options):
+    loader = tn.Loader(tn.Arrays(X, Y), 8, seed=3, **options)
+    before = [loader.batch(t, HOST, "float32").x.copy() for t in range(20)]
+    again = pickle.loads(pickle.dumps(loader))
+    assert again._kept is None  # the batches that were made last
+    for t in (19, 0, 7):
+        np.testing.assert_array_equal(again.batch(t, HOST, "float32").x, before[t])
+
+
 def test_scratch_files_go_with_the_data_set(tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -240,6 +315,29 @@ def test_scratch_files_go_with_the_data_set(tmp_path, monkeypatch):
     with pytest.raises(tn.DataFileError):
         D.read(tmp_path / "d.npz")
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_that_becomes_too_large_to_write(suffix, begun, tmp_path, monkeypatch):
+    """As on a full disk or beyond a quota. HDF5 aborted the process: what it cannot write it tries again at its end."""
+    need(suffix)
+    resource = pytest.importorskip("resource", reason="limits are POSIX")
+    monkeypatch.setattr(writing, "ROWS", 1000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(done):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+
+    try:
+        if not begun:
+            limit(0)
+        with pytest.raises(OSError) as e:
+            D.write(D.Moons(50_000), tmp_path / f"d{suffix}", progress=limit)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (e.value.errno, e.value.filename) == (errno.EFBIG, str(tmp_path / f"d{suffix}"))
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".csv", ".parquet"])
@@ -419,7 +517,9 @@ BAD = {
     "bomb.npz": (lambda p: npz(p, X=member((10**9, 10**3), body=b""), y=member((2,))),
                  "X.npy has 0 bytes: expected 8000000000000"),
     "rows.npz": (lambda p: np.savez(p, X=X, y=Y[:9]), "y (9,) does not fit X (50, 3): expected 50 rows"),
-    "negative.npz": (lambda p: np.savez(p, X=X, y=Y - 1), f"y has a negative label: first in row {int(np.argmin(Y))}"),
+    "negative.npz": (
+        lambda p: np.savez(p, X=X, y=Y - 1),
+        f"y has a negative label, and classes are numbered from 0: first in row {int(np.argmin(Y))}"),
     "weight.npz": (lambda p: np.savez(p, X=X, y=Y, weight=-W), "weight has a negative value: first in row 0"),
     "no.parquet": (lambda p: p.write_bytes(b"PAR1no"), "cannot be read: "),
     "no.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n"), "cannot be read: "),
@@ -609,6 +709,20 @@ def test_a_list_starts_anew_each_epoch():
     a.fit(D.Batches(list(some())), epochs=3)
     b.fit((X[:48], Y[:48]), batch_size=8, shuffle=False, epochs=3)
     assert a.theta.tobytes() == b.theta.tobytes()
+
+
+def test_a_list_serves_several_runs():
+    """Also after a run that ended in the middle of an epoch; a source that is drawn from only once says so."""
+    batches, once = D.Batches(list(some())), D.Batches(some(), steps=3)
+    for _ in range(2):
+        drain(batches, range(4))
+        a, b = (tn.Model(tn.Dense(4), 3) for _ in range(2))
+        a.fit(batches, epochs=2)
+        b.fit((X[:48], Y[:48]), batch_size=8, shuffle=False, epochs=2)
+        assert a.theta.tobytes() == b.theta.tobytes()
+    a.fit(once)
+    with pytest.raises(ValueError, match=r"cannot go to step 0 \(the next is 3\)"):
+        a.fit(once)
 
 
 def test_a_data_loader_of_pytorch_will_do():

@@ -64,6 +64,18 @@ def test_fit_sets_it_once_and_the_file_has_it(ops, tmp_path):
     np.testing.assert_array_equal(ops.to_numpy(again.predict(X)), ops.to_numpy(model.predict(X)))
 
 
+def test_a_device_without_float64():
+    """Its moments are taken on the host."""
+    pytest.importorskip("array_api_strict", reason="it has such a device")
+    ops = tn.get_backend("strict:no_float64")
+    for data in ((X, Y), (ops.asarray(X, "float32"), ops.asarray(Y))):
+        model = tn.Model(tn.Sequential(tn.Standardize(), tn.Dense(2)), 3, backend=ops)
+        model.fit(data, batch_size=50)
+        mean, scale = ops.to_numpy(model.state).reshape(2, 3)
+        np.testing.assert_allclose(mean, X.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(scale[[0, 2]], 1 / X[:, [0, 2]].std(0), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("before", "place"), [(tn.Flatten(), "1"), (tn.Sequential(tn.Dense(3), tn.Standardize()), "0.1")]
 )

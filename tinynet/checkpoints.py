@@ -6,7 +6,6 @@ and a fingerprint of what was trained on what as JSON in the file's header.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import warnings
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinynet import checks
 from tinynet.errors import ModelFileError
-from tinynet.files import FORMAT, check_arrays, checksum, opened, read_tensors, save, write_sealed, write_tensors
+from tinynet.files import FORMAT, check_arrays, checksum, read_tensors, save, write_sealed, write_tensors
 from tinynet.history import History
 from tinynet.losses import Loss
 from tinynet.model import Model
@@ -145,10 +144,19 @@ class Checkpoints:
         return self.folder / f"step-{step:012}.safetensors"
 
     def read_fingerprint(self) -> dict[str, str]:
-        """What the newest checkpoint was written for; empty if there is none. ModelFileError if it is damaged."""
-        for step in self.steps()[:1]:
-            with opened(self.path(step)) as f:
-                return dict(json.loads(f.metadata()["tinynet"])["fingerprint"])
+        """What the newest intact checkpoint was written for; empty if there is none at all.
+
+        A damaged one is reported with a warning. ModelFileError if all are.
+        """
+        steps = self.steps()
+        for step in steps:
+            path = self.path(step)
+            try:
+                return dict(_read(path)[0]["fingerprint"])
+            except (ValueError, TypeError, KeyError) as e:
+                _warn(path, e)
+        if steps:
+            raise ModelFileError(f"{self.folder}: none of its {len(steps)} checkpoints is whole")
         return {}
 
     def open(self, snapshot: Snapshot, fingerprint: dict[str, str], resume: bool) -> None:
@@ -168,11 +176,7 @@ class Checkpoints:
         for step in steps:
             path = self.path(step)
             try:
-                about, arrays = read_tensors(path)
-                if about.pop("checksum", None) != checksum(about, arrays):
-                    raise ModelFileError(f"{path}: damaged checkpoint: its checksum does not match")
-                if about.get("kind") != "checkpoint":
-                    raise ModelFileError(f"{path}: not a checkpoint")
+                about, arrays = _read(path)
                 if about.get("contents") != _CONTENTS:
                     raise _AnotherRun(f"{path} was written by another version of tinynet: begin in another folder")
                 self._compare(about["fingerprint"], path)
@@ -182,8 +186,7 @@ class Checkpoints:
             except (_AnotherRun, OSError):
                 raise
             except (ValueError, TypeError, KeyError, AttributeError) as e:
-                why = str(e) if isinstance(e, ModelFileError) else f"{path}: damaged checkpoint: {e}"
-                warnings.warn(f"{why}; going back to the one before", stacklevel=3)
+                _warn(path, e)
                 os.replace(path, path.with_suffix(".damaged"))
         if steps:
             raise ModelFileError(f"{self.folder}: none of its {len(steps)} checkpoints is whole")
@@ -215,6 +218,22 @@ class Checkpoints:
                 save(model, path)
             except TypeError:  # a layer of the user's own, which no file can name
                 write_tensors(path, model.weights(), {"format": FORMAT, "kind": "weights"}, model.ops)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """JSON data and arrays of a checkpoint; ModelFileError if it is damaged, or none."""
+    about, arrays = read_tensors(path)
+    if about.pop("checksum", None) != checksum(about, arrays):
+        raise ModelFileError(f"{path}: damaged checkpoint: its checksum does not match")
+    if about.get("kind") != "checkpoint":
+        raise ModelFileError(f"{path}: not a checkpoint")
+    return about, arrays
+
+
+def _warn(path: Path, e: Exception) -> None:
+    """Say, where the caller of a method of `Checkpoints` is, that a checkpoint is damaged."""
+    why = str(e) if isinstance(e, ModelFileError) else f"{path}: damaged checkpoint: {e}"
+    warnings.warn(f"{why}; going back to the one before", stacklevel=4)
 
 
 class _AnotherRun(ValueError):

@@ -184,6 +184,10 @@ class Config:
         """
         metrics = as_metrics(self.metrics)
         check_metrics(metrics, training.classes is not None)
+        wrong = [metric.name for metric in metrics if training.classes is None and not metric.of_numbers]
+        if wrong:  # it would compare signs
+            others = ", ".join(name for name, metric in METRICS.items() if metric.of_numbers)
+            raise ValueError(f"metric {wrong[0]!r} is for classes, and the target has numbers: choose from {others}")
         return {
             "loss": self._make_loss(training),
             "metrics": metrics or None,

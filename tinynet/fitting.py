@@ -139,7 +139,8 @@ def fit(
 ) -> History:
     """Train ``model`` in place on ``data`` and return the history.
 
-    ``data`` is a data set, (X, y) or (X, y, weight), a path, a loader, or `data.Batches`. ``loss`` is by default
+    ``data`` is a data set, (X, y) or (X, y, weight), a path, a loader, or `data.Batches`. A model that was fitted to a
+    table before takes features and classes by their names there, until ``model.columns = None``. ``loss`` is by default
     `CrossEntropy` for labels and `MeanSquaredError` for numbers, ``optimizer`` `Adam`, ``metrics`` accuracy or R².
     ``validation`` is data that is evaluated after each epoch, as "val_loss" and so on. ``early_stopping`` is an
     `EarlyStopping`, or its patience. Callbacks are called as ``callback(model, row)`` after each epoch; a method
@@ -341,16 +342,20 @@ def settle(
 
 def _loader(data: Any, batch_size: int, model: Model, draw: dict[str, Any]) -> BatchSource:
     if hasattr(data, "steps_per_epoch"):
-        check_draws_itself(data, draw)
+        check_draws_itself(data, batch_size, draw)
         loader: BatchSource = data
+        if loader.data.columns and model.columns:
+            loader.data.columns.check_order(model.columns)
         return loader
-    return Loader(as_dataset(data, model.ops), batch_size, seed=model.seed, **draw)
+    return Loader(as_dataset(data, model.ops, model.columns), batch_size, seed=model.seed, **draw)
 
 
-def check_draws_itself(loader: Any, draw: dict[str, Any]) -> None:
+def check_draws_itself(loader: Any, batch_size: int, draw: dict[str, Any]) -> None:
     """TypeError if options of `Loader` are given beside a loader, which would not know of them."""
     unless_given = {"shuffle": None, "drop_last": False, "weights": None, "balance": False}
     given = [name for name, value in draw.items() if value is not unless_given[name]]
+    if batch_size not in (32, loader.batch_size):  # the former if none is given
+        given.append("batch_size")
     if given:
         kind, names = type(loader).__name__, ", ".join(given)
         raise TypeError(f"a {kind} draws in an order of its own and does not take {names}: set that where it is made")

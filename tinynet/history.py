@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 from tinynet import checks
@@ -47,9 +47,14 @@ class History:
     def __getitem__(self, key: int | slice | str) -> Any:
         if not isinstance(key, str):
             return self.rows[key]
-        if self.rows and key not in self.rows[0]:
-            raise KeyError(f"history has no {key!r}: choose from {', '.join(self.rows[0])}")
-        return [row[key] for row in self.rows]
+        if self.rows and key not in self.names:
+            raise KeyError(f"history has no {key!r}: choose from {', '.join(self.names)}")
+        return [row.get(key, nan) for row in self.rows]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns: rows may lack some, NaN in a column, if a run was resumed with other metrics."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def record(self, step: int, losses: tuple[float, ...], end: bool = False) -> None:
         """Add the losses of the latest steps, up to ``step``, to the curve; ``end``: an epoch, or the run, ends there.

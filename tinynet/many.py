@@ -115,7 +115,7 @@ def _check_possible(data: Any, others: dict[str, Any]) -> None:
 def _loaders(data: Any, source: Dataset, seeds: list[int], batch_size: int, draw: dict[str, Any]) -> list[Loader]:
     """A loader for each seed: one for all where ``data`` is one."""
     if isinstance(data, Loader):
-        check_draws_itself(data, draw)
+        check_draws_itself(data, batch_size, draw)
         return [data] * len(seeds)
     made = {seed: Loader(source, batch_size, seed=seed, **draw) for seed in dict.fromkeys(seeds)}
     return [made[seed] for seed in seeds]

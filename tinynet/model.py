@@ -252,8 +252,9 @@ class Model(Vectors):
             raise ValueError(f"{self.net!r} does not begin with Standardize(): put it first")
         data = as_dataset(data, self.ops, self.columns)
         check_inputs(data.shape, self)
-        mean, deviation = moments(data, self.ops.generator, samples)
-        xp = self.ops.generator.xp
+        ops = self.ops.generator if self.ops.generator.has_float64 else get_backend("numpy")
+        mean, deviation = moments(data, ops, samples)
+        xp = ops.xp
         # The mean is rounded, so that a constant feature may come out with a deviation slightly above 0.
         least = 8.0 * xp.finfo(mean.dtype).eps * xp.abs(mean)
         scale = 1.0 / xp.where(deviation > least, deviation, 1.0)

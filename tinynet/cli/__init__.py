@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 success, 1 diverged or a failed check, 2 a mistake in the request, 130 Ctrl-C, 141 the reader of the output closed
     it, 143 SIGTERM.
     """
+    if sys.stderr is None:  # closed: nobody reads it
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
     logging.basicConfig(level=logging.WARNING, format="tinynet: %(message)s")
     try:
         if sys.stdout is None:  # how Python represents a closed one
@@ -96,9 +98,10 @@ def _termination() -> Iterator[None]:
 
 
 def _one_line(e: Exception) -> str:
+    text = str(e) or "out of memory"
     if isinstance(e, OSError) and e.strerror is not None:
-        return e.strerror if e.filename is None else f"{e.filename}: {e.strerror}"
-    return " ".join(str(e).split()) or "out of memory"
+        text = e.strerror if e.filename is None else f"{e.filename}: {e.strerror}"
+    return " ".join(line.strip() for line in text.splitlines())
 
 
 def _discard_output() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import glob
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,15 @@ def found(given: Sequence[str]) -> list[str]:
     return names
 
 
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Inside, a warning is one line on standard error, without file and line number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"tinynet: {message}", file=sys.stderr)
+        yield
+
+
 def run_data(folder: str | Path) -> tuple[Config, Dataset, Dataset]:
     """A run's config, and its samples for training and for validation.
 
@@ -65,7 +77,8 @@ def run_data(folder: str | Path) -> tuple[Config, Dataset, Dataset]:
     """
     config = Config().change(read(Path(folder) / "config.toml"))
     _, training, held_out = config.make_split()
-    trained_on = Checkpoints(Path(folder) / "checkpoints").read_fingerprint().get("data set or loader", "")
+    with one_line_warnings():
+        trained_on = Checkpoints(Path(folder) / "checkpoints").read_fingerprint().get("data set or loader", "")
     if trained_on and not trained_on.startswith(f"Loader({training.fingerprint()}"):
         raise ValueError(
             f"{folder}: its data or config are not those that it was trained on, so what it held out is unknown: restore "
@@ -85,14 +98,26 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     suggest(action, ("auto", *BACKENDS))
 
 
+def keep_inputs(out: str, *read: str) -> None:
+    """ValueError if the file ``out`` is one of those that are read, which it would replace."""
+    for name in read:
+        if os.path.exists(out) and os.path.exists(name) and os.path.samefile(out, name):
+            raise ValueError(f"{out} is read, and would be replaced: give another --out")
+
+
+def model_file(name: str) -> Path:
+    """The model's file: ``name``, or the one in the run folder of that name."""
+    path = Path(name)
+    return path / "model.safetensors" if path.is_dir() else path
+
+
 def open_model(name: str, backend: str | None = None) -> Model:
     """The model in a file or run folder, on ``backend``, else the one that is set, else "auto"."""
-    path = Path(name)
     ops = get_backend(backend, default="auto")
     try:
-        return load(path / "model.safetensors" if path.is_dir() else path, backend=ops)
+        return load(model_file(name), backend=ops)
     except FileNotFoundError:
-        if (path / "config.toml").is_file():
+        if (Path(name) / "config.toml").is_file():
             text = f"{name}: the run is not finished and has no model yet: tinynet train --resume {name}"
             raise ValueError(text) from None
         raise

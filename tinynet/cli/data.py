@@ -14,12 +14,13 @@ from tinynet.data import DATASETS, write
 EXAMPLES = """
 tinynet data spirals --samples 1e7 --out spirals.parquet --set noise=0.2
 """
+SAMPLES = "1e6"
 
 
 def add(commands: Commands) -> None:
     parser = command(commands, "data", "write a virtual data set to a file", run, EXAMPLES)
     suggest(parser.add_argument("data", metavar="NAME", help=f"{', '.join(DATASETS)}"), DATASETS)
-    add_computed(parser, "1e6")
+    add_computed(parser, SAMPLES)
     parser.add_argument(
         "--out", required=True, metavar="FILE", help=".npy, .npz, .h5, .parquet or .csv; replaced if there"
     )
@@ -28,26 +29,26 @@ def add(commands: Commands) -> None:
 
 def add_computed(parser: argparse.ArgumentParser, samples: str) -> None:
     """Add the options that describe a virtual data set."""
-    parser.add_argument("--samples", default=samples, help=f"number of samples (default {samples})")
-    parser.add_argument("--seed", default="0", help="of the data set (default 0)")
+    parser.add_argument("--samples", help=f"number of samples (default {samples})")
+    parser.add_argument("--seed", help="of the data set (default 0)")
     parser.add_argument(
         "--set",
         dest="options",
         action="append",
         metavar="NAME=VALUE",
-        default=[],
         help="a hyperparameter of the data set",
     )
 
 
-def computed(name: str, args: argparse.Namespace) -> Config:
-    options = dict(map(parse_option, args.options))
-    samples, seed = parse("samples", args.samples), parse("seed", args.seed)
-    return Config(data=name, samples=samples, seed=seed, options=options)
+def computed(name: str, args: argparse.Namespace, samples: str) -> Config:
+    """The data set that the options of `add_computed` describe; ``samples`` is the default number."""
+    options = dict(map(parse_option, args.options or ()))
+    n, seed = parse("samples", args.samples or samples), parse("seed", args.seed or "0")
+    return Config(data=name, samples=n, seed=seed, options=options)
 
 
 def run(args: argparse.Namespace) -> int:
-    config = computed(args.data, args)
+    config = computed(args.data, args, SAMPLES)
     if config.stored:
         raise ValueError(f"{args.data} is a file already: give the name of a data set, out of {', '.join(DATASETS)}")
     data = config.make_data(config.samples)

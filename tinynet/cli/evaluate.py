@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tinynet.cli.common import Commands, add_backend, add_model, command, found, open_model, run_data, suggest
 from tinynet.cli.data import add_computed, computed
-from tinynet.config import parse
+from tinynet.config import COMPUTED, STORED, parse
 from tinynet.data import DATASETS, Dataset
 from tinynet.data import read as read_data
 from tinynet.data.sources import KINDS
@@ -20,6 +20,8 @@ tinynet evaluate runs/iris --data new.csv --metrics accuracy,f1
 tinynet evaluate runs/iris --data 'new/*.csv'
 tinynet evaluate model.safetensors --data spirals --samples 1e6 --seed 1
 """
+SAMPLES = "1e5"
+RUN = "data that the run held out"
 
 
 def add(commands: Commands) -> None:
@@ -35,7 +37,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--target", metavar="NAME", help="column of the file, if not the one that the model predicts")
     action = parser.add_argument("--metrics", help=f"from {', '.join(METRICS)} (default those of the training)")
     suggest(action, METRICS)
-    add_computed(parser, "1e5")
+    add_computed(parser, SAMPLES)
     add_backend(parser)
 
 
@@ -47,14 +49,29 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _demand_options(args: argparse.Namespace, of: str) -> None:
+    """ValueError if an option is given that is for another kind of data than ``of``."""
+    for name, given, wanted in (
+        ("--target", args.target, STORED),
+        ("--samples", args.samples, COMPUTED),
+        ("--seed", args.seed, COMPUTED),
+        ("--set", args.options, COMPUTED),
+    ):
+        if given is not None and wanted != of:
+            raise ValueError(f"{name} is for {wanted}, and these are {of}: leave it out")
+
+
 def _data(args: argparse.Namespace, model: Model, metrics: tuple[Metric, ...]) -> Dataset:
     if args.data is None:
         if not (Path(args.model) / "config.toml").is_file():
             raise ValueError(f"{args.model} is not a run folder, which would have its own data: give --data")
+        _demand_options(args, RUN)
         return run_data(args.model)[2]
     if len(args.data) == 1 and args.data[0] in DATASETS:
-        config = computed(args.data[0], args)
+        _demand_options(args, COMPUTED)
+        config = computed(args.data[0], args, SAMPLES)
         return config.make_data(config.samples)
+    _demand_options(args, STORED)
     loss = model.loss
     labels = loss is not None and loss.classes(model.out_shape[-1])
     if loss is not None and not loss.labels and any(metric.of_numbers for metric in metrics):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tinynet.cli.common import Commands, add_model, command, open_model, suggest
+from tinynet.cli.common import Commands, add_model, command, keep_inputs, model_file, open_model, suggest
 from tinynet.export import FORMATS
 
 EXAMPLES = "\n".join(f"tinynet export runs/mine --to {name} --out mine{f.suffix}" for name, f in FORMATS.items())
@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     if args.to not in FORMATS:
         raise ValueError(f"unknown format {args.to!r}: choose from {', '.join(FORMATS)}")
     model = open_model(args.model, "numpy")
+    keep_inputs(args.out, str(model_file(args.model)))
     try:
         FORMATS[args.to].write(model, args.out)
     except ImportError as e:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tinynet_backends import get_backend
 
-from tinynet.cli.common import Commands, add_backend, add_model, command, found, open_model
+from tinynet.cli.common import Commands, add_backend, add_model, command, found, keep_inputs, open_model
 from tinynet.labels import as_labels, boundary
 from tinynet.layers import Array
 from tinynet.model import Model
@@ -51,8 +51,10 @@ def run(args: argparse.Namespace) -> int:
     model = open_model(args.model, args.backend)
     names, predictions = _predictions(model, args.proba, args.out.lower().endswith(".npy"))
     start, n = perf_counter(), 0
+    paths = found(args.data)
+    keep_inputs(args.out, *paths)
     with outputs(args.out, names) as write:
-        for path in found(args.data):
+        for path in paths:
             for x in inputs(path, model.in_shape, model.columns, model.dtype):
                 write(predictions(model.predict(x)))
                 n += x.shape[0]

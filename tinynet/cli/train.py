@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
@@ -25,7 +24,7 @@ from tinynet import config as settings
 from tinynet.atomic import write_atomically
 from tinynet.checkpoints import Checkpoints
 from tinynet.checks import listed
-from tinynet.cli.common import Commands, command, found, suggest
+from tinynet.cli.common import Commands, command, found, one_line_warnings, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import DATASETS, Dataset, Spirals
@@ -106,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         print(_about(data, training, validation))
 
     start = perf_counter()
-    with _signals(checkpoints), _one_line_warnings(), nullcontext() if resume else _no_litter(folder, checkpoints):
+    with _signals(checkpoints), one_line_warnings(), nullcontext() if resume else _no_litter(folder, checkpoints):
         history = fit(
             model, training, validation=validation, checkpoint=checkpoints, resume=resume,
             progress=not args.quiet, **options,
@@ -167,15 +166,6 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
     if data.rows(range(1), get_backend("numpy"), "float64").weight is not None:
         weights = f"; 'weight' has sample weights{', or a feature if --features names it' if data.columns else ''}"
     return f"target: {found}; {training.n:,} training samples, {validation.n:,} held out{weights}"
-
-
-@contextmanager
-def _one_line_warnings() -> Iterator[None]:
-    """Inside, a warning is one line on standard error, without file and line number."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: print(f"tinynet: {message}", file=sys.stderr)
-        yield
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynet.data.dataset import Array, Dataset
+from tinynet.data.dataset import Array
 from tinynet.data.mapped import MappedFile, demand_regular, demand_room, reading, scratch_folder
 from tinynet.data.tables import ROWS, Request
 from tinynet.errors import DataFileError
@@ -54,7 +54,7 @@ def write_npy_header(f: Any, dtype: Any, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_2_0(f, about)
 
 
-def read_npy(path: Path, request: Request) -> Dataset:
+def read_npy(path: Path, request: Request) -> MappedFile:
     table = npy_array(path)
     if request.target is not None:
         demand_regular(Path(request.target))
@@ -66,7 +66,7 @@ def read_npy(path: Path, request: Request) -> Dataset:
     return MappedFile(path, table[:, :-1], _for_task(path, table[:, -1], request.task))
 
 
-def read_npz(path: Path, request: Request) -> Dataset:
+def read_npz(path: Path, request: Request) -> MappedFile:
     with scratch_folder() as scratch:
         with zipfile.ZipFile(path) as z:
             arrays = npz_arrays(path, z, scratch, ("X", "y"), ("weight",))
@@ -126,7 +126,7 @@ def _npy_header(path: Path, name: str, f: Any) -> tuple[tuple[int, ...], bool, A
     return shape, fortran, dtype
 
 
-def read_hdf5(path: Path, request: Request) -> Dataset:
+def read_hdf5(path: Path, request: Request) -> MappedFile:
     import h5py
 
     with scratch_folder() as scratch:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tinynet_backends import Backend, get_backend
 
+from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Batch, Dataset, Index
 
 _PIECE = 2**20  # numbers checked at a time, so that checking takes little memory
@@ -22,8 +23,10 @@ class Arrays(Dataset):
     """(X, y) or (X, y, weight) in memory: NumPy arrays or lists, or arrays of the backend's own library.
 
     X (n, *shape) floating-point or integer; y integer labels (n,), or numbers (n, o); weight (n,), not negative. All
-    are checked once: their lengths, and that every number is finite (unless ``finite=False``). Nothing is modified.
-    ``np.memmap`` arrays stay in their files: of those larger than 256 MiB at most about twice that is resident.
+    are checked once: their lengths, and that every number is finite (unless ``finite=False``). Nothing is modified. Of a
+    data frame the names of the columns are kept.
+    ``np.memmap`` arrays stay in their files: of those larger than 256 MiB at most about twice that is resident. A pickle
+    holds the numbers, as one of ``np.memmap`` does; one of a file that `read` opened has its path.
 
     Examples
     --------
@@ -35,16 +38,28 @@ class Arrays(Dataset):
     _error: type[ValueError] = ValueError
 
     def __init__(self, x: Any, y: Any, weight: Any = None, *, finite: bool = True) -> None:
+        self.columns = self.columns or Columns.of_frames(x, y)
         self.x, self.ops = adopt(x, "X")
         self.on_host = self.ops is get_backend("numpy")
         self.y = _follow(y, "y", self.ops)
         self.weight = None if weight is None else _follow(weight, "weight", self.ops)
         self._check_shapes()
-        self._maps = [m for a in (x, y, weight) if (m := _mapping(a)) is not None]
-        self._mapped, self._touched = sum(len(m) for m in self._maps), 0
+        self._find_maps()
         self._beyond = ""  # the error if float32 is requested
         self._check_values(finite)
         self._set_targets()
+
+    def _find_maps(self) -> None:
+        """Set the maps of files that the arrays are views of, and their size."""
+        self._maps = [m for a in (self.x, self.y, self.weight) if (m := _mapping(a)) is not None]
+        self._mapped, self._touched = sum(len(m) for m in self._maps), 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_maps"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._find_maps()
 
     def _check_shapes(self) -> None:
         """Set ``n`` and ``shape``; ValueError unless y and weight fit X."""
@@ -98,6 +113,10 @@ class Arrays(Dataset):
         self.classes, self.outputs = None, None
         if labels:
             self.classes = max(int(self.ops.to_numpy(xp.max(y))) for _, y in self._pieces(self.y)) + 1
+            if self.classes > 2**63:
+                raise ValueError(
+                    f"y has the label {self.classes - 1}, which int64 does not have: number classes from 0"
+                )
         else:
             self.outputs = int(self.y.shape[1]) if self.y.ndim > 1 else 1
 
@@ -179,8 +198,9 @@ class Arrays(Dataset):
 
 def _mapping(a: Any) -> Any:
     """The file map behind ``a``, if its pages can be released without loss: not one with private changes."""
-    mapping = getattr(a, "_mmap", None)
-    return mapping if isinstance(mapping, mmap.mmap) and getattr(a, "mode", "") in ("r", "r+") else None
+    while a is not None and not isinstance(getattr(a, "_mmap", None), mmap.mmap):
+        a = getattr(a, "base", None)
+    return a._mmap if a is not None and a.mode != "c" else None
 
 
 def check_unmasked(x: Any, name: str) -> None:
@@ -196,7 +216,7 @@ def adopt(x: Any, name: str) -> tuple[Array, Backend]:
     """
     host = get_backend("numpy")
     check_unmasked(x, name)
-    if hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__"):
+    if (hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__")) and not isinstance(x, host.xp.generic):
         for backend in (host, get_backend()):
             if backend.owns(x):
                 return backend.xp.asarray(x), backend
@@ -208,9 +228,21 @@ def adopt(x: Any, name: str) -> tuple[Array, Backend]:
         array = host.xp.asarray(x)
     except ValueError:
         raise TypeError(f"{name} is not an array: its rows differ in length") from None
-    if array.ndim == 0 and str(array.dtype) == "object":  # a sparse matrix, a dict, a generator
+    if array.ndim == 0 and array.dtype.kind in "OUS":  # a sparse matrix, a dict, a generator, a path
         raise TypeError(f"{name} is a {type(x).__name__}, not an array: give an array or a list")
+    if array.ndim == 2 and array.dtype.kind == "O" and hasattr(x, "columns"):
+        return _side_by_side(x, name, host.xp), host
     return array, host
+
+
+def _side_by_side(frame: Any, name: str, xp: Any) -> Array:
+    """The columns of a data frame as one array: pandas makes objects of flags beside numbers."""
+    columns = {label: xp.asarray(frame[label]) for label in frame.columns}
+    for label, column in columns.items():
+        if column.ndim != 1 or not xp.isdtype(column.dtype, ("real floating", "integral", "bool")):
+            kind = getattr(frame[label], "dtype", column.dtype)
+            raise TypeError(f"{name} has the column {label!r} of dtype {kind}, which is not numeric: encode or drop it")
+    return xp.stack(list(columns.values()), axis=1)
 
 
 def _follow(x: Any, name: str, ops: Backend) -> Array:

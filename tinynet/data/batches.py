@@ -28,8 +28,9 @@ class Batches:
     """Batches (x, y) or (x, y, weight) from an iterator, or from an iterable such as a list or a data loader.
 
     ``steps`` is the number of batches per epoch; it may be omitted if ``source`` has a length. An iterator continues in
-    the next epoch; any other iterable starts anew. Batches come in order, so such a run cannot be resumed or shuffled:
-    give a data set or a path for that. A leading `Standardize` is set from the first batch.
+    the next epoch; any other iterable starts anew, and so it does in the next run, which an iterator cannot serve.
+    Batches come in order, so such a run cannot be resumed or shuffled: give a data set or a path for that. A leading
+    `Standardize` is set from the first batch.
 
     Examples
     --------
@@ -82,12 +83,14 @@ class Batches:
             raise type(e)(f"batch {self._next}: {e}") from None
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
+        if step == 0 < self._next and self._again:  # another run
+            self._next = 0
         if step != self._next:
             raise ValueError(
                 f"batches that are handed in cannot go to step {step} (the next is {self._next}): "
                 "give a data set or a path, which can"
             )
-        if self._first is not None:
+        if self._first is not None:  # of the iteration that has begun
             data, self._first = self._first, None
         else:
             if self._again and step % self.steps_per_epoch == 0:
@@ -95,11 +98,13 @@ class Batches:
             data = self._take(Arrays)
         if data.shape != self.data.shape or data.outputs != self.data.outputs:
             raise ValueError(f"batch {step} is {data!r}, and the first was {self.data!r}: shapes or targets differ")
-        if self.data.demand is not None:
-            try:
+        try:
+            if data.columns and self.data.columns:
+                data.columns.check_order(self.data.columns)
+            if self.data.demand is not None:
                 data.check(self.data.demand, ops)
-            except ValueError as e:
-                raise ValueError(f"batch {step}: {e}") from None
+        except ValueError as e:
+            raise ValueError(f"batch {step}: {e}") from None
         self._next += 1
         return data.rows(range(data.n), ops, dtype)
 

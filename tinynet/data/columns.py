@@ -9,16 +9,25 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the features, the targets and, if they have names, the classes in the order of their labels."""
+    """Names of the features and, if they have names, of the targets and of the classes in the order of their labels."""
 
     features: tuple[str, ...]
     target: tuple[str, ...]
     classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for names in (self.features, self.target, self.classes or ("",)):
+        for names in (self.features, self.target or ("",), self.classes or ("",)):
             if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
                 raise ValueError(f"columns {names!r} are not names, each given once")
+
+    @classmethod
+    def of_frames(cls, x: Any, y: Any) -> Columns | None:
+        """The names of features and targets, if ``x`` is a data frame, of any library, with named columns."""
+        features, name = _names(x), getattr(y, "name", None)
+        if not features or len(set(features)) < len(features):
+            return None
+        target = _names(y) or ((name,) if isinstance(name, str) and name else ())
+        return cls(features, target if len(set(target)) == len(target) else ())
 
     def check_order(self, known: Columns, *, of_inputs: bool = False) -> None:
         """ValueError where a feature, target or class is not what has its number in ``known``; ``of_inputs``: a feature."""
@@ -31,9 +40,16 @@ class Columns:
 
     def check_frame(self, x: Any) -> None:
         """ValueError if ``x`` is a data frame, of any library, with named columns that are not the features in order."""
-        names = getattr(x, "columns", None)
+        _check("feature", _names(x), self.features, "X[list(model.columns.features)] has them in that order")
+
+
+def _names(frame: Any) -> tuple[str, ...]:
+    """The names of the columns of a data frame; of anything else, or if not all are text, none."""
+    for attribute in ("columns", "column_names"):  # the latter is Arrow's, whose columns are arrays
+        names = getattr(frame, attribute, None)
         if isinstance(names, Iterable) and all(isinstance(name, str) for name in names):
-            _check("feature", names, self.features, "X[list(model.columns.features)] has them in that order")
+            return tuple(names)
+    return ()
 
 
 def _check(kind: str, theirs: Iterable[str], ours: Iterable[str], in_order: str) -> None:

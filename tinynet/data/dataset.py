@@ -39,6 +39,7 @@ class Dataset:
     ordered: bool = True  # whether neighbouring samples may be alike, so that shuffling pays
     computed: bool = False  # whether samples are functions of their indices alone, on any device
     stored: bool = True  # whether the data come from outside, so that targets must be checked
+    depth: int = 0  # of nested wrappers, each of which has a stream of its own
     on_host: bool = True  # whether batches come from host memory or files, so that prefetching may pay
 
     def __len__(self) -> int:
@@ -49,7 +50,7 @@ class Dataset:
 
     def _resemble(self, other: Dataset) -> None:
         """Copy from ``other`` everything that describes a sample and where samples come from."""
-        for name in ("shape", "classes", "outputs", "columns", "ordered", "stored", "on_host"):
+        for name in ("shape", "classes", "outputs", "columns", "ordered", "stored", "depth", "on_host"):
             setattr(self, name, getattr(other, name))
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
@@ -199,7 +200,6 @@ class Part(Dataset):
         self._resemble(whole)
         self.whole, self.start, self.stop, self.n = whole, first, end, end - first
         self.computed = whole.computed
-        self.depth = getattr(whole, "depth", 0)  # of nested wrappers, see `Wrapper`
 
     def __repr__(self) -> str:
         return f"{self.whole!r}[{self.start}:{self.stop}]"

@@ -99,6 +99,9 @@ class Loader:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.data!r}, {self.batch_size}, seed={self.seed}, {self.order!r})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_kept": None}
+
     def fingerprint(self) -> str:
         """Text that differs where the batches do."""
         left_out = self.data.n - self.steps_per_epoch * self.batch_size > 0

@@ -24,9 +24,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, or the lar
 class MappedFile(Arrays):
     """`Arrays` mapped from the file ``path``, or from files in ``scratch``, a folder that is deleted with the data set.
 
-    Errors are `DataFileError` and name the file.
+    Errors are `DataFileError` and name the file. A pickle has its path and how it was read, which is done again.
     """
 
+    request: Any  # how it was read: see `tables.Request`
     _error = DataFileError
 
     def __init__(
@@ -44,13 +45,22 @@ class MappedFile(Arrays):
         try:
             super().__init__(x, y, weight)
             if self.classes is not None:
-                self._demand(self.y, lambda y: y >= 0, "y has a negative label")
+                self._demand(self.y, lambda y: y >= 0, "y has a negative label, and classes are numbered from 0")
         except (ValueError, TypeError) as e:
             raise DataFileError(f"{path}: {e}") from None
         if self._beyond:
             self._beyond = f"{path}: {self._beyond}"
         if columns is not None and columns.classes:
             self.classes = len(columns.classes)  # also those of which it has no sample
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from tinynet.data.sources import read_again
+
+        # labels are numbered as here, perhaps by the classes of several files
+        request = self.request._replace(columns=self.columns)
+        if self.columns is None and request.target is not None:  # a file, too
+            request = request._replace(target=Path(request.target).absolute())
+        return read_again, (self.path.absolute(), request, self.fingerprint())
 
     def __repr__(self) -> str:
         return f"{str(self.path)!r} (X {tuple(self.x.shape)}, y {tuple(self.y.shape)})"

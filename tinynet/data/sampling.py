@@ -50,14 +50,31 @@ class Sequential:
         return range(start, stop)
 
 
-class Shuffled:
+class _Cached:
+    """What keeps results, but not in its pickles."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not hasattr(value, "cache_clear")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._make_caches()
+
+    def _make_caches(self) -> None:
+        raise NotImplementedError
+
+
+class Shuffled(_Cached):
     """Each sample once per epoch, in an order of the epoch's own that is never stored."""
 
     def __init__(self, n: int, seed: int) -> None:
         self.n, self.seed = n, seed
+        self._first: int | None = None  # the first epoch that was asked for, and often the only one
+        self._make_caches()
+
+    def _make_caches(self) -> None:
         self._chunk = lru_cache(maxsize=2)(self._make_chunk)
         self._epochs = lru_cache(maxsize=1)(self._make_epochs)
-        self._first: int | None = None  # the first epoch that was asked for, and often the only one
 
     def __repr__(self) -> str:
         return "shuffle=True"
@@ -138,7 +155,7 @@ class Weighted:
         return host.xp.searchsorted(self.bounds, host.xp.astype(words >> 2, host.xp.int64), side="right")
 
 
-class Balanced:
+class Balanced(_Cached):
     """The classes in turn; within a class each sample once before any comes again, in an order of its own."""
 
     def __init__(self, data: Dataset, seed: int) -> None:
@@ -159,7 +176,10 @@ class Balanced:
             self.members.append(order[start : start + count])
             start += count
         self.n, self.seed = data.n, seed
-        self._pass = lru_cache(maxsize=2 * len(counts))(self._make_pass)
+        self._make_caches()
+
+    def _make_caches(self) -> None:
+        self._pass = lru_cache(maxsize=2 * len(self.members))(self._make_pass)
 
     def __repr__(self) -> str:
         return "balance=True"

@@ -62,7 +62,10 @@ def as_dataset(data: Any, ops: Backend | None = None, columns: Columns | None = 
         if columns:
             columns.check_frame(data[0])
         with use_backend(ops if ops is not None and ops.owns(data[0]) else get_backend()):
-            return Arrays(*data)
+            arrays = Arrays(*data)
+        if columns and arrays.columns:
+            arrays.columns.check_order(columns)
+        return arrays
     batches = ", or Batches(…) of what yields them" if hasattr(data, "__iter__") and not hasattr(data, "shape") else ""
     raise TypeError(
         f"data {type(data).__name__} is not understood: give a data set, a path, or a tuple (X, y) or (X, y, weight)"
@@ -134,19 +137,30 @@ def _shards(paths: list[Path], request: Request) -> Dataset:
         of_all = sorted_names(paths[0], known.target[0], list(names), request.task == "classification")
         for part in parts:
             own = class_names(part)
-            if isinstance(part, MappedFile) and part.columns and own and list(own) != of_all:
+            if part.columns and own and list(own) != of_all:
                 recode(part.y, own, of_all)
                 part.columns, part.classes = replace(part.columns, classes=tuple(of_all)), len(of_all)
     return Concatenated(parts)
 
 
-def _read(path: Path, request: Request) -> Dataset:
+def _read(path: Path, request: Request) -> MappedFile:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataFileError(f"{path}: unknown kind of file: choose from {', '.join(_READERS)}")
     demand_regular(path)
     if (request.features is not None or request.exclude) and path.suffix.lower() not in TABLES:
         raise DataFileError(f"{path}: its columns have no names: features and exclude are for {checks.listed(TABLES)}")
+    if request.target is not None and path.suffix.lower() in (".npz", ".h5", ".hdf5"):
+        raise DataFileError(f"{path}: its target is the array named y: leave out target {str(request.target)!r}")
     with reading(path):
-        data: Dataset = reader(path, request)
-        return data
+        data: MappedFile = reader(path, request)
+    data.request = request
+    return data
+
+
+def read_again(path: Path, request: Request, fingerprint: str) -> MappedFile:
+    """What `read` made of a file; DataFileError if its contents are no longer those that had this fingerprint."""
+    data = _read(path, request)
+    if data.fingerprint() != fingerprint:
+        raise DataFileError(f"{path}: has changed since the data set was pickled: read it again")
+    return data

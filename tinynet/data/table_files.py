@@ -12,7 +12,7 @@ import numpy as np
 from tinynet.data import tables
 from tinynet.data.class_labels import ClassLabels, is_integer
 from tinynet.data.columns import Columns
-from tinynet.data.dataset import Array, Dataset
+from tinynet.data.dataset import Array
 from tinynet.data.mapped import MappedFile, scratch_folder
 from tinynet.data.tables import Request, Table
 from tinynet.errors import DataFileError
@@ -20,12 +20,12 @@ from tinynet.errors import DataFileError
 _EXACT_IN_32 = ("float", "halffloat", "int8", "int16", "uint8", "uint16", "bool")  # Arrow's names
 
 
-def read_parquet(path: Path, request: Request) -> Dataset:
+def read_parquet(path: Path, request: Request) -> MappedFile:
     with tables.open_parquet(path) as table:
         return _decoded(table, request)
 
 
-def read_csv(path: Path, request: Request) -> Dataset:
+def read_csv(path: Path, request: Request) -> MappedFile:
     with open(path, "rb") as f:
         header = tables.read_header(path, f)
         target = tables.target_columns(path, header.names, request)
@@ -103,7 +103,7 @@ def _layout(table: Table, request: Request) -> _Layout:
     )  # fmt: skip
 
 
-def _decoded(table: Table, request: Request) -> Dataset:
+def _decoded(table: Table, request: Request) -> MappedFile:
     """The table as a data set: X (n, features), y (n,) int64 for labels, else (n, o) float64."""
     with scratch_folder() as scratch:
         layout = _layout(table, request)

@@ -247,7 +247,7 @@ def target_columns(path: Path, names: Sequence[str], request: Request) -> list[s
     """The target columns: those asked for, else the model's, else ``y`` or ``target``, or all of ``y0``, ``y1``, …"""
     check_unique(path, names)
     target = request.target
-    if target is None and request.columns:
+    if target is None and request.columns and request.columns.target:
         return require(path, names, request.columns.target, request.of)
     if target is not None:
         found = [name for name in names if name == str(target)]
@@ -272,6 +272,10 @@ def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], req
         found = list(request.features)
     elif request.columns:
         found = require(path, names, request.columns.features, request.of)
+        if both := [name for name in target if name in found]:
+            raise DataFileError(
+                f"{path}: column {both[0]!r} is the target, and a feature of the {request.of}: name another target"
+            )
     else:
         left = {*target, "weight", *request.exclude}
         found = [name for name in names if name not in left and not _INDEX.fullmatch(name)]
@@ -318,6 +322,8 @@ def stack_columns(path: Path, batch: Any, names: Sequence[str], dtype: Any, firs
     out = np.empty((batch.num_rows, len(names)), dtype)
     for j, name in enumerate(names):
         column = batch.column(name)
+        if dtype.kind == "i":  # labels, of which large unsigned ones would become negative
+            column = column.cast("int64")
         missing = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
         if missing is None:
             out[:, j] = column.to_numpy(zero_copy_only=False)

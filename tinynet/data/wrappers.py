@@ -33,9 +33,9 @@ class Wrapper(Dataset):
         self._set("seed", streams.check_seed(self.seed))
         if not isinstance(self.data, Dataset):
             raise TypeError(f"{type(self).__name__} takes a data set, not {type(self.data).__name__}")
-        for name in ("n", "shape", "classes", "outputs", "ordered", "computed", "stored", "on_host"):
+        for name in ("n", "shape", "classes", "outputs", "columns", "ordered", "computed", "stored", "on_host"):
             self._set(name, getattr(self.data, name))
-        self._set("depth", 1 + getattr(self.data, "depth", 0))
+        self._set("depth", 1 + self.data.depth)
         self._validate()
 
     def _set(self, name: str, value: Any) -> None:
@@ -45,8 +45,7 @@ class Wrapper(Dataset):
         """Check hyperparameters."""
 
     def _draw(self, purpose: int, index: Index, width: int, host: Backend) -> Array:
-        depth: int = self.depth  # type: ignore[attr-defined]
-        return draw(self.seed, purpose, depth, index, width, host)
+        return draw(self.seed, purpose, self.depth, index, width, host)
 
     def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
         """The changed features, float64, and targets of the samples ``index``."""
@@ -138,6 +137,7 @@ class Nuisance(Wrapper):
             raise ValueError(f"Nuisance takes samples that are rows of features, not of shape {self.shape}")
         check_noise(self, "scale")
         self._set("shape", (self.shape[0] + self.n_features,))
+        self._set("columns", None)  # the new ones have no names
 
     def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
         z = host.normal(self._draw(_NUISANCE, index, self.n_features, host))

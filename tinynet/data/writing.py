@@ -18,17 +18,22 @@ from tinynet_backends import get_backend
 from tinynet import checks
 from tinynet.atomic import replacing
 from tinynet.data.array_files import write_npy_header
+from tinynet.data.columns import Columns
+from tinynet.data.concatenated import class_names
 from tinynet.data.dataset import Array, Dataset
+from tinynet.data.loader import sample_size
+from tinynet.data.tables import check_unique
 
 ROWS = 65536  # samples written at a time
+_AROUND = 2**14  # bytes, more than HDF5 writes around the numbers
 
 
 def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int], object] = lambda done: None) -> None:
     """Write ``data`` to ``path``, in a format that `read` reads; ``progress(done)`` is called with the samples written.
 
-    ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns x0, x1, … and y,
-    or y0, y1, …). Features and numeric targets are float32, labels int64; with sample weights it is a ValueError. An error
-    or Ctrl-C leaves what was there before.
+    ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns and classes by their
+    names, else x0, x1, … and y, or y0, y1, …). Features and numeric targets are float32, labels int64; with sample
+    weights it is a ValueError. An error or Ctrl-C leaves what was there before.
 
     Examples
     --------
@@ -48,7 +53,13 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
         raise ValueError(
             f"{path}: a table holds rows of features, not samples of shape {data.shape}: write .npz or .h5"
         )
+    if path.suffix.lower() in (".parquet", ".csv"):
+        features, targets = _columns(data)
+        check_unique(path, [*features, *targets])
     with replacing(path) as new:
+        least = 0 if path.suffix.lower() in (".parquet", ".csv") else 4 * data.n * sample_size(data)
+        if disk_usage(new.parent).free < least:  # said now, not when the disk is full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             writer(new, data, _pieces(data, progress))
         except ImportError as e:
@@ -67,14 +78,16 @@ def _pieces(data: Dataset, progress: Callable[[int], object]) -> Iterator[tuple[
         progress(stop)
 
 
-def _columns(data: Dataset) -> list[str]:
-    targets = ["y"] if data.classes or data.outputs == 1 else [f"y{j}" for j in range(data.outputs or 1)]
-    return [f"x{j}" for j in range(data.shape[0])] + targets
+def _columns(data: Dataset) -> tuple[list[str], list[str]]:
+    """The names of features and of targets."""
+    known = data.columns or Columns(tuple(f"x{j}" for j in range(data.shape[0])), ())
+    usual = ["y"] if data.classes or data.outputs == 1 else [f"y{j}" for j in range(data.outputs or 1)]
+    return list(known.features), list(known.target) or usual
 
 
 def _npy(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
     with open(path, "wb") as f:
-        write_npy_header(f, np.float32, (data.n, len(_columns(data))))
+        write_npy_header(f, np.float32, (data.n, data.shape[0] + (data.outputs or 1)))
         for x, y in pieces:
             f.write(np.column_stack([x, y]).astype(np.float32).tobytes())
 
@@ -95,28 +108,45 @@ def _npz(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> No
 def _hdf5(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
     import h5py
 
-    size = data.n * (4 * prod(data.shape) + (8 if data.classes else 4 * (data.outputs or 1)))
-    if disk_usage(path.parent).free < size:  # checked first: the library does not survive a full disk
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with h5py.File(path, "w") as f:
-        x_all = f.create_dataset("X", (data.n, *data.shape), np.float32)
-        shape = (data.n,) if data.classes else (data.n, data.outputs)
-        y_all = f.create_dataset("y", shape, np.int64 if data.classes else np.float32)
-        start = 0
-        for x, y in pieces:
-            x_all[start : start + len(x)], y_all[start : start + len(x)] = x, y
-            start += len(x)
+    y: tuple[Any, Any] = ((), np.dtype(np.int64)) if data.classes else ((data.outputs or 1,), np.dtype(np.float32))
+    rows = {"X": (data.shape, np.dtype(np.float32)), "y": y}
+    size = data.n * sum(prod(shape) * dtype.itemsize for shape, dtype in rows.values())
+    if hasattr(os, "posix_fallocate"):  # of a quota, or a limit for files, the free space does not tell
+        with open(path, "wb") as f:
+            os.posix_fallocate(f.fileno(), 0, size + _AROUND)
+    with h5py.File(path, "w") as h:
+        places = [_allocate(h, name, (data.n, *shape), dtype) for name, (shape, dtype) in rows.items()]
+    with open(path, "rb+") as f:  # not by HDF5, which does not survive a write that fails
+        for piece in pieces:
+            for number, a in enumerate(piece):
+                f.seek(places[number])
+                places[number] += f.write(np.ascontiguousarray(a).tobytes())
+
+
+def _allocate(h: Any, name: str, shape: tuple[int, ...], dtype: Any) -> int:
+    """Make room for a data set in an open HDF5 file, in one piece; its place there."""
+    import h5py
+
+    low: Any = h5py  # its lower level has no types
+    how = low.h5p.create(low.h5p.DATASET_CREATE)
+    how.set_alloc_time(low.h5d.ALLOC_TIME_EARLY)
+    how.set_fill_time(low.h5d.FILL_TIME_NEVER)
+    space, kind = low.h5s.create_simple(shape), low.h5t.py_create(dtype)
+    place: int = low.h5d.create(h.id, name.encode(), kind, space, how).get_offset()
+    return place
 
 
 def _batches(data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> tuple[Any, Iterator[Any]]:
     import pyarrow as pa
 
-    names = _columns(data)
-    target = pa.int64() if data.classes else pa.float32()
-    schema = pa.schema([(name, pa.float32() if name[0] == "x" else target) for name in names])
+    features, targets = _columns(data)
+    classes = class_names(data)
+    kind = pa.string() if classes else pa.int64() if data.classes else pa.float32()
+    schema = pa.schema([*((name, pa.float32()) for name in features), *((name, kind) for name in targets)])
 
     def batches() -> Iterator[Any]:
-        for x, y in pieces:
+        for x, labels in pieces:
+            y = np.asarray(classes)[labels] if classes else labels
             columns = [*np.ascontiguousarray(x.T), *np.ascontiguousarray(y.reshape(len(y), -1).T)]
             yield pa.record_batch([pa.array(c) for c in columns], schema=schema)
 

@@ -38,7 +38,8 @@ def to_onnx(
     Its input "x" is (n, *in_shape) for any number of rows n; weights and rows have the model's dtype. A leading
     `Standardize` is included. The output is "probabilities" if the model's loss is `CrossEntropy` (a softmax) or
     `BinaryCrossEntropy` (a sigmoid); otherwise, or with ``probabilities=False``, it is "y", the output of
-    `Model.predict`. ``classes`` are the names of the classes, stored as JSON in the metadata entry "classes".
+    `Model.predict`. ``classes`` are the names of the classes, stored as JSON in the metadata entry "classes"; the names of
+    features, in the order of the inputs, are in "features" if the model was fitted to a table.
 
     TypeError for a layer without ONNX operators: add layers of your own to `NODES`. ValueError for weights that are not
     finite or take more than 2 GiB, and for ``classes`` whose number is not the model's. ImportError without the extra
@@ -71,8 +72,10 @@ def to_onnx(
         opset_imports=[opset],
         ir_version=onnx.helper.find_min_ir_version_for([opset]),  # older runtimes reject newer ones outright
     )
-    if classes is not None:
-        onnx.helper.set_model_props(proto, {"classes": _as_json(classes, model)})
+    names = {} if classes is None else {"classes": _as_json(classes, model)}
+    if model.columns is not None:
+        names["features"] = json.dumps(model.columns.features)
+    onnx.helper.set_model_props(proto, names)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:

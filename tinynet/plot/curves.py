@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from tinynet.plot.style import COLOURS, GREY, dress, figure, place
@@ -18,9 +19,7 @@ def history(history: History) -> Any:
 
     A dotted line marks the best epoch, if the run kept its weights. ValueError for a run without a loss.
     """
-    names = [
-        name for name in (history.rows[0] if history.rows else ()) if name.startswith("val_") and name != "val_loss"
-    ]
+    names = [name for name in history.names if name.startswith("val_") and name != "val_loss"]
     panels = 1 + len(names)
     sheet = figure(max(5.6, 4.6 * panels), 3.9)
     left = sheet.add_subplot(1, panels, 1)
@@ -45,11 +44,12 @@ def losses(history: History, axes: Any) -> None:
     else:
         x, values = history["step"], history["loss"]
         axes.plot(x, values, color=COLOURS[0], marker="o", markersize=3.5, label="training, mean of an epoch")
-    if history.rows and "val_loss" in history.rows[0]:
+    if "val_loss" in history.names:
         _epochs(axes, history["step"], history["val_loss"], COLOURS[5], "validation")
         values = [*values, *history["val_loss"]]
     dress(axes, title="Loss", x="step", y="loss")
-    if min(values) > 0 and max(values) > _WIDE * min(values):
+    finite = [value for value in values if isfinite(value)] or [0.0]
+    if min(finite) > 0 and max(finite) > _WIDE * min(finite):
         axes.set_yscale("log")
     _steps(axes, history)
     axes.legend(frameon=False, fontsize=9)
