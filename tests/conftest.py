@@ -1,5 +1,6 @@
 """The backends that the tests run on: array libraries of every kind and, with ``-m gpu``, a CUDA device."""
 
+import gc
 import os
 
 import pytest
@@ -35,6 +36,13 @@ def _numpy_by_default(monkeypatch):
     monkeypatch.delenv("TINYNET_BACKEND", raising=False)
     yield
     set_backend(None)
+
+
+def pytest_collection_finish():
+    """The garbage collector leaves out thousands of tests, and looks for garbage less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 _FIRST_STATES: dict[int, dict] = {}
