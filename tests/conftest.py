@@ -18,7 +18,7 @@ NAMES = [
     pytest.param("strict:CPU_DEVICE", marks=pytest.mark.slow),
     pytest.param("strict:device1", marks=pytest.mark.slow),
     "strict:device2",  # the strictest of them: it is not the default device, and float32 is its default dtype
-    "torch",
+    pytest.param("torch", marks=pytest.mark.slow),  # a large library
 ]
 
 
