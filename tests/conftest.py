@@ -1,5 +1,6 @@
 """The backends that the tests run on: array libraries of every kind and, with ``-m gpu``, a CUDA device."""
 
+import gc
 import os
 
 import pytest
@@ -17,7 +18,7 @@ NAMES = [
     pytest.param("strict:CPU_DEVICE", marks=pytest.mark.slow),
     pytest.param("strict:device1", marks=pytest.mark.slow),
     "strict:device2",  # the strictest of them: it is not the default device, and float32 is its default dtype
-    "torch",
+    pytest.param("torch", marks=pytest.mark.slow),  # a large library
 ]
 
 
@@ -35,6 +36,13 @@ def _numpy_by_default(monkeypatch):
     monkeypatch.delenv("TINYNET_BACKEND", raising=False)
     yield
     set_backend(None)
+
+
+def pytest_collection_finish():
+    """The garbage collector leaves out thousands of tests, and looks for garbage less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 _FIRST_STATES: dict[int, dict] = {}

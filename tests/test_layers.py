@@ -26,11 +26,11 @@ def names(layers):
     return [repr(layer) for layer in layers]
 
 
-def model(layer, n_in, ops, seed=0):
+def model(layer, n_in, ops, seed=0, dtype="float64"):
     """Parameters that are not at their special initial values of 0 and 1."""
-    made = tn.Model(layer, n_in, backend=ops, dtype="float64", seed=seed)
+    made = tn.Model(layer, n_in, backend=ops, dtype=dtype, seed=seed)
     rng = np.random.default_rng(seed)
-    made.theta[...] = made.theta + ops.asarray(0.3 * rng.standard_normal(made.theta.shape))
+    made.theta[...] = made.theta + ops.asarray(0.3 * rng.standard_normal(made.theta.shape), dtype)
     return made
 
 
@@ -63,6 +63,19 @@ def check_gradient(layer, n_in, ops, train):
     assert y.shape == (6, *m.out_shape)
 
 
+def check_numbers(layer, n_in, ops, train):
+    """Outputs and gradients in float32 against those of the numpy backend in float64."""
+    x, v = np.random.default_rng(1).standard_normal((2, 6, n_in))
+    got, wanted = [], []
+    for numbers, backend, dtype in ((got, ops, "float32"), (wanted, tn.get_backend("numpy"), "float64")):
+        m = model(layer, n_in, backend, dtype=dtype)
+        y, backprop = layer.forward(m.params, backend.asarray(x, dtype), Context(backend, train=train, seed=3, step=2))
+        dx, gradients = backprop(backend.asarray(v[:, : y.shape[1]], dtype))
+        numbers += [backend.to_numpy(a) for a in (y, dx, *dict(leaves(gradients)).values())]
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def split(m, vector):
     start = 0
     for name, param in leaves(m.spec.params):
@@ -74,6 +87,15 @@ def split(m, vector):
 @pytest.mark.parametrize("train", [True, False], ids=["train", "evaluate"])
 @pytest.mark.parametrize("layer", LAYERS, ids=names(LAYERS))
 def test_gradient(layer, ops, train):
+    check = check_numbers if ops.name == "numba" else check_gradient  # it compiles a formula for each dtype
+    check(layer, 4, ops, train)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ops", ["numba"], indirect=True)
+@pytest.mark.parametrize("train", [True, False], ids=["train", "evaluate"])
+@pytest.mark.parametrize("layer", LAYERS, ids=names(LAYERS))
+def test_gradient_of_compiled_layers(layer, ops, train):
     check_gradient(layer, 4, ops, train)
 
 
@@ -150,9 +172,20 @@ def test_normalisation_is_pytorch_s(kind, ops):
 # At the edges -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("layer", ACTIVATIONS, ids=names(ACTIVATIONS))
-def test_activation_is_finite_far_out_and_does_not_hide_nan(layer, ops, dtype):
+def test_activation_is_finite_far_out_and_does_not_hide_nan(layer, ops):
+    for dtype in ["float32"] if ops.name == "numba" else ["float32", "float64"]:
+        check_far_out(layer, ops, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ops", ["numba"], indirect=True)
+@pytest.mark.parametrize("layer", ACTIVATIONS, ids=names(ACTIVATIONS))
+def test_compiled_activation_is_finite_far_out_in_float64(layer, ops):
+    check_far_out(layer, ops, "float64")
+
+
+def check_far_out(layer, ops, dtype):
     x = ops.asarray(np.array([[-1e30, -1e4, -50.0, 0.0, 50.0, 1e4, 1e30]]), dtype)
     # strict passes on what its NumPy says of exp(1e4) in 1 / (1 + exp(1e4)); the numpy backend does not
     with np.errstate(over="ignore" if ops.name.startswith("strict") else "warn"):

@@ -86,7 +86,7 @@ LAYERS = {
 @pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
 def test_every_layer(layers, few):
     # SGD: a bias before batch norm has a gradient of rounding alone, of which Adam would make whole steps
-    options = {"optimizer": tn.SGD(0.1, momentum=0.9), "batch_size": 16, "epochs": 2, "validation": (X[:9], LABELS[:9])}
+    options = {"optimizer": tn.SGD(0.1, momentum=0.9), "batch_size": 16, "epochs": 1, "validation": (X[:9], LABELS[:9])}
     agree(few, net(*layers), (X, LABELS), seeds=[3, 8], lr=[0.1, 0.3], **options)
 
 
@@ -122,7 +122,7 @@ def test_every_loss(loss, y, weighted, few):
     data = (X, y, RNG.uniform(0.5, 2.0, 41)) if weighted else (X, y)
     held_out = (X[:9], y[:9])
     network = tn.Sequential(tn.Dense(6), tn.Tanh(), tn.Dense(2))
-    agree(few, network, data, seeds=[0, 5], loss=loss, batch_size=16, epochs=2, validation=held_out, accumulate=2)
+    agree(few, network, data, seeds=[0, 5], loss=loss, batch_size=16, epochs=1, validation=held_out, accumulate=2)
 
 
 OPTIMIZERS = [
