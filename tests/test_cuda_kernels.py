@@ -213,9 +213,9 @@ def test_an_operation_equals_the_portable_one(name, dtype, ops):
 
 
 def test_which_operations_have_kernels(ops):
-    """All but gathers, and the parts of sample formulas, which `samples` contains; products are cublasLt's."""
+    """All but gathers, sums of weights, and the parts of sample formulas, which `samples` contains; products are cublasLt's."""
     within = {"sincos", "arctan", "log", "sum_in_order", "affine_in_order"}
-    assert set(CASES) - set(overrides(ops)) == {"gather"} | within
+    assert set(CASES) - set(overrides(ops)) == {"gather", "total_weight", "share_weight"} | within
     assert set(overrides(ops)) >= PRODUCTS
 
 
