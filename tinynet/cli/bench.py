@@ -51,7 +51,10 @@ TASKS = (Task((20, 32, 2), 32), Task((784, 256, 128, 10), 128), Task((512, 512, 
 def add(commands: Commands) -> None:
     parser = command(commands, "bench", "measure training steps per second on this machine", run, EXAMPLES)
     action = parser.add_argument(
-        "--backend", action="append", metavar="NAME", help=f"default those of {', '.join(BACKENDS)} that are here"
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help=f"may be given again (default: those of {', '.join(BACKENDS)} that are available)",
     )
     suggest(action, BACKENDS)
     parser.add_argument("--seconds", type=float, default=3.0, help="per network and backend (default 3)")
@@ -69,38 +72,39 @@ def run(args: argparse.Namespace) -> int:
     for task in TASKS:
         print(f"{' - '.join(map(str, task.widths))}, {task.batch_size} samples per step", flush=True)
         for name, rates in measure(task, names, args.seconds).items():
-            rate = median(rates)
-            print(
-                f"  {name:<8}{rate:>10,.0f} ({min(rates):,.0f} – {max(rates):,.0f})"
-                f"{rate * task.batch_size:>14,.0f} samples/s",
-                flush=True,
-            )
+            rate, extremes = median(rates), f"({min(rates):,.0f} – {max(rates):,.0f})"
+            print(f"  {name:<8}{rate:>10,.0f} {extremes:<23}{rate * task.batch_size:>14,.0f} samples/s", flush=True)
     return 0
 
 
 def measure(task: Task, names: list[str], seconds: float) -> dict[str, list[float]]:
     """Steps per second in each turn, by backend."""
-    runs = {name: _steps(task, name) for name in names}
+    turn = seconds / ROUNDS
+    runs = {name: _steps(task, name, turn) for name in names}
     for steps in runs.values():
-        sum(islice(steps, 2))  # compiles, captures and fills the buffers
+        sum(islice(steps, 4))  # compiles, captures and fills the buffers
     rates: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(ROUNDS):
         for name, steps in runs.items():
             start, done = perf_counter(), 0
-            while (elapsed := perf_counter() - start) < seconds / ROUNDS or not done:
+            while (elapsed := perf_counter() - start) < turn or not done:
                 done += next(steps)
             rates[name].append(done / elapsed)
     return rates
 
 
-def _steps(task: Task, backend: str) -> Iterator[int]:
-    """Train; each item is a number of steps after which the loop waited for the device."""
+def _steps(task: Task, backend: str, turn: float) -> Iterator[int]:
+    """Train; each item is a number of finished steps: `CHECK_EVERY`, or fewer that took ``turn`` seconds."""
     features, *hidden, classes = task.widths
     layers = [layer for width in hidden for layer in (Dense(width), ReLU())]
     model = Model(Sequential(*layers, Dense(classes)), features, backend=backend)
     n = 64 * task.batch_size
     batch = Blobs(n, n_classes=classes, n_features=features).batch(range(n), get_backend("numpy"), "float32")
     loader = Loader(Arrays(batch.x, batch.y), task.batch_size, shuffle=True)
-    for report in train(model, loader, CrossEntropy(), Adam(1e-4), steps=_FOREVER):
-        if report.step % CHECK_EVERY == 0:
-            yield CHECK_EVERY
+    start, done = perf_counter(), 0
+    for _ in train(model, loader, CrossEntropy(), Adam(1e-4), steps=_FOREVER):
+        done += 1
+        if done == CHECK_EVERY or perf_counter() - start > turn:
+            model.ops.synchronize()
+            yield done
+            start, done = perf_counter(), 0
