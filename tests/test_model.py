@@ -418,7 +418,8 @@ def test_a_column_against_a_vector():
     ("x", "said"),
     [
         (X[:, :2], "samples of shape (2,) do not fit the model: expected (4,)"),
-        (X[0], "X (4,) is not a table: expected (n, 4)"),
+        (X[0], "X (4,) is not a table: expected (n, 4); reshape(1, -1) makes one row"),
+        (X[0, :3], "X (3,) is not a table: expected (n, 4)"),
         (np.array([["a", "b", "c", "d"]]), "X of dtype <U1 is not numeric: give real or whole numbers"),
         (X + 1j, "X of dtype complex128 is not numeric: give real or whole numbers"),
         ([[1, 2], [3]], "X is not an array: its rows differ in length"),

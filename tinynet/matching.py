@@ -39,7 +39,9 @@ def as_inputs(x: Any, model: Trainable) -> Any:
     check_unmasked(x, "X")
     array, ops = (model.ops.xp.asarray(x), model.ops) if model.ops.owns(x) else adopt(x, "X")
     if array.ndim < 2:
-        raise ValueError(f"X {tuple(array.shape)} is not a table: expected (n, {checks.written_shape(model.in_shape)})")
+        remedy = "; reshape(1, -1) makes one row" if tuple(array.shape) == model.in_shape else ""
+        expected = f"(n, {checks.written_shape(model.in_shape)})"
+        raise ValueError(f"X {tuple(array.shape)} is not a table: expected {expected}{remedy}")
     if ops.xp.isdtype(array.dtype, "complex floating") or not ops.xp.isdtype(array.dtype, ("numeric", "bool")):
         raise TypeError(f"X of dtype {array.dtype} is not numeric: give real or whole numbers")
     check_inputs(tuple(array.shape[1:]), model)
