@@ -59,7 +59,8 @@ class Config:
 
     data: str | list[str] = _option(
         "spirals",
-        f"a file, or several that are parts of one table ({', '.join(KINDS)}); or a data set: {', '.join(DATASETS)}",
+        f"a file, or several that are parts of one table ({', '.join(KINDS)}); "
+        f"or a virtual data set: {', '.join(DATASETS)}",
     )
     samples: int = _option(5_000_000, "training samples; none is stored", COMPUTED, within=at_least(1))
     validation: int = _option(100_000, "further samples, for validation only", COMPUTED, within=at_least(1))
@@ -73,10 +74,10 @@ class Config:
     features: list[str] = _option(
         [], "columns of a file to use, as a,b; by default all but the target", STORED, each=_NAMES
     )
-    exclude: list[str] = _option([], "columns of a file not to use, as id,date", STORED, each=_NAMES)
+    exclude: list[str] = _option([], "columns of a file to leave out, as id,date", STORED, each=_NAMES)
     class_weight: str = _option(
         "none",
-        f"of the classes in the loss: {', '.join(CLASS_WEIGHTS)}; balanced: inversely to their samples",
+        f"weight of each class in the loss: {', '.join(CLASS_WEIGHTS)}; balanced: as if all were equally frequent",
         STORED,
         choices=CLASS_WEIGHTS,
     )
@@ -86,12 +87,14 @@ class Config:
     norm: str = _option("none", f"before each activation: {', '.join(NORM_OPTIONS)}", choices=NORM_OPTIONS)
     dropout: float = _option(0.0, "fraction dropped after each activation, in [0, 1)")
     optimizer: str = _option("adam", ", ".join(OPTIMIZERS), choices=OPTIMIZERS)
-    lr: float = _option(0.01, "learning rate, the largest of a schedule")
-    schedule: str = _option("cosine", f"how the rate changes over the run: {', '.join(SCHEDULES)}", choices=SCHEDULES)
+    lr: float = _option(0.01, "learning rate; with a schedule, its highest")
+    schedule: str = _option(
+        "cosine", f"how the learning rate changes over the run: {', '.join(SCHEDULES)}", choices=SCHEDULES
+    )
     batch_size: int = _option(4096, "samples per step", within=at_least(1))
     epochs: int = _option(1, "passes through the data", within=at_least(1))
     standardize: bool = _option(
-        False, "bring features to mean 0 and variance 1 first, and numeric targets of a file: true or false"
+        False, "scale features, and numeric targets of a file, to mean 0 and variance 1: true or false"
     )
     clip: float = _option(0.0, "largest norm of the gradient; 0: no limit", within=at_least(0))
     ema: float = _option(0.0, "decay of a moving average of the weights, in [0, 1); 0: no average", within=FRACTION)
@@ -100,14 +103,14 @@ class Config:
         0, "epochs without a better val_loss before training stops with the best weights; 0: never", within=at_least(0)
     )
     metrics: list[str] = _option(
-        [], f"validated each epoch: from {', '.join(METRICS)}; by default accuracy for classes, else r2", each=_NAMES
+        [], f"validated each epoch: any of {', '.join(METRICS)}; by default accuracy for classes, else r2", each=_NAMES
     )
     backend: str = _option(
         "auto",
         f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1; if not given, $TINYNET_BACKEND counts",
     )
     dtype: str = _option("float32", "float32 or float64")
-    seed: int = _option(0, "of weights, data, order and masks")
+    seed: int = _option(0, "of the random weights, data, order and masks")
     checkpoint: int = _option(1000, "steps between two checkpoints; 0: one per epoch", within=at_least(0))
     out: str = _option("", "run folder; by default a new one in runs/")
     options: dict[str, Any] = _option({}, "hyperparameters of the data set, as noise=0.2 (in TOML a table)", COMPUTED)
@@ -300,7 +303,7 @@ def help_of(f: Any) -> str:
     """The help of a field of `Config`, with its default."""
     default = _default(f)
     shown = ",".join(map(str, default)) if isinstance(default, list) else str(default).lower()
-    shown += f"; of a file {str(FOR_FILES[f.name]).lower()}" if f.name in FOR_FILES else ""
+    shown += f"; for files {str(FOR_FILES[f.name]).lower()}" if f.name in FOR_FILES else ""
     return f"{f.metadata['help']}{f' (default {shown})' if shown else ''}"
 
 

@@ -133,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all commands and options, for arguments, help and completion."""
     main = _Parser(
         "tinynet",
-        description="A small neural network library.",
+        description="Train a small neural network on a table or on computed data, and use it.",
         epilog=EXAMPLES,
         formatter_class=_formatter,
         allow_abbrev=False,

@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", required=True, metavar="FILE", help=".npy, .npz, .h5, .parquet or .csv; replaced if there"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def add_computed(parser: argparse.ArgumentParser, samples: str) -> None:

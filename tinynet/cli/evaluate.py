@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
     )
     suggest(action, DATASETS, files=True)
     parser.add_argument("--target", metavar="NAME", help="column of the file, if not the one that the model predicts")
-    action = parser.add_argument("--metrics", help=f"from {', '.join(METRICS)} (default those of the training)")
+    action = parser.add_argument("--metrics", help=f"any of {', '.join(METRICS)} (default those of the training)")
     suggest(action, METRICS)
     add_computed(parser, SAMPLES)
     add_backend(parser)

@@ -82,7 +82,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--resume", metavar="RUN", help="resume the run in this folder; options given here override its own"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ tinynet verify --backend numpy --backend strict:device1
 
 
 def add(commands: Commands) -> None:
-    parser = command(commands, "verify", "check what is promised, on every backend that is here", run, EXAMPLES)
+    parser = command(commands, "verify", "check what is promised, on every available backend", run, EXAMPLES)
     action = parser.add_argument("--backend", action="append", metavar="NAME", help="this one only; may be given again")
     suggest(action, BACKENDS)
 
