@@ -32,8 +32,9 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
     """Write ``data`` to ``path``, in a format that `read` reads; ``progress(done)`` is called with the samples written.
 
     ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns and classes by their
-    names, else x0, x1, … and y, or y0, y1, …). Features and numeric targets are float32, labels int64; with sample
-    weights it is a ValueError. An error or Ctrl-C leaves what was there before.
+    names, else x0, x1, … and y, or y0, y1, …). Features and numeric targets are float32, labels int64. ValueError for
+    sample weights, and for a table with a feature that `read` would take for something else (weight). An error or Ctrl-C
+    leaves what was there before.
 
     Examples
     --------
