@@ -1,8 +1,10 @@
 """A captured step does what the step does, to the bit, and says so where it cannot."""
 
 import copy
+import gc
 import logging
 import threading
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -329,3 +331,25 @@ def test_where_nothing_is_captured_nothing_is_said(caplog):
         assert isinstance(strict, Backend)
         strict.as_written("no reason")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_what_a_step_reads_is_given_up_with_it(ops, captured):
+    """A tape is in a cycle with its stand-ins, and data that a step reads would stay until garbage is collected."""
+
+    def step(read, x, n):
+        read = read if captured else read + float(x[0])
+        return np.cumsum(x * n + read)  # no kernel: a call that gets new inputs
+
+    read, x = np.ones(3), np.arange(3.0)
+    kept = weakref.ref(read)
+    compiled = ops.compile(step, read)
+    gc.collect()
+    gc.disable()
+    try:
+        results = [compiled(x + n, float(n)).tolist() for n in range(4)]
+        del read, compiled
+        assert kept() is None
+    finally:
+        gc.enable()
+    assert results[3] == np.cumsum((x + 3) * 3 + (1.0 if captured else 4.0)).tolist()

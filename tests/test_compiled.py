@@ -17,6 +17,7 @@ from tinynet_backends import get_backend
 
 import tinynet as tn
 from tinynet import training
+from tinynet.data.sampling import Shuffled
 
 pytest.importorskip("numba", reason="the backend needs numba")
 from numba import njit
@@ -708,6 +709,21 @@ def test_a_step_that_reads_its_samples_has_the_bits_of_batches_made_beforehand(k
     monkeypatch.setattr(training, "_read_in_step", lambda *_: None)
     assert run() == found
     assert any(joined) == as_one
+
+
+class Beyond(Shuffled):
+    """An order of one's own, with a mistake in its second epoch."""
+
+    def draws(self, epoch, start, stop, host):
+        return super().draws(epoch, start, stop, host) + 2000 * (epoch == 1)
+
+
+def test_what_an_order_of_one_s_own_draws_is_checked_at_every_step():
+    """A step that reads its samples would take those of an earlier step instead."""
+    loader = tn.Loader((X, LABELS), 100, shuffle=True)
+    loader.order = Beyond(loader.data.n, 0)
+    with pytest.raises(IndexError, match="out of bounds"):
+        tn.Model(tn.Dense(3), X.shape[1], backend="numba").fit(loader, epochs=2)
 
 
 def test_a_file_too_large_to_keep_in_memory_is_not_read_in_a_step(tmp_path, monkeypatch):

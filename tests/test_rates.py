@@ -53,6 +53,18 @@ def test_the_model_is_as_it_was(ops):
     assert model.history is history
 
 
+def test_data_are_taken_as_fit_takes_them(tmp_path):
+    """A table in another order than that of the model was tested by another, and a batch size beside a loader ignored."""
+    (tmp_path / "a.csv").write_text("p,q,y\n" + "".join(f"{n},{n * n},{3 * n}.5\n" for n in range(20)))
+    (tmp_path / "b.csv").write_text("q,p,y\n" + "".join(f"{n * n},{n},{3 * n}.5\n" for n in range(20)))
+    model = tn.Model(tn.Dense(1), 2)
+    model.fit(tmp_path / "a.csv", epochs=1, optimizer=tn.SGD(1e-6))
+    first, second = (tn.find_rate(model, tmp_path / name, steps=10).losses for name in ("a.csv", "b.csv"))
+    assert first == second
+    with pytest.raises(TypeError, match="does not take batch_size"):
+        tn.find_rate(model, tn.Loader(tmp_path / "a.csv", 10), batch_size=5)
+
+
 def test_what_comes_after_is_what_would_have_come():
     plain, tested = spirals_model(), spirals_model()
     tn.find_rate(tested, SPIRALS, steps=20)

@@ -4,6 +4,7 @@ CuPy refuses to compute with arrays of another device, or warns, and makes new a
 """
 
 from contextlib import contextmanager
+from copy import deepcopy
 
 import array_api_compat.numpy as xp
 import numpy as np
@@ -183,3 +184,14 @@ def test_many_networks():
 
 def test_a_rate():
     tn.find_rate(tn.Model(NET, 5, backend=Second()), DATA, steps=10, batch_size=20)
+
+
+def test_an_estimator_that_was_loaded(monkeypatch):
+    """Its numbers are on the host, where X was, and it predicts on the device."""
+    estimator = pytest.importorskip("tinynet.sklearn").MLPClassifier((4,), max_iter=60, tol=1.0, n_iter_no_change=1)
+    ops = Second()
+    monkeypatch.setattr("tinynet.sklearn.base.training_backend", lambda *_: ops)
+    estimator.fit(np.array(DATA[:].x), np.array(DATA[:].y))
+    loaded = deepcopy(estimator)
+    loaded.theta_, loaded.layer_state_ = np.array(bare(loaded.theta_)), np.array(bare(loaded.layer_state_))
+    assert bare(loaded.model_.theta).tobytes() == bare(estimator.theta_).tobytes()

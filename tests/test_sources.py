@@ -86,6 +86,10 @@ def test_a_table_is_written_with_its_names(suffix, tmp_path):
     numbers.columns = D.Columns(("a", "y1", "c"), ())
     with pytest.raises(tn.DataFileError, match=f"b{suffix}: has two columns 'y1': rename one"):
         D.write(numbers, second)
+    for name in ("weight", ""):  # the first would come back as weights of samples, the second not at all
+        numbers.columns = D.Columns(("a", name, "c"), ())
+        with pytest.raises(ValueError, match=f"a column '{name}' would not be read as a feature: rename it"):
+            D.write(numbers, second)
 
 
 def test_every_backend_trains_from_a_file(ops, tmp_path):

@@ -165,7 +165,7 @@ def fit(
     (500, [[21.0]])
     """
     draw = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
-    loader = _loader(data, batch_size, model, draw)
+    loader = as_loader(data, batch_size, model, **draw)
     held_out = None if validation is None else as_dataset(validation, model.ops, loader.data.columns)
     loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
@@ -340,7 +340,8 @@ def settle(
     return loss, optimizer, _usual_metrics(data) if metrics is None else as_metrics(metrics)
 
 
-def _loader(data: Any, batch_size: int, model: Model, draw: dict[str, Any]) -> BatchSource:
+def as_loader(data: Any, batch_size: int, model: Model, **draw: Any) -> BatchSource:
+    """The batches of a run: those of ``data`` itself if it makes them, else of a `Loader` with the options ``draw``."""
     if hasattr(data, "steps_per_epoch"):
         check_draws_itself(data, batch_size, draw)
         loader: BatchSource = data

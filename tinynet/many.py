@@ -91,10 +91,9 @@ def fit_many(
     ensemble = Ensemble(model, numbers, rates)
     ensemble.loss, ensemble.metrics, ensemble.columns = loss, chosen, source.columns
     run = Run(optimizer.init(ensemble.theta, ensemble.ops))
-    with ensemble.ops.active():
-        _adapt(ensemble, source)
-        if ema is not None:
-            run.average = ensemble.ops.xp.asarray(ensemble.theta, copy=True)
+    _adapt(ensemble, source)
+    if ema is not None:
+        run.average = ensemble.ops.xp.asarray(ensemble.theta, copy=True)
     own = _Rates(rates, ensemble)
     step = make_step(ensemble, loss, optimizer, run, clip, accumulate, ema, own.array)
     session = _Session(ensemble, run, loader, held_out, Evaluation(ensemble, loss, chosen))

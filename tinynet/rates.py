@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tinynet import checks
-from tinynet.data import Loader, as_dataset
 from tinynet.errors import DivergedError
-from tinynet.fitting import adapt, settle
+from tinynet.fitting import adapt, as_loader, settle
 from tinynet.losses import Loss
 from tinynet.model import Model
 from tinynet.optim import Optimizer
@@ -66,16 +65,13 @@ def find_rate(
         raise ValueError(
             f"steps {checks.short_repr(steps)} is too few to see a curve: give a whole number of at least 10"
         )
-    loader = (
-        data if hasattr(data, "steps_per_epoch") else Loader(as_dataset(data, model.ops), batch_size, seed=model.seed)
-    )
+    loader = as_loader(data, batch_size, model)
     loss, optimizer, _ = settle(loader.data, loss, optimizer, ())
     growth = Exponential(low, (high / low) ** (1.0 / (steps - 1)))
     rising = replace(optimizer, lr=growth)
     copy = model.to(model.ops)
     run = Run(rising.init(copy.theta, copy.ops))
-    with copy.ops.active():
-        adapt(copy, loader.data)
+    adapt(copy, loader.data)
     losses: list[float] = []
     try:
         for report in train(copy, loader, loss, rising, steps=steps, run=run, due=lambda step: True):

@@ -15,7 +15,7 @@ from tinynet_backends import Backend
 from tinynet import checks
 from tinynet.data import Batch, Dataset
 from tinynet.data.loader import BatchSource, has_chunks
-from tinynet.data.sampling import Sequential
+from tinynet.data.sampling import Balanced, Shuffled, Weighted
 from tinynet.data.supply import Supply
 from tinynet.data.together import Together
 from tinynet.errors import DivergedError
@@ -127,8 +127,11 @@ def train(
 
 
 def _read_in_step(loader: Any, ops: Backend, dtype: str) -> Dataset | None:
-    """The data set whose samples a step may read itself, right before they are used; None for batches made beforehand."""
-    if not has_chunks(loader) or loader.prefetch or isinstance(loader.order, Sequential):  # whose batches are views
+    """The data set whose samples a step may read itself, right before they are used; None for batches made beforehand.
+
+    Batches in sequence are views, and no compiled step checks the numbers that another's order gives.
+    """
+    if not has_chunks(loader) or loader.prefetch or type(loader.order) not in (Shuffled, Weighted, Balanced):
         return None
     source, _ = loader.data.places(range(1))
     return source if source.in_step(ops, dtype) else None

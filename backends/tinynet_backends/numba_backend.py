@@ -48,11 +48,9 @@ class NumbaBackend(NumpyBackend):
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
         if not isinstance(x, StandIn) or x.dtype != np.int64 or dtype not in ("float32", "float64") or not _dense(x):
             return super().asarray(x, dtype)
-        real = self.empty(
-            x.shape, np.dtype(dtype)
-        )  # within a step, in which a call of NumPy's would divide the program
-        self._run(kernels.from_integers, real.dtype, self._parts(x.size), x.size, x, real, rows=_rows_of(x))
-        return real
+        out = self.empty(x.shape, np.dtype(dtype))  # in a step, whose program a call of NumPy's would divide
+        self._run(kernels.from_integers, out.dtype, self._parts(x.size), x.size, x, out, rows=_rows_of(x))
+        return out
 
     def reads(self, x: Array) -> bool:
         return isinstance(x, np.ndarray) and _dense(x) and not x.dtype.hasobject

@@ -47,7 +47,7 @@ class Replay:
         values = [f, *map(real, args)]
         for n, a in enumerate(args):
             if isinstance(a, (StandIn, Number)) and a.source is not None:
-                put = partial(self._put, len(self.calls), values, n + 1, view_of(a))
+                put = partial(_put, self.calls, len(self.calls), values, n + 1, view_of(a))
                 self.places[a.source.number].append(put)
         self.calls.append(tuple(values))
 
@@ -56,15 +56,7 @@ class Replay:
         values = [f, *map(real, args)]
         for n, a in enumerate(args):
             if isinstance(a, Number):
-                self.places[a.source.number].append(partial(self._put_number, values, n + 1))
-
-    def _put_number(self, values: list[Any], place: int, new: float) -> None:
-        values[place] = new
-        self.due[id(values)] = values
-
-    def _put(self, call: int, values: list[Any], place: int, part: Callable[[Any], Any] | None, new: Any) -> None:
-        values[place] = new if part is None else part(new)
-        self.calls[call] = tuple(values)
+                self.places[a.source.number].append(partial(_put_number, self.due, values, n + 1))
 
     def takes(self, inputs: Sequence[Any]) -> bool:
         """Put ``inputs`` where the calls read them, if they are like those before."""
@@ -100,6 +92,18 @@ class Replay:
         fits = own and out.shape[1:] == self.result.shape and out.dtype == self.result.dtype
         contiguous = fits and out.flags.c_contiguous and self.result.flags.c_contiguous
         return bool(self.several and contiguous and self.several(self, inputs, out))
+
+
+def _put(
+    calls: list[tuple[Any, ...]], call: int, values: list[Any], place: int, part: Callable[[Any], Any] | None, new: Any
+) -> None:
+    values[place] = new if part is None else part(new)
+    calls[call] = tuple(values)
+
+
+def _put_number(due: dict[int, list[Any]], values: list[Any], place: int, new: float) -> None:
+    values[place] = new
+    due[id(values)] = values
 
 
 def view_of(a: StandIn | Number) -> Callable[[Any], Any] | None:
@@ -226,7 +230,9 @@ class Compilation:
         if not tape.broken:
             replay = self.replays[kind] = Replay(result, args, self.arena.taken())
             self.ops._lower(tape.calls, replay)
+            tape.calls.clear()  # with stand-ins, that have the tape: data would stay until garbage is collected
             return replay.result
+        tape.calls.clear()
         _log.info("a step is not captured, and runs call by call: %s", tape.broken)
         self.replays[kind] = tape.broken
         if failed:

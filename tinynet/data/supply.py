@@ -28,7 +28,7 @@ class Supply:
         self.ops, self.dtype, self.numbered = ops, dtype, numbered
         self._chunks = None
         if has_chunks(loader) and loader.made_on_host(ops):
-            self._chunks = _numbered(loader, first, ops, dtype) if numbered else _chunks(loader, first, ops, dtype)
+            self._chunks = _chunks(loader, first, ops, dtype, numbered)
             self._put = None if ops.on_host else ops.feed()
         self._latest: Chunk = first, 0, Batch(None, None, None)
 
@@ -43,7 +43,8 @@ class Supply:
 
     def steps_per_chunk(self) -> int:
         """How many steps a chunk has, but for the last of an epoch."""
-        most: int = self.loader.steps_per_chunk(self.ops, *[True] * self.numbered)
+        asked = (self.ops, True) if self.numbered else (self.ops,)
+        most: int = self.loader.steps_per_chunk(*asked)
         return most
 
     def chunk(self, step: int) -> Chunk:
@@ -76,23 +77,15 @@ def _divided(xp: Any, a: Any, size: int) -> Any:
     return xp.reshape(a[: whole * size, ...], (whole, size, *a.shape[1:]))
 
 
-def _numbered(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chunk]:
-    """Chunks of numbers of samples without end: a thread would not pay."""
-    while True:
-        chunk = loader.chunk(step, ops, dtype, numbered=True)
-        yield chunk
-        step = chunk[0] + chunk[1]
-
-
-def _chunks(loader: Loader, step: int, ops: Backend, dtype: str) -> Generator[Chunk]:
-    """Chunks without end from that of ``step`` on, with or without a thread."""
-    ahead = loader.prefetch
+def _chunks(loader: Loader, step: int, ops: Backend, dtype: str, numbered: bool) -> Generator[Chunk]:
+    """Chunks without end from that of ``step`` on, with or without a thread, which numbers alone are not worth."""
+    ahead = False if numbered else loader.prefetch
     if ahead is None:
         ahead, step = yield from _trial(loader, step, ops, dtype)
     if ahead:
         yield from _ahead(loader, step, ops, dtype)
     while True:
-        chunk = loader.chunk(step, ops, dtype)
+        chunk = loader.chunk(step, ops, dtype, numbered)
         yield chunk
         step = chunk[0] + chunk[1]
 

@@ -277,11 +277,16 @@ def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], req
                 f"{path}: column {both[0]!r} is the target, and a feature of the {request.of}: name another target"
             )
     else:
-        left = {*target, "weight", *request.exclude}
-        found = [name for name in names if name not in left and not _INDEX.fullmatch(name)]
+        left = {*target, *request.exclude}
+        found = [name for name in names if name not in left and is_feature(name)]
     if not found:
         raise DataFileError(f"{path}: has no features beside {', '.join(target) or checks.listed(names)}")
     return found
+
+
+def is_feature(name: str) -> bool:
+    """Whether a column of this name is a feature unless it is said to be something else: no weight or pandas index."""
+    return name != "weight" and not _INDEX.fullmatch(name)
 
 
 def require(path: Path, names: Sequence[str], wanted: Sequence[str], of: str = "model") -> list[str]:

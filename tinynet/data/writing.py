@@ -22,7 +22,7 @@ from tinynet.data.columns import Columns
 from tinynet.data.concatenated import class_names
 from tinynet.data.dataset import Array, Dataset
 from tinynet.data.loader import sample_size
-from tinynet.data.tables import check_unique
+from tinynet.data.tables import check_unique, is_feature
 
 ROWS = 65536  # samples written at a time
 _AROUND = 2**14  # bytes, more than HDF5 writes around the numbers
@@ -32,8 +32,9 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
     """Write ``data`` to ``path``, in a format that `read` reads; ``progress(done)`` is called with the samples written.
 
     ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns and classes by their
-    names, else x0, x1, … and y, or y0, y1, …). Features and numeric targets are float32, labels int64; with sample
-    weights it is a ValueError. An error or Ctrl-C leaves what was there before.
+    names, else x0, x1, … and y, or y0, y1, …). Features and numeric targets are float32, labels int64. ValueError for
+    sample weights, and for a table with a feature that `read` would take for something else (weight). An error or Ctrl-C
+    leaves what was there before.
 
     Examples
     --------
@@ -49,15 +50,18 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise ValueError(f"{path}: unknown kind of file: choose from {', '.join(_WRITERS)}")
-    if len(data.shape) != 1 and path.suffix.lower() in (".npy", ".parquet", ".csv"):
+    named = path.suffix.lower() in (".parquet", ".csv")
+    if len(data.shape) != 1 and (named or path.suffix.lower() == ".npy"):
         raise ValueError(
             f"{path}: a table holds rows of features, not samples of shape {data.shape}: write .npz or .h5"
         )
-    if path.suffix.lower() in (".parquet", ".csv"):
+    if named:
         features, targets = _columns(data)
         check_unique(path, [*features, *targets])
+        if lost := [name for name in features if not is_feature(name)]:
+            raise ValueError(f"{path}: a column {lost[0]!r} would not be read as a feature: rename it")
     with replacing(path) as new:
-        least = 0 if path.suffix.lower() in (".parquet", ".csv") else 4 * data.n * sample_size(data)
+        least = 0 if named else 4 * data.n * sample_size(data)
         if disk_usage(new.parent).free < least:  # said now, not when the disk is full
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:

@@ -390,4 +390,4 @@ def _parameters(net: Sequential, n_in: int) -> tuple[Any, Any]:
 
 
 def _fill(model: Model, theta: Array, state: Array) -> None:
-    model.theta[...], model.state[...] = (move(a, model.ops, model.dtype) for a in (theta, state))
+    model.theta, model.state = (move(a, model.ops, model.dtype) for a in (theta, state))

@@ -394,15 +394,11 @@ def cross_entropy_of_mix(real: Any) -> Body:
     """
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
-        w, k, z = pointer(types.int64, at), pointer(types.int64, at)[1], pointer(real, pointer(types.int64, at)[2])
-        labels, target, scale, weight = (
-            pointer(types.int64, w[3]),
-            pointer(real, w[4]),
-            pointer(real, w[5]),
-            pointer(real, w[7]),
-        )
+        w = pointer(types.int64, at)
+        k, z, labels, target = w[1], pointer(real, w[2]), pointer(types.int64, w[3]), pointer(real, w[4])
+        scale, weight, cost, dz = pointer(real, w[5]), pointer(real, w[7]), pointer(real, w[8]), pointer(real, w[9])
         smoothing, labelled, weighted = real(pointer(float64, at)[6]), w[3] != 0, w[7] != 0
-        uniform, cost, dz = smoothing / real(k), pointer(real, w[8]), pointer(real, w[9])
+        uniform = smoothing / real(k)
         low, high = share(w[0], part, parts, 1)
         for i in range(low, high):
             base, label = i * k, -1
