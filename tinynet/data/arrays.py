@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable
 from hashlib import sha256
 from math import prod
@@ -14,9 +15,29 @@ from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Batch, Dataset, Index
 
 _PIECE = 2**20  # numbers checked at a time, so that checking takes little memory
-RELEASE = 2**28  # bytes of mapped files that may become resident before they are released
 _FLOAT32 = 3.4028235677973366e38  # from here on float32 is infinite
-_FAULT = 2**16  # bytes that reading one row may make resident: Linux maps its surroundings too
+_FAULT = 2**21  # bytes that reading one row may make resident: Linux maps its surroundings too, up to a huge page
+
+
+def _memory() -> int:
+    """Bytes of physical memory; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # as on Windows
+        return 0
+
+
+def _resident() -> int | None:
+    """Bytes of files that are resident in this process; None where the system does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as f:
+            return int(f.read().split()[2]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
+
+
+# Bytes of mapped files that may become resident before they are released. A page that was takes a microsecond to read again.
+RELEASE = max(2**28, _memory() // 8)
 
 
 class Arrays(Dataset):
@@ -25,7 +46,7 @@ class Arrays(Dataset):
     X (n, *shape) floating-point or integer; y integer labels (n,), or numbers (n, o); weight (n,), not negative. All
     are checked once: their lengths, and that every number is finite (unless ``finite=False``). Nothing is modified. Of a
     data frame the names of the columns are kept.
-    ``np.memmap`` arrays stay in their files: of those larger than 256 MiB at most about twice that is resident. A pickle
+    ``np.memmap`` arrays stay in their files: at most about a quarter of the memory, or 512 MiB, is resident. A pickle
     holds the numbers, as one of ``np.memmap`` does; one of a file that `read` opened has its path.
 
     Examples
@@ -132,10 +153,11 @@ class Arrays(Dataset):
         else:
             take = (ops if ops.on_host and self.ops.on_host else self.ops).gather
             i = index if self.ops.on_host else self.ops.asarray(index)
-            x, y, *rest = take([a for a in (self.x, self.y, self.weight) if a is not None], i, inside=True)
+            arrays = [a for a in (self.x, self.y, self.weight) if a is not None]
+            x, y, *rest = take(arrays, i, inside=True) if self._mapped <= RELEASE else self._taken(take, arrays, i)
             weight = rest[0] if rest else None
-        if self._mapped > RELEASE:
-            self._touch(x.nbytes + y.nbytes if isinstance(index, range) else len(index) * _FAULT)
+        if self._mapped > RELEASE and isinstance(index, range):
+            self._touch(x.nbytes + y.nbytes)
         if not ops.owns(x):  # from a device by way of the host, which is the only crossing
             x, y, weight = (None if a is None else self.ops.to_numpy(a) for a in (x, y, weight))
         x = ops.asarray(x, dtype)
@@ -187,10 +209,19 @@ class Arrays(Dataset):
         if row is not None:
             raise ValueError(f"{claim}: first in row {row}")
 
+    def _taken(self, take: Callable[..., list[Array]], arrays: list[Array], index: Array) -> list[Array]:
+        """Rows of large maps, some at a time, between which memory is released."""
+        size, pieces = max(1, RELEASE // _FAULT), []
+        for start in range(0, max(len(index), 1), size):
+            pieces.append(take(arrays, index[start : start + size], inside=True))
+            self._touch(len(index[start : start + size]) * _FAULT)
+        return [self.ops.xp.concat(each, axis=0) for each in zip(*pieces, strict=True)] if pieces[1:] else pieces[0]
+
     def _touch(self, size: int) -> None:
-        """Count bytes that became resident, and release them beyond `RELEASE`; the system still caches them."""
+        """Release what became resident, beyond `RELEASE`; the system still caches it. ``size`` bytes may have become so."""
         self._touched += size
-        if self._touched > RELEASE and hasattr(mmap, "MADV_DONTNEED"):
+        resident = _resident()
+        if (self._touched if resident is None else resident) > RELEASE and hasattr(mmap, "MADV_DONTNEED"):
             for m in self._maps:
                 m.madvise(mmap.MADV_DONTNEED)
             self._touched = 0

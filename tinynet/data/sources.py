@@ -98,8 +98,8 @@ def read(
     labels. ``columns`` are those of a model: the table is then read with its features in its order, and its
     classes. ``data.columns`` has what was found.
 
-    Resident memory stays below about twice `arrays.RELEASE` (256 MiB), however large the file. Raises `DataFileError`,
-    which names the file and what is wrong with it; OSError if the file does not exist.
+    Resident memory stays below about twice `arrays.RELEASE`, an eighth of the machine's, however large the file. Raises
+    `DataFileError`, which names the file and what is wrong with it; OSError if the file does not exist.
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
