@@ -84,7 +84,8 @@ def draw(saved: dict[str, Any], path: str | Path) -> None:
     columns = max(1, min(4, len(ordered), int(10 * width / (8 + max(map(len, ordered), default=1)))))
     figure.legend([handles[n] for n in ordered], ordered, loc="outside lower center", ncols=columns, frameon=False)
     machine = saved["machine"]
-    setting = f"{machine['cpu']}, {machine['cores']} cores · {saved['date']}"
+    where = machine.get("device") or f"{machine['cpu']}, {machine['cores']} cores"
+    setting = f"{where} · {saved['date']}"
     one_line = len(title) + len(setting) < 10 * width
     figure.suptitle(f"{title} · {setting}" if one_line else f"{fill(title, int(10 * width))}\n{setting}", fontsize=11)
     figure.savefig(path)

@@ -303,10 +303,13 @@ KINDS_OF_DATA = "give a data set, a path, or a tuple (X, y) or (X, y, weight)"
             f"sample {2**63} is out of range: there are 9, numbered from 0",
         ),
         (lambda: D.Moons(9)[[1, 2**70]], f"sample {2**70} is out of range: there are 9, numbered from 0"),
-        (lambda: D.Moons(9).split("a"), "split at 'a' leaves nothing on one side of 9 samples: choose between"),
+        (
+            lambda: D.Moons(9).split("a"),
+            "split at 'a' leaves nothing on one side of 9 samples: choose a point in between",
+        ),
         (
             lambda: D.Moons(9).split(float("nan")),
-            "split at nan leaves nothing on one side of 9 samples: choose between",
+            "split at nan leaves nothing on one side of 9 samples: choose a point in between",
         ),
         (lambda: D.Moons(9).take(np.ones(2)), "take(array([1., 1.])) is out of range: there are 9 samples"),
         (

@@ -790,8 +790,8 @@ DEVIATION = "is out of range: give a standard deviation in [0, 1e30]"
         (lambda: D.Moons(9).shard(0, 0), "shard 0 of 0 does not exist: ranks are 0 to size - 1"),
         (lambda: D.Moons(9).shard(0, 10), "shard 0 of 10 is empty: there are 9 samples"),
         (lambda: D.Moons(9).take(0), "take(0) is out of range: there are 9 samples"),
-        (lambda: D.Moons(9).split(9), "split at 9 leaves nothing on one side of 9 samples: choose between"),
-        (lambda: D.Moons(9).split(0.01), "split at 0.01 leaves nothing on one side of 9 samples: choose between"),
+        (lambda: D.Moons(9).split(9), "split at 9 leaves nothing on one side of 9 samples: choose a point in between"),
+        (lambda: D.Moons(9).split(0.01), "split at 0.01 leaves nothing on one side of 9 samples: choose a point in between"),
     ],
 )  # fmt: skip
 def test_mistakes(make, said):

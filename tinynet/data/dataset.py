@@ -131,7 +131,9 @@ class Dataset:
             n = round(self.n * part)
         if n is None or not 0 < n < self.n:
             text = checks.short_repr(first)
-            raise ValueError(f"split at {text} leaves nothing on one side of {self.n} samples: choose between")
+            raise ValueError(
+                f"split at {text} leaves nothing on one side of {self.n} samples: choose a point in between"
+            )
         return Part(self, 0, n), Part(self, n, self.n)
 
     def take(self, n: int) -> Dataset:
