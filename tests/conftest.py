@@ -31,6 +31,15 @@ def ops(request):
         pytest.skip(str(e))
 
 
+@pytest.hookimpl(tryfirst=True)  # before slow tests are left out
+def pytest_collection_modifyitems(items):
+    """Numba compiles a formula anew for float64: tests of both dtypes see it in float32, and in float64 if slow ones run."""
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if params.get("ops") == "numba" and params.get("dtype") == "float64":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _numpy_by_default(monkeypatch):
     monkeypatch.delenv("TINYNET_BACKEND", raising=False)

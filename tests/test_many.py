@@ -2,12 +2,13 @@
 
 The tolerance: both runs do the same arithmetic, but sums (BLAS products, sums over a batch) may be added up in another
 order, which costs some 1e-16 each in float64, and a few dozen steps multiply it: 1e-10 leaves room for that and for
-nothing else. A wrong seed, rate or mask shows in the third digit.
+nothing else. A wrong seed, rate or mask shows in the third digit. In float32 the same leaves 1e-4.
 """
 
 import copy
 import pickle
 from dataclasses import replace
+from functools import partial
 from math import isnan
 
 import numpy as np
@@ -16,17 +17,23 @@ import pytest
 import tinynet as tn
 
 TOLERANCE = 1e-10
+TOLERANCES = {"float32": 1e-4, "float64": TOLERANCE}
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((41, 5))
 LABELS = RNG.integers(0, 3, 41)
 NUMBERS = RNG.standard_normal((41, 2))
 
 
-@pytest.fixture(params=["numpy", "numba", "strict:device1", pytest.param("cupy", marks=pytest.mark.gpu)])
-def few(request):
-    """For the long tables: the two with kernels of their own, and the portable operations once."""
+@pytest.fixture(
+    params=[("numpy", "float64"), ("numba", "float32"), pytest.param(("numba", "float64"), marks=pytest.mark.slow),
+            ("strict:device1", "float64"), pytest.param(("cupy", "float64"), marks=pytest.mark.gpu)],
+    ids=" ".join,
+)  # fmt: skip
+def few_agree(request):
+    """`agree` for the long tables: on the two with kernels of their own, and the portable operations once."""
+    backend, dtype = request.param
     try:
-        return tn.get_backend(request.param)
+        return partial(agree, tn.get_backend(backend), dtype=dtype)
     except tn.BackendUnavailable as e:
         pytest.skip(str(e))
 
@@ -35,29 +42,29 @@ def net(*layers):
     return tn.Sequential(tn.Dense(6), *layers, tn.Dense(3))
 
 
-def close(ops, many, single):
+def close(ops, many, single, tolerance=TOLERANCE):
     a, b = ops.to_numpy(many), ops.to_numpy(single)
     assert np.isfinite(b).all()
-    np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-def agree(ops, network, data, *, seeds, lr=None, optimizer=None, start=0, **options):
+def agree(ops, network, data, *, seeds, lr=None, optimizer=None, start=0, dtype="float64", **options):
     """Train as one and one by one, and compare everything; the ensemble."""
-    optimizer = optimizer or tn.Adam(0.01)
-    template = tn.Model(network, 5, seed=start, backend=ops, dtype="float64")
+    optimizer, tolerance = optimizer or tn.Adam(0.01), TOLERANCES[dtype]
+    template = tn.Model(network, 5, seed=start, backend=ops, dtype=dtype)
     before = ops.to_numpy(template.theta).copy()
     ensemble = tn.fit_many(template, data, seeds=seeds, lr=lr, optimizer=optimizer, **options)
     np.testing.assert_array_equal(before, ops.to_numpy(template.theta))
     assert not ensemble.diverged
     for number, (seed, rate) in enumerate(zip(ensemble.seeds, ensemble.rates, strict=True)):
-        single = tn.Model(network, 5, seed=seed, backend=ops, dtype="float64")
+        single = tn.Model(network, 5, seed=seed, backend=ops, dtype=dtype)
         single.fit(data, optimizer=replace(optimizer, lr=rate), **options)
-        close(ops, ensemble.theta[number, ...], single.theta)
-        close(ops, ensemble.state[number, ...], single.state)
+        close(ops, ensemble.theta[number, ...], single.theta, tolerance)
+        close(ops, ensemble.state[number, ...], single.state, tolerance)
         history = ensemble.histories[number]
         for name in set(single.history.rows[0]) - {"seconds", "samples_per_second"}:
-            np.testing.assert_allclose(history[name], single.history[name], rtol=TOLERANCE)
-        np.testing.assert_allclose(history.curve, single.history.curve, rtol=TOLERANCE)
+            np.testing.assert_allclose(history[name], single.history[name], rtol=tolerance)
+        np.testing.assert_allclose(history.curve, single.history.curve, rtol=tolerance)
     return ensemble
 
 
@@ -84,10 +91,10 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
-def test_every_layer(layers, few):
+def test_every_layer(layers, few_agree):
     # SGD: a bias before batch norm has a gradient of rounding alone, of which Adam would make whole steps
     options = {"optimizer": tn.SGD(0.1, momentum=0.9), "batch_size": 16, "epochs": 1, "validation": (X[:9], LABELS[:9])}
-    agree(few, net(*layers), (X, LABELS), seeds=[3, 8], lr=[0.1, 0.3], **options)
+    few_agree(net(*layers), (X, LABELS), seeds=[3, 8], lr=[0.1, 0.3], **options)
 
 
 def test_layers_before_the_first_product(ops):
@@ -118,11 +125,11 @@ LOSSES = {
 
 @pytest.mark.parametrize(("loss", "y"), LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
-def test_every_loss(loss, y, weighted, few):
+def test_every_loss(loss, y, weighted, few_agree):
     data = (X, y, RNG.uniform(0.5, 2.0, 41)) if weighted else (X, y)
     held_out = (X[:9], y[:9])
     network = tn.Sequential(tn.Dense(6), tn.Tanh(), tn.Dense(2))
-    agree(few, network, data, seeds=[0, 5], loss=loss, batch_size=16, epochs=1, validation=held_out, accumulate=2)
+    few_agree(network, data, seeds=[0, 5], loss=loss, batch_size=16, epochs=1, validation=held_out, accumulate=2)
 
 
 OPTIMIZERS = [
@@ -132,9 +139,9 @@ OPTIMIZERS = [
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-def test_every_optimizer(optimizer, few):
+def test_every_optimizer(optimizer, few_agree):
     rates = [0.001, tn.schedules.Step(0.02, every=2), 0.0, tn.schedules.Warmup(3, tn.schedules.Cosine(0.01, 9))]
-    agree(few, net(tn.Tanh()), (X, LABELS), seeds=5, lr=rates, optimizer=optimizer, batch_size=16, epochs=2)
+    few_agree(net(tn.Tanh()), (X, LABELS), seeds=5, lr=rates, optimizer=optimizer, batch_size=16, epochs=2)
 
 
 def test_a_schedule_for_all(ops):
@@ -155,8 +162,8 @@ def test_clipping_and_averages_are_each_networks_own(ops):
     ],
     ids=repr,
 )  # fmt: skip
-def test_every_order_of_samples(options, few):
-    agree(few, net(), (X, LABELS), seeds=[2, 9, 2], **({"batch_size": 8, "epochs": 2} | options))
+def test_every_order_of_samples(options, few_agree):
+    few_agree(net(), (X, LABELS), seeds=[2, 9, 2], **({"batch_size": 8, "epochs": 2} | options))
 
 
 @pytest.mark.slow
