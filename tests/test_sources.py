@@ -416,6 +416,15 @@ def test_pages_of_large_maps_are_let_go(tmp_path, monkeypatch):
         np.testing.assert_array_equal(parts(data, index)[0], x[index])
         assert data._touched <= mapped.RELEASE
     assert calls == [10 * 2**14] * 50
+    resident = [2**40]  # other files of the process
+    monkeypatch.setattr(mapped, "_resident", lambda: resident[0])
+    data = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), y)
+    touched = data._touched
+    data._touch(2**30)
+    assert data._touched == touched + 2**30
+    resident[0] += mapped.RELEASE + 1
+    data._touch(1)
+    assert data._touched == 0
     private = np.load(tmp_path / "x.npy", mmap_mode="c")
     private[0, 0] = 5.0  # a change that is nowhere but in the page
     data = tn.Arrays(private, y)

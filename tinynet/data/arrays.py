@@ -74,6 +74,7 @@ class Arrays(Dataset):
         """Set the maps of files that the arrays are views of, and their size."""
         self._maps = [m for a in (self.x, self.y, self.weight) if (m := _mapping(a)) is not None]
         self._mapped, self._touched = sum(len(m) for m in self._maps), 0
+        self._before = _resident() if self._maps else None  # bytes that were resident before anything was read
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_maps"}
@@ -221,7 +222,8 @@ class Arrays(Dataset):
         """Release what became resident, beyond `RELEASE`; the system still caches it. ``size`` bytes may have become so."""
         self._touched += size
         resident = _resident()
-        if (self._touched if resident is None else resident) > RELEASE and hasattr(mmap, "MADV_DONTNEED"):
+        more = self._touched if resident is None or self._before is None else resident - self._before
+        if more > RELEASE and hasattr(mmap, "MADV_DONTNEED"):
             for m in self._maps:
                 m.madvise(mmap.MADV_DONTNEED)
             self._touched = 0
