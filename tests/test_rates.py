@@ -55,6 +55,7 @@ def test_the_model_is_as_it_was(ops):
 
 def test_data_are_taken_as_fit_takes_them(tmp_path):
     """A table in another order than that of the model was tested by another, and a batch size beside a loader ignored."""
+    pytest.importorskip("pyarrow", reason="tables need it")
     (tmp_path / "a.csv").write_text("p,q,y\n" + "".join(f"{n},{n * n},{3 * n}.5\n" for n in range(20)))
     (tmp_path / "b.csv").write_text("q,p,y\n" + "".join(f"{n * n},{n},{3 * n}.5\n" for n in range(20)))
     model = tn.Model(tn.Dense(1), 2)

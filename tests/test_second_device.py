@@ -188,7 +188,10 @@ def test_a_rate():
 
 def test_an_estimator_that_was_loaded(monkeypatch):
     """Its numbers are on the host, where X was, and it predicts on the device."""
-    estimator = pytest.importorskip("tinynet.sklearn").MLPClassifier((4,), max_iter=60, tol=1.0, n_iter_no_change=1)
+    pytest.importorskip("sklearn", reason="estimators need scikit-learn")
+    from tinynet.sklearn import MLPClassifier
+
+    estimator = MLPClassifier((4,), max_iter=60, tol=1.0, n_iter_no_change=1)
     ops = Second()
     monkeypatch.setattr("tinynet.sklearn.base.training_backend", lambda *_: ops)
     estimator.fit(np.array(DATA[:].x), np.array(DATA[:].y))
