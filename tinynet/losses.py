@@ -118,12 +118,8 @@ def _is_integral(target: Array, ops: Backend) -> bool:
 def real_columns(target: Array, axes: int, like: Array, ops: Backend) -> Array:
     """Labels, which have ``axes`` axes, as they are; columns, which have one more, as real numbers, of the dtype of ``like``."""
     if target.ndim > axes and ops.xp.isdtype(target.dtype, ("integral", "bool")):
-        return ops.asarray(target, _name(like.dtype, ops))
+        return ops.asarray(target, ops.real_name(like.dtype))
     return target
-
-
-def _name(dtype: Any, ops: Backend) -> str:
-    return "float64" if dtype == ops.dtype("float64") else "float32"
 
 
 @dataclass(frozen=True)
@@ -314,7 +310,7 @@ class CrossEntropy(Loss):
     def _class_weights(self, dtype: Any, ops: Backend) -> Array | None:
         if self.class_weight is None:
             return None
-        return ops.constant((len(self.class_weight),), self.class_weight, ops.dtype(_name(dtype, ops)))
+        return ops.constant((len(self.class_weight),), self.class_weight, ops.dtype(ops.real_name(dtype)))
 
     def probabilities(self, y: Array, ops: Backend) -> Array:
         """The softmax of outputs (n, k)."""

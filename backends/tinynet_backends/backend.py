@@ -80,6 +80,10 @@ class Backend:
         """The library's own dtype object: 'float32', 'float64', 'int64', …"""
         return getattr(self.xp, name)
 
+    def real_name(self, dtype: Any) -> str:
+        """'float64' or 'float32': which of them a floating-point dtype is."""
+        return "float64" if dtype == self.dtype("float64") else "float32"
+
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
         """``x`` (numbers, a host array, or one of this backend) as an array of this backend; copied only if needed."""
         kind = None if dtype is None else self.dtype(dtype)

@@ -214,8 +214,9 @@ class Arrays(Dataset):
         """Rows of large maps, some at a time, between which memory is released."""
         size, pieces = max(1, RELEASE // _FAULT), []
         for start in range(0, max(len(index), 1), size):
-            pieces.append(take(arrays, index[start : start + size], inside=True))
-            self._touch(len(index[start : start + size]) * _FAULT)
+            some = index[start : start + size]
+            pieces.append(take(arrays, some, inside=True))
+            self._touch(len(some) * _FAULT)
         return [self.ops.xp.concat(each, axis=0) for each in zip(*pieces, strict=True)] if pieces[1:] else pieces[0]
 
     def _touch(self, size: int) -> None:

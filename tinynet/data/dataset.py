@@ -191,7 +191,27 @@ def _extremes(index: Index) -> tuple[int, int]:
     return int(index.min()), int(index.max())
 
 
-class Part(Dataset):
+class Chosen(Dataset):
+    """Samples of another data set, ``whole``; a subclass says by `_there` which."""
+
+    whole: Dataset
+
+    def _there(self, index: Index) -> Index:
+        """The numbers that the samples ``index`` have in ``whole``."""
+        raise NotImplementedError
+
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        return self.whole.rows(self._there(index), ops, dtype)
+
+    def places(self, index: Index) -> tuple[Dataset, Index]:
+        own = type(self).rows is not Chosen.rows  # of a subclass, which does more with them
+        return (self, index) if own else self.whole.places(self._there(index))
+
+    def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
+        self.whole.check(check, ops)
+
+
+class Part(Chosen):
     """Samples ``start`` to ``stop - 1`` of another data set."""
 
     def __init__(self, whole: Dataset, start: int, stop: int) -> None:
@@ -206,19 +226,10 @@ class Part(Dataset):
     def __repr__(self) -> str:
         return f"{self.whole!r}[{self.start}:{self.stop}]"
 
-    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        return self.whole.rows(self._within(index), ops, dtype)
-
-    def places(self, index: Index) -> tuple[Dataset, Index]:
-        return self.whole.places(self._within(index)) if type(self).rows is Part.rows else (self, index)
-
-    def _within(self, index: Index) -> Index:
+    def _there(self, index: Index) -> Index:
         if isinstance(index, range):
             return range(index.start + self.start, index.stop + self.start)
         return index + self.start
-
-    def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
-        self.whole.check(check, ops)
 
     def fingerprint(self) -> str:
         return f"{self.whole.fingerprint()}[{self.start}:{self.stop}]"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
-from tinynet_backends import Backend, get_backend
+from tinynet_backends import get_backend
 
 from tinynet import checks, streams
-from tinynet.data.dataset import Array, Batch, Dataset, Index, label_pieces
+from tinynet.data.dataset import Chosen, Dataset, Index, label_pieces
 from tinynet.data.sampling import SPLIT, permutation_keys
 
 
-class Subset(Dataset):
+class Subset(Chosen):
     """The samples ``index``, whole numbers in a list or an array, of another data set, in the order of ``index``."""
 
     def __init__(self, whole: Dataset, index: Any) -> None:
@@ -26,17 +25,8 @@ class Subset(Dataset):
     def __repr__(self) -> str:
         return f"{self.n} samples of {self.whole!r}"
 
-    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        return self.whole.rows(self._chosen(index), ops, dtype)
-
-    def places(self, index: Index) -> tuple[Dataset, Index]:
-        return self.whole.places(self._chosen(index)) if type(self).rows is Subset.rows else (self, index)
-
-    def _chosen(self, index: Index) -> Index:
+    def _there(self, index: Index) -> Index:
         return self.index[index.start : index.stop] if isinstance(index, range) else self.index[index]
-
-    def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
-        self.whole.check(check, ops)
 
     def fingerprint(self) -> str:
         return f"{self.whole.fingerprint()}[{sha256(self.index.tobytes()).hexdigest()[:16]}]"

@@ -32,7 +32,7 @@ def training_backend(name: str | None, home: Backend) -> Backend:
 
 def dtype_name(a: Array) -> str:
     """``"float32"`` or ``"float64"``: the dtype of a floating-point array."""
-    return "float64" if a.dtype == backend_of(a).dtype("float64") else "float32"
+    return backend_of(a).real_name(a.dtype)
 
 
 def to_host(x: Any) -> Any:
