@@ -359,9 +359,7 @@ class CudaOperations(Backend):
         out = self.empty(words.shape, _F8)
         if out.size:
             sizes, words = self._strided(words)
-            table = exact.normal_table(self.xp, words.device)
-            one = np.int64(1023 * exact.CELLS)
-            self._launch(_INTEGERS, "normal", *_threads(out.size), *sizes, words, *table, one, out)
+            self._launch(_INTEGERS, "normal", *_threads(out.size), *sizes, words, exact.normal_lines(self.xp, words.device), out)
         return out
 
     def halves(self, words: Array) -> Array:
@@ -436,7 +434,7 @@ class CudaOperations(Backend):
         kind = np.dtype(dtype)
         x = self.empty((n, k or 0), kind)
         y = self.empty((n,), _I8) if o is None else self.empty((n, o), kind)
-        ours = *exact.normal_table(self.xp, x.device), *exact._circle(self.xp, x.device)
+        ours = exact.normal_lines(self.xp, x.device), *exact._circle(self.xp, x.device)
         constants = *ours, exact._arctangents(self.xp, x.device), *[tables[number] for number in tables_of(trace)]
         first, numbers = (index.start, None) if isinstance(index, range) else (0, self._dense(self.asarray(index), _I8))
         place = *map(np.uint64, (*key, *counter)), np.int64(first), numbers

@@ -18,7 +18,7 @@ from tinynet_backends.rowwise import RowTrace
 EACH = 32  # features that a thread makes at a time, as in kernels/exact.cuh
 _TYPES = {"float64": "double", "int64": "i64", "uint64": "u64", "bool": "bool", "real": "real"}
 _DEFINED = {
-    "CELLS": exact.CELLS, "POINTS": exact._POINTS, "NODES": float(exact._NODES), "QUARTER": 0.5 * exact._PI,
+    "POINTS": exact._POINTS, "NODES": float(exact._NODES), "QUARTER": 0.5 * exact._PI,
     "SINE0": exact._SINE[-2], "SINE1": exact._SINE[-1], "COSINE0": exact._COSINE[-3], "COSINE1": exact._COSINE[-2],
     "COSINE2": exact._COSINE[-1], "LOG2_HIGH": exact._LOG2_HIGH, "LOG2_LOW": exact._LOG2_LOW,
 }  # fmt: skip
@@ -37,7 +37,7 @@ class Cuda:
             "minimum": "{0} <= {1} || {0} != {0} ? {0} : {1}", "less": "{} < {}", "less_equal": "{} <= {}",
             "greater": "{} > {}", "greater_equal": "{} >= {}", "equal": "{} == {}", "not_equal": "{} != {}",
             "where": "{0} ? {1} : {2}", "constant": "{}", "log": "logarithm({})", "sine": "sine({}, sines, cosines)",
-            "cosine": "cosine({}, sines, cosines)", "arctan": "arctan({}, {}, angles)", "normal": "normal({}, a, b)",
+            "cosine": "cosine({}, sines, cosines)", "arctan": "arctan({}, {}, angles)", "normal": "normal({}, lines)",
         }  # fmt: skip
 
     def let(self, name: str, kind: str, value: str) -> str:
@@ -109,11 +109,11 @@ def kernel(trace: RowTrace, dtype: Any) -> Source:
     """A kernel called ``samples``.
 
     Its arguments: rows, key and counter, the index of the first sample, the indices of all or null, features, labels or
-    targets, the tables of `exact` (normal a and b, sines, cosines, angles), and the formula's own tables in order.
+    targets, the tables of `exact` (normal lines, sines, cosines, angles), and the formula's own tables in order.
     """
     target = trace.instructions[trace.target.number].width
     own = [f"const double* __restrict__ t{n}" for n in tables(trace)]
-    shared = [f"const double* __restrict__ {name}" for name in ("a", "b", "sines", "cosines", "angles")]
+    shared = [f"const double* __restrict__ {name}" for name in ("lines", "sines", "cosines", "angles")]
     result = "i64* __restrict__ labels" if target is None else "real* __restrict__ targets"
     stream = ["u64 k0", "u64 k1", "u64 c0", "u64 c1", "u64 c2", "i64 first", "const i64* __restrict__ index"]
     arguments = ["i64 n", *stream, "real* __restrict__ x", result, *shared, *own]

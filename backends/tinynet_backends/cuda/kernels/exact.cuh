@@ -1,14 +1,7 @@
 // The functions of exact.py for single numbers, with the same bits: + - * / sqrt round as on the host (--fmad=false).
-// a, b, sines, cosines and angles are the tables of exact.py.
+// lines, sines, cosines and angles are the tables of exact.py.
 
 DEVICE double half(u64 word, i64 upper) { return (double)(u32)(word >> 32 * upper) * 0x1p-32; }
-
-DEVICE double normal(u64 word, const double* a, const double* b) {
-    const double g = (double)(i64)(word << 1 >> 11 | 1);
-    const i64 cell = (__double_as_longlong(g) >> 42) - 1023 * CELLS;
-    const double z = a[cell] + b[cell] * g;
-    return word >> 63 ? -z : z;
-}
 
 struct Near { i64 k; double s, c; };
 

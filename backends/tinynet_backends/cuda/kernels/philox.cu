@@ -37,19 +37,13 @@ KERNEL words_at(
     }
 }
 
-// Backend.normal of rows of words, `stride` words apart. The bits of a float64 are its octave and its place in the octave,
-// so one shift gives the table's cell; `one` is the cell of 1.
+// Backend.normal of rows of words, `stride` words apart
 KERNEL normal(
-    i64 rows, i64 columns, i64 stride, const u64* __restrict__ words, const double* __restrict__ a,
-    const double* __restrict__ b, i64 one, double* __restrict__ out
+    i64 rows, i64 columns, i64 stride, const u64* __restrict__ words, const double* __restrict__ lines, double* __restrict__ out
 ) {
     for (i64 i = thread(); i < rows * columns; i += threads()) {
         const i64 row = quotient(i, columns);
-        const u64 word = words[row * stride + i - row * columns];
-        const double g = (double)(i64)(word << 1 >> 11 | 1);
-        const i64 cell = (__double_as_longlong(g) >> 42) - one;
-        const double z = __dadd_rn(a[cell], __dmul_rn(b[cell], g));
-        out[i] = word >> 63 ? -z : z;
+        out[i] = normal(words[row * stride + i - row * columns], lines);
     }
 }
 
