@@ -359,7 +359,9 @@ class CudaOperations(Backend):
         out = self.empty(words.shape, _F8)
         if out.size:
             sizes, words = self._strided(words)
-            self._launch(_INTEGERS, "normal", *_threads(out.size), *sizes, words, exact.normal_lines(self.xp, words.device), out)
+            self._launch(
+                _INTEGERS, "normal", *_threads(out.size), *sizes, words, exact.normal_lines(self.xp, words.device), out
+            )
         return out
 
     def halves(self, words: Array) -> Array:
