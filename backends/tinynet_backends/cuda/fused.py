@@ -38,7 +38,7 @@ _ENOUGH = 128  # tiles that occupy the whole device
 _SURE = 1 << 18  # parameters times rows of one block, up to which fusion is used without timing
 _WORTH = 1 << 20  # parameters times rows, from which on kernels are compiled for sizes
 _MACROS = (  # that other sources may have left
-    "COUNT", "THROUGH", "TILE", "WIDTHS", "FORMULAS", "OF_INPUTS", "TILE_ROWS", "LAYERS", "UNROLLED", "KNOWN",
+    "COUNT", "THROUGH", "TILE", "WIDTHS", "FORMULAS", "OF_INPUTS", "TILE_ROWS", "LAYERS", "UNROLLED", "KNOWN", "LARGE", "HELD",
 )  # fmt: skip
 _OPERANDS = {"float32": 0, "bf16x3": 0, "tf32": 1, "bf16": 2}  # numbered as in kernels/fused.cuh
 _LAYERS = np.dtype(
@@ -124,7 +124,14 @@ class Work:
     @property
     def tiles(self) -> tuple[int, ...]:
         """Rows of a tile, to choose from."""
-        return (*_TILES, 128) if self.in_registers else _TILES
+        return (*_TILES, 128) if self.in_registers or self.large else _TILES
+
+    @property
+    def large(self) -> bool:
+        """Whether `kernels/fused.cuh` has kernels for large tiles, which hold the gradients of weights in registers."""
+        numbers = [_up(i) * _up(o) for i, o in pairwise(self.widths)]
+        exact = self.dtype == "float32" and _OPERANDS[self.operands] == 0  # no rounding, nor twice the registers
+        return exact and self.n >= _CHUNKS * 128 and max(numbers) == 16 * THREADS and sum(numbers) <= 80 * THREADS
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -190,7 +197,8 @@ class Work:
         if back:
             again = _OPERANDS[self.operands] > 0 or any(self.of_input[:-1])
             weights = sum(_up(o) * _pitch(i) for i, o in each[0 if self.need_dx else 1 :])
-            row = sum(map(_pitch, self.widths[:-1])) + (2 + again) * widest
+            inputs = [*map(_pitch, self.widths[:-1])]
+            row = (2 * max(inputs) if self.tile > max(_TILES) else sum(inputs)) + (2 + again) * widest
         else:
             weights = sum((_up(i) + 1) * _pitch(o) for i, o in each)
             row = first + 2 * widest
@@ -250,7 +258,7 @@ class Fused(chain.Pass):
     def __init__(self, ops: Any, work: Work, layers: Sequence[DenseLayer]) -> None:
         self.ops, self.work = ops, work
         pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
-        alone = work.in_registers or work.n * work.p >= _WORTH
+        alone = work.in_registers or work.tile > max(_TILES) or work.n * work.p >= _WORTH
         self.source = for_sizes(work) if alone else kernels(tuple(pairs), work.dtype, work.operands)
         argument = np.zeros((), _LAYERS)
         for k, (w, b, *_) in enumerate(layers):

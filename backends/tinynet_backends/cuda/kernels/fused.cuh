@@ -3,6 +3,9 @@
 //
 // Matrices in shared memory have rows of `pitch` numbers, an odd multiple of 16 bytes: rows are aligned, and threads that
 // read different rows of one column use different banks. Matrices are padded with 0.
+//
+// A block with LARGE tiles has a multiprocessor for itself for long: a thread computes 8 x 8 numbers at once where it can, holds
+// its part of the gradients of weights in registers, and the next rows arrive while it computes.
 
 #if defined COUNT  // sizes are constants
 #define WIDTHS WIDTH
@@ -12,11 +15,15 @@
 #define LAYERS COUNT
 #define UNROLLED COUNT
 #define KNOWN false
+#define LARGE (TILE > 64)
+#define HELD COUNT
 #else
 #define WIDTHS layers.width
 #define FORMULAS layers.f
 #define OF_INPUTS layers.of_input
 #define TILE_ROWS tile
+#define LARGE false
+#define HELD 1
 #ifdef USED  // known arguments: see joined.py
 #define LAYERS USED
 #define UNROLLED USED
@@ -141,13 +148,75 @@ DEVICE void tensor_product(
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
             const int j = first + 8 * t + c % 2 * 4;
-            if (high && j < up(columns)) put(row + c / 2, j, Quad{d[0][c], d[1][c], d[2][c], d[3][c]});
+            if (high && j < up(columns)) put(row + c / 2, j, Quad{d[0][c], d[1][c], d[2][c], d[3][c]}, c);
         }
     }
 }
 #endif
 
-// put(row, j, four numbers) for all of a @ b, (rows, depth), (depth, columns), or with a as (depth, rows) if TRANSPOSED. A
+// `product` by squares of 8 x 8 numbers: half as many reads of shared memory as by those of 4 x 4. A square has a quad of either
+// half of the columns, and every `down`-th row; if TRANSPOSED, a quad of either half of the rows: so threads read adjacent quads,
+// or rows, from different banks. Two neighbours have the same columns, and those next to them the same rows: their reads of 16
+// bytes are one. Up to 4 threads share a square as in `product`.
+template <bool TRANSPOSED, class Put>
+DEVICE void large_product(int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Put& put) {
+    const int across = columns / 8, down = rows / 8, squares = across * down, pair = down % 2 ? 1 : 2;
+    const int sharing = 4 * squares <= THREADS ? 4 : 2 * squares <= THREADS ? 2 : 1;
+    const int lanes = 32 / sharing, lane = place_in_block() % 32, mine = lane / lanes;
+    for (int base = 0; base < squares; base += THREADS / sharing) {
+        const int square = base + place_in_block() / 32 * lanes + lane % lanes;
+        const bool inside = square < squares;
+        const int strip = (u32)square / (u32)(across * pair) * pair + square % pair;
+        const int row = TRANSPOSED ? 4 * strip : strip, j = (u32)square / (u32)pair % (u32)across * 4;
+        Quad s[8][2] = {};
+#pragma unroll 1
+        for (int k = 4 * mine; k < (inside ? up(depth) : 0); k += 4 * sharing) {
+            Quad x[8];
+            if (!TRANSPOSED)
+#pragma unroll
+                for (int l = 0; l < 8; ++l) x[l] = *(const Quad*)(a + (row + l * down) * ap + k);
+#pragma unroll
+            for (int d = 0; d < 4; ++d) {
+                Quad y[2];
+#pragma unroll
+                for (int h = 0; h < 2; ++h) {
+                    y[h] = *(const Quad*)(b + (k + d) * bp + j + h * columns / 2);
+                    if (TRANSPOSED) x[h] = *(const Quad*)(a + (k + d) * ap + row + h * rows / 2);
+                }
+#pragma unroll
+                for (int l = 0; l < 8; ++l)
+#pragma unroll
+                    for (int c = 0; c < 8; ++c)
+                        s[l][c / 4].v[c % 4] =
+                            fma(TRANSPOSED ? x[l / 4].v[l % 4] : x[l].v[d], y[c / 4].v[c % 4], s[l][c / 4].v[c % 4]);
+            }
+        }
+        int first = 0;  // of the square's rows that this thread ends up with
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+            const int half = 4 >> n;
+            if (sharing <= 1 << n) break;
+            const bool lower = mine >> n & 1;
+#pragma unroll
+            for (int l = 0; l < half; ++l)
+#pragma unroll
+                for (int h = 0; h < 2; ++h)
+                    s[l][h] = sum(lower ? s[l + half][h] : s[l][h], shuffled(lower ? s[l][h] : s[l + half][h], lanes << n));
+            first += lower ? half : 0;
+        }
+        if (!inside) continue;
+#pragma unroll
+        for (int l = 0; l < 8; ++l)
+            if (l * sharing < 8) {
+                const int at = first + l, r = TRANSPOSED ? row + at % 4 + at / 4 * (rows / 2) : row + at * down;
+#pragma unroll
+                for (int h = 0; h < 2; ++h) put(r, j + h * columns / 2, s[l][h], 2 * l + h);
+            }
+    }
+}
+
+// put(row, j, four numbers, which of this thread's fours) for all of a @ b, (rows, depth), (depth, columns), or with a as
+// (depth, rows) if TRANSPOSED. A
 // thread computes 4 x 4 numbers. If there are fewer such squares than threads, up to 16 threads of a warp share one: each sums
 // over a part of the depth, then they divide the square among them and add the parts. The division follows from sizes. All
 // threads of the block must call this.
@@ -159,6 +228,10 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
         return;
     }
 #endif
+    if (LARGE && rows % 8 == 0 && columns % 8 == 0 && depth >= 64 && rows * columns >= 16 * THREADS) {
+        large_product<TRANSPOSED>(rows, columns, depth, a, ap, b, bp, put);
+        return;
+    }
     const int across = up(columns) / 4, squares = up(rows) / 4 * across, steps = up(depth) / 4;
     int sharing = 1;
 #pragma unroll
@@ -180,7 +253,7 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
 #pragma unroll
         for (int apart = 1; apart < 16; apart *= 2)
             if (apart < sharing) s = sum(s, shuffled(s, apart * lanes));
-        if (inside && mine == 0) put(row, j, s);
+        if (inside && mine == 0) put(row, j, s, 0);
         return;
     }
     for (int base = 0; base < squares; base += THREADS / sharing) {
@@ -219,7 +292,7 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
         if (!inside || mine >= 4) continue;
 #pragma unroll
         for (int r = 0; r < 4; ++r)
-            if (r * sharing < 4) put(row + r, j, s[r]);
+            if (r * sharing < 4) put(row + r, j, s[r], r);
     }
 }
 
@@ -227,6 +300,16 @@ DEVICE int widest(const Layers& layers, int first) {
     int most = first ? 0 : pitch(WIDTHS[0]);
 #pragma unroll UNROLLED
     for (int k = 1; k <= LAYERS; ++k) {
+        const int p = pitch(WIDTHS[k]);
+        most = p > most ? p : most;
+    }
+    return most;
+}
+
+DEVICE int widest_input(const Layers& layers) {
+    int most = 0;
+#pragma unroll UNROLLED
+    for (int k = 0; k < LAYERS; ++k) {
         const int p = pitch(WIDTHS[k]);
         most = p > most ? p : most;
     }
@@ -253,10 +336,12 @@ KERNEL forward(
     real* const rows_of_x = free;
     real* const results = rows_of_x + tile * pitch(WIDTHS[0]);  // of two layers, alternating
     const int apart = tile * widest(layers, 1);
+    const bool early = LARGE && last > 0;  // whether the next tile of x arrives from the second layer on
     for (i64 first = (i64)blockIdx.x * tile; first < n; first += (i64)gridDim.x * tile) {
         const int rows = n - first < tile ? (int)(n - first) : tile;
         __syncthreads();  // the last tile has been read
-        fetch<true>(x + first * WIDTHS[0], rows, tile, WIDTHS[0], rows_of_x);
+        if (!early || first == (i64)blockIdx.x * tile)
+            fetch<true>(x + first * WIDTHS[0], rows, tile, WIDTHS[0], rows_of_x);
         const real *w = room, *in = rows_of_x;
 #pragma unroll UNROLLED
         for (int k = 0; k <= last; ++k) {
@@ -264,9 +349,14 @@ KERNEL forward(
             const bool of_input = OF_INPUTS[k];
             const real* b = w + up(i) * p;
             real* const next = results + (k & 1 ? apart : 0);
-            copied();
+            if (!early || !k) copied();
             __syncthreads();
-            product<false>(tile, o, i, in, pitch(i), w, p, [&](int row, int j, const Quad& s) {
+            const i64 ahead = first + (i64)gridDim.x * tile;
+            if (early && k == 1 && ahead < n)
+                fetch<true>(
+                    x + ahead * WIDTHS[0], n - ahead < tile ? (int)(n - ahead) : tile, tile,
+                    WIDTHS[0], rows_of_x);
+            product<false>(tile, o, i, in, pitch(i), w, p, [&](int row, int j, const Quad& s, int) {
                 Quad out, keep, then;
 #pragma unroll
                 for (int l = 0; l < 4; ++l) {
@@ -324,9 +414,19 @@ KERNEL backward(
         fetch_transposed(layers.w[k], WIDTHS[k], WIDTHS[k + 1], free);
         free += up(WIDTHS[k + 1]) * pitch(WIDTHS[k]);
     }
-    real* const inputs = free;  // of all layers, the last one's first
+    real* const inputs = free;  // of all layers, the last one's first; or LARGE ones of two layers, alternating
+    const int half = LARGE ? tile * widest_input(layers) : 0;
+    int turn = 0;  // which of the two is read
+    if (LARGE) free += 2 * half;
 #pragma unroll UNROLLED
-    for (int k = last; k >= 0; --k) free += tile * pitch(WIDTHS[k]);
+    for (int k = last; k >= 0; --k)
+        if (!LARGE) free += tile * pitch(WIDTHS[k]);
+    const auto input = [&](int k, i64 first, int rows, real* to) {
+        const int i = WIDTHS[k];
+        if (k) fetch<false>(kept + layers.kept[k - 1] + first * i, rows, tile, i, to);
+        else fetch<true>(x + first * i, rows, tile, i, to);
+    };
+    Quad held[HELD][4] = {};  // a thread's part of the gradients of weights, if LARGE
     real *dz = free, *next = free + tile * most, *const again = free + 2 * tile * most;
     for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
         const i64 begin = chunk * size, end = begin + size < n ? begin + size : n;
@@ -336,12 +436,12 @@ KERNEL backward(
             real* in = inputs;
 #pragma unroll UNROLLED
             for (int k = last; k >= 0; --k) {
-                const int i = WIDTHS[k];
-                if (!k) break;
-                fetch<false>(kept + layers.kept[k - 1] + first * i, rows, tile, i, in);
-                in += tile * pitch(i);
+                if (LARGE || !k) break;
+                input(k, first, rows, in);
+                in += tile * pitch(WIDTHS[k]);
             }
-            fetch<true>(x + first * WIDTHS[0], rows, tile, WIDTHS[0], in);
+            if (!LARGE) input(0, first, rows, in);
+            else if (first == begin) input(last, first, rows, inputs + turn * half);
             {
                 const int o = WIDTHS[last + 1], quads = up(o) / 4, f = FORMULAS[last];
                 for (int i = place_in_block(); i < tile * quads; i = then(i, tile * quads, THREADS)) {
@@ -358,7 +458,7 @@ KERNEL backward(
                     *(Quad*)(dz + row * pitch(o) + j) = d;
                 }
             }
-            copied();
+            if (!LARGE) copied();
             in = inputs;
             const real* w = room;
             real* sums = parts + chunk * apart + p;
@@ -367,6 +467,15 @@ KERNEL backward(
                 const int i = WIDTHS[k], o = WIDTHS[k + 1], ip = pitch(i), op = pitch(o);
                 const int f = k ? FORMULAS[k - 1] : 0;
                 const bool of_input = k && OF_INPUTS[k - 1];
+                if (LARGE) {
+                    in = inputs + turn * half;
+                    turn ^= 1;
+                    copied();
+                    __syncthreads();  // the other half has been read
+                    const i64 ahead = k ? first : first + tile;
+                    const int before_end = end - ahead < tile ? (int)(end - ahead) : tile;
+                    if (ahead < end) input(k ? k - 1 : last, ahead, before_end, inputs + turn * half);
+                }
                 const real* operands = in;
                 if (k && (OPERANDS || of_input)) {
                     __syncthreads();  // the last contents of `again` have been read
@@ -381,17 +490,21 @@ KERNEL backward(
                     }
                     operands = again;
                 }
-                __syncthreads();
+                if (!LARGE || operands != in) __syncthreads();
                 if (layers.b[k]) {
                     sums -= o;
                     add_columns(sums, dz, tile, o, first == begin);
                 }
                 sums -= (i64)i * o;
-                product<true>(i, o, tile, operands, ip, dz, op, [&](int row, int j, const Quad& s) {
-                    if (row < i) add(sums + (i64)row * o, j, o, s, first == begin);
+                product<true>(i, o, tile, operands, ip, dz, op, [&](int row, int j, const Quad& s, int n) {
+                    if (LARGE) {
+                        Quad& so_far = held[LARGE ? k : 0][n];
+                        so_far = first == begin ? s : sum(so_far, s);
+                        if (row < i && end - first <= tile) put(sums + (i64)row * o, j, o, so_far);
+                    } else if (row < i) add(sums + (i64)row * o, j, o, s, first == begin);
                 });
                 if (k || through)
-                    product<false>(tile, i, o, dz, op, w, ip, [&](int row, int j, const Quad& s) {
+                    product<false>(tile, i, o, dz, op, w, ip, [&](int row, int j, const Quad& s, int) {
                         const Quad known = *(const Quad*)(in + row * ip + j);
                         Quad d = s;
                         if (!k) {
@@ -418,7 +531,7 @@ KERNEL backward(
                     __syncthreads();
                     add_columns(sums - i, next, tile, i, first == begin);
                 }
-                in += tile * ip;
+                if (!LARGE) in += tile * ip;
                 w += up(o) * ip;
                 real* const read = dz;
                 dz = next;
