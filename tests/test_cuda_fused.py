@@ -333,6 +333,7 @@ def test_tiles_are_large_where_a_block_s_threads_hold_all_gradients():
         work((1 << 15) - 1, widths)[0],
         work(1 << 15, [64] * 6 + [16])[0],
         work(1 << 15, [64, 65, 16])[0],
+        work(1 << 15, [128, 32, 16])[0],
         work(1 << 15, [40, 60, 16])[0],
         fused.replace(large, dtype="float64"),
         fused.replace(large, operands="tf32", before=1),

@@ -131,7 +131,8 @@ class Work:
         """Whether `kernels/fused.cuh` has kernels for large tiles, which hold the gradients of weights in registers."""
         numbers = [_up(i) * _up(o) for i, o in pairwise(self.widths)]
         exact = self.dtype == "float32" and _OPERANDS[self.operands] == 0  # no rounding, nor twice the registers
-        return exact and self.n >= _CHUNKS * 128 and max(numbers) == 16 * THREADS and sum(numbers) <= 80 * THREADS
+        square = max(self.widths) <= 64 and max(numbers) == 16 * THREADS
+        return exact and square and sum(numbers) <= 80 * THREADS and self.n >= _CHUNKS * 128
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:

@@ -113,9 +113,9 @@ DEVICE void mma(float* d, const Pair& x, const Pair& below, float y0, float y1) 
 // `product` on tensor cores. A warp computes 16 x 32 numbers by four calls of `mma`, whose rows g and g + 8 are rows 2 g and
 // 2 g + 1 here, and column g of the n-th call is column 4 g + n: so a lane reads adjacent numbers from banks of its own, and
 // ends up with two rows of 8 numbers.
-template <bool TRANSPOSED, class Put>
+template <bool TRANSPOSED, class Read, class Put>
 DEVICE void tensor_product(
-    int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Put& put
+    int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Read& read, const Put& put
 ) {
     const int across = (columns + 31) / 32, tiles = (rows + 15) / 16 * across;
     const int lane = place_in_block() % 32, g = lane / 4, t = lane % 4;
@@ -148,7 +148,7 @@ DEVICE void tensor_product(
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
             const int j = first + 8 * t + c % 2 * 4;
-            if (high && j < up(columns)) put(row + c / 2, j, Quad{d[0][c], d[1][c], d[2][c], d[3][c]}, c);
+            if (high && j < up(columns)) put(row + c / 2, j, Quad{d[0][c], d[1][c], d[2][c], d[3][c]}, read(row + c / 2, j), c);
         }
     }
 }
@@ -158,19 +158,24 @@ DEVICE void tensor_product(
 // half of the columns, and every `down`-th row; if TRANSPOSED, a quad of either half of the rows: so threads read adjacent quads,
 // or rows, from different banks. Two neighbours have the same columns, and those next to them the same rows: their reads of 16
 // bytes are one. Up to 4 threads share a square as in `product`.
-template <bool TRANSPOSED, class Put>
-DEVICE void large_product(int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Put& put) {
+template <bool TRANSPOSED, class Read, class Put>
+DEVICE void large_product(
+    int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Read& read, const Put& put
+) {
     const int across = columns / 8, down = rows / 8, squares = across * down, pair = down % 2 ? 1 : 2;
     const int sharing = 4 * squares <= THREADS ? 4 : 2 * squares <= THREADS ? 2 : 1;
     const int lanes = 32 / sharing, lane = place_in_block() % 32, mine = lane / lanes;
+    const bool even = squares % (THREADS / sharing) == 0 && up(depth) % (4 * sharing) == 0;  // no thread has less to do
     for (int base = 0; base < squares; base += THREADS / sharing) {
         const int square = base + place_in_block() / 32 * lanes + lane % lanes;
-        const bool inside = square < squares;
+        const bool inside = even || square < squares;
         const int strip = (u32)square / (u32)(across * pair) * pair + square % pair;
         const int row = TRANSPOSED ? 4 * strip : strip, j = (u32)square / (u32)pair % (u32)across * 4;
         Quad s[8][2] = {};
 #pragma unroll 1
-        for (int k = 4 * mine; k < (inside ? up(depth) : 0); k += 4 * sharing) {
+        for (int first = 0; first < up(depth); first += 4 * sharing) {
+            const int k = first + 4 * mine;
+            if (!even && (!inside || k >= up(depth))) break;
             Quad x[8];
             if (!TRANSPOSED)
 #pragma unroll
@@ -192,44 +197,53 @@ DEVICE void large_product(int rows, int columns, int depth, const real* a, int a
             }
         }
         int first = 0;  // of the square's rows that this thread ends up with
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-            const int half = 4 >> n;
-            if (sharing <= 1 << n) break;
-            const bool lower = mine >> n & 1;
-#pragma unroll
-            for (int l = 0; l < half; ++l)
-#pragma unroll
-                for (int h = 0; h < 2; ++h)
-                    s[l][h] = sum(lower ? s[l + half][h] : s[l][h], shuffled(lower ? s[l][h] : s[l + half][h], lanes << n));
-            first += lower ? half : 0;
-        }
-        if (!inside) continue;
+        for (int n = 1; n < sharing; n *= 2) first += mine & n ? 4 / n : 0;
+        const auto place = [&](int l) {
+            const int at = first + l;
+            return row + (TRANSPOSED ? at % 4 + at / 4 * (rows / 2) : at * down);
+        };
+        Quad known[8][2];
 #pragma unroll
         for (int l = 0; l < 8; ++l)
-            if (l * sharing < 8) {
-                const int at = first + l, r = TRANSPOSED ? row + at % 4 + at / 4 * (rows / 2) : row + at * down;
 #pragma unroll
-                for (int h = 0; h < 2; ++h) put(r, j + h * columns / 2, s[l][h], 2 * l + h);
-            }
+            for (int h = 0; h < 2; ++h)
+                if (l * sharing < 8 && inside) known[l][h] = read(place(l), j + h * columns / 2);
+#pragma unroll
+        for (int n = 1; n < 4; n *= 2) {
+            if (n >= sharing) break;
+#pragma unroll
+            for (int l = 0; l < 4 / n; ++l)
+#pragma unroll
+                for (int h = 0; h < 2; ++h) {
+                    Quad &upper = s[l][h], &lower = s[l + 4 / n][h];
+                    upper = sum(mine & n ? lower : upper, shuffled(mine & n ? upper : lower, n * lanes));
+                }
+        }
+#pragma unroll
+        for (int l = 0; l < 8; ++l)
+#pragma unroll
+            for (int h = 0; h < 2; ++h)
+                if (l * sharing < 8 && inside) put(place(l), j + h * columns / 2, s[l][h], known[l][h], 2 * l + h);
     }
 }
 
-// put(row, j, four numbers, which of this thread's fours) for all of a @ b, (rows, depth), (depth, columns), or with a as
-// (depth, rows) if TRANSPOSED. A
-// thread computes 4 x 4 numbers. If there are fewer such squares than threads, up to 16 threads of a warp share one: each sums
-// over a part of the depth, then they divide the square among them and add the parts. The division follows from sizes. All
-// threads of the block must call this.
-template <bool TRANSPOSED, class Put>
-DEVICE void product(int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Put& put) {
+// put(row, j, four numbers, read(row, j), which of this thread's fours) for all of a @ b, (rows, depth), (depth, columns), or with
+// a as (depth, rows) if TRANSPOSED. Reads precede puts, since the compiler cannot know that these have other places. A thread
+// computes 4 x 4 numbers. If there are fewer such squares than threads, up to 16 threads of a warp share one: each sums over a
+// part of the depth, then they divide the square among them and add the parts. The division follows from sizes. All threads of
+// the block must call this.
+template <bool TRANSPOSED, class Read, class Put>
+DEVICE void product(
+    int rows, int columns, int depth, const real* a, int ap, const real* b, int bp, const Read& read, const Put& put
+) {
 #if OPERANDS
     if (depth <= 64 || (rows + 15) / 16 * ((columns + 31) / 32) >= 4) {  // otherwise most warps would be idle for long
-        tensor_product<TRANSPOSED>(rows, columns, depth, a, ap, b, bp, put);
+        tensor_product<TRANSPOSED>(rows, columns, depth, a, ap, b, bp, read, put);
         return;
     }
 #endif
-    if (LARGE && rows % 8 == 0 && columns % 8 == 0 && depth >= 64 && rows * columns >= 16 * THREADS) {
-        large_product<TRANSPOSED>(rows, columns, depth, a, ap, b, bp, put);
+    if (LARGE && rows % 8 == 0 && columns % 8 == 0 && depth >= 16 && rows * columns >= 16 * THREADS) {
+        large_product<TRANSPOSED>(rows, columns, depth, a, ap, b, bp, read, put);
         return;
     }
     const int across = up(columns) / 4, squares = up(rows) / 4 * across, steps = up(depth) / 4;
@@ -253,7 +267,7 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
 #pragma unroll
         for (int apart = 1; apart < 16; apart *= 2)
             if (apart < sharing) s = sum(s, shuffled(s, apart * lanes));
-        if (inside && mine == 0) put(row, j, s, 0);
+        if (inside && mine == 0) put(row, j, s, read(row, j), 0);
         return;
     }
     for (int base = 0; base < squares; base += THREADS / sharing) {
@@ -290,9 +304,13 @@ DEVICE void product(int rows, int columns, int depth, const real* a, int ap, con
         }
         for (int apart = 4; apart < sharing; apart *= 2) s[0] = sum(s[0], shuffled(s[0], apart * lanes));
         if (!inside || mine >= 4) continue;
+        Quad known[4];
 #pragma unroll
         for (int r = 0; r < 4; ++r)
-            if (r * sharing < 4) put(row + r, j, s[r], r);
+            if (r * sharing < 4) known[r] = read(row + r, j);
+#pragma unroll
+        for (int r = 0; r < 4; ++r)
+            if (r * sharing < 4) put(row + r, j, s[r], known[r], r);
     }
 }
 
@@ -356,11 +374,12 @@ KERNEL forward(
                 fetch<true>(
                     x + ahead * WIDTHS[0], n - ahead < tile ? (int)(n - ahead) : tile, tile,
                     WIDTHS[0], rows_of_x);
-            product<false>(tile, o, i, in, pitch(i), w, p, [&](int row, int j, const Quad& s, int) {
+            const auto bias = [&](int, int j) { return *(const Quad*)(b + j); };
+            product<false>(tile, o, i, in, pitch(i), w, p, bias, [&](int row, int j, const Quad& s, const Quad& b, int) {
                 Quad out, keep, then;
 #pragma unroll
                 for (int l = 0; l < 4; ++l) {
-                    const real in = s.v[l] + b[j + l];
+                    const real in = s.v[l] + b.v[l];
                     out.v[l] = value(f, in);
                     keep.v[l] = of_input ? in : out.v[l];
                     then.v[l] = j + l < o ? operand(out.v[l]) : (real)0;
@@ -380,18 +399,18 @@ KERNEL forward(
 // Add a tile's contribution to the gradient of a row of weights.
 DEVICE void add(real* row, int j, int width, const Quad& x, bool first) { put(row, j, width, first ? x : sum(get(row, j, width), x)); }
 
-// The same for a bias: sums of the columns of x (rows, width). A warp does eight of them; its lanes have pairs of rows.
-DEVICE void add_columns(real* sums, const real* x, int rows, int width, bool first) {
+// put(j, sum) for all columns of x (rows, width). A warp does eight of them; its lanes have pairs of rows.
+template <class Put> DEVICE void sum_columns(const real* x, int rows, int width, const Put& put) {
     const int lane = place_in_block() % 32, p = pitch(width);
     for (int base = place_in_block() / 32 * 8; base < width; base = then(base, width, THREADS / 32 * 8)) {
         const int j = base + lane % 8;
         real s = 0;
         if (j < width)
-#pragma unroll 2
+#pragma unroll 4
             for (int row = lane / 8 * 2; row < rows; row += 8) s += x[row * p + j] + x[(row + 1) * p + j];
         s += __shfl_xor_sync(~0u, s, 8);
         s += __shfl_xor_sync(~0u, s, 16);
-        if (lane < 8 && j < width) sums[j] = first ? s : sums[j] + s;
+        if (lane < 8 && j < width) put(j, s);
     }
 }
 
@@ -427,6 +446,7 @@ KERNEL backward(
         else fetch<true>(x + first * i, rows, tile, i, to);
     };
     Quad held[HELD][4] = {};  // a thread's part of the gradients of weights, if LARGE
+    real held_biases[HELD] = {};
     real *dz = free, *next = free + tile * most, *const again = free + 2 * tile * most;
     for (i64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
         const i64 begin = chunk * size, end = begin + size < n ? begin + size : n;
@@ -444,11 +464,13 @@ KERNEL backward(
             else if (first == begin) input(last, first, rows, inputs + turn * half);
             {
                 const int o = WIDTHS[last + 1], quads = up(o) / 4, f = FORMULAS[last];
-                for (int i = place_in_block(); i < tile * quads; i = then(i, tile * quads, THREADS)) {
+                if (LARGE && (first == begin || before)) fetch<false>(dy + first * o, rows, tile, o, dz);
+                if (LARGE) copied();  // what this thread has fetched
+                for (int i = place_in_block(); i < (LARGE && !f ? 0 : tile * quads); i = then(i, tile * quads, THREADS)) {
                     const int row = (u32)i / (u32)quads, j = 4 * (i - row * quads);
                     const i64 at = (first + row) * o;
                     Quad d = {}, known = {};
-                    if (row < rows) d = get(dy + at, j, o);
+                    if (row < rows) d = LARGE ? *(const Quad*)(dz + row * pitch(o) + j) : get(dy + at, j, o);
                     if (row < rows && layers.kept[last] >= 0) known = get(kept + layers.kept[last] + at, j, o);
 #pragma unroll
                     for (int l = 0; l < 4; ++l) {
@@ -473,8 +495,9 @@ KERNEL backward(
                     copied();
                     __syncthreads();  // the other half has been read
                     const i64 ahead = k ? first : first + tile;
-                    const int before_end = end - ahead < tile ? (int)(end - ahead) : tile;
-                    if (ahead < end) input(k ? k - 1 : last, ahead, before_end, inputs + turn * half);
+                    const int there = end - ahead < tile ? (int)(end - ahead) : tile, o = WIDTHS[last + 1];
+                    if (ahead < end) input(k ? k - 1 : last, ahead, there, inputs + turn * half);
+                    if (ahead < end && !k && !before) fetch<false>(dy + ahead * o, there, tile, o, next);
                 }
                 const real* operands = in;
                 if (k && (OPERANDS || of_input)) {
@@ -493,19 +516,26 @@ KERNEL backward(
                 if (!LARGE || operands != in) __syncthreads();
                 if (layers.b[k]) {
                     sums -= o;
-                    add_columns(sums, dz, tile, o, first == begin);
+                    sum_columns(dz, tile, o, [&](int j, real s) {
+                        if (LARGE) {
+                            real& so_far = held_biases[LARGE ? k : 0];
+                            so_far = first == begin ? s : so_far + s;
+                            if (end - first <= tile) sums[j] = so_far;
+                        } else sums[j] = first == begin ? s : sums[j] + s;
+                    });
                 }
                 sums -= (i64)i * o;
-                product<true>(i, o, tile, operands, ip, dz, op, [&](int row, int j, const Quad& s, int n) {
+                const auto nothing = [](int, int) { return Quad{}; };
+                product<true>(i, o, tile, operands, ip, dz, op, nothing, [&](int row, int j, const Quad& s, const Quad&, int n) {
                     if (LARGE) {
                         Quad& so_far = held[LARGE ? k : 0][n];
                         so_far = first == begin ? s : sum(so_far, s);
                         if (row < i && end - first <= tile) put(sums + (i64)row * o, j, o, so_far);
                     } else if (row < i) add(sums + (i64)row * o, j, o, s, first == begin);
                 });
+                const auto output = [&](int row, int j) { return *(const Quad*)(in + row * ip + j); };
                 if (k || through)
-                    product<false>(tile, i, o, dz, op, w, ip, [&](int row, int j, const Quad& s, int) {
-                        const Quad known = *(const Quad*)(in + row * ip + j);
+                    product<false>(tile, i, o, dz, op, w, ip, output, [&](int row, int j, const Quad& s, const Quad& known, int) {
                         Quad d = s;
                         if (!k) {
                             if (before) {
@@ -520,16 +550,16 @@ KERNEL backward(
                                 for (int l = 0; l < 4; l += LANES) *(Rounded*)(half_dx + at + j + l) = bfloat16(*(const Pack*)(d.v + l));
                             return;
                         }
+                        d = Quad{};
+                        if (row < rows)
 #pragma unroll
-                        for (int l = 0; l < 4; ++l) {
-                            const real x = back(f, of_input, s.v[l], known.v[l]);
-                            d.v[l] = row < rows && j + l < i ? operand(x) : (real)0;
-                        }
+                            for (int l = 0; l < 4; ++l)
+                                if (j + l < i) d.v[l] = operand(back(f, of_input, s.v[l], known.v[l]));
                         *(Quad*)(next + row * ip + j) = d;
                     });
                 if (!k && before == 2) {
                     __syncthreads();
-                    add_columns(sums - i, next, tile, i, first == begin);
+                    sum_columns(next, tile, i, [&](int j, real s) { sums[j - i] = first == begin ? s : sums[j - i] + s; });
                 }
                 if (!LARGE) in += tile * ip;
                 w += up(o) * ip;
