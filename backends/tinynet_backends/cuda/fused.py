@@ -135,6 +135,11 @@ class Work:
         return exact and square and sum(numbers) <= 80 * THREADS and self.n >= _CHUNKS * 128
 
     @property
+    def alone(self) -> bool:
+        """Whether tiles are large, so that forward, too, a block has a multiprocessor for itself."""
+        return self.tile > max(_TILES) and not self.in_registers
+
+    @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Of the gradients: those of the bias before these layers, and of each layer's weights and bias."""
         each = zip(pairwise(self.widths), self.biases, strict=True)
@@ -150,7 +155,7 @@ class Work:
     def size(self) -> int:
         """Rows per chunk."""
         tiles = -(-self.n // self.tile)
-        return self.tile * -(-tiles // (min(_CHUNKS, _ALONE) if self.in_registers else _CHUNKS))
+        return self.tile * -(-tiles // (min(_CHUNKS, _ALONE) if self.in_registers or self.alone else _CHUNKS))
 
     @property
     def chunks(self) -> int:
@@ -199,7 +204,7 @@ class Work:
             again = _OPERANDS[self.operands] > 0 or any(self.of_input[:-1])
             weights = sum(_up(o) * _pitch(i) for i, o in each[0 if self.need_dx else 1 :])
             inputs = [*map(_pitch, self.widths[:-1])]
-            row = (2 * max(inputs) if self.tile > max(_TILES) else sum(inputs)) + (2 + again) * widest
+            row = (2 * max(inputs) if self.alone else sum(inputs)) + (2 + again) * widest
         else:
             weights = sum((_up(i) + 1) * _pitch(o) for i, o in each)
             row = first + 2 * widest
@@ -259,8 +264,8 @@ class Fused(chain.Pass):
     def __init__(self, ops: Any, work: Work, layers: Sequence[DenseLayer]) -> None:
         self.ops, self.work = ops, work
         pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
-        alone = work.in_registers or work.tile > max(_TILES) or work.n * work.p >= _WORTH
-        self.source = for_sizes(work) if alone else kernels(tuple(pairs), work.dtype, work.operands)
+        worth = work.in_registers or work.alone or work.n * work.p >= _WORTH
+        self.source = for_sizes(work) if worth else kernels(tuple(pairs), work.dtype, work.operands)
         argument = np.zeros((), _LAYERS)
         for k, (w, b, *_) in enumerate(layers):
             pair = work.formulas[k]
@@ -277,7 +282,7 @@ class Fused(chain.Pass):
         self.kept = self.ops.empty((work.kept[1],), x.dtype)
         y = self.ops.empty((work.n, work.widths[-1]), x.dtype)
         tiles = -(-work.n // work.tile)
-        blocks = -(-tiles // -(-tiles // _CHUNKS))
+        blocks = -(-tiles // -(-tiles // (_ALONE if work.alone else _CHUNKS)))
         args = np.int64(work.n), np.int32(work.tile), self.argument, self.x, self.kept, y
         self.ops._launch(self.source, "forward", blocks, THREADS, *args, room=work.room(False))
         return y
