@@ -60,6 +60,7 @@ def sources():
         yield fused.kernels((), "float32", precision)
     for name, precision in DEFAULT:
         yield fused.for_sizes(registers(precision, *IN_REGISTERS[name])[0])
+    yield fused.for_sizes(large(*LARGE["chunks"])[0])
 
 
 IN_REGISTERS = {  # rows, tile, widths, activations, bias, whether the gradient of x is needed
@@ -77,6 +78,23 @@ def registers(precision, n, tile, widths, activations, bias, need_dx):
     work = fused.Work.of(draw(n, widths[0]), made, precision, need_dx).behind(0, tile)
     assert work.in_registers
     return work, made
+
+
+LARGE = {  # rows, widths, activations, bias, whether the gradient of x is needed, and whether x is a ReLU's output
+    "chunks": (300, [20, 64, 64, 10], [tn.Tanh(), tn.ReLU(), None], True, False, 0),
+    "of the activation's input": (300, [64, 64, 64, 16], [tn.ReLU(), tn.GELU(), tn.Tanh()], True, True, 0),
+    "no bias": (257, [40, 60, 5], [tn.GELU(), tn.ReLU()], False, True, 0),
+    "one layer": (600, [64, 64], [tn.Tanh()], True, True, 0),
+    "behind a ReLU": (300, [64, 64, 3], [tn.ReLU(), None], False, True, 1),
+    "behind a bias and a ReLU": (300, [64, 64, 3], [tn.ReLU(), None], True, True, 2),
+}
+
+
+def large(n, widths, activations, bias, need_dx, before):
+    """The work of layers in tiles of 128 rows, and the layers."""
+    made = layers(widths, activations, bias)
+    work = fused.Work.of(draw(n, widths[0]), made, "float32", need_dx)
+    return fused.replace(work.behind(0, 128), before=before), made
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +257,24 @@ def test_a_warp_has_rows_in_registers(name, precision, machine, monkeypatch):
     agree(got, wanted if work.need_dx else [wanted[0], *wanted[2:]], 2e-2 if precision == "bf16" else 1e-3)
 
 
+@pytest.mark.parametrize(
+    "name", [name if name == "chunks" else pytest.param(name, marks=pytest.mark.slow) for name in LARGE]
+)
+def test_large_tiles(name, machine, monkeypatch):
+    monkeypatch.setattr(fused, "_CHUNKS", 1 if name == "one layer" else 2)
+    work, made = large(*LARGE[name])
+    x, dy = draw(work.n, work.widths[0]), draw(work.n, work.widths[-1])
+    x = np.maximum(x, 0) if work.before else x
+    y, dx, *gradients = one_by_one(x.astype(F8), exactly(made), dy.astype(F8))
+    dx = dx * (x > 0) if work.before else dx
+    wanted = [y, *([dx] if work.need_dx else []), *([dx.sum(0)] if work.before == 2 else []), *gradients]
+    one = fused.Fused(shim.ShimBackend(machine), work, made)
+    y, (dx, each) = one.forward(x), one.backward(dy)
+    before = [] if one.before is None else [one.before]
+    got = [y, *([dx] if work.need_dx else []), *before, *(g for pair in each for g in pair if g is not None)]
+    agree(got, wanted, RTOL[F4])
+
+
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_kernels_for_sizes_return_the_same_bits(precision, machine, monkeypatch):
     monkeypatch.setattr(fused, "_REGISTERS", 0)
@@ -285,6 +321,24 @@ def test_operands_that_do_not_lie_in_order_or_aligned(machine):
 def work(n, widths, activations=None, **options):
     x, made = np.zeros((n, widths[0]), F4), layers(widths, activations or [tn.ReLU()] * (len(widths) - 1))
     return fused.Work.of(x, made, "float32", False), x, made
+
+
+def test_tiles_are_large_where_a_block_s_threads_hold_all_gradients():
+    widths = [64] * 5 + [16]
+    large = work(1 << 15, widths)[0]
+    assert fused._candidates(shim.ShimBackend(None), *work(1 << 15, widths))[:4] == [
+        (0, n, False) for n in (16, 32, 64, 128)
+    ]
+    for other in (
+        work((1 << 15) - 1, widths)[0],
+        work(1 << 15, [64] * 6 + [16])[0],
+        work(1 << 15, [64, 65, 16])[0],
+        work(1 << 15, [128, 32, 16])[0],
+        work(1 << 15, [40, 60, 16])[0],
+        fused.replace(large, dtype="float64"),
+        fused.replace(large, operands="tf32", before=1),
+    ):
+        assert other.tiles == (16, 32, 64)
 
 
 @pytest.mark.slow
@@ -745,7 +799,10 @@ def test_the_report_says_what_every_way_takes(machine, monkeypatch):
 def test_nvrtc_compiles_them(dtype, precision, architecture):
     """To PTX, as `test_nvrtc_compiles_the_files`, or to cubins."""
     made = [fused.kernels(pairs(tn.ReLU()), dtype, precision)]
-    made += [fused.for_sizes(registers(precision, *IN_REGISTERS["chunks"])[0])] if precision != "float32" else []
+    if precision != "float32":
+        made += [fused.for_sizes(registers(precision, *IN_REGISTERS["chunks"])[0])]
+    elif dtype == "float32":
+        made += [fused.for_sizes(large(*LARGE["of the activation's input"])[0])]
     for source in made:
         compiled = nvrtc.compiled(source.text, architecture)
         assert compiled.startswith(b"\x7fELF") if architecture.startswith("sm") else compiled.count(b"mma.sync") > 4

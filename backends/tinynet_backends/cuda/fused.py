@@ -38,7 +38,7 @@ _ENOUGH = 128  # tiles that occupy the whole device
 _SURE = 1 << 18  # parameters times rows of one block, up to which fusion is used without timing
 _WORTH = 1 << 20  # parameters times rows, from which on kernels are compiled for sizes
 _MACROS = (  # that other sources may have left
-    "COUNT", "THROUGH", "TILE", "WIDTHS", "FORMULAS", "OF_INPUTS", "TILE_ROWS", "LAYERS", "UNROLLED", "KNOWN",
+    "COUNT", "THROUGH", "TILE", "WIDTHS", "FORMULAS", "OF_INPUTS", "TILE_ROWS", "LAYERS", "UNROLLED", "KNOWN", "LARGE", "HELD",
 )  # fmt: skip
 _OPERANDS = {"float32": 0, "bf16x3": 0, "tf32": 1, "bf16": 2}  # numbered as in kernels/fused.cuh
 _LAYERS = np.dtype(
@@ -124,7 +124,20 @@ class Work:
     @property
     def tiles(self) -> tuple[int, ...]:
         """Rows of a tile, to choose from."""
-        return (*_TILES, 128) if self.in_registers else _TILES
+        return (*_TILES, 128) if self.in_registers or self.large else _TILES
+
+    @property
+    def large(self) -> bool:
+        """Whether `kernels/fused.cuh` has kernels for large tiles, which hold the gradients of weights in registers."""
+        numbers = [_up(i) * _up(o) for i, o in pairwise(self.widths)]
+        exact = self.dtype == "float32" and _OPERANDS[self.operands] == 0  # no rounding, nor twice the registers
+        square = max(self.widths) <= 64 and max(numbers) == 16 * THREADS
+        return exact and square and sum(numbers) <= 80 * THREADS and self.n >= _CHUNKS * 128
+
+    @property
+    def alone(self) -> bool:
+        """Whether tiles are large, so that forward, too, a block has a multiprocessor for itself."""
+        return self.tile > max(_TILES) and not self.in_registers
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -142,7 +155,7 @@ class Work:
     def size(self) -> int:
         """Rows per chunk."""
         tiles = -(-self.n // self.tile)
-        return self.tile * -(-tiles // (min(_CHUNKS, _ALONE) if self.in_registers else _CHUNKS))
+        return self.tile * -(-tiles // (min(_CHUNKS, _ALONE) if self.in_registers or self.alone else _CHUNKS))
 
     @property
     def chunks(self) -> int:
@@ -190,7 +203,8 @@ class Work:
         if back:
             again = _OPERANDS[self.operands] > 0 or any(self.of_input[:-1])
             weights = sum(_up(o) * _pitch(i) for i, o in each[0 if self.need_dx else 1 :])
-            row = sum(map(_pitch, self.widths[:-1])) + (2 + again) * widest
+            inputs = [*map(_pitch, self.widths[:-1])]
+            row = (2 * max(inputs) if self.alone else sum(inputs)) + (2 + again) * widest
         else:
             weights = sum((_up(i) + 1) * _pitch(o) for i, o in each)
             row = first + 2 * widest
@@ -250,8 +264,8 @@ class Fused(chain.Pass):
     def __init__(self, ops: Any, work: Work, layers: Sequence[DenseLayer]) -> None:
         self.ops, self.work = ops, work
         pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
-        alone = work.in_registers or work.n * work.p >= _WORTH
-        self.source = for_sizes(work) if alone else kernels(tuple(pairs), work.dtype, work.operands)
+        worth = work.in_registers or work.alone or work.n * work.p >= _WORTH
+        self.source = for_sizes(work) if worth else kernels(tuple(pairs), work.dtype, work.operands)
         argument = np.zeros((), _LAYERS)
         for k, (w, b, *_) in enumerate(layers):
             pair = work.formulas[k]
@@ -268,7 +282,7 @@ class Fused(chain.Pass):
         self.kept = self.ops.empty((work.kept[1],), x.dtype)
         y = self.ops.empty((work.n, work.widths[-1]), x.dtype)
         tiles = -(-work.n // work.tile)
-        blocks = -(-tiles // -(-tiles // _CHUNKS))
+        blocks = -(-tiles // -(-tiles // (_ALONE if work.alone else _CHUNKS)))
         args = np.int64(work.n), np.int32(work.tile), self.argument, self.x, self.kept, y
         self.ops._launch(self.source, "forward", blocks, THREADS, *args, room=work.room(False))
         return y
