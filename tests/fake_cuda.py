@@ -13,7 +13,7 @@ import cublaslt
 import numpy as np
 from tinynet_backends.cuda.lt import Algorithm
 from tinynet_backends.cuda.memory import Room
-from tinynet_backends.cuda.plan import SIZES, STORED
+from tinynet_backends.cuda.plan import ALIGNED, SIZES, STORED
 
 GUARD = 256  # bytes between two allocations, which nothing may write to
 CODE = b"algorithm".ljust(64, b".")
@@ -281,6 +281,8 @@ class Problem:
             at(address, (plan.batch - 1) * layout.stride + layout.extent, stored(layout.dtype))
             for address, layout in ((a, plan.a), (b, plan.b), (d, plan.d))
         ]
+        rows = range(bias, bias + plan.batch * plan.m * SIZES[plan.d.dtype], plan.m * SIZES[plan.d.dtype]) if bias else ()
+        assert not any(address % ALIGNED for address in rows), "kernels read biases in words of 16 bytes"
         vectors = at(bias, plan.batch * plan.m, stored(plan.d.dtype)) if bias else None
         self.runtime.do(lambda: cublaslt.matmul(plan, *matrices, vectors))
 

@@ -96,10 +96,9 @@ class Products:
         planned = self.planned(x, w, epilogue, out)
         if planned is None:
             return None
-        if bias is not None and not bias.flags.c_contiguous:
-            if planned.epilogue & Epilogue.SUM_A:
+        if bias is not None and not self._in_words(bias):
+            if planned.epilogue & Epilogue.SUM_A or not self._in_words(bias := bias.copy()):
                 return None
-            bias = bias.copy()
         if out is None:
             out = self.runtime.empty((*_axes(x, w), x.shape[-2], w.shape[-1]), kind)
         ready = self._how(planned, x, w, out, bias)
@@ -107,6 +106,11 @@ class Products:
             return None
         self._execute(ready, x, w, out, bias)
         return out
+
+    def _in_words(self, bias: Array) -> bool:
+        """Whether each row is aligned: kernels may access a bias 16 bytes at a time, and cublasLt cannot be asked for others."""
+        rows = bias.shape[-1] * bias.itemsize if bias.ndim > 1 else 0
+        return bool(bias.flags.c_contiguous and (self.runtime.address(bias) | rows) % plans.ALIGNED == 0)
 
     def planned(self, x: Array, w: Array, epilogue: int = Epilogue.NONE, out: Array | None = None) -> Plan | None:
         """The plan for a product into ``out``, or into a new array."""
