@@ -37,17 +37,17 @@ DEVICE SampleWords words_of(u64 k0, u64 k1, u64 c0, u64 c1, u64 c2, i64 number, 
     return {k0, k1, below >> 2 | above << 62, (above >> 2) + c0, c1, c2, (int)(below & 3), -2, {}, {}};
 }
 
+DEVICE Block block(const SampleWords& s, i64 place) {
+    const u64 at = s.first + (u64)(place + 1);
+    return philox(s.k0, s.k1, at, at < s.first ? s.second + 1 : s.second, s.c1, s.c2);
+}
+
 DEVICE u64 word(SampleWords& s, i64 j) {
     const i64 wanted = j >> 2;
     if (wanted != s.held) {
-        const i64 end = wanted + (s.skip > 0);
-        Block block;
-#pragma unroll 1
-        for (i64 place = wanted == s.held + 1 ? end : wanted; place <= end; ++place) {
-            const u64 at = s.first + (u64)(place + 1);
-            block = s.last, s.last = philox(s.k0, s.k1, at, at < s.first ? s.second + 1 : s.second, s.c1, s.c2);
-        }
-        const u64 both[] = {block.w[1], block.w[2], block.w[3], s.last.w[0], s.last.w[1], s.last.w[2]};
+        const Block before = s.skip && wanted != s.held + 1 ? block(s, wanted) : s.last;
+        s.last = block(s, wanted + (s.skip > 0));
+        const u64 both[] = {before.w[1], before.w[2], before.w[3], s.last.w[0], s.last.w[1], s.last.w[2]};
 #pragma unroll
         for (int n = 0; n < 4; ++n)
             s.four.w[n] = s.skip == 0 ? s.last.w[n] : s.skip == 1 ? both[n] : s.skip == 2 ? both[n + 1] : both[n + 2];
