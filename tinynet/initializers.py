@@ -48,7 +48,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform in [low, high)."""
+    """Uniform in [low, high), both finite."""
 
     low: float = 0.0
     high: float = 1.0
@@ -133,10 +133,11 @@ class LeCunUniform(_LeCun, _Uniform):
 
 @dataclass(frozen=True)
 class Orthogonal:
-    """``gain`` times a random matrix with orthonormal rows or columns (Saxe et al. 2014): whichever are fewer.
+    """``gain`` times a random matrix whose rows or columns, whichever are fewer, are orthonormal (Saxe et al. 2014).
 
-    A normal matrix, orthonormalised by Householder reflections whose sums run in a fixed order: no BLAS, so that the
-    bits do not depend on the machine. Takes O(i o min(i, o)) operations; meant for widths up to about 1000.
+    A normal matrix is orthonormalized by Householder reflections that add in a fixed order, without BLAS, so that the bits
+    do not depend on the machine. It takes O(i o min(i, o)) operations and is meant for widths up to about 1000.
+    ValueError for an array that does not have two axes.
     """
 
     gain: float = 1.0
