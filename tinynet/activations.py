@@ -17,12 +17,17 @@ from tinynet.layers import Array, Backprop, Context, Formula, Layer, Params
 
 
 class Activation(Layer):
-    """An elementwise layer without parameters."""
+    """The base class of elementwise layers without parameters: a subclass overrides `f` and `df`.
+
+    Both use functions of the array API, from ``xp``, so that a backend can compile them.
+    """
 
     def f(self, xp: Any, x: Array) -> Array:
+        """The output y, in the shape of x."""
         raise NotImplementedError(f"{type(self).__name__} has no f: write one")
 
     def df(self, xp: Any, dy: Array, x: Array, y: Array) -> Array:
+        """The gradient dx: ``dy`` times the derivative, given the input x and the output y of `f`."""
         raise NotImplementedError(f"{type(self).__name__} has no df, the derivative: write one")
 
     @property

@@ -19,9 +19,11 @@ Shape = tuple[int, ...]
 
 
 class Initializer(Protocol):
-    """``draw(shape, key, counter, host)`` -> float64 array on ``host``, a pure function of its arguments."""
+    """The protocol of initializers: anything with this method."""
 
-    def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array: ...
+    def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
+        """A float64 array of ``shape`` on ``host``, from its stream ``key``, ``counter``; a pure function of its arguments."""
+        ...
 
 
 def _uniform(shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:

@@ -71,6 +71,7 @@ class Optimizer:
         ops.update(self._decayed_rule, [theta, *(state[name] for name in self.used_slots())], inputs, *numbers)
 
     def used_slots(self) -> tuple[str, ...]:
+        """The names of the ``slots`` that these hyperparameters need; by default all."""
         return self.slots
 
     def scalars(self, state: State, t: int) -> tuple[float, ...]:
