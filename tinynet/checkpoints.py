@@ -110,6 +110,14 @@ class Checkpoints:
     ``keep`` of them, and ``best.safetensors``: the model of the epoch with the lowest validation loss, or training loss if
     there is no validation. `tinynet.load` reads that file, unless the network has layers that are not the library's: then it
     has the weights alone. ``config`` is text of yours that is saved in each checkpoint.
+
+    Examples
+    --------
+    >>> checkpoints = tn.Checkpoints("a run", every=8)
+    >>> model = tn.Model(tn.Dense(1), n_in=1)
+    >>> history = model.fit(([[0.0], [1.0]], [[1.0], [3.0]]), epochs=20, checkpoint=checkpoints)
+    >>> checkpoints.steps()
+    [20, 16, 8]
     """
 
     def __init__(

@@ -61,6 +61,14 @@ class Diagnosis:
     It inspects the model on ``samples`` samples, spread evenly over ``data``: before training, after 1, 2, 4, … steps, then
     every ``every`` steps, and after each epoch. An inspection costs as much as a few training steps on these samples and
     does not change the run. Each `Finding` is kept in ``findings``, and logged once as a warning of the logger "tinynet".
+
+    Examples
+    --------
+    >>> data = [[1000.0], [2000.0], [3000.0]], [[1.0], [2.0], [3.0]]
+    >>> diagnosis = tn.Diagnosis(data)
+    >>> history = tn.Model(tn.Dense(1), n_in=1).fit(data, callbacks=[diagnosis])
+    >>> diagnosis.findings[0].text
+    '1 of 1 features are far from mean 0 and deviation 1; feature 0 has mean 2000 and deviation 816.5: put Standardize() first'
     """
 
     def __init__(self, data: Any, *, every: int = 512, samples: int = 512) -> None:

@@ -69,6 +69,14 @@ class JSONLines(_Lines):
 
     NaN and infinities, which JSON lacks, become null. An incomplete last line, as a full disk may leave it, is removed
     first. `DataFileError`, and no change, if the file ends in anything else; FileNotFoundError if its folder does not exist.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> data = [[0.0], [1.0]], [[1.0], [3.0]]
+    >>> history = tn.Model(tn.Dense(1), n_in=1).fit(data, epochs=3, callbacks=[tn.JSONLines("run.jsonl")])
+    >>> len(Path("run.jsonl").read_text().splitlines())
+    3
     """
 
     def line(self, row: Row) -> str:

@@ -99,7 +99,20 @@ class Model(Vectors):
         return f"{head}\n\n{drawing(self.net, self.in_shape)}"
 
     def summary(self) -> Summary:
-        """Shapes, parameters, bytes and FLOPs of each layer; ``print(model.summary())`` shows them as a table."""
+        """Shapes, parameters, bytes and FLOPs of each layer, as a table.
+
+        Examples
+        --------
+        >>> model = tn.Model(tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Dense(3)), n_in=2)
+        >>> print(model.summary())
+           layer           output  parameters  bytes  FLOPs
+        ───────────────────────────────────────────────────
+        0  Dense(width=8)       8          24     96     32
+        1  ReLU()               8           0      0      0
+        2  Dense(width=3)       3          27    108     48
+        ───────────────────────────────────────────────────
+                            total          51    204     80
+        """
         return summarize(self.net, self.in_shape, self.dtype)
 
     def weights(self, vector: Array | None = None) -> dict[str, Array]:

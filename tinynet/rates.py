@@ -59,6 +59,13 @@ def find_rate(
     training neural networks*, section 3.3, with the logarithmic scale that is now usual. ``data``, ``loss``, ``optimizer``
     (whose own learning rate is ignored) and ``batch_size`` are those of `fit`, and the batches are the same. ``model``
     itself is not changed. ValueError if the loss of the first step is not finite.
+
+    Examples
+    --------
+    >>> model = tn.Model(tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dense(3)), n_in=2)
+    >>> test = tn.find_rate(model, tn.data.Blobs(10_000))
+    >>> 1e-3 < test.suggestion < 1
+    True
     """
     if not 0 < checks.float_or_nan(low) < checks.float_or_nan(high) < float("inf"):
         raise ValueError(f"rates from {low!r} to {high!r} are out of range: give two positive numbers, the lower first")
