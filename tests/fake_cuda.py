@@ -281,7 +281,9 @@ class Problem:
             at(address, (plan.batch - 1) * layout.stride + layout.extent, stored(layout.dtype))
             for address, layout in ((a, plan.a), (b, plan.b), (d, plan.d))
         ]
-        rows = range(bias, bias + plan.batch * plan.m * SIZES[plan.d.dtype], plan.m * SIZES[plan.d.dtype]) if bias else ()
+        rows = (
+            range(bias, bias + plan.batch * plan.m * SIZES[plan.d.dtype], plan.m * SIZES[plan.d.dtype]) if bias else ()
+        )
         assert not any(address % ALIGNED for address in rows), "kernels read biases in words of 16 bytes"
         vectors = at(bias, plan.batch * plan.m, stored(plan.d.dtype)) if bias else None
         self.runtime.do(lambda: cublaslt.matmul(plan, *matrices, vectors))

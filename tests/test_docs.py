@@ -200,6 +200,19 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or (DOCS / page).parent.joinpath(target).exists(), target
 
 
+def test_the_architecture_has_every_module():
+    named = set(re.findall(r"`(?:\w+/)*(\w+\.(?:py|cuh))`", (DOCS / "architecture.md").read_text("utf-8")))
+    files = {
+        folder: {*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.cuh")} for folder in ("tinynet", "backends")
+    }
+    modules = {
+        path.name for path in files["tinynet"] | files["backends"] if path.parent.name not in ("cli", "export", "plot")
+    }
+    assert {name for name in modules - named if not name.startswith("__")} == set()
+    others = {path.name for folder in ("tests", "tinynet") for path in (ROOT / folder).rglob("*.py")}
+    assert named - modules - others == set()
+
+
 def test_pages_name_tests_and_files_that_there_are():
     named = re.compile(r"`((?:tests|examples|benchmarks|tinynet)/[\w/.]+\.py)`")
     for page in PAGES:

@@ -17,12 +17,17 @@ from tinynet.layers import Array, Backprop, Context, Formula, Layer, Params
 
 
 class Activation(Layer):
-    """An elementwise layer without parameters."""
+    """The base class of elementwise layers without parameters: a subclass overrides `f` and `df`.
+
+    Both use functions of the array API, from ``xp``, so that a backend can compile them.
+    """
 
     def f(self, xp: Any, x: Array) -> Array:
+        """The output y, in the shape of x."""
         raise NotImplementedError(f"{type(self).__name__} has no f: write one")
 
     def df(self, xp: Any, dy: Array, x: Array, y: Array) -> Array:
+        """The gradient dx: ``dy`` times the derivative, given the input x and the output y of `f`."""
         raise NotImplementedError(f"{type(self).__name__} has no df, the derivative: write one")
 
     @property
@@ -40,7 +45,7 @@ def _sigmoid(xp: Any, x: Array) -> Array:
 
 @dataclass(frozen=True, repr=False)
 class Identity(Activation):
-    """``x``"""
+    """``x``, unchanged."""
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
         return x, lambda dy: (dy, {})
@@ -48,7 +53,7 @@ class Identity(Activation):
 
 @dataclass(frozen=True, repr=False)
 class Sigmoid(Activation):
-    """``1 / (1 + exp(-x))``"""
+    """The logistic function, ``1 / (1 + exp(-x))``."""
 
     def f(self, xp: Any, x: Array) -> Array:
         return _sigmoid(xp, x)
@@ -59,7 +64,7 @@ class Sigmoid(Activation):
 
 @dataclass(frozen=True, repr=False)
 class Tanh(Activation):
-    """Hyperbolic tangent."""
+    """The hyperbolic tangent, ``tanh(x)``."""
 
     def f(self, xp: Any, x: Array) -> Array:
         return xp.tanh(x)
@@ -81,7 +86,7 @@ class ReLU(Activation):
 
 @dataclass(frozen=True, repr=False)
 class LeakyReLU(Activation):
-    """``x`` where positive, else ``slope * x`` (Maas et al. 2013); its derivative at 0 is the slope."""
+    """``x`` where it is positive, else ``slope * x`` (Maas et al. 2013); its derivative at 0 is ``slope``."""
 
     slope: float = 0.01
 
@@ -97,7 +102,7 @@ class LeakyReLU(Activation):
 
 @dataclass(frozen=True, repr=False)
 class ELU(Activation):
-    """``x`` where positive, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2016)."""
+    """``x`` where it is positive, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2016); its derivative at 0 is ``alpha``."""
 
     alpha: float = 1.0
 
@@ -113,9 +118,9 @@ class ELU(Activation):
 
 @dataclass(frozen=True, repr=False)
 class GELU(Activation):
-    """``x * Phi(x)``, Phi the standard normal's distribution function (Hendrycks, Gimpel 2016).
+    """``x * Phi(x)``, where Phi is the distribution function of the standard normal (Hendrycks, Gimpel 2016).
 
-    ``approximate`` takes their tanh form, ``x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x**3)))``.
+    With ``approximate``, their approximation ``x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))``.
     """
 
     approximate: bool = False
@@ -155,7 +160,7 @@ class SiLU(Activation):
 
 @dataclass(frozen=True, repr=False)
 class Softplus(Activation):
-    """``log(1 + exp(x))``, without overflow. PyTorch differs by going over to ``x`` above 20, a change below 3e-9."""
+    """``log(1 + exp(x))``, without overflow. PyTorch returns ``x`` above 20, which differs by less than 3e-9."""
 
     def f(self, xp: Any, x: Array) -> Array:
         return xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
@@ -166,7 +171,10 @@ class Softplus(Activation):
 
 @dataclass(frozen=True, repr=False)
 class Softmax(Layer):
-    """``exp(x_k) / sum_j exp(x_j)`` over the last axis. With `CrossEntropy` leave it out: that takes logits."""
+    """``exp(x_k) / sum_j exp(x_j)`` over the last axis: (n, k) -> (n, k).
+
+    Do not put it before `CrossEntropy`, which takes logits and applies the softmax itself.
+    """
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
         y = ctx.ops.softmax(x)

@@ -106,9 +106,18 @@ class Snapshot:
 class Checkpoints:
     """Where, when and how many checkpoints `fit` writes.
 
-    ``every`` is in steps; None is once an epoch. The last ``keep`` stay, and ``best.safetensors``, the model of the
-    epoch with the lowest validation loss (training loss without validation), which `tinynet.load` reads; of a network
-    with layers that are not the library's it has the weights alone. ``config`` is text of yours that is saved along.
+    One is written every ``every`` steps (by default after each epoch) and after the last step. ``folder`` keeps the last
+    ``keep`` of them, and ``best.safetensors``: the model of the epoch with the lowest validation loss, or training loss if
+    there is no validation. `tinynet.load` reads that file, unless the network has layers that are not the library's: then it
+    has the weights alone. ``config`` is text of yours that is saved in each checkpoint.
+
+    Examples
+    --------
+    >>> checkpoints = tn.Checkpoints("a run", every=8)
+    >>> model = tn.Model(tn.Dense(1), n_in=1)
+    >>> history = model.fit(([[0.0], [1.0]], [[1.0], [3.0]]), epochs=20, checkpoint=checkpoints)
+    >>> checkpoints.steps()
+    [20, 16, 8]
     """
 
     def __init__(
@@ -124,9 +133,9 @@ class Checkpoints:
         self._least = float("inf")
 
     def stop(self, why: str) -> None:
-        """Ask the run to finish its step, save and return. For signal handlers: it only takes a note.
+        """Ask the run to finish its current step, write a checkpoint and return; ``why`` becomes `History.stopped`.
 
-        A run that heeds it, or ends meanwhile, takes the note away.
+        It only sets a flag, so a signal handler may call it. The run clears the flag when it obeys, or when it ends.
         """
         self.stopping = why
 
@@ -135,12 +144,13 @@ class Checkpoints:
         return bool(self.stopping) or (self.every is not None and step % self.every == 0)
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that there are, the last one first."""
+        """The steps of the checkpoints in the folder, the latest first."""
         if not self.folder.is_dir():
             return []
         return sorted((int(m[1]) for m in map(_NAME.fullmatch, os.listdir(self.folder)) if m), reverse=True)
 
     def path(self, step: int) -> Path:
+        """The file of the checkpoint after ``step`` steps."""
         return self.folder / f"step-{step:012}.safetensors"
 
     def read_fingerprint(self) -> dict[str, str]:

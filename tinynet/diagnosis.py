@@ -43,10 +43,10 @@ RISEN = 4.0
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found after ``step`` steps.
+    """A problem that was found after ``step`` steps.
 
-    ``kind`` is "inputs", "dead", "vanishing", "exploding" or "rate"; ``place`` is that of the layer ("2.0" is the first
-    one inside the third) or ""; ``text`` is a sentence with figures and a remedy.
+    ``kind`` is "inputs", "dead", "vanishing", "exploding" or "rate". ``place`` is the position of the layer ("2.0" is the
+    first layer inside the third), or "". ``text`` is a sentence with figures and a remedy.
     """
 
     step: int
@@ -58,9 +58,17 @@ class Finding:
 class Diagnosis:
     """A callback for `fit` that detects unscaled inputs, dead units, vanishing or exploding gradients, and divergence.
 
-    It inspects ``samples`` samples, spread evenly over ``data``: before training, after 1, 2, 4, … steps, then every
-    ``every`` steps and after each epoch. Findings are kept in ``findings`` and logged once, as warnings of the logger
-    "tinynet".
+    It inspects the model on ``samples`` samples, spread evenly over ``data``: before training, after 1, 2, 4, … steps, then
+    every ``every`` steps, and after each epoch. An inspection costs as much as a few training steps on these samples and
+    does not change the run. Each `Finding` is kept in ``findings``, and logged once as a warning of the logger "tinynet".
+
+    Examples
+    --------
+    >>> data = [[1000.0], [2000.0], [3000.0]], [[1.0], [2.0], [3.0]]
+    >>> diagnosis = tn.Diagnosis(data)
+    >>> history = tn.Model(tn.Dense(1), n_in=1).fit(data, callbacks=[diagnosis])
+    >>> diagnosis.findings[0].text
+    '1 of 1 features are far from mean 0 and deviation 1; feature 0 has mean 2000 and deviation 816.5: put Standardize() first'
     """
 
     def __init__(self, data: Any, *, every: int = 512, samples: int = 512) -> None:
@@ -80,7 +88,7 @@ class Diagnosis:
             self.look(model, step)
 
     def look(self, model: Model, step: int = 0, *, loss: Loss | None = None) -> list[Finding]:
-        """Inspect the model now, by default with the loss of the last fit; the new findings."""
+        """Inspect the model now and return the new findings; ``loss`` is by default that of the last fit."""
         loss = model.loss if loss is None else loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give look(…, loss=…)")

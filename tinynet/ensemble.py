@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class Ensemble(Vectors):
-    """n networks that differ in their numbers alone, what `tinynet.fit_many` returns.
+    """n networks of one architecture, as `tinynet.fit_many` returns them.
 
-    ``theta`` (n, p) and ``state`` (n, s) have a network in each row; ``ensemble[i]`` is the i-th as a `Model` of its own.
-    ``seeds``, ``rates`` and ``histories`` have one entry per network. ``diverged`` says, by index, when the loss or the
-    weights of a network stopped being finite: its weights are the last that were known to be good, its losses NaN from
-    then on, and `mean` and `spread` leave it out.
+    ``theta`` (n, p) and ``state`` (n, s) have one row per network; ``ensemble[i]`` is a copy of network i as a `Model`.
+    ``seeds``, ``rates`` (the learning rates) and ``histories`` have one entry per network. ``diverged`` maps the index of
+    each network whose loss or weights stopped being finite to a sentence that says when. Such a network has its last
+    finite weights, its losses are NaN from then on, and `mean` and `spread` leave it out.
     """
 
     def __init__(self, model: Model, seeds: Sequence[int], rates: Sequence[float | Schedule]) -> None:
@@ -81,7 +81,7 @@ class Ensemble(Vectors):
 
     @on_its_device
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
-        """Outputs of all networks for X: (rows, *in_shape) -> (n, rows, *out_shape); see `Model.predict`."""
+        """Outputs of all networks: (rows, *in_shape) -> (n, rows, *out_shape). See `Model.predict`."""
         data = as_inputs(x, self)
         out = self.ops.empty((len(self), data.n, *self.out_shape), self.ops.dtype(self.dtype))
         rows = self._rows if batch_size is None else checks.positive("batch_size", batch_size)
@@ -92,15 +92,15 @@ class Ensemble(Vectors):
 
     @on_its_device
     def mean(self, x: Any, *, batch_size: int | None = None) -> Array:
-        """The mean of the networks' outputs for X: (rows, *in_shape) -> (rows, *out_shape)."""
+        """The mean of the networks' outputs: (rows, *in_shape) -> (rows, *out_shape). ValueError if all diverged."""
         return self.ops.xp.mean(self._sound(x, batch_size), axis=0)
 
     @on_its_device
     def spread(self, x: Any, *, batch_size: int | None = None) -> Array:
         """The standard deviation (divisor n) of the networks' outputs: (rows, *in_shape) -> (rows, *out_shape).
 
-        Large where the networks disagree, which is where the data say little (Lakshminarayanan, Pritzel, Blundell 2017,
-        *Simple and scalable predictive uncertainty estimation using deep ensembles*).
+        It is large where the networks disagree, and so a measure of uncertainty (Lakshminarayanan, Pritzel, Blundell 2017,
+        *Simple and scalable predictive uncertainty estimation using deep ensembles*). ValueError if all networks diverged.
         """
         return self.ops.xp.std(self._sound(x, batch_size), axis=0)
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class DivergedError(RuntimeError):
-    """The loss or a weight is no longer finite; the model keeps the last weights that were known to be finite."""
+    """The loss or a weight is no longer finite; the model has the last weights that were known to be finite."""
 
 
 _LONGEST = 1000  # characters of a message; a cell or a name in a file may have millions
@@ -28,19 +28,19 @@ def _cut(text: str) -> str:
 
 
 class ModelFileError(_FileError):
-    """A file that is not one of our models, or is damaged; the message names it."""
+    """A file that is not a model of this library, or is damaged; the message names it."""
 
 
 class DataFileError(_FileError):
-    """A file that lacks the data asked of it, or is damaged; the message names it."""
+    """A data file that lacks what was asked for, or is damaged; the message names it."""
 
 
 class GradientError(ValueError):
-    """A backward pass that is not the derivative of its forward pass; the message names the part."""
+    """A backward pass that is not the derivative of its forward pass; the message names the input or parameter."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during `fit_many`; ``ensemble`` has the networks with the weights of the last finished step."""
+    """Ctrl-C during `fit_many`. Its ``ensemble`` has the networks, with the weights of the last finished step."""
 
     def __init__(self, ensemble: Ensemble, step: int) -> None:
         super().__init__(
@@ -50,4 +50,4 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopTraining(Exception):
-    """Raised by a callback to end training after the epoch, or the step, that has just been reported."""
+    """Raised by a callback to end the run after the current epoch or step; its text becomes `History.stopped`."""

@@ -68,10 +68,10 @@ def write_host(path: str | PathLike[str], arrays: dict[str, Any], metadata: dict
 
 
 def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
-    """The model that `Model.save` wrote to ``path``, on ``backend``.
+    """The model that `Model.save` wrote to ``path``, on ``backend``, by default the current one.
 
-    Raises `ModelFileError`, which names the file and what is wrong with it, for any other content; OSError if the file
-    cannot be read.
+    `ModelFileError`, which names the file and what is wrong with it, for any other content; OSError if the file cannot
+    be read.
 
     Examples
     --------

@@ -32,9 +32,10 @@ from tinynet.training import Report, Reports, Run, train
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when ``monitor`` has not improved by more than ``min_delta`` for ``patience`` epochs; keep the best weights.
+    """Stop when ``monitor`` has not improved for ``patience`` epochs, and go back to the weights of the best epoch.
 
-    ``monitor`` is a name in the history, by default "val_loss".
+    ``monitor`` is "loss", "val_loss" or the name of a metric of the validation data, such as "val_accuracy". An epoch is
+    better than the best one so far if the monitored number is better by more than ``min_delta``, which is at least 0.
 
     Examples
     --------
@@ -137,24 +138,34 @@ def fit(
     resume: bool = False,
     progress: bool = False,
 ) -> History:
-    """Train ``model`` in place on ``data`` and return the history.
+    """Train ``model`` in place on ``data`` and return the history, with a row of numbers for each epoch.
 
-    ``data`` is a data set, (X, y) or (X, y, weight), a path, a loader, or `data.Batches`. A model that was fitted to a
-    table before takes features and classes by their names there, until ``model.columns = None``. ``loss`` is by default
-    `CrossEntropy` for labels and `MeanSquaredError` for numbers, ``optimizer`` `Adam`, ``metrics`` accuracy or R².
-    ``validation`` is data that is evaluated after each epoch, as "val_loss" and so on. ``early_stopping`` is an
-    `EarlyStopping`, or its patience. Callbacks are called as ``callback(model, row)`` after each epoch; a method
-    ``at_step(model, step)`` of a callback is called before the first step and after each. `StopTraining` raised by either
-    ends the run. ``ema`` averages the weights; validation uses the average, and so does the model in the end.
-    ``progress`` shows a bar and the loss curve if standard error is a terminal, else a line per epoch. For
-    ``clip`` and ``accumulate`` see `train`; for ``batch_size``, ``shuffle``, ``drop_last``, ``weights`` and ``balance``
-    `Loader`.
+    - ``data``: a data set, (X, y) or (X, y, weight), a path, a `Loader`, or `data.Batches`. A model that was fitted to a
+      table takes features and classes by their names in that table, also from a file that orders them differently;
+      ``model.columns = None`` ends this.
+    - ``loss``: by default `CrossEntropy` for labels and `MeanSquaredError` for numbers. ``optimizer``: by default
+      ``Adam(1e-3)``.
+    - ``epochs``: passes over the data. ``batch_size``, ``shuffle``, ``drop_last``, ``weights`` and ``balance`` say how
+      mini-batches are drawn: see `Loader`, which is made with the model's seed.
+    - ``validation``: data that is evaluated after each epoch, with the loss ("val_loss") and the ``metrics``, names or
+      `metrics.Metric` objects: by default accuracy for labels ("val_accuracy") and R² for numbers ("val_r2").
+    - ``clip`` and ``accumulate``: see `train`.
+    - ``ema`` in [0, 1): the decay of an exponential moving average of the weights. Validation uses the average, and the
+      model has it at the end.
+    - ``early_stopping``: an `EarlyStopping`, or its patience.
+    - ``callbacks``: each is called as ``callback(model, row)`` after every epoch. If it has a method ``at_step(model,
+      step)``, that is called before the first step and after every step. Either ends the run by raising `StopTraining`.
+    - ``checkpoint``: a folder, or `Checkpoints`, where the run is saved. With ``resume`` the run continues from the newest
+      checkpoint there, bit for bit as if it had never stopped, or begins if there is none. ``epochs`` may differ from
+      that of the first run.
+    - ``progress``: show a bar and the loss curve if standard error is a terminal, else a line per epoch.
 
-    ``checkpoint`` is a folder, or `Checkpoints`, where the run is saved; with ``resume`` it continues from there, bit for
-    bit as if it had never stopped, or begins if nothing is there yet. ``epochs`` may differ from that of the first run.
+    A leading `Standardize` is set from the data first, unless it has been set already.
 
-    Ctrl-C passes through: the weights are then those of the last finished step (a batch norm's statistics may have seen
-    the batch after it), and ``model.history`` has the epochs so far.
+    TypeError or ValueError for options that are out of range and for data that do not fit the model; `DivergedError` if
+    the loss or a weight is no longer finite. Ctrl-C raises KeyboardInterrupt as usual: the weights are then those of the
+    last finished step (a batch norm's running statistics may include the batch after it), and ``model.history`` has the
+    epochs so far.
 
     Examples
     --------

@@ -11,10 +11,10 @@ from tinynet.layers import Array, Backprop, Context, Layer, Params, Spec, built,
 
 @dataclass(frozen=True, repr=False)
 class Frozen(Layer):
-    """``layer`` as it predicts, whose weights training leaves as they are, for a network trained before.
+    """``layer`` with weights that training does not change, always in evaluation mode: for a network trained before.
 
-    They are state instead of parameters, under the same names. Dropout lets all through, batch norm uses its running
-    statistics and keeps them, and gradients pass to what is before the layer. `fit_many` draws them anew for each seed.
+    Its parameters become layer state under the same names. Dropout is off, and batch norm uses its running statistics
+    without updating them. Gradients still reach the layers before it. `fit_many` draws the weights anew for each seed.
 
     Examples
     --------

@@ -39,12 +39,20 @@ def check_gradients(
     train: bool = True,
     seed: int = 0,
 ) -> float:
-    """The relative error of a layer's or a loss's gradients against central differences; GradientError beyond 1e-6.
+    """Compare the gradients of a layer or a loss with central differences; return the relative error.
 
-    A layer, or a whole network, is checked on random samples of ``n_in`` features or that shape, as in training or, with
-    ``train`` False, as in evaluation. A loss is checked on random outputs (n, o) and ``target`` (n,) or (n, o), by
-    default one that it accepts. Everything is in float64. The error is that along one random direction, in which a
-    mistake anywhere shows. So does a kink within 1e-5 of a sample, such as ReLU's at 0: try another ``seed``.
+    A layer, or a whole network, is checked on random samples with ``n_in`` features, or of that shape: as in training or,
+    with ``train=False``, as in evaluation. A loss is checked on random outputs (n, o) and ``target`` (n,) or (n, o), by
+    default targets that it accepts. Everything is computed in float64, along one random direction in inputs and parameters
+    together: a mistake in any gradient changes the result.
+
+    `GradientError`, which names the wrong parts, if the error exceeds 1e-6. A kink within 1e-5 of a sample, such as that of
+    ReLU at 0, has the same effect: try another ``seed``.
+
+    Examples
+    --------
+    >>> tn.check_gradients(tn.Sequential(tn.Dense(3), tn.Tanh()), n_in=2) < 1e-6
+    True
     """
     ops = get_backend(backend)
     if isinstance(what, Layer):
@@ -89,11 +97,11 @@ def _some_target(loss: Loss, ops: Backend, seed: int) -> Array:
 def layer_error(
     layer: Layer, n_in: int | Shape, ops: Backend, *, train: bool = True, seed: int = 0, part: str = ""
 ) -> float:
-    """The error of ``<v, backprop(v)>`` against the central difference of ``<v, forward>``, relative to 1 + its size.
+    """The error that `check_gradients` returns for a layer, relative to 1 plus the size of the central difference.
 
-    In float64, on 6 random samples, along one direction in inputs and parameters together. The parameters are the
-    initial ones plus noise, so that none has a special value. With ``part``, "inputs" or a parameter's name, only that
-    part moves.
+    In float64, on 6 random samples, along one random direction in inputs and parameters together. The parameters are the
+    initial ones plus noise, so that none has a special value. With ``part``, "inputs" or the name of a parameter, the
+    direction is 0 in all other parts.
 
     Examples
     --------
@@ -130,7 +138,7 @@ def _parameters(model: Model) -> list[tuple[str, Array]]:
 
 
 def loss_error(loss: Loss, target: Array, width: int, ops: Backend, *, seed: int = 0) -> float:
-    """The same for the gradient of a loss in its outputs (n, width), given targets of n samples on ``ops``."""
+    """The error that `check_gradients` returns for a loss of outputs (n, width), given targets of n samples on ``ops``."""
     xp, draw = ops.xp, _Draws(ops, seed)
     y, v = draw(target.shape[0], width), draw(target.shape[0], width)
     above, below = (checked_loss(loss, y + shift * v, target, ops)[0] for shift in (STEP, -STEP))

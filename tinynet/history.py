@@ -15,7 +15,14 @@ LONGEST = 4000  # entries of a curve, an even number: at that length neighbours 
 
 @dataclass(repr=False)
 class History:
-    """A row per epoch, names to numbers: ``history["val_loss"]`` is a column, ``history[-1]`` a row, ``history[-5:]`` five.
+    """What a run recorded: a row of numbers for each epoch, and the loss curve.
+
+    ``history["val_loss"]`` is a column, ``history[-1]`` the last row, ``history[-5:]`` the last five. A row is a dict: "epoch"
+    (from 1), "step", "loss" (the mean over the epoch's batches), "seconds", "samples_per_second", the scores of the
+    validation data ("val_loss", …), and what callbacks add. ``curve`` is a list of (step, mean loss since the entry
+    before), every 8 steps at first, and more rarely in a long run: it has fewer than 4000 entries. ``stopped`` says why the
+    run ended early, or is empty. ``best_epoch`` is the epoch whose weights early stopping kept, or None. KeyError for a
+    column that no row has.
 
     Examples
     --------
@@ -53,7 +60,7 @@ class History:
 
     @property
     def names(self) -> list[str]:
-        """The names of all columns: rows may lack some, NaN in a column, if a run was resumed with other metrics."""
+        """The names of all columns. A row of a run that was resumed with other metrics may lack some: NaN in the column."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def record(self, step: int, losses: tuple[float, ...], end: bool = False) -> None:
@@ -73,7 +80,7 @@ class History:
         self.pending = [*losses[done:]]
 
     def json_lines(self) -> str:
-        """One JSON object per epoch and line."""
+        """The rows as text, one JSON object per line; NaN and infinities, which JSON lacks, become null."""
         return "".join(map(json_line, self.rows))
 
     def plot(self) -> Any:

@@ -19,9 +19,11 @@ Shape = tuple[int, ...]
 
 
 class Initializer(Protocol):
-    """``draw(shape, key, counter, host)`` -> float64 array on ``host``, a pure function of its arguments."""
+    """The protocol of initializers: anything with this method."""
 
-    def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array: ...
+    def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
+        """A float64 array of ``shape`` on ``host``, from its stream ``key``, ``counter``; a pure function of its arguments."""
+        ...
 
 
 def _uniform(shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
@@ -48,7 +50,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform in [low, high)."""
+    """Uniform in [low, high), both finite."""
 
     low: float = 0.0
     high: float = 1.0
@@ -133,10 +135,11 @@ class LeCunUniform(_LeCun, _Uniform):
 
 @dataclass(frozen=True)
 class Orthogonal:
-    """``gain`` times a random matrix with orthonormal rows or columns (Saxe et al. 2014): whichever are fewer.
+    """``gain`` times a random matrix whose rows or columns, whichever are fewer, are orthonormal (Saxe et al. 2014).
 
-    A normal matrix, orthonormalised by Householder reflections whose sums run in a fixed order: no BLAS, so that the
-    bits do not depend on the machine. Takes O(i o min(i, o)) operations; meant for widths up to about 1000.
+    A normal matrix is orthonormalized by Householder reflections that add in a fixed order, without BLAS, so that the bits
+    do not depend on the machine. It takes O(i o min(i, o)) operations and is meant for widths up to about 1000.
+    ValueError for an array that does not have two axes.
     """
 
     gain: float = 1.0

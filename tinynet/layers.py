@@ -24,12 +24,13 @@ Formula = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Everything that a pass depends on besides parameters and input.
+    """Everything that a pass through a layer depends on besides its parameters and its input.
 
-    ``seed`` is one seed, or a tuple with one for each of many networks that run as one: every array then has a leading
-    axis of networks. ``path`` is the layer's place in the network, a digit to the base 4096 for each level of nesting.
-    Without ``need_dx`` the gradient of the layer's input is not used and may be None. A batch that is computed in parts
-    has a ``part`` for each, from 0.
+    ``ops`` is the backend. ``train`` says whether this is a training pass, and ``step`` how many steps were done before it.
+    ``seed`` is that of the model, or a tuple of seeds if several networks run as one: every array then has a leading axis
+    of networks. ``path`` is the layer's position in the network, one digit in base 4096 for each level of nesting. If
+    ``need_dx`` is False, the gradient with respect to the layer's input is not used and may be None. ``part`` is the
+    number of the part, from 0, of a batch that is computed in parts.
     """
 
     ops: Backend
@@ -41,7 +42,7 @@ class Context:
     part: int = 0
 
     def child(self, number: int) -> Context:
-        """The context of an inner layer. The first one takes this layer's own input; the gradients of all others are needed."""
+        """The context of inner layer ``number``, from 0. Layer 0 needs ``dx`` only if this layer does, the others always."""
         path, need_dx = self.path * 4096 + number + 1, self.need_dx or number > 0
         return Context(self.ops, self.train, self.seed, self.step, path, need_dx, self.part)
 
@@ -51,15 +52,15 @@ class Context:
         return 2 if isinstance(self.seed, tuple) else 1
 
     def each(self) -> list[Context]:
-        """One context for each network."""
+        """One context per network, each with a single seed."""
         seeds = self.seed if isinstance(self.seed, tuple) else (self.seed,)
         return [replace(self, seed=seed) for seed in seeds]
 
     @property
     def masks(self) -> tuple[streams.Key, streams.Counter]:
-        """Key and counter of this layer's random masks at this step, for this part of the batch.
+        """Key and counter of the random stream for this layer's masks at this step, for this part of the batch.
 
-        They are distinct for up to eight levels of 4095 layers each.
+        They are distinct for up to eight levels of nesting with 4095 layers each. TypeError for several networks.
         """
         if isinstance(self.seed, tuple):
             raise TypeError("each of many networks has its own masks: take them from the contexts in ctx.each()")
@@ -69,7 +70,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Param:
-    """A request for one array of ``shape``, initialized by ``init``."""
+    """A request for one array of ``shape``, whose initial values ``init`` draws."""
 
     shape: Shape
     init: Initializer
@@ -81,9 +82,10 @@ class Param:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a layer asks for: ``params`` to be learned, ``state`` to be kept beside them; and the shape of an output sample.
+    """What `Layer.build` returns: the ``shape`` of an output sample, and the arrays that the layer needs.
 
-    A value is a `Param` or, for an inner layer, a mapping of its own.
+    ``params`` are trained; ``state`` is kept beside them, such as running statistics. Both map names to `Param` or, for an
+    inner layer, to a mapping of the same kind.
     """
 
     shape: Shape
@@ -113,7 +115,22 @@ def _check_initializer(name: str, given: Any) -> None:
 
 
 class Layer:
-    """The protocol of a layer, and its repr."""
+    """The base class of layers. A layer is a frozen dataclass of hyperparameters, without arrays.
+
+    Override `build` if the layer has parameters or changes the shape of a sample, and `forward` in any case. ``forward``
+    must be a pure function: a backend may record its operations in the first steps and repeat them without calling it.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True, repr=False)
+    ... class Scale(tn.Layer):
+    ...     factor: float = 2.0
+    ...     def forward(self, params, x, ctx):
+    ...         return self.factor * x, lambda dy: (self.factor * dy, {})
+    >>> tn.Model(Scale(), n_in=1).predict([[3.0]]).tolist()
+    [[6.0]]
+    """
 
     @property
     def formulas(self) -> tuple[Formula, Formula] | None:
@@ -122,11 +139,15 @@ class Layer:
         return None
 
     def build(self, shape: Shape) -> Spec:
-        """What this layer asks for, given samples of ``shape``; ValueError if it cannot take them."""
+        """The arrays and the output shape of the layer for samples of ``shape``; ValueError for a shape that it does not take."""
         return Spec(shape)
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
-        """``y, backprop``: (n, *shape) -> (n, *out shape), and ``dy -> (dx, dparams)``, keyed as `Spec.params`."""
+        """``y, backprop``: the output, (n, *shape) -> (n, *out shape), and a function for the backward pass.
+
+        ``dx, dparams = backprop(dy)`` takes the gradient of the loss with respect to ``y`` and returns those with respect to
+        ``x`` and, under the names in `Spec.params`, the parameters. ``params`` has parameters and state by name.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no forward: write one")
 
     def __repr__(self) -> str:
@@ -138,7 +159,10 @@ class Layer:
 
 @dataclass(frozen=True, repr=False)
 class Dense(Layer):
-    """``x @ w + b``: (n, i) -> (n, width), with w (i, width) and, unless ``bias`` is False, b (width,).
+    """A fully connected layer, ``x @ w + b``: (n, i) -> (n, width), with w (i, width) and b (width,).
+
+    Without ``bias`` there is no b. ``init`` and ``bias_init`` draw the initial values; the defaults are those of Keras.
+    ValueError for samples that are not vectors.
 
     Examples
     --------
@@ -178,7 +202,7 @@ class Dense(Layer):
 
 @dataclass(frozen=True, repr=False)
 class Flatten(Layer):
-    """Samples of any shape as vectors, in C order: (n, a, b, …) -> (n, a b …).
+    """Samples of any shape as vectors, in C order: (n, a, b, …) -> (n, a * b * …).
 
     Examples
     --------
@@ -196,7 +220,10 @@ class Flatten(Layer):
 
 
 class Sequential(Layer):
-    """Layers in a row. Their parameters are named by position: "0.w", "0.b", "2.w", …
+    """Layers one after the other, each on the output of the one before.
+
+    Their parameters are named by position: "0.w", "0.b", "2.w", … ValueError, with the number of the layer, if one does
+    not take the shape that it gets.
 
     Examples
     --------
@@ -304,7 +331,9 @@ def _fused(layers: list[tuple[str, DenseLayer]], gradients: Callable[[Array], An
 
 
 class Residual(Sequential):
-    """``x + f(x)``, where f is its layers in a row, whose output must have the shape of their input (He et al. 2016).
+    """``x + f(x)``, where f is its layers one after the other (He et al. 2016).
+
+    ValueError if the output of f does not have the shape of its input.
 
     Examples
     --------

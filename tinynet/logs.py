@@ -65,10 +65,18 @@ class _Lines:
 
 
 class JSONLines(_Lines):
-    """Appends a JSON object per epoch to the file ``path``. NaN and infinities, which JSON lacks, become null.
+    """A callback for `fit` that appends a JSON object per epoch to the file ``path``.
 
-    An incomplete last line, as a full disk may leave it, is removed first. If the file ends in anything else, it raises
-    DataFileError and changes nothing.
+    NaN and infinities, which JSON lacks, become null. An incomplete last line, as a full disk may leave it, is removed
+    first. `DataFileError`, and no change, if the file ends in anything else; FileNotFoundError if its folder does not exist.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> data = [[0.0], [1.0]], [[1.0], [3.0]]
+    >>> history = tn.Model(tn.Dense(1), n_in=1).fit(data, epochs=3, callbacks=[tn.JSONLines("run.jsonl")])
+    >>> len(Path("run.jsonl").read_text().splitlines())
+    3
     """
 
     def line(self, row: Row) -> str:
@@ -84,10 +92,10 @@ class JSONLines(_Lines):
 
 
 class CSVLog(_Lines):
-    """Appends a line per epoch to the CSV file ``path``, which has a header. Numbers have all their digits.
+    """A callback for `fit` that appends a line per epoch to the CSV file ``path``, which has a header.
 
-    An incomplete last line, as a full disk may leave it, is removed first. If the file has other columns, it raises
-    DataFileError and changes nothing.
+    Numbers are written with all digits. An incomplete last line, as a full disk may leave it, is removed first.
+    `DataFileError`, and no change, if the file has other columns; FileNotFoundError if its folder does not exist.
     """
 
     names: tuple[str, ...] = ()
@@ -116,10 +124,10 @@ def _csv(cells: Iterable[object]) -> str:
 
 
 class TensorBoard:
-    """Writes event files for TensorBoard into ``folder``, with tensorboardX (extra ``tensorboard``).
+    """A callback for `fit` that writes event files for TensorBoard to ``folder`` (extra ``tensorboard``: tensorboardX).
 
-    Each number of an epoch's row is a scalar under its own name, the loss curve within epochs is "loss_of_steps", and
-    ``weights`` adds a histogram of each array of the model. The step is that of the run. Data reach the disk within a
+    Each number of an epoch's row is a scalar under its own name, and the loss curve within epochs is "loss_of_steps".
+    ``weights`` adds a histogram of each array of the model. Steps are those of the run. Data reach the disk within a
     second, or at `close`. ImportError without tensorboardX.
     """
 

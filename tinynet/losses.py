@@ -22,9 +22,13 @@ Shape = tuple[int, ...]
 
 
 class Loss:
-    """The protocol, and what elementwise losses share: ``l_i`` is the mean of `formula` over the outputs of sample i.
+    """The base class of losses, ``sum_i w_i l_i / W`` over the samples of a batch.
 
-    ``formula(xp, y, target)`` gives the elementwise loss and its derivative in y.
+    ``l_i`` is the loss of sample i, ``w_i`` its weight (1 if there are no weights), ``W`` the `denominator`: the sum of the
+    weights, or 1 for a subclass with ``mean = False``. If all weights are 0, so is the loss.
+
+    A subclass that overrides `formula` is an elementwise loss: ``l_i`` is the mean of the formula over the outputs of
+    sample i. Any other loss overrides ``__call__``. ``labels = True`` says that targets may be integer labels (n,).
     """
 
     labels: ClassVar[bool] = False  # whether integer labels (n,) are accepted as targets, with an output for each class
@@ -34,10 +38,11 @@ class Loss:
         return f"{type(self).__name__}({', '.join(checks.attributes(self))})"
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
+        """The loss of each output and its derivative with respect to y, elementwise: both have the shape of y."""
         raise NotImplementedError(f"{type(self).__name__} has no formula: write one, or a __call__")
 
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
-        """``W`` for these targets: an int, or a () array where it depends on data."""
+        """``W`` for these targets and weights: an int, or a () array if it depends on data."""
         if weight is not None:
             return ops.total_weight(weight)
         return target.shape[-1 if self._has_labels(target, ops) else -2]
@@ -52,7 +57,11 @@ class Loss:
     def __call__(
         self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
     ) -> tuple[Array, Array]:
-        """Loss () and its gradient in the outputs: y (n, o), target (n, o), weight (n,) -> (), (n, o)."""
+        """The loss and its gradient with respect to y: y (n, o), target (n, o), weight (n,) -> (), (n, o).
+
+        ``denominator`` is W, by default that of this batch. The parts of a batch are given that of the whole batch, so that
+        their losses and gradients add up to those of the whole.
+        """
         target = real_columns(target, y.ndim - 1, y, ops)
         scale = self._scale(y, target, ops, weight, denominator, y.shape[-1])
         return ops.elementwise_loss(self._pair, y, target, scale)
@@ -101,7 +110,7 @@ class Loss:
         self._require((target >= 0) & (target <= most), target, claim, ops)
 
     def check_values(self, target: Array, ops: Backend) -> None:
-        """ValueError if a target lies outside the domain of the loss."""
+        """ValueError if a target lies outside the domain of the loss; by default any target is accepted."""
 
     def _require(self, good: Array, target: Array, claim: str, ops: Backend) -> None:
         xp = ops.xp
@@ -124,7 +133,7 @@ def real_columns(target: Array, axes: int, like: Array, ops: Backend) -> Array:
 
 @dataclass(frozen=True)
 class SumSquaredError(Loss):
-    """``sum (y - t)**2`` over samples and outputs, times the sample weights, divided by nothing."""
+    """``sum_i w_i sum_j (y_ij - t_ij)**2`` over samples and outputs, y and t (n, o): a sum, not a mean."""
 
     mean: ClassVar[bool] = False
 
@@ -141,7 +150,7 @@ class SumSquaredError(Loss):
 
 @dataclass(frozen=True)
 class MeanSquaredError(Loss):
-    """Mean of ``(y - t)**2``.
+    """Mean of ``(y - t)**2`` over samples and outputs, y and t (n, o).
 
     Examples
     --------
@@ -159,7 +168,7 @@ class MeanSquaredError(Loss):
 
 @dataclass(frozen=True)
 class MeanAbsoluteError(Loss):
-    """Mean of ``|y - t|``; its derivative at 0 is 0."""
+    """Mean of ``|y - t|`` over samples and outputs, y and t (n, o); its derivative at 0 is 0."""
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
@@ -168,7 +177,10 @@ class MeanAbsoluteError(Loss):
 
 @dataclass(frozen=True)
 class Huber(Loss):
-    """Mean of ``e**2 / 2`` for ``|e| <= delta``, else ``delta * (|e| - delta / 2)`` (Huber 1964)."""
+    """Mean over samples and outputs of a loss that is quadratic near 0 and linear beyond (Huber 1964).
+
+    With ``e = y - t``, y and t (n, o), it is ``e**2 / 2`` if ``|e| <= delta``, else ``delta * (|e| - delta / 2)``.
+    """
 
     delta: float = 1.0
 
@@ -183,9 +195,9 @@ class Huber(Loss):
 
 @dataclass(frozen=True)
 class Quantile(Loss):
-    """Pinball loss, mean of ``q max(t - y, 0) + (1 - q) max(y - t, 0)``; least at the q-quantile.
+    """The pinball loss: mean of ``q * max(t - y, 0) + (1 - q) * max(y - t, 0)`` over samples and outputs, y and t (n, o).
 
-    R. Koenker, G. Bassett (1978), *Regression quantiles*.
+    It is least if y is the q-quantile of t, for q in (0, 1). R. Koenker, G. Bassett (1978), *Regression quantiles*.
     """
 
     q: float = 0.5
@@ -201,7 +213,10 @@ class Quantile(Loss):
 
 @dataclass(frozen=True)
 class Poisson(Loss):
-    """Mean of ``exp(y) - t * y``, where y is the logarithm of the rate. Counts t must not be negative."""
+    """Mean of ``exp(y) - t * y`` over samples and outputs, y and t (n, o).
+
+    It is the negative log-likelihood of counts t >= 0 without the term ``log t!``; y is the logarithm of the expected count.
+    """
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         rate = xp.exp(y)
@@ -213,7 +228,7 @@ class Poisson(Loss):
 
 @dataclass(frozen=True)
 class Hinge(Loss):
-    """Mean of ``max(0, 1 - t * y)``, targets -1 and 1."""
+    """Mean of ``max(0, 1 - t * y)`` over samples and outputs, y (n, o), targets t (n, o) of -1 and 1."""
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         margin = 1.0 - target * y
@@ -226,10 +241,11 @@ class Hinge(Loss):
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Loss):
-    """Mean of ``-w1 t log s(y) - w0 (1 - t) log(1 - s(y))``, s the sigmoid: outputs y are logits, targets in [0, 1].
+    """Mean of ``-w1 * t * log s(y) - w0 * (1 - t) * log(1 - s(y))`` over samples and outputs, where s is the sigmoid.
 
-    With a single output, (n, 1), targets may also be labels (n,), 0 and 1. ``class_weight`` is (w0, w1); as PyTorch's
-    ``pos_weight`` (which is w1 beside w0 = 1) it does not enter the denominator.
+    Outputs y (n, o) are logits, targets t (n, o) are in [0, 1]. With a single output, targets may also be labels 0 and 1,
+    (n,). ``class_weight`` is (w0, w1), by default (1, 1); it does not change the denominator. PyTorch's ``pos_weight`` is
+    w1 with w0 = 1.
     """
 
     class_weight: tuple[float, float] | None = None
@@ -267,7 +283,7 @@ class BinaryCrossEntropy(Loss):
         super().check(out, target, ops)
 
     def probabilities(self, y: Array, ops: Backend) -> Array:
-        """``1 / (1 + exp(-y))``, of each output (n, o) for itself; of a single one, (n, 2): those of labels 0 and 1."""
+        """``1 / (1 + exp(-y))`` of each output, (n, o); for a single output the probabilities of labels 0 and 1, (n, 2)."""
         xp = ops.xp
         if y.shape[-1] == 1:
             y = xp.concat([-y, y], axis=-1)
@@ -284,11 +300,12 @@ def _logistic(xp: Any, y: Array, e: Array) -> Array:
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """``-log softmax(y)`` at the label: outputs y (n, k) are logits, targets labels (n,) or probabilities (n, k).
+    """Mean of ``-log softmax(y)`` at the label: outputs y (n, k) are logits, targets are labels (n,).
 
-    ``smoothing`` in [0, 1) mixes the target with the uniform distribution. ``class_weight`` has a number for each class;
-    with labels the mean divides by the sum of the labels' weights, with probabilities by the samples. All as in
-    PyTorch.
+    Targets may also be probabilities t (n, k): the loss of a sample is then ``-sum_k t_k log softmax(y)_k``.
+    ``smoothing`` in [0, 1) is the share of the uniform distribution that is mixed into the target (Szegedy et al. 2016).
+    ``class_weight`` (k,) is a factor for each class, at least 0; the mean over labels divides by the sum of their class
+    weights, the mean over probabilities by the number of samples. All of this is as in PyTorch.
 
     Examples
     --------

@@ -52,18 +52,19 @@ def fit_many(
     ema: float | None = None,
     **others: Any,
 ) -> Ensemble:
-    """Train networks like ``model``, one for each of ``seeds`` and ``lr``, as one batched computation.
+    """Train several networks like ``model``, one for each of ``seeds`` and ``lr``, as one batched computation.
 
-    The i-th is what ``Model(net, n_in, seed=seeds[i]).fit(data, optimizer=Adam(lr[i]), …)`` would be: its initial
-    weights, its order of samples and its masks follow from its seed, and its numbers differ by rounding alone, because
-    sums are added up in other places. ``seeds`` and ``lr`` are lists of one length, or one of them a single value for
-    all; left out they are the model's seed and the optimizer's rate. A rate may be a schedule. ``model`` says which
-    layers, backend and dtype, and is not changed. The other options are those of `fit`.
+    Network i is what ``Model(net, n_in, seed=seeds[i]).fit(data, optimizer=Adam(lr[i]), …)`` would give: its initial
+    weights, its order of samples and its dropout masks follow from its seed. Its numbers differ by rounding alone,
+    because sums are added in another order.
 
-    Ctrl-C raises `Interrupted`, a KeyboardInterrupt whose ``ensemble`` has the networks with the weights of the last
-    finished step, and the epochs so far in their histories.
+    ``seeds`` and ``lr``, the learning rates, are lists of one length, or one of them is a single value for all; by default
+    they are the model's seed and the optimizer's learning rate. A learning rate may be a schedule. ``model`` gives the
+    layers, the backend and the dtype, and is not changed. The other options are those of `fit`; TypeError for those of
+    `fit` that are not listed here.
 
-    A network that diverges leaves the others alone: its losses are NaN from then on, and `Ensemble.diverged` names it.
+    A network that diverges does not affect the others: see `Ensemble`. Ctrl-C raises `Interrupted`, a KeyboardInterrupt
+    whose ``ensemble`` has the networks with the weights of the last finished step, and the epochs so far in their histories.
 
     Examples
     --------

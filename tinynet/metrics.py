@@ -19,9 +19,11 @@ Array = Any
 
 
 class Metric:
-    """The protocol of a metric; early stopping asks whether ``larger_is_better``. One ``of_numbers`` takes no labels.
+    """The base class of metrics: `sums` of a batch, `merge` of two sets of samples, and the `result` for all of them.
 
-    One that ``decides`` compares classes: a single output is given to it as a number that is positive for class 1.
+    ``name`` is the key of the result. ``larger_is_better`` is what early stopping asks. A metric ``of_numbers`` takes no
+    labels. A metric that ``decides`` compares classes: if there is a single output, it is positive for class 1, also if
+    the network ends in `Sigmoid` (1/2 is then subtracted).
     """
 
     name: str
@@ -30,14 +32,15 @@ class Metric:
     decides: ClassVar[bool] = False
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
-        """Outputs y (n, o), target, sample weights (n,) -> (s,) floating."""
+        """What the metric adds up, computed on the device: y (n, o), target (n,) or (n, o), weight (n,) or None -> (s,)."""
         raise NotImplementedError(f"{type(self).__name__} has no sums: write them")
 
     def merge(self, a: list[float], b: list[float]) -> list[float]:
-        """The sums of two sets of samples as those of both."""
+        """The sums of two sets of samples together, by default ``a + b``."""
         return added(a, b)
 
     def result(self, sums: list[float]) -> float:
+        """The value of the metric for all samples, from their sums."""
         raise NotImplementedError(f"{type(self).__name__} has no result: write one")
 
 
@@ -77,9 +80,9 @@ class _Ratio(Metric):
 
 @dataclass(frozen=True)
 class Accuracy(_Ratio):
-    """Fraction of samples whose largest output is at the label; with one output column, of those whose sign is right.
+    """The fraction of samples whose largest output is that of their class.
 
-    If the network ends in `Sigmoid`, which makes probabilities, of those that are on the right side of 1/2.
+    With a single output, class 1 is predicted if it is positive or, if the network ends in `Sigmoid`, above 1/2.
 
     Examples
     --------
@@ -99,7 +102,7 @@ class Accuracy(_Ratio):
 
 @dataclass(frozen=True)
 class TopK(_Ratio):
-    """Fraction of samples with fewer than ``k`` outputs above that at the label."""
+    """The fraction of samples for which fewer than ``k`` outputs are larger than that of their class."""
 
     k: int = 5
     name: str = "top_k"
@@ -119,7 +122,7 @@ class TopK(_Ratio):
 
 @dataclass(frozen=True)
 class LogLoss(_Ratio):
-    """Mean ``-log p`` of the true class, with logits as outputs; one output column is the logit of a sigmoid."""
+    """The mean of ``-log p`` for the true class, if the outputs are logits; a single output is the logit of a sigmoid."""
 
     name: str = "log_loss"
     larger_is_better: bool = False
@@ -141,9 +144,10 @@ class LogLoss(_Ratio):
 
 @dataclass(frozen=True)
 class F1(Metric):
-    """Mean over the classes of ``2 tp / (2 tp + fp + fn)``; a class that neither occurs nor is predicted is left out.
+    """The mean over the classes of ``2 tp / (2 tp + fp + fn)``, from true positives, false positives and false negatives.
 
-    With one output column it is that of class 1. scikit-learn's ``f1_score``, macro and binary.
+    A class that neither occurs nor is predicted is left out. With a single output it is the F1 score of class 1. These are
+    scikit-learn's ``f1_score`` with ``average="macro"`` and "binary".
     """
 
     name: str = "f1"
@@ -179,7 +183,7 @@ class _Error(_Ratio):
 
 @dataclass(frozen=True)
 class MAE(_Error):
-    """Mean of ``|y - t|`` over samples and outputs."""
+    """The mean of ``|y - t|`` over samples and outputs."""
 
     name: str = "mae"
 
@@ -189,7 +193,7 @@ class MAE(_Error):
 
 @dataclass(frozen=True)
 class RMSE(_Error):
-    """Root of the mean of ``(y - t)**2`` over samples and outputs."""
+    """The square root of the mean of ``(y - t)**2`` over samples and outputs."""
 
     name: str = "rmse"
 
@@ -202,11 +206,11 @@ class RMSE(_Error):
 
 @dataclass(frozen=True)
 class R2(Metric):
-    """``1 - sum (y - t)**2 / sum (t - mean t)**2``, averaged over the outputs (scikit-learn's "uniform_average").
+    """``1 - sum (y - t)**2 / sum (t - mean t)**2``, averaged over the outputs: scikit-learn's ``r2_score``.
 
-    In float64 where the device has it. The means and squares of two sets of samples are combined as in T. F. Chan,
-    G. H. Golub, R. J. LeVeque (1979), *Updating formulae and a pairwise algorithm for computing sample variances*. A
-    target that does not vary gives 1 if it is met exactly, else 0.
+    A target that does not vary gives 1 if it is predicted exactly, else 0. Computed in float64 where the device has it.
+    Batches are combined as in T. F. Chan, G. H. Golub, R. J. LeVeque (1979), *Updating formulae and a pairwise algorithm
+    for computing sample variances*.
     """
 
     name: str = "r2"

@@ -30,12 +30,19 @@ _CACHED = 2**19  # numbers of a layer's output that stay in the cache until the 
 
 
 class Model(Vectors):
-    """A layer with parameters on a backend.
+    """A network with its parameters, on a backend.
 
-    ``n_in`` is the number of features or the shape of one sample; every other width follows. ``seed`` decides the
-    initial weights, which have the same bits on every backend. ``theta`` (p,) holds the parameters and ``state`` (s,)
-    what layers keep beside them; both are changed in place only, so that `params`, views of them, remain valid: what is
-    assigned to them is copied.
+    ``net`` is a layer, usually a `Sequential`. ``n_in`` is the number of features, or the shape of one sample; all other
+    widths follow from it. ``seed``, an integer in [0, 2**64), decides the initial weights, which have the same bits on
+    every backend. ``backend`` is a name or a `Backend`, by default the current one. ``dtype``, "float32" or "float64",
+    is that of parameters and outputs.
+
+    ``theta`` (p,) holds all parameters, ``state`` (s,) the other arrays of the layers, such as running statistics. Both
+    are changed in place only, because the arrays in ``params`` and those that `weights` returns are views of them: an
+    assignment ``model.theta = values`` copies the values. ``loss``, ``metrics``, ``history`` and ``columns`` (the names
+    in a table) are those of the last fit.
+
+    TypeError or ValueError for other arguments, and for layers whose shapes do not fit together.
 
     Examples
     --------
@@ -92,13 +99,27 @@ class Model(Vectors):
         return f"{head}\n\n{drawing(self.net, self.in_shape)}"
 
     def summary(self) -> Summary:
-        """Layers, shapes, parameters, bytes and FLOPs; ``print(model.summary())`` is a table."""
+        """Shapes, parameters, bytes and FLOPs of each layer, as a table.
+
+        Examples
+        --------
+        >>> model = tn.Model(tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Dense(3)), n_in=2)
+        >>> print(model.summary())
+           layer           output  parameters  bytes  FLOPs
+        ───────────────────────────────────────────────────
+        0  Dense(width=8)       8          24     96     32
+        1  ReLU()               8           0      0      0
+        2  Dense(width=3)       3          27    108     48
+        ───────────────────────────────────────────────────
+                            total          51    204     80
+        """
         return summarize(self.net, self.in_shape, self.dtype)
 
     def weights(self, vector: Array | None = None) -> dict[str, Array]:
-        """Parameters and layer state by name, views of `theta` and `state`: "0.w" (i, o), "0.b" (o,), …
+        """Parameters and layer state by name, as views of ``theta`` and ``state``: "0.w" (i, o), "0.b" (o,), …
 
-        Of a ``vector`` (p,) like `theta`, such as a gradient, the parts by the names of the parameters.
+        If a ``vector`` (p,) is given, such as a gradient, its parts are returned instead, under the names of the
+        parameters. ValueError if its shape is not that of ``theta``.
 
         Examples
         --------
@@ -113,7 +134,7 @@ class Model(Vectors):
         return dict(leaves(views(vector, self.spec.params, self.ops)))
 
     def to(self, backend: str | Backend) -> Model:
-        """A copy of this model on another backend; its loss and metrics come along, its history does not."""
+        """A copy of this model on another backend, with its loss, metrics and columns, but without its history."""
         copy = Model(self.net, self.in_shape, seed=self.seed, backend=backend, dtype=self.dtype)
         copy.theta, copy.state = self.ops.to_numpy(self.theta), self.ops.to_numpy(self.state)
         copy.loss, copy.metrics, copy.columns = self.loss, self.metrics, self.columns
@@ -123,12 +144,12 @@ class Model(Vectors):
 
     @on_its_device
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
-        """Outputs for X: (n, *in_shape) -> (n, *out_shape), an array of this model's backend.
+        """Outputs of the network: (n, *in_shape) -> (n, *out_shape), an array of the model's backend.
 
-        They are computed ``batch_size`` rows at a time, by default as many as fit in a cache.
-
-        X is an array, a list of rows, or a data set, whose inputs are taken. No activation is added: the outputs are
-        those of the last layer, so logits if the network was trained with a cross-entropy: see `predict_proba`.
+        ``x`` is an array, a list of rows, or a data set, whose inputs are used. The outputs are those of the last layer,
+        so they are logits if the network was trained with a cross-entropy; see `predict_proba`. They are computed
+        ``batch_size`` rows at a time, by default as many as fit in a cache. ValueError if the samples do not have the
+        shape ``in_shape``.
 
         Examples
         --------
@@ -148,10 +169,12 @@ class Model(Vectors):
     def forward(
         self, x: Any, *, train: bool = False, step: int = 0
     ) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
-        """Outputs (n, *out_shape) for X in one pass, and the way back: from their gradient to those of X and `theta`.
+        """``y, backprop``: outputs (n, *out_shape) of one forward pass, and a function for the backward pass.
 
-        ``train`` is whether layers with a training mode use it: dropout with the masks of training step ``step``, and
-        batch norm, whose running statistics then change. Call the way back before X, the outputs or the weights change.
+        ``dx, gradient = backprop(dy)`` takes the gradient of a loss with respect to the outputs and gives those with
+        respect to ``x`` and ``theta`` (p,). Call it before ``x``, the outputs or the weights change. With ``train``,
+        layers act as in training step ``step``: dropout uses the masks of that step, and batch norm the statistics of
+        the batch, with which it also updates its running statistics.
 
         Examples
         --------
@@ -180,9 +203,10 @@ class Model(Vectors):
 
     @on_its_device
     def predict_labels(self, x: Any, *, batch_size: int | None = None) -> Array:
-        """Labels (n,) int64 for X: the index of the largest output; with one output column, whether it is positive.
+        """Predicted labels, (n, *in_shape) -> (n,) int64: the index of the largest output.
 
-        If the network ends in `Sigmoid`, which makes probabilities, whether that one is above 1/2.
+        With a single output the label is 1 if the output is positive, else 0; if the network ends in `Sigmoid`, 1 if the
+        output is above 1/2.
 
         Examples
         --------
@@ -194,10 +218,11 @@ class Model(Vectors):
 
     @on_its_device
     def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
-        """Probabilities (n, k) for X, of a model whose loss is a cross-entropy: TypeError for any other.
+        """Probabilities, (n, *in_shape) -> (n, k), if the model was trained with a cross-entropy.
 
-        With `CrossEntropy` those of the classes; with `BinaryCrossEntropy` of each output for itself, or, if there is
-        only one, those of labels 0 and 1.
+        With `CrossEntropy` they are the softmax of the outputs. With `BinaryCrossEntropy` they are the sigmoid of each
+        output or, if there is only one output, the probabilities of labels 0 and 1. TypeError for any other loss,
+        ValueError before the first fit.
 
         Examples
         --------
@@ -219,7 +244,11 @@ class Model(Vectors):
         metrics: Iterable[str | Metric] | None = None,
         batch_size: int = 4096,
     ) -> dict[str, float]:
-        """``{"loss": …, "accuracy": …}`` over all of ``data``, by default with the loss and metrics of the last fit.
+        """``{"loss": …, "accuracy": …}`` over all of ``data``, as floats.
+
+        ``data`` is what `fit` takes, except for loaders and batches. ``loss`` and ``metrics`` are by default those of the
+        last fit. ``batch_size`` samples are computed at a time, which changes memory and rounding only. ValueError if
+        the data do not fit the model, or if there is no loss yet.
 
         Examples
         --------
@@ -238,7 +267,10 @@ class Model(Vectors):
 
     @on_its_device
     def adapt(self, data: Any, *, samples: int | None = None) -> None:
-        """Set the leading `Standardize` by one pass over ``data``, or over its first ``samples``.
+        """Set the leading `Standardize` to the mean and scale of ``data``, or of its first ``samples`` samples.
+
+        It takes one pass over the data; sample weights count. ValueError if the network does not begin with `Standardize`,
+        or if a feature varies too much or too little for the model's dtype.
 
         Examples
         --------
@@ -266,13 +298,16 @@ class Model(Vectors):
         layer["mean"][...], layer["scale"][...] = new
 
     def fit(self, data: Any, **options: Any) -> History:
-        """Train on ``data``; the options are those of `tinynet.fit`, where they are explained."""
+        """Train on ``data`` and return the history; the options are those of `tinynet.fit`."""
         from tinynet.fitting import fit
 
         return fit(self, data, **options)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the model to one safetensors file, whole or not at all; `tinynet.load` reads it.
+        """Write the model to a safetensors file, completely or not at all; `tinynet.load` reads it.
+
+        The file holds weights, layer state, architecture, loss, metrics and columns, and no code. TypeError for a layer of
+        your own that is not in ``tinynet.registry.TABLE``.
 
         Examples
         --------

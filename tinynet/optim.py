@@ -28,7 +28,12 @@ _RANGES = {
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Arithmetic on flat vectors: ``rule(xp, theta, *slots, g, lr, *scalars)`` gives theta and slots after the step."""
+    """The base class of optimizers. A subclass names its ``slots``, the vectors of its state, and overrides `rule`.
+
+    ``lr`` is the learning rate, a number of at least 0 or a schedule ``step -> rate``. ``l2`` adds ``l2 * theta`` to the
+    gradient. ``weight_decay`` multiplies theta by ``1 - lr * weight_decay`` and does not change the gradient (Loshchilov,
+    Hutter 2019). ValueError for a hyperparameter that is out of range.
+    """
 
     lr: float | Schedule
     _: KW_ONLY
@@ -48,17 +53,17 @@ class Optimizer:
         return {name: ops.zeros(theta.shape, theta.dtype) for name in self.used_slots()}
 
     def step(self, theta: Array, g: Array, state: State, t: int, ops: Backend) -> None:
-        """In place: one step on theta (p,) and state along gradient g (p,); ``t`` steps were done before."""
+        """In place: one step on theta (p,) and ``state``, for the gradient g (p,). ``t`` is the number of steps done before."""
         self.apply(theta, g, state, self.numbers(state, t), ops)
 
     def numbers(self, state: State, t: int) -> tuple[float, ...]:
-        """The first half of `step`, on Python's floats: the rate and `scalars`; those in ``state`` advance, in place."""
+        """The first half of `step`, in Python's floats: the learning rate and `scalars`. Floats in ``state`` advance in place."""
         return rate_at(self.lr, t), *self.scalars(state, t)
 
     def apply(self, theta: Array, g: Array, state: State, numbers: tuple[Any, ...], ops: Backend) -> None:
-        """The second half of `step`, on vectors alone, in place.
+        """The second half of `step`, in place, on vectors alone.
 
-        The rate, first of ``numbers``, may be an array of theta's shape: each element then has its own.
+        The learning rate, the first of ``numbers``, may be an array of theta's shape: one rate for each element.
         """
         inputs = [g]
         if getattr(numbers[0], "shape", ()):
@@ -66,13 +71,15 @@ class Optimizer:
         ops.update(self._decayed_rule, [theta, *(state[name] for name in self.used_slots())], inputs, *numbers)
 
     def used_slots(self) -> tuple[str, ...]:
+        """The names of the ``slots`` that these hyperparameters need; by default all."""
         return self.slots
 
     def scalars(self, state: State, t: int) -> tuple[float, ...]:
-        """Numbers that depend on the step alone; `rule` gets them after lr."""
+        """Numbers that depend on the step alone, such as a bias correction; `rule` gets them after lr."""
         return ()
 
     def rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
+        """``rule(xp, theta, *slots, g, lr, *scalars)`` -> theta and slots after the step, computed elementwise."""
         raise NotImplementedError(f"{type(self).__name__} has no rule: write one")
 
     def _decayed_rule(self, xp: Any, theta: Array, *rest: Any) -> tuple[Array, ...]:
@@ -99,9 +106,10 @@ def check_optimizer(optimizer: Any) -> None:
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """``v = momentum * v + g; theta -= lr * v``, or with Nesterov's look-ahead ``theta -= lr * (g + momentum * v)``.
+    """Stochastic gradient descent: ``v = momentum * v + g; theta -= lr * v``, with ``momentum`` in [0, 1).
 
-    Sutskever et al. 2013 with lr outside of v, as PyTorch has it.
+    With ``nesterov`` the second formula is ``theta -= lr * (g + momentum * v)`` (Sutskever et al. 2013). As in PyTorch, lr
+    is not part of v. ValueError for ``nesterov`` without a momentum.
 
     Examples
     --------
@@ -153,7 +161,8 @@ class Adagrad(Optimizer):
 class RMSprop(Optimizer):
     """``s = decay * s + (1 - decay) * g**2; theta -= lr * g / (sqrt(s) + epsilon)`` (Hinton, lecture 6e, 2012).
 
-    epsilon is outside the root, as in PyTorch (Keras has it inside). With a momentum, v accumulates the quotients.
+    ``epsilon`` is outside the root, as in PyTorch (Keras has it inside). With ``momentum``,
+    ``v = momentum * v + g / (sqrt(s) + epsilon); theta -= lr * v``.
     """
 
     lr: float | Schedule = 0.01
@@ -177,12 +186,13 @@ class RMSprop(Optimizer):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Kingma, Ba 2015, algorithm 1; epsilon is added after the bias-corrected root, as in the paper and in PyTorch.
+    """Adam with bias correction (Kingma, Ba 2015, algorithm 1).
 
-    ``m = beta1 m + g; v = beta2 v + g**2; theta -= lr * (m / w1) / (sqrt(v / w2) + epsilon)``
+    ``m = beta1 * m + g; v = beta2 * v + g**2; theta -= lr * (m / w1) / (sqrt(v / w2) + epsilon)``
 
-    with ``w = 1 + beta + … + beta**(t - 1)``, so that m / w1 and v / w2 are weighted means. The paper's m and v are these
-    sums times ``1 - beta``, its corrections ``1 - beta**t`` are w times that: equal steps, but two more passes over vectors.
+    Here ``w1 = 1 + beta1 + … + beta1**(t - 1)`` in step t = 1, 2, …, and w2 is the same sum for beta2, so m / w1 and v / w2
+    are weighted means. The steps are those of the paper and of PyTorch: their m and v are these times ``1 - beta``, and so
+    are their corrections, ``1 - beta**t``. ``epsilon`` is added to the bias-corrected root, as in both.
 
     Examples
     --------
@@ -214,7 +224,7 @@ def _sum_of_powers(beta: float, t: int) -> float:
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """`Adam` with decoupled weight decay, by default 0.01 (Loshchilov, Hutter 2019)."""
+    """`Adam` whose decoupled weight decay is 0.01 by default (Loshchilov, Hutter 2019)."""
 
     _: KW_ONLY
     weight_decay: float = 0.01
@@ -222,9 +232,10 @@ class AdamW(Adam):
 
 @dataclass(frozen=True)
 class NAdam(Adam):
-    """`Adam` with Nesterov's momentum (Dozat 2016), whose weight warms up as ``beta1 * (1 - 0.96**(t * psi) / 2)``.
+    """`Adam` with Nesterov's momentum (Dozat 2016), with PyTorch's formulas and defaults.
 
-    psi is ``momentum_decay``. The product of these weights so far is the one scalar in the state.
+    The weight of the momentum in step t = 1, 2, … is ``beta1 * (1 - 0.96**(t * momentum_decay) / 2)``. The state has the
+    product of these weights so far, a float, beside the slots.
     """
 
     lr: float | Schedule = 2e-3
@@ -258,7 +269,7 @@ class NAdam(Adam):
 
 @dataclass(frozen=True)
 class Lion(Optimizer):
-    """``theta -= lr * sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g`` (Chen et al. 2023, algorithm 2)."""
+    """``theta -= lr * sign(beta1 * m + (1 - beta1) * g); m = beta2 * m + (1 - beta2) * g`` (Chen et al. 2023, algorithm 2)."""
 
     lr: float | Schedule = 1e-4
     beta1: float = 0.9

@@ -22,10 +22,10 @@ DIVISOR = 10.0  # what is suggested is the rate at the least loss over this: the
 
 @dataclass(frozen=True)
 class RateTest:
-    """The rate of each step, the loss of its batch, that loss smoothed, and a rate to train with.
+    """The result of `find_rate`: the learning rate of each step, the loss of its batch, that loss smoothed, a suggestion.
 
-    ``suggestion`` is a tenth of the rate at which the smoothed loss was least, as fastai's learner takes it; None where
-    the loss never fell.
+    ``suggestion`` is a tenth of the learning rate at which the smoothed loss was least, as in fastai, or None if the loss
+    never fell.
     """
 
     rates: tuple[float, ...] = field(repr=False)
@@ -52,12 +52,20 @@ def find_rate(
     high: float = 10.0,
     steps: int = 100,
 ) -> RateTest:
-    """The learning-rate range test: ``steps`` steps, whose rate grows evenly in its logarithm from ``low`` to ``high``.
+    """The learning-rate range test: train a copy of ``model`` with a learning rate that grows from ``low`` to ``high``.
 
-    L. N. Smith (2017), *Cyclical learning rates for training neural networks*, section 3.3, with the logarithmic scale
-    that is now usual. It ends early once the loss is not finite or four times the least one. A copy is trained; the
-    model itself does not change by a bit. ``data``, ``loss``, ``optimizer`` (whose own rate is ignored) and
-    ``batch_size`` are those of `fit`, and so are the batches.
+    It takes up to ``steps`` steps (at least 10), each with the rate of the one before times a constant factor, and ends
+    early if the loss is not finite or exceeds four times its minimum. L. N. Smith (2017), *Cyclical learning rates for
+    training neural networks*, section 3.3, with the logarithmic scale that is now usual. ``data``, ``loss``, ``optimizer``
+    (whose own learning rate is ignored) and ``batch_size`` are those of `fit`, and the batches are the same. ``model``
+    itself is not changed. ValueError if the loss of the first step is not finite.
+
+    Examples
+    --------
+    >>> model = tn.Model(tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dense(3)), n_in=2)
+    >>> test = tn.find_rate(model, tn.data.Blobs(10_000))
+    >>> 1e-3 < test.suggestion < 1
+    True
     """
     if not 0 < checks.float_or_nan(low) < checks.float_or_nan(high) < float("inf"):
         raise ValueError(f"rates from {low!r} to {high!r} are out of range: give two positive numbers, the lower first")

@@ -12,15 +12,15 @@ from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec
 
 @dataclass(frozen=True, repr=False)
 class Dropout(Layer):
-    """In training, each element is 0 with probability ``rate``, else ``x / (1 - rate)`` (Srivastava et al. 2014).
+    """In training each element becomes 0 with probability ``rate``, else ``x / (1 - rate)`` (Srivastava et al. 2014).
 
-    ``rate`` in [0, 1) is the fraction dropped. The mask is a pure function of (seed, step, position of the layer), and of
-    the part of the batch if that is computed in parts.
+    ``rate`` in [0, 1) is the fraction dropped. In evaluation the layer is the identity. The mask is a pure function of the
+    seed, the step, the position of the layer and, if a batch is computed in parts, the number of the part.
 
     Examples
     --------
     >>> model = tn.Model(tn.Dropout(0.5), n_in=2)
-    >>> model.predict([[1.0, 2.0]]).tolist()  # the identity outside of training
+    >>> model.predict([[1.0, 2.0]]).tolist()
     [[1.0, 2.0]]
     """
 
@@ -48,9 +48,10 @@ def _check_vectors(name: str, shape: Shape) -> None:
 
 @dataclass(frozen=True, repr=False)
 class LayerNorm(Layer):
-    """Each sample normalized to mean 0 and variance 1 over its features, then ``gamma * x + beta`` (Ba et al. 2016).
+    """Each sample normalized to mean 0 and variance 1 over its features, then scaled and shifted (Ba et al. 2016).
 
-    ``epsilon`` is added to the biased variance, inside the root, as in PyTorch.
+    ``gamma * (x - mean) / sqrt(var + epsilon) + beta``: (n, i) -> (n, i), with parameters gamma (i,), initially 1, and beta
+    (i,), initially 0. ``var`` is the biased variance, as in PyTorch. ValueError for samples that are not vectors.
     """
 
     epsilon: float = 1e-5
@@ -75,11 +76,13 @@ class LayerNorm(Layer):
 
 @dataclass(frozen=True, repr=False)
 class BatchNorm(Layer):
-    """Each feature normalized to mean 0 and variance 1 over the batch, then ``gamma * x + beta`` (Ioffe, Szegedy 2015).
+    """Each feature normalized to mean 0 and variance 1 over the batch, then scaled and shifted (Ioffe, Szegedy 2015).
 
-    In training it also updates, in place, the running mean and (unbiased) variance that replace the batch's in
-    evaluation: ``running += momentum * (batch - running)``, PyTorch's convention. A single sample has no variance: PyTorch
-    refuses it as a batch, here it leaves both as they are.
+    ``gamma * (x - mean) / sqrt(var + epsilon) + beta``: (n, i) -> (n, i), with parameters gamma (i,), initially 1, and beta
+    (i,), initially 0. In training, mean and (biased) variance are those of the batch. In evaluation they are running
+    averages, kept as layer state, which each training step updates in place: ``running += momentum * (batch - running)``,
+    with the unbiased variance, as in PyTorch. A batch of one sample leaves them as they are; PyTorch raises an error.
+    ValueError for samples that are not vectors.
     """
 
     momentum: float = 0.1

@@ -21,7 +21,7 @@ def _settle(owner: object, rates: tuple[str, ...], positive: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Constant:
-    """``rate`` at every step."""
+    """The learning rate ``rate`` at every step."""
 
     rate: float
 
@@ -34,7 +34,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Step:
-    """``rate * factor**(step // every)``.
+    """``rate * factor**(step // every)``: multiplied by ``factor`` every ``every`` steps.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Exponential:
-    """``rate * factor**step``."""
+    """``rate * factor**step``: multiplied by ``factor`` at every step."""
 
     rate: float
     factor: float
@@ -70,7 +70,7 @@ class Exponential:
 
 @dataclass(frozen=True)
 class InverseSquareRoot:
-    """``rate * sqrt(scale / (scale + step))``."""
+    """``rate * sqrt(scale / (scale + step))``; ``scale`` is in steps."""
 
     rate: float
     scale: float = 1000.0
@@ -84,7 +84,7 @@ class InverseSquareRoot:
 
 @dataclass(frozen=True)
 class Cosine:
-    """From ``rate`` to ``final`` along half a cosine in ``steps`` steps, then constant.
+    """From ``rate`` to ``final`` along half a cosine in ``steps`` steps, then constant: cosine annealing.
 
     I. Loshchilov, F. Hutter (2017), *SGDR: stochastic gradient descent with warm restarts*, equation 5.
 
@@ -108,7 +108,9 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Warmup:
-    """The first rate of ``then``, reached in equal increments over ``steps`` steps; after them ``then``, from its start.
+    """A linear warm-up: in ``steps`` equal increments to the first rate of ``then``, and from there on ``then`` itself.
+
+    ``then`` is a number or a schedule, whose steps are counted from the end of the warm-up.
 
     Examples
     --------
@@ -131,9 +133,10 @@ class Warmup:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """Up from ``rate / start`` to ``rate``, then down to ``rate / start / end``, on half cosines (Smith, Topin 2018).
+    """Up from ``rate / start`` to ``rate``, then down to ``rate / start / end``, along half cosines (Smith, Topin 2018).
 
-    ``rise`` is the fraction of ``steps`` that goes up. PyTorch's ``OneCycleLR`` with its cosine and two phases.
+    The rate rises during the fraction ``rise`` of ``steps`` and is constant after the last of them. This is PyTorch's
+    ``OneCycleLR`` with its default, cosine annealing in two phases, except that the momentum does not change.
     """
 
     rate: float

@@ -19,11 +19,12 @@ _PIECE = 2**20  # numbers that are read at a time
 
 @dataclass(frozen=True, repr=False)
 class Standardize(Layer):
-    """``(x - mean) * scale``, the first layer of a network: mean and 1 / standard deviation of the training inputs.
+    """``(x - mean) * scale``, usually the first layer: mean and 1 / standard deviation of each input feature.
 
-    Both are layer state, in the shape of a sample, so they are saved and exported with the model. They begin as 0 and 1;
-    `Model.adapt` sets them from data, and so does `fit` before its first step unless they have been set; in another place
-    they are for you to set, and `fit` refuses one that has not been. The scale of a constant feature stays 1.
+    Both are layer state, in the shape of a sample, so they are saved and exported with the model. They begin as 0 and 1.
+    If the layer is the first, `fit` sets them from the training data before the first step, unless they have been set;
+    `Model.adapt` does the same. Elsewhere set them yourself, through `Model.weights`: `fit` raises ValueError if that
+    was forgotten. The scale of a constant feature is 1.
     """
 
     def build(self, shape: Shape) -> Spec:

@@ -45,12 +45,14 @@ def permutation_keys(key: Key, counter: Counter) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Stream:
-    """Random numbers by index: the i-th is a pure function of (seed, purpose, counter, i), the same on every backend.
+    """Random numbers by index: number i is a pure function of (seed, purpose, counter, i), the same on every backend.
 
-    ``purpose`` and the numbers of ``counter`` are in [0, 2**64), ``counter[2]`` below 2**32; streams that differ in any
-    of them are independent. The words are those of ``numpy.random.Philox(key=[seed, purpose],
-    counter=[0, *counter])``. Every method takes indices, a range or (n,) integers in [0, 2**62), and returns (n,) on
-    ``ops``, by default the current backend.
+    ``seed``, ``purpose`` and the three numbers of ``counter`` are in [0, 2**64), ``counter[2]`` in [0, 2**32). Streams that
+    differ in any of them are independent; purposes below 256 are the library's own. The words are those of
+    ``numpy.random.Philox(key=[seed, purpose], counter=[0, *counter])``.
+
+    Every method takes indices, a range or (n,) integers in [0, 2**62), and returns an array (n,) of the backend ``ops``, by
+    default the current one. IndexError for other indices; TypeError where float64 is needed and the device lacks it.
 
     Examples
     --------
@@ -81,12 +83,12 @@ class Stream:
         object.__setattr__(self, "counter", tuple(numbers[1:]))
 
     def words(self, index: Index, ops: Backend | None = None) -> Array:
-        """uint64 words."""
+        """Random words, (n,) uint64."""
         ops = ops or get_backend()
         return ops.asarray(self._words(index, ops.generator, 0))
 
     def uniform(self, index: Index, dtype: str = "float64", ops: Backend | None = None) -> Array:
-        """Numbers in [0, 1): the upper 53 bits of each word in float64, the upper 24 in float32."""
+        """Uniform numbers in [0, 1), (n,): the upper 53 bits of each word in float64, the upper 24 in float32."""
         ops = ops or get_backend()
         _check_dtype(dtype)
         words = self._words(index, ops.generator, 0)
@@ -96,7 +98,7 @@ class Stream:
         return ops.asarray(exact.uniform64(ops.generator.xp, words), dtype)
 
     def normal(self, index: Index, dtype: str = "float64", ops: Backend | None = None) -> Array:
-        """Standard normal numbers, see `tinynet_backends.exact.normal`; in float32 those of float64, rounded.
+        """Standard normal numbers, (n,), as in `tinynet_backends.exact.normal`; in float32, those of float64 rounded.
 
         Examples
         --------
@@ -109,11 +111,11 @@ class Stream:
         return ops.asarray(ops.generator.normal(self._words(index, ops.generator, 0)), dtype)
 
     def integers(self, index: Index, n: int, ops: Backend | None = None) -> Array:
-        """Integers in [0, n), int64, all equally likely, for n in [1, 2**63].
+        """Integers in [0, n), (m,) int64 for m indices, all exactly equally likely, for n in [1, 2**63].
 
-        The upper half of ``word * n``; words that would make some values likelier, which the lower half shows, are
-        rejected and replaced by the word of the same index in a further stream. D. Lemire (2019), *Fast random integer
-        generation in an interval*, ACM TOMACS 29.
+        They are the upper halves of ``word * n``. Words that would make some integers more likely are rejected, and
+        replaced by the word of the same index in a further stream. D. Lemire (2019), *Fast random integer generation in an
+        interval*, ACM TOMACS 29.
         """
         below = checks.as_int(n)
         if below is None or not 1 <= below <= 2**63:
@@ -132,7 +134,7 @@ class Stream:
         return ops.asarray(xp.astype(high, xp.int64))
 
     def bernoulli(self, index: Index, p: float, ops: Backend | None = None) -> Array:
-        """True with probability ``p`` in [0, 1], exact to 2**-64.
+        """True with probability ``p`` in [0, 1], exact to 2**-64: (n,) bool.
 
         Examples
         --------
@@ -150,10 +152,10 @@ class Stream:
         return ops.asarray(words < philox.constant(host.xp, int(chance * 2.0**64), host.device))
 
     def permute(self, index: Index, n: int, ops: Backend | None = None) -> Array:
-        """Where each index goes in a shuffle of range(n), int64, for n in [1, 2**62]; in memory for the indices alone.
+        """The place of each index in a shuffle of range(n): (m,) -> (m,) int64, for n in [1, 2**62].
 
-        The stream determines the shuffle: give that of another epoch another counter. See
-        `tinynet_backends.permutation`.
+        The stream determines the shuffle, so another epoch needs another counter. Memory is that of the m indices, whatever
+        n is: see `tinynet_backends.permutation`.
 
         Examples
         --------
@@ -166,7 +168,7 @@ class Stream:
         return ops.asarray(host.permute(_places(index, n, host), n, self._permutation_keys()))
 
     def unpermute(self, index: Index, n: int, ops: Backend | None = None) -> Array:
-        """The inverse of `permute`: what goes there."""
+        """The inverse of `permute`: the index that has each place in the shuffle."""
         ops = ops or get_backend()
         host = ops.generator
         return ops.asarray(permutation.unpermute(host.xp, _places(index, n, host), n, self._permutation_keys()))

@@ -16,7 +16,10 @@ _LONGEST = 32  # characters of a layer in the table
 
 @dataclass(frozen=True)
 class Row:
-    """A layer: its place ("2.0" is the first one inside the third), the shape of an output sample, and its costs."""
+    """A layer: its place ("2.0" is the first layer inside the third), the shape of an output sample, and its costs.
+
+    ``bytes`` are those of parameters and layer state, ``flops`` those of the forward pass of one sample.
+    """
 
     place: str
     layer: Layer
@@ -28,11 +31,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """A row for each layer, and their sums; `str` is the table.
+    """A `Row` for each layer, and the sums ``parameters``, ``bytes`` and ``flops``; ``str(summary)`` is the table.
 
-    ``flops`` are those of one sample's forward pass, a multiplication and an addition being two. Only matrix products
-    are counted, the one thing that grows with the product of two widths: twice the size of every array of weights with
-    two or more axes. PyTorch's ``FlopCounterMode`` counts the same. The backward pass takes about twice as many.
+    ``flops`` are those of the forward pass of one sample; a multiplication and an addition are two. Only matrix products
+    are counted: twice the size of every array of weights with two or more axes, as in PyTorch's ``FlopCounterMode``. The
+    backward pass takes about twice as many.
     """
 
     rows: tuple[Row, ...]

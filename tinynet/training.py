@@ -35,7 +35,11 @@ _SHORT = 2**28  # parameters times samples of a step that takes the host no more
 
 @dataclass
 class Run:
-    """Everything that changes in a run besides the model: from it, the run continues as if it had never stopped."""
+    """What changes during a run besides the model: given to `train` again, the run continues as if it had never stopped.
+
+    ``slots`` is the state of the optimizer, ``step`` the number of finished steps, ``average`` (p,) the moving average of
+    the weights, or None.
+    """
 
     slots: State = field(repr=False)
     step: int = 0
@@ -43,10 +47,11 @@ class Run:
 
 
 class Report(NamedTuple):
-    """A finished step: ``step`` counts from 1, ``epoch`` from 0. ``loss`` () is that of the batch, before the step.
+    """A finished step: ``step`` counts from 1, ``epoch`` from 0.
 
-    ``float(report.loss)`` waits for the device. Where the loop itself has waited, ``recent`` has the losses since it last
-    did, on the host; elsewhere it is empty.
+    ``loss`` is the loss of the step's batch before its update, a () array of the backend: ``float(report.loss)`` waits for
+    the device. ``recent`` is empty, except after a step at which `train` itself has waited for the device and checked the
+    losses: it then has the losses since the check before, as floats. ``run`` is what `train` continues from.
     """
 
     step: int
@@ -71,16 +76,24 @@ def train(
     due: Callable[[int], bool] | None = None,
     together: bool = False,
 ) -> Reports:
-    """Train ``model`` in place for ``steps`` steps, one for each report that is asked for; break out of the loop to stop.
+    """An iterator over ``steps`` training steps: each `Report` that is taken from it is one step on ``model``, in place.
 
-    ``clip`` bounds the gradient's norm. ``accumulate`` computes each batch in that many parts and adds up their
-    gradients: the same step in less memory, except that layers with statistics (`BatchNorm`) or masks (`Dropout`) of a
-    batch have those of each part. ``ema`` keeps ``average = ema * average + (1 - ema) * theta`` in the run.
-    ``run`` continues from the state of an earlier report. Raises `DivergedError` if the loss or a weight is not finite,
-    which is checked every 64 steps, at the end of an epoch, and after every step for which ``due(step)`` is true: the
-    model is then as it was at the last check. With ``together`` a report may stand for several steps and describes the
-    last of them: up to 64, which numba runs without Python in between and a CUDA device that makes its batches itself gets
-    in one launch, or of a large network one by one. Such a device is checked every 64 launches, or after about a second's work.
+    Break out of the loop to stop.
+
+    - ``clip``: the largest Euclidean norm of the gradient; a longer gradient is scaled down to it.
+    - ``accumulate``: each batch is computed in that many parts, whose gradients are added up. The step is the same and
+      takes less memory, except that `BatchNorm` has the statistics, and `Dropout` the masks, of each part.
+    - ``ema`` in [0, 1): after each step ``run.average = ema * run.average + (1 - ema) * theta``.
+    - ``run``: continue from this state, the ``run`` of an earlier report.
+    - ``due(step)``: whether to check the losses after this step, too.
+    - ``together``: a report may stand for several steps, up to 64, and describes the last of them. The numba backend then
+      runs these steps without Python between them. A CUDA device that makes its own batches gets them in one launch or,
+      if the network is large, one by one.
+
+    Losses and weights are checked every 64 steps (on a CUDA device with ``together``, every 64 launches or after about a
+    second's work) and at the end of each epoch: `DivergedError` if one is not finite, and the model is then as it was at
+    the last check. TypeError or ValueError, before the first step, for options that are out of range and for data that do
+    not fit the model; MemoryError if the device is known to have too little memory.
 
     Examples
     --------

@@ -1,8 +1,9 @@
 """What a backend does: the portable operations.
 
-Each operation is what one would want as a single kernel. Its body here, which uses the array API alone, *is* its
-specification. A subclass may replace it by something faster, and one test compares every replacement with its original.
-A portable operation never calls another one through ``self``, so that it remains an oracle on every backend.
+Each operation is of a size that suits a single kernel. Its body here, written with the array API alone, *is* its
+specification. A subclass may replace it with something faster, and one test compares every replacement with its original.
+A portable operation never calls another one through ``self``: otherwise the original would contain replacements, and
+could not judge them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def portable(operation: F) -> F:
 
 
 class DenseLayer(NamedTuple):
-    """``f(x @ w + b)``: w (i, o), b (o,) or None, f elementwise with its derivative ``df(xp, dy, x, y)``, or None."""
+    """``f(x @ w + b)``: w (i, o), b (o,) or None, and an elementwise f with its derivative ``df(xp, dy, x, y)``, or None."""
 
     w: Array
     b: Array | None
@@ -44,10 +45,10 @@ Gradients = tuple[Array | None, list[tuple[Array, Array | None]]]  # dx, then (d
 
 
 class Backend:
-    """An array library on one device, and the operations that a network is made of.
+    """An array library on one device, with the operations that a network is made of.
 
-    ``xp`` is the array API namespace, ``device`` one of its devices (None: its default). Shapes below use ``n``
-    samples, ``i`` inputs, ``o`` outputs, ``k`` classes, ``p`` parameters; leading axes are allowed where "..." says so.
+    ``xp`` is the array API namespace, ``device`` one of its devices, or None for its default. In shapes, n is the number of
+    samples, i of inputs, o of outputs, k of classes, p of parameters; "..." stands for any leading axes.
     """
 
     on_host = False  # whether its arrays are NumPy's
@@ -77,22 +78,22 @@ class Backend:
     # Arrays in, arrays out -----------------------------------------------------------------------------------------
 
     def dtype(self, name: str) -> Any:
-        """The library's own dtype object: 'float32', 'float64', 'int64', …"""
+        """The library's dtype object of that name: "float32", "float64", "int64", …"""
         return getattr(self.xp, name)
 
     def real_name(self, dtype: Any) -> str:
-        """'float64' or 'float32': which of them a floating-point dtype is."""
+        """Which of "float64" and "float32" a floating-point dtype of the library is."""
         return "float64" if dtype == self.dtype("float64") else "float32"
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
-        """``x`` (numbers, a host array, or one of this backend) as an array of this backend; copied only if needed."""
+        """``x``, numbers, a host array or an array of this backend, as an array of this backend; copied only if necessary."""
         kind = None if dtype is None else self.dtype(dtype)
         if self.owns(x):
             return x if kind is None else self.xp.astype(x, kind, copy=False)
         return self.xp.asarray(x, dtype=kind, device=self.device)
 
     def to_numpy(self, x: Array) -> Any:
-        """``x`` as a NumPy array on the host. It waits for the device, and is the only crossing."""
+        """``x`` as a NumPy array on the host. This waits for the device, and it is the only way back to the host."""
         import numpy as np
 
         return np.asarray(x)
@@ -108,25 +109,26 @@ class Backend:
         return self.device is None or bool(array_api_compat.device(x) == self.device)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array of ``dtype`` (this library's) with arbitrary values."""
+        """An array with arbitrary values; ``dtype`` is the library's own."""
         return self.xp.empty(shape, dtype=dtype, device=self.device)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array of zeros; ``dtype`` is the library's own."""
         return self.xp.zeros(shape, dtype=dtype, device=self.device)
 
     def constant(self, shape: tuple[int, ...], value: float | tuple[float, ...], dtype: Any) -> Array:
-        """An array full of ``value``, or (k,) of these k numbers, not to be changed: callers may share it."""
+        """An array filled with ``value`` or, if that is a tuple of k numbers, (k,). Callers may share it and must not change it."""
         if isinstance(value, tuple):
             return self.xp.asarray(value, dtype=dtype, device=self.device)
         return self.xp.full(shape, value, dtype=dtype, device=self.device)
 
     def arange(self, start: int, stop: int) -> Array:
-        """int64 start, …, stop - 1."""
+        """The integers start, …, stop - 1 as int64."""
         return self.xp.arange(start, stop, dtype=self.xp.int64, device=self.device)
 
     @property
     def generator(self) -> Backend:
-        """The backend that computes integer streams: itself, if its library has all of uint64 arithmetic."""
+        """The backend that computes random words: this one, or one on the host if the library lacks uint64 arithmetic."""
         return self
 
     @cached_property
@@ -136,56 +138,57 @@ class Backend:
 
     @property
     def widest(self) -> Any:
-        """float64 or, where the device lacks it, float32: the dtype for sums that float32 would spoil."""
+        """The dtype for sums that need many digits: float64 or, if the device lacks it, float32."""
         return self.xp.float64 if self.has_float64 else self.xp.float32
 
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
-        """``step(*fixed, …)``, prepared to run many times.
+        """A function ``compiled(…)`` that does ``step(*fixed, …)``, for many calls.
 
-        ``fixed`` are arrays, or dicts and sequences of them, that stay in place, though their values may change between
-        calls. Everything else that changes, arrays and numbers, is an argument of the result. A backend may record what
-        ``step`` does with these and then replay it without the Python: side effects such as printing or counting then
-        happen no more, unless the step calls `as_written`. Results are valid until the next call: copy what is to stay.
+        ``fixed`` are arrays, or dicts and sequences of arrays, that stay where they are; their values may change between
+        calls. All other arrays and numbers that change are arguments of ``compiled``. A backend may record what ``step`` does
+        and then repeat it without running its Python code: side effects such as printing or counting then happen no longer,
+        unless the step calls `as_written`. Results are valid until the next call: copy what you keep.
         """
         return partial(step, *fixed) if fixed else step
 
     def scan(self, step: Callable[..., Array]) -> Callable[[Sequence[Any], Array], None] | None:
-        """A function ``run(inputs, out)`` for several calls of ``step``, which `compile` returned, as one piece of work.
+        """A function ``run(inputs, out)`` that makes several calls of ``step``, which `compile` returned, without Python.
 
-        ``out[n, ...]`` becomes what the n-th call returns, whose arguments are the n-th entries of ``inputs``: arrays and
-        lists of numbers, or None for one that is None. Where single calls are as good, and before the third: None.
+        Call n has the n-th entry of each of ``inputs`` as arguments (arrays and lists of numbers; None stands for an
+        argument that is None), and its result is written to ``out[n, ...]``. None if single calls are as fast, and
+        before the third call of ``step``.
         """
         return None
 
     def reads(self, x: Array) -> bool:
-        """Whether a compiled step had better `gather` rows of ``x`` itself than be given them."""
+        """Whether it is faster if a compiled step itself does the `gather` of rows of ``x``, instead of being given them."""
         return False
 
     def as_written(self, reason: str) -> None:
-        """Within a compiled step: run its Python at every call, for ``reason``, which is logged."""
+        """Called within a compiled step: run its Python code at every call. ``reason`` is logged."""
 
     def active(self) -> AbstractContextManager[Any]:
-        """A context within which, in this thread, this backend's device is the library's current one."""
+        """A context in which, in this thread, this backend's device is the current device of the library."""
         return _ANYWHERE
 
     def undisturbed(self) -> AbstractContextManager[Any]:
-        """A context within which `update` in compiled steps is all that changes the arrays that these hold fixed.
+        """A context in which the arrays that compiled steps hold fixed are changed by `update` in these steps alone.
 
-        What one step has made of such arrays, the next may then use.
+        The caller promises this. A step may then use what the step before has computed from such arrays.
         """
         return _ANYWHERE
 
     def admit(self, needed: int, what: str) -> None:
-        """MemoryError, with the figures, if the device is known to lack the ``needed`` bytes that ``what`` takes."""
+        """MemoryError, with the figures, if ``what`` takes ``needed`` bytes and the device is known to have fewer."""
 
     def assign(self, to: Array, what: Array) -> None:
-        """In place: ``to[...] = what``, arrays of one shape and dtype."""
+        """In place: ``to[...] = what``, for arrays of one shape and dtype."""
         to[...] = what
 
     def feed(self) -> Callable[[Sequence[Any]], list[Any]]:
-        """A function that turns host arrays (or None) into arrays of this backend, copying while the device computes.
+        """A function that copies a list of host arrays (or None) to the device, while the device computes.
 
-        It is for successive batches: its results are to be used before the next call, and the one after that reuses them.
+        It is for successive batches: use its results before the next call, because the call after that overwrites them.
         """
         return lambda arrays: [None if a is None else self.asarray(a) for a in arrays]
 
@@ -208,7 +211,10 @@ class Backend:
     def affine_grad(
         self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
     ) -> tuple[Array | None, Array, Array | None]:
-        """Gradients of `affine`: dx (..., n, i) if ``need_dx``, dw (..., i, o), db (..., o) if ``bias``; else None."""
+        """The gradients of `affine`: dx (..., n, i), dw (..., i, o) and db (..., o).
+
+        dx is None without ``need_dx``, db is None without ``bias``.
+        """
         xp = self.xp
         dx = dy @ xp.matrix_transpose(w) if need_dx else None
         return dx, xp.matrix_transpose(x) @ dy, xp.sum(dy, axis=-2) if bias else None
@@ -216,9 +222,9 @@ class Backend:
     def dense(
         self, x: Array, layers: Sequence[DenseLayer], need_dx: bool
     ) -> tuple[Array, Callable[[Array], Gradients]] | None:
-        """Dense layers in a row, (n, i) -> (n, o), and their backward pass, ``dy -> dx, [(dw, db), …]``.
+        """Several dense layers in a row: their output, (n, i) -> (n, o), and their backward pass, ``dy -> dx, [(dw, db), …]``.
 
-        None, as here, means that this backend has no faster way than one layer at a time.
+        None, as here, if the backend has no faster way than one layer after the other.
         """
         return None
 
@@ -226,14 +232,14 @@ class Backend:
 
     @portable
     def elementwise(self, formula: Formula, *arrays: Array) -> Array:
-        """``formula(xp, *arrays)``, which must act on each element alone: arrays of one shape and dtype -> the same."""
+        """``formula(xp, *arrays)``, for a formula that acts on each element alone: arrays of one shape and dtype -> the same."""
         return formula(self.xp, *arrays)
 
     @portable
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
-        """In place: ``arrays[:] = formula(xp, *arrays, *inputs, *scalars)``, arrays of one shape, element by element.
+        """In place: ``arrays[:] = formula(xp, *arrays, *inputs, *scalars)``, elementwise, for arrays of one shape.
 
-        Ctrl-C waits until all arrays are new, or none is: the weights of an interrupted run are whole.
+        Ctrl-C takes effect when either all arrays are new or none is, so an interrupted run has consistent weights.
         """
         new = formula(self.xp, *arrays, *inputs, *scalars)
         interrupt = None
@@ -249,7 +255,7 @@ class Backend:
 
     @portable
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
-        """``out`` (..., p), in place: the parts (..., *shape), flattened in C order and concatenated."""
+        """In place: ``out`` (..., p) becomes the concatenation of the parts (..., *shape), each flattened in C order."""
         lead, start = out.shape[:-1], 0
         for part in parts:
             size = prod(part.shape[len(lead) :])
@@ -261,7 +267,8 @@ class Backend:
     def clip_norm(self, g: Array, max_norm: float) -> Array:
         """In place: scale ``g`` (..., p) to a Euclidean norm of at most ``max_norm``; returns the norm before, (...).
 
-        The factor is ``min(1, max_norm / (norm + 1e-6))``, PyTorch's ``clip_grad_norm_``; NaN and infinity spread.
+        The factor is ``min(1, max_norm / (norm + 1e-6))``, as in PyTorch's ``clip_grad_norm_``. A NaN in g makes all of g
+        NaN; an infinite element becomes NaN and all others 0.
         """
         xp = self.xp
         norm = xp.sqrt(xp.sum(g * g, axis=-1))
@@ -272,7 +279,7 @@ class Backend:
 
     @portable
     def softmax(self, x: Array) -> Array:
-        """Softmax over the last axis: (..., k) -> (..., k).
+        """The softmax over the last axis: (..., k) -> (..., k).
 
         Examples
         --------
@@ -287,7 +294,7 @@ class Backend:
 
     @portable
     def softmax_grad(self, dy: Array, y: Array) -> Array:
-        """Gradient of `softmax` from its output ``y``: (..., k), (..., k) -> (..., k)."""
+        """The gradient of `softmax`, given its output ``y``: (..., k), (..., k) -> (..., k)."""
         return y * (dy - self.xp.sum(dy * y, axis=-1, keepdims=True))
 
     @portable
@@ -299,10 +306,11 @@ class Backend:
     def normalize(
         self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
     ) -> tuple[Array, Array, Array, Array, Array]:
-        """``gamma * (x - mean) / sqrt(var + eps) + beta`` with mean and biased variance along ``axis``.
+        """``gamma * (x - mean) / sqrt(var + eps) + beta``, with mean and biased variance along ``axis``: (..., n, i) -> the same.
 
-        x (..., n, i); gamma, beta (..., i). axis -1 is layer norm (Ba, Kiros, Hinton 2016), axis -2 batch norm (Ioffe,
-        Szegedy 2015). Returns y and what the gradient and running statistics need: normed x, 1/std, mean, var.
+        gamma and beta are (..., i). Axis -1 is layer norm (Ba, Kiros, Hinton 2016), axis -2 batch norm (Ioffe, Szegedy
+        2015). Returns y, and what the gradient and running statistics need: ``(x - mean) * rstd``, ``rstd = 1 / sqrt(var +
+        eps)``, mean, var.
         """
         xp = self.xp
         mean = xp.mean(x, axis=axis, keepdims=True)
@@ -316,7 +324,7 @@ class Backend:
     def normalize_grad(
         self, dy: Array, normed: Array, rstd: Array, gamma: Array, axis: int
     ) -> tuple[Array, Array, Array]:
-        """Gradients of `normalize`: dx (..., n, i), dgamma (..., i), dbeta (..., i)."""
+        """The gradients of `normalize`: dx (..., n, i), dgamma (..., i), dbeta (..., i)."""
         xp = self.xp
         d = dy * gamma[..., None, :]
         along = xp.mean(d, axis=axis, keepdims=True), xp.mean(d * normed, axis=axis, keepdims=True)
@@ -327,9 +335,9 @@ class Backend:
 
     @portable
     def elementwise_loss(self, formula: Formula, y: Array, target: Array, scale: Array) -> tuple[Array, Array]:
-        """``sum(scale * l)`` (...) and its gradient in y (..., n, o), where ``l, dl = formula(xp, y, target)``.
+        """``sum(scale * l)``, (...), and its gradient with respect to y (..., n, o), where ``l, dl = formula(xp, y, target)``.
 
-        scale is (..., n).
+        ``scale`` (..., n) is a factor for each sample; target has the shape of y.
         """
         xp = self.xp
         value, slope = formula(xp, y, target)
@@ -340,10 +348,10 @@ class Backend:
     def softmax_cross_entropy(
         self, z: Array, target: Array, scale: Array, smoothing: float = 0.0, class_weight: Array | None = None
     ) -> tuple[Array, Array]:
-        """``-sum_i scale_i sum_k q_ik log softmax(z)_ik`` (...) and its gradient; logits z (..., n, k), scale (..., n).
+        """``-sum_i scale_i sum_k q_ik log softmax(z)_ik``, (...), and its gradient with respect to the logits z (..., n, k).
 
-        target: integer labels (..., n) or probabilities t (..., n, k); ``q = class_weight * ((1 - smoothing) t +
-        smoothing / k)``.
+        ``scale`` (..., n) is a factor for each sample. ``target`` is integer labels (..., n) or probabilities t (..., n, k);
+        ``q = class_weight * ((1 - smoothing) * t + smoothing / k)``, with class_weight (k,).
         """
         xp = self.xp
         k = z.shape[-1]
@@ -366,9 +374,10 @@ class Backend:
     def total_weight(
         self, weight: Array | None, label: Array | None = None, class_weight: Array | None = None
     ) -> Array:
-        """Sum of the weights of samples: (..., n) -> (...). ``class_weight[label]`` is a factor, or the weight if there is none.
+        """The sum of the samples' weights: (..., n) -> (...).
 
-        Integer labels (..., n), class_weight (k,) in the dtype of the sum.
+        With integer labels (..., n) and ``class_weight`` (k,), in the dtype of the sum, the weight of each sample is
+        multiplied by ``class_weight[label]``; ``weight`` None stands for ones.
         """
         xp = self.xp
         if label is None or class_weight is None:
@@ -379,9 +388,9 @@ class Backend:
 
     @portable
     def share_weight(self, weight: Array | None, total: Array, like: Array, parts: int = 1) -> Array:
-        """``weight / (total * parts)``, 0 if that is 0 and NaN if infinite: (..., n) or None for ones, (...) -> (..., n).
+        """``weight / (total * parts)``, or 0 if the total is 0: (..., n), (...) -> (..., n), in the dtype of ``like`` (..., n, k).
 
-        The result has the dtype of ``like`` (..., n, k).
+        ``weight`` None stands for ones. If the total is infinite, the result is NaN.
         """
         xp = self.xp
         if weight is None:
@@ -394,29 +403,32 @@ class Backend:
 
     @portable
     def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
-        """Words start, …, start + n - 1 of a Philox4x64-10 stream, (n,) uint64: those of `numpy.random.Philox`."""
+        """Words start, …, start + n - 1 of a Philox4x64-10 stream, as `numpy.random.Philox` gives them: (n,) uint64."""
         return philox.words(self.xp, key, counter, start, n, device=self.device)
 
     @portable
     def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
-        """Rows of ``width`` words of the same stream, by index: (n,) int64 -> (n, width) uint64."""
+        """Rows of ``width`` words of such a stream; row i begins at word ``index[i] * width``: (n,) int64 -> (n, width) uint64."""
         return philox.words_at(self.xp, key, counter, index, width)
 
     @portable
     def normal(self, words: Array) -> Array:
-        """Standard normal float64 from words, of the same shape: `exact.normal`."""
+        """Standard normal numbers from words: uint64 -> float64 of the same shape. See `exact.normal`."""
         return exact.normal(self.xp, words)
 
     @portable
     def halves(self, words: Array) -> Array:
-        """Uniform float64 in [0, 1) from words, two from each: (..., n) -> (..., 2n), `exact.halves`."""
+        """Uniform numbers in [0, 1) from words, two from each: (..., n) uint64 -> (..., 2n) float64. See `exact.halves`."""
         return exact.halves(self.xp, words)
 
     @portable
     def dropout(
         self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
     ) -> tuple[Array, Array]:
-        """``x / (1 - rate)`` where a uniform number is at least ``rate``, else 0; and that mask, both x's shape."""
+        """``x / (1 - rate)`` where a uniform number is at least ``rate``, else 0; and the mask, True where x is kept.
+
+        Both have the shape of x. The uniform numbers are those of the Philox stream of this key and counter.
+        """
         xp = self.xp
         size = prod(x.shape)
         u = exact.uniform32(xp, philox.words(xp, key, counter, 0, (size + 1) // 2, device=self.device))
@@ -426,25 +438,25 @@ class Backend:
     def dropouts(
         self, x: Array, rate: float, keys: Sequence[tuple[int, int]], counter: tuple[int, int, int]
     ) -> tuple[Array, Array]:
-        """`dropout` of many networks, x (networks, ...), each with its own key."""
+        """`dropout` for several networks, x (networks, ...), each with its own key."""
         each = [self.dropout(x[n, ...], rate, key, counter) for n, key in enumerate(keys)]
         y, keep = (self.xp.stack(parts) for parts in zip(*each, strict=True))
         return y, keep
 
     @portable
     def dropout_grad(self, dy: Array, keep: Array, rate: float) -> Array:
-        """Gradient of `dropout` from its mask: ``dy / (1 - rate)`` where ``keep``, else 0, dy's shape."""
+        """The gradient of `dropout`, given its mask: ``dy / (1 - rate)`` where ``keep``, else 0, in the shape of dy."""
         return self.xp.where(keep, dy * (1.0 / (1.0 - rate)), self.xp.zeros_like(dy))
 
     @portable
     def permute(self, index: Any, n: int, keys: tuple[int, ...]) -> Array:
-        """Places of indices in a keyed shuffle of range(n): a range of step 1 or (m,) int64 -> (m,) int64, in O(m) memory."""
+        """The places of indices in a keyed shuffle of range(n): a range of step 1 or (m,) int64 -> (m,) int64, in O(m) memory."""
         if isinstance(index, range):
             index = self.arange(index.start, index.stop)
         return permute(self.xp, index, n, keys)
 
     def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
-        """`permute` in several shuffles, each under keys of its own: (m,) -> (shuffles, m)."""
+        """`permute` in several shuffles, each with its own keys: (m,) -> (shuffles, m)."""
         if isinstance(index, range):
             index = self.arange(index.start, index.stop)
         table = self.asarray(keys, "uint64")
@@ -455,22 +467,22 @@ class Backend:
 
     @portable
     def sincos(self, turns: Array) -> tuple[Array, Array]:
-        """Sine and cosine of ``2 pi turns``, float64 of any shape: `exact.sincos`."""
+        """The sine and cosine of ``2 pi turns``, for float64 of any shape. See `exact.sincos`."""
         return exact.sincos(self.xp, turns)
 
     @portable
     def arctan(self, y: Array, x: Array) -> Array:
-        """Arc tangent of ``y / x`` for float64 (n,) y and ``x >= 0``: `exact.arctan`."""
+        """The arc tangent of ``y / x`` for ``x >= 0``, both (n,) float64. See `exact.arctan`."""
         return exact.arctan(self.xp, y, x)
 
     @portable
     def log(self, x: Array) -> Array:
-        """Natural logarithm of positive float64 of any shape: `exact.log`."""
+        """The natural logarithm of positive float64 of any shape. See `exact.log`."""
         return exact.log(self.xp, x)
 
     @portable
     def sum_in_order(self, x: Array) -> Array:
-        """Sum of each row, added from left to right: (n, k) -> (n,)."""
+        """The sum of each row, added from left to right: (n, k) -> (n,)."""
         y = x[:, 0]
         for j in range(1, x.shape[1]):
             y = y + x[:, j]
@@ -478,7 +490,7 @@ class Backend:
 
     @portable
     def affine_in_order(self, x: Array, w: Array, b: Array | None = None, scale: float = 1.0) -> Array:
-        """``scale * (x @ w) + b``, summed in a fixed order for the same bits everywhere: (n, i), (i, o), (1, o) -> (n, o)."""
+        """``scale * (x @ w) + b``, added in a fixed order, for the same bits everywhere: (n, i), (i, o), (1, o) -> (n, o)."""
         y = x[:, :1] * w[:1, :]
         for j in range(1, x.shape[1]):
             y = y + x[:, j : j + 1] * w[j : j + 1, :]
@@ -487,13 +499,13 @@ class Backend:
 
     @portable
     def gather(self, arrays: Sequence[Array], index: Array, inside: bool = False) -> list[Array]:
-        """Rows of arrays by index: each (n, ...), (m,) int64 -> (m, ...); ``inside`` says that all are known to be in [0, n)."""
+        """Rows of arrays by index: each (n, ...), (m,) int64 -> (m, ...). ``inside`` promises that all indices are in [0, n)."""
         return [self.xp.take(x, index, axis=0) for x in arrays]
 
     def draw(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> Array:
-        """The words of samples by index, (n, width) uint64: those of sample i begin with word ``i * width``.
+        """The random words of samples, (n, width) uint64, for a range of step 1 or (n,) int64 indices.
 
-        ``index`` is a range or (n,) int64.
+        Those of sample i begin with word ``i * width`` of the Philox stream of this key and counter.
         """
         if isinstance(index, range):
             words = self.words(key, counter, width * index.start, width * len(index))
@@ -505,11 +517,10 @@ class Backend:
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
         tables: Sequence[Array], dtype: str,
     ) -> tuple[Array, Array]:  # fmt: skip
-        """``formula(ops, words, *tables)`` of the words that `draw` gives: features (n, k), and labels (n,) int64 or
-        targets (n, o).
+        """Samples of a virtual data set: ``formula(ops, words, *tables)``, with the words that `draw` gives.
 
-        The formula and its tables are in float64, and each row follows from its own words alone; the results are rounded
-        to ``dtype``, 'float32' or 'float64'.
+        The results are features (n, k), and labels (n,) int64 or targets (n, o). The formula and its tables are in float64,
+        and each row must follow from its own words alone; the results are rounded to ``dtype``, "float32" or "float64".
         """
         xp, real = self.xp, self.dtype(dtype)
         x, y = formula(self, self.draw(key, counter, index, width), *tables)

@@ -48,10 +48,11 @@ def _load(name: str) -> Backend:
 
 
 def get_backend(backend: str | Backend | None = None, default: str = "numpy") -> Backend:
-    """The backend of that name ('numpy', 'cupy', 'cupy:1', …), or for None the one in force.
+    """The backend of that name ("numpy", "numba", "cupy", "cupy:1", "cupy:bf16", …), or for None the current one.
 
-    'auto' is the fastest one that can run here, 'host' the fastest one on NumPy arrays. ``default`` is in force if none
-    has been chosen. Raises ValueError for an unknown name and `BackendUnavailable` for a backend that cannot run here;
+    The current backend is that of the innermost `use_backend` block, else that of `set_backend`, else the environment
+    variable ``TINYNET_BACKEND``, else ``default``. "auto" is the first of cupy, numba and numpy that can run here, "host"
+    the first of numba and numpy. ValueError for an unknown name, `BackendUnavailable` for a backend that cannot run here:
     another one is never taken instead.
 
     Examples
@@ -72,9 +73,9 @@ def get_backend(backend: str | Backend | None = None, default: str = "numpy") ->
 
 
 def backend_of(x: object) -> Backend:
-    """The backend that owns ``x``: of its library, on its device; numpy if ``x`` is not an array of another library.
+    """The backend of the library and device of ``x``; numpy if ``x`` is not an array of another library.
 
-    The backend in force does not matter. Flags of array-api-strict are left as they are.
+    The current backend does not matter. Flags of array-api-strict are left as they are.
     """
     import array_api_compat
 
@@ -100,7 +101,10 @@ def _wrap(xp: ModuleType, name: str, device: Any) -> Backend:
 
 
 def set_backend(backend: str | Backend | None) -> None:
-    """Make ``backend`` the default of the process, in every thread; None undoes that."""
+    """Make ``backend``, a name or a `Backend`, the default of the process, in all threads; None undoes that.
+
+    ValueError and `BackendUnavailable` as in `get_backend`.
+    """
     if backend is not None:
         backend = get_backend(backend)
     _process[0] = backend
@@ -108,7 +112,9 @@ def set_backend(backend: str | Backend | None) -> None:
 
 @contextmanager
 def use_backend(backend: str | Backend) -> Iterator[Backend]:
-    """A context within which, in this thread or task, ``backend`` is the one in force.
+    """A context in which ``backend`` is the current one, in this thread or asyncio task; its value is the `Backend`.
+
+    ValueError and `BackendUnavailable` as in `get_backend`.
 
     Examples
     --------
@@ -126,7 +132,7 @@ def use_backend(backend: str | Backend) -> Iterator[Backend]:
 
 
 def available_backends() -> dict[str, str]:
-    """Every backend by name, with its versions, or with the reason why it cannot run ("not here: …")."""
+    """All backends by name, each with the versions it uses, or with the reason why it cannot run here ("not here: …")."""
     found = {}
     for name in NAMES:
         try:

@@ -41,13 +41,15 @@ RELEASE = max(2**28, _memory() // 8)
 
 
 class Arrays(Dataset):
-    """(X, y) or (X, y, weight) in memory: NumPy arrays or lists, or arrays of the backend's own library.
+    """A data set of arrays: X (n, *shape), y (n,) or (n, o), and sample weights (n,), which may be left out.
 
-    X (n, *shape) floating-point or integer; y integer labels (n,), or numbers (n, o); weight (n,), not negative. All
-    are checked once: their lengths, and that every number is finite (unless ``finite=False``). Nothing is modified. Of a
-    data frame the names of the columns are kept.
-    ``np.memmap`` arrays stay in their files: at most about a quarter of the memory, or 512 MiB, is resident. A pickle
-    holds the numbers, as one of ``np.memmap`` does; one of a file that `read` opened has its path.
+    Integers or booleans y (n,) are labels 0, 1, …; any other y holds numbers. The arrays are lists, NumPy arrays, data frames
+    of numbers, whose column names are kept, or arrays of the current backend. Arrays are not copied and never modified.
+    Lengths are checked once, and so is that every number is finite (unless ``finite=False``) and no weight negative:
+    TypeError or ValueError, which names the first bad row.
+
+    Arrays of ``np.memmap`` stay in their files: at most about a quarter of the machine's memory, or 512 MiB if that is more,
+    is resident. A pickle holds the numbers; that of a file that `read` opened holds its path.
 
     Examples
     --------

@@ -25,12 +25,13 @@ class _First(Arrays):
 
 
 class Batches:
-    """Batches (x, y) or (x, y, weight) from an iterator, or from an iterable such as a list or a data loader.
+    """Mini-batches (x, y) or (x, y, weight) of your own, from a list, a data loader or any other iterable, or an iterator.
 
-    ``steps`` is the number of batches per epoch; it may be omitted if ``source`` has a length. An iterator continues in
-    the next epoch; any other iterable starts anew, and so it does in the next run, which an iterator cannot serve.
-    Batches come in order, so such a run cannot be resumed or shuffled: give a data set or a path for that. A leading
-    `Standardize` is set from the first batch.
+    ``steps`` is the number of batches per epoch, by default the length of ``source``. An iterator goes on in the next epoch
+    and serves one run only; any other iterable starts again in each epoch. As batches come in order, such a run cannot be
+    shuffled or resumed; a data set or a path can. A leading `Standardize` is set from the first batch.
+
+    ValueError for an iterator without ``steps``, for a source that ends early, and for a batch that is unlike the first.
 
     Examples
     --------

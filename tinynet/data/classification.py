@@ -33,10 +33,10 @@ def noisy_plane(ops: Backend, x0: Array, x1: Array, noise: float, words: Array) 
 
 @dataclass(frozen=True)
 class Spirals(ClassFirst):
-    """Points on ``n_classes`` spiral arms around the origin, (n, 2), each arm a class.
+    """Points in the plane, (n, 2), on ``n_classes`` spiral arms around the origin, each arm a class.
 
-    For t uniform in [0, 1), arm c is at radius t and angle ``turns * t + c / n_classes`` turns; then normal noise of
-    standard deviation ``noise`` is added to both coordinates. Radii are between 0 and 1, so noise is on that scale.
+    A point of arm c has radius t, uniform in [0, 1), and angle ``turns * t + c / n_classes``, in turns. Normal noise of
+    standard deviation ``noise`` is added to both coordinates.
 
     Examples
     --------
@@ -68,10 +68,10 @@ class Spirals(ClassFirst):
         return t * cosine, t * sine
 
     def best_accuracy(self, index: range | None = None, *, points: int = 512) -> tuple[float, float]:
-        """The accuracy of the best possible classifier on the samples of ``index``, and its standard error.
+        """The accuracy of the best possible classifier on the samples of ``index``, and the standard error of this estimate.
 
         It applies Bayes' rule to the true densities of the arms, averaged over ``points`` positions along each.
-        ``index`` is by default the first 20 000 samples. Computed on the host.
+        ``index`` is a range of step 1, by default the first 20 000 samples. Computed on the host.
         """
         index = range(min(20_000, self.n)) if index is None else index
         if not isinstance(index, range) or index.step != 1 or not index:
@@ -98,10 +98,10 @@ class Spirals(ClassFirst):
 
 @dataclass(frozen=True)
 class Blobs(ClassFirst):
-    """Points around ``n_classes`` centres in ``n_features`` dimensions, (n, n_features), each centre a class.
+    """Points (n, n_features) around ``n_classes`` centres, each centre a class: scikit-learn's ``make_blobs``.
 
-    The centres are uniform in ``[-box, box)`` in every coordinate, the points normal around them with deviation
-    ``noise``: scikit-learn's ``make_blobs``.
+    The centres are uniform in ``[-box, box)`` in every coordinate; the points are normal around them, with standard deviation
+    ``noise``.
     """
 
     n_classes: int = 3
@@ -135,10 +135,10 @@ class Blobs(ClassFirst):
 
 @dataclass(frozen=True)
 class AnisotropicBlobs(Blobs):
-    """Blobs stretched along directions of their own: ``centre + noise * (z @ A)``.
+    """`Blobs` that are stretched, each class in directions of its own: ``centre + noise * (z @ A)``.
 
-    z (n, n_features) is standard normal and each class has a matrix A whose entries are normal with variance
-    1 / n_features, so that a class has the covariance ``noise**2 * A.T @ A``.
+    z (n, n_features) is standard normal. Each class has its own matrix A, with normal entries of variance 1 / n_features,
+    so its covariance is ``noise**2 * A.T @ A``.
     """
 
     @cached_per_backend
@@ -161,10 +161,10 @@ class AnisotropicBlobs(Blobs):
 
 @dataclass(frozen=True)
 class Moons(ClassFirst):
-    """Two interleaving half circles, (n, 2), each a class: scikit-learn's ``make_moons``.
+    """Two interleaving half circles in the plane, (n, 2), each a class: scikit-learn's ``make_moons``.
 
-    Class 0 is ``(cos a, sin a)``, class 1 ``(1 - cos a, 1/2 - sin a)``, a uniform in [0, pi) (in scikit-learn evenly
-    spaced); then normal ``noise``.
+    Class 0 is ``(cos a, sin a)``, class 1 is ``(1 - cos a, 1/2 - sin a)``, with a uniform in [0, pi); in scikit-learn the
+    angles are evenly spaced. Normal noise of standard deviation ``noise`` is added.
     """
 
     noise: float = 0.1
@@ -186,9 +186,10 @@ class Moons(ClassFirst):
 
 @dataclass(frozen=True)
 class Circles(ClassFirst):
-    """Two circles around the origin, (n, 2): class 0 of radius 1, class 1 of radius ``factor``; then normal ``noise``.
+    """Two circles around the origin, (n, 2): class 0 of radius 1, class 1 of radius ``factor`` in [0, 1).
 
-    scikit-learn's ``make_circles``, with angles uniform instead of evenly spaced. ``factor`` is in [0, 1).
+    Normal noise of standard deviation ``noise`` is added. This is scikit-learn's ``make_circles``, except that angles are
+    uniform instead of evenly spaced.
     """
 
     noise: float = 0.1
@@ -211,9 +212,9 @@ class Circles(ClassFirst):
 
 @dataclass(frozen=True)
 class Checkerboard(Virtual):
-    """A checkerboard of ``cells`` cells along each of ``n_features`` axes: (n, n_features) in [-1, 1).
+    """Uniform points (n, n_features) in [-1, 1), classified like the squares of a checkerboard.
 
-    Points are uniform; the class is the parity of the sum of the cell's indices.
+    There are ``cells`` cells along each axis; the class is the parity of the sum of a cell's indices.
     """
 
     cells: int = 4
@@ -235,10 +236,10 @@ class Checkerboard(Virtual):
 
 @dataclass(frozen=True)
 class Parity(Virtual):
-    """Exclusive or in ``n_features`` dimensions, (n, n_features): points around the corners of a cube.
+    """The XOR problem in ``n_features`` dimensions: points (n, n_features) around the corners of a cube.
 
-    A corner is -1 or 1 in each coordinate, equally likely; the class is whether the number of ones is odd; then normal
-    ``noise``. Two dimensions are the XOR problem.
+    Each coordinate of a corner is -1 or 1 with equal probability; the class is 1 if the number of ones is odd, else 0.
+    Normal noise of standard deviation ``noise`` is added.
     """
 
     n_features: int = 2
@@ -261,10 +262,10 @@ class Parity(Virtual):
 
 @dataclass(frozen=True)
 class GaussianQuantiles(Virtual):
-    """Standard normal points, (n, n_features), in equally likely classes by their distance from the origin.
+    """Standard normal points (n, n_features), in ``n_classes`` equally likely classes by distance from the origin.
 
-    The bounds are quantiles of the chi-squared distribution; scikit-learn's ``make_gaussian_quantiles`` takes those of
-    its sample.
+    The squared distances that separate the classes are quantiles of the chi-squared distribution; scikit-learn's
+    ``make_gaussian_quantiles`` uses the quantiles of its sample.
     """
 
     n_features: int = 2
@@ -325,11 +326,11 @@ def chi_squared_quantile(part: int, of: int, degrees: int) -> float:
 
 @dataclass(frozen=True)
 class Logistic(Virtual):
-    """Normal features (n, n_features) and classes with the probabilities of a multinomial logistic model.
+    """Standard normal features (n, n_features), and classes drawn from a multinomial logistic model.
 
-    ``P(class = c | x) = softmax(x @ w + b)_c`` with w (n_features, n_classes) normal of variance ``scale**2 /
-    n_features`` and b (n_classes,) normal of variance ``scale**2 / 4``. The class is drawn as the largest logit after
-    standard Gumbel noise, which has just these probabilities (Gumbel 1954).
+    ``P(class = c | x) = softmax(x @ w + b)_c``, with w (n_features, n_classes) normal of variance ``scale**2 / n_features``
+    and b (n_classes,) normal of variance ``scale**2 / 4``. The class is the largest logit after adding standard Gumbel
+    noise, which gives these probabilities (Gumbel 1954).
     """
 
     n_features: int = 20

@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the features and, if they have names, of the targets and of the classes in the order of their labels."""
+    """The names in a table: of the features, of the targets, and of the classes in the order of their labels.
+
+    ``target`` is empty and ``classes`` None if they have no names. ValueError for names that repeat or are not text.
+    """
 
     features: tuple[str, ...]
     target: tuple[str, ...]

@@ -12,7 +12,10 @@ from tinynet.data.dataset import Batch, Dataset, Index
 
 
 class Concatenated(Dataset):
-    """Data sets of the same shape and kind of target, concatenated."""
+    """Data sets joined end to end, such as the shards of a table.
+
+    ValueError unless all have the same shape of samples, the same kind of target and the same columns and classes.
+    """
 
     def __init__(self, parts: Sequence[Dataset]) -> None:
         if not parts:

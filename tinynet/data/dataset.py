@@ -18,7 +18,7 @@ _PIECE = 2**20  # numbers read at a time
 
 
 class Batch(NamedTuple):
-    """Inputs (n, *shape), targets (n,) or (n, o), and sample weights (n,) or None."""
+    """A mini-batch: inputs ``x`` (n, *shape), targets ``y`` (n,) or (n, o), and sample weights ``weight`` (n,) or None."""
 
     x: Array
     y: Array
@@ -26,9 +26,11 @@ class Batch(NamedTuple):
 
 
 class Dataset:
-    """``n`` samples of ``shape`` whose targets are labels of ``classes`` classes, or ``outputs`` numbers.
+    """The base class of data sets: ``n`` samples, accessed by index.
 
-    A subclass sets these attributes and implements `rows`; its users call `batch` or index it.
+    ``shape`` is that of the inputs of one sample. Targets are labels 0, …, ``classes`` - 1, or ``outputs`` numbers per
+    sample; the other of the two is None. A subclass sets these four attributes and implements `rows`. Callers use `batch`,
+    or index the data set.
     """
 
     n: int
@@ -54,7 +56,10 @@ class Dataset:
             setattr(self, name, getattr(other, name))
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        """The samples ``index``, which is in range, as arrays of ``ops``; floating-point arrays have ``dtype``."""
+        """The samples ``index``, as arrays of ``ops``: labels as int64, all other arrays in ``dtype``.
+
+        ``index`` is a range of step 1, or (m,) int64 on the host, and has been checked: a subclass need not do so again.
+        """
         raise NotImplementedError
 
     def places(self, index: Index) -> tuple[Dataset, Index]:
@@ -66,7 +71,10 @@ class Dataset:
         return False
 
     def batch(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        """The samples ``index``, a range or (m,) int64 on the host, on ``ops``; IndexError if one is out of range."""
+        """The samples ``index``, a range of step 1 or (m,) int64 on the host, as arrays of ``ops``.
+
+        ``dtype`` is "float32" or "float64". IndexError if an index is out of range.
+        """
         self._find(*_extremes(index))
         return self.rows(index, ops, dtype)
 
@@ -76,7 +84,9 @@ class Dataset:
             raise IndexError(f"sample {wrong} is out of range: there are {self.n}, numbered from 0")
 
     def __getitem__(self, index: Any) -> Batch:
-        """``data[5]``, ``data[10:20]``, ``data[[3, 1]]``: samples in float32 on the current backend.
+        """``data[5]``, ``data[10:20]``, ``data[[3, 1]]``: a `Batch` of samples, in float32 on the current backend.
+
+        IndexError for an index that is out of range or not a whole number.
 
         Examples
         --------
@@ -118,7 +128,10 @@ class Dataset:
         return xp.astype(index, xp.int64)
 
     def split(self, first: float | int) -> tuple[Dataset, Dataset]:
-        """The first samples, and the rest: ``first`` is a fraction in (0, 1) or a number of samples.
+        """The first samples and the rest, as two data sets: ``first`` is a fraction in (0, 1) or a number of samples.
+
+        The order is kept, so a file that is sorted by class should be split by `stratified`. ValueError if either part would
+        be empty.
 
         Examples
         --------
@@ -137,7 +150,7 @@ class Dataset:
         return Part(self, 0, n), Part(self, n, self.n)
 
     def take(self, n: int) -> Dataset:
-        """The first ``n`` samples.
+        """The first ``n`` samples, as a data set. ValueError unless there are that many.
 
         Examples
         --------
@@ -150,7 +163,9 @@ class Dataset:
         return Part(self, 0, count)
 
     def shard(self, rank: int, size: int) -> Dataset:
-        """The share of worker ``rank`` of ``size``: consecutive samples, in shares that differ by at most one.
+        """The samples of worker ``rank``, from 0, of ``size`` workers, as a data set.
+
+        They are consecutive, and the numbers of samples of two workers differ by at most 1. ValueError for an empty share.
 
         Examples
         --------

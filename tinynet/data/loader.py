@@ -31,19 +31,20 @@ class BatchSource(Protocol):
 
 
 class Loader:
-    """Step t -> batch, a pure function of (seed, t).
+    """The mini-batches of a data set: the batch of step t is a pure function of (seed, t).
 
-    An epoch has each sample once, in memory that does not grow with their number; ``shuffle`` (by default where
-    neighbours may resemble each other: stored arrays) gives each epoch an order of its own. The last batch of an epoch
-    is smaller, or left out with ``drop_last``.
+    - ``data``: a data set, or what `as_dataset` makes one of. In an epoch each sample is used once.
+    - ``shuffle``: give each epoch a random order of its own, computed index by index, without a list. By default stored data
+      are shuffled and virtual sets, whose samples are independent, are not.
+    - ``drop_last``: leave out the last batch of an epoch if it has fewer than ``batch_size`` samples.
+    - ``weights`` (n,), at least 0: draw samples with replacement, with probabilities in proportion to these numbers.
+    - ``balance``: draw the classes in turn, each equally often, and within a class its samples in random order.
+    - ``prefetch``: whether a background thread makes the next batch while a step runs. By default this is tried where the
+      host makes the batches, and kept if it is faster. It does not change the batches.
 
-    There are two other ways to draw, with as many draws in an epoch as there are samples: ``weights``, a non-negative
-    number for each sample, draws with replacement in proportion to them; ``balance`` takes the classes in turn, so that
-    each is drawn equally often, and goes through each class in an order of its own. Both keep a number for each sample
-    in memory.
-
-    ``prefetch`` makes the next batch in a background thread while a step runs; None tries whether that is faster, where
-    batches come from the host's memory, from files or from the host's arithmetic. They are the same either way.
+    With ``weights`` or ``balance`` an epoch has as many draws as there are samples, and memory holds a number for each
+    sample. ``len(loader)`` is the number of steps in an epoch. TypeError or ValueError for options that are out of range
+    or exclude each other.
 
     Examples
     --------
@@ -114,7 +115,7 @@ class Loader:
         return self.steps_per_epoch
 
     def index(self, step: int, ops: Backend | None = None) -> Index:
-        """Indices of the samples of a step: a range, or int64 on the host."""
+        """The indices of the samples of a step, counted from 0 over all epochs: a range, or (m,) int64 on the host."""
         epoch, start, stop = self._places(step, 1)
         return self.order.draws(epoch, start, stop, host_of(ops or get_backend()))
 
@@ -125,7 +126,7 @@ class Loader:
         return epoch, start, min(start + steps * self.batch_size, self.data.n)
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
-        """The batch of a step on ``ops``."""
+        """The `Batch` of a step, as arrays of ``ops``; ``dtype`` is "float32" or "float64"."""
         if type(self).index is not Loader.index:  # a subclass chooses
             return self.data.batch(self.index(step, ops), ops, dtype)
         if not self.made_on_host(ops):

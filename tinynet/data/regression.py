@@ -24,10 +24,10 @@ from tinynet.data.virtual import (
 
 @dataclass(frozen=True)
 class Linear(Virtual):
-    """Normal features (n, n_features) and a linear function of some of them: ``x @ w + b + noise``, (n, n_outputs).
+    """Standard normal features (n, n_features), and a linear function of them: ``x @ w + b + noise``, (n, n_outputs).
 
-    scikit-learn's ``make_regression``. The first ``n_informative`` rows of w (by default all) and b are uniform in
-    [0, scale), the others 0; ``noise`` is the standard deviation of normal noise.
+    The first ``n_informative`` rows of w (by default all) and b are uniform in [0, scale); the other rows of w are 0.
+    ``noise`` is the standard deviation of normal noise. This is like scikit-learn's ``make_regression``.
     """
 
     n_features: int = 20
@@ -68,10 +68,10 @@ class Linear(Virtual):
 
 @dataclass(frozen=True)
 class Friedman1(Virtual):
-    """``10 sin(pi x0 x1) + 20 (x2 - 1/2)**2 + 10 x3 + 5 x4 + noise`` of uniform features (n, n_features) in [0, 1).
+    """``10 sin(pi x0 x1) + 20 (x2 - 1/2)**2 + 10 x3 + 5 x4 + noise``, (n, 1), of features (n, n_features) in [0, 1).
 
-    J. H. Friedman (1991), *Multivariate adaptive regression splines*, Ann. Stat. 19; scikit-learn's
-    ``make_friedman1``. Features beyond the fifth are irrelevant.
+    The features are uniform; those beyond the fifth are irrelevant. ``noise`` is the standard deviation of normal noise.
+    J. H. Friedman (1991), *Multivariate adaptive regression splines*, Ann. Stat. 19; scikit-learn's ``make_friedman1``.
     """
 
     n_features: int = 10
@@ -110,10 +110,10 @@ class _Circuit(Virtual):
 
 @dataclass(frozen=True)
 class Friedman2(_Circuit):
-    """``sqrt(x0**2 + (x1 x2 - 1 / (x1 x3))**2) + noise``: the impedance of a circuit, (n, 4).
+    """``sqrt(x0**2 + (x1 x2 - 1 / (x1 x3))**2) + noise``, (n, 1), of features (n, 4): the impedance of a circuit.
 
-    Uniform features: x0 in [0, 100), x1 in [40 pi, 560 pi), x2 in [0, 1), x3 in [1, 11). Friedman (1991);
-    scikit-learn's ``make_friedman2``.
+    The features are uniform: x0 in [0, 100), x1 in [40 pi, 560 pi), x2 in [0, 1), x3 in [1, 11). ``noise`` is the standard
+    deviation of normal noise. Friedman (1991); scikit-learn's ``make_friedman2``.
     """
 
     def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
@@ -124,7 +124,7 @@ class Friedman2(_Circuit):
 
 @dataclass(frozen=True)
 class Friedman3(_Circuit):
-    """``arctan((x1 x2 - 1 / (x1 x3)) / x0) + noise``: the phase in the circuit of `Friedman2`, (n, 4).
+    """``arctan((x1 x2 - 1 / (x1 x3)) / x0) + noise``, (n, 1): the phase in the circuit of `Friedman2`, with its features.
 
     Friedman (1991); scikit-learn's ``make_friedman3``.
     """
@@ -152,10 +152,10 @@ def _noisy(ops: Backend, y: Array, noise: float, words: Array) -> Array:
 
 @dataclass(frozen=True)
 class SparseUncorrelated(Virtual):
-    """``x0 + 2 x1 - 2 x2 - 1.5 x3 + noise`` of normal features (n, n_features); the others are irrelevant.
+    """``x0 + 2 x1 - 2 x2 - 1.5 x3 + noise``, (n, 1), of standard normal features (n, n_features).
 
-    G. Celeux, M. El Anbari, J.-M. Marin, C. P. Robert (2009), *Regularization in regression*; scikit-learn's
-    ``make_sparse_uncorrelated``.
+    Features beyond the fourth are irrelevant; ``noise`` is the standard deviation of normal noise. G. Celeux, M. El Anbari,
+    J.-M. Marin, C. P. Robert (2009), *Regularization in regression*; scikit-learn's ``make_sparse_uncorrelated``.
     """
 
     n_features: int = 10
@@ -177,10 +177,10 @@ class SparseUncorrelated(Virtual):
 
 @dataclass(frozen=True)
 class Sinusoid(Virtual):
-    """A sum of ``waves`` sines of uniform features (n, n_features) in [-1, 1), with normal ``noise``.
+    """A sum of ``waves`` sines, (n, 1), of uniform features (n, n_features) in [-1, 1).
 
-    ``sum_k a_k sin(2 pi (f_k . x + phase_k))``: each frequency f_k is uniform in [-frequency, frequency) along every
-    axis, amplitudes are normal with variance 1 / waves, phases uniform.
+    ``sum_k a_k sin(2 pi (f_k . x + phase_k))`` plus normal noise of standard deviation ``noise``. Each frequency f_k is uniform
+    in [-frequency, frequency) along every axis, amplitudes a_k are normal with variance 1 / waves, phases are uniform.
     """
 
     n_features: int = 1
@@ -220,9 +220,10 @@ class Sinusoid(Virtual):
 
 @dataclass(frozen=True)
 class Polynomial(Virtual):
-    """A random polynomial of uniform features (n, n_features) in [-1, 1), with normal ``noise``.
+    """A random polynomial, (n, 1), of uniform features (n, n_features) in [-1, 1).
 
-    It has all products of at most ``degree`` features, each with a standard normal coefficient.
+    It is the sum of all products of at most ``degree`` features, each with a standard normal coefficient, plus normal noise
+    of standard deviation ``noise``. ValueError for more than 10 000 terms.
     """
 
     n_features: int = 1
@@ -273,11 +274,12 @@ def _products(n_features: int, degree: int) -> tuple[tuple[int, ...], ...]:
 
 @dataclass(frozen=True)
 class Teacher(Virtual):
-    """The outputs of a random network for normal features: (n, n_features) -> numbers (n, n_outputs), or labels (n,).
+    """The outputs of a random network for standard normal features (n, n_features): numbers (n, n_outputs), or labels (n,).
 
-    The teacher has hidden ReLU layers of the widths ``hidden``; weights are normal with variance 2 / fan_in (1 / fan_in
-    in the last layer) and biases normal with variance 1. Normal ``noise`` is added to the outputs. With ``n_classes``
-    the network has that many outputs and the target is the index of the largest; otherwise the outputs are the target.
+    The network has hidden ReLU layers of the widths ``hidden``. Weights are normal with variance 2 / fan_in (1 / fan_in in the
+    last layer), biases normal with variance 1. Normal noise of standard deviation ``noise`` is added to the outputs. With
+    ``n_classes`` there are that many outputs and the target is the index of the largest; otherwise the outputs are the
+    target.
     """
 
     n_features: int = 20

@@ -36,10 +36,12 @@ KINDS = tuple(_READERS)
 
 
 def as_dataset(data: Any, ops: Backend | None = None, columns: Columns | None = None) -> Dataset:
-    """A `Dataset` unchanged; (X, y) or (X, y, weight) as `Arrays`; a path, or a list of paths, as `read` reads it.
+    """A data set from any of the forms that `fit` takes.
 
-    Arrays are NumPy's, or of the library of ``ops``, by default the current backend. ``columns`` are those of a model:
-    a path is read with them, and of a table that has its features or classes in another order they are an error.
+    A `Dataset` is returned unchanged, (X, y) or (X, y, weight) become `Arrays`, and a path or a list of paths is read with
+    `read`. Arrays are NumPy's, or of the library of ``ops``, by default the current backend. ``columns`` are those of a
+    model: a file is then read with its features and classes in their order; ValueError if other data have theirs in
+    another order. TypeError for anything else.
 
     Examples
     --------
@@ -82,24 +84,25 @@ def read(
     features: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
 ) -> Dataset:
-    """The data set in a file, or in several files that are its shards, in order.
+    """The data set in a file, or in several files that are its shards, in that order.
 
-    - ``.npz``: arrays ``X`` and ``y``, optionally ``weight``; ``.h5`` and ``.hdf5``: data sets of these names.
-    - ``.npy``: a table whose last column is the target (labels if the dtype is integer), or X alone, with ``target``
-      the path of y.
-    - ``.parquet``, ``.csv`` and ``.tsv``: columns of numbers. ``target`` names the target column (by default ``y`` or
-      ``target``, or all of ``y0``, ``y1``, …), a column ``weight`` has sample weights, the others are features in their
-      order: all but those in ``exclude`` and one without a name, as a pandas index is written, or only those in
-      ``features``. Further shards have these columns in any order.
+    - ``.npz``: arrays ``X`` and ``y``, optionally ``weight``. ``.h5`` and ``.hdf5``: data sets of these names.
+    - ``.npy``: a table whose last column is the target (labels if the dtype is integer); or X alone, if ``target`` is the
+      path of y.
+    - ``.parquet``, ``.csv`` and ``.tsv``: columns of numbers. ``target`` names the target column, by default ``y``,
+      ``target``, or all of ``y0``, ``y1``, …. A column ``weight`` has sample weights. All other columns are features, in
+      their order, except those in ``exclude`` and a column without a name, as pandas writes an index; or ``features`` lists
+      them. Further shards may have their columns in another order.
 
-    Integer targets are labels, and text in a table is classes, numbered in the order of their names. With ``task``
-    "regression" a target is always numeric; with "classification" the distinct values of a table's target are its
-    classes (with "auto" too unless the column is floating-point), and whole numbers of any type in another file are
-    labels. ``columns`` are those of a model: the table is then read with its features in its order, and its
-    classes. ``data.columns`` has what was found.
+    Integer targets are labels. Text in the target column of a table is classes, numbered in the order of their names.
+    With ``task="regression"`` targets are numbers. With "classification" the distinct values of a table's target are its
+    classes, and whole numbers of any dtype in another file are labels. With "auto" a table is treated as with
+    "classification" unless its target is floating-point. ``columns`` are those of a model: the table is then read with the
+    features and classes of that model, in its order. ``data.columns`` has the names that were found.
 
-    Resident memory stays below about twice `arrays.RELEASE`, an eighth of the machine's, however large the file. Raises
-    `DataFileError`, which names the file and what is wrong with it; OSError if the file does not exist.
+    The file is mapped into memory: at most about a quarter of the machine's memory, or 512 MiB if that is more, is
+    resident, however large it is. `DataFileError`, which names the file and what is wrong with it; OSError if the file
+    does not exist.
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")

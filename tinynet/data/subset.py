@@ -13,7 +13,10 @@ from tinynet.data.sampling import SPLIT, permutation_keys
 
 
 class Subset(Chosen):
-    """The samples ``index``, whole numbers in a list or an array, of another data set, in the order of ``index``."""
+    """The samples ``index`` of another data set, in that order: whole numbers in a list or an array; they may repeat.
+
+    IndexError for a number that is out of range, ValueError if there are none.
+    """
 
     def __init__(self, whole: Dataset, index: Any) -> None:
         self._resemble(whole)
@@ -33,10 +36,11 @@ class Subset(Chosen):
 
 
 def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subset]:
-    """Split ``data`` in two, for training and, a fraction ``held_out`` in (0, 1), for evaluation; order is kept.
+    """A random split of ``data`` into a training set and a test set, with the same proportions of classes in both.
 
-    The same fraction of each class is held out, to the nearest sample, but at least one sample of it is kept. ``seed``
-    decides which samples. Takes 16 bytes per sample.
+    A fraction ``held_out`` in (0, 1) of each class goes to the test set, to the nearest sample; at least one sample of each
+    class stays in the training set. Data without classes are split at random. ``seed`` decides which samples; their order is
+    kept. Memory takes 16 bytes per sample. ValueError if no sample would be held out.
     """
     part = checks.as_float(held_out)
     if part is None or not 0 < part < 1:

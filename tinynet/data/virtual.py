@@ -20,11 +20,12 @@ SAMPLES, CONSTANTS = 0, 1
 
 @dataclass(frozen=True)
 class Virtual(Dataset):
-    """Sample i is made of words ``i * width`` to ``(i + 1) * width - 1`` of the stream (seed, DATA).
+    """The base class of data sets that are computed and never stored: ``n`` samples, up to 2**62, from ``seed``.
 
-    The bits are the same on every backend and machine and in every split into batches, because only integers and
-    ``+ - * / sqrt`` in a fixed order are used, in float64; float32 samples are rounded from those once. A subclass
-    defines how many words a sample takes and what is computed from them.
+    Sample i is computed from the words ``i * width`` to ``(i + 1) * width - 1`` of one random stream. Its bits are the same on
+    every backend and machine and in every batch, because only integers and ``+ - * / sqrt`` in a fixed order are used, in
+    float64; float32 samples are these, rounded once. A subclass says how many words a sample takes and what is computed
+    from them.
     """
 
     n: int
@@ -53,19 +54,22 @@ class Virtual(Dataset):
         return {**self.__dict__, "kept": {}}  # recomputed on demand
 
     def _validate(self) -> None:
-        """Check hyperparameters and set shape, classes and outputs."""
+        """Check the hyperparameters, and set ``shape`` and either ``classes`` or ``outputs``, with ``self._set(…)``."""
         raise NotImplementedError
 
     def _width(self) -> int:
-        """64-bit words per sample."""
+        """The number of 64-bit words that a sample takes."""
         raise NotImplementedError
 
     def _tables(self, ops: Backend) -> tuple[Array, ...]:
-        """Constants of the set that its samples depend on: float64 arrays."""
+        """Arrays, float64, that all samples depend on, such as the centres of classes; by default none."""
         return ()
 
     def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
-        """(n, width) uint64 -> features float64 (n, k), targets int64 (n,) or float64 (n, o): see `Backend.samples`."""
+        """Features and targets from words: (n, width) uint64 -> (n, i) float64, and labels (n,) int64 or numbers (n, o) float64.
+
+        Each row must follow from its own words, and from `_tables`, alone. See `Backend.samples`.
+        """
         raise NotImplementedError
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:

@@ -85,7 +85,9 @@ def _given(owner: object, data: Dataset) -> Any:
 
 @dataclass(frozen=True)
 class LabelNoise(Wrapper):
-    """A fraction ``rate`` of the labels, in [0, 1], each replaced by one of the other classes, all equally likely.
+    """``data`` with a fraction ``rate`` in [0, 1] of its labels replaced by another class, all other classes equally likely.
+
+    TypeError for data without classes.
 
     Examples
     --------
@@ -112,7 +114,7 @@ class LabelNoise(Wrapper):
 
 @dataclass(frozen=True)
 class FeatureNoise(Wrapper):
-    """Normal noise of standard deviation ``noise`` added to every feature."""
+    """``data`` with normal noise of standard deviation ``noise`` added to every feature."""
 
     noise: float = 0.1
 
@@ -126,7 +128,10 @@ class FeatureNoise(Wrapper):
 
 @dataclass(frozen=True)
 class Nuisance(Wrapper):
-    """``n_features`` uninformative features after the others: normal, of standard deviation ``scale``."""
+    """``data`` with ``n_features`` uninformative features after its own, normal with standard deviation ``scale``.
+
+    (n, i) -> (n, i + n_features). ValueError for samples that are not vectors.
+    """
 
     n_features: int = 1
     scale: float = 1.0
@@ -146,7 +151,11 @@ class Nuisance(Wrapper):
 
 @dataclass(frozen=True)
 class Imbalanced(Wrapper):
-    """Classes in the proportions ``weights``, a non-negative number for each, instead of equally likely."""
+    """``data`` with its classes in the proportions ``weights``, one number of at least 0 for each class, not all 0.
+
+    TypeError for data whose class is not drawn before its features, as in `Blobs` or `Spirals`: `Loader` with ``balance``
+    suits any data.
+    """
 
     weights: tuple[float, ...] = ()
 

@@ -29,12 +29,14 @@ _AROUND = 2**14  # bytes, more than HDF5 writes around the numbers
 
 
 def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int], object] = lambda done: None) -> None:
-    """Write ``data`` to ``path``, in a format that `read` reads; ``progress(done)`` is called with the samples written.
+    """Write ``data`` to a file that `read` reads, in pieces; ``progress(done)`` is called with the number of samples written.
 
-    ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5``, ``.parquet`` and ``.csv`` (columns and classes by their
-    names, else x0, x1, … and y, or y0, y1, …). Features and numeric targets are float32, labels int64. ValueError for
-    sample weights, and for a table with a feature that `read` would take for something else (weight). An error or Ctrl-C
-    leaves what was there before.
+    The suffix of ``path`` decides the format: ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5`` (X, y),
+    ``.parquet`` or ``.csv`` (with the names of columns and classes, else x0, x1, … and y, or y0, y1, …). Features and
+    numeric targets are written in float32, labels in int64.
+
+    ValueError for sample weights, for another suffix, and for a feature whose name `read` would take for something else,
+    such as "weight"; OSError if the disk has too little space. After an error or Ctrl-C the file is as it was before.
 
     Examples
     --------

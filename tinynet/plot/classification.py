@@ -18,18 +18,18 @@ _WORDS = 20  # the largest number of classes for which cells show their counts
 
 
 def confusion_matrix(model: Model, data: Any) -> Any:
-    """Counts of true and predicted classes: (k, k) int64, the row is the true class, the column the predicted one.
+    """Counts of true and predicted classes, (k, k) int64: the row is the true class, the column the predicted one.
 
-    scikit-learn's ``confusion_matrix``. ValueError for targets that are no labels.
+    This is scikit-learn's ``confusion_matrix``. ValueError for targets that are not labels.
     """
     predicted, true, k = _labels(model, data)
     return np.bincount(true * k + predicted, minlength=k * k).reshape(k, k)
 
 
 def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -> Any:
-    """The confusion matrix, coloured by the fraction of each true class.
+    """A picture of the `confusion_matrix`, coloured by the fraction of each true class.
 
-    ``names`` of the classes are by default those in the table that the model was fitted to.
+    ``names`` of the classes are by default those of the table that the model was fitted to, else their numbers.
     """
     counts = confusion_matrix(model, data)
     k = len(counts)
@@ -63,10 +63,10 @@ def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -
 
 
 def calibration_curve(model: Model, data: Any, *, bins: int = 10) -> tuple[Any, Any, Any]:
-    """Mean predicted probability, observed frequency and number of samples of each bin that is not empty.
+    """Mean predicted probability, observed frequency and number of samples, for each bin that is not empty: three arrays.
 
-    The probability is that of the predicted class; with one output column, that of class 1. ``bins`` divide [0, 1]
-    evenly. scikit-learn's ``calibration_curve`` with "uniform".
+    The probability is that of the predicted class or, with a single output, that of class 1. ``bins`` is the number of
+    bins, which divide [0, 1] evenly, as in scikit-learn's ``calibration_curve`` with ``strategy="uniform"``.
     """
     positive(bins=bins)
     p, hit = _confidence(model, data)
@@ -79,10 +79,10 @@ def calibration_curve(model: Model, data: Any, *, bins: int = 10) -> tuple[Any, 
 
 
 def calibration(model: Model, data: Any, *, bins: int = 10) -> Any:
-    """A reliability diagram, and below it the histogram of the probabilities.
+    """A reliability diagram, and below it the histogram of the predicted probabilities.
 
     Bars below the diagonal show overconfidence. The title has the expected calibration error, the mean distance from
-    the diagonal (C. Guo et al. 2017, *On calibration of modern neural networks*, eq. 5).
+    the diagonal over the samples (C. Guo et al. 2017, *On calibration of modern neural networks*, eq. 5).
     """
     p, hit, count = calibration_curve(model, data, bins=bins)
     error = float(np.sum(count * np.abs(p - hit)) / count.sum())

@@ -15,9 +15,9 @@ _WIDE = 30.0  # ratio of the largest to the smallest loss above which the scale 
 
 
 def history(history: History) -> Any:
-    """The training and validation losses of a run over its steps; beside them each metric that was measured.
+    """The training and validation losses of a run over its steps, and beside them each metric of the validation data.
 
-    A dotted line marks the best epoch, if the run kept its weights. ValueError for a run without a loss.
+    A dotted line marks the best epoch, if the run kept its weights. ValueError for a history without a loss.
     """
     names = [name for name in history.names if name.startswith("val_") and name != "val_loss"]
     panels = 1 + len(names)
@@ -78,7 +78,7 @@ def _thousands(value: float, position: int) -> str:
 
 
 def rates(test: RateTest, *, axes: Any = None) -> Any:
-    """The loss over the learning rate, measured and smoothed, and the suggested rate."""
+    """The loss over the learning rate, measured and smoothed, and the suggested learning rate."""
     axes = place(axes)
     axes.plot(test.rates, test.losses, color=COLOURS[4], linewidth=1.0, alpha=0.8, label="loss of a step")
     axes.plot(test.rates, test.smoothed, color=COLOURS[0], linewidth=2.0, label="smoothed")

@@ -26,7 +26,7 @@ def weights(model: Model, *, bins: int = 60) -> Any:
 
 
 def gradients(model: Model, data: Any, *, loss: Loss | None = None, samples: int = 512, bins: int = 60) -> Any:
-    """A histogram of each array's gradient of the mean loss over ``samples`` samples, spread over the data.
+    """A histogram, for each array of parameters, of the gradient of the loss on ``samples`` samples, spread over the data.
 
     ``loss`` is by default that of the last fit. The model is not changed.
     """

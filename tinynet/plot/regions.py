@@ -14,10 +14,10 @@ from tinynet.plot.style import COLOURS, dress, finite, place, plain, positive
 
 
 def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int = 1500, grid: int = 300) -> Any:
-    """The predicted class at each point, and up to ``points`` samples of ``data`` in the colours of their own classes.
+    """The predicted class at each point of the plane, and up to ``points`` samples of ``data`` in the colours of their classes.
 
-    The model predicts on a grid of ``grid`` times ``grid`` points. ValueError unless the samples have two features and
-    labels of at most eight classes.
+    The model predicts on a grid of ``grid`` times ``grid`` points. ValueError unless samples have two features and there are
+    at most eight classes.
     """
     positive(points=points, grid=grid)
     data = as_dataset(data, model.ops, model.columns)

@@ -127,12 +127,12 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None,
         sample_weight_val: Any = None,
     ) -> Self:  # fmt: skip
-        """Train on X (n, i) and y, with sample weights (n,) that are not negative: a weight of k counts as k samples.
+        """Train on X (n, i) and y, with sample weights (n,) of at least 0: a weight of k counts as k samples.
 
         ``X_val``, ``y_val`` and ``sample_weight_val`` are evaluated after each epoch (``validation_scores_``, and "val_loss"
-        in ``history_``), and with ``early_stopping`` they decide when training ends. A ``class_weight`` does not count in
-        them, as in Keras; in samples that ``early_stopping`` splits off it does, as in scikit-learn's gradient boosting.
-        Raises what scikit-learn raises: ValueError for data and parameters that do not fit, TypeError for sparse X.
+        in ``history_``), and with ``early_stopping`` they decide when training ends. ``class_weight`` does not apply to
+        them, as in Keras; it does apply to samples that ``early_stopping`` holds out, as in scikit-learn's gradient boosting.
+        The errors are those of scikit-learn: ValueError for data and parameters that do not fit, TypeError for sparse X.
         """
         self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
         return self

@@ -37,24 +37,26 @@ def _has_margins(estimator: Any) -> bool:
 
 @dataclass(eq=False, repr=False)
 class MLPClassifier(ClassifierMixin, MLP):
-    """A network that classifies, as a scikit-learn estimator: one label per sample, of any kind, or several, y (n, k).
+    """A network that classifies, as a scikit-learn estimator.
 
-    The parameters are those of `Hyperparameters`, and
+    X is (n, i). y is one label per sample, (n,), of any kind, or, for several labels per sample, zeros and ones (n, k). The
+    parameters are those of `Hyperparameters`, and
 
-    - ``loss``: "log_loss", cross-entropy: of the sigmoid of each output for two classes and for several labels per
-      sample, of the softmax otherwise. Or any loss of tinynet's, with an output for each class (one for two classes).
-      All but the cross-entropies get targets -1 and 1, and give `decision_function` in place of probabilities.
-    - ``class_weight``: "balanced", a dict of label -> weight (a list of them for several labels per sample), or None.
+    - ``loss``: "log_loss" is cross-entropy: that of a sigmoid for two classes and for several labels per sample, else that of
+      a softmax. It may also be any loss of tinynet's, with one output per class, or one for two classes. All losses except
+      the cross-entropies get targets -1 and 1, and the estimator then has `decision_function` instead of probabilities.
+    - ``class_weight``: None, "balanced", or a dict of label -> weight; for several labels per sample, a list of dicts.
 
-    Several labels per sample are zeros and ones, (n, k); if they are sparse in the first fit, so are predictions. With
-    scikit-learn's array API dispatch on, everything follows X: it may be an array of any library that tinynet has a
-    backend for. Training runs there, and predictions and ``classes_`` (unless they are strings) lie there.
+    If y is sparse in the first fit, so are predictions. With scikit-learn's array API dispatch on, X may be an array of any
+    library for which tinynet has a backend: training runs there, and predictions and ``classes_`` (unless they are
+    strings) lie there.
 
-    Fitted: ``classes_`` (k,), ``theta_``, ``layer_state_`` and ``optimizer_state_`` (all numbers), ``coefs_`` and
-    ``intercepts_`` (views of them, of the dense layers), ``model_`` (a copy as a `Model`, to be saved, exported or trained
-    further; ``estimator.theta_ = model.theta`` takes that over), ``loss_``, ``best_loss_``,
-    ``loss_curve_``, ``validation_scores_``, ``best_validation_score_``, ``history_`` (a row per epoch), ``n_iter_``,
-    ``t_``, ``n_layers_``, ``n_outputs_``, ``out_activation_``, ``n_features_in_``, ``feature_names_in_``.
+    Attributes after a fit: ``classes_`` (k,); ``theta_``, ``layer_state_`` and ``optimizer_state_``, all numbers of the
+    network and the optimizer; ``coefs_`` and ``intercepts_``, views of the dense layers' weights; ``model_``, a copy as a
+    `Model`, to be saved, exported or trained further (``estimator.theta_ = model.theta`` takes over its weights);
+    ``history_``, a row per epoch; and, as in scikit-learn, ``loss_``, ``best_loss_``, ``loss_curve_``,
+    ``validation_scores_``, ``best_validation_score_``, ``n_iter_``, ``t_``, ``n_layers_``, ``n_outputs_``,
+    ``out_activation_``, ``n_features_in_``, ``feature_names_in_``.
     """
 
     _: KW_ONLY
@@ -188,7 +190,7 @@ class MLPClassifier(ClassifierMixin, MLP):
     # Predictions ---------------------------------------------------------------------------------------------------
 
     def predict(self, X: Any) -> Array:
-        """Labels (n,), or zeros and ones (n, k) if a sample has several, in the namespace of X.
+        """Predicted labels, (n, i) -> (n,), or zeros and ones (n, k) for several labels per sample, in the namespace of X.
 
         Strings and sparse labels are on the host.
         """
@@ -202,7 +204,7 @@ class MLPClassifier(ClassifierMixin, MLP):
 
     @available_if(_has_probabilities)
     def predict_proba(self, X: Any) -> Array:
-        """Probabilities (n, k), in the order of ``classes_``; of each label by itself if a sample has several."""
+        """Probabilities of the classes, (n, i) -> (n, k), in the order of ``classes_``; for several labels per sample, of each."""
         out, home = self._outputs(X, "predict_proba")
         if isinstance(self._loss(), CrossEntropy):
             return home.softmax(out)
@@ -216,9 +218,10 @@ class MLPClassifier(ClassifierMixin, MLP):
 
     @available_if(_has_margins)
     def decision_function(self, X: Any) -> Array:
-        """The outputs (n, k) of a network whose loss gives no probabilities, the larger the likelier; (n,) for two classes.
+        """The outputs of a network whose loss gives no probabilities: (n, i) -> (n, k), or (n,) for two classes.
 
-        Those of two classes, and each of several labels, are positive where the second class, or the label, is predicted.
+        The class with the largest output is predicted. For two classes, a positive output predicts the second class; for
+        several labels per sample, a positive output predicts the label.
         """
         out, _ = self._outputs(X, "decision_function")
         return out[:, 0] if self.n_outputs_ < self.classes_.shape[0] else out

@@ -25,39 +25,42 @@ _ACTIVATIONS = {"identity": Identity(), "logistic": ACTIVATIONS["sigmoid"], **AC
 
 @dataclass(eq=False, repr=False)
 class Hyperparameters(BaseEstimator):
-    """The parameters of an estimator. A fit checks them and never changes them.
+    """The parameters of both estimators. A fit checks them and never changes them.
 
-    They have the meanings and defaults of scikit-learn's MLPs, unless said otherwise:
+    They mean the same, and have the same defaults, as in scikit-learn's MLPs, unless stated otherwise:
 
-    - ``hidden_layer_sizes``: widths of the hidden layers. ``activation`` after each: "relu", "identity", "logistic",
-      "tanh", another of tinynet's by name ("gelu", "silu", "elu", "leaky_relu", "softplus"), or a layer.
-    - ``solver``: "adam", "sgd", "adamw", "nadam", "rmsprop", "adagrad", "lion", or an optimizer with a rate of its own.
-      ``momentum`` in [0, 1) and ``nesterovs_momentum`` are for "sgd"; ``beta_1``, ``beta_2`` and ``epsilon`` for the
-      Adams. There is no "lbfgs".
-    - ``alpha``: the loss has ``alpha / 2`` times the sum of squared weights, biases left out, over the (mean) weight of
-      a batch. ``loss_`` leaves it out.
-    - ``learning_rate_init``, and ``learning_rate``, here for every solver: "constant"; "invscaling", divided by the
-      number of samples seen, plus 1, to the power ``power_t``; "adaptive", divided by 5 when there is no progress; or a
-      schedule ``step -> rate``.
-    - ``batch_size``: samples per step; "auto" is 200, or all if they are fewer. ``shuffle`` them in each epoch.
+    - ``hidden_layer_sizes``: the widths of the hidden layers. ``activation``, after each of them: "relu", "identity",
+      "logistic", "tanh", or, beyond scikit-learn, "gelu", "silu", "elu", "leaky_relu", "softplus" or a layer of tinynet's.
+    - ``solver``: "adam", "sgd", "adamw", "nadam", "rmsprop", "adagrad", "lion", or an optimizer of tinynet's, with its own
+      learning rate. There is no "lbfgs". ``momentum`` in [0, 1) and ``nesterovs_momentum`` apply to "sgd"; ``beta_1``,
+      ``beta_2`` and ``epsilon`` apply to "adam", "adamw" and "nadam".
+    - ``alpha``: the L2 penalty. The loss of a mini-batch gets ``alpha / 2`` times the sum of the squared weights, without
+      biases, divided by ``batch_size`` (times the mean sample weight). ``loss_`` does not include it.
+    - ``learning_rate_init``: the first learning rate. ``learning_rate``, here for every solver: "constant"; "invscaling",
+      divided by ``(samples seen + 1)**power_t``; "adaptive", divided by 5 when there is no progress; or a schedule
+      ``step -> rate``.
+    - ``batch_size``: samples per mini-batch; "auto" is 200, or all samples if there are fewer. ``shuffle``: shuffle them in
+      each epoch.
     - ``max_iter``: the largest number of epochs. Training ends when the loss has not fallen by ``tol`` for more than
-      ``n_iter_no_change`` epochs or, with ``early_stopping``, when the score of held-out samples has not risen by as
-      much; the best weights are then kept. Held out is the fraction ``validation_fraction``, or what `fit` gets as
-      ``X_val`` and ``y_val``.
-    - ``random_state`` decides weights, order, masks and what is held out. ``verbose`` prints a line per epoch.
-    - ``warm_start``: `fit` continues where the last one ended, with the state of the optimizer, which scikit-learn
+      ``n_iter_no_change`` epochs. With ``early_stopping`` it ends when the score of held-out samples has not risen by
+      ``tol`` for that long, and the best weights are kept. The fraction ``validation_fraction`` of the samples is held
+      out, or `fit` is given ``X_val`` and ``y_val``.
+    - ``random_state``: decides initial weights, order, dropout masks and which samples are held out. ``verbose``: print a line
+      per epoch.
+    - ``warm_start``: `fit` continues where the last one ended, including the state of the optimizer, which scikit-learn
       resets.
 
-    Beyond those:
+    These are not in scikit-learn:
 
-    - ``standardize``: features are scaled to mean 0 and variance 1, by the (weighted) samples of the first fit.
-    - ``dropout``: the fraction dropped after each activation, in [0, 1). ``norm``: "layer", "batch" or a layer, before
-      each activation.
-    - ``callbacks``: each is called as ``callback(model, row)`` after an epoch, with the `Model` and a mapping of names
-      to numbers, the rows of ``history_``; one that raises `StopTraining` ends training.
-    - ``backend``: the name of the backend that trains, wherever X lies; by default X's own. NumPy arrays train on the
-      backend in force or, if none has been chosen, on the fastest of the host.
-    - ``precision``: "float32" or "float64"; by default the dtype of X, float64 if it is another.
+    - ``standardize``: scale features to mean 0 and variance 1, with the moments of the samples of the first fit; sample
+      weights count.
+    - ``dropout`` in [0, 1): the fraction dropped after each activation. ``norm``: "layer", "batch" or a layer, before each
+      activation.
+    - ``callbacks``: each is called as ``callback(model, row)`` after an epoch, with the `Model` and a row of ``history_``, a
+      dict of numbers. One that raises `StopTraining` ends training.
+    - ``backend``: the name of the backend that trains, wherever X lies; by default that of X. NumPy arrays train on the
+      current backend or, if none has been chosen, on numba if it is installed, else on numpy.
+    - ``precision``: "float32" or "float64", by default the dtype of X; float64 if X has another dtype.
     """
 
     hidden_layer_sizes: Any = (100,)

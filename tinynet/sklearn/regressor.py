@@ -32,16 +32,16 @@ _LOSSES: dict[str, Loss] = {"squared_error": HalfSquaredError(), "poisson": Pois
 
 @dataclass(eq=False, repr=False)
 class MLPRegressor(RegressorMixin, MLP):
-    """A network that predicts numbers, as a scikit-learn estimator: y (n,), or (n, o) for several outputs.
+    """A network that predicts numbers, as a scikit-learn estimator: X (n, i), y (n,) or, for several outputs, (n, o).
 
     The parameters are those of `Hyperparameters`, and
 
-    - ``loss``: "squared_error", half of the square; "poisson", for counts, where predictions are exp of the outputs; or
-      any loss of tinynet's. With `BinaryCrossEntropy` predictions are the sigmoid of the outputs.
+    - ``loss``: "squared_error", half of the squared error; "poisson", for counts: predictions are the exponentials of the
+      outputs; or any loss of tinynet's. With `BinaryCrossEntropy` predictions are the sigmoids of the outputs.
 
-    The biases of the outputs start at the mean of y rather than at 0: a network that has learned nothing has an R² of 0.
+    The biases of the last layer start where predictions are the mean of y, rather than at 0, so R² is near 0 before training.
 
-    Where X may lie and what a fit leaves behind is as in `MLPClassifier`, except for ``classes_``.
+    Array libraries and attributes after a fit are those of `MLPClassifier`, without ``classes_``.
     """
 
     _: KW_ONLY
@@ -124,7 +124,7 @@ class MLPRegressor(RegressorMixin, MLP):
         return float(r2_score(y, self._predictions(out, get_backend("numpy").xp), sample_weight=weight))
 
     def predict(self, X: Any) -> Array:
-        """Numbers (n,), or (n, o) for several outputs, in the namespace of X."""
+        """Predictions, (n, i) -> (n,), or (n, o) for several outputs, in the namespace of X."""
         out, home = self._outputs(X, "predict")
         y = self._predictions(out, home.xp)
         return y[:, 0] if self.n_outputs_ == 1 else y
