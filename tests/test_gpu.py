@@ -78,6 +78,19 @@ def test_relu_in_the_epilogue(precision, shape):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+def test_layers_behind_one_of_odd_size(precision):
+    """Whose weights and biases lie anywhere in the vector of parameters."""
+    ops = backend(precision)
+    for widths in ((257, 64, 10), (31, 1024, 5), (513, 512)):
+        net = tn.Sequential(
+            *(part for width in widths for part in (tn.Dense(width), tn.LayerNorm(), tn.ReLU())), tn.Dense(3)
+        )
+        model = tn.Model(net, DATA.shape, backend=ops, seed=2)
+        history = model.fit(DATA, batch_size=32, epochs=4, optimizer=tn.Adam(1e-2))
+        assert history[-1]["loss"] < history[0]["loss"]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_captured_product_writes_every_element_at_every_launch(precision):
     ops = backend(precision)
     x, w, b = (ops.asarray(draw(*s)) for s in ((64, 20), (20, 10), (10,)))
