@@ -48,7 +48,7 @@ class FakeCupy(types.ModuleType):
                 raise compiles
             return n
 
-        runtime = types.SimpleNamespace(getDeviceCount=get_device_count)
+        runtime = types.SimpleNamespace(getDeviceCount=get_device_count, getDevice=lambda: 0)
         self.cuda = types.SimpleNamespace(runtime=runtime, Device=Device)
         self.arange = arange
 
@@ -171,6 +171,8 @@ def test_new_arrays_are_on_the_backend_s_device():
     current = [0]
 
     class Device:
+        id = 1
+
         def __enter__(self):
             current.append(1)
 
@@ -183,6 +185,11 @@ def test_new_arrays_are_on_the_backend_s_device():
     backend = CupyBackend.__new__(CupyBackend)
     backend.xp = types.SimpleNamespace(empty=make, zeros=make, full=make, arange=make, asarray=make, int64=None)
     backend.device, backend._running = Device(), types.SimpleNamespace(constants=None)
+    runtime = types.SimpleNamespace(getDevice=lambda: current[-1])
+    backend._cp = types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime))
     made = backend.empty((1,), None), backend.zeros((1,), None), backend.arange(0, 1)
     assert (*made, backend.constant((1,), 0.0, None), backend.constant((1,), (0.0,), None)) == (1,) * 5
+    with backend.active():
+        assert backend.empty((1,), None) == 1
+        assert current == [0, 1]  # it is not entered again
     assert current == [0]

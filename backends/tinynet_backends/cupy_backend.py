@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from tinynet_backends.errors import BackendUnavailable, first_line
 PRECISIONS = {"float32": 70, "bf16x3": 80, "tf32": 80, "bf16": 80}
 OLDEST = 14  # CuPy's major version: before it, None in the place of an array is not a null pointer for kernels
 UNASKED = 32 << 10  # bytes of shared memory that a block may have without opting in: 48 KB, less the kernel's own
+_CURRENT = nullcontext()
 _EXTRA = "install one of the extras cuda12 and cuda13, whichever fits the driver"
 
 
@@ -92,8 +93,9 @@ class CupyBackend(CudaDevice, CudaOperations):
         return int(a.data.ptr)
 
     def _here(self) -> AbstractContextManager[Any]:
+        # entered several times in a step: CuPy's device takes much longer to enter than to ask for
         device: AbstractContextManager[Any] = self.device
-        return device
+        return _CURRENT if self._cp.cuda.runtime.getDevice() == self.device.id else device
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
         with self._here():

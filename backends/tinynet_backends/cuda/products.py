@@ -97,7 +97,8 @@ class Products:
         if planned is None:
             return None
         if bias is not None and not self._in_words(bias):
-            if planned.epilogue & Epilogue.SUM_A or not self._in_words(bias := bias.copy()):
+            bias = None if planned.epilogue & Epilogue.SUM_A else bias.copy()
+            if bias is None or not self._in_words(bias):
                 return None
         if out is None:
             out = self.runtime.empty((*_axes(x, w), x.shape[-2], w.shape[-1]), kind)
