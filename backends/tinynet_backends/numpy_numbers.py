@@ -134,22 +134,26 @@ class NumpyNumbers(Backend):
 def _looked_up(index: Any, n: int, keys: Sequence[Any], tables: Array) -> Array:
     """`Backend.permutes`, by the `permutation.tables` of the keys."""
     x = np.arange(index.start, index.stop) if isinstance(index, range) else index.astype(np.int64)
-    rounds = tables.view(np.int64).swapaxes(0, 1).reshape(tables.shape[1], -1)
+    steps = tables.reshape(tables.shape[0], -1)
     first = tables.shape[2] * np.arange(len(keys))[:, None]  # where those of each permutation begin
-    found = _through(np.tile(x, (len(keys), 1)), n, rounds, first)
-    while (beyond := (found >= n).nonzero())[0].size:
-        found[beyond] = _through(found[beyond], n, rounds, first[beyond[0], 0])
+    found = _through(x, n, steps, first)
+    flat = found.reshape(-1)
+    while (beyond := np.flatnonzero(flat >= n)).size:
+        flat[beyond] = _through(flat[beyond], n, steps, first[beyond // x.size, 0])
     return found
 
 
-def _through(x: Array, n: int, rounds: Array, first: Array) -> Array:
-    """All rounds of `permutation.permute`, without its walk; x is an array of its own."""
-    a, b = permutation.sides(n)
+def _through(x: Array, n: int, steps: Array, first: Array) -> Array:
+    """All rounds of `permutation.permute`, without its walk. Places in a table are clipped, because they are in it."""
+    b = permutation.sides(n)[1]
     l = x // b
-    r = x - l * b
+    r = x - l * b + first
+    l = l + first
+    *rounds, left, right = steps
+    found = np.empty_like(l)
     for j, hashes in enumerate(rounds):
-        changed, other, side = (r, l, b) if j % 2 else (l, r, a)
-        changed += hashes.take(np.add(other, first, out=x))
-        np.subtract(changed, side, out=x)  # without its sign, what is negative is huge
-        np.minimum(changed.view(np.uint64), x.view(np.uint64), out=changed.view(np.uint64))
-    return l * b + r
+        changed, other = (r, l) if j % 2 else (l, r)
+        changed += hashes.take(other, out=found, mode="clip")
+    left.take(l, out=found, mode="clip")
+    found += right.take(r, out=l, mode="clip")
+    return found
