@@ -176,7 +176,7 @@ CASES = {
     "halves": lambda f: [(raw(n),) for n in (0, 1, 7)] + [(raw(30).reshape(6, 5)[:, 1:3],), (raw(30).reshape(5, 6).T,)],
     "dropout": lambda f: [(f(x), 0.3, KEY, COUNTER) for x in (real(5, 3), real(0, 3), odd(7), np.full(40, np.inf), real(BIG))],
     "dropout_grad": lambda f: [(f(x), real(*x.shape) > 0, 0.3) for x in (real(5, 3), real(0, 3), odd(7), np.full(40, np.inf))],
-    "sincos": lambda f: [(4 * real(40),), (real(3, 5),), (np.array([0.125, -0.25, 0.5, 1.0, 0.0, 2.0**39]),)],
+    "sincos": lambda f: [(4 * real(40),), (real(3, 5),), (np.array([0.125, -0.25, 0.5, 1.0, 0.0, 2.0**39]),), (np.array(0.3),)],
     "arctan": lambda f: [(real(50), np.abs(real(50))), (np.array([1.0, -1.0, 0.0, -0.0, 3.0]), np.array([0.0, 1, 1, 1, 1e300]))],
     "log": lambda f: [(np.abs(real(50)) + 1e-9,), (np.array([[1.0, 2.0**-1022], [2.0**63, 0.5]]),)],
     "sum_in_order": lambda f: [(real(7, 5),), (real(3, 1),), (raw(30).reshape(2, 15) >> 60,)],
@@ -333,7 +333,7 @@ def test_losses_of_targets_that_do_not_fit_are_an_error(name):
 def test_numpy_replaces_what_it_says():
     assert set(overrides(get_backend("numpy"))) == {
         "affine", "affine_grad", "elementwise", "elementwise_loss", "standardize", "pack", "softmax_cross_entropy", "update",
-        "words", "normal", "halves", "dropout", "arctan", "permute", "samples", "sum_in_order",
+        "words", "normal", "halves", "dropout", "sincos", "arctan", "permute", "samples", "sum_in_order",
     }  # fmt: skip
     assert not overrides(get_backend("strict"))
 

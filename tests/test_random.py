@@ -191,6 +191,17 @@ def test_a_permutation_has_the_same_bits_everywhere(n, lib):
     np.testing.assert_array_equal(here, permutation.permute(np, index, n, KEYS))
 
 
+@pytest.mark.parametrize("n", [97, 200, 1001, 10_007])  # sides whose product is more: some indices go round again
+def test_what_many_indices_look_up_is_what_the_rounds_give(n):
+    host, rng = get_backend("numpy"), np.random.default_rng(4)
+    keys = [KEYS, *map(tuple, rng.integers(0, 2**32, (3, 24)).tolist())]
+    for index in (np.arange(n), rng.integers(0, n, n), np.arange(n // 3, n)):
+        wanted = [permutation.permute(np, index, n, each) for each in keys]
+        np.testing.assert_array_equal(host.permutes(index, n, keys), wanted)
+        np.testing.assert_array_equal(host.permute(index, n, keys[1]), wanted[1])
+    np.testing.assert_array_equal(host.permutes(range(n // 3, n), n, keys), wanted)
+
+
 def test_all_orders_are_equally_likely():
     """Chi squared over the 24 orders of four things: 23 degrees of freedom, 54 is passed once in 3000 times."""
     rng, counts = np.random.default_rng(3), {}

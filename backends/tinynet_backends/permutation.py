@@ -135,13 +135,23 @@ def used_keys(keys: Sequence[int], n: int) -> Sequence[int]:
 
 
 def tables(xp: Any, n: int, keys: Sequence[Sequence[int]]) -> Array:
-    """What a round adds to one side for each number that the other may be, (keys, rounds, longer side) uint64.
+    """The rounds of several permutations as tables, (rounds + 2, keys, length) int64.
 
-    Round j adds to the ``j % 2``-th of `sides`; ``keys`` are those of several permutations.
+    Round j adds to the ``j % 2``-th of the `sides` what its table has for the other. Sums are left as they are: no side
+    gets longer than the tables, which repeat. The last two have the parts of the result that follow from l and from r.
     """
-    used = xp.asarray([used_keys(each, n) for each in keys], dtype=xp.uint64)[:, :, None]
-    bounds = xp.asarray([sides(n)[j % 2] for j in range(used.shape[1])], dtype=xp.uint64)[:, None]
-    return _below(xp, bounds, xp.arange(max(sides(n)), dtype=xp.uint64), used)
+    a, b = sides(n)
+    used = xp.asarray([used_keys(each, n) for each in keys], dtype=xp.uint64).T[:, :, None]
+    count = used.shape[0]
+    periods = count // 2 + 1  # a number below its side, and as many additions as there are rounds for that side
+    found = xp.empty((count + 2, len(keys), periods * max(a, b)), dtype=xp.int64)
+    for first, side, other, unit in ((0, a, b, 1), (1, b, a, b)):
+        hashes = xp.astype(_below(xp, side, xp.arange(other, dtype=xp.uint64), used[first::2]), xp.int64)
+        for start in range(0, periods * other, other):
+            place = slice(start, start + other)
+            found[first:count:2, :, place] = hashes
+            found[count + 1 - first, :, place] = unit * xp.arange(other, dtype=xp.int64)
+    return found
 
 
 def _below(xp: Any, bound: Any, x: Array, key: Any) -> Array:
