@@ -4,6 +4,7 @@ import copy
 import pickle
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,6 +33,16 @@ def test_predictions_do_not_depend_on_the_batch(ops):
     np.testing.assert_allclose(ops.to_numpy(model.predict(X.tolist())), whole, rtol=1e-12)
     np.testing.assert_array_equal(ops.to_numpy(model.predict_labels(X)), whole.argmax(1))
     assert model.predict(X[:0]).shape == (0, 3)
+
+
+def test_inputs_and_targets_are_one_argument():
+    model = made()
+    uses = model.fit, model.evaluate, model.adapt, *(partial(f, model) for f in (tn.fit, tn.fit_many, tn.find_rate))
+    for use in uses:
+        with pytest.raises(
+            TypeError, match=r" takes data as one argument and was given 2: give X and y as a tuple, \(X, y\)$"
+        ):
+            use(X, LABELS)
 
 
 def test_predictions_stay_when_the_next_are_made():

@@ -265,6 +265,7 @@ class Model(Vectors):
             )
         layer["mean"][...], layer["scale"][...] = new
 
+    @on_its_device
     def fit(self, data: Any, **options: Any) -> History:
         """Train on ``data``; the options are those of `tinynet.fit`, where they are explained."""
         from tinynet.fitting import fit
