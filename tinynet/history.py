@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import Any
@@ -16,6 +17,8 @@ LONGEST = 4000  # entries of a curve, an even number: at that length neighbours 
 @dataclass(repr=False)
 class History:
     """A row per epoch, names to numbers: ``history["val_loss"]`` is a column, ``history[-1]`` a row, ``history[-5:]`` five.
+
+    ``DataFrame(history)``, of pandas or polars, is the whole table.
 
     Examples
     --------
@@ -43,6 +46,9 @@ class History:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return iter(self.rows)
 
     def __getitem__(self, key: int | slice | str) -> Any:
         if not isinstance(key, str):
@@ -81,6 +87,9 @@ class History:
         from tinynet.plot import history
 
         return history(self)
+
+
+Sequence.register(History)  # pyright: ignore[reportAttributeAccessIssue] - of rows, which data frames are made of
 
 
 def json_line(row: dict[str, float]) -> str:
