@@ -15,7 +15,7 @@ from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
 
 from tinynet import losses, optim, schedules
-from tinynet.checks import FRACTION, Range, at_least
+from tinynet.checks import FRACTION, Range, at_least, float_or_nan
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
 from tinynet.data.class_labels import MOST_CLASSES
@@ -259,7 +259,7 @@ def _checked(f: Any, value: Any) -> Any:
     kind, choices, each, within = type(_default(f)), *(f.metadata[name] for name in ("choices", "each", "within"))
     if f.name == "data" and type(value) is list and value:
         return value[0] if len(value) == 1 else value
-    if {kind, type(value)} == {int, float} and float(value).is_integer():  # 1, which is 1.0, or 1e6
+    if {kind, type(value)} == {int, float} and float_or_nan(value).is_integer():  # 1, which is 1.0, or 1e6
         value = kind(value)
     if type(value) is not kind:
         expected = "a list in brackets" if kind is list else _WORDS.get(kind, kind.__name__)
