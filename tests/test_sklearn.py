@@ -461,6 +461,8 @@ def test_early_stopping_keeps_the_best():
         assert best < len(seen) - 1
         np.testing.assert_array_equal(model.theta_, seen[best])
         assert len(model.validation_scores_) == model.n_iter_ < 200
+    with pytest.raises(ValueError, match="Classes with too few members are: .*rare"):  # its name, not its index
+        MLPClassifier(early_stopping=True).fit(X[:20], ["often"] * 19 + ["rare"])
     with pytest.raises(ValueError, match="The validation set is too small"):
         MLPRegressor(early_stopping=True, validation_fraction=0.01).fit(X[:20], Z[:20])
     with pytest.raises(ValueError, match="partial_fit does not support early_stopping=True"):

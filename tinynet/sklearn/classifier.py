@@ -171,12 +171,15 @@ class MLPClassifier(ClassifierMixin, MLP):
         return factor
 
     def _strata(self, samples: Samples) -> Any:
-        return None if self._multilabel else to_host(samples.y)
+        return None if self._multilabel else to_host(self.classes_)[self._codes(to_host(samples.y))]
 
     def _score_outputs(self, y: Any, out: Array, weight: Any) -> float:
-        xp = get_backend("numpy").xp
-        labels = y if isinstance(self._loss(), CrossEntropy) else self._decide(y, xp)
-        return float(accuracy_score(labels, self._decide(out, xp), sample_weight=weight))
+        decided = self._decide(out, get_backend("numpy").xp)
+        return float(accuracy_score(self._codes(y), decided, sample_weight=weight))
+
+    def _codes(self, y: Any) -> Any:
+        """What `_decide` would give for outputs that are right, on the host, from the targets of the loss."""
+        return y if isinstance(self._loss(), CrossEntropy) else self._decide(y, get_backend("numpy").xp)
 
     def _decide(self, out: Array, xp: Any) -> Array:
         """The index of the class, (n,), or 0 and 1 for each of several labels, (n, k)."""
