@@ -670,6 +670,49 @@ def test_declared_classes_are_compared_where_targets_are_not_all_checked():
         made().fit(Mine())
 
 
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        (lambda x, y: (x, y, None), "Mine.rows gives a tuple: return a Batch(x, y, weight)"),
+        (lambda x, y: None, "Mine.rows gives a NoneType: return a Batch(x, y, weight)"),
+        (
+            lambda x, y: tn.data.Batch(x[:1], y, None),  # which NumPy would repeat, in silence
+            "Mine.rows gives arrays (1, 4), (50, 3) for 50 samples: expected x (50, 4), and as many in the others",
+        ),
+        (
+            lambda x, y: tn.data.Batch(x[:, :3], y, y[:9, 0]),
+            "Mine.rows gives arrays (50, 3), (50, 3), (9,) for 50 samples: expected x (50, 4), and as many in the others",
+        ),
+        (
+            lambda x, y: tn.data.Batch(x.tolist(), y, None),
+            "Mine.rows gives arrays (), (50, 3) for 50 samples: expected x (50, 4), and as many in the others",
+        ),
+    ],
+)
+def test_rows_that_are_not_what_they_should_be(batch, said):
+    class Mine(tn.Dataset):
+        n, shape, classes, outputs = 50, (4,), None, 3
+
+        def rows(self, index, ops, dtype):
+            return batch(np.ones((len(index), 4)), np.ones((len(index), 3)))
+
+    for use in (made().fit, lambda data: tn.fit_many(made(), data)):
+        with pytest.raises((TypeError, ValueError)) as e:
+            use(Mine())
+        assert str(e.value) == said
+
+
+def test_a_data_set_without_its_parts():
+    class Mine(tn.Dataset):
+        n, shape, classes, outputs = 50, 4, None, 3
+
+    with pytest.raises(TypeError, match=r"^Mine.shape 4 is not the shape of a sample: set a tuple, as \(3,\)$"):
+        made().fit(Mine())
+    Mine.shape = (4,)
+    with pytest.raises(NotImplementedError, match="^Mine has no rows: write them$"):
+        made().fit(Mine())
+
+
 def test_libraries_are_not_mixed():
     strict = tn.get_backend("strict:device1")
     other = tn.get_backend("strict:device2")
