@@ -126,7 +126,10 @@ class Layer:
         return Spec(shape)
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
-        """``y, backprop``: (n, *shape) -> (n, *out shape), and ``dy -> (dx, dparams)``, keyed as `Spec.params`."""
+        """``y, backprop``: (n, *shape) -> (n, *out shape), and ``dy -> (dx, dparams)``, keyed as `Spec.params`.
+
+        In `fit_many` every array has a leading axis of networks besides: the samples are axis ``ctx.axes - 1``.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no forward: write one")
 
     def __repr__(self) -> str:
