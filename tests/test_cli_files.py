@@ -694,6 +694,13 @@ def test_bad_arrays_to_predict(file, said, run, capsys):
     [
         ("a,b\n1,2\n3,4\n", [], "has no column y or target: name the target, out of a, b"),
         ("a,y\n1,x\n2,x\n", [], "the target is the same in every row: there is nothing to learn"),
+        # the rest of the file was one class
+        (
+            'a,y\n1,x\n2,"z\n3,x\n',
+            [],
+            "has a quote that is not closed, at '\"z\\n3,x\\n': close or remove it",
+        ),
+        ('a,y\n1,x\n2,"', [], "has a quote that is not closed, at '\"': close or remove it"),
         (
             "a,y\n1,x\n2,z\n",
             ["--task", "regression"],
