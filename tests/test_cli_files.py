@@ -667,7 +667,7 @@ def test_a_row_far_down_a_file_and_on_a_pipe(run, capsys, monkeypatch):
         ("nan.npy", "nan.npy: X has a value that is NaN or infinite in row 1: fill or drop it"),
         ("large.npy", "large.npy: X has a value that is too large for float32 in row 1: scale it"),
         ("text.npy", "text.npy: X of dtype <U1 is not numeric: store numbers"),
-        ("noX.npz", "noX.npz: has no array 'X', but Z.npy"),
+        ("noX.npz", "noX.npz: has no array 'X', but Z: store it under that name"),
         ("no.npy", "no.npy: No such file or directory"),
         ("d.txt", "d.txt: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv, .tsv, or - for CSV on a pipe"),
         ("folder.csv", "folder.csv: not a regular file"),
