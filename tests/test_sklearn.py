@@ -380,6 +380,28 @@ def test_a_fit_that_fails_leaves_everything_as_it_was():
         MLPRegressor().fit(X, Z[:, 0], X_val=X, y_val=Z)
 
 
+@pytest.mark.parametrize(
+    ("model", "y", "later"),
+    [
+        (MLPRegressor(max_iter=3), X[:, 0], "poisson"),
+        (MLPRegressor(max_iter=3, loss="poisson"), abs(X[:, 0]), "squared_error"),
+        (MLPClassifier(max_iter=3), TWO, tn.CrossEntropy()),
+        (MLPClassifier(max_iter=3, loss=tn.CrossEntropy()), TWO, "log_loss"),
+    ],
+)
+def test_another_loss_counts_from_the_next_fit_on(model, y, later):
+    """As other parameters do: predictions became their exp."""
+    model = clone(model).fit(X, y)
+    method = "predict_proba" if hasattr(model, "predict_proba") else "predict"
+    wanted, activation, loss = getattr(model, method)(X), model.out_activation_, model.model_.loss
+    model.set_params(loss=later)
+    np.testing.assert_array_equal(getattr(model, method)(X), wanted)
+    assert (model.out_activation_, model.model_.loss) == (activation, loss)
+    np.testing.assert_array_equal(getattr(model, method)(X), wanted)  # `model_` has changed nothing
+    model.fit(X, y)
+    assert model.model_.loss != loss
+
+
 def test_copies():
     model = MLPClassifier(random_state=0, max_iter=5, activation=tn.ELU(), solver=tn.Adam(0.01)).fit(X, NAMES)
     for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)):

@@ -124,12 +124,12 @@ class MLPClassifier(ClassifierMixin, MLP):
         return BinaryCrossEntropy() if self._multilabel or self.classes_.shape[0] == 2 else CrossEntropy()
 
     def _loss_and_metrics(self) -> tuple[Loss, tuple[Metric, ...]]:
-        loss = self._loss()
-        return loss, (METRICS["accuracy"],) if loss.classes(self._width()) else ()
+        loss = self._fitted_loss
+        return loss, (METRICS["accuracy"],) if loss.classes(self.n_outputs_) else ()
 
     def _class_names(self) -> tuple[str, ...] | None:
         names = tuple(map(str, to_host(self.classes_).tolist()))
-        return names if self._loss().classes(self._width()) > 1 else None
+        return names if self._fitted_loss.classes(self.n_outputs_) > 1 else None
 
     def _width(self) -> int:
         k = int(self.classes_.shape[0])
@@ -207,7 +207,7 @@ class MLPClassifier(ClassifierMixin, MLP):
     def predict_proba(self, X: Any) -> Array:
         """Probabilities (n, k), in the order of ``classes_``; of each label by itself if a sample has several."""
         out, home = self._outputs(X, "predict_proba")
-        if isinstance(self._loss(), CrossEntropy):
+        if isinstance(self._fitted_loss, CrossEntropy):
             return home.softmax(out)
         return home.xp.exp(self._log_probabilities(out, home.xp))
 
@@ -228,7 +228,7 @@ class MLPClassifier(ClassifierMixin, MLP):
 
     def _log_probabilities(self, z: Array, xp: Any) -> Array:
         """Of outputs (n, o), for each class (n, k)."""
-        if not isinstance(self._loss(), CrossEntropy):
+        if not isinstance(self._fitted_loss, CrossEntropy):
             log = xp.minimum(z, xp.zeros_like(z)) - xp.log1p(xp.exp(-xp.abs(z)))  # of the sigmoid
             if self._multilabel:
                 return log
@@ -241,7 +241,7 @@ class MLPClassifier(ClassifierMixin, MLP):
     @property
     def out_activation_(self) -> str:
         """What makes outputs probabilities: 'softmax' or 'logistic'; 'identity' where nothing does."""
-        loss = self._loss()
+        loss = self._fitted_loss
         if isinstance(loss, CrossEntropy):
             return "softmax"
         return "logistic" if isinstance(loss, BinaryCrossEntropy) else "identity"
