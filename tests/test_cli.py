@@ -66,10 +66,15 @@ def test_a_config_that_a_run_wrote_trains_the_same_again(tmp_path):
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
 
 
+def test_whole_numbers_of_a_config_may_have_an_exponent():
+    assert Config().change({"samples": 1e6}).samples == 10**6
+    assert type(Config().change({"samples": 1e6}).samples) is int
+
+
 def test_another_config_cannot_go_on_with_a_run_and_leaves_it_as_it_was(tmp_path, capsys):
     assert main(["train", *SMALL, "--out", "r", "--quiet"]) == 0
     before = (tmp_path / "r/config.toml").read_text()
-    said = mistake(capsys, "train", "--resume", "r", "--hidden", "9", "--epochs", "2")
+    said = mistake(capsys, "train", "--resume", "r", "--hidden", "9")
     assert "was written for another model: Sequential(Dense(width=8)" in said
     assert "there, Sequential(Dense(width=9)" in said
     assert (tmp_path / "r/config.toml").read_text() == before
@@ -167,6 +172,16 @@ def test_a_finished_run_may_be_resumed_for_more_epochs(tmp_path, monkeypatch):
     assert not (tmp_path / "b/runs").exists()
 
 
+def test_a_schedule_ends_with_its_epochs(capsys):
+    """The default is one, and the message was about Adam."""
+    assert main(["train", *SMALL, "--quiet", "--epochs", "2", "--out", "a"]) == 0
+    assert mistake(capsys, "train", "--resume", "a", "--epochs", "3") == (
+        "a: its schedule cosine ends with 2 epochs, so it cannot have 3: "
+        "train anew, with --schedule constant if the number may change"
+    )
+    assert main(["train", "--resume", "a", "--epochs", "2", "--quiet"]) == 0
+
+
 def test_a_damaged_checkpoint_is_a_line_and_the_one_before_is_used(tmp_path, capsys):
     assert main(["train", *SMALL, "--out", "r", "--quiet", "--checkpoint", "7"]) == 0
     model = (tmp_path / "r/model.safetensors").read_bytes()
@@ -243,7 +258,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing(argv, said, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("samples = 'x'", "option samples = 'x' is a str: expected a whole number"),
+        ("samples = 'x'", "option samples = 'x' is of type str: expected a whole number"),
+        ("samples = 1.5", "option samples = 1.5 is of type float: expected a whole number"),
+        ("hidden = 64", "option hidden = 64 is of type int: expected a list in brackets"),
         ("sample = 1", "unknown option 'sample': choose from accumulate, "),
         ("samples = ", "c.toml: not a TOML file: "),
         ("hidden = ['a']", "option hidden = ['a'] is not a list of widths: expected whole numbers"),

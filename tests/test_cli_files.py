@@ -667,7 +667,7 @@ def test_a_row_far_down_a_file_and_on_a_pipe(run, capsys, monkeypatch):
         ("nan.npy", "nan.npy: X has a value that is NaN or infinite in row 1: fill or drop it"),
         ("large.npy", "large.npy: X has a value that is too large for float32 in row 1: scale it"),
         ("text.npy", "text.npy: X of dtype <U1 is not numeric: store numbers"),
-        ("noX.npz", "noX.npz: has no array 'X', but Z.npy"),
+        ("noX.npz", "noX.npz: has no array 'X', but Z: store it under that name"),
         ("no.npy", "no.npy: No such file or directory"),
         ("d.txt", "d.txt: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv, .tsv, or - for CSV on a pipe"),
         ("folder.csv", "folder.csv: not a regular file"),
@@ -694,6 +694,13 @@ def test_bad_arrays_to_predict(file, said, run, capsys):
     [
         ("a,b\n1,2\n3,4\n", [], "has no column y or target: name the target, out of a, b"),
         ("a,y\n1,x\n2,x\n", [], "the target is the same in every row: there is nothing to learn"),
+        # the rest of the file was one class
+        (
+            'a,y\n1,x\n2,"z\n3,x\n',
+            [],
+            "has a quote that is not closed, at '\"z\\n3,x\\n': close or remove it",
+        ),
+        ('a,y\n1,x\n2,"', [], "has a quote that is not closed, at '\"': close or remove it"),
         (
             "a,y\n1,x\n2,z\n",
             ["--task", "regression"],
@@ -915,6 +922,8 @@ def test_a_class_that_the_model_has_not_seen(run, tmp_path, capsys):
         (["evaluate", "RUN", "--data", "x.csv", "--target", "thin"],
          "x.csv: column 'thin' is the target, and a feature of the model: name another target"),
         (["export", "RUN", "--to", "paper", "--out", "m"], f"unknown format 'paper': choose from {', '.join(tn.export.FORMATS)}"),
+        (["export", "RUN", "--to", "torch", "--out", "m.pt"], "m.pt: unknown kind of file: choose .safetensors"),
+        (["export", "RUN", "--to", "onnx", "--out", "x.csv"], "x.csv: unknown kind of file: choose .onnx"),
         (["plot", "RUN", "--out", "p.bmp"], "p.bmp: unknown kind of file: choose .png"),
         (["plot", "nowhere"], "nowhere/config.toml: No such file or directory"),
         (["bench", "--seconds", "0"], "seconds 0.0 is out of range: give a positive number"),
@@ -1214,6 +1223,16 @@ def test_mistakes_in_weights_and_metrics_leave_no_folder(argv, said, capsys):
     put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))
     assert mistake(capsys, "train", "--data", "d.csv", "--out", "r", *argv) == said
     assert os.listdir() == ["d.csv"]
+
+
+def test_metrics_of_classes_are_not_evaluated_on_numbers(capsys, no_picture):
+    """The accuracy was 1: it compared signs."""
+    put("d.csv", "a,price\n" + "".join(f"{number},{number + 1000.5}\n" for number in range(20)))
+    argv = ["--target", "price", "--epochs", "1", "--backend", "numpy", "--quiet", "--out", "r"]
+    assert main(["train", "--data", "d.csv", *argv]) == 0
+    capsys.readouterr()
+    said = "metric 'accuracy' is for classes, and the target has numbers: choose from r2, mae, rmse"
+    assert mistake(capsys, "evaluate", "r", "--metrics", "accuracy") == said
 
 
 def test_a_mistake_found_late_leaves_no_folder(capsys):

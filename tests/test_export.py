@@ -554,6 +554,11 @@ def test_a_state_that_does_not_fit_changes_nothing(changes, said, ops, tmp_path)
         assert (ops.to_numpy(model.theta).tobytes(), ops.to_numpy(model.state).tobytes()) == before
 
 
+def test_a_module_is_not_its_state(torch):
+    with pytest.raises(TypeError, match=r"^state is a Linear, not its weights: give its state_dict\(\)$"):
+        export.from_torch_state(tn.Model(tn.Dense(2), 3), torch.nn.Linear(3, 2))
+
+
 def test_a_dtype_that_numpy_lacks(torch, tmp_path):
     from safetensors.torch import save_file
 

@@ -88,6 +88,14 @@ def test_what_a_run_gives_is_shown_in_a_line():
     assert len(repr(tn.find_rate(model, data, batch_size=100))) < 80
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_history_is_a_data_frame(library):
+    frames = pytest.importorskip(library, reason="its data frame")
+    history = tn.History([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
+    frame = frames.DataFrame(history)
+    assert {name: list(frame[name]) for name in frame.columns} == {"epoch": [1, 2], "loss": [0.5, 0.25]}
+
+
 @pytest.mark.parametrize("kind", [JSONLines, CSVLog])
 def test_a_second_log_goes_on(tmp_path, kind):
     kind(tmp_path / "log")(None, ROW)

@@ -286,6 +286,7 @@ def test_when_all_diverge_it_ends():
         ({"lr": ["0.1"]}, TypeError, "lr '0.1' is not a number or a schedule"),
         ({"early_stopping": 3, "resume": True}, TypeError,
          "fit_many does not take early_stopping, resume: all networks take the same steps; use fit for one"),
+        ({"rates": [0.1], "progress": True}, TypeError, "fit_many got an unexpected keyword argument 'rates'"),
         ({"data": tn.Loader((X, LABELS), 8), "weights": [1.0] * 41, "balance": True}, TypeError,
          "a Loader draws in an order of its own and does not take weights, balance: set that where it is made"),
         ({"epochs": 0}, ValueError, "epochs 0 is not a positive whole number"),

@@ -4,6 +4,7 @@ import copy
 import pickle
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,6 +33,16 @@ def test_predictions_do_not_depend_on_the_batch(ops):
     np.testing.assert_allclose(ops.to_numpy(model.predict(X.tolist())), whole, rtol=1e-12)
     np.testing.assert_array_equal(ops.to_numpy(model.predict_labels(X)), whole.argmax(1))
     assert model.predict(X[:0]).shape == (0, 3)
+
+
+def test_inputs_and_targets_are_one_argument():
+    model = made()
+    uses = model.fit, model.evaluate, model.adapt, *(partial(f, model) for f in (tn.fit, tn.fit_many, tn.find_rate))
+    for use in uses:
+        with pytest.raises(
+            TypeError, match=r" takes data as one argument and was given 2: give X and y as a tuple, \(X, y\)$"
+        ):
+            use(X, LABELS)
 
 
 def test_predictions_stay_when_the_next_are_made():
@@ -656,6 +667,49 @@ def test_declared_classes_are_compared_where_targets_are_not_all_checked():
             return tn.data.Batch(x, ops.asarray([3 * (i == 99) for i in index], "int64"), None)
 
     with pytest.raises(ValueError, match=r"^4 classes do not fit outputs \(n, 3\): expected width 4$"):
+        made().fit(Mine())
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        (lambda x, y: (x, y, None), "Mine.rows gives a tuple: return a Batch(x, y, weight)"),
+        (lambda x, y: None, "Mine.rows gives a NoneType: return a Batch(x, y, weight)"),
+        (
+            lambda x, y: tn.data.Batch(x[:1], y, None),  # which NumPy would repeat, in silence
+            "Mine.rows gives arrays (1, 4), (50, 3) for 50 samples: expected x (50, 4), and as many in the others",
+        ),
+        (
+            lambda x, y: tn.data.Batch(x[:, :3], y, y[:9, 0]),
+            "Mine.rows gives arrays (50, 3), (50, 3), (9,) for 50 samples: expected x (50, 4), and as many in the others",
+        ),
+        (
+            lambda x, y: tn.data.Batch(x.tolist(), y, None),
+            "Mine.rows gives arrays (), (50, 3) for 50 samples: expected x (50, 4), and as many in the others",
+        ),
+    ],
+)
+def test_rows_that_are_not_what_they_should_be(batch, said):
+    class Mine(tn.Dataset):
+        n, shape, classes, outputs = 50, (4,), None, 3
+
+        def rows(self, index, ops, dtype):
+            return batch(np.ones((len(index), 4)), np.ones((len(index), 3)))
+
+    for use in (made().fit, lambda data: tn.fit_many(made(), data)):
+        with pytest.raises((TypeError, ValueError)) as e:
+            use(Mine())
+        assert str(e.value) == said
+
+
+def test_a_data_set_without_its_parts():
+    class Mine(tn.Dataset):
+        n, shape, classes, outputs = 50, 4, None, 3
+
+    with pytest.raises(TypeError, match=r"^Mine.shape 4 is not the shape of a sample: set a tuple, as \(3,\)$"):
+        made().fit(Mine())
+    Mine.shape = (4,)
+    with pytest.raises(NotImplementedError, match="^Mine has no rows: write them$"):
         made().fit(Mine())
 
 

@@ -380,6 +380,28 @@ def test_a_fit_that_fails_leaves_everything_as_it_was():
         MLPRegressor().fit(X, Z[:, 0], X_val=X, y_val=Z)
 
 
+@pytest.mark.parametrize(
+    ("model", "y", "later"),
+    [
+        (MLPRegressor(max_iter=3), X[:, 0], "poisson"),
+        (MLPRegressor(max_iter=3, loss="poisson"), abs(X[:, 0]), "squared_error"),
+        (MLPClassifier(max_iter=3), TWO, tn.CrossEntropy()),
+        (MLPClassifier(max_iter=3, loss=tn.CrossEntropy()), TWO, "log_loss"),
+    ],
+)
+def test_another_loss_counts_from_the_next_fit_on(model, y, later):
+    """As other parameters do: predictions became their exp."""
+    model = clone(model).fit(X, y)
+    method = "predict_proba" if hasattr(model, "predict_proba") else "predict"
+    wanted, activation, loss = getattr(model, method)(X), model.out_activation_, model.model_.loss
+    model.set_params(loss=later)
+    np.testing.assert_array_equal(getattr(model, method)(X), wanted)
+    assert (model.out_activation_, model.model_.loss) == (activation, loss)
+    np.testing.assert_array_equal(getattr(model, method)(X), wanted)  # `model_` has changed nothing
+    model.fit(X, y)
+    assert model.model_.loss != loss
+
+
 def test_copies():
     model = MLPClassifier(random_state=0, max_iter=5, activation=tn.ELU(), solver=tn.Adam(0.01)).fit(X, NAMES)
     for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)):
@@ -461,6 +483,8 @@ def test_early_stopping_keeps_the_best():
         assert best < len(seen) - 1
         np.testing.assert_array_equal(model.theta_, seen[best])
         assert len(model.validation_scores_) == model.n_iter_ < 200
+    with pytest.raises(ValueError, match="Classes with too few members are: .*rare"):  # its name, not its index
+        MLPClassifier(early_stopping=True).fit(X[:20], ["often"] * 19 + ["rare"])
     with pytest.raises(ValueError, match="The validation set is too small"):
         MLPRegressor(early_stopping=True, validation_fraction=0.01).fit(X[:20], Z[:20])
     with pytest.raises(ValueError, match="partial_fit does not support early_stopping=True"):

@@ -525,8 +525,8 @@ BAD = {
     "fifo.npy": (os.mkfifo, "not a regular file"),
     "d.txt": (lambda p: p.write_text("1"), "unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv"),
     "no.npz": (lambda p: p.write_bytes(b"PK\x03\x04no"), "cannot be read: File is not a zip file"),
-    "noy.npz": (lambda p: np.savez(p, X=X), "has no array 'y', but X.npy"),
-    "path.npz": (lambda p: npz(p, **{"..__X": member((2, 2)), "y": member((2,))}), "has no array 'X', but ../X.npy, y.npy"),
+    "noy.npz": (lambda p: np.savez(p, X=X), "has no array 'y', but X: store it under that name"),
+    "path.npz": (lambda p: npz(p, **{"..__X": member((2, 2)), "y": member((2,))}), "has no array 'X', but ../X, y: store it"),
     "objects.npz": (lambda p: npz(p, X=member((1, 1), "|O", b"12345678"), y=member((1,))),
                     "X.npy holds Python objects, which are not read: store numbers"),
     "long.npz": (lambda p: npz(p, X=member((2, 2), body=b"\0" * 999), y=member((2,))), "X.npy has 999 bytes: expected 32"),
@@ -653,7 +653,7 @@ def readable_or_refused(path):
 
 def test_names_within_a_file_do_not_break_the_line(tmp_path):
     np.savez(tmp_path / "d.npz", **{"X\n\u2028Z": X, "y": Y})
-    with pytest.raises(tn.DataFileError, match=r"d\.npz: has no array 'X', but X  Z\.npy, y\.npy$"):
+    with pytest.raises(tn.DataFileError, match=r"d\.npz: has no array 'X', but X  Z, y: store it under that name$"):
         D.read(tmp_path / "d.npz")
 
 

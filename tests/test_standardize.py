@@ -94,6 +94,18 @@ def test_one_that_nothing_sets_is_refused(before, place):
     tn.Model(tn.Sequential(tn.Dense(2), tn.Standardize()), 3).fit((X, Y))
 
 
+def test_one_that_is_frozen_is_not_set():
+    """It was the identity, in silence."""
+    for front in (tn.Standardize(), tn.Sequential(tn.Standardize(), tn.Dense(4))):
+        model = tn.Model(tn.Sequential(tn.Frozen(front), tn.Dense(2)), 3)
+        with pytest.raises(
+            ValueError, match=r"Standardize\(\), is frozen, and nothing sets it: put it before Frozen, or set"
+        ):
+            model.fit((X, Y))
+        next(value for name, value in model.weights().items() if name.endswith("scale"))[...] = 2.0
+        model.fit((X, Y))
+
+
 def test_a_feature_that_never_varies_is_left_in_its_scale():
     model = tn.Model(tn.Standardize(), 2)
     model.adapt(([[1.0, 5.0], [3.0, 5.0]], [0, 1]))

@@ -427,6 +427,7 @@ def test_history_as_json_lines():
         ({"early_stopping": 0}, "EarlyStopping patience 0 is not a positive whole number"),
         ({"early_stopping": True}, "EarlyStopping patience True is not a positive whole number"),
         ({"metrics": "f1"}, "metrics 'f1' is a single metric: give a list, ['f1']"),
+        ({"callbacks": [tn.CSVLog]}, "callback CSVLog is a class: make one of it, as CSVLog(…)"),
         ({"callbacks": print}, "callbacks <built-in function print> is a single callback: give a list"),
         ({"clip": "1"}, "clip '1' is out of range: give a positive norm, or None"),
         ({"clip": -1.0}, "clip -1.0 is out of range: give a positive norm, or None"),

@@ -15,7 +15,7 @@ from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
 
 from tinynet import losses, optim, schedules
-from tinynet.checks import FRACTION, Range, at_least
+from tinynet.checks import FRACTION, Range, at_least, float_or_nan
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
 from tinynet.data.class_labels import MOST_CLASSES
@@ -24,7 +24,7 @@ from tinynet.data.sources import KINDS
 from tinynet.data.tables import TASKS
 from tinynet.fitting import EarlyStopping
 from tinynet.layers import Sequential
-from tinynet.metrics import METRICS, as_metrics, check_metrics
+from tinynet.metrics import METRICS, as_metrics, check_metrics, check_of_numbers
 from tinynet.mlp import ACTIVATIONS, NORMS, OPTIMIZERS, mlp
 
 NORM_OPTIONS = ("none", *NORMS)
@@ -187,10 +187,8 @@ class Config:
         """
         metrics = as_metrics(self.metrics)
         check_metrics(metrics, training.classes is not None)
-        wrong = [metric.name for metric in metrics if training.classes is None and not metric.of_numbers]
-        if wrong:  # it would compare signs
-            others = ", ".join(name for name, metric in METRICS.items() if metric.of_numbers)
-            raise ValueError(f"metric {wrong[0]!r} is for classes, and the target has numbers: choose from {others}")
+        if training.classes is None:
+            check_of_numbers(metrics)
         return {
             "loss": self._make_loss(training),
             "metrics": metrics or None,
@@ -261,12 +259,11 @@ def _checked(f: Any, value: Any) -> Any:
     kind, choices, each, within = type(_default(f)), *(f.metadata[name] for name in ("choices", "each", "within"))
     if f.name == "data" and type(value) is list and value:
         return value[0] if len(value) == 1 else value
-    if kind is float and type(value) is int:
-        value = float(value)
+    if {kind, type(value)} == {int, float} and float_or_nan(value).is_integer():  # 1, which is 1.0, or 1e6
+        value = kind(value)
     if type(value) is not kind:
-        raise ValueError(
-            f"option {f.name} = {value!r} is a {type(value).__name__}: expected {_WORDS.get(kind, kind.__name__)}"
-        )
+        expected = "a list in brackets" if kind is list else _WORDS.get(kind, kind.__name__)
+        raise ValueError(f"option {f.name} = {value!r} is of type {type(value).__name__}: expected {expected}")
     if each is not None and not all(type(entry) is each[0] for entry in value):
         raise ValueError(f"option {f.name} = {value!r} is not a list of {each[1]}")
     if choices and value not in choices:

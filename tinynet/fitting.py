@@ -315,6 +315,8 @@ def checked_callbacks(callbacks: Any) -> list[Callback]:
             raise TypeError(
                 f"callback {checks.short_repr(callback)} cannot be called: give functions (model, row) in a list"
             )
+        if isinstance(callback, type):  # which can, after an epoch
+            raise TypeError(f"callback {callback.__name__} is a class: make one of it, as {callback.__name__}(…)")
     return found
 
 

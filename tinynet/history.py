@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import Any
@@ -23,6 +24,8 @@ class History:
     before), every 8 steps at first, and more rarely in a long run: it has fewer than 4000 entries. ``stopped`` says why the
     run ended early, or is empty. ``best_epoch`` is the epoch whose weights early stopping kept, or None. KeyError for a
     column that no row has.
+
+    ``DataFrame(history)``, of pandas or polars, is the whole table.
 
     Examples
     --------
@@ -50,6 +53,9 @@ class History:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return iter(self.rows)
 
     def __getitem__(self, key: int | slice | str) -> Any:
         if not isinstance(key, str):
@@ -88,6 +94,9 @@ class History:
         from tinynet.plot import history
 
         return history(self)
+
+
+Sequence.register(History)  # pyright: ignore[reportAttributeAccessIssue] - of rows, which data frames are made of
 
 
 def json_line(row: dict[str, float]) -> str:

@@ -147,6 +147,8 @@ class Layer:
 
         ``dx, dparams = backprop(dy)`` takes the gradient of the loss with respect to ``y`` and returns those with respect to
         ``x`` and, under the names in `Spec.params`, the parameters. ``params`` has parameters and state by name.
+
+        In `fit_many` every array has a leading axis of networks besides: the samples are axis ``ctx.axes - 1``.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward: write one")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from inspect import signature
 from math import isfinite
 from typing import Any
 
@@ -14,7 +15,7 @@ from tinynet.data.together import Together
 from tinynet.ensemble import Ensemble
 from tinynet.errors import Interrupted
 from tinynet.evaluation import Evaluation
-from tinynet.fitting import Tally, adapt, averaged, check_draws_itself, settle
+from tinynet.fitting import Tally, adapt, averaged, check_draws_itself, fit, settle
 from tinynet.layers import Array
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
@@ -104,6 +105,9 @@ def fit_many(
 
 def _check_possible(data: Any, others: dict[str, Any]) -> None:
     """TypeError for options of `fit` and kinds of data that many networks cannot share."""
+    for name in others:
+        if name not in signature(fit).parameters:
+            raise TypeError(f"fit_many got an unexpected keyword argument {name!r}")
     if others:
         names = ", ".join(others)
         raise TypeError(f"fit_many does not take {names}: all networks take the same steps; use fit for one")

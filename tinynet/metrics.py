@@ -258,6 +258,14 @@ def check_metrics(metrics: Iterable[Metric], labels: bool) -> None:
         raise ValueError(f"metric {wrong[0]!r} does not take labels: choose from {others}")
 
 
+def check_of_numbers(metrics: Iterable[Metric]) -> None:
+    """ValueError if one of the metrics is for classes: of numbers it would compare the signs."""
+    wrong = [metric.name for metric in metrics if not metric.of_numbers]
+    if wrong:
+        others = ", ".join(name for name, metric in METRICS.items() if metric.of_numbers)
+        raise ValueError(f"metric {wrong[0]!r} is for classes, and the target has numbers: choose from {others}")
+
+
 def as_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:
     """`as_metric` of each; ValueError unless the different ones have names of their own, which results go by."""
     if isinstance(metrics, (str, Metric)):

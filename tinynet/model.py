@@ -297,6 +297,7 @@ class Model(Vectors):
             )
         layer["mean"][...], layer["scale"][...] = new
 
+    @on_its_device
     def fit(self, data: Any, **options: Any) -> History:
         """Train on ``data`` and return the history; the options are those of `tinynet.fit`."""
         from tinynet.fitting import fit

@@ -36,10 +36,18 @@ class Trainable(Protocol):
 
 
 def on_its_device(function: F) -> F:
-    """The function or method, with the device of its first argument, a model, as the current one while it runs."""
+    """The function or method, with the device of its first argument, a model, as the current one while it runs.
+
+    TypeError if it takes ``data`` and is given X and y apart, as other libraries take them.
+    """
 
     @wraps(function)
     def active(model: Any, *args: Any, **options: Any) -> Any:
+        if args[1:] and "data" in function.__annotations__:
+            name = function.__name__
+            raise TypeError(
+                f"{name} takes data as one argument and was given {len(args)}: give X and y as a tuple, (X, y)"
+            )
         with model.ops.active():
             return function(model, *args, **options)
 

@@ -11,6 +11,7 @@ from tinynet_backends import Backend
 
 from tinynet import checks
 from tinynet.data.dataset import Dataset
+from tinynet.frozen import Frozen
 from tinynet.initializers import Constant, Shape
 from tinynet.layers import Array, Backprop, Context, Layer, Param, Sequential, Spec
 
@@ -61,17 +62,20 @@ def check_others(net: Layer, params: Mapping[str, Any], ops: Backend) -> None:
     first = standardizer(net, params)
     last = str(len(net.layers) - 1) if isinstance(net, Sequential) else ""
 
-    def walk(layer: Layer, own: Mapping[str, Any], place: str) -> None:
-        if isinstance(layer, Sequential):
+    def walk(layer: Layer, own: Mapping[str, Any], place: str, frozen: bool) -> None:
+        if isinstance(layer, Frozen):
+            walk(layer.layer, own, place, frozen=True)
+        elif isinstance(layer, Sequential):
             for number, inner in enumerate(layer.layers):
-                walk(inner, own.get(str(number), {}), f"{place}.{number}" if place else str(number))
+                walk(inner, own.get(str(number), {}), f"{place}.{number}" if place else str(number), frozen)
         elif isinstance(layer, Standardize) and own is not first and place != last and unset(own, ops):
+            why, remedy = ("frozen", "put it before Frozen") if frozen else ("not the first", "put it first")
             raise ValueError(
-                f"layer {place}, Standardize(), is not the first, and nothing sets it: "
-                "put it first, or set its mean and scale in model.weights()"
+                f"layer {place}, Standardize(), is {why}, and nothing sets it: "
+                f"{remedy}, or set its mean and scale in model.weights()"
             )
 
-    walk(net, params, "")
+    walk(net, params, "", frozen=False)
 
 
 def moments(

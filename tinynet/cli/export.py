@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from tinynet.cli.common import Commands, add_model, command, keep_inputs, model_file, open_model, suggest
 from tinynet.export import FORMATS
@@ -21,6 +22,9 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.to not in FORMATS:
         raise ValueError(f"unknown format {args.to!r}: choose from {', '.join(FORMATS)}")
+    suffix = FORMATS[args.to].suffix
+    if Path(args.out).suffix.lower() != suffix:  # PyTorch, for one, reads .pt by another function
+        raise ValueError(f"{args.out}: unknown kind of file: choose {suffix}")
     model = open_model(args.model, "numpy")
     keep_inputs(args.out, str(model_file(args.model)))
     try:

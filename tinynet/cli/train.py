@@ -209,6 +209,7 @@ def _config(args: argparse.Namespace) -> Config:
         if args.out is not None:
             raise ValueError(f"--out {args.out} and --resume {args.resume} are two run folders: give one of them")
         path = Path(args.resume) / "config.toml"
+        _check_length(read(path), args)
     if path is not None and (str(path) in DATASETS or Path(path).suffix.lower() in KINDS):
         raise ValueError(f"{path} is data, and no config: give it as --data {path}")
     changes = {} if path is None else read(path)
@@ -229,6 +230,16 @@ def _config(args: argparse.Namespace) -> Config:
             if path.encode(errors="ignore").decode() != path:
                 raise ValueError(f"{path!r}: a name that is not in UTF-8, which a config cannot hold: rename it")
     return config
+
+
+def _check_length(old: dict[str, Any], args: argparse.Namespace) -> None:
+    """ValueError for a number of epochs with which a run cannot be resumed, because its schedule ends with them."""
+    schedule, epochs = (old.get(name, getattr(Config(), name)) for name in ("schedule", "epochs"))
+    if args.epochs is not None and schedule != "constant" and parse("epochs", args.epochs) != epochs:
+        raise ValueError(
+            f"{args.resume}: its schedule {schedule} ends with {epochs} epochs, so it cannot have {args.epochs}: "
+            "train anew, with --schedule constant if the number may change"
+        )
 
 
 def _run_folder(config: Config) -> Path:

@@ -85,7 +85,8 @@ def npz_arrays(
         if info is not None:
             arrays[name] = _member(path, z, info, scratch / f"{name}.bin")
         elif name in required:
-            raise DataFileError(f"{path}: has no array {name!r}, but {', '.join(sorted(members)) or 'nothing'}")
+            there = ", ".join(sorted(member.removesuffix(".npy") for member in members)) or "nothing"
+            raise DataFileError(f"{path}: has no array {name!r}, but {there}: store it under that name")
     return arrays
 
 

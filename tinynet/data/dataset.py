@@ -60,7 +60,7 @@ class Dataset:
 
         ``index`` is a range of step 1, or (m,) int64 on the host, and has been checked: a subclass need not do so again.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no rows: write them")
 
     def places(self, index: Index) -> tuple[Dataset, Index]:
         """The data set that has the samples ``index`` of this one, and their numbers there."""
@@ -182,9 +182,21 @@ class Dataset:
         return Part(self, start, stop)
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
-        """Run ``check(targets, ops)`` on targets: on all that are stored, where they lie, else on the first 64."""
-        ops = ops.generator
-        check(self.rows(range(min(self.n, 64)), ops, "float64").y, ops)
+        """Run ``check(targets, ops)`` on targets: on all that are stored, where they lie, else on the first 64.
+
+        Those are made by `rows`, which a user may have written: TypeError or ValueError unless it gives what it should.
+        """
+        ops, count, kind = ops.generator, min(self.n, 64), type(self).__name__
+        batch = self.rows(range(count), ops, "float64")
+        if not isinstance(batch, Batch):
+            raise TypeError(f"{kind}.rows gives a {type(batch).__name__}: return a Batch(x, y, weight)")
+        shapes = [tuple(getattr(a, "shape", ())) for a in batch if a is not None]
+        if shapes[0] != (count, *self.shape) or any(shape[:1] != (count,) for shape in shapes):
+            raise ValueError(
+                f"{kind}.rows gives arrays {', '.join(map(str, shapes))} for {count} samples: "
+                f"expected x {(count, *self.shape)}, and as many in the others"
+            )
+        check(batch.y, ops)
 
     def fingerprint(self) -> str:
         """A text that differs if the samples differ, which a checkpoint compares."""

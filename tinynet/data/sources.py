@@ -55,6 +55,9 @@ def as_dataset(data: Any, ops: Backend | None = None, columns: Columns | None = 
             )
         if data.columns and columns:
             data.columns.check_order(columns)
+        if not isinstance(getattr(data, "shape", None), tuple):
+            found = checks.short_repr(getattr(data, "shape", None))
+            raise TypeError(f"{type(data).__name__}.shape {found} is not the shape of a sample: set a tuple, as (3,)")
         return data
     if isinstance(data, (str, PathLike)):
         return read(data, columns=columns)

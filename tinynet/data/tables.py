@@ -129,7 +129,7 @@ def _blocks(path: Path, f: BinaryIO, delimiter: str) -> Iterator[bytes]:
     while more := read(_BLOCK):
         end = more.rfind(b"\n") + 1
         block = b"".join([*parts, more[:end]]) if end else b""
-        if end and not _ends_in_quotes(block, delimiter):
+        if end and not _open_quote(block, delimiter):
             parts = [more[end:]]
             if block.strip():
                 yield block
@@ -138,15 +138,19 @@ def _blocks(path: Path, f: BinaryIO, delimiter: str) -> Iterator[bytes]:
         if sum(map(len, parts)) > _LONGEST_LINE:
             raise DataFileError(f"{path}: has a row longer than 16 MiB: is it a table, with each quote closed?")
     block = b"".join(parts)
+    if begun := _open_quote(block, delimiter):  # the rest of the file would be one value
+        text = checks.short_repr(begun[:100].decode(errors="replace"))
+        raise DataFileError(f"{path}: has a quote that is not closed, at {text}: close or remove it")
     if block.strip():
         yield block
 
 
-def _ends_in_quotes(block: bytes, delimiter: str) -> bool:
-    """Whether a value in quotes goes on after ``block``, which begins with a row: it has a line break."""
+def _open_quote(block: bytes, delimiter: str) -> bytes:
+    """The value that goes on after ``block``, which begins with a row, since its quote is not closed; empty if none does."""
     before = rb"[^\n%b]" % re.escape(delimiter.encode())  # a quote, which then is one like other characters
     whole = rb'(?:[^"]++|(?<!%b)"(?:[^"]++|"")*+"|(?<=%b)")*+' % (before, before)
-    return not re.fullmatch(whole, block)
+    closed: Any = re.match(whole, block)  # of no length if need be
+    return block[closed.end() :]
 
 
 def _first_rows(path: Path, header: Header, types: dict[str, Any], block: bytes) -> tuple[dict[str, Any], str]:

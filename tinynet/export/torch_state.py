@@ -106,6 +106,8 @@ def from_torch_state(model: Model, state: Mapping[str, Any] | str | PathLike[str
     model's, and every number is finite. Otherwise the model stays unchanged: ValueError (for a file `ModelFileError`,
     which names it), TypeError for a value that is not an array.
     """
+    if hasattr(state, "state_dict"):
+        raise TypeError(f"state is a {type(state).__name__}, not its weights: give its state_dict()")
     entries = list(_entries(model.net, model.params))
     wanted = (entries, model.dtype)
     found = _checked(state, *wanted) if isinstance(state, Mapping) else _read(Path(state), *wanted)

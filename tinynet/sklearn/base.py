@@ -59,6 +59,7 @@ class Fitted:
     _epochs: int
     _stale: int  # epochs without progress
     _solved_by: str  # the optimizer that `optimizer_state_` is of
+    _fitted_loss: Loss  # by which outputs are predictions, whatever the parameter ``loss`` has become
     _live: tuple[Array, Array, Model]  # the two vectors, and a model on them
     _kept: Trainer  # for the next `partial_fit`
 
@@ -156,6 +157,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         self._begin_records(continued)
         size = self._batch_size(len(samples))
         trainer = self._trainer(net, loss, samples, size, data, continued, one_epoch)
+        self._fitted_loss = loss
         self._describe(trainer.model)
         self.net_, self.n_layers_ = net, 1 + sum(isinstance(layer, Dense) for layer in net.layers)
         if self.standardize:  # once, rather than in each step

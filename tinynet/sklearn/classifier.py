@@ -126,12 +126,12 @@ class MLPClassifier(ClassifierMixin, MLP):
         return BinaryCrossEntropy() if self._multilabel or self.classes_.shape[0] == 2 else CrossEntropy()
 
     def _loss_and_metrics(self) -> tuple[Loss, tuple[Metric, ...]]:
-        loss = self._loss()
-        return loss, (METRICS["accuracy"],) if loss.classes(self._width()) else ()
+        loss = self._fitted_loss
+        return loss, (METRICS["accuracy"],) if loss.classes(self.n_outputs_) else ()
 
     def _class_names(self) -> tuple[str, ...] | None:
         names = tuple(map(str, to_host(self.classes_).tolist()))
-        return names if self._loss().classes(self._width()) > 1 else None
+        return names if self._fitted_loss.classes(self.n_outputs_) > 1 else None
 
     def _width(self) -> int:
         k = int(self.classes_.shape[0])
@@ -173,12 +173,15 @@ class MLPClassifier(ClassifierMixin, MLP):
         return factor
 
     def _strata(self, samples: Samples) -> Any:
-        return None if self._multilabel else to_host(samples.y)
+        return None if self._multilabel else to_host(self.classes_)[self._codes(to_host(samples.y))]
 
     def _score_outputs(self, y: Any, out: Array, weight: Any) -> float:
-        xp = get_backend("numpy").xp
-        labels = y if isinstance(self._loss(), CrossEntropy) else self._decide(y, xp)
-        return float(accuracy_score(labels, self._decide(out, xp), sample_weight=weight))
+        decided = self._decide(out, get_backend("numpy").xp)
+        return float(accuracy_score(self._codes(y), decided, sample_weight=weight))
+
+    def _codes(self, y: Any) -> Any:
+        """What `_decide` would give for outputs that are right, on the host, from the targets of the loss."""
+        return y if isinstance(self._loss(), CrossEntropy) else self._decide(y, get_backend("numpy").xp)
 
     def _decide(self, out: Array, xp: Any) -> Array:
         """The index of the class, (n,), or 0 and 1 for each of several labels, (n, k)."""
@@ -206,7 +209,7 @@ class MLPClassifier(ClassifierMixin, MLP):
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes, (n, i) -> (n, k), in the order of ``classes_``; for several labels per sample, of each."""
         out, home = self._outputs(X, "predict_proba")
-        if isinstance(self._loss(), CrossEntropy):
+        if isinstance(self._fitted_loss, CrossEntropy):
             return home.softmax(out)
         return home.xp.exp(self._log_probabilities(out, home.xp))
 
@@ -228,7 +231,7 @@ class MLPClassifier(ClassifierMixin, MLP):
 
     def _log_probabilities(self, z: Array, xp: Any) -> Array:
         """Of outputs (n, o), for each class (n, k)."""
-        if not isinstance(self._loss(), CrossEntropy):
+        if not isinstance(self._fitted_loss, CrossEntropy):
             log = xp.minimum(z, xp.zeros_like(z)) - xp.log1p(xp.exp(-xp.abs(z)))  # of the sigmoid
             if self._multilabel:
                 return log
@@ -241,7 +244,7 @@ class MLPClassifier(ClassifierMixin, MLP):
     @property
     def out_activation_(self) -> str:
         """What makes outputs probabilities: 'softmax' or 'logistic'; 'identity' where nothing does."""
-        loss = self._loss()
+        loss = self._fitted_loss
         if isinstance(loss, CrossEntropy):
             return "softmax"
         return "logistic" if isinstance(loss, BinaryCrossEntropy) else "identity"

@@ -80,7 +80,7 @@ class MLPRegressor(RegressorMixin, MLP):
         return _LOSSES[self.loss] if isinstance(self.loss, str) else self.loss
 
     def _loss_and_metrics(self) -> tuple[Loss, tuple[Metric, ...]]:
-        loss = self._loss()
+        loss = self._fitted_loss
         if isinstance(loss, HalfSquaredError):  # which no file can name
             loss = MeanSquaredError()
         return loss, (METRICS["r2"],) if self.out_activation_ == "identity" else ()
@@ -113,7 +113,7 @@ class MLPRegressor(RegressorMixin, MLP):
 
     def _predictions(self, out: Array, xp: Any) -> Array:
         """What outputs (n, o) mean: their exp, their sigmoid, or themselves."""
-        loss = self._loss()
+        loss = self._fitted_loss
         if isinstance(loss, Poisson):
             return xp.exp(out)
         if isinstance(loss, BinaryCrossEntropy):
@@ -132,7 +132,7 @@ class MLPRegressor(RegressorMixin, MLP):
     @property
     def out_activation_(self) -> str:
         """What makes outputs predictions: 'exp', 'logistic' or 'identity'."""
-        loss = self._loss()
+        loss = self._fitted_loss
         if isinstance(loss, Poisson):
             return "exp"
         return "logistic" if isinstance(loss, BinaryCrossEntropy) else "identity"
