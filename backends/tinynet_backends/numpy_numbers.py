@@ -162,8 +162,8 @@ def _in_order(words: Array) -> Array:
     if words.flags.c_contiguous or words.ndim != 2 or words.shape[1] > _FEW:
         return np.ascontiguousarray(words)
     copy = np.empty(words.shape, words.dtype)
-    for column, there in zip(words.T, copy.T, strict=True):
-        there[...] = column
+    for j in range(words.shape[1]):
+        copy[:, j] = words[:, j]
     return copy
 
 
