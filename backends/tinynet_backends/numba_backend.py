@@ -171,19 +171,33 @@ class NumbaBackend(NumpyBackend):
         (layout, ldb), shape = _layout(b), products.panels(n, size)
         apart = [array.strides[0] if array is not None and count > 1 else 0 for array in (a, b, c, bias)]
         if layout == kernels.TRANSPOSED or products.pays(m, ldb * size):
-            room, parts = products.packed(n, k, size), min(self._parts(count * k * n), count * shape[1])
-            panels = self.empty((count, room), c.dtype) if networks else self._room(count * room, c.dtype)
             turned = layout == kernels.TRANSPOSED
-            self._run(products.pack, c.dtype, parts, count, apart[1], k, n, b, ldb, turned, panels, *shape, rows=rows)
-            b, ldb, apart[1] = panels, 0, room * size
-        grid = products.grid(count, m, n, k, size, self._cores, networks)
+            b, apart[1] = self._packed("b", b, count, apart[1], k, n, ldb, turned, shape, networks)
+            ldb = 0
+        grid, lanes = products.grid(count, m, n, k, size, self._cores, networks), products.lanes(size)
         down, right, ldc = (stride // size for stride in (*a.strides[-2:], c.strides[-2]))
-        words = count, *apart, m, n, k, a, down, right, b, ldb, c, ldc, 0 if bias is None else bias
+        strip = lanes * down
+        if down == 1 and products.pays(n, right * size):
+            vectors, _ = products.panels(m, size)
+            a, apart[0] = self._packed("a", a, count, apart[0], k, m, right, False, (vectors, vectors), networks)
+            strip, right = lanes * k, lanes
+        words = count, *apart, m, n, k, a, strip, down, right, b, ldb, c, ldc, 0 if bias is None else bias
         self._run(products.product, c.dtype, prod(grid), *words, *shape, *grid[1:], rows=rows)
 
-    def _room(self, size: int, dtype: Any) -> Array:
-        """Memory of this thread's own, which is free again after the product that asked for it."""
-        kept = self._running.scratch.setdefault(("room", dtype), [])
+    def _packed(
+        self, name: str, b: Array, count: int, apart: int, k: int, n: int, ldb: int, turned: bool, shape: tuple[int, int],
+        networks: bool,
+    ) -> tuple[Array, int]:  # fmt: skip
+        """The panels that `products.pack` makes of an operand, and how many bytes apart those of its matrices are."""
+        room, rows = products.packed(n, k, b.itemsize), count if networks else 0
+        out = self.empty((count, room), b.dtype) if networks else self._room(name, count * room, b.dtype)
+        parts = min(self._parts(count * k * n), count * shape[1])
+        self._run(products.pack, b.dtype, parts, count, apart, k, n, b, ldb, turned, out, *shape, rows=rows)
+        return out, room * b.itemsize
+
+    def _room(self, name: str, size: int, dtype: Any) -> Array:
+        """Memory of this thread's own for an operand, which is free again after the product that asked for it."""
+        kept = self._running.scratch.setdefault((name, dtype), [])
         if not kept or kept[0].size < size:
             kept[:] = [aligned((max(size, PAGE),), dtype)]  # so large that it starts at a cache line
         return kept[0]

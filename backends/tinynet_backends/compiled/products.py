@@ -40,20 +40,28 @@ def apart(m: int, n: int, k: int, turned: bool) -> bool:
     return count > 1 and max(count * m * n, _MOVED) <= spared
 
 
+def lanes(size: int) -> int:
+    """The numbers of ``size`` bytes in a vector."""
+    return BITS // 8 // size
+
+
 def panels(n: int, size: int) -> tuple[int, int]:
     """The number of vectors in a row of n numbers of ``size`` bytes, and of the panels that they make."""
-    vectors = -(-n * size * 8 // BITS)
+    vectors = -(-n // lanes(size))
     return vectors, -(-vectors // PANEL)
 
 
 def packed(n: int, k: int, size: int) -> int:
     """The number of elements in the panels of k rows of n numbers."""
-    return panels(n, size)[0] * (BITS // 8 // size) * k
+    return panels(n, size)[0] * lanes(size) * k
 
 
 def pays(m: int, step: int) -> bool:
-    """Whether to pack the rows, ``step`` bytes apart, of what m rows are multiplied by: each has a page of its own."""
-    return step >= 4096 and m >= 256
+    """Whether to pack rows, ``step`` bytes apart, that are multiplied by m rows or columns.
+
+    A block of terms would have more pages than a core's first-level TLB, and rows a power of two apart few places in a cache.
+    """
+    return step >= 2048 and m >= 256
 
 
 def grid(count: int, m: int, n: int, k: int, size: int, cores: int, whole: bool) -> tuple[int, int, int]:
@@ -63,7 +71,7 @@ def grid(count: int, m: int, n: int, k: int, size: int, cores: int, whole: bool)
     side take cache lines from each other.
     """
     vectors, columns = panels(n, size)
-    multiplications, numbers = count * m * k * vectors * (BITS // 8 // size), count * m * n
+    multiplications, numbers = count * m * k * vectors * lanes(size), count * m * n
     wanted = min(4 * cores, max(multiplications // _FLOPS, numbers // _MOVED))
     groups = max(1, min(count, wanted))
     if wanted < 2 or (count > 1 and whole):
@@ -108,36 +116,37 @@ def pack(real: Any) -> Body:
 
 
 def product(real: Any) -> Body:
-    """[count, sa, sb, sc, sbias, m, n, k, a, down, right, b, ldb, c, ldc, bias, vectors, panels, parts down, parts across].
+    """[count, sa, sb, sc, sbias, m, n, k, a, strip, down, right, b, ldb, c, ldc, bias, vectors, panels, parts down, across].
 
     ``c = a @ b + bias`` of so many matrices, so many bytes apart. Rows and columns of a lie ``down`` and ``right`` numbers
-    apart, rows of b ``ldb``; if that is 0, b was packed.
+    apart, strips of as many rows as a vector has numbers ``strip``, rows of b ``ldb``; if that is 0, b was packed.
     """
     size, lanes = real.bitwidth // 8, BITS // real.bitwidth
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w = pointer(types.int64, at)
-        m, n, k, down, right, ldb, ldc = w[5], w[6], w[7], size * w[9], size * w[10], size * w[12], size * w[14]
-        vectors, panels, tall, wide = w[16], w[17], w[18], w[19]
+        m, n, k, strip, down, right = w[5], w[6], w[7], size * w[9], size * w[10], size * w[11]
+        ldb, ldc, vectors, panels, tall, wide = size * w[13], size * w[15], w[17], w[18], w[19], w[20]
         each = tall * wide
         first, last = share(w[0], part // each, parts // each, 1)
         top, bottom = share(m, part % each // wide, tall, ROWS)
         left, end = share(panels, part % wide, wide, 1)
         _, most = blocks(k)
         for number in range(first, last):
-            a, b, c = w[8] + number * w[1], w[11] + number * w[2], w[13] + number * w[3]
+            a, b, c = w[8] + number * w[1], w[12] + number * w[2], w[14] + number * w[3]
             for begin in range(0, k, most):
                 depth = min(most, k - begin)
-                bias = w[15] + number * w[4] if (w[15] != 0) & (begin + depth == k) else 0
+                bias = w[16] + number * w[4] if (w[16] != 0) & (begin + depth == k) else 0
                 for block in range(left, end, _BLOCK):
                     for row in range(top, bottom, ROWS):
+                        rows = a + row // lanes * strip + row % lanes * down + begin * right
                         for panel in range(block, min(block + _BLOCK, end)):
                             v = _start(panel, vectors, panels)
                             width, column = _start(panel + 1, vectors, panels) - v, v * lanes * size
                             step = ldb if ldb != 0 else width * lanes * size
                             place = b + begin * step + (column if ldb != 0 else column * k)
                             tile(
-                                real, width, depth, a + row * down + begin * right, down, right, place, step,
+                                real, width, depth, rows, down, right, place, step,
                                 c + row * ldc + column, ldc, min(ROWS, bottom - row), n - v * lanes,
                                 bias + column if bias != 0 else 0, begin,
                             )  # fmt: skip
