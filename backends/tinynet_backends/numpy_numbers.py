@@ -132,8 +132,9 @@ class NumpyNumbers(Backend):
     def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
         """As specified. A round hashes one of few numbers, a side: of many indices it is looked up."""
         n, m = permutation.check_inside(np, index, n), len(index)
-        permuted, size = super().permutes, max(BLOCK // max(len(keys), 1), 1)
-        if m >= 4 * max(permutation.sides(n)) and isinstance(index, (range, np.ndarray)):  # and not being captured
+        permuted, size, side = super().permutes, max(BLOCK // max(len(keys), 1), 1), max(permutation.sides(n))
+        worth = m >= 16 * side and len(keys) * side <= BLOCK // 2  # tables that are read often, and fit a cache
+        if worth and isinstance(index, (range, np.ndarray)):  # and not being captured
             permuted = partial(_looked_up, tables=permutation.tables(np, n, keys))
         # tens of passes, each over a few temporaries of up to 8 bytes a number
         blocks = [permuted(index[start : start + size], n, keys) for start in range(0, max(m, 1), size)]
