@@ -89,8 +89,9 @@ def test_many_blocks_and_parts(dtype, turned):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("turned", list(product((False, True), repeat=2)))
 def test_many_networks(dtype, turned):
-    for count, m, n, k in ((1, 5, 3, 4), (3, 9, 50, 7), (40, 17, 33, 65), (2, 300, 90, 300)):
+    for count, m, n, k in ((1, 5, 3, 4), (3, 9, 50, 7), (40, 17, 33, 65), (2, 300, 90, 300), (2, 600, 260, 70)):
         check(dtype, m, n, k, count=count, turned=turned, gap=1)
+    assert products.pays(260, 600 * np.dtype(dtype).itemsize)  # so both operands of the last are packed
 
 
 def test_products_of_numpys_blas():
