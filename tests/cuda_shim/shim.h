@@ -41,8 +41,6 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 }
 static inline bool __isGlobal(const void*) { return true; }
 #define __builtin_assume(what) (void)(what)
-static inline double __dadd_rn(double a, double b) { return a + b; }
-static inline double __dmul_rn(double a, double b) { return a * b; }
 
 template <class To, class From> static inline To shim_bits(From from) {
     static_assert(sizeof(To) == sizeof(From), "sizes must be equal");

@@ -1,8 +1,6 @@
 // The functions of exact.py for single numbers, with the same bits: + - * / sqrt round as on the host (--fmad=false).
 // lines, sines, cosines and angles are the tables of exact.py.
 
-DEVICE double half(u64 word, i64 upper) { return (double)(u32)(word >> 32 * upper) * 0x1p-32; }
-
 struct Near { i64 k; double s, c; };
 
 // The nearest point of the circle, and sine and cosine of the remaining angle.

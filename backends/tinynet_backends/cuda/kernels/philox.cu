@@ -52,8 +52,7 @@ KERNEL halves(i64 rows, i64 columns, i64 stride, const u64* __restrict__ words, 
     for (i64 i = thread(); i < rows * columns; i += threads()) {
         const i64 row = quotient(i, columns);
         const u64 word = words[row * stride + i - row * columns];
-        out[2 * i] = __dmul_rn((double)(u32)word, 0x1p-32);
-        out[2 * i + 1] = __dmul_rn((double)(u32)(word >> 32), 0x1p-32);
+        out[2 * i] = half(word, 0), out[2 * i + 1] = half(word, 1);
     }
 }
 

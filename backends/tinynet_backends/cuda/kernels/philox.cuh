@@ -57,6 +57,9 @@ DEVICE u64 word(SampleWords& s, i64 j) {
     return n == 0 ? s.four.w[0] : n == 1 ? s.four.w[1] : n == 2 ? s.four.w[2] : s.four.w[3];
 }
 
+// A word's lower or upper half as a number in [0, 1): exact.halves
+DEVICE double half(u64 word, i64 upper) { return (double)(u32)(word >> 32 * upper) * 0x1p-32; }
+
 // A row of exact.normal_lines.
 struct alignas(16) Line { double a, b; };
 
