@@ -22,6 +22,7 @@ try:
     import numba
     from tinynet_backends.compiled import build, kernels, products, program
     from tinynet_backends.compiled.program import Kernel
+    from tinynet_backends.compiled.tiles import ROWS
 except ImportError as e:
     raise BackendUnavailable(f"backend 'numba' cannot be imported ({e}): install the extra fast") from e
 
@@ -170,29 +171,31 @@ class NumbaBackend(NumpyBackend):
         rows = len(c) if networks else 0
         (layout, ldb), shape = _layout(b), products.panels(n, size)
         apart = [array.strides[0] if array is not None and count > 1 else 0 for array in (a, b, c, bias)]
-        if layout == kernels.TRANSPOSED or products.pays(m, ldb * size):
-            turned = layout == kernels.TRANSPOSED
-            b, apart[1] = self._packed("b", b, count, apart[1], k, n, ldb, turned, shape, networks)
-            ldb = 0
         grid, lanes = products.grid(count, m, n, k, size, self._cores, networks), products.lanes(size)
         down, right, ldc = (stride // size for stride in (*a.strides[-2:], c.strides[-2]))
-        strip = lanes * down
+        strip = ROWS * down
+        pack = partial(self._packed, count, k, networks)
+        if layout == kernels.TRANSPOSED or products.pays(m, ldb * size):
+            maker = products.pack_turned if layout == kernels.TRANSPOSED else products.pack
+            b, apart[1], ldb = *pack(maker, b, apart[1], n, ldb, lanes, shape), 0
         if down == 1 and products.pays(n, right * size):
-            vectors, _ = products.panels(m, size)
-            a, apart[0] = self._packed("a", a, count, apart[0], k, m, right, False, (vectors, vectors), networks)
-            strip, right = lanes * k, lanes
+            strips = products.strips(m)
+            a, apart[0] = pack(products.pack_strips, a, apart[0], m, right, ROWS, (strips, strips))
+            strip, right = ROWS * k, ROWS
         words = count, *apart, m, n, k, a, strip, down, right, b, ldb, c, ldc, 0 if bias is None else bias
         self._run(products.product, c.dtype, prod(grid), *words, *shape, *grid[1:], rows=rows)
 
     def _packed(
-        self, name: str, b: Array, count: int, apart: int, k: int, n: int, ldb: int, turned: bool, shape: tuple[int, int],
-        networks: bool,
+        self, count: int, k: int, networks: bool, maker: Callable[[Any], Any], b: Array, apart: int, n: int, ldb: int,
+        lanes: int, shape: tuple[int, int],
     ) -> tuple[Array, int]:  # fmt: skip
-        """The panels that `products.pack` makes of an operand, and how many bytes apart those of its matrices are."""
-        room, rows = products.packed(n, k, b.itemsize), count if networks else 0
+        """What ``maker``, a kernel that packs, makes of an operand, and how many bytes apart those of its matrices are."""
+        room, rows = shape[0] * lanes * k, count if networks else 0
+        name = "strips" if maker is products.pack_strips else "panels"
         out = self.empty((count, room), b.dtype) if networks else self._room(name, count * room, b.dtype)
-        parts = min(self._parts(count * k * n), count * shape[1])
-        self._run(products.pack, b.dtype, parts, count, apart, k, n, b, ldb, turned, out, *shape, rows=rows)
+        groups = shape[1] if maker is products.pack_turned else products.groups(k)
+        parts = min(self._parts(count * k * n), count * groups)
+        self._run(maker, b.dtype, parts, count, apart, k, n, b, ldb, out, *shape, rows=rows)
         return out, room * b.itemsize
 
     def _room(self, name: str, size: int, dtype: Any) -> Array:

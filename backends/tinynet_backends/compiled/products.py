@@ -13,10 +13,11 @@ from numba import njit, types
 from numba.extending import register_jitable
 from tinynet_backends.compiled.intrinsics import pointer
 from tinynet_backends.compiled.kernels import Body, share
-from tinynet_backends.compiled.tiles import BITS, PANEL, ROWS, copy_vector, tile, transpose
+from tinynet_backends.compiled.tiles import BITS, PANEL, ROWS, copy_strip, copy_vector, tile, transpose
 
-DEPTH = 256  # terms that are added up in registers, at most
-_BLOCK = 5  # panels whose rows stay in a core's cache together
+DEPTH = 512  # terms that are added up in registers, at most
+_TOGETHER = 8  # rows that are packed together
+_BLOCK = 3  # panels whose rows stay in a core's cache together
 _FLOPS = 2**19  # multiplications that are worth a part: about 10 us, since a core must fetch what another wrote
 _MOVED = 2**16  # numbers, written or fetched from another core, that take about as long
 
@@ -51,9 +52,15 @@ def panels(n: int, size: int) -> tuple[int, int]:
     return vectors, -(-vectors // PANEL)
 
 
-def packed(n: int, k: int, size: int) -> int:
-    """The number of elements in the panels of k rows of n numbers."""
-    return panels(n, size)[0] * lanes(size) * k
+def strips(m: int) -> int:
+    """The number of strips of m rows: as many rows as a tile has, or fewer."""
+    return -(-m // ROWS)
+
+
+@register_jitable
+def groups(k: int) -> int:
+    """In how many groups k rows are packed."""
+    return -(-k // _TOGETHER)
 
 
 def pays(m: int, step: int) -> bool:
@@ -67,8 +74,9 @@ def pays(m: int, step: int) -> bool:
 def grid(count: int, m: int, n: int, k: int, size: int, cores: int, whole: bool) -> tuple[int, int, int]:
     """Into how many groups ``count`` products are divided, and each of them down and across; it follows from sizes and cores.
 
-    Several stay ``whole`` if they are those of networks. Across only where rows do not suffice: cores that write side by
-    side take cache lines from each other.
+    Several stay ``whole`` if they are those of networks. Else a core has some rows and, one part after another, all columns:
+    what comes next finds its rows where they were written. Columns are divided too if there are many, so that those of b
+    that a part needs are fetched for many rows; and for the sake of other cores if there are few rows.
     """
     vectors, columns = panels(n, size)
     multiplications, numbers = count * m * k * vectors * lanes(size), count * m * n
@@ -77,9 +85,10 @@ def grid(count: int, m: int, n: int, k: int, size: int, cores: int, whole: bool)
     if wanted < 2 or (count > 1 and whole):
         return groups, 1, 1
     if count > 1:
-        return groups, min(-(-m // ROWS), -(-wanted // groups)), 1
-    down = min(-(-m // ROWS), -(-wanted // cores) * cores)
-    return 1, down, min(columns, -(-min(wanted, cores) // down))
+        return groups, min(strips(m), -(-wanted // groups)), 1
+    across = max(1, min(columns // _BLOCK, -(-wanted // cores)))
+    down = min(strips(m), -(-wanted // (across * cores)) * cores)
+    return 1, down, min(columns, max(across, -(-min(wanted, cores) // down)))
 
 
 @njit(inline="always")
@@ -88,28 +97,58 @@ def _start(panel, vectors, panels):  # type: ignore[no-untyped-def]
     return vectors * panel // panels
 
 
+def _pack(real: Any, lanes: int, copy: Any) -> Body:
+    size = real.bitwidth // 8
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        k, n, ldb, vectors, panels = w[2], w[3], size * w[5], w[7], w[8]
+        each = groups(k)
+        low, high = share(w[0] * each, part, parts, 1)
+        for item in range(low, high):
+            first = item % each * _TOGETHER
+            b, out = w[4] + item // each * w[1], w[6] + item // each * vectors * lanes * size * k
+            for panel in range(panels):
+                left, right = _start(panel, vectors, panels), _start(panel + 1, vectors, panels)
+                place = out + (left * k + first * (right - left)) * lanes * size
+                for i in range(first, min(first + _TOGETHER, k)):
+                    for v in range(left, right):
+                        copy(real, b + i * ldb + v * lanes * size, place, n - v * lanes)
+                        place += lanes * size
+
+    return kernel
+
+
 def pack(real: Any) -> Body:
-    """[count, step, k, n, b, ldb, turned, out, vectors, panels]: panels of each b (k, n), or of b.T, one after another."""
+    """[count, step, k, n, b, ldb, out, vectors, panels]: panels of each b (k, n), one after another.
+
+    Some rows at a time: of a page, a row of one panel has only a few cache lines.
+    """
+    return _pack(real, BITS // real.bitwidth, copy_vector)
+
+
+def pack_strips(real: Any) -> Body:
+    """[count, step, k, m, a, lda, out, strips, strips]: strips, as tiles have rows, of each a.T, where a is (k, m)."""
+    return _pack(real, ROWS, copy_strip)
+
+
+def pack_turned(real: Any) -> Body:
+    """[count, step, k, n, b, ldb, out, vectors, panels]: panels of each b.T, where b is (n, k), one after another."""
     size, lanes = real.bitwidth // 8, BITS // real.bitwidth
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w = pointer(types.int64, at)
-        k, n, ldb, turned, vectors, panels = w[2], w[3], size * w[5], w[6] != 0, w[8], w[9]
+        k, n, ldb, vectors, panels = w[2], w[3], size * w[5], w[7], w[8]
         low, high = share(w[0] * panels, part, parts, 1)
         for item in range(low, high):
             b, panel = w[4] + item // panels * w[1], item % panels
             first, last = _start(panel, vectors, panels), _start(panel + 1, vectors, panels)
             step = (last - first) * lanes * size
-            out = w[7] + (item // panels * vectors + first) * lanes * size * k
+            out = w[6] + (item // panels * vectors + first) * lanes * size * k
             for v in range(first, last):
-                columns = n - v * lanes
-                if turned:
-                    for i in range(0, k, lanes):
-                        source = b + v * lanes * ldb + i * size
-                        transpose(real, source, ldb, out + i * step, step, min(lanes, columns), min(lanes, k - i))
-                else:
-                    for i in range(k):
-                        copy_vector(real, b + i * ldb + v * lanes * size, out + i * step, columns)
+                for i in range(0, k, lanes):
+                    source = b + v * lanes * ldb + i * size
+                    transpose(real, source, ldb, out + i * step, step, min(lanes, n - v * lanes), min(lanes, k - i))
                 out += lanes * size
 
     return kernel
@@ -119,7 +158,7 @@ def product(real: Any) -> Body:
     """[count, sa, sb, sc, sbias, m, n, k, a, strip, down, right, b, ldb, c, ldc, bias, vectors, panels, parts down, across].
 
     ``c = a @ b + bias`` of so many matrices, so many bytes apart. Rows and columns of a lie ``down`` and ``right`` numbers
-    apart, strips of as many rows as a vector has numbers ``strip``, rows of b ``ldb``; if that is 0, b was packed.
+    apart, strips of `ROWS` rows ``strip``, rows of b ``ldb``; if that is 0, b was packed.
     """
     size, lanes = real.bitwidth // 8, BITS // real.bitwidth
 
@@ -132,15 +171,17 @@ def product(real: Any) -> Body:
         top, bottom = share(m, part % each // wide, tall, ROWS)
         left, end = share(panels, part % wide, wide, 1)
         _, most = blocks(k)
+        blocks_across = -(-(end - left) // _BLOCK)
         for number in range(first, last):
             a, b, c = w[8] + number * w[1], w[12] + number * w[2], w[14] + number * w[3]
             for begin in range(0, k, most):
                 depth = min(most, k - begin)
                 bias = w[16] + number * w[4] if (w[16] != 0) & (begin + depth == k) else 0
-                for block in range(left, end, _BLOCK):
+                for block in range(blocks_across):
+                    start, stop = share(end - left, block, blocks_across, 1)
                     for row in range(top, bottom, ROWS):
-                        rows = a + row // lanes * strip + row % lanes * down + begin * right
-                        for panel in range(block, min(block + _BLOCK, end)):
+                        rows = a + row // ROWS * strip + begin * right
+                        for panel in range(left + start, left + stop):
                             v = _start(panel, vectors, panels)
                             width, column = _start(panel + 1, vectors, panels) - v, v * lanes * size
                             step = ldb if ldb != 0 else width * lanes * size

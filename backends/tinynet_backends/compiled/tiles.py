@@ -15,6 +15,9 @@ from tinynet_backends.compiled.intrinsics import has, intrinsic
 
 # a vector; rows of a tile and vectors side by side: sums and operands fill the 32 registers
 BITS, ROWS, PANEL = 512, 8, 3
+_AHEAD = (
+    8  # terms from a row of b to the one that is fetched beside it: a panel does not fit into the first-level cache
+)
 _WORD, _INT, _VOID = ir.IntType(64), ir.IntType(32), ir.VoidType()
 _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
@@ -25,10 +28,10 @@ def available() -> bool:
 
 
 class _Vectors:
-    """Instructions on vectors of a kind of number."""
+    """Instructions on vectors of a kind of number, as long as the registers or of as many ``lanes``."""
 
-    def __init__(self, builder: ir.IRBuilder, kind: Any) -> None:
-        self.builder, self.size, self.lanes = builder, kind.bitwidth // 8, BITS // kind.bitwidth
+    def __init__(self, builder: ir.IRBuilder, kind: Any, lanes: int = 0) -> None:
+        self.builder, self.size, self.lanes = builder, kind.bitwidth // 8, lanes or BITS // kind.bitwidth
         self.real, name = _FLOATS[kind], f"v{self.lanes}f{kind.bitwidth}"
         self.type = ir.VectorType(self.real, self.lanes)
         self._numbers, place = ir.VectorType(_INT, self.lanes), self.type.as_pointer()
@@ -41,6 +44,7 @@ class _Vectors:
         self._fma = function(f"fma.{name}", self.type, *[self.type] * 3)
         self._load = function(f"masked.load.{name}.p0", self.type, place, _INT, self._mask, self.type)
         self._store = function(f"masked.store.{name}.p0", _VOID, self.type, place, _INT, self._mask)
+        self._prefetch = function("prefetch.p0", _VOID, place, *[_INT] * 3)
 
     def first(self, n: Any) -> Any:
         """A mask: the first ``n`` lanes."""
@@ -66,6 +70,10 @@ class _Vectors:
         else:
             instruction: Any = self.builder.store(value, place)
             instruction.align = self.size
+
+    def prefetch(self, address: Any, offset: int = 0) -> None:
+        """Bring a vector into the first-level cache; there may be nothing at the address."""
+        self.builder.call(self._prefetch, [self._place(address, offset), _INT(0), _INT(3), _INT(1)])
 
     def spread(self, address: Any) -> Any:
         """The number at an address in all lanes."""
@@ -125,7 +133,7 @@ def _tile(
     """A `tile` of ``width`` vectors; then on to ``end``."""
     ragged = builder.sub(columns, _WORD((width - 1) * v.lanes))  # columns of the last vector, if it is not full
     last = v.first(ragged)
-    starts = [_WORD(0)]
+    ahead, starts = builder.mul(ldb, _WORD(_AHEAD)), [_WORD(0)]
     for row in range(1, ROWS):  # a missing row repeats the one before
         there = builder.icmp_signed("<", _WORD(row), rows)
         starts.append(builder.select(there, builder.mul(down, _WORD(row)), starts[-1]))
@@ -139,6 +147,8 @@ def _tile(
         builder.position_at_end(loop)
         step, at_a, at_b = (builder.phi(_WORD) for _ in range(3))
         sums = [builder.phi(v.type) for _ in range(ROWS * width)]
+        for column in range(width):
+            v.prefetch(builder.add(at_b, ahead), column)
         vectors = [v.load(at_b, column, mask) for column, mask in enumerate(masks(masked))]
         new = []
         for row, start in enumerate(starts):
@@ -229,14 +239,21 @@ def transpose(
     return types.void(real, *[types.int64] * 6), write
 
 
-@intrinsic
-def copy_vector(context: Any, real: Any, source: Any, target: Any, columns: Any) -> Any:
-    """Copy a vector, whose numbers from ``columns`` on are not there and become 0."""
-    kind = real.instance_type
+def _copy(lanes: int = 0) -> Any:
+    @intrinsic
+    def copy(context: Any, real: Any, source: Any, target: Any, columns: Any) -> Any:
+        kind = real.instance_type
 
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        v = _Vectors(builder, kind)
-        v.store(v.load(args[1], 0, v.first(args[3])), args[2])
-        return context.get_dummy_value()
+        def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            v = _Vectors(builder, kind, lanes)
+            v.store(v.load(args[1], 0, v.first(args[3])), args[2])
+            return context.get_dummy_value()
 
-    return types.void(real, *[types.int64] * 3), write
+        return types.void(real, *[types.int64] * 3), write
+
+    return copy
+
+
+# Copy a vector, or as many numbers as a tile has rows: ``copy(real, source, target, columns)``. Those from ``columns`` on
+# are not there and become 0.
+copy_vector, copy_strip = _copy(), _copy(ROWS)
