@@ -118,10 +118,10 @@ def train(
         average=ema is not None,
     )  # fmt: skip
     if together and ops.launches and _made_together(loader, ops, theta):
-        chunk = loader.steps_per_chunk(ops)  # type: ignore[attr-defined]
+        steps_together = _launches(loader.steps_per_chunk(ops), theta.shape[0])  # type: ignore[attr-defined]
         needed += launch_bytes(
-            loader.data, [prod(p.shape) for _, p in leaves(model.spec.params)], _launches(chunk, theta.shape[0]),
-            batch_size=loader.batch_size, chunk=chunk, itemsize=theta.dtype.itemsize,
+            loader.data, [prod(p.shape) for _, p in leaves(model.spec.params)], steps_together,
+            batch_size=loader.batch_size, itemsize=theta.dtype.itemsize,
         )  # fmt: skip
     ops.admit(needed, f"training with batch_size {loader.batch_size}")
     with ops.active():
