@@ -13,7 +13,7 @@ from tinynet_backends.cuda import graph
 from tinynet_backends.cuda.plan import Epilogue
 
 import tinynet as tn
-from tinynet import verify
+from tinynet import training, verify
 
 pytestmark = pytest.mark.gpu
 
@@ -273,6 +273,21 @@ def test_steps_launched_together_are_the_steps_one_by_one(precision, reasons, mo
         assert len(copied) == 2 * (5 if together else 2)  # by the number of samples; the last batch of an epoch has 24
     assert found[0] == found[1]
     assert reasons() == []
+
+
+@pytest.mark.parametrize("options", [{"seeds": [1, 2, 3], "shuffle": True}, {"lr": [0.01, 0.1]}], ids=str)
+def test_steps_of_many_networks_launched_together_are_the_steps_one_by_one(options, ops, monkeypatch):
+    net, data, found = tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dense(3)), tn.data.Blobs(3000, seed=1), []
+    several, counts = training.Step.several, []
+    monkeypatch.setattr(
+        training.Step, "several", lambda self, *args: counts.append(len(args[-1])) or several(self, *args)
+    )
+    for launched in (0, 2**24):
+        monkeypatch.setattr("tinynet.training._LAUNCHED", launched)
+        networks = tn.fit_many(tn.Model(net, 2, backend=ops), data, epochs=3, **options)
+        found.append((ops.to_numpy(networks.theta).tobytes(), [history.curve for history in networks.histories]))
+    assert found[0] == found[1]
+    assert counts == [64, 16, 4, 4, 4] * 3
 
 
 @pytest.mark.parametrize("launched", [0, 2**24], ids=["one by one", "together"])
