@@ -241,6 +241,23 @@ def test_virtual_sets_have_the_bits_of_the_host(data, ops):
     assert "samples" in ops._cp.launched
 
 
+def test_samples_are_made_again_in_the_same_arrays(ops):
+    """But not those of a set with rows of its own, which may keep them."""
+
+    class Keeping(tn.data.Blobs):
+        def rows(self, *args):
+            return super().rows(*args)
+
+    for data, same in ((tn.data.Blobs(50), True), (Keeping(50), False), (tn.data.LabelNoise(tn.data.Blobs(50)), False)):
+        last = data.rows(range(7), ops, "float32")
+        before = [a.copy() for a in last[:2]]
+        again = data.remake(range(9, 16), ops, "float32", last)
+        wanted = data.rows(range(9, 16), get_backend("numpy"), "float32")
+        assert_same(list(again[:2]), list(wanted[:2]), 0.0)
+        assert [a is b for a, b in zip(again[:2], last, strict=False)] == [same] * 2
+        assert same or [*map(np.ndarray.tolist, last[:2])] == [*map(np.ndarray.tolist, before)]
+
+
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_samples_of_formulas_that_no_set_has(dtype, ops):
     """Remainders as in Python, integers above 2**53, and the largest of numbers with NaN."""
@@ -599,3 +616,38 @@ def test_a_step_with_class_weights_is_captured(ops, caplog):
             found.append([float(report.loss) for report in reports])
     assert not [r for r in caplog.records if "captured" in r.getMessage()]
     np.testing.assert_allclose(*found, rtol=1e-6)  # a few roundings of float32
+
+
+@pytest.mark.parametrize(
+    ("order", "runs"),
+    [({}, [21]), ({"shuffle": True}, [9, 12]), ({"weights": np.arange(52)}, [7, 14])],
+    ids=["in sequence", "shuffled", "by weights"],
+)
+def test_batches_that_a_device_makes_are_read_where_they_are(order, runs, ops, monkeypatch):
+    """Four steps in a launch, single ones and a smaller last batch: three epochs, in one run or in two."""
+    monkeypatch.setattr(tn.Loader, "made_on_host", lambda self, ops: False)
+    monkeypatch.setattr("tinynet.data.loader.LARGEST_ON_DEVICE", 4 * 8 * 2)
+    ops.empty = ops._runtime.empty  # which is never freed: arguments hold addresses of arrays
+    net, data, copied = tn.Sequential(tn.Dense(6), tn.ReLU(), tn.Dense(3)), tn.data.Blobs(60).split(8)[1], []
+    fill = graph._Compilation._fill
+
+    def counted(self, inputs, arrays):
+        copied.extend(a for to, a in zip(inputs, arrays, strict=True) if to is not a)
+        fill(self, inputs, arrays)
+
+    def trained(ops, together, *runs):
+        model, run, losses = tn.Model(net, 2, backend=ops, seed=2), None, []
+        loader = tn.Loader(data, 8, seed=1, **order)
+        for steps in runs:
+            copied.clear()
+            options = {"steps": steps, "run": run, "together": together}
+            for report in tn.train(model, loader, tn.CrossEntropy(), tn.Adam(0.1), **options):
+                run, losses = report.run, [*losses, *report.recent]
+        return losses, model.theta.tobytes()
+
+    monkeypatch.setattr(graph._Compilation, "_fill", counted)
+    got = trained(ops, True, *runs)
+    assert len(copied) == 2 * 3  # inputs and labels, at the first call for each number of samples
+    monkeypatch.setattr(graph._Compilation, "__call__", lambda self, calls: self._as_written(calls))
+    assert got == trained(ops, False, 21)
+    np.testing.assert_allclose(got[0], trained("numpy", False, 21)[0], rtol=1e-5)

@@ -13,7 +13,7 @@ from tinynet_backends.cuda import graph
 from tinynet_backends.cuda.plan import Epilogue
 
 import tinynet as tn
-from tinynet import verify
+from tinynet import training, verify
 
 pytestmark = pytest.mark.gpu
 
@@ -252,18 +252,42 @@ def test_several_steps_in_one_launch(ops):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_steps_launched_together_are_the_steps_one_by_one(precision, reasons):
-    ops = backend(precision)
+def test_steps_launched_together_are_the_steps_one_by_one(precision, reasons, monkeypatch):
+    """And their batches are read where they are made: only a first call copies them, inputs and labels."""
+    ops, copied, fill = backend(precision), [], graph._Compilation._fill
+
+    def counted(self, inputs, arrays):
+        copied.extend(a for to, a in zip(inputs, arrays, strict=True) if to is not a)
+        fill(self, inputs, arrays)
+
+    monkeypatch.setattr(graph._Compilation, "_fill", counted)
     net = tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dropout(0.2), tn.Dense(12), tn.ReLU(), tn.Dense(3))
     found = []
     for together in (False, True):
+        copied.clear()
         model = tn.Model(net, 5, backend=ops, seed=2)
         loader = tn.Loader(tn.data.Blobs(3000, n_features=5, n_classes=3, seed=1), 32)
         reports = [*tn.train(model, loader, tn.CrossEntropy(), tn.NAdam(), steps=200, clip=1.0, together=together)]
         found.append((ops.to_numpy(model.theta).tobytes(), [a for r in reports for a in r.recent]))
         assert len(reports) == (17 if together else 200)  # 64, 16, 4, 4, 4, 1, 1 in an epoch, and the last 12
+        assert len(copied) == 2 * (5 if together else 2)  # by the number of samples; the last batch of an epoch has 24
     assert found[0] == found[1]
     assert reasons() == []
+
+
+@pytest.mark.parametrize("options", [{"seeds": [1, 2, 3], "shuffle": True}, {"lr": [0.01, 0.1]}], ids=str)
+def test_steps_of_many_networks_launched_together_are_the_steps_one_by_one(options, ops, monkeypatch):
+    net, data, found = tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dense(3)), tn.data.Blobs(3000, seed=1), []
+    several, counts = training.Step.several, []
+    monkeypatch.setattr(
+        training.Step, "several", lambda self, *args: counts.append(len(args[-1])) or several(self, *args)
+    )
+    for launched in (0, 2**24):
+        monkeypatch.setattr("tinynet.training._LAUNCHED", launched)
+        networks = tn.fit_many(tn.Model(net, 2, backend=ops), data, epochs=3, **options)
+        found.append((ops.to_numpy(networks.theta).tobytes(), [history.curve for history in networks.histories]))
+    assert found[0] == found[1]
+    assert counts == [64, 16, 4, 4, 4] * 3
 
 
 @pytest.mark.parametrize("launched", [0, 2**24], ids=["one by one", "together"])

@@ -7,7 +7,7 @@ import pytest
 from tinynet_backends.numpy_backend import NumpyBackend
 
 import tinynet as tn
-from tinynet import schedules
+from tinynet import schedules, training
 from tinynet.training import CHECK_EVERY, check_finite
 
 DATA = tn.data.Moons(300, seed=1)
@@ -601,6 +601,22 @@ def test_steps_together_stop_where_something_is_due(launching, tmp_path):
     )()
     assert curve(callbacks=[steps]) == wanted
     assert told == list(range(2 * 38 + 1))
+
+
+@pytest.mark.parametrize("options", [{"seeds": [1, 2, 3], "shuffle": True}, {"lr": [0.01, 0.1]}], ids=str)
+def test_steps_of_many_networks_together_are_the_steps_one_by_one(options, launching, monkeypatch):
+    """In launches of 16, 4 and 1; some networks have samples of their own, some share them."""
+    monkeypatch.setattr("tinynet.data.loader.LARGEST_ON_DEVICE", 16 * 32 * 2)
+    net, found, counts, several = tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Dense(3)), [], [], training.Step.several
+    monkeypatch.setattr(
+        training.Step, "several", lambda self, *args: counts.append(len(args[-1])) or several(self, *args)
+    )
+    for launches in (False, True):
+        launching(launches)
+        networks = tn.fit_many(tn.Model(net, 2, backend="numpy"), tn.data.Spirals(800), epochs=2, **options)
+        found.append((networks.theta.tobytes(), [history.curve for history in networks.histories]))
+    assert found[0] == found[1]
+    assert counts == [16, 4, 4] * 2
 
 
 def test_reports_stand_for_several_steps_only_where_that_was_asked_for(launching):

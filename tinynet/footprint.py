@@ -30,18 +30,18 @@ def step_bytes(
 
 
 def launch_bytes(
-    data: Dataset, parameters: Sequence[int], steps: Sequence[int], *, batch_size: int, chunk: int, itemsize: int,
+    data: Dataset, parameters: Sequence[int], steps: Sequence[int], *, batch_size: int, itemsize: int,
 ) -> int:  # fmt: skip
     """The bytes that a device takes besides if ``steps`` are the numbers of steps that it launches together.
 
-    They are those of batches, which are made ``chunk`` at a time, while the last ones are still there, and copied for each number
-    of steps; and gradients, kept for each step, of ``parameters`` (their sizes, in the order of the vector) that do not begin at a
-    multiple of 16 bytes: others are written where the optimizer reads them.
+    They are those of batches, kept for each number of steps, and of their copies at a graph's first call; and gradients, kept
+    for each step, of ``parameters`` (their sizes, in the order of the vector) that do not begin at a multiple of 16 bytes: others
+    are written where the optimizer reads them.
     """
     places = accumulate(parameters, initial=0)
     kept = sum(size for size, place in zip(parameters, places, strict=False) if place * itemsize % 16)
     sample = itemsize * sample_size(data) + 8 * (data.outputs is None)
-    return (2 * chunk + sum(steps)) * batch_size * sample + sum(steps) * itemsize * kept
+    return sum(steps) * (2 * batch_size * sample + itemsize * kept)
 
 
 def _outputs(net: Layer, shape: Shape) -> int:

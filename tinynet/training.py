@@ -118,10 +118,10 @@ def train(
         average=ema is not None,
     )  # fmt: skip
     if together and ops.launches and _made_together(loader, ops, theta):
-        chunk = loader.steps_per_chunk(ops)  # type: ignore[attr-defined]
+        steps_together = _launches(loader.steps_per_chunk(ops), theta.shape[0])  # type: ignore[attr-defined]
         needed += launch_bytes(
-            loader.data, [prod(p.shape) for _, p in leaves(model.spec.params)], _launches(chunk, theta.shape[0]),
-            batch_size=loader.batch_size, chunk=chunk, itemsize=theta.dtype.itemsize,
+            loader.data, [prod(p.shape) for _, p in leaves(model.spec.params)], steps_together,
+            batch_size=loader.batch_size, itemsize=theta.dtype.itemsize,
         )  # fmt: skip
     ops.admit(needed, f"training with batch_size {loader.batch_size}")
     with ops.active():
@@ -179,10 +179,11 @@ class Step:
             scan([*chunk, *map(list, zip(*numbers, strict=True))], losses)
             return
         if steps not in self._several:
-            room = self.ops.empty((steps,), losses.dtype)
+            room = self.ops.empty((prod(losses.shape),), losses.dtype)
             several = partial(_compute_several, self.ops, self.compute, len(self.fixed), steps)  # not self: a cycle
             self._several[steps] = self.ops.compile(several, *self.fixed, room)
-        self.ops.assign(losses, self._several[steps](*chunk, *chain.from_iterable(numbers)))
+        found = self._several[steps](*chunk, *chain.from_iterable(numbers))
+        self.ops.assign(losses, self.ops.xp.reshape(found, losses.shape))
 
     def undisturbed(self) -> AbstractContextManager[Any]:
         """`Backend.undisturbed`, for calls between which nothing else happens."""
@@ -194,7 +195,7 @@ class Step:
 
 
 def _compute_several(ops: Backend, compute: Callable[..., Array], k: int, steps: int, *args: Any) -> Array:
-    """The losses of ``steps`` steps, from k fixed arrays, room for losses, a chunk, and the numbers of each step."""
+    """The losses of ``steps`` steps, from k fixed arrays, room for all losses, a chunk, and the numbers of each step."""
     fixed, (losses, *batch), numbers = args[:k], args[k : k + 4], args[k + 4 :]
     width, each = len(numbers) // steps, []
     for n in range(steps):
@@ -329,11 +330,12 @@ def _made_together(loader: BatchSource, ops: Backend, theta: Array) -> bool:
     like a batch of its own, or matrix products would have other bits. On the host they may be for many networks, and
     where a step is short: Ctrl-C waits for all of them, and what is between two steps is not short.
     """
+    if not isinstance(loader, Together) and not has_chunks(loader):
+        return False
     if ops.launches:
-        return has_chunks(loader) and not loader.made_on_host(ops) and loader.batch_size % 4 == 0
-    return isinstance(loader, Together) or (
-        has_chunks(loader) and theta.shape[0] * loader.batch_size <= _SHORT and loader.made_on_host(ops)
-    )
+        return not loader.made_on_host(ops) and loader.batch_size % 4 == 0
+    short = theta.shape[0] * loader.batch_size <= _SHORT
+    return isinstance(loader, Together) or (short and loader.made_on_host(ops))
 
 
 def _steps_unchecked(loader: Any, ops: Backend, parameters: int) -> int:

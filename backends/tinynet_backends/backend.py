@@ -515,12 +515,13 @@ class Backend:
     @portable
     def samples(
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
-        tables: Sequence[Array], dtype: str,
+        tables: Sequence[Array], dtype: str, out: Sequence[Array] | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
         """Samples of a virtual data set: ``formula(ops, words, *tables)``, with the words that `draw` gives.
 
         The results are features (n, k), and labels (n,) int64 or targets (n, o). The formula and its tables are in float64,
         and each row must follow from its own words alone; the results are rounded to ``dtype``, "float32" or "float64".
+        They may be written to ``out``, earlier results for as many samples, which is then returned.
         """
         xp, real = self.xp, self.dtype(dtype)
         x, y = formula(self, self.draw(key, counter, index, width), *tables)

@@ -490,7 +490,7 @@ class NumbaBackend(NumpyBackend):
 
     def samples(
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
-        tables: Sequence[Array], dtype: str,
+        tables: Sequence[Array], dtype: str, out: Sequence[Array] | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
         kind = np.dtype(dtype)
         found = _rows_kernel(formula, width, tuple(t.shape for t in tables), kind)

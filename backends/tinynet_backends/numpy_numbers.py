@@ -142,7 +142,7 @@ class NumpyNumbers(Backend):
 
     def samples(
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
-        tables: Sequence[Array], dtype: str,
+        tables: Sequence[Array], dtype: str, out: Sequence[Array] | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
         n, size = len(index), max(1, self.block // max(width, 1))
         if n <= size:

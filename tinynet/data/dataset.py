@@ -62,6 +62,10 @@ class Dataset:
         """
         raise NotImplementedError(f"{type(self).__name__} has no rows: write them")
 
+    def remake(self, index: Index, ops: Backend, dtype: str, last: Batch | None) -> Batch:
+        """`rows`; perhaps in ``last``, the arrays of as many samples that it gave before, which is then returned."""
+        return self.rows(index, ops, dtype)
+
     def places(self, index: Index) -> tuple[Dataset, Index]:
         """The data set that has the samples ``index`` of this one, and their numbers there."""
         return self, index

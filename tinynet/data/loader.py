@@ -130,7 +130,7 @@ class Loader:
         if type(self).index is not Loader.index:  # a subclass chooses
             return self.data.batch(self.index(step, ops), ops, dtype)
         if not self.made_on_host(ops):
-            return self.data.rows(self.order.draws(*self._places(step, 1), self._orders(ops)), ops, dtype)
+            return self.make(step, 1, ops, dtype)
         kept = self._kept
         if kept is None or not isinstance(step, int) or not kept[0] <= step < kept[1] or kept[2] != dtype:
             first, steps, chunk = self.chunk(_check_step(step), ops, dtype)
@@ -158,11 +158,15 @@ class Loader:
         most = self.steps_per_chunk(ops, numbered)
         first = step - step % self.steps_per_epoch % most
         steps = min(most, self.steps_per_epoch - first % self.steps_per_epoch)
-        epoch, start, stop = self._places(first, steps)
-        draws = self.order.draws(epoch, start, stop, self._orders(ops))
         if numbered:
+            draws = self.order.draws(*self._places(first, steps), self._orders(ops))
             return first, steps, Batch(self.data.places(draws)[1], None, None)
-        return first, steps, self.data.rows(draws, host_of(ops) if self.made_on_host(ops) else ops, dtype)
+        return first, steps, self.make(first, steps, host_of(ops) if self.made_on_host(ops) else ops, dtype)
+
+    def make(self, step: int, steps: int, ops: Backend, dtype: str, last: Batch | None = None) -> Batch:
+        """The batches of ``steps`` steps of an epoch, one after another, made by ``ops``; ``last`` is that of `Dataset.remake`."""
+        data, index = self.data.places(self.order.draws(*self._places(step, steps), self._orders(ops)))
+        return data.remake(index, ops, dtype, last)
 
     def _orders(self, ops: Backend) -> Backend:
         """The backend that computes which samples make a batch for ``ops``: itself, if it can and they are used there."""

@@ -19,8 +19,9 @@ _SOON = 1e-3  # seconds for two chunks: about what a thread costs, and reading i
 class Supply:
     """The batches of a run from step ``first`` on, in order, singly or a chunk at a time.
 
-    Chunks of the host are perhaps made in a background thread. Use each batch before asking for the next, which may lie
-    in the same memory. ``numbered`` ones are those of `Loader.chunk`.
+    Chunks of the host are perhaps made in a background thread. A device makes the batches of as many steps as it is asked
+    for, where it can always in the same arrays: a compiled step may then read them where they are. Use each batch before
+    asking for the next, which may lie in the same memory. ``numbered`` ones are those of `Loader.chunk`.
     """
 
     def __init__(self, loader: BatchSource, first: int, ops: Backend, dtype: str, numbered: bool = False) -> None:
@@ -31,8 +32,11 @@ class Supply:
             self._chunks = _chunks(loader, first, ops, dtype, numbered)
             self._put = None if ops.on_host else ops.feed()
         self._latest: Chunk = first, 0, Batch(None, None, None)
+        self._made: dict[int, tuple[Batch, Batch]] = {}  # on a device, by the number of samples
 
     def batch(self, step: int) -> Batch:
+        if self._chunks is None and has_chunks(self.loader):
+            return self._make(step, 1)
         if self._chunks is None:
             found: Batch = self.loader.batch(step, self.ops, self.dtype)
         else:
@@ -59,22 +63,35 @@ class Supply:
 
     def several(self, step: int, count: int) -> Batch:
         """The batches of ``count`` steps of a chunk, all of them full: (count, …)."""
+        if self._chunks is None and isinstance(self.loader, Loader):
+            return self._make(step, count)
         first, _, chunk = self.chunk(step)
         if isinstance(self.loader, Loader):  # chunks for many networks are (steps, …) already
-            size, xp = self.loader.batch_size, self.ops.xp
-            chunk = Batch(*(None if a is None else _divided(xp, a, size) for a in chunk))
+            chunk = self._divided(chunk, self.loader.batch_size)
         return Batch(*(None if a is None else a[step - first : step - first + count, ...] for a in chunk))
+
+    def _make(self, step: int, count: int) -> Batch:
+        """The batches of ``count`` steps, made on the device: (count, …), or that of one step."""
+        loader = self.loader
+        left = loader.data.n - step % loader.steps_per_epoch * loader.batch_size
+        size = min(count * loader.batch_size, left)
+        last, divided = self._made.get(size, (None, None))
+        made = loader.make(step, count, self.ops, self.dtype, last)
+        if last is None or divided is None or any(a is not b for a, b in zip(made, last, strict=True)):
+            divided = self._divided(made, loader.batch_size) if count > 1 else made
+        self._made[size] = made, divided
+        return divided
+
+    def _divided(self, batches: Batch, size: int) -> Batch:
+        """(n, …) -> (n // size, size, …): without the rest."""
+        xp, count = self.ops.xp, batches.x.shape[0] // size
+        shapes = (None if a is None else (a[: count * size, ...], (count, size, *a.shape[1:])) for a in batches)
+        return Batch(*(None if a is None else xp.reshape(*a) for a in shapes))
 
     def close(self) -> None:
         """Wait for the background thread, if there is one, and end it."""
         if self._chunks is not None:
             self._chunks.close()
-
-
-def _divided(xp: Any, a: Any, size: int) -> Any:
-    """(n, …) -> (n // size, size, …): without the rest."""
-    whole = a.shape[0] // size
-    return xp.reshape(a[: whole * size, ...], (whole, size, *a.shape[1:]))
 
 
 def _chunks(loader: Loader, step: int, ops: Backend, dtype: str, numbered: bool) -> Generator[Chunk]:

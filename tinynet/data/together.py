@@ -32,9 +32,13 @@ class Together:
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
         """The batches of a step on ``ops``."""
         if self._kept is None or not self._kept[0] <= step < self._kept[0] + self._kept[1]:
-            self._kept = self.chunk(step, host_of(ops) if self.first.made_on_host(ops) else ops, dtype)
+            self._kept = self.chunk(step, host_of(ops) if self.made_on_host(ops) else ops, dtype)
         first, _, chunk = self._kept
         return Batch(*(None if a is None else ops.asarray(a[step - first, ...]) for a in chunk))
+
+    def made_on_host(self, ops: Backend) -> bool:
+        """Whether batches for ``ops`` are made by the host."""
+        return self.first.made_on_host(ops)
 
     def steps_per_chunk(self, ops: Backend) -> int:
         """How many steps a chunk has, but for the last of an epoch."""

@@ -73,9 +73,16 @@ class Virtual(Dataset):
         raise NotImplementedError
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        host = ops.generator
+        return self._made(index, ops, dtype, None)
+
+    def remake(self, index: Index, ops: Backend, dtype: str, last: Batch | None) -> Batch:
+        own = type(self).rows is not Virtual.rows  # of a subclass, which may keep what it gave
+        return self.rows(index, ops, dtype) if own else self._made(index, ops, dtype, last)
+
+    def _made(self, index: Index, ops: Backend, dtype: str, last: Batch | None) -> Batch:
+        host, out = ops.generator, None if last is None else last[:2]
         key, counter = _stream(self.seed, SAMPLES, 0, host)
-        x, y = host.samples(self._samples, key, counter, index, self._width(), self._tables(host), dtype)
+        x, y = host.samples(self._samples, key, counter, index, self._width(), self._tables(host), dtype, out)
         return Batch(ops.asarray(x, dtype), ops.asarray(y, "int64" if self.classes else dtype), None)
 
     def _constants(self, count: int, ops: Backend) -> Array:

@@ -427,15 +427,16 @@ class CudaOperations(Backend):
 
     def samples(
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
-        tables: Sequence[Array], dtype: str,
+        tables: Sequence[Array], dtype: str, out: Sequence[Array] | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
         n, trace = len(index), traced_rows(formula, width, tuple(t.shape for t in tables))
         if trace is None or not n or not all(_ready(t, _F8) for t in tables):
             return super().samples(formula, key, counter, index, width, tables, dtype)
         k, o = (trace.instructions[ref.number].width for ref in (trace.features, trace.target))
         kind = np.dtype(dtype)
-        x = self.empty((n, k or 0), kind)
-        y = self.empty((n,), _I8) if o is None else self.empty((n, o), kind)
+        if out is None:
+            out = self.empty((n, k or 0), kind), self.empty((n,), _I8) if o is None else self.empty((n, o), kind)
+        x, y = out
         ours = exact.normal_lines(self.xp, x.device), *exact._circle(self.xp, x.device)
         constants = *ours, exact._arctangents(self.xp, x.device), *[tables[number] for number in tables_of(trace)]
         first, numbers = (index.start, None) if isinstance(index, range) else (0, self._dense(self.asarray(index), _I8))
