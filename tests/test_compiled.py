@@ -86,18 +86,27 @@ def test_threads_of_the_caller(wanted):
     assert results == [wanted] * 4
 
 
+def products_with_vectors():
+    """Of a matrix so large that BLAS would have its threads divide it, as it lies and turned."""
+    ops, rng = get_backend("numba"), np.random.default_rng(0)
+    x, v = (rng.standard_normal(shape, "float32") for shape in ((1025, 784), (1025, 1)))
+    return [ops.affine(*pair).tobytes() for pair in ((x, v[:784]), (x.T, v), (v.T, x))]
+
+
 def test_the_callers_limit_is_kept_and_changes_no_bit(wanted):
     library = blas.find()
     if library is None:
         pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
-    before = library.threads()
+    before, others = library.threads(), []
     try:
         for limit in (1, 2):
             library._set(limit)
             assert trained() == wanted
+            others.append(products_with_vectors())
             assert library.threads() == limit
     finally:
         library._set(before)
+    assert others[0] == others[1]
 
 
 def test_threadpoolctl():

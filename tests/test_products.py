@@ -108,6 +108,18 @@ def test_products_of_numpys_blas():
             check(dtype, m, n, k, count=count, turned=turned, gap=1, multiply=multiply)
 
 
+def test_products_with_a_vector():
+    if blas.find() is None:
+        pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
+
+    def multiply(ops, a, b, c, bias):
+        ops._products(a, b, c, bias)
+
+    for dtype, turned, gap in product(("float32", "float64"), product((False, True), repeat=2), (0, 1)):
+        for m, n, k in ((1, 1, 70000), (1, 515, 260), (515, 1, 260), (1, 20, 4000), (20, 1, 4000), (5000, 1, 63)):
+            check(dtype, m, n, k, turned=turned, gap=gap, biased=gap == 0, multiply=multiply)
+
+
 def test_matrices_of_few_rows_or_columns_are_divided():
     for count, m, n, k in product((1, 2, 5, 1000), (1, 7, 8, 9, 1000), (1, 16, 100, 4096), (1, 300)):
         for cores in (1, 2, 3, 16):

@@ -129,8 +129,10 @@ class NumbaBackend(NumpyBackend):
     def _products(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
         """``c[...] = a @ b + bias``, one product or one for each of many networks."""
         (m, k), n, blas = a.shape[-2:], b.shape[-1], program.library()
-        vector = c.ndim == 2 and min(m, n) == 1 and m * n * k > _FLOPS // 4  # NumPy has a product for matrix and vector
-        if vector or not a.size or not b.size or (blas is None and not program.tiles()):
+        vector = c.ndim == 2 and min(m, n) == 1 and m * n * k > _FLOPS // 4  # BLAS has a product for matrix and vector
+        if vector and blas is not None:
+            self._by_vector(blas.gemv[c.dtype], *((a, b, c) if n == 1 else (b.mT, a.mT, c.mT)), bias, int(n > 1))
+        elif vector or not a.size or not b.size or (blas is None and not program.tiles()):
             self._do(np.matmul, a, b, c)
             if bias is not None:
                 self._do(np.add, c, bias[..., None, :], c)
@@ -204,6 +206,18 @@ class NumbaBackend(NumpyBackend):
         if not kept or kept[0].size < size:
             kept[:] = [aligned((max(size, PAGE),), dtype)]  # so large that it starts at a cache line
         return kept[0]
+
+    def _by_vector(self, gemv: int, a: Array, x: Array, y: Array, bias: Array | None, step: int) -> None:
+        """``y[...] = a @ x + bias``, x (k, 1) and y (m, 1); ``bias`` has a number for all or, with ``step`` 1, for each of y.
+
+        Sizes alone decide the parts, since they change how sums are made. There are at least two: BLAS then has one thread, and
+        how many it has would change that too. Parts of columns are wide, or their pieces of each row would be short.
+        """
+        (m, k), (kind, lda), (_, incx), (_, incy) = a.shape, _layout(a), _layout(x), _layout(y)
+        stored, least = ((m, k), 32) if kind == kernels.AS_STORED else ((k, m), 256)
+        words = gemv, kind, *stored, a, lda, x, incx, y, incy, 0 if bias is None else bias, step
+        parts = max(2, min(m // least, m * k // (_FLOPS // 2)))
+        self._run(kernels.product_with_vector, y.dtype, parts, *words)
 
     def _by_blas(self, gemm: int, a: Array, b: Array, c: Array, bias: Array | None, networks: bool) -> None:
         (m, k), n = a.shape[-2:], b.shape[-1]

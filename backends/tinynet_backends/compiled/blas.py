@@ -22,10 +22,13 @@ class Blas:
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.gemm = {
-            np.dtype(name): _address(getattr(library, f"scipy_cblas_{letter}gemm64_"))
-            for name, letter in {"float32": "s", "float64": "d"}.items()
-        }
+        self.gemm, self.gemv = (
+            {
+                np.dtype(name): _address(getattr(library, f"scipy_cblas_{letter}{product}64_"))
+                for name, letter in {"float32": "s", "float64": "d"}.items()
+            }
+            for product in ("gemm", "gemv")
+        )
         self._get, self._set = library.scipy_openblas_get_num_threads64_, library.scipy_openblas_set_num_threads64_
         corename = library.scipy_openblas_get_corename64_
         corename.restype = ctypes.c_char_p

@@ -65,6 +65,25 @@ def gemm(
 
 
 @intrinsic
+def gemv(
+    context: Any, function: Any, turned: Any, m: Any, n: Any, one: Any, a: Any, lda: Any, x: Any, incx: Any, zero: Any,
+    y: Any, incy: Any,
+) -> Any:  # fmt: skip
+    """``y = op(a) @ x``, a (m, n) as it is stored: as `gemm`, for a vector."""
+    real = _FLOATS[one]
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        order, turned = _INT(101), builder.trunc(args[1], _INT)
+        kinds = [_INT] * 2 + [_WORD] * 2 + [real] + [_WORD] * 4 + [real] + [_WORD] * 2
+        function = ir.FunctionType(_VOID, kinds)
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), [order, turned, *args[2:]])
+        return context.get_dummy_value()
+
+    words = [types.int64] * 4
+    return types.void(*words, one, *words, one, *words[:2]), write
+
+
+@intrinsic
 def fetch_add(context: Any, address: Any, value: Any) -> Any:
     """Add to the word at ``address`` atomically; returns the word before."""
 

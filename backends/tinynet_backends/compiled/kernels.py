@@ -15,7 +15,7 @@ from numba import float64, njit, types, uint8, uint32, uint64
 from tinynet_backends.compiled.exactly import normal as one_normal
 from tinynet_backends.compiled.exactly import normals
 from tinynet_backends.compiled.functions import exp
-from tinynet_backends.compiled.intrinsics import call, copy, gemm, multiply, pointer, prefetch
+from tinynet_backends.compiled.intrinsics import call, copy, gemm, gemv, multiply, pointer, prefetch
 from tinynet_backends.compiled.vectors import BLOCKS, NORMALS, TURNED, WIDE, put_blocks, turn
 
 Body = Callable[[Any, Any, Any], None]
@@ -80,6 +80,33 @@ def products(real: Any) -> Body:
                     y = pointer(real, c + row * ldc * size)
                     for j in range(n):
                         y[j] += bias[j]
+
+    return kernel
+
+
+def product_with_vector(real: Any) -> Body:
+    """[gemv, t, m, n, a, lda, x, incx, y, incy, bias, step]: ``y = op(a) @ x + bias``, a (m, n) as it is stored.
+
+    Numbers of the bias lie ``step`` apart, which is 0 if all of y have the same.
+    """
+    size = real.bitwidth // 8
+
+    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+        w = pointer(types.int64, at)
+        t, m, n, lda, incy = w[1], w[2], w[3], w[5], w[9]
+        low, high = share(m if t == AS_STORED else n, part, parts, 16)
+        if low >= high:
+            return
+        a, y = w[4] + size * low * (lda if t == AS_STORED else 1), w[8] + size * low * incy
+        if t == AS_STORED:
+            m = high - low
+        else:
+            n = high - low
+        gemv(w[0], t, m, n, real(1.0), a, lda, w[6], w[7], real(0.0), y, incy)
+        if w[10] != 0:
+            bias, out = pointer(real, w[10]), pointer(real, y)
+            for i in range(high - low):
+                out[i * incy] += bias[(low + i) * w[11]]
 
     return kernel
 
