@@ -398,6 +398,33 @@ def test_numbers_beyond_float32_are_refused_where_they_would_be_infinite(ops):
     assert str(e.value) == "X has a value too large for float32, first in row 9: scale it, or take dtype='float64'"
 
 
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        {"data": tn.data.LabelNoise(tn.Arrays(bad(X, (9, 1), 1e39), LABELS), 0.1)},  # which reads float64
+        {"data": tn.Arrays(X, LABELS).take(20), "validation": tn.Arrays(bad(X, (9, 1), 1e39), LABELS).take(5)},
+        {"data": (X, LABELS, 1e-40 * WEIGHT)},
+        {"data": tn.data.Concatenated([tn.Arrays(X, LABELS), tn.Arrays(X, LABELS, 1e38 * WEIGHT)])},
+    ],
+    ids=["wrapped", "validation", "small weights", "large weights"],
+)
+def test_numbers_beyond_float32_are_refused_before_the_first_step(beyond):
+    model = made(tn.get_backend("numpy"), "float32")
+    theta = model.theta.copy()
+    with pytest.raises(ValueError, match=r"too (large|small) .*float32.*: scale it, or take dtype='float64'$"):
+        model.fit(**beyond, loss=tn.CrossEntropy(), batch_size=4)
+    np.testing.assert_array_equal(model.theta, theta)
+    made(tn.get_backend("numpy")).fit(**beyond, loss=tn.CrossEntropy(), clip=1.0, optimizer=tn.SGD(0.0))
+
+
+@pytest.mark.parametrize("factor", [1e-320, 1e307])
+def test_weights_that_float64_cannot_add_up_are_refused(factor):
+    with pytest.raises(
+        ValueError, match=r"^weight has values up to .*, too (large|small) to add up in float64: scale it$"
+    ):
+        tn.Arrays(X, LABELS, factor * WEIGHT)
+
+
 @pytest.mark.parametrize(("data", "said"), MISTAKES, ids=[said[:30] for _, said in MISTAKES])
 def test_bad_data_says_the_same_on_every_backend(data, said, ops):
     before = [a.copy() for a in data]

@@ -61,6 +61,7 @@ def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric]
     check_loss(loss)
     check_metrics(metrics, data.classes is not None)
     check_inputs(data.shape, model)
+    data.check_dtype(model.dtype)  # now, as validation data are read after an epoch, and wrappers read in float64
     out = model.out_shape
     if len(out) != 1:
         raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")

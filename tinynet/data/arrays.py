@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from hashlib import sha256
 from math import prod
+from sys import float_info
 from typing import Any
 
 from tinynet_backends import Backend, get_backend
@@ -124,9 +125,28 @@ class Arrays(Dataset):
                         what = f"{name} has a value too large for float32, first in row {row}"
                         self._beyond = f"{what}: scale it, or take dtype='float64'"
         if self.weight is not None:
-            self._demand(self.weight, lambda w: w >= 0, "weight has a negative value")
-            if not any(bool(self.ops.to_numpy(xp.any(w > 0))) for _, w in self._pieces(self.weight)):
-                raise ValueError("weight is zero everywhere: give some sample a positive one")
+            self._check_weights()
+
+    def _check_weights(self) -> None:
+        """ValueError for a negative weight, or if their sum is 0, or infinite or denormal in the dtype of a batch.
+
+        Losses are divided by that sum, and would be 0 or too small in silence.
+        """
+        xp, largest = self.ops.xp, 0.0
+        self._demand(self.weight, lambda w: w >= 0, "weight has a negative value")
+        for _, w in self._pieces(self.weight):
+            numbers = w if xp.isdtype(w.dtype, "real floating") else xp.astype(w, xp.float32)
+            largest = max(largest, float(self.ops.to_numpy(xp.max(numbers))))
+        if not largest:
+            raise ValueError("weight is zero everywhere: give some sample a positive one")
+        for bits, least, most in (64, float_info.min, float_info.max), (32, 2.0**-126, _FLOAT32):
+            if least <= largest < most / self.n:
+                continue
+            size = "small" if largest < least else "large"
+            claim = f"weight has values up to {largest:g}, too {size} to add up in float{bits}: scale it"
+            if bits == 64:
+                raise ValueError(claim)
+            self._beyond = self._beyond or f"{claim}, or take dtype='float64'"
 
     def _set_targets(self) -> None:
         """Set ``classes`` or ``outputs``; boolean labels become int64."""
@@ -147,9 +167,12 @@ class Arrays(Dataset):
     def __repr__(self) -> str:
         return f"Arrays(X {tuple(self.x.shape)}, y {tuple(self.y.shape)}, on {self.ops.name})"
 
-    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+    def check_dtype(self, dtype: str) -> None:
         if self._beyond and dtype == "float32":
             raise self._error(self._beyond)
+
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        self.check_dtype(dtype)
         if isinstance(index, range):
             x, y = self.x[index.start : index.stop, ...], self.y[index.start : index.stop, ...]
             weight = None if self.weight is None else self.weight[index.start : index.stop]

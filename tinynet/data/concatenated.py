@@ -74,6 +74,10 @@ class Concatenated(Dataset):
         for part in self.parts:
             part.check(check, ops)
 
+    def check_dtype(self, dtype: str) -> None:
+        for part in self.parts:
+            part.check_dtype(dtype)
+
 
 def class_names(data: Dataset) -> tuple[str, ...] | None:
     """The names of the classes of a table's target, in the order of their labels; None if they have none."""

@@ -202,6 +202,9 @@ class Dataset:
             )
         check(batch.y, ops)
 
+    def check_dtype(self, dtype: str) -> None:
+        """ValueError if a number that is stored is infinite in ``dtype``; computed ones are not."""
+
     def fingerprint(self) -> str:
         """A text that differs if the samples differ, which a checkpoint compares."""
         return repr(self)
@@ -240,6 +243,9 @@ class Chosen(Dataset):
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
         self.whole.check(check, ops)
+
+    def check_dtype(self, dtype: str) -> None:
+        self.whole.check_dtype(dtype)
 
 
 class Part(Chosen):

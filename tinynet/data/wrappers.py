@@ -70,6 +70,9 @@ class Wrapper(Dataset):
     def check(self, check: Any, ops: Backend) -> None:
         self.data.check(check, ops)
 
+    def check_dtype(self, dtype: str) -> None:
+        self.data.check_dtype(dtype)
+
 
 def _given(owner: object, data: Dataset) -> Any:
     """``data.given``; TypeError unless its classes are drawn before the features."""
