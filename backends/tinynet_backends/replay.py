@@ -271,7 +271,7 @@ def _stand(tape: Tape, source: Source) -> Any:
 def _stand_in(tree: Any, tape: Tape) -> Any:
     """``tree``, made of dicts, lists and tuples, with stand-ins for its arrays."""
     if isinstance(tree, dict):
-        return {name: _stand_in(value, tape) for name, value in tree.items()}
+        return type(tree)((name, _stand_in(value, tape)) for name, value in tree.items())
     if isinstance(tree, (tuple, list)):
         return type(tree)(_stand_in(value, tape) for value in tree)
     return tape.array(tree) if isinstance(tree, np.ndarray) else tree
