@@ -374,6 +374,26 @@ def test_a_layer_that_lacks_a_part(name, value, said, ops):
             assert str(e.value) == said
 
 
+NO_ARRAYS = {
+    r"^Bad.forward gives \[1.0\] as outputs: return an array": lambda x: ([1.0], lambda dy: (dy, {})),
+    r"^Bad.backprop gives dx \(6, 1\): expected \(6, 4\), the shape of the inputs": lambda x: (
+        x,
+        lambda dy: (dy[:, :1], {}),
+    ),
+    r"^Bad.backprop gives dx None: expected \(6, 4\), the shape of the inputs": lambda x: (x, lambda dy: (None, {})),
+}
+
+
+@pytest.mark.parametrize("said", NO_ARRAYS)
+def test_a_layer_gives_arrays_of_the_right_shape(said, ops):
+    bad = Bad("forward", lambda params, x, ctx: NO_ARRAYS[said](x))
+    with pytest.raises((TypeError, ValueError), match=said):
+        tn.check_gradients(bad, backend=ops)
+    model = tn.Model(tn.Sequential(tn.Dense(4), bad), 4, backend=ops)
+    with pytest.raises((TypeError, ValueError), match=said.replace("6", "30")):
+        model.fit((X, X), batch_size=30)
+
+
 def test_a_shape_may_be_a_list(ops):
     layer = Bad("build", lambda shape: Spec([*shape], {"a": Param([*shape], INIT)}))
     layer.forward = lambda params, x, ctx: (
