@@ -130,14 +130,18 @@ def layer_error(
     model.theta[...], model.state[...] = start, state
     y, backprop = checked_forward(layer, model.out_shape, model.params, given, ctx)
     if _any(ops, xp.abs(y - again) > TOLERANCE):
-        raise GradientError(f"{layer!r} gives other outputs for the same inputs: draw by ctx.seed and ctx.step, as Dropout")
+        raise GradientError(
+            f"{layer!r} gives other outputs for the same inputs: draw by ctx.seed and ctx.step, as Dropout"
+        )
     if _any(ops, given != x):
         raise GradientError(f"{layer!r} changes its inputs in place, which may be the user's data: make a new array")
     v = draw(*y.shape)
     given = xp.asarray(v, copy=True)
     gx, gparams = backprop(given)
     if _any(ops, given != v):
-        raise GradientError(f"backprop of {layer!r} changes dy in place, which another layer may need: make a new array")
+        raise GradientError(
+            f"backprop of {layer!r} changes dy in place, which another layer may need: make a new array"
+        )
     g = ops.pack(checked_gradients(model.gradient_names, gparams, model.params), ops.zeros(start.shape, start.dtype))
     return _error(ops, xp.sum(gx * dx) + xp.sum(g * dtheta), xp.sum(v * (above - below)) / (2.0 * STEP))
 
