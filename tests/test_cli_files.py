@@ -1145,6 +1145,27 @@ def test_an_output_without_room(argv, capsys, monkeypatch):
     assert capsys.readouterr().err == "tinynet: error: No space left on device\n"
 
 
+def test_an_output_that_takes_a_part_gets_the_rest(run, monkeypatch):
+    """As an unbuffered one does where the disk is full."""
+
+    class Raw(io.RawIOBase):
+        written = b""
+
+        def writable(self):
+            return True
+
+        def write(self, data):
+            self.written += bytes(data[:7])
+            return min(7, len(data))
+
+    raw = Raw()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))
+    put("d.csv", GOOD)
+    assert main(["predict", str(run), "d.csv"]) == 0
+    assert raw.written.startswith(b"prediction\n")
+    assert raw.written.count(b"\n") == GOOD.count("\n")
+
+
 def test_an_output_that_was_closed(run, capsys, monkeypatch):
     put("d.csv", GOOD)
     monkeypatch.setattr(sys, "stdout", None)  # as Python has it then
