@@ -262,7 +262,10 @@ def test_a_mistake_is_one_line_and_leaves_nothing(argv, said, tmp_path, capsys):
         ("samples = 1.5", "option samples = 1.5 is of type float: expected a whole number"),
         ("hidden = 64", "option hidden = 64 is of type int: expected a list in brackets"),
         ("sample = 1", "unknown option 'sample': choose from accumulate, "),
-        ("samples = ", "c.toml: not a TOML file: Invalid value (at end of document): give each name once, text in quotes"),
+        (
+            "samples = ",
+            "c.toml: not a TOML file: Invalid value (at end of document): give each name once, text in quotes",
+        ),
         ("\ufeffsamples = 'x'", "option samples = 'x' is of type str: expected a whole number"),
         ("hidden = ['a']", "option hidden = ['a'] is not a list of widths: expected whole numbers"),
         ("[options]\nnoise = 'x'", "Spirals noise 'x' is out of range: give a standard deviation in [0, 1e30]"),

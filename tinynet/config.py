@@ -295,7 +295,9 @@ def read(path: str | PathLike[str]) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a TOML file, which is text in UTF-8: save it in that encoding") from None
     except tomllib.TOMLDecodeError as e:
-        raise ValueError(f"{path}: not a TOML file: {e}: give each name once, text in quotes, lists in brackets") from None
+        raise ValueError(
+            f"{path}: not a TOML file: {e}: give each name once, text in quotes, lists in brackets"
+        ) from None
 
 
 def help_of(f: Any) -> str:
