@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from math import prod
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from tinynet_backends import Backend, get_backend
 
@@ -88,6 +88,10 @@ class Views(dict[str, Any]):
     def update(self, *args: Any, **named: Any) -> None:
         for name, value in dict(*args, **named).items():
             self[name] = value
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:  # copies are views of nothing
         return dict, (dict(self),)
