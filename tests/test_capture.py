@@ -195,6 +195,31 @@ def test_what_cannot_be_captured_runs_as_it_is_written(reason, ops, reasons, mon
     assert history["loss"] == wanted["loss"]
 
 
+DRAWN = {
+    "an array": lambda x, rng: x + rng.normal(size=x.shape).astype(x.dtype),
+    "among arguments": lambda x, rng: np.where(x > 0, x, [rng.random()] * x.shape[1]).astype(x.dtype),
+    "a number": lambda x, rng: x * rng.random(),
+    "given to the backend": lambda x, rng: x + get_backend("numpy").asarray(rng.normal(size=x.shape), str(x.dtype)),
+}
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_what_numpy_draws_is_new_in_every_step(kind, ops, reasons, monkeypatch):
+    """A replay would repeat the noise of one step for ever."""
+
+    def make():
+        rng = np.random.default_rng(0)
+        return trained(tn.Sequential(tn.Dense(5), Own(lambda x: DRAWN[kind](x, rng)), tn.Dense(3)), ops)
+
+    model, history = make()
+    assert any("another one in every call" in text for text in reasons())
+    with monkeypatch.context() as patch:
+        as_written(patch)
+        other, wanted = make()
+    assert model.theta.tobytes() == other.theta.tobytes()
+    assert history["loss"] == wanted["loss"]
+
+
 CAPTURABLE = {
     "views and functions": lambda x: np.concatenate([x[:, 2:].reshape(-1, 3), x.T[:2].T], axis=1),
     "several results": lambda x: np.stack(np.split(x.mT, 5), axis=0).sum(axis=0).T * np.ones(5, x.dtype),

@@ -315,7 +315,7 @@ def test_another_model_or_data_set_is_an_error_that_shows_both(tmp_path):
             fit(model, tmp_path, resume=True, **change)
         said = str(e.value)
         assert said.startswith(f"{path} was written for another {name}: {there}")
-        assert said.endswith(f" there, {here} here")
+        assert said.endswith(f" there, {here} here: resume with what is there, or begin in another folder")
         assert "\n" not in said
     with pytest.raises(
         ValueError, match=r"another data set or loader: Loader\(.* there, Loader\(Moons\(n=37, seed=0, "

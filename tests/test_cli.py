@@ -262,13 +262,17 @@ def test_a_mistake_is_one_line_and_leaves_nothing(argv, said, tmp_path, capsys):
         ("samples = 1.5", "option samples = 1.5 is of type float: expected a whole number"),
         ("hidden = 64", "option hidden = 64 is of type int: expected a list in brackets"),
         ("sample = 1", "unknown option 'sample': choose from accumulate, "),
-        ("samples = ", "c.toml: not a TOML file: "),
+        (
+            "samples = ",
+            "c.toml: not a TOML file: Invalid value (at end of document): give each name once, text in quotes",
+        ),
+        ("\ufeffsamples = 'x'", "option samples = 'x' is of type str: expected a whole number"),
         ("hidden = ['a']", "option hidden = ['a'] is not a list of widths: expected whole numbers"),
         ("[options]\nnoise = 'x'", "Spirals noise 'x' is out of range: give a standard deviation in [0, 1e30]"),
     ],
 )
 def test_a_mistake_in_a_config_is_one_line(text, said, tmp_path, capsys):
-    (tmp_path / "c.toml").write_text(text)
+    (tmp_path / "c.toml").write_text(text, "utf-8")
     assert mistake(capsys, "train", "c.toml").startswith(said)
 
 

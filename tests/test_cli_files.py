@@ -783,8 +783,13 @@ def test_columns_that_are_no_numbers_are_named_at_once(capsys):
     )
     put("d.csv", 'a,b,y\n"1,5","2,000",0\n"-1,5","3,000.5",1\n')  # these have another remedy
     assert mistake(capsys, "train", "--data", "d.csv").endswith(
-        "column 'a' has '1,5' in row 0, which is no number: write it with a decimal point, and thousands without commas"
+        "column 'a' has '1,5' in row 0, which is no number: write it with a decimal point, and nothing between thousands"
     )
+    for number in ("1.234,5", "1.234.567", "-1 234", "1'234,50", "1\u202f234"):
+        put("d.csv", f"a;b;y\n{number};{number};0\n2;3;1\n")
+        assert mistake(capsys, "train", "--data", "d.csv").endswith("decimal point, and nothing between thousands")
+    put("d.csv", "a;b;y\n01.02.2024;2;0\n02.02.2024;3;1\n")
+    assert mistake(capsys, "train", "--data", "d.csv").endswith("no number: fix or drop it, or exclude the column")
 
 
 @pytest.mark.parametrize("delimiter", ",;\t|")
@@ -845,7 +850,7 @@ def test_what_is_no_class_in_a_parquet_file():
 
     said = {
         "1": "column 'y' has no value in row 1: fill or drop it",
-        "2": "is not numeric: exclude it, or make it numbers",
+        "2": "is not numeric: make it numbers, or text, which names classes",
     }
     for number, y in (("1", [0.0, float("nan")]), ("2", [[0.0], [1.0]])):
         parquet.write_table(pa.table({"a": [0.0, 1.0], "y": y}), "d.parquet")
@@ -884,7 +889,10 @@ def test_an_index_of_pandas_is_no_feature():
     frame[frame.a != 1].to_parquet("d.parquet")
     frame.to_csv("d.csv")
     assert Path("d.csv").read_text().startswith(",a,y\n0,")
-    for name in ("d.parquet", "d.csv"):
+    again = pandas.read_csv("d.csv")
+    again.to_csv("again.csv", index=False)
+    assert Path("again.csv").read_text().startswith("Unnamed: 0,a,y\n0,")
+    for name in ("d.parquet", "d.csv", "again.csv"):
         assert tn.data.read(name).columns.features == ("a",)
 
 
@@ -1143,6 +1151,27 @@ def test_an_output_without_room(argv, capsys, monkeypatch):
         assert main(argv) == 2
         monkeypatch.undo()
     assert capsys.readouterr().err == "tinynet: error: No space left on device\n"
+
+
+def test_an_output_that_takes_a_part_gets_the_rest(run, monkeypatch):
+    """As an unbuffered one does where the disk is full."""
+
+    class Raw(io.RawIOBase):
+        written = b""
+
+        def writable(self):
+            return True
+
+        def write(self, data):
+            self.written += bytes(data[:7])
+            return min(7, len(data))
+
+    raw = Raw()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))
+    put("d.csv", GOOD)
+    assert main(["predict", str(run), "d.csv"]) == 0
+    assert raw.written.startswith(b"prediction\n")
+    assert raw.written.count(b"\n") == GOOD.count("\n")
 
 
 def test_an_output_that_was_closed(run, capsys, monkeypatch):

@@ -280,6 +280,36 @@ def test_a_wrong_gradient_is_named(wrong):
         tn.check_gradients(tn.Sequential(tn.Tanh(), Crooked(3, wrong=wrong)), n_in=2)
 
 
+class Own(tn.Layer):
+    """A layer whose passes are ``forward(x)`` and ``backward(dy)``."""
+
+    def __init__(self, forward, backward):
+        self.passes = forward, backward
+
+    def forward(self, params, x, ctx):
+        forward, backward = self.passes
+        return forward(x), lambda dy: (backward(dy), {})
+
+
+def twice(a):
+    a *= 2.0
+    return a
+
+
+def test_arrays_that_a_layer_changes_are_found():
+    """Its derivative is right: `forward` would spoil data that are views, `backprop` what another layer needs."""
+    with pytest.raises(tn.GradientError, match=r"^Own\(\) changes its inputs in place"):
+        tn.check_gradients(Own(twice, lambda dy: 2.0 * dy))
+    with pytest.raises(tn.GradientError, match=r"^backprop of Own\(\) changes dy in place"):
+        tn.check_gradients(Own(lambda x: 2.0 * x, twice))
+
+
+def test_a_layer_that_draws_by_itself_is_found():
+    rng = np.random.default_rng(0)
+    with pytest.raises(tn.GradientError, match=r"^Own\(\) gives other outputs for the same inputs: draw by ctx.seed"):
+        tn.check_gradients(Own(lambda x: x + rng.normal(size=x.shape), lambda dy: dy))
+
+
 def test_a_wrong_loss_is_found():
     class Bent(tn.MeanSquaredError):
         def formula(self, xp, y, target):

@@ -7,7 +7,7 @@ nothing else. A wrong seed, rate or mask shows in the third digit. In float32 th
 
 import copy
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isnan
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
+from tinynet.layers import Param, Spec
 
 TOLERANCE = 1e-10
 TOLERANCES = {"float32": 1e-4, "float64": TOLERANCE}
@@ -312,6 +313,26 @@ def test_a_layer_that_asks_for_masks_of_many_is_told_how():
     model = tn.Model(tn.Sequential(Noise(), tn.Dense(3)), 5)
     with pytest.raises(TypeError, match=r"take them from the contexts in ctx.each\(\)"):
         tn.fit_many(model, (X, LABELS), seeds=[1, 2])
+
+
+@pytest.mark.parametrize("networks", [2, 5])
+def test_a_layer_that_takes_networks_for_samples_is_found(networks, ops):
+    """With as many networks as samples in a batch, all its shapes are right."""
+
+    @dataclass(frozen=True, repr=False)
+    class Scale(tn.Layer):
+        def build(self, shape):
+            return Spec(shape, {"s": Param(shape, tn.initializers.Constant(1.0))})
+
+        def forward(self, params, x, ctx):
+            s = params["s"]
+            return x * s, lambda dy: (dy * s, {"s": ctx.ops.xp.sum(x * dy, axis=0)})
+
+    model = tn.Model(tn.Sequential(tn.Dense(4), Scale()), 3, backend=ops)
+    X = np.ones((10, 3))
+    with pytest.raises(ValueError, match="shape|broadcast") as e:
+        tn.fit_many(model, (X, np.ones((10, 4))), seeds=range(networks), batch_size=networks)
+    assert "count axes from the end" in e.value.__notes__[-1]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 33])

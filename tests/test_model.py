@@ -147,6 +147,37 @@ def test_weights_are_views_of_one_vector(ops):
     assert model.state.shape == (10,)
 
 
+def test_what_is_assigned_to_a_name_is_copied(ops):
+    model = made(ops)
+    weights = model.weights()
+    weights["0.b"] = ops.asarray(np.arange(5.0), model.dtype)
+    weights["3.b"] += 2.0
+    weights.update({"1.mean": 7.0})
+    weights |= {"1.gamma": 8.0}
+    found = {name: ops.to_numpy(array).tolist() for name, array in model.weights().items() if array.ndim == 1}
+    assert [found[name] for name in ("0.b", "3.b", "1.mean", "1.gamma")] == [[0, 1, 2, 3, 4], [2] * 3, [7] * 5, [8] * 5]
+    with pytest.raises(KeyError, match=r"there is no array '0.c' to set: there are 0.w, 0.b, 1.gamma"):
+        weights["0.c"] = 0.0
+    kept = copy.deepcopy(weights)
+    kept["0.b"] = None  # a copy is a dict like any other
+    assert float(model.weights()["0.b"][4]) == 4.0
+
+
+def test_a_layer_may_assign_to_its_state(ops):
+    @dataclass(frozen=True, repr=False)
+    class Count(tn.Layer):
+        def build(self, shape):
+            return Spec(shape, state={"n": Param((), tn.initializers.Constant(0.0))})
+
+        def forward(self, params, x, ctx):
+            params["n"] = params["n"] + 1.0
+            return x, lambda dy: (dy, {})
+
+    model = tn.Model(tn.Sequential(tn.Dense(3), Count()), 4, backend=ops)
+    model.fit((X, X[:, :3]), batch_size=10, shuffle=False, epochs=4)
+    assert float(model.state[0]) == 4 * -(-len(X) // 10)
+
+
 def test_what_is_assigned_to_the_vectors_is_copied(ops):
     model, other = made(ops), made(ops)
     other.theta[...] = 0.5 * other.theta + 0.1
@@ -342,6 +373,26 @@ def test_a_layer_that_lacks_a_part(name, value, said, ops):
             with pytest.raises(TypeError) as e:
                 use()
             assert str(e.value) == said
+
+
+NO_ARRAYS = {
+    r"^Bad.forward gives \[1.0\] as outputs: return an array": lambda x: ([1.0], lambda dy: (dy, {})),
+    r"^Bad.backprop gives dx \(6, 1\): expected \(6, 4\), the shape of the inputs": lambda x: (
+        x,
+        lambda dy: (dy[:, :1], {}),
+    ),
+    r"^Bad.backprop gives dx None: expected \(6, 4\), the shape of the inputs": lambda x: (x, lambda dy: (None, {})),
+}
+
+
+@pytest.mark.parametrize("said", NO_ARRAYS)
+def test_a_layer_gives_arrays_of_the_right_shape(said, ops):
+    bad = Bad("forward", lambda params, x, ctx: NO_ARRAYS[said](x))
+    with pytest.raises((TypeError, ValueError), match=said):
+        tn.check_gradients(bad, backend=ops)
+    model = tn.Model(tn.Sequential(tn.Dense(4), bad), 4, backend=ops)
+    with pytest.raises((TypeError, ValueError), match=said.replace("6", "30")):
+        model.fit((X, X), batch_size=30)
 
 
 def test_a_shape_may_be_a_list(ops):

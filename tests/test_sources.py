@@ -571,7 +571,7 @@ BAD = {
                  f"has no column y or target: name the target, out of {', '.join(f'c{i}' for i in range(20))} and 2980 more"),
     "long.csv": (lambda p: p.write_text(f"{'c' * 99},b\n1,2\n"),
                  f"has no column y or target: name the target, out of {'c' * 57}..., b"),
-    "group.h5": (lambda p: h5(p, **{"X/a": X, "y": Y, "Z": None}), "has no data set 'X', but y"),
+    "group.h5": (lambda p: h5(p, **{"X/a": X, "y": Y, "Z": None}), "has no data set 'X', but y, X/a: store X"),
     "void.h5": (lambda p: h5(p, X=None, y=Y), "has no data set 'X', but y"),
     "zeros.h5": (lambda p: h5(p, X=(2**40, 2**20), y=Y), f"decoded it takes {2**62} bytes, and "),
 }  # fmt: skip

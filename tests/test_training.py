@@ -182,6 +182,27 @@ def test_a_callback_sees_every_epoch_and_may_stop():
     assert history.stopped == "enough"
 
 
+def test_a_callback_that_changes_a_hyperparameter_is_told_that_it_cannot():
+    """The step was recorded with the old one, and went on with it."""
+
+    class Weighted(tn.losses.Loss):
+        factor = 1.0
+
+        def formula(self, xp, y, target):
+            return self.factor * (y - target) ** 2, 2.0 * self.factor * (y - target)
+
+    loss = Weighted()
+
+    def anneal(model, row):
+        loss.factor = 0.5
+
+    model = tn.Model(tn.Dense(1), 2)
+    with pytest.raises(
+        ValueError, match=r"^a callback has made Weighted\(factor=0.5\) of Weighted\(\), and a step keeps"
+    ):
+        model.fit((np.ones((8, 2)), np.ones((8, 1))), loss=loss, callbacks=[anneal])
+
+
 @pytest.mark.parametrize("at", [0, 3, 6, 8])
 def test_a_callback_may_stop_at_a_step(at, tmp_path):
     """In the middle of an epoch of 6 steps, and for good: a resumed run has ended, too."""

@@ -206,7 +206,10 @@ class Checkpoints:
             raise TypeError("its fingerprint is not a mapping")
         for name, mine in self._fingerprint.items():
             if theirs.get(name) != mine:
-                raise _AnotherRun(f"{path} was written for another {name}: {theirs.get(name)} there, {mine} here")
+                raise _AnotherRun(
+                    f"{path} was written for another {name}: {theirs.get(name)} there, {mine} here: resume with what is "
+                    "there, or begin in another folder"
+                )
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint, whole or not at all, and delete those that are too many."""

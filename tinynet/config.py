@@ -291,9 +291,13 @@ def _is_file(data: str) -> bool:
 def read(path: str | PathLike[str]) -> dict[str, Any]:
     """The options that a TOML file sets; ValueError, naming the file, if it is no TOML."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path}: not a TOML file: {e}") from None
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows write a mark in front
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a TOML file, which is text in UTF-8: save it in that encoding") from None
+    except tomllib.TOMLDecodeError as e:
+        raise ValueError(
+            f"{path}: not a TOML file: {e}: give each name once, text in quotes, lists in brackets"
+        ) from None
 
 
 def help_of(f: Any) -> str:

@@ -225,6 +225,7 @@ class _Session:
         self.snapshot, self.loader, self.saver = snapshot, loader, saver
         self.held_out, self.evaluate, self.callbacks = held_out, evaluate, callbacks
         self.per_step: list[Any] = [callback for callback in callbacks if hasattr(callback, "at_step")]
+        self.made_of = [(thing, repr(thing)) for thing in (snapshot.model.net, evaluate.loss)]
 
     def run(self, reports: Reports, steps: int, bar: bars.Silent) -> bool:
         """Take the ``steps`` steps; whether the run is at its end, rather than stopped so that another continues it."""
@@ -286,10 +287,20 @@ class _Session:
             with _may_stop(history):
                 for callback in self.callbacks:
                     callback(model, row)
+                    self._check_unchanged()
             row |= {name: checks.plain(value) for name, value in row.items()}  # what a callback added may be NumPy's
             if self.saver is not None:
                 self.saver.rate(row, model)
         tally.reset()
+
+    def _check_unchanged(self) -> None:
+        """ValueError if a callback has changed a hyperparameter: a step that is repeated would not notice."""
+        for thing, before in self.made_of:
+            if repr(thing) != before:
+                raise ValueError(
+                    f"a callback has made {thing!r} of {before}, and a step keeps what it began with: change it between two "
+                    "calls of fit, or have a layer read ctx.step"
+                )
 
     def _save(self, report: Report, last: bool) -> str:
         """Save a checkpoint if one is due; the reason why the run stops with it, or nothing."""

@@ -46,7 +46,8 @@ def check_gradients(
     default targets that it accepts. Everything is computed in float64, along one random direction in inputs and parameters
     together: a mistake in any gradient changes the result.
 
-    `GradientError`, which names the wrong parts, if the error exceeds 1e-6. A kink within 1e-5 of a sample, such as that of
+    `GradientError`, which names the wrong parts, if the error exceeds 1e-6; also for a layer that changes its inputs in
+    place, or gives other outputs for the same inputs. A kink within 1e-5 of a sample, such as that of
     ReLU at 0, has the same effect: try another ``seed``.
 
     Examples
@@ -124,12 +125,29 @@ def layer_error(
         model.theta[...], model.state[...] = start + shift * dtheta, state
         return checked_forward(layer, model.out_shape, model.params, x + shift * dx, ctx)
 
-    above, below = (xp.asarray(forward(shift)[0], copy=True) for shift in (STEP, -STEP))
-    y, backprop = forward(0.0)
+    above, again, below = (xp.asarray(forward(shift)[0], copy=True) for shift in (STEP, 0.0, -STEP))
+    given = xp.asarray(x, copy=True)
+    model.theta[...], model.state[...] = start, state
+    y, backprop = checked_forward(layer, model.out_shape, model.params, given, ctx)
+    if _any(ops, xp.abs(y - again) > TOLERANCE):
+        raise GradientError(
+            f"{layer!r} gives other outputs for the same inputs: draw by ctx.seed and ctx.step, as Dropout"
+        )
+    if _any(ops, given != x):
+        raise GradientError(f"{layer!r} changes its inputs in place, which may be the user's data: make a new array")
     v = draw(*y.shape)
-    gx, gparams = backprop(v)
+    given = xp.asarray(v, copy=True)
+    gx, gparams = backprop(given)
+    if _any(ops, given != v):
+        raise GradientError(
+            f"backprop of {layer!r} changes dy in place, which another layer may need: make a new array"
+        )
     g = ops.pack(checked_gradients(model.gradient_names, gparams, model.params), ops.zeros(start.shape, start.dtype))
     return _error(ops, xp.sum(gx * dx) + xp.sum(g * dtheta), xp.sum(v * (above - below)) / (2.0 * STEP))
+
+
+def _any(ops: Backend, wrong: Array) -> bool:
+    return bool(ops.to_numpy(ops.xp.any(wrong)))
 
 
 def _parameters(model: Model) -> list[tuple[str, Array]]:

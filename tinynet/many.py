@@ -16,7 +16,7 @@ from tinynet.ensemble import Ensemble
 from tinynet.errors import Interrupted
 from tinynet.evaluation import Evaluation
 from tinynet.fitting import Tally, adapt, averaged, check_draws_itself, fit, settle
-from tinynet.layers import Array
+from tinynet.layers import Array, Context, checked_forward, checked_gradients
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
 from tinynet.metrics import Metric
@@ -92,6 +92,7 @@ def fit_many(
 
     ensemble = Ensemble(model, numbers, rates)
     ensemble.loss, ensemble.metrics, ensemble.columns = loss, chosen, source.columns
+    _check_axes(ensemble)
     run = Run(optimizer.init(ensemble.theta, ensemble.ops))
     _adapt(ensemble, source)
     if ema is not None:
@@ -170,6 +171,24 @@ class _Session:
         with averaged(self.ensemble, self.run):
             scores = self.evaluate.each(self.held_out, max(_ROWS // len(self.ensemble), 256))
         return [{f"val_{name}": value for name, value in score.items()} for score in scores]
+
+
+def _check_axes(ensemble: Ensemble) -> None:
+    """An error for a layer that takes the first axis, that of the networks, for the samples.
+
+    Where there are as many networks as samples in a batch, it would mix them in silence; here there are not.
+    """
+    ops, net, params = ensemble.ops, ensemble.net, ensemble.params
+    x = ops.empty((len(ensemble), 2 if len(ensemble) != 2 else 3, *ensemble.in_shape), ops.dtype(ensemble.dtype))
+    x[...] = 1.0
+    try:
+        y, backprop = checked_forward(net, ensemble.out_shape, params, x, Context(ops, seed=ensemble.seed))
+        checked_gradients(ensemble.gradient_names, backprop(y)[1], params)
+    except Exception as e:
+        e.add_note(
+            "in fit_many every array has an axis of networks in front: count axes from the end, and use .mT for .T"
+        )
+        raise
 
 
 def _adapt(ensemble: Ensemble, data: Dataset) -> None:

@@ -18,7 +18,7 @@ from tinynet.layers import Array, Context, Layer, Sequential, built, checked_for
 from tinynet.losses import Loss
 from tinynet.matching import as_inputs, check_fit, check_inputs
 from tinynet.metrics import Metric, as_metrics
-from tinynet.parameters import Vectors, draw, on_its_device, views
+from tinynet.parameters import Vectors, Views, draw, on_its_device, views
 from tinynet.standardize import moments, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
@@ -118,8 +118,9 @@ class Model(Vectors):
     def weights(self, vector: Array | None = None) -> dict[str, Array]:
         """Parameters and layer state by name, as views of ``theta`` and ``state``: "0.w" (i, o), "0.b" (o,), …
 
-        If a ``vector`` (p,) is given, such as a gradient, its parts are returned instead, under the names of the
-        parameters. ValueError if its shape is not that of ``theta``.
+        An assignment to a name copies the values into the view; KeyError for a name that is not there. If a ``vector``
+        (p,) is given, such as a gradient, its parts are returned instead, under the names of the parameters. ValueError
+        if its shape is not that of ``theta``.
 
         Examples
         --------
@@ -128,10 +129,10 @@ class Model(Vectors):
         {'0.w': (2, 8), '0.b': (8,), '2.w': (8, 3), '2.b': (3,)}
         """
         if vector is None:
-            return dict(leaves(self.params))
+            return Views(leaves(self.params))
         if tuple(vector.shape) != tuple(self.theta.shape):
             raise ValueError(f"vector {tuple(vector.shape)} is not like theta: expected {tuple(self.theta.shape)}")
-        return dict(leaves(views(vector, self.spec.params, self.ops)))
+        return Views(leaves(views(vector, self.spec.params, self.ops)))
 
     def to(self, backend: str | Backend) -> Model:
         """A copy of this model on another backend, with its loss, metrics and columns, but without its history."""

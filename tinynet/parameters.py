@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from math import prod
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from tinynet_backends import Backend, get_backend
 
-from tinynet import streams
+from tinynet import checks, streams
 from tinynet.data.columns import Columns
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Layer, Param, Spec, leaves, merge
@@ -76,6 +76,27 @@ class Vector:
             own[...] = new
 
 
+class Views(dict[str, Any]):
+    """Arrays by name that are views of a vector: an assignment to one of them copies, in place."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self:
+            raise KeyError(f"there is no array {name!r} to set: there are {checks.listed(list(self))}")
+        if value is not self[name]:  # as after `weights["0.w"] *= 0.5`
+            self[name][...] = value
+
+    def update(self, *args: Any, **named: Any) -> None:
+        for name, value in dict(*args, **named).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:  # copies are views of nothing
+        return dict, (dict(self),)
+
+
 class Vectors:
     """What has all its numbers in the vectors ``theta`` and ``state``, in a form that can be copied and pickled."""
 
@@ -88,7 +109,8 @@ class Vectors:
         """Make these the vectors, and cut the arrays of layers out of them."""
         self._theta, self._state = theta, state
         self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
-        self.params = merge(views(theta, self.spec.params, self.ops), views(state, self.spec.state, self.ops))
+        trees = ((theta, self.spec.params), (state, self.spec.state))
+        self.params: dict[str, Any] = _protected(merge(*(views(vector, tree, self.ops) for vector, tree in trees)))
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without the views that are cut out of the two vectors."""
@@ -143,3 +165,8 @@ def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any
         return out
 
     return walk(tree)
+
+
+def _protected(tree: Mapping[str, Any]) -> Views:
+    """Nested dicts as `Views`: a layer that assigns to its state would else leave the vector as it was."""
+    return Views((name, _protected(value) if isinstance(value, dict) else value) for name, value in tree.items())

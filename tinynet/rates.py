@@ -17,6 +17,7 @@ from tinynet.schedules import Exponential
 from tinynet.training import Run, train
 
 STOP = 4.0  # the test ends at this multiple of the least loss, as in fastai's learner
+LAST = 10  # losses whose mean has to be that: a batch may by chance have ten times the loss of another
 DIVISOR = 10.0  # what is suggested is the rate at the least loss over this: there the loss still falls
 
 
@@ -55,10 +56,10 @@ def find_rate(
     """The learning-rate range test: train a copy of ``model`` with a learning rate that grows from ``low`` to ``high``.
 
     It takes up to ``steps`` steps (at least 10), each with the rate of the one before times a constant factor, and ends
-    early if the loss is not finite or exceeds four times its minimum. L. N. Smith (2017), *Cyclical learning rates for
-    training neural networks*, section 3.3, with the logarithmic scale that is now usual. ``data``, ``loss``, ``optimizer``
-    (whose own learning rate is ignored) and ``batch_size`` are those of `fit`, and the batches are the same. ``model``
-    itself is not changed. ValueError if the loss of the first step is not finite.
+    early if the loss is not finite or if the mean of the last ten exceeds four times the least such mean. L. N. Smith
+    (2017), *Cyclical learning rates for training neural networks*, section 3.3, with the logarithmic scale that is now
+    usual. ``data``, ``loss``, ``optimizer`` (whose own learning rate is ignored) and ``batch_size`` are those of `fit`,
+    and the batches are the same. ``model`` itself is not changed. ValueError if the loss of the first step is not finite.
 
     Examples
     --------
@@ -81,11 +82,14 @@ def find_rate(
     run = Run(rising.init(copy.theta, copy.ops))
     adapt(copy, loader.data)
     losses: list[float] = []
+    recent: list[float] = []  # means of the last losses
     try:
         for report in train(copy, loader, loss, rising, steps=steps, run=run, due=lambda step: True):
             losses += report.recent
-            if losses[-1] > STOP * min(losses) > 0 and len(losses) > 1 and losses[-1] > losses[0]:
-                break
+            if len(losses) >= LAST:
+                recent.append(sum(losses[-LAST:]) / LAST)
+                if recent[-1] > STOP * min(recent) > 0 and recent[-1] > recent[0]:
+                    break
     except DivergedError as e:
         if not losses:
             raise ValueError(f"the loss of the first step, at rate {low:g}, is not finite: scale the inputs") from e

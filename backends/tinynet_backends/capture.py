@@ -36,6 +36,7 @@ class Tape:
         self.calls: list[Call] = []
         self.broken = ""
         self.wrote = False  # to an array from before the step, which therefore cannot be run again
+        self.given: list[Any] = []  # arrays and numbers that are none of the step's: a replay takes them for constants
 
     def stop(self, reason: str) -> None:
         """Break the tape: the step does what it cannot hold."""
@@ -50,6 +51,14 @@ class Tape:
         """The same for several calls, with no signal between them."""
         run([(f, *map(real, args)) for f, args in calls])
         self.calls.extend(calls)
+
+    def give(self, *values: Any) -> None:
+        """Note which of the ``values`` in an expression of the step come from elsewhere."""
+        for value in values:
+            if isinstance(value, (np.ndarray, np.generic, float)):
+                self.given.append(value)
+            elif isinstance(value, (tuple, list)):
+                self.give(*value)
 
     def array(self, value: Array, source: Source | None = None) -> StandIn:
         """A stand-in for ``value``, a part of ``source`` if that is given."""
@@ -124,6 +133,7 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         tape, out = self.tape, options.pop("out", None)
+        tape.give(*inputs)
         if any(isinstance(value, StandIn) for value in options.values()):  # where=
             tape.stop("a mask among the options of a call")
             options = {name: real(value) for name, value in options.items()}
@@ -161,6 +171,7 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
     def _function(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Any function: a view of an argument stays one; other results are copied to arrays of their own."""
         stand_ins: list[Any] = []
+        self.tape.give(*args, *kwargs.values())
         value = function(*real(args, stand_ins), **real(kwargs, stand_ins))
         several = isinstance(value, (tuple, list))
         values = list(value) if several else [value]

@@ -44,7 +44,10 @@ class NumpyBackend(NumpyNumbers):
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
         made, tape = super().asarray(x, dtype), self._running.tape
-        return made if tape is None or isinstance(made, StandIn) else tape.array(made)
+        if tape is None or isinstance(made, StandIn):
+            return made
+        tape.give(made)
+        return tape.array(made)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         running = self._running

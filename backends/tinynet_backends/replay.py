@@ -148,13 +148,15 @@ class Compiled(threading.local):
 class Compilation:
     """A step of one thread, its arena, and a replay for each kind of arguments.
 
-    Of each kind the first call runs as written, the second is captured, and later ones are replayed.
+    Of each kind the first call runs as written, the second is captured, and later ones are replayed. If the step uses
+    arrays or numbers made outside of it, the third is captured, too: it is replayed if they are still the same.
     """
 
     def __init__(self, ops: Any, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
         self.ops, self.step, self.fixed = ops, step, fixed
         self.arena = Arena(aligned)
-        self.replays: dict[Any, Replay | str] = {}  # or why there is none; "" where it is still to be tried
+        # or why there is none; "" where it is still to be tried, or what the first capture was given
+        self.replays: dict[Any, Replay | str | list[Any]] = {}
         self.latest: Replay | None = None
         self.quiet = copy_context()  # with floating-point warnings off: entering it is faster than np.errstate
         self.quiet.run(np.seterr, all="ignore")
@@ -186,7 +188,7 @@ class Compilation:
             for place, args in enumerate(chain([first], calls)):
                 out[place, ...] = self(args)
 
-    def _find(self, args: tuple[Any, ...]) -> tuple[Any, Replay | str | None]:
+    def _find(self, args: tuple[Any, ...]) -> tuple[Any, Replay | str | list[Any] | None]:
         """The kind of arguments, and what there is for it, which becomes the latest."""
         kind = tuple([(a.shape, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in args])
         replay = self.replays.pop(kind, None)
@@ -194,7 +196,7 @@ class Compilation:
             self.replays[kind] = replay
         return kind, replay
 
-    def _first_calls(self, kind: Any, reason: str | None, args: tuple[Any, ...]) -> Any:
+    def _first_calls(self, kind: Any, reason: str | list[Any] | None, args: tuple[Any, ...]) -> Any:
         """Run the first calls of a kind, and all that cannot be replayed."""
         running = self.ops._running
         outer = running.arena
@@ -205,7 +207,7 @@ class Compilation:
                     del self.replays[next(iter(self.replays))]
                 usual = all(isinstance(a, _CAPTURABLE) for a in args)
                 self.replays[kind] = "" if usual else "arguments that are neither arrays nor numbers"
-            if reason == "":
+            if reason == "" or isinstance(reason, list):
                 return self._capture(kind, args)
             return self.step(*self.fixed, *args)
         finally:
@@ -227,6 +229,14 @@ class Compilation:
             self.ops._running.tape = None
         if not tape.broken and has_source(result):
             tape.stop("an input that is returned")
+        if not tape.broken and tape.given:
+            before = self.replays[kind]
+            if not isinstance(before, list):
+                self.replays[kind] = tape.given
+                tape.calls.clear()
+                return real(result)
+            if not _same(tape.given, before):
+                tape.stop("an array or a number made outside of it, another one in every call")
         if not tape.broken:
             replay = self.replays[kind] = Replay(result, args, self.arena.taken())
             self.ops._lower(tape.calls, replay)
@@ -239,6 +249,10 @@ class Compilation:
             self.arena.rewind()
             return self.step(*self.fixed, *args)
         return real(result)
+
+
+def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
+    return len(now) == len(before) and all(a is b or np.array_equal(a, b) for a, b in zip(now, before, strict=True))
 
 
 def _contiguous(a: Any) -> Any:
@@ -257,7 +271,7 @@ def _stand(tape: Tape, source: Source) -> Any:
 def _stand_in(tree: Any, tape: Tape) -> Any:
     """``tree``, made of dicts, lists and tuples, with stand-ins for its arrays."""
     if isinstance(tree, dict):
-        return {name: _stand_in(value, tape) for name, value in tree.items()}
+        return type(tree)((name, _stand_in(value, tape)) for name, value in tree.items())
     if isinstance(tree, (tuple, list)):
         return type(tree)(_stand_in(value, tape) for value in tree)
     return tape.array(tree) if isinstance(tree, np.ndarray) else tree

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tinynet.checks import listed
 from tinynet.data.dataset import Array
 from tinynet.data.mapped import MappedFile, demand_regular, demand_room, reading, scratch_folder
 from tinynet.data.tables import ROWS, Request
@@ -140,8 +141,8 @@ def read_hdf5(path: Path, request: Request) -> MappedFile:
             for name in ("X", "y"):
                 if name not in arrays:
                     raise DataFileError(
-                        f"{path}: has no data set {name!r}, but {', '.join(found) or 'nothing'}: store X and y, or give its "
-                        "data sets as arrays, (file['a'], file['b'])"
+                        f"{path}: has no data set {name!r}, but {names_in(f)}: store X and y, or give its data sets as "
+                        "arrays, (file['a'], file['b'])"
                     )
         return MappedFile(path, arrays["X"], _for_task(path, arrays["y"], request.task), arrays.get("weight"), scratch)
 
@@ -152,6 +153,13 @@ def data_sets(f: Any) -> dict[str, Any]:
 
     entries = {name: f.get(name) for name in f}
     return {name: data for name, data in entries.items() if isinstance(data, h5py.Dataset) and data.shape is not None}
+
+
+def names_in(f: Any) -> str:
+    """The names of the data sets of an open HDF5 file, also of those in groups, for an error."""
+    names = list(data_sets(f))
+    f.visititems(lambda name, item: names.append(name) if "/" in name and hasattr(item, "dtype") else None)
+    return listed(names) or "nothing"
 
 
 def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 
 from tinynet import checks
 from tinynet.data import tables
-from tinynet.data.array_files import data_sets, npy_array, npz_arrays
+from tinynet.data.array_files import data_sets, names_in, npy_array, npz_arrays
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape
 from tinynet.data.mapped import demand_regular, reading
@@ -129,9 +129,7 @@ def _of_arrays(path: Path, suffix: str, shape: Shape) -> Iterator[Array]:
             found = data_sets(f)
             x = found.get("X", found.get("x"))
             if x is None:
-                raise DataFileError(
-                    f"{path}: has no data set 'X', but {', '.join(found) or 'nothing'}: store rows as X"
-                )
+                raise DataFileError(f"{path}: has no data set 'X', but {names_in(f)}: store rows as X")
             yield from _pieces(path, x, shape)
 
 

@@ -54,7 +54,9 @@ def _csv(f: BinaryIO, names: Sequence[str]) -> Iterator[Write]:
             begun = True
         # str of a NumPy scalar is the shortest text that reads as the same number of its type
         writer.writerows(zip(*(a.tolist() if a.dtype.kind in "Ui" else map(str, a) for a in columns), strict=True))
-        f.write(text.getvalue().encode())
+        left = memoryview(text.getvalue().encode())
+        while left:  # with PYTHONUNBUFFERED a full disk takes a part, and only the next write is an error
+            left = left[f.write(left) :]
         f.flush()
 
     yield write

@@ -94,7 +94,9 @@ def _layout(table: Table, request: Request) -> _Layout:
     coded = may_be_labels and named
     if not coded or pa.types.is_nested(kind):
         for name in target:
-            tables.check_numeric(path, name, kinds[name], "regression" if task == "regression" else "")
+            tables.check_numeric(
+                path, name, kinds[name], "target of a regression" if task == "regression" else "target"
+            )
     exact = all(str(kinds[name]) in _EXACT_IN_32 for name in used)
     labels = coded or (may_be_labels and integer)
     return _Layout(

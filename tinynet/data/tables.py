@@ -19,10 +19,12 @@ from tinynet.errors import DataFileError
 
 ROWS = 65536  # rows decoded at a time
 TASKS = ("auto", "classification", "regression")
-_INDEX = re.compile(r"(__index_level_\d+__)?")  # of Parquet and, without a name, of CSV: a pandas index
+# A pandas index in Parquet and, without a name, in CSV; and what pandas calls the latter when it has read it.
+_INDEX = re.compile(r"(__index_level_\d+__|Unnamed: \d+)?")
 _LONGEST_LINE = 16 * 2**20
 _BLOCK = 2**20  # bytes of a CSV file that are read at a time; those of the first tell what its columns are
-_WITH_COMMAS = re.compile(r"\s*[-+]?\d+(,\d+)+\.?\d*\s*")
+# Numbers with commas, or with another sign between groups of three digits.
+_WITH_SIGNS = re.compile(r"\s*[-+]?(\d+(,\d+)+\.?\d*|\d{1,3}([ .'\xa0\u202f]\d{3})+(,\d*)?)\s*")
 _CONVERSION = re.compile(r"In CSV column #(\d+): Row #(\d+): .*?invalid value '(.*)'", re.DOTALL)
 _COUNT = re.compile(r"CSV parse error: Row #(\d+): Expected (\d+) columns, got (\d+)")
 
@@ -100,7 +102,7 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
     empty fields are missing values. Where a column of numbers has true and false in the first rows, it is of those.
     Between semicolons, numbers may have a decimal comma.
     """
-    blocks = _blocks(path, f, header.delimiter)
+    blocks = _blocks(path, f, header)
     block = next(blocks, None)
     if block is None:
         raise DataFileError(f"{path}: has no rows")
@@ -119,14 +121,15 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
     return Table(path, names, kinds, batches())
 
 
-def _blocks(path: Path, f: BinaryIO, delimiter: str) -> Iterator[bytes]:
-    """The rest of ``f`` in blocks of whole rows, about a megabyte each; of a pipe as much as it has now.
+def _blocks(path: Path, f: BinaryIO, header: Header) -> Iterator[bytes]:
+    """The rest of ``f`` in blocks of whole rows, about a megabyte or 64 rows each; of a pipe as much as it has now.
 
     Arrow would read ``f`` in a thread of its own. One that lets go of it while the interpreter exits aborts the process.
     """
-    read = f.read if f.seekable() else f.read1  # type: ignore[attr-defined]
+    delimiter, read = header.delimiter, f.read if f.seekable() else f.read1  # type: ignore[attr-defined]
+    size = min(max(_BLOCK, 64 * 8 * len(header.names)), _LONGEST_LINE)  # each column takes time in each block
     parts: list[bytes] = []
-    while more := read(_BLOCK):
+    while more := read(size):
         end = more.rfind(b"\n") + 1
         block = b"".join([*parts, more[:end]]) if end else b""
         if end and not _open_quote(block, delimiter):
@@ -157,7 +160,7 @@ def _first_rows(path: Path, header: Header, types: dict[str, Any], block: bytes)
     """Of the columns that ``types`` has as numbers, those of true and false; and the decimal sign. By the first rows.
 
     Between semicolons the sign may be a comma: it is if more columns are then numeric. DataFileError if several columns
-    of numbers have something else; one alone is reported with its row when that is read, as are decimal commas, which
+    of numbers have something else; one alone is reported with its row when that is read, as are numbers with commas, which
     have a remedy of their own.
     """
     import pyarrow as pa
@@ -170,8 +173,8 @@ def _first_rows(path: Path, header: Header, types: dict[str, Any], block: bytes)
     rows = tables[sign].select(numbers)
     kinds = dict(zip(numbers, rows.schema.types, strict=True))
     wrong = [name for name, kind in kinds.items() if not _is_numeric(kind) or rows.column(name).null_count]
-    commas = any(_WITH_COMMAS.fullmatch(str(rows.column(name)[0])) for name in wrong)
-    if len(wrong) > 1 and not commas:
+    signs_alone = any(_WITH_SIGNS.fullmatch(str(rows.column(name)[0])) for name in wrong)
+    if len(wrong) > 1 and not signs_alone:
         raise DataFileError(
             f"{path}: columns {checks.listed(wrong)} have values that are missing or no numbers: fix or drop those, or "
             "exclude the columns"
@@ -219,8 +222,8 @@ class _Parser:
             name, row, value = self.header.names[int(match[1])], rows + int(match[2]) - 1, match[3]
             number = self.types[name] == pa.float64()
             kind = "number" if number else "value like those before"
-            if number and _WITH_COMMAS.fullmatch(value):
-                remedy = "write it with a decimal point, and thousands without commas"
+            if number and _WITH_SIGNS.fullmatch(value):
+                remedy = "write it with a decimal point, and nothing between thousands"
             elif pa.types.is_integer(self.types[name]):  # of a target, told by the first rows
                 remedy = "fix or drop it, or say what the task is"
             else:
@@ -306,15 +309,21 @@ def require(path: Path, names: Sequence[str], wanted: Sequence[str], of: str = "
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
-def check_numeric(path: Path, name: str, kind: Any, task: str = "") -> None:
-    """DataFileError unless a column of the Arrow type ``kind`` holds numbers."""
+def check_numeric(path: Path, name: str, kind: Any, use: str = "feature") -> None:
+    """DataFileError unless a column of the Arrow type ``kind`` holds numbers; ``use`` is one of `_REMEDIES`."""
     import pyarrow as pa
 
     if pa.types.is_null(kind):
-        raise DataFileError(f"{path}: column {name!r} has no value in any row{'' if task else ': exclude it'}")
+        raise DataFileError(f"{path}: column {name!r} has no value in any row{': exclude it' * (use == 'feature')}")
     if not _is_numeric(kind):
-        remedy = f"it cannot be the target of a {task}" if task else "exclude it, or make it numbers"
-        raise DataFileError(f"{path}: column {name!r} of type {kind} is not numeric: {remedy}")
+        raise DataFileError(f"{path}: column {name!r} of type {kind} is not numeric: {_REMEDIES[use]}")
+
+
+_REMEDIES = {
+    "feature": "exclude it, or make it numbers",
+    "target": "make it numbers, or text, which names classes",
+    "target of a regression": "it cannot be the target of a regression",
+}
 
 
 def _is_numeric(kind: Any) -> bool:
@@ -329,16 +338,19 @@ def stack_columns(path: Path, batch: Any, names: Sequence[str], dtype: Any, firs
     DataFileError if a value is missing, NaN or infinite.
     """
     out = np.empty((batch.num_rows, len(names)), dtype)
-    for j, name in enumerate(names):
-        column = batch.column(name)
+    columns, missing = dict(zip(batch.schema.names, batch.columns, strict=True)), None
+    for j, column in enumerate(map(columns.__getitem__, names)):
         if dtype.kind == "i":  # labels, of which large unsigned ones would become negative
             column = column.cast("int64")
-        missing = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
-        if missing is None:
-            out[:, j] = column.to_numpy(zero_copy_only=False)
-            if dtype.kind == "f" and not np.isfinite(out[:, j]).all():
-                missing = ~np.isfinite(out[:, j])
-        if missing is not None:
-            row = first + int(np.argmax(missing))
-            raise DataFileError(f"{path}: column {name!r} has no finite number in row {row}: fill or drop it")
+        if column.null_count:
+            missing = column.is_null().to_numpy(zero_copy_only=False)
+            break
+        out[:, j] = column.to_numpy(zero_copy_only=False)
+    else:
+        if dtype.kind == "f" and not np.isfinite(out).all():
+            j = int(np.argmin(np.isfinite(out).all(axis=0)))
+            missing = ~np.isfinite(out[:, j])
+    if missing is not None:
+        row = first + int(np.argmax(missing))
+        raise DataFileError(f"{path}: column {names[j]!r} has no finite number in row {row}: fill or drop it")
     return out
