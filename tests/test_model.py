@@ -423,6 +423,7 @@ MISTAKES = [
     ((X[:, :3], LABELS), "samples of shape (3,) do not fit the model: expected (4,)"),
     ((X[:, 0], LABELS), "X (30,) is not a table: expected (n, features); reshape(-1, 1) makes one column"),
     ((X[:29], LABELS), "y (30,) does not fit X (29, 4): expected 29 rows"),
+    ((X, np.float64(1.0)), "y () does not fit X (30, 4): expected 30 rows"),
     ((X[:0], LABELS[:0]), "X (0, 4) has no samples: give at least one"),
     ((X, LABELS[:, None]), "labels (30, 1) do not fit outputs (30, 3): expected (30,)"),
     ((X, bad(LABELS, 0, 1.0)),

@@ -268,6 +268,12 @@ def check_unmasked(x: Any, name: str) -> None:
         raise TypeError(f"{name} is a masked array, and no value can be missing: give {name}.filled(…)")
 
 
+def _is_array(x: Any) -> bool:
+    """Whether ``x`` is an array of some library, and not one of NumPy's scalars, which have the same protocols."""
+    protocol = hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__")
+    return protocol and not isinstance(x, get_backend("numpy").xp.generic)
+
+
 def adopt(x: Any, name: str) -> tuple[Array, Backend]:
     """``x`` and its backend: the host for lists and NumPy arrays, otherwise the one that owns it.
 
@@ -275,7 +281,7 @@ def adopt(x: Any, name: str) -> tuple[Array, Backend]:
     """
     host = get_backend("numpy")
     check_unmasked(x, name)
-    if (hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__")) and not isinstance(x, host.xp.generic):
+    if _is_array(x):
         for backend in (host, get_backend()):
             if backend.owns(x):
                 return backend.xp.asarray(x), backend
@@ -306,7 +312,7 @@ def _side_by_side(frame: Any, name: str, xp: Any) -> Array:
 
 def _follow(x: Any, name: str, ops: Backend) -> Array:
     """``x`` as an array on the backend of X: a list, or an array of the same library and device."""
-    if (hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__")) and not ops.owns(x):
+    if _is_array(x) and not ops.owns(x):
         kind = f"{type(x).__module__.split('.')[0]} array on {getattr(x, 'device', 'no device')}"
         raise TypeError(f"{name} is a {kind} and X lies on '{ops.name}': bring both to one library and device")
     return ops.asarray(adopt(x, name)[0])
