@@ -129,10 +129,10 @@ class Model(Vectors):
         {'0.w': (2, 8), '0.b': (8,), '2.w': (8, 3), '2.b': (3,)}
         """
         if vector is None:
-            return Views(leaves(self.params))
+            return Views(leaves(self.params), self.ops)
         if tuple(vector.shape) != tuple(self.theta.shape):
             raise ValueError(f"vector {tuple(vector.shape)} is not like theta: expected {tuple(self.theta.shape)}")
-        return Views(leaves(views(vector, self.spec.params, self.ops)))
+        return Views(leaves(views(vector, self.spec.params, self.ops)), self.ops)
 
     def to(self, backend: str | Backend) -> Model:
         """A copy of this model on another backend, with its loss, metrics and columns, but without its history."""

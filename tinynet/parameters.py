@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import wraps
 from math import prod
 from typing import Any, Protocol, Self, TypeVar
@@ -77,13 +78,21 @@ class Vector:
 
 
 class Views(dict[str, Any]):
-    """Arrays by name that are views of a vector: an assignment to one of them copies, in place."""
+    """Arrays by name that are views of a vector: an assignment to one of them copies, in place.
+
+    It makes the device of ``ops`` the current one; in a step it is.
+    """
+
+    def __init__(self, arrays: Iterable[tuple[str, Any]], ops: Backend | None = None) -> None:
+        super().__init__(arrays)
+        self.ops = ops
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self:
             raise KeyError(f"there is no array {name!r} to set: there are {checks.listed(list(self))}")
         if value is not self[name]:  # as after `weights["0.w"] *= 0.5`
-            self[name][...] = value
+            with nullcontext() if self.ops is None else self.ops.active():
+                self[name][...] = value
 
     def update(self, *args: Any, **named: Any) -> None:
         for name, value in dict(*args, **named).items():
@@ -110,7 +119,9 @@ class Vectors:
         self._theta, self._state = theta, state
         self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
         trees = ((theta, self.spec.params), (state, self.spec.state))
-        self.params: dict[str, Any] = _protected(merge(*(views(vector, tree, self.ops) for vector, tree in trees)))
+        self.params: dict[str, Any] = _protected(
+            merge(*(views(vector, tree, self.ops) for vector, tree in trees)), self.ops
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without the views that are cut out of the two vectors."""
@@ -167,6 +178,7 @@ def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any
     return walk(tree)
 
 
-def _protected(tree: Mapping[str, Any]) -> Views:
+def _protected(tree: Mapping[str, Any], ops: Backend) -> Views:
     """Nested dicts as `Views`: a layer that assigns to its state would else leave the vector as it was."""
-    return Views((name, _protected(value) if isinstance(value, dict) else value) for name, value in tree.items())
+    pairs = ((name, _protected(value, ops) if isinstance(value, dict) else value) for name, value in tree.items())
+    return Views(pairs, ops)
