@@ -15,8 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 NAMES = [
     "numpy",
     "numba",
-    pytest.param("strict:CPU_DEVICE", marks=pytest.mark.slow),
-    pytest.param("strict:device1", marks=pytest.mark.slow),
+    pytest.param("strict:CPU_DEVICE", marks=pytest.mark.slow),  # the default device, with float64 as its default dtype
     "strict:device2",  # the strictest of them: it is not the default device, and float32 is its default dtype
     pytest.param("torch", marks=pytest.mark.slow),  # a large library
 ]

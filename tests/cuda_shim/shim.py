@@ -51,7 +51,7 @@ def at(request: Any, tmp_path_factory: Any) -> Shim:
     return Shim(request.config.cache.mkdir("cuda_shim") if cached else tmp_path_factory.mktemp("cuda_shim"))
 
 
-def joined(sources: Sequence[Source], export: bool = True) -> str:
+def joined(sources: Sequence[Source]) -> str:
     """One text of all sources, each in its own namespace, n0, n1, …, within one per head."""
     heads: dict[str, list[str]] = {}
     exports = []
@@ -59,7 +59,7 @@ def joined(sources: Sequence[Source], export: bool = True) -> str:
         heads.setdefault(source.head, []).append(f"namespace n{n} {{\n{source.body}\n}}\n")
         place = f"h{[*heads].index(source.head)}::n{n}"
         kernels = re.findall(r"^KERNEL (\w+)\(", source.body, re.M)
-        exports += [f"SHIM_EXPORT(n{n}_{name}, {place}::{name})\n" for name in kernels if export]
+        exports += [f"SHIM_EXPORT(n{n}_{name}, {place}::{name})\n" for name in kernels]
     spaces = [f"namespace h{n} {{\n{head}{''.join(parts)}}}\n" for n, (head, parts) in enumerate(heads.items())]
     return "".join([read("device.cuh"), *spaces, *exports]).replace('extern "C" __global__', "__global__")
 
