@@ -75,7 +75,7 @@ LAYERS = {
     "sigmoid": [tn.Sigmoid()],
     "tanh": [tn.Tanh()],
     "relu": [tn.ReLU()],
-    "leaky": [tn.LeakyReLU(0.1)],
+    "leaky": [tn.LeakyReLU(0.2)],
     "elu": [tn.ELU()],
     "gelu": [tn.GELU()],
     "gelu tanh": [tn.GELU(approximate=True)],
@@ -111,12 +111,12 @@ LOSSES = {
     "sse": (tn.SumSquaredError(), NUMBERS),
     "mse": (tn.MeanSquaredError(), NUMBERS),
     "mae": (tn.MeanAbsoluteError(), NUMBERS),
-    "huber": (tn.Huber(0.5), NUMBERS),
+    "huber": (tn.Huber(0.3), NUMBERS),
     "quantile": (tn.Quantile(0.9), NUMBERS),
     "poisson": (tn.Poisson(), COUNTS),
     "hinge": (tn.Hinge(), SIGNS),
     "binary": (tn.BinaryCrossEntropy(), UNIT),
-    "binary weighted": (tn.BinaryCrossEntropy((1.0, 3.0)), UNIT),
+    "binary weighted": (tn.BinaryCrossEntropy((0.5, 3.0)), UNIT),
     "labels": (tn.CrossEntropy(), LABELS % 2),
     "smoothed": (tn.CrossEntropy(0.1), LABELS % 2),
     "class weights": (tn.CrossEntropy(class_weight=(1.0, 3.0)), LABELS % 2),
@@ -134,7 +134,7 @@ def test_every_loss(loss, y, weighted, few_agree):
 
 
 OPTIMIZERS = [
-    tn.SGD(0.05), tn.SGD(0.05, momentum=0.9, nesterov=True, l2=0.01), tn.Adagrad(), tn.RMSprop(momentum=0.5), tn.Adam(),
+    tn.SGD(0.05), tn.SGD(0.05, momentum=0.9, nesterov=True, l2=0.01), tn.Adagrad(), tn.RMSprop(momentum=0.9, l2=0.1), tn.Adam(),
     tn.AdamW(), tn.NAdam(), tn.Lion(weight_decay=0.1),
 ]  # fmt: skip
 
