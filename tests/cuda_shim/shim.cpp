@@ -33,18 +33,36 @@ struct Fiber {
     std::vector<std::pair<void*, std::string>> copies;  // to shared memory, in flight
 };
 
+using Turns = std::vector<unsigned>;
+
 static std::vector<Fiber> fibers;
-static Fiber* current;
+static Fiber *current, *first;  // the one that runs, and the first of its warp
+static Turns lanes;             // of a warp, in the order in which they run
+static size_t turn;
 static jmp_buf scheduler;
 static std::vector<uint64_t> room;  // dynamic shared memory, and a fence behind it that nobody may write to
 static const uint64_t fence = 0x5a5a5a5a5a5a5a5a;
 static void (*body)(void**);
 static void** arguments;
 
+// Goes on with the next lane of the warp that is ready, and with the scheduler after the last.
+[[noreturn]] static void go_on() {
+    while (turn < lanes.size()) {
+        Fiber& f = first[lanes[turn++]];
+        if (f.state != State::ready) continue;
+        current = &f;
+        threadIdx = f.index;
+        if (f.begun) _longjmp(f.place, 1);
+        f.begun = true;
+        setcontext(&f.begin);
+    }
+    _longjmp(scheduler, 1);
+}
+
 static void wait(State state) {
     Fiber* self = current;
     self->state = state;
-    if (!_setjmp(self->place)) _longjmp(scheduler, 1);
+    if (!_setjmp(self->place)) go_on();
 }
 
 static void start() {
@@ -54,13 +72,10 @@ static void start() {
     }
 }
 
-static void resume(Fiber& f) {
-    current = &f;
-    threadIdx = f.index;
-    if (_setjmp(scheduler)) return;
-    if (f.begun) _longjmp(f.place, 1);
-    f.begun = true;
-    setcontext(&f.begin);
+// Each lane of the warp that is ready, until it waits.
+static void run_lanes() {
+    turn = 0;
+    if (!_setjmp(scheduler)) go_on();
 }
 
 static void make_fibers(size_t threads) {
@@ -162,39 +177,36 @@ unsigned rounded_pair(float low, float high) {
 
 // Blocks -------------------------------------------------------------------------------------------------------------
 
-// Resumes the lanes of a warp that wait at a shuffle all of whose lanes have arrived; whether there were any.
-static bool shuffle(Fiber* lanes) {
+// Makes ready the lanes of the warp that wait at a shuffle all of whose lanes have arrived; whether there were any.
+static bool shuffle() {
     unsigned waiting = 0;
-    for (size_t l = 0; l < 32; ++l) waiting |= unsigned(lanes[l].state == State::warp) << l;
+    for (size_t l = 0; l < 32; ++l) waiting |= unsigned(first[l].state == State::warp) << l;
     unsigned going = 0;
-    for (size_t l = 0; l < 32; ++l) going |= unsigned(waiting >> l & 1 && !(lanes[l].mask & ~waiting)) << l;
+    for (size_t l = 0; l < 32; ++l) going |= unsigned(waiting >> l & 1 && !(first[l].mask & ~waiting)) << l;
     if (!going) return false;
     uint64_t values[32];
     std::memset(values, 0xff, sizeof values);
-    for (size_t l = 0; l < 32; ++l) if (going >> l & 1) values[l] = lanes[l].value;
+    for (size_t l = 0; l < 32; ++l) if (going >> l & 1) values[l] = first[l].value;
     for (size_t l = 0; l < 32; ++l) {
         if (!(going >> l & 1)) continue;
-        if (!(lanes[l].mask >> l & 1)) error = "a lane shuffles that is not in its own mask";
-        lanes[l].value = values[lanes[l].source % 32];
-        lanes[l].state = State::ready;
+        if (!(first[l].mask >> l & 1)) error = "a lane shuffles that is not in its own mask";
+        first[l].value = values[first[l].source % 32];
+        first[l].state = State::ready;
     }
     return true;
 }
 
-using Turns = std::vector<unsigned>;
-
-static void block(const Turns& warps, const Turns& lanes, ShimShared shared) {
+static void block(const Turns& warps, ShimShared shared) {
     if (shared.begin) std::memset(shared.begin, 0xff, shared.end - shared.begin);
     std::fill(room.begin(), room.end() - 8, ~0ull);
     std::fill(room.end() - 8, room.end(), fence);
     for (Fiber& f : fibers) f.state = State::ready;
     while (error.empty()) {
         // one warp as far as possible, then the next: they get as far apart as barriers allow
-        for (unsigned warp : warps) {
-            Fiber* of = &fibers[32 * warp];
-            do
-                for (unsigned lane : lanes) if (of[lane].state == State::ready) resume(of[lane]);
-            while (shuffle(of));
+        for (unsigned each : warps) {
+            first = &fibers[32 * each];
+            do run_lanes();
+            while (shuffle());
         }
         size_t waiting = 0, done = 0;
         for (Fiber& f : fibers) waiting += f.state == State::block, done += f.state == State::done;
@@ -225,10 +237,11 @@ const char* shim_launch(void (*call)(void**), void** args, ShimShared shared, Sh
     for (unsigned t = 0; t < threads; ++t) fibers[t].index = {t % s.columns, t / s.columns, 0};
     body = call;
     arguments = args;
-    const Turns warps = turns(threads / 32, s.order), lanes = turns(32, s.order);
+    const Turns warps = turns(threads / 32, s.order);
+    lanes = turns(32, s.order);
     for (unsigned each : turns(s.grid, s.order)) {
         blockIdx = {each, 0, 0};
-        block(warps, lanes, shared);
+        block(warps, shared);
         if (!error.empty()) break;
     }
     if (!error.empty()) fibers.clear();  // some have not finished
