@@ -49,8 +49,9 @@ def close(ops, many, single, tolerance=TOLERANCE):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-def agree(ops, network, data, *, seeds, lr=None, optimizer=None, start=0, dtype="float64", **options):
+def agree(ops, network, data, *, seeds, lr=None, optimizer=None, start=0, dtype=None, **options):
     """Train as one and one by one, and compare everything; the ensemble."""
+    dtype = dtype or ("float32" if ops.name == "numba" else "float64")  # numba compiles kernels for each dtype
     optimizer, tolerance = optimizer or tn.Adam(0.01), TOLERANCES[dtype]
     template = tn.Model(network, 5, seed=start, backend=ops, dtype=dtype)
     before = ops.to_numpy(template.theta).copy()
