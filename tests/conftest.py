@@ -6,6 +6,8 @@ import os
 import pytest
 from tinynet_backends import BackendUnavailable, get_backend, set_backend
 
+import tinynet.cli.plot
+
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn accepts arrays other than NumPy's only if SciPy does
 # Two processes share the cores: a thread of a library that waits for work in a loop takes the core that the other process
 # works on. Workers inherit these before they load NumPy.
@@ -15,8 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 NAMES = [
     "numpy",
     "numba",
-    pytest.param("strict:CPU_DEVICE", marks=pytest.mark.slow),
-    pytest.param("strict:device1", marks=pytest.mark.slow),
+    pytest.param("strict:CPU_DEVICE", marks=pytest.mark.slow),  # the default device, with float64 as its default dtype
     "strict:device2",  # the strictest of them: it is not the default device, and float32 is its default dtype
     pytest.param("torch", marks=pytest.mark.slow),  # a large library
 ]
@@ -45,6 +46,18 @@ def _numpy_by_default(monkeypatch):
     monkeypatch.delenv("TINYNET_BACKEND", raising=False)
     yield
     set_backend(None)
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    """Commands draw no picture of a run, which takes longer than all else that those of the tests do."""
+    monkeypatch.setattr("tinynet.cli.train.picture", lambda *about: b"")
+
+
+@pytest.fixture
+def picture(monkeypatch, no_picture):
+    """They draw it all the same."""
+    monkeypatch.setattr("tinynet.cli.train.picture", tinynet.cli.plot.picture)
 
 
 def pytest_collection_finish():

@@ -65,12 +65,17 @@ def losses(name, task):
     return [float(step()) for _ in range(5)]
 
 
-NAMES = ["numpy", *(pytest.param(n, marks=pytest.mark.slow) for n in ("torch", "torch compiled", "jax"))]
+SMALL, LARGER = tasks.CPU[:2]
+ENTERED = [("numpy", SMALL), ("numpy", LARGER)]
+SLOW = [("torch", SMALL), ("torch", LARGER), ("torch compiled", SMALL), ("jax", SMALL), ("jax", LARGER)]
 
 
 @pytest.mark.filterwarnings("ignore")  # of other libraries' own making
-@pytest.mark.parametrize("task", tasks.CPU[:2], ids=lambda task: task.label)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [*ENTERED, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)],
+    ids=lambda value: getattr(value, "label", value),
+)
 def test_contenders_compute_the_same(name, task):
     if name != "numpy" and importlib.util.find_spec(name.split()[0]) is None:
         pytest.skip(f"{name} is not installed")

@@ -401,22 +401,40 @@ def test_what_a_killed_writer_left_is_cleared_away_when_it_is_old(tmp_path):
 
 
 SAVER = """
-import sys
+import os, sys
 sys.path[:0] = {paths!r}
 import numpy as np, tinynet as tn
 from tinynet.files import write_tensors
 ops = tn.get_backend("numpy")
-number = int(sys.argv[2])
-while True:
-    number += 1
-    write_tensors(sys.argv[1], {{"a": np.full(200_000, float(number))}}, {{"format": 1, "number": number}}, ops)
-    print(number, flush=True)
+for number in map(int, sys.stdin):
+    writer = os.fork()  # imports take far longer than a life of a writer
+    if not writer:
+        print(os.getpid(), flush=True)
+    while not writer:
+        number += 1
+        write_tensors(sys.argv[1], {{"a": np.full(200_000, float(number))}}, {{"format": 1, "number": number}}, ops)
+        print(number, flush=True)
+    os.waitpid(writer, 0)
+    print("killed", flush=True)
 """.format(paths=[str(ROOT), str(ROOT / "backends")])
 
 
-def saver(path, number=0):
-    command = [sys.executable, "-c", SAVER, str(path), str(number)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def saver(path):
+    """A process whose children write the file again and again, each until it is killed."""
+    command = [sys.executable, "-c", SAVER, str(path)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def begin(saver, number):
+    """The process of a writer that says each number, after this one, as it has written it."""
+    print(number, file=saver.stdin, flush=True)
+    return int(saver.stdout.readline())
+
+
+def kill(saver, writer):
+    """All that the writer has said, and was not yet read."""
+    os.kill(writer, signal.SIGKILL)
+    return [int(said) for said in iter(saver.stdout.readline, "killed\n")]
 
 
 def whole_number(path):
@@ -428,33 +446,27 @@ def whole_number(path):
 @pytest.mark.slow
 def test_killed_200_times_while_saving_the_last_file_is_whole(tmp_path):
     path = tmp_path / "a.safetensors"
-    rng = np.random.default_rng(0)
-    kills, number = 0, 0
-    while kills < 200:
-        with saver(path, number) as process:
-            said = process.stdout.readline()
+    rng, number = np.random.default_rng(0), 0
+    with saver(path) as process:
+        for _ in range(200):
+            writer = begin(process, number)
+            first = int(process.stdout.readline())
             time.sleep(rng.uniform(0, 0.02))  # a write takes about a millisecond
-            process.send_signal(signal.SIGKILL)
-            said = (said + process.stdout.read()).split()
-        kills += 1
-        number = whole_number(path)
-        assert number >= int(said[-1])  # what was said to be written is there, or what came after
+            said = [first, *kill(process, writer)]
+            number = whole_number(path)
+            assert number >= said[-1]  # what was said to be written is there, or what came after
 
 
 @pytest.mark.slow
 def test_two_writers_both_complete_and_one_of_them_wins(tmp_path):
     path = tmp_path / "a.safetensors"
-    writers = [saver(path, 0), saver(path, 10**6)]
-    for w in writers:
-        w.stdout.readline()
-    for _ in range(200):
-        whole_number(path)
-    counts = []
-    for w in writers:
-        w.terminate()
-        with w:
-            counts.append(len(w.stdout.read().split()))
-    assert min(counts) > 1
+    with saver(path) as one, saver(path) as other:
+        writers = [(one, begin(one, 0)), (other, begin(other, 10**6))]
+        for process, _ in writers:
+            process.stdout.readline()
+        for _ in range(200):
+            whole_number(path)
+        assert min(len(kill(*writer)) for writer in writers) > 1
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="a full disk is played by a limit of POSIX")

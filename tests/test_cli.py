@@ -22,7 +22,7 @@ CHOICE = f"choose from {', '.join(tn.data.DATASETS)}, or give a file (.npy, .npz
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
+def _here(tmp_path, monkeypatch, no_picture):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TINYNET_BACKEND", raising=False)
 
@@ -36,7 +36,7 @@ def mistake(capsys, *argv):
     return err.removeprefix("tinynet: error: ").rstrip()
 
 
-def test_a_run_leaves_config_history_model_and_picture(tmp_path, capsys):
+def test_a_run_leaves_config_history_model_and_picture(tmp_path, capsys, picture):
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
     assert main(["train", *SMALL, "--out", "r", "--epochs", "2"]) == 0
     assert sorted(os.listdir("r")) == [
@@ -120,18 +120,17 @@ def test_a_signal_ends_the_step_and_resume_goes_on_bit_for_bit(
             signal.raise_signal(number)
         return numbers(self, state, t)
 
-    monkeypatch.setattr(tn.Adam, "numbers", signalled)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     capsys.readouterr()
-    done = main(["train", *SMALL, *LONG, "--out", "r", "--quiet"])
+    with monkeypatch.context() as patch:
+        patch.setattr(tn.Adam, "numbers", signalled)
+        done = main(["train", *SMALL, *LONG, "--out", "r", "--quiet"])
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     if at == 80:  # the last step: there is nothing left to resume
         assert done == 0
     else:
         assert done == code
         assert capsys.readouterr().err == f"{word} after step {at}: resume with tinynet train --resume r\n"
-        monkeypatch.undo()
-        monkeypatch.chdir(tmp_path)
         assert main(["train", "--resume", "r", "--quiet"]) == 0
     runs = tmp_path / "r", uninterrupted
     for file in ("model.safetensors", "checkpoints/best.safetensors"):
@@ -303,7 +302,7 @@ def test_no_backend_in_place_of_one_that_is_missing(monkeypatch, capsys):
     assert "extras cuda12 and cuda13" in mistake(capsys, "train", "--backend", "cupy")
 
 
-def test_without_matplotlib_there_is_no_picture_and_it_says_so(monkeypatch, capsys):
+def test_without_matplotlib_there_is_no_picture_and_it_says_so(monkeypatch, capsys, picture):
     for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
     assert main(["train", *SMALL, "--out", "r", "--quiet"]) == 0

@@ -63,7 +63,7 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
+def _here(tmp_path, monkeypatch, no_picture):
     monkeypatch.chdir(tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_a_table_is_learned_and_the_model_knows_its_names(run):
     assert model.to("strict").columns == model.columns
 
 
-def test_what_is_learned_by_heart_is_not_kept(tmp_path, capsys):
+def test_what_is_learned_by_heart_is_not_kept(tmp_path, capsys, picture):
     """Labels are noise: the loss of what is held out soon grows, and the model is that of the best epoch."""
     rng = np.random.default_rng(0)
     t = np.column_stack([rng.normal(size=(80, 5)), rng.integers(0, 2, 80)])
@@ -118,7 +118,7 @@ def test_a_run_that_was_killed_has_no_model_yet(run, capsys):
         assert said == "r: the run is not finished and has no model yet: tinynet train --resume r"
 
 
-def test_the_config_of_a_run_on_a_file_trains_it_again_from_anywhere(run, tmp_path, monkeypatch):
+def test_the_config_of_a_run_on_a_file_trains_it_again_from_anywhere(run, tmp_path, monkeypatch, picture):
     text = (run / "config.toml").read_text()
     assert "samples" not in text
     assert f'data = "{run.parent / "trees.csv"}"' in text
@@ -127,7 +127,7 @@ def test_the_config_of_a_run_on_a_file_trains_it_again_from_anywhere(run, tmp_pa
     assert (tmp_path / "again/training.png").read_bytes() == (run / "training.png").read_bytes()
 
 
-def test_the_targets_of_an_npy_file_are_found_from_anywhere(tmp_path, monkeypatch, no_picture):
+def test_the_targets_of_an_npy_file_are_found_from_anywhere(tmp_path, monkeypatch):
     np.save("x.npy", np.arange(20.0).reshape(10, 2))
     np.save("y.npy", np.arange(10) % 2)
     argv = ["--epochs", "1", "--quiet", "--backend", "numpy", "--out", "r"]
@@ -297,7 +297,7 @@ def test_columns_that_are_used(tmp_path):
         tn.data.read("t.csv", columns="a")
 
 
-def test_a_column_that_may_be_a_weight_or_a_feature(capsys, no_picture):
+def test_a_column_that_may_be_a_weight_or_a_feature(capsys):
     put("d.csv", "a,weight,y\n" + "".join(f"{number},{70 + number},{number / 7}\n" for number in range(20)))
     for out, options in (("w", []), ("f", ["--features", "a,weight"])):
         argv = ["train", "--data", "d.csv", "--epochs", "1", "--quiet", "--backend", "numpy", "--out", out, *options]
@@ -548,7 +548,7 @@ def test_evaluate_a_single_logit_with_the_targets_of_its_metrics(capsys):
         assert capsys.readouterr().out == f"loss {wanted['loss']:.6g}\n{metric} {wanted[metric]:.6g}\n"
 
 
-def test_evaluate_on_labels_of_a_floating_type(capsys, no_picture):
+def test_evaluate_on_labels_of_a_floating_type(capsys):
     """An .npy table has one type; no option of evaluate could have said that its targets are labels."""
     np.save("d.npy", np.column_stack([np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 3]))
     argv = ["--epochs", "1", "--quiet", "--backend", "numpy", "--out", "r"]
@@ -1213,12 +1213,7 @@ def test_where_nothing_can_be_read_or_written(run, monkeypatch, capsys):
     assert mistake(capsys, "predict", run, "-", "--backend", "numpy") == "standard input: is closed"
 
 
-@pytest.fixture
-def no_picture(monkeypatch):
-    monkeypatch.setattr("tinynet.cli.train.picture", lambda *_: b"")
-
-
-def test_classes_weigh_the_same_and_metrics_are_shown(capsys, no_picture):
+def test_classes_weigh_the_same_and_metrics_are_shown(capsys):
     weights = pytest.importorskip("sklearn.utils.class_weight").compute_class_weight
     labels = ["ok"] * 30 + ["rare"] * 10
     put("d.csv", "a,y\n" + "".join(f"{number},{label}\n" for number, label in enumerate(labels)))
@@ -1254,7 +1249,7 @@ def test_mistakes_in_weights_and_metrics_leave_no_folder(argv, said, capsys):
     assert os.listdir() == ["d.csv"]
 
 
-def test_metrics_of_classes_are_not_evaluated_on_numbers(capsys, no_picture):
+def test_metrics_of_classes_are_not_evaluated_on_numbers(capsys):
     """The accuracy was 1: it compared signs."""
     put("d.csv", "a,price\n" + "".join(f"{number},{number + 1000.5}\n" for number in range(20)))
     argv = ["--target", "price", "--epochs", "1", "--backend", "numpy", "--quiet", "--out", "r"]
@@ -1273,7 +1268,7 @@ def test_a_mistake_found_late_leaves_no_folder(capsys):
 
 
 @pytest.mark.parametrize(("large", "task"), [("a", "classification"), ("a", "regression"), ("y", "regression")])
-def test_numbers_too_large_for_the_dtype(large, task, capsys, no_picture):
+def test_numbers_too_large_for_the_dtype(large, task, capsys):
     """Features became infinite, and the loss with them; targets made a model that could not be loaded."""
     cell = {"a": "1", "y": "1", large: "1e39"}
     put("d.csv", "a,y\n" + "".join(f"{cell['a']},{number % 2 * float(cell['y']):g}\n" for number in range(20)))
@@ -1286,7 +1281,7 @@ def test_numbers_too_large_for_the_dtype(large, task, capsys, no_picture):
     assert main(["predict", "r", "d.csv"]) == 0
 
 
-def test_whole_numbers_may_be_classes_or_numbers(capsys, no_picture):
+def test_whole_numbers_may_be_classes_or_numbers(capsys):
     put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))
     for task, said in {
         "auto": "2 classes (0, 1), or numbers with --task regression",

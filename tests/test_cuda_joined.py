@@ -60,7 +60,7 @@ def test_all_kinds_of_kernels_are_joined(dtype, machine, monkeypatch):
     found = trained(ops, run, dtype, clip=0.1)
     assert machine.launched[-4:] == ["joined"] * 4
     assert found == as_written(monkeypatch, ops, run, dtype, clip=0.1)
-    if not nvrtc.missing():
+    if dtype == "float32" and not nvrtc.missing():
         assert nvrtc.compiled(ops.sources["joined"].text, "sm_90").startswith(b"\x7fELF")
 
 

@@ -6,6 +6,7 @@ are detected.
 """
 
 import itertools
+from functools import cache
 
 import numpy as np
 import pytest
@@ -94,27 +95,29 @@ SETS = [
 ]  # fmt: skip
 
 
-def row_traces():
-    """The traces of every virtual set, and of the formulas in CASES."""
+@cache
+def sets(dtype):
+    """The kernels of every virtual set."""
     host = get_backend("numpy")
-    for data in SETS:
-        yield rowwise.trace(data._samples, data._width(), [t.shape for t in data._tables(host)])
+    traces = [rowwise.trace(data._samples, data._width(), [t.shape for t in data._tables(host)]) for data in SETS]
+    return [samples.kernel(t, dtype) for t in traces]
+
+
+def formulas(dtype):
+    """The kernels of every formula of the library, and of those in CASES."""
+    made = [emit.kernel(t, dtype, kind) for t, kind in traces()]
+    made += [emit.kernel(trace(moments, 3, 2), dtype, "update", (0, 1))]
     for formula, *_, width, tables, _ in CASES["samples"](lambda a: a):
         if (found := rowwise.traced(formula, width, tuple(t.shape for t in tables))) is not None:
-            yield found
-
-
-def formulas(*dtypes):
-    every = dtypes or (F4, F8)
-    made = [emit.kernel(t, d, kind) for d in every for t, kind in traces()]
-    made += [emit.kernel(trace(moments, 3, 2), d, "update", (0, 1)) for d in every]
-    return [*dict.fromkeys([*made, *[samples.kernel(t, d) for d in every for t in row_traces()]])]
+            made.append(samples.kernel(found, dtype))
+    return [*dict.fromkeys(made)]
 
 
 @pytest.fixture(scope="module")
 def machine(request, tmp_path_factory):
     made = shim.at(request, tmp_path_factory)
-    made.prepare([*files(), *formulas(), *[bad(lines) for lines, _ in MISTAKES.values()]])
+    mistakes = [bad(lines) for lines, _ in MISTAKES.values()]
+    made.prepare([*files(), *formulas(F4), *formulas(F8), *sets(F4), *mistakes])
     return made
 
 
@@ -232,12 +235,13 @@ def test_formulas(dtype, ops):
     assert set(ops._cp.launched) == {"formula"}
 
 
+@pytest.mark.parametrize("dtype", [F4, pytest.param(F8, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("data", SETS, ids=lambda data: type(data).__name__)
-def test_virtual_sets_have_the_bits_of_the_host(data, ops):
+def test_virtual_sets_have_the_bits_of_the_host(data, dtype, ops):
+    ops._cp.prepare(sets(dtype))
     for index in (range(3, 40), np.array([49, 0, 7])):
-        for dtype in ("float32", "float64"):
-            got, wanted = data.rows(index, ops, dtype), data.rows(index, get_backend("numpy"), dtype)
-            assert_same(list(got[:2]), list(wanted[:2]), 0.0)
+        got, wanted = (data.rows(index, each, dtype.name) for each in (ops, get_backend("numpy")))
+        assert_same(list(got[:2]), list(wanted[:2]), 0.0)
     assert "samples" in ops._cp.launched
 
 
@@ -536,7 +540,8 @@ def test_an_argument_of_another_type_is_detected(args, said, ops):
     [
         ("compute_90", F4),
         pytest.param("compute_80", F8, marks=pytest.mark.slow),
-        *(pytest.param(a, d, marks=pytest.mark.slow) for a in ARCHITECTURES for d in source.REAL),
+        *(pytest.param(a, F4, marks=pytest.mark.slow) for a in ARCHITECTURES),
+        pytest.param(ARCHITECTURES[0], F8, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -549,19 +554,9 @@ def test_nvrtc_compiles_the_files(name, architecture, dtype):
 
 @needs_nvrtc
 @pytest.mark.slow
-@pytest.mark.parametrize(("architecture", "dtype", "part"), [("compute_80", F4, 0), ("compute_90", F8, 1)], ids=str)
-def test_nvrtc_compiles_formulas(architecture, dtype, part):
-    """Every other one, together, to PTX: `test_nvrtc_compiles_each_formula` compiles all of them to cubins."""
-    made = formulas(dtype)[part::2]
-    assert nvrtc.compiled(shim.joined(made, export=False), architecture).count(b".visible .entry") == len(made)
-
-
-@needs_nvrtc
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [F4, F8], ids=str)
-@pytest.mark.parametrize("architecture", [ARCHITECTURES[0], ARCHITECTURES[-1]])
+@pytest.mark.parametrize(("architecture", "dtype"), [(ARCHITECTURES[0], F4), (ARCHITECTURES[-1], F8)], ids=str)
 def test_nvrtc_compiles_each_formula(architecture, dtype):
-    for made in formulas(dtype):
+    for made in (*formulas(dtype), *sets(dtype)):
         assert nvrtc.compiled(made.text, architecture).startswith(b"\x7fELF"), made.text
 
 

@@ -25,11 +25,10 @@ def _own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("TINYNET_CACHE", str(tmp_path))
 
 
-def products(precision="float32", runtime=None):
-    rt = runtime or fake_cuda.Runtime()
-    return Products(
-        rt, partial(fake_cuda.Problem, rt), None, Choices(MACHINE), precision, fake_cuda.rounded, fake_cuda.split
-    )
+def products(precision="float32", runtime=None, choices=None):
+    """With choices that are not kept in a file, unless they are given: writing it takes longer than a product."""
+    rt, choices = runtime or fake_cuda.Runtime(), choices or fake_cuda.Choices()
+    return Products(rt, partial(fake_cuda.Problem, rt), None, choices, precision, fake_cuda.rounded, fake_cuda.split)
 
 
 def real(*shape):
@@ -243,7 +242,7 @@ def test_the_alignment_that_is_promised_is_there():
 
 
 def test_the_fastest_variant_is_taken_and_the_choice_is_kept():
-    p = products("tf32")
+    p = products("tf32", choices=Choices(MACHINE))
     rt = p.runtime
     x, w = rt.array(real(8, 16).astype("float32")), rt.array(real(16, 10).astype("float32"))
     rt.clock = dict.fromkeys(range(1, 10), 1.0) | {5: 0.5}  # the second algorithm of the second variant
@@ -254,7 +253,7 @@ def test_the_fastest_variant_is_taken_and_the_choice_is_kept():
     assert p._ready[planned].algorithm.code[0] == 1
     p.affine(x, w, None)
     assert rt.timed == 9
-    other = products("tf32", rt)  # another process
+    other = products("tf32", rt, Choices(MACHINE))  # another process
     near(other.affine(x, w, None), wanted, "tf32")
     assert rt.timed == 9
     assert other._ready[planned].plan.copied == "a"
@@ -331,7 +330,7 @@ def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(monkeypatch,
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TINYNET_CACHE", str(tmp_path / "file"))
     with caplog.at_level("INFO", logger="tinynet"):
-        p = products()
+        p = products(choices=Choices(MACHINE))
         x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
         near(p.affine(x, w, None), x @ w, "float32")
     assert "timed again in every process" in caplog.text

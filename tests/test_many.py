@@ -49,8 +49,9 @@ def close(ops, many, single, tolerance=TOLERANCE):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-def agree(ops, network, data, *, seeds, lr=None, optimizer=None, start=0, dtype="float64", **options):
+def agree(ops, network, data, *, seeds, lr=None, optimizer=None, start=0, dtype=None, **options):
     """Train as one and one by one, and compare everything; the ensemble."""
+    dtype = dtype or ("float32" if ops.name == "numba" else "float64")  # numba compiles kernels for each dtype
     optimizer, tolerance = optimizer or tn.Adam(0.01), TOLERANCES[dtype]
     template = tn.Model(network, 5, seed=start, backend=ops, dtype=dtype)
     before = ops.to_numpy(template.theta).copy()
@@ -75,7 +76,7 @@ LAYERS = {
     "sigmoid": [tn.Sigmoid()],
     "tanh": [tn.Tanh()],
     "relu": [tn.ReLU()],
-    "leaky": [tn.LeakyReLU(0.1)],
+    "leaky": [tn.LeakyReLU(0.2)],
     "elu": [tn.ELU()],
     "gelu": [tn.GELU()],
     "gelu tanh": [tn.GELU(approximate=True)],
@@ -111,12 +112,12 @@ LOSSES = {
     "sse": (tn.SumSquaredError(), NUMBERS),
     "mse": (tn.MeanSquaredError(), NUMBERS),
     "mae": (tn.MeanAbsoluteError(), NUMBERS),
-    "huber": (tn.Huber(0.5), NUMBERS),
+    "huber": (tn.Huber(0.3), NUMBERS),
     "quantile": (tn.Quantile(0.9), NUMBERS),
     "poisson": (tn.Poisson(), COUNTS),
     "hinge": (tn.Hinge(), SIGNS),
     "binary": (tn.BinaryCrossEntropy(), UNIT),
-    "binary weighted": (tn.BinaryCrossEntropy((1.0, 3.0)), UNIT),
+    "binary weighted": (tn.BinaryCrossEntropy((0.5, 3.0)), UNIT),
     "labels": (tn.CrossEntropy(), LABELS % 2),
     "smoothed": (tn.CrossEntropy(0.1), LABELS % 2),
     "class weights": (tn.CrossEntropy(class_weight=(1.0, 3.0)), LABELS % 2),
@@ -134,7 +135,7 @@ def test_every_loss(loss, y, weighted, few_agree):
 
 
 OPTIMIZERS = [
-    tn.SGD(0.05), tn.SGD(0.05, momentum=0.9, nesterov=True, l2=0.01), tn.Adagrad(), tn.RMSprop(momentum=0.5), tn.Adam(),
+    tn.SGD(0.05), tn.SGD(0.05, momentum=0.9, nesterov=True, l2=0.01), tn.Adagrad(), tn.RMSprop(momentum=0.9, l2=0.1), tn.Adam(),
     tn.AdamW(), tn.NAdam(), tn.Lion(weight_decay=0.1),
 ]  # fmt: skip
 

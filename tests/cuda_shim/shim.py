@@ -27,11 +27,9 @@ from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.source import OPTIONS, Source, read
 from tinynet_backends.cupy_backend import CupyBackend
 
-HEADER = Path(__file__).with_name("shim.h")
-FLAGS = [
-    *("-std=c++17", "-O0", "-ffp-contract=off", "-fno-strict-aliasing", "-fsanitize=alignment"),
-    *("-U_FORTIFY_SOURCE", "-w", "-fPIC"),
-]
+HEADER, LAUNCHES = (Path(__file__).with_name(name) for name in ("shim.h", "shim.cpp"))
+FLAGS = ["-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-w", "-fPIC"]
+OF_KERNELS = ["-O0", "-fsanitize=alignment"]  # most run once
 MARGIN = 64  # bytes on either side of an array that no kernel may write to
 # (order of threads and blocks, blocks at most): results may depend on neither. The first launch of a kernel for some sizes
 # has all of them; later ones, whose sizes take them the same way through the kernel, have one after another.
@@ -53,7 +51,7 @@ def at(request: Any, tmp_path_factory: Any) -> Shim:
     return Shim(request.config.cache.mkdir("cuda_shim") if cached else tmp_path_factory.mktemp("cuda_shim"))
 
 
-def joined(sources: Sequence[Source], export: bool = True) -> str:
+def joined(sources: Sequence[Source]) -> str:
     """One text of all sources, each in its own namespace, n0, n1, …, within one per head."""
     heads: dict[str, list[str]] = {}
     exports = []
@@ -61,13 +59,13 @@ def joined(sources: Sequence[Source], export: bool = True) -> str:
         heads.setdefault(source.head, []).append(f"namespace n{n} {{\n{source.body}\n}}\n")
         place = f"h{[*heads].index(source.head)}::n{n}"
         kernels = re.findall(r"^KERNEL (\w+)\(", source.body, re.M)
-        exports += [f"SHIM_EXPORT(n{n}_{name}, {place}::{name})\n" for name in kernels if export]
+        exports += [f"SHIM_EXPORT(n{n}_{name}, {place}::{name})\n" for name in kernels]
     spaces = [f"namespace h{n} {{\n{head}{''.join(parts)}}}\n" for n, (head, parts) in enumerate(heads.items())]
     return "".join([read("device.cuh"), *spaces, *exports]).replace('extern "C" __global__', "__global__")
 
 
-def digest(text: str) -> str:
-    return sha256((text + str(FLAGS)).encode()).hexdigest()[:24]
+def digest(*texts: str) -> str:
+    return sha256("".join([*texts, *FLAGS, *OF_KERNELS]).encode()).hexdigest()[:24]
 
 
 def make(path: Path, *arguments: str, text: str = "") -> None:
@@ -131,21 +129,23 @@ class Shim:
         new = [source for source in dict.fromkeys(sources) if source.text not in self._loaded]
         if not new:
             return
-        text = joined(new)
-        path = self.folder / f"{digest(HEADER.read_text() + text)}.so"
+        text, (header, launches) = joined(new), self._common()
+        path = launches.with_name(f"{digest(text)}.so")
         if not path.exists():
-            make(path, "-shared", "-include", str(self._header()), "-x", "c++", "-", text=text)
+            source = ["-include", str(header), "-x", "c++", "-", "-x", "none", str(launches)]
+            make(path, *OF_KERNELS, "-shared", *source, text=text)
         library = ctypes.CDLL(str(path))
         self._loaded |= {source.text: (library, f"n{n}") for n, source in enumerate(new)}
 
-    def _header(self) -> Path:
-        """The header's name in a folder with what g++ made of it, ready to be read: that takes a fifth of the time."""
-        path = self.folder / digest(HEADER.read_text()) / HEADER.name
-        made = path.with_name(f"{path.name}.gch")
-        if not made.exists():
-            path.parent.mkdir(exist_ok=True)
-            make(made, "-x", "c++-header", str(HEADER))
-        return path
+    def _common(self) -> tuple[Path, Path]:
+        """The header, in a folder with what g++ made of it, ready to be read, and the library of launches beside it."""
+        folder = self.folder / digest(HEADER.read_text(), LAUNCHES.read_text())
+        header, launches = folder / HEADER.name, folder / "launches.so"
+        if not launches.exists():
+            folder.mkdir(exist_ok=True)
+            make(header.with_name(f"{header.name}.gch"), *OF_KERNELS, "-x", "c++-header", str(HEADER))
+            make(launches, "-O2", "-shared", str(LAUNCHES))
+        return header, launches
 
     def launch(
         self, text: str, kernel: str, grid: tuple[int, ...], block: tuple[int, int], args: Sequence[Any], room: int = 0
