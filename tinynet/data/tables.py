@@ -338,19 +338,21 @@ def stack_columns(path: Path, batch: Any, names: Sequence[str], dtype: Any, firs
     DataFileError if a value is missing, NaN or infinite.
     """
     out = np.empty((batch.num_rows, len(names)), dtype)
-    columns, missing = dict(zip(batch.schema.names, batch.columns, strict=True)), None
-    for j, column in enumerate(map(columns.__getitem__, names)):
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    for j, name in enumerate(names):
+        column = columns[name]
         if dtype.kind == "i":  # labels, of which large unsigned ones would become negative
             column = column.cast("int64")
         if column.null_count:
-            missing = column.is_null().to_numpy(zero_copy_only=False)
-            break
+            raise _not_finite(path, name, column.is_null().to_numpy(zero_copy_only=False), first)
         out[:, j] = column.to_numpy(zero_copy_only=False)
-    else:
-        if dtype.kind == "f" and not np.isfinite(out).all():
-            j = int(np.argmin(np.isfinite(out).all(axis=0)))
-            missing = ~np.isfinite(out[:, j])
-    if missing is not None:
-        row = first + int(np.argmax(missing))
-        raise DataFileError(f"{path}: column {names[j]!r} has no finite number in row {row}: fill or drop it")
+    finite = np.isfinite(out)
+    if not finite.all():
+        j = int(np.argmin(finite.all(axis=0)))
+        raise _not_finite(path, names[j], ~finite[:, j], first)
     return out
+
+
+def _not_finite(path: Path, name: str, missing: Array, first: int) -> DataFileError:
+    row = first + int(np.argmax(missing))
+    return DataFileError(f"{path}: column {name!r} has no finite number in row {row}: fill or drop it")
