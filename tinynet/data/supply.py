@@ -73,8 +73,8 @@ class Supply:
     def _make(self, step: int, count: int) -> Batch:
         """The batches of ``count`` steps, made on the device: (count, …), or that of one step."""
         loader = self.loader
-        left = loader.data.n - step % loader.steps_per_epoch * loader.batch_size
-        size = min(count * loader.batch_size, left)
+        _, start, stop = loader._places(step, count)
+        size = stop - start
         last, divided = self._made.get(size, (None, None))
         made = loader.make(step, count, self.ops, self.dtype, last)
         if last is None or divided is None or any(a is not b for a, b in zip(made, last, strict=True)):

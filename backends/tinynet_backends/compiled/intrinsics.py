@@ -33,13 +33,18 @@ def pointer(context: Any, kind: Any, address: Any) -> Any:
     return types.CPointer(kind.instance_type)(kind, types.int64), write
 
 
+def _call(builder: Any, address: Any, kinds: list[Any], values: list[Any]) -> None:
+    """Call the C function at ``address``, which returns nothing."""
+    function = ir.FunctionType(_VOID, kinds)
+    builder.call(builder.inttoptr(address, function.as_pointer()), values)
+
+
 @intrinsic
 def call(context: Any, kernel: Any, args: Any, part: Any, parts: Any) -> Any:
     """``kernel(args, part, parts)``, given its address."""
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        function = ir.FunctionType(_VOID, [_WORD] * 3)
-        builder.call(builder.inttoptr(args[0], function.as_pointer()), args[1:])
+        _call(builder, args[0], [_WORD] * 3, args[1:])
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), write
@@ -56,8 +61,7 @@ def gemm(
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         order, ta, tb = _INT(101), *(builder.trunc(a, _INT) for a in args[1:3])
         kinds = [_INT] * 3 + [_WORD] * 3 + [real] + [_WORD] * 4 + [real] + [_WORD] * 2
-        function = ir.FunctionType(_VOID, kinds)
-        builder.call(builder.inttoptr(args[0], function.as_pointer()), [order, ta, tb, *args[3:]])
+        _call(builder, args[0], kinds, [order, ta, tb, *args[3:]])
         return context.get_dummy_value()
 
     words = [types.int64] * 4
@@ -75,8 +79,7 @@ def gemv(
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         order, turned = _INT(101), builder.trunc(args[1], _INT)
         kinds = [_INT] * 2 + [_WORD] * 2 + [real] + [_WORD] * 4 + [real] + [_WORD] * 2
-        function = ir.FunctionType(_VOID, kinds)
-        builder.call(builder.inttoptr(args[0], function.as_pointer()), [order, turned, *args[2:]])
+        _call(builder, args[0], kinds, [order, turned, *args[2:]])
         return context.get_dummy_value()
 
     words = [types.int64] * 4

@@ -15,9 +15,7 @@ from tinynet_backends.compiled.intrinsics import has, intrinsic
 
 # a vector; rows of a tile and vectors side by side: sums and operands fill the 32 registers
 BITS, ROWS, PANEL = 512, 8, 3
-_AHEAD = (
-    8  # terms from a row of b to the one that is fetched beside it: a panel does not fit into the first-level cache
-)
+_AHEAD = 8  # terms ahead of which rows of b are fetched: a panel does not fit into the first-level cache
 _WORD, _INT, _VOID = ir.IntType(64), ir.IntType(32), ir.VoidType()
 _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
