@@ -18,6 +18,7 @@ from tinynet_backends import get_backend
 import tinynet as tn
 from tinynet import training
 from tinynet.data.sampling import Shuffled
+from tinynet.data.together import Together
 
 pytest.importorskip("numba", reason="the backend needs numba")
 from numba import njit
@@ -359,10 +360,11 @@ def test_several_steps_at_once_have_the_bits_of_single_ones(count, monkeypatch):
         return run and (lambda inputs, out: (ran.append(len(out)), run(inputs, out)))
 
     monkeypatch.setattr(program, "_SHARE", 1)
-    monkeypatch.setattr("tinynet.data.together.LARGEST_CHUNK", 16 * count * 12 * 5)  # 16 steps
     rates = [0.01 * (1 + n) for n in range(count)]
     schedules = [tn.schedules.Step(rate, every=9) for rate in rates]
     for options in ({}, {"shuffle": False}, {"lr": rates, "optimizer": tn.NAdam()}, {"lr": schedules}):
+        size = 1 if "shuffle" not in options else 5  # of a sample's number, or of a sample
+        monkeypatch.setattr("tinynet.data.together.LARGEST_CHUNK", 16 * count * 12 * size)  # 16 steps
         monkeypatch.setattr(NumbaBackend, "scan", lambda self, step: None)
         wanted = trained(**options)
         monkeypatch.setattr(NumbaBackend, "scan", noted)
@@ -513,6 +515,13 @@ def test_what_is_not_cut_alike_is_no_chain():
     assert lengths([(row, (x, y[:, :2])), (row, (y[:, 2:], z))]) == [2]  # weights and biases in one vector
     wide = np.zeros((6, 4))
     assert lengths([(row, (x, wide[:4])), (row, (wide[2:], z))]) == [1, 1]
+
+
+def test_rows_of_many_networks_are_gathered(ops):
+    x, index = np.arange(60.0).reshape(20, 3), np.array([[3, 0, 19, 7], [5, 5, 2, 1]])
+    found = ops.gather([ops.asarray(x), ops.asarray(x[:, 0])], ops.asarray(index))
+    for a, wanted in zip(found, (x[index], x[index, 0]), strict=True):
+        np.testing.assert_array_equal(ops.to_numpy(a), wanted)
 
 
 @pytest.mark.parametrize("shape", [(300,), (300, 5)])
@@ -715,9 +724,32 @@ def test_a_step_that_reads_its_samples_has_the_bits_of_batches_made_beforehand(k
     assert set(numbered) == {reads}
     as_one = any(joined)
     joined.clear()
-    monkeypatch.setattr(training, "_read_in_step", lambda *_: None)
+    monkeypatch.setattr(training, "read_in_step", lambda *_: None)
     assert run() == found
     assert any(joined) == as_one
+
+
+def test_many_networks_that_read_their_samples_have_the_bits_of_batches_made_beforehand(monkeypatch):
+    """Of a part of a data set, with weights; the last batch is smaller."""
+    data = tn.Arrays(X, X[:, :2].copy(), X[:, 0] ** 2).shard(1, 3)
+    model, numbered, chunk = tn.Model(tn.Dense(2), X.shape[1], backend="numba"), [], Together.chunk
+
+    def noted(self, step, ops, dtype, numbers):
+        numbered.append(numbers)
+        return chunk(self, step, ops, dtype, numbers)
+
+    def run(**options):
+        numbered.clear()
+        return tn.fit_many(model, data, seeds=range(3), batch_size=32, epochs=3, **options).theta.tobytes()
+
+    monkeypatch.setattr(Together, "chunk", noted)
+    assert run(shuffle=False)
+    assert set(numbered) == {False}  # all have the same samples
+    found = run()
+    assert set(numbered) == {True}
+    monkeypatch.setattr("tinynet.many.read_in_step", lambda *_: None)
+    assert run() == found
+    assert set(numbered) == {False}
 
 
 class Beyond(Shuffled):

@@ -16,6 +16,7 @@ from tinynet import progress as bars
 from tinynet.checkpoints import Checkpoints, Snapshot, fingerprint
 from tinynet.data import Dataset, Loader, as_dataset
 from tinynet.data.loader import BatchSource
+from tinynet.data.together import Together
 from tinynet.errors import StopTraining
 from tinynet.evaluation import Evaluation
 from tinynet.history import History
@@ -74,7 +75,7 @@ class Tally:
     def elapsed(self) -> float:
         return self.seconds + perf_counter() - self.began
 
-    def row(self, report: Report, loader: BatchSource) -> dict[str, float]:
+    def row(self, report: Report, loader: BatchSource | Together) -> dict[str, float]:
         """The epoch's row of the history, as far as training knows it."""
         seconds = self.elapsed()
         return {

@@ -26,7 +26,7 @@ from tinynet.parameters import on_its_device
 from tinynet.schedules import Schedule, rate_at
 from tinynet.standardize import check_others, standardizer
 from tinynet.streams import check_seed
-from tinynet.training import Report, Run, Step, check_options, loop, make_step
+from tinynet.training import Report, Run, Step, check_options, loop, make_step, read_in_step
 
 _ROWS = 4096  # samples times networks that are evaluated at a time
 
@@ -98,9 +98,10 @@ def fit_many(
     if ema is not None:
         run.average = ensemble.ops.xp.asarray(ensemble.theta, copy=True)
     own = _Rates(rates, ensemble)
-    step = make_step(ensemble, loss, optimizer, run, clip, accumulate, ema, own.array)
+    numbered = read_in_step(loader, ensemble.ops, ensemble.dtype)
+    step = make_step(ensemble, loss, optimizer, run, clip, accumulate, ema, own.array, numbered)
     session = _Session(ensemble, run, loader, held_out, Evaluation(ensemble, loss, chosen))
-    session.take(step if own.constant else own.before(step), steps, together=own.constant)
+    session.take(step if own.constant else own.before(step), steps, own.constant, numbered is not None)
     return ensemble
 
 
@@ -136,11 +137,11 @@ class _Session:
         self.held_out, self.evaluate = held_out, evaluate
         self.tallies = [Tally() for _ in ensemble.seeds]
 
-    def take(self, step: Any, steps: int, together: bool) -> None:
-        """Take ``steps`` steps, or fewer where all networks diverge; ``step`` and ``together`` are those of `loop`."""
+    def take(self, step: Any, steps: int, together: bool, numbered: bool) -> None:
+        """Take ``steps`` steps, or fewer where all networks diverge; the others are those of `loop`."""
         ensemble, run, watch = self.ensemble, self.run, _Watch(self.ensemble)
         try:
-            for report in loop(ensemble, self.loader, step, run, steps, None, watch, together=together):
+            for report in loop(ensemble, self.loader, step, run, steps, None, watch, together, numbered):
                 self._after_step(report)
                 if report.last_of_epoch:
                     self._after_epoch(report)

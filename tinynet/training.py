@@ -134,16 +134,19 @@ def train(
                 )
         if ema is not None and run.average is None:
             run.average = ops.xp.asarray(theta, copy=True)
-    source = _read_in_step(loader, ops, model.dtype)
+    source = read_in_step(loader, ops, model.dtype)
     step = make_step(model, loss, optimizer, run, clip, accumulate, ema, source=source)
     return loop(model, loader, step, run, int(steps), due, check_finite, together, numbered=source is not None)
 
 
-def _read_in_step(loader: Any, ops: Backend, dtype: str) -> Dataset | None:
+def read_in_step(loader: Any, ops: Backend, dtype: str) -> Dataset | None:
     """The data set whose samples a step may read itself, right before they are used; None for batches made beforehand.
 
-    Batches in sequence are views, and no compiled step checks the numbers that another's order gives.
+    Batches in sequence are views, those that many networks share are made once, and no compiled step checks the numbers
+    that another's order gives.
     """
+    if isinstance(loader, Together):
+        return None if loader.alike else read_in_step(loader.first, ops, dtype)
     if not has_chunks(loader) or loader.prefetch or type(loader.order) not in (Shuffled, Weighted, Balanced):
         return None
     source, _ = loader.data.places(range(1))
@@ -269,7 +272,7 @@ Reports = Generator[Report, bool | None, None]
 
 
 def loop(
-    model: Trainable, loader: BatchSource, step: Any, run: Run, steps: int,
+    model: Trainable, loader: BatchSource | Together, step: Any, run: Run, steps: int,
     due: Callable[[int], bool] | None, check: Check, together: bool = False, numbered: bool = False,
 ) -> Reports:  # fmt: skip
     """Run ``steps`` steps and report each; ``step`` is a `Step` or, unless ``together``, any callable like one.
@@ -323,7 +326,7 @@ def loop(
                 return
 
 
-def _made_together(loader: BatchSource, ops: Backend, theta: Array) -> bool:
+def _made_together(loader: BatchSource | Together, ops: Backend, theta: Array) -> bool:
     """Whether several steps may be run as one.
 
     They may be on a device that launches them and makes their batches itself; each part of a chunk must then be aligned

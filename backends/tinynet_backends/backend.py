@@ -499,8 +499,12 @@ class Backend:
 
     @portable
     def gather(self, arrays: Sequence[Array], index: Array, inside: bool = False) -> list[Array]:
-        """Rows of arrays by index: each (n, ...), (m,) int64 -> (m, ...). ``inside`` promises that all indices are in [0, n)."""
-        return [self.xp.take(x, index, axis=0) for x in arrays]
+        """Rows of arrays by index: each (n, ...), (m,) int64 -> (m, ...), or (networks, m) -> (networks, m, ...).
+
+        ``inside`` promises that all indices are in [0, n).
+        """
+        xp, flat = self.xp, self.xp.reshape(index, (-1,))
+        return [xp.reshape(xp.take(x, flat, axis=0), (*index.shape, *x.shape[1:])) for x in arrays]
 
     def draw(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> Array:
         """The random words of samples, (n, width) uint64, for a range of step 1 or (n,) int64 indices.

@@ -483,22 +483,21 @@ class NumbaBackend(NumpyBackend):
         return out
 
     def gather(self, arrays: Sequence[Array], index: Array, inside: bool = False) -> list[Array]:
-        plain = isinstance(index, (np.ndarray, StandIn)) and index.dtype == np.int64 and index.ndim == 1 and index.size
+        plain = isinstance(index, (np.ndarray, StandIn)) and index.dtype == np.int64 and index.ndim < 3 and index.size
         usual = plain and all(x.size and len(x) == len(arrays[0]) and self.reads(x) for x in arrays)
         sizes = [x.nbytes // len(x) for x in arrays] if usual else []
-        if self._running.tape is None:
-            usual = usual and min(len(arrays[0]), index.size) * sum(sizes) >= _SMALL
-        else:
-            usual = usual and inside and _dense(index)  # no Python looks at what the kernel of a step says of indices
-        if not usual:
+        recorded = self._running.tape is not None  # then no Python looks at what the kernel says of indices
+        large = usual and min(len(arrays[0]), index.size) * sum(sizes) >= _SMALL
+        if not usual or not (inside and _dense(index) if recorded else large):
             return super().gather(arrays, index, inside)
-        out = [self.empty((index.size, *x.shape[1:]), x.dtype) for x in arrays]
+        out = [self.empty((*index.shape, *x.shape[1:]), x.dtype) for x in arrays]
         parts = self._parts(index.size * sum(1 + size // 64 for size in sizes), GRAIN // 8)
-        largest = self.empty((parts,), _U8)
-        listed = index if isinstance(index, StandIn) else np.ascontiguousarray(index)
         each = [word for words in zip(sizes, arrays, out, strict=True) for word in words]
-        self._run(kernels.gather, _F8, parts, index.size, len(arrays[0]), listed, largest, len(arrays), *each)
-        if isinstance(largest, StandIn) or largest.max() < len(arrays[0]):
+        listed = index if recorded else np.ascontiguousarray(index)
+        largest: Any = 0 if recorded else self.empty((parts,), _U8)
+        words = index.size, len(arrays[0]), listed, largest, len(arrays), *each
+        self._run(kernels.gather, _F8, parts, *words, rows=_rows_of(index))
+        if recorded or largest.max() < len(arrays[0]):
             return out
         return super().gather(arrays, index)  # negative ones count from the end
 

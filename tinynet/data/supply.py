@@ -12,6 +12,7 @@ from tinynet_backends import Backend
 
 from tinynet.data.dataset import Batch
 from tinynet.data.loader import BatchSource, Chunk, Loader, has_chunks
+from tinynet.data.together import Together
 
 _SOON = 1e-3  # seconds for two chunks: about what a thread costs, and reading its batches from another core's cache
 
@@ -24,7 +25,9 @@ class Supply:
     asking for the next, which may lie in the same memory. ``numbered`` ones are those of `Loader.chunk`.
     """
 
-    def __init__(self, loader: BatchSource, first: int, ops: Backend, dtype: str, numbered: bool = False) -> None:
+    def __init__(
+        self, loader: BatchSource | Together, first: int, ops: Backend, dtype: str, numbered: bool = False
+    ) -> None:
         self.loader: Any = loader
         self.ops, self.dtype, self.numbered = ops, dtype, numbered
         self._chunks = None
@@ -35,6 +38,9 @@ class Supply:
         self._made: dict[int, tuple[Batch, Batch]] = {}  # on a device, by the number of samples
 
     def batch(self, step: int) -> Batch:
+        if isinstance(self.loader, Together):
+            first, _, chunk = self.chunk(step)
+            return Batch(*(None if a is None else self.ops.asarray(a[step - first, ...]) for a in chunk))
         if self._chunks is None and has_chunks(self.loader):
             return self._make(step, 1)
         if self._chunks is None:
@@ -55,7 +61,7 @@ class Supply:
         """The chunk that ``step`` belongs to."""
         if self._chunks is None:
             if not self._latest[0] <= step < self._latest[0] + self._latest[1]:
-                self._latest = self.loader.chunk(step, self.ops, self.dtype)
+                self._latest = self.loader.chunk(step, self.ops, self.dtype, self.numbered)
         else:
             while step >= self._latest[0] + self._latest[1]:
                 self._latest = next(self._chunks)

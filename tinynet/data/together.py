@@ -26,27 +26,21 @@ class Together:
         self.alike = isinstance(first.order, Sequential) or all(a.seed == first.seed for a in loaders)
         shuffled = all(isinstance(a.order, Shuffled) for a in loaders)
         self.shuffles = Shuffles(self.data.n, [a.seed for a in loaders]) if shuffled else None
-        self._largest = LARGEST_CHUNK // (len(loaders) * self.batch_size * sample_size(self.data))
-        self._kept: Chunk | None = None  # the one that was made last
-
-    def batch(self, step: int, ops: Backend, dtype: str) -> Batch:
-        """The batches of a step on ``ops``."""
-        if self._kept is None or not self._kept[0] <= step < self._kept[0] + self._kept[1]:
-            self._kept = self.chunk(step, host_of(ops) if self.made_on_host(ops) else ops, dtype)
-        first, _, chunk = self._kept
-        return Batch(*(None if a is None else ops.asarray(a[step - first, ...]) for a in chunk))
 
     def made_on_host(self, ops: Backend) -> bool:
         """Whether batches for ``ops`` are made by the host."""
         return self.first.made_on_host(ops)
 
-    def steps_per_chunk(self, ops: Backend) -> int:
+    def steps_per_chunk(self, ops: Backend, numbered: bool = False) -> int:
         """How many steps a chunk has, but for the last of an epoch."""
-        return min(self.first.steps_per_chunk(ops), power_of_two(self._largest))
+        samples = len(self.loaders) * self.batch_size * (1 if numbered else sample_size(self.data))
+        return min(self.first.steps_per_chunk(ops, numbered), power_of_two(LARGEST_CHUNK // samples))
 
-    def chunk(self, step: int, ops: Backend, dtype: str) -> Chunk:
-        """The chunk that ``step`` belongs to, its batches on ``ops``: (steps, …)."""
-        most, place = self.steps_per_chunk(ops), step % self.steps_per_epoch
+    def chunk(self, step: int, ops: Backend, dtype: str, numbered: bool = False) -> Chunk:
+        """The chunk that ``step`` belongs to, its batches on ``ops``: (steps, …); see `Loader.chunk` for ``numbered``."""
+        if self.made_on_host(ops):
+            ops = host_of(ops)
+        most, place = self.steps_per_chunk(ops, numbered), step % self.steps_per_epoch
         first = step - place % most if place < self.data.n // self.batch_size else step
         epoch, place = divmod(first, self.steps_per_epoch)
         steps = max(1, min(most, self.data.n // self.batch_size - place))
@@ -63,6 +57,9 @@ class Together:
         else:
             draws = host.xp.stack([loader.order.draws(epoch, start, stop, host) for loader in self.loaders])
         index = host.xp.permute_dims(host.xp.reshape(draws, (count, steps, -1)), (1, 0, 2))
+        if numbered:
+            there = self.data.places(host.xp.reshape(index, (-1,)))[1]
+            return first, steps, Batch(host.xp.reshape(there, index.shape), None, None)
         rows = self.data.rows(host.xp.reshape(index, (-1,)), ops, dtype)
         batches = (None if a is None else xp.reshape(a, (steps, count, -1, *a.shape[1:])) for a in rows)
         return first, steps, Batch(*batches)

@@ -25,6 +25,8 @@ AS_STORED, TRANSPOSED = 111, 112  # CBLAS's codes of a matrix
 @njit(inline="always")
 def share(n, part, parts, grain):  # type: ignore[no-untyped-def]
     """The share of range(n) that ``part`` has, in multiples of ``grain``."""
+    if parts == 1:  # a division takes as long as 50 numbers of a sum
+        return 0, n
     blocks = (n + grain - 1) // grain
     return min(n, blocks * part // parts * grain), min(n, blocks * (part + 1) // parts * grain)
 
@@ -875,7 +877,8 @@ def _copy_rows(size, x, out, index, low, high):  # type: ignore[no-untyped-def]
 def gather(real: Any) -> Body:
     """[m, n, index, largest, arrays, (size, x, out) of each]: rows by index of arrays that have n rows of ``size`` bytes.
 
-    A part writes the largest of its indices, a negative one being huge, and copies nothing unless that is below n.
+    A part writes the largest of its indices, a negative one being huge, unless the address of ``largest`` is 0, and copies
+    nothing unless that is below n.
     """
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
@@ -884,7 +887,8 @@ def gather(real: Any) -> Body:
         largest = uint64(0)
         for row in range(low, high):
             largest = max(largest, uint64(index[row]))
-        pointer(uint64, w[3])[part] = largest
+        if w[3] != 0:
+            pointer(uint64, w[3])[part] = largest
         if largest >= uint64(w[1]):
             return
         for number in range(w[4]):

@@ -92,9 +92,9 @@ def grid(count: int, m: int, n: int, k: int, size: int, cores: int, whole: bool)
 
 
 @njit(inline="always")
-def _start(panel, vectors, panels):  # type: ignore[no-untyped-def]
-    """At which vector a panel begins."""
-    return vectors * panel // panels
+def _start(panel, least, more):  # type: ignore[no-untyped-def]
+    """At which vector a panel begins: all have ``least`` vectors, and the first ``more`` of them one more."""
+    return panel * least + min(panel, more)
 
 
 def _pack(real: Any, lanes: int, copy: Any) -> Body:
@@ -103,13 +103,14 @@ def _pack(real: Any, lanes: int, copy: Any) -> Body:
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w = pointer(types.int64, at)
         k, n, ldb, vectors, panels = w[2], w[3], size * w[5], w[7], w[8]
+        least, more = vectors // panels, vectors % panels
         each = groups(k)
         low, high = share(w[0] * each, part, parts, 1)
         for item in range(low, high):
             first = item % each * _TOGETHER
             b, out = w[4] + item // each * w[1], w[6] + item // each * vectors * lanes * size * k
             for panel in range(panels):
-                left, right = _start(panel, vectors, panels), _start(panel + 1, vectors, panels)
+                left, right = _start(panel, least, more), _start(panel + 1, least, more)
                 place = out + (left * k + first * (right - left)) * lanes * size
                 for i in range(first, min(first + _TOGETHER, k)):
                     for v in range(left, right):
@@ -139,10 +140,11 @@ def pack_turned(real: Any) -> Body:
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w = pointer(types.int64, at)
         k, n, ldb, vectors, panels = w[2], w[3], size * w[5], w[7], w[8]
+        least, more = vectors // panels, vectors % panels
         low, high = share(w[0] * panels, part, parts, 1)
         for item in range(low, high):
             b, panel = w[4] + item // panels * w[1], item % panels
-            first, last = _start(panel, vectors, panels), _start(panel + 1, vectors, panels)
+            first, last = _start(panel, least, more), _start(panel + 1, least, more)
             step = (last - first) * lanes * size
             out = w[6] + (item // panels * vectors + first) * lanes * size * k
             for v in range(first, last):
@@ -166,10 +168,13 @@ def product(real: Any) -> Body:
         w = pointer(types.int64, at)
         m, n, k, strip, down, right = w[5], w[6], w[7], size * w[9], size * w[10], size * w[11]
         ldb, ldc, vectors, panels, tall, wide = size * w[13], size * w[15], w[17], w[18], w[19], w[20]
-        each = tall * wide
-        first, last = share(w[0], part // each, parts // each, 1)
-        top, bottom = share(m, part % each // wide, tall, ROWS)
-        left, end = share(panels, part % wide, wide, 1)
+        least, more = vectors // panels, vectors % panels
+        group, down_and_across, each = part, 0, tall * wide
+        if each > 1:
+            group, down_and_across = part // each, part % each
+        first, last = share(w[0], group, parts // each, 1)
+        top, bottom = share(m, down_and_across // wide, tall, ROWS)
+        left, end = share(panels, down_and_across % wide, wide, 1)
         _, most = blocks(k)
         blocks_across = -(-(end - left) // _BLOCK)
         for number in range(first, last):
@@ -182,8 +187,8 @@ def product(real: Any) -> Body:
                     for row in range(top, bottom, ROWS):
                         rows = a + row // ROWS * strip + begin * right
                         for panel in range(left + start, left + stop):
-                            v = _start(panel, vectors, panels)
-                            width, column = _start(panel + 1, vectors, panels) - v, v * lanes * size
+                            v = _start(panel, least, more)
+                            width, column = least + (panel < more), v * lanes * size
                             step = ldb if ldb != 0 else width * lanes * size
                             place = b + begin * step + (column if ldb != 0 else column * k)
                             tile(

@@ -235,7 +235,8 @@ def _agree(cuts: dict[int, int], args: Sequence[Any], rows: int) -> bool:
         if not isinstance(array, np.ndarray) or (isinstance(a, StandIn) and a.source is not None):
             continue  # inputs are read by all and written by none
         whole, cut = whole_of(array), 0
-        if array.ndim and len(array) == rows and min(array.strides) > 0:
+        taken = [step for n, step in zip(array.shape, array.strides, strict=True) if n > 1]
+        if array.ndim and len(array) == rows and min(taken) > 0:
             end = array[0].size and sum((n - 1) * s for n, s in zip(array.shape[1:], array.strides[1:], strict=True))
             offset = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
             cut = array.strides[0] if offset >= 0 and offset + end + array.itemsize <= array.strides[0] else 0

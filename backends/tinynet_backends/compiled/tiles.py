@@ -180,8 +180,27 @@ def _tile(
     def zeros() -> list[Any]:
         return [v.zero] * width
 
+    def put_rows(values: list[Any], masked: bool) -> None:
+        place = c
+        for row in range(ROWS):
+            for column, mask in enumerate(masks(masked)):
+                v.store(values[row * width + column], place, column, mask)
+            place = builder.add(place, ldc)
+
     def finish(masked: bool) -> None:
         sums = add_up(masked)
+        usual, other = builder.append_basic_block("usual"), builder.append_basic_block("other")
+        whole, first = builder.icmp_signed("==", rows, _WORD(ROWS)), builder.icmp_signed("==", more, _WORD(0))
+        builder.cbranch(builder.and_(whole, first), usual, other)
+        builder.position_at_end(usual)
+        with builder.if_else(builder.icmp_signed("!=", bias, _WORD(0))) as (then, otherwise):
+            with then:
+                shift = row_at(bias, masked)
+                put_rows([builder.fadd(value, shift[n % width]) for n, value in enumerate(sums)], masked)
+            with otherwise:
+                put_rows(sums, masked)
+        builder.branch(end)
+        builder.position_at_end(other)
         shift = either(builder.icmp_signed("!=", bias, _WORD(0)), partial(row_at, bias, masked), zeros)
         adding, place = builder.icmp_signed("!=", more, _WORD(0)), c
         for row in range(ROWS):
