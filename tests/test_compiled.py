@@ -22,9 +22,10 @@ from tinynet.data.together import Together
 
 pytest.importorskip("numba", reason="the backend needs numba")
 from numba import njit
-from tinynet_backends import numba_backend
+from tinynet_backends import numba_numbers
 from tinynet_backends.compiled import blas, build, cached, functions, intrinsics, kernels, loop, program
-from tinynet_backends.numba_backend import NumbaBackend, _layout
+from tinynet_backends.numba_backend import NumbaBackend
+from tinynet_backends.numba_dense import _layout
 from tinynet_backends.tracing import trace
 
 RNG = np.random.default_rng(0)
@@ -527,7 +528,7 @@ def test_rows_of_many_networks_are_gathered(ops):
 @pytest.mark.parametrize("shape", [(300,), (300, 5)])
 def test_a_gather_of_many_rows_checks_their_numbers(shape, monkeypatch):
     """A kernel reads at the address that a number says: one outside is NumPy's business."""
-    monkeypatch.setattr(numba_backend, "_SMALL", 0)
+    monkeypatch.setattr(numba_numbers, "_SMALL", 0)
     ops, x, index = tn.get_backend("numba"), np.arange(np.prod(shape)).reshape(shape), np.arange(70_000) % 300
     np.testing.assert_array_equal(ops.gather([x], index)[0], x[index])
     for place in (0, 69_999):  # of either part

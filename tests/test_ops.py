@@ -499,7 +499,7 @@ def test_a_backend_that_is_missing_names_what_to_install(monkeypatch):
     from tinynet_backends import switch
 
     for name in [*sys.modules]:
-        if name == "tinynet_backends.numba_backend" or name.startswith("tinynet_backends.compiled"):
+        if name.startswith(("tinynet_backends.numba_", "tinynet_backends.compiled")):
             monkeypatch.delitem(sys.modules, name)
     for name in ("cupy", "numba"):
         monkeypatch.setitem(sys.modules, name, None)

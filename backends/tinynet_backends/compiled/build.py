@@ -75,7 +75,7 @@ def rows(trace: RowTrace, dtype: Any) -> tuple[int, bool, int, int]:
     """The address of a kernel for a formula of samples, and what `samples.lines` says about its scratch.
 
     [n, rows in a tile, features, target, room, words of it a part, those before the scratch, lines of the normal table,
-    sines, cosines, angles, the ten words of `kernels.drawn`, tables].
+    sines, cosines, angles, the ten words of `counters.drawn`, tables].
     """
     body, normal, scratch, each = samples.lines(trace)
     text = samples.HEAD + "".join(f"        {line}\n" for line in body) + "\n    return kernel\n"

@@ -10,7 +10,7 @@ from tinynet_backends.rowtext import FEW, KEPT, Writer, tables
 from tinynet_backends.rowwise import Instruction, RowTrace, Table
 from tinynet_backends.tracing import Ref
 
-HEAD = '''"""A formula of samples as a kernel; written by tinynet_backends.compiled.samples, version 6."""
+HEAD = '''"""A formula of samples as a kernel; written by tinynet_backends.compiled.samples, version 7."""
 
 import math
 
@@ -18,7 +18,8 @@ import numpy as np
 from numba import float64, int64, types, uint32, uint64
 from tinynet_backends.compiled.exactly import arctan, cosine, half, log, normal, normals, sine
 from tinynet_backends.compiled.intrinsics import pointer
-from tinynet_backends.compiled.kernels import ROOM, SPARE, drawn, share
+from tinynet_backends.compiled.counters import ROOM, SPARE, drawn
+from tinynet_backends.compiled.kernels import share
 
 
 def make(real):

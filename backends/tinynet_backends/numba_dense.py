@@ -1,0 +1,222 @@
+"""Dense layers on numba: matrix products by tiles or by NumPy's BLAS, of one network or of many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+from tinynet_backends.arena import PAGE, aligned
+from tinynet_backends.backend import Array
+from tinynet_backends.compiled import build, kernels, products, program
+from tinynet_backends.compiled.tiles import ROWS
+from tinynet_backends.numba_calls import GRAIN, NumbaCalls, dense, ready
+
+_FLOPS = 2**18  # multiplications of a product that are worth another thread
+_FEW = 8  # rows or columns: up to so many, NumPy's BLAS is faster than tiles and panels
+
+
+class NumbaDense(NumbaCalls):
+    """`affine` and its gradients; a product that no kernel takes is left to NumPy."""
+
+    def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
+        if _stacks(x, w) and x.shape[2] == w.shape[1] and (b is None or _rows_ready(b, w)):
+            y = self.empty((*x.shape[:2], w.shape[2]), x.dtype)
+            self._products(x, w, y, b)
+            return y
+        usual = _matrices(x, w) and x.shape[1] == w.shape[0]
+        if not usual or (b is not None and (b.shape != w.shape[1:] or not ready(b, x.dtype))):
+            return super().affine(x, w, b)
+        y = self.empty((x.shape[0], w.shape[1]), x.dtype)
+        self._products(x, w, y, b)
+        return y
+
+    def affine_grad(
+        self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
+    ) -> tuple[Array | None, Array, Array | None]:
+        many = dy.ndim == 3
+        taken = _stacks(dy, x, w) and dense(dy) if many else _matrices(dy, x, w)
+        if not taken or not _conform(dy, x, w):
+            return super().affine_grad(dy, x, w, bias, need_dx)
+        dx = db = None
+        if need_dx:
+            dx = self.empty(x.shape, x.dtype)
+            self._products(dy, w.mT, dx)
+        dw = self._gradient(w.shape, w.dtype)
+        self._products(x.mT, dy, dw)
+        if bias:
+            db = self._gradient((*dy.shape[:-2], dy.shape[-1]), dy.dtype)
+            self._sum_rows(dy, db)
+        return dx, dw, db
+
+    def _sum_rows(self, x: Array, out: Array) -> None:
+        """``out[...] = x.sum(-2)``, of one network or of many."""
+        (*many, n, o), parts = x.shape, self._parts(x.size)
+        if len(many) == 1 and dense(x):
+            words = *x.shape, x, out, out.strides[0]
+            self._run(kernels.columns_of_each, x.dtype, min(parts, len(x)), *words, rows=len(x))
+        elif not many and dense(x):
+            count, depth = products.blocks(n)
+            if x.size >= 2 * GRAIN and count > 1:  # a core adds up the rows that it wrote; sizes alone decide
+                sums, whole = self.empty((count, o), x.dtype), n // depth
+                self._sum_rows(x[: whole * depth, :].reshape(whole, depth, o), sums[:whole, :])
+                if whole < count:
+                    self._sum_rows(x[whole * depth :, :], sums[whole, :])
+                x, n, parts = sums, count, 1
+            self._run(kernels.column_sums, x.dtype, min(parts, max(1, o // 16)), n, o, x, out)
+        else:
+            self._do(np.add.reduce, x, -2, None, out)
+
+    def _products(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
+        """``c[...] = a @ b + bias``, one product or one for each of many networks."""
+        (m, k), n, blas = a.shape[-2:], b.shape[-1], program.library()
+        vector = c.ndim == 2 and min(m, n) == 1 and m * n * k > _FLOPS // 4  # BLAS has a product for matrix and vector
+        if vector and blas is not None:
+            self._by_vector(blas.gemv[c.dtype], *((a, b, c) if n == 1 else (b.mT, a.mT, c.mT)), bias, int(n > 1))
+        elif vector or not a.size or not b.size or (blas is None and not program.tiles()):
+            self._do(np.matmul, a, b, c)
+            if bias is not None:
+                self._do(np.add, c, bias[..., None, :], c)
+        elif c.ndim == 3 or not self._apart(a, b, c, bias):
+            self._by_library_or_tiles(a, b, c, bias, networks=c.ndim == 3)
+
+    def _apart(self, a: Array, b: Array, c: Array, bias: Array | None) -> bool:
+        """A product whose terms are added up in blocks apart, if that pays: see `products.apart`."""
+        (m, k), n, turned = a.shape, b.shape[1], dense(a.mT)
+        solid = (turned or dense(a)) and dense(b) and dense(c)
+        same = not _by_library(c)  # with our own products, one core has the same bits without
+        if not solid or (same and self._cores < 2) or not products.apart(m, n, k, turned):
+            return False
+        count, depth = products.blocks(k)
+        sums, whole = self.empty((count, m, n), c.dtype), k // depth
+        first, rest = slice(whole * depth), slice(whole * depth, None)
+        multiply = partial(self._by_library_or_tiles, bias=None, networks=False)
+        lie = a.mT[first, :] if turned else a[:, first]
+        terms = lie.reshape(whole, depth, m).mT if turned else lie.reshape(m, whole, depth).swapaxes(0, 1)
+        multiply(terms, b[first, :].reshape(whole, depth, n), sums[:whole, ...])
+        if whole < count:
+            multiply(a[:, rest], b[rest, :], sums[whole, ...])
+        self._run(
+            kernels.add_up, c.dtype, min(self._parts(sums.size), m), *sums.shape, sums, c, 0 if bias is None else bias
+        )
+        return True
+
+    def _by_library_or_tiles(self, a: Array, b: Array, c: Array, bias: Array | None, networks: bool) -> None:
+        """``c[...] = a @ b + bias``, one product or several, ``networks``' or blocks of terms."""
+        blas = program.library()
+        if blas is not None and _by_library(c):
+            self._by_blas(blas.gemm[c.dtype], a, b, c, bias, networks)
+        else:
+            self._by_tiles(a, b, c, bias, networks)
+
+    def _by_tiles(self, a: Array, b: Array, c: Array, bias: Array | None, networks: bool) -> None:
+        (m, k), n, size, count = a.shape[-2:], b.shape[-1], c.itemsize, len(c) if c.ndim == 3 else 1
+        rows = len(c) if networks else 0
+        (layout, ldb), shape = _layout(b), products.panels(n, size)
+        apart = [array.strides[0] if array is not None and count > 1 else 0 for array in (a, b, c, bias)]
+        grid, lanes = products.grid(count, m, n, k, size, self._cores, networks), products.lanes(size)
+        down, right, ldc = (stride // size for stride in (*a.strides[-2:], c.strides[-2]))
+        strip = ROWS * down
+        pack = partial(self._packed, count, k, networks)
+        if layout == kernels.TRANSPOSED or products.pays(m, ldb * size):
+            maker = products.pack_turned if layout == kernels.TRANSPOSED else products.pack
+            b, apart[1], ldb = *pack(maker, b, apart[1], n, ldb, lanes, shape), 0
+        if down == 1 and products.pays(n, right * size):
+            strips = products.strips(m)
+            a, apart[0] = pack(products.pack_strips, a, apart[0], m, right, ROWS, (strips, strips))
+            strip, right = ROWS * k, ROWS
+        words = count, *apart, m, n, k, a, strip, down, right, b, ldb, c, ldc, 0 if bias is None else bias
+        self._run(products.product, c.dtype, prod(grid), *words, *shape, *grid[1:], rows=rows)
+
+    def _packed(
+        self, count: int, k: int, networks: bool, maker: Callable[[Any], Any], b: Array, apart: int, n: int, ldb: int,
+        lanes: int, shape: tuple[int, int],
+    ) -> tuple[Array, int]:  # fmt: skip
+        """What ``maker``, a kernel that packs, makes of an operand, and how many bytes apart those of its matrices are."""
+        room, rows = shape[0] * lanes * k, count if networks else 0
+        name = "strips" if maker is products.pack_strips else "panels"
+        out = self.empty((count, room), b.dtype) if networks else self._room(name, count * room, b.dtype)
+        groups = shape[1] if maker is products.pack_turned else products.groups(k)
+        parts = min(self._parts(count * k * n), count * groups)
+        self._run(maker, b.dtype, parts, count, apart, k, n, b, ldb, out, *shape, rows=rows)
+        return out, room * b.itemsize
+
+    def _room(self, name: str, size: int, dtype: Any) -> Array:
+        """Memory of this thread's own for an operand, which is free again after the product that asked for it."""
+        kept = self._running.scratch.setdefault((name, dtype), [])
+        if not kept or kept[0].size < size:
+            kept[:] = [aligned((max(size, PAGE),), dtype)]  # so large that it starts at a cache line
+        return kept[0]
+
+    def _by_vector(self, gemv: int, a: Array, x: Array, y: Array, bias: Array | None, step: int) -> None:
+        """``y[...] = a @ x + bias``, x (k, 1) and y (m, 1); ``bias`` has a number for all or, with ``step`` 1, for each of y.
+
+        Sizes alone decide the parts, since they change how sums are made. There are at least two: BLAS then has one thread, and
+        how many it has would change that too. Parts of columns are wide, or their pieces of each row would be short.
+        """
+        (m, k), (kind, lda), (_, incx), (_, incy) = a.shape, _layout(a), _layout(x), _layout(y)
+        stored, least = ((m, k), 32) if kind == kernels.AS_STORED else ((k, m), 256)
+        words = gemv, kind, *stored, a, lda, x, incx, y, incy, 0 if bias is None else bias, step
+        parts = max(2, min(m // least, m * k // (_FLOPS // 2)))
+        self._run(kernels.product_with_vector, y.dtype, parts, *words)
+
+    def _by_blas(self, gemm: int, a: Array, b: Array, c: Array, bias: Array | None, networks: bool) -> None:
+        (m, k), n = a.shape[-2:], b.shape[-1]
+        (ta, lda), (tb, ldb), (_, ldc) = _layout(a), _layout(b), _layout(c)
+        words = gemm, ta, tb, m, n, k, a, lda, b, ldb, c, ldc, 0 if bias is None else bias
+        if c.ndim == 2:
+            self._run(kernels.product, c.dtype, self._parts(m * n * k, _FLOPS), *words)
+            return
+        apart = [0 if array is None else array.strides[0] for array in (a, b, c, bias)]
+        parts = min(self._parts(c.size * k, _FLOPS), len(c))
+        self._run(kernels.products, c.dtype, parts, len(c), *apart, *words, rows=len(c) if networks else 0)
+
+
+def _matrices(*arrays: Array) -> bool:
+    """Whether BLAS can take all of them."""
+    first = arrays[0].dtype
+    return build.supported(first) and all(a.ndim == 2 and a.dtype == first and _layout(a)[0] for a in arrays)
+
+
+def _by_library(c: Array) -> bool:
+    """Whether a product ``c`` is one of NumPy's BLAS, rather than of our own."""
+    return program.library() is not None and (min(c.shape[-2:]) <= _FEW or not program.tiles())
+
+
+def _stacks(*arrays: Array) -> bool:
+    """Whether all are matrices of as many networks that BLAS can take."""
+    first = arrays[0]
+    return (
+        first.ndim == 3
+        and build.supported(first.dtype)
+        and all(a.ndim == 3 and len(a) == len(first) and a.dtype == first.dtype and _layout(a)[0] for a in arrays)
+    )
+
+
+def _conform(dy: Array, x: Array, w: Array) -> bool:
+    """Whether dy (..., n, o) and x (..., n, i) are those of w (..., i, o)."""
+    return bool(dy.shape[-2:] == (x.shape[-2], w.shape[-1]) and x.shape[-1] == w.shape[-2])
+
+
+def _rows_ready(b: Array, w: Array) -> bool:
+    """Whether b (n, o) goes with the matrices w (n, i, o), each of its rows without gaps."""
+    return bool(
+        b.dtype == w.dtype and b.shape == (len(w), w.shape[2]) and b.strides[1] == b.itemsize and b.flags.aligned
+    )
+
+
+def _layout(a: Array) -> tuple[int, int]:
+    """How matrices lie for BLAS, and the distance of their rows or columns in elements; 0 if it cannot take them."""
+    size, (rows, columns), (down, right) = a.itemsize, a.shape[-2:], a.strides[-2:]
+    # the step along an axis of one is never taken, and is whatever NumPy left there: 0, if the array was broadcast
+    if columns == 1:
+        right = size
+    if rows == 1:
+        down = size * columns if right == size else size
+    if right == size and down % size == 0 and down >= size * columns and a.flags.aligned:
+        return kernels.AS_STORED, max(down // size, columns, 1)
+    if down == size and right % size == 0 and right >= size * rows and a.flags.aligned:
+        return kernels.TRANSPOSED, max(right // size, rows, 1)
+    return 0, 0
