@@ -875,3 +875,29 @@ def test_mistakes(make, said):
     with pytest.raises((ValueError, TypeError)) as e:
         make()
     assert str(e.value) == said
+
+
+class Doubled(tn.Layer):
+    """Writes to its inputs."""
+
+    def forward(self, params, x, ctx):
+        x *= 2.0
+        return x, lambda dy: (2.0 * dy, {})
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_layer_cannot_change_the_user_s_arrays(backend):
+    """It did, in silence, where a batch is a view of them."""
+    if backend == "numba":
+        pytest.importorskip("numba")
+    model, before = tn.Model(tn.Sequential(Doubled(), tn.Dense(3)), 4, backend=backend, dtype="float64"), X.copy()
+    for use in (
+        lambda: model.predict(X),
+        lambda: model.evaluate((X, LABELS), loss=tn.CrossEntropy()),
+        lambda: model.fit((X, LABELS), shuffle=False, batch_size=10),
+    ):
+        with pytest.raises(ValueError, match="read-only") as e:
+            use()
+        assert e.value.__notes__ == ["in layer 0, Doubled()"]
+    np.testing.assert_array_equal(X, before)
+    X[0, 0] = X[0, 0]  # they themselves stay what they were

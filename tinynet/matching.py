@@ -8,7 +8,7 @@ from typing import Any
 from tinynet_backends import Backend
 
 from tinynet import checks
-from tinynet.data.arrays import adopt, check_unmasked
+from tinynet.data.arrays import adopt, check_unmasked, kept
 from tinynet.data.dataset import Batch, Dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array
@@ -24,7 +24,8 @@ class _Inputs:
         self.x, self.ops, self.n = x, ops, int(x.shape[0])
 
     def batch(self, index: range, ops: Backend, dtype: str) -> Batch:
-        return Batch(ops.asarray(self.x[index.start : index.stop, ...], dtype), None, None)
+        x = self.x[index.start : index.stop, ...]
+        return Batch(ops.asarray(kept(x) if ops.owns(x) else x, dtype), None, None)
 
 
 def as_inputs(x: Any, model: Trainable) -> Any:

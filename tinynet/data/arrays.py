@@ -186,6 +186,8 @@ class Arrays(Dataset):
             self._touch(x.nbytes + y.nbytes)
         if not ops.owns(x):  # from a device by way of the host, which is the only crossing
             x, y, weight = (None if a is None else self.ops.to_numpy(a) for a in (x, y, weight))
+        elif isinstance(index, range):
+            x, y, weight = (None if a is None else kept(a) for a in (x, y, weight))
         x = ops.asarray(x, dtype)
         y = ops.asarray(y, dtype if self.classes is None else "int64")
         return Batch(x, y, None if weight is None else ops.asarray(weight, dtype))
@@ -260,6 +262,13 @@ def _mapping(a: Any) -> Any:
     while a is not None and not isinstance(getattr(a, "_mmap", None), mmap.mmap):
         a = getattr(a, "base", None)
     return a._mmap if a is not None and a.mode != "c" else None
+
+
+def kept(a: Array) -> Array:
+    """``a``, a view of the user's array: where NumPy can forbid it, a layer that writes to it is an error."""
+    if hasattr(a, "setflags"):
+        a.setflags(write=False)
+    return a
 
 
 def check_unmasked(x: Any, name: str) -> None:
