@@ -158,11 +158,12 @@ def test_blocks_that_are_added_up_apart(turned, tiled, monkeypatch):
     monkeypatch.setattr(program, "tiles", lambda: tiled)
     ops, made, ways = get_backend("numba"), [], set()
     by_tiles, by_blas = ops._by_tiles, ops._by_blas
-    monkeypatch.setattr(ops, "_by_tiles", lambda a, *rest: made.append(("tiles", a.ndim)) or by_tiles(a, *rest))
+    monkeypatch.setattr(ops, "_by_tiles", lambda a, *b, **c: made.append(("tiles", a.ndim)) or by_tiles(a, *b, **c))
     monkeypatch.setattr(
-        ops, "_by_blas", lambda gemm, a, *rest: made.append(("blas", a.ndim)) or by_blas(gemm, a, *rest)
+        ops, "_by_blas", lambda gemm, a, *b, **c: made.append(("blas", a.ndim)) or by_blas(gemm, a, *b, **c)
     )
-    for dtype, m, n in product(("float32", "float64"), (3, 100), (3, 150)):
+    sizes = *product((3, 100), (3, 150)), (20, 20)  # of the last a block alone would be a product for BLAS
+    for dtype, (m, n) in product(("float32", "float64"), sizes):
         for k in (4 * DEPTH - 5, 8 * DEPTH, 8 * DEPTH + 1):
             rng, found = np.random.default_rng(m * n), []
             a, b, shift = rng.standard_normal((m, k)), rng.standard_normal((k, n)), rng.standard_normal(n)
@@ -174,7 +175,7 @@ def test_blocks_that_are_added_up_apart(turned, tiled, monkeypatch):
                 found.append(c)
             np.testing.assert_allclose(found[0], a @ b + shift, rtol=2e-3 if dtype == "float32" else 1e-10, atol=1e-4)
             blocks = [3] + [2] * (k % DEPTH > 0) if products.apart(m, n, k, turned) else [2]
-            way, _ = made[-1]
+            (way,) = {one for one, _ in made}  # the same for blocks as for the whole
             assert [ndim for _, ndim in made] == blocks + (blocks if way == "blas" else [2])
             ways |= {*made}
             made.clear()

@@ -16,6 +16,7 @@ from tinynet_backends.numba_calls import GRAIN, NumbaCalls, dense, ready
 
 _FLOPS = 2**18  # multiplications of a product that are worth another thread
 _FEW = 8  # rows or columns: up to so many, NumPy's BLAS is faster than tiles and panels
+_SHORT = 2**19  # multiplications: below, it is for sums over rows, as a tile is soon done and then takes long to write
 
 
 class NumbaDense(NumbaCalls):
@@ -80,19 +81,19 @@ class NumbaDense(NumbaCalls):
             if bias is not None:
                 self._do(np.add, c, bias[..., None, :], c)
         elif c.ndim == 3 or not self._apart(a, b, c, bias):
-            self._by_library_or_tiles(a, b, c, bias, networks=c.ndim == 3)
+            self._way(a, b)(a, b, c, bias, c.ndim == 3)
 
     def _apart(self, a: Array, b: Array, c: Array, bias: Array | None) -> bool:
         """A product whose terms are added up in blocks apart, if that pays: see `products.apart`."""
         (m, k), n, turned = a.shape, b.shape[1], dense(a.mT)
         solid = (turned or dense(a)) and dense(b) and dense(c)
-        same = not _by_library(c)  # with our own products, one core has the same bits without
-        if not solid or (same and self._cores < 2) or not products.apart(m, n, k, turned):
+        way = self._way(a, b)  # for blocks, too: with our own products, one core has the same bits without
+        if not solid or (way == self._by_tiles and self._cores < 2) or not products.apart(m, n, k, turned):
             return False
         count, depth = products.blocks(k)
         sums, whole = self.empty((count, m, n), c.dtype), k // depth
         first, rest = slice(whole * depth), slice(whole * depth, None)
-        multiply = partial(self._by_library_or_tiles, bias=None, networks=False)
+        multiply = partial(way, bias=None, networks=False)
         lie = a.mT[first, :] if turned else a[:, first]
         terms = lie.reshape(whole, depth, m).mT if turned else lie.reshape(m, whole, depth).swapaxes(0, 1)
         multiply(terms, b[first, :].reshape(whole, depth, n), sums[:whole, ...])
@@ -103,13 +104,13 @@ class NumbaDense(NumbaCalls):
         )
         return True
 
-    def _by_library_or_tiles(self, a: Array, b: Array, c: Array, bias: Array | None, networks: bool) -> None:
-        """``c[...] = a @ b + bias``, one product or several, ``networks``' or blocks of terms."""
-        blas = program.library()
-        if blas is not None and _by_library(c):
-            self._by_blas(blas.gemm[c.dtype], a, b, c, bias, networks)
-        else:
-            self._by_tiles(a, b, c, bias, networks)
+    def _way(self, a: Array, b: Array) -> Callable[..., None]:
+        """What computes ``c[...] = a @ b + bias``, one product or several, ``networks``' or blocks of terms."""
+        (m, k), n, blas = a.shape[-2:], b.shape[-1], program.library()
+        short = _layout(a)[0] == kernels.TRANSPOSED and m * n * k < _SHORT
+        if blas is not None and (short or min(m, n) <= _FEW or not program.tiles()):
+            return partial(self._by_blas, blas.gemm[b.dtype])
+        return self._by_tiles
 
     def _by_tiles(self, a: Array, b: Array, c: Array, bias: Array | None, networks: bool) -> None:
         (m, k), n, size, count = a.shape[-2:], b.shape[-1], c.itemsize, len(c) if c.ndim == 3 else 1
@@ -178,11 +179,6 @@ def _matrices(*arrays: Array) -> bool:
     """Whether BLAS can take all of them."""
     first = arrays[0].dtype
     return build.supported(first) and all(a.ndim == 2 and a.dtype == first and _layout(a)[0] for a in arrays)
-
-
-def _by_library(c: Array) -> bool:
-    """Whether a product ``c`` is one of NumPy's BLAS, rather than of our own."""
-    return program.library() is not None and (min(c.shape[-2:]) <= _FEW or not program.tiles())
 
 
 def _stacks(*arrays: Array) -> bool:
