@@ -179,6 +179,27 @@ def test_more_epochs_later(tmp_path):
     assert remains(a, tmp_path / "a") == remains(b, tmp_path / "b")
 
 
+class Shrink:
+    """A callback that changes the weights at each step."""
+
+    def __call__(self, model, row):
+        pass
+
+    def at_step(self, model, step):
+        model.theta *= 0.99
+
+
+def test_what_a_callback_does_at_a_step_is_done_once(tmp_path):
+    """Not again when the run is resumed at that step, or resumed after its end."""
+    options = {"early_stopping": None, "callbacks": [Shrink()]}
+    a = make()
+    fit(a, tmp_path / "a", epochs=2, **options)
+    for epochs in (1, 2, 2):
+        b = make()
+        fit(b, tmp_path / "b", epochs=epochs, resume=True, **options)
+    assert remains(a, tmp_path / "a") == remains(b, tmp_path / "b")
+
+
 def test_the_best_file_is_the_model_of_the_best_epoch(tmp_path):
     model = make()
     folder = tn.Checkpoints(tmp_path)
