@@ -130,6 +130,24 @@ def test_hdf5_as_h5py_saves_it(kind, tmp_path, monkeypatch):
     assert (Path(data.x.base.filename) == tmp_path / "d.h5") == (kind != "chunked")
 
 
+def test_numbers_of_hdf5_that_numpy_has_not(tmp_path):
+    """Contiguous, but in bytes that are no numbers of NumPy's: bfloat16, and whole numbers of 20 bits."""
+    h5py = pytest.importorskip("h5py", reason="the format needs it")
+    brain, bits = h5py.h5t.IEEE_F16LE.copy(), h5py.h5t.STD_I32LE.copy()
+    brain.set_fields(15, 7, 8, 0, 7)
+    brain.set_ebias(127)
+    bits.set_precision(20)
+    bits.set_offset(4)
+    x = np.arange(12.0).reshape(6, 2)
+    with h5py.File(tmp_path / "d.h5", "w") as f:
+        for name, kind, a in (("X", brain, x), ("y", bits, x[:, 0].astype(int))):
+            data = h5py.h5d.create(f.id, name.encode(), kind, h5py.h5s.create_simple(a.shape))
+            h5py.Dataset(data)[...] = a
+    got = parts(D.read(tmp_path / "d.h5"), range(6))
+    np.testing.assert_array_equal(got[0], x)
+    np.testing.assert_array_equal(got[1], x[:, 0])
+
+
 def test_an_array_in_another_file_of_hdf5(tmp_path):
     """What the other file has at that place is mapped, not what this one has."""
     h5py = pytest.importorskip("h5py", reason="the format needs it")
