@@ -326,11 +326,12 @@ def test_another_model_or_data_set_is_an_error_that_shows_both(tmp_path):
     (step, *_) = tn.Checkpoints(tmp_path).steps()
     path = tn.Checkpoints(tmp_path).path(step)
     other = tn.Model(tn.Dense(2), 2, seed=3, dtype="float64")
-    mine = make()
+    mine, held_out = make(), tn.Arrays(np.ones((2, 2)), [0, 1])
     for model, change, name, there, here in (
         (other, {}, "model", f"{mine.net!r}, (2,), seed=3, float64", f"{other.net!r}, (2,), seed=3, float64"),
         (make(), {"optimizer": tn.Adam(0.5)}, "optimizer", "NAdam(", repr(tn.Adam(0.5))),
         (make(), {"clip": 2.0}, "clip", "1.0", "2.0"),
+        (make(), {"validation": held_out}, "validation set", "'Arrays(", repr(held_out.fingerprint())),
     ):
         with pytest.raises(ValueError) as e:
             fit(model, tmp_path, resume=True, **change)

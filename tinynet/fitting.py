@@ -197,7 +197,9 @@ def fit(
         run.average = model.ops.xp.asarray(model.theta, copy=True)
     snapshot = Snapshot(model, run, best, history, Tally())
     if saver is not None:
-        options = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": early_stopping}
+        options: dict[str, Any] = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": early_stopping}
+        if held_out is not None and best.stopping is not None and best.stopping.monitor != "loss":
+            options["validation set"] = held_out.fingerprint()  # decides where the run ends, and with which weights
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
     steps = epochs * loader.steps_per_epoch
     session = _Session(snapshot, loader, callbacks, held_out, Evaluation(model, loss, chosen), saver)
