@@ -175,7 +175,8 @@ def test_more_epochs_later(tmp_path):
     fit(a, tmp_path / "a", epochs=3, early_stopping=None)
     fit(b, tmp_path / "b", epochs=1, early_stopping=None)
     b = make()
-    fit(b, tmp_path / "b", epochs=3, early_stopping=None, resume=True)
+    numbers = {"accumulate": np.int64(2), "clip": np.float64(1.0), "ema": np.float64(0.8)}  # as before, though NumPy's
+    fit(b, tmp_path / "b", epochs=3, early_stopping=None, resume=True, **numbers)
     assert remains(a, tmp_path / "a") == remains(b, tmp_path / "b")
 
 
