@@ -175,7 +175,29 @@ def test_more_epochs_later(tmp_path):
     fit(a, tmp_path / "a", epochs=3, early_stopping=None)
     fit(b, tmp_path / "b", epochs=1, early_stopping=None)
     b = make()
-    fit(b, tmp_path / "b", epochs=3, early_stopping=None, resume=True)
+    numbers = {"accumulate": np.int64(2), "clip": np.float64(1.0), "ema": np.float64(0.8)}  # as before, though NumPy's
+    fit(b, tmp_path / "b", epochs=3, early_stopping=None, resume=True, **numbers)
+    assert remains(a, tmp_path / "a") == remains(b, tmp_path / "b")
+
+
+class Shrink:
+    """A callback that changes the weights at each step."""
+
+    def __call__(self, model, row):
+        pass
+
+    def at_step(self, model, step):
+        model.theta *= 0.99
+
+
+def test_what_a_callback_does_at_a_step_is_done_once(tmp_path):
+    """Not again when the run is resumed at that step, or resumed after its end."""
+    options = {"early_stopping": None, "callbacks": [Shrink()]}
+    a = make()
+    fit(a, tmp_path / "a", epochs=2, **options)
+    for epochs in (1, 2, 2):
+        b = make()
+        fit(b, tmp_path / "b", epochs=epochs, resume=True, **options)
     assert remains(a, tmp_path / "a") == remains(b, tmp_path / "b")
 
 
@@ -305,11 +327,12 @@ def test_another_model_or_data_set_is_an_error_that_shows_both(tmp_path):
     (step, *_) = tn.Checkpoints(tmp_path).steps()
     path = tn.Checkpoints(tmp_path).path(step)
     other = tn.Model(tn.Dense(2), 2, seed=3, dtype="float64")
-    mine = make()
+    mine, held_out = make(), tn.Arrays(np.ones((2, 2)), [0, 1])
     for model, change, name, there, here in (
         (other, {}, "model", f"{mine.net!r}, (2,), seed=3, float64", f"{other.net!r}, (2,), seed=3, float64"),
         (make(), {"optimizer": tn.Adam(0.5)}, "optimizer", "NAdam(", repr(tn.Adam(0.5))),
         (make(), {"clip": 2.0}, "clip", "1.0", "2.0"),
+        (make(), {"validation": held_out}, "validation set", "'Arrays(", repr(held_out.fingerprint())),
     ):
         with pytest.raises(ValueError) as e:
             fit(model, tmp_path, resume=True, **change)

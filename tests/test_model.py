@@ -766,6 +766,10 @@ def test_declared_classes_are_compared_where_targets_are_not_all_checked():
             lambda x, y: tn.data.Batch(x.tolist(), y, None),
             "Mine.rows gives arrays (), (50, 3) for 50 samples: expected x (50, 4), and as many in the others",
         ),
+        (
+            lambda x, y: tn.data.Batch(x > 0, y, None),
+            "Mine.rows gives x of dtype bool: return it in the dtype that is asked for",
+        ),
     ],
 )
 def test_rows_that_are_not_what_they_should_be(batch, said):

@@ -263,6 +263,6 @@ def fingerprint(
         "data set or loader": batches(),
         "loss": repr(loss),
         "optimizer": repr(optimizer),
-        **{name: repr(value) for name, value in options.items()},
+        **{name: repr(checks.plain(value)) for name, value in options.items()},  # 0.5 of NumPy's is 0.5
     }
     return {name: re.sub(r" at 0x[0-9a-fA-F]+", "", text) for name, text in texts.items()}

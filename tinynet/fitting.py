@@ -155,7 +155,8 @@ def fit(
       model has it at the end.
     - ``early_stopping``: an `EarlyStopping`, or its patience.
     - ``callbacks``: each is called as ``callback(model, row)`` after every epoch. If it has a method ``at_step(model,
-      step)``, that is called before the first step and after every step. Either ends the run by raising `StopTraining`.
+      step)``, that is called before the first step of the run and after every step. Either ends the run by raising
+      `StopTraining`.
     - ``checkpoint``: a folder, or `Checkpoints`, where the run is saved. With ``resume`` the run continues from the newest
       checkpoint there, bit for bit as if it had never stopped, or begins if there is none. ``epochs`` may differ from
       that of the first run.
@@ -196,7 +197,9 @@ def fit(
         run.average = model.ops.xp.asarray(model.theta, copy=True)
     snapshot = Snapshot(model, run, best, history, Tally())
     if saver is not None:
-        options = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": early_stopping}
+        options: dict[str, Any] = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": early_stopping}
+        if held_out is not None and best.stopping is not None and best.stopping.monitor != "loss":
+            options["validation set"] = held_out.fingerprint()  # decides where the run ends, and with which weights
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
     steps = epochs * loader.steps_per_epoch
     session = _Session(snapshot, loader, callbacks, held_out, Evaluation(model, loss, chosen), saver)
@@ -209,7 +212,8 @@ def fit(
         adapt(model, loader.data)
 
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
-    session.call_per_step(run.step)
+    if not run.step:  # a run that is resumed has called them after this step
+        session.call_per_step(0)
     bar = bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent()
     if history.stopped or session.run(reports, steps, bar):
         session.finish()

@@ -163,12 +163,16 @@ def names_in(f: Any) -> str:
 
 
 def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
-    """A data set of HDF5: mapped in place if it is contiguous in the file, else decoded to ``scratch``."""
+    """A data set of HDF5: mapped in place if it is contiguous in the file as NumPy has it, else decoded to ``scratch``."""
+    import h5py
+
     if data.dtype.hasobject or data.dtype.kind not in "biuf":
         raise DataFileError(f"{path}: {data.name} of dtype {data.dtype} is not numeric: store numbers")
     if data.size == 0:
         return np.empty(data.shape, data.dtype)
-    offset = data.id.get_offset() if data.chunks is None and not data.external else None
+    # not so of bfloat16, or of 12 bits in 16
+    as_is = data.id.get_type() == h5py.h5t.py_create(data.dtype, logical=True)
+    offset = data.id.get_offset() if as_is and data.chunks is None and not data.external else None
     file = data.file.filename  # another one behind an external link
     if offset is not None and offset + data.nbytes <= os.path.getsize(file):
         return np.memmap(file, data.dtype, "r", offset, data.shape)

@@ -200,6 +200,8 @@ class Dataset:
                 f"{kind}.rows gives arrays {', '.join(map(str, shapes))} for {count} samples: "
                 f"expected x {(count, *self.shape)}, and as many in the others"
             )
+        if batch.x.dtype not in (ops.dtype("float32"), ops.dtype("float64")):
+            raise TypeError(f"{kind}.rows gives x of dtype {batch.x.dtype}: return it in the dtype that is asked for")
         check(batch.y, ops)
 
     def check_dtype(self, dtype: str) -> None:

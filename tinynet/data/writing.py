@@ -31,12 +31,13 @@ _AROUND = 2**14  # bytes, more than HDF5 writes around the numbers
 def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int], object] = lambda done: None) -> None:
     """Write ``data`` to a file that `read` reads, in pieces; ``progress(done)`` is called with the number of samples written.
 
-    The suffix of ``path`` decides the format: ``.npz`` (X, y), ``.npy`` (a table, the target last), ``.h5`` (X, y),
-    ``.parquet`` or ``.csv`` (with the names of columns and classes, else x0, x1, … and y, or y0, y1, …). Features and
-    numeric targets are written in float32, labels in int64.
+    The suffix of ``path`` decides the format: ``.npz`` (X, y), ``.npy`` (a table in float32, the target last, of which
+    labels are read with ``task="classification"``), ``.h5`` (X, y), ``.parquet`` or ``.csv`` (with the names of columns and
+    classes, else x0, x1, … and y, or y0, y1, …). Features and numeric targets are written in float32, labels in int64.
 
-    ValueError for sample weights, for another suffix, and for a feature whose name `read` would take for something else,
-    such as "weight"; OSError if the disk has too little space. After an error or Ctrl-C the file is as it was before.
+    ValueError for sample weights, for several targets in an ``.npy``, for another suffix, and for a feature whose name
+    `read` would take for something else, such as "weight"; OSError if the disk has too little space. After an error or
+    Ctrl-C the file is as it was before.
 
     Examples
     --------
@@ -57,6 +58,8 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
         raise ValueError(
             f"{path}: a table holds rows of features, not samples of shape {data.shape}: write .npz or .h5"
         )
+    if path.suffix.lower() == ".npy" and (data.outputs or 1) > 1:  # all but the last would be read as features
+        raise ValueError(f"{path}: an .npy has one target, and the data have {data.outputs}: write .npz or .h5")
     if named:
         features, targets = _columns(data)
         check_unique(path, [*features, *targets])
@@ -93,7 +96,7 @@ def _columns(data: Dataset) -> tuple[list[str], list[str]]:
 
 def _npy(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
     with open(path, "wb") as f:
-        write_npy_header(f, np.float32, (data.n, data.shape[0] + (data.outputs or 1)))
+        write_npy_header(f, np.float32, (data.n, data.shape[0] + 1))
         for x, y in pieces:
             f.write(np.column_stack([x, y]).astype(np.float32).tobytes())
 
