@@ -118,6 +118,10 @@ def test_several_labels_a_sample():
     assert model.out_activation_ == "logistic"
     with pytest.raises(ValueError, match="CrossEntropy takes one label a sample"):
         MLPClassifier(loss=tn.CrossEntropy()).fit(X_MANY, Y_MANY)
+    with pytest.raises(
+        ValueError, match=r"^y \(\d+, 4\) has the values \[-1, 1\]: give 1 for the labels of a sample, 0 for o"
+    ):
+        MLPClassifier().fit(X_MANY, 2 * Y_MANY - 1)  # -1 counted as a label
 
 
 def test_another_number_of_labels_a_sample():
@@ -169,6 +173,10 @@ def test_a_regressor_with_any_loss():
     assert 0.8 < np.mean(y <= high) < 0.97
     share = MLPRegressor(loss=tn.BinaryCrossEntropy(), **options).fit(X, TWO * 0.9).predict(X)
     assert 0 < share.min() < 0.1 < 0.8 < share.max() < 1
+    model = MLPRegressor(loss=tn.CrossEntropy(), **options).fit(X, np.stack([TWO * 0.9, 1 - TWO * 0.9], axis=1))
+    np.testing.assert_allclose(model.predict(X).sum(axis=1), 1, rtol=1e-12)  # they were the logits
+    assert model.out_activation_ == "softmax"
+    assert abs(model.predict(X)[:, 0] - TWO * 0.9).mean() < 0.05
     with pytest.raises(ValueError, match="Poisson: counts must not be negative"):
         MLPRegressor(loss="poisson").fit(X, -y)
 
@@ -400,6 +408,15 @@ def test_another_loss_counts_from_the_next_fit_on(model, y, later):
     np.testing.assert_array_equal(getattr(model, method)(X), wanted)  # `model_` has changed nothing
     model.fit(X, y)
     assert model.model_.loss != loss
+
+
+def test_another_loss_does_not_make_probabilities_of_margins():
+    """They were the sigmoids of margins, two for one output."""
+    model = MLPClassifier(max_iter=2, loss=tn.Hinge()).fit(X, TWO).set_params(loss="log_loss")
+    assert not hasattr(model, "predict_proba")
+    assert model.decision_function(X).shape == (len(X),)
+    assert hasattr(model.fit(X, TWO), "predict_proba")
+    assert not hasattr(model.set_params(loss=tn.Hinge()), "decision_function")
 
 
 def test_copies():
