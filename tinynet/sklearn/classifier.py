@@ -25,7 +25,8 @@ from tinynet.sklearn.samples import Samples
 
 def _loss_in_force(estimator: Any) -> str | Loss:
     """The loss of the last fit, whose outputs there are, or the one that a first fit will have."""
-    return getattr(estimator, "_fitted_loss", estimator.loss)
+    loss: str | Loss = getattr(estimator, "_fitted_loss", estimator.loss)
+    return loss
 
 
 def _has_probabilities(estimator: Any) -> bool:
