@@ -306,6 +306,18 @@ def test_a_column_that_may_be_a_weight_or_a_feature(capsys):
         assert (said in capsys.readouterr().out) == (out == "w")
 
 
+def test_columns_that_are_not_used_may_be_in_any_encoding(capsys):
+    names = [("Zoë", "Paul")[row % 2] for row in range(20)]
+    rows = "".join(f"{row},{name},{row % 2}\n" for row, name in enumerate(names))
+    Path("d.csv").write_bytes(f"a,name,y\n{rows}".encode("latin-1"))
+    short = ["--epochs", "1", "--quiet", "--backend", "numpy"]
+    assert main(["train", "--data", "d.csv", "--exclude", "name", "--out", "run", *short]) == 0
+    assert main(["predict", "run", "d.csv"]) == 0
+    capsys.readouterr()
+    argv = ["train", "--data", "d.csv", "--exclude", "y", "--target", "name", "--task", "classification"]
+    assert mistake(capsys, *argv).endswith("d.csv: is not text in UTF-8: save the file in that encoding")
+
+
 def test_parts_of_a_table(tmp_path, capsys):
     """Several files, or a pattern, with columns left out; the config that is written trains the same again."""
     for n in range(3):
@@ -340,6 +352,8 @@ def test_parts_of_a_table(tmp_path, capsys):
         assert "accuracy" in capsys.readouterr().out
     for argv, said in (
         (["train", "--data", "none-*.csv"], "no file matches 'none-*.csv'"),
+        (["train", "--data", "part-*.csv", "./part-1.csv"],
+         f"{names[1]} is given twice: some of its samples would be both trained on and held out"),
         (["train", "--data", "part-0.csv", "moons"], "unknown data 'moons': each of several is a file ("),
         (["train", "--data", "part-0.csv", "--target", "kind", "--exclude", "nois"],
          f"{names[0]}: has no column 'nois' to use or exclude: it has wide, thin, noise, kind"),
