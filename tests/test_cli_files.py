@@ -1167,6 +1167,18 @@ def test_an_output_without_room(argv, capsys, monkeypatch):
     assert capsys.readouterr().err == "tinynet: error: No space left on device\n"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_run_that_cannot_say_that_it_begins_leaves_no_folder(capsys, monkeypatch):
+    """With PYTHONUNBUFFERED the first line fails: the folder was left, with a config alone."""
+    put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))
+    disk = io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True)
+    with disk, monkeypatch.context() as m:
+        m.setattr(sys, "stdout", disk)
+        assert main(["train", "--data", "d.csv", "--out", "r", "--quiet", "--backend", "numpy"]) == 2
+    assert capsys.readouterr().err == "tinynet: error: No space left on device\n"
+    assert os.listdir() == ["d.csv"]
+
+
 def test_an_output_that_takes_a_part_gets_the_rest(run, monkeypatch):
     """As an unbuffered one does where the disk is full."""
 
