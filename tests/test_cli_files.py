@@ -1307,6 +1307,18 @@ def test_numbers_too_large_for_the_dtype(large, task, capsys):
     assert main(["predict", "r", "d.csv"]) == 0
 
 
+def test_targets_that_float32_rounds_away(capsys):
+    """The run showed an r2 of 0.98 in its own units; all predictions were one number, with an r2 of -79."""
+    put("d.csv", "a,time\n" + "".join(f"{number},{1.6e9 + 20 * number:.1f}\n" for number in range(20)))
+    argv = ["train", "--data", "d.csv", "--target", "time", "--task", "regression", "--out", "r", "--quiet"]
+    said = "target 'time' varies so little around its mean that float32 rounds most of that away: subtract the mean from it "
+    assert mistake(capsys, *argv, "--backend", "numpy") == said + "before, or compute in float64"
+    assert os.listdir() == ["d.csv"]
+    assert main([*argv, "--dtype", "float64", "--epochs", "1", "--backend", "numpy"]) == 0
+    put("e.csv", "a,y\n" + "".join(f"{number},0.1\n" for number in range(37)))  # whose mean is rounded
+    assert main(["train", "--data", "e.csv", "--out", "e", "--epochs", "1", "--backend", "numpy", "--quiet"]) == 0
+
+
 def test_whole_numbers_may_be_classes_or_numbers(capsys):
     put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))
     for task, said in {

@@ -300,7 +300,7 @@ class Model(Vectors):
             raise ValueError(
                 f"feature {name} varies too much or too little to be standardized in {self.dtype}: scale it before"
             )
-        spacing = xp.abs(mean) * 2.0**-23  # of float32 numbers near the mean, or up to twice as much
+        spacing = xp.abs(mean) * 2.0**-23  # of float32 numbers near the mean, or twice as much
         if self.dtype == "float32" and (
             name := _first_feature(ops.to_numpy((deviation > least) & (deviation < 8.0 * spacing)), data.columns)
         ):

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     config = _config(args)
     backend = get_backend(config.backend)
     data, training, held_out = config.make_split()
-    scale = Scale.of(training) if config.scales_targets(data) else None
+    scale = Scale.of(training, config.dtype) if config.scales_targets(data) else None
     validation = held_out
     if scale:
         training, validation = Scaled(training, scale), Scaled(held_out, scale)
