@@ -532,6 +532,8 @@ def test_held_out_samples_of_one_s_own():
             ValueError, match=r"y_val and sample_weight_val belong to X_val, which is None: give it too$"
         ):
             MLPClassifier().fit(a, c, **alone)
+    with pytest.raises(ValueError, match=r"^The validation set is too small. Give at least two samples as X_val\.$"):
+        MLPRegressor(early_stopping=True, max_iter=2).fit(a, a[:, 0], X_val=b[:1], y_val=b[:1, 0])  # nothing was kept
 
 
 def test_classes_have_no_weight_in_held_out_samples_of_one_s_own():
