@@ -306,6 +306,18 @@ def test_a_column_that_may_be_a_weight_or_a_feature(capsys):
         assert (said in capsys.readouterr().out) == (out == "w")
 
 
+def test_columns_that_are_not_used_may_be_in_any_encoding(capsys):
+    names = [("Zoë", "Paul")[row % 2] for row in range(20)]
+    rows = "".join(f"{row},{name},{row % 2}\n" for row, name in enumerate(names))
+    Path("d.csv").write_bytes(f"a,name,y\n{rows}".encode("latin-1"))
+    short = ["--epochs", "1", "--quiet", "--backend", "numpy"]
+    assert main(["train", "--data", "d.csv", "--exclude", "name", "--out", "run", *short]) == 0
+    assert main(["predict", "run", "d.csv"]) == 0
+    capsys.readouterr()
+    argv = ["train", "--data", "d.csv", "--exclude", "y", "--target", "name", "--task", "classification"]
+    assert mistake(capsys, *argv).endswith("d.csv: is not text in UTF-8: save the file in that encoding")
+
+
 def test_parts_of_a_table(tmp_path, capsys):
     """Several files, or a pattern, with columns left out; the config that is written trains the same again."""
     for n in range(3):
@@ -340,6 +352,8 @@ def test_parts_of_a_table(tmp_path, capsys):
         assert "accuracy" in capsys.readouterr().out
     for argv, said in (
         (["train", "--data", "none-*.csv"], "no file matches 'none-*.csv'"),
+        (["train", "--data", "part-*.csv", "./part-1.csv"],
+         f"{names[1]} is given twice: some of its samples would be both trained on and held out"),
         (["train", "--data", "part-0.csv", "moons"], "unknown data 'moons': each of several is a file ("),
         (["train", "--data", "part-0.csv", "--target", "kind", "--exclude", "nois"],
          f"{names[0]}: has no column 'nois' to use or exclude: it has wide, thin, noise, kind"),
@@ -1153,6 +1167,18 @@ def test_an_output_without_room(argv, capsys, monkeypatch):
     assert capsys.readouterr().err == "tinynet: error: No space left on device\n"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_run_that_cannot_say_that_it_begins_leaves_no_folder(capsys, monkeypatch):
+    """With PYTHONUNBUFFERED the first line fails: the folder was left, with a config alone."""
+    put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))
+    disk = io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True)
+    with disk, monkeypatch.context() as m:
+        m.setattr(sys, "stdout", disk)
+        assert main(["train", "--data", "d.csv", "--out", "r", "--quiet", "--backend", "numpy"]) == 2
+    assert capsys.readouterr().err == "tinynet: error: No space left on device\n"
+    assert os.listdir() == ["d.csv"]
+
+
 def test_an_output_that_takes_a_part_gets_the_rest(run, monkeypatch):
     """As an unbuffered one does where the disk is full."""
 
@@ -1279,6 +1305,18 @@ def test_numbers_too_large_for_the_dtype(large, task, capsys):
     assert os.listdir() == ["d.csv"]
     assert main([*argv, "--dtype", "float64"]) == 0
     assert main(["predict", "r", "d.csv"]) == 0
+
+
+def test_targets_that_float32_rounds_away(capsys):
+    """The run showed an r2 of 0.98 in its own units; all predictions were one number, with an r2 of -79."""
+    put("d.csv", "a,time\n" + "".join(f"{number},{1.6e9 + 20 * number:.1f}\n" for number in range(20)))
+    argv = ["train", "--data", "d.csv", "--target", "time", "--task", "regression", "--out", "r", "--quiet"]
+    said = "target 'time' varies so little around its mean that float32 rounds most of that away: subtract the mean from it "
+    assert mistake(capsys, *argv, "--backend", "numpy") == said + "before, or compute in float64"
+    assert os.listdir() == ["d.csv"]
+    assert main([*argv, "--dtype", "float64", "--epochs", "1", "--backend", "numpy"]) == 0
+    put("e.csv", "a,y\n" + "".join(f"{number},0.1\n" for number in range(37)))  # whose mean is rounded
+    assert main(["train", "--data", "e.csv", "--out", "e", "--epochs", "1", "--backend", "numpy", "--quiet"]) == 0
 
 
 def test_whole_numbers_may_be_classes_or_numbers(capsys):

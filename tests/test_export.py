@@ -221,6 +221,15 @@ def test_what_the_file_says(loss, output, rt, tmp_path):
     assert len({n.name for n in read.graph.node}) == len(read.graph.node)
 
 
+def test_names_of_a_table_are_in_the_file(rt):
+    """Those of classes were in it only if the command wrote it, though a page of the documentation said so."""
+    model = tn.Model(tn.Dense(2), 1)
+    model.columns = tn.data.Columns(("a",), ("y",), ("no", "yes"))
+    for given, classes in ((None, ["no", "yes"]), ([*np.arange(2)], [0, 1])):
+        proto = export.to_onnx(model, classes=given)
+        assert {p.key: json.loads(p.value) for p in proto.metadata_props} == {"features": ["a"], "classes": classes}
+
+
 def test_a_layer_whose_names_are_taken(rt):
     """A lone layer's weights have no number before them, and may be called as the input and the output are."""
 
@@ -348,6 +357,8 @@ REFUSED = [
      "weight '1.b' has a value that is NaN or infinite: the model cannot be exported"),
     (lambda: tn.Model(tn.Dense(3), 2), {"classes": ["a", "b"]}, "2 classes do not fit outputs (n, 3): expected 3"),
     (lambda: tn.Model(tn.Dense(1), 2), {"classes": ["a"]}, "1 classes do not fit outputs (n, 1): expected 2"),
+    (lambda: tn.Model(tn.Dense(3), 2), {"classes": [0, 1, 0]},
+     "classes [0, 1, 0] has 0 twice: give each class a name of its own"),
     (lambda: tn.Model(tn.Dense(2), 2), {"classes": [1, {2}]}, "classes [1, {2}] are not names: give strings or numbers"),
 ]  # fmt: skip
 

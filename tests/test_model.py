@@ -859,6 +859,10 @@ def test_libraries_are_not_mixed():
             "callback 3 cannot be called: give functions (model, row) in a list",
         ),
         (
+            lambda: made().fit((X, LABELS), callbacks=[tn.EarlyStopping(3)]),
+            "callback EarlyStopping(patience=3, monitor='val_loss', min_delta=0.0) cannot be called: early_stopping=… takes it",
+        ),
+        (
             lambda: made().predict(np.ma.masked_array(X, X > 0)),
             "X is a masked array, and no value can be missing: give X.filled(…)",
         ),

@@ -110,6 +110,24 @@ def test_probabilities_are_taken_as_they_are():
         assert np.array_equal(a.get_array(), b.get_array())
 
 
+def test_probabilities_are_those_of_the_loss():
+    """Margins were drawn as if they were logits, and the sigmoids of several outputs as a softmax."""
+    rows = np.asarray(SPIRALS[:300].x)
+    targets = np.eye(3)[np.arange(300) % 3]
+    model = tn.Model(tn.Dense(3), 2, backend="numpy")
+    model.fit((rows, targets), loss=tn.BinaryCrossEntropy(), batch_size=300)
+    p, hit, count = tn.plot.calibration_curve(model, (rows, targets))
+    assert np.isclose(np.sum(p * count) / 300, model.predict_proba(rows).max(axis=1).mean(), rtol=1e-5)
+    assert np.isclose(np.sum(hit * count) / 300, (model.predict(rows).argmax(axis=1) == np.arange(300) % 3).mean())
+    for width, loss in ((1, tn.Hinge()), (3, tn.Hinge()), (3, tn.MeanSquaredError())):
+        margins = tn.Model(tn.Dense(width), 2, backend="numpy")
+        data = rows, 2 * targets[:, :width] - 1
+        margins.fit(data, loss=loss, batch_size=300)
+        with pytest.raises(TypeError, match=r"gives no probabilities: train it with a cross-entropy$"):
+            tn.plot.calibration(margins, data)
+        assert tn.plot.confusion_matrix(margins, data).sum() == 300
+
+
 def test_logits_that_are_large_are_probabilities_of_one():
     three = tn.Model(tn.Dense(3), 2, backend="numpy")
     for model, data in (binary(), (three, SPIRALS)):

@@ -118,6 +118,10 @@ def test_several_labels_a_sample():
     assert model.out_activation_ == "logistic"
     with pytest.raises(ValueError, match="CrossEntropy takes one label a sample"):
         MLPClassifier(loss=tn.CrossEntropy()).fit(X_MANY, Y_MANY)
+    with pytest.raises(
+        ValueError, match=r"^y \(\d+, 4\) has the values \[-1, 1\]: give 1 for the labels of a sample, 0 for o"
+    ):
+        MLPClassifier().fit(X_MANY, 2 * Y_MANY - 1)  # -1 counted as a label
 
 
 def test_another_number_of_labels_a_sample():
@@ -169,6 +173,10 @@ def test_a_regressor_with_any_loss():
     assert 0.8 < np.mean(y <= high) < 0.97
     share = MLPRegressor(loss=tn.BinaryCrossEntropy(), **options).fit(X, TWO * 0.9).predict(X)
     assert 0 < share.min() < 0.1 < 0.8 < share.max() < 1
+    model = MLPRegressor(loss=tn.CrossEntropy(), **options).fit(X, np.stack([TWO * 0.9, 1 - TWO * 0.9], axis=1))
+    np.testing.assert_allclose(model.predict(X).sum(axis=1), 1, rtol=1e-12)  # they were the logits
+    assert model.out_activation_ == "softmax"
+    assert abs(model.predict(X)[:, 0] - TWO * 0.9).mean() < 0.05
     with pytest.raises(ValueError, match="Poisson: counts must not be negative"):
         MLPRegressor(loss="poisson").fit(X, -y)
 
@@ -402,6 +410,15 @@ def test_another_loss_counts_from_the_next_fit_on(model, y, later):
     assert model.model_.loss != loss
 
 
+def test_another_loss_does_not_make_probabilities_of_margins():
+    """They were the sigmoids of margins, two for one output."""
+    model = MLPClassifier(max_iter=2, loss=tn.Hinge()).fit(X, TWO).set_params(loss="log_loss")
+    assert not hasattr(model, "predict_proba")
+    assert model.decision_function(X).shape == (len(X),)
+    assert hasattr(model.fit(X, TWO), "predict_proba")
+    assert not hasattr(model.set_params(loss=tn.Hinge()), "decision_function")
+
+
 def test_copies():
     model = MLPClassifier(random_state=0, max_iter=5, activation=tn.ELU(), solver=tn.Adam(0.01)).fit(X, NAMES)
     for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)):
@@ -515,6 +532,8 @@ def test_held_out_samples_of_one_s_own():
             ValueError, match=r"y_val and sample_weight_val belong to X_val, which is None: give it too$"
         ):
             MLPClassifier().fit(a, c, **alone)
+    with pytest.raises(ValueError, match=r"^The validation set is too small. Give at least two samples as X_val\.$"):
+        MLPRegressor(early_stopping=True, max_iter=2).fit(a, a[:, 0], X_val=b[:1], y_val=b[:1, 0])  # nothing was kept
 
 
 def test_classes_have_no_weight_in_held_out_samples_of_one_s_own():

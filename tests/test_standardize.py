@@ -112,6 +112,20 @@ def test_a_feature_that_never_varies_is_left_in_its_scale():
     assert model.predict([[1.0, 5.0], [2.0, 7.0]]).tolist() == [[-1.0, 0.0], [0.0, 2.0]]
 
 
+def test_what_float32_rounds_away_is_said(caplog):
+    """A table of times was trained on and learned nothing, in silence."""
+    x = np.stack([np.full(500, 5.0), 1.6e9 + 1000 * X[:, 0], 1.6e9 + 5000 * X[:, 0]], axis=1)
+    tn.Model(tn.Standardize(), 3, dtype="float64").adapt((x, Y))
+    assert not caplog.messages
+    tn.Model(tn.Standardize(), 3).adapt((x, Y))
+    said = (
+        " varies so little around its mean that float32 rounds most of that away: subtract the mean from it before, or "
+    )
+    assert caplog.messages == [f"feature 1{said}compute in float64"]
+    tn.Model(tn.Sequential(tn.Standardize(), tn.Flatten()), (3, 1)).adapt((x[:, :, None], Y))
+    assert caplog.messages[1] == f"feature (1, 0){said}compute in float64"
+
+
 def test_samples_of_any_shape():
     x = RNG.standard_normal((30, 2, 4))
     model = tn.Model(tn.Sequential(tn.Standardize(), tn.Flatten()), (2, 4), dtype="float64")
@@ -130,9 +144,9 @@ def test_samples_of_any_shape():
         (lambda: tn.Model(tn.Standardize(), 3).adapt((X, Y, np.arange(500) > 5), samples=5),
          "all 5 samples have weight 0: give at least one a positive weight"),
         (lambda: tn.Model(tn.Standardize(), 3).adapt((1e-42 * X, Y)),
-         "a feature varies too much or too little to be standardized in float32: scale it before"),
+         "feature 0 varies too much or too little to be standardized in float32: scale it before"),
         (lambda: tn.Model(tn.Standardize(), 3, dtype="float64").adapt((1e200 * X, Y)),
-         "a feature varies too much or too little to be standardized in float64: scale it before"),
+         "feature 0 varies too much or too little to be standardized in float64: scale it before"),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:overflow encountered")

@@ -120,6 +120,8 @@ class Config:
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
         for data in self.paths:
             _check_data(data, alone=len(self.paths) == 1)
+        if twice := next((data for number, data in enumerate(self.paths) if data in self.paths[:number]), None):
+            raise ValueError(f"{twice} is given twice: some of its samples would be both trained on and held out")
         as_metrics(self.metrics)
 
     @property

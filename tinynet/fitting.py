@@ -328,9 +328,9 @@ def checked_callbacks(callbacks: Any) -> list[Callback]:
     found = list(callbacks) if hasattr(callbacks, "__iter__") else [callbacks]
     for callback in found:
         if not callable(callback):
-            raise TypeError(
-                f"callback {checks.short_repr(callback)} cannot be called: give functions (model, row) in a list"
-            )
+            stops = isinstance(callback, EarlyStopping)
+            remedy = "early_stopping=… takes it" if stops else "give functions (model, row) in a list"
+            raise TypeError(f"callback {checks.short_repr(callback)} cannot be called: {remedy}")
         if isinstance(callback, type):  # which can, after an epoch
             raise TypeError(f"callback {callback.__name__} is a class: make one of it, as {callback.__name__}(…)")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from math import prod
 from os import PathLike
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tinynet.history import History
 
 DTYPES = ("float32", "float64")
+_log = logging.getLogger("tinynet")
 _CACHED = 2**19  # numbers of a layer's output that stay in the cache until the next layer reads them
 
 
@@ -271,7 +273,8 @@ class Model(Vectors):
         """Set the leading `Standardize` to the mean and scale of ``data``, or of its first ``samples`` samples.
 
         It takes one pass over the data; sample weights count. ValueError if the network does not begin with `Standardize`,
-        or if a feature varies too much or too little for the model's dtype.
+        or if a feature varies too much or too little for the model's dtype. A feature that varies so little around its mean
+        that float32 rounds most of it away, as seconds since 1970 do within an hour, is a warning of the logger ``tinynet``.
 
         Examples
         --------
@@ -292,10 +295,19 @@ class Model(Vectors):
         least = 8.0 * xp.finfo(mean.dtype).eps * xp.abs(mean)
         scale = 1.0 / xp.where(deviation > least, deviation, 1.0)
         new = [self.ops.asarray(a, self.dtype) for a in (mean, scale)]
-        if not bool(self.ops.to_numpy(self.ops.xp.all(self.ops.xp.isfinite(new[1]) & (new[1] > 0)))):
+        usable = self.ops.to_numpy(self.ops.xp.isfinite(new[1]) & (new[1] > 0))
+        if name := _first_feature(~usable, data.columns):
             raise ValueError(
-                f"a feature varies too much or too little to be standardized in {self.dtype}: scale it before"
+                f"feature {name} varies too much or too little to be standardized in {self.dtype}: scale it before"
             )
+        spacing = xp.abs(mean) * 2.0**-23  # of float32 numbers near the mean, or twice as much
+        if self.dtype == "float32" and (
+            name := _first_feature(ops.to_numpy((deviation > least) & (deviation < 8.0 * spacing)), data.columns)
+        ):
+            _log.warning(
+                "feature %s varies so little around its mean that float32 rounds most of that away: subtract the mean from "
+                "it before, or compute in float64", name,
+            )  # fmt: skip
         layer["mean"][...], layer["scale"][...] = new
 
     @on_its_device
@@ -321,6 +333,14 @@ class Model(Vectors):
         from tinynet.files import save
 
         save(self, path)
+
+
+def _first_feature(marked: Any, columns: Columns | None) -> str | None:
+    """What the first feature is called that is ``marked``, an array on the host in the shape of a sample, if any is."""
+    if not marked.any():
+        return None
+    place = tuple(int(index[0]) for index in marked.nonzero())
+    return repr(columns.features[place[0]]) if columns else str(place if len(place) > 1 else place[0])
 
 
 def without_standardize(model: Model) -> Model:

@@ -18,17 +18,28 @@ from tinynet.standardize import Standardize, moments
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of the targets, (o,) float64 on the host; a deviation of 0 counts as 1."""
+    """Mean and standard deviation of the targets, (o,) float64 on the host; that of constant ones counts as 1."""
 
     mean: Array
     deviation: Array
 
     @classmethod
-    def of(cls, data: Dataset) -> Scale:
-        """The scale of ``data``, by one pass over it."""
+    def of(cls, data: Dataset, dtype: str) -> Scale:
+        """The scale of ``data``, by one pass over it; ValueError for targets that predictions in ``dtype`` round away."""
         host = get_backend("numpy")
         mean, deviation = moments(data, host, of_targets=True)
-        return cls(mean, host.xp.where(deviation > 0, deviation, 1.0))
+        varies = deviation > 8.0 * 2.0**-52 * abs(mean)  # the mean is rounded
+        lost = varies & (
+            deviation < 8.0 * 2.0**-23 * abs(mean)
+        )  # float32 numbers near the mean are so far apart, or half
+        if dtype == "float32" and lost.any():
+            j = int(lost.argmax())
+            name = repr(data.columns.target[j]) if data.columns and data.columns.target else j
+            raise ValueError(
+                f"target {name} varies so little around its mean that float32 rounds most of that away: "
+                "subtract the mean from it before, or compute in float64"
+            )
+        return cls(mean, host.xp.where(varies, deviation, 1.0))
 
     def undo(self, model: Model) -> Model:
         """A model that predicts the targets themselves where ``model`` predicts scaled ones: it has one more layer."""

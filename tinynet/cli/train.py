@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     config = _config(args)
     backend = get_backend(config.backend)
     data, training, held_out = config.make_split()
-    scale = Scale.of(training) if config.scales_targets(data) else None
+    scale = Scale.of(training, config.dtype) if config.scales_targets(data) else None
     validation = held_out
     if scale:
         training, validation = Scaled(training, scale), Scaled(held_out, scale)
@@ -100,12 +100,11 @@ def run(args: argparse.Namespace) -> int:
     if not resume:
         write_atomically(folder / "config.toml", config.toml().encode())
     checkpoints = Checkpoints(folder / "checkpoints", every=config.checkpoint or None, config=config.toml())
-    print(f"{data!r}\n{model!r}\n{model.ops.versions()}")
-    if config.stored:
-        print(_about(data, training, validation))
-
-    start = perf_counter()
     with _signals(checkpoints), one_line_warnings(), nullcontext() if resume else _no_litter(folder, checkpoints):
+        print(f"{data!r}\n{model!r}\n{model.ops.versions()}")
+        if config.stored:
+            print(_about(data, training, validation))
+        start = perf_counter()
         history = fit(
             model, training, validation=validation, checkpoint=checkpoints, resume=resume,
             progress=not args.quiet, **options,

@@ -81,7 +81,7 @@ def _of_table(path: Path, suffix: str, pipe: bool, shape: Shape, columns: Column
     with nullcontext(sys.stdin.buffer) if pipe else open(path, "rb") as f:
         header = tables.read_header(path, f)
         wanted = _features(path, header.names, shape, columns)
-        types = dict.fromkeys(header.names, pa.string()) | dict.fromkeys(wanted, pa.float64())
+        types = dict.fromkeys(header.names, pa.binary()) | dict.fromkeys(wanted, pa.float64())
         yield from _rows(tables.open_csv(path, f, header, types), wanted)
 
 

@@ -37,12 +37,12 @@ def _csv_types(names: Sequence[str], target: Sequence[str], used: Sequence[str],
     """Arrow types of the columns of a CSV file.
 
     Features are floating-point, whatever the first rows look like; the type of a target that may be labels is inferred;
-    unused columns are read as text, which any value is.
+    unused columns are read as bytes, which any value is.
     """
     import pyarrow as pa
 
     numbers = set(used) | ({"weight"} - set(request.exclude))
-    types = {name: pa.float64() if name in numbers else pa.string() for name in names if name not in target}
+    types = {name: pa.float64() if name in numbers else pa.binary() for name in names if name not in target}
     task, classes = request.task, request.columns.classes if request.columns else None
     if task == "regression":
         types |= {name: pa.float64() for name in target}

@@ -233,6 +233,8 @@ class _Parser:
             row, wanted, found = (int(number) for number in match.groups())
             remedy = f"fix it, and put a value that contains {self.header.delimiter!r} in quotes"
             claim = f"row {rows + row - 1} has {found} values for {wanted} columns: {remedy}"
+        elif "invalid UTF8" in str(e):
+            claim = "is not text in UTF-8: save the file in that encoding"
         else:
             claim = f"cannot be read: {first_line(e)}"
         return DataFileError(f"{self.path}: {claim}")

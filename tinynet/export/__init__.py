@@ -33,11 +33,7 @@ class Format(NamedTuple):
     write: Callable[[Model, str | PathLike[str]], object]
 
 
-def _write_onnx(model: Model, path: str | PathLike[str]) -> None:
-    to_onnx(model, path, classes=model.columns.classes if model.columns else None)
-
-
 FORMATS = {
-    "onnx": Format("inference in ONNX Runtime and others, with class names", ".onnx", _write_onnx),
+    "onnx": Format("inference in ONNX Runtime and others, with class names", ".onnx", to_onnx),
     "torch": Format("weights for PyTorch's load_state_dict, as safetensors", ".safetensors", save_torch_state),
 }

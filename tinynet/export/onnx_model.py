@@ -38,12 +38,13 @@ def to_onnx(
     Its input "x" is (n, *in_shape) for any number of rows n; weights and rows have the model's dtype. A leading
     `Standardize` is included. The output is "probabilities" if the model's loss is `CrossEntropy` (a softmax) or
     `BinaryCrossEntropy` (a sigmoid); otherwise, or with ``probabilities=False``, it is "y", the output of
-    `Model.predict`. ``classes`` are the names of the classes, stored as JSON in the metadata entry "classes"; the names of
+    `Model.predict`, which with `Poisson` is the logarithm of the expected count. ``classes`` are the names of the classes, by
+    default those of the table that the model was fitted to, stored as JSON in the metadata entry "classes"; the names of
     features, in the order of the inputs, are in "features" if the model was fitted to a table.
 
     TypeError for a layer without ONNX operators: add layers of your own to `NODES`. ValueError for weights that are not
-    finite or take more than 2 GiB, and for ``classes`` whose number is not the model's. ImportError without the extra
-    ``onnx``.
+    finite or take more than 2 GiB, and for ``classes`` that repeat or whose number is not the model's. ImportError without
+    the extra ``onnx``.
     """
     try:
         import onnx
@@ -72,9 +73,12 @@ def to_onnx(
         opset_imports=[opset],
         ir_version=onnx.helper.find_min_ir_version_for([opset]),  # older runtimes reject newer ones outright
     )
-    names = {} if classes is None else {"classes": _as_json(classes, model)}
+    names = {}
     if model.columns is not None:
+        classes = model.columns.classes if classes is None else classes
         names["features"] = json.dumps(model.columns.features)
+    if classes is not None:
+        names["classes"] = _as_json(classes, model)
     onnx.helper.set_model_props(proto, names)
     try:
         onnx.checker.check_model(proto, full_check=True)
@@ -117,10 +121,12 @@ def _head(loss: losses.Loss | None) -> tuple[str, dict[str, Any]]:
 
 
 def _as_json(classes: Any, model: Model) -> str:
-    names = classes.tolist() if hasattr(classes, "tolist") else list(classes)
+    names = [name.item() if hasattr(name, "item") else name for name in classes]  # numbers of NumPy's as Python's
     width = model.out_shape[-1]
     if len(names) != max(width, 2):
         raise ValueError(f"{len(names)} classes do not fit outputs (n, {width}): expected {max(width, 2)}")
+    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise ValueError(f"classes {names!r} has {twice[0]!r} twice: give each class a name of its own")
     try:
         return json.dumps(names)
     except TypeError:

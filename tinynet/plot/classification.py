@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from tinynet_backends import get_backend
 
 from tinynet.activations import Sigmoid, Softmax
 from tinynet.data import as_dataset
 from tinynet.labels import as_labels, boundary, last_layer
+from tinynet.losses import BinaryCrossEntropy, CrossEntropy
 from tinynet.model import Model
 from tinynet.plot.labels import labels
 from tinynet.plot.style import COLOURS, GREY, dress, figure, finite, place, plain, positive
@@ -65,8 +67,9 @@ def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -
 def calibration_curve(model: Model, data: Any, *, bins: int = 10) -> tuple[Any, Any, Any]:
     """Mean predicted probability, observed frequency and number of samples, for each bin that is not empty: three arrays.
 
-    The probability is that of the predicted class or, with a single output, that of class 1. ``bins`` is the number of
-    bins, which divide [0, 1] evenly, as in scikit-learn's ``calibration_curve`` with ``strategy="uniform"``.
+    The probability is that of the predicted class or, with a single output, that of class 1. It is the output of a last
+    `Softmax` or `Sigmoid`, else what the model's loss makes of the output: TypeError if that is no probability. ``bins`` is
+    the number of bins, which divide [0, 1] evenly, as in scikit-learn's ``calibration_curve`` with ``strategy="uniform"``.
     """
     positive(bins=bins)
     p, hit = _confidence(model, data)
@@ -122,16 +125,13 @@ def _labels(model: Model, data: Any) -> tuple[Any, Any, int]:
 
 def _confidence(model: Model, data: Any) -> tuple[Any, Any]:
     """Probabilities (n,), and whether their event occurred, as 0 and 1."""
-    last, p, hit = last_layer(model.net), [], []
+    host, single, p, hit = get_backend("numpy"), model.out_shape[-1] == 1, [], []
+    loss = model.loss or (BinaryCrossEntropy() if single else CrossEntropy())
+    are_probabilities = isinstance(last_layer(model.net), (Sigmoid, Softmax))
     for y, true in _pieces(model, data):
         y = y.astype(np.float64)
-        if y.shape[1] == 1:
-            p.append(y[:, 0] if isinstance(last, Sigmoid) else 0.5 * (1.0 + np.tanh(0.5 * y[:, 0])))
-            hit.append(true == 1)
-        else:
-            if not isinstance(last, Softmax):
-                y = np.exp(y - y.max(axis=1, keepdims=True))
-                y /= y.sum(axis=1, keepdims=True)
-            p.append(y.max(axis=1))
-            hit.append(true == y.argmax(axis=1))
+        if not are_probabilities:
+            y = loss.probabilities(y, host)
+        p.append(y[:, -1] if single else y.max(axis=1))
+        hit.append(true == (1 if single else y.argmax(axis=1)))
     return np.concatenate(p), np.concatenate(hit).astype(np.float64)

@@ -8,14 +8,15 @@ import numpy as np
 
 
 def labels(target: Any) -> Any:
-    """(n,) integers unchanged; one column of 0, or -1, and 1 as 0 and 1; one-hot rows as the index of their 1.
+    """(n,) integers unchanged; one column of 0, or -1, and 1 as 0 and 1; rows with a single 1 as its index.
 
     ValueError for other numbers, which are no classes.
     """
     if target.ndim == 1 and np.issubdtype(target.dtype, np.integer):
         return target.astype(np.int64)
-    if target.ndim == 2 and target.shape[1] == 1 and np.isin(target, (-1, 0, 1)).all():
-        return (target[:, 0] > 0).astype(np.int64)
-    if target.ndim == 2 and np.isin(target, (0, 1)).all() and (target.sum(axis=1) == 1).all():
-        return target.argmax(axis=1).astype(np.int64)
+    if target.ndim == 2 and np.isin(target, (-1, 0, 1)).all():
+        if target.shape[1] == 1:
+            return (target[:, 0] > 0).astype(np.int64)
+        if ((target > 0).sum(axis=1) == 1).all():
+            return target.argmax(axis=1).astype(np.int64)
     raise ValueError("the targets are numbers, not labels: this picture is of classes")

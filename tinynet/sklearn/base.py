@@ -240,7 +240,10 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             check_same_home(X, data.X, self, "fit")
             dtype = data.home.dtype(data.dtype)
             X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, reset=False, **self._target_options)
-            return samples, self._samples(data._replace(X=X, y=self._check_targets(y, True, data.home)), weight)
+            test = self._samples(data._replace(X=X, y=self._check_targets(y, True, data.home)), weight)
+            if self.early_stopping and len(test) < 2:  # of which R² is NaN
+                raise ValueError("The validation set is too small. Give at least two samples as X_val.")
+            return samples, test
         if y is not None or weight is not None:
             raise ValueError("y_val and sample_weight_val belong to X_val, which is None: give it too")
         if not self.early_stopping:

@@ -23,14 +23,21 @@ from tinynet.sklearn.placement import Array, move, to_host
 from tinynet.sklearn.samples import Samples
 
 
+def _loss_in_force(estimator: Any) -> str | Loss:
+    """The loss of the last fit, whose outputs there are, or the one that a first fit will have."""
+    loss: str | Loss = getattr(estimator, "_fitted_loss", estimator.loss)
+    return loss
+
+
 def _has_probabilities(estimator: Any) -> bool:
-    if isinstance(estimator.loss, (str, CrossEntropy, BinaryCrossEntropy)):
+    loss = _loss_in_force(estimator)
+    if isinstance(loss, (str, CrossEntropy, BinaryCrossEntropy)):
         return True
-    raise AttributeError(f"{type(estimator.loss).__name__} gives no probabilities: use loss='log_loss'")
+    raise AttributeError(f"{type(loss).__name__} gives no probabilities: fit with loss='log_loss'")
 
 
 def _has_margins(estimator: Any) -> bool:
-    if isinstance(estimator.loss, (str, CrossEntropy, BinaryCrossEntropy)):
+    if isinstance(_loss_in_force(estimator), (str, CrossEntropy, BinaryCrossEntropy)):
         raise AttributeError("a cross-entropy gives probabilities: use predict_proba, or predict_log_proba")
     return True
 
@@ -101,6 +108,10 @@ class MLPClassifier(ClassifierMixin, MLP):
                 f"y {y.shape} has many classes in several columns: give labels (n,), or columns of 0 and 1"
             )
         multilabel = kind == "multilabel-indicator"
+        if multilabel and not ((y == 0) | (y == 1)).all():
+            raise ValueError(
+                f"y {y.shape} has the values {sorted(set(y.ravel().tolist()))}: give 1 for the labels of a sample, 0 for others"
+            )
         classes: Any = get_backend("numpy").xp.arange(y.shape[1]) if multilabel else LabelEncoder().fit(y).classes_
         if not known:
             self.classes_ = classes

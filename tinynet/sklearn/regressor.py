@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import column_or_1d
 from tinynet_backends import Backend, get_backend
 
-from tinynet.losses import BinaryCrossEntropy, Loss, MeanSquaredError, Poisson
+from tinynet.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError, Poisson
 from tinynet.metrics import METRICS, Metric
 from tinynet.sklearn.base import MLP
 from tinynet.sklearn.placement import Array, dtype_name, move
@@ -37,7 +37,8 @@ class MLPRegressor(RegressorMixin, MLP):
     The parameters are those of `Hyperparameters`, and
 
     - ``loss``: "squared_error", half of the squared error; "poisson", for counts: predictions are the exponentials of the
-      outputs; or any loss of tinynet's. With `BinaryCrossEntropy` predictions are the sigmoids of the outputs.
+      outputs; or any loss of tinynet's. With `BinaryCrossEntropy` predictions are the sigmoids of the outputs, with
+      `CrossEntropy`, for y of probabilities that add up to 1, their softmax.
 
     The biases of the last layer start where predictions are the mean of y, rather than at 0, so R² is near 0 before training.
 
@@ -104,37 +105,39 @@ class MLPRegressor(RegressorMixin, MLP):
     def _outputs_for(self, mean: Array, xp: Any) -> Array:
         """The inverse of `_predictions`."""
         loss, tiny = self._loss(), xp.finfo(mean.dtype).eps
-        if isinstance(loss, Poisson):
+        if isinstance(loss, (Poisson, CrossEntropy)):
             return xp.log(xp.clip(mean, tiny, None))
         if isinstance(loss, BinaryCrossEntropy):
             mean = xp.clip(mean, tiny, 1.0 - tiny)
             return xp.log(mean) - xp.log1p(-mean)
         return mean
 
-    def _predictions(self, out: Array, xp: Any) -> Array:
-        """What outputs (n, o) mean: their exp, their sigmoid, or themselves."""
-        loss = self._fitted_loss
-        if isinstance(loss, Poisson):
-            return xp.exp(out)
-        if isinstance(loss, BinaryCrossEntropy):
-            return 0.5 * (1.0 + xp.tanh(0.5 * out))
-        return out
+    def _predictions(self, out: Array, ops: Backend) -> Array:
+        """What outputs (n, o) mean: their exp, softmax or sigmoid, or themselves."""
+        activation = self.out_activation_
+        if activation == "exp":
+            return ops.xp.exp(out)
+        if activation == "softmax":
+            return ops.softmax(out)
+        return 0.5 * (1.0 + ops.xp.tanh(0.5 * out)) if activation == "logistic" else out
 
     def _score_outputs(self, y: Any, out: Array, weight: Any) -> float:
-        return float(r2_score(y, self._predictions(out, get_backend("numpy").xp), sample_weight=weight))
+        return float(r2_score(y, self._predictions(out, get_backend("numpy")), sample_weight=weight))
 
     def predict(self, X: Any) -> Array:
         """Predictions, (n, i) -> (n,), or (n, o) for several outputs, in the namespace of X."""
         out, home = self._outputs(X, "predict")
-        y = self._predictions(out, home.xp)
+        y = self._predictions(out, home)
         return y[:, 0] if self.n_outputs_ == 1 else y
 
     @property
     def out_activation_(self) -> str:
-        """What makes outputs predictions: 'exp', 'logistic' or 'identity'."""
+        """What makes outputs predictions: 'exp', 'softmax', 'logistic' or 'identity'."""
         loss = self._fitted_loss
         if isinstance(loss, Poisson):
             return "exp"
+        if isinstance(loss, CrossEntropy):
+            return "softmax"
         return "logistic" if isinstance(loss, BinaryCrossEntropy) else "identity"
 
     def __sklearn_tags__(self) -> Any:
