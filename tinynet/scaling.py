@@ -28,10 +28,9 @@ class Scale:
         """The scale of ``data``, by one pass over it; ValueError for targets that predictions in ``dtype`` round away."""
         host = get_backend("numpy")
         mean, deviation = moments(data, host, of_targets=True)
-        varies = deviation > 8.0 * 2.0**-52 * abs(mean)  # the mean is rounded
-        lost = varies & (
-            deviation < 8.0 * 2.0**-23 * abs(mean)
-        )  # float32 numbers near the mean are so far apart, or half
+        size = abs(mean)
+        varies = deviation > 8.0 * 2.0**-52 * size  # the mean is rounded
+        lost = varies & (deviation < 8.0 * 2.0**-23 * size)  # float32 numbers near the mean are so far apart, or half
         if dtype == "float32" and lost.any():
             j = int(lost.argmax())
             name = repr(data.columns.target[j]) if data.columns and data.columns.target else j
