@@ -212,6 +212,28 @@ def test_a_callback_that_changes_a_hyperparameter_is_told_that_it_cannot():
         model.fit((np.ones((8, 2)), np.ones((8, 1))), loss=loss, callbacks=[anneal])
 
 
+def test_a_callback_that_changes_averaged_weights_is_told_that_it_cannot(ops):
+    """They came back as they were, in silence; at a step they are those of training."""
+    data = np.ones((8, 2), "float32"), np.ones((8, 1), "float32")
+
+    def prune(model, row=None):
+        model.theta[...] = model.theta * 0.5
+
+    for ema in (None, 0.5):
+        told = pytest.raises(ValueError, match="^a callback has changed the weights .*: change them in at_step$")
+        with nullcontext() if ema is None else told:
+            tn.Model(tn.Dense(1), 2, backend=ops).fit(data, callbacks=[prune], ema=ema)
+
+    class Steps:
+        def __call__(self, model, row):
+            pass
+
+        def at_step(self, model, step):
+            prune(model)
+
+    assert tn.Model(tn.Dense(1), 2, backend=ops).fit(data, callbacks=[Steps()], ema=0.5, epochs=2)
+
+
 @pytest.mark.parametrize("at", [0, 3, 6, 8])
 def test_a_callback_may_stop_at_a_step(at, tmp_path):
     """In the middle of an epoch of 6 steps, and for good: a resumed run has ended, too."""

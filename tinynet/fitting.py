@@ -197,6 +197,7 @@ def fit(
         run.average = model.ops.xp.asarray(model.theta, copy=True)
     snapshot = Snapshot(model, run, best, history, Tally())
     if saver is not None:
+        clip = None if clip is None else float(clip)  # 1 is 1.0
         options: dict[str, Any] = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": early_stopping}
         if held_out is not None and best.stopping is not None and best.stopping.monitor != "loss":
             options["validation set"] = held_out.fingerprint()  # decides where the run ends, and with which weights
@@ -299,13 +300,20 @@ class _Session:
         tally.reset()
 
     def _check_unchanged(self) -> None:
-        """ValueError if a callback has changed a hyperparameter: a step that is repeated would not notice."""
+        """ValueError if a callback has changed what it cannot: hyperparameters, which a step that is repeated has read, or
+        weights while they are their average."""
         for thing, before in self.made_of:
             if repr(thing) != before:
                 raise ValueError(
                     f"a callback has made {thing!r} of {before}, and a step keeps what it began with: change it between two "
                     "calls of fit, or have a layer read ctx.step"
                 )
+        model, average = self.snapshot.model, self.snapshot.run.average
+        if average is not None and not bool(model.ops.to_numpy(model.ops.xp.all(model.theta == average))):
+            raise ValueError(
+                "a callback has changed the weights at the end of an epoch, when the model has their average (ema), not those "
+                "that training goes on with: change them in at_step"
+            )
 
     def _save(self, report: Report, last: bool) -> str:
         """Save a checkpoint if one is due; the reason why the run stops with it, or nothing."""
