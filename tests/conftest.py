@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items):
     """Numba compiles a formula anew for float64: tests of both dtypes see it in float32, and in float64 if slow ones run."""
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        if params.get("ops") == "numba" and params.get("dtype") == "float64":
+        if params.get("ops", params.get("backend")) == "numba" and params.get("dtype") == "float64":
             item.add_marker(pytest.mark.slow)
 
 
