@@ -67,10 +67,14 @@ def picture(monkeypatch, no_picture):
     monkeypatch.setattr("tinynet.cli.train.picture", tinynet.cli.plot.picture)
 
 
+gc.disable()  # until all tests are collected: next to nothing of what that makes is garbage
+
+
 def pytest_collection_finish():
     """The garbage collector leaves out thousands of tests, and looks for garbage less often."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(10_000, 20, 50)
 
 
