@@ -2,6 +2,7 @@
 
 import gc
 import os
+from contextlib import suppress
 
 import pytest
 from tinynet_backends import BackendUnavailable, get_backend, set_backend
@@ -13,6 +14,12 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn accepts arrays oth
 # works on. Workers inherit these before they load NumPy.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # a power of two, of clock ticks
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+with suppress(ImportError):  # the strict backend is then skipped
+    # It looks its dtypes up in lists, some forty comparisons an operation, each of which asks whether the other is NumPy's.
+    from array_api_strict._dtypes import DType
+
+    of_anything = DType.__eq__
+    DType.__eq__ = lambda a, b: a._np_dtype == b._np_dtype if type(b) is DType else of_anything(a, b)
 
 NAMES = [
     "numpy",
@@ -37,7 +44,7 @@ def pytest_collection_modifyitems(items):
     """Numba compiles a formula anew for float64: tests of both dtypes see it in float32, and in float64 if slow ones run."""
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        if params.get("ops") == "numba" and params.get("dtype") == "float64":
+        if params.get("ops", params.get("backend")) == "numba" and params.get("dtype") == "float64":
             item.add_marker(pytest.mark.slow)
 
 
@@ -60,10 +67,14 @@ def picture(monkeypatch, no_picture):
     monkeypatch.setattr("tinynet.cli.train.picture", tinynet.cli.plot.picture)
 
 
+gc.disable()  # until all tests are collected: next to nothing of what that makes is garbage
+
+
 def pytest_collection_finish():
     """The garbage collector leaves out thousands of tests, and looks for garbage less often."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(10_000, 20, 50)
 
 

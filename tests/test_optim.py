@@ -63,6 +63,13 @@ def test_lion_is_the_paper_s(ops):
     np.testing.assert_allclose(run(tn.Lion(lr, weight_decay=decay), ops), theta, rtol=1e-12)
 
 
+# numba's formulas, each compiled: those of every rule run in float32 in test_capture.py
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("numba", "strict:CPU_DEVICE", "torch")]
+
+
+@pytest.mark.parametrize(
+    "ops", ["numpy", "strict:device2", *SLOW, pytest.param("cupy", marks=pytest.mark.gpu)], indirect=True
+)
 @pytest.mark.parametrize("optimizer", [p[0] for p in PAIRS], ids=repr)
 def test_float32_stays_float32(optimizer, ops):
     theta = run(optimizer, ops, "float32")

@@ -22,8 +22,9 @@ BITS, ROWS, DEPTH = tiles.BITS, tiles.ROWS, products.DEPTH
 
 
 def whole(rng, *shape):
-    """Whole numbers, small enough for float32 to add up thousands of their products without rounding."""
-    return rng.integers(-9, 10, shape)
+    """Whole numbers, small enough for float32 to add up thousands of their products without rounding, as real numbers:
+    NumPy's products of those are BLAS'."""
+    return rng.integers(-9, 10, shape).astype(float)
 
 
 def laid(x, dtype, turned=False, gap=0):
