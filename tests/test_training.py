@@ -221,7 +221,7 @@ def test_a_callback_that_changes_averaged_weights_is_told_that_it_cannot(ops):
 
     for ema in (None, 0.5):
         told = pytest.raises(ValueError, match="^a callback has changed the weights .*: change them in at_step$")
-        with nullcontext() if ema is None else told:
+        with contextlib.nullcontext() if ema is None else told:
             tn.Model(tn.Dense(1), 2, backend=ops).fit(data, callbacks=[prune], ema=ema)
 
     class Steps:
