@@ -166,14 +166,15 @@ class Checkpoints:
             except (ValueError, TypeError, KeyError) as e:
                 _warn(path, e)
         if steps:
-            raise ModelFileError(f"{self.folder}: none of its {len(steps)} checkpoints is whole")
+            raise self._all_damaged(len(steps))
         return {}
 
     def open(self, snapshot: Snapshot, fingerprint: dict[str, str], resume: bool) -> None:
         """Make the folder; with ``resume``, take the newest intact checkpoint in it.
 
-        A damaged one is reported with a warning, kept under another name, and the one before it used. ValueError if
-        they were written for something else, or if there are some and ``resume`` is not set.
+        A damaged one is reported with a warning, kept under another name, and the one before it used. ModelFileError if all
+        are, and again the next time; ValueError if they were written for something else, or if there are some and
+        ``resume`` is not set.
         """
         self._fingerprint = fingerprint
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -181,6 +182,7 @@ class Checkpoints:
             if time() - left.stat().st_mtime > 3600:
                 left.unlink(missing_ok=True)
         steps = self.steps()
+        damaged: list[Path] = []
         if steps and not resume:
             raise ValueError(f"{self.folder} has checkpoints already: give resume=True, or another folder")
         for step in steps:
@@ -192,14 +194,19 @@ class Checkpoints:
                 self._compare(about["fingerprint"], path)
                 snapshot.unpack(arrays, about)
                 self._least = float(about["least"])
+                for path in damaged:
+                    os.replace(path, path.with_suffix(".damaged"))
                 return
             except (_AnotherRun, OSError):
                 raise
             except (ValueError, TypeError, KeyError, AttributeError) as e:
                 _warn(path, e)
-                os.replace(path, path.with_suffix(".damaged"))
+                damaged.append(path)
         if steps:
-            raise ModelFileError(f"{self.folder}: none of its {len(steps)} checkpoints is whole")
+            raise self._all_damaged(len(steps))
+
+    def _all_damaged(self, count: int) -> ModelFileError:
+        return ModelFileError(f"{self.folder}: none of its {count} checkpoints is whole: begin in another folder")
 
     def _compare(self, theirs: dict[str, str], path: Path) -> None:
         if not isinstance(theirs, dict):
