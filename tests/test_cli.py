@@ -362,7 +362,7 @@ def test_info_lists_every_backend_and_why_one_is_not_there(capsys):
     ("argv", "said"),
     [
         ([], "the following arguments are required: COMMAND: see tinynet --help"),
-        (["train", "--no-such"], "unrecognized arguments: --no-such: see tinynet --help"),
+        (["train", "--no-such"], "unrecognized arguments: --no-such: see tinynet train --help"),
         (["export", "m"], "the following arguments are required: --to, --out: see tinynet export --help"),
     ],
 )

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tinynet_backends import BackendUnavailable
 
@@ -116,7 +116,13 @@ def _discard_output() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports errors in one line."""
+    """Reports errors in one line; also what a command does not know, which argparse leaves to the parser of all."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"tinynet: error: {message}: see {self.prog} --help\n")
