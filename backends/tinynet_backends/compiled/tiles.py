@@ -181,6 +181,7 @@ def _tile(
         return [v.zero] * width
 
     def put_rows(values: list[Any], masked: bool) -> None:
+        """Store a tile that has all its rows."""
         place = c
         for row in range(ROWS):
             for column, mask in enumerate(masks(masked)):
@@ -191,7 +192,7 @@ def _tile(
         sums = add_up(masked)
         usual, other = builder.append_basic_block("usual"), builder.append_basic_block("other")
         whole, first = builder.icmp_signed("==", rows, _WORD(ROWS)), builder.icmp_signed("==", more, _WORD(0))
-        builder.cbranch(builder.and_(whole, first), usual, other)
+        builder.cbranch(builder.and_(whole, first), usual, other)  # a branch a row takes longer than a sum of few terms
         builder.position_at_end(usual)
         with builder.if_else(builder.icmp_signed("!=", bias, _WORD(0))) as (then, otherwise):
             with then:
