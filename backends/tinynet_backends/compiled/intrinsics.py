@@ -14,7 +14,7 @@ from numba.extending import intrinsic as _intrinsic
 
 intrinsic: Any = _intrinsic
 _WORD, _INT, _VOID = ir.IntType(64), ir.IntType(32), ir.VoidType()
-_FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+_ROW_MAJOR = _INT(101)  # CBLAS's code of an order
 
 
 def has(feature: str) -> bool:
@@ -33,9 +33,9 @@ def pointer(context: Any, kind: Any, address: Any) -> Any:
     return types.CPointer(kind.instance_type)(kind, types.int64), write
 
 
-def _call(builder: Any, address: Any, kinds: list[Any], values: list[Any]) -> None:
-    """Call the C function at ``address``, which returns nothing."""
-    function = ir.FunctionType(_VOID, kinds)
+def _call(builder: Any, address: Any, *values: Any) -> None:
+    """Call the C function of these arguments at ``address``, which returns nothing."""
+    function = ir.FunctionType(_VOID, [value.type for value in values])
     builder.call(builder.inttoptr(address, function.as_pointer()), values)
 
 
@@ -44,10 +44,22 @@ def call(context: Any, kernel: Any, args: Any, part: Any, parts: Any) -> Any:
     """``kernel(args, part, parts)``, given its address."""
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _call(builder, args[0], [_WORD] * 3, args[1:])
+        _call(builder, *args)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), write
+
+
+def _cblas(codes: int, *kinds: Any) -> Any:
+    """A call of a row-major CBLAS function: its address, ``codes`` codes of matrices, and arguments of ``kinds``."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function, *values = args
+        values[:codes] = [builder.trunc(code, _INT) for code in values[:codes]]
+        _call(builder, function, _ROW_MAJOR, *values)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, *[types.int64] * codes, *kinds), write
 
 
 @intrinsic
@@ -55,35 +67,19 @@ def gemm(
     context: Any, function: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, one: Any, a: Any, lda: Any, b: Any, ldb: Any,
     zero: Any, c: Any, ldc: Any,
 ) -> Any:  # fmt: skip
-    """``c = op(a) @ op(b)`` by a row-major CBLAS ``function`` with 64-bit sizes; all but ``one`` and ``zero`` are words."""
-    real = _FLOATS[one]
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        order, ta, tb = _INT(101), *(builder.trunc(a, _INT) for a in args[1:3])
-        kinds = [_INT] * 3 + [_WORD] * 3 + [real] + [_WORD] * 4 + [real] + [_WORD] * 2
-        _call(builder, args[0], kinds, [order, ta, tb, *args[3:]])
-        return context.get_dummy_value()
-
+    """``c = op(a) @ op(b)`` by a CBLAS ``function`` with 64-bit sizes; all but ``one`` and ``zero`` are words."""
     words = [types.int64] * 4
-    return types.void(*[types.int64] * 6, one, *words, one, *words[:2]), write
+    return _cblas(2, *words[:3], one, *words, one, *words[:2])
 
 
 @intrinsic
 def gemv(
-    context: Any, function: Any, turned: Any, m: Any, n: Any, one: Any, a: Any, lda: Any, x: Any, incx: Any, zero: Any,
+    context: Any, function: Any, ta: Any, m: Any, n: Any, one: Any, a: Any, lda: Any, x: Any, incx: Any, zero: Any,
     y: Any, incy: Any,
 ) -> Any:  # fmt: skip
     """``y = op(a) @ x``, a (m, n) as it is stored: as `gemm`, for a vector."""
-    real = _FLOATS[one]
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        order, turned = _INT(101), builder.trunc(args[1], _INT)
-        kinds = [_INT] * 2 + [_WORD] * 2 + [real] + [_WORD] * 4 + [real] + [_WORD] * 2
-        _call(builder, args[0], kinds, [order, turned, *args[2:]])
-        return context.get_dummy_value()
-
     words = [types.int64] * 4
-    return types.void(*words, one, *words, one, *words[:2]), write
+    return _cblas(1, *words[:2], one, *words, one, *words[:2])
 
 
 @intrinsic

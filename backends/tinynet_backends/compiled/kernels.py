@@ -31,33 +31,33 @@ def share(n, part, parts, grain):  # type: ignore[no-untyped-def]
 # Dense layers ----------------------------------------------------------------------------------------------------------
 
 
+@njit
+def multiply(real, size, w, m, n, a, b, c, bias):  # type: ignore[no-untyped-def]
+    """The product in the words w of `product`, but of m rows and n columns, at these addresses; ``bias`` 0 is none."""
+    gemm(w[0], w[1], w[2], m, n, w[5], real(1.0), a, w[7], b, w[9], real(0.0), c, w[11])
+    if bias != 0:
+        added = pointer(real, bias)
+        for i in range(m):
+            row = pointer(real, c + size * i * w[11])
+            for j in range(n):
+                row[j] += added[j]
+
+
 def product(real: Any) -> Body:
     """[gemm, ta, tb, m, n, k, a, lda, b, ldb, c, ldc, bias]: ``c = op(a) @ op(b) + bias``, by rows or columns."""
     size = real.bitwidth // 8
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         w = pointer(types.int64, at)
-        ta, tb, m, n, k, a, lda, b, ldb, c, ldc = w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11]
-        if m >= n:
-            low, high = share(m, part, parts, 4)
-            rows, columns = high - low, n
-            a += size * low * (lda if ta == AS_STORED else 1)
-            c += size * low * ldc
-            first = 0
-        else:
-            first, last = share(n, part, parts, 16)
-            rows, columns = m, last - first
-            b += size * first * (1 if tb == AS_STORED else ldb)
-            c += size * first
-        if rows == 0 or columns == 0:
+        ta, tb, m, n, lda, ldb, ldc = w[1], w[2], w[3], w[4], w[7], w[9], w[11]
+        top, bottom = share(m, part, parts, 4) if m >= n else (0, m)
+        left, right = (0, n) if m >= n else share(n, part, parts, 16)
+        if top == bottom or left == right:
             return
-        gemm(w[0], ta, tb, rows, columns, k, real(1.0), a, lda, b, ldb, real(0.0), c, ldc)
-        if w[12] != 0:
-            bias = pointer(real, w[12] + size * first)
-            for i in range(rows):
-                row = pointer(real, c + size * i * ldc)
-                for j in range(columns):
-                    row[j] += bias[j]
+        a = w[6] + size * top * (lda if ta == AS_STORED else 1)
+        b = w[8] + size * left * (1 if tb == AS_STORED else ldb)
+        c = w[10] + size * (top * ldc + left)
+        multiply(real, size, w, bottom - top, right - left, a, b, c, w[12] + size * left if w[12] != 0 else 0)
 
     return kernel
 
@@ -68,17 +68,10 @@ def products(real: Any) -> Body:
 
     def kernel(at, part, parts):  # type: ignore[no-untyped-def]
         s, w = pointer(types.int64, at), pointer(types.int64, at + 40)
-        m, n, k, lda, ldb, ldc = w[3], w[4], w[5], w[7], w[9], w[11]
         low, high = share(s[0], part, parts, 1)
         for i in range(low, high):
-            a, b, c = w[6] + i * s[1], w[8] + i * s[2], w[10] + i * s[3]
-            gemm(w[0], w[1], w[2], m, n, k, real(1.0), a, lda, b, ldb, real(0.0), c, ldc)
-            if w[12] != 0:
-                bias = pointer(real, w[12] + i * s[4])
-                for row in range(m):
-                    y = pointer(real, c + row * ldc * size)
-                    for j in range(n):
-                        y[j] += bias[j]
+            a, b, c, bias = w[6] + i * s[1], w[8] + i * s[2], w[10] + i * s[3], w[12] + i * s[4]
+            multiply(real, size, w, w[3], w[4], a, b, c, bias)
 
     return kernel
 

@@ -110,6 +110,7 @@ def each(at, part, parts):  # type: ignore[no-untyped-def]
 
 
 def run(first, last, pool):  # type: ignore[no-untyped-def]
+    """All records between two addresses, with the threads of a pool or, where that is 0, alone."""
     place = first
     while place < last:
         record = pointer(types.int64, place)
@@ -128,6 +129,7 @@ def run(first, last, pool):  # type: ignore[no-untyped-def]
 
 
 def assist(pool, thread, spins):  # type: ignore[no-untyped-def]
+    """What a helper does: its parts of each record that appears, until none has while it looked ``spins`` times."""
     idle, seen = 0, -1
     while idle < spins:
         record = load(pool + 8 * _RECORD)
