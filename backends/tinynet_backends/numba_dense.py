@@ -12,7 +12,7 @@ from tinynet_backends.arena import PAGE, aligned
 from tinynet_backends.backend import Array
 from tinynet_backends.compiled import build, kernels, products, program
 from tinynet_backends.compiled.tiles import ROWS
-from tinynet_backends.numba_calls import GRAIN, NumbaCalls, dense, ready
+from tinynet_backends.numba_calls import GRAIN, NumbaCalls, dense
 
 _FLOPS = 2**18  # multiplications of a product that are worth another thread
 _FEW = 8  # rows or columns: up to so many, NumPy's BLAS is faster than tiles and panels
@@ -23,23 +23,16 @@ class NumbaDense(NumbaCalls):
     """`affine` and its gradients; a product that no kernel takes is left to NumPy."""
 
     def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
-        if _stacks(x, w) and x.shape[2] == w.shape[1] and (b is None or _rows_ready(b, w)):
-            y = self.empty((*x.shape[:2], w.shape[2]), x.dtype)
-            self._products(x, w, y, b)
-            return y
-        usual = _matrices(x, w) and x.shape[1] == w.shape[0]
-        if not usual or (b is not None and (b.shape != w.shape[1:] or not ready(b, x.dtype))):
+        if not _matrices(x, w) or x.shape[-1] != w.shape[-2] or not (b is None or _fits(b, w)):
             return super().affine(x, w, b)
-        y = self.empty((x.shape[0], w.shape[1]), x.dtype)
+        y = self.empty((*x.shape[:-1], w.shape[-1]), x.dtype)
         self._products(x, w, y, b)
         return y
 
     def affine_grad(
         self, dy: Array, x: Array, w: Array, bias: bool, need_dx: bool = True
     ) -> tuple[Array | None, Array, Array | None]:
-        many = dy.ndim == 3
-        taken = _stacks(dy, x, w) and dense(dy) if many else _matrices(dy, x, w)
-        if not taken or not _conform(dy, x, w):
+        if not _matrices(dy, x, w) or not _conform(dy, x, w) or (dy.ndim == 3 and not dense(dy)):
             return super().affine_grad(dy, x, w, bias, need_dx)
         dx = db = None
         if need_dx:
@@ -120,28 +113,30 @@ class NumbaDense(NumbaCalls):
         grid, lanes = products.grid(count, m, n, k, size, self._cores, networks), products.lanes(size)
         down, right, ldc = (stride // size for stride in (*a.strides[-2:], c.strides[-2]))
         strip = ROWS * down
-        pack = partial(self._packed, count, k, networks)
-        if layout == kernels.TRANSPOSED or products.pays(m, ldb * size):
-            maker = products.pack_turned if layout == kernels.TRANSPOSED else products.pack
-            b, apart[1], ldb = *pack(maker, b, apart[1], n, ldb, lanes, shape), 0
+        pack, groups = partial(self._packed, count, k, networks), products.groups(k)
+        if layout == kernels.TRANSPOSED:
+            b, apart[1], ldb = *pack("panels", products.pack_turned, shape[1], b, apart[1], n, ldb, lanes, shape), 0
+        elif products.pays(m, ldb * size):
+            b, apart[1], ldb = *pack("panels", products.pack, groups, b, apart[1], n, ldb, lanes, shape), 0
         if down == 1 and products.pays(n, right * size):
-            strips = products.strips(m)
-            a, apart[0] = pack(products.pack_strips, a, apart[0], m, right, ROWS, (strips, strips))
+            strips = (products.strips(m),) * 2
+            a, apart[0] = pack("strips", products.pack_strips, groups, a, apart[0], m, right, ROWS, strips)
             strip, right = ROWS * k, ROWS
         words = count, *apart, m, n, k, a, strip, down, right, b, ldb, c, ldc, 0 if bias is None else bias
         self._run(products.product, c.dtype, prod(grid), *words, *shape, *grid[1:], rows=rows)
 
     def _packed(
-        self, count: int, k: int, networks: bool, maker: Callable[[Any], Any], b: Array, apart: int, n: int, ldb: int,
-        lanes: int, shape: tuple[int, int],
+        self, count: int, k: int, networks: bool, name: str, maker: Callable[[Any], Any], groups: int, b: Array,
+        apart: int, n: int, ldb: int, lanes: int, shape: tuple[int, int],
     ) -> tuple[Array, int]:  # fmt: skip
-        """What ``maker``, a kernel that packs, makes of an operand, and how many bytes apart those of its matrices are."""
-        room, rows = shape[0] * lanes * k, count if networks else 0
-        name = "strips" if maker is products.pack_strips else "panels"
+        """An operand as ``maker``, a kernel that packs, lays it out in so many ``groups``, and its matrices' distance in bytes.
+
+        ``name`` tells the rooms of a product's two operands apart.
+        """
+        room = shape[0] * lanes * k
         out = self.empty((count, room), b.dtype) if networks else self._room(name, count * room, b.dtype)
-        groups = shape[1] if maker is products.pack_turned else products.groups(k)
         parts = min(self._parts(count * k * n), count * groups)
-        self._run(maker, b.dtype, parts, count, apart, k, n, b, ldb, out, *shape, rows=rows)
+        self._run(maker, b.dtype, parts, count, apart, k, n, b, ldb, out, *shape, rows=count if networks else 0)
         return out, room * b.itemsize
 
     def _room(self, name: str, size: int, dtype: Any) -> Array:
@@ -176,18 +171,13 @@ class NumbaDense(NumbaCalls):
 
 
 def _matrices(*arrays: Array) -> bool:
-    """Whether BLAS can take all of them."""
-    first = arrays[0].dtype
-    return build.supported(first) and all(a.ndim == 2 and a.dtype == first and _layout(a)[0] for a in arrays)
-
-
-def _stacks(*arrays: Array) -> bool:
-    """Whether all are matrices of as many networks that BLAS can take."""
+    """Whether all are matrices that BLAS can take, of one network or of as many networks."""
     first = arrays[0]
     return (
-        first.ndim == 3
+        first.ndim in (2, 3)
         and build.supported(first.dtype)
-        and all(a.ndim == 3 and len(a) == len(first) and a.dtype == first.dtype and _layout(a)[0] for a in arrays)
+        and all(a.ndim == first.ndim and a.shape[:-2] == first.shape[:-2] for a in arrays)
+        and all(a.dtype == first.dtype and _layout(a)[0] for a in arrays)
     )
 
 
@@ -196,11 +186,10 @@ def _conform(dy: Array, x: Array, w: Array) -> bool:
     return bool(dy.shape[-2:] == (x.shape[-2], w.shape[-1]) and x.shape[-1] == w.shape[-2])
 
 
-def _rows_ready(b: Array, w: Array) -> bool:
-    """Whether b (n, o) goes with the matrices w (n, i, o), each of its rows without gaps."""
-    return bool(
-        b.dtype == w.dtype and b.shape == (len(w), w.shape[2]) and b.strides[1] == b.itemsize and b.flags.aligned
-    )
+def _fits(b: Array, w: Array) -> bool:
+    """Whether b (..., o), each of its rows without gaps, goes with w (..., i, o)."""
+    shape = *w.shape[:-2], w.shape[-1]
+    return bool(b.dtype == w.dtype and b.shape == shape and b.strides[-1] == b.itemsize and b.flags.aligned)
 
 
 def _layout(a: Array) -> tuple[int, int]:
