@@ -77,7 +77,7 @@ def traces():
     for formula, _, *arrays in [case[:3] for case in CASES["elementwise"](lambda a: a)]:
         yield trace(formula, 1 + len(arrays)), "map"
     yield from ((trace(formula, 2), "map") for formula in (every, unequal))
-    yield trace(tn.training._blend, 2, 1), "update"
+    yield trace(tn.step._blend, 2, 1), "update"
     yield trace(moments, 3, 2), "update"
     yield trace(squares, 2), "loss"
 

@@ -41,8 +41,9 @@ from tinynet.optim import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
 from tinynet.rates import RateTest, find_rate
 from tinynet.regularization import BatchNorm, Dropout, LayerNorm
 from tinynet.standardize import Standardize
+from tinynet.step import Run
 from tinynet.streams import Stream
-from tinynet.training import Report, Run, train
+from tinynet.training import Report, train
 
 __version__ = "0.1.0"
 

@@ -22,7 +22,7 @@ from tinynet.history import History
 from tinynet.losses import Loss
 from tinynet.model import Model
 from tinynet.optim import Optimizer
-from tinynet.training import Run
+from tinynet.step import Run
 
 if TYPE_CHECKING:
     from tinynet.data.loader import BatchSource

@@ -28,7 +28,8 @@ from tinynet.model import Model
 from tinynet.optim import Adam, Optimizer, check_optimizer
 from tinynet.parameters import Trainable, on_its_device
 from tinynet.standardize import check_others, standardizer, unset
-from tinynet.training import Report, Reports, Run, train
+from tinynet.step import Run
+from tinynet.training import Report, Reports, train
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from tinynet.optim import Optimizer
 from tinynet.parameters import on_its_device
 from tinynet.schedules import Schedule, rate_at
 from tinynet.standardize import check_others, standardizer
+from tinynet.step import Run, Step, make_step, read_in_step
 from tinynet.streams import check_seed
-from tinynet.training import Report, Run, Step, check_options, loop, make_step, read_in_step
+from tinynet.training import Report, check_options, loop
 
 _ROWS = 4096  # samples times networks that are evaluated at a time
 

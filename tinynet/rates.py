@@ -14,7 +14,8 @@ from tinynet.model import Model
 from tinynet.optim import Optimizer
 from tinynet.parameters import on_its_device
 from tinynet.schedules import Exponential
-from tinynet.training import Run, train
+from tinynet.step import Run
+from tinynet.training import train
 
 STOP = 4.0  # the test ends at this multiple of the least loss, as in fastai's learner
 LAST = 10  # losses whose mean has to be that: a batch may by chance have ten times the loss of another

@@ -12,7 +12,8 @@ from tinynet.optim import Optimizer, State
 from tinynet.sklearn.placement import Array, move
 from tinynet.sklearn.samples import Passes
 from tinynet.sklearn.solver import Penalized, Rate
-from tinynet.training import Report, Run, Step, check_finite, loop, make_step, train
+from tinynet.step import Run, Step, make_step
+from tinynet.training import Report, check_finite, loop, train
 
 if TYPE_CHECKING:
     from tinynet.sklearn.base import MLP

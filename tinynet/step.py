@@ -1,0 +1,171 @@
+"""One step of training, written out: forward, loss, backward, clipping, optimizer, average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from math import prod
+from typing import Any
+
+from tinynet_backends import Backend
+
+from tinynet.data import Batch, Dataset
+from tinynet.data.loader import has_chunks
+from tinynet.data.sampling import Balanced, Shuffled, Weighted
+from tinynet.data.together import Together
+from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
+from tinynet.losses import Loss, checked_loss, real_columns
+from tinynet.optim import Optimizer, State
+from tinynet.parameters import Trainable
+
+
+@dataclass
+class Run:
+    """What changes during a run besides the model: given to `train` again, the run continues as if it had never stopped.
+
+    ``slots`` is the state of the optimizer, ``step`` the number of finished steps, ``average`` (p,) the moving average of
+    the weights, or None.
+    """
+
+    slots: State = field(repr=False)
+    step: int = 0
+    average: Array | None = field(default=None, repr=False)  # (p,), of theta, if it is averaged
+
+
+class Step:
+    """One step on a batch, in place: ``step(batch, t)`` -> loss (), or (networks,).
+
+    It is ``compute(*fixed, *batch, t, *numbers(t))``, compiled; ``numbers`` is called once for each step, in order.
+    ``updates`` is whether it is known to change weights by `Backend.update` alone.
+    """
+
+    def __init__(
+        self, ops: Backend, compute: Callable[..., Array], fixed: tuple[Any, ...],
+        numbers: Callable[[int], tuple[float, ...]], updates: bool,
+    ) -> None:  # fmt: skip
+        self.ops, self.compute, self.fixed, self.numbers, self.updates = ops, compute, fixed, numbers, updates
+        self._one = ops.compile(compute, *fixed)
+        self._several: dict[int, Callable[..., Array]] = {}
+
+    def __call__(self, batch: Batch, t: int) -> Array:
+        return self._one(*batch, t, *self.numbers(t))
+
+    def several(self, chunk: Batch, first: int, losses: Array) -> None:
+        """Set ``losses`` (steps, …) by steps ``first``, ``first + 1``, …, whose batches are the entries of ``chunk``.
+
+        Weights and losses have the bits of single steps. On a device that launches, all of them take one launch.
+        """
+        steps, scan = losses.shape[0], self.ops.scan(self._one)
+        numbers = [(t, *self.numbers(t)) for t in range(first, first + steps)]
+        if scan:
+            scan([*chunk, *map(list, zip(*numbers, strict=True))], losses)
+            return
+        if steps not in self._several:
+            room = self.ops.empty((prod(losses.shape),), losses.dtype)
+            several = partial(_compute_several, self.ops, self.compute, len(self.fixed), steps)  # not self: a cycle
+            self._several[steps] = self.ops.compile(several, *self.fixed, room)
+        found = self._several[steps](*chunk, *chain.from_iterable(numbers))
+        self.ops.assign(losses, self.ops.xp.reshape(found, losses.shape))
+
+    def undisturbed(self) -> AbstractContextManager[Any]:
+        """`Backend.undisturbed`, for calls between which nothing else happens."""
+        return self.ops.undisturbed() if self.updates else nullcontext()
+
+    def joins(self) -> bool:
+        """Whether several steps are better run as one."""
+        return self.ops.launches or self.ops.scan(self._one) is not None
+
+
+def _compute_several(ops: Backend, compute: Callable[..., Array], k: int, steps: int, *args: Any) -> Array:
+    """The losses of ``steps`` steps, from k fixed arrays, room for all losses, a chunk, and the numbers of each step."""
+    fixed, (losses, *batch), numbers = args[:k], args[k : k + 4], args[k + 4 :]
+    width, each = len(numbers) // steps, []
+    for n in range(steps):
+        part = [None if a is None else a[n, ...] for a in batch]
+        each.append(compute(*fixed, *part, *numbers[n * width : (n + 1) * width]))
+    return ops.pack(each, losses)
+
+
+def make_step(
+    model: Trainable, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None,
+    rate: Array | None = None, source: Dataset | None = None,
+) -> Step:  # fmt: skip
+    """The step of a run, of one network or of many; ``rate`` is that of `Optimizer.apply`.
+
+    With ``source`` a batch may have no targets, and numbers of this data set's samples for inputs.
+    """
+    ops, theta = model.ops, model.theta
+    clip, ema = (None if number is None else float(number) for number in (clip, ema))
+    vectors = [ops.zeros(theta.shape, theta.dtype) for _ in range(2 if accumulate > 1 else 1)]
+
+    def step(
+        params: Params, theta: Array, slots: State, average: Array | None, vectors: list[Array], rate: Array | None,
+        x: Array, y: Array | None, weight: Array | None, t: int, *numbers: float,
+    ) -> Array:  # fmt: skip
+        if source is not None and y is None:
+            x, y, weight = source.rows(x, ops, model.dtype)
+        value = _gradient(model, loss, params, Batch(x, y, weight), t, accumulate, vectors)
+        if clip is not None:
+            ops.clip_norm(vectors[0], clip)
+        optimizer.apply(theta, vectors[0], slots, numbers if rate is None else (rate, *numbers[1:]), ops)
+        if ema is not None:
+            ops.update(_blend, [average], [theta], ema)
+        return value
+
+    arrays = {name: value for name, value in run.slots.items() if not isinstance(value, float)}
+    fixed = model.params, theta, arrays, run.average, vectors, rate
+    return Step(ops, step, fixed, partial(optimizer.numbers, run.slots), type(optimizer).apply is Optimizer.apply)
+
+
+def _gradient(
+    model: Trainable, loss: Loss, params: Params, batch: Batch, t: int, parts: int, vectors: list[Array]
+) -> Array:
+    """The loss of a batch, computed in ``parts`` parts; its gradient is written to ``vectors[0]``.
+
+    The gradient of a part other than the first is written to ``vectors[-1]`` and added to it.
+    """
+    ops, lead = model.ops, model.theta.shape[:-1]  # (), or the number of networks
+    x, y, weight = batch
+    y = real_columns(y, len(lead) + 1, model.theta, ops)
+    total, denominator = None, loss.denominator(y, weight, ops)
+    n = x.shape[len(lead)]
+    if lead:
+        x = ops.xp.broadcast_to(x, (*lead, *x.shape[1:]))  # all networks may share the samples
+    size = -(-n // parts)
+    for start in range(0, n, size):
+        rows = *(slice(None) for _ in lead), slice(start, min(start + size, n))
+        w = None if weight is None else weight[rows]
+        ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=start // size)
+        out, backprop = checked_forward(model.net, model.out_shape, params, x[(*rows, ...)], ctx)
+        value, dy = checked_loss(loss, out, y[(*rows, ...)], ops, w, denominator)
+        gradients = checked_gradients(model.gradient_names, backprop(dy)[1], params)
+        ops.pack(gradients, vectors[-1] if start else vectors[0])
+        if start:
+            ops.update(_add, [vectors[0]], [vectors[-1]])
+        total = value if total is None else total + value
+    return total
+
+
+def read_in_step(loader: Any, ops: Backend, dtype: str) -> Dataset | None:
+    """The data set whose samples a step may read itself, right before they are used; None for batches made beforehand.
+
+    Batches in sequence are views, those that many networks share are made once, and no compiled step checks the numbers
+    that another's order gives.
+    """
+    if isinstance(loader, Together):
+        return None if loader.alike else read_in_step(loader.first, ops, dtype)
+    if not has_chunks(loader) or loader.prefetch or type(loader.order) not in (Shuffled, Weighted, Balanced):
+        return None
+    source, _ = loader.data.places(range(1))
+    return source if source.in_step(ops, dtype) else None
+
+
+def _add(xp: Any, a: Array, b: Array) -> tuple[Array]:
+    return (a + b,)
+
+
+def _blend(xp: Any, average: Array, theta: Array, decay: float) -> tuple[Array]:
+    return (average + (1.0 - decay) * (theta - average),)
