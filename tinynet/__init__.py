@@ -16,9 +16,10 @@ from tinynet.checkpoints import Checkpoints
 from tinynet.data import Arrays, Dataset, Loader
 from tinynet.diagnosis import Diagnosis, Finding
 from tinynet.ensemble import Ensemble
+from tinynet.epochs import EarlyStopping
 from tinynet.errors import DataFileError, DivergedError, GradientError, Interrupted, ModelFileError, StopTraining
 from tinynet.files import load
-from tinynet.fitting import EarlyStopping, fit
+from tinynet.fitting import fit
 from tinynet.frozen import Frozen
 from tinynet.gradients import check_gradients
 from tinynet.history import History

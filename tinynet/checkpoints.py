@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinynet import checks
+from tinynet.data.loader import BatchSource
+from tinynet.epochs import Best, Tally
 from tinynet.errors import ModelFileError
 from tinynet.files import FORMAT, check_arrays, checksum, read_tensors, save, write_sealed, write_tensors
 from tinynet.history import History
@@ -23,10 +25,6 @@ from tinynet.losses import Loss
 from tinynet.model import Model
 from tinynet.optim import Optimizer
 from tinynet.step import Run
-
-if TYPE_CHECKING:
-    from tinynet.data.loader import BatchSource
-    from tinynet.fitting import Best, Tally
 
 _CONTENTS = 2  # what a checkpoint holds; in the first, which did not say so, Adam's slots were means, not sums
 _NAME = re.compile(r"step-(\d{12})\.safetensors")

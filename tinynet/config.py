@@ -22,7 +22,7 @@ from tinynet.data.class_labels import MOST_CLASSES
 from tinynet.data.dataset import label_pieces
 from tinynet.data.sources import KINDS
 from tinynet.data.tables import TASKS
-from tinynet.fitting import EarlyStopping
+from tinynet.epochs import EarlyStopping
 from tinynet.layers import Sequential
 from tinynet.metrics import METRICS, as_metrics, check_metrics, check_of_numbers
 from tinynet.mlp import ACTIVATIONS, NORMS, OPTIMIZERS, mlp

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import reduce
-from operator import add
 from os import PathLike
-from time import perf_counter
 from typing import Any
 
 from tinynet import checks
@@ -16,11 +12,10 @@ from tinynet import progress as bars
 from tinynet.checkpoints import Checkpoints, Snapshot, fingerprint
 from tinynet.data import Dataset, Loader, as_dataset
 from tinynet.data.loader import BatchSource
-from tinynet.data.together import Together
+from tinynet.epochs import Best, EarlyStopping, Tally
 from tinynet.errors import StopTraining
 from tinynet.evaluation import Evaluation
 from tinynet.history import History
-from tinynet.layers import Array
 from tinynet.losses import CrossEntropy, Loss, MeanSquaredError, check_loss
 from tinynet.matching import check_fit
 from tinynet.metrics import METRICS, Metric, as_metrics
@@ -31,89 +26,7 @@ from tinynet.standardize import check_others, standardizer, unset
 from tinynet.step import Run
 from tinynet.training import Report, Reports, train
 
-
-@dataclass(frozen=True)
-class EarlyStopping:
-    """Stop when ``monitor`` has not improved for ``patience`` epochs, and go back to the weights of the best epoch.
-
-    ``monitor`` is "loss", "val_loss" or the name of a metric of the validation data, such as "val_accuracy". An epoch is
-    better than the best one so far if the monitored number is better by more than ``min_delta``, which is at least 0.
-
-    Examples
-    --------
-    >>> tn.EarlyStopping(patience=10, monitor="val_accuracy")
-    EarlyStopping(patience=10, monitor='val_accuracy', min_delta=0.0)
-    """
-
-    patience: int = 5
-    monitor: str = "val_loss"
-    min_delta: float = 0.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
-        if not isinstance(self.monitor, str):
-            text = checks.short_repr(self.monitor)
-            raise TypeError(f"EarlyStopping monitor {text} is not a name: give one, such as 'loss'")
-        checks.coerce_numbers(self, checks.NOT_NEGATIVE, "min_delta")
-
-
 Callback = Callable[[Model, dict[str, float]], None]
-
-
-@dataclass
-class Tally:
-    """The losses and the time of an epoch so far."""
-
-    total: float = 0.0
-    counted: int = 0
-    seconds: float = 0.0  # of the part of the epoch before the run was last resumed
-    began: float = field(default_factory=perf_counter)
-
-    def add(self, losses: Sequence[float]) -> None:
-        self.total = reduce(add, losses, self.total)  # in order: the bits do not depend on where a run was stopped
-        self.counted += len(losses)
-
-    def elapsed(self) -> float:
-        return self.seconds + perf_counter() - self.began
-
-    def row(self, report: Report, loader: BatchSource | Together) -> dict[str, float]:
-        """The epoch's row of the history, as far as training knows it."""
-        seconds = self.elapsed()
-        return {
-            "epoch": report.epoch + 1,
-            "step": report.step,
-            "loss": self.total / self.counted,
-            "seconds": round(seconds, 4),
-            "samples_per_second": round(loader.steps_per_epoch * loader.batch_size / seconds, 1),
-        }
-
-    def reset(self) -> None:
-        self.total, self.counted, self.seconds, self.began = 0.0, 0, 0.0, perf_counter()
-
-
-class Best:
-    """The best weights so far by what early stopping monitors, and for how many epochs they have been."""
-
-    def __init__(self, stopping: EarlyStopping | None, larger_is_better: bool) -> None:
-        self.stopping = stopping
-        self.sign = -1.0 if larger_is_better else 1.0
-        self.kept: tuple[Array, Array] | None = None
-        self.epoch, self.waited, self.value = 0, 0, float("inf")
-
-    def see(self, row: dict[str, float], model: Model) -> str:
-        """Note an epoch's row; the reason to stop, or nothing."""
-        if self.stopping is None:
-            return ""
-        value = self.sign * row[self.stopping.monitor]
-        if value < self.value - self.stopping.min_delta:
-            copy = model.ops.xp.asarray
-            self.kept = copy(model.theta, copy=True), copy(model.state, copy=True)
-            self.epoch, self.waited, self.value = int(row["epoch"]), 0, value
-            return ""
-        self.waited += 1
-        if self.waited < self.stopping.patience:
-            return ""
-        return f"{self.stopping.monitor} has not improved for {self.waited} epochs"
 
 
 @on_its_device
@@ -188,7 +101,7 @@ def fit(
         check_fit(model, held_out, loss, chosen)
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
         early_stopping = EarlyStopping(early_stopping)
-    best = _best(early_stopping, chosen if held_out is not None else None)
+    best = Best(early_stopping, chosen if held_out is not None else None)
     saver = checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
     if resume and saver is None:
         raise ValueError("resume continues from a checkpoint: give its folder, checkpoint='folder'")
@@ -343,19 +256,6 @@ def checked_callbacks(callbacks: Any) -> list[Callback]:
         if isinstance(callback, type):  # which can, after an epoch
             raise TypeError(f"callback {callback.__name__} is a class: make one of it, as {callback.__name__}(…)")
     return found
-
-
-def _best(stopping: EarlyStopping | None, validated: tuple[Metric, ...] | None) -> Best:
-    """What remembers the best epoch; ``validated`` are the metrics of validation data, None where there are none."""
-    if stopping is None:
-        return Best(None, larger_is_better=False)
-    larger_is_better = {"loss": False}
-    if validated is not None:
-        larger_is_better |= {"val_loss": False, **{f"val_{m.name}": m.larger_is_better for m in validated}}
-    if stopping.monitor not in larger_is_better:
-        names = ", ".join(larger_is_better)
-        raise ValueError(f"early stopping cannot watch {stopping.monitor!r}: choose from {names}")
-    return Best(stopping, larger_is_better[stopping.monitor])
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from tinynet.data import Batch, Dataset, Loader, as_dataset
 from tinynet.data.loader import has_chunks
 from tinynet.data.together import Together
 from tinynet.ensemble import Ensemble
+from tinynet.epochs import Tally
 from tinynet.errors import Interrupted
 from tinynet.evaluation import Evaluation
-from tinynet.fitting import Tally, adapt, averaged, check_draws_itself, fit, settle
+from tinynet.fitting import adapt, averaged, check_draws_itself, fit, settle
 from tinynet.layers import Array, Context, checked_forward, checked_gradients
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
