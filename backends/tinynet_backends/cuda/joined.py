@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from tinynet_backends.cuda.source import Source
+from tinynet_backends.cuda.source import Source, read
 
 _BODIES = 32  # at most, of kernels compiled for their sizes, which takes time
 _UNROLLED = 4  # layers at most: straight code for more would be fetched for longer than it runs
@@ -136,6 +136,7 @@ def _aligned(args: str, rows: Any) -> str:
 
 @lru_cache(maxsize=64)
 def _source(bodies: tuple[_Body, ...], width: int) -> Source:
+    """`kernels/joined.cuh` with these calls and so many words in a row of the table."""
     spaces = {code: f"k{n}" for n, code in enumerate(dict.fromkeys(body.code for body in bodies))}
     calls = [f"{spaces[body.code]}::{body.kernel}({body.args});" for body in bodies]
     lines = [
@@ -143,45 +144,13 @@ def _source(bodies: tuple[_Body, ...], width: int) -> Source:
         *[f"#define {name} {value}" for name, value in _INDICES.items()],
         *[code.text(space) for code, space in spaces.items()],
         *[f"#undef {name}" for name in _INDICES],
-        "struct Word {  // or several, at this place",
-        "    const u64* place;",
-        "    template <class T> MEMBER operator T&() const { return *(T*)place; }",
-        "};",
-        # assumed to be global, not converted to it by `__cvta_global_to_generic`: on that NVRTC 13.0 does not end
-        "struct Address {  // in device memory",
-        "    const u64* place;",
-        "    template <class T> MEMBER operator T*() const {",
-        "        T* const to = (T*)*place;",
-        "        __builtin_assume(__isGlobal(to));",
-        "        return to;",
-        "    }",
-        "};",
-        "struct Aligned {  // a multiple of 16",
-        "    const u64* place;",
-        "    template <class T> MEMBER operator T*() const {",
-        "        T* const to = (T*)__builtin_assume_aligned((T*)*place, 16);",
-        "        __builtin_assume(__isGlobal(to));",
-        "        return to;",
-        "    }",
-        "};",
         f"#define WIDTH {width}",
-        "KERNEL joined(i64 count, const u64* table) {",
-        "    static_assert(WIDTH <= THREADS);",
-        "    __shared__ u64 rows[2][WIDTH];  // one is read while the next one comes",
-        "    const bool mine = threadIdx.x < WIDTH;",
-        "    if (mine && count > 0) rows[0][threadIdx.x] = table[threadIdx.x];",
-        "    for (i64 n = 0; n < count; ++n) {",
-        "        __syncthreads();  // all see what the last one wrote",
-        "        const u64* words = rows[n % 2];",
-        "        table += WIDTH;",
-        "        const u64 next = mine && n + 1 < count ? table[threadIdx.x] : 0;",
-        "        switch ((u32)words[0]) {",
-        *[f"            case {n}: {call} break;" for n, call in enumerate(calls)],
-        "        }",
-        "        if (mine) rows[(n + 1) % 2][threadIdx.x] = next;",
-        "    }",
-        "}",
+        "#define CASES \\",
+        *[f"    case {n}: {call} break; \\" for n, call in enumerate(calls)],
+        "",
+        read("joined.cuh"),
         "#undef WIDTH",
+        "#undef CASES",
         "",
     ]
     return Source("launches of one block each", "", "\n".join(lines))
