@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from math import prod
 from os import PathLike
@@ -20,14 +19,13 @@ from tinynet.losses import Loss
 from tinynet.matching import as_inputs, check_fit, check_inputs
 from tinynet.metrics import Metric, as_metrics
 from tinynet.parameters import Vectors, Views, draw, on_its_device, views
-from tinynet.standardize import moments, standardizer
+from tinynet.standardize import mean_and_scale, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
 if TYPE_CHECKING:
     from tinynet.history import History
 
 DTYPES = ("float32", "float64")
-_log = logging.getLogger("tinynet")
 _CACHED = 2**19  # numbers of a layer's output that stay in the cache until the next layer reads them
 
 
@@ -288,27 +286,7 @@ class Model(Vectors):
             raise ValueError(f"{self.net!r} does not begin with Standardize(): put it first")
         data = as_dataset(data, self.ops, self.columns)
         check_inputs(data.shape, self)
-        ops = self.ops.generator if self.ops.generator.has_float64 else get_backend("numpy")
-        mean, deviation = moments(data, ops, samples)
-        xp = ops.xp
-        # The mean is rounded, so that a constant feature may come out with a deviation slightly above 0.
-        least = 8.0 * xp.finfo(mean.dtype).eps * xp.abs(mean)
-        scale = 1.0 / xp.where(deviation > least, deviation, 1.0)
-        new = [self.ops.asarray(a, self.dtype) for a in (mean, scale)]
-        usable = self.ops.to_numpy(self.ops.xp.isfinite(new[1]) & (new[1] > 0))
-        if name := _first_feature(~usable, data.columns):
-            raise ValueError(
-                f"feature {name} varies too much or too little to be standardized in {self.dtype}: scale it before"
-            )
-        spacing = xp.abs(mean) * 2.0**-23  # of float32 numbers near the mean, or twice as much
-        if self.dtype == "float32" and (
-            name := _first_feature(ops.to_numpy((deviation > least) & (deviation < 8.0 * spacing)), data.columns)
-        ):
-            _log.warning(
-                "feature %s varies so little around its mean that float32 rounds most of that away: subtract the mean from "
-                "it before, or compute in float64", name,
-            )  # fmt: skip
-        layer["mean"][...], layer["scale"][...] = new
+        layer["mean"][...], layer["scale"][...] = mean_and_scale(data, self.dtype, self.ops, samples)
 
     @on_its_device
     def fit(self, data: Any, **options: Any) -> History:
@@ -333,14 +311,6 @@ class Model(Vectors):
         from tinynet.files import save
 
         save(self, path)
-
-
-def _first_feature(marked: Any, columns: Columns | None) -> str | None:
-    """What the first feature is called that is ``marked``, an array on the host in the shape of a sample, if any is."""
-    if not marked.any():
-        return None
-    place = tuple(int(index[0]) for index in marked.nonzero())
-    return repr(columns.features[place[0]]) if columns else str(place if len(place) > 1 else place[0])
 
 
 def without_standardize(model: Model) -> Model:

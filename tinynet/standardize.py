@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from tinynet_backends import Backend
+from tinynet_backends import Backend, get_backend
 
 from tinynet import checks
+from tinynet.data.columns import Columns
 from tinynet.data.dataset import Dataset
 from tinynet.frozen import Frozen
 from tinynet.initializers import Constant, Shape
 from tinynet.layers import Array, Backprop, Context, Layer, Param, Sequential, Spec
 
+_log = logging.getLogger("tinynet")
 _PIECE = 2**20  # numbers that are read at a time
 
 
@@ -76,6 +79,39 @@ def check_others(net: Layer, params: Mapping[str, Any], ops: Backend) -> None:
             )
 
     walk(net, params, "", frozen=False)
+
+
+def mean_and_scale(data: Dataset, dtype: str, ops: Backend, samples: int | None) -> list[Array]:
+    """Mean of each feature and 1 / standard deviation, 1 for a constant feature, in the shape of a sample, for a model on ``ops``.
+
+    ValueError if a feature varies too much or too little for ``dtype``. If float32 rounds most of one away, the log warns.
+    """
+    precise = ops.generator if ops.generator.has_float64 else get_backend("numpy")
+    mean, deviation = moments(data, precise, samples)
+    xp = precise.xp
+    # The mean is rounded, so that a constant feature may come out with a deviation slightly above 0.
+    least = 8.0 * xp.finfo(mean.dtype).eps * xp.abs(mean)
+    scale = 1.0 / xp.where(deviation > least, deviation, 1.0)
+    new = [ops.asarray(a, dtype) for a in (mean, scale)]
+    usable = ops.to_numpy(ops.xp.isfinite(new[1]) & (new[1] > 0))
+    if name := _first_feature(~usable, data.columns):
+        raise ValueError(f"feature {name} varies too much or too little to be standardized in {dtype}: scale it before")
+    spacing = xp.abs(mean) * 2.0**-23  # of float32 numbers near the mean, or twice as much
+    rounded = precise.to_numpy((deviation > least) & (deviation < 8.0 * spacing))
+    if dtype == "float32" and (name := _first_feature(rounded, data.columns)):
+        _log.warning(
+            "feature %s varies so little around its mean that float32 rounds most of that away: subtract the mean from "
+            "it before, or compute in float64", name,
+        )  # fmt: skip
+    return new
+
+
+def _first_feature(marked: Any, columns: Columns | None) -> str | None:
+    """What the first feature is called that is ``marked``, an array on the host in the shape of a sample, if any is."""
+    if not marked.any():
+        return None
+    place = tuple(int(index[0]) for index in marked.nonzero())
+    return repr(columns.features[place[0]]) if columns else str(place if len(place) > 1 else place[0])
 
 
 def moments(
