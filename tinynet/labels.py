@@ -24,6 +24,6 @@ def boundary(net: Layer) -> float:
     return 0.5 if isinstance(last_layer(net), Sigmoid) else 0.0
 
 
-def as_labels(y: Array, xp: Any, boundary: float = 0.0) -> Array:
+def as_labels(y: Array, xp: Any, boundary: float) -> Array:
     """Labels (n,) int64 of outputs (n, o): the index of the largest or, of one column, whether it exceeds ``boundary``."""
     return xp.astype(y[:, 0] > boundary if y.shape[-1] == 1 else xp.argmax(y, axis=-1), xp.int64)

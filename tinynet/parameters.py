@@ -80,7 +80,7 @@ class Vector:
 class Views(dict[str, Any]):
     """Arrays by name that are views of a vector: an assignment to one of them copies, in place.
 
-    It makes the device of ``ops`` the current one; in a step it is.
+    It makes the device of ``ops`` the current one. Where a step is captured, its copy has no ``ops``: the device is current.
     """
 
     def __init__(self, arrays: Iterable[tuple[str, Any]], ops: Backend | None = None) -> None:

@@ -101,8 +101,7 @@ def find_rate(
     return RateTest(tried, tuple(losses), smoothed, tried[least] / DIVISOR if fell else None)
 
 
-def _smoothed(losses: Sequence[float], width: int = 5) -> tuple[float, ...]:
-    """Each loss as the mean of those up to ``width // 2`` steps away; unlike an average of the past, it does not lag."""
-    half = width // 2
-    windows = (losses[max(0, t - half) : t + half + 1] for t in range(len(losses)))
+def _smoothed(losses: Sequence[float]) -> tuple[float, ...]:
+    """Each loss as the mean of those up to two steps away; unlike an average of the past, it does not lag."""
+    windows = (losses[max(0, t - 2) : t + 3] for t in range(len(losses)))
     return tuple(sum(window) / len(window) for window in windows)

@@ -111,7 +111,7 @@ def model_file(name: str) -> Path:
     return path / "model.safetensors" if path.is_dir() else path
 
 
-def open_model(name: str, backend: str | None = None) -> Model:
+def open_model(name: str, backend: str | None) -> Model:
     """The model in a file or run folder, on ``backend``, else the one that is set, else "auto"."""
     ops = get_backend(backend, default="auto")
     try:
