@@ -32,11 +32,7 @@ def add_computed(parser: argparse.ArgumentParser, samples: str) -> None:
     parser.add_argument("--samples", help=f"number of samples (default {samples})")
     parser.add_argument("--seed", help="of the data set (default 0)")
     parser.add_argument(
-        "--set",
-        dest="options",
-        action="append",
-        metavar="NAME=VALUE",
-        help="a hyperparameter of the data set",
+        "--set", dest="options", action="append", metavar="NAME=VALUE", help="a hyperparameter of the data set"
     )
 
 

@@ -71,11 +71,7 @@ def add(commands: Commands) -> None:
             continue
         several = {"nargs": "+"} if f.name == "data" else {}
         action = group.add_argument(
-            f"--{f.name.replace('_', '-')}",
-            dest=f.name,
-            metavar=f.name.upper(),
-            help=settings.help_of(f),
-            **several,
+            f"--{f.name.replace('_', '-')}", dest=f.name, metavar=f.name.upper(), help=settings.help_of(f), **several
         )
         if suggested := f.metadata["choices"] or SUGGESTED.get(f.name):
             suggest(action, suggested, files=f.name == "data")

@@ -194,11 +194,7 @@ class _Parser:
         self.read = csv.ReadOptions(use_threads=False, column_names=header.names)  # one thread counts rows for errors
         self.parse = csv.ParseOptions(delimiter=header.delimiter)
         self.convert = csv.ConvertOptions(
-            column_types=types,
-            null_values=[""],
-            strings_can_be_null=True,
-            include_columns=only,
-            decimal_point=decimal,
+            column_types=types, null_values=[""], strings_can_be_null=True, include_columns=only, decimal_point=decimal
         )
 
     def __call__(self, block: bytes, rows: int) -> Any:

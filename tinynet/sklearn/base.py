@@ -274,15 +274,9 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         self.optimizer_state_, self._solved_by = {}, ""
 
     def _trainer(
-        self,
-        net: Sequential,
-        loss: Loss,
-        samples: Samples,
-        batch_size: int,
-        data: Data,
-        continued: bool,
+        self, net: Sequential, loss: Loss, samples: Samples, batch_size: int, data: Data, continued: bool,
         one_epoch: bool,
-    ) -> Trainer:
+    ) -> Trainer:  # fmt: skip
         """A trainer of a new network, of that of the last fit, or the one that the last `partial_fit` kept."""
         n = len(samples)
         rate = self._rate(n, -(-n // batch_size))
