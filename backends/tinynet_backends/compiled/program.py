@@ -138,7 +138,7 @@ class _Records:
                 inputs.setdefault(a.source.number, []).append((position, offset))
             for number, positions in inputs.items():
                 replay.places[number].append(_placing(array, positions))
-            running = _running(array, self.parts > 1, self.kept)
+            running = (AdaptiveProgram if self.parts > 1 else Program)(_machine(), array, self.kept)
             replay.add(running)
             if self.changes:
                 sources = [a.source.number for _, a in self.places]
@@ -295,10 +295,6 @@ def _placing(array: Any, positions: list[tuple[int, int]]) -> Callable[[Any], No
             array[position] = word + offset
 
     return put
-
-
-def _running(array: Any, parallel: bool, kept: list[Any]) -> Program:
-    return AdaptiveProgram(_machine(), array, kept) if parallel else Program(_machine(), array, kept)
 
 
 class Program:

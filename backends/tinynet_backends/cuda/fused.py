@@ -30,8 +30,8 @@ from tinynet_backends.tracing import Ref, Trace, traced
 
 _log = logging.getLogger("tinynet")
 _MOST = 16  # layers, as in kernels/layers.cuh
-_CHUNKS = 256  # chunks at most
-_ALONE = 128  # if a block has a multiprocessor for itself
+_CHUNKS = 256  # chunks of rows, and so blocks, at most
+_ALONE = 128  # where each has a multiprocessor for itself
 _TILES = (16, 32, 64)  # rows of a tile
 _REGISTERS = 200  # of a thread, for what `kernels/warps.cuh` holds in them
 _ENOUGH = 128  # tiles that occupy the whole device
@@ -154,8 +154,13 @@ class Work:
     @property
     def size(self) -> int:
         """Rows per chunk."""
+        return self.tile * self.tiles_each(back=True)
+
+    def tiles_each(self, back: bool) -> int:
+        """Tiles of each block."""
+        alone = self.alone or (back and self.in_registers)
         tiles = -(-self.n // self.tile)
-        return self.tile * -(-tiles // (min(_CHUNKS, _ALONE) if self.in_registers or self.alone else _CHUNKS))
+        return -(-tiles // (min(_CHUNKS, _ALONE) if alone else _CHUNKS))
 
     @property
     def chunks(self) -> int:
@@ -281,8 +286,7 @@ class Fused(chain.Pass):
         self.x = self.ops._dense(x, x.dtype)
         self.kept = self.ops.empty((work.kept[1],), x.dtype)
         y = self.ops.empty((work.n, work.widths[-1]), x.dtype)
-        tiles = -(-work.n // work.tile)
-        blocks = -(-tiles // -(-tiles // (_ALONE if work.alone else _CHUNKS)))
+        blocks = -(-work.n // (work.tile * work.tiles_each(back=False)))
         args = np.int64(work.n), np.int32(work.tile), self.argument, self.x, self.kept, y
         self.ops._launch(self.source, "forward", blocks, THREADS, *args, room=work.room(False))
         return y
