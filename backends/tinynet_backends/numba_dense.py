@@ -78,17 +78,17 @@ class NumbaDense(NumbaCalls):
 
     def _apart(self, a: Array, b: Array, c: Array, bias: Array | None) -> bool:
         """A product whose terms are added up in blocks apart, if that pays: see `products.apart`."""
-        (m, k), n, turned = a.shape, b.shape[1], dense(a.mT)
-        solid = (turned or dense(a)) and dense(b) and dense(c)
+        (m, k), n, transposed = a.shape, b.shape[1], dense(a.mT)
+        solid = (transposed or dense(a)) and dense(b) and dense(c)
         way = self._way(a, b)  # for blocks, too: with our own products, one core has the same bits without
-        if not solid or (way == self._by_tiles and self._cores < 2) or not products.apart(m, n, k, turned):
+        if not solid or (way == self._by_tiles and self._cores < 2) or not products.apart(m, n, k, transposed):
             return False
         count, depth = products.blocks(k)
         sums, whole = self.empty((count, m, n), c.dtype), k // depth
         first, rest = slice(whole * depth), slice(whole * depth, None)
         multiply = partial(way, bias=None, networks=False)
-        lie = a.mT[first, :] if turned else a[:, first]
-        terms = lie.reshape(whole, depth, m).mT if turned else lie.reshape(m, whole, depth).swapaxes(0, 1)
+        lie = a.mT[first, :] if transposed else a[:, first]
+        terms = lie.reshape(whole, depth, m).mT if transposed else lie.reshape(m, whole, depth).swapaxes(0, 1)
         multiply(terms, b[first, :].reshape(whole, depth, n), sums[:whole, ...])
         if whole < count:
             multiply(a[:, rest], b[rest, :], sums[whole, ...])
@@ -115,7 +115,7 @@ class NumbaDense(NumbaCalls):
         strip = ROWS * down
         pack, groups = partial(self._packed, count, k, networks), products.groups(k)
         if layout == kernels.TRANSPOSED:
-            b, apart[1], ldb = *pack("panels", products.pack_turned, shape[1], b, apart[1], n, ldb, lanes, shape), 0
+            b, apart[1], ldb = *pack("panels", products.pack_transposed, shape[1], b, apart[1], n, ldb, lanes, shape), 0
         elif products.pays(m, ldb * size):
             b, apart[1], ldb = *pack("panels", products.pack, groups, b, apart[1], n, ldb, lanes, shape), 0
         if down == 1 and products.pays(n, right * size):

@@ -32,6 +32,8 @@ class ThreadState(threading.local):
 
 
 class NumpyBackend(NumpyNumbers):
+    """NumPy's arrays, a step as a list of calls, and passes over blocks; what it cannot take is left to the portable operations."""
+
     on_host = True
 
     def __init__(self, name: str = "numpy") -> None:
@@ -255,22 +257,22 @@ class NumpyBackend(NumpyNumbers):
     def _cross_entropy(self, z: Array, target: Array, scale: Array, loss: Array, dz: Array) -> None:
         """For one matrix of logits (n, k), transposed if classes are few, so that what is per row is an element of a long
         vector. A label that is no class costs nothing, as specified."""
-        (n, k), do, turned = z.shape, self._do, z.shape[1] <= _FEW_CLASSES
+        (n, k), do, transposed = z.shape, self._do, z.shape[1] <= _FEW_CLASSES
         low, total, chosen, weight = np.empty((4, n), z.dtype)
         label, wrong = np.empty(n, np.int64), np.empty(n, np.bool_)
         nothing, first = np.zeros((), z.dtype), np.zeros((), np.int64)  # twice as fast as Python's 0
         dz = dz.reshape((n, k))
-        work, axis = (np.empty((k, n), z.dtype), 0) if turned else (dz, 1)
+        work, axis = (np.empty((k, n), z.dtype), 0) if transposed else (dz, 1)
         flat = work.reshape(-1)
         do(np.copyto, label, target)
         do(np.greater_equal, label.view(np.uint64), np.array(k, np.uint64), wrong)
         do(np.copyto, weight, scale)
         do(np.copyto, weight, nothing, "same_kind", wrong)
         do(np.copyto, label, first, "same_kind", wrong)
-        if turned:
+        if transposed:
             do(np.multiply, label, np.array(n), label)
-        do(np.add, label, np.arange(n) if turned else np.arange(0, n * k, k), label)
-        if turned:
+        do(np.add, label, np.arange(n) if transposed else np.arange(0, n * k, k), label)
+        if transposed:
             do(np.copyto, work, z.T)
             z = work
         do(np.maximum.reduce, z, axis, None, low)
@@ -278,7 +280,7 @@ class NumpyBackend(NumpyNumbers):
         do(np.ndarray.take, flat, label, None, chosen, "clip")
         do(np.copyto, chosen, nothing, "same_kind", wrong)
         do(np.exp, work, work)
-        do(np.dot, *((_ones(k, z.dtype), work) if turned else (work, _ones(k, z.dtype))), total)
+        do(np.dot, *((_ones(k, z.dtype), work) if transposed else (work, _ones(k, z.dtype))), total)
         do(np.log, total, low)
         do(np.subtract, low, chosen, chosen)
         do(np.divide, weight, total, total)
@@ -286,7 +288,7 @@ class NumpyBackend(NumpyNumbers):
         do(np.ndarray.take, flat, label, None, low, "clip")
         do(np.subtract, low, weight, low)
         do(np.ndarray.put, flat, label, low, "clip")
-        if turned:
+        if transposed:
             do(np.copyto, dz, work.T)
         if loss.ndim:
             do(np.multiply, chosen, weight, chosen)

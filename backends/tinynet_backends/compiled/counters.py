@@ -12,7 +12,7 @@ from tinynet_backends.compiled.exactly import normal as one_normal
 from tinynet_backends.compiled.exactly import normals
 from tinynet_backends.compiled.intrinsics import call, copy, multiply, pointer, prefetch
 from tinynet_backends.compiled.kernels import Body, share
-from tinynet_backends.compiled.vectors import BLOCKS, NORMALS, TURNED, WIDE, put_blocks, turn
+from tinynet_backends.compiled.vectors import BLOCKS, NORMALS, PAIRS, WIDE, feistel_round, put_blocks
 
 _M0, _M1 = uint64(0xD2E7470EE14C6C93), uint64(0xCA5A826395121157)
 _LOW = uint64(0xFFFFFFFF)
@@ -272,9 +272,9 @@ def permute(real: Any) -> Body:
                 l[i] = uint32(q + 1 if over else q)
                 r[i] = uint32(rest - side if over else rest)
             for j in range(0, rounds, 2):
-                for i in range(0, 4 * size, 4 * TURNED):
-                    turn(lefts + i, rights + i, u[4], keys[j])
-                    turn(rights + i, lefts + i, u[5], keys[j + 1])
+                for i in range(0, 4 * size, 4 * PAIRS):
+                    feistel_round(lefts + i, rights + i, u[4], keys[j])
+                    feistel_round(rights + i, lefts + i, u[5], keys[j + 1])
             for i in range(size):
                 x = uint64(l[i]) * uint64(b) + uint64(r[i])
                 out[first + i] = x

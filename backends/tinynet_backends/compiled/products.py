@@ -29,14 +29,14 @@ def blocks(k: int) -> tuple[int, int]:
     return count, -(-k // max(count, 1))
 
 
-def apart(m: int, n: int, k: int, turned: bool) -> bool:
+def apart(m: int, n: int, k: int, transposed: bool) -> bool:
     """Whether to keep the sums of blocks (blocks, m, n) apart and add them up afterwards, on several cores.
 
     A core then needs the terms of its blocks only, which it has mostly written itself: rows whose gradients are added up,
-    where a is ``turned``, or the weights b of a wide layer. Else it needs the others' too, and takes from them the cache lines
+    where a is ``transposed``, or the weights b of a wide layer. Else it needs the others' too, and takes from them the cache lines
     of its own whenever it writes there again. That pays if what is not fetched is more than the sums.
     """
-    spared = k * (m + n) // 2 if turned else k * n * (m <= n)
+    spared = k * (m + n) // 2 if transposed else k * n * (m <= n)
     count: int = blocks(k)[0]
     return count > 1 and max(count * m * n, _MOVED) <= spared
 
@@ -133,7 +133,7 @@ def pack_strips(real: Any) -> Body:
     return _pack(real, ROWS, copy_strip)
 
 
-def pack_turned(real: Any) -> Body:
+def pack_transposed(real: Any) -> Body:
     """[count, step, k, n, b, ldb, out, vectors, panels]: panels of each b.T, where b is (n, k), one after another."""
     size, lanes = real.bitwidth // 8, BITS // real.bitwidth
 

@@ -15,7 +15,7 @@ from tinynet_backends.compiled.intrinsics import has, intrinsic
 LANES, VECTORS, SINGLE = 8, 2, 4 if has("avx512f") else 0
 BLOCKS = VECTORS * LANES + SINGLE
 NORMALS = 8
-TURNED = 16  # numbers of 32 bits
+PAIRS = 16  # of numbers of 32 bits, in a round of a Feistel network
 # Products of 32-bit halves, several an instruction, beat the processor's own of 64 bits from AVX2 on.
 WIDE = has("avx2")
 _FUSED = has("avx512ifma") and has("avx512dq")  # those of 52 bits with a sum, and the lower halves of those of 64
@@ -164,13 +164,13 @@ def put_normals(context: Any, words: Any, lines: Any, out: Any) -> Any:
 
 
 @intrinsic
-def turn(context: Any, x: Any, y: Any, bound: Any, key: Any) -> Any:
-    """A round of a permutation on TURNED pairs of uint32: ``x = (x + hash(y, key)) % bound``, with x below ``bound``.
+def feistel_round(context: Any, x: Any, y: Any, bound: Any, key: Any) -> Any:
+    """A round of `permutation.permute` on `PAIRS` pairs of uint32: ``x = (x + hash(y, key)) % bound``, with x below ``bound``.
 
     x and y are addresses, and the hash is `permutation._below`.
     """
-    kind = ir.VectorType(_PLACE, TURNED)
-    pairs = ir.VectorType(_WORD, TURNED // 2)
+    kind = ir.VectorType(_PLACE, PAIRS)
+    pairs = ir.VectorType(_WORD, PAIRS // 2)
 
     def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         x_at, y_at = (builder.inttoptr(a, kind.as_pointer()) for a in args[:2])

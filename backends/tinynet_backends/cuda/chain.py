@@ -97,7 +97,7 @@ class Chain(Pass):
         if self.half:
             x, self.weights, biases = self._rounded(x, biases)
         elif self.pieces > 1:
-            x, self.weights, self.turned = self._split(x)
+            x, self.weights, self.transposed = self._split(x)
         else:
             self.weights = [layer.w for layer in self.layers]
         for n, (w, b, layer) in enumerate(zip(self.weights, biases, self.layers, strict=True)):
@@ -143,7 +143,7 @@ class Chain(Pass):
             if n or self.need_dx:
                 half = self.half and n > 0
                 dy = self.ops.empty((len(dz), x.shape[1] if half else i), _HALF if half else self.real)
-                self._multiply(dz, self._turned(n), dy)
+                self._multiply(dz, self._transposed(n), dy)
                 dx = None if n else dy
         if self.beside:
             runtime.join()
@@ -179,9 +179,9 @@ class Chain(Pass):
         """An operand with its pieces as rows: those of a row are neighbours in memory."""
         return a.reshape((self.pieces * len(a), -1)) if self.pieces > 1 else a
 
-    def _turned(self, n: int) -> Array:
+    def _transposed(self, n: int) -> Array:
         """The transposed weights of a layer as an operand."""
-        return self.turned[n] if self.pieces > 1 else self.weights[n].swapaxes(0, 1)
+        return self.transposed[n] if self.pieces > 1 else self.weights[n].swapaxes(0, 1)
 
     def _rounded(self, x: Array, biases: list[Array | None]) -> tuple[Array, list[Array], list[Array | None]]:
         """The input, weights, and biases of all but the last layer, in bfloat16 and padded."""
@@ -213,8 +213,8 @@ class Chain(Pass):
         beside = [self._beside_one_another(a) for a in (x, *weights[first:])]
         arrays, lo = [*weights, x, *weights[first:]], [1] * len(stacked) + [0] * len(beside)
         self.ops.split(arrays, stacked + beside, lo)
-        turned = [None] * first + [_in_rows(made).swapaxes(0, 1) for made in beside[1:]]
-        return _in_rows(beside[0]), [made.reshape((-1, made.shape[2])) for made in stacked], turned
+        transposed = [None] * first + [_in_rows(made).swapaxes(0, 1) for made in beside[1:]]
+        return _in_rows(beside[0]), [made.reshape((-1, made.shape[2])) for made in stacked], transposed
 
 
 def _in_rows(pieces: Array) -> Array:
