@@ -87,7 +87,7 @@ class _Messages(logging.Handler):
 
 def every_way(ops: Any, task: Task, dtype: str, limit: float) -> str:
     """A task's layers, forward and back, in every way that there is, against products in float64 on the host."""
-    from tinynet_backends.cuda import fused
+    from tinynet_backends.cuda import fused, ways
 
     found, failed = [], 0
     with ops.active():
@@ -97,9 +97,9 @@ def every_way(ops: Any, task: Task, dtype: str, limit: float) -> str:
             DenseLayer(*(None if a is None else _exact(ops, a) for a in (w, b)), f, df)  # type: ignore[arg-type]
             for w, b, f, df in layers
         ]
-        wanted = _ran(fused.OneByOne(tn.get_backend("numpy"), exact, True), _exact(ops, x), _exact(ops, dy))
+        wanted = _ran(ways.OneByOne(tn.get_backend("numpy"), exact, True), _exact(ops, x), _exact(ops, dy))
         work = fused.Work.of(x, layers, ops._products.precision, True)
-        for way in fused._candidates(ops, work, x, layers):  # type: ignore[arg-type]
+        for way in ways._candidates(ops, work, x, layers):  # type: ignore[arg-type]
             try:
                 with ops.apart():
                     got = _ran(way.of(ops, work, x, layers), x, dy)  # type: ignore[arg-type]

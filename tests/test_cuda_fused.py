@@ -13,7 +13,7 @@ from cuda_shim import nvrtc, shim
 from test_cuda_kernels import ACTIVATIONS, ARCHITECTURES, needs_nvrtc
 from tinynet_backends import get_backend
 from tinynet_backends.backend import DenseLayer
-from tinynet_backends.cuda import chain, emit, fused, graph
+from tinynet_backends.cuda import chain, emit, fused, graph, ways
 from tinynet_backends.cuda.source import load
 from tinynet_backends.cupy_backend import PRECISIONS
 from tinynet_backends.tracing import trace
@@ -156,7 +156,7 @@ def exactly(layers):
 
 
 def together(ops, x, layers, dy, need_dx=True):
-    y, back = fused.through(ops, x, layers, need_dx)
+    y, back = ways.through(ops, x, layers, need_dx)
     assert isinstance(back.__self__, fused.Fused)
     dx, gradients = back(dy)
     return [y, *([dx] if need_dx else []), *(g for pair in gradients for g in pair if g is not None)]
@@ -326,7 +326,7 @@ def work(n, widths, activations=None, **options):
 def test_tiles_are_large_where_a_block_s_threads_hold_all_gradients():
     widths = [64] * 5 + [16]
     large = work(1 << 15, widths)[0]
-    assert fused._candidates(shim.ShimBackend(None), *work(1 << 15, widths))[:4] == [
+    assert ways._candidates(shim.ShimBackend(None), *work(1 << 15, widths))[:4] == [
         (0, n, False) for n in (16, 32, 64, 128)
     ]
     for other in (
@@ -364,13 +364,13 @@ def test_few_rows_have_small_tiles(machine):
 def test_what_does_not_fit_is_not_fused(machine):
     ops = shim.ShimBackend(machine)
     found, x, made = work(8, [784, 512, 600])
-    assert fused._candidates(ops, found, x, made) == [(2, 0, False), (2, 0, True)]
-    assert fused._candidates(ops, *work(4, [3, *[2] * 18], [None] * 18)) == [(2, 4, False), (18, 0, False)]
+    assert ways._candidates(ops, found, x, made) == [(2, 0, False), (2, 0, True)]
+    assert ways._candidates(ops, *work(4, [3, *[2] * 18], [None] * 18)) == [(2, 4, False), (18, 0, False)]
     for most, way in ((1 << 20, (0, 8, False)), (10, (2, 0, False))):
         ops._runtime.shared_memory = most
-        assert fused._candidates(ops, *work(8, [30, 20, 10]))[0] == way
+        assert ways._candidates(ops, *work(8, [30, 20, 10]))[0] == way
     x = np.zeros((0, 3), F4)
-    assert fused.through(ops, x, layers([3, 2], [tn.ReLU()]), False) is None
+    assert ways.through(ops, x, layers([3, 2], [tn.ReLU()]), False) is None
     for untraceable in (lambda xp, x: x[::-1], lambda xp, x: (x, x)):
         one = DenseLayer(np.zeros((3, 2), F4), None, untraceable, tn.ReLU().df)
         assert fused.Work.of(np.zeros((4, 3), F4), [one], "float32", False) is None
@@ -397,9 +397,9 @@ class Kept(fake_cuda.Choices):
     ],
 )  # fmt: skip
 def test_timing_decides_where_sizes_do_not(activation, times, way, machine, monkeypatch):
-    monkeypatch.setattr(fused, "_SURE", 10)
+    monkeypatch.setattr(ways, "_SURE", 10)
     ops, kept = shim.ShimBackend(machine), Kept()
-    ops._ways, ops._running.arena = fused.Ways(kept), "a step's, which timing must not use"
+    ops._ways, ops._running.arena = ways.Ways(kept), "a step's, which timing must not use"
     clock, timed = iter(times), []
     if activation == tn.Tanh():  # kernels of these are tested elsewhere
         monkeypatch.setattr(fused.Fused, "forward", lambda self, x: x)
@@ -418,7 +418,7 @@ def test_timing_decides_where_sizes_do_not(activation, times, way, machine, monk
         assert ops._ways.find(ops, found, x, made) == way
         assert [way.tile for way in timed] == [16, 32, 64, 0, 0][: len(times)]
         assert [choice.variant for choice in kept.of.values()] == [times.index(1)]
-        ops._ways = fused.Ways(kept)  # another process
+        ops._ways = ways.Ways(kept)  # another process
 
 
 def halved(machine, widths, activations, precision="float32", bias=True):
@@ -446,7 +446,7 @@ def halved(machine, widths, activations, precision="float32", bias=True):
     ],
 )
 def test_only_the_last_layer_fits(precision, activation, width, bias, machine, monkeypatch):
-    front = chain.Chain if activation == tn.ReLU() else fused.OneByOne
+    front = chain.Chain if activation == tn.ReLU() else ways.OneByOne
     monkeypatch.setattr(fused, "_CHUNKS", 3)  # so that chunks have several tiles
     monkeypatch.setattr(fused, "_REGISTERS", 0)  # or more layers would fit
     ops, made = halved(machine, [8, 24, width, 3], [activation, activation, None], precision, bias)
@@ -454,8 +454,8 @@ def test_only_the_last_layer_fits(precision, activation, width, bias, machine, m
     wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8), ROUNDED[precision])
     for need_dx in (True, False):
         machine.launched.clear()
-        y, back = fused.through(ops, x, made, need_dx)
-        assert isinstance(back.__self__, fused.Halves)
+        y, back = ways.through(ops, x, made, need_dx)
+        assert isinstance(back.__self__, ways.Halves)
         assert isinstance(back.__self__.front, front)
         machine.launched.clear()
         dx, gradients = back(dy)
@@ -473,14 +473,14 @@ def test_only_the_last_layer_fits(precision, activation, width, bias, machine, m
 
 def test_a_front_that_has_no_algorithm(machine, monkeypatch):
     ops, made = halved(machine, [8, 40, 3], [tn.ReLU(), None])
-    assert fused.through(ops, draw(100, 8), made, True) is not None
+    assert ways.through(ops, draw(100, 8), made, True) is not None
     monkeypatch.setattr(fake_cuda.Problem, "refused", frozenset(range(300)))
     ops._products._ready.clear()
-    assert fused.through(ops, draw(100, 8), made, True) is None  # each layer finds its own way
+    assert ways.through(ops, draw(100, 8), made, True) is None  # each layer finds its own way
 
 
 def test_nothing_is_timed_in_a_capture(machine, monkeypatch):
-    monkeypatch.setattr(fused, "_SURE", 10)
+    monkeypatch.setattr(ways, "_SURE", 10)
     ops = shim.ShimBackend(machine)
     found, x, made = work(300, [3, 4, 1])
     with ops._runtime.capture(None):
@@ -542,21 +542,21 @@ def refusing(request, monkeypatch):
 def test_a_device_that_refuses_fused_layers_gets_products(kept, refusing, warned, machine, monkeypatch):
     ops, made, x, dy = shim.ShimBackend(machine), layers([6, 9, 3], [tn.ReLU(), None]), draw(40, 6), draw(40, 3)
     if kept:
-        monkeypatch.setattr(fused, "_SURE", 10)
-        monkeypatch.setattr(ops._ways.choices, "find", lambda work: fused.Choice(1, b""), raising=False)
+        monkeypatch.setattr(ways, "_SURE", 10)
+        monkeypatch.setattr(ops._ways.choices, "find", lambda work: ways.Choice(1, b""), raising=False)
     for _ in range(2):
-        y, back = fused.through(ops, x, made, True)
+        y, back = ways.through(ops, x, made, True)
         assert isinstance(back.__self__, chain.Chain)
         dx, gradients = back(dy)
         got = [y, dx, *(g for pair in gradients for g in pair)]
         agree(got, one_by_one(x.astype(F8), exactly(made), dy.astype(F8)), RTOL[F4])
     assert warned() == [refusing]  # once
-    assert fused.through(ops, x, layers([6, 9, 3], [tn.Tanh(), None]), True) is None  # one by one
+    assert ways.through(ops, x, layers([6, 9, 3], [tn.Tanh(), None]), True) is None  # one by one
     assert warned() == [refusing] * 2
 
 
 def test_a_refusal_is_found_by_timing_too(refusing, warned, caplog, machine, monkeypatch):
-    monkeypatch.setattr(fused, "_SURE", 10)
+    monkeypatch.setattr(ways, "_SURE", 10)
     caplog.set_level(logging.INFO, logger="tinynet")
     ops = shim.ShimBackend(machine)
     assert ops._ways.find(ops, *work(40, [6, 9, 3])).tile == 0
@@ -578,7 +578,7 @@ def test_a_training_goes_on_where_fused_layers_are_refused(refusing, warned, mac
     losses, theta, launched = trained()
     assert launched == 5  # captured all the same
     assert warned() == [refusing]
-    monkeypatch.setattr(fused, "_candidates", lambda ops, work, x, made: [fused.Way(len(made), 0)])
+    monkeypatch.setattr(ways, "_candidates", lambda ops, work, x, made: [ways.Way(len(made), 0)])
     assert trained() == (losses, theta, launched)
 
 
@@ -588,7 +588,7 @@ def test_a_mistake_of_ours_is_no_refusal(machine, monkeypatch):
 
     monkeypatch.setattr(shim.Kernel, "__call__", wrong)
     with pytest.raises(AssertionError, match="argument 3"):
-        fused.through(shim.ShimBackend(machine), draw(4, 3), layers([3, 4, 1], [tn.ReLU()] * 2), False)
+        ways.through(shim.ShimBackend(machine), draw(4, 3), layers([3, 4, 1], [tn.ReLU()] * 2), False)
 
 
 def test_only_equal_work_shares_a_decision(monkeypatch):
@@ -809,5 +809,5 @@ def test_nvrtc_compiles_them(dtype, precision, architecture):
 
 def test_the_kernels_share_their_constants():
     text = fused.read("layers.cuh")
-    assert f"#define MOST {fused._MOST} " in text
-    assert fused._LAYERS.itemsize == 8 * 3 * fused._MOST + 4 * (3 * fused._MOST + 2)
+    assert f"#define MOST {fused.MOST} " in text
+    assert fused._LAYERS.itemsize == 8 * 3 * fused.MOST + 4 * (3 * fused.MOST + 2)

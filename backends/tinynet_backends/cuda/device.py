@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tinynet_backends.arena import Arena
 from tinynet_backends.backend import Array, Backend, DenseLayer, Formula, Gradients
-from tinynet_backends.cuda import fused, graph
+from tinynet_backends.cuda import graph, ways
 from tinynet_backends.cuda.copies import Copies
 from tinynet_backends.cuda.joined import Launch, joined
 from tinynet_backends.cuda.operations import THREADS
@@ -41,7 +41,7 @@ class CudaDevice(Backend):
     def _attach(self, runtime: Any, products: Products) -> None:
         self._runtime, self._products = runtime, products
         self._running = graph.ThreadState()
-        self._ways = fused.Ways(products.choices)
+        self._ways = ways.Ways(products.choices)
 
     def _here(self) -> AbstractContextManager[Any]:
         """A context in which the device is the current one."""
@@ -183,7 +183,7 @@ class CudaDevice(Backend):
         self, x: Array, layers: Sequence[DenseLayer], need_dx: bool
     ) -> tuple[Array, Callable[[Array], Gradients]] | None:
         with self._here():
-            return fused.through(self, x, layers, need_dx)
+            return ways.through(self, x, layers, need_dx)
 
     @contextmanager
     def apart(self) -> Iterator[None]:
