@@ -58,26 +58,34 @@ def check_gradients(
     ops = get_backend(backend)
     if isinstance(what, Layer):
         error = layer_error(what, n_in, ops, train=train, seed=seed)
-        if error <= TOLERANCE:
-            return error
-        names = ["inputs", *Model(what, n_in, backend=ops, dtype="float64").gradient_names]
-        parts = {name: layer_error(what, n_in, ops, train=train, seed=seed, part=name) for name in names}
-        wrong = [name for name in names if not parts[name] <= TOLERANCE]
-        where = f" for {', '.join(wrong)}" if wrong else ""
+        where = "" if error <= TOLERANCE else _wrong_parts(what, n_in, ops, train, seed)
     elif isinstance(what, Loss):
         t = _some_target(what, ops, seed) if target is None else ops.asarray(target)
-        if ops.xp.isdtype(t.dtype, "real floating"):
-            t = ops.asarray(t, "float64")
-        width = t.shape[1] if t.ndim > 1 else int(ops.to_numpy(ops.xp.max(t))) + 1 if what.labels else 1
-        what.check((width,), t, ops)
-        error, where = loss_error(what, t, width, ops, seed=seed), ""
-        if error <= TOLERANCE:
-            return error
+        error, where = _checked_loss_error(what, t, ops, seed), ""
     else:
         raise TypeError(f"{what!r} is neither a layer nor a loss: give one, such as Dense(3) or CrossEntropy()")
+    if error <= TOLERANCE:
+        return error
     raise GradientError(
         f"the gradient of {what!r} is wrong{where}: its relative error is {error:.2g}, and {TOLERANCE:g} is allowed"
     )
+
+
+def _wrong_parts(layer: Layer, n_in: int | Shape, ops: Backend, train: bool, seed: int) -> str:
+    """Which gradients are wrong, in words; empty if each of them alone is right."""
+    names = ["inputs", *Model(layer, n_in, backend=ops, dtype="float64").gradient_names]
+    errors = {name: layer_error(layer, n_in, ops, train=train, seed=seed, part=name) for name in names}
+    wrong = [name for name in names if not errors[name] <= TOLERANCE]
+    return f" for {', '.join(wrong)}" if wrong else ""
+
+
+def _checked_loss_error(loss: Loss, target: Array, ops: Backend, seed: int) -> float:
+    """`loss_error` in float64, for outputs of the width that ``target`` suggests; ValueError if the loss does not take it."""
+    if ops.xp.isdtype(target.dtype, "real floating"):
+        target = ops.asarray(target, "float64")
+    width = target.shape[1] if target.ndim > 1 else int(ops.to_numpy(ops.xp.max(target))) + 1 if loss.labels else 1
+    loss.check((width,), target, ops)
+    return loss_error(loss, target, width, ops, seed=seed)
 
 
 def _some_target(loss: Loss, ops: Backend, seed: int) -> Array:
