@@ -247,6 +247,7 @@ CAPTURABLE = {
     "where, take, cumsum": lambda x: np.where(x > 0, np.take(x, np.arange(5), axis=1), np.cumsum(x, axis=0)),
     "methods": lambda x: (x - x.mean(axis=0)) / (1 + abs(x).max(axis=1, keepdims=True)).astype(x.dtype),
     "in place": lambda x: in_place(x),
+    "themselves": lambda x: np.real(np.atleast_2d(x.astype(x.dtype, copy=False))).squeeze() * 2.0,
     "selected by numbers": lambda x: x[:, np.array([4, 3, 2, 1, 0])] + x[np.arange(len(x))],
     "one by one": lambda x: x + x[0, 0] * x[1][2] + sum(row[0] for row in x),
     "reductions": lambda x: x * np.logaddexp.reduce(x, axis=1, keepdims=True) + np.add.outer(x[:, 0], x[0]),

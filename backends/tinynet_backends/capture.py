@@ -222,7 +222,7 @@ _OF_UNKNOWN_SHAPE = {"nonzero", "flatnonzero", "argwhere", "extract", "compress"
                      "setdiff1d", "setxor1d"}  # fmt: skip
 
 # Functions that return an argument itself where there is nothing to do.
-_PASSING_ON = {"astype", "broadcast_arrays", "atleast_1d", "atleast_2d", "atleast_3d"}
+_PASSING_ON = {"astype", "broadcast_arrays", "atleast_1d", "atleast_2d", "atleast_3d", "real", "squeeze"}
 
 # Attributes that are the same at every call, and methods that change nothing.
 _PLAIN = {"shape", "ndim", "dtype", "size", "itemsize", "nbytes", "strides", "flags", "device"}
