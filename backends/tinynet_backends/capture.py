@@ -55,7 +55,7 @@ class Tape:
     def give(self, *values: Any) -> None:
         """Note which of the ``values`` in an expression of the step come from elsewhere."""
         for value in values:
-            if isinstance(value, (np.ndarray, np.generic, float)):
+            if isinstance(value, (np.ndarray, np.generic, float, int)):
                 self.given.append(value)
             elif isinstance(value, (tuple, list)):
                 self.give(*value)
@@ -113,7 +113,7 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         return getattr(self.value, name)
 
     def _method(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._function(lambda x, *args, **kwargs: getattr(x, name)(*args, **kwargs), (self, *args), kwargs)
+        return self._function(getattr(np.ndarray, name), (self, *args), kwargs)
 
     def __getitem__(self, key: Any) -> Any:
         names = [key] if not isinstance(key, tuple) else list(key)
@@ -129,11 +129,12 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
             self.value[real(key)] = real(value)
             return
         self.tape.wrote = True
+        self.tape.give(value)
         self.tape.do(partial(np.copyto, part, casting="unsafe"), value)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         tape, out = self.tape, options.pop("out", None)
-        tape.give(*inputs)
+        tape.give(*inputs, *options.values())
         if any(isinstance(value, StandIn) for value in options.values()):  # where=
             tape.stop("a mask among the options of a call")
             options = {name: real(value) for name, value in options.items()}
@@ -163,13 +164,16 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         name = function.__name__
         if name in _OF_SHAPES:
             return function(*real(args), **real(kwargs))
-        if kwargs.get("out") is not None or name in _OF_UNKNOWN_SHAPE or name.startswith("unique"):
+        if name in _OF_UNKNOWN_SHAPE or name.startswith("unique"):
             self.tape.stop(f"the function {name}")
             return function(*real(args), **real(kwargs))
         return self._function(function, args, kwargs)
 
     def _function(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Any function: a view of an argument stays one; other results are copied to arrays of their own."""
+        """Any function: a view of an argument stays one; other results are copied to arrays of their own.
+
+        One that returns an argument itself has written to it: ``out`` may be given by its place, or be what ``copy=False`` says.
+        """
         stand_ins: list[Any] = []
         self.tape.give(*args, *kwargs.values())
         value = function(*real(args, stand_ins), **real(kwargs, stand_ins))
@@ -179,9 +183,13 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
             self.tape.stop(f"the function {function.__name__}")
             return value
         arrays = [a for a in stand_ins if isinstance(a, StandIn)]
-        viewed = [a for a in arrays if any(np.may_share_memory(v, a.value) for v in values)]
-        if viewed:
-            results = [viewed[0]._wrap(v) for v in values]
+        owners = [[a for a in arrays if np.may_share_memory(v, a.value)] for v in values]
+        itself = function.__name__ not in _PASSING_ON and any(v is a.value for v in values for a in arrays)
+        if kwargs.get("out") is not None or itself or (any(owners) and not all(owners)):
+            self.tape.stop(f"the function {function.__name__}, which may write to an argument")
+            return value
+        if all(owners):
+            results = [own[0]._wrap(v) for v, own in zip(values, owners, strict=True)]
         else:
             results = [self.tape.array(np.asarray(v)) for v in values]
             places = [r.value for r in results]
@@ -212,6 +220,9 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
 _OF_SHAPES = {"shape", "ndim", "size", "result_type", "isdtype", "can_cast"}
 _OF_UNKNOWN_SHAPE = {"nonzero", "flatnonzero", "argwhere", "extract", "compress", "trim_zeros", "union1d", "intersect1d",
                      "setdiff1d", "setxor1d"}  # fmt: skip
+
+# Functions that return an argument itself where there is nothing to do.
+_PASSING_ON = {"astype", "broadcast_arrays", "atleast_1d", "atleast_2d", "atleast_3d", "real", "squeeze"}
 
 # Attributes that are the same at every call, and methods that change nothing.
 _PLAIN = {"shape", "ndim", "dtype", "size", "itemsize", "nbytes", "strides", "flags", "device"}
