@@ -110,8 +110,8 @@ def _first_feature(marked: Any, columns: Columns | None) -> str | None:
     """What the first feature is called that is ``marked``, an array on the host in the shape of a sample, if any is."""
     if not marked.any():
         return None
-    place = tuple(int(index[0]) for index in marked.nonzero())
-    return repr(columns.features[place[0]]) if columns else str(place if len(place) > 1 else place[0])
+    first, *rest = (int(index[0]) for index in marked.nonzero())
+    return repr(columns.features[first]) if columns else str((first, *rest) if rest else first)
 
 
 def moments(

@@ -119,8 +119,8 @@ class NumbaDense(NumbaCalls):
         elif products.pays(m, ldb * size):
             b, apart[1], ldb = *pack("panels", products.pack, groups, b, apart[1], n, ldb, lanes, shape), 0
         if down == 1 and products.pays(n, right * size):
-            strips = (products.strips(m),) * 2
-            a, apart[0] = pack("strips", products.pack_strips, groups, a, apart[0], m, right, ROWS, strips)
+            strips = products.strips(m)
+            a, apart[0] = pack("strips", products.pack_strips, groups, a, apart[0], m, right, ROWS, (strips, strips))
             strip, right = ROWS * k, ROWS
         words = count, *apart, m, n, k, a, strip, down, right, b, ldb, c, ldc, 0 if bias is None else bias
         self._run(products.product, c.dtype, prod(grid), *words, *shape, *grid[1:], rows=rows)

@@ -118,7 +118,9 @@ def _discard_output() -> None:
 class _Parser(argparse.ArgumentParser):
     """Reports errors in one line; also what a command does not know, which argparse leaves to the parser of all."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] - the original is overloaded
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
