@@ -2,7 +2,6 @@
 
 import gc
 import os
-from contextlib import suppress
 
 import pytest
 from tinynet_backends import BackendUnavailable, get_backend, set_backend
@@ -14,12 +13,6 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn accepts arrays oth
 # works on. Workers inherit these before they load NumPy.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # a power of two, of clock ticks
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-with suppress(ImportError):  # the strict backend is then skipped
-    # It looks its dtypes up in lists, some forty comparisons an operation, each of which asks whether the other is NumPy's.
-    from array_api_strict._dtypes import DType
-
-    of_anything = DType.__eq__
-    DType.__eq__ = lambda a, b: a._np_dtype == b._np_dtype if type(b) is DType else of_anything(a, b)
 
 NAMES = [
     "numpy",
