@@ -55,7 +55,7 @@ class Tape:
     def give(self, *values: Any) -> None:
         """Note which of the ``values`` in an expression of the step come from elsewhere."""
         for value in values:
-            if isinstance(value, (np.ndarray, np.generic, float, int)):
+            if isinstance(value, (np.ndarray, np.generic, float)):
                 self.given.append(value)
             elif isinstance(value, (tuple, list)):
                 self.give(*value)
@@ -135,6 +135,7 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         tape, out = self.tape, options.pop("out", None)
         tape.give(*inputs, *options.values())
+        tape.given += [value for value in inputs if type(value) is int]  # those of other functions are sizes and axes
         if any(isinstance(value, StandIn) for value in options.values()):  # where=
             tape.stop("a mask among the options of a call")
             options = {name: real(value) for name, value in options.items()}
