@@ -498,6 +498,17 @@ def test_options_that_cannot_be(wrong, said):
     np.testing.assert_array_equal(model.theta, before)
 
 
+@pytest.mark.parametrize("wrong", [{"clip": "1"}, {"clip": [1.0]}, {"clip": True}, {"ema": "0.5"}])
+def test_options_that_cannot_be_are_no_others_with_a_checkpoint(wrong, tmp_path):
+    """A clip of "1" was taken there, and that of a list had an error of Python's."""
+    said = []
+    for checkpoint in (None, tmp_path / "run"):
+        with pytest.raises(ValueError, match="is out of range: give") as e:
+            start().fit(DATA, checkpoint=checkpoint, **wrong)
+        said.append(str(e.value))
+    assert said[0] == said[1]
+
+
 @pytest.mark.parametrize("data", [DATA, (np.ones((3, 2)), [0, 1, 1])])
 def test_train_takes_a_loader(data):
     with pytest.raises(TypeError, match=r"^data .* are not a loader: give one, such as Loader\(data, batch_size=32\)$"):

@@ -111,8 +111,8 @@ def fit(
         run.average = model.ops.xp.asarray(model.theta, copy=True)
     snapshot = Snapshot(model, run, best, history, Tally())
     if saver is not None:
-        clip = None if clip is None else float(clip)  # 1 is 1.0
-        options: dict[str, Any] = {"clip": clip, "accumulate": accumulate, "ema": ema, "early stopping": early_stopping}
+        numbers = {"clip": checks.as_float(clip), "accumulate": accumulate, "ema": checks.as_float(ema)}  # 1 is 1.0
+        options: dict[str, Any] = {**numbers, "early stopping": early_stopping}
         if held_out is not None and best.stopping is not None and best.stopping.monitor != "loss":
             options["validation set"] = held_out.fingerprint()  # decides where the run ends, and with which weights
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)
