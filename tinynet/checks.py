@@ -125,6 +125,16 @@ def attributes(thing: object, known: Collection[str] = ()) -> list[str]:
     return [f"{name}={value!r}" for name, value in plain if name not in known]
 
 
+def repeated(names: Sequence[str]) -> str | None:
+    """The first of ``names`` that is there twice; None if each is there once."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def listed(names: Sequence[str]) -> str:
     """Names separated by commas, for a one-line error; at most the first 20. One with outer spaces is quoted."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""

@@ -15,7 +15,7 @@ from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
 
 from tinynet import losses, optim, schedules
-from tinynet.checks import FRACTION, Range, at_least, float_or_nan
+from tinynet.checks import FRACTION, Range, at_least, float_or_nan, repeated
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
 from tinynet.data.class_labels import MOST_CLASSES
@@ -120,7 +120,7 @@ class Config:
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
         for data in self.paths:
             _check_data(data, alone=len(self.paths) == 1)
-        if twice := next((data for number, data in enumerate(self.paths) if data in self.paths[:number]), None):
+        if twice := repeated(self.paths):
             raise ValueError(f"{twice} is given twice: some of its samples would be both trained on and held out")
         as_metrics(self.metrics)
 

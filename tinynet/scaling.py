@@ -13,7 +13,7 @@ from tinynet_backends import Backend, get_backend
 from tinynet.data.dataset import Array, Batch, Dataset, Index
 from tinynet.layers import Sequential
 from tinynet.model import Model
-from tinynet.standardize import Standardize, moments
+from tinynet.standardize import ROUNDED, Standardize, moments, varying
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,11 @@ class Scale:
         """The scale of ``data``, by one pass over it; ValueError for targets that predictions in ``dtype`` round away."""
         host = get_backend("numpy")
         mean, deviation = moments(data, host, of_targets=True)
-        size = abs(mean)
-        varies = deviation > 8.0 * 2.0**-52 * size  # the mean is rounded
-        lost = varies & (deviation < 8.0 * 2.0**-23 * size)  # float32 numbers near the mean are so far apart, or half
-        if dtype == "float32" and lost.any():
-            j = int(lost.argmax())
+        varies, rounded = varying(mean, deviation, host)
+        if dtype == "float32" and rounded.any():
+            j = int(rounded.argmax())
             name = repr(data.columns.target[j]) if data.columns and data.columns.target else j
-            raise ValueError(
-                f"target {name} varies so little around its mean that float32 rounds most of that away: "
-                "subtract the mean from it before, or compute in float64"
-            )
+            raise ValueError(f"target {name} {ROUNDED}")
         return cls(mean, host.xp.where(varies, deviation, 1.0))
 
     def undo(self, model: Model) -> Model:

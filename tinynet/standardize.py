@@ -19,6 +19,10 @@ from tinynet.layers import Array, Backprop, Context, Layer, Param, Sequential, S
 
 _log = logging.getLogger("tinynet")
 _PIECE = 2**20  # numbers that are read at a time
+ROUNDED = (
+    "varies so little around its mean that float32 rounds most of that away: subtract the mean from it before, or compute "
+    "in float64"
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,22 +92,24 @@ def mean_and_scale(data: Dataset, dtype: str, ops: Backend, samples: int | None)
     """
     precise = ops.generator if ops.generator.has_float64 else get_backend("numpy")
     mean, deviation = moments(data, precise, samples)
-    xp = precise.xp
-    # The mean is rounded, so that a constant feature may come out with a deviation slightly above 0.
-    least = 8.0 * xp.finfo(mean.dtype).eps * xp.abs(mean)
-    scale = 1.0 / xp.where(deviation > least, deviation, 1.0)
+    varies, rounded = varying(mean, deviation, precise)
+    scale = 1.0 / precise.xp.where(varies, deviation, 1.0)
     new = [ops.asarray(a, dtype) for a in (mean, scale)]
     usable = ops.to_numpy(ops.xp.isfinite(new[1]) & (new[1] > 0))
     if name := _first_feature(~usable, data.columns):
         raise ValueError(f"feature {name} varies too much or too little to be standardized in {dtype}: scale it before")
-    spacing = xp.abs(mean) * 2.0**-23  # of float32 numbers near the mean, or twice as much
-    rounded = precise.to_numpy((deviation > least) & (deviation < 8.0 * spacing))
-    if dtype == "float32" and (name := _first_feature(rounded, data.columns)):
-        _log.warning(
-            "feature %s varies so little around its mean that float32 rounds most of that away: subtract the mean from "
-            "it before, or compute in float64", name,
-        )  # fmt: skip
+    if dtype == "float32" and (name := _first_feature(precise.to_numpy(rounded), data.columns)):
+        _log.warning("feature %s %s", name, ROUNDED)
     return new
+
+
+def varying(mean: Array, deviation: Array, ops: Backend) -> tuple[Array, Array]:
+    """Which numbers of these moments vary at all, and which of those are `ROUNDED`."""
+    size, eps = ops.xp.abs(mean), ops.xp.finfo(mean.dtype).eps
+    varies = deviation > 8.0 * eps * size  # the mean is rounded, so a constant may come out with a deviation above 0
+    return varies, varies & (
+        deviation < 8.0 * 2.0**-23 * size
+    )  # float32 numbers near the mean are so far apart, or half
 
 
 def _first_feature(marked: Any, columns: Columns | None) -> str | None:

@@ -34,16 +34,7 @@ class NumbaDense(NumbaCalls):
     ) -> tuple[Array | None, Array, Array | None]:
         if not _matrices(dy, x, w) or not _conform(dy, x, w) or (dy.ndim == 3 and not dense(dy)):
             return super().affine_grad(dy, x, w, bias, need_dx)
-        dx = db = None
-        if need_dx:
-            dx = self.empty(x.shape, x.dtype)
-            self._products(dy, w.mT, dx)
-        dw = self._gradient(w.shape, w.dtype)
-        self._products(x.mT, dy, dw)
-        if bias:
-            db = self._gradient((*dy.shape[:-2], dy.shape[-1]), dy.dtype)
-            self._sum_rows(dy, db)
-        return dx, dw, db
+        return self._gradients(self._products, dy, x, w, bias, need_dx)
 
     def _sum_rows(self, x: Array, out: Array) -> None:
         """``out[...] = x.sum(-2)``, of one network or of many."""

@@ -119,12 +119,18 @@ class NumpyBackend(NumpyNumbers):
     ) -> tuple[Array | None, Array, Array | None]:
         if x.ndim < 2 or not dy.shape[:-2] == x.shape[:-2] == w.shape[:-2]:
             return super().affine_grad(dy, x, w, bias, need_dx)
+        return self._gradients(self._product, dy, x, w, bias, need_dx)
+
+    def _gradients(
+        self, multiply: Callable[[Array, Array, Array], None], dy: Array, x: Array, w: Array, bias: bool, need_dx: bool
+    ) -> tuple[Array | None, Array, Array | None]:
+        """`affine_grad` by ``multiply(a, b, out)``, which sets ``out`` to ``a @ b``."""
         dx = db = None
         if need_dx:
             dx = self.empty(x.shape, x.dtype)
-            self._product(dy, w.mT, dx)
+            multiply(dy, w.mT, dx)
         dw = self._gradient(w.shape, w.dtype)
-        self._product(x.mT, dy, dw)
+        multiply(x.mT, dy, dw)
         if bias:
             db = self._gradient((*dy.shape[:-2], dy.shape[-1]), dy.dtype)
             self._sum_rows(dy, db)

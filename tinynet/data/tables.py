@@ -241,11 +241,9 @@ class _Parser:
 
 def check_unique(path: Path, names: Sequence[str]) -> None:
     """DataFileError if a name occurs twice."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise DataFileError(f"{path}: has two columns {name!r}: rename one")
-        seen.add(name)
+    name = checks.repeated(names)
+    if name is not None:
+        raise DataFileError(f"{path}: has two columns {name!r}: rename one")
 
 
 def target_columns(path: Path, names: Sequence[str], request: Request) -> list[str]:

@@ -57,9 +57,9 @@ class Together:
         else:
             draws = host.xp.stack([loader.order.draws(epoch, start, stop, host) for loader in self.loaders])
         index = host.xp.permute_dims(host.xp.reshape(draws, (count, steps, -1)), (1, 0, 2))
+        flat = host.xp.reshape(index, (-1,))
         if numbered:
-            there = self.data.places(host.xp.reshape(index, (-1,)))[1]
-            return first, steps, Batch(host.xp.reshape(there, index.shape), None, None)
-        rows = self.data.rows(host.xp.reshape(index, (-1,)), ops, dtype)
+            return first, steps, Batch(host.xp.reshape(self.data.places(flat)[1], index.shape), None, None)
+        rows = self.data.rows(flat, ops, dtype)
         batches = (None if a is None else xp.reshape(a, (steps, count, -1, *a.shape[1:])) for a in rows)
         return first, steps, Batch(*batches)
