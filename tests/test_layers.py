@@ -386,6 +386,13 @@ def test_initial_variance(kind):
         assert np.abs(w).max() <= (3 * wanted) ** 0.5
 
 
+def test_each_weight_is_of_the_next_word_of_its_stream():
+    """Also where they are more than one block."""
+    w = tn.Model(tn.Dense(300, init=initializers.Uniform()), 200, seed=5, dtype="float64").weights()["w"]
+    stream = np.random.Generator(np.random.Philox(key=np.array([5, tn.streams.WEIGHTS], np.uint64)))
+    np.testing.assert_array_equal(w.ravel(), stream.random(200 * 300))
+
+
 @pytest.mark.parametrize("shape", [(40, 40), (7, 30), (30, 7), (1, 5)])
 def test_orthogonal(shape):
     w = tn.Model(tn.Dense(shape[1], init=initializers.Orthogonal(2.0)), shape[0], dtype="float64").weights()["w"]

@@ -202,6 +202,19 @@ def test_a_model_moves(ops):
     assert there.evaluate((X, LABELS))["loss"] == pytest.approx(model.evaluate((X, LABELS))["loss"], rel=1e-12)
 
 
+def test_a_model_that_gets_other_weights_draws_none(tmp_path, monkeypatch):
+    """It takes longer than to read them, above all for orthogonal ones."""
+    model = made()
+    ensemble = tn.fit_many(model, (X, LABELS), seeds=[1, 2])
+    model.save(tmp_path / "model.safetensors")
+    monkeypatch.setattr(tn.initializers, "_each", None)
+    for again in (model.to("strict"), tn.load(tmp_path / "model.safetensors")):
+        np.testing.assert_array_equal(again.ops.to_numpy(again.theta), model.theta)
+    np.testing.assert_array_equal(ensemble[1].theta, ensemble.theta[1])
+    with pytest.raises(TypeError):
+        made()
+
+
 def test_a_model_can_be_copied_and_pickled(ops):
     model = made(ops)
     model.fit((X, LABELS), validation=(X, LABELS))

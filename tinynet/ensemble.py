@@ -11,7 +11,7 @@ from tinynet.layers import Array, Context
 from tinynet.losses import Loss
 from tinynet.matching import as_inputs
 from tinynet.metrics import Metric
-from tinynet.model import Model
+from tinynet.model import Model, undrawn
 from tinynet.parameters import Vectors, draw, on_its_device
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Ensemble(Vectors):
             raise TypeError(f"network {checks.short_repr(number)} is not a whole number: give one at a time")
         if not -len(self) <= number < len(self):
             raise IndexError(f"network {number} is out of range: there are {len(self)}, numbered from 0")
-        model = Model(self.net, self.in_shape, seed=self.seeds[number], backend=self.ops, dtype=self.dtype)
+        model = undrawn(self.net, self.in_shape, seed=self.seeds[number], backend=self.ops, dtype=self.dtype)
         number %= len(self)
         model.theta, model.state = self.theta[number, ...], self.state[number, ...]
         model.loss, model.metrics, model.history = self.loss, self.metrics, self.histories[number]

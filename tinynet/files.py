@@ -24,7 +24,7 @@ from tinynet.errors import ModelFileError
 from tinynet.layers import Layer, leaves
 from tinynet.losses import Loss
 from tinynet.metrics import METRICS
-from tinynet.model import Model
+from tinynet.model import Model, undrawn
 from tinynet.registry import describe, rebuild
 
 FORMAT = 1
@@ -97,7 +97,7 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
         names = about["metrics"]
         metrics = tuple(METRICS[name] for name in names)
         _check_network(net, n_in, dtype, arrays)
-        model = Model(net, n_in, seed=seed, backend=ops, dtype=dtype)
+        model = undrawn(net, n_in, seed=seed, backend=ops, dtype=dtype)
         model.columns = _columns(about.get("columns"), model)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise ModelFileError(f"{path}: damaged model file: {e}") from None

@@ -5,6 +5,7 @@ Variances depend on the fans of a weight matrix (i, o): ``fan_in = i``, ``fan_ou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, prod, sqrt
 from typing import Any, Protocol
@@ -26,13 +27,16 @@ class Initializer(Protocol):
         ...
 
 
-def _uniform(shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
-    """Uniform in [0, 1), 53 bits."""
-    return host.xp.reshape(exact.uniform64(host.xp, host.words(key, counter, 0, prod(shape))), shape)
+_BLOCK = 2**15  # weights that are made at a time, in a cache
 
 
-def _normal(shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
-    return host.xp.reshape(exact.normal(host.xp, host.words(key, counter, 0, prod(shape))), shape)
+def _each(shape: Shape, key: Key, counter: Counter, host: Backend, of: Callable[[Array], Array]) -> Array:
+    """``of(words)``, a random word for each weight."""
+    out = host.empty((prod(shape),), host.xp.float64)
+    for start in range(0, prod(shape), _BLOCK):
+        block = out[start : start + _BLOCK]
+        block[...] = of(host.words(key, counter, start, block.shape[0]))
+    return host.xp.reshape(out, shape)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Uniform:
         checks.coerce_numbers(self, above, "high")
 
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
-        return self.low + (self.high - self.low) * _uniform(shape, key, counter, host)
+        low, width = self.low, self.high - self.low
+        return _each(shape, key, counter, host, lambda words: low + width * exact.uniform64(host.xp, words))
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,15 @@ class _Scaled:
 @dataclass(frozen=True)
 class _Normal(_Scaled):
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
-        return self._std(shape) * _normal(shape, key, counter, host)
+        std = self._std(shape)
+        return _each(shape, key, counter, host, lambda words: std * host.normal(words))
 
 
 @dataclass(frozen=True)
 class _Uniform(_Scaled):
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
         bound = sqrt(3.0) * self._std(shape)  # a uniform in [-b, b) has variance b**2 / 3
-        return bound * (2.0 * _uniform(shape, key, counter, host) - 1.0)
+        return _each(shape, key, counter, host, lambda words: bound * (2.0 * exact.uniform64(host.xp, words) - 1.0))
 
 
 class _Glorot(_Scaled):
@@ -152,7 +158,7 @@ class Orthogonal:
             raise ValueError(f"Orthogonal makes matrices, not shape {shape}: use another initializer")
         xp = host.xp
         rows, columns = max(shape), min(shape)
-        a = _normal((rows, columns), key, counter, host)
+        a = _each((rows, columns), key, counter, host, host.normal)
         reflections, signs = [], []
         for j in range(columns):
             v = xp.asarray(a[j:, j], copy=True)

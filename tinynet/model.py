@@ -18,7 +18,7 @@ from tinynet.layers import Array, Context, Layer, Sequential, built, checked_for
 from tinynet.losses import Loss
 from tinynet.matching import as_inputs, check_fit, check_inputs
 from tinynet.metrics import Metric, as_metrics
-from tinynet.parameters import Vectors, Views, draw, on_its_device, views
+from tinynet.parameters import Vectors, Views, draw, on_its_device, vector, views
 from tinynet.standardize import mean_and_scale, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
@@ -62,6 +62,14 @@ class Model(Vectors):
         backend: str | Backend | None = None,
         dtype: str = "float32",
     ) -> None:
+        self._plan(net, n_in, seed, backend, dtype)
+        with self.ops.active():
+            self._bind(*draw(self.spec, self.seed, self.ops, dtype))
+
+    def _plan(
+        self, net: Layer, n_in: int | tuple[int, ...], seed: int, backend: str | Backend | None, dtype: str
+    ) -> None:
+        """Set all but the numbers."""
         if not isinstance(net, Layer):
             raise TypeError(f"net {net!r} is not a layer: give one, such as Sequential(Dense(8), ReLU(), Dense(1))")
         if not isinstance(dtype, str) or dtype not in DTYPES:
@@ -77,8 +85,6 @@ class Model(Vectors):
         self.metrics: tuple[Metric, ...] = ()
         self.history: History | None = None
         self.columns: Columns | None = None  # names of columns and classes in the table that it was fitted to
-        with self.ops.active():
-            self._bind(*draw(self.spec, self.seed, self.ops, dtype))
 
     def _bind(self, theta: Array, state: Array) -> None:
         super()._bind(theta, state)
@@ -136,7 +142,7 @@ class Model(Vectors):
 
     def to(self, backend: str | Backend) -> Model:
         """A copy of this model on another backend, with its loss, metrics and columns, but without its history."""
-        copy = Model(self.net, self.in_shape, seed=self.seed, backend=backend, dtype=self.dtype)
+        copy = undrawn(self.net, self.in_shape, seed=self.seed, backend=backend, dtype=self.dtype)
         copy.theta, copy.state = self.ops.to_numpy(self.theta), self.ops.to_numpy(self.state)
         copy.loss, copy.metrics, copy.columns = self.loss, self.metrics, self.columns
         return copy
@@ -311,6 +317,15 @@ class Model(Vectors):
         from tinynet.files import save
 
         save(self, path)
+
+
+def undrawn(net: Layer, n_in: int | Shape, *, seed: int, backend: str | Backend | None, dtype: str) -> Model:
+    """A model without initial weights: its caller sets ``theta`` and ``state``, which takes less time than to draw them."""
+    model = Model.__new__(Model)
+    model._plan(net, n_in, seed, backend, dtype)
+    with model.ops.active():
+        model._bind(*(vector(tree, model.ops, dtype) for tree in (model.spec.params, model.spec.state)))
+    return model
 
 
 def without_standardize(model: Model) -> Model:

@@ -142,21 +142,24 @@ class Vectors:
         return copy
 
 
+def vector(tree: Mapping[str, Any], ops: Backend, dtype: str) -> Array:
+    """A vector (p,) for the numbers of all `Param` in ``tree``, with anything in it."""
+    return ops.empty((sum(prod(p.shape) for _, p in leaves(tree)),), ops.dtype(dtype))
+
+
 def draw(spec: Spec, seed: int, ops: Backend, dtype: str) -> Iterator[Array]:
     """The initial weights (p,) and state (s,) that a seed makes."""
-    host, key, first = get_backend("numpy"), streams.key(seed, streams.WEIGHTS), 0
+    host, key, number = get_backend("numpy"), streams.key(seed, streams.WEIGHTS), 0
     for tree in (spec.params, spec.state):
-        requests = [p for _, p in leaves(tree)]
-        vector = ops.empty((sum(prod(p.shape) for p in requests),), ops.dtype(dtype))
-        stop = 0
-        for number, p in enumerate(requests, start=first):
+        drawn, stop = vector(tree, host, dtype), 0
+        for _, p in leaves(tree):
+            values = host.asarray(p.init.draw(p.shape, key, (number, 0, 0), host))
+            if tuple(values.shape) != tuple(p.shape):
+                raise ValueError(f"{p.init!r} draws {tuple(values.shape)} for {tuple(p.shape)}: give that shape")
             start, stop = stop, stop + prod(p.shape)
-            drawn = host.asarray(p.init.draw(p.shape, key, (number, 0, 0), host))
-            if tuple(drawn.shape) != tuple(p.shape):
-                raise ValueError(f"{p.init!r} draws {tuple(drawn.shape)} for {tuple(p.shape)}: give that shape")
-            ops.assign(vector[start:stop], ops.asarray(host.xp.reshape(drawn, (-1,)), dtype))
-        first += len(requests)
-        yield vector
+            drawn[start:stop] = host.xp.reshape(values, (-1,))
+            number += 1
+        yield ops.asarray(drawn)
 
 
 def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any]:

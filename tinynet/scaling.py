@@ -12,7 +12,7 @@ from tinynet_backends import Backend, get_backend
 
 from tinynet.data.dataset import Array, Batch, Dataset, Index
 from tinynet.layers import Sequential
-from tinynet.model import Model
+from tinynet.model import Model, undrawn
 from tinynet.standardize import ROUNDED, Standardize, moments, varying
 
 
@@ -37,7 +37,7 @@ class Scale:
 
     def undo(self, model: Model) -> Model:
         """A model that predicts the targets themselves where ``model`` predicts scaled ones: it has one more layer."""
-        new = Model(
+        new = undrawn(
             Sequential(model.net, Standardize()), model.in_shape, seed=model.seed, backend=model.ops, dtype=model.dtype
         )
         new.theta[...] = model.theta

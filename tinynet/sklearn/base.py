@@ -22,7 +22,7 @@ from tinynet.history import History
 from tinynet.layers import Dense, Sequential
 from tinynet.losses import Loss
 from tinynet.metrics import Metric
-from tinynet.model import Model
+from tinynet.model import Model, undrawn
 from tinynet.optim import State
 from tinynet.parameters import views
 from tinynet.sklearn.callbacks import CallbackSupportMixin, FitTask, fit_task, with_callbacks
@@ -287,7 +287,8 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         if kept is not None and one_epoch and kept.continues(self, ingredients):
             kept.change(rate, penalty)
             return kept
-        model = Model(net, self.n_features_in_, seed=self._seed, backend=data.ops, dtype=data.dtype)
+        make = undrawn if continued else Model
+        model = make(net, self.n_features_in_, seed=self._seed, backend=data.ops, dtype=data.dtype)
         if continued:
             _fill(model, self.theta_, self.layer_state_)
         else:
@@ -322,7 +323,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         if live is None or live[0] is not self.theta_ or live[1] is not self.layer_state_:
             ops = training_backend(self.backend, backend_of(self.theta_))
             self._bind(
-                Model(self.net_, self.n_features_in_, seed=self._seed, backend=ops, dtype=dtype_name(self.theta_))
+                undrawn(self.net_, self.n_features_in_, seed=self._seed, backend=ops, dtype=dtype_name(self.theta_))
             )
         return self._live[2]
 
