@@ -192,11 +192,10 @@ def test_a_permutation_has_the_same_bits_everywhere(n, lib):
 def test_what_many_indices_look_up_is_what_the_rounds_give(n):
     host, rng = get_backend("numpy"), np.random.default_rng(4)
     keys = [KEYS, *map(tuple, rng.integers(0, 2**32, (3, 24)).tolist())]
-    for index in (np.arange(n), rng.integers(0, n, n), np.arange(n // 3, n)):
-        wanted = [permutation.permute(np, index, n, each) for each in keys]
+    for index in (range(n), range(n // 3, n), range(5, n - 3), rng.integers(0, n, n)):
+        wanted = [permutation.permute(np, np.asarray(index), n, each) for each in keys]
         np.testing.assert_array_equal(host.permutes(index, n, keys), wanted)
         np.testing.assert_array_equal(host.permute(index, n, keys[1]), wanted[1])
-    np.testing.assert_array_equal(host.permutes(range(n // 3, n), n, keys), wanted)
 
 
 def test_all_orders_are_equally_likely():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -130,13 +129,14 @@ class NumpyNumbers(Backend):
         return self.permutes(index, n, [keys])[0]
 
     def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
-        """As specified. A round hashes one of few numbers, a side: of many indices it is looked up."""
+        """As specified. A round hashes one of few numbers, a side: of a long range it is looked up."""
         n, m = permutation.check_inside(np, index, n), len(index)
-        permuted, size, side = super().permutes, max(BLOCK // max(len(keys), 1), 1), max(permutation.sides(n))
-        worth = m >= 16 * side and len(keys) * side <= BLOCK // 2  # tables that are read often, and fit a cache
-        if worth and isinstance(index, (range, np.ndarray)):  # and not being captured
-            permuted = partial(_looked_up, tables=permutation.tables(np, n, keys))
+        count, side = max(len(keys), 1), max(permutation.sides(n))
+        worth = m >= 16 * side and count * side <= BLOCK // 2  # tables that are read often, and fit a cache
+        if worth and isinstance(index, range):
+            return _looked_up(index, n, keys)
         # tens of passes, each over a few temporaries of up to 8 bytes a number
+        permuted, size = super().permutes, max(BLOCK // count, 1)
         blocks = [permuted(index[start : start + size], n, keys) for start in range(0, max(m, 1), size)]
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
@@ -168,29 +168,33 @@ def _in_order(words: Array) -> Array:
     return copy
 
 
-def _looked_up(index: Any, n: int, keys: Sequence[Any], tables: Array) -> Array:
-    """`Backend.permutes`, by the `permutation.tables` of the keys."""
-    x = np.arange(index.start, index.stop) if isinstance(index, range) else index.astype(np.int64)
-    steps = tables.reshape(tables.shape[0], -1)
-    first = tables.shape[2] * np.arange(len(keys))[:, None]  # where those of each permutation begin
-    found = _through(x, n, steps, first)
-    flat = found.reshape(-1)
-    while (beyond := np.flatnonzero(flat >= n)).size:
-        flat[beyond] = _through(flat[beyond], n, steps, first[beyond // x.size, 0])
+def _looked_up(places: range, n: int, keys: Sequence[Any]) -> Array:
+    """`Backend.permutes`, by the `permutation.tables` of the keys.
+
+    Places in order are a grid with l for its rows and r for its columns: nothing is divided or looked up for the first round.
+    """
+    b, tables = permutation.sides(n)[1], permutation.tables(np, n, keys)
+    steps = tables.reshape(len(tables), -1)
+    first = tables.shape[2] * np.arange(len(keys))[:, None, None]  # where those of each permutation begin
+    columns, top, bottom = first + np.arange(b), places.start // b, -(-places.stop // b)
+    grid, size = np.empty((len(keys), bottom - top, b), np.int64), max(BLOCK // (len(keys) * b), 1)
+    for start in range(top, bottom, size):
+        l = first + np.arange(start, min(start + size, bottom))[:, None] + tables[0, :, None, :b]
+        r = columns + steps[1].take(l, mode="clip")
+        _through(l, r, steps[2:], out=grid[:, start - top : start - top + size])
+    found = grid.reshape(len(keys), -1)[:, places.start - top * b : places.stop - top * b]
+    while (beyond := np.flatnonzero(found >= n)).size:
+        k, place = np.divmod(beyond, len(places))
+        l, r = np.divmod(found[k, place], b)
+        found[k, place] = _through(l + first[k, 0, 0], r + first[k, 0, 0], steps)
     return found
 
 
-def _through(x: Array, n: int, steps: Array, first: Array) -> Array:
-    """All rounds of `permutation.permute`, without its walk. Places in a table are clipped, because they are in it."""
-    b = permutation.sides(n)[1]
-    l = x // b
-    r = x - l * b + first
-    l = l + first
+def _through(l: Array, r: Array, steps: Array, out: Array | None = None) -> Array:
+    """The rounds ``steps`` of `permutation.permute`, without its walk. Places in a table are clipped: they are in it."""
     *rounds, left, right = steps
     found = np.empty_like(l)
     for j, hashes in enumerate(rounds):
         changed, other = (r, l) if j % 2 else (l, r)
         changed += hashes.take(other, out=found, mode="clip")
-    left.take(l, out=found, mode="clip")
-    found += right.take(r, out=l, mode="clip")
-    return found
+    return np.add(left.take(l, out=found, mode="clip"), right.take(r, out=l, mode="clip"), out=out)
