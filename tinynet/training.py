@@ -11,7 +11,7 @@ from tinynet_backends import Backend
 
 from tinynet import checks
 from tinynet.data.loader import BatchSource, has_chunks
-from tinynet.data.supply import Supply
+from tinynet.data.supply import Supply, supply_of
 from tinynet.data.together import Together
 from tinynet.errors import DivergedError
 from tinynet.footprint import launch_bytes, step_bytes
@@ -144,12 +144,13 @@ def loop(
         losses = ops.zeros(shape, theta.dtype)
         good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
     since, stop = run.step, run.step + steps  # since: the step of the last check
-    with closing(Supply(loader, run.step, ops, model.dtype, numbered)) as supply:
+    with closing(supply_of(loader, run.step, ops, model.dtype, numbered)) as supply:
         while run.step < stop:
             with ops.active():
                 t, count, as_one = run.step, 1, False
                 if together and step.joins():
-                    count, as_one = _uninterrupted(supply, t, min(stop, since + often), due, parameters)
+                    most = loader.steps_per_chunk(ops, numbered)  # type: ignore[union-attr]
+                    count, as_one = _uninterrupted(loader, ops, most, t, min(stop, since + often), due, parameters)
                 if count == 1:
                     value = losses[t - since, ...]
                     ops.assign(value, step(supply.batch(t), t))
@@ -183,7 +184,7 @@ def _take(
             run.step = t + count
             return
         for n in range(count):
-            supply.ops.assign(losses[n, ...], step(supply.batch(t + n), t + n))
+            step.ops.assign(losses[n, ...], step(supply.batch(t + n), t + n))
             run.step = t + n + 1
             if due is not None and due(run.step):  # perhaps only now: a signal may have come
                 return
@@ -216,14 +217,14 @@ def _steps_unchecked(loader: Any, ops: Backend, parameters: int) -> int:
 
 
 def _uninterrupted(
-    supply: Supply, t: int, stop: int, due: Callable[[int], bool] | None, parameters: int
-) -> tuple[int, bool]:
+    loader: BatchSource | Together, ops: Backend, most: int, t: int, stop: int, due: Callable[[int], bool] | None,
+    parameters: int,
+) -> tuple[int, bool]:  # fmt: skip
     """How many steps a report from ``t`` on stands for, and whether they are run as one.
 
-    They are full batches of one chunk, up to ``stop`` or to where a step is due. A device that launches them is given all of
-    a chunk, a quarter or a 16th of it, or single ones: each number of steps is another graph.
+    They are full batches of one chunk, of ``most`` steps, up to ``stop`` or to where a step is due. A device that launches
+    them is given all of a chunk, a quarter or a 16th of it, or single ones: each number of steps is another graph.
     """
-    loader, ops, most = supply.loader, supply.ops, supply.steps_per_chunk()
     place = t % loader.steps_per_epoch
     chunk = CHECK_EVERY if ops.launches and most == 1 else most - place % most
     count: int = max(min(chunk, loader.data.n // loader.batch_size - place, stop - t), 1)
