@@ -18,8 +18,8 @@ from tinynet.data.sampling import Balanced, Shuffled, Weighted
 from tinynet.data.together import Together
 from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
 from tinynet.losses import Loss, checked_loss, real_columns
+from tinynet.network import Network
 from tinynet.optim import Optimizer, State
-from tinynet.parameters import Trainable
 
 
 @dataclass
@@ -90,7 +90,7 @@ def _compute_several(ops: Backend, compute: Callable[..., Array], k: int, steps:
 
 
 def make_step(
-    model: Trainable, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None,
+    model: Network, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None,
     rate: Array | None = None, source: Dataset | None = None,
 ) -> Step:  # fmt: skip
     """The step of a run, of one network or of many; ``rate`` is that of `Optimizer.apply`.
@@ -121,7 +121,7 @@ def make_step(
 
 
 def _gradient(
-    model: Trainable, loss: Loss, params: Params, batch: Batch, t: int, parts: int, vectors: list[Array]
+    model: Network, loss: Loss, params: Params, batch: Batch, t: int, parts: int, vectors: list[Array]
 ) -> Array:
     """The loss of a batch, computed in ``parts`` parts; its gradient is written to ``vectors[0]``.
 

@@ -19,8 +19,8 @@ from tinynet.layers import Array, leaves
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
 from tinynet.model import Model
+from tinynet.network import Network
 from tinynet.optim import Optimizer, check_optimizer
-from tinynet.parameters import Trainable
 from tinynet.step import Run, Step, make_step, read_in_step
 
 CHECK_EVERY = 64  # steps, or launches of several; a check of the losses waits for the device
@@ -127,7 +127,7 @@ Reports = Generator[Report, bool | None, None]
 
 
 def loop(
-    model: Trainable, loader: BatchSource | Together, step: Any, run: Run, steps: int,
+    model: Network, loader: BatchSource | Together, step: Any, run: Run, steps: int,
     due: Callable[[int], bool] | None, check: Check, together: bool = False, numbered: bool = False,
 ) -> Reports:  # fmt: skip
     """Run ``steps`` steps and report each; ``step`` is a `Step` or, unless ``together``, any callable like one.

@@ -59,7 +59,8 @@ def _timed(coming: Chunks) -> Generator[tuple[Chunk, bool], None, tuple[float, f
 
     Returns the seconds until the other two were used, those of them that their making took, and the next step.
     """
-    yield next(coming)
+    found = next(coming)
+    yield found
     began, waited = perf_counter(), 0.0
     for _ in range(2):
         asked = perf_counter()
