@@ -1,4 +1,4 @@
-"""Layers: hyperparameters that build shapes, run forward, and return their own way back.
+"""Layers: hyperparameters that build shapes, run forward, and return their own backward pass.
 
 A layer holds no arrays. ``build`` takes the shape of one sample and says which parameters the layer needs and which
 shape comes out; ``forward`` returns the output and a function from its gradient to those of the input and parameters.
@@ -390,7 +390,7 @@ def built(layer: Layer, shape: Shape) -> Spec:
 
 
 def passes(layer: Layer, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
-    """``layer.forward``; TypeError or ValueError, here and on the way back, for results that are not what they should be."""
+    """``layer.forward``; TypeError or ValueError, here and in the backward pass, for results that are not what they should be."""
     y, backprop = checks.two(layer.forward(params, x, ctx), layer, "forward", "(y, backprop)")
     name, wanted = type(layer).__name__, tuple(x.shape)
     if not hasattr(y, "shape"):

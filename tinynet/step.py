@@ -64,9 +64,9 @@ class Step:
             scan([*chunk, *map(list, zip(*numbers, strict=True))], losses)
             return
         if steps not in self._several:
-            room = self.ops.empty((prod(losses.shape),), losses.dtype)
+            buffer = self.ops.empty((prod(losses.shape),), losses.dtype)
             several = partial(_compute_several, self.ops, self.compute, len(self.fixed), steps)  # not self: a cycle
-            self._several[steps] = self.ops.compile(several, *self.fixed, room)
+            self._several[steps] = self.ops.compile(several, *self.fixed, buffer)
         found = self._several[steps](*chunk, *chain.from_iterable(numbers))
         self.ops.assign(losses, self.ops.xp.reshape(found, losses.shape))
 
@@ -80,7 +80,7 @@ class Step:
 
 
 def _compute_several(ops: Backend, compute: Callable[..., Array], k: int, steps: int, *args: Any) -> Array:
-    """The losses of ``steps`` steps, from k fixed arrays, room for all losses, a chunk, and the numbers of each step."""
+    """The losses of ``steps`` steps, from k fixed arrays, a buffer for all losses, a chunk, and the numbers of each step."""
     fixed, (losses, *batch), numbers = args[:k], args[k : k + 4], args[k + 4 :]
     width, each = len(numbers) // steps, []
     for n in range(steps):
