@@ -403,7 +403,7 @@ def test_several_steps_of_one_network_have_the_bits_of_single_ones(monkeypatch, 
         assert not ran
         assert trained(**options) == one_by_one
         assert ran == wanted
-    monkeypatch.setattr("tinynet.training._SHORT", 1)  # what takes longer lets Ctrl-C and callbacks in
+    monkeypatch.setattr("tinynet.grouping._SHORT", 1)  # what takes longer lets Ctrl-C and callbacks in
     ran.clear()
     trained()
     assert not ran

@@ -283,7 +283,7 @@ def test_steps_of_many_networks_launched_together_are_the_steps_one_by_one(optio
         training.Step, "several", lambda self, *args: counts.append(len(args[-1])) or several(self, *args)
     )
     for launched in (0, 2**24):
-        monkeypatch.setattr("tinynet.training._LAUNCHED", launched)
+        monkeypatch.setattr("tinynet.grouping._LAUNCHED", launched)
         networks = tn.fit_many(tn.Model(net, 2, backend=ops), data, epochs=3, **options)
         found.append((ops.to_numpy(networks.theta).tobytes(), [history.curve for history in networks.histories]))
     assert found[0] == found[1]
@@ -296,7 +296,7 @@ def test_weights_rounded_when_they_are_updated_are_those_rounded_in_each_step(la
     run = ops._run
     monkeypatch.setattr(ops, "_run", lambda source, kernel, *args, **options: (
         kernels.append(kernel), run(source, kernel, *args, **options)))  # fmt: skip
-    monkeypatch.setattr("tinynet.training._LAUNCHED", launched)
+    monkeypatch.setattr("tinynet.grouping._LAUNCHED", launched)
     net = tn.Sequential(tn.Dense(512), tn.ReLU(), tn.Dense(512), tn.ReLU(), tn.Dense(10))
     found = []
     for together in (False, True):
