@@ -759,7 +759,7 @@ def test_what_a_new_device_does_wrong_is_said(smoke, refusing, monkeypatch):
     assert str(e.value).count(reason) == 3
     assert "(2, 0, False): " in str(e.value)  # the others were checked too
     assert gpu_smoke.check("float32, captured").endswith(f"; {refusing}")
-    monkeypatch.setattr(gpu_smoke.verify, "_apart", lambda x, y: 2.0)
+    monkeypatch.setattr(gpu_smoke.verify, "_difference", lambda x, y: 2.0)
     with pytest.raises(gpu_report.Wrong, match=r"^softmax in float32 is off by 2.0e\+00; "):
         gpu_smoke.check("softmax")
 

@@ -14,7 +14,7 @@ from tinynet.data import as_dataset
 from tinynet.evaluation import Evaluation
 from tinynet.initializers import Shape
 from tinynet.labels import as_labels, boundary
-from tinynet.layers import Array, Context, Layer, Sequential, built, checked_forward, checked_gradients, leaves
+from tinynet.layers import Array, Context, Layer, Sequential, checked_build, checked_forward, checked_gradients, leaves
 from tinynet.losses import Loss
 from tinynet.matching import as_inputs, check_fit, check_inputs
 from tinynet.metrics import Metric, as_metrics
@@ -79,7 +79,7 @@ class Model(Network):
         self.seed = streams.check_seed(seed)
         self.dtype = dtype
         self.ops = get_backend(backend)
-        self.spec = built(net, self.in_shape)
+        self.spec = checked_build(net, self.in_shape)
         self.out_shape = self.spec.shape
         self.history: History | None = None
 

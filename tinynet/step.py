@@ -32,7 +32,7 @@ class Run:
 
     slots: State = field(repr=False)
     step: int = 0
-    average: Array | None = field(default=None, repr=False)  # (p,), of theta, if it is averaged
+    average: Array | None = field(default=None, repr=False)
 
 
 class Step:
