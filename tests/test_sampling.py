@@ -8,7 +8,7 @@ import pytest
 from tinynet_backends import BackendUnavailable, get_backend
 
 import tinynet as tn
-from tinynet.data import dataset, sampling, supply, together
+from tinynet.data import dataset, sampling, stacked, supply
 from tinynet.data import loader as loading
 from tinynet.data import prefetch as prefetching
 
@@ -224,10 +224,10 @@ def test_a_loader_may_choose_samples_of_its_own(ops):
 def test_targets_count_in_the_size_of_a_chunk(monkeypatch):
     """Few features and many targets, of one network and of two."""
     monkeypatch.setattr(loading, "LARGEST_CHUNK", 1000)
-    monkeypatch.setattr(together, "LARGEST_CHUNK", 1000)
+    monkeypatch.setattr(stacked, "LARGEST_CHUNK", 1000)
     ops, data = get_backend("numpy"), (np.zeros((100, 1)), np.zeros((100, 24)))
     loaders = [tn.Loader(data, 10, seed=seed, shuffle=True) for seed in (1, 2)]
-    for source, steps in ((loaders[0], 4), (together.Together(loaders), 2)):
+    for source, steps in ((loaders[0], 4), (stacked.StackedLoader(loaders), 2)):
         assert source.chunk(0, ops, "float32")[1] == source.steps_per_chunk(ops) == steps
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tinynet_backends import Backend
 
 from tinynet.data.loader import has_chunks
-from tinynet.data.together import Together
+from tinynet.data.stacked import StackedLoader
 from tinynet.layers import Array
 
 CHECK_EVERY = 64  # steps, or launches of several; a check of the losses waits for the device
@@ -33,7 +33,7 @@ class Grouping:
         like a batch of its own, or matrix products would have other bits. On the host they may be for many networks, and
         where a step is short: Ctrl-C waits for all of them, and what is between two steps is not short.
         """
-        loader, many = self.loader, isinstance(self.loader, Together)
+        loader, many = self.loader, isinstance(self.loader, StackedLoader)
         if not many and not has_chunks(loader):
             return False
         if self.ops.launches:

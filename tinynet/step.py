@@ -15,7 +15,7 @@ from tinynet_backends import Backend
 from tinynet.data import Batch, Dataset
 from tinynet.data.loader import has_chunks
 from tinynet.data.sampling import Balanced, Shuffled, Weighted
-from tinynet.data.together import Together
+from tinynet.data.stacked import StackedLoader
 from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
 from tinynet.losses import Loss, checked_loss, real_columns
 from tinynet.network import Network
@@ -155,7 +155,7 @@ def read_in_step(loader: Any, ops: Backend, dtype: str) -> Dataset | None:
     Batches in sequence are views, those that many networks share are made once, and no compiled step checks the numbers
     that another's order gives.
     """
-    if isinstance(loader, Together):
+    if isinstance(loader, StackedLoader):
         return None if loader.alike else read_in_step(loader.first, ops, dtype)
     if not has_chunks(loader) or loader.prefetch or type(loader.order) not in (Shuffled, Weighted, Balanced):
         return None

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from tinynet import checks
 from tinynet.data.loader import BatchSource
+from tinynet.data.stacked import StackedLoader
 from tinynet.data.supply import Supply, supply_of
-from tinynet.data.together import Together
 from tinynet.errors import DivergedError
 from tinynet.footprint import launch_bytes, step_bytes
 from tinynet.grouping import CHECK_EVERY, Grouping
@@ -122,7 +122,7 @@ Reports = Generator[Report, bool | None, None]
 
 
 def loop(
-    model: Network, loader: BatchSource | Together, step: Any, run: Run, steps: int,
+    model: Network, loader: BatchSource | StackedLoader, step: Any, run: Run, steps: int,
     due: Callable[[int], bool] | None, check: Check, together: bool = False, numbered: bool = False,
 ) -> Reports:  # fmt: skip
     """Run ``steps`` steps and report each; ``step`` is a `Step` or, unless ``together``, any callable like one.

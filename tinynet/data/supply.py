@@ -7,7 +7,7 @@ from tinynet_backends import Backend
 from tinynet.data.dataset import Batch
 from tinynet.data.loader import BatchSource, Chunk, Loader, has_chunks
 from tinynet.data.prefetch import Chunks, chunks
-from tinynet.data.together import Together
+from tinynet.data.stacked import StackedLoader
 
 
 class Supply:
@@ -25,9 +25,11 @@ class Supply:
         """Wait for the background thread, if there is one, and end it."""
 
 
-def supply_of(loader: BatchSource | Together, first: int, ops: Backend, dtype: str, numbered: bool = False) -> Supply:
+def supply_of(
+    loader: BatchSource | StackedLoader, first: int, ops: Backend, dtype: str, numbered: bool = False
+) -> Supply:
     """The batches of a run from step ``first`` on; ``numbered`` ones are those of `Loader.chunk`."""
-    if not isinstance(loader, Together) and not has_chunks(loader):
+    if not isinstance(loader, StackedLoader) and not has_chunks(loader):
         return _OneByOne(loader, ops, dtype)
     if isinstance(loader, Loader) and not loader.made_on_host(ops):
         return _Remade(loader, ops, dtype)
@@ -35,8 +37,8 @@ def supply_of(loader: BatchSource | Together, first: int, ops: Backend, dtype: s
     def make(step: int) -> Chunk:
         return loader.chunk(step, ops, dtype, numbered)
 
-    if isinstance(loader, Together):
-        return _OfMany(chunks(make, first, prefetch=False), ops)
+    if isinstance(loader, StackedLoader):
+        return _Stacked(chunks(make, first, prefetch=False), ops)
     prefetch = False if numbered else loader.prefetch  # numbers alone are not worth a thread
     return _Cut(chunks(make, first, prefetch), ops, loader)
 
@@ -108,7 +110,7 @@ class _Cut(_InChunks):
         return _part(_divided(batches, self.loader.batch_size, self.ops), slice(number, number + count))
 
 
-class _OfMany(_InChunks):
+class _Stacked(_InChunks):
     """Batches of many networks, with an axis of steps in a chunk: (steps, …)."""
 
     def batch(self, step: int) -> Batch:

@@ -318,9 +318,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         live = self.__dict__.get("_live")
         if live is None or live[0] is not self.theta_ or live[1] is not self.layer_state_:
             ops, seed = training_backend(self.backend, backend_of(self.theta_)), self._progress.seed
-            self._bind(
-                undrawn(self.net_, self.n_features_in_, seed=seed, backend=ops, dtype=dtype_name(self.theta_))
-            )
+            self._bind(undrawn(self.net_, self.n_features_in_, seed=seed, backend=ops, dtype=dtype_name(self.theta_)))
         return self._live[2]
 
     def _bind(self, model: Model) -> None:
