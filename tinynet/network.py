@@ -58,13 +58,14 @@ class Network:
 
     def _outputs(self, x: Any, batch_size: int | None) -> Array:
         """(n, *in_shape) -> (..., n, *out_shape), so many rows at a time, or as many as fit in a cache."""
-        data, lead = as_inputs(x, self), self.theta.shape[:-1]
+        data, lead = as_inputs(x, self), self._theta.shape[:-1]
+        every = (slice(None),) * len(lead)  # networks
         out = self.ops.empty((*lead, data.n, *self.out_shape), self.ops.dtype(self.dtype))
         rows = self._rows if batch_size is None else checks.positive("batch_size", batch_size)
         for start in range(0, data.n, rows):
             stop = min(start + rows, data.n)
-            place = *(slice(None) for _ in lead), slice(start, stop), ...
-            out[place] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
+            x = data.batch(range(start, stop), self.ops, self.dtype).x
+            out[(*every, slice(start, stop), ...)] = self._forward(x)
         return out
 
     def __getstate__(self) -> dict[str, Any]:
