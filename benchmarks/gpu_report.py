@@ -3,7 +3,7 @@
 ``python -m benchmarks.gpu_report [FILE [PART …]] [--seconds 540] [--rows 1,2] [--precisions bf16] [--repeats 2]``, PART being the
 name of one of the functions below, by default all: every kind of kernel on small arrays; times beside peers, also saved as JSON
 next to the report; the tests for a GPU; times on batches made on the device; small networks against float64; captured training
-against training as written; every way to compute the layers of a step; products under capture; whether anything waits; golden
+against training as written; every strategy for the layers of a step; products under capture; whether anything waits; golden
 bits; products and their epilogues against float64; what the device can do; several steps in one launch; races and wrong addresses
 by compute-sanitizer; what CuPy's calls take the host; the same run on the host.
 
@@ -12,7 +12,8 @@ reaches it or fails, its process ends, and the next part runs in another. The ex
 device.
 
 Who has a device for a quarter of an hour, ten minutes at a time, gets most from two runs, whose times go to one JSON file:
-``FILE smoke steps data calls --seconds 520``, then ``FILE2 tests small training ways sanitizer captured products --seconds 300``.
+``FILE smoke steps data calls --seconds 520``, then
+``FILE2 tests small training strategies sanitizer captured products --seconds 300``.
 Times are of float32 and bf16 unless ``--precisions`` says otherwise: for all there would not be time.
 """
 
@@ -310,8 +311,9 @@ def small(ops: Any) -> Lines:
             worst = max(error(a, c) for a, c in zip(got, wanted, strict=True))
             if any(a.tobytes() != b.tobytes() for a, b in zip(got, _passed(net, model, x, dy), strict=True)):
                 raise Wrong(f"{precision} {task.label}: a second pass has other bits")
-            ways = {way for work, way in one._ways._known.items() if (work.n, work.widths) == (task.batch, task.widths)}
-            yield f"{held(f'{precision} {task.label}', worst, 10 * limit)}; {', '.join(map(str, ways)) or 'not fused'}"
+            known, sizes = one._strategies._known, (task.batch, task.widths)
+            found = {strategy for work, strategy in known.items() if (work.n, work.widths) == sizes}
+            yield f"{held(f'{precision} {task.label}', worst, 10 * limit)}; {', '.join(map(str, found)) or 'not fused'}"
 
 
 def _passed(net: Any, model: tn.Model, x: Any, dy: Any) -> list[Any]:
@@ -344,8 +346,8 @@ def layers_of(ops: Any, task: Task, dtype: str = "float32") -> tuple[list[Any], 
     return layers, ops.asarray(task.data()[0], dtype)
 
 
-def ways(ops: Any) -> Lines:
-    """The layers of a step, forward and back, in every possible way"""
+def strategies(ops: Any) -> Lines:
+    """The layers of a step, forward and back, by every possible strategy"""
     from tinynet_backends.cuda.fused import Work
 
     for n, task in enumerate(tasks.GPU, start=1):
@@ -355,9 +357,9 @@ def ways(ops: Any) -> Lines:
             with one.active():
                 layers, x = layers_of(one, task)
                 work = Work.of(x, layers, precision, False)
-                took = one._ways.timed(one, work, x, layers)
-                chosen = one._ways.find(one, work, x, layers)
-            every = ", ".join(f"{tuple(way)} {seconds * 1e6:.1f} µs" for way, seconds in took.items())
+                took = one._strategies.timed(one, work, x, layers)
+                chosen = one._strategies.find(one, work, x, layers)
+            every = ", ".join(f"{tuple(strategy)} {seconds * 1e6:.1f} µs" for strategy, seconds in took.items())
             yield f"{precision} {task.label}: {every}; taken: {tuple(chosen)}"
 
 
@@ -436,7 +438,7 @@ def sanitizer(limit: float) -> Lines:
         raise Wrong(f"{' and '.join(wrong)} did not end well")
 
 
-PARTS = (small, captured, training, ways, waiting, golden, products, ceilings, launches, calls, nearness)
+PARTS = (small, captured, training, strategies, waiting, golden, products, ceilings, launches, calls, nearness)
 # Calls in the process that has the device
 FOUND, WRITE, SMOKE = "benchmarks.gpu:found", "benchmarks.gpu_report:write", "benchmarks.gpu_smoke"
 EACH = 30.0  # seconds of a check
@@ -447,7 +449,7 @@ SANITIZED = (
 )  # fmt: skip
 # Seconds that each part may take, the most valuable first
 LIMITS = {
-    "smoke": 90, "steps": 360, "data": 100, "calls": 30, "tests": 200, "small": 60, "training": 60, "ways": 100,
+    "smoke": 90, "steps": 360, "data": 100, "calls": 30, "tests": 200, "small": 60, "training": 60, "strategies": 100,
     "captured": 40, "waiting": 30, "golden": 60, "products": 60, "ceilings": 30, "launches": 30, "sanitizer": 100, "nearness": 100,
 }  # fmt: skip
 TITLES = {

@@ -86,8 +86,8 @@ class _Messages(logging.Handler):
 
 
 def every_way(ops: Any, task: Task, dtype: str, limit: float) -> str:
-    """A task's layers, forward and back, in every way that there is, against products in float64 on the host."""
-    from tinynet_backends.cuda import fused, ways
+    """A task's layers, forward and back, by every strategy that there is, against products in float64 on the host."""
+    from tinynet_backends.cuda import fused, strategies
 
     found, failed = [], 0
     with ops.active():
@@ -97,17 +97,17 @@ def every_way(ops: Any, task: Task, dtype: str, limit: float) -> str:
             DenseLayer(*(None if a is None else _exact(ops, a) for a in (w, b)), f, df)  # type: ignore[arg-type]
             for w, b, f, df in layers
         ]
-        wanted = _ran(ways.OneByOne(tn.get_backend("numpy"), exact, True), _exact(ops, x), _exact(ops, dy))
+        wanted = _ran(strategies.OneByOne(tn.get_backend("numpy"), exact, True), _exact(ops, x), _exact(ops, dy))
         work = fused.Work.of(x, layers, ops._products.precision, True)
-        for way in ways._candidates(ops, work, x, layers):  # type: ignore[arg-type]
+        for strategy in strategies._candidates(ops, work, x, layers):  # type: ignore[arg-type]
             try:
-                with ops.apart():
-                    got = _ran(way.of(ops, work, x, layers), x, dy)  # type: ignore[arg-type]
+                with ops.outside_step():
+                    got = _ran(strategy.of(ops, work, x, layers), x, dy)  # type: ignore[arg-type]
                 worst = max(error(_exact(ops, a), b) for a, b in zip(got, wanted, strict=True))
-                found.append(held(f"{tuple(way)}", worst, limit))
+                found.append(held(f"{tuple(strategy)}", worst, limit))
             except (RuntimeError, Wrong) as e:
                 failed += 1
-                found.append(f"FAILED {tuple(way)}: {e}")
+                found.append(f"FAILED {tuple(strategy)}: {e}")
     if failed:
         raise Wrong("; ".join(found))
     return "; ".join(found)

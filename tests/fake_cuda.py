@@ -12,7 +12,7 @@ from typing import ClassVar
 import cublaslt
 import numpy as np
 from tinynet_backends.cuda.lt import Algorithm
-from tinynet_backends.cuda.memory import Room
+from tinynet_backends.cuda.memory import DeviceMemory
 from tinynet_backends.cuda.plan import ALIGNED, SIZES, STORED
 
 GUARD = 256  # bytes between two allocations, which nothing may write to
@@ -32,7 +32,7 @@ class Graph:
 
 
 class MemoryPool:
-    """CuPy's pool, as far as a `Room` uses it."""
+    """CuPy's pool, as far as a `DeviceMemory` uses it."""
 
     def __init__(self, limit=0, used=0, total=0):
         self.limit, self.used, self.total, self.freed = limit, used, total, 0
@@ -88,9 +88,9 @@ class Runtime:
 
     shared_memory = 227 << 10
 
-    def __init__(self, room=1 << 23):
-        memory = np.full(room + 256, 0xFF, "uint8")  # as floats NaN: what nothing wrote is noticed
-        self.memory = memory[-memory.ctypes.data % 256 :][:room]
+    def __init__(self, size=1 << 23):
+        memory = np.full(size + 256, 0xFF, "uint8")  # as floats NaN: what nothing wrote is noticed
+        self.memory = memory[-memory.ctypes.data % 256 :][:size]
         self.next, self.lock = GUARD, threading.Lock()
         self.running = threading.local()
         self.clock = {}
@@ -100,7 +100,7 @@ class Runtime:
         self.refuses = ""  # the error with which a capture ends
         self.launched = 0
         self.main = Stream()
-        self.room = Room(MemoryPool(), 1 << 33)
+        self.device_memory = DeviceMemory(MemoryPool(), 1 << 33)
         Stream.others.clear()
         self.copied = []
         # whether work of the side stream is delayed until `join`: its arrays must be of this memory

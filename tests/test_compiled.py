@@ -18,7 +18,7 @@ from tinynet_backends import get_backend
 import tinynet as tn
 from tinynet import training
 from tinynet.data.sampling import Shuffled
-from tinynet.data.together import Together
+from tinynet.data.stacked import StackedLoader
 
 pytest.importorskip("numba", reason="the backend needs numba")
 from numba import njit
@@ -365,7 +365,7 @@ def test_several_steps_at_once_have_the_bits_of_single_ones(count, monkeypatch):
     schedules = [tn.schedules.Step(rate, every=9) for rate in rates]
     for options in ({}, {"shuffle": False}, {"lr": rates, "optimizer": tn.NAdam()}, {"lr": schedules}):
         size = 1 if "shuffle" not in options else 5  # of a sample's number, or of a sample
-        monkeypatch.setattr("tinynet.data.together.LARGEST_CHUNK", 16 * count * 12 * size)  # 16 steps
+        monkeypatch.setattr("tinynet.data.stacked.LARGEST_CHUNK", 16 * count * 12 * size)  # 16 steps
         monkeypatch.setattr(NumbaBackend, "scan", lambda self, step: None)
         wanted = trained(**options)
         monkeypatch.setattr(NumbaBackend, "scan", noted)
@@ -403,7 +403,7 @@ def test_several_steps_of_one_network_have_the_bits_of_single_ones(monkeypatch, 
         assert not ran
         assert trained(**options) == one_by_one
         assert ran == wanted
-    monkeypatch.setattr("tinynet.training._SHORT", 1)  # what takes longer lets Ctrl-C and callbacks in
+    monkeypatch.setattr("tinynet.grouping._SHORT", 1)  # what takes longer lets Ctrl-C and callbacks in
     ran.clear()
     trained()
     assert not ran
@@ -733,7 +733,7 @@ def test_a_step_that_reads_its_samples_has_the_bits_of_batches_made_beforehand(k
 def test_many_networks_that_read_their_samples_have_the_bits_of_batches_made_beforehand(monkeypatch):
     """Of a part of a data set, with weights; the last batch is smaller."""
     data = tn.Arrays(X, X[:, :2].copy(), X[:, 0] ** 2).shard(1, 3)
-    model, numbered, chunk = tn.Model(tn.Dense(2), X.shape[1], backend="numba"), [], Together.chunk
+    model, numbered, chunk = tn.Model(tn.Dense(2), X.shape[1], backend="numba"), [], StackedLoader.chunk
 
     def noted(self, step, ops, dtype, numbers):
         numbered.append(numbers)
@@ -743,7 +743,7 @@ def test_many_networks_that_read_their_samples_have_the_bits_of_batches_made_bef
         numbered.clear()
         return tn.fit_many(model, data, seeds=range(3), batch_size=32, epochs=3, **options).theta.tobytes()
 
-    monkeypatch.setattr(Together, "chunk", noted)
+    monkeypatch.setattr(StackedLoader, "chunk", noted)
     assert run(shuffle=False)
     assert set(numbered) == {False}  # all have the same samples
     found = run()

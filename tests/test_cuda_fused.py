@@ -13,7 +13,7 @@ from cuda_shim import nvrtc, shim
 from test_cuda_kernels import ACTIVATIONS, ARCHITECTURES, needs_nvrtc
 from tinynet_backends import get_backend
 from tinynet_backends.backend import DenseLayer
-from tinynet_backends.cuda import chain, emit, fused, graph, ways
+from tinynet_backends.cuda import chain, emit, fused, graph, strategies
 from tinynet_backends.cuda.source import load
 from tinynet_backends.cupy_backend import PRECISIONS
 from tinynet_backends.tracing import trace
@@ -156,7 +156,7 @@ def exactly(layers):
 
 
 def together(ops, x, layers, dy, need_dx=True):
-    y, back = ways.through(ops, x, layers, need_dx)
+    y, back = strategies.through(ops, x, layers, need_dx)
     assert isinstance(back.__self__, fused.Fused)
     dx, gradients = back(dy)
     return [y, *([dx] if need_dx else []), *(g for pair in gradients for g in pair if g is not None)]
@@ -235,7 +235,7 @@ def test_bf16x3_is_float32_where_no_product_is_cublas_s():
     one, other = (fused.Work.of(x, made, p, True) for p in ("float32", "bf16x3"))
     assert one.key != other.key  # what else there is takes another time
     for back in (False, True):
-        assert one.behind(0, 16).room(back) == other.behind(0, 16).room(back)
+        assert one.behind(0, 16).shared_memory(back) == other.behind(0, 16).shared_memory(back)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def work(n, widths, activations=None, **options):
 def test_tiles_are_large_where_a_block_s_threads_hold_all_gradients():
     widths = [64] * 5 + [16]
     large = work(1 << 15, widths)[0]
-    assert ways._candidates(shim.ShimBackend(None), *work(1 << 15, widths))[:4] == [
+    assert strategies._candidates(shim.ShimBackend(None), *work(1 << 15, widths))[:4] == [
         (0, n, False) for n in (16, 32, 64, 128)
     ]
     for other in (
@@ -354,7 +354,7 @@ def test_few_rows_have_small_tiles(machine):
         (8192, 64, 128),
     ):
         found, x, made = work(n, [3, 4, 1])
-        assert ops._ways.find(ops, found, x, made) == (0, tile, False)
+        assert ops._strategies.find(ops, found, x, made) == (0, tile, False)
         assert found.behind(0, tile).chunks == chunks
     large = work(262144, [64] * 5 + [16])[0].behind(0, 64)
     assert (large.chunks, large.size) == (256, 1024)
@@ -364,13 +364,13 @@ def test_few_rows_have_small_tiles(machine):
 def test_what_does_not_fit_is_not_fused(machine):
     ops = shim.ShimBackend(machine)
     found, x, made = work(8, [784, 512, 600])
-    assert ways._candidates(ops, found, x, made) == [(2, 0, False), (2, 0, True)]
-    assert ways._candidates(ops, *work(4, [3, *[2] * 18], [None] * 18)) == [(2, 4, False), (18, 0, False)]
-    for most, way in ((1 << 20, (0, 8, False)), (10, (2, 0, False))):
+    assert strategies._candidates(ops, found, x, made) == [(2, 0, False), (2, 0, True)]
+    assert strategies._candidates(ops, *work(4, [3, *[2] * 18], [None] * 18)) == [(2, 4, False), (18, 0, False)]
+    for most, strategy in ((1 << 20, (0, 8, False)), (10, (2, 0, False))):
         ops._runtime.shared_memory = most
-        assert ways._candidates(ops, *work(8, [30, 20, 10]))[0] == way
+        assert strategies._candidates(ops, *work(8, [30, 20, 10]))[0] == strategy
     x = np.zeros((0, 3), F4)
-    assert ways.through(ops, x, layers([3, 2], [tn.ReLU()]), False) is None
+    assert strategies.through(ops, x, layers([3, 2], [tn.ReLU()]), False) is None
     for untraceable in (lambda xp, x: x[::-1], lambda xp, x: (x, x)):
         one = DenseLayer(np.zeros((3, 2), F4), None, untraceable, tn.ReLU().df)
         assert fused.Work.of(np.zeros((4, 3), F4), [one], "float32", False) is None
@@ -390,16 +390,16 @@ class Kept(fake_cuda.Choices):
 
 
 @pytest.mark.parametrize(
-    ("activation", "times", "way"),
+    ("activation", "times", "strategy"),
     [
         (tn.ReLU(), (1, 2, 3, 4, 5), (0, 16, False)), (tn.Tanh(), (4, 2, 1, 3), (0, 64, False)),
         (tn.ReLU(), (2, 2, 2, 1, 2), (2, 0, False)), (tn.ReLU(), (2, 2, 2, 2, 1), (2, 0, True)),
     ],
 )  # fmt: skip
-def test_timing_decides_where_sizes_do_not(activation, times, way, machine, monkeypatch):
-    monkeypatch.setattr(ways, "_SURE", 10)
+def test_timing_decides_where_sizes_do_not(activation, times, strategy, machine, monkeypatch):
+    monkeypatch.setattr(strategies, "_SURE", 10)
     ops, kept = shim.ShimBackend(machine), Kept()
-    ops._ways, ops._running.arena = ways.Ways(kept), "a step's, which timing must not use"
+    ops._strategies, ops._running.arena = strategies.Strategies(kept), "a step's, which timing must not use"
     clock, timed = iter(times), []
     if activation == tn.Tanh():  # kernels of these are tested elsewhere
         monkeypatch.setattr(fused.Fused, "forward", lambda self, x: x)
@@ -415,10 +415,10 @@ def test_timing_decides_where_sizes_do_not(activation, times, way, machine, monk
     ops._runtime.seconds = seconds
     found, x, made = work(300, [3, 4, 1], [activation] * 2)
     for _ in range(2):
-        assert ops._ways.find(ops, found, x, made) == way
-        assert [way.tile for way in timed] == [16, 32, 64, 0, 0][: len(times)]
+        assert ops._strategies.find(ops, found, x, made) == strategy
+        assert [strategy.tile for strategy in timed] == [16, 32, 64, 0, 0][: len(times)]
         assert [choice.variant for choice in kept.of.values()] == [times.index(1)]
-        ops._ways = ways.Ways(kept)  # another process
+        ops._strategies = strategies.Strategies(kept)  # another process
 
 
 def halved(machine, widths, activations, precision="float32", bias=True):
@@ -427,7 +427,7 @@ def halved(machine, widths, activations, precision="float32", bias=True):
     for layer in made if bias else []:  # a chain rounds biases, which may move an input across ReLU's corner
         layer.b[...] = ROUNDED["bf16"](layer.b)
     found = fused.Work.of(np.zeros((100, widths[0]), F4), made, precision, True)
-    ops._runtime.shared_memory = max(found.behind(len(made) - 1, 16).room(back) for back in (False, True))
+    ops._runtime.shared_memory = max(found.behind(len(made) - 1, 16).shared_memory(back) for back in (False, True))
     monotone = iter(range(1000, 0, -1))  # later candidates are faster
     ops._runtime.seconds = lambda run: (
         run() or next(monotone) * (hasattr(run, "args") and run.args[0].front == len(made))
@@ -446,7 +446,7 @@ def halved(machine, widths, activations, precision="float32", bias=True):
     ],
 )
 def test_only_the_last_layer_fits(precision, activation, width, bias, machine, monkeypatch):
-    front = chain.Chain if activation == tn.ReLU() else ways.OneByOne
+    front = chain.Chain if activation == tn.ReLU() else strategies.OneByOne
     monkeypatch.setattr(fused, "_CHUNKS", 3)  # so that chunks have several tiles
     monkeypatch.setattr(fused, "_REGISTERS", 0)  # or more layers would fit
     ops, made = halved(machine, [8, 24, width, 3], [activation, activation, None], precision, bias)
@@ -454,8 +454,8 @@ def test_only_the_last_layer_fits(precision, activation, width, bias, machine, m
     wanted = one_by_one(x.astype(F8), exactly(made), dy.astype(F8), ROUNDED[precision])
     for need_dx in (True, False):
         machine.launched.clear()
-        y, back = ways.through(ops, x, made, need_dx)
-        assert isinstance(back.__self__, ways.Halves)
+        y, back = strategies.through(ops, x, made, need_dx)
+        assert isinstance(back.__self__, strategies.Halves)
         assert isinstance(back.__self__.front, front)
         machine.launched.clear()
         dx, gradients = back(dy)
@@ -473,19 +473,19 @@ def test_only_the_last_layer_fits(precision, activation, width, bias, machine, m
 
 def test_a_front_that_has_no_algorithm(machine, monkeypatch):
     ops, made = halved(machine, [8, 40, 3], [tn.ReLU(), None])
-    assert ways.through(ops, draw(100, 8), made, True) is not None
+    assert strategies.through(ops, draw(100, 8), made, True) is not None
     monkeypatch.setattr(fake_cuda.Problem, "refused", frozenset(range(300)))
     ops._products._ready.clear()
-    assert ways.through(ops, draw(100, 8), made, True) is None  # each layer finds its own way
+    assert strategies.through(ops, draw(100, 8), made, True) is None  # each layer finds its own strategy
 
 
 def test_nothing_is_timed_in_a_capture(machine, monkeypatch):
-    monkeypatch.setattr(ways, "_SURE", 10)
+    monkeypatch.setattr(strategies, "_SURE", 10)
     ops = shim.ShimBackend(machine)
     found, x, made = work(300, [3, 4, 1])
     with ops._runtime.capture(None):
-        assert ops._ways.find(ops, found, x, made) == (0, 16, False)
-    assert ops._ways._known == {}
+        assert ops._strategies.find(ops, found, x, made) == (0, 16, False)
+    assert ops._strategies._known == {}
 
 
 def test_nothing_is_tried_in_a_capture(machine):
@@ -493,10 +493,10 @@ def test_nothing_is_tried_in_a_capture(machine):
     found, x, made = work(300, [3, 4, 1])
     machine.launched.clear()
     with ops._runtime.capture(None):
-        assert ops._ways.find(ops, found, x, made) == (0, 16, False)
-    assert ops._ways._known == {}
+        assert ops._strategies.find(ops, found, x, made) == (0, 16, False)
+    assert ops._strategies._known == {}
     assert machine.launched == []
-    assert ops._ways.find(ops, found, x, made) == (0, 16, False)
+    assert ops._strategies.find(ops, found, x, made) == (0, 16, False)
     assert machine.launched == ["forward", "backward", "add_up"]
 
 
@@ -542,24 +542,24 @@ def refusing(request, monkeypatch):
 def test_a_device_that_refuses_fused_layers_gets_products(kept, refusing, warned, machine, monkeypatch):
     ops, made, x, dy = shim.ShimBackend(machine), layers([6, 9, 3], [tn.ReLU(), None]), draw(40, 6), draw(40, 3)
     if kept:
-        monkeypatch.setattr(ways, "_SURE", 10)
-        monkeypatch.setattr(ops._ways.choices, "find", lambda work: ways.Choice(1, b""), raising=False)
+        monkeypatch.setattr(strategies, "_SURE", 10)
+        monkeypatch.setattr(ops._strategies.choices, "find", lambda work: strategies.Choice(1, b""), raising=False)
     for _ in range(2):
-        y, back = ways.through(ops, x, made, True)
+        y, back = strategies.through(ops, x, made, True)
         assert isinstance(back.__self__, chain.Chain)
         dx, gradients = back(dy)
         got = [y, dx, *(g for pair in gradients for g in pair)]
         agree(got, one_by_one(x.astype(F8), exactly(made), dy.astype(F8)), RTOL[F4])
     assert warned() == [refusing]  # once
-    assert ways.through(ops, x, layers([6, 9, 3], [tn.Tanh(), None]), True) is None  # one by one
+    assert strategies.through(ops, x, layers([6, 9, 3], [tn.Tanh(), None]), True) is None  # one by one
     assert warned() == [refusing] * 2
 
 
 def test_a_refusal_is_found_by_timing_too(refusing, warned, caplog, machine, monkeypatch):
-    monkeypatch.setattr(ways, "_SURE", 10)
+    monkeypatch.setattr(strategies, "_SURE", 10)
     caplog.set_level(logging.INFO, logger="tinynet")
     ops = shim.ShimBackend(machine)
-    assert ops._ways.find(ops, *work(40, [6, 9, 3])).tile == 0
+    assert ops._strategies.find(ops, *work(40, [6, 9, 3])).tile == 0
     said = refusing.partition("fail: ")[2]
     assert [m for m in warned() if "left out" in m] == [f"a candidate is left out: {said}"] * 3
     assert not any("none of" in m for m in warned())
@@ -578,7 +578,7 @@ def test_a_training_goes_on_where_fused_layers_are_refused(refusing, warned, mac
     losses, theta, launched = trained()
     assert launched == 5  # captured all the same
     assert warned() == [refusing]
-    monkeypatch.setattr(ways, "_candidates", lambda ops, work, x, made: [ways.Way(len(made), 0)])
+    monkeypatch.setattr(strategies, "_candidates", lambda ops, work, x, made: [strategies.Strategy(len(made), 0)])
     assert trained() == (losses, theta, launched)
 
 
@@ -588,7 +588,7 @@ def test_a_mistake_of_ours_is_no_refusal(machine, monkeypatch):
 
     monkeypatch.setattr(shim.Kernel, "__call__", wrong)
     with pytest.raises(AssertionError, match="argument 3"):
-        ways.through(shim.ShimBackend(machine), draw(4, 3), layers([3, 4, 1], [tn.ReLU()] * 2), False)
+        strategies.through(shim.ShimBackend(machine), draw(4, 3), layers([3, 4, 1], [tn.ReLU()] * 2), False)
 
 
 def test_only_equal_work_shares_a_decision(monkeypatch):
@@ -680,7 +680,7 @@ def test_an_array_of_one_number_is_made_once_per_step(machine):
     assert seen[0] is seen[1]
     assert seen[0].tolist() == [0.5] * 3
     assert ops.constant((3,), 0.5, x.dtype) is not seen[0]
-    with ops.apart():
+    with ops.outside_step():
         assert ops.constant((3,), 0.5, x.dtype) is not seen[0]
     other = ops.compile(lambda x: ops.constant((4,), 0.5, x.dtype))
     with ops._runtime.capture(None):  # nothing writes it before the graph is launched
@@ -710,7 +710,7 @@ def test_the_report_holds_them_against_float64(machine, monkeypatch):
     monkeypatch.setattr(gpu_report, "SMALL", [Task((5, 8, 3), 40), Task((5, 8, 3), 41)])
     first, *others = gpu_report.small(None)
     assert first.startswith("float32 5-8-3 × 40: ")
-    assert first.endswith("; Way(front=0, tile=16, beside=False)")
+    assert first.endswith("; Strategy(front=0, tile=16, beside=False)")
     assert len(others) == 1
     backward = fused.Fused.backward
     monkeypatch.setattr(fused.Fused, "backward", lambda self, dy: backward(self, 1.001 * dy))
@@ -735,8 +735,8 @@ def test_a_new_device_is_checked_in_every_way(smoke):
     assert {"float32, captured", "samples"} | sanitized < {*gpu_smoke.names()}
     for dtype in ("float32", "float64"):
         said = gpu_smoke.check(f"{dtype}, layers 5-8-3 × 40")
-        ways = [way.partition(":")[0] for way in said.split("; ")]
-        assert ways == [f"({front}, {tile}, {beside})" for front, tile, beside in (
+        strategies = [strategy.partition(":")[0] for strategy in said.split("; ")]
+        assert strategies == [f"({front}, {tile}, {beside})" for front, tile, beside in (
             (0, 16, False), (0, 32, False), (0, 40, False), (2, 0, False), (2, 0, True),
         )]  # fmt: skip
     assert gpu_smoke.check("float32, captured").startswith("6 steps, the same bits; loss ")
@@ -759,7 +759,7 @@ def test_what_a_new_device_does_wrong_is_said(smoke, refusing, monkeypatch):
     assert str(e.value).count(reason) == 3
     assert "(2, 0, False): " in str(e.value)  # the others were checked too
     assert gpu_smoke.check("float32, captured").endswith(f"; {refusing}")
-    monkeypatch.setattr(gpu_smoke.verify, "_apart", lambda x, y: 2.0)
+    monkeypatch.setattr(gpu_smoke.verify, "_difference", lambda x, y: 2.0)
     with pytest.raises(gpu_report.Wrong, match=r"^softmax in float32 is off by 2.0e\+00; "):
         gpu_smoke.check("softmax")
 
@@ -771,9 +771,11 @@ def test_the_report_says_what_every_way_takes(machine, monkeypatch):
     monkeypatch.setattr(gpu_report.tasks, "GPU", [Task((3, 4, 1), 4, article=True), Task((5, 8, 8, 3), 40)])
     monkeypatch.setattr(gpu_report, "PRECISIONS", {"float32": 1e-6})
     monkeypatch.setattr(ops._runtime, "seconds", lambda run: run() or 1e-6)
-    first, second = gpu_report.ways(None)
+    first, second = gpu_report.strategies(None)
     assert first == "float32 3-4-1 × 4: (0, 4, False) 1.0 µs, (2, 0, False) 1.0 µs; taken: (0, 4, False)"
-    every = ", ".join(f"{way} 1.0 µs" for way in [*((0, n, False) for n in (16, 32, 40)), (3, 0, False), (3, 0, True)])
+    every = ", ".join(
+        f"{strategy} 1.0 µs" for strategy in [*((0, n, False) for n in (16, 32, 40)), (3, 0, False), (3, 0, True)]
+    )
     assert second == f"float32 5-8-8-3 × 40: {every}; taken: (0, 16, False)"
 
 

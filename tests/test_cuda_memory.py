@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fake_cuda import MemoryPool as Pool
 from tinynet_backends.cuda.device import CudaDevice
-from tinynet_backends.cuda.memory import Room, limit_from, shown
+from tinynet_backends.cuda.memory import DeviceMemory, limit_from, shown
 from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.staging import Staging
 
@@ -36,58 +36,58 @@ def test_readable_sizes():
 
 def test_the_limit_is_ours_else_cupy_s_else_the_device_s(monkeypatch):
     monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
-    assert Room(Pool(), 1000).limit == 1000
+    assert DeviceMemory(Pool(), 1000).limit == 1000
     main = Pool(limit=400)
-    assert Room(main, 1000).limit == 400
+    assert DeviceMemory(main, 1000).limit == 400
     assert main.limit == 400
     monkeypatch.setenv("TINYNET_GPU_MEMORY", "30%")
-    assert Room(main, 1000).limit == main.limit == 300
+    assert DeviceMemory(main, 1000).limit == main.limit == 300
 
 
 def test_graphs_and_the_rest_keep_to_one_limit():
     main = Pool(limit=1000, used=300, total=500)
-    room = Room(main, 5000)
+    memory = DeviceMemory(main, 5000)
     graph = Pool()
-    room.add(graph)
+    memory.add(graph)
     assert main.freed == 1  # unused blocks make room
     assert graph.limit == 700
     graph.total = 200
-    room.share()
+    memory.share()
     assert main.limit == 800
-    assert room.used == 500
+    assert memory.used == 500
     second = Pool()
-    room.add(second)
+    memory.add(second)
     assert second.limit == 500
     del graph
     assert main.limit == 1000  # returned with the graph
     main.used = main.total = 5000
     third = Pool()
-    room.add(third)
+    memory.add(third)
     assert third.limit == 1
 
 
 def test_a_limit_that_is_set_later_holds(monkeypatch):
     monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
     main = Pool()
-    room, graph = Room(main, 5000), Pool(total=200)
-    room.add(graph)
-    room.share()
+    memory, graph = DeviceMemory(main, 5000), Pool(total=200)
+    memory.add(graph)
+    memory.share()
     assert main.limit == 4800
     main.set_limit(size=1000)  # CuPy's user
-    room.share()
-    assert (room.limit, main.limit) == (1000, 800)
+    memory.share()
+    assert (memory.limit, main.limit) == (1000, 800)
     with pytest.raises(MemoryError, match="only 800 bytes of 1000 bytes"):
-        room.admit(900, "a step")
+        memory.admit(900, "a step")
     del graph
-    assert (room.limit, main.limit) == (1000, 1000)
+    assert (memory.limit, main.limit) == (1000, 1000)
     main.limit = 0  # none
-    room.share()
-    assert (room.limit, main.limit) == (5000, 5000)
+    memory.share()
+    assert (memory.limit, main.limit) == (5000, 5000)
     monkeypatch.setenv("TINYNET_GPU_MEMORY", "30%")
-    room = Room(main, 5000)
+    memory = DeviceMemory(main, 5000)
     main.set_limit(size=4000)
-    room.share()
-    assert (room.limit, main.limit) == (1500, 1500)  # whoever sets the variable means it
+    memory.share()
+    assert (memory.limit, main.limit) == (1500, 1500)  # whoever sets the variable means it
 
 
 def test_a_graph_that_ends_while_limits_are_set():
@@ -100,38 +100,38 @@ def test_a_graph_that_ends_while_limits_are_set():
             graphs.clear()
 
     graphs = []
-    room = Room(Main(limit=1000), 5000)
+    memory = DeviceMemory(Main(limit=1000), 5000)
     for total in (100, 200):
         graph = Pool(total=total)
-        room.add(graph)
+        memory.add(graph)
         graphs.append(graph)
     del graph
     for _ in range(2):
-        room.share()
-    assert (room.limit, room.main.limit) == (1000, 1000)
+        memory.share()
+    assert (memory.limit, memory.main.limit) == (1000, 1000)
 
 
 def test_a_graph_that_is_made_while_others_are_counted():
-    room, made = Room(Pool(limit=1000), 5000), []
+    memory, made = DeviceMemory(Pool(limit=1000), 5000), []
 
     class Busy(Pool):
         def total_bytes(self):
             if not made:  # as in another thread
                 made.append(Pool(total=7))
-                room.add(made[0])
+                memory.add(made[0])
             return super().total_bytes()
 
     pools = [Busy(total=100) for _ in range(2)]
     for pool in pools:
-        room.add(pool)
-    assert room.used == 207
+        memory.add(pool)
+    assert memory.used == 207
 
 
 def test_a_run_that_does_not_fit_is_told_before_it_starts():
-    room = Room(Pool(limit=4 * GIB, used=GIB), 8 * GIB)
-    room.admit(3 * GIB, "a step")
+    memory = DeviceMemory(Pool(limit=4 * GIB, used=GIB), 8 * GIB)
+    memory.admit(3 * GIB, "a step")
     with pytest.raises(MemoryError) as e:
-        room.admit(3 * GIB + 2**29, "a step with batch_size 4096")
+        memory.admit(3 * GIB + 2**29, "a step with batch_size 4096")
     assert str(e.value) == (
         "a step with batch_size 4096 takes about 3.5 GiB, but only 3.0 GiB of 4.0 GiB on the device are free: "
         "take a smaller batch_size, or accumulate=… to go through each batch in parts"
@@ -141,7 +141,7 @@ def test_a_run_that_does_not_fit_is_told_before_it_starts():
 def backend(rt, pool):
     made = CudaDevice.__new__(CudaDevice)
     made._here = nullcontext
-    rt.room = Room(pool, 8 * GIB)
+    rt.device_memory = DeviceMemory(pool, 8 * GIB)
     made._attach(rt, Products(rt, None, None, None, "float32", None, None))
     return made
 

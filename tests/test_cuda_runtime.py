@@ -16,9 +16,9 @@ def test_the_memory_of_a_device_is_not_taken_for_the_current_one_s(monkeypatch):
     rt = runtime.Runtime(cp, 1)
     pool = rt.new_pool()
     second.total = 300
-    rt.room.admit(1, "a step")
+    rt.device_memory.admit(1, "a step")
     del pool  # as the garbage collector does, with any current device
-    assert rt.room.limit == second.limit == 2000
+    assert rt.device_memory.limit == second.limit == 2000
     assert (first.limit, first.freed) == (1000, 0)
     assert set(cp.cuda.asked) == {1}
     assert cp.cuda.current == 0
@@ -30,12 +30,12 @@ def test_all_backends_of_a_device_share_its_memory(monkeypatch):
     first, second, other = runtime.Runtime(cp, 0), runtime.Runtime(cp, 0), runtime.Runtime(cp, 1)
     pool = first.new_pool()
     pool.malloc(300)
-    first.room.share()
+    first.device_memory.share()
     third = runtime.Runtime(cp, 0)  # of another precision
-    assert first.room is second.room is third.room is not other.room
-    assert third.room.limit == 1000
-    assert third.room.used == 300
-    assert runtime.Runtime(fake_cupy.Cupy(), 0).room is not first.room
+    assert first.device_memory is second.device_memory is third.device_memory is not other.device_memory
+    assert third.device_memory.limit == 1000
+    assert third.device_memory.used == 300
+    assert runtime.Runtime(fake_cupy.Cupy(), 0).device_memory is not first.device_memory
 
 
 def test_a_graph_s_memory_stays_when_the_device_has_no_more():

@@ -116,7 +116,7 @@ NETWORKS = [
 @pytest.mark.parametrize("shape", NETWORKS, ids=str)
 @pytest.mark.parametrize("activation", [tn.Tanh(), tn.SiLU(), None], ids=repr)
 def test_layers_done_by_one_kernel(precision, shape, activation):
-    """Against the host's float64; with `Way(front=0, …)` in `ops._ways._known` where all of them are."""
+    """Against the host's float64; with `Strategy(front=0, …)` in `ops._strategies._known` where all of them are."""
     ops, (n, widths) = backend(precision), shape
     parts = [part for width in widths[1:] for part in (tn.Dense(width), activation) if part is not None]
     rng = np.random.default_rng(5)  # with few numbers, and none that are near 0 by chance
@@ -131,7 +131,7 @@ def test_layers_done_by_one_kernel(precision, shape, activation):
     for mine, wanted in zip(*found, strict=True):
         assert error(mine, wanted) < 3 * PRECISIONS[precision]
     assert (
-        any((work.n, work.widths) == shape and way.front == 0 for work, way in ops._ways._known.items())
+        any((work.n, work.widths) == shape and strategy.front == 0 for work, strategy in ops._strategies._known.items())
         or n * max(widths) > 1e5
     )
 
@@ -283,7 +283,7 @@ def test_steps_of_many_networks_launched_together_are_the_steps_one_by_one(optio
         training.Step, "several", lambda self, *args: counts.append(len(args[-1])) or several(self, *args)
     )
     for launched in (0, 2**24):
-        monkeypatch.setattr("tinynet.training._LAUNCHED", launched)
+        monkeypatch.setattr("tinynet.grouping._LAUNCHED", launched)
         networks = tn.fit_many(tn.Model(net, 2, backend=ops), data, epochs=3, **options)
         found.append((ops.to_numpy(networks.theta).tobytes(), [history.curve for history in networks.histories]))
     assert found[0] == found[1]
@@ -296,7 +296,7 @@ def test_weights_rounded_when_they_are_updated_are_those_rounded_in_each_step(la
     run = ops._run
     monkeypatch.setattr(ops, "_run", lambda source, kernel, *args, **options: (
         kernels.append(kernel), run(source, kernel, *args, **options)))  # fmt: skip
-    monkeypatch.setattr("tinynet.training._LAUNCHED", launched)
+    monkeypatch.setattr("tinynet.grouping._LAUNCHED", launched)
     net = tn.Sequential(tn.Dense(512), tn.ReLU(), tn.Dense(512), tn.ReLU(), tn.Dense(10))
     found = []
     for together in (False, True):
@@ -414,26 +414,26 @@ def test_estimators_learn_on_the_device_what_they_learn_on_the_host(ops):
 
 
 def test_graphs_give_their_memory_back_with_the_run(ops):
-    cp, room = ops._cp, ops._runtime.room
+    cp, memory = ops._cp, ops._runtime.device_memory
 
     def run():
         model = tn.Model(tn.Sequential(tn.Dense(512), tn.ReLU(), tn.Dense(3)), 5, backend=ops)
         taken = []
-        model.fit(DATA, batch_size=32, epochs=3, callbacks=[lambda model, row: taken.append(room._of_graphs())])
+        model.fit(DATA, batch_size=32, epochs=3, callbacks=[lambda model, row: taken.append(memory._of_graphs())])
         assert taken[-1] > before
 
     gc.collect()
-    before = room._of_graphs()
+    before = memory._of_graphs()
     run()
     gc.collect()
     cp.get_default_memory_pool().free_all_blocks()
-    assert room._of_graphs() == before
+    assert memory._of_graphs() == before
 
 
 def test_running_out_is_an_error_that_one_can_go_on_from(ops, monkeypatch):
-    room = ops._runtime.room
-    monkeypatch.setattr(room, "limit", room.used + (64 << 20))
-    room.share()
+    memory = ops._runtime.device_memory
+    monkeypatch.setattr(memory, "limit", memory.used + (64 << 20))
+    memory.share()
     model = tn.Model(tn.Sequential(tn.Dense(4096), tn.ReLU(), tn.Dense(3)), 5, backend=ops)
     big = tn.Arrays(np.ones((2**17, 5), "float32"), np.zeros(2**17, "int64"))
     with pytest.raises(MemoryError, match="take a smaller batch_size, or accumulate="):
@@ -443,7 +443,7 @@ def test_running_out_is_an_error_that_one_can_go_on_from(ops, monkeypatch):
     model.fit(DATA, batch_size=32)
     assert np.isfinite(ops.to_numpy(model.theta)).all()
     monkeypatch.undo()
-    room.share()
+    memory.share()
 
 
 # Several devices

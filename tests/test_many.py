@@ -339,16 +339,16 @@ def test_a_layer_that_takes_networks_for_samples_is_found(networks, ops):
 @pytest.mark.parametrize("batch", [1, 2, 5, 33])
 def test_batches_side_by_side_are_those_of_each_loader(batch, monkeypatch):
     """Their chunks cover an epoch, whatever its last batch is; of numbers of samples, too."""
-    from tinynet.data import together
-    from tinynet.data.supply import Supply
+    from tinynet.data import stacked
+    from tinynet.data.supply import supply_of
 
-    monkeypatch.setattr(together, "LARGEST_CHUNK", 3 * 2 * batch * 5)  # three steps each
+    monkeypatch.setattr(stacked, "LARGEST_CHUNK", 3 * 2 * batch * 5)  # three steps each
     ops = tn.get_backend("numpy")
     for options in ({}, {"drop_last": True}, {"shuffle": False}):
         loaders = [tn.Loader((X, LABELS, np.arange(41.0)), batch, seed=seed, **options) for seed in (1, 2)]
-        both = together.Together(loaders)
-        supply, numbers = (Supply(both, 0, ops, "float64", numbered) for numbered in (False, True))
-        for step in [*range(2 * both.steps_per_epoch), 0, both.steps_per_epoch]:
+        both = stacked.StackedLoader(loaders)
+        supply, numbers = (supply_of(both, 0, ops, "float64", numbered) for numbered in (False, True))
+        for step in range(2 * both.steps_per_epoch):
             got = supply.batch(step)
             for number, loader in enumerate(loaders):
                 for a, b in zip(got, loader.batch(step, ops, "float64"), strict=True):

@@ -175,7 +175,7 @@ def test_blocks_that_are_added_up_apart(turned, tiled, monkeypatch):
                 ops._products(laid_out(a.astype(dtype)), b.astype(dtype), c, shift.astype(dtype))
                 found.append(c)
             np.testing.assert_allclose(found[0], a @ b + shift, rtol=2e-3 if dtype == "float32" else 1e-10, atol=1e-4)
-            blocks = [3] + [2] * (k % DEPTH > 0) if products.apart(m, n, k, turned) else [2]
+            blocks = [3] + [2] * (k % DEPTH > 0) if products.split_k_pays(m, n, k, turned) else [2]
             (way,) = {one for one, _ in made}  # the same for blocks as for the whole
             assert [ndim for _, ndim in made] == blocks + (blocks if way == "blas" else [2])
             ways |= {*made}

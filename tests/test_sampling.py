@@ -8,8 +8,9 @@ import pytest
 from tinynet_backends import BackendUnavailable, get_backend
 
 import tinynet as tn
-from tinynet.data import dataset, sampling, supply, together
+from tinynet.data import dataset, sampling, stacked, supply
 from tinynet.data import loader as loading
+from tinynet.data import prefetch as prefetching
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 3], [70, 25, 5])[RNG.permutation(100)]
@@ -102,11 +103,11 @@ def test_balanced_training_learns_the_rare_class():
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_batches_are_the_same_from_a_thread(prefetch, first, drop_last, ops, monkeypatch):
     monkeypatch.setattr(loading, "LARGEST_CHUNK", 3 * 7)  # several chunks in an epoch
-    monkeypatch.setattr(supply, "_SOON", 0.0)
+    monkeypatch.setattr(prefetching, "_SOON", 0.0)
     loader = tn.Loader(
         (DATA.x, DATA.y, np.linspace(0.1, 1, 100)), 7, shuffle=True, prefetch=prefetch, drop_last=drop_last
     )
-    coming = supply.Supply(loader, first, ops, "float32")
+    coming = supply.supply_of(loader, first, ops, "float32")
     for t in range(first, first + 30):
         batch, wanted = coming.batch(t), loader.data.batch(loader.index(t), ops, "float32")
         for a, b in zip(batch, wanted, strict=True):
@@ -125,8 +126,8 @@ def test_a_thread_is_tried_and_kept_where_it_pays(tick, ticks, with_thread, thre
     turn. One that was faster once and not again was faster by chance; where batches cost next to nothing, or are there in no
     time, none is tried."""
     now, begun, running = [0.0], [], []
-    monkeypatch.setattr(supply, "perf_counter", lambda: now[0])
-    ahead, chunk = supply._ahead, tn.Loader.chunk
+    monkeypatch.setattr(prefetching, "perf_counter", lambda: now[0])
+    ahead, chunk = prefetching._ahead, tn.Loader.chunk
 
     def watched(*args):
         begun.append(args[1])
@@ -141,11 +142,11 @@ def test_a_thread_is_tried_and_kept_where_it_pays(tick, ticks, with_thread, thre
         now[0] += 0.0 if running else ticks * tick * made[1]
         return made
 
-    monkeypatch.setattr(supply, "_ahead", watched)
+    monkeypatch.setattr(prefetching, "_ahead", watched)
     monkeypatch.setattr(tn.Loader, "chunk", slow)
     loader = tn.Loader(DATA, 10)
     ops = tn.get_backend("numpy")
-    coming = supply.Supply(loader, 0, ops, "float32")
+    coming = supply.supply_of(loader, 0, ops, "float32")
     for t in range(16 * loader.steps_per_chunk(ops)):
         batch_of_step = coming.batch(t)
         np.testing.assert_array_equal(batch_of_step.x, DATA.x[loader.index(t)])
@@ -169,11 +170,11 @@ def test_batches_from_a_thread_are_fed_and_no_others(prefetch, monkeypatch):
         return lambda arrays: fed.append(t) or [None if a is None else self.asarray(a) for a in arrays]
 
     monkeypatch.setattr(loading, "LARGEST_CHUNK", 2 * 10)  # two steps each
-    monkeypatch.setattr(supply, "_SOON", 0.0)
+    monkeypatch.setattr(prefetching, "_SOON", 0.0)
     monkeypatch.setattr(tn.Loader, "chunk", noted)
     monkeypatch.setattr(type(ops), "feed", feed)
     loader = tn.Loader(DATA, 10, prefetch=prefetch)
-    coming = supply.Supply(loader, 0, ops, "float32")
+    coming = supply.supply_of(loader, 0, ops, "float32")
     for t in range(40):
         np.testing.assert_array_equal(ops.to_numpy(coming.batch(t).x), DATA.x[loader.index(t)])
     coming.close()
@@ -223,10 +224,10 @@ def test_a_loader_may_choose_samples_of_its_own(ops):
 def test_targets_count_in_the_size_of_a_chunk(monkeypatch):
     """Few features and many targets, of one network and of two."""
     monkeypatch.setattr(loading, "LARGEST_CHUNK", 1000)
-    monkeypatch.setattr(together, "LARGEST_CHUNK", 1000)
+    monkeypatch.setattr(stacked, "LARGEST_CHUNK", 1000)
     ops, data = get_backend("numpy"), (np.zeros((100, 1)), np.zeros((100, 24)))
     loaders = [tn.Loader(data, 10, seed=seed, shuffle=True) for seed in (1, 2)]
-    for source, steps in ((loaders[0], 4), (together.Together(loaders), 2)):
+    for source, steps in ((loaders[0], 4), (stacked.StackedLoader(loaders), 2)):
         assert source.chunk(0, ops, "float32")[1] == source.steps_per_chunk(ops) == steps
 
 

@@ -800,7 +800,7 @@ def test_after_ctrl_c_within_a_partial_fit_the_next_is_a_whole_epoch(monkeypatch
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         model.partial_fit(X, Z)
     monkeypatch.setattr(trainer, "loop", run)
-    assert model.partial_fit(X, Z)._steps == 3 * steps + 1
+    assert model.partial_fit(X, Z)._progress.steps == 3 * steps + 1
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

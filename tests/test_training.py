@@ -8,7 +8,8 @@ from tinynet_backends.numpy_backend import NumpyBackend
 
 import tinynet as tn
 from tinynet import schedules, training
-from tinynet.training import CHECK_EVERY, check_finite
+from tinynet.grouping import CHECK_EVERY
+from tinynet.training import check_finite
 
 DATA = tn.data.Moons(300, seed=1)
 
@@ -703,7 +704,7 @@ def test_reports_stand_for_several_steps_only_where_that_was_asked_for(launching
 def test_few_steps_of_a_large_network_are_launched_together(launching, monkeypatch):
     """Each of them may have gradients of its own."""
     launching(True)
-    monkeypatch.setattr("tinynet.training._LAUNCHED", 9 * 20)  # the network has 9 parameters
+    monkeypatch.setattr("tinynet.grouping._LAUNCHED", 9 * 20)  # the network has 9 parameters
     model = tn.Model(tn.Dense(3), 2, backend="numpy")
     loader = tn.Loader(tn.data.Spirals(10_000), 32)
     reports = tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=85, together=True)
@@ -713,7 +714,7 @@ def test_few_steps_of_a_large_network_are_launched_together(launching, monkeypat
 def test_single_steps_of_a_large_network_are_reported_together(launching, monkeypatch):
     """Nothing happens between them, so a device may keep what it has made of the weights."""
     launching(True)
-    monkeypatch.setattr("tinynet.training._LAUNCHED", 9)  # the network has 9 parameters
+    monkeypatch.setattr("tinynet.grouping._LAUNCHED", 9)  # the network has 9 parameters
     within = []
     monkeypatch.setattr(NumpyBackend, "undisturbed", lambda self: within.append(self) or contextlib.nullcontext())
     wanted = [64, 69, 70, 134, 139, 140, 204, 205]  # the last batch of an epoch is smaller
@@ -734,7 +735,7 @@ def test_single_steps_of_a_large_network_are_reported_together(launching, monkey
 def test_single_steps_that_are_reported_together_end_when_a_step_is_due(launching, monkeypatch):
     """A signal that asks the run to stop was heeded after up to 64 steps of a large network."""
     launching(True)
-    monkeypatch.setattr("tinynet.training._LAUNCHED", 9)  # the network has 9 parameters
+    monkeypatch.setattr("tinynet.grouping._LAUNCHED", 9)  # the network has 9 parameters
     asked = []
 
     class Signalled(tn.Adam):
@@ -754,7 +755,7 @@ def test_single_steps_that_are_reported_together_end_when_a_step_is_due(launchin
 def test_a_device_is_not_left_unchecked_for_long(launching, monkeypatch):
     launching(True)
     for unchecked, wanted in ((0, [64, 64, 21]), (130, [128, 21])):
-        monkeypatch.setattr("tinynet.training._QUEUED", unchecked * 9 * 32)
+        monkeypatch.setattr("tinynet.grouping._QUEUED", unchecked * 9 * 32)
         model, loader = tn.Model(tn.Dense(3), 2, backend="numpy"), tn.Loader(tn.data.Spirals(10_000), 32)
         reports = [*tn.train(model, loader, tn.CrossEntropy(), tn.Adam(), steps=149, together=True)]
         assert [len(r.recent) for r in reports if r.recent] == wanted

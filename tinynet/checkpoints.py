@@ -62,18 +62,24 @@ class Snapshot:
 
     def unpack(self, arrays: dict[str, Any], about: dict[str, Any]) -> None:
         """Take everything back, or raise ValueError, TypeError or KeyError and change nothing."""
-        model, run, best, history, tally = self.model, self.run, self.best, self.history, self.tally
+        model, run, best, history = self.model, self.run, self.best, self.history
         shapes = self._shapes()
         if "best.theta" in arrays:
             shapes |= {"best.theta": shapes["theta"], "best.state": shapes["state"]}
         check_arrays(arrays, shapes, model.dtype, "run")
         step, finished, scalars = int(about["step"]), bool(about["finished"]), about["scalars"]
         epoch, waited, value = about["best"]
+        counters = int(epoch), int(waited), float(value)
         total, counted, seconds = about["tally"]
+        tally = Tally(float(total), int(counted), float(seconds))
         rows, stopped, curve, stride, pending = about["history"]
-        curve = [(int(t), float(v)) for t, v in curve]
-        rows, pending = [dict(row) for row in rows], [float(v) for v in pending]
-        numbers = int(epoch), int(waited), float(value), float(total), int(counted), float(seconds), int(stride)
+        past = History(
+            [dict(row) for row in rows],
+            stopped=str(stopped) if finished else "",
+            curve=[(int(t), float(v)) for t, v in curve],
+            stride=int(stride),
+            pending=[float(v) for v in pending],
+        )
         if set(scalars) != {name for name, v in run.slots.items() if isinstance(v, float)} or step < 0:
             raise ValueError("its counters are not those of this run")
 
@@ -89,10 +95,9 @@ class Snapshot:
             run.average[...] = new["average"]
         if "best.theta" in new:
             best.kept = new["best.theta"], new["best.state"]
-        best.epoch, best.waited, best.value, tally.total, tally.counted, tally.seconds, history.stride = numbers
-        history.rows, history.stopped = rows, str(stopped) if finished else ""
-        history.curve, history.pending = curve, pending
-        run.step, self.finished = step, finished
+        best.epoch, best.waited, best.value = counters
+        vars(history).update(vars(past))  # in place: the model and the callers have this object
+        run.step, self.tally, self.finished = step, tally, finished
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of what `pack` gives, without best weights."""

@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from tinynet import checks
 from tinynet.history import History
-from tinynet.layers import Array, Context
-from tinynet.losses import Loss
-from tinynet.matching import as_inputs
-from tinynet.metrics import Metric
+from tinynet.layers import Array
 from tinynet.model import Model, undrawn
-from tinynet.parameters import Vectors, draw, on_its_device
+from tinynet.network import Network
+from tinynet.parameters import draw, on_its_device
 
 if TYPE_CHECKING:
-    from tinynet.data.columns import Columns
     from tinynet.schedules import Schedule
 
 
-class Ensemble(Vectors):
+class Ensemble(Network):
     """n networks of one architecture, as `tinynet.fit_many` returns them.
 
     ``theta`` (n, p) and ``state`` (n, s) have one row per network; ``ensemble[i]`` is a copy of network i as a `Model`.
@@ -31,29 +28,13 @@ class Ensemble(Vectors):
     def __init__(self, model: Model, seeds: Sequence[int], rates: Sequence[float | Schedule]) -> None:
         self.net, self.in_shape, self.out_shape = model.net, model.in_shape, model.out_shape
         self.spec, self.ops, self.dtype = model.spec, model.ops, model.dtype
-        self.seeds, self.rates = tuple(seeds), tuple(rates)
+        self.seeds = self.seed = tuple(seeds)
+        self.rates = tuple(rates)
         self.histories: tuple[History, ...] = tuple(History() for _ in seeds)
         self.diverged: dict[int, str] = {}
-        self.loss: Loss | None = None
-        self.metrics: tuple[Metric, ...] = ()
-        self.columns: Columns | None = None
-        self._rows = max(model._rows // len(seeds), 1)
         with self.ops.active():
             drawn = [tuple(draw(self.spec, seed, self.ops, self.dtype)) for seed in seeds]
             self._bind(*(self.ops.xp.stack(vectors) for vectors in zip(*drawn, strict=True)))
-
-    def _bind(self, theta: Array, state: Array) -> None:
-        super()._bind(theta, state)
-        net, xp, count, ctx = self.net, self.ops.xp, len(self), Context(self.ops, seed=self.seed)
-
-        def forward(params: Any, x: Array) -> Array:
-            return net.forward(params, xp.broadcast_to(x, (count, *x.shape)), ctx)[0]
-
-        self._forward = self.ops.compile(forward, self.params)
-
-    @property
-    def seed(self) -> tuple[int, ...]:
-        return self.seeds
 
     def __repr__(self) -> str:
         n, p = self.theta.shape
@@ -82,13 +63,7 @@ class Ensemble(Vectors):
     @on_its_device
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Outputs of all networks: (rows, *in_shape) -> (n, rows, *out_shape). See `Model.predict`."""
-        data = as_inputs(x, self)
-        out = self.ops.empty((len(self), data.n, *self.out_shape), self.ops.dtype(self.dtype))
-        rows = self._rows if batch_size is None else checks.positive("batch_size", batch_size)
-        for start in range(0, data.n, rows):
-            stop = min(start + rows, data.n)
-            out[:, start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
-        return out
+        return self._outputs(x, batch_size)
 
     @on_its_device
     def mean(self, x: Any, *, batch_size: int | None = None) -> Array:

@@ -10,7 +10,7 @@ from time import perf_counter
 
 from tinynet import checks
 from tinynet.data.loader import BatchSource
-from tinynet.data.together import Together
+from tinynet.data.stacked import StackedLoader
 from tinynet.layers import Array
 from tinynet.metrics import Metric
 from tinynet.model import Model
@@ -58,7 +58,7 @@ class Tally:
     def elapsed(self) -> float:
         return self.seconds + perf_counter() - self.began
 
-    def row(self, report: Report, loader: BatchSource | Together) -> dict[str, float]:
+    def row(self, report: Report, loader: BatchSource | StackedLoader) -> dict[str, float]:
         """The epoch's row of the history, as far as training knows it."""
         seconds = self.elapsed()
         return {

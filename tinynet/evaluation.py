@@ -9,21 +9,21 @@ from tinynet.labels import boundary
 from tinynet.layers import Array, Context, Params, checked_forward
 from tinynet.losses import Loss, real_columns
 from tinynet.metrics import Metric, added
-from tinynet.parameters import Trainable
+from tinynet.network import Network, broadcast
 
 
 class Evaluation:
     """Loss and metrics over a data set, with all sums on the device."""
 
-    def __init__(self, model: Trainable, loss: Loss, metrics: tuple[Metric, ...]) -> None:
+    def __init__(self, model: Network, loss: Loss, metrics: tuple[Metric, ...]) -> None:
         ops, ctx, lead = model.ops, Context(model.ops, seed=model.seed), model.theta.shape[:-1]
 
         def step(params: Params, x: Array, target: Array, weight: Array | None) -> list[list[Array]]:
+            y = checked_forward(model.net, model.out_shape, params, broadcast(x, lead, ops), ctx)[0]
             target = real_columns(target, 1, model.theta, ops)
-            if not lead:
-                return [sums(checked_forward(model.net, model.out_shape, params, x, ctx)[0], target, weight)]
-            y = checked_forward(model.net, model.out_shape, params, ops.xp.broadcast_to(x, (*lead, *x.shape)), ctx)[0]
-            return [sums(y[number, ...], target, weight) for number in range(*lead)]
+            return (
+                [sums(y[number, ...], target, weight) for number in range(*lead)] if lead else [sums(y, target, weight)]
+            )
 
         def sums(y: Array, target: Array, weight: Array | None) -> list[Array]:
             total = loss.denominator(target, weight, ops)

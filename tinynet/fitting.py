@@ -20,8 +20,9 @@ from tinynet.losses import CrossEntropy, Loss, MeanSquaredError, check_loss
 from tinynet.matching import check_fit
 from tinynet.metrics import METRICS, Metric, as_metrics
 from tinynet.model import Model
+from tinynet.network import Network
 from tinynet.optim import Adam, Optimizer, check_optimizer
-from tinynet.parameters import Trainable, on_its_device
+from tinynet.parameters import on_its_device
 from tinynet.standardize import check_others, standardizer, unset
 from tinynet.step import Run
 from tinynet.training import Report, Reports, train
@@ -317,7 +318,7 @@ def _usual_metrics(data: Dataset) -> tuple[Metric, ...]:
 
 
 @contextmanager
-def averaged(model: Trainable, run: Run) -> Iterator[None]:
+def averaged(model: Network, run: Run) -> Iterator[None]:
     """Within the block the model has the average of its weights, if there is one."""
     if run.average is None:
         yield

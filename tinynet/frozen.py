@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tinynet.initializers import Shape
-from tinynet.layers import Array, Backprop, Context, Layer, Params, Spec, built, merge, passes
+from tinynet.layers import Array, Backprop, Context, Layer, Params, Spec, checked_build, checked_pass, merge
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,11 +33,11 @@ class Frozen(Layer):
             raise TypeError(f"Frozen takes a layer, not {self.layer!r}: give one, such as Frozen(Dense(8))")
 
     def build(self, shape: Shape) -> Spec:
-        spec = built(self.layer, shape)
+        spec = checked_build(self.layer, shape)
         return Spec(spec.shape, {}, merge(dict(spec.params), dict(spec.state)))
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
-        y, inner = passes(self.layer, params, x, replace(ctx, train=False))
+        y, inner = checked_pass(self.layer, params, x, replace(ctx, train=False))
 
         def backprop(dy: Array) -> tuple[Array, dict[str, Any]]:
             return inner(dy)[0] if ctx.need_dx else None, {}

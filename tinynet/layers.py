@@ -1,4 +1,4 @@
-"""Layers: hyperparameters that build shapes, run forward, and return their own way back.
+"""Layers: hyperparameters that build shapes, run forward, and return their own backward pass.
 
 A layer holds no arrays. ``build`` takes the shape of one sample and says which parameters the layer needs and which
 shape comes out; ``forward`` returns the output and a function from its gradient to those of the input and parameters.
@@ -259,7 +259,7 @@ class Sequential(Layer):
         params, state = {}, {}
         for number, layer in enumerate(self.layers):
             try:
-                spec = built(layer, shape)
+                spec = checked_build(layer, shape)
             except ValueError as e:
                 raise ValueError(f"layer {number}: {e}") from None
             shape = spec.shape
@@ -279,7 +279,7 @@ class Sequential(Layer):
                 stop = max(stop, number + 1)
                 for n in range(number, stop):
                     try:
-                        x, backprop = passes(self.layers[n], params.get(str(n), {}), x, ctx.child(n))
+                        x, backprop = checked_pass(self.layers[n], params.get(str(n), {}), x, ctx.child(n))
                     except Exception as e:
                         e.add_note(f"in layer {n}, {self.layers[n]!r}")
                         raise
@@ -381,7 +381,7 @@ def merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def built(layer: Layer, shape: Shape) -> Spec:
+def checked_build(layer: Layer, shape: Shape) -> Spec:
     """``layer.build(shape)``; TypeError unless that is a `Spec`."""
     spec = layer.build(shape)
     if not isinstance(spec, Spec):
@@ -389,8 +389,8 @@ def built(layer: Layer, shape: Shape) -> Spec:
     return spec
 
 
-def passes(layer: Layer, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
-    """``layer.forward``; TypeError or ValueError, here and on the way back, for results that are not what they should be."""
+def checked_pass(layer: Layer, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
+    """``layer.forward``; TypeError or ValueError, here and in the backward pass, for results that are not what they should be."""
     y, backprop = checks.two(layer.forward(params, x, ctx), layer, "forward", "(y, backprop)")
     name, wanted = type(layer).__name__, tuple(x.shape)
     if not hasattr(y, "shape"):
@@ -408,7 +408,7 @@ def passes(layer: Layer, params: Params, x: Array, ctx: Context) -> tuple[Array,
 
 def checked_forward(net: Layer, shape: Shape, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
     """``net.forward``; ValueError unless its output has the ``shape`` that `build` says: another could broadcast unnoticed."""
-    y, backprop = passes(net, params, x, ctx)
+    y, backprop = checked_pass(net, params, x, ctx)
     wanted = *x.shape[: ctx.axes], *shape
     if tuple(y.shape) != wanted:
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 from tinynet import checks
 from tinynet.data import Batch, Dataset, Loader, as_dataset
 from tinynet.data.loader import has_chunks
-from tinynet.data.together import Together
+from tinynet.data.stacked import StackedLoader
 from tinynet.ensemble import Ensemble
 from tinynet.epochs import Tally
 from tinynet.errors import Interrupted
@@ -85,7 +85,7 @@ def fit_many(
     numbers, rates = _pairs(model.seed if seeds is None else seeds, optimizer.lr if lr is None else lr)
     optimizer, *_ = (replace(optimizer, lr=rate) for rate in rates)  # which checks the rates
     draw = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
-    loader = Together(_loaders(data, source, numbers, batch_size, draw))
+    loader = StackedLoader(_loaders(data, source, numbers, batch_size, draw))
     steps = epochs * loader.steps_per_epoch
     check_options(steps, clip, accumulate, ema)
     check_fit(model, source, loss)
@@ -133,7 +133,7 @@ class _Session:
     """A run of `fit_many`, and what happens between its steps: the losses and the validation of each network."""
 
     def __init__(
-        self, ensemble: Ensemble, run: Run, loader: Together, held_out: Dataset | None, evaluate: Evaluation
+        self, ensemble: Ensemble, run: Run, loader: StackedLoader, held_out: Dataset | None, evaluate: Evaluation
     ) -> None:
         self.ensemble, self.run, self.loader = ensemble, run, loader
         self.held_out, self.evaluate = held_out, evaluate

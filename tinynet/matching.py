@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinynet_backends import Backend
 
@@ -14,7 +14,9 @@ from tinynet.initializers import Shape
 from tinynet.layers import Array
 from tinynet.losses import Loss, check_denominator, check_loss
 from tinynet.metrics import Metric, check_metrics
-from tinynet.parameters import Trainable
+
+if TYPE_CHECKING:
+    from tinynet.network import Network
 
 
 class _Inputs:
@@ -28,7 +30,7 @@ class _Inputs:
         return Batch(ops.asarray(kept(x) if ops.owns(x) else x, dtype), None, None)
 
 
-def as_inputs(x: Any, model: Trainable) -> Any:
+def as_inputs(x: Any, model: Network) -> Any:
     """``x`` as something with ``n`` and ``batch``; ValueError unless its shape is that of the model's inputs."""
     if isinstance(x, Dataset):
         check_inputs(x.shape, model)
@@ -49,12 +51,12 @@ def as_inputs(x: Any, model: Trainable) -> Any:
     return _Inputs(array, ops)
 
 
-def check_inputs(shape: Shape, model: Trainable) -> None:
+def check_inputs(shape: Shape, model: Network) -> None:
     if tuple(shape) != model.in_shape:
         raise ValueError(f"samples of shape {tuple(shape)} do not fit the model: expected {model.in_shape}")
 
 
-def check_fit(model: Trainable, data: Any, loss: Loss, metrics: Iterable[Metric] = ()) -> None:
+def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] = ()) -> None:
     """ValueError unless the data's inputs fit the model and its targets the loss, the metrics and the model's outputs.
 
     TypeError unless ``loss`` is a loss.

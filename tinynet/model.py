@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 from tinynet_backends import Backend, get_backend
 
 from tinynet import checks, streams
-from tinynet.data import Columns, as_dataset
+from tinynet.data import as_dataset
 from tinynet.evaluation import Evaluation
 from tinynet.initializers import Shape
 from tinynet.labels import as_labels, boundary
-from tinynet.layers import Array, Context, Layer, Sequential, built, checked_forward, checked_gradients, leaves
+from tinynet.layers import Array, Context, Layer, Sequential, checked_build, checked_forward, checked_gradients, leaves
 from tinynet.losses import Loss
 from tinynet.matching import as_inputs, check_fit, check_inputs
 from tinynet.metrics import Metric, as_metrics
-from tinynet.parameters import Vectors, Views, draw, on_its_device, vector, views
+from tinynet.network import Network
+from tinynet.parameters import Views, draw, on_its_device, vector, views
 from tinynet.standardize import mean_and_scale, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
@@ -26,10 +27,9 @@ if TYPE_CHECKING:
     from tinynet.history import History
 
 DTYPES = ("float32", "float64")
-_CACHED = 2**19  # numbers of a layer's output that stay in the cache until the next layer reads them
 
 
-class Model(Vectors):
+class Model(Network):
     """A network with its parameters, on a backend.
 
     ``net`` is a layer, usually a `Sequential`. ``n_in`` is the number of features, or the shape of one sample; all other
@@ -79,21 +79,9 @@ class Model(Vectors):
         self.seed = streams.check_seed(seed)
         self.dtype = dtype
         self.ops = get_backend(backend)
-        self.spec = built(net, self.in_shape)
-        self.out_shape: Shape = self.spec.shape
-        self.loss: Loss | None = None
-        self.metrics: tuple[Metric, ...] = ()
+        self.spec = checked_build(net, self.in_shape)
+        self.out_shape = self.spec.shape
         self.history: History | None = None
-        self.columns: Columns | None = None  # names of columns and classes in the table that it was fitted to
-
-    def _bind(self, theta: Array, state: Array) -> None:
-        super()._bind(theta, state)
-        widest = max(prod(self.in_shape), *(prod(p.shape[-1:]) for _, p in leaves(self.spec.params)), 1)
-        self._rows = max(256, _CACHED // widest)
-        ctx = Context(self.ops, seed=self.seed)
-        # not self: a reference cycle would hold device memory until the next garbage collection
-        net, out = self.net, self.out_shape
-        self._forward = self.ops.compile(lambda params, x: checked_forward(net, out, params, x, ctx)[0], self.params)
 
     def __repr__(self) -> str:
         shapes = f"{checks.written_shape(self.in_shape)} -> {checks.written_shape(self.out_shape)}"
@@ -164,13 +152,7 @@ class Model(Vectors):
         >>> model.predict([[1.0, 0.5], [0.0, -1.0]]).tolist()
         [[3.0], [-2.0]]
         """
-        data = as_inputs(x, self)
-        out = self.ops.empty((data.n, *self.out_shape), self.ops.dtype(self.dtype))
-        rows = self._rows if batch_size is None else checks.positive("batch_size", batch_size)
-        for start in range(0, data.n, rows):
-            stop = min(start + rows, data.n)
-            out[start:stop, ...] = self._forward(data.batch(range(start, stop), self.ops, self.dtype).x)
-        return out
+        return self._outputs(x, batch_size)
 
     @on_its_device
     def forward(

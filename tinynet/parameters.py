@@ -6,34 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import wraps
 from math import prod
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from tinynet_backends import Backend, get_backend
 
 from tinynet import checks, streams
-from tinynet.data.columns import Columns
-from tinynet.initializers import Shape
-from tinynet.layers import Array, Layer, Param, Spec, leaves, merge
+from tinynet.layers import Array, Param, Spec, leaves
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Trainable(Protocol):
-    """What training and evaluation need of a model, or of many with a leading axis of networks in every array."""
-
-    net: Layer
-    ops: Backend
-    dtype: str
-    in_shape: Shape
-    out_shape: Shape
-    theta: Array
-    state: Array
-    params: dict[str, Any]
-    gradient_names: tuple[str, ...]
-    columns: Columns | None
-
-    @property
-    def seed(self) -> int | tuple[int, ...]: ...
 
 
 def on_its_device(function: F) -> F:
@@ -106,42 +86,6 @@ class Views(dict[str, Any]):
         return dict, (dict(self),)
 
 
-class Vectors:
-    """What has all its numbers in the vectors ``theta`` and ``state``, in a form that can be copied and pickled."""
-
-    theta = Vector()
-    state = Vector()
-    spec: Spec
-    ops: Backend
-
-    def _bind(self, theta: Array, state: Array) -> None:
-        """Make these the vectors, and cut the arrays of layers out of them."""
-        self._theta, self._state = theta, state
-        self.gradient_names = tuple(name for name, _ in leaves(self.spec.params))
-        trees = ((theta, self.spec.params), (state, self.spec.state))
-        self.params: dict[str, Any] = _protected(
-            merge(*(views(vector, tree, self.ops) for vector, tree in trees)), self.ops
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: without the views that are cut out of the two vectors."""
-        state = {name: value for name, value in vars(self).items() if name not in ("params", "_forward")}
-        return state | {name: self.ops.to_numpy(state[name]) for name in ("_theta", "_state")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        with self.ops.active():
-            # copies, also of what `copy.copy` has not copied and of maps that cannot be written
-            self._bind(*(self._copy(state[name]) for name in ("_theta", "_state")))
-
-    def _copy(self, values: Array) -> Array:
-        """A host's vector in new memory of the backend's."""
-        values = self.ops.asarray(values)
-        copy = self.ops.empty(values.shape, values.dtype)
-        self.ops.assign(copy, values)
-        return copy
-
-
 def vector(tree: Mapping[str, Any], ops: Backend, dtype: str) -> Array:
     """A vector (p,) for the numbers of all `Param` in ``tree``, with anything in it."""
     return ops.empty((sum(prod(p.shape) for _, p in leaves(tree)),), ops.dtype(dtype))
@@ -181,7 +125,7 @@ def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any
     return walk(tree)
 
 
-def _protected(tree: Mapping[str, Any], ops: Backend) -> Views:
+def protected(tree: Mapping[str, Any], ops: Backend) -> Views:
     """Nested dicts as `Views`: a layer that assigns to its state would else leave the vector as it was."""
-    pairs = ((name, _protected(value, ops) if isinstance(value, dict) else value) for name, value in tree.items())
+    pairs = ((name, protected(value, ops) if isinstance(value, dict) else value) for name, value in tree.items())
     return Views(pairs, ops)

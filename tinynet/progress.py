@@ -68,8 +68,8 @@ class Bar(Silent):
 
         class Curved(Progress):
             def get_renderables(self) -> Any:
-                size, room = console.size, not console.options.ascii_only
-                if room and size.height >= 2 * CURVE and len(history.curve) > 1:
+                size, drawable = console.size, not console.options.ascii_only
+                if drawable and size.height >= 2 * CURVE and len(history.curve) > 1:
                     yield Text("\n".join(curve(list(history.curve), min(size.width, 100), CURVE, total)))
                 yield from super().get_renderables()
 

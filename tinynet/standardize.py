@@ -107,9 +107,8 @@ def varying(mean: Array, deviation: Array, ops: Backend) -> tuple[Array, Array]:
     """Which numbers of these moments vary at all, and which of those are `ROUNDED`."""
     size, eps = ops.xp.abs(mean), ops.xp.finfo(mean.dtype).eps
     varies = deviation > 8.0 * eps * size  # the mean is rounded, so a constant may come out with a deviation above 0
-    return varies, varies & (
-        deviation < 8.0 * 2.0**-23 * size
-    )  # float32 numbers near the mean are so far apart, or half
+    gap = 2.0**-23 * size  # between float32 numbers near the mean, or half of that
+    return varies, varies & (deviation < 8.0 * gap)
 
 
 def _first_feature(marked: Any, columns: Columns | None) -> str | None:

@@ -15,11 +15,11 @@ from tinynet_backends import Backend
 from tinynet.data import Batch, Dataset
 from tinynet.data.loader import has_chunks
 from tinynet.data.sampling import Balanced, Shuffled, Weighted
-from tinynet.data.together import Together
+from tinynet.data.stacked import StackedLoader
 from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
 from tinynet.losses import Loss, checked_loss, real_columns
+from tinynet.network import Network
 from tinynet.optim import Optimizer, State
-from tinynet.parameters import Trainable
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Run:
 
     slots: State = field(repr=False)
     step: int = 0
-    average: Array | None = field(default=None, repr=False)  # (p,), of theta, if it is averaged
+    average: Array | None = field(default=None, repr=False)
 
 
 class Step:
@@ -64,9 +64,9 @@ class Step:
             scan([*chunk, *map(list, zip(*numbers, strict=True))], losses)
             return
         if steps not in self._several:
-            room = self.ops.empty((prod(losses.shape),), losses.dtype)
+            buffer = self.ops.empty((prod(losses.shape),), losses.dtype)
             several = partial(_compute_several, self.ops, self.compute, len(self.fixed), steps)  # not self: a cycle
-            self._several[steps] = self.ops.compile(several, *self.fixed, room)
+            self._several[steps] = self.ops.compile(several, *self.fixed, buffer)
         found = self._several[steps](*chunk, *chain.from_iterable(numbers))
         self.ops.assign(losses, self.ops.xp.reshape(found, losses.shape))
 
@@ -80,7 +80,7 @@ class Step:
 
 
 def _compute_several(ops: Backend, compute: Callable[..., Array], k: int, steps: int, *args: Any) -> Array:
-    """The losses of ``steps`` steps, from k fixed arrays, room for all losses, a chunk, and the numbers of each step."""
+    """The losses of ``steps`` steps, from k fixed arrays, a buffer for all losses, a chunk, and the numbers of each step."""
     fixed, (losses, *batch), numbers = args[:k], args[k : k + 4], args[k + 4 :]
     width, each = len(numbers) // steps, []
     for n in range(steps):
@@ -90,7 +90,7 @@ def _compute_several(ops: Backend, compute: Callable[..., Array], k: int, steps:
 
 
 def make_step(
-    model: Trainable, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None,
+    model: Network, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None,
     rate: Array | None = None, source: Dataset | None = None,
 ) -> Step:  # fmt: skip
     """The step of a run, of one network or of many; ``rate`` is that of `Optimizer.apply`.
@@ -121,7 +121,7 @@ def make_step(
 
 
 def _gradient(
-    model: Trainable, loss: Loss, params: Params, batch: Batch, t: int, parts: int, vectors: list[Array]
+    model: Network, loss: Loss, params: Params, batch: Batch, t: int, parts: int, vectors: list[Array]
 ) -> Array:
     """The loss of a batch, computed in ``parts`` parts; its gradient is written to ``vectors[0]``.
 
@@ -155,7 +155,7 @@ def read_in_step(loader: Any, ops: Backend, dtype: str) -> Dataset | None:
     Batches in sequence are views, those that many networks share are made once, and no compiled step checks the numbers
     that another's order gives.
     """
-    if isinstance(loader, Together):
+    if isinstance(loader, StackedLoader):
         return None if loader.alike else read_in_step(loader.first, ops, dtype)
     if not has_chunks(loader) or loader.prefetch or type(loader.order) not in (Shuffled, Weighted, Balanced):
         return None

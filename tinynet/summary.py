@@ -25,8 +25,8 @@ class Row:
     layer: Layer
     shape: Shape
     parameters: int
-    bytes: int  # of parameters and layer state
-    flops: int  # of one sample's forward pass
+    bytes: int
+    flops: int
 
 
 @dataclass(frozen=True)

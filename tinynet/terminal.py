@@ -57,6 +57,6 @@ def _joined(dots: dict[int, int]) -> Iterator[tuple[int, int]]:
         slope = (row - above) / (column - left)
         for c in range(left + 1, column + 1):
             before, now = round(above + slope * (c - 1 - left)), round(above + slope * (c - left))
-            way = 1 if now >= before else -1
+            step = 1 if now >= before else -1
             yield c, now
-            yield from ((c, r) for r in range(before + way, now, way))
+            yield from ((c, r) for r in range(before + step, now, step))

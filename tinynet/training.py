@@ -7,26 +7,20 @@ from contextlib import closing
 from math import isfinite, prod
 from typing import Any, NamedTuple
 
-from tinynet_backends import Backend
-
 from tinynet import checks
-from tinynet.data.loader import BatchSource, has_chunks
-from tinynet.data.supply import Supply
-from tinynet.data.together import Together
+from tinynet.data.loader import BatchSource
+from tinynet.data.stacked import StackedLoader
+from tinynet.data.supply import Supply, supply_of
 from tinynet.errors import DivergedError
 from tinynet.footprint import launch_bytes, step_bytes
+from tinynet.grouping import CHECK_EVERY, Grouping
 from tinynet.layers import Array, leaves
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
 from tinynet.model import Model
+from tinynet.network import Network
 from tinynet.optim import Optimizer, check_optimizer
-from tinynet.parameters import Trainable
 from tinynet.step import Run, Step, make_step, read_in_step
-
-CHECK_EVERY = 64  # steps, or launches of several; a check of the losses waits for the device
-_QUEUED = 2**42  # parameters times samples of the steps between two checks: about a second of a fast device's work
-_LAUNCHED = 2**24  # parameters times steps of a launch: each step may keep gradients of its own
-_SHORT = 2**28  # parameters times samples of a step that takes the host no more than some 10 ms
 
 
 class Report(NamedTuple):
@@ -95,17 +89,9 @@ def train(
         raise TypeError(f"data {text} are not a loader: give one, such as Loader(data, batch_size=32)")
     check_fit(model, loader.data, loss)
     ops, theta = model.ops, model.theta
-    needed = step_bytes(
-        model.net, model.in_shape, theta.shape[0], len(optimizer.used_slots()) if run is None else 0,
-        batch_size=loader.batch_size, itemsize=4 if model.dtype == "float32" else 8, accumulate=accumulate,
-        average=ema is not None,
-    )  # fmt: skip
-    if together and ops.launches and _made_together(loader, ops, theta):
-        steps_together = _launches(loader.steps_per_chunk(ops), theta.shape[0])  # type: ignore[attr-defined]
-        needed += launch_bytes(
-            loader.data, [prod(p.shape) for _, p in leaves(model.spec.params)], steps_together,
-            batch_size=loader.batch_size, itemsize=theta.dtype.itemsize,
-        )  # fmt: skip
+    grouping, slots = Grouping(loader, ops, theta), 0 if run is not None else len(optimizer.used_slots())
+    launches = grouping.launches() if together and ops.launches and grouping.possible else []
+    needed = _needed(model, loader, slots, accumulate, ema is not None, launches)
     ops.admit(needed, f"training with batch_size {loader.batch_size}")
     with ops.active():
         if run is None:
@@ -122,12 +108,21 @@ def train(
     return loop(model, loader, step, run, int(steps), due, check_finite, together, numbered=source is not None)
 
 
+def _needed(model: Model, loader: BatchSource, slots: int, accumulate: int, average: bool, launches: list[int]) -> int:
+    """Roughly the bytes that a run takes besides the model: see `footprint`."""
+    sizes = {"batch_size": loader.batch_size, "itemsize": 4 if model.dtype == "float32" else 8}
+    parameters = [prod(p.shape) for _, p in leaves(model.spec.params)]
+    return step_bytes(
+        model.net, model.in_shape, sum(parameters), slots, accumulate=accumulate, average=average, **sizes
+    ) + launch_bytes(loader.data, parameters, launches, **sizes)
+
+
 Check = Callable[[Any, Array, list[Array], int], tuple[Any, ...]]  # as `check_finite`
 Reports = Generator[Report, bool | None, None]
 
 
 def loop(
-    model: Trainable, loader: BatchSource | Together, step: Any, run: Run, steps: int,
+    model: Network, loader: BatchSource | StackedLoader, step: Any, run: Run, steps: int,
     due: Callable[[int], bool] | None, check: Check, together: bool = False, numbered: bool = False,
 ) -> Reports:  # fmt: skip
     """Run ``steps`` steps and report each; ``step`` is a `Step` or, unless ``together``, any callable like one.
@@ -136,20 +131,20 @@ def loop(
     report comes again, with these losses, and is the end.
     """
     ops, theta = model.ops, model.theta
-    together = together and _made_together(loader, ops, theta)
-    parameters = prod(theta.shape)  # of all networks
-    often = _steps_unchecked(loader, ops, parameters) if together else CHECK_EVERY
+    grouping = Grouping(loader, ops, theta, numbered)
+    together = together and grouping.possible
+    often = grouping.unchecked() if together else CHECK_EVERY
     shape = often, *theta.shape[:-1]
     with ops.active():
         losses = ops.zeros(shape, theta.dtype)
         good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
     since, stop = run.step, run.step + steps  # since: the step of the last check
-    with closing(Supply(loader, run.step, ops, model.dtype, numbered)) as supply:
+    with closing(supply_of(loader, run.step, ops, model.dtype, numbered)) as supply:
         while run.step < stop:
             with ops.active():
                 t, count, as_one = run.step, 1, False
                 if together and step.joins():
-                    count, as_one = _uninterrupted(supply, t, min(stop, since + often), due, parameters)
+                    count, as_one = grouping.next(t, min(stop, since + often), due)
                 if count == 1:
                     value = losses[t - since, ...]
                     ops.assign(value, step(supply.batch(t), t))
@@ -183,61 +178,10 @@ def _take(
             run.step = t + count
             return
         for n in range(count):
-            supply.ops.assign(losses[n, ...], step(supply.batch(t + n), t + n))
+            step.ops.assign(losses[n, ...], step(supply.batch(t + n), t + n))
             run.step = t + n + 1
             if due is not None and due(run.step):  # perhaps only now: a signal may have come
                 return
-
-
-def _made_together(loader: BatchSource | Together, ops: Backend, theta: Array) -> bool:
-    """Whether several steps may be run as one.
-
-    They may be on a device that launches them and makes their batches itself; each part of a chunk must then be aligned
-    like a batch of its own, or matrix products would have other bits. On the host they may be for many networks, and
-    where a step is short: Ctrl-C waits for all of them, and what is between two steps is not short.
-    """
-    if not isinstance(loader, Together) and not has_chunks(loader):
-        return False
-    if ops.launches:
-        return not loader.made_on_host(ops) and loader.batch_size % 4 == 0
-    short = theta.shape[0] * loader.batch_size <= _SHORT
-    return isinstance(loader, Together) or (short and loader.made_on_host(ops))
-
-
-def _steps_unchecked(loader: Any, ops: Backend, parameters: int) -> int:
-    """How many steps pass between two checks of the losses where several are run as one.
-
-    After Ctrl-C, or a loss that is not finite, all of them are waited for.
-    """
-    if not ops.launches:
-        return CHECK_EVERY
-    most: int = min(CHECK_EVERY * loader.steps_per_chunk(ops), _QUEUED // (max(parameters, 1) * loader.batch_size))
-    return max(most - most % CHECK_EVERY, CHECK_EVERY)
-
-
-def _uninterrupted(
-    supply: Supply, t: int, stop: int, due: Callable[[int], bool] | None, parameters: int
-) -> tuple[int, bool]:
-    """How many steps a report from ``t`` on stands for, and whether they are run as one.
-
-    They are full batches of one chunk, up to ``stop`` or to where a step is due. A device that launches them is given all of
-    a chunk, a quarter or a 16th of it, or single ones: each number of steps is another graph.
-    """
-    loader, ops, most = supply.loader, supply.ops, supply.steps_per_chunk()
-    place = t % loader.steps_per_epoch
-    chunk = CHECK_EVERY if ops.launches and most == 1 else most - place % most
-    count: int = max(min(chunk, loader.data.n // loader.batch_size - place, stop - t), 1)
-    if due is not None:
-        count = next((n for n in range(1, count) if due(t + n)), count)
-    if not ops.launches:
-        return count, count > 1
-    as_one = next((n for n in _launches(most, parameters) if n <= count), 0)
-    return (as_one, True) if as_one else (count, False)
-
-
-def _launches(chunk: int, parameters: int) -> list[int]:
-    """The numbers of steps that a device is given to launch together, from chunks of so many."""
-    return [n for n in (chunk, chunk // 4, chunk // 16) if 1 < n <= _LAUNCHED // max(parameters, 1)]
 
 
 def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:

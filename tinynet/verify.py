@@ -47,6 +47,9 @@ GOLDEN: dict[str, str] = {
 PERMUTATION = "0b17d79a7ebd73c1"  # of the places of 0, 1, …, 99 in range(10**12) with keys 0 to 23
 WEIGHTS = "b5c20ecd5090e7ad"  # of the initial weights of `_net`
 ORDER = "ef70dd16b6704364"  # of the numbers of the third batch of an epoch
+_SIZES = ((9, 5), (140, 241))  # samples and their width: the second have more numbers than a block of NumPy's
+_ON_WORDS = {"words", "words_at", "normal", "halves", "dropout", "permute", "samples"}
+_EXACT = _ON_WORDS | {"sincos", "arctan", "log", "sum_in_order", "affine_in_order", "gather"}
 
 Check = Callable[[Backend], Iterator[str]]
 
@@ -88,21 +91,16 @@ def _replacements(ops: Backend, *names: str) -> Iterator[str]:
             for a, b in zip(operands(name, ops, n, k, dtype), operands(name, reference, n, k, dtype), strict=True):
                 got, wanted = getattr(ops, name)(*a), getattr(Backend, name)(reference, *b)
                 for x, y in zip([*_flat(got), *_flat(a)], [*_flat(wanted), *_flat(b)], strict=True):
-                    error = _apart(ops.to_numpy(x), reference.to_numpy(y))
+                    error = _difference(ops.to_numpy(x), reference.to_numpy(y))
                     if not error <= (0.0 if name in _EXACT else tolerance):
                         yield f"{name} in {dtype} is off by {error:.1e}"
 
 
-def _apart(x: Any, y: Any) -> float:
+def _difference(x: Any, y: Any) -> float:
     """How far apart two host arrays are: floats relative to 1 + the size of ``y``, others 0 if equal and 1 if not."""
     if y.size and y.dtype.kind == "f":
         return float(abs(x - y).max()) / (1.0 + float(abs(y).max()))
     return float((x != y).any())
-
-
-_SIZES = ((9, 5), (140, 241))  # samples and their width: the second have more numbers than a block of NumPy's
-_ON_WORDS = {"words", "words_at", "normal", "halves", "dropout", "permute", "samples"}
-_EXACT = _ON_WORDS | {"sincos", "arctan", "log", "sum_in_order", "affine_in_order", "gather"}
 
 
 def _flat(value: Any) -> list[Any]:
@@ -165,19 +163,19 @@ def short_run(ops: Backend, folder: Path, *, stop: int = 0, resume: bool = False
     """A little of everything: four epochs with batch norm, dropout, a schedule, clipping, averaging and accumulation."""
     model = Model(_net(), 2, seed=1, backend=ops)
 
-    def leave(model: Model, row: dict[str, float]) -> None:
+    def kill(model: Model, row: dict[str, float]) -> None:
         if row["epoch"] == stop:
-            raise _Left
+            raise _Killed
 
-    with suppress(_Left):
+    with suppress(_Killed):
         model.fit(
             _loader(), epochs=4, optimizer=AdamW(schedules.Cosine(0.02, 20)), clip=1.0, ema=0.9, accumulate=2,
-            callbacks=[leave], checkpoint=Checkpoints(folder, every=3), resume=resume,
+            callbacks=[kill], checkpoint=Checkpoints(folder, every=3), resume=resume,
         )  # fmt: skip
     return model
 
 
-class _Left(BaseException):
+class _Killed(BaseException):
     """Ends a run as if the process had been killed."""
 
 

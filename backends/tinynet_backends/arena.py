@@ -25,9 +25,9 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     size, dtype = prod(shape), np.dtype(dtype)
     if size * dtype.itemsize < PAGE:
         return np.empty(shape, dtype)
-    room = np.empty(size * dtype.itemsize + _LINE, np.uint8)
-    offset = -room.__array_interface__["data"][0] % _LINE
-    return np.frombuffer(room.data, dtype, size, offset).reshape(shape)  # of the room, this part alone is its base
+    buffer = np.empty(size * dtype.itemsize + _LINE, np.uint8)
+    offset = -buffer.__array_interface__["data"][0] % _LINE
+    return np.frombuffer(buffer.data, dtype, size, offset).reshape(shape)  # of the buffer, this part alone is its base
 
 
 class Arena:

@@ -73,15 +73,15 @@ class CupyBackend(CudaDevice, CudaOperations):
             problem = partial(lt.Problem, library)
             self._attach(runtime, Products(runtime, problem, handle, choices, precision, self.rounded, self.split))
 
-    def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
+    def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, shared: int = 0) -> None:
         """On the current stream. A source is compiled when it is first used; CuPy caches the binary on disk."""
         with self._here():
             run = self._kernels.get((source, kernel))
             if run is None:
                 run = self._kernels[source, kernel] = self._compiled(source, kernel)
-            if room > UNASKED and room > run.max_dynamic_shared_size_bytes:
-                run.max_dynamic_shared_size_bytes = room
-            run((blocks,), (row, THREADS // row), args, shared_mem=room)
+            if shared > UNASKED and shared > run.max_dynamic_shared_size_bytes:
+                run.max_dynamic_shared_size_bytes = shared
+            run((blocks,), (row, THREADS // row), args, shared_mem=shared)
 
     def _compiled(self, source: Source, kernel: str) -> Any:
         try:

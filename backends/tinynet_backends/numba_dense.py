@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tinynet_backends.arena import PAGE, aligned
@@ -17,6 +17,16 @@ from tinynet_backends.numba_calls import GRAIN, NumbaCalls, dense
 _FLOPS = 2**18  # multiplications of a product that are worth another thread
 _FEW = 8  # rows or columns: up to so many, NumPy's BLAS is faster than tiles and panels
 _SHORT = 2**19  # multiplications: below, it is for sums over rows, as a tile is soon done and then takes long to write
+
+
+class _Packing(NamedTuple):
+    """How an operand is laid out for tiles: by ``kernel``, in so many ``groups``, rows of vectors of ``lanes`` numbers."""
+
+    kernel: Callable[[Any], Any]
+    groups: int
+    lanes: int
+    vectors: int  # in a row
+    panels: int  # that the vectors make
 
 
 class NumbaDense(NumbaCalls):
@@ -64,20 +74,21 @@ class NumbaDense(NumbaCalls):
             self._do(np.matmul, a, b, c)
             if bias is not None:
                 self._do(np.add, c, bias[..., None, :], c)
-        elif c.ndim == 3 or not self._apart(a, b, c, bias):
-            self._way(a, b)(a, b, c, bias, c.ndim == 3)
+        elif c.ndim == 3 or not self._split_k(a, b, c, bias):
+            self._algorithm(a, b)(a, b, c, bias, c.ndim == 3)
 
-    def _apart(self, a: Array, b: Array, c: Array, bias: Array | None) -> bool:
-        """A product whose terms are added up in blocks apart, if that pays: see `products.apart`."""
+    def _split_k(self, a: Array, b: Array, c: Array, bias: Array | None) -> bool:
+        """A product as the sum of those of blocks of its terms, if that pays: see `products.split_k_pays`."""
         (m, k), n, transposed = a.shape, b.shape[1], dense(a.mT)
         solid = (transposed or dense(a)) and dense(b) and dense(c)
-        way = self._way(a, b)  # for blocks, too: with our own products, one core has the same bits without
-        if not solid or (way == self._by_tiles and self._cores < 2) or not products.apart(m, n, k, transposed):
+        algorithm = self._algorithm(a, b)  # for blocks, too: with our own products, one core has the same bits without
+        alone = algorithm == self._by_tiles and self._cores < 2
+        if not solid or alone or not products.split_k_pays(m, n, k, transposed):
             return False
         count, depth = products.blocks(k)
         sums, whole = self.empty((count, m, n), c.dtype), k // depth
         first, rest = slice(whole * depth), slice(whole * depth, None)
-        multiply = partial(way, bias=None, networks=False)
+        multiply = partial(algorithm, bias=None, networks=False)
         lie = a.mT[first, :] if transposed else a[:, first]
         terms = lie.reshape(whole, depth, m).mT if transposed else lie.reshape(m, whole, depth).swapaxes(0, 1)
         multiply(terms, b[first, :].reshape(whole, depth, n), sums[:whole, ...])
@@ -88,7 +99,7 @@ class NumbaDense(NumbaCalls):
         )
         return True
 
-    def _way(self, a: Array, b: Array) -> Callable[..., None]:
+    def _algorithm(self, a: Array, b: Array) -> Callable[..., None]:
         """What computes ``c[...] = a @ b + bias``, one product or several, ``networks``' or blocks of terms."""
         (m, k), n, blas = a.shape[-2:], b.shape[-1], program.library()
         short = _layout(a)[0] == kernels.TRANSPOSED and m * n * k < _SHORT
@@ -98,39 +109,36 @@ class NumbaDense(NumbaCalls):
 
     def _by_tiles(self, a: Array, b: Array, c: Array, bias: Array | None, networks: bool) -> None:
         (m, k), n, size, count = a.shape[-2:], b.shape[-1], c.itemsize, len(c) if c.ndim == 3 else 1
-        rows = len(c) if networks else 0
-        (layout, ldb), shape = _layout(b), products.panels(n, size)
-        apart = [array.strides[0] if array is not None and count > 1 else 0 for array in (a, b, c, bias)]
-        grid, lanes = products.grid(count, m, n, k, size, self._cores, networks), products.lanes(size)
+        (layout, ldb), lanes, shape = _layout(b), products.lanes(size), products.panels(n, size)
+        step_a, step_b, step_c, step_bias = _steps(count, a, b, c, bias)
         down, right, ldc = (stride // size for stride in (*a.strides[-2:], c.strides[-2]))
-        strip = ROWS * down
-        pack, groups = partial(self._packed, count, k, networks), products.groups(k)
+        strip, groups = ROWS * down, products.groups(k)
         if layout == kernels.TRANSPOSED:
-            b, apart[1], ldb = *pack("panels", products.pack_transposed, shape[1], b, apart[1], n, ldb, lanes, shape), 0
+            packing = _Packing(products.pack_transposed, shape[1], lanes, *shape)
+            b, step_b, ldb = *self._packed("panels", packing, b, networks), 0
         elif products.pays(m, ldb * size):
-            b, apart[1], ldb = *pack("panels", products.pack, groups, b, apart[1], n, ldb, lanes, shape), 0
+            b, step_b, ldb = *self._packed("panels", _Packing(products.pack, groups, lanes, *shape), b, networks), 0
         if down == 1 and products.pays(n, right * size):
             strips = products.strips(m)
-            a, apart[0] = pack("strips", products.pack_strips, groups, a, apart[0], m, right, ROWS, (strips, strips))
+            packing = _Packing(products.pack_strips, groups, ROWS, strips, strips)
+            a, step_a = self._packed("strips", packing, a.mT, networks)
             strip, right = ROWS * k, ROWS
-        words = count, *apart, m, n, k, a, strip, down, right, b, ldb, c, ldc, 0 if bias is None else bias
-        self._run(products.product, c.dtype, prod(grid), *words, *shape, *grid[1:], rows=rows)
+        grid = products.grid(count, m, n, k, size, self._cores, networks)
+        words = m, n, k, a, strip, down, right, b, ldb, c, ldc, 0 if bias is None else bias, *shape, *grid[1:]
+        steps, rows = (step_a, step_b, step_c, step_bias), count if networks else 0
+        self._run(products.product, c.dtype, prod(grid), count, *steps, *words, rows=rows)
 
-    def _packed(
-        self, count: int, k: int, networks: bool, name: str, maker: Callable[[Any], Any], groups: int, b: Array,
-        apart: int, n: int, ldb: int, lanes: int, shape: tuple[int, int],
-    ) -> tuple[Array, int]:  # fmt: skip
-        """An operand as ``maker``, a kernel that packs, lays it out in so many ``groups``, and its matrices' distance in bytes.
+    def _packed(self, name: str, packing: _Packing, b: Array, networks: bool) -> tuple[Array, int]:
+        """An operand (..., k, n) in panels, and the distance of its matrices in bytes; ``name`` is that of its workspace."""
+        (k, n), count = b.shape[-2:], len(b) if b.ndim == 3 else 1
+        numbers = packing.vectors * packing.lanes * k
+        out = self.empty((count, numbers), b.dtype) if networks else self._workspace(name, count * numbers, b.dtype)
+        parts = min(self._parts(count * k * n), count * packing.groups)
+        words = count, *_steps(count, b), k, n, b, _layout(b)[1], out, packing.vectors, packing.panels
+        self._run(packing.kernel, b.dtype, parts, *words, rows=count if networks else 0)
+        return out, numbers * b.itemsize
 
-        ``name`` tells the rooms of a product's two operands apart.
-        """
-        room = shape[0] * lanes * k
-        out = self.empty((count, room), b.dtype) if networks else self._room(name, count * room, b.dtype)
-        parts = min(self._parts(count * k * n), count * groups)
-        self._run(maker, b.dtype, parts, count, apart, k, n, b, ldb, out, *shape, rows=count if networks else 0)
-        return out, room * b.itemsize
-
-    def _room(self, name: str, size: int, dtype: Any) -> Array:
+    def _workspace(self, name: str, size: int, dtype: Any) -> Array:
         """Memory of this thread's own for an operand, which is free again after the product that asked for it."""
         kept = self._running.scratch.setdefault((name, dtype), [])
         if not kept or kept[0].size < size:
@@ -156,9 +164,14 @@ class NumbaDense(NumbaCalls):
         if c.ndim == 2:
             self._run(kernels.product, c.dtype, self._parts(m * n * k, _FLOPS), *words)
             return
-        apart = [0 if array is None else array.strides[0] for array in (a, b, c, bias)]
         parts = min(self._parts(c.size * k, _FLOPS), len(c))
-        self._run(kernels.products, c.dtype, parts, len(c), *apart, *words, rows=len(c) if networks else 0)
+        steps, rows = _steps(len(c), a, b, c, bias), len(c) if networks else 0
+        self._run(kernels.products, c.dtype, parts, len(c), *steps, *words, rows=rows)
+
+
+def _steps(count: int, *arrays: Array | None) -> list[int]:
+    """Bytes from one of ``count`` matrices, or biases, to the next in each array; 0 if there is one."""
+    return [0 if a is None or count == 1 else a.strides[0] for a in arrays]
 
 
 def _matrices(*arrays: Array) -> bool:

@@ -38,7 +38,7 @@ class Language(Protocol):
 
     def when(self, condition: str, lines: Sequence[str]) -> list[str]: ...
 
-    def room(self, number: int, kind: str, width: int) -> tuple[list[str], str]:
+    def buffer(self, number: int, kind: str, width: int) -> tuple[list[str], str]:
         """The statements that allocate vector ``number``, and the name of its elements, with {} for the place."""
         ...
 
@@ -155,7 +155,7 @@ class Writer:
         self.text += [self.language.let(f"v{n}_{j}", made.kind, value) for j, value in enumerate(values)]
 
     def _keep(self, n: int, made: Instruction) -> str:
-        lines, self.kept[n] = self.language.room(n, made.kind, made.width or 1)
+        lines, self.kept[n] = self.language.buffer(n, made.kind, made.width or 1)
         self.text += lines
         return self.kept[n]
 

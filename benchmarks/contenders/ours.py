@@ -10,7 +10,8 @@ from benchmarks.clock import WARM
 from benchmarks.contenders import Step
 from benchmarks.tasks import Task
 from tinynet.data.dataset import Dataset
-from tinynet.training import CHECK_EVERY, check_finite
+from tinynet.grouping import CHECK_EVERY
+from tinynet.training import check_finite
 
 LAUNCHES = 4  # of several steps before the clock starts: one as written, one captured, two as all others
 REPORTED = 2**45  # operations of the steps of one report, at most: a second of a device's slowest products

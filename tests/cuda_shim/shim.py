@@ -148,7 +148,13 @@ class Shim:
         return header, launches
 
     def launch(
-        self, text: str, kernel: str, grid: tuple[int, ...], block: tuple[int, int], args: Sequence[Any], room: int = 0
+        self,
+        text: str,
+        kernel: str,
+        grid: tuple[int, ...],
+        block: tuple[int, int],
+        args: Sequence[Any],
+        shared: int = 0,
     ) -> None:
         (blocks,), (row, rows) = grid, block
         assert blocks > 0, f"{kernel} in {blocks} blocks"
@@ -161,7 +167,7 @@ class Shim:
         assert len(wanted) == len(args), f"{kernel} takes {len(wanted)} arguments, not {len(args)}"
         for n, (arg, kind) in enumerate(zip(args, wanted, strict=True)):
             assert fits(arg, kind), f"argument {n} of {kernel} is {arg!r}: expected {kind}"
-        sizes = (text, kernel, grid, block, room, *map(size, args))
+        sizes = (text, kernel, grid, block, shared, *map(size, args))
         times = self._launches[sizes]
         self._launches[sizes] += 1
         schedules = [SCHEDULES[times % len(SCHEDULES)]] if times else SCHEDULES
@@ -173,7 +179,7 @@ class Shim:
                 put_back(a, was)
             copies = [Copy(arg) for arg in args]
             words = (ctypes.c_void_p * len(args))(*[copy.argument for copy in copies])
-            error = run(words, min(blocks, most), row, rows, order, room)
+            error = run(words, min(blocks, most), row, rows, order, shared)
             assert not error, f"{kernel}: {error.decode()}"
             assert all(copy.whole() for copy in copies), f"{kernel} writes outside of an array"
             results.append(copies)
@@ -264,13 +270,13 @@ class ShimBackend(CupyBackend):
             runtime, Products(runtime, problem, None, fake_cuda.Choices(), precision, self.rounded, self.split)
         )
 
-    def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
+    def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, shared: int = 0) -> None:
         """Immediately, or when the graph that is being captured is launched."""
         if kernel == "joined":
             self._cp.behind[args[1].ctypes.data] = self._behind
         elif self._runtime.capturing():
             self._captured += [arg for arg in args if isinstance(arg, np.ndarray) and arg.dtype.names is None]
-        self._runtime.do(partial(super()._run, source, kernel, blocks, row, *args, room=room))
+        self._runtime.do(partial(super()._run, source, kernel, blocks, row, *args, shared=shared))
 
     def _joined(self, whole: Any, recording: Any, pool: Any) -> Any:
         self._behind, self._captured = self._captured, []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -30,7 +31,7 @@ from tinynet.sklearn.hyperparameters import Hyperparameters
 from tinynet.sklearn.loop import Loop
 from tinynet.sklearn.placement import Array, check_same_home, dtype_name, home_of, move, to_host, training_backend
 from tinynet.sklearn.samples import Samples
-from tinynet.sklearn.trainer import Trainer
+from tinynet.sklearn.trainer import Progress, Trainer
 
 
 class Fitted:
@@ -54,11 +55,7 @@ class Fitted:
     classes_: Array  # (k,), of a classifier; on the host if they are not numbers
     _multilabel: bool
     _binarizer: Any  # of sparse labels; None of others
-    _seed: int
-    _steps: int
-    _epochs: int
-    _stale: int  # epochs without progress
-    _solved_by: str  # the optimizer that `optimizer_state_` is of
+    _progress: Progress
     _fitted_loss: Loss  # by which outputs are predictions, whatever the parameter ``loss`` has become
     _live: tuple[Array, Array, Model]  # the two vectors, and a model on them
     _kept: Trainer  # for the next `partial_fit`
@@ -164,8 +161,8 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             samples = samples.standardized(trainer.model)
             test = None if test is None else test.standardized(trainer.model)
         shuffle = self.shuffle and size < len(samples)
-        loader = Loader(samples.arrays(trainer.inner), size, seed=self._seed, shuffle=shuffle, prefetch=False)
-        loop = partial(Loop, self, trainer, loader, test, data.home)
+        loader = Loader(samples.arrays(trainer.inner), size, seed=self._progress.seed, shuffle=shuffle, prefetch=False)
+        loop = partial(Loop, self, self._progress, trainer, loader, test, data.home)
         if one_epoch:
             loop(FitTask(), 1, keep_step=True).run()
             trainer.note(self)
@@ -264,14 +261,13 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
     def _begin_records(self, continued: bool) -> None:
         """Set everything that epochs add to: empty, or copies, so that a fit that fails leaves the originals."""
         if continued:
-            for name in ("loss_curve_", "validation_scores_", "history_"):
-                setattr(self, name, getattr(self, name).copy())
+            for name in ("loss_curve_", "validation_scores_", "history_", "_progress"):
+                setattr(self, name, copy(getattr(self, name)))
             return
-        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self._progress = Progress(seed=int(check_random_state(self.random_state).randint(2**31 - 1)))
         self.loss_curve_, self.validation_scores_, self.history_ = [], [], []
         self.best_loss_, self.best_validation_score_ = inf, -inf
-        self.t_ = self._steps = self._epochs = self._stale = 0
-        self.optimizer_state_, self._solved_by = {}, ""
+        self.t_, self.optimizer_state_ = 0, {}
 
     def _trainer(
         self, net: Sequential, loss: Loss, samples: Samples, batch_size: int, data: Data, continued: bool,
@@ -287,8 +283,8 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         if kept is not None and one_epoch and kept.continues(self, ingredients):
             kept.change(rate, penalty)
             return kept
-        make = undrawn if continued else Model
-        model = make(net, self.n_features_in_, seed=self._seed, backend=data.ops, dtype=data.dtype)
+        make, seed = undrawn if continued else Model, self._progress.seed
+        model = make(net, self.n_features_in_, seed=seed, backend=data.ops, dtype=data.dtype)
         if continued:
             _fill(model, self.theta_, self.layer_state_)
         else:
@@ -321,10 +317,8 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         check_is_fitted(self, "theta_")
         live = self.__dict__.get("_live")
         if live is None or live[0] is not self.theta_ or live[1] is not self.layer_state_:
-            ops = training_backend(self.backend, backend_of(self.theta_))
-            self._bind(
-                undrawn(self.net_, self.n_features_in_, seed=self._seed, backend=ops, dtype=dtype_name(self.theta_))
-            )
+            ops, seed = training_backend(self.backend, backend_of(self.theta_)), self._progress.seed
+            self._bind(undrawn(self.net_, self.n_features_in_, seed=seed, backend=ops, dtype=dtype_name(self.theta_)))
         return self._live[2]
 
     def _bind(self, model: Model) -> None:

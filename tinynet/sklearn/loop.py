@@ -16,7 +16,7 @@ from tinynet.fitting import checked_callbacks
 from tinynet.sklearn.callbacks import FitTask
 from tinynet.sklearn.placement import Array, move
 from tinynet.sklearn.samples import Passes, Samples
-from tinynet.sklearn.trainer import Trainer
+from tinynet.sklearn.trainer import Progress, Trainer
 
 if TYPE_CHECKING:
     from tinynet.sklearn.base import MLP
@@ -30,6 +30,7 @@ class Loop:
     """
 
     estimator: MLP
+    progress: Progress
     trainer: Trainer
     loader: Loader
     test: Samples | None
@@ -58,18 +59,18 @@ class Loop:
             ) from None
         except KeyboardInterrupt:
             ended = True
-            estimator._steps = self.trainer.run.step  # within an epoch, which the next fit begins anew
+            self.progress.steps = self.trainer.run.step  # within an epoch, which the next fit begins anew
             warnings.warn("Training interrupted by user.", stacklevel=7)
         if self.best is not None:
             model.theta[...], model.state[...] = self.best
         for name, value in self._results().items():
             setattr(estimator, name, value)
-        estimator._solved_by = self.trainer.solver
+        self.progress.solver = self.trainer.solver
         return ended
 
     def _epochs(self) -> bool:
-        estimator, loader = self.estimator, self.loader
-        passes = Passes(loader, estimator._steps, estimator._epochs)
+        progress, loader = self.progress, self.loader
+        passes = Passes(loader, progress.steps, progress.epochs)
         steps = self.epochs * loader.steps_per_epoch
         reports = self.trainer.reports_of_kept_step if self.keep_step else self.trainer.reports
         sizes = [loader.batch_size] * loader.steps_per_epoch
@@ -80,23 +81,23 @@ class Loop:
             losses += report.recent
             if not passes.ends_epoch(report.step):
                 continue
-            estimator._steps = report.step
+            progress.steps = report.step
             if self._end_epoch(sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / loader.data.n):
                 return True
             losses.clear()
-            if estimator.n_iter_ < self.epochs:
+            if self.estimator.n_iter_ < self.epochs:
                 self.task.begin_epoch()
         return False
 
     def _end_epoch(self, loss: float) -> bool:
         """Record an epoch; whether it is the last."""
-        estimator = self.estimator
+        estimator, progress = self.estimator, self.progress
         estimator.n_iter_ += 1
-        estimator._epochs += 1
+        progress.epochs += 1
         estimator.t_ += self.loader.data.n
         estimator.loss_ = loss
         estimator.loss_curve_.append(loss)
-        row = {"epoch": estimator._epochs, "step": estimator._steps, "loss": loss}
+        row = {"epoch": progress.epochs, "step": progress.steps, "loss": loss}
         if self.test is not None:
             row |= self._validate(self.test)
         estimator.history_.append(row)
@@ -110,8 +111,8 @@ class Loop:
                 callback(self.trainer.model, row)
         except StopTraining:
             stop = True
-        if estimator._stale > estimator.n_iter_no_change:
-            estimator._stale = 0
+        if progress.stale > estimator.n_iter_no_change:
+            progress.stale = 0
             stop = stop or not self.trainer.rate.lower()
         return stop
 
@@ -140,7 +141,7 @@ class Loop:
         else:
             gain = estimator.best_loss_ - row["loss"]
             estimator.best_loss_ = min(estimator.best_loss_, row["loss"])
-        estimator._stale = estimator._stale + 1 if gain < estimator.tol else 0
+        self.progress.stale = self.progress.stale + 1 if gain < estimator.tol else 0
         return gain > 0
 
     def _results(self) -> dict[str, Any]:

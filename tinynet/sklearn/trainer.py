@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinynet.losses import Loss
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 _PLAIN = (bool, int, float, str, tuple, type(None))
 
 
+@dataclass
+class Progress:
+    """What a fit hands on to the one that continues it, besides the attributes that the estimator shows."""
+
+    seed: int
+    steps: int = 0
+    epochs: int = 0
+    stale: int = 0  # the last epochs in a row that were no better
+    solver: str = ""  # the optimizer that ``optimizer_state_`` is of
+
+
 class Trainer:
     """What trains ``model`` in place. ``inner`` is the model without its `Standardize`: samples are standardized once.
 
@@ -33,16 +45,16 @@ class Trainer:
     ) -> None:
         self.model, self.loss, self.rate, self.ingredients = model, loss, rate, ingredients
         self.inner = without_standardize(model) if estimator.standardize else model
-        solver = estimator._optimizer(rate)
+        solver, progress = estimator._optimizer(rate), estimator._progress
         self.solver = type(solver).__name__
         slots = solver.init(model.theta, model.ops)
-        if estimator._solved_by == self.solver:
+        if progress.solver == self.solver:
             self._restore(slots, estimator.optimizer_state_)
         self.optimizer: Optimizer = solver
         if estimator.alpha:
             self.optimizer = Penalized(solver, penalty, model)
             slots["penalized"] = self.optimizer.mask
-        self.run = Run(slots, estimator._steps)
+        self.run = Run(slots, progress.steps)
         self._step: Step | None = None
         self._noted: tuple[Array, State] = (None, {})
 

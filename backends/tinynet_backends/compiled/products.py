@@ -29,8 +29,8 @@ def blocks(k: int) -> tuple[int, int]:
     return count, -(-k // max(count, 1))
 
 
-def apart(m: int, n: int, k: int, transposed: bool) -> bool:
-    """Whether to keep the sums of blocks (blocks, m, n) apart and add them up afterwards, on several cores.
+def split_k_pays(m: int, n: int, k: int, transposed: bool) -> bool:
+    """Whether to keep the sums of blocks of terms, (blocks, m, n), and add them up afterwards, on several cores.
 
     A core then needs the terms of its blocks only, which it has mostly written itself: rows whose gradients are added up,
     where a is ``transposed``, or the weights b of a wide layer. Else it needs the others' too, and takes from them the cache lines

@@ -68,7 +68,7 @@ class Numba:
     def when(self, condition: str, lines: Sequence[str]) -> list[str]:
         return [f"if {condition}:", *[f"    {line}" for line in lines]]
 
-    def room(self, number: int, kind: str, width: int) -> tuple[list[str], str]:
+    def buffer(self, number: int, kind: str, width: int) -> tuple[list[str], str]:
         place, self.scratch = self.scratch, self.scratch + width
         return [], f"{kind}s[{place} + {{}}]"
 

@@ -74,8 +74,8 @@ class Chain(Pass):
     then leaves out the padding. Weights may have been rounded when they were updated (`cuda.copies`).
 
     With precision bf16x3 everything is stored in float32, and in three pieces where it is an operand (kernels/round.cu):
-    (n, 3, k). That is (n, 3 k) where features are added up, and (3 n, k) where samples are, so one copy serves a product on
-    the way there and one on the way back. Only weights, contracted along either axis, take two.
+    (n, 3, k). That is (n, 3 k) where features are added up, and (3 n, k) where samples are, so one copy serves a product
+    of the forward pass and one of the backward pass. Only weights, contracted along either axis, take two.
 
     With ``through``, the incoming gradient has already passed the last ReLU and is in the type that products take, and
     the last bias is left out. With ``beside``, gradients of weights are computed concurrently with the rest of the

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tinynet_backends.arena import Arena
 from tinynet_backends.backend import Array, Backend, DenseLayer, Formula, Gradients
-from tinynet_backends.cuda import graph, ways
+from tinynet_backends.cuda import graph, strategies
 from tinynet_backends.cuda.copies import Copies
 from tinynet_backends.cuda.joined import Launch, joined
 from tinynet_backends.cuda.operations import THREADS
@@ -41,7 +41,7 @@ class CudaDevice(Backend):
     def _attach(self, runtime: Any, products: Products) -> None:
         self._runtime, self._products = runtime, products
         self._running = graph.ThreadState()
-        self._ways = ways.Ways(products.choices)
+        self._strategies = strategies.Strategies(products.choices)
 
     def _here(self) -> AbstractContextManager[Any]:
         """A context in which the device is the current one."""
@@ -113,13 +113,13 @@ class CudaDevice(Backend):
             self.as_written("an update that has no kernel")
             self._running.copies = None
 
-    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
+    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, shared: int = 0) -> None:
         if self._running.recording is not None:
             places = tuple(self._runtime.address(a) if _is_array(a) else a for a in args)
-            self._running.recording.launches.append(Launch(source, kernel, blocks, row, places, room))
-        self._run(source, kernel, blocks, row, *args, room=room)
+            self._running.recording.launches.append(Launch(source, kernel, blocks, row, places, shared))
+        self._run(source, kernel, blocks, row, *args, shared=shared)
 
-    def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
+    def _run(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, shared: int = 0) -> None:
         """`_launch`, on the device."""
         raise NotImplementedError
 
@@ -130,10 +130,10 @@ class CudaDevice(Backend):
         if not small or runtime.nodes(whole) != len(launches):  # it copies, too, or there are kernels of CuPy's
             return whole
         source, words = joined(launches)
-        room = max(launch.room for launch in launches)
+        shared = max(launch.shared for launch in launches)
         try:
             table = runtime.array(words, pool)
-            run = partial(self._run, source, "joined", 1, THREADS, room=room)
+            run = partial(self._run, source, "joined", 1, THREADS, shared=shared)
             run(np.int64(0), table)  # compiles it, and does nothing
             with runtime.capture(pool) as made:
                 run(np.int64(len(launches)), table)
@@ -148,7 +148,7 @@ class CudaDevice(Backend):
             self._running.recording.stop(reason)
 
     def admit(self, needed: int, what: str) -> None:
-        self._runtime.room.admit(needed, what)
+        self._runtime.device_memory.admit(needed, what)
 
     def assign(self, to: Array, what: Array) -> None:
         with self._here():
@@ -183,10 +183,10 @@ class CudaDevice(Backend):
         self, x: Array, layers: Sequence[DenseLayer], need_dx: bool
     ) -> tuple[Array, Callable[[Array], Gradients]] | None:
         with self._here():
-            return ways.through(self, x, layers, need_dx)
+            return strategies.through(self, x, layers, need_dx)
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def outside_step(self) -> Iterator[None]:
         """A context for work that is not part of a step: it gets memory of its own."""
         running = self._running
         before = running.arena, running.constants, running.copies
@@ -292,7 +292,7 @@ class _Step:
     """A compiled step on its device, whose MemoryError names the remedy."""
 
     def __init__(self, backend: CudaDevice, compiled: graph.Compiled) -> None:
-        self._here, self._room = backend._here, backend._runtime.room
+        self._here, self._device_memory = backend._here, backend._runtime.device_memory
         self._compiled = compiled
 
     def __call__(self, *args: Any) -> Any:
@@ -307,4 +307,4 @@ class _Step:
             try:
                 return run()
             except MemoryError as e:
-                raise self._room.exhausted() from e
+                raise self._device_memory.exhausted() from e

@@ -166,7 +166,7 @@ class Work:
         return self.size * self.p
 
     @property
-    def apart(self) -> int:
+    def stride(self) -> int:
         """Distance in numbers between the sums of two chunks."""
         return self.p if self.chunks == 1 else _up(self.p)
 
@@ -188,7 +188,7 @@ class Work:
             starts[-1] = -(-self.n // 16) * blocks * 128 * self.parts
         return [start if size else -1 for start, size in zip(starts, sizes, strict=False)], starts[-1]
 
-    def room(self, back: bool) -> int:
+    def shared_memory(self, back: bool) -> int:
         """Bytes of shared memory that a kernel needs."""
         if self.in_registers:
             columns = 16 * sum(self.blocks[1:])
@@ -282,20 +282,20 @@ class Fused(chain.Pass):
         y = self.ops.empty((work.n, work.widths[-1]), x.dtype)
         blocks = -(-work.n // (work.tile * work.tiles_each(back=False)))
         args = np.int64(work.n), np.int32(work.tile), self.argument, self.x, self.kept, y
-        self.ops._launch(self.source, "forward", blocks, THREADS, *args, room=work.room(False))
+        self.ops._launch(self.source, "forward", blocks, THREADS, *args, shared=work.shared_memory(False))
         return y
 
     def back(self, dy: Array, sums: list[Sum]) -> Gradients:
         work, real = self.work, self.x.dtype
         gradient = self.ops.gradient((work.p,), real)
-        parts = gradient if work.chunks == 1 else self.ops.empty((work.chunks, work.apart), real)
+        parts = gradient if work.chunks == 1 else self.ops.empty((work.chunks, work.stride), real)
         half = work.before > 0 and work.operands == "bf16"
         dx = self.ops.empty(self.x.shape, np.dtype(np.uint16) if half else real) if work.need_dx else None
-        sizes = (np.int64(number) for number in (work.size, work.chunks, work.p, work.apart))
+        sizes = (np.int64(number) for number in (work.size, work.chunks, work.p, work.stride))
         dx_as = (None, dx) if half else (dx, None)
         arrays = self.x, self.kept, self.ops._dense(dy, real), *dx_as, parts
         args = np.int64(work.n), np.int32(work.tile), *sizes, np.int32(work.before), self.argument, *arrays
-        self.ops._launch(self.source, "backward", work.chunks, THREADS, *args, room=work.room(True))
+        self.ops._launch(self.source, "backward", work.chunks, THREADS, *args, shared=work.shared_memory(True))
         if work.chunks > 1:
             sums.append(Sum(parts, gradient))
         gradients = iter(cuts(gradient, work.shapes))

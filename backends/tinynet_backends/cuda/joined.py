@@ -38,7 +38,7 @@ class Launch(NamedTuple):
     blocks: int
     row: int
     args: tuple[Any, ...]
-    room: int
+    shared: int
 
 
 class _Code(NamedTuple):

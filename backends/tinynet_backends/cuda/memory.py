@@ -33,7 +33,7 @@ def shown(size: int) -> str:
     return f"{size} bytes"
 
 
-class Room:
+class DeviceMemory:
     """The memory of one device, divided between the main pool and the pools of graphs, under one limit.
 
     The limit is $TINYNET_GPU_MEMORY, else that of ``main``, CuPy's pool, as it was or as others set it later, else all of

@@ -43,10 +43,10 @@ def _struct(count: int, addresses: Sequence[str], sizes: Sequence[str]) -> np.dt
 
 
 _PARTS_ARGUMENT = _struct(_TOGETHER, ["from"], ["size"])
-_SUMS_ARGUMENT = _struct(_SUMS, ["parts", "g"], ["p", "apart", "chunks"])
+_SUMS_ARGUMENT = _struct(_SUMS, ["parts", "g"], ["p", "stride", "chunks"])
 _ARRAYS_ARGUMENT = _struct(_ROUNDED, ["from", "to"], ["n", "k", "high", "wide", "pieces"])
 _MATRICES_ARGUMENT = _struct(
-    _ROUNDED, ["from", "to"], ["n", "k", "down", "right", "high", "wide", "apart", "pitch", "lo", "pieces"]
+    _ROUNDED, ["from", "to"], ["n", "k", "down", "right", "high", "wide", "stride", "pitch", "lo", "pieces"]
 )
 _KEYS = np.dtype([("of", np.uint32, (permutation.KEYS,))])
 _F8, _U8, _I8 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
@@ -62,10 +62,10 @@ class Sum(NamedTuple):
 class CudaOperations(Backend):
     """Dtypes, layouts and operations without a kernel are left to the portable operations."""
 
-    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, room: int = 0) -> None:
+    def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, shared: int = 0) -> None:
         """Run ``kernel`` of ``source``.
 
-        Each of ``blocks`` blocks has `THREADS` threads, ``row`` of them per threadIdx.y, and ``room`` bytes of dynamic shared
+        Each of ``blocks`` blocks has `THREADS` threads, ``row`` of them per threadIdx.y, and ``shared`` bytes of dynamic shared
         memory. Arguments are arrays, None for no array, and NumPy scalars (one structured) of the kernel's types.
         """
         raise NotImplementedError
@@ -148,7 +148,7 @@ class CudaOperations(Backend):
                 argument["n"][n], argument["k"][n] = x.shape
                 argument["down"][n], argument["right"][n] = (s // x.itemsize for s in x.strides)
                 argument["high"][n], argument["wide"][n] = y.shape[1:]
-                argument["apart"][n], argument["pitch"][n] = (s // y.itemsize for s in y.strides[:2])
+                argument["stride"][n], argument["pitch"][n] = (s // y.itemsize for s in y.strides[:2])
                 argument["pieces"][n] = -(-_lines(*y.shape[1:]) // THREADS)
             pieces, source = argument["pieces"].sum(), load("round", arrays[0].dtype)
             self._launch(source, "split_arrays", min(int(pieces), _BLOCKS), THREADS, pieces, argument)
@@ -190,7 +190,7 @@ class CudaOperations(Backend):
             argument, batch = np.zeros((), _SUMS_ARGUMENT), sums[first : first + _SUMS]
             for n, (parts, g) in enumerate(batch):
                 argument["parts"][n], argument["g"][n] = self._address(parts), self._address(g)
-                argument["p"][n], (argument["chunks"][n], argument["apart"][n]) = g.size, parts.shape
+                argument["p"][n], (argument["chunks"][n], argument["stride"][n]) = g.size, parts.shape
             pieces = sum(-(-g.size // _ACROSS) for _, g in batch)
             source = load("reduce", batch[0].g.dtype)
             self._launch(source, "add_up", min(pieces, _BLOCKS), _ACROSS, np.int64(pieces), argument)

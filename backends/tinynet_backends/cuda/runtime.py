@@ -11,14 +11,14 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
-from tinynet_backends.cuda.memory import Room
+from tinynet_backends.cuda.memory import DeviceMemory
 
 Array = Any
 _ROWS = 128  # calls whose numbers may be in flight to the device at once
 _SHORT = 5e-3  # seconds up to which the time to queue work on the host may dominate
 _AGAIN = 8  # repetitions in a graph, at most
 _LOAD = 8e-3  # seconds of a load that lasts
-_rooms: dict[tuple[int, int], Room] = {}
+_memories: dict[tuple[int, int], DeviceMemory] = {}
 _making = threading.Lock()
 
 
@@ -33,8 +33,8 @@ class Runtime:
         self.shared_memory = int(device.attributes["MaxSharedMemoryPerBlockOptin"])
         main = cp.get_default_memory_pool()
         with _making:  # one for all backends of a device, whatever their precision
-            self.room = _rooms.get((id(main), number)) or Room(OnDevice(main, device), total)
-            _rooms[id(main), number] = self.room  # which keeps the pool, so that no other has its id
+            self.device_memory = _memories.get((id(main), number)) or DeviceMemory(OnDevice(main, device), total)
+            _memories[id(main), number] = self.device_memory  # which keeps the pool, so that no other has its id
         self._rings = threading.local()
         self._beside = threading.local()
 
@@ -68,7 +68,7 @@ class Runtime:
 
     def new_pool(self) -> Any:
         pool = Pool(self.cp.cuda, self.number)
-        self.room.add(pool)
+        self.device_memory.add(pool)
         return pool
 
     @contextmanager
@@ -85,7 +85,7 @@ class Runtime:
                     stream.end_capture()
                 raise
             graphs.append(stream.end_capture())
-        self.room.share()
+        self.device_memory.share()
 
     @contextmanager
     def beside(self) -> Iterator[None]:

@@ -67,7 +67,7 @@ class Cuda:
     def when(self, condition: str, lines: Sequence[str]) -> list[str]:
         return [f"if ({condition}) {{", *[f"    {line}" for line in lines], "}"]
 
-    def room(self, number: int, kind: str, width: int) -> tuple[list[str], str]:
+    def buffer(self, number: int, kind: str, width: int) -> tuple[list[str], str]:
         self.short = False
         return [f"{_TYPES[kind]} k{number}[{width}];"], f"k{number}[{{}}]"
 

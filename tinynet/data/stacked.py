@@ -11,7 +11,7 @@ from tinynet.data.loader import LARGEST_CHUNK, Chunk, Loader, host_of, power_of_
 from tinynet.data.sampling import Sequential, Shuffled, Shuffles
 
 
-class Together:
+class StackedLoader:
     """Step t -> the t-th batch of each loader: inputs (m, n, *shape), targets (m, n) or (m, n, o), weights (m, n).
 
     The loaders are alike but for their seeds. Where all draw the same samples, these are made once, and inputs

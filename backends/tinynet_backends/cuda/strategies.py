@@ -1,4 +1,4 @@
-"""The ways to compute dense layers in a row, and which of them is taken: by sizes if they suffice, else by timing."""
+"""The strategies for dense layers in a row, and which of them is used: by sizes if they suffice, else by timing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class OneByOne(chain.Pass):
 
 
 class Halves(chain.Pass):
-    """The first layers another way, the last ones fused: nothing else is fast for a narrow last product."""
+    """The first layers by another strategy, the last ones fused: nothing else is fast for a narrow last product."""
 
     def __init__(self, front: chain.Pass, behind: Fused) -> None:
         self.ops, self.front, self.behind = front.ops, front, behind
@@ -62,7 +62,7 @@ class Halves(chain.Pass):
         return dx, [*first, *last]
 
 
-class Way(NamedTuple):
+class Strategy(NamedTuple):
     """How layers are computed: the first ``front`` unfused, the others fused in tiles of ``tile`` rows.
 
     With ``beside``, the gradients of the first layers' weights are computed concurrently with the rest of the backward pass.
@@ -85,78 +85,81 @@ class Way(NamedTuple):
         return front if behind is None else Halves(front, behind)
 
 
-class Ways:
-    """Which way is taken for which layers; decisions are kept here and on disk."""
+class Strategies:
+    """Which strategy is used for which layers; decisions are kept here and on disk."""
 
     def __init__(self, choices: Choices) -> None:
         self.choices = choices
-        self._known: dict[Work, Way] = {}
+        self._known: dict[Work, Strategy] = {}
         self._lock = threading.Lock()
 
-    def find(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> Way:
+    def find(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> Strategy:
         """Chosen by sizes if they suffice, else by timing. If fused layers fail, the log says why and products are used."""
         if work in self._known:
             return self._known[work]
-        ways = _candidates(ops, work, x, layers)
-        *_, first = [way for way in ways if way.tile and not way.beside and work.n >= _ENOUGH * way.tile] or ways[:1]
-        sure = len(ways) == 1 or (first.front == 0 and work.behind(0, first.tile).each <= _SURE)
+        strategies = _candidates(ops, work, x, layers)
+        filling = [one for one in strategies if one.tile and not one.beside and work.n >= _ENOUGH * one.tile]
+        *_, first = filling or strategies[:1]
+        sure = len(strategies) == 1 or (first.front == 0 and work.behind(0, first.tile).each <= _SURE)
         with self._lock:
             kept = None if sure else self.choices.find(work)
-            if kept is not None and kept.variant < len(ways):
-                first, sure = ways[kept.variant], True
+            if kept is not None and kept.variant < len(strategies):
+                first, sure = strategies[kept.variant], True
             if ops._runtime.capturing():  # nothing can be tried or timed now
                 return first
             if sure:
-                way = first if not first.tile or _works(first, ops, work, x, layers) else Way(len(layers), 0)
-                return self._known.setdefault(work, way)
-            with ops.apart():
-                best = fastest(_runs(ways, ops, work, x, layers), ops._runtime.seconds)
-            way = Way(len(layers), 0) if best is None else ways[best]
-            self.choices.keep(work, Choice(ways.index(way), b""))
-            return self._known.setdefault(work, way)
+                strategy = first if not first.tile or _works(first, ops, work, x, layers) else Strategy(len(layers), 0)
+                return self._known.setdefault(work, strategy)
+            with ops.outside_step():
+                best = fastest(_runs(strategies, ops, work, x, layers), ops._runtime.seconds)
+            strategy = Strategy(len(layers), 0) if best is None else strategies[best]
+            self.choices.keep(work, Choice(strategies.index(strategy), b""))
+            return self._known.setdefault(work, strategy)
 
-    def timed(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> dict[Way, float]:
+    def timed(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> dict[Strategy, float]:
         """Seconds of the forward and backward pass, for every candidate."""
-        ways = _candidates(ops, work, x, layers)
-        with ops.apart():
-            times = timed(_runs(ways, ops, work, x, layers), ops._runtime.seconds)
-            return {ways[n]: seconds for n, seconds in times.items()}
+        strategies = _candidates(ops, work, x, layers)
+        with ops.outside_step():
+            times = timed(_runs(strategies, ops, work, x, layers), ops._runtime.seconds)
+            return {strategies[n]: seconds for n, seconds in times.items()}
 
 
-def _candidates(ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> list[Way]:
-    """The ways to choose from.
+def _candidates(ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> list[Strategy]:
+    """The strategies to choose from.
 
     As many fused layers as possible, for each size of a tile; then none; then those with several unfused layers again, with
     gradients computed concurrently.
     """
-    ways: list[Way] = []
+    strategies: list[Strategy] = []
     for front in range(max(0, len(layers) - MOST), len(layers)):
         behind = [work.behind(front, tile) for tile in work.behind(front, 16).tiles]
-        fitting = [one.tile for one in behind if max(one.room(False), one.room(True)) <= ops._runtime.shared_memory]
-        if ways := [Way(front, tile) for tile in dict.fromkeys(fitting)]:
+        fitting = [
+            one.tile for one in behind if max(map(one.shared_memory, (False, True))) <= ops._runtime.shared_memory
+        ]
+        if strategies := [Strategy(front, tile) for tile in dict.fromkeys(fitting)]:
             break
-    ways.append(Way(len(layers), 0))
-    chains = [way for way in ways if way.front > 1 and chain.fits(x, layers[: way.front])]
-    return [*ways, *(way._replace(beside=True) for way in chains)]
+    strategies.append(Strategy(len(layers), 0))
+    chains = [one for one in strategies if one.front > 1 and chain.fits(x, layers[: one.front])]
+    return [*strategies, *(one._replace(beside=True) for one in chains)]
 
 
-def _runs(ways: Sequence[Way], *args: Any) -> list[Callable[[], None]]:
-    return [partial(_forward_and_back, way, *args) for way in ways]
+def _runs(strategies: Sequence[Strategy], *args: Any) -> list[Callable[[], None]]:
+    return [partial(_forward_and_back, strategy, *args) for strategy in strategies]
 
 
-def _forward_and_back(way: Way, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> None:
-    run = way.of(ops, work, x, layers)
+def _forward_and_back(strategy: Strategy, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> None:
+    run = strategy.of(ops, work, x, layers)
     y = run.forward(x)
     if y is None:
         raise RuntimeError("cublasLt has no algorithm for one of the layers")
     run.backward(y)
 
 
-def _works(way: Way, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> bool:
-    """Whether the device runs the kernels of ``way``, which it may refuse to load or to launch."""
+def _works(strategy: Strategy, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> bool:
+    """Whether the device runs the kernels of ``strategy``, which it may refuse to load or to launch."""
     try:
-        with ops.apart():
-            _forward_and_back(way, ops, work, x, layers)
+        with ops.outside_step():
+            _forward_and_back(strategy, ops, work, x, layers)
     except RuntimeError as e:
         _log.warning("dense layers are computed by products, because fused ones fail: %s", e)
         return False
@@ -168,9 +171,9 @@ def through(
 ) -> tuple[Array, Callable[[Array], Gradients]] | None:
     """`Backend.dense`."""
     work = Work.of(x, layers, ops._products.precision, need_dx)
-    way = None if work is None else ops._ways.find(ops, work, x, layers)
-    if work is None or way is None or (way.front == len(layers) and not chain.fits(x, layers)):
+    strategy = None if work is None else ops._strategies.find(ops, work, x, layers)
+    if work is None or strategy is None or (strategy.front == len(layers) and not chain.fits(x, layers)):
         return None
-    run = way.of(ops, work, x, layers)
+    run = strategy.of(ops, work, x, layers)
     y = run.forward(x)
     return None if y is None else (y, run.backward)
