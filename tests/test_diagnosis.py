@@ -256,14 +256,15 @@ class Crooked(tn.Dense):
     """A layer whose gradient is wrong in one place."""
 
     wrong: str = ""
+    factor: float = 1.001
 
     def forward(self, params, x, ctx):
         y, backprop = super().forward(params, x, ctx)
 
         def bent(dy):
             dx, d = backprop(dy)
-            d = {name: 1.001 * g if name == self.wrong else g for name, g in d.items()}
-            return (1.001 * dx if self.wrong == "inputs" else dx), d
+            d = {name: self.factor * g if name == self.wrong else g for name, g in d.items()}
+            return (self.factor * dx if self.wrong == "inputs" else dx), d
 
         return y, bent
 
@@ -334,6 +335,9 @@ def test_targets_of_ones_own():
     assert tn.check_gradients(tn.CrossEntropy(), target=[4, 0, 1]) < 1e-7
     with pytest.raises(ValueError, match="Poisson"):
         tn.check_gradients(tn.Poisson(), target=[[-3.0]])
+    for target in (3, [], ["cat"]):
+        with pytest.raises(ValueError, match=r" is no batch of targets: give numbers \(n,\) or \(n, o\)$"):
+            tn.check_gradients(tn.CrossEntropy(), target=target)
     with pytest.raises(TypeError, match="^3 is neither a layer nor a loss: give one, such as "):
         tn.check_gradients(3)
 
@@ -345,6 +349,8 @@ def test_a_nan_is_no_right_gradient():
 
     with pytest.raises(tn.GradientError):
         tn.check_gradients(Undefined())
+    with pytest.raises(tn.GradientError, match=" is wrong for b: its relative error is nan"):  # and for nothing else
+        tn.check_gradients(Crooked(3, wrong="b", factor=math.nan))
 
 
 def test_samples_are_spread_over_the_largest_set():
