@@ -115,10 +115,11 @@ def test_inputs_that_are_not_scaled(scale, shift):
     assert "inputs" not in kinds(diagnosis)
 
 
-def test_sparse_inputs_and_constants_are_well():
+@pytest.mark.parametrize("share", [0.02, 0.001])
+def test_sparse_inputs_and_constants_are_well(share):
     generator = np.random.default_rng(0)
-    x = (generator.random((600, 40)) < 0.02).astype(np.float64)
-    x[:, 0], x[:, 1] = 1.0, 0.0
+    x = (generator.random((600, 40)) < share).astype(np.float64)
+    x[:, 0], x[:, 1] = share > 0.01, 0.0
     assert looked(tn.Model(network(8), 40), Arrays(x, np.arange(600) % 2)).findings == []
 
 
