@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -294,6 +296,18 @@ class TestTensorBoard:
         for path in files:
             scalars, _ = self.events(path)
             assert [step for name, step in scalars if name == "loss_of_steps"] == [8, 10, 18, 20]
+
+    def test_a_copy_writes_to_a_file_of_its_own(self, tmp_path):
+        """Estimators with this callback are cloned and pickled."""
+        log, model = TensorBoard(tmp_path), tn.Model(tn.Dense(1), 1)
+        log(model, {"epoch": 1, "step": 1, "loss": 1.0})
+        copies = copy.deepcopy(log), pickle.loads(pickle.dumps(log))  # while the file is open
+        for step, one in enumerate(copies, start=2):
+            one(model, {"epoch": 1, "step": step, "loss": 1.0})
+        for one in (log, *copies):
+            one.close()
+        scalars, _ = self.events(*tmp_path.iterdir())
+        assert sorted(scalars) == [("loss", step) for step in (1, 2, 3)]
 
     def test_a_run_that_never_starts_leaves_no_file(self, tmp_path):
         TensorBoard(tmp_path / "events").close()

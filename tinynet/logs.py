@@ -159,6 +159,10 @@ class TensorBoard:
             for name, array in model.weights().items():
                 self._writer.add_histogram(name, model.ops.to_numpy(array), step)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file: a copy, such as that in a cloned or pickled estimator, opens its own."""
+        return {**self.__dict__, "_writer": None}
+
     def _open(self, begun: int) -> Any:
         """A new event file. In a run that is resumed after ``begun`` steps, what older files have of later ones is over."""
         again = {"purge_step": begun + 1} if begun else {}
