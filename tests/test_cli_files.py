@@ -849,6 +849,18 @@ def test_one_thread_reads_a_csv_file():
     assert threads == {threading.get_ident()}
 
 
+def test_a_row_group_is_not_read_as_a_whole():
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    numbers = np.random.default_rng(0).normal(size=2**21)
+    parquet.write_table(pa.table({"a": numbers}), "d.parquet", row_group_size=len(numbers))
+    before = pa.total_allocated_bytes()
+    with tables.open_parquet(Path("d.parquet")) as table:
+        next(iter(table.batches))
+        assert pa.total_allocated_bytes() - before < numbers.nbytes / 2
+
+
 @pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])
 def test_text_is_text_however_arrow_stores_it(kind):
     pa = pytest.importorskip("pyarrow")

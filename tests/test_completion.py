@@ -67,3 +67,12 @@ def test_every_command_and_option_is_in_it(shell, capsys):
         assert command.__name__.rpartition(".")[2] in text
     for option in ("held-out", "batch-size", "proba", "metrics", "seconds"):
         assert option in text
+
+
+def test_zsh_completes_every_file_of_several_and_shows_help_as_it_is(capsys):
+    assert main(["completion", "zsh"]) == 0
+    text = capsys.readouterr().out
+    _, *parts = text.split("_arguments")
+    of = {command.__name__.rpartition(".")[2]: part for command, part in zip(COMMANDS, parts, strict=True)}
+    assert [name for name in of if "'*:argument:_default'" in of[name]] == ["train", "predict"]  # --data and DATA
+    assert r"in \[0, 1) (default 0.0)]:dropout" in of["train"]  # no bracket ends the help

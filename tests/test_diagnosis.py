@@ -115,10 +115,11 @@ def test_inputs_that_are_not_scaled(scale, shift):
     assert "inputs" not in kinds(diagnosis)
 
 
-def test_sparse_inputs_and_constants_are_well():
+@pytest.mark.parametrize("share", [0.02, 0.001])
+def test_sparse_inputs_and_constants_are_well(share):
     generator = np.random.default_rng(0)
-    x = (generator.random((600, 40)) < 0.02).astype(np.float64)
-    x[:, 0], x[:, 1] = 1.0, 0.0
+    x = (generator.random((600, 40)) < share).astype(np.float64)
+    x[:, 0], x[:, 1] = share > 0.01, 0.0
     assert looked(tn.Model(network(8), 40), Arrays(x, np.arange(600) % 2)).findings == []
 
 
@@ -256,14 +257,15 @@ class Crooked(tn.Dense):
     """A layer whose gradient is wrong in one place."""
 
     wrong: str = ""
+    factor: float = 1.001
 
     def forward(self, params, x, ctx):
         y, backprop = super().forward(params, x, ctx)
 
         def bent(dy):
             dx, d = backprop(dy)
-            d = {name: 1.001 * g if name == self.wrong else g for name, g in d.items()}
-            return (1.001 * dx if self.wrong == "inputs" else dx), d
+            d = {name: self.factor * g if name == self.wrong else g for name, g in d.items()}
+            return (self.factor * dx if self.wrong == "inputs" else dx), d
 
         return y, bent
 
@@ -334,6 +336,9 @@ def test_targets_of_ones_own():
     assert tn.check_gradients(tn.CrossEntropy(), target=[4, 0, 1]) < 1e-7
     with pytest.raises(ValueError, match="Poisson"):
         tn.check_gradients(tn.Poisson(), target=[[-3.0]])
+    for target in (3, [], ["cat"]):
+        with pytest.raises(ValueError, match=r" is no batch of targets: give numbers \(n,\) or \(n, o\)$"):
+            tn.check_gradients(tn.CrossEntropy(), target=target)
     with pytest.raises(TypeError, match="^3 is neither a layer nor a loss: give one, such as "):
         tn.check_gradients(3)
 
@@ -345,6 +350,8 @@ def test_a_nan_is_no_right_gradient():
 
     with pytest.raises(tn.GradientError):
         tn.check_gradients(Undefined())
+    with pytest.raises(tn.GradientError, match=" is wrong for b: its relative error is nan"):  # and for nothing else
+        tn.check_gradients(Crooked(3, wrong="b", factor=math.nan))
 
 
 def test_samples_are_spread_over_the_largest_set():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -196,13 +198,13 @@ class TestTensorBoard:
     def _installed(self):
         pytest.importorskip("tensorboardX", reason="TensorBoard files need tensorboardX, from the extra tensorboard")
 
-    def events(self, folder):
-        """Scalars (tag, step) -> value and tags of histograms, out of the files' records."""
-        from tensorboardX.proto.event_pb2 import Event
+    def events(self, *files):
+        """Scalars (tag, step) -> value and tags of histograms, out of the files' records, as TensorBoard shows them."""
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.record_writer import masked_crc32c
 
         scalars, histograms = {}, set()
-        for path in sorted(folder.iterdir()):
+        for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
             content, place = path.read_bytes(), 0
             while place < len(content):
                 head, size = content[place : place + 8], int.from_bytes(content[place : place + 8], "little")
@@ -211,6 +213,8 @@ class TestTensorBoard:
                 assert content[place + 12 + size : place + 16 + size] == masked_crc32c(body).to_bytes(4, "little")
                 place += 16 + size
                 event = Event.FromString(body)
+                if event.session_log.status == SessionLog.START:  # later steps of older files are over
+                    scalars = {(tag, step): value for (tag, step), value in scalars.items() if step < event.step}
                 for value in event.summary.value:
                     if value.HasField("histo"):
                         histograms.add((value.tag, event.step, value.histo.num))
@@ -223,7 +227,7 @@ class TestTensorBoard:
         log = TensorBoard(tmp_path, weights=True)
         model, history = trained(log)
         log.close()
-        scalars, histograms = self.events(tmp_path)
+        scalars, histograms = self.events(*tmp_path.iterdir())
         for row in history.rows:
             for name in ("loss", "val_loss", "val_accuracy", "samples_per_second"):
                 assert scalars[name, row["step"]] == pytest.approx(row[name], rel=1e-6)  # float32
@@ -240,7 +244,7 @@ class TestTensorBoard:
         for step, value in enumerate([math.nan, math.inf, -math.inf]):
             log(model, {"epoch": 1, "step": step, "loss": value})
         log.close()
-        scalars, _ = self.events(tmp_path)
+        scalars, _ = self.events(*tmp_path.iterdir())
         assert math.isnan(scalars["loss", 0])
         assert (scalars["loss", 1], scalars["loss", 2]) == (math.inf, -math.inf)
 
@@ -255,8 +259,55 @@ class TestTensorBoard:
             log(model, {{"epoch": 1, "step": step, "loss": 1.0}})
         """
         subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
-        scalars, _ = self.events(tmp_path)
+        scalars, _ = self.events(*tmp_path.iterdir())
         assert sorted(scalars) == [("loss", step) for step in range(500)]
+
+    def test_a_resumed_run_is_one_curve(self, tmp_path):
+        """Epochs that are trained again replace those of the first file; nothing else is written again."""
+        data, folder = tn.data.Blobs(320, seed=1), tmp_path / "events"
+
+        def train(*callbacks, resume=False):
+            log, saver = TensorBoard(folder), tn.Checkpoints(tmp_path / "run", every=16)
+            model = tn.Model(tn.Dense(3), 2)
+            try:
+                return model.fit(data, epochs=4, checkpoint=saver, resume=resume, callbacks=[log, *callbacks])
+            finally:
+                log.close()
+
+        def end(model, row):
+            if row["epoch"] == 3:  # the newest checkpoint is that of step 16, in the second epoch
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(end)
+        history = train(resume=True)
+        scalars, _ = self.events(*folder.iterdir())
+        curve = {step: value for (name, step), value in scalars.items() if name == "loss_of_steps"}
+        assert curve == pytest.approx(dict(history.curve), rel=1e-6)
+        assert [step for name, step in scalars if name == "loss"] == history["step"]
+
+    def test_one_log_of_two_runs_has_both_curves(self, tmp_path):
+        log, data, model = TensorBoard(tmp_path), tn.data.Blobs(320, seed=1), tn.Model(tn.Dense(3), 2)
+        for _ in range(2):  # in one second, by which tensorboardX names a file
+            model.fit(data, epochs=2, callbacks=[log])
+            log.close()
+        files = [*tmp_path.iterdir()]
+        assert len(files) == 2
+        for path in files:
+            scalars, _ = self.events(path)
+            assert [step for name, step in scalars if name == "loss_of_steps"] == [8, 10, 18, 20]
+
+    def test_a_copy_writes_to_a_file_of_its_own(self, tmp_path):
+        """Estimators with this callback are cloned and pickled."""
+        log, model = TensorBoard(tmp_path), tn.Model(tn.Dense(1), 1)
+        log(model, {"epoch": 1, "step": 1, "loss": 1.0})
+        copies = copy.deepcopy(log), pickle.loads(pickle.dumps(log))  # while the file is open
+        for step, one in enumerate(copies, start=2):
+            one(model, {"epoch": 1, "step": step, "loss": 1.0})
+        for one in (log, *copies):
+            one.close()
+        scalars, _ = self.events(*tmp_path.iterdir())
+        assert sorted(scalars) == [("loss", step) for step in (1, 2, 3)]
 
     def test_a_run_that_never_starts_leaves_no_file(self, tmp_path):
         TensorBoard(tmp_path / "events").close()

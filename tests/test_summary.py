@@ -64,6 +64,12 @@ def test_flops_by_the_formula():
     assert flops == [2 * 3 * 8, 2 * 8 * 16, 0, 0, 2 * 16 * 8, 0]
 
 
+def test_frozen_matrices_are_products_and_moments_are_none():
+    frozen = tn.Frozen(tn.Sequential(tn.Dense(5), tn.Residual(tn.Frozen(tn.Dense(5)))))
+    model = tn.Model(tn.Sequential(tn.Standardize(), tn.Flatten(), frozen, tn.Dense(2)), (3, 4))
+    assert [row.flops for row in model.summary().rows] == [0, 0, 2 * (12 * 5 + 5 * 5), 2 * 5 * 2]
+
+
 @pytest.mark.slow
 def test_flops_are_those_that_torch_counts():
     torch = pytest.importorskip("torch", reason="the oracle is PyTorch's FlopCounterMode")

@@ -81,6 +81,9 @@ def _wrong_parts(layer: Layer, n_in: int | Shape, ops: Backend, train: bool, see
 
 def _checked_loss_error(loss: Loss, target: Array, ops: Backend, seed: int) -> float:
     """`loss_error` in float64, for outputs of the width that ``target`` suggests; ValueError if the loss does not take it."""
+    if not ops.xp.isdtype(target.dtype, ("bool", "numeric")) or 0 in (target.ndim, *target.shape):
+        kind = str(target.dtype).rpartition(".")[2]
+        raise ValueError(f"target {kind} {tuple(target.shape)} is no batch of targets: give numbers (n,) or (n, o)")
     if ops.xp.isdtype(target.dtype, "real floating"):
         target = ops.asarray(target, "float64")
     width = target.shape[1] if target.ndim > 1 else int(ops.to_numpy(ops.xp.max(target))) + 1 if loss.labels else 1
@@ -151,7 +154,12 @@ def layer_error(
             f"backprop of {layer!r} changes dy in place, which another layer may need: make a new array"
         )
     g = ops.pack(checked_gradients(model.gradient_names, gparams, model.params), ops.zeros(start.shape, start.dtype))
-    return _error(ops, xp.sum(gx * dx) + xp.sum(g * dtheta), xp.sum(v * (above - below)) / (2.0 * STEP))
+    return _error(ops, _along(xp, gx, dx) + _along(xp, g, dtheta), xp.sum(v * (above - below)) / (2.0 * STEP))
+
+
+def _along(xp: Any, g: Array, direction: Array) -> Array:
+    """The sum of ``g * direction``, in which a NaN counts only where the direction is not 0."""
+    return xp.sum(xp.where(direction == 0, xp.zeros_like(g), g * direction))
 
 
 def _any(ops: Backend, wrong: Array) -> bool:

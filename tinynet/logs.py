@@ -12,6 +12,7 @@ import io
 import json
 import os
 from collections.abc import Iterable
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tinynet.model import Model
 
 Row = dict[str, float]
+_numbers = count()  # of event files
 
 
 class _Lines:
@@ -127,8 +129,9 @@ class TensorBoard:
     """A callback for `fit` that writes event files for TensorBoard to ``folder`` (extra ``tensorboard``: tensorboardX).
 
     Each number of an epoch's row is a scalar under its own name, and the loss curve within epochs is "loss_of_steps".
-    ``weights`` adds a histogram of each array of the model. Steps are those of the run. Data reach the disk within a
-    second, or at `close`. ImportError without tensorboardX.
+    ``weights`` adds a histogram of each array of the model. Steps are those of the run. Where a resumed run trains epochs
+    again, TensorBoard shows only the later ones. Data reach the disk within a second, or at `close`. ImportError without
+    tensorboardX.
     """
 
     def __init__(self, folder: str | PathLike[str], *, weights: bool = False) -> None:
@@ -139,22 +142,33 @@ class TensorBoard:
         self.folder, self.weights = Path(folder), weights
         self._make: Any = SummaryWriter
         self._writer: Any = None
-        self._written = 0  # the last step of the loss curve that was written
 
     def __call__(self, model: Model, row: Row) -> None:
-        if self._writer is None:  # opened only now, so that a run that never starts leaves no file
-            self._writer = self._make(str(self.folder), flush_secs=1)
         step = int(row["step"])
+        rows, curve = ([], []) if model.history is None else (model.history.rows, model.history.curve)
+        begun = max((int(one["step"]) for one in rows if one["step"] < step), default=0)  # where this epoch began
+        if self._writer is None:  # opened only now, so that a run that never starts leaves no file
+            self._writer = self._open(begun)
         for name, value in row.items():
             if name not in ("epoch", "step") and checks.as_float(value) is not None:
                 self._writer.add_scalar(name, value, step)
-        for t, loss in model.history.curve if model.history is not None else ():
-            if t > self._written:
+        for t, loss in curve:
+            if begun < t <= step:
                 self._writer.add_scalar("loss_of_steps", loss, t)
-                self._written = t
         if self.weights:
             for name, array in model.weights().items():
                 self._writer.add_histogram(name, model.ops.to_numpy(array), step)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file: a copy, such as that in a cloned or pickled estimator, opens its own."""
+        return {**self.__dict__, "_writer": None}
+
+    def _open(self, begun: int) -> Any:
+        """A new event file. In a run that is resumed after ``begun`` steps, what older files have of later ones is over."""
+        again = {"purge_step": begun + 1} if begun else {}
+        # tensorboardX names a file by the second and replaces one of that name
+        suffix = f".{os.getpid()}.{next(_numbers)}"
+        return self._make(str(self.folder), flush_secs=1, filename_suffix=suffix, **again)
 
     def close(self) -> None:
         """Close the event file; the next row starts a new one."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from tinynet.frozen import Frozen
 from tinynet.initializers import Shape
 from tinynet.layers import Layer, Residual, Sequential, leaves
 
@@ -34,8 +35,8 @@ class Summary:
     """A `Row` for each layer, and the sums ``parameters``, ``bytes`` and ``flops``; ``str(summary)`` is the table.
 
     ``flops`` are those of the forward pass of one sample; a multiplication and an addition are two. Only matrix products
-    are counted: twice the size of every array of weights with two or more axes, as in PyTorch's ``FlopCounterMode``. The
-    backward pass takes about twice as many.
+    are counted: twice the size of every array of weights with two or more axes, frozen ones too, as in PyTorch's
+    ``FlopCounterMode``. The backward pass takes about twice as many.
     """
 
     rows: tuple[Row, ...]
@@ -91,8 +92,20 @@ def _rows(layer: Any, shape: Shape, place: str, size: int) -> Iterator[Row]:
         spec = layer.build(shape)
         parameters, state = ([p.shape for _, p in leaves(tree)] for tree in (spec.params, spec.state))
         learned, kept = sum(map(prod, parameters)), sum(map(prod, state))
-        products = sum(prod(s) for s in (*parameters, *state) if len(s) > 1)
-        yield Row(place, layer, spec.shape, learned, (learned + kept) * size, 2 * products)
+        yield Row(place, layer, spec.shape, learned, (learned + kept) * size, 2 * _in_matrices(layer, shape))
+
+
+def _in_matrices(layer: Any, shape: Shape) -> int:
+    """How many numbers the matrices of a layer have, frozen ones too; other layer state takes part in no product."""
+    if isinstance(layer, Frozen):
+        return _in_matrices(layer.layer, shape)
+    if not (opens(layer, Sequential) or opens(layer, Residual)):
+        return sum(prod(p.shape) for _, p in leaves(layer.build(shape).params) if len(p.shape) > 1)
+    count = 0
+    for inner in layer.layers:
+        count += _in_matrices(inner, shape)
+        shape = inner.build(shape).shape
+    return count
 
 
 def opens(layer: Layer, kind: type[Sequential]) -> bool:

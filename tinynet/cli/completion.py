@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ class Argument(NamedTuple):
 
     flags: tuple[str, ...]
     takes_value: bool
+    several: bool  # values in a row
     values: tuple[str, ...]
     files: bool
     help: str
@@ -58,7 +60,8 @@ def _argument(action: argparse.Action) -> Argument:
     values = tuple(getattr(action, "suggested", ()))
     takes_value = action.nargs != 0
     files = takes_value and getattr(action, "files", not values)
-    return Argument(tuple(action.option_strings), takes_value, values, files, action.help or "")
+    several = action.nargs == "+"
+    return Argument(tuple(action.option_strings), takes_value, several, values, files, action.help or "")
 
 
 # Shells ---------------------------------------------------------------------------------------------------------------
@@ -96,14 +99,17 @@ def zsh(commands: list[Command]) -> Iterator[str]:
     yield "    case $words[1] in"
     for c in commands:
         yield f"        {c.name}) _arguments \\"
+        # what an option takes in a row is completed as if it stood alone, so that options after it are, too
+        rest = "*" if any(a.several for a in c.arguments) else ""
         for place, a in enumerate(sorted(c.arguments, key=lambda a: not a.flags)):
-            help = a.help.replace("[", "(").replace("]", ")").replace(":", r"\:")
-            last = " ;;" if place == len(c.arguments) - 1 else " \\"
+            help = re.sub(r"[][:]", r"\\\g<0>", a.help)
+            at_end = place == len(c.arguments) - 1
+            last = " ;;" if at_end else " \\"
             what = ("_default" if a.files else "") if not a.values else f"({' '.join(a.values)})"
             if a.values and a.files:
                 what = f'{{_alternative "values\\:value\\:({" ".join(a.values)})" "files\\:file\\:_files"}}'
             for flag in a.flags or ("",):
-                spec = f"*{flag}[{help}]" if flag else ""
+                spec = f"*{flag}[{help}]" if flag else rest if at_end else ""
                 spec += f":{flag.strip('-') or 'argument'}:{what}" if a.takes_value else ""
                 yield f"            {_quoted(spec)}{last if flag == (a.flags or ('',))[-1] else ' ' + chr(92)}"
     yield "    esac"

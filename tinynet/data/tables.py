@@ -19,6 +19,7 @@ from tinynet.errors import DataFileError
 
 ROWS = 65536  # rows decoded at a time
 TASKS = ("auto", "classification", "regression")
+_BUFFER = 65536  # bytes of a column read at a time
 # A pandas index in Parquet and, without a name, in CSV; and what pandas calls the latter when it has read it.
 _INDEX = re.compile(r"(__index_level_\d+__|Unnamed: \d+)?")
 _LONGEST_LINE = 16 * 2**20
@@ -56,7 +57,9 @@ class Table(NamedTuple):
 def open_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[Table]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, page_checksum_verification=True) as f:
+    # by pages: else whole row groups are in memory, and a file may be a single one
+    paged: dict[str, Any] = {"pre_buffer": False, "buffer_size": _BUFFER}
+    with pq.ParquetFile(path, page_checksum_verification=True, **paged) as f:
         schema = f.schema_arrow
         names = schema.names
         present = None if columns is None else list(set(columns) & set(names))

@@ -8,11 +8,13 @@ import numpy as np
 
 
 def labels(target: Any) -> Any:
-    """(n,) integers unchanged; one column of 0, or -1, and 1 as 0 and 1; rows with a single 1 as its index.
+    """(n,) integers of at least 0 unchanged; one column of 0, or -1, and 1 as 0 and 1; rows with a single 1 as its index.
 
     ValueError for other numbers, which are no classes.
     """
     if target.ndim == 1 and np.issubdtype(target.dtype, np.integer):
+        if target.min() < 0:
+            raise ValueError(f"label {target.min()} is negative: number classes from 0")
         return target.astype(np.int64)
     if target.ndim == 2 and np.isin(target, (-1, 0, 1)).all():
         if target.shape[1] == 1:
