@@ -7,6 +7,11 @@ import pytest
 from tinynet_backends import BackendUnavailable, get_backend, set_backend
 
 import tinynet.cli.plot
+from tinynet.activations import Activation
+from tinynet.data.virtual import Virtual
+from tinynet.data.wrappers import Wrapper
+from tinynet.losses import Loss
+from tinynet.optim import Optimizer
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn accepts arrays other than NumPy's only if SciPy does
 # Two processes share the cores: a thread of a library that waits for work in a loop takes the core that the other process
@@ -32,12 +37,28 @@ def ops(request):
         pytest.skip(str(e))
 
 
+FORMULAS = Activation, Loss, Optimizer, Virtual, Wrapper
+
+
 @pytest.hookimpl(tryfirst=True)  # before slow tests are left out
 def pytest_collection_modifyitems(items):
-    """Numba compiles a formula anew for float64: tests of both dtypes see it in float32, and in float64 if slow ones run."""
+    """Numba compiles every formula, and anew for float64, which takes most of a test's time.
+
+    So of a table of formulas (activations, losses, optimizers, data sets) numba has the first by default, in float32, and
+    all of them if slow tests run. Each instruction of a formula is tested by default, in `test_ops.CASES`.
+    """
+    first: dict[str, str] = {}
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        if params.get("ops", params.get("backend")) == "numba" and params.get("dtype") == "float64":
+        if not any(isinstance(v, str) and v == "numba" for v in params.values()):
+            continue
+        values = (v[0] if isinstance(v, list) and v else v for v in params.values())
+        formula = next((repr(v) for v in values if isinstance(v, FORMULAS)), "")
+        table = item.nodeid.partition("[")[0]
+        double = item.get_closest_marker("double") or (
+            isinstance(params.get("dtype"), str) and params["dtype"] == "float64"
+        )
+        if double or (formula and formula != first.setdefault(table, formula)):
             item.add_marker(pytest.mark.slow)
 
 

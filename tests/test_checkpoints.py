@@ -98,11 +98,12 @@ def test_kept_are_the_last_and_the_best(whole):
     assert steps == [EVERY * ((last - 1) // EVERY), last]
 
 
-def test_killed_at_every_point_and_resumed(whole, tmp_path, monkeypatch):
-    """In each part of each batch of each step, and in each batch of each validation."""
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_every_point_and_resumed(stride, whole, tmp_path, monkeypatch):
+    """In each part of each batch of each step, and in each batch of each validation; by default at every fifth of these."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # the machine is not switched off
     wanted, calls = whole
-    for fuse in range(1, calls + 1):
+    for fuse in range(1, calls + 1, stride):
         folder = tmp_path / str(fuse)
         model = make()
         Bomb.fuse = fuse

@@ -10,7 +10,7 @@ import fake_cuda
 import numpy as np
 import pytest
 from cuda_shim import nvrtc, shim
-from test_cuda_kernels import ACTIVATIONS, ARCHITECTURES, needs_nvrtc
+from test_cuda_kernels import ACTIVATIONS, ARCHITECTURES, DTYPES, needs_nvrtc
 from tinynet_backends import get_backend
 from tinynet_backends.backend import DenseLayer
 from tinynet_backends.cuda import chain, emit, fused, graph, strategies
@@ -50,11 +50,9 @@ def pairs(*layers):
 
 
 def sources():
-    for dtype in ("float32", "float64"):
-        yield fused.kernels(pairs(tn.ReLU()), dtype, "float32")
-        yield fused.kernels(pairs(*KINDS), dtype, "float32")
-        yield load("reduce", np.dtype(dtype))
-    yield fused.kernels((), "float32", "float32")
+    for activations in ([tn.ReLU()], KINDS, []):
+        yield fused.kernels(pairs(*activations), "float32", "float32")
+    yield load("reduce", F4)
     for precision in ("tf32", "bf16"):
         yield fused.kernels(pairs(tn.Tanh(), tn.GELU()), "float32", precision)
         yield fused.kernels((), "float32", precision)
@@ -172,7 +170,7 @@ def draw(*shape, dtype=F4, seed=1):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", [F4, pytest.param(F8, marks=pytest.mark.slow)], ids=str)
+@DTYPES
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_sizes(shape, dtype, machine):
     ops, (n, widths) = shim.ShimBackend(machine), shape
@@ -197,7 +195,7 @@ def test_chunks_of_several_tiles(n, tile, machine, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("dtype", [F4, F8], ids=str)
+@DTYPES
 @pytest.mark.parametrize("bias", [True, False])
 def test_all_activations_in_one_network(dtype, bias, machine):
     ops = shim.ShimBackend(machine)

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import pytest
 from cuda_shim import nvrtc, shim
-from test_ops import CASES, EXACT, assert_same, device, host, moments, odd, real, squares
+from test_ops import CASES, EXACT, assert_same, device, every, host, moments, odd, real, squares
 from tinynet_backends import Backend, exact, get_backend, overrides, rowwise
 from tinynet_backends.cuda import emit, graph, samples, source
 from tinynet_backends.cupy_backend import CupyBackend
@@ -25,6 +25,7 @@ PRODUCTS = {"affine", "affine_grad"}
 ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
 FILES = sorted(path.stem for path in source.FOLDER.glob("*.cu"))
 RTOL = {F4: 2e-6, F8: 1e-14}  # sums in another order, exp of another library
+DTYPES = pytest.mark.parametrize("dtype", [F4, pytest.param(F8, marks=pytest.mark.slow)], ids=str)  # each compiled anew
 RNG = np.random.default_rng(0)
 needs_nvrtc = pytest.mark.skipif(bool(nvrtc.missing()), reason=nvrtc.missing())
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are intended here
@@ -50,15 +51,6 @@ OPTIMIZERS = [
 ]  # fmt: skip
 
 
-def every(xp, x, y):
-    """Every instruction that a trace may have, with constants that C writes differently from Python."""
-    low, high = xp.minimum(x, y), xp.maximum(x, float("-inf"))
-    both = (x < y) & ~(y >= 0.5) | (x == y) | (x != x) | (x <= -1e-300) | (y > 1e300)
-    a = xp.sign(x) * xp.floor(y) + xp.abs(-x) / xp.sqrt(xp.abs(y)) - xp.where(both, low, high)
-    b = xp.exp(-xp.abs(x)) + xp.expm1(low) * xp.log1p(xp.abs(y)) - xp.log(xp.abs(x) + 1e-5) + xp.tanh(-0.0 - y)
-    return xp.where(xp.logical_or(x > 2.0, xp.logical_and(both, y < float("inf"))), a * 1e-7, b)
-
-
 def unequal(xp, x, y):
     return xp.where((x < y) == (y < x), float("nan"), xp.minimum(y, x))
 
@@ -82,8 +74,8 @@ def traces():
     yield trace(squares, 2), "loss"
 
 
-def files():
-    return [source.load(name, dtype) for name in FILES for dtype in source.REAL]
+def files(dtype):
+    return [source.load(name, dtype) for name in FILES]
 
 
 SETS = [
@@ -107,7 +99,7 @@ def formulas(dtype):
     """The kernels of every formula of the library, and of those in CASES."""
     made = [emit.kernel(t, dtype, kind) for t, kind in traces()]
     made += [emit.kernel(trace(moments, 3, 2), dtype, "update", (0, 1))]
-    for formula, *_, width, tables, _ in CASES["samples"](lambda a: a):
+    for formula, *_, width, tables, _ in CASES["samples"](lambda a: a.astype(dtype)):
         if (found := rowwise.traced(formula, width, tuple(t.shape for t in tables))) is not None:
             made.append(samples.kernel(found, dtype))
     return [*dict.fromkeys(made)]
@@ -117,12 +109,21 @@ def formulas(dtype):
 def machine(request, tmp_path_factory):
     made = shim.at(request, tmp_path_factory)
     mistakes = [bad(lines) for lines, _ in MISTAKES.values()]
-    made.prepare([*files(), *formulas(F4), *formulas(F8), *sets(F4), *mistakes])
+    made.prepare(
+        [*files(F4), *(source.load(name, F8) for name in ("philox", "permute")), *formulas(F4), *sets(F4), *mistakes]
+    )
     return made
 
 
+@pytest.fixture(scope="module")
+def doubles(machine):
+    machine.prepare([*files(F8), *formulas(F8)])
+
+
 @pytest.fixture
-def ops(machine):
+def ops(machine, request):
+    if hasattr(request.node, "callspec") and request.node.callspec.params.get("dtype") == F8:
+        request.getfixturevalue("doubles")
     machine.launched.clear()
     return shim.ShimBackend(machine)
 
@@ -206,7 +207,7 @@ MORE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [F4, F8], ids=str)
+@DTYPES
 @pytest.mark.parametrize("name", [name for name in CASES if getattr(CupyBackend, name) is not getattr(Backend, name)])
 def test_an_operation_equals_the_portable_one(name, dtype, ops):
     for cases in (CASES[name], MORE.get(name, lambda f: [])):
@@ -222,7 +223,7 @@ def test_which_operations_have_kernels(ops):
     assert set(overrides(ops)) >= PRODUCTS
 
 
-@pytest.mark.parametrize("dtype", [F4, F8], ids=str)
+@DTYPES
 def test_formulas(dtype, ops):
     x, dy, target = (odd(4, 50).astype(dtype) for _ in range(3))
     x[1] *= 30.0
@@ -235,7 +236,7 @@ def test_formulas(dtype, ops):
     assert set(ops._cp.launched) == {"formula"}
 
 
-@pytest.mark.parametrize("dtype", [F4, pytest.param(F8, marks=pytest.mark.slow)], ids=str)
+@DTYPES
 @pytest.mark.parametrize("data", SETS, ids=lambda data: type(data).__name__)
 def test_virtual_sets_have_the_bits_of_the_host(data, dtype, ops):
     ops._cp.prepare(sets(dtype))
@@ -363,7 +364,7 @@ def test_a_shuffle_s_errors_that_need_not_wait_are_those_of_the_host(ops, monkey
     assert sorted(ops.permute(np.arange(9), 9, keys).tolist()) == list(range(9))
 
 
-@pytest.mark.parametrize(("dtype", "atol"), [(F4, 2e-5), (F8, 1e-11)], ids=str)
+@pytest.mark.parametrize(("dtype", "atol"), [(F4, 2e-5), pytest.param(F8, 1e-11, marks=pytest.mark.slow)], ids=str)
 def test_columns_of_many_rows(dtype, atol, ops):
     """Against the portable operations in float64, which add a column from top to bottom: 9001 numbers near 100 to 1e-12."""
     x, dy, gamma, beta = (a.astype(dtype) for a in (100.0 + real(9001, 34), real(9001, 34), real(34), real(34)))
@@ -378,7 +379,7 @@ def test_columns_of_many_rows(dtype, atol, ops):
         np.testing.assert_allclose(a, b, rtol=atol, atol=10 * atol)
 
 
-@pytest.mark.parametrize("dtype", [F4, F8], ids=str)
+@DTYPES
 def test_rows_of_all_widths_have_the_same_bits_wherever_they_lie(ops, dtype):
     """One pack a thread, several in registers, and too many for that: with labels alone, smoothed, and with probabilities."""
     sizes = (1100, 4), (300, 12), (9, 128), (9, 130), (3, 1024), (2, 8192), (1, 8196)

@@ -42,6 +42,10 @@ SETS = [
 # repr of a set -> dtype -> first 16 digits of the SHA-256 of samples 999 000 to 999 256, features then targets
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 sets = pytest.mark.parametrize("data", SETS, ids=repr)
+STRICT_IS_SLOW = [
+    "numpy", "numba", *(pytest.param(name, marks=pytest.mark.slow) for name in ("strict:CPU_DEVICE", "strict:device2", "torch")),
+    pytest.param("cupy", marks=pytest.mark.gpu),
+]  # fmt: skip
 
 
 def digest(batch, ops):
@@ -67,6 +71,7 @@ def test_golden_bits_of_compiled_sets_in_float64(data, ops):
 
 
 @sets
+@pytest.mark.parametrize("ops", STRICT_IS_SLOW, indirect=True)
 def test_any_way_to_ask_gives_the_same_bits(data, ops):
     index = np.array([5, 999_999, 0, 17, 17, 6])
     whole = [ops.to_numpy(a) for a in data.batch(index, ops, "float32")[:2]]

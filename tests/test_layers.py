@@ -8,8 +8,8 @@ from tinynet import initializers
 from tinynet.layers import Context, leaves
 
 ACTIVATIONS = [
-    tn.Identity(), tn.Sigmoid(), tn.Tanh(), tn.ReLU(), tn.LeakyReLU(), tn.LeakyReLU(0.2), tn.ELU(), tn.ELU(0.7), tn.GELU(),
-    tn.GELU(approximate=True), tn.SiLU(), tn.Softplus(), tn.Softmax(),
+    tn.Sigmoid(), tn.Tanh(), tn.ReLU(), tn.LeakyReLU(), tn.LeakyReLU(0.2), tn.ELU(), tn.ELU(0.7), tn.GELU(),
+    tn.GELU(approximate=True), tn.SiLU(), tn.Softplus(), tn.Identity(), tn.Softmax(),
 ]  # fmt: skip
 LAYERS = [
     *ACTIVATIONS, tn.Dense(3), tn.Dense(3, bias=False), tn.Dropout(0.4), tn.LayerNorm(), tn.LayerNorm(0.1), tn.BatchNorm(),
@@ -99,6 +99,7 @@ def test_gradient_of_compiled_layers(layer, ops, train):
     check_gradient(layer, 4, ops, train)
 
 
+@pytest.mark.double
 def test_gradient_of_flatten(ops):
     check_gradient(tn.Sequential(tn.Flatten(), tn.Dense(2)), (2, 3), ops, True)
 
@@ -198,6 +199,7 @@ def check_far_out(layer, ops, dtype):
     assert np.isnan(y).all()
 
 
+@pytest.mark.double
 def test_batch_norm_of_a_single_row(ops):
     """Its deviation is no measure of that of others: the running statistics stay."""
     m = model(tn.BatchNorm(), 3, ops)
@@ -442,6 +444,7 @@ def test_an_error_within_a_layer_says_which():
     assert e.value.__notes__ == ["in layer 1, Bad()", "in layer 1, Sequential(Tanh(), Bad())"]
 
 
+@pytest.mark.double
 def test_a_frozen_layer_stays_and_the_rest_learns(ops):
     """On the way it is as in prediction, and what is after it learns as if its outputs were the data."""
     front = tn.Sequential(tn.Dense(5), tn.BatchNorm(), tn.Tanh(), tn.Dropout(0.5))

@@ -204,6 +204,7 @@ def test_probabilities(ops, dtype):
         tn.Huber().probabilities(ops.asarray(logits, dtype), ops)
 
 
+@pytest.mark.double
 def test_labels_of_a_dtype_with_fewer_numbers_than_classes(ops):
     """The array API has no comparison of int8 with 300."""
     data = ops.asarray(np.ones((4, 2))), ops.asarray(np.array([0, 1, 127, 3], "int8"))

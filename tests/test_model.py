@@ -24,6 +24,7 @@ def made(backend="numpy", dtype="float64"):
     return tn.Model(tn.Sequential(tn.Dense(5), tn.BatchNorm(), tn.Tanh(), tn.Dense(3)), 4, backend=backend, dtype=dtype)
 
 
+@pytest.mark.double
 def test_predictions_do_not_depend_on_the_batch(ops):
     model = made(ops)
     whole = ops.to_numpy(model.predict(X))
@@ -53,6 +54,7 @@ def test_predictions_stay_when_the_next_are_made():
     np.testing.assert_array_equal(first, kept)
 
 
+@pytest.mark.double
 def test_forward_and_back_are_those_of_training(ops):
     """One step of SGD by hand, with batch norm and dropout, is the step that fit makes."""
     net = tn.Sequential(tn.Dense(5), tn.BatchNorm(), tn.Tanh(), tn.Dropout(0.4), tn.Dense(3))
@@ -73,6 +75,7 @@ def test_forward_and_back_are_those_of_training(ops):
     )
 
 
+@pytest.mark.double
 def test_the_way_back_to_the_inputs(ops):
     """Against differences of predictions; truncation and rounding are of order 1e-10."""
     model, step = made(ops), 1e-5
@@ -242,6 +245,7 @@ def test_what_holds_a_backend_can_be_copied_and_pickled(copied, ops):
 WEIGHT = RNG.uniform(0.1, 2.0, 30)
 
 
+@pytest.mark.double
 @pytest.mark.parametrize("size", [30, 8, 1])
 @pytest.mark.parametrize("weight", [None, WEIGHT, WEIGHT * (X[:, 0] > 0)], ids=["plain", "weighted", "with zeros"])
 @pytest.mark.parametrize(
@@ -297,6 +301,7 @@ class Gain(tn.Layer):
         return x * params["a"], lambda dy: (dy * params["a"], {"a": ctx.ops.xp.sum(x * dy)})
 
 
+@pytest.mark.double
 def test_a_parameter_may_be_a_number(ops):
     tn.check_gradients(Gain(), backend=ops)
     model = tn.Model(Gain(), 4, backend=ops, dtype="float64")
