@@ -79,7 +79,7 @@ def test_gradients_that_vanish(ops):
     assert (finding.kind, finding.place) == ("vanishing", "0")
     first, last = (float(finding.text.split(f" {word} ")[1].split()[0]) for word in ("to", "from"))
     assert first < last * 4.0**-8
-    assert finding.text.endswith("use ReLU() or Residual(…), or add LayerNorm()")
+    assert finding.text.endswith("use Residual(…), or ReLU() where an activation saturates; or add LayerNorm()")
 
 
 def test_gradients_that_explode(ops):
@@ -88,7 +88,7 @@ def test_gradients_that_explode(ops):
         model.weights()[name][...] = 30.0 * model.weights()[name]
     findings = looked(model).findings
     assert [(f.kind, f.place) for f in findings] == [("exploding", "0")]
-    assert findings[0].text.endswith("draw smaller weights, or add LayerNorm()")
+    assert findings[0].text.endswith("draw smaller weights; or add LayerNorm()")
 
 
 def test_what_is_not_finite_is_said_without_a_warning(ops):

@@ -172,13 +172,15 @@ def _gradients(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, s
         remedy = "lower the rate, scale the inputs or add LayerNorm()"
         yield "exploding", wild.place, f"the gradient that comes to {_named(wild)} is not finite: {remedy}"
     elif sizes[-1] > 0 and not SHRUNK <= sizes[0] / sizes[-1] <= GROWN:
-        verb, kind = ("shrinks", "vanishing") if sizes[0] < sizes[-1] else ("grows", "exploding")
-        remedy = "use ReLU() or Residual(…)" if kind == "vanishing" else "draw smaller weights"
+        if sizes[0] < sizes[-1]:
+            verb, kind, remedy = "shrinks", "vanishing", "use Residual(…), or ReLU() where an activation saturates"
+        else:
+            verb, kind, remedy = "grows", "exploding", "draw smaller weights"
         if sizes[0] == 0:
             remedy = "nothing between them lets it through; lower the rate"
         text = (
             f"the gradient {verb} from {sizes[-1]:.2g} at {_named(last)} to {sizes[0]:.2g} at {_named(first)}, "
-            f"by a factor of {sizes[0] / sizes[-1]:.1g}: {remedy}, or add LayerNorm()"
+            f"by a factor of {sizes[0] / sizes[-1]:.1g}: {remedy}; or add LayerNorm()"
         )
         yield kind, first.place, text
 
