@@ -354,6 +354,21 @@ def test_a_candidate_that_fails_is_out(caplog):
     assert fastest([], lambda run: 0.0) is None
 
 
+def test_too_little_memory_is_no_property_of_a_product(caplog, monkeypatch):
+    p = products()
+    x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
+
+    def lacks_memory(run):
+        raise MemoryError("no memory for a workspace")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(p.runtime, "seconds", lacks_memory)
+        with pytest.raises(MemoryError, match="a workspace"):
+            p.affine(x, w, None)
+    near(p.affine(x, w, None), x @ w, "float32")
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("refused", [{4}, {256}, {4, 256}, {1, 4, 256}])
 def test_without_an_algorithm_for_the_epilogue_it_is_the_plain_product(refused, monkeypatch, caplog):
     monkeypatch.setattr(fake_cuda.Problem, "refused", frozenset(refused))

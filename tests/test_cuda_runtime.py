@@ -157,3 +157,15 @@ def test_what_cannot_be_captured_cannot_be_timed():
     with pytest.raises(RuntimeError, match="cuBLAS"):
         runtime.Runtime(cp, 0).seconds(run)
     assert cp.cuda.work is None
+
+
+def test_without_memory_for_a_graph_work_is_timed_as_it_is_queued():
+    cp = fake_cupy.Cupy()
+
+    def run():
+        if cp.cuda.work is not None:
+            raise MemoryError("the main pool has taken all")
+        cp.cuda.do(2e-6)
+
+    assert runtime.Runtime(cp, 0).seconds(run) == pytest.approx(cp.cuda.launch)
+    assert cp.cuda.work is None
