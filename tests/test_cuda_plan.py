@@ -2,7 +2,9 @@
 
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Barrier
 
 import cublaslt
 import fake_cuda
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from tinynet_backends import Backend, get_backend
 from tinynet_backends.cuda import plan as plans
+from tinynet_backends.cuda import tune
 from tinynet_backends.cuda.plan import Epilogue
 from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.tune import Choice, Choices, fastest, key
@@ -331,6 +334,19 @@ def test_two_processes_add_to_one_file():
     second.keep(made[1], Choice(0, fake_cuda.CODE))
     assert all(Choices(MACHINE).find(p) for p in made)
     assert len({key(p) for p in made}) == 2
+
+
+def test_two_threads_write_one_file_each(monkeypatch, caplog):
+    """As two devices of one kind, or two precisions of one device."""
+    both, replace = Barrier(2, timeout=10), tune.os.replace
+    monkeypatch.setattr(tune.os, "replace", lambda *paths: (both.wait(), replace(*paths)))
+    caplog.set_level("INFO", logger="tinynet")
+    planned = products().planned(*(np.zeros(shape, "float32") for shape in ((4, 3), (3, 2))))
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(lambda n: Choices(MACHINE).keep(planned, Choice(n, bytes(64))), range(2)):
+            pass
+    assert Choices(MACHINE).find(planned).code == bytes(64)
+    assert not caplog.records
 
 
 def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(monkeypatch, tmp_path, caplog):

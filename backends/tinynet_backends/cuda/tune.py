@@ -76,7 +76,7 @@ class Choices:
         choices = {k: [choice.variant, choice.code.hex()] for k, choice in sorted(self._known.items())}
         content = {"format": _FORMAT, "machine": self.machine, "sum": _sum(choices), "choices": choices}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(f".{os.getpid()}")
+        draft = self.path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")  # two devices may be of one kind
         try:
             draft.write_text(json.dumps(content, indent=0), "utf-8")
             os.replace(draft, self.path)
