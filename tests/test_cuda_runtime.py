@@ -159,6 +159,16 @@ def test_what_cannot_be_captured_cannot_be_timed():
     assert cp.cuda.work is None
 
 
+def test_the_limit_on_memory_holds_while_work_is_timed(monkeypatch):
+    monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
+    cp, limits = fake_cupy.Cupy(), []
+    monkeypatch.setattr(runtime.Pool, "set_limit", lambda self, size: limits.append(size))
+    rt = runtime.Runtime(cp, 0)
+    cp.cuda.pools[0].total = 300
+    rt.seconds(lambda: cp.cuda.do(2e-6))
+    assert limits == [700]
+
+
 def test_without_memory_for_a_graph_work_is_timed_as_it_is_queued():
     cp = fake_cupy.Cupy()
 

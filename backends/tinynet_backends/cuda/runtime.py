@@ -190,6 +190,7 @@ class Runtime:
             return min(once, self._least(run, 2))
         again = 1 + int(min(_AGAIN - 1, _SHORT / max(once, 1e-6)))
         pool = Pool(self.cp.cuda, self.number)
+        self.device_memory.bound(pool)
         try:
             with self.capture(pool) as graphs:
                 for _ in range(again):
