@@ -109,9 +109,8 @@ def timed(runs: Sequence[Callable[[], None]], seconds: Callable[[Callable[[], No
             _log.info("a candidate is left out: %s", e)
             failed.append(e)
     if failed and not times:
-        for e in failed:
-            if isinstance(e, MemoryError):
-                raise e
+        if lacking := [e for e in failed if isinstance(e, MemoryError)]:
+            raise lacking[0]
         _log.warning("none of %d candidates runs on this device: %s", len(runs), failed[-1])
     return times
 
