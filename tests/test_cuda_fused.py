@@ -2,8 +2,10 @@
 
 import logging
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise, product
+from threading import Barrier
 
 import cublaslt
 import fake_cuda
@@ -700,6 +702,21 @@ def test_a_graph_keeps_the_gradients_that_it_writes(machine):
     assert [g() is not None for g in seen] == [True] * 4
     del compiled
     assert [g() is None for g in seen] == [True] * 4
+
+
+def test_two_threads_in_one_step_have_gradients_of_their_own(machine):
+    """The second begins while the first is in the middle: neither gets what the other has, nor one array twice."""
+    ops, both = shim.ShimBackend(machine), Barrier(2, timeout=10)
+
+    def step(x):
+        first = ops.gradient((3,), F4)
+        both.wait()
+        return first, ops.gradient((3,), F4)
+
+    compiled, x = ops.compile(step), ops._runtime.array(np.zeros(2, F4))
+    with ThreadPoolExecutor(2) as pool:
+        found = [g for pair in pool.map(lambda _: compiled(x), range(2)) for g in pair]
+    assert len({g.ctypes.data for g in found}) == 4
 
 
 def test_the_report_holds_them_against_float64(machine, monkeypatch):

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Barrier
 
 import cublaslt
 import fake_cuda
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from tinynet_backends import Backend, get_backend
 from tinynet_backends.cuda import plan as plans
+from tinynet_backends.cuda import tune
 from tinynet_backends.cuda.plan import Epilogue
 from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.tune import Choice, Choices, fastest, key
@@ -333,6 +336,19 @@ def test_two_processes_add_to_one_file():
     assert len({key(p) for p in made}) == 2
 
 
+def test_two_threads_write_one_file_each(monkeypatch, caplog):
+    """As two devices of one kind, or two precisions of one device."""
+    both, replace = Barrier(2, timeout=10), tune.os.replace
+    monkeypatch.setattr(tune.os, "replace", lambda *paths: (both.wait(), replace(*paths)))
+    caplog.set_level("INFO", logger="tinynet")
+    planned = products().planned(*(np.zeros(shape, "float32") for shape in ((4, 3), (3, 2))))
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(lambda n: Choices(MACHINE).keep(planned, Choice(n, bytes(64))), range(2)):
+            pass
+    assert Choices(MACHINE).find(planned).code == bytes(64)
+    assert not caplog.records
+
+
 def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(monkeypatch, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TINYNET_CACHE", str(tmp_path / "file"))
@@ -352,6 +368,21 @@ def test_a_candidate_that_fails_is_out(caplog):
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert caplog.records[0].getMessage().startswith("none of 1 candidates runs on this device: no")
     assert fastest([], lambda run: 0.0) is None
+
+
+def test_too_little_memory_is_no_property_of_a_product(caplog, monkeypatch):
+    p = products()
+    x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
+
+    def lacks_memory(run):
+        raise MemoryError("no memory for a workspace")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(p.runtime, "seconds", lacks_memory)
+        with pytest.raises(MemoryError, match="a workspace"):
+            p.affine(x, w, None)
+    near(p.affine(x, w, None), x @ w, "float32")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("refused", [{4}, {256}, {4, 256}, {1, 4, 256}])

@@ -157,3 +157,25 @@ def test_what_cannot_be_captured_cannot_be_timed():
     with pytest.raises(RuntimeError, match="cuBLAS"):
         runtime.Runtime(cp, 0).seconds(run)
     assert cp.cuda.work is None
+
+
+def test_the_limit_on_memory_holds_while_work_is_timed(monkeypatch):
+    monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
+    cp, limits = fake_cupy.Cupy(), []
+    monkeypatch.setattr(runtime.Pool, "set_limit", lambda self, size: limits.append(size))
+    rt = runtime.Runtime(cp, 0)
+    cp.cuda.pools[0].total = 300
+    rt.seconds(lambda: cp.cuda.do(2e-6))
+    assert limits == [700]
+
+
+def test_without_memory_for_a_graph_work_is_timed_as_it_is_queued():
+    cp = fake_cupy.Cupy()
+
+    def run():
+        if cp.cuda.work is not None:
+            raise MemoryError("the main pool has taken all")
+        cp.cuda.do(2e-6)
+
+    assert runtime.Runtime(cp, 0).seconds(run) == pytest.approx(cp.cuda.launch)
+    assert cp.cuda.work is None

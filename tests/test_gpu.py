@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from test_layers import LAYERS, names
-from tinynet_backends import BackendUnavailable, get_backend
+from tinynet_backends import BackendUnavailable, exact, get_backend
 from tinynet_backends.cuda import graph
 from tinynet_backends.cuda.plan import Epilogue
 
@@ -478,6 +478,20 @@ def test_a_second_device_leaves_the_first_alone(ops, second):
     del model
     gc.collect()  # graphs give their memory back to the device that it is of
     assert (pool.used_bytes(), pool.get_limit()) == before
+
+
+def test_a_second_device_makes_samples_and_random_numbers_itself(ops, second):
+    """Without a model, which would make it the current one."""
+    pool, host, stream = ops._cp.get_default_memory_pool(), get_backend("numpy"), tn.Stream(1)
+    for tables in (exact.normal_table, exact.normal_lines):
+        tables.cache_clear()
+    gc.collect()
+    before = pool.used_bytes()
+    for make in (lambda one: DATA.batch(range(9), one, "float32").x, lambda one: stream.normal(range(9), ops=one)):
+        made = make(second)
+        assert second.owns(made)
+        np.testing.assert_array_equal(second.to_numpy(made), make(host))
+    assert pool.used_bytes() == before
 
 
 @pytest.mark.parametrize("net", SEVERAL, ids=["together", "one by one"])

@@ -131,6 +131,14 @@ class Second(Backend):
         return get_backend("numpy")
 
 
+class Drawing(Second):
+    """It makes samples and random numbers itself, as CUDA devices do."""
+
+    @property
+    def generator(self):
+        return self
+
+
 NET = tn.Sequential(tn.Standardize(), tn.Dense(4), tn.BatchNorm(), tn.ReLU(), tn.Dense(3))
 DATA = tn.data.Blobs(60, n_features=5, n_classes=3, seed=1)
 X = np.ones((3, 5), "float32")
@@ -180,6 +188,42 @@ def test_many_networks():
     networks = tn.fit_many(tn.Model(NET, 5, backend=Second()), DATA, seeds=[0, 1], epochs=1, batch_size=20, ema=0.9)
     for method in (networks.predict, networks.mean, networks.spread, networks[0].predict):
         method(X)
+
+
+SETS = DATA, tn.data.Teacher(60, n_features=5), tn.data.LabelNoise(DATA)
+
+
+@pytest.mark.parametrize("data", SETS, ids=lambda data: type(data).__name__)
+def test_samples(data):
+    ops, host = Drawing(), get_backend("numpy")
+    for make in (
+        lambda ops: data.batch(range(3), ops, "float32"),
+        lambda ops: data.batch(np.array([3, 1]), ops, "float32"),
+        lambda ops: tn.Loader(data, 8, shuffle=True).batch(2, ops, "float32"),
+    ):
+        for a, b in zip(make(ops)[:2], make(host)[:2], strict=True):
+            np.testing.assert_array_equal(bare(a), b)
+    with tn.use_backend(ops):
+        assert isinstance(data[3:5].x, There)
+
+
+def test_random_numbers():
+    stream, ops = tn.Stream(1), Drawing()
+    for make in (
+        lambda ops: stream.words(range(5), ops),
+        lambda ops: stream.uniform([5, 1], "float32", ops),
+        lambda ops: stream.normal([5, 1], ops=ops),
+        lambda ops: stream.integers(range(9), 2**63 - 2**61, ops),
+        lambda ops: stream.bernoulli(range(9), 0.5, ops),
+        lambda ops: stream.permute([5, 1], 9, ops),
+        lambda ops: stream.unpermute([5, 1], 9, ops),
+    ):
+        np.testing.assert_array_equal(bare(make(ops)), make(get_backend("numpy")))
+
+
+def test_gradients_are_checked():
+    for what in (NET, tn.CrossEntropy(), tn.Huber()):
+        tn.check_gradients(what, 5, backend=Drawing())
 
 
 def test_a_rate():

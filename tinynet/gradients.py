@@ -56,14 +56,15 @@ def check_gradients(
     True
     """
     ops = get_backend(backend)
-    if isinstance(what, Layer):
-        error = layer_error(what, n_in, ops, train=train, seed=seed)
-        where = "" if error <= TOLERANCE else _wrong_parts(what, n_in, ops, train, seed)
-    elif isinstance(what, Loss):
-        t = _some_target(what, ops, seed) if target is None else ops.asarray(target)
-        error, where = _checked_loss_error(what, t, ops, seed), ""
-    else:
-        raise TypeError(f"{what!r} is neither a layer nor a loss: give one, such as Dense(3) or CrossEntropy()")
+    with ops.active():
+        if isinstance(what, Layer):
+            error = layer_error(what, n_in, ops, train=train, seed=seed)
+            where = "" if error <= TOLERANCE else _wrong_parts(what, n_in, ops, train, seed)
+        elif isinstance(what, Loss):
+            t = _some_target(what, ops, seed) if target is None else ops.asarray(target)
+            error, where = _checked_loss_error(what, t, ops, seed), ""
+        else:
+            raise TypeError(f"{what!r} is neither a layer nor a loss: give one, such as Dense(3) or CrossEntropy()")
     if error <= TOLERANCE:
         return error
     raise GradientError(

@@ -6,6 +6,8 @@ layer that a number belongs to. Nothing else in the library is random.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,18 +86,18 @@ class Stream:
 
     def words(self, index: Index, ops: Backend | None = None) -> Array:
         """Random words, (n,) uint64."""
-        ops = ops or get_backend()
-        return ops.asarray(self._words(index, ops.generator, 0))
+        with _drawing(ops) as ops:
+            return ops.asarray(self._words(index, ops.generator, 0))
 
     def uniform(self, index: Index, dtype: str = "float64", ops: Backend | None = None) -> Array:
         """Uniform numbers in [0, 1), (n,): the upper 53 bits of each word in float64, the upper 24 in float32."""
-        ops = ops or get_backend()
-        _check_dtype(dtype)
-        words = self._words(index, ops.generator, 0)
-        if dtype == "float32":
-            return ops.asarray(exact.fraction32(ops.generator.xp, words))
-        need_float64(ops.generator, "uniform numbers in float64")
-        return ops.asarray(exact.uniform64(ops.generator.xp, words), dtype)
+        with _drawing(ops) as ops:
+            _check_dtype(dtype)
+            words = self._words(index, ops.generator, 0)
+            if dtype == "float32":
+                return ops.asarray(exact.fraction32(ops.generator.xp, words))
+            need_float64(ops.generator, "uniform numbers in float64")
+            return ops.asarray(exact.uniform64(ops.generator.xp, words), dtype)
 
     def normal(self, index: Index, dtype: str = "float64", ops: Backend | None = None) -> Array:
         """Standard normal numbers, (n,), as in `tinynet_backends.exact.normal`; in float32, those of float64 rounded.
@@ -105,10 +107,10 @@ class Stream:
         >>> tn.Stream(seed=1).normal([10**12]).tolist()
         [-1.029745614486747]
         """
-        ops = ops or get_backend()
-        _check_dtype(dtype)
-        need_float64(ops.generator, "normal numbers")
-        return ops.asarray(ops.generator.normal(self._words(index, ops.generator, 0)), dtype)
+        with _drawing(ops) as ops:
+            _check_dtype(dtype)
+            need_float64(ops.generator, "normal numbers")
+            return ops.asarray(ops.generator.normal(self._words(index, ops.generator, 0)), dtype)
 
     def integers(self, index: Index, n: int, ops: Backend | None = None) -> Array:
         """Integers in [0, n), (m,) int64 for m indices, all exactly equally likely, for n in [1, 2**63].
@@ -122,16 +124,16 @@ class Stream:
             raise ValueError(
                 f"integers below {checks.short_repr(n)} cannot be drawn: give a whole number in [1, 2**63]"
             )
-        ops = ops or get_backend()
-        host = ops.generator
-        xp, again = host.xp, 0
-        high, low = philox.multiply(below, self._words(index, host, again))
-        surplus = philox.constant(xp, 2**64 % below, host.device)
-        while bool(host.to_numpy(xp.any(low < surplus))):
-            again += 1
-            new_high, new_low = philox.multiply(below, self._words(index, host, again))
-            high, low = xp.where(low < surplus, new_high, high), xp.where(low < surplus, new_low, low)
-        return ops.asarray(xp.astype(high, xp.int64))
+        with _drawing(ops) as ops:
+            host = ops.generator
+            xp, again = host.xp, 0
+            high, low = philox.multiply(below, self._words(index, host, again))
+            surplus = philox.constant(xp, 2**64 % below, host.device)
+            while bool(host.to_numpy(xp.any(low < surplus))):
+                again += 1
+                new_high, new_low = philox.multiply(below, self._words(index, host, again))
+                high, low = xp.where(low < surplus, new_high, high), xp.where(low < surplus, new_low, low)
+            return ops.asarray(xp.astype(high, xp.int64))
 
     def bernoulli(self, index: Index, p: float, ops: Backend | None = None) -> Array:
         """True with probability ``p`` in [0, 1], exact to 2**-64: (n,) bool.
@@ -144,12 +146,12 @@ class Stream:
         chance = checks.as_float(p)
         if chance is None or not 0 <= chance <= 1:
             raise ValueError(f"probability {checks.short_repr(p)} is out of range: give one in [0, 1]")
-        ops = ops or get_backend()
-        host = ops.generator
-        words = self._words(index, host, 0)
-        if chance == 1:
-            return ops.asarray(host.xp.ones_like(words, dtype=host.xp.bool))
-        return ops.asarray(words < philox.constant(host.xp, int(chance * 2.0**64), host.device))
+        with _drawing(ops) as ops:
+            host = ops.generator
+            words = self._words(index, host, 0)
+            if chance == 1:
+                return ops.asarray(host.xp.ones_like(words, dtype=host.xp.bool))
+            return ops.asarray(words < philox.constant(host.xp, int(chance * 2.0**64), host.device))
 
     def permute(self, index: Index, n: int, ops: Backend | None = None) -> Array:
         """The place of each index in a shuffle of range(n): (m,) -> (m,) int64, for n in [1, 2**62].
@@ -163,15 +165,15 @@ class Stream:
         >>> stream.permute(range(5), 5).tolist(), stream.permute([3], 10**15).tolist()
         ([4, 1, 0, 2, 3], [441265797717591])
         """
-        ops = ops or get_backend()
-        host = ops.generator
-        return ops.asarray(host.permute(_places(index, n, host), n, self._permutation_keys()))
+        with _drawing(ops) as ops:
+            host = ops.generator
+            return ops.asarray(host.permute(_places(index, n, host), n, self._permutation_keys()))
 
     def unpermute(self, index: Index, n: int, ops: Backend | None = None) -> Array:
         """The inverse of `permute`: the index that has each place in the shuffle."""
-        ops = ops or get_backend()
-        host = ops.generator
-        return ops.asarray(permutation.unpermute(host.xp, _places(index, n, host), n, self._permutation_keys()))
+        with _drawing(ops) as ops:
+            host = ops.generator
+            return ops.asarray(permutation.unpermute(host.xp, _places(index, n, host), n, self._permutation_keys()))
 
     def _permutation_keys(self) -> tuple[int, ...]:
         return permutation_keys((self.seed, self.purpose), self.counter)
@@ -186,6 +188,14 @@ class Stream:
             return host.words_at(key, counter, host.asarray(numbers, "int64"), 1)[:, 0]
         text = checks.short_repr(index)
         raise IndexError(f"numbers {text} of a stream do not exist: give a range or a list in [0, 2**62)")
+
+
+@contextmanager
+def _drawing(ops: Backend | None) -> Iterator[Backend]:
+    """The backend that numbers are drawn on, by default the current one, with its device as the current device."""
+    ops = ops or get_backend()
+    with ops.active():
+        yield ops
 
 
 def _places(index: Index, n: int, host: Backend) -> Array:

@@ -192,7 +192,8 @@ def verify(backends: list[str], say: Callable[[str], object] = print) -> bool:
             say("  not tried: there is no float64, in which samples and gradients are computed")
             continue
         for check in CHECKS:
-            failures = list(check(ops))
+            with ops.active():
+                failures = list(check(ops))
             held = held and not failures
             say(f"  {'FAILED' if failures else 'held  '} {check.__doc__}")
             for failure in failures:

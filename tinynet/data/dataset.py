@@ -80,7 +80,8 @@ class Dataset:
         ``dtype`` is "float32" or "float64". IndexError if an index is out of range.
         """
         self._find(*_extremes(index))
-        return self.rows(index, ops, dtype)
+        with ops.active():
+            return self.rows(index, ops, dtype)
 
     def _find(self, least: int, most: int) -> None:
         if least < 0 or most >= self.n:

@@ -130,7 +130,8 @@ class Loader:
         if type(self).index is not Loader.index:  # a subclass chooses
             return self.data.batch(self.index(step, ops), ops, dtype)
         if not self.made_on_host(ops):
-            return self.make(step, 1, ops, dtype)
+            with ops.active():
+                return self.make(step, 1, ops, dtype)
         kept = self._kept
         if kept is None or not isinstance(step, int) or not kept[0] <= step < kept[1] or kept[2] != dtype:
             first, steps, chunk = self.chunk(_check_step(step), ops, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -52,12 +53,11 @@ class CudaDevice(Backend):
 
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
         """``step(*fixed, …)``: captured as a CUDA graph at its second call with arguments of one kind (`cuda.graph`)."""
-        arena, constants = Arena(self.empty), dict[Any, Array]()
-        running = self._running
+        own, running = _Own(self.empty), self._running
 
         def begun(*args: Any) -> R:
             before = running.arena, running.constants, running.copies
-            running.arena, running.constants = arena.rewind(), constants
+            running.arena, running.constants = own.arena.rewind(), own.constants
             if running.copies is None and running.undisturbed:
                 running.copies = self._copies(fixed)
             try:
@@ -286,6 +286,13 @@ class CudaDevice(Backend):
 def _is_array(arg: Any) -> bool:
     """Whether a kernel's argument is an array, not a number, a struct or None."""
     return arg is not None and not isinstance(arg, np.generic) and not arg.dtype.names
+
+
+class _Own(threading.local):
+    """The arrays of a compiled step that outlast its calls. Every thread has its own, as it has its own graphs."""
+
+    def __init__(self, empty: Callable[[tuple[int, ...], Any], Array]) -> None:
+        self.arena, self.constants = Arena(empty), dict[Any, Array]()
 
 
 class _Step:

@@ -75,9 +75,13 @@ class DeviceMemory:
     def add(self, pool: Any) -> None:
         """Register a graph's pool, which may take what is free."""
         self.main.free_all_blocks()
-        pool.set_limit(size=max(1, self.limit - int(self.main.total_bytes()) - self._of_graphs()))
+        self.bound(pool)
         self._graphs[id(pool)] = pool
         weakref.finalize(pool, self.share).atexit = False
+
+    def bound(self, pool: Any) -> None:
+        """Limit a pool to what no other has taken."""
+        pool.set_limit(size=max(1, self.limit - int(self.main.total_bytes()) - self._of_graphs()))
 
     def admit(self, needed: int, what: str) -> None:
         """MemoryError unless the ``needed`` bytes for ``what`` are free."""

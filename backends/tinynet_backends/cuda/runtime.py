@@ -181,7 +181,8 @@ class Runtime:
     def seconds(self, run: Callable[[], None]) -> float:
         """Seconds that the device takes for ``run``: the minimum of a few runs after a warm-up.
 
-        Short work is launched as a graph, as in a step: otherwise it takes as long as the host needs to queue it.
+        Short work is launched as a graph, as in a step: otherwise it takes as long as the host needs to queue it. If there
+        is no memory for a graph beside what the main pool has taken, it does.
         """
         run()
         once = self._least(run, 1)
@@ -189,9 +190,13 @@ class Runtime:
             return min(once, self._least(run, 2))
         again = 1 + int(min(_AGAIN - 1, _SHORT / max(once, 1e-6)))
         pool = Pool(self.cp.cuda, self.number)
-        with self.capture(pool) as graphs:
-            for _ in range(again):
-                run()
+        self.device_memory.bound(pool)
+        try:
+            with self.capture(pool) as graphs:
+                for _ in range(again):
+                    run()
+        except MemoryError:
+            return min(once, self._least(run, 4))
         return self._least(graphs[0].launch, 4) / again
 
     def seconds_under_load(self, run: Callable[[], None]) -> float:

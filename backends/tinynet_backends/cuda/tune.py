@@ -76,7 +76,7 @@ class Choices:
         choices = {k: [choice.variant, choice.code.hex()] for k, choice in sorted(self._known.items())}
         content = {"format": _FORMAT, "machine": self.machine, "sum": _sum(choices), "choices": choices}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(f".{os.getpid()}")
+        draft = self.path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")  # two devices may be of one kind
         try:
             draft.write_text(json.dumps(content, indent=0), "utf-8")
             os.replace(draft, self.path)
@@ -96,17 +96,22 @@ def _sum(choices: Any) -> str:
 
 
 def timed(runs: Sequence[Callable[[], None]], seconds: Callable[[Callable[[], None]], float]) -> dict[int, float]:
-    """The seconds of each of ``runs``, by index, without those that fail."""
+    """The seconds of each of ``runs``, by index, without those that fail.
+
+    MemoryError if none is left, and not because of the device: later there may be memory enough.
+    """
     times: dict[int, float] = {}
-    reason: Exception | None = None
+    failed: list[Exception] = []
     for n, run in enumerate(runs):
         try:
             times[n] = seconds(run)
         except (RuntimeError, MemoryError) as e:  # a proposed algorithm may fail, or lack memory
             _log.info("a candidate is left out: %s", e)
-            reason = e
-    if reason is not None and not times:
-        _log.warning("none of %d candidates runs on this device: %s", len(runs), reason)
+            failed.append(e)
+    if failed and not times:
+        if lacking := [e for e in failed if isinstance(e, MemoryError)]:
+            raise lacking[0]
+        _log.warning("none of %d candidates runs on this device: %s", len(runs), failed[-1])
     return times
 
 
