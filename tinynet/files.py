@@ -162,8 +162,10 @@ def opened(path: Path) -> Iterator[Any]:
         raise ModelFileError(f"{path}: not a regular file")
     with open(path, "rb") as f:
         size = int.from_bytes(f.read(8), "little")
-        if not 2 <= size <= min(LARGEST_HEADER, path.stat().st_size - 8):
+        if not 2 <= size <= path.stat().st_size - 8:
             raise ModelFileError(f"{path}: not a model file, or one that was cut short")
+        if size > LARGEST_HEADER:
+            raise ModelFileError(f"{path}: its header has {size} bytes, and that of a model at most {LARGEST_HEADER}")
         header = f.read(size)
     try:
         json.loads(header, object_pairs_hook=_unique)
