@@ -1,6 +1,7 @@
 """The numba backend's machinery: parts and threads, the caller's limits, what is kept on disk. Its operations are held to
 the portable ones in test_ops.py and its steps to themselves in test_capture.py."""
 
+import errno
 import importlib.util
 import logging
 import multiprocessing
@@ -21,8 +22,10 @@ from tinynet.data.sampling import Shuffled
 from tinynet.data.stacked import StackedLoader
 
 pytest.importorskip("numba", reason="the backend needs numba")
+import numba
 from numba import njit
-from tinynet_backends import numba_numbers
+from numba.core import caching
+from tinynet_backends import BackendUnavailable, numba_backend, numba_numbers
 from tinynet_backends.compiled import blas, build, cached, functions, intrinsics, kernels, loop, program
 from tinynet_backends.numba_backend import NumbaBackend
 from tinynet_backends.numba_dense import _layout
@@ -215,10 +218,11 @@ def test_a_formula_has_a_file_that_later_processes_find(monkeypatch, tmp_path):
     build.formula.__wrapped__(traced, np.dtype("float32"), "map")
     assert build._compiled[-1].cache_hits == 1
     # a damaged file is not believed
-    path.write_text(text.replace("0.25", "0.5"))
+    path.write_bytes(b"\xff")
     x, y = np.ones(3), np.empty(3)
     program.Kernel(build.formula.__wrapped__(traced, np.dtype("float64"), "map"))(3, x, y)
     assert y.tolist() == [3.25] * 3
+    assert path.read_text() == text
 
 
 def test_what_is_on_disk_was_compiled_from_these_sources(monkeypatch, tmp_path):
@@ -246,6 +250,56 @@ def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path, caplog):
         program.Kernel(build.formula.__wrapped__(trace(formula, 1), np.dtype("float64"), "map"))(3, x, y)
     assert y.tolist() == [3.25] * 3
     assert "formulas are compiled anew in every process" in caplog.text
+
+
+def kept(real=numba.float64):
+    def nothing(at, part, parts):
+        real(0.0)
+
+    return cached.compiled(program.KERNEL, nothing)
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_a_file_of_numba_s_that_was_damaged_is_made_anew(suffix, monkeypatch, tmp_path):
+    """By a power cut, for one: it then has no bytes."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    kept()
+    (path,) = tmp_path.rglob(f"*{suffix}")
+    path.write_bytes(b"")
+    assert [kept().cache_hits, kept().cache_hits] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        (caching.IndexDataCacheFile, OSError(errno.ENOSPC, "No space left on device")),
+        (caching.FunctionCache, RuntimeError("cannot cache function: no locator available")),
+    ],
+)
+def test_kernels_that_cannot_be_kept_run_all_the_same(what, error, monkeypatch, tmp_path, caplog):
+    def fail(self, *args):
+        raise error
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cached, "unkept", [])
+    monkeypatch.setattr(what, "save" if what is caching.IndexDataCacheFile else "__init__", fail)
+    assert kept().address
+    assert kept().address
+    assert caplog.text.count("set NUMBA_CACHE_DIR to another folder") == 1
+
+
+def test_kernels_for_two_dtypes_are_kept_under_two_names(monkeypatch, tmp_path):
+    """Numba numbers the files of one name; of two processes that begin at once, both might give out the same number."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    for real in (numba.float32, numba.float64):
+        kept(real)
+    assert len([*tmp_path.rglob("*.nbi")]) == 2
+
+
+def test_without_a_compiler_the_backend_is_not_there(monkeypatch):
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    with pytest.raises(BackendUnavailable, match="NUMBA_DISABLE_JIT is set: unset"):
+        numba_backend.make(None)
 
 
 @pytest.mark.parametrize("system", ["linux", "darwin", "win32"])

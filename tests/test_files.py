@@ -267,6 +267,11 @@ def test_arrays_that_do_not_fit(arrays, said, tmp_path):
         (struct.pack("<Q", 2) + b"{}", "not a model of tinynet, though a safetensors file"),
         (struct.pack("<Q", 8) + b"not json", "damaged model file: "),
         (b"\x80\x04\x95" + b"pickle" * 9, "not a model file, or one that was cut short"),
+        pytest.param(
+            struct.pack("<Q", 2**25) + bytes(2**25),
+            "its header has 33554432 bytes, and that of a model at most 16777216",
+            id="a header of 32 MiB",
+        ),
     ],
 )
 def test_files_that_are_something_else(content, said, tmp_path):

@@ -1,7 +1,7 @@
 """Checkpoints: everything that a run consists of, in one file, from which it continues bit for bit.
 
 A checkpoint is (theta, layer state, optimizer state, average, best weights) as arrays, and the step, history, counters
-and a fingerprint of what was trained on what as JSON in the file's header.
+and a fingerprint of what was trained on what as JSON.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from tinynet import checks
 from tinynet.data.loader import BatchSource
 from tinynet.epochs import Best, Tally
 from tinynet.errors import ModelFileError
-from tinynet.files import FORMAT, check_arrays, checksum, read_tensors, save, write_sealed, write_tensors
+from tinynet.files import FORMAT, check_arrays, read_sealed, save, write_sealed, write_tensors
 from tinynet.history import History
 from tinynet.losses import Loss
 from tinynet.model import Model
 from tinynet.optim import Optimizer
 from tinynet.step import Run
 
-_CONTENTS = 2  # what a checkpoint holds; in the first, which did not say so, Adam's slots were means, not sums
+# What a checkpoint holds. In the first, which did not say so, Adam's slots were means, not sums; in the second, the history
+# was in the header, and a long one made a file that could not be read.
+_CONTENTS = 3
 _NAME = re.compile(r"step-(\d{12})\.safetensors")
 
 
@@ -165,7 +167,7 @@ class Checkpoints:
         for step in steps:
             path = self.path(step)
             try:
-                return dict(_read(path)[0]["fingerprint"])
+                return dict(read_sealed(path)[0]["fingerprint"])
             except (ValueError, TypeError, KeyError) as e:
                 _warn(path, e)
         if steps:
@@ -191,7 +193,7 @@ class Checkpoints:
         for step in steps:
             path = self.path(step)
             try:
-                about, arrays = _read(path)
+                about, arrays = read_sealed(path)
                 if about.get("contents") != _CONTENTS:
                     raise _AnotherRun(f"{path} was written by another version of tinynet: begin in another folder")
                 self._compare(about["fingerprint"], path)
@@ -241,16 +243,6 @@ class Checkpoints:
                 save(model, path)
             except TypeError:  # a layer of the user's own, which no file can name
                 write_tensors(path, model.weights(), {"format": FORMAT, "kind": "weights"}, model.ops)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """JSON data and arrays of a checkpoint; ModelFileError if it is damaged, or none."""
-    about, arrays = read_tensors(path)
-    if about.pop("checksum", None) != checksum(about, arrays):
-        raise ModelFileError(f"{path}: damaged checkpoint: its checksum does not match")
-    if about.get("kind") != "checkpoint":
-        raise ModelFileError(f"{path}: not a checkpoint")
-    return about, arrays
 
 
 def _warn(path: Path, e: Exception) -> None:

@@ -29,6 +29,7 @@ from tinynet.registry import describe, rebuild
 
 FORMAT = 1
 LARGEST_HEADER = 16 * 2**20
+_ABOUT = "about"  # the array of a checkpoint that holds its JSON data
 
 
 def save(model: Model, path: str | PathLike[str]) -> None:
@@ -54,8 +55,25 @@ def write_tensors(path: str | PathLike[str], arrays: dict[str, Any], about: dict
 
 
 def write_sealed(path: str | PathLike[str], arrays: dict[str, Any], about: dict[str, Any]) -> None:
-    """Write host arrays and JSON data, with a `checksum` of both, completely or not at all."""
-    write_host(path, arrays, {"tinynet": json.dumps(about | {"checksum": checksum(about, arrays)})})
+    """Write host arrays and JSON data, with a `checksum` of both, completely or not at all.
+
+    What the header says about the file's format stays there. The rest is an array: a history may be longer than a header.
+    """
+    head: dict[str, Any] = {name: about[name] for name in ("format", "kind", "contents") if name in about}
+    arrays = arrays | {_ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    write_host(path, arrays, {"tinynet": json.dumps(head | {"checksum": checksum(head, arrays)})})
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The JSON data and arrays that `write_sealed` wrote; ModelFileError if the file is damaged, or none of these."""
+    about, arrays = read_tensors(path)
+    if about.pop("checksum", None) != checksum(about, arrays):
+        raise ModelFileError(f"{path}: damaged checkpoint: its checksum does not match")
+    if about.get("kind") != "checkpoint":
+        raise ModelFileError(f"{path}: not a checkpoint")
+    if _ABOUT in arrays:  # not in those of earlier versions
+        about = json.loads(arrays.pop(_ABOUT).tobytes())
+    return about, arrays
 
 
 def write_host(path: str | PathLike[str], arrays: dict[str, Any], metadata: dict[str, str]) -> None:
@@ -144,8 +162,10 @@ def opened(path: Path) -> Iterator[Any]:
         raise ModelFileError(f"{path}: not a regular file")
     with open(path, "rb") as f:
         size = int.from_bytes(f.read(8), "little")
-        if not 2 <= size <= min(LARGEST_HEADER, path.stat().st_size - 8):
+        if not 2 <= size <= path.stat().st_size - 8:
             raise ModelFileError(f"{path}: not a model file, or one that was cut short")
+        if size > LARGEST_HEADER:
+            raise ModelFileError(f"{path}: its header has {size} bytes, and that of a model at most {LARGEST_HEADER}")
         header = f.read(size)
     try:
         json.loads(header, object_pairs_hook=_unique)

@@ -19,7 +19,7 @@ import numpy as np
 from numba import float32, float64
 from tinynet_backends.cache import cache_folder
 from tinynet_backends.compiled import kernels, samples
-from tinynet_backends.compiled.cached import compiled
+from tinynet_backends.compiled.cached import compiled, unkept
 from tinynet_backends.compiled.program import KERNEL
 from tinynet_backends.rowwise import RowTrace
 from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
@@ -88,7 +88,7 @@ def _compile(body: Callable[..., None], name: str, kept: bool, reorder: bool = F
     made = compiled(KERNEL, body, kept, error_model="numpy", fastmath={"reassoc"} if reorder else False)
     seconds = perf_counter() - began
     if not getattr(made, "cache_hits", 0):
-        if not any(not getattr(other, "cache_hits", 0) for other in _compiled):
+        if not unkept and not any(not getattr(other, "cache_hits", 0) for other in _compiled):
             _log.warning("compiling kernels for this machine; they are kept, so only a first run waits for them")
         _log.info("compiled %s in %.2f s", name, seconds)
     _compiled.append(made)
@@ -98,15 +98,17 @@ def _compile(body: Callable[..., None], name: str, kept: bool, reorder: bool = F
 def _module(text: str) -> tuple[Any, bool]:
     """The function `make` of a module with this text, and whether the module has a file."""
     name = f"tinynet_formula_{sha256(text.encode()).hexdigest()[:24]}"
-    path = cache_folder() / f"{name}.py"
+    path, content = cache_folder() / f"{name}.py", text.encode()
     try:
-        if not path.exists():
+        if not path.exists() or path.read_bytes() != content:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{os.getpid()}")
-            draft.write_text(text)
-            os.replace(draft, path)
-        if path.read_text() != text:
-            raise OSError(f"{path} is not what was written")
+            try:
+                draft.write_bytes(content)
+                os.replace(draft, path)
+            except OSError:  # a full disk, for one
+                draft.unlink(missing_ok=True)
+                raise
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
         sys.modules[name] = module
