@@ -31,20 +31,21 @@ class Source(tn.Loader):
         self.fixed = first_of(tn.Loader(data, batch_size))
         self.steps_per_epoch = steps_per_epoch or self.data.n // batch_size // STRETCH * STRETCH
         self.fed, self.waited = False, 0.0
+        self.switch = self  # its copies obey it, too: a run may have one that gives indices
 
-    def steps_per_chunk(self, ops: tn.Backend, numbered: bool = False) -> int:
-        return super().steps_per_chunk(ops, numbered) if self.fed else 1
+    def steps_per_chunk(self, ops: tn.Backend) -> int:
+        return super().steps_per_chunk(ops) if self.switch.fed else 1
 
-    def chunk(self, step: int, ops: tn.Backend, dtype: str, numbered: bool = False) -> Chunk:
-        if not self.fed:
+    def chunk(self, step: int, ops: tn.Backend, dtype: str) -> Chunk:
+        if not self.switch.fed:
             return step, 1, self.fixed
         began = perf_counter()
-        found = super().chunk(step, ops, dtype, numbered)
-        self.waited += perf_counter() - began
+        found = super().chunk(step, ops, dtype)
+        self.switch.waited += perf_counter() - began
         return found
 
     def cut(self, chunk: tn.data.Batch, number: int, ops: tn.Backend, put: Any = None) -> tn.data.Batch:
-        return super().cut(chunk, number, ops, put) if self.fed else self.fixed
+        return super().cut(chunk, number, ops, put) if self.switch.fed else self.fixed
 
 
 class Foreign:

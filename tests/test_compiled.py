@@ -18,6 +18,7 @@ from tinynet_backends import get_backend
 
 import tinynet as tn
 from tinynet import training
+from tinynet.data.dataset import SampleIndices
 from tinynet.data.sampling import Shuffled
 from tinynet.data.stacked import StackedLoader
 
@@ -750,11 +751,11 @@ def test_a_step_that_reads_its_samples_has_the_bits_of_batches_made_beforehand(k
     """Single steps and many as one, over a smaller last batch and several epochs."""
     make, options, reads = SOURCES[kind]
     data = make(tmp_path)
-    chunk, scan, numbered, joined = tn.Loader.chunk, program._Repeated.__call__, [], []
+    chunk, scan, indices, joined = tn.Loader.chunk, program._Repeated.__call__, [], []
 
-    def noted(self, step, ops, dtype, numbered_ones=False, **given):
-        numbered.append(given.get("numbered", numbered_ones))
-        return chunk(self, step, ops, dtype, numbered[-1])
+    def noted(self, *args):
+        indices.append(isinstance(self.data, SampleIndices))
+        return chunk(self, *args)
 
     def scanned(*args):
         joined.append(scan(*args))
@@ -776,10 +777,10 @@ def test_a_step_that_reads_its_samples_has_the_bits_of_batches_made_beforehand(k
         return model.theta.tobytes(), losses
 
     found = run()
-    assert set(numbered) == {reads}
+    assert set(indices) == {reads}
     as_one = any(joined)
     joined.clear()
-    monkeypatch.setattr(training, "read_in_step", lambda *_: None)
+    monkeypatch.setattr(training, "read_in_step", lambda loader, *_: (loader, None))
     assert run() == found
     assert any(joined) == as_one
 
@@ -787,24 +788,24 @@ def test_a_step_that_reads_its_samples_has_the_bits_of_batches_made_beforehand(k
 def test_many_networks_that_read_their_samples_have_the_bits_of_batches_made_beforehand(monkeypatch):
     """Of a part of a data set, with weights; the last batch is smaller."""
     data = tn.Arrays(X, X[:, :2].copy(), X[:, 0] ** 2).shard(1, 3)
-    model, numbered, chunk = tn.Model(tn.Dense(2), X.shape[1], backend="numba"), [], StackedLoader.chunk
+    model, indices, chunk = tn.Model(tn.Dense(2), X.shape[1], backend="numba"), [], StackedLoader.chunk
 
-    def noted(self, step, ops, dtype, numbers):
-        numbered.append(numbers)
-        return chunk(self, step, ops, dtype, numbers)
+    def noted(self, *args):
+        indices.append(isinstance(self.data, SampleIndices))
+        return chunk(self, *args)
 
     def run(**options):
-        numbered.clear()
+        indices.clear()
         return tn.fit_many(model, data, seeds=range(3), batch_size=32, epochs=3, **options).theta.tobytes()
 
     monkeypatch.setattr(StackedLoader, "chunk", noted)
     assert run(shuffle=False)
-    assert set(numbered) == {False}  # all have the same samples
+    assert set(indices) == {False}  # all have the same samples
     found = run()
-    assert set(numbered) == {True}
-    monkeypatch.setattr("tinynet.many.read_in_step", lambda *_: None)
+    assert set(indices) == {True}
+    monkeypatch.setattr("tinynet.many.read_in_step", lambda loader, *_: (loader, None))
     assert run() == found
-    assert set(numbered) == {False}
+    assert set(indices) == {False}
 
 
 class Beyond(Shuffled):

@@ -337,7 +337,7 @@ def test_a_layer_that_takes_networks_for_samples_is_found(networks, ops):
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 33])
 def test_batches_side_by_side_are_those_of_each_loader(batch, monkeypatch):
-    """Their chunks cover an epoch, whatever its last batch is; of numbers of samples, too."""
+    """Their chunks cover an epoch, whatever its last batch is; of indices of samples, too."""
     from tinynet.data import stacked
     from tinynet.data.supply import supply_of
 
@@ -346,14 +346,14 @@ def test_batches_side_by_side_are_those_of_each_loader(batch, monkeypatch):
     for options in ({}, {"drop_last": True}, {"shuffle": False}):
         loaders = [tn.Loader((X, LABELS, np.arange(41.0)), batch, seed=seed, **options) for seed in (1, 2)]
         both = stacked.StackedLoader(loaders)
-        supply, numbers = (supply_of(both, 0, ops, "float64", numbered) for numbered in (False, True))
+        supply, indices = (supply_of(loader, 0, ops, "float64") for loader in (both, both.as_indices()))
         for step in range(2 * both.steps_per_epoch):
             got = supply.batch(step)
             for number, loader in enumerate(loaders):
                 for a, b in zip(got, loader.batch(step, ops, "float64"), strict=True):
                     np.testing.assert_array_equal(a[min(number, len(a) - 1)], b)
                 if not both.alike:
-                    np.testing.assert_array_equal(numbers.batch(step).x[number], loader.index(step))
+                    np.testing.assert_array_equal(indices.batch(step).x[number], loader.index(step))
 
 
 def test_a_loss_that_was_infinite_once_is_enough(ops):

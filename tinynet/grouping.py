@@ -19,10 +19,10 @@ _SHORT = 2**28  # parameters times samples of a step that takes the host no more
 
 
 class Grouping:
-    """The groups of steps of a run on ``theta``, of one network or of many; ``numbered`` is that of `Loader.chunk`."""
+    """The groups of steps of a run on ``theta``, of one network or of many."""
 
-    def __init__(self, loader: Any, ops: Backend, theta: Array, numbered: bool = False) -> None:
-        self.loader, self.ops, self.numbered = loader, ops, numbered
+    def __init__(self, loader: Any, ops: Backend, theta: Array) -> None:
+        self.loader, self.ops = loader, ops
         self.parameters = max(prod(theta.shape), 1)  # of all networks
 
     @property
@@ -76,5 +76,5 @@ class Grouping:
 
     def _chunk(self) -> int:
         """How many steps a chunk of batches has."""
-        most: int = self.loader.steps_per_chunk(self.ops, self.numbered)
+        most: int = self.loader.steps_per_chunk(self.ops)
         return most

@@ -100,10 +100,10 @@ def fit_many(
     if ema is not None:
         run.average = ensemble.ops.xp.asarray(ensemble.theta, copy=True)
     own = _Rates(rates, ensemble)
-    numbered = read_in_step(loader, ensemble.ops, ensemble.dtype)
-    step = make_step(ensemble, loss, optimizer, run, clip, accumulate, ema, own.array, numbered)
+    loader, source_in_step = read_in_step(loader, ensemble.ops, ensemble.dtype)
+    step = make_step(ensemble, loss, optimizer, run, clip, accumulate, ema, own.array, source_in_step)
     session = _Session(ensemble, run, loader, held_out, Evaluation(ensemble, loss, chosen))
-    session.take(step if own.constant else own.before(step), steps, own.constant, numbered is not None)
+    session.take(step if own.constant else own.before(step), steps, own.constant)
     return ensemble
 
 
@@ -139,11 +139,11 @@ class _Session:
         self.held_out, self.evaluate = held_out, evaluate
         self.tallies = [Tally() for _ in ensemble.seeds]
 
-    def take(self, step: Any, steps: int, together: bool, numbered: bool) -> None:
+    def take(self, step: Any, steps: int, together: bool) -> None:
         """Take ``steps`` steps, or fewer where all networks diverge; the others are those of `loop`."""
         ensemble, run, watch = self.ensemble, self.run, _Watch(self.ensemble)
         try:
-            for report in loop(ensemble, self.loader, step, run, steps, None, watch, together, numbered):
+            for report in loop(ensemble, self.loader, step, run, steps, check=watch, together=together):
                 self._after_step(report)
                 if report.last_of_epoch:
                     self._after_epoch(report)

@@ -95,7 +95,7 @@ def make_step(
 ) -> Step:  # fmt: skip
     """The step of a run, of one network or of many; ``rate`` is that of `Optimizer.apply`.
 
-    With ``source`` a batch may have no targets, and numbers of this data set's samples for inputs.
+    With ``source`` a batch may be `SampleIndices` of this data set, instead of inputs and targets.
     """
     ops, theta = model.ops, model.theta
     clip, ema = (None if number is None else float(number) for number in (clip, ema))
@@ -149,18 +149,19 @@ def _gradient(
     return total
 
 
-def read_in_step(loader: Any, ops: Backend, dtype: str) -> Dataset | None:
-    """The data set whose samples a step may read itself, right before they are used; None for batches made beforehand.
+def read_in_step(loader: Any, ops: Backend, dtype: str) -> tuple[Any, Dataset | None]:
+    """The loader of a run: ``loader`` or, if a step had better read the samples itself, right before it uses them, one of
+    their indices, and the data set that it reads.
 
-    Batches in sequence are views, those that many networks share are made once, and no compiled step checks the numbers
+    Batches in sequence are views, those that many networks share are made once, and no compiled step checks the indices
     that another's order gives.
     """
-    if isinstance(loader, StackedLoader):
-        return None if loader.alike else read_in_step(loader.first, ops, dtype)
-    if not has_chunks(loader) or loader.prefetch or type(loader.order) not in (Shuffled, Weighted, Balanced):
-        return None
-    source, _ = loader.data.places(range(1))
-    return source if source.in_step(ops, dtype) else None
+    first = loader.first if isinstance(loader, StackedLoader) else loader
+    drawn = has_chunks(first) and not first.prefetch and type(first.order) in (Shuffled, Weighted, Balanced)
+    if not drawn or (first is not loader and loader.alike):
+        return loader, None
+    source, _ = first.data.places(range(1))
+    return (loader.as_indices(), source) if source.in_step(ops, dtype) else (loader, None)
 
 
 def _add(xp: Any, a: Array, b: Array) -> tuple[Array]:

@@ -103,9 +103,9 @@ def train(
                 )
         if ema is not None and run.average is None:
             run.average = ops.xp.asarray(theta, copy=True)
-    source = read_in_step(loader, ops, model.dtype)
+    loader, source = read_in_step(loader, ops, model.dtype)
     step = make_step(model, loss, optimizer, run, clip, accumulate, ema, source=source)
-    return loop(model, loader, step, run, int(steps), due, check_finite, together, numbered=source is not None)
+    return loop(model, loader, step, run, int(steps), due=due, together=together)
 
 
 def _needed(model: Model, loader: BatchSource, slots: int, accumulate: int, average: bool, launches: list[int]) -> int:
@@ -117,13 +117,38 @@ def _needed(model: Model, loader: BatchSource, slots: int, accumulate: int, aver
     ) + launch_bytes(loader.data, parameters, launches, **sizes)
 
 
+def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:
+    """The losses, on the host.
+
+    If they and the weights are finite, the weights become the ``good`` ones; else these are put back and
+    `DivergedError` is raised.
+    """
+    ops, xp = model.ops, model.ops.xp
+    pairs = [(kept, a) for kept, a in zip(good, (model.theta, model.state), strict=True) if a.shape[0]]
+    whole = xp.all(xp.isfinite(losses))
+    for _, a in pairs:
+        whole = whole & xp.all(xp.isfinite(a))
+    for kept, a in pairs:
+        kept[...] = xp.where(whole, a, kept)
+    # all is queued before this waits, so that a device has little to wait for afterwards
+    *values, fine = ops.to_numpy(xp.concat([losses, xp.reshape(xp.astype(whole, losses.dtype), (1,))])).tolist()
+    if fine:
+        return tuple(values)
+    model.theta[...], model.state[...] = good
+    bad = next((n for n, value in enumerate(values) if not isfinite(value)), None)
+    what = "a weight" if bad is None else f"the loss of step {since + bad + 1}"
+    raise DivergedError(
+        f"{what} is not finite: try a lower learning rate, clip=1.0 or scaled inputs; the model is back at step {since}"
+    )
+
+
 Check = Callable[[Any, Array, list[Array], int], tuple[Any, ...]]  # as `check_finite`
 Reports = Generator[Report, bool | None, None]
 
 
 def loop(
-    model: Network, loader: BatchSource | StackedLoader, step: Any, run: Run, steps: int,
-    due: Callable[[int], bool] | None, check: Check, together: bool = False, numbered: bool = False,
+    model: Network, loader: BatchSource | StackedLoader, step: Any, run: Run, steps: int, *,
+    due: Callable[[int], bool] | None = None, check: Check = check_finite, together: bool = False,
 ) -> Reports:  # fmt: skip
     """Run ``steps`` steps and report each; ``step`` is a `Step` or, unless ``together``, any callable like one.
 
@@ -131,7 +156,7 @@ def loop(
     report comes again, with these losses, and is the end.
     """
     ops, theta = model.ops, model.theta
-    grouping = Grouping(loader, ops, theta, numbered)
+    grouping = Grouping(loader, ops, theta)
     together = together and grouping.possible
     often = grouping.unchecked() if together else CHECK_EVERY
     shape = often, *theta.shape[:-1]
@@ -139,7 +164,7 @@ def loop(
         losses = ops.zeros(shape, theta.dtype)
         good = [ops.xp.asarray(a, copy=True) for a in (theta, model.state)]
     since, stop = run.step, run.step + steps  # since: the step of the last check
-    with closing(supply_of(loader, run.step, ops, model.dtype, numbered)) as supply:
+    with closing(supply_of(loader, run.step, ops, model.dtype)) as supply:
         while run.step < stop:
             with ops.active():
                 t, count, as_one = run.step, 1, False
@@ -182,31 +207,6 @@ def _take(
             run.step = t + n + 1
             if due is not None and due(run.step):  # perhaps only now: a signal may have come
                 return
-
-
-def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:
-    """The losses, on the host.
-
-    If they and the weights are finite, the weights become the ``good`` ones; else these are put back and
-    `DivergedError` is raised.
-    """
-    ops, xp = model.ops, model.ops.xp
-    pairs = [(kept, a) for kept, a in zip(good, (model.theta, model.state), strict=True) if a.shape[0]]
-    whole = xp.all(xp.isfinite(losses))
-    for _, a in pairs:
-        whole = whole & xp.all(xp.isfinite(a))
-    for kept, a in pairs:
-        kept[...] = xp.where(whole, a, kept)
-    # all is queued before this waits, so that a device has little to wait for afterwards
-    *values, fine = ops.to_numpy(xp.concat([losses, xp.reshape(xp.astype(whole, losses.dtype), (1,))])).tolist()
-    if fine:
-        return tuple(values)
-    model.theta[...], model.state[...] = good
-    bad = next((n for n, value in enumerate(values) if not isfinite(value)), None)
-    what = "a weight" if bad is None else f"the loss of step {since + bad + 1}"
-    raise DivergedError(
-        f"{what} is not finite: try a lower learning rate, clip=1.0 or scaled inputs; the model is back at step {since}"
-    )
 
 
 def check_options(steps: int, clip: float | None, accumulate: int, ema: float | None) -> None:

@@ -251,6 +251,18 @@ class Chosen(Dataset):
         self.whole.check_dtype(dtype)
 
 
+class SampleIndices(Dataset):
+    """Where the samples of ``data`` are: indices (n,) int64 of the data set that `places` names, and no targets."""
+
+    shape, classes, outputs = (), None, None
+
+    def __init__(self, data: Dataset) -> None:
+        self.data, self.n = data, data.n
+
+    def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        return Batch(self.data.places(index)[1], None, None)
+
+
 class Part(Chosen):
     """Samples ``start`` to ``stop - 1`` of another data set."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from math import prod
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, Self, TypeGuard
 
 from tinynet_backends import Backend, get_backend
 
 from tinynet import checks, streams
-from tinynet.data.dataset import Batch, Dataset, Index
+from tinynet.data.dataset import Batch, Dataset, Index, SampleIndices
 from tinynet.data.sampling import Balanced, Order, Sequential, Shuffled, Weighted
 from tinynet.data.sources import as_dataset
 
@@ -94,7 +95,6 @@ class Loader:
             self.order = Shuffled(n, self.seed)
         else:
             self.order = Sequential(n)
-        self._numbers = batch_size * sample_size(self.data)  # in a batch
         self._kept: tuple[int, int, str, Batch] | None = None  # the chunk that was made last: from step to step
 
     def __repr__(self) -> str:
@@ -145,23 +145,25 @@ class Loader:
         """Whether batches for ``ops`` are made by the host."""
         return self.data.on_host or (not self.data.stored and ops.generator.on_host)
 
-    def steps_per_chunk(self, ops: Backend, numbered: bool = False) -> int:
+    def as_indices(self) -> Self:
+        """This loader, with batches of `SampleIndices`."""
+        found = copy(self)
+        found.data, found.prefetch = SampleIndices(self.data), False  # indices alone are not worth a thread
+        return found
+
+    def steps_per_chunk(self, ops: Backend) -> int:
         """How many steps a chunk for ``ops`` has, but for the last of an epoch."""
         largest = LARGEST_CHUNK if self.made_on_host(ops) else LARGEST_ON_DEVICE
-        return power_of_two(min(largest // (self.batch_size if numbered else self._numbers), _MOST))
+        return power_of_two(min(largest // (self.batch_size * sample_size(self.data)), _MOST))
 
-    def chunk(self, step: int, ops: Backend, dtype: str, numbered: bool = False) -> Chunk:
+    def chunk(self, step: int, ops: Backend, dtype: str) -> Chunk:
         """The chunk that ``step`` belongs to; none crosses the end of an epoch.
 
-        Batches lie on the host of ``ops`` or, where that does not make them, on ``ops``. ``numbered`` ones have no targets,
-        and instead of inputs the numbers of their samples, int64: a step that gets them reads the samples itself.
+        Batches lie on the host of ``ops`` or, where that does not make them, on ``ops``.
         """
-        most = self.steps_per_chunk(ops, numbered)
+        most = self.steps_per_chunk(ops)
         first = step - step % self.steps_per_epoch % most
         steps = min(most, self.steps_per_epoch - first % self.steps_per_epoch)
-        if numbered:
-            draws = self.order.draws(*self._places(first, steps), self._orders(ops))
-            return first, steps, Batch(self.data.places(draws)[1], None, None)
         return first, steps, self.make(first, steps, host_of(ops) if self.made_on_host(ops) else ops, dtype)
 
     def make(self, step: int, steps: int, ops: Backend, dtype: str, last: Batch | None = None) -> Batch:

@@ -31,16 +31,20 @@ class StackedLoader:
         """Whether batches for ``ops`` are made by the host."""
         return self.first.made_on_host(ops)
 
-    def steps_per_chunk(self, ops: Backend, numbered: bool = False) -> int:
-        """How many steps a chunk has, but for the last of an epoch."""
-        samples = len(self.loaders) * self.batch_size * (1 if numbered else sample_size(self.data))
-        return min(self.first.steps_per_chunk(ops, numbered), power_of_two(LARGEST_CHUNK // samples))
+    def as_indices(self) -> StackedLoader:
+        """This loader, with batches of `SampleIndices`."""
+        return StackedLoader([loader.as_indices() for loader in self.loaders])
 
-    def chunk(self, step: int, ops: Backend, dtype: str, numbered: bool = False) -> Chunk:
-        """The chunk that ``step`` belongs to, its batches on ``ops``: (steps, …); see `Loader.chunk` for ``numbered``."""
+    def steps_per_chunk(self, ops: Backend) -> int:
+        """How many steps a chunk has, but for the last of an epoch."""
+        samples = len(self.loaders) * self.batch_size * sample_size(self.data)
+        return min(self.first.steps_per_chunk(ops), power_of_two(LARGEST_CHUNK // samples))
+
+    def chunk(self, step: int, ops: Backend, dtype: str) -> Chunk:
+        """The chunk that ``step`` belongs to, its batches on ``ops``: (steps, …)."""
         if self.made_on_host(ops):
             ops = host_of(ops)
-        most, place = self.steps_per_chunk(ops, numbered), step % self.steps_per_epoch
+        most, place = self.steps_per_chunk(ops), step % self.steps_per_epoch
         first = step - place % most if place < self.data.n // self.batch_size else step
         epoch, place = divmod(first, self.steps_per_epoch)
         steps = max(1, min(most, self.data.n // self.batch_size - place))
@@ -57,9 +61,6 @@ class StackedLoader:
         else:
             draws = host.xp.stack([loader.order.draws(epoch, start, stop, host) for loader in self.loaders])
         index = host.xp.permute_dims(host.xp.reshape(draws, (count, steps, -1)), (1, 0, 2))
-        flat = host.xp.reshape(index, (-1,))
-        if numbered:
-            return first, steps, Batch(host.xp.reshape(self.data.places(flat)[1], index.shape), None, None)
-        rows = self.data.rows(flat, ops, dtype)
+        rows = self.data.rows(host.xp.reshape(index, (-1,)), ops, dtype)
         batches = (None if a is None else xp.reshape(a, (steps, count, -1, *a.shape[1:])) for a in rows)
         return first, steps, Batch(*batches)

@@ -25,22 +25,19 @@ class Supply:
         """Wait for the background thread, if there is one, and end it."""
 
 
-def supply_of(
-    loader: BatchSource | StackedLoader, first: int, ops: Backend, dtype: str, numbered: bool = False
-) -> Supply:
-    """The batches of a run from step ``first`` on; ``numbered`` ones are those of `Loader.chunk`."""
+def supply_of(loader: BatchSource | StackedLoader, first: int, ops: Backend, dtype: str) -> Supply:
+    """The batches of a run from step ``first`` on."""
     if not isinstance(loader, StackedLoader) and not has_chunks(loader):
         return _OneByOne(loader, ops, dtype)
     if isinstance(loader, Loader) and not loader.made_on_host(ops):
         return _Remade(loader, ops, dtype)
 
     def make(step: int) -> Chunk:
-        return loader.chunk(step, ops, dtype, numbered)
+        return loader.chunk(step, ops, dtype)
 
     if isinstance(loader, StackedLoader):
         return _Stacked(chunks(make, first, prefetch=False), ops)
-    prefetch = False if numbered else loader.prefetch  # numbers alone are not worth a thread
-    return _Cut(chunks(make, first, prefetch), ops, loader)
+    return _Cut(chunks(make, first, loader.prefetch), ops, loader)
 
 
 class _OneByOne(Supply):

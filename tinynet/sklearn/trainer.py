@@ -14,7 +14,7 @@ from tinynet.sklearn.placement import Array, move
 from tinynet.sklearn.samples import Passes
 from tinynet.sklearn.solver import Penalized, Rate
 from tinynet.step import Run, Step, make_step
-from tinynet.training import Report, check_finite, loop, train
+from tinynet.training import Report, loop, train
 
 if TYPE_CHECKING:
     from tinynet.sklearn.base import MLP
@@ -83,7 +83,7 @@ class Trainer:
         check_fit(self.inner, passes.data, self.loss)
         if self._step is None:
             self._step = make_step(self.inner, self.loss, self.optimizer, self.run, None, 1, None)
-        return loop(self.inner, passes.source, self._step, self.run, steps, passes.ends_epoch, check_finite, True)
+        return loop(self.inner, passes.source, self._step, self.run, steps, due=passes.ends_epoch, together=True)
 
     def note(self, estimator: MLP) -> None:
         """Note what ``estimator`` now has, so that `continues` notices a change."""
