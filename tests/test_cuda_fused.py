@@ -658,7 +658,7 @@ def test_losses_of_steps_together_are_written_where_they_are_read(machine):
     net, n_in, batch, loss, optimizer, _ = STEPS["the article's"]
     ops = shim.ShimBackend(machine)
     model = tn.Model(net, n_in, backend=ops, seed=2)
-    step = tn.step.make_step(model, loss, optimizer, tn.Run(optimizer.init(model.theta, ops)), None, 1, None)
+    step = tn.step.make_step(model, loss, optimizer, tn.Run(optimizer.init(model.theta, ops)), tn.step.StepOptions())
     x, y = draw(4 * batch, n_in), draw(4 * batch, 1)
     for first in (0, 4, 8):
         machine.launched.clear()

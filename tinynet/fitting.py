@@ -24,7 +24,7 @@ from tinynet.network import Network
 from tinynet.optim import Adam, Optimizer, check_optimizer
 from tinynet.parameters import on_its_device
 from tinynet.standardize import check_others, standardizer, unset
-from tinynet.step import Run
+from tinynet.step import Run, StepOptions
 from tinynet.training import Report, Reports, train
 
 Callback = Callable[[Model, dict[str, float]], None]
@@ -112,8 +112,7 @@ def fit(
         run.average = model.ops.xp.asarray(model.theta, copy=True)
     snapshot = Snapshot(model, run, best, history, Tally())
     if saver is not None:
-        numbers = {"clip": checks.as_float(clip), "accumulate": accumulate, "ema": checks.as_float(ema)}  # 1 is 1.0
-        options: dict[str, Any] = {**numbers, "early stopping": early_stopping}
+        options = {**vars(StepOptions(clip, accumulate, ema)), "early stopping": early_stopping}
         if held_out is not None and best.stopping is not None and best.stopping.monitor != "loss":
             options["validation set"] = held_out.fingerprint()  # decides where the run ends, and with which weights
         saver.open(snapshot, fingerprint(model, loader, loss, optimizer, options), resume)

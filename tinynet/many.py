@@ -26,9 +26,9 @@ from tinynet.optim import Optimizer
 from tinynet.parameters import on_its_device
 from tinynet.schedules import Schedule, rate_at
 from tinynet.standardize import check_others, standardizer
-from tinynet.step import Run, Step, make_step, read_in_step
+from tinynet.step import Run, Step, StepOptions, make_step, read_in_step
 from tinynet.streams import check_seed
-from tinynet.training import Report, check_options, loop
+from tinynet.training import Report, loop
 
 _ROWS = 4096  # samples times networks that are evaluated at a time
 
@@ -87,7 +87,7 @@ def fit_many(
     draw = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
     loader = StackedLoader(_loaders(data, source, numbers, batch_size, draw))
     steps = epochs * loader.steps_per_epoch
-    check_options(steps, clip, accumulate, ema)
+    options = StepOptions(clip, accumulate, ema)
     check_fit(model, source, loss)
     if held_out is not None:
         check_fit(model, held_out, loss, chosen)
@@ -101,7 +101,7 @@ def fit_many(
         run.average = ensemble.ops.xp.asarray(ensemble.theta, copy=True)
     own = _Rates(rates, ensemble)
     loader, source_in_step = read_in_step(loader, ensemble.ops, ensemble.dtype)
-    step = make_step(ensemble, loss, optimizer, run, clip, accumulate, ema, own.array, source_in_step)
+    step = make_step(ensemble, loss, optimizer, run, options, rate=own.array, source=source_in_step)
     session = _Session(ensemble, run, loader, held_out, Evaluation(ensemble, loss, chosen))
     session.take(step if own.constant else own.before(step), steps, own.constant)
     return ensemble

@@ -12,6 +12,7 @@ from typing import Any
 
 from tinynet_backends import Backend
 
+from tinynet import checks
 from tinynet.data import Batch, Dataset
 from tinynet.data.loader import has_chunks
 from tinynet.data.sampling import Balanced, Shuffled, Weighted
@@ -33,6 +34,26 @@ class Run:
     slots: State = field(repr=False)
     step: int = 0
     average: Array | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What is done with gradients and weights beside the optimizer's update: see `train`. ValueError for options out of range."""
+
+    clip: float | None = None
+    accumulate: int = 1
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        clip, ema = (None if value is None else checks.float_or_nan(value) for value in (self.clip, self.ema))
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip {checks.short_repr(self.clip)} is out of range: give a positive norm, or None")
+        object.__setattr__(self, "accumulate", checks.positive("accumulate", self.accumulate))
+        if ema is not None and not 0 <= ema < 1:
+            text = checks.short_repr(self.ema)
+            raise ValueError(f"ema {text} is out of range: give the weight of the old average, in [0, 1)")
+        object.__setattr__(self, "clip", clip)  # 1 and 1.0 are the same run
+        object.__setattr__(self, "ema", ema)
 
 
 class Step:
@@ -90,16 +111,16 @@ def _compute_several(ops: Backend, compute: Callable[..., Array], k: int, steps:
 
 
 def make_step(
-    model: Network, loss: Loss, optimizer: Optimizer, run: Run, clip: float | None, accumulate: int, ema: float | None,
-    rate: Array | None = None, source: Dataset | None = None,
+    model: Network, loss: Loss, optimizer: Optimizer, run: Run, options: StepOptions, *, rate: Array | None = None,
+    source: Dataset | None = None,
 ) -> Step:  # fmt: skip
     """The step of a run, of one network or of many; ``rate`` is that of `Optimizer.apply`.
 
     With ``source`` a batch may be `SampleIndices` of this data set, instead of inputs and targets.
     """
     ops, theta = model.ops, model.theta
-    clip, ema = (None if number is None else float(number) for number in (clip, ema))
-    vectors = [ops.zeros(theta.shape, theta.dtype) for _ in range(2 if accumulate > 1 else 1)]
+    clip, ema = options.clip, options.ema
+    vectors = [ops.zeros(theta.shape, theta.dtype) for _ in range(2 if options.accumulate > 1 else 1)]
 
     def step(
         params: Params, theta: Array, slots: State, average: Array | None, vectors: list[Array], rate: Array | None,
@@ -107,7 +128,7 @@ def make_step(
     ) -> Array:  # fmt: skip
         if source is not None and y is None:
             x, y, weight = source.rows(x, ops, model.dtype)
-        value = _gradient(model, loss, params, Batch(x, y, weight), t, accumulate, vectors)
+        value = _gradient(model, loss, params, Batch(x, y, weight), t, options.accumulate, vectors)
         if clip is not None:
             ops.clip_norm(vectors[0], clip)
         optimizer.apply(theta, vectors[0], slots, numbers if rate is None else (rate, *numbers[1:]), ops)

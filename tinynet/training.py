@@ -20,7 +20,7 @@ from tinynet.matching import check_fit
 from tinynet.model import Model
 from tinynet.network import Network
 from tinynet.optim import Optimizer, check_optimizer
-from tinynet.step import Run, Step, make_step, read_in_step
+from tinynet.step import Run, Step, StepOptions, make_step, read_in_step
 
 
 class Report(NamedTuple):
@@ -82,7 +82,9 @@ def train(
     10 0 ()
     20 1 ()
     """
-    check_options(steps, clip, accumulate, ema)
+    if checks.as_int(steps) is None or steps < 0:
+        raise ValueError(f"steps {checks.short_repr(steps)} is not a whole number of at least 0")
+    options = StepOptions(clip, accumulate, ema)
     check_optimizer(optimizer)
     if not hasattr(loader, "steps_per_epoch"):
         text = checks.short_repr(loader)
@@ -91,7 +93,7 @@ def train(
     ops, theta = model.ops, model.theta
     grouping, slots = Grouping(loader, ops, theta), 0 if run is not None else len(optimizer.used_slots())
     launches = grouping.launches() if together and ops.launches and grouping.possible else []
-    needed = _needed(model, loader, slots, accumulate, ema is not None, launches)
+    needed = _needed(model, loader, slots, options, launches)
     ops.admit(needed, f"training with batch_size {loader.batch_size}")
     with ops.active():
         if run is None:
@@ -104,17 +106,18 @@ def train(
         if ema is not None and run.average is None:
             run.average = ops.xp.asarray(theta, copy=True)
     loader, source = read_in_step(loader, ops, model.dtype)
-    step = make_step(model, loss, optimizer, run, clip, accumulate, ema, source=source)
+    step = make_step(model, loss, optimizer, run, options, source=source)
     return loop(model, loader, step, run, int(steps), due=due, together=together)
 
 
-def _needed(model: Model, loader: BatchSource, slots: int, accumulate: int, average: bool, launches: list[int]) -> int:
+def _needed(model: Model, loader: BatchSource, slots: int, options: StepOptions, launches: list[int]) -> int:
     """Roughly the bytes that a run takes besides the model: see `footprint`."""
     sizes = {"batch_size": loader.batch_size, "itemsize": 4 if model.dtype == "float32" else 8}
     parameters = [prod(p.shape) for _, p in leaves(model.spec.params)]
     return step_bytes(
-        model.net, model.in_shape, sum(parameters), slots, accumulate=accumulate, average=average, **sizes
-    ) + launch_bytes(loader.data, parameters, launches, **sizes)
+        model.net, model.in_shape, sum(parameters), slots, accumulate=options.accumulate,
+        average=options.ema is not None, **sizes,
+    ) + launch_bytes(loader.data, parameters, launches, **sizes)  # fmt: skip
 
 
 def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:
@@ -207,14 +210,3 @@ def _take(
             run.step = t + n + 1
             if due is not None and due(run.step):  # perhaps only now: a signal may have come
                 return
-
-
-def check_options(steps: int, clip: float | None, accumulate: int, ema: float | None) -> None:
-    """ValueError for options of `train` that are out of range."""
-    if checks.as_int(steps) is None or steps < 0:
-        raise ValueError(f"steps {checks.short_repr(steps)} is not a whole number of at least 0")
-    if clip is not None and not checks.float_or_nan(clip) > 0:
-        raise ValueError(f"clip {checks.short_repr(clip)} is out of range: give a positive norm, or None")
-    checks.positive("accumulate", accumulate)
-    if ema is not None and not 0 <= checks.float_or_nan(ema) < 1:
-        raise ValueError(f"ema {checks.short_repr(ema)} is out of range: give the weight of the old average, in [0, 1)")

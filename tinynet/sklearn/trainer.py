@@ -13,7 +13,7 @@ from tinynet.optim import Optimizer, State
 from tinynet.sklearn.placement import Array, move
 from tinynet.sklearn.samples import Passes
 from tinynet.sklearn.solver import Penalized, Rate
-from tinynet.step import Run, Step, make_step
+from tinynet.step import Run, Step, StepOptions, make_step
 from tinynet.training import Report, loop, train
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Trainer:
         """As `reports`, with a step that is made once."""
         check_fit(self.inner, passes.data, self.loss)
         if self._step is None:
-            self._step = make_step(self.inner, self.loss, self.optimizer, self.run, None, 1, None)
+            self._step = make_step(self.inner, self.loss, self.optimizer, self.run, StepOptions())
         return loop(self.inner, passes.source, self._step, self.run, steps, due=passes.ends_epoch, together=True)
 
     def note(self, estimator: MLP) -> None:
