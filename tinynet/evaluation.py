@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import nan
 from typing import Any
 
+from tinynet.data.dataset import split_range
 from tinynet.labels import boundary
 from tinynet.layers import Array, Context, Params, checked_forward
 from tinynet.losses import Loss, real_columns
@@ -45,8 +46,8 @@ class Evaluation:
         """The scores of each network."""
         ops = self.model.ops
         totals: list[list[list[float]]] = []
-        for start in range(0, data.n, batch_size):
-            batch = data.batch(range(start, min(start + batch_size, data.n)), ops, self.model.dtype)
+        for rows in split_range(range(data.n), batch_size):
+            batch = data.batch(rows, ops, self.model.dtype)
             # Python's floats from here on: float32 would lose digits over many batches
             sums = [[ops.to_numpy(s).tolist() for s in network] for network in self.step(*batch)]
             totals = [self._merged(*both) for both in zip(totals, sums, strict=True)] if totals else sums

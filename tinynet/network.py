@@ -9,6 +9,7 @@ from tinynet_backends import Backend
 
 from tinynet import checks
 from tinynet.data.columns import Columns
+from tinynet.data.dataset import split_range
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Context, Layer, Params, Spec, checked_forward, leaves, merge
 from tinynet.losses import Loss
@@ -61,11 +62,10 @@ class Network:
         data, lead = as_inputs(x, self), self._theta.shape[:-1]
         every = (slice(None),) * len(lead)  # networks
         out = self.ops.empty((*lead, data.n, *self.out_shape), self.ops.dtype(self.dtype))
-        rows = self._rows if batch_size is None else checks.positive("batch_size", batch_size)
-        for start in range(0, data.n, rows):
-            stop = min(start + rows, data.n)
-            x = data.batch(range(start, stop), self.ops, self.dtype).x
-            out[(*every, slice(start, stop), ...)] = self._forward(x)
+        size = self._rows if batch_size is None else checks.positive("batch_size", batch_size)
+        for rows in split_range(range(data.n), size):
+            x = data.batch(rows, self.ops, self.dtype).x
+            out[(*every, slice(rows.start, rows.stop), ...)] = self._forward(x)
         return out
 
     def __getstate__(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Scaled(Dataset):
     """A data set with its targets scaled, ``(y - mean) / deviation``."""
 
     def __init__(self, whole: Dataset, scale: Scale) -> None:
-        self._resemble(whole)
+        self._describe_like(whole)
         self.whole, self.scale, self.n = whole, scale, whole.n
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from tinynet_backends import Backend, get_backend
 
 from tinynet import checks
 from tinynet.data.columns import Columns
-from tinynet.data.dataset import Dataset
+from tinynet.data.dataset import Dataset, split_range
 from tinynet.frozen import Frozen
 from tinynet.initializers import Constant, Shape
 from tinynet.layers import Array, Backprop, Context, Layer, Param, Sequential, Spec
@@ -131,12 +131,11 @@ def moments(
     if samples is not None and not 0 < (checks.as_int(samples) or 0) <= data.n:
         raise ValueError(f"samples {checks.short_repr(samples)} is out of range: there are {data.n}")
     xp, n = ops.xp, data.n if samples is None else samples
-    rows = max(1, _PIECE // prod(data.shape))
     count: Any = 0
     mean: Array = None
     squares: Array = None
-    for start in range(0, n, rows):
-        x, y, weight = data.rows(range(start, min(start + rows, n)), ops, "float64")
+    for rows in split_range(range(n), max(1, _PIECE // prod(data.shape))):
+        x, y, weight = data.rows(rows, ops, "float64")
         more, its_mean, its_squares = _moments(xp.reshape(y, (y.shape[0], -1)) if of_targets else x, weight, ops)
         if not more:
             continue

@@ -10,7 +10,7 @@ from math import nextafter
 from tinynet_backends import Backend, exact, get_backend
 
 from tinynet import checks
-from tinynet.data.dataset import Array
+from tinynet.data.dataset import Array, split_range
 from tinynet.data.virtual import (
     ClassFirst,
     Virtual,
@@ -82,11 +82,11 @@ class Spirals(ClassFirst):
         if self.noise == 0:
             return 1.0, 0.0
         ops = get_backend("numpy")
-        xp, right, chunk = ops.xp, 0, 1000
+        xp, right = ops.xp, 0
         t = (xp.arange(points, dtype=xp.float64) + 0.5) / points
         arms = [self.arm(ops, t, xp.full_like(t, float(c))) for c in range(self.n_classes)]
-        for start in range(index.start, index.stop, chunk):
-            x, label, _ = self.batch(range(start, min(start + chunk, index.stop)), ops, "float64")
+        for rows in split_range(index, 1000):
+            x, label, _ = self.batch(rows, ops, "float64")
             density = []
             for arm in arms:
                 square = (x[:, :1] - arm[0][None, :]) ** 2 + (x[:, 1:] - arm[1][None, :]) ** 2

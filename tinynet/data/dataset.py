@@ -50,10 +50,15 @@ class Dataset:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(checks.attributes(self))})"
 
-    def _resemble(self, other: Dataset) -> None:
+    def _set(self, **attributes: Any) -> None:
+        """Set attributes, also those of a frozen dataclass."""
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
+
+    def _describe_like(self, other: Dataset) -> None:
         """Copy from ``other`` everything that describes a sample and where samples come from."""
-        for name in ("shape", "classes", "outputs", "columns", "ordered", "stored", "depth", "on_host"):
-            setattr(self, name, getattr(other, name))
+        names = ("shape", "classes", "outputs", "columns", "ordered", "stored", "depth", "on_host")
+        self._set(**{name: getattr(other, name) for name in names})
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         """The samples ``index``, as arrays of ``ops``: labels as int64, all other arrays in ``dtype``.
@@ -215,9 +220,14 @@ class Dataset:
 
 def label_pieces(data: Dataset) -> Iterator[Array]:
     """The labels of ``data`` in order, on the host, in pieces so small that reading their features takes little memory."""
-    rows, host = max(1, _PIECE // prod(data.shape)), get_backend("numpy")
-    for start in range(0, data.n, rows):
-        yield data.rows(range(start, min(start + rows, data.n)), host, "float64").y  # in which any feature is finite
+    host = get_backend("numpy")
+    for rows in split_range(range(data.n), max(1, _PIECE // prod(data.shape))):
+        yield data.rows(rows, host, "float64").y  # in float64 any feature is finite
+
+
+def split_range(whole: range, size: int) -> Iterator[range]:
+    """Ranges of ``size`` numbers, of which the last may have fewer."""
+    return (whole[start : start + size] for start in range(0, len(whole), size))
 
 
 def _extremes(index: Index) -> tuple[int, int]:
@@ -271,7 +281,7 @@ class Part(Chosen):
         if first is None or end is None or not 0 <= first < end <= whole.n:
             text = f"samples {checks.short_repr(start)} to {checks.short_repr(stop)}"
             raise ValueError(f"{text} are not a part of {whole.n}: give 0 <= start < stop <= {whole.n}")
-        self._resemble(whole)
+        self._describe_like(whole)
         self.whole, self.start, self.stop, self.n = whole, first, end, end - first
         self.computed = whole.computed
 

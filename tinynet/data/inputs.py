@@ -17,7 +17,7 @@ from tinynet import checks
 from tinynet.data import tables
 from tinynet.data.array_files import data_sets, names_in, npy_array, npz_arrays
 from tinynet.data.columns import Columns
-from tinynet.data.dataset import Array, Shape
+from tinynet.data.dataset import Array, Shape, split_range
 from tinynet.data.mapped import demand_regular, reading
 from tinynet.data.sources import KINDS, TABLES
 from tinynet.errors import DataFileError
@@ -139,12 +139,10 @@ def _pieces(path: Path, x: Any, shape: Shape) -> Iterator[Array]:
     if x.ndim < 2 or tuple(x.shape[1:]) != shape:
         wanted = ", ".join(map(str, ("n", *shape)))
         raise DataFileError(f"{path}: X {tuple(x.shape)} does not fit the model: expected ({wanted})")
-    rows = max(1, _PIECE // prod(shape))
     file = x.filename if isinstance(x, np.memmap) and x.flags.c_contiguous and x.size else None
-    for start in range(0, x.shape[0], rows):
-        stop = min(start + rows, x.shape[0])
+    for rows in split_range(range(x.shape[0]), max(1, _PIECE // prod(shape))):
         if file is not None:  # a map of its own, so that the pages of a piece are released with it
-            offset = x.offset + start * x.strides[0]
-            yield np.asarray(np.memmap(file, x.dtype, "r", offset, (stop - start, *shape)))
+            offset = x.offset + rows.start * x.strides[0]
+            yield np.asarray(np.memmap(file, x.dtype, "r", offset, (len(rows), *shape)))
         else:
-            yield np.asarray(x[start:stop])
+            yield np.asarray(x[rows.start : rows.stop])

@@ -19,7 +19,7 @@ class Subset(Chosen):
     """
 
     def __init__(self, whole: Dataset, index: Any) -> None:
-        self._resemble(whole)
+        self._describe_like(whole)
         self.whole, self.index = whole, whole._numbers(index)
         self.n = int(self.index.shape[0])
         if not self.n:

@@ -46,10 +46,6 @@ class Virtual(Dataset):
         check_whole(self, "n", 1, LARGEST, "a whole number in [1, 2**62]")
         self._validate()
 
-    def _set(self, **values: Any) -> None:
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "kept": {}}  # recomputed on demand
 

@@ -30,16 +30,12 @@ class Wrapper(Dataset):
     shape: Shape = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
-        self._set("seed", streams.check_seed(self.seed))
+        self._set(seed=streams.check_seed(self.seed))
         if not isinstance(self.data, Dataset):
             raise TypeError(f"{type(self).__name__} takes a data set, not {type(self.data).__name__}")
-        for name in ("n", "shape", "classes", "outputs", "columns", "ordered", "computed", "stored", "on_host"):
-            self._set(name, getattr(self.data, name))
-        self._set("depth", 1 + self.data.depth)
+        self._describe_like(self.data)
+        self._set(n=self.data.n, computed=self.data.computed, depth=1 + self.data.depth)
         self._validate()
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
 
     def _validate(self) -> None:
         """Check hyperparameters."""
@@ -144,8 +140,7 @@ class Nuisance(Wrapper):
         if len(self.shape) != 1:
             raise ValueError(f"Nuisance takes samples that are rows of features, not of shape {self.shape}")
         check_noise(self, "scale")
-        self._set("shape", (self.shape[0] + self.n_features,))
-        self._set("columns", None)  # the new ones have no names
+        self._set(shape=(self.shape[0] + self.n_features,), columns=None)  # the new ones have no names
 
     def _change(self, x: Array, y: Array, index: Index, host: Backend) -> tuple[Array, Array]:
         z = host.normal(self._draw(_NUISANCE, index, self.n_features, host))
@@ -176,8 +171,7 @@ class Imbalanced(Wrapper):
         if None in numbers or not all(0 <= w <= 1e300 for w in weights) or not any(weights):
             raise ValueError(f"{text} are out of range: give numbers of at least 0, not all 0")
         total = fsum(weights)
-        self._set("weights", weights)
-        self._set("bounds", tuple(fsum(weights[:c]) / total for c in range(1, len(weights))))
+        self._set(weights=weights, bounds=tuple(fsum(weights[:c]) / total for c in range(1, len(weights))))
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         host = ops.generator

@@ -20,7 +20,7 @@ from tinynet.atomic import replacing
 from tinynet.data.array_files import write_npy_header
 from tinynet.data.columns import Columns
 from tinynet.data.concatenated import class_names
-from tinynet.data.dataset import Array, Dataset
+from tinynet.data.dataset import Array, Dataset, split_range
 from tinynet.data.loader import sample_size
 from tinynet.data.tables import check_unique, is_feature
 
@@ -78,13 +78,12 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
 def _pieces(data: Dataset, progress: Callable[[int], object]) -> Iterator[tuple[Array, Array]]:
     """Pieces of features float32 (n, *shape) and targets int64 (n,) or float32 (n, o)."""
     host = get_backend("numpy")
-    for start in range(0, data.n, ROWS):
-        stop = min(start + ROWS, data.n)
-        x, y, weight = data.rows(range(start, stop), host, "float32")
+    for rows in split_range(range(data.n), ROWS):
+        x, y, weight = data.rows(rows, host, "float32")
         if weight is not None:
             raise ValueError("sample weights are not written: numpy.savez(path, X=X, y=y, weight=weight) writes them")
         yield x, y
-        progress(stop)
+        progress(rows.stop)
 
 
 def _columns(data: Dataset) -> tuple[list[str], list[str]]:

@@ -9,6 +9,7 @@ from tinynet_backends import get_backend
 
 from tinynet.activations import Sigmoid, Softmax
 from tinynet.data import as_dataset
+from tinynet.data.dataset import split_range
 from tinynet.labels import as_labels, boundary, last_layer
 from tinynet.losses import BinaryCrossEntropy, CrossEntropy
 from tinynet.model import Model
@@ -109,9 +110,8 @@ def calibration(model: Model, data: Any, *, bins: int = 10) -> Any:
 def _pieces(model: Model, data: Any) -> Any:
     """Outputs (n, o) and labels (n,), piece by piece, on the host."""
     data = as_dataset(data, model.ops, model.columns)
-    for start in range(0, data.n, _PIECE):
-        index = range(start, min(start + _PIECE, data.n))
-        batch = data.batch(index, model.ops, model.dtype)
+    for rows in split_range(range(data.n), _PIECE):
+        batch = data.batch(rows, model.ops, model.dtype)
         yield finite(model.ops.to_numpy(model.predict(batch.x))), labels(model.ops.to_numpy(batch.y))
 
 
