@@ -468,7 +468,7 @@ def test_predictions_are_the_model_s(file, out, rows, run, capsysbinary):
 def test_rows_of_an_archive_leave_no_scratch_files(file, rows, run, monkeypatch, tmp_path_factory):
     scratch = tmp_path_factory.mktemp("scratch")
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    pieces = inputs.inputs(file, (3,))
+    pieces = inputs.read_inputs(file, (3,))
     next(pieces)
     assert [f.name for f in scratch.rglob("*.bin")] == ["X.bin"] * (file == "c.npz")
     next(pieces)
@@ -1227,13 +1227,13 @@ def test_memory_does_not_grow_with_the_file(run, monkeypatch):
     monkeypatch.setattr(inputs, "_PIECE", 3 * 1000)
     np.save("x.npy", np.ones((20_000, 3), np.float32))
     alive = []
-    for x in inputs.inputs("x.npy", (3,)):
+    for x in inputs.read_inputs("x.npy", (3,)):
         assert x.shape == (1000, 3)
         alive = [r for r in alive if r() is not None]
         assert len(alive) <= 1
         alive.append(weakref.ref(x))
     written = []
-    with outputs.outputs("y.npy", ["prediction"]) as write:
+    with outputs.output_writer("y.npy", ["prediction"]) as write:
         for start in range(0, 20_000, 1000):
             write([np.arange(start, start + 1000)])
             written.append(start)

@@ -256,7 +256,7 @@ def test_samples_are_made_again_in_the_same_arrays(ops):
     for data, same in ((tn.data.Blobs(50), True), (Keeping(50), False), (tn.data.LabelNoise(tn.data.Blobs(50)), False)):
         last = data.rows(range(7), ops, "float32")
         before = [a.copy() for a in last[:2]]
-        again = data.remake(range(9, 16), ops, "float32", last)
+        again = data.rows_into(range(9, 16), ops, "float32", last)
         wanted = data.rows(range(9, 16), get_backend("numpy"), "float32")
         assert_same(list(again[:2]), list(wanted[:2]), 0.0)
         assert [a is b for a, b in zip(again[:2], last, strict=False)] == [same] * 2

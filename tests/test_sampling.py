@@ -292,7 +292,7 @@ def test_a_shuffle_is_the_same_wherever_it_is_computed(name):
     for data in (D.Spirals(500), D.Blobs(9000, n_features=12), hard, D.FeatureNoise(D.Moons(500).split(0.7)[0], 0.1),
                  D.Moons(900).shard(1, 3)):  # fmt: skip
         loader = tn.Loader(data, 32, shuffle=True, seed=3)
-        assert loader._orders(ops) is (host if name == "torch" else ops)
+        assert loader._order_backend(ops) is (host if name == "torch" else ops)
         for step in (0, 7, loader.steps_per_epoch - 1, loader.steps_per_epoch + 1):
             got, wanted = loader.batch(step, ops, "float32"), loader.batch(step, host, "float32")
             assert np.array_equal(ops.to_numpy(got.x), wanted.x)
@@ -313,7 +313,7 @@ def test_shuffles_of_many_seeds_are_those_of_each(ops, monkeypatch):
     monkeypatch.setattr(sampling, "_CHUNK", 100)  # draws from several chunks
     for n, start, stop in ((7, 2, 7), (2000, 90, 1301)):
         seeds = [4, 0, 2**40]
-        together = sampling.Shuffles(n, seeds).draws(1, start, stop, ops)
+        together = sampling.StackedShuffled(n, seeds).draws(1, start, stop, ops)
         assert together.shape == (3, stop - start)
         for number, seed in enumerate(seeds):
             alone = sampling.Shuffled(n, seed).draws(1, start, stop, ops)

@@ -427,8 +427,8 @@ def test_pages_of_large_maps_are_let_go(tmp_path, monkeypatch):
     y = np.arange(20_000) % 3
     data = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), y)
     calls = []
-    touch = data._touch
-    monkeypatch.setattr(data, "_touch", lambda size: (calls.append(size), touch(size)))
+    touch = data._limit_resident
+    monkeypatch.setattr(data, "_limit_resident", lambda size: (calls.append(size), touch(size)))
     for _ in range(5):
         index = RNG.integers(0, 20_000, 100)
         np.testing.assert_array_equal(parts(data, index)[0], x[index])
@@ -438,10 +438,10 @@ def test_pages_of_large_maps_are_let_go(tmp_path, monkeypatch):
     monkeypatch.setattr(mapped, "_resident", lambda: resident[0])
     data = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), y)
     touched = data._touched
-    data._touch(2**30)
+    data._limit_resident(2**30)
     assert data._touched == touched + 2**30
     resident[0] += mapped.RELEASE + 1
-    data._touch(1)
+    data._limit_resident(1)
     assert data._touched == 0
     private = np.load(tmp_path / "x.npy", mmap_mode="c")
     private[0, 0] = 5.0  # a change that is nowhere but in the page

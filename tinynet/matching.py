@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tinynet_backends import Backend
 
 from tinynet import checks
-from tinynet.data.arrays import adopt, check_unmasked, kept
+from tinynet.data.arrays import as_array, check_unmasked, read_only
 from tinynet.data.dataset import Batch, Dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array
@@ -27,7 +27,7 @@ class _Inputs:
 
     def batch(self, index: range, ops: Backend, dtype: str) -> Batch:
         x = self.x[index.start : index.stop, ...]
-        return Batch(ops.asarray(kept(x) if ops.owns(x) else x, dtype), None, None)
+        return Batch(ops.asarray(read_only(x) if ops.owns(x) else x, dtype), None, None)
 
 
 def as_inputs(x: Any, model: Network) -> Any:
@@ -40,7 +40,7 @@ def as_inputs(x: Any, model: Network) -> Any:
     if model.columns:
         model.columns.check_frame(x)
     check_unmasked(x, "X")
-    array, ops = (model.ops.xp.asarray(x), model.ops) if model.ops.owns(x) else adopt(x, "X")
+    array, ops = (model.ops.xp.asarray(x), model.ops) if model.ops.owns(x) else as_array(x, "X")
     if array.ndim < 2:
         remedy = "; reshape(1, -1) makes one row" if tuple(array.shape) == model.in_shape else ""
         expected = f"(n, {checks.written_shape(model.in_shape)})"

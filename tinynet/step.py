@@ -181,7 +181,7 @@ def read_in_step(loader: Any, ops: Backend, dtype: str) -> tuple[Any, Dataset | 
     drawn = has_chunks(first) and not first.prefetch and type(first.order) in (Shuffled, Weighted, Balanced)
     if not drawn or (first is not loader and loader.alike):
         return loader, None
-    source, _ = first.data.places(range(1))
+    source, _ = first.data.locate(range(1))
     return (loader.as_indices(), source) if source.in_step(ops, dtype) else (loader, None)
 
 

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _demand_options(args: argparse.Namespace, of: str) -> None:
+def _check_options(args: argparse.Namespace, of: str) -> None:
     """ValueError if an option is given that is for another kind of data than ``of``."""
     for name, given, wanted in (
         ("--target", args.target, STORED),
@@ -67,13 +67,13 @@ def _data(args: argparse.Namespace, model: Model, metrics: tuple[Metric, ...]) -
     if args.data is None:
         if not (Path(args.model) / "config.toml").is_file():
             raise ValueError(f"{args.model} is not a run folder, which would have its own data: give --data")
-        _demand_options(args, RUN)
+        _check_options(args, RUN)
         return run_data(args.model)[2]
     if len(args.data) == 1 and args.data[0] in DATASETS:
-        _demand_options(args, COMPUTED)
+        _check_options(args, COMPUTED)
         config = computed(args.data[0], args, SAMPLES)
         return config.make_data(config.samples)
-    _demand_options(args, STORED)
+    _check_options(args, STORED)
     loss = model.loss
     labels = loss is not None and loss.classes(model.out_shape[-1])
     if loss is not None and not loss.labels and any(metric.of_numbers for metric in metrics):

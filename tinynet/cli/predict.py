@@ -45,17 +45,17 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tinynet.data.inputs import inputs
-    from tinynet.data.outputs import outputs
+    from tinynet.data.inputs import read_inputs
+    from tinynet.data.outputs import output_writer
 
     model = open_model(args.model, args.backend)
     names, predictions = _predictions(model, args.proba, args.out.lower().endswith(".npy"))
     start, n = perf_counter(), 0
     paths = found(args.data)
     keep_inputs(args.out, *paths)
-    with outputs(args.out, names) as write:
+    with output_writer(args.out, names) as write:
         for path in paths:
-            for x in inputs(path, model.in_shape, model.columns, model.dtype):
+            for x in read_inputs(path, model.in_shape, model.columns, model.dtype):
                 write(predictions(model.predict(x)))
                 n += x.shape[0]
     if args.out != "-":

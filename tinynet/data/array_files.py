@@ -13,7 +13,7 @@ import numpy as np
 
 from tinynet.checks import listed
 from tinynet.data.dataset import Array
-from tinynet.data.mapped import MappedFile, demand_regular, demand_room, reading, scratch_folder
+from tinynet.data.mapped import MappedFile, check_disk_space, check_regular_file, file_errors, scratch_folder
 from tinynet.data.tables import ROWS, Request
 from tinynet.errors import DataFileError
 
@@ -58,8 +58,8 @@ def write_npy_header(f: Any, dtype: Any, shape: tuple[int, ...]) -> None:
 def read_npy(path: Path, request: Request) -> MappedFile:
     table = npy_array(path)
     if request.target is not None:
-        demand_regular(Path(request.target))
-        with reading(Path(request.target)):
+        check_regular_file(Path(request.target))
+        with file_errors(Path(request.target)):
             y = npy_array(request.target)
         return MappedFile(path, table, _for_task(path, y, request.task))
     if table.ndim != 2 or table.shape[1] < 2:
@@ -103,7 +103,7 @@ def _member(path: Path, z: zipfile.ZipFile, info: zipfile.ZipInfo, scratch: Path
             return np.empty(shape, dtype)
         stored = info.compress_type == zipfile.ZIP_STORED
         if not stored:
-            demand_room(path, size, scratch.parent)
+            check_disk_space(path, size, scratch.parent)
         # read to its end either way: the checksum is verified there
         with open(os.devnull if stored else scratch, "wb") as out:
             while block := f.read(2**20):
@@ -176,7 +176,7 @@ def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
     file = data.file.filename  # another one behind an external link
     if offset is not None and offset + data.nbytes <= os.path.getsize(file):
         return np.memmap(file, data.dtype, "r", offset, data.shape)
-    demand_room(path, data.nbytes, scratch.parent)
+    check_disk_space(path, data.nbytes, scratch.parent)
     rows = max(1, ROWS * data.shape[0] // max(data.size, 1))
     with open(scratch, "wb") as out:
         for start in range(0, data.shape[0], rows):

@@ -63,13 +63,13 @@ class Arrays(Dataset):
 
     def __init__(self, x: Any, y: Any, weight: Any = None, *, finite: bool = True) -> None:
         self.columns = self.columns or Columns.of_frames(x, y)
-        self.x, self.ops = adopt(x, "X")
+        self.x, self.ops = as_array(x, "X")
         self.on_host = self.ops is get_backend("numpy")
-        self.y = _follow(y, "y", self.ops)
-        self.weight = None if weight is None else _follow(weight, "weight", self.ops)
+        self.y = _as_array_beside_x(y, "y", self.ops)
+        self.weight = None if weight is None else _as_array_beside_x(weight, "weight", self.ops)
         self._check_shapes()
         self._find_maps()
-        self._beyond = ""  # the error if float32 is requested
+        self._float32_error = ""  # what is wrong if float32 is requested
         self._check_values(finite)
         self._set_targets()
 
@@ -118,12 +118,12 @@ class Arrays(Dataset):
                 )
                 raise TypeError(f"{name} of dtype {a.dtype} is not numeric: {remedy}")
             if finite and xp.isdtype(a.dtype, "real floating"):
-                self._demand(a, xp.isfinite, f"{name} has a value that is NaN or infinite")
-                if not self._beyond and xp.finfo(a.dtype).bits > 32:
-                    row = self._first(a, lambda x: xp.abs(x) < _FLOAT32)
+                self._check_all(a, xp.isfinite, f"{name} has a value that is NaN or infinite")
+                if not self._float32_error and xp.finfo(a.dtype).bits > 32:
+                    row = self._first_bad_row(a, lambda x: xp.abs(x) < _FLOAT32)
                     if row is not None:
                         what = f"{name} has a value too large for float32, first in row {row}"
-                        self._beyond = f"{what}: scale it, or take dtype='float64'"
+                        self._float32_error = f"{what}: scale it, or take dtype='float64'"
         if self.weight is not None:
             self._check_weights()
 
@@ -133,7 +133,7 @@ class Arrays(Dataset):
         Losses are divided by that sum, and would be 0 or too small in silence.
         """
         xp, largest = self.ops.xp, 0.0
-        self._demand(self.weight, lambda w: w >= 0, "weight has a negative value")
+        self._check_all(self.weight, lambda w: w >= 0, "weight has a negative value")
         for _, w in self._pieces(self.weight):
             numbers = w if xp.isdtype(w.dtype, "real floating") else xp.astype(w, xp.float32)
             largest = max(largest, float(self.ops.to_numpy(xp.max(numbers))))
@@ -146,7 +146,7 @@ class Arrays(Dataset):
             claim = f"weight has values up to {largest:g}, too {size} to add up in float{bits}: scale it"
             if bits == 64:
                 raise ValueError(claim)
-            self._beyond = self._beyond or f"{claim}, or take dtype='float64'"
+            self._float32_error = self._float32_error or f"{claim}, or take dtype='float64'"
 
     def _set_targets(self) -> None:
         """Set ``classes`` or ``outputs``; boolean labels become int64."""
@@ -168,26 +168,27 @@ class Arrays(Dataset):
         return f"Arrays(X {tuple(self.x.shape)}, y {tuple(self.y.shape)}, on {self.ops.name})"
 
     def check_dtype(self, dtype: str) -> None:
-        if self._beyond and dtype == "float32":
-            raise self._error(self._beyond)
+        if self._float32_error and dtype == "float32":
+            raise self._error(self._float32_error)
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         self.check_dtype(dtype)
+        large = self._mapped > RELEASE
         if isinstance(index, range):
             x, y = self.x[index.start : index.stop, ...], self.y[index.start : index.stop, ...]
             weight = None if self.weight is None else self.weight[index.start : index.stop]
+            if large:
+                self._limit_resident(x.nbytes + y.nbytes)
         else:
             take = (ops if ops.on_host and self.ops.on_host else self.ops).gather
             i = index if self.ops.on_host else self.ops.asarray(index)
             arrays = [a for a in (self.x, self.y, self.weight) if a is not None]
-            x, y, *rest = take(arrays, i, inside=True) if self._mapped <= RELEASE else self._taken(take, arrays, i)
+            x, y, *rest = self._gather_mapped(take, arrays, i) if large else take(arrays, i, inside=True)
             weight = rest[0] if rest else None
-        if self._mapped > RELEASE and isinstance(index, range):
-            self._touch(x.nbytes + y.nbytes)
         if not ops.owns(x):  # from a device by way of the host, which is the only crossing
             x, y, weight = (None if a is None else self.ops.to_numpy(a) for a in (x, y, weight))
         elif isinstance(index, range):
-            x, y, weight = (None if a is None else kept(a) for a in (x, y, weight))
+            x, y, weight = (None if a is None else read_only(a) for a in (x, y, weight))
         x = ops.asarray(x, dtype)
         y = ops.asarray(y, dtype if self.classes is None else "int64")
         return Batch(x, y, None if weight is None else ops.asarray(weight, dtype))
@@ -218,10 +219,10 @@ class Arrays(Dataset):
         for start in range(0, self.n, size):
             piece = a[start : min(start + size, self.n), ...]
             if self._mapped > RELEASE:
-                self._touch(piece.nbytes)
+                self._limit_resident(piece.nbytes)
             yield start, piece
 
-    def _first(self, a: Array, good: Callable[[Array], Array]) -> int | None:
+    def _first_bad_row(self, a: Array, good: Callable[[Array], Array]) -> int | None:
         """The first row of ``a`` with an element that is not good; None if there is none."""
         xp, ops = self.ops.xp, self.ops
         for start, piece in self._pieces(a):
@@ -231,22 +232,22 @@ class Arrays(Dataset):
                 return int(start) + int(ops.to_numpy(xp.argmin(rows)))
         return None
 
-    def _demand(self, a: Array, good: Callable[[Array], Array], claim: str) -> None:
+    def _check_all(self, a: Array, good: Callable[[Array], Array], claim: str) -> None:
         """ValueError that names the first row of ``a`` with an element that is not good."""
-        row = self._first(a, good)
+        row = self._first_bad_row(a, good)
         if row is not None:
             raise ValueError(f"{claim}: first in row {row}")
 
-    def _taken(self, take: Callable[..., list[Array]], arrays: list[Array], index: Array) -> list[Array]:
+    def _gather_mapped(self, take: Callable[..., list[Array]], arrays: list[Array], index: Array) -> list[Array]:
         """Rows of large maps, some at a time, between which memory is released."""
         size, pieces = max(1, RELEASE // _FAULT), []
         for start in range(0, max(len(index), 1), size):
             some = index[start : start + size]
             pieces.append(take(arrays, some, inside=True))
-            self._touch(len(some) * _FAULT)
+            self._limit_resident(len(some) * _FAULT)
         return [self.ops.xp.concat(each, axis=0) for each in zip(*pieces, strict=True)] if pieces[1:] else pieces[0]
 
-    def _touch(self, size: int) -> None:
+    def _limit_resident(self, size: int) -> None:
         """Release what became resident, beyond `RELEASE`; the system still caches it. ``size`` bytes may have become so."""
         self._touched += size
         resident = _resident()
@@ -264,7 +265,7 @@ def _mapping(a: Any) -> Any:
     return a._mmap if a is not None and a.mode != "c" else None
 
 
-def kept(a: Array) -> Array:
+def read_only(a: Array) -> Array:
     """``a``, a view of the user's array: where NumPy can forbid it, a layer that writes to it is an error."""
     if hasattr(a, "setflags"):
         a.setflags(write=False)
@@ -283,7 +284,7 @@ def _is_array(x: Any) -> bool:
     return protocol and not isinstance(x, get_backend("numpy").xp.generic)
 
 
-def adopt(x: Any, name: str) -> tuple[Array, Backend]:
+def as_array(x: Any, name: str) -> tuple[Array, Backend]:
     """``x`` and its backend: the host for lists and NumPy arrays, otherwise the one that owns it.
 
     Of a subclass of NumPy's arrays the plain array: ``*`` of two matrices is another product.
@@ -319,9 +320,9 @@ def _side_by_side(frame: Any, name: str, xp: Any) -> Array:
     return xp.stack(list(columns.values()), axis=1)
 
 
-def _follow(x: Any, name: str, ops: Backend) -> Array:
+def _as_array_beside_x(x: Any, name: str, ops: Backend) -> Array:
     """``x`` as an array on the backend of X: a list, or an array of the same library and device."""
     if _is_array(x) and not ops.owns(x):
         kind = f"{type(x).__module__.split('.')[0]} array on {getattr(x, 'device', 'no device')}"
         raise TypeError(f"{name} is a {kind} and X lies on '{ops.name}': bring both to one library and device")
-    return ops.asarray(adopt(x, name)[0])
+    return ops.asarray(as_array(x, name)[0])

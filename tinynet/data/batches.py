@@ -17,10 +17,10 @@ A = TypeVar("A", bound=Arrays)
 class _First(Arrays):
     """The first batch, which keeps what is demanded of its targets: so much is demanded of those of all others."""
 
-    demand: Callable[[Array, Backend], None] | None = None
+    target_check: Callable[[Array, Backend], None] | None = None
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
-        self.demand = check
+        self.target_check = check
         super().check(check, ops)
 
 
@@ -102,8 +102,8 @@ class Batches:
         try:
             if data.columns and self.data.columns:
                 data.columns.check_order(self.data.columns)
-            if self.data.demand is not None:
-                data.check(self.data.demand, ops)
+            if self.data.target_check is not None:
+                data.check(self.data.target_check, ops)
         except ValueError as e:
             raise ValueError(f"batch {step}: {e}") from None
         self._next += 1

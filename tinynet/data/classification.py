@@ -21,7 +21,7 @@ from tinynet.data.virtual import (
     check_scale,
     check_turns,
     check_whole,
-    place,
+    low_uniform,
     uniforms,
 )
 
@@ -60,7 +60,7 @@ class Spirals(ClassFirst):
 
     def _points(self, ops: Backend, label: Array, words: Array, *tables: Array) -> Array:
         xp = ops.xp
-        return noisy_plane(ops, *self.arm(ops, place(xp, words), xp.astype(label, xp.float64)), self.noise, words)
+        return noisy_plane(ops, *self.arm(ops, low_uniform(xp, words), xp.astype(label, xp.float64)), self.noise, words)
 
     def arm(self, ops: Backend, t: Array, label: Array) -> tuple[Array, Array]:
         """The arm of ``label`` at ``t``, both (n,) float64, without noise: both coordinates, (n,) each."""
@@ -178,7 +178,7 @@ class Moons(ClassFirst):
 
     def _points(self, ops: Backend, label: Array, words: Array, *tables: Array) -> Array:
         xp = ops.xp
-        sine, cosine = ops.sincos(0.5 * place(xp, words))
+        sine, cosine = ops.sincos(0.5 * low_uniform(xp, words))
         second = xp.astype(label, xp.float64)
         side = 1.0 - 2.0 * second
         return noisy_plane(ops, second + side * cosine, 0.5 * second + side * sine, self.noise, words)
@@ -206,7 +206,7 @@ class Circles(ClassFirst):
     def _points(self, ops: Backend, label: Array, words: Array, *tables: Array) -> Array:
         xp = ops.xp
         radius = 1.0 + xp.astype(label, xp.float64) * (self.factor - 1.0)
-        sine, cosine = ops.sincos(place(xp, words))
+        sine, cosine = ops.sincos(low_uniform(xp, words))
         return noisy_plane(ops, radius * cosine, radius * sine, self.noise, words)
 
 
@@ -287,7 +287,7 @@ class GaussianQuantiles(Virtual):
         xp, x = ops.xp, ops.normal(words)
         square = ops.sum_in_order(x * x)
         label = xp.zeros_like(square, dtype=xp.int64)
-        for bound in self.kept.get("bounds") or self.kept.setdefault("bounds", self.bounds()):
+        for bound in self.cache.get("bounds") or self.cache.setdefault("bounds", self.bounds()):
             label = label + xp.astype(square >= bound, xp.int64)
         return x, label
 

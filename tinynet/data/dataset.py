@@ -67,11 +67,11 @@ class Dataset:
         """
         raise NotImplementedError(f"{type(self).__name__} has no rows: write them")
 
-    def remake(self, index: Index, ops: Backend, dtype: str, last: Batch | None) -> Batch:
+    def rows_into(self, index: Index, ops: Backend, dtype: str, last: Batch | None) -> Batch:
         """`rows`; perhaps in ``last``, the arrays of as many samples that it gave before, which is then returned."""
         return self.rows(index, ops, dtype)
 
-    def places(self, index: Index) -> tuple[Dataset, Index]:
+    def locate(self, index: Index) -> tuple[Dataset, Index]:
         """The data set that has the samples ``index`` of this one, and their numbers there."""
         return self, index
 
@@ -238,21 +238,21 @@ def _extremes(index: Index) -> tuple[int, int]:
     return int(index.min()), int(index.max())
 
 
-class Chosen(Dataset):
-    """Samples of another data set, ``whole``; a subclass says by `_there` which."""
+class Selection(Dataset):
+    """Samples of another data set, ``whole``; a subclass says by `_in_whole` which."""
 
     whole: Dataset
 
-    def _there(self, index: Index) -> Index:
+    def _in_whole(self, index: Index) -> Index:
         """The numbers that the samples ``index`` have in ``whole``."""
         raise NotImplementedError
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        return self.whole.rows(self._there(index), ops, dtype)
+        return self.whole.rows(self._in_whole(index), ops, dtype)
 
-    def places(self, index: Index) -> tuple[Dataset, Index]:
-        own = type(self).rows is not Chosen.rows  # of a subclass, which does more with them
-        return (self, index) if own else self.whole.places(self._there(index))
+    def locate(self, index: Index) -> tuple[Dataset, Index]:
+        own = type(self).rows is not Selection.rows  # of a subclass, which does more with them
+        return (self, index) if own else self.whole.locate(self._in_whole(index))
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
         self.whole.check(check, ops)
@@ -262,7 +262,7 @@ class Chosen(Dataset):
 
 
 class SampleIndices(Dataset):
-    """Where the samples of ``data`` are: indices (n,) int64 of the data set that `places` names, and no targets."""
+    """Where the samples of ``data`` are: indices (n,) int64 of the data set that `locate` names, and no targets."""
 
     shape, classes, outputs = (), None, None
 
@@ -270,10 +270,10 @@ class SampleIndices(Dataset):
         self.data, self.n = data, data.n
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        return Batch(self.data.places(index)[1], None, None)
+        return Batch(self.data.locate(index)[1], None, None)
 
 
-class Part(Chosen):
+class Part(Selection):
     """Samples ``start`` to ``stop - 1`` of another data set."""
 
     def __init__(self, whole: Dataset, start: int, stop: int) -> None:
@@ -288,7 +288,7 @@ class Part(Chosen):
     def __repr__(self) -> str:
         return f"{self.whole!r}[{self.start}:{self.stop}]"
 
-    def _there(self, index: Index) -> Index:
+    def _in_whole(self, index: Index) -> Index:
         if isinstance(index, range):
             return range(index.start + self.start, index.stop + self.start)
         return index + self.start

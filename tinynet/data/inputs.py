@@ -18,7 +18,7 @@ from tinynet.data import tables
 from tinynet.data.array_files import data_sets, names_in, npy_array, npz_arrays
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape, split_range
-from tinynet.data.mapped import demand_regular, reading
+from tinynet.data.mapped import check_regular_file, file_errors
 from tinynet.data.sources import KINDS, TABLES
 from tinynet.errors import DataFileError
 
@@ -26,7 +26,7 @@ _PIECE = 2**21  # numbers read at a time
 PIPE = "-"
 
 
-def inputs(path: str, shape: Shape, columns: Columns | None = None, dtype: str = "float64") -> Iterator[Array]:
+def read_inputs(path: str, shape: Shape, columns: Columns | None = None, dtype: str = "float64") -> Iterator[Array]:
     """The rows of a file, or of CSV on standard input for ``"-"``, as arrays (m, *shape), in constant memory.
 
     Of a table, the columns that ``columns`` names, in any order; without names, all but targets (``y``, ``target``,
@@ -39,25 +39,25 @@ def inputs(path: str, shape: Shape, columns: Columns | None = None, dtype: str =
     if suffix not in KINDS:
         raise DataFileError(f"{path}: unknown kind of file: choose from {', '.join(KINDS)}, or - for CSV on a pipe")
     if path != PIPE:
-        demand_regular(place)
+        check_regular_file(place)
     if path == PIPE and sys.stdin is None:
         raise DataFileError("standard input: is closed")
     row = 0
-    with reading(place):
+    with file_errors(place):
         table = suffix in TABLES
         pieces = _of_table(place, suffix, path == PIPE, shape, columns) if table else _of_arrays(place, suffix, shape)
         for x in pieces:
-            _demand_finite(place, x, row, "is NaN or infinite", "fill or drop it")
+            _check_finite(place, x, row, "is NaN or infinite", "fill or drop it")
             with np.errstate(over="ignore"):
                 numbers = np.asarray(x, dtype)
-            _demand_finite(place, numbers, row, f"is too large for {dtype}", "scale it")
+            _check_finite(place, numbers, row, f"is too large for {dtype}", "scale it")
             yield x
             row += len(x)
         if row == 0:
             raise DataFileError(f"{place}: has no rows")
 
 
-def _demand_finite(path: Path, x: Array, first: int, claim: str, remedy: str) -> None:
+def _check_finite(path: Path, x: Array, first: int, claim: str, remedy: str) -> None:
     finite = np.isfinite(x.reshape(len(x), -1)).all(axis=1)
     if not finite.all():
         row = first + int(np.argmin(finite))

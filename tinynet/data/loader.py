@@ -167,11 +167,11 @@ class Loader:
         return first, steps, self.make(first, steps, host_of(ops) if self.made_on_host(ops) else ops, dtype)
 
     def make(self, step: int, steps: int, ops: Backend, dtype: str, last: Batch | None = None) -> Batch:
-        """The batches of ``steps`` steps of an epoch, one after another, made by ``ops``; ``last`` is that of `Dataset.remake`."""
-        data, index = self.data.places(self.order.draws(*self._places(step, steps), self._orders(ops)))
-        return data.remake(index, ops, dtype, last)
+        """The batches of ``steps`` steps of an epoch, one after another, made by ``ops``: see `Dataset.rows_into`."""
+        data, index = self.data.locate(self.order.draws(*self._places(step, steps), self._order_backend(ops)))
+        return data.rows_into(index, ops, dtype, last)
 
-    def _orders(self, ops: Backend) -> Backend:
+    def _order_backend(self, ops: Backend) -> Backend:
         """The backend that computes which samples make a batch for ``ops``: itself, if it can and they are used there."""
         there = isinstance(self.order, Shuffled) and self.data.computed and not self.made_on_host(ops)
         return ops if there and ops.generator is ops else host_of(ops)

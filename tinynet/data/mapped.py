@@ -45,11 +45,11 @@ class MappedFile(Arrays):
         try:
             super().__init__(x, y, weight)
             if self.classes is not None:
-                self._demand(self.y, lambda y: y >= 0, "y has a negative label, and classes are numbered from 0")
+                self._check_all(self.y, lambda y: y >= 0, "y has a negative label, and classes are numbered from 0")
         except (ValueError, TypeError) as e:
             raise DataFileError(f"{path}: {e}") from None
-        if self._beyond:
-            self._beyond = f"{path}: {self._beyond}"
+        if self._float32_error:
+            self._float32_error = f"{path}: {self._float32_error}"
         if columns is not None and columns.classes:
             self.classes = len(columns.classes)  # also those of which it has no sample
 
@@ -67,8 +67,8 @@ class MappedFile(Arrays):
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Inside, any error of a parser becomes a `DataFileError` of one line that names the file."""
+def file_errors(path: Path) -> Iterator[None]:
+    """Within the block any error of a parser becomes a `DataFileError` of one line that names the file."""
     try:
         yield
     except (DataFileError, KeyboardInterrupt):
@@ -81,7 +81,7 @@ def reading(path: Path) -> Iterator[None]:
         raise DataFileError(f"{path}: cannot be read: {first_line(e)}") from None
 
 
-def demand_regular(path: Path) -> None:
+def check_regular_file(path: Path) -> None:
     """DataFileError for a folder, or a pipe or device, of which reading might not end; OSError if there is nothing."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise DataFileError(f"{path}: not a regular file")
@@ -102,7 +102,7 @@ def scratch_folder() -> Iterator[Path]:
         raise
 
 
-def demand_room(path: Path, size: int, folder: Path) -> None:
+def check_disk_space(path: Path, size: int, folder: Path) -> None:
     """DataFileError unless the disk has room for ``size`` bytes: a small compressed file may decode to any size."""
     free = shutil.disk_usage(folder).free
     if free < size:

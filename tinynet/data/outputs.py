@@ -21,7 +21,7 @@ Write = Callable[[list[Array]], object]  # takes columns (m,), side by side
 
 
 @contextmanager
-def outputs(path: str, names: Sequence[str]) -> Iterator[Write]:
+def output_writer(path: str, names: Sequence[str]) -> Iterator[Write]:
     """A function that writes columns (m,) of these names to ``path``, or as CSV to standard output for ``"-"``.
 
     The file is .csv, .parquet or .npy. It appears complete when the block ends; an error leaves what was there before.

@@ -108,7 +108,7 @@ class Shuffled(_Cached):
         return host.permutes(range(self.n), self.n, [permutation_keys(self.seed, epoch, _SHUFFLE) for epoch in epochs])
 
 
-class Shuffles(Shuffled):
+class StackedShuffled(Shuffled):
     """`Shuffled` under several seeds: the draws of all, (seeds, places)."""
 
     def __init__(self, n: int, seeds: Sequence[int]) -> None:

@@ -22,7 +22,7 @@ from tinynet.data.class_labels import recode, sorted_names
 from tinynet.data.columns import Columns
 from tinynet.data.concatenated import Concatenated, class_names
 from tinynet.data.dataset import Dataset
-from tinynet.data.mapped import MappedFile, demand_regular, reading
+from tinynet.data.mapped import MappedFile, check_regular_file, file_errors
 from tinynet.data.table_files import read_csv, read_parquet
 from tinynet.data.tables import TASKS, Request
 from tinynet.errors import DataFileError
@@ -153,12 +153,12 @@ def _read(path: Path, request: Request) -> MappedFile:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataFileError(f"{path}: unknown kind of file: choose from {', '.join(_READERS)}")
-    demand_regular(path)
+    check_regular_file(path)
     if (request.features is not None or request.exclude) and path.suffix.lower() not in TABLES:
         raise DataFileError(f"{path}: its columns have no names: features and exclude are for {checks.listed(TABLES)}")
     if request.target is not None and path.suffix.lower() in (".npz", ".h5", ".hdf5"):
         raise DataFileError(f"{path}: its target is the array named y: leave out target {str(request.target)!r}")
-    with reading(path):
+    with file_errors(path):
         data: MappedFile = reader(path, request)
     data.request = request
     return data

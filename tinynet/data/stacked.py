@@ -8,7 +8,7 @@ from tinynet_backends import Backend
 
 from tinynet.data.dataset import Batch
 from tinynet.data.loader import LARGEST_CHUNK, Chunk, Loader, host_of, power_of_two, sample_size
-from tinynet.data.sampling import Sequential, Shuffled, Shuffles
+from tinynet.data.sampling import Sequential, Shuffled, StackedShuffled
 
 
 class StackedLoader:
@@ -25,7 +25,7 @@ class StackedLoader:
         self.loaders = loaders
         self.alike = isinstance(first.order, Sequential) or all(a.seed == first.seed for a in loaders)
         shuffled = all(isinstance(a.order, Shuffled) for a in loaders)
-        self.shuffles = Shuffles(self.data.n, [a.seed for a in loaders]) if shuffled else None
+        self.shuffles = StackedShuffled(self.data.n, [a.seed for a in loaders]) if shuffled else None
 
     def made_on_host(self, ops: Backend) -> bool:
         """Whether batches for ``ops`` are made by the host."""

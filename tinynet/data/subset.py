@@ -8,11 +8,11 @@ from typing import Any
 from tinynet_backends import get_backend
 
 from tinynet import checks, streams
-from tinynet.data.dataset import Chosen, Dataset, Index, label_pieces
+from tinynet.data.dataset import Dataset, Index, Selection, label_pieces
 from tinynet.data.sampling import SPLIT, permutation_keys
 
 
-class Subset(Chosen):
+class Subset(Selection):
     """The samples ``index`` of another data set, in that order: whole numbers in a list or an array; they may repeat.
 
     IndexError for a number that is out of range, ValueError if there are none.
@@ -28,7 +28,7 @@ class Subset(Chosen):
     def __repr__(self) -> str:
         return f"{self.n} samples of {self.whole!r}"
 
-    def _there(self, index: Index) -> Index:
+    def _in_whole(self, index: Index) -> Index:
         return self.index[index.start : index.stop] if isinstance(index, range) else self.index[index]
 
     def fingerprint(self) -> str:

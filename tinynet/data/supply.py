@@ -30,7 +30,7 @@ def supply_of(loader: BatchSource | StackedLoader, first: int, ops: Backend, dty
     if not isinstance(loader, StackedLoader) and not has_chunks(loader):
         return _OneByOne(loader, ops, dtype)
     if isinstance(loader, Loader) and not loader.made_on_host(ops):
-        return _Remade(loader, ops, dtype)
+        return _OnDevice(loader, ops, dtype)
 
     def make(step: int) -> Chunk:
         return loader.chunk(step, ops, dtype)
@@ -50,7 +50,7 @@ class _OneByOne(Supply):
         return self.loader.batch(step, self.ops, self.dtype)
 
 
-class _Remade(Supply):
+class _OnDevice(Supply):
     """Batches that a device makes, where it can always in the same arrays: a compiled step may read them where they are."""
 
     def __init__(self, loader: Loader, ops: Backend, dtype: str) -> None:

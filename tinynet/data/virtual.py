@@ -34,7 +34,7 @@ class Virtual(Dataset):
     shape: Shape = field(init=False, repr=False, default=())
     classes: int | None = field(init=False, repr=False, default=None)
     outputs: int | None = field(init=False, repr=False, default=None)
-    kept: dict[Any, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+    cache: dict[Any, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     ordered: ClassVar[bool] = False  # type: ignore[misc]
     computed: ClassVar[bool] = True  # type: ignore[misc]
@@ -47,7 +47,7 @@ class Virtual(Dataset):
         self._validate()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "kept": {}}  # recomputed on demand
+        return {**self.__dict__, "cache": {}}  # recomputed on demand
 
     def _validate(self) -> None:
         """Check the hyperparameters, and set ``shape`` and either ``classes`` or ``outputs``, with ``self._set(…)``."""
@@ -71,7 +71,7 @@ class Virtual(Dataset):
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         return self._made(index, ops, dtype, None)
 
-    def remake(self, index: Index, ops: Backend, dtype: str, last: Batch | None) -> Batch:
+    def rows_into(self, index: Index, ops: Backend, dtype: str, last: Batch | None) -> Batch:
         own = type(self).rows is not Virtual.rows  # of a subclass, which may keep what it gave
         return self.rows(index, ops, dtype) if own else self._made(index, ops, dtype, last)
 
@@ -102,14 +102,14 @@ class ClassFirst(Virtual):
     """A virtual set whose class is drawn first, from the upper half of word 0, and the features given the class."""
 
     def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
-        label = below(ops.xp, words[:, 0], self.classes or 1)
+        label = integers(ops.xp, words[:, 0], self.classes or 1)
         return self._points(ops, label, words, *tables), label
 
     def _points(self, ops: Backend, label: Array, words: Array, *tables: Array) -> Array:
         """Features (n, k) float64 of samples of the classes ``label``; the lower half of word 0 is unused so far."""
         raise NotImplementedError
 
-    def given(self, label: Array, index: Index, host: Backend) -> Array:
+    def features_given(self, label: Array, index: Index, host: Backend) -> Array:
         """The features that the samples of ``index`` would have, were their classes ``label``."""
         words = draw(self.seed, SAMPLES, 0, index, self._width(), host)
         return self._points(host, label, words, *self._tables(host))
@@ -121,19 +121,19 @@ def cached_per_backend(method: Callable[[Any, Backend], Array]) -> Callable[[Any
     @wraps(method)
     def cached(self: Any, ops: Backend) -> Array:
         key = method.__name__, ops
-        if key not in self.kept:
-            self.kept[key] = method(self, ops)
-        return self.kept[key]
+        if key not in self.cache:
+            self.cache[key] = method(self, ops)
+        return self.cache[key]
 
     return cached
 
 
-def below(xp: Any, words: Array, n: int) -> Array:
+def integers(xp: Any, words: Array, n: int) -> Array:
     """Integers in [0, n) from words, int64: upper half of the upper 32 bits times n (bias below n / 2**32)."""
     return xp.astype(((words >> 32) * n) >> 32, xp.int64)
 
 
-def place(xp: Any, words: Array) -> Array:
+def low_uniform(xp: Any, words: Array) -> Array:
     """A uniform number in [0, 1) from the lower half of each row's first word, whose upper half drew the class."""
     return xp.astype(words[:, 0] & 0xFFFFFFFF, xp.float64) * 2.0**-32
 

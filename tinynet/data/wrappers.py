@@ -14,7 +14,7 @@ from tinynet_backends import Backend, exact
 
 from tinynet import checks, streams
 from tinynet.data.dataset import Array, Batch, Dataset, Index, Shape
-from tinynet.data.virtual import ClassFirst, below, check_noise, check_real, check_whole, draw
+from tinynet.data.virtual import ClassFirst, check_noise, check_real, check_whole, draw, integers
 
 _LABEL_NOISE, _FEATURE_NOISE, _NUISANCE, _IMBALANCED = 2, 3, 4, 5  # beside SAMPLES and CONSTANTS
 
@@ -56,9 +56,9 @@ class Wrapper(Dataset):
             ops.asarray(x, dtype), ops.asarray(y, kind), None if weight is None else ops.asarray(weight, dtype)
         )
 
-    def given(self, label: Array, index: Index, host: Backend) -> Array:
+    def features_given(self, label: Array, index: Index, host: Backend) -> Array:
         """The features that the samples of ``index`` would have if their classes were ``label``."""
-        return self._change(_given(self, self.data)(label, index, host), label, index, host)[0]
+        return self._change(_features_given(self, self.data)(label, index, host), label, index, host)[0]
 
     def fingerprint(self) -> str:
         return f"{self!r} of {self.data.fingerprint()}"
@@ -70,16 +70,16 @@ class Wrapper(Dataset):
         self.data.check_dtype(dtype)
 
 
-def _given(owner: object, data: Dataset) -> Any:
-    """``data.given``; TypeError unless its classes are drawn before the features."""
+def _features_given(owner: object, data: Dataset) -> Any:
+    """``data.features_given``; TypeError unless its classes are drawn before the features."""
     if not isinstance(data, (ClassFirst, FeatureNoise, Nuisance)):
         raise TypeError(
             f"{type(owner).__name__} needs data whose class is drawn before the features, such as Blobs or Spirals, "
             f"not {type(data).__name__}: Loader(balance=True) evens out any other"
         )
     if not isinstance(data, ClassFirst):
-        _given(owner, data.data)
-    return data.given
+        _features_given(owner, data.data)
+    return data.features_given
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class LabelNoise(Wrapper):
         xp, classes = host.xp, self.classes or 2
         words = self._draw(_LABEL_NOISE, index, 2, host)
         wrong = exact.uniform64(xp, words[:, 0]) < self.rate
-        other = (y + 1 + below(xp, words[:, 1], classes - 1)) % classes
+        other = (y + 1 + integers(xp, words[:, 1], classes - 1)) % classes
         return x, xp.where(wrong, other, y)
 
 
@@ -158,7 +158,7 @@ class Imbalanced(Wrapper):
     weights: tuple[float, ...] = ()
 
     def _validate(self) -> None:
-        _given(self, self.data)
+        _features_given(self, self.data)
         try:
             given = tuple(self.weights)
         except TypeError:
@@ -180,5 +180,5 @@ class Imbalanced(Wrapper):
         label = xp.zeros_like(u, dtype=xp.int64)
         for bound in bounds:
             label = label + xp.astype(u >= bound, xp.int64)
-        x = _given(self, self.data)(label, index, host)
+        x = _features_given(self, self.data)(label, index, host)
         return Batch(ops.asarray(x, dtype), ops.asarray(label, "int64"), None)
