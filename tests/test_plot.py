@@ -12,7 +12,7 @@ import pytest
 import tinynet as tn
 from tinynet.data import Arrays
 from tinynet.plot import curves, run
-from tinynet.plot.style import figure
+from tinynet.plot.style import new_figure
 from tinynet.terminal import curve
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib, from the extra plot")
@@ -166,6 +166,12 @@ def test_regions_are_the_labels_of_the_model(trained):
     assert drawn == 1200
 
 
+def test_samples_are_spread_over_any_number_of_them(trained):
+    """Products of indices and the number of samples were beyond 64 bits."""
+    figure = tn.plot.decision_regions(trained, tn.data.Spirals(2**61, seed=2), points=20, grid=4)
+    assert sum(len(c.get_offsets()) for c in figure.axes[0].collections if c.get_label() in "012") == 20
+
+
 def _limits(mesh):
     """First and last centre of the cells, in x and in y."""
     edges = mesh.get_coordinates()
@@ -197,8 +203,8 @@ def test_the_picture_of_a_command(trained):
 def test_the_picture_of_a_command_shows_what_was_held_out(monkeypatch):
     """Of more features than two: the losses and the metrics, with the epoch whose weights were kept."""
     rows = [{"epoch": e, "step": 10 * e, "loss": 1 / e, "val_loss": 1 + (e - 2) ** 2, "val_r2": 0.5} for e in (1, 2, 3)]
-    sheets, whole_sheet = [], curves.figure
-    monkeypatch.setattr(curves, "figure", lambda *size: sheets.append(whole_sheet(*size)) or sheets[-1])
+    sheets, whole_sheet = [], curves.new_figure
+    monkeypatch.setattr(curves, "new_figure", lambda *size: sheets.append(whole_sheet(*size)) or sheets[-1])
     history = tn.History(rows, best_epoch=2, curve=[(10, 1.0), (30, 0.5)])
     tn.plot.training_png(tn.Model(tn.Dense(1), 3), tn.data.Friedman2(9), history, "t.csv")
     left, right = sheets[0].axes
@@ -209,7 +215,7 @@ def test_the_picture_of_a_command_shows_what_was_held_out(monkeypatch):
 
 def test_the_picture_of_a_run_of_a_step_from_a_file_of_any_name(trained, monkeypatch):
     sheets = []
-    monkeypatch.setattr(run, "figure", lambda *size: sheets.append(figure(*size)) or sheets[-1])
+    monkeypatch.setattr(run, "new_figure", lambda *size: sheets.append(new_figure(*size)) or sheets[-1])
     tn.plot.training_png(trained, SPIRALS, tn.History(curve=[(2, 0.7)]), "a$x_{$.csv")
     assert sheets[0].axes[0].lines[0].get_marker() == "o"
     assert sheets[0].get_suptitle() == r"a\$x_{\$.csv"

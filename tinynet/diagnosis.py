@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from math import hypot, isfinite
 from typing import Any
 
-from tinynet_backends import Backend, get_backend
+from tinynet_backends import Backend
 
 from tinynet import checks
 from tinynet.activations import Activation, Identity
 from tinynet.data import Batch, as_dataset
+from tinynet.data.dataset import spaced_indices
 from tinynet.layers import Array, Dense, Flatten
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
@@ -107,10 +108,7 @@ class Diagnosis:
         kind = model.ops, model.dtype
         if self._kept is None or self._kept[0] != kind:
             check_fit(model, self.data, loss)
-            # Python's integers: the products may exceed 64 bits
-            places = [number * self.data.n // self.samples for number in range(self.samples)]
-            index = get_backend("numpy").asarray(places, "int64")
-            self._kept = kind, self.data.batch(index, *kind)
+            self._kept = kind, self.data.batch(spaced_indices(self.data.n, self.samples), *kind)
         return self._kept[1]
 
     def _inputs(self, model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:

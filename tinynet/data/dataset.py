@@ -230,6 +230,12 @@ def split_range(whole: range, size: int) -> Iterator[range]:
     return (whole[start : start + size] for start in range(0, len(whole), size))
 
 
+def spaced_indices(n: int, count: int) -> Array:
+    """``count`` of the indices 0, …, n - 1, evenly spaced: (count,) int64 on the host."""
+    # Python's integers: the products may exceed 64 bits
+    return get_backend("numpy").asarray([number * n // count for number in range(count)], "int64")
+
+
 def _extremes(index: Index) -> tuple[int, int]:
     if len(index) == 0:
         return 0, -1

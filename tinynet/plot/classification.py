@@ -13,11 +13,11 @@ from tinynet.data.dataset import split_range
 from tinynet.labels import as_labels, boundary, last_layer
 from tinynet.losses import BinaryCrossEntropy, CrossEntropy
 from tinynet.model import Model
-from tinynet.plot.labels import labels
-from tinynet.plot.style import COLOURS, GREY, dress, figure, finite, place, plain, positive
+from tinynet.plot.labels import class_names, labels
+from tinynet.plot.style import COLOURS, GREY, axes_or_new, check_finite, check_positive, escaped, new_figure, style_axes
 
 _PIECE = 65536  # samples at a time
-_WORDS = 20  # the largest number of classes for which cells show their counts
+_MOST_COUNTS = 20  # the largest number of classes for which cells show their counts
 
 
 def confusion_matrix(model: Model, data: Any) -> Any:
@@ -36,27 +36,25 @@ def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -
     """
     counts = confusion_matrix(model, data)
     k = len(counts)
-    known = model.columns.classes if model.columns else None
-    names = known if names is None and known and len(known) == k else names
-    words = list(map(plain, range(k) if names is None else names))
-    if len(words) != k:
-        raise ValueError(f"{len(words)} names do not fit {k} classes: give one each")
+    names = class_names(model, k) if names is None else list(map(escaped, names))
+    if len(names) != k:
+        raise ValueError(f"{len(names)} names do not fit {k} classes: give one each")
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(4.2, 2.0 + 0.55 * k), 11.0)
-    axes = place(axes, side + 0.8, side, square=True)
+    axes = axes_or_new(axes, side + 0.8, side, square=True)
     image = axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
-    if k <= _WORDS:
+    if k <= _MOST_COUNTS:
         size = 9 if k <= 10 else 7.5
         for i, j in np.argwhere(counts > 0):
             colour = "white" if share[i, j] > 0.6 else "black"
             part = f"\n{share[i, j]:.1%}" if k <= 10 else ""
             axes.text(j, i, f"{counts[i, j]:,}{part}", ha="center", va="center", color=colour, fontsize=size)
     right = np.trace(counts) / max(counts.sum(), 1)
-    dress(axes, title=f"Confusion matrix, accuracy {right:.4f}", x="predicted class", y="true class", grid=False)
+    style_axes(axes, title=f"Confusion matrix, accuracy {right:.4f}", x="predicted class", y="true class", grid=False)
     ticks = range(0, k, max(1, -(-k // 25)))
-    rotated = max(map(len, words)) > 4
-    axes.set_xticks(ticks, [words[t] for t in ticks], **({"rotation": 45, "ha": "right"} if rotated else {}))
-    axes.set_yticks(ticks, [words[t] for t in ticks])
+    rotated = max(map(len, names)) > 4
+    axes.set_xticks(ticks, [names[t] for t in ticks], **({"rotation": 45, "ha": "right"} if rotated else {}))
+    axes.set_yticks(ticks, [names[t] for t in ticks])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}")
@@ -72,7 +70,7 @@ def calibration_curve(model: Model, data: Any, *, bins: int = 10) -> tuple[Any, 
     `Softmax` or `Sigmoid`, else what the model's loss makes of the output: TypeError if that is no probability. ``bins`` is
     the number of bins, which divide [0, 1] evenly, as in scikit-learn's ``calibration_curve`` with ``strategy="uniform"``.
     """
-    positive(bins=bins)
+    check_positive(bins=bins)
     p, hit = _confidence(model, data)
     edges = np.linspace(0.0, 1.0, bins + 1)
     which = np.searchsorted(edges[1:-1], p)
@@ -90,21 +88,21 @@ def calibration(model: Model, data: Any, *, bins: int = 10) -> Any:
     """
     p, hit, count = calibration_curve(model, data, bins=bins)
     error = float(np.sum(count * np.abs(p - hit)) / count.sum())
-    sheet = figure(5.2, 5.6)
-    top, bottom = sheet.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    figure = new_figure(5.2, 5.6)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.0, label="perfect")
     top.vlines(p, np.minimum(p, hit), np.maximum(p, hit), color=COLOURS[5], alpha=0.45, linewidth=5, label="gap")
     top.plot(p, hit, color=COLOURS[0], marker="o", markersize=5, linewidth=1.4, label="model")
     binary = model.out_shape[-1] == 1
     fraction = "fraction of class 1" if binary else "fraction that is right"
-    dress(top, title=f"Calibration, expected error {error:.4f}", y=fraction)
+    style_axes(top, title=f"Calibration, expected error {error:.4f}", y=fraction)
     top.legend(frameon=False, fontsize=9, loc="upper left")
     top.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     edges = np.linspace(0.0, 1.0, bins + 1)
     bottom.bar(edges[np.searchsorted(edges[1:-1], p)], count, width=0.94 / bins, align="edge", color=COLOURS[4])
-    dress(bottom, x=f"probability of {'class 1' if binary else 'the predicted class'}", y="samples")
+    style_axes(bottom, x=f"probability of {'class 1' if binary else 'the predicted class'}", y="samples")
     bottom.margins(y=0.1)
-    return sheet
+    return figure
 
 
 def _pieces(model: Model, data: Any) -> Any:
@@ -112,7 +110,7 @@ def _pieces(model: Model, data: Any) -> Any:
     data = as_dataset(data, model.ops, model.columns)
     for rows in split_range(range(data.n), _PIECE):
         batch = data.batch(rows, model.ops, model.dtype)
-        yield finite(model.ops.to_numpy(model.predict(batch.x))), labels(model.ops.to_numpy(batch.y))
+        yield check_finite(model.ops.to_numpy(model.predict(batch.x))), labels(model.ops.to_numpy(batch.y))
 
 
 def _labels(model: Model, data: Any) -> tuple[Any, Any, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from tinynet.plot.style import COLOURS, GREY, dress, figure, place
+from tinynet.plot.style import COLOURS, GREY, axes_or_new, new_figure, style_axes
 
 if TYPE_CHECKING:
     from tinynet.history import History
@@ -21,16 +21,16 @@ def history(history: History) -> Any:
     """
     names = [name for name in history.names if name.startswith("val_") and name != "val_loss"]
     panels = 1 + len(names)
-    sheet = figure(max(5.6, 4.6 * panels), 3.9)
-    left = sheet.add_subplot(1, panels, 1)
+    figure = new_figure(max(5.6, 4.6 * panels), 3.9)
+    left = figure.add_subplot(1, panels, 1)
     losses(history, left)
     for number, name in enumerate(names):
-        axes = sheet.add_subplot(1, panels, 2 + number, sharex=left)
+        axes = figure.add_subplot(1, panels, 2 + number, sharex=left)
         _epochs(axes, history["step"], history[name], COLOURS[2], "")
         title = name.removeprefix("val_").replace("_", " ")
-        dress(axes, title=f"Validation {title}", x="step", y=title)
+        style_axes(axes, title=f"Validation {title}", x="step", y=title)
         _steps(axes, history)
-    return sheet
+    return figure
 
 
 def losses(history: History, axes: Any) -> None:
@@ -47,7 +47,7 @@ def losses(history: History, axes: Any) -> None:
     if "val_loss" in history.names:
         _epochs(axes, history["step"], history["val_loss"], COLOURS[5], "validation")
         values = [*values, *history["val_loss"]]
-    dress(axes, title="Loss", x="step", y="loss")
+    style_axes(axes, title="Loss", x="step", y="loss")
     finite = [value for value in values if isfinite(value)] or [0.0]
     if min(finite) > 0 and max(finite) > _WIDE * min(finite):
         axes.set_yscale("log")
@@ -79,10 +79,10 @@ def _thousands(value: float, position: int) -> str:
 
 def rates(test: RateTest, *, axes: Any = None) -> Any:
     """The loss over the learning rate, measured and smoothed, and the suggested learning rate."""
-    axes = place(axes)
+    axes = axes_or_new(axes)
     axes.plot(test.rates, test.losses, color=COLOURS[4], linewidth=1.0, alpha=0.8, label="loss of a step")
     axes.plot(test.rates, test.smoothed, color=COLOURS[0], linewidth=2.0, label="smoothed")
-    dress(axes, title="Learning-rate range test", x="learning rate", y="loss")
+    style_axes(axes, title="Learning-rate range test", x="learning rate", y="loss")
     axes.set_xscale("log")
     if test.suggestion is not None:  # limit y, or the final divergence would flatten the rest of the curve
         fall = test.smoothed[0] - min(test.smoothed)

@@ -12,15 +12,16 @@ from tinynet.data import as_dataset
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
 from tinynet.model import Model
-from tinynet.plot.style import COLOURS, GREY, dress, figure, positive
+from tinynet.plot.labels import spaced_batch
+from tinynet.plot.style import COLOURS, GREY, check_positive, new_figure, style_axes
 from tinynet.probe import probe
 
 
 def weights(model: Model, *, bins: int = 60) -> Any:
     """A histogram of each array of the model's parameters."""
-    positive(bins=bins)
+    check_positive(bins=bins)
     arrays = model.weights()
-    return _sheet(
+    return _histograms(
         "Weights", {name: model.ops.to_numpy(arrays[name]) for name in model.gradient_names}, bins, COLOURS[0]
     )
 
@@ -30,27 +31,26 @@ def gradients(model: Model, data: Any, *, loss: Loss | None = None, samples: int
 
     ``loss`` is by default that of the last fit. The model is not changed.
     """
-    positive(samples=samples, bins=bins)
+    check_positive(samples=samples, bins=bins)
     loss = loss or model.loss
     if loss is None:
         raise ValueError("the model has no loss yet: fit it, or give gradients(loss=…)")
     data = as_dataset(data, model.ops, model.columns)
     check_fit(model, data, loss)
-    m = min(samples, data.n)
-    batch = data.batch(np.arange(m, dtype=np.int64) * data.n // m, model.ops, model.dtype)
+    batch = spaced_batch(model, data, samples)
     _, seen = probe(model, batch, loss)
     found = {name: model.ops.to_numpy(g) for one in seen for name, g in (one.gradients or {}).items()}
-    return _sheet(f"Gradients, {m:,} samples", found, bins, COLOURS[5])
+    return _histograms(f"Gradients, {batch.x.shape[0]:,} samples", found, bins, COLOURS[5])
 
 
-def _sheet(title: str, arrays: Mapping[str, Any], bins: int, colour: str) -> Any:
+def _histograms(title: str, arrays: Mapping[str, Any], bins: int, colour: str) -> Any:
     if not arrays:
         raise ValueError("the model has no parameters: there is nothing to draw")
     columns = min(4, len(arrays))
     rows = ceil(len(arrays) / columns)
-    sheet = figure(max(4.6, 2.9 * columns), 0.5 + 2.2 * rows)
+    figure = new_figure(max(4.6, 2.9 * columns), 0.5 + 2.2 * rows)
     for number, (name, a) in enumerate(arrays.items()):
-        axes = sheet.add_subplot(rows, columns, number + 1)
+        axes = figure.add_subplot(rows, columns, number + 1)
         flat = a.astype(np.float64).reshape(-1)
         finite = flat[np.isfinite(flat)]
         if finite.size:
@@ -62,11 +62,11 @@ def _sheet(title: str, arrays: Mapping[str, Any], bins: int, colour: str) -> Any
         axes.axvline(0.0, color=GREY, linewidth=0.7)
         lost = f", {flat.size - finite.size:,} not finite" if finite.size < flat.size else ""
         rms = float(np.sqrt(np.mean(finite**2))) if finite.size else float("nan")
-        dress(axes, title=f"{name}", grid=False)
+        style_axes(axes, title=f"{name}", grid=False)
         axes.set_title(f"{' × '.join(map(str, a.shape))}, rms {rms:.2g}{lost}", loc="right", fontsize=8, color=GREY)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.locator_params(axis="x", nbins=4)
         axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
-    sheet.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    return sheet
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    return figure

@@ -1,10 +1,26 @@
-"""Targets as labels, in whichever form a loss takes them."""
+"""What pictures take from data and models: some samples, labels in whichever form a loss takes them, names of classes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+
+from tinynet.data import Batch, Dataset
+from tinynet.data.dataset import spaced_indices
+from tinynet.model import Model
+from tinynet.plot.style import escaped
+
+
+def spaced_batch(model: Model, data: Dataset, most: int) -> Batch:
+    """At most ``most`` samples, evenly spaced in ``data``."""
+    return data.batch(spaced_indices(data.n, min(most, data.n)), model.ops, model.dtype)
+
+
+def class_names(model: Model, k: int) -> list[str]:
+    """The names of k classes in the table that ``model`` was fitted to, else their numbers."""
+    known = model.columns.classes if model.columns else None
+    return list(map(escaped, known if known and len(known) == k else range(k)))
 
 
 def labels(target: Any) -> Any:

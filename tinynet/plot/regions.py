@@ -9,8 +9,8 @@ import numpy as np
 from tinynet.data import as_dataset
 from tinynet.labels import as_labels, boundary
 from tinynet.model import Model
-from tinynet.plot.labels import labels
-from tinynet.plot.style import COLOURS, dress, finite, place, plain, positive
+from tinynet.plot.labels import class_names, labels, spaced_batch
+from tinynet.plot.style import COLOURS, axes_or_new, check_finite, check_positive, escaped, style_axes
 
 
 def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int = 1500, grid: int = 300) -> Any:
@@ -19,7 +19,7 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
     The model predicts on a grid of ``grid`` times ``grid`` points. ValueError unless samples have two features and there are
     at most eight classes.
     """
-    positive(points=points, grid=grid)
+    check_positive(points=points, grid=grid)
     data = as_dataset(data, model.ops, model.columns)
     k = max(2, data.classes or 0, model.out_shape[-1])
     if tuple(data.shape) != (2,) or k > len(COLOURS):
@@ -27,18 +27,18 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
             f"decision regions are a picture of two features and at most {len(COLOURS)} classes: "
             f"these samples have shape {tuple(data.shape)} and {k} classes"
         )
-    x, true = _spread(model, data, points)
+    batch = spaced_batch(model, data, points)
+    x, true = model.ops.to_numpy(batch.x), labels(model.ops.to_numpy(batch.y))
     sides = [np.linspace(a, b, grid) for a, b in _bounds(x)]
     plane = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
-    y = finite(model.ops.to_numpy(model.predict(plane)))
+    y = check_finite(model.ops.to_numpy(model.predict(plane)))
     predicted = as_labels(y, np, boundary(model.net)).reshape(grid, grid)
-    names = model.columns.classes if model.columns else None
-    words = list(map(plain, names if names and len(names) == k else range(k)))
-    features = list(map(plain, model.columns.features)) if model.columns else ["x₁", "x₂"]
+    names = class_names(model, k)
+    features = list(map(escaped, model.columns.features)) if model.columns else ["x₁", "x₂"]
 
     from matplotlib.colors import ListedColormap
 
-    axes = place(axes, square=True)
+    axes = axes_or_new(axes, square=True)
     span = {"vmin": -0.5, "vmax": k - 0.5, "cmap": ListedColormap(COLOURS[:k])}
     axes.pcolormesh(*sides, predicted, alpha=0.25, shading="nearest", rasterized=True, linewidth=0, **span)
     if predicted.min() < predicted.max():
@@ -46,22 +46,14 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
             axes.contour(*sides, predicted == c, levels=[0.5], colors="white", linewidths=0.9)
     for c in range(k):
         own = true == c
-        axes.scatter(x[own, 0], x[own, 1], color=COLOURS[c], s=9, linewidths=0, label=words[c])
-    dress(axes, title="Decision regions", x=features[0], y=features[1], grid=False)
+        axes.scatter(x[own, 0], x[own, 1], color=COLOURS[c], s=9, linewidths=0, label=names[c])
+    style_axes(axes, title="Decision regions", x=features[0], y=features[1], grid=False)
     spans = [side[-1] - side[0] for side in sides]
     if max(spans) < 4 * min(spans):  # otherwise the picture would be a sliver
         axes.set_aspect("equal", adjustable="box")
     axes.locator_params(nbins=6)
     axes.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9, markerscale=2)
     return axes.figure
-
-
-def _spread(model: Model, data: Any, points: int) -> tuple[Any, Any]:
-    """Features and labels of at most ``points`` samples, evenly spaced in the data."""
-    m = min(points, data.n)
-    index = np.arange(m, dtype=np.int64) * data.n // m
-    batch = data.batch(index, model.ops, model.dtype)
-    return model.ops.to_numpy(batch.x), labels(model.ops.to_numpy(batch.y))
 
 
 def _bounds(x: Any) -> list[tuple[float, float]]:

@@ -9,7 +9,7 @@ from tinynet.model import Model
 from tinynet.plot.curves import history as draw
 from tinynet.plot.curves import losses
 from tinynet.plot.regions import decision_regions
-from tinynet.plot.style import COLOURS, figure, plain, png
+from tinynet.plot.style import COLOURS, escaped, new_figure, png
 
 if TYPE_CHECKING:
     from tinynet.history import History
@@ -21,10 +21,10 @@ def training_png(model: Model, data: Dataset, history: History, title: str) -> b
     ``data`` are the points drawn over the regions. ImportError without matplotlib.
     """
     if tuple(data.shape) == (2,) and data.classes is not None and data.classes <= len(COLOURS):
-        sheet = figure(11, 4.8)
-        losses(history, sheet.add_subplot(1, 2, 1))
-        decision_regions(model, data, axes=sheet.add_subplot(1, 2, 2))
+        figure = new_figure(11, 4.8)
+        losses(history, figure.add_subplot(1, 2, 1))
+        decision_regions(model, data, axes=figure.add_subplot(1, 2, 2))
     else:
-        sheet = draw(history)
-    sheet.suptitle(plain(title))
-    return png(sheet)
+        figure = draw(history)
+    figure.suptitle(escaped(title))
+    return png(figure)

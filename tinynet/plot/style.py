@@ -15,7 +15,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 GREY = "#606060"
 
 
-def figure(width: float, height: float, *, square: bool = False) -> Any:
+def new_figure(width: float, height: float, *, square: bool = False) -> Any:
     """A Figure of ``width`` times ``height`` inches whose parts do not overlap; ``square``: its axes keep their aspect.
 
     ImportError without matplotlib.
@@ -24,17 +24,17 @@ def figure(width: float, height: float, *, square: bool = False) -> Any:
         from matplotlib.figure import Figure
     except ImportError as e:
         raise ImportError("pictures need matplotlib: install the extra plot") from e
-    sheet: Any = Figure(figsize=(width, height), dpi=120, layout="compressed" if square else "constrained")
-    sheet.get_layout_engine().set(w_pad=0.09, h_pad=0.09, wspace=0.03)
-    return sheet
+    figure: Any = Figure(figsize=(width, height), dpi=120, layout="compressed" if square else "constrained")
+    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09, wspace=0.03)
+    return figure
 
 
-def place(axes: Any, width: float = 5.6, height: float = 4.6, *, square: bool = False) -> Any:
+def axes_or_new(axes: Any, width: float = 5.6, height: float = 4.6, *, square: bool = False) -> Any:
     """``axes``, or those of a new Figure."""
-    return figure(width, height, square=square).add_subplot() if axes is None else axes
+    return new_figure(width, height, square=square).add_subplot() if axes is None else axes
 
 
-def dress(axes: Any, *, title: str = "", x: str = "", y: str = "", grid: bool = True) -> None:
+def style_axes(axes: Any, *, title: str = "", x: str = "", y: str = "", grid: bool = True) -> None:
     """Set the title at the left, labels, a faint grid below the data, no box."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(x)
@@ -47,18 +47,18 @@ def dress(axes: Any, *, title: str = "", x: str = "", y: str = "", grid: bool = 
         axes.grid(color="#E5E5E5", linewidth=0.8)
 
 
-def plain(name: object) -> str:
+def escaped(name: object) -> str:
     """A name taken literally: a dollar sign begins no formula."""
     return str(name).replace("$", r"\$")
 
 
-def positive(**numbers: Any) -> None:
+def check_positive(**numbers: Any) -> None:
     """ValueError unless each of the named numbers is a positive integer."""
     for name, value in numbers.items():
         checks.positive(name, value)
 
 
-def finite(y: Any) -> Any:
+def check_finite(y: Any) -> Any:
     """Outputs of a model unchanged; ValueError if one is NaN or infinite, which predicts nothing."""
     if not np.isfinite(y).all():
         raise ValueError("the model gives outputs that are NaN or infinite: look at plot.weights(model)")
