@@ -116,10 +116,10 @@ class Loader:
 
     def index(self, step: int, ops: Backend | None = None) -> Index:
         """The indices of the samples of a step, counted from 0 over all epochs: a range, or (m,) int64 on the host."""
-        epoch, start, stop = self._places(step, 1)
+        epoch, start, stop = self.span(step, 1)
         return self.order.draws(epoch, start, stop, host_of(ops or get_backend()))
 
-    def _places(self, step: int, steps: int) -> tuple[int, int, int]:
+    def span(self, step: int, steps: int) -> tuple[int, int, int]:
         """The epoch of a step, and the places in it of that step and those after it, ``steps`` in all."""
         epoch, number = divmod(_check_step(step), self.steps_per_epoch)
         start = number * self.batch_size
@@ -168,7 +168,7 @@ class Loader:
 
     def make(self, step: int, steps: int, ops: Backend, dtype: str, last: Batch | None = None) -> Batch:
         """The batches of ``steps`` steps of an epoch, one after another, made by ``ops``: see `Dataset.rows_into`."""
-        data, index = self.data.locate(self.order.draws(*self._places(step, steps), self._order_backend(ops)))
+        data, index = self.data.locate(self.order.draws(*self.span(step, steps), self._order_backend(ops)))
         return data.rows_into(index, ops, dtype, last)
 
     def _order_backend(self, ops: Backend) -> Backend:

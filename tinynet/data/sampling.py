@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 from tinynet_backends import Backend, get_backend
 
@@ -17,15 +17,17 @@ _FEW, _EPOCHS = 2048, 16  # of so few samples the places in so many epochs, for 
 _SHUFFLE, _WEIGHTED, _BALANCED, SPLIT = 0, 1, 2, 3  # the second word of the stream's counter
 
 
-class Order(Protocol):
+class Order:
+    """Which sample comes when; ``repr`` is how a `Loader` is given it."""
+
     def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
-        """The samples at places start, …, stop - 1 of an epoch: a range, or int64 numbers of ``host`` (`Shuffled`: of any
+        """The samples at places start, …, stop - 1 of an epoch: a range, or int64 indices of ``host`` (`Shuffled`: of any
         backend)."""
-        ...
+        raise NotImplementedError
 
     def fingerprint(self) -> str:
         """Text that differs where the order does."""
-        ...
+        return repr(self)
 
 
 @lru_cache(maxsize=64)
@@ -34,7 +36,7 @@ def permutation_keys(seed: int, epoch: int, purpose: int, number: int = 0) -> tu
     return streams.permutation_keys(streams.key(seed, streams.ORDER), (epoch, purpose, number))
 
 
-class Sequential:
+class Sequential(Order):
     """One after the other."""
 
     def __init__(self, n: int) -> None:
@@ -43,15 +45,12 @@ class Sequential:
     def __repr__(self) -> str:
         return "shuffle=False"
 
-    def fingerprint(self) -> str:
-        return repr(self)
-
     def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
         return range(start, stop)
 
 
-class _Cached:
-    """What keeps results, but not in its pickles."""
+class _Cached(Order):
+    """An order that keeps results, but not in its pickles."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if not hasattr(value, "cache_clear")}
@@ -78,9 +77,6 @@ class Shuffled(_Cached):
 
     def __repr__(self) -> str:
         return "shuffle=True"
-
-    def fingerprint(self) -> str:
-        return repr(self)
 
     def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
         if stop - start >= _CHUNK:
@@ -119,7 +115,7 @@ class StackedShuffled(Shuffled):
         return host.permutes(places, self.n, [permutation_keys(seed, epoch, _SHUFFLE) for seed in self.seeds])
 
 
-class Weighted:
+class Weighted(Order):
     """With replacement, each sample with a probability in proportion to its weight: exact to 2**-52 of it."""
 
     def __init__(self, weights: Any, n: int, seed: int) -> None:
@@ -183,9 +179,6 @@ class Balanced(_Cached):
 
     def __repr__(self) -> str:
         return "balance=True"
-
-    def fingerprint(self) -> str:
-        return repr(self)
 
     def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
         k = len(self.members)

@@ -46,10 +46,8 @@ class StackedLoader:
             ops = host_of(ops)
         most, place = self.steps_per_chunk(ops), step % self.steps_per_epoch
         first = step - place % most if place < self.data.n // self.batch_size else step
-        epoch, place = divmod(first, self.steps_per_epoch)
-        steps = max(1, min(most, self.data.n // self.batch_size - place))
-        start = place * self.batch_size
-        stop = min(start + steps * self.batch_size, self.data.n)
+        steps = max(1, min(most, self.data.n // self.batch_size - first % self.steps_per_epoch))
+        epoch, start, stop = self.first.span(first, steps)
         host, xp, count = host_of(ops), ops.xp, len(self.loaders)
         if self.alike:
             rows = self.data.rows(self.first.order.draws(epoch, start, stop, host), ops, dtype)
