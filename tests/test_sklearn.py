@@ -791,8 +791,8 @@ def test_ctrl_c_leaves_what_was_learned():
 def test_after_ctrl_c_within_a_partial_fit_the_next_is_a_whole_epoch(monkeypatch):
     run, steps = trainer.loop, -(-len(X) // 30)
 
-    def interrupted(*args):
-        yield next(run(*args))
+    def interrupted(*args, **options):
+        yield next(run(*args, **options))
         raise KeyboardInterrupt
 
     model = MLPRegressor(batch_size=30, random_state=0, backend="numpy").partial_fit(X, Z).partial_fit(X, Z)

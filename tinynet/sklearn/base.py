@@ -61,14 +61,19 @@ class Fitted:
     _kept: Trainer  # for the next `partial_fit`
 
 
-class Data(NamedTuple):
-    """Validated X (n, i) and y, the backend that X lies on, and the one that trains on it in ``dtype``."""
+class FitRequest(NamedTuple):
+    """What is to be fitted: X (n, i) and y, validated, the backend that X lies on, and the one that trains on it in ``dtype``.
+
+    ``continued`` is whether the last fit is, and ``one_epoch`` whether for one epoch, as by `partial_fit`.
+    """
 
     X: Array
     y: Any
     home: Backend
     ops: Backend
     dtype: str
+    continued: bool
+    one_epoch: bool
 
 
 @dataclass(eq=False, repr=False)
@@ -138,22 +143,19 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
     def _fit(self, X: Any, y: Any, sample_weight: Any, held_out: tuple[Any, Any, Any], one_epoch: bool = False) -> None:
         """Fit, or leave the estimator as it was if that fails."""
         with self._restored_on_failure():
-            continued = hasattr(self, "theta_") and (self.warm_start or one_epoch)
-            data = self._validated(X, y, continued, one_epoch)
-            with data.ops.active():
-                self._train(data, sample_weight, held_out, continued, one_epoch)
+            request = self._validated(X, y, one_epoch)
+            with request.ops.active():
+                self._train(request, sample_weight, held_out)
 
-    def _train(
-        self, data: Data, sample_weight: Any, held_out: tuple[Any, Any, Any], continued: bool, one_epoch: bool
-    ) -> None:
+    def _train(self, request: FitRequest, sample_weight: Any, held_out: tuple[Any, Any, Any]) -> None:
         net, loss = self._net(self._width()), self._loss()
-        if continued:
+        if request.continued:
             self._check_same_layers(net)
-        samples = self._samples(data, sample_weight, by_class=True)
-        samples, test = self._split(samples, held_out, data)
-        self._begin_records(continued)
+        samples = self._samples(request, sample_weight, by_class=True)
+        samples, test = self._split(samples, held_out, request)
+        self._begin_records(request.continued)
         size = self._batch_size(len(samples))
-        trainer = self._trainer(net, loss, samples, size, data, continued, one_epoch)
+        trainer = self._trainer(net, loss, samples, size, request)
         self._fitted_loss = loss
         self._describe(trainer.model)
         self.net_, self.n_layers_ = net, 1 + sum(isinstance(layer, Dense) for layer in net.layers)
@@ -162,13 +164,13 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             test = None if test is None else test.standardized(trainer.model)
         shuffle = self.shuffle and size < len(samples)
         loader = Loader(samples.arrays(trainer.inner), size, seed=self._progress.seed, shuffle=shuffle, prefetch=False)
-        loop = partial(Loop, self, self._progress, trainer, loader, test, data.home)
-        if one_epoch:
+        loop = partial(Loop, self, self._progress, trainer, loader, test, request.home)
+        if request.one_epoch:
             loop(FitTask(), 1, keep_step=True).run()
             trainer.note(self)
             self._kept = trainer
             return
-        with fit_task(self, data.X, data.y, sample_weight) as task:
+        with fit_task(self, request.X, request.y, sample_weight) as task:
             ended = loop(task, self.max_iter).run()
         self._bind(trainer.model)
         if not ended:
@@ -190,15 +192,16 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             self.__dict__ = {**before, **callbacks}  # scikit-learn is going to tear the callbacks down
             raise
 
-    def _validated(self, X: Any, y: Any, continued: bool, one_epoch: bool) -> Data:
-        home = home_of(X)
+    def _validated(self, X: Any, y: Any, one_epoch: bool) -> FitRequest:
+        continued, home = hasattr(self, "theta_") and (self.warm_start or one_epoch), home_of(X)
         if continued:
             check_same_home(X, self.theta_, self, "partial_fit" if one_epoch else "fit")
         ops = training_backend(self.backend, home)
         X, y = validate_data(
             self, X, y, dtype=self._dtypes(home), multi_output=True, reset=not continued, **self._target_options
         )
-        return Data(X, self._check_targets(y, continued or one_epoch, home), home, ops, dtype_name(X))
+        y = self._check_targets(y, continued or one_epoch, home)
+        return FitRequest(X, y, home, ops, dtype_name(X), continued, one_epoch)
 
     def _dtypes(self, home: Backend) -> list[Any]:
         """The dtypes that X may have; anything else becomes the first."""
@@ -212,32 +215,36 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
                 "fit with warm_start=False, or leave hidden_layer_sizes, norm, dropout and standardize as they were"
             )
 
-    def _samples(self, data: Data, weight: Any, by_class: bool = False) -> Samples:
+    def _samples(self, request: FitRequest, weight: Any, by_class: bool = False) -> Samples:
         """The samples with ``weight``, ``by_class`` times that of their class, without those of weight 0."""
+        X, y, _, ops, dtype, *_ = request
         if weight is not None:
             xp = get_backend("numpy").xp
-            weight = _check_sample_weight(to_host(weight), xp.empty(int(data.X.shape[0])), dtype=xp.float64)
+            weight = _check_sample_weight(to_host(weight), xp.empty(int(X.shape[0])), dtype=xp.float64)
             if not (weight >= 0).all():
                 raise ValueError("Negative values in data passed to `sample_weight`")
-        factor = self._class_weights(data.y, weight) if by_class else None
+        factor = self._class_weights(y, weight) if by_class else None
         if factor is not None:
             weight = factor if weight is None else weight * factor
-        x, y = move(data.X, data.ops, data.dtype), self._targets(data.y, data.ops, data.dtype)
+        x, y = move(X, ops, dtype), self._targets(y, ops, dtype)
         samples = Samples(x, y, weight)
         if weight is None or weight.all():
             return samples
         if not weight.any():
             raise ValueError("Sample weights must contain at least one non-zero number.")
-        return samples.take(weight.nonzero()[0], data.ops)
+        return samples.take(weight.nonzero()[0], ops)
 
-    def _split(self, samples: Samples, held_out: tuple[Any, Any, Any], data: Data) -> tuple[Samples, Samples | None]:
+    def _split(
+        self, samples: Samples, held_out: tuple[Any, Any, Any], request: FitRequest
+    ) -> tuple[Samples, Samples | None]:
         """Samples to train on, and those that are held out, if any."""
         X, y, weight = held_out
         if X is not None:
-            check_same_home(X, data.X, self, "fit")
-            dtype = data.home.dtype(data.dtype)
+            check_same_home(X, request.X, self, "fit")
+            dtype = request.home.dtype(request.dtype)
             X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, reset=False, **self._target_options)
-            test = self._samples(data._replace(X=X, y=self._check_targets(y, True, data.home)), weight)
+            y = self._check_targets(y, True, request.home)
+            test = self._samples(request._replace(X=X, y=y), weight)
             if self.early_stopping and len(test) < 2:  # of which R² is NaN
                 raise ValueError("The validation set is too small. Give at least two samples as X_val.")
             return samples, test
@@ -255,7 +262,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
-        first, second = (samples.take(part, data.ops) for part in parts)
+        first, second = (samples.take(part, request.ops) for part in parts)
         return first, second
 
     def _begin_records(self, continued: bool) -> None:
@@ -269,23 +276,20 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         self.best_loss_, self.best_validation_score_ = inf, -inf
         self.t_, self.optimizer_state_ = 0, {}
 
-    def _trainer(
-        self, net: Sequential, loss: Loss, samples: Samples, batch_size: int, data: Data, continued: bool,
-        one_epoch: bool,
-    ) -> Trainer:  # fmt: skip
+    def _trainer(self, net: Sequential, loss: Loss, samples: Samples, batch_size: int, request: FitRequest) -> Trainer:
         """A trainer of a new network, of that of the last fit, or the one that the last `partial_fit` kept."""
         n = len(samples)
         rate = self._rate(n, -(-n // batch_size))
         mean_weight = 1.0 if samples.weight is None else float(samples.weight.mean())
         penalty = self.alpha / (mean_weight * batch_size)
-        ingredients = (*self.get_params(deep=False).values(), self._width(), data.dtype, data.ops)
+        ingredients = (*self.get_params(deep=False).values(), self._width(), request.dtype, request.ops)
         kept: Trainer | None = self.__dict__.pop("_kept", None)
-        if kept is not None and one_epoch and kept.continues(self, ingredients):
+        if kept is not None and request.one_epoch and kept.continues(self, ingredients):
             kept.change(rate, penalty)
             return kept
-        make, seed = undrawn if continued else Model, self._progress.seed
-        model = make(net, self.n_features_in_, seed=seed, backend=data.ops, dtype=data.dtype)
-        if continued:
+        make, seed = undrawn if request.continued else Model, self._progress.seed
+        model = make(net, self.n_features_in_, seed=seed, backend=request.ops, dtype=request.dtype)
+        if request.continued:
             _fill(model, self.theta_, self.layer_state_)
         else:
             self._begin(model, samples)
