@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from hashlib import sha256
 from math import prod
+from pathlib import Path
 from sys import float_info
 from typing import Any
 
@@ -31,8 +32,7 @@ def _memory() -> int:
 def _resident() -> int | None:
     """Bytes of files that are resident in this process; None where the system does not say."""
     try:
-        with open("/proc/self/statm", "rb") as f:
-            return int(f.read().split()[2]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_bytes().split()[2]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None
 

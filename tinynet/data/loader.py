@@ -18,7 +18,6 @@ Feed = Callable[[Sequence[Any]], list[Any]]
 Chunk = tuple[int, int, Batch]  # its first step, how many steps it has, and the batches of all, one after another
 LARGEST_CHUNK = 2**22  # numbers in a chunk, at most, on the host
 LARGEST_ON_DEVICE = 2**23  # of one that a device makes: the host needs the time to queue the steps
-_MOST = 64  # steps in a chunk, at most: it costs some 150 us, whatever is in it
 
 
 class BatchSource(Protocol):
@@ -154,7 +153,7 @@ class Loader:
     def steps_per_chunk(self, ops: Backend) -> int:
         """How many steps a chunk for ``ops`` has, but for the last of an epoch."""
         largest = LARGEST_CHUNK if self.made_on_host(ops) else LARGEST_ON_DEVICE
-        return power_of_two(min(largest // (self.batch_size * sample_size(self.data)), _MOST))
+        return power_of_two(largest // (self.batch_size * sample_size(self.data)))
 
     def chunk(self, step: int, ops: Backend, dtype: str) -> Chunk:
         """The chunk that ``step`` belongs to; none crosses the end of an epoch.
@@ -209,5 +208,8 @@ def sample_size(data: Dataset) -> int:
 
 
 def power_of_two(most: int) -> int:
-    """The largest of 1, 2, …, 64 up to ``most``: they divide the steps between two checks of the loss."""
+    """The largest of 1, 2, …, 64 up to ``most``: they divide the steps between two checks of the loss.
+
+    A chunk costs some 150 us, whatever is in it: of 64 steps that is little.
+    """
     return next((n for n in (64, 32, 16, 8, 4, 2) if n <= most), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations_with_replacement, pairwise
-from math import comb
+from math import comb, pi
 
 from tinynet_backends import Backend, exact
 
@@ -134,13 +134,10 @@ class Friedman3(_Circuit):
         return x, _noisy(ops, ops.arctan(reactance, resistance), self.noise, words)
 
 
-_PI = 3.141592653589793
-
-
 def _circuit(ops: Backend, words: Array) -> tuple[Array, Array, Array]:
     """Features (n, 4), resistance and reactance (n,)."""
     u = uniforms(words, 4, ops)
-    x0, x1 = 100.0 * u[:, 0], 40.0 * _PI + 520.0 * _PI * u[:, 1]
+    x0, x1 = 100.0 * u[:, 0], 40.0 * pi + 520.0 * pi * u[:, 1]
     x2, x3 = u[:, 2], 1.0 + 10.0 * u[:, 3]
     return ops.xp.stack([x0, x1, x2, x3], axis=1), x0, x1 * x2 - 1.0 / (x1 * x3)
 

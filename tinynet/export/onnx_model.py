@@ -58,28 +58,20 @@ def to_onnx(
     out = graph.add(op, y, name=LOGITS if op == "Identity" else PROBABILITIES, **attributes)
 
     kind = onnx.TensorProto.DOUBLE if model.dtype == "float64" else onnx.TensorProto.FLOAT
-    opset = onnx.helper.make_opsetid("", OPSET)
-    proto = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes,
-            "tinynet",
-            [onnx.helper.make_tensor_value_info(INPUT, kind, [BATCH, *model.in_shape])],
-            [onnx.helper.make_tensor_value_info(out, kind, [BATCH, *model.out_shape])],
-            list(graph.constants.values()),
-            doc_string=repr(model.net),
-        ),
+    helper, opset = onnx.helper, onnx.helper.make_opsetid("", OPSET)
+    rows, predictions = (
+        helper.make_tensor_value_info(name, kind, [BATCH, *shape])
+        for name, shape in ((INPUT, model.in_shape), (out, model.out_shape))
+    )
+    constants = list(graph.constants.values())
+    proto = helper.make_model(
+        helper.make_graph(graph.nodes, "tinynet", [rows], [predictions], constants, doc_string=repr(model.net)),
         producer_name="tinynet",
         producer_version=__version__,
         opset_imports=[opset],
-        ir_version=onnx.helper.find_min_ir_version_for([opset]),  # older runtimes reject newer ones outright
+        ir_version=helper.find_min_ir_version_for([opset]),  # older runtimes reject newer ones outright
     )
-    names = {}
-    if model.columns is not None:
-        classes = model.columns.classes if classes is None else classes
-        names["features"] = json.dumps(model.columns.features)
-    if classes is not None:
-        names["classes"] = _as_json(classes, model)
-    onnx.helper.set_model_props(proto, names)
+    helper.set_model_props(proto, _metadata(model, classes))
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
@@ -118,6 +110,14 @@ def _head(loss: losses.Loss | None) -> tuple[str, dict[str, Any]]:
     if isinstance(loss, losses.CrossEntropy):
         return "Softmax", {"axis": -1}
     return ("Sigmoid" if isinstance(loss, losses.BinaryCrossEntropy) else "Identity"), {}
+
+
+def _metadata(model: Model, classes: Sequence[str | int] | None) -> dict[str, str]:
+    """The names of features and of classes as JSON, where they have names."""
+    known = model.columns
+    classes = known.classes if classes is None and known else classes
+    features = {"features": json.dumps(known.features)} if known else {}
+    return features if classes is None else {**features, "classes": _as_json(classes, model)}
 
 
 def _as_json(classes: Any, model: Model) -> str:
@@ -159,6 +159,11 @@ def export_layer(layer: layers.Layer, params: Names, x: Tensor, graph: Graph) ->
 
 def _formula(layer: Any, params: Names, x: Tensor, graph: Graph) -> Tensor:
     return graph.formula(layer.f, x)
+
+
+def _operator(name: str, **attributes: Any) -> Exporter:
+    """A layer that is one ONNX operator, whatever its hyperparameters."""
+    return lambda layer, params, x, graph: graph.add(name, x, **attributes)
 
 
 def _float32(op: Exporter) -> Exporter:
@@ -210,7 +215,7 @@ def _identity(layer: layers.Layer, params: Names, x: Tensor, graph: Graph) -> Te
 # an `Activation` of your own needs no entry, because its formula is traced.
 NODES: dict[type[layers.Layer], Exporter] = {
     layers.Dense: _dense,
-    layers.Flatten: lambda layer, params, x, graph: graph.add("Flatten", x, axis=1),
+    layers.Flatten: _operator("Flatten", axis=1),
     layers.Sequential: _sequential,
     layers.Residual: lambda layer, params, x, graph: graph.add("Add", x, _sequential(layer, params, x, graph)),
     regularization.Dropout: _identity,
@@ -219,15 +224,15 @@ NODES: dict[type[layers.Layer], Exporter] = {
     standardize.Standardize: _standardize,
     frozen.Frozen: lambda layer, params, x, graph: export_layer(layer.layer, params, x, graph),
     activations.Identity: _identity,
-    activations.Sigmoid: lambda layer, params, x, graph: graph.add("Sigmoid", x),
-    activations.Tanh: lambda layer, params, x, graph: graph.add("Tanh", x),
-    activations.ReLU: lambda layer, params, x, graph: graph.add("Relu", x),
+    activations.Sigmoid: _operator("Sigmoid"),
+    activations.Tanh: _operator("Tanh"),
+    activations.ReLU: _operator("Relu"),
     activations.LeakyReLU: _float32(lambda layer, params, x, graph: graph.add("LeakyRelu", x, alpha=layer.slope)),
     activations.ELU: _float32(lambda layer, params, x, graph: graph.add("Elu", x, alpha=layer.alpha)),
     activations.GELU: _float32(
         lambda layer, params, x, graph: graph.add("Gelu", x, approximate="tanh" if layer.approximate else "none")
     ),
     activations.SiLU: lambda layer, params, x, graph: graph.add("Mul", x, graph.add("Sigmoid", x)),
-    activations.Softplus: _float32(lambda layer, params, x, graph: graph.add("Softplus", x)),
-    activations.Softmax: lambda layer, params, x, graph: graph.add("Softmax", x, axis=-1),
+    activations.Softplus: _float32(_operator("Softplus")),
+    activations.Softmax: _operator("Softmax", axis=-1),
 }
