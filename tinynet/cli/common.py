@@ -46,7 +46,7 @@ def suggest(action: argparse.Action, values: Iterable[str], *, files: bool = Fal
     action.suggested, action.files = tuple(values), files  # type: ignore[attr-defined]
 
 
-def found(given: Sequence[str]) -> list[str]:
+def expand_patterns(given: Sequence[str]) -> list[str]:
     """File names, patterns such as ``part-*.csv`` replaced by their matches, sorted by name."""
     names: list[str] = []
     for name in given:
@@ -98,7 +98,7 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     suggest(action, ("auto", *BACKENDS))
 
 
-def keep_inputs(out: str, *read: str) -> None:
+def check_not_input(out: str, *read: str) -> None:
     """ValueError if the file ``out`` is one of those that are read, which it would replace."""
     for name in read:
         if os.path.exists(out) and os.path.exists(name) and os.path.samefile(out, name):

@@ -20,14 +20,14 @@ SAMPLES = "1e6"
 def add(commands: Commands) -> None:
     parser = command(commands, "data", "write a virtual data set to a file", run, EXAMPLES)
     suggest(parser.add_argument("data", metavar="NAME", help=f"{', '.join(DATASETS)}"), DATASETS)
-    add_computed(parser, SAMPLES)
+    add_virtual_options(parser, SAMPLES)
     parser.add_argument(
         "--out", required=True, metavar="FILE", help=".npy, .npz, .h5, .parquet or .csv; replaced if there"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
-def add_computed(parser: argparse.ArgumentParser, samples: str) -> None:
+def add_virtual_options(parser: argparse.ArgumentParser, samples: str) -> None:
     """Add the options that describe a virtual data set."""
     parser.add_argument("--samples", help=f"number of samples (default {samples})")
     parser.add_argument("--seed", help="of the data set (default 0)")
@@ -36,15 +36,15 @@ def add_computed(parser: argparse.ArgumentParser, samples: str) -> None:
     )
 
 
-def computed(name: str, args: argparse.Namespace, samples: str) -> Config:
-    """The data set that the options of `add_computed` describe; ``samples`` is the default number."""
+def virtual_config(name: str, args: argparse.Namespace, samples: str) -> Config:
+    """The data set that the options of `add_virtual_options` describe; ``samples`` is the default number."""
     options = dict(map(parse_option, args.options or ()))
     n, seed = parse("samples", args.samples or samples), parse("seed", args.seed or "0")
     return Config(data=name, samples=n, seed=seed, options=options)
 
 
 def run(args: argparse.Namespace) -> int:
-    config = computed(args.data, args, SAMPLES)
+    config = virtual_config(args.data, args, SAMPLES)
     if config.stored:
         raise ValueError(f"{args.data} is a file already: give the name of a data set, out of {', '.join(DATASETS)}")
     data = config.make_data(config.samples)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tinynet.cli.common import Commands, add_backend, add_model, command, found, open_model, run_data, suggest
-from tinynet.cli.data import add_computed, computed
+from tinynet.cli.common import Commands, add_backend, add_model, command, expand_patterns, open_model, run_data, suggest
+from tinynet.cli.data import add_virtual_options, virtual_config
 from tinynet.config import COMPUTED, STORED, parse
 from tinynet.data import DATASETS, Dataset
 from tinynet.data import read as read_data
@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--target", metavar="NAME", help="column of the file, if not the one that the model predicts")
     action = parser.add_argument("--metrics", help=f"any of {', '.join(METRICS)} (default those of the training)")
     suggest(action, METRICS)
-    add_computed(parser, SAMPLES)
+    add_virtual_options(parser, SAMPLES)
     add_backend(parser)
 
 
@@ -71,14 +71,14 @@ def _data(args: argparse.Namespace, model: Model, metrics: tuple[Metric, ...]) -
         return run_data(args.model)[2]
     if len(args.data) == 1 and args.data[0] in DATASETS:
         _check_options(args, COMPUTED)
-        config = computed(args.data[0], args, SAMPLES)
+        config = virtual_config(args.data[0], args, SAMPLES)
         return config.make_data(config.samples)
     _check_options(args, STORED)
     loss = model.loss
     labels = loss is not None and loss.classes(model.out_shape[-1])
     if loss is not None and not loss.labels and any(metric.of_numbers for metric in metrics):
         labels = 0  # a loss that takes both, with metrics that do not
-    files = found(args.data)
+    files = expand_patterns(args.data)
     data = read_data(files, target=args.target, task=None if labels else "regression", columns=model.columns)
     if loss is not None and loss.labels and data.outputs == 1 and data.columns is None:
         return read_data(files, target=args.target, task="classification")  # labels in an array of a floating type

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tinynet.cli.common import Commands, add_model, command, keep_inputs, model_file, open_model, suggest
+from tinynet.cli.common import Commands, add_model, check_not_input, command, model_file, open_model, suggest
 from tinynet.export import FORMATS
 
 EXAMPLES = "\n".join(f"tinynet export runs/mine --to {name} --out mine{f.suffix}" for name, f in FORMATS.items())
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     if Path(args.out).suffix.lower() != suffix:  # PyTorch, for one, reads .pt by another function
         raise ValueError(f"{args.out}: unknown kind of file: choose {suffix}")
     model = open_model(args.model, "numpy")
-    keep_inputs(args.out, str(model_file(args.model)))
+    check_not_input(args.out, str(model_file(args.model)))
     try:
         FORMATS[args.to].write(model, args.out)
     except ImportError as e:

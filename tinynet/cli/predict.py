@@ -10,7 +10,7 @@ from typing import Any
 
 from tinynet_backends import get_backend
 
-from tinynet.cli.common import Commands, add_backend, add_model, command, found, keep_inputs, open_model
+from tinynet.cli.common import Commands, add_backend, add_model, check_not_input, command, expand_patterns, open_model
 from tinynet.labels import as_labels, boundary
 from tinynet.layers import Array
 from tinynet.model import Model
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     model = open_model(args.model, args.backend)
     names, predictions = _predictions(model, args.proba, args.out.lower().endswith(".npy"))
     start, n = perf_counter(), 0
-    paths = found(args.data)
-    keep_inputs(args.out, *paths)
+    paths = expand_patterns(args.data)
+    check_not_input(args.out, *paths)
     with output_writer(args.out, names) as write:
         for path in paths:
             for x in read_inputs(path, model.in_shape, model.columns, model.dtype):

@@ -24,7 +24,7 @@ from tinynet import config as settings
 from tinynet.atomic import write_atomically
 from tinynet.checkpoints import Checkpoints
 from tinynet.checks import listed
-from tinynet.cli.common import Commands, command, found, one_line_warnings, suggest
+from tinynet.cli.common import Commands, command, expand_patterns, one_line_warnings, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import DATASETS, Dataset, Spirals
@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     if not resume:
         write_atomically(folder / "config.toml", config.toml().encode())
     checkpoints = Checkpoints(folder / "checkpoints", every=config.checkpoint or None, config=config.toml())
-    with _signals(checkpoints), one_line_warnings(), nullcontext() if resume else _no_litter(folder, checkpoints):
+    cleanup = nullcontext() if resume else _removed_on_error(folder, checkpoints)
+    with _signals(checkpoints), one_line_warnings(), cleanup:
         print(f"{data!r}\n{model!r}\n{model.ops.versions()}")
         if config.stored:
             print(_about(data, training, validation))
@@ -164,7 +165,7 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
 
 
 @contextmanager
-def _no_litter(folder: Path, checkpoints: Checkpoints) -> Iterator[None]:
+def _removed_on_error(folder: Path, checkpoints: Checkpoints) -> Iterator[None]:
     """Inside, a mistake that is found before anything is saved removes the new run folder."""
     try:
         yield
@@ -210,7 +211,7 @@ def _config(args: argparse.Namespace) -> Config:
     changes = {} if path is None else read(path)
     given = {f.name: getattr(args, f.name) for f in fields(Config) if f.name not in ("options", "data")}
     if args.data is not None:
-        changes["data"] = found(args.data)
+        changes["data"] = expand_patterns(args.data)
     changes |= {name: parse(name, text) for name, text in given.items() if text is not None}
     if args.options:
         changes["options"] = changes.get("options", {}) | dict(map(parse_option, args.options))
