@@ -65,8 +65,7 @@ class Scaled(Dataset):
         # in float64 a small difference of large numbers keeps its digits
         x, y, weight = self.whole.rows(index, host, "float64")
         y = (host.xp.reshape(y, (x.shape[0], -1)) - self.scale.mean) / self.scale.deviation
-        weight = None if weight is None else ops.asarray(weight, dtype)
-        return Batch(ops.asarray(x, dtype), ops.asarray(y, dtype), weight)
+        return self._as_batch(x, y, weight, ops, dtype)
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
         self.whole.check(check, ops)

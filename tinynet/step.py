@@ -45,15 +45,14 @@ class StepOptions:
     ema: float | None = None
 
     def __post_init__(self) -> None:
-        clip, ema = (None if value is None else checks.float_or_nan(value) for value in (self.clip, self.ema))
-        if clip is not None and not clip > 0:
+        if self.clip is not None and not checks.float_or_nan(self.clip) > 0:
             raise ValueError(f"clip {checks.short_repr(self.clip)} is out of range: give a positive norm, or None")
-        object.__setattr__(self, "accumulate", checks.positive("accumulate", self.accumulate))
-        if ema is not None and not 0 <= ema < 1:
+        accumulate = checks.positive("accumulate", self.accumulate)
+        if self.ema is not None and not 0 <= checks.float_or_nan(self.ema) < 1:
             text = checks.short_repr(self.ema)
             raise ValueError(f"ema {text} is out of range: give the weight of the old average, in [0, 1)")
-        object.__setattr__(self, "clip", clip)  # 1 and 1.0 are the same run
-        object.__setattr__(self, "ema", ema)
+        clip, ema = checks.as_float(self.clip), checks.as_float(self.ema)
+        vars(self).update(clip=clip, accumulate=accumulate, ema=ema)  # 1 and 1.0 are the same run
 
 
 class Step:
@@ -119,7 +118,6 @@ def make_step(
     With ``source`` a batch may be `SampleIndices` of this data set, instead of inputs and targets.
     """
     ops, theta = model.ops, model.theta
-    clip, ema = options.clip, options.ema
     vectors = [ops.zeros(theta.shape, theta.dtype) for _ in range(2 if options.accumulate > 1 else 1)]
 
     def step(
@@ -129,11 +127,11 @@ def make_step(
         if source is not None and y is None:
             x, y, weight = source.rows(x, ops, model.dtype)
         value = _gradient(model, loss, params, Batch(x, y, weight), t, options.accumulate, vectors)
-        if clip is not None:
-            ops.clip_norm(vectors[0], clip)
+        if options.clip is not None:
+            ops.clip_norm(vectors[0], options.clip)
         optimizer.apply(theta, vectors[0], slots, numbers if rate is None else (rate, *numbers[1:]), ops)
-        if ema is not None:
-            ops.update(_blend, [average], [theta], ema)
+        if options.ema is not None:
+            ops.update(_blend, [average], [theta], options.ema)
         return value
 
     arrays = {name: value for name, value in run.slots.items() if not isinstance(value, float)}

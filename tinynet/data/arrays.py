@@ -189,9 +189,7 @@ class Arrays(Dataset):
             x, y, weight = (None if a is None else self.ops.to_numpy(a) for a in (x, y, weight))
         elif isinstance(index, range):
             x, y, weight = (None if a is None else read_only(a) for a in (x, y, weight))
-        x = ops.asarray(x, dtype)
-        y = ops.asarray(y, dtype if self.classes is None else "int64")
-        return Batch(x, y, None if weight is None else ops.asarray(weight, dtype))
+        return self._as_batch(x, y, weight, ops, dtype)
 
     def in_step(self, ops: Backend, dtype: str) -> bool:
         real, labels = ops.dtype(dtype), ops.dtype("int64")

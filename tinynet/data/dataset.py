@@ -67,6 +67,11 @@ class Dataset:
         """
         raise NotImplementedError(f"{type(self).__name__} has no rows: write them")
 
+    def _as_batch(self, x: Array, y: Array, weight: Array | None, ops: Backend, dtype: str) -> Batch:
+        """Arrays of any dtype, of the host or of ``ops``, as what `rows` returns."""
+        y = ops.asarray(y, "int64" if self.classes else dtype)
+        return Batch(ops.asarray(x, dtype), y, None if weight is None else ops.asarray(weight, dtype))
+
     def rows_into(self, index: Index, ops: Backend, dtype: str, last: Batch | None) -> Batch:
         """`rows`; perhaps in ``last``, the arrays of as many samples that it gave before, which is then returned."""
         return self.rows(index, ops, dtype)

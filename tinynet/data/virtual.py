@@ -79,7 +79,7 @@ class Virtual(Dataset):
         host, out = ops.generator, None if last is None else last[:2]
         key, counter = _stream(self.seed, SAMPLES, 0, host)
         x, y = host.samples(self._samples, key, counter, index, self._width(), self._tables(host), dtype, out)
-        return Batch(ops.asarray(x, dtype), ops.asarray(y, "int64" if self.classes else dtype), None)
+        return self._as_batch(x, y, None, ops, dtype)
 
     def _constants(self, count: int, ops: Backend) -> Array:
         """Words for the constants of the set, (count,) uint64."""

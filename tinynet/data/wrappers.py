@@ -50,11 +50,7 @@ class Wrapper(Dataset):
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         host = ops.generator
         x, y, weight = self.data.rows(index, host, "float64")
-        x, y = self._change(x, y, index, host)
-        kind = "int64" if self.classes else dtype
-        return Batch(
-            ops.asarray(x, dtype), ops.asarray(y, kind), None if weight is None else ops.asarray(weight, dtype)
-        )
+        return self._as_batch(*self._change(x, y, index, host), weight, ops, dtype)
 
     def features_given(self, label: Array, index: Index, host: Backend) -> Array:
         """The features that the samples of ``index`` would have if their classes were ``label``."""
@@ -181,4 +177,4 @@ class Imbalanced(Wrapper):
         for bound in bounds:
             label = label + xp.astype(u >= bound, xp.int64)
         x = _features_given(self, self.data)(label, index, host)
-        return Batch(ops.asarray(x, dtype), ops.asarray(label, "int64"), None)
+        return self._as_batch(x, label, None, ops, dtype)
