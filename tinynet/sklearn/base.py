@@ -21,7 +21,7 @@ from tinynet_backends import Backend, backend_of, get_backend
 from tinynet.data import Columns, Loader
 from tinynet.history import History
 from tinynet.layers import Dense, Sequential
-from tinynet.losses import Loss
+from tinynet.losses import BinaryCrossEntropy, CrossEntropy, Loss
 from tinynet.metrics import Metric
 from tinynet.model import Model, undrawn
 from tinynet.optim import State
@@ -346,6 +346,14 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             return None
         classes, outputs = self._class_names(), self.n_outputs_
         return Columns(features, ("y",) if classes or outputs == 1 else tuple(f"y{j}" for j in range(outputs)), classes)
+
+    @property
+    def out_activation_(self) -> str:
+        """What makes outputs predictions: 'softmax', 'logistic', 'exp' (of a regressor) or 'identity'."""
+        loss = self._fitted_loss
+        if isinstance(loss, CrossEntropy):
+            return "softmax"
+        return "logistic" if isinstance(loss, BinaryCrossEntropy) else "identity"
 
     @property
     def coefs_(self) -> list[Array]:

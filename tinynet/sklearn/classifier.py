@@ -252,14 +252,6 @@ class MLPClassifier(ClassifierMixin, MLP):
         z = z - xp.max(z, axis=1, keepdims=True)
         return z - xp.log(xp.sum(xp.exp(z), axis=1, keepdims=True))
 
-    @property
-    def out_activation_(self) -> str:
-        """What makes outputs probabilities: 'softmax' or 'logistic'; 'identity' where nothing does."""
-        loss = self._fitted_loss
-        if isinstance(loss, CrossEntropy):
-            return "softmax"
-        return "logistic" if isinstance(loss, BinaryCrossEntropy) else "identity"
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True

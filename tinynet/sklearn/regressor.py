@@ -132,13 +132,7 @@ class MLPRegressor(RegressorMixin, MLP):
 
     @property
     def out_activation_(self) -> str:
-        """What makes outputs predictions: 'exp', 'softmax', 'logistic' or 'identity'."""
-        loss = self._fitted_loss
-        if isinstance(loss, Poisson):
-            return "exp"
-        if isinstance(loss, CrossEntropy):
-            return "softmax"
-        return "logistic" if isinstance(loss, BinaryCrossEntropy) else "identity"
+        return "exp" if isinstance(self._fitted_loss, Poisson) else super().out_activation_
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
