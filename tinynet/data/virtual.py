@@ -149,12 +149,7 @@ LARGE = 1e30  # hyperparameters up to this keep every sample finite in float32
 
 
 def check_whole(owner: object, name: str, least: int = 1, most: int = 2**16 - 1, wanted: str = "") -> None:
-    value = getattr(owner, name)
-    number = checks.as_int(value)
-    if number is None or not least <= number <= most:
-        wanted = wanted or f"a whole number in [{least}, {most + 1})"
-        raise ValueError(f"{type(owner).__name__} {name} {checks.short_repr(value)} is out of range: give {wanted}")
-    object.__setattr__(owner, name, number)
+    _coerce(owner, name, checks.as_int, least, most, wanted or f"a whole number in [{least}, {most + 1})")
 
 
 def check_classes(owner: object) -> None:
@@ -162,8 +157,12 @@ def check_classes(owner: object) -> None:
 
 
 def check_real(owner: object, name: str, least: float, most: float, wanted: str) -> None:
+    _coerce(owner, name, checks.as_float, least, most, wanted)
+
+
+def _coerce(owner: object, name: str, number_of: Callable[[Any], Any], least: float, most: float, wanted: str) -> None:
     value = getattr(owner, name)
-    number = checks.as_float(value)
+    number = number_of(value)
     if number is None or not least <= number <= most:
         raise ValueError(f"{type(owner).__name__} {name} {checks.short_repr(value)} is out of range: give {wanted}")
     object.__setattr__(owner, name, number)
