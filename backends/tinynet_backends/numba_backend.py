@@ -14,7 +14,7 @@ from tinynet_backends.replay import offset_of, whole_of
 from tinynet_backends.tracing import traced
 
 try:
-    import numba
+    from numba.core import config
     from tinynet_backends.compiled import build, kernels
     from tinynet_backends.compiled.program import Kernel
     from tinynet_backends.numba_calls import GRAIN, alike, dense, networks, ready, rows_of
@@ -204,6 +204,6 @@ class NumbaBackend(NumbaDense, NumbaNumbers):
 def make(device: str | None) -> NumbaBackend:
     if device is not None:
         raise ValueError(f"backend 'numba' has no devices, not {device!r}: write 'numba'")
-    if numba.config.DISABLE_JIT:
+    if getattr(config, "DISABLE_JIT", 0):
         raise BackendUnavailable("backend 'numba' must compile, and NUMBA_DISABLE_JIT is set: unset that variable")
     return NumbaBackend()

@@ -64,5 +64,6 @@ def _kept(signature: Any, body: Callable[..., Any], options: dict[str, Any]) -> 
 def digest() -> str:
     """A digest of the processor, of the sources in this folder and of the two modules whose constants they compile in."""
     paths = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(m.__file__ or "") for m in (exact, philox))]
-    processor = repr(cpu_target.target_context.codegen().magic_tuple())
+    target: Any = cpu_target.target_context
+    processor = repr(target.codegen().magic_tuple())
     return sha256(b"".join([processor.encode(), *(path.read_bytes() for path in paths)])).hexdigest()[:16]
