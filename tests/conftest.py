@@ -86,6 +86,8 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """A file goes to one process, but what runs on numba to the first, so that no two compile the same kernels."""
+    if config.getoption("dist") != "loadscope":  # somebody asks for another way
+        return None
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
