@@ -170,7 +170,7 @@ UNCAPTURABLE = {
     "the function unique": lambda x: x + np.unique(x)[0],
     "the function array_equal": lambda x: x + float(np.array_equal(x, x)),
     "a copy by one of the modules copy and pickle": lambda x: copy.copy(x) + copy.deepcopy(x),
-    "the attribute 'tolist' of an array": lambda x: x + np.mean(x.tolist()),
+    "the attribute 'tolist' of an array": lambda x: x + float(np.mean(x.tolist())),
     "a result written to an array that the step does not own": lambda x: np.add(0.0, x, out=np.ones(x.shape, x.dtype)),
     "the function clip": lambda x: (x * 1.0).clip(-0.1, 0.1, out=x * 1.0),
     "the function sum, which may write to an argument": lambda x: into(np.sum, x, 0, None),
@@ -348,12 +348,12 @@ def test_what_is_computed_from_numbers_alone_waits_for_new_ones(monkeypatch):
 
 
 def test_a_step_within_a_step_is_part_of_it(ops):
-    w = np.ones((3, 2))
+    w = np.ones((3, 2), "float32")
     inner = ops.compile(lambda w, x: ops.affine(x, w), w)
     outer = ops.compile(lambda w, x: inner(x) + ops.affine(x, w), w)
     for n in range(5):
         w[...] = n
-        np.testing.assert_array_equal(outer(np.full((4, 3), 2.0)), np.full((4, 2), 12.0 * n))
+        np.testing.assert_array_equal(outer(np.full((4, 3), 2.0, "float32")), np.full((4, 2), 12.0 * n))
 
 
 def test_an_input_that_is_returned(ops):

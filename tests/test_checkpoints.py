@@ -213,6 +213,7 @@ def test_the_best_file_is_the_model_of_the_best_epoch(tmp_path):
     assert len(folder.steps()) == 3
 
 
+@pytest.mark.double
 def test_a_run_moves_between_backends(ops, tmp_path):
     """Same data, order and masks: only rounding differs."""
     a = make()

@@ -801,7 +801,8 @@ def test_the_report_says_what_every_way_takes(machine, monkeypatch):
 @pytest.mark.parametrize(
     ("dtype", "precision", "architecture"),
     [
-        ("float32", "bf16", "compute_80"),
+        # a few seconds each: by default g++ compiles the same text
+        pytest.param("float32", "bf16", "compute_80", marks=pytest.mark.slow),
         pytest.param("float32", "tf32", "compute_80", marks=pytest.mark.slow),
         # all architectures that have it for one precision, the oldest and the newest for the others
         *(

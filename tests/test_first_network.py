@@ -53,6 +53,7 @@ def test_the_example_prints_its_table(capsys):
     assert all(abs(float(row.split()[0]) - float(row.split()[1])) < 0.05 for row in rows)
 
 
+@pytest.mark.double
 def test_a_step_by_hand(ops):
     """x = (1, 2), target 1; one hidden sigmoid unit, one linear output; sum of squares; rate 1/2."""
     net = tn.Sequential(tn.Dense(1), tn.Sigmoid(), tn.Dense(1))

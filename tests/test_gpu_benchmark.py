@@ -71,6 +71,7 @@ def run(tmp_path, names, numbers, **options):
     return [found for _, found in gpu.rows(runner, names, [(n, ROWS[n - 1]) for n in numbers])]
 
 
+@pytest.mark.slow  # starts several processes
 def test_all_take_turns_and_whoever_fails_is_left_out(tmp_path, monkeypatch):
     # contenders of one module share a process: the one that ends it is in a module of its own
     (tmp_path / "apart.py").write_text("from stand_ins import tired")
@@ -88,6 +89,7 @@ def test_all_take_turns_and_whoever_fails_is_left_out(tmp_path, monkeypatch):
     assert [first.label, second.label] == ["3-4-1 × 4, float32", "5-8-8-2 × 16, float32"]
 
 
+@pytest.mark.slow  # starts several processes
 def test_precisions(tmp_path):
     found = run(tmp_path, NAMES, (3,), precisions=("float32", "bf16"), only=("steady", "tinynet numpy"))
     assert [c.label for c in found] == ["5-8-8-3 × 16, float32", "5-8-8-3 × 16, bf16"]

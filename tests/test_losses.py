@@ -214,6 +214,7 @@ def test_labels_of_a_dtype_with_fewer_numbers_than_classes(ops):
     assert scores["loss"] == pytest.approx(scores["log_loss"], rel=1e-12)
 
 
+@pytest.mark.double
 @pytest.mark.parametrize("kind", ["uint8", "int16"])
 @pytest.mark.parametrize("weights", [None, tuple(range(1, 301))], ids=["plain", "weighted"])
 def test_labels_of_any_dtype_are_the_same_labels(kind, weights, ops):
@@ -229,6 +230,7 @@ def test_labels_of_any_dtype_are_the_same_labels(kind, weights, ops):
         np.testing.assert_array_equal(ops.to_numpy(got), ops.to_numpy(wanted))
 
 
+@pytest.mark.double
 def test_a_class_that_cannot_occur_costs_nothing(ops):
     z = ops.asarray(np.array([[0.0, -np.inf, 1.0]]))
     value, dz = tn.CrossEntropy()(z, ops.asarray(np.array([0])), ops)
@@ -339,6 +341,7 @@ def test_a_loss_that_does_not_give_what_it_should(wrong, ops):
             use()
 
 
+@pytest.mark.double
 def test_a_loss_of_labels_of_one_s_own(ops):
     class Doubled(tn.losses.Loss):
         labels = True

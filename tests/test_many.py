@@ -240,6 +240,7 @@ def test_an_ensemble_can_be_copied_and_pickled(copied, ops):
     np.testing.assert_array_equal(ops.to_numpy(ensemble.predict(X)), wanted)
 
 
+@pytest.mark.double
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
 def test_a_network_that_diverges_leaves_the_others_alone(ops):
     network, data = tn.Sequential(tn.Dense(6), tn.Dense(2)), (X, NUMBERS)
@@ -371,6 +372,7 @@ def test_a_loss_that_was_infinite_once_is_enough(ops):
     np.testing.assert_array_equal(ops.to_numpy(ensemble.theta), before)
 
 
+@pytest.mark.double
 def test_ctrl_c_keeps_the_networks(ops):
     """As the last finished step left them; one that had diverged with its last good weights."""
     seen = []

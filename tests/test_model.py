@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from test_losses import usual
 
 import tinynet as tn
 from tinynet import metrics
@@ -181,6 +182,7 @@ def test_a_layer_may_assign_to_its_state(ops):
     assert float(model.state[0]) == 4 * -(-len(X) // 10)
 
 
+@pytest.mark.double
 def test_what_is_assigned_to_the_vectors_is_copied(ops):
     model, other = made(ops), made(ops)
     other.theta[...] = 0.5 * other.theta + 0.1
@@ -196,6 +198,7 @@ def test_what_is_assigned_to_the_vectors_is_copied(ops):
     np.testing.assert_array_equal(ops.to_numpy(model.predict(X)), wanted)
 
 
+@pytest.mark.double
 def test_a_model_moves(ops):
     model = made()
     model.fit((X, LABELS), epochs=2)
@@ -219,7 +222,7 @@ def test_a_model_that_gets_other_weights_draws_none(tmp_path, monkeypatch):
 
 
 def test_a_model_can_be_copied_and_pickled(ops):
-    model = made(ops)
+    model = made(ops, usual(ops))
     model.fit((X, LABELS), validation=(X, LABELS))
     wanted = ops.to_numpy(model.predict(X)).copy()
     for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)):
@@ -236,9 +239,12 @@ def test_what_holds_a_backend_can_be_copied_and_pickled(copied, ops):
     data = tn.Arrays(X, LABELS)
     assert copied(ops) is ops
     assert copied(data).ops is data.ops
-    model = made(ops)
+    model = made(ops, usual(ops))
     diagnosis = copied(tn.Diagnosis(data))
-    assert model.fit(copied(data), callbacks=[diagnosis]).rows[0]["loss"] == made(ops).fit(data).rows[0]["loss"]
+    assert (
+        model.fit(copied(data), callbacks=[diagnosis]).rows[0]["loss"]
+        == made(ops, usual(ops)).fit(data).rows[0]["loss"]
+    )
     assert diagnosis.losses
 
 
@@ -459,6 +465,7 @@ MISTAKES = [
 ]  # fmt: skip
 
 
+@pytest.mark.double
 def test_numbers_beyond_float32_are_refused_where_they_would_be_infinite(ops):
     data = bad(X, (9, 1), 1e39), LABELS
     with tn.use_backend(ops):
@@ -747,7 +754,7 @@ def test_of_subclasses_only_the_numbers_count(kind, ops):
     """``*`` of two of `np.matrix` is another product, and a row of one is a table."""
     scores, outputs = [], []
     for like in (np.asarray, kind):
-        model = made(ops)
+        model = made(ops, usual(ops))
         model.fit((like(X), like(REAL)), epochs=2, batch_size=8)
         scores.append(model.evaluate((like(X), like(REAL))))
         outputs.append(ops.to_numpy(model.predict(like(X))))

@@ -54,6 +54,7 @@ def test_pytorch_s_numbers(optimizer, name, options, ops):
     np.testing.assert_allclose(run(optimizer, ops), theta.detach().numpy(), rtol=1e-12)
 
 
+@pytest.mark.double
 def test_lion_is_the_paper_s(ops):
     theta, m, lr, decay = THETA.copy(), np.zeros(P), 0.01, 0.1
     for g in GRADIENTS:  # Chen et al. 2023, algorithm 2

@@ -15,7 +15,7 @@ from tinynet_backends import get_backend
 pytest.importorskip("numba", reason="the backend needs numba")
 from tinynet_backends.compiled import blas, products, program, tiles
 
-if not program.tiles():
+if not tiles.available():
     pytest.skip("products are NumPy's here: the processor has no AVX-512", allow_module_level=True)
 
 BITS, ROWS, DEPTH = tiles.BITS, tiles.ROWS, products.DEPTH
@@ -216,6 +216,7 @@ def test_what_is_not_finite_goes_where_it_belongs():
     assert np.isnan(ops.affine(np.full((1, 2), np.inf), np.array([[1.0], [-1.0]]))).all()
 
 
+@pytest.mark.slow  # all sizes, in a process of its own
 def test_nothing_is_read_or_written_outside():
     """Operands and result end where a page ends whose successor may not be touched: a step too far kills the process."""
     done = subprocess.run([sys.executable, __file__], capture_output=True, text=True)

@@ -52,6 +52,7 @@ def test_least_squares_breaks_out_beyond_two_over_the_curvature(seed, scale):
     assert model.history["loss"][-1] < 0.9 * model.history["loss"][0]
 
 
+@pytest.mark.double
 def test_the_model_is_as_it_was(ops):
     model = spirals_model(backend=ops)
     model.fit(SPIRALS.take(200))

@@ -32,6 +32,7 @@ def numbers(model):
     return model.ops.to_numpy(model.theta).copy(), model.ops.to_numpy(model.state).copy()
 
 
+@pytest.mark.double
 def test_one_path_on_every_backend(ops):
     results = []
     for backend in ("numpy", ops):
@@ -365,6 +366,7 @@ class StopAt:
         pass
 
 
+@pytest.mark.double
 def test_a_run_that_ends_within_an_epoch_has_its_losses(ops):
     """Those since the last check were in no curve."""
     ended, whole = start(ops, random=False), start(ops, random=False)
