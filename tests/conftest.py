@@ -37,27 +37,6 @@ def ops(request):
         pytest.skip(str(e))
 
 
-def _look_up_dtypes_of_strict_arrays():
-    """array-api-strict compares the dtype of every array with one after another of a tuple: a set has the same members.
-
-    That takes a third of the time of what is computed with it.
-    """
-    try:
-        from array_api_strict import _array_object, _creation_functions, _dtypes
-    except ImportError:
-        return
-    for module in (_array_object, _creation_functions):
-        module._all_dtypes = frozenset(module._all_dtypes)
-    categories = _dtypes._dtype_categories
-    categories |= {name: frozenset(dtypes) for name, dtypes in categories.items()}
-
-    def same(a, b, otherwise=_dtypes.DType.__eq__):
-        return a._np_dtype == b._np_dtype if type(b) is type(a) else otherwise(a, b)
-
-    _dtypes.DType.__eq__ = same
-
-
-_look_up_dtypes_of_strict_arrays()
 FORMULAS = Activation, Loss, Optimizer, Virtual, Wrapper
 
 
@@ -81,20 +60,6 @@ def pytest_collection_modifyitems(items):
         )
         if double or (formula and formula != first.setdefault(table, formula)):
             item.add_marker(pytest.mark.slow)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """A file goes to one process, but what runs on numba to the first, so that no two compile the same kernels."""
-    if config.getoption("dist") != "loadscope":  # somebody asks for another way
-        return None
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Scheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            return "numba" if "numba" in nodeid or "test_compiled" in nodeid else super()._split_scope(nodeid)
-
-    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
