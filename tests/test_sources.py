@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
-from tinynet.data import array_files, tables, writing
+from tinynet.data import array_files, inputs, tables, writing
 from tinynet.data import arrays as mapped
 
 D = tn.data
@@ -44,7 +44,7 @@ def parts(data, index, dtype="float64"):
 def test_what_is_written_is_read(suffix, data, rows, tmp_path, monkeypatch):
     need(suffix)
     monkeypatch.setattr(writing, "ROWS", rows)
-    monkeypatch.setattr(array_files, "ROWS", rows)
+    monkeypatch.setattr(array_files, "_BLOCK", rows)
     monkeypatch.setattr(tables, "ROWS", rows)
     path, done = tmp_path / f"d{suffix}", []
     if suffix == ".npy" and data.outputs == 3:  # of which two would be read as features
@@ -118,7 +118,7 @@ def test_npz_as_numpy_saves_it(compressed, dtype, tmp_path):
 @pytest.mark.parametrize("kind", ["contiguous", "chunked", "big-endian"])
 def test_hdf5_as_h5py_saves_it(kind, tmp_path, monkeypatch):
     h5py = pytest.importorskip("h5py", reason="the format needs it")
-    monkeypatch.setattr(array_files, "ROWS", 11)
+    monkeypatch.setattr(array_files, "_BLOCK", 31)
     with h5py.File(tmp_path / "d.h5", "w") as f:
         options = {"chunks": (7, 2), "compression": "gzip"} if kind == "chunked" else {}
         f.create_dataset("X", data=X.astype(">f8" if kind == "big-endian" else "f8"), **options)
@@ -128,6 +128,31 @@ def test_hdf5_as_h5py_saves_it(kind, tmp_path, monkeypatch):
     for a, b in zip(got, (X, X[:, :2], W), strict=True):
         np.testing.assert_array_equal(a, b[::-1])
     assert (Path(data.x.base.filename) == tmp_path / "d.h5") == (kind != "chunked")
+
+
+@pytest.mark.parametrize("chunks", [(50, 1), (7, 2), (3, 3), (1, 1), (64, 3)])
+def test_a_chunk_of_hdf5_is_decoded_once(chunks, tmp_path, monkeypatch):
+    """One with a part of every row was decoded for each block of rows, in time that grew as the square of their number."""
+    h5py = pytest.importorskip("h5py", reason="the format needs it")
+    monkeypatch.setattr(array_files, "_BLOCK", 31, raising=False)
+    monkeypatch.setattr(inputs, "_PIECE", 31)
+    with h5py.File(tmp_path / "d.h5", "w") as f:
+        f.create_dataset("X", data=X, chunks=chunks, maxshape=(None, None))
+        f["y"] = Y
+    rows, columns = np.indices(X.shape)
+    chunk_of, decoded = 3 * (rows // chunks[0]) + columns // chunks[1], []
+    original = h5py.Dataset.__getitem__
+
+    def decode(data, at):
+        if data.name == "/X":
+            decoded.extend(np.unique(chunk_of[at]))
+        return original(data, at)
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", decode)
+    for read in (lambda p: D.read(p).x, lambda p: np.concatenate(list(inputs.read_inputs(str(p), (3,))))):
+        decoded.clear()
+        np.testing.assert_array_equal(read(tmp_path / "d.h5"), X)
+        assert sorted(decoded) == np.unique(chunk_of).tolist()
 
 
 def test_numbers_of_hdf5_that_numpy_has_not(tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
+from math import prod
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from tinynet.checks import listed
-from tinynet.data.dataset import Array
+from tinynet.data.dataset import Array, split_range
 from tinynet.data.mapped import MappedFile, check_disk_space, check_regular_file, file_errors, scratch_folder
-from tinynet.data.tables import ROWS, Request
+from tinynet.data.tables import Request
 from tinynet.errors import DataFileError
+
+_BLOCK = 2**20  # numbers of HDF5 decoded at a time, or those of a chunk if it has more
 
 
 def _for_task(path: Path, y: Array, task: str | None) -> Array:
@@ -137,7 +141,7 @@ def read_hdf5(path: Path, request: Request) -> MappedFile:
             for name, spellings in (("X", ("X", "x")), ("y", ("y",)), ("weight", ("weight",))):
                 data = next((found[s] for s in spellings if s in found), None)
                 if data is not None:
-                    arrays[name] = _hdf5_array(path, data, scratch / f"{name}.bin")
+                    arrays[name] = hdf5_array(path, data, scratch / f"{name}.bin")
             for name in ("X", "y"):
                 if name not in arrays:
                     raise DataFileError(
@@ -162,7 +166,7 @@ def names_in(f: Any) -> str:
     return listed(names) or "nothing"
 
 
-def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
+def hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
     """A data set of HDF5: mapped in place if it is contiguous in the file as NumPy has it, else decoded to ``scratch``."""
     import h5py
 
@@ -177,8 +181,22 @@ def _hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
     if offset is not None and offset + data.nbytes <= os.path.getsize(file):
         return np.memmap(file, data.dtype, "r", offset, data.shape)
     check_disk_space(path, data.nbytes, scratch.parent)
-    rows = max(1, ROWS * data.shape[0] // max(data.size, 1))
     with open(scratch, "wb") as out:
-        for start in range(0, data.shape[0], rows):
-            out.write(np.ascontiguousarray(data[start : start + rows]).tobytes())
+        if hasattr(os, "posix_fallocate"):  # a map that finds the disk full ends the process
+            os.posix_fallocate(out.fileno(), 0, data.nbytes)
+        else:
+            out.truncate(data.nbytes)
+    for rows, *others in _blocks(data):
+        start = rows.start * (data.nbytes // data.shape[0])
+        piece = np.memmap(scratch, data.dtype, "r+", start, (rows.stop - rows.start, *data.shape[1:]))
+        piece[:, *others] = data[rows, *others]
     return np.memmap(scratch, data.dtype, "r", 0, data.shape)
+
+
+def _blocks(data: Any) -> Iterator[tuple[slice, ...]]:
+    """Blocks that cover a data set of HDF5, of whole chunks: part of one costs as much as all of it to decode."""
+    block = [min(sizes) for sizes in zip(data.chunks or (1,) * data.ndim, data.shape, strict=True)]
+    for axis in reversed(range(data.ndim)):
+        block[axis] = min(block[axis] * max(1, _BLOCK // prod(block)), data.shape[axis])
+    for ranges in product(*map(split_range, map(range, data.shape), block)):
+        yield tuple(slice(r.start, r.stop) for r in ranges)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tinynet import checks
 from tinynet.data import tables
-from tinynet.data.array_files import data_sets, names_in, npy_array, npz_arrays
+from tinynet.data.array_files import data_sets, hdf5_array, names_in, npy_array, npz_arrays
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape, split_range
 from tinynet.data.mapped import check_regular_file, file_errors
@@ -117,12 +117,13 @@ def _rows(table: tables.Table, wanted: list[str]) -> Iterator[Array]:
 def _of_arrays(path: Path, suffix: str, shape: Shape) -> Iterator[Array]:
     if suffix == ".npy":
         yield from _pieces(path, npy_array(path), shape)
-    elif suffix == ".npz":
-        # where open files cannot be deleted, the map may outlive the folder's end: what is left then is the system's
-        temporary = tempfile.TemporaryDirectory(prefix="tinynet-", ignore_cleanup_errors=True)
-        with temporary as scratch, zipfile.ZipFile(path) as z:
-            yield from _pieces(path, npz_arrays(path, z, Path(scratch), ("X",))["X"], shape)
-    else:
+        return
+    # where open files cannot be deleted, the map may outlive the folder's end: what is left then is the system's
+    with tempfile.TemporaryDirectory(prefix="tinynet-", ignore_cleanup_errors=True) as scratch:
+        if suffix == ".npz":
+            with zipfile.ZipFile(path) as z:
+                yield from _pieces(path, npz_arrays(path, z, Path(scratch), ("X",))["X"], shape)
+            return
         import h5py
 
         with h5py.File(path, "r") as f:
@@ -130,17 +131,27 @@ def _of_arrays(path: Path, suffix: str, shape: Shape) -> Iterator[Array]:
             x = found.get("X", found.get("x"))
             if x is None:
                 raise DataFileError(f"{path}: has no data set 'X', but {names_in(f)}: store rows as X")
-            yield from _pieces(path, x, shape)
+            _check(path, x, shape)
+            chunk = x.chunks[0] if x.chunks else 1
+            if chunk > _PIECE // prod(shape):  # every piece would decode it anew
+                x, chunk = hdf5_array(path, x, Path(scratch, "X.bin")), 1
+            yield from _pieces(path, x, shape, chunk)
 
 
-def _pieces(path: Path, x: Any, shape: Shape) -> Iterator[Array]:
+def _check(path: Path, x: Any, shape: Shape) -> None:
     if x.dtype.kind not in "biuf":
         raise DataFileError(f"{path}: X of dtype {x.dtype} is not numeric: store numbers")
     if x.ndim < 2 or tuple(x.shape[1:]) != shape:
         wanted = ", ".join(map(str, ("n", *shape)))
         raise DataFileError(f"{path}: X {tuple(x.shape)} does not fit the model: expected ({wanted})")
+
+
+def _pieces(path: Path, x: Any, shape: Shape, chunk: int = 1) -> Iterator[Array]:
+    """The rows of ``x``, in pieces of whole chunks."""
+    _check(path, x, shape)
+    size = max(1, _PIECE // prod(shape) // chunk) * chunk
     file = x.filename if isinstance(x, np.memmap) and x.flags.c_contiguous and x.size else None
-    for rows in split_range(range(x.shape[0]), max(1, _PIECE // prod(shape))):
+    for rows in split_range(range(x.shape[0]), size):
         if file is not None:  # a map of its own, so that the pages of a piece are released with it
             offset = x.offset + rows.start * x.strides[0]
             yield np.asarray(np.memmap(file, x.dtype, "r", offset, (len(rows), *shape)))
