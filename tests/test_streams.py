@@ -19,6 +19,7 @@ def test_words_are_numpy_s_however_they_are_asked_for(ops):
     wanted = raw(1000)
     np.testing.assert_array_equal(ops.to_numpy(STREAM.words(range(1000), ops)), wanted)
     np.testing.assert_array_equal(ops.to_numpy(STREAM.words(range(501, 507), ops)), wanted[501:507])
+    np.testing.assert_array_equal(ops.to_numpy(STREAM.words(range(507, 501, -2), ops)), wanted[507:501:-2])
     index = [999, 0, 4, 4, 3]
     for form in (index, np.array(index), np.array(index, np.int32)):
         np.testing.assert_array_equal(ops.to_numpy(STREAM.words(form, ops)), wanted[index])
@@ -136,8 +137,8 @@ def test_where_there_is_no_float64():
         (lambda: Stream(0, 5, (0, 0, 2**32)),
          f"Stream counter[2] {2**32} is out of range: give a whole number in [0, 2**32)"),
         (lambda: STREAM.words(range(-1, 5)), "numbers range(-1, 5) of a stream do not exist: give a range or a list in [0, 2**62)"),
-        (lambda: STREAM.words(range(0, 9, 2)),
-         "numbers range(0, 9, 2) of a stream do not exist: give a range or a list in [0, 2**62)"),
+        (lambda: STREAM.permute(range(-1, 2**60), 5),
+         f"indices range(-1, {2**60}) are not valid: give a range or a list in [0, 2**62)"),
         (lambda: STREAM.integers(range(3), 0), "integers below 0 cannot be drawn: give a whole number in [1, 2**63]"),
         (lambda: STREAM.permute([5], 5), "index 5 is out of range: this permutation is of range(5)"),
         (lambda: STREAM.unpermute([5], 5), "index 5 is out of range: this permutation is of range(5)"),

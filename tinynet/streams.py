@@ -181,10 +181,9 @@ class Stream:
     def _words(self, index: Index, host: Backend, again: int) -> Array:
         counter = *self.counter[:2], self.counter[2] + again * 2**32
         key = self.seed, self.purpose
-        if isinstance(index, range):
-            if index.step == 1 and index.start >= 0 and index.stop <= 2**62:
-                return host.words(key, counter, index.start, len(index))
-        elif (numbers := _whole_numbers(index)) is not None:
+        if isinstance(index, range) and index.step == 1 and 0 <= index.start <= index.stop <= 2**62:
+            return host.words(key, counter, index.start, len(index))
+        if (numbers := _whole_numbers(index)) is not None:
             return host.words_at(key, counter, host.asarray(numbers, "int64"), 1)[:, 0]
         text = checks.short_repr(index)
         raise IndexError(f"numbers {text} of a stream do not exist: give a range or a list in [0, 2**62)")
@@ -214,6 +213,8 @@ def _places(index: Index, n: int, host: Backend) -> Array:
 def _whole_numbers(index: Index) -> Array | None:
     """``index`` as (n,) int64 on the host; None if anything in it is not an integer in [0, 2**62)."""
     xp = get_backend("numpy").xp
+    if isinstance(index, range) and index and not 0 <= min(index[0], index[-1]) <= max(index[0], index[-1]) < 2**62:
+        return None  # and an array of it could be of any size
     try:
         index = xp.asarray(index)
     except (TypeError, ValueError, OverflowError):
