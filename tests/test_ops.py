@@ -5,6 +5,7 @@ so a new one is tested the moment it exists.
 """
 
 import inspect
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -361,7 +362,7 @@ def test_losses_of_targets_that_do_not_fit_are_an_error(name):
 def test_numpy_replaces_what_it_says():
     assert set(overrides(get_backend("numpy"))) == {
         "affine", "affine_grad", "elementwise", "elementwise_loss", "standardize", "pack", "softmax_cross_entropy", "update",
-        "words", "normal", "halves", "dropout", "sincos", "arctan", "permute", "samples", "sum_in_order",
+        "words", "normal", "halves", "dropout", "sincos", "arctan", "permute", "samples", "sum_in_order", "gather",
     }  # fmt: skip
     assert not overrides(get_backend("strict"))
 
@@ -538,3 +539,25 @@ def test_a_backend_that_is_missing_names_what_to_install(monkeypatch):
     assert tn.get_backend("auto").name == "numpy"
     assert tn.get_backend("host").name == "numpy"
     switch._load.cache_clear()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("kind", ["columns", "Fortran", "unaligned"])
+def test_rows_are_gathered_without_a_copy_of_all(kind, backend):
+    """NumPy's take makes one of such an array each time: of all but a table's last column, of an array in an .npz file."""
+    ops = there(backend)
+    wide = np.arange(40_000.0).reshape(5000, 8)
+    x = {"columns": wide[:, :-1], "Fortran": np.asfortranarray(wide)}.get(kind)
+    if x is None:
+        x = np.ndarray(wide.shape, buffer=bytearray(wide.nbytes + 1), offset=1)
+        x[...] = wide
+    index = np.asarray([4999, 0, 7, 7])
+    tracemalloc.start()
+    try:
+        x_rows, y_rows = ops.gather([x, x[:, 0]], index)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(x_rows, wide[index, : x.shape[1]])
+    np.testing.assert_array_equal(y_rows, wide[index, 0])
+    assert peak < 20_000

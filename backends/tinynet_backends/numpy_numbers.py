@@ -140,6 +140,14 @@ class NumpyNumbers(Backend):
         blocks = [permuted(index[start : start + size], n, keys) for start in range(0, max(m, 1), size)]
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
+    def gather(self, arrays: Sequence[Array], index: Array, inside: bool = False) -> list[Array]:
+        """As specified. `numpy.take` first copies all of an array that is strided or, as in an .npz file, not aligned."""
+        taken, found = super().gather, []
+        for x in arrays:
+            strewn = isinstance(x, np.ndarray) and not (x.flags.c_contiguous and x.flags.aligned)
+            found += [x[index]] if strewn and isinstance(index, np.ndarray) else taken([x], index, inside)
+        return found
+
     def samples(
         self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
         tables: Sequence[Array], dtype: str, out: Sequence[Array] | None = None,
