@@ -62,7 +62,7 @@ class Again(Dataset):
 
     def __init__(self, task: Task, ops: tn.Backend) -> None:
         self.whole = tn.Arrays(*task.data())
-        self._resemble(self.whole)
+        self._describe_like(self.whole)
         self.n, self.ordered, self.on_host = 2**40 * task.batch, False, False
         self.one, self._batches = self.whole.batch(range(task.batch), ops, "float32"), dict[int, tn.data.Batch]()
 
