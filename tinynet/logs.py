@@ -146,7 +146,7 @@ class TensorBoard:
     def __call__(self, model: Model, row: Row) -> None:
         step = int(row["step"])
         rows, curve = ([], []) if model.history is None else (model.history.rows, model.history.curve)
-        begun = max((int(one["step"]) for one in rows if one["step"] < step), default=0)  # where this epoch began
+        begun = next((int(one["step"]) for one in reversed(rows) if one["step"] < step), 0)  # where this epoch began
         if self._writer is None:  # opened only now, so that a run that never starts leaves no file
             self._writer = self._open(begun)
         for name, value in row.items():

@@ -14,7 +14,7 @@ from typing import Any
 from tinynet_backends import Backend, get_backend
 
 from tinynet.data.columns import Columns
-from tinynet.data.dataset import Array, Batch, Dataset, Index
+from tinynet.data.dataset import Array, Batch, Dataset, Index, split_range
 
 _PIECE = 2**20  # numbers checked at a time, so that checking takes little memory
 _FLOAT32 = 3.4028235677973366e38  # from here on float32 is infinite
@@ -214,11 +214,11 @@ class Arrays(Dataset):
     def _pieces(self, a: Array) -> Any:
         """(first row, rows) over ``a``, in pieces that take little memory."""
         size = max(1, _PIECE // prod(a.shape[1:]))
-        for start in range(0, self.n, size):
-            piece = a[start : min(start + size, self.n), ...]
+        for rows in split_range(range(self.n), size):
+            piece = a[rows.start : rows.stop, ...]
             if self._mapped > RELEASE:
                 self._limit_resident(piece.nbytes)
-            yield start, piece
+            yield rows.start, piece
 
     def _first_bad_row(self, a: Array, good: Callable[[Array], Array]) -> int | None:
         """The first row of ``a`` with an element that is not good; None if there is none."""

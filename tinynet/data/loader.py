@@ -148,6 +148,7 @@ class Loader:
         """This loader, with batches of `SampleIndices`."""
         found = copy(self)
         found.data, found.prefetch = SampleIndices(self.data), False  # indices alone are not worth a thread
+        found._kept = None  # that is of samples
         return found
 
     def steps_per_chunk(self, ops: Backend) -> int:
