@@ -26,8 +26,8 @@ pytest.importorskip("numba", reason="the backend needs numba")
 import numba
 from numba import njit
 from numba.core import caching
-from tinynet_backends import BackendUnavailable, numba_backend, numba_numbers
-from tinynet_backends.compiled import blas, build, cached, functions, intrinsics, kernels, loop, program
+from tinynet_backends import BackendUnavailable, blas, numba_backend, numba_numbers
+from tinynet_backends.compiled import build, cached, functions, intrinsics, kernels, loop, program
 from tinynet_backends.numba_backend import NumbaBackend
 from tinynet_backends.numba_dense import _layout
 from tinynet_backends.tracing import trace

@@ -10,10 +10,10 @@ from itertools import product
 
 import numpy as np
 import pytest
-from tinynet_backends import get_backend
+from tinynet_backends import blas, get_backend
 
 pytest.importorskip("numba", reason="the backend needs numba")
-from tinynet_backends.compiled import blas, products, program, tiles
+from tinynet_backends.compiled import products, program, tiles
 
 if not tiles.available():
     pytest.skip("products are NumPy's here: the processor has no AVX-512", allow_module_level=True)

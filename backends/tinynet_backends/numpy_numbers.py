@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tinynet_backends import exact, permutation
 from tinynet_backends.backend import Array, Backend, Formula
+from tinynet_backends.threads import for_each
 
 BLOCK = 32768  # elements: a handful of float32 temporaries of this length fit a 1 MiB second-level cache
 _SIGN = np.uint64(2**63)
@@ -155,14 +156,19 @@ class NumpyNumbers(Backend):
         n, size = len(index), max(1, self.block // max(width, 1))
         if n <= size:
             return super().samples(formula, key, counter, index, width, tables, dtype)
-        x = y = np.empty(0)
-        for start in range(0, n, size):  # in pieces that fit the cache, each rounded on its way into the result
+
+        def made(rows: slice) -> Any:
+            return formula(self, self.draw(key, counter, index[rows], width), *tables)
+
+        def put(start: int) -> None:
             rows = slice(start, start + size)
-            features, target = formula(self, self.draw(key, counter, index[rows], width), *tables)
-            if start == 0:
-                x = self.empty((n, *features.shape[1:]), np.dtype(dtype))
-                y = self.empty((n, *target.shape[1:]), target.dtype if target.dtype.kind == "i" else x.dtype)
-            x[rows], y[rows] = features, target
+            x[rows], y[rows] = made(rows)  # rounded on their way
+
+        features, target = made(slice(size))
+        x = self.empty((n, *features.shape[1:]), np.dtype(dtype))
+        y = self.empty((n, *target.shape[1:]), target.dtype if target.dtype.kind == "i" else x.dtype)
+        x[:size], y[:size] = features, target
+        for_each(range(size, n, size), put)
         return x, y
 
 
@@ -186,10 +192,13 @@ def _looked_up(places: range, n: int, keys: Sequence[Any]) -> Array:
     first = tables.shape[2] * np.arange(len(keys))[:, None, None]  # where those of each permutation begin
     columns, top, bottom = first + np.arange(b), places.start // b, -(-places.stop // b)
     grid, size = np.empty((len(keys), bottom - top, b), np.int64), max(BLOCK // (len(keys) * b), 1)
-    for start in range(top, bottom, size):
+
+    def rows(start: int) -> None:
         l = first + np.arange(start, min(start + size, bottom))[:, None] + tables[0, :, None, :b]
         r = columns + steps[1].take(l, mode="clip")
         _through(l, r, steps[2:], out=grid[:, start - top : start - top + size])
+
+    for_each(range(top, bottom, size), rows)
     found = grid.reshape(len(keys), -1)[:, places.start - top * b : places.stop - top * b]
     while (beyond := np.flatnonzero(found >= n)).size:
         k, place = np.divmod(beyond, len(places))

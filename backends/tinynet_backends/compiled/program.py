@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 from numba import types
+from tinynet_backends import blas
 from tinynet_backends.capture import Call, Number, StandIn, real
-from tinynet_backends.compiled import blas, loop
+from tinynet_backends.compiled import loop
 from tinynet_backends.compiled.cached import compiled
 from tinynet_backends.compiled.tiles import available
 from tinynet_backends.replay import Replay, offset_of, whole_of
@@ -410,7 +411,7 @@ class Machine:
         self._help = ctypes.CFUNCTYPE(None, word, word, word)(self._compiled[1].address or 0)
         self.tiles = available()
         self.blas = blas.find()
-        self.cores = self.blas.threads() if self.blas else (os.cpu_count() or 1)
+        self.cores = blas.threads()
         self._fresh()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._fresh)

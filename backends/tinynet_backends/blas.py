@@ -92,3 +92,9 @@ def find() -> Blas | None:
         except (OSError, AttributeError):
             continue
     return None
+
+
+def threads() -> int:
+    """How many threads may work at once: as many as BLAS may use or, if it is not NumPy's own, as there are cores."""
+    library = find()
+    return library.threads() if library else os.cpu_count() or 1
