@@ -64,7 +64,7 @@ class Virtual(Dataset):
     def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
         """Features and targets from words: (n, width) uint64 -> (n, i) float64, and labels (n,) int64 or numbers (n, o) float64.
 
-        Each row must follow from its own words, and from `_tables`, alone. See `Backend.samples`.
+        Each row must follow from its own words, and from `_tables`, alone; several threads may ask at once. See `Backend.samples`.
         """
         raise NotImplementedError
 
