@@ -55,7 +55,8 @@ def test_dead_units_are_counted(ops):
     (finding,) = looked(model).findings
     assert (finding.kind, finding.place, finding.step) == ("dead", "3", 0)
     assert finding.text == (
-        "layer 3 (ReLU()): 5 of 8 units gave 0 for each of 512 samples: lower the rate, or use LeakyReLU()"
+        "layer 3 (ReLU()): 5 of 8 units gave 0 for each of 512 samples: lower the rate, use LeakyReLU(), "
+        "or put BatchNorm() before it"
     )
     model.weights()["2.b"][...] = ops.asarray([-100.0] * 3 + [0.5] * 5, "float32")
     assert looked(model).findings == []
@@ -79,7 +80,7 @@ def test_gradients_that_vanish(ops):
     assert (finding.kind, finding.place) == ("vanishing", "0")
     first, last = (float(finding.text.split(f" {word} ")[1].split()[0]) for word in ("to", "from"))
     assert first < last * 4.0**-8
-    assert finding.text.endswith("use Residual(…), or ReLU() where an activation saturates; or add LayerNorm()")
+    assert finding.text.endswith("use Residual(…), BatchNorm(), or ReLU() where an activation saturates")
 
 
 def test_gradients_that_explode(ops):
@@ -88,7 +89,22 @@ def test_gradients_that_explode(ops):
         model.weights()[name][...] = 30.0 * model.weights()[name]
     findings = looked(model).findings
     assert [(f.kind, f.place) for f in findings] == [("exploding", "0")]
-    assert findings[0].text.endswith("draw smaller weights; or add LayerNorm()")
+    assert findings[0].text.endswith("draw smaller weights, lower the rate or add LayerNorm()")
+
+
+@pytest.mark.parametrize("activation", [tn.Sigmoid(), tn.ReLU()])
+def test_the_remedy_that_is_named_cures(activation):
+    """`LayerNorm` does not: each sample's features are scaled, and samples stay as similar as the layers made them."""
+
+    def found(*norm):
+        body = (layer for _ in range(24) for layer in (tn.Dense(16), *norm, activation))
+        return looked(tn.Model(tn.Sequential(*body, tn.Dense(2)), 2)).findings
+
+    (finding,) = found()
+    assert finding.kind == "vanishing"
+    assert "BatchNorm()" in finding.text
+    assert found(tn.BatchNorm()) == []
+    assert found(tn.LayerNorm()) != []
 
 
 def test_what_is_not_finite_is_said_without_a_warning(ops):

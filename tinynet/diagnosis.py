@@ -140,7 +140,7 @@ class Diagnosis:
                 continue
             zero = sum(y == 0 for y in _host(model, _largest, one.y))
             if zero >= dead:
-                what, remedy = "gave 0", "lower the rate, or use LeakyReLU()"
+                what, remedy = "gave 0", "lower the rate, use LeakyReLU(), or put BatchNorm() before it"
             else:
                 what, remedy = f"had a slope below {FLAT:g}", "lower the rate, scale the inputs or draw smaller weights"
             text = f"{dead} of {len(steepest)} units {what} for each of {self.samples} samples: {remedy}"
@@ -171,14 +171,15 @@ def _gradients(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, s
         yield "exploding", wild.place, f"the gradient that comes to {_named(wild)} is not finite: {remedy}"
     elif sizes[-1] > 0 and not SHRUNK <= sizes[0] / sizes[-1] <= GROWN:
         if sizes[0] < sizes[-1]:
-            verb, kind, remedy = "shrinks", "vanishing", "use Residual(…), or ReLU() where an activation saturates"
+            verb, kind = "shrinks", "vanishing"
+            remedy = "use Residual(…), BatchNorm(), or ReLU() where an activation saturates"
         else:
-            verb, kind, remedy = "grows", "exploding", "draw smaller weights"
+            verb, kind, remedy = "grows", "exploding", "draw smaller weights, lower the rate or add LayerNorm()"
         if sizes[0] == 0:
-            remedy = "nothing between them lets it through; lower the rate"
+            remedy = "nothing between them lets it through; lower the rate, or use LeakyReLU() or BatchNorm()"
         text = (
             f"the gradient {verb} from {sizes[-1]:.2g} at {_named(last)} to {sizes[0]:.2g} at {_named(first)}, "
-            f"by a factor of {sizes[0] / sizes[-1]:.1g}: {remedy}; or add LayerNorm()"
+            f"by a factor of {sizes[0] / sizes[-1]:.1g}: {remedy}"
         )
         yield kind, first.place, text
 
