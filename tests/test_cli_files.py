@@ -518,6 +518,27 @@ def test_models_without_names(loss, width, names, tmp_path, capsys):
     assert got[:, 0].tolist() == (p > 0.5).tolist() == model.predict_labels(x).tolist()
 
 
+@pytest.mark.parametrize(
+    "classes", [("-1", "7"), ("false", "true"), ("01", "1"), ("5", "1" + 20 * "0")], ids=["int", "bool", "text", "long"]
+)
+def test_predicted_classes_are_of_the_type_that_the_table_has(classes):
+    """As text, none would equal the table's own."""
+    import pyarrow.parquet
+
+    model = tn.Model(tn.Dense(2), 2, seed=1)
+    model.loss, model.columns = tn.CrossEntropy(), Columns(("u", "v"), ("y",), classes)
+    model.save("m.safetensors")
+    x = np.random.default_rng(0).normal(size=(9, 2))
+    np.save("x.npy", x)
+    known = {"-1": -1, "7": 7, "false": False, "true": True}
+    said = [known.get(classes[label], classes[label]) for label in model.predict_labels(x)]
+    for out in ("p.parquet", "p.npy", "p.csv"):
+        assert main(["predict", "m.safetensors", "x.npy", "--out", out, "--backend", "numpy"]) == 0
+    assert pyarrow.parquet.read_table("p.parquet")["prediction"].to_pylist() == said
+    assert np.load("p.npy").tolist() == said
+    assert Path("p.csv").read_text().split() == ["prediction", *map(str, said)]
+
+
 def test_probabilities_of_several_outputs(capsys):
     """Each has its own, under the name of its target."""
     x = np.random.default_rng(0).normal(size=(9, 2))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
-from typing import Any
 
 from tinynet_backends import get_backend
 
 from tinynet.cli.common import Commands, add_backend, add_model, check_not_input, command, expand_patterns, open_model
+from tinynet.data.class_labels import is_integer
 from tinynet.labels import as_labels, boundary
 from tinynet.layers import Array
 from tinynet.model import Model
@@ -76,7 +77,7 @@ def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Cal
     shown = not (alone and proba)
     of_classes = loss is not None and loss.classes(width) > 0
     targets, classes = (model.columns.target, model.columns.classes) if model.columns else (None, None)
-    class_names: Any = None if classes is None else get_backend("numpy").xp.asarray(classes)
+    values = None if classes is None else _values(classes)
 
     def columns(y: Array) -> list[Array]:
         y = ops.to_numpy(y)
@@ -86,7 +87,7 @@ def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Cal
         first: list[Array] = []
         if shown and of_classes:
             labels = ops.to_numpy(as_labels(y, ops.xp, boundary(model.net)))
-            first = [labels if class_names is None else class_names[labels]]
+            first = [labels if values is None else values[labels]]
         elif shown:
             first = columns(y)
         return [*first, *columns(loss.probabilities(y, ops))] if loss and proba else first
@@ -98,3 +99,14 @@ def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Cal
     k = int(model.predict_proba(row).shape[-1])  # or the error of a model without probabilities
     of_each = (classes if of_classes else targets) or range(k)
     return [*([] if alone else names), *(f"p_{name}" for name in of_each)], predictions
+
+
+def _values(classes: tuple[str, ...]) -> Array:
+    """The classes (k,) as a table has them: true and false, whole numbers, or text."""
+    xp = get_backend("numpy").xp
+    if classes == ("false", "true"):
+        return xp.asarray([False, True])
+    if all(map(is_integer, classes)):
+        with suppress(OverflowError):  # such as an account of 20 digits, which tables have as text
+            return xp.asarray(list(map(int, classes)), dtype=xp.int64)
+    return xp.asarray(classes)
