@@ -43,7 +43,7 @@ tinynet train --data houses.csv --target price --exclude id,street
 tinynet train --data parts/*.csv --target price    a table in several files
 tinynet train --data moons --samples 1e6 --hidden 16
 tinynet train --data spirals --set n_classes=5 --set noise=0.05
-tinynet train runs/mine/config.toml --seed 1       the same, another seed
+tinynet train runs/mine/config.toml --seed 1 --out runs/other
 tinynet train --resume runs/mine                   from its last checkpoint
 """
 SUGGESTED: dict[str, Iterable[str]] = {  # besides the choices that an option is limited to
