@@ -212,6 +212,7 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         (["--data", "spiral"], f"unknown data 'spiral': {CHOICE}"),
         (["iris.csv"], "iris.csv is data, and no config: give it as --data iris.csv"),
         (["moons"], "moons is data, and no config: give it as --data moons"),
+        (["--hidden", "64", "64"], "64 is no config, a .toml file: several values are joined by commas, as --hidden 64,64"),
         (["--data", "iris.txt"],
          "iris.txt: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv, .tsv"),
         (["--data", "file"], "file: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv, .tsv"),

@@ -208,6 +208,8 @@ def _config(args: argparse.Namespace) -> Config:
         _check_length(read(path), args)
     if path is not None and (str(path) in DATASETS or Path(path).suffix.lower() in KINDS):
         raise ValueError(f"{path} is data, and no config: give it as --data {path}")
+    if path is not None and Path(path).suffix.lower() != ".toml" and not Path(path).exists():
+        raise ValueError(f"{path} is no config, a .toml file: several values are joined by commas, as --hidden 64,64")
     changes = {} if path is None else read(path)
     given = {f.name: getattr(args, f.name) for f in fields(Config) if f.name not in ("options", "data")}
     if args.data is not None:
