@@ -131,6 +131,26 @@ def test_inputs_that_are_not_scaled(scale, shift):
     assert "inputs" not in kinds(diagnosis)
 
 
+def test_targets_that_are_not_scaled(ops):
+    """Where outputs have to become as large: not where they are logarithms, or scaled by a last layer."""
+    x = np.asarray(MOONS[:500].x)
+    y = 400 + 50 * x
+    model = tn.Model(network(8), 2, backend=ops)
+    (finding,) = looked(model, Arrays(x, y), tn.MeanSquaredError()).findings
+    mean, deviation = y.mean(axis=0), y.std(axis=0)
+    j = int(np.hypot(mean, deviation).argmax())
+    assert (finding.kind, finding.place) == ("targets", "")
+    assert finding.text == (
+        f"2 of 2 targets are far from mean 0 and deviation 1; target {j} has mean {mean[j]:.4g} and deviation "
+        f"{deviation[j]:.4g}: subtract that mean and divide by that deviation"
+    )
+    assert looked(model, Arrays(x, y), tn.Poisson()).findings == []
+    assert looked(model, Arrays(x, (y - mean) / deviation), tn.MeanSquaredError()).findings == []
+    undone = tn.Model(tn.Sequential(*network(8).layers, tn.Standardize()), 2, backend=ops)
+    undone.weights()["3.scale"][...] = ops.asarray(deviation, "float32")
+    assert "targets" not in kinds(looked(undone, Arrays(x, y), tn.MeanSquaredError()))
+
+
 @pytest.mark.parametrize("share", [0.02, 0.001])
 def test_sparse_inputs_and_constants_are_well(share):
     generator = np.random.default_rng(0)

@@ -17,13 +17,16 @@ from tinynet import checks
 from tinynet.activations import Activation, Identity
 from tinynet.data import Batch, as_dataset
 from tinynet.data.dataset import spaced_indices
+from tinynet.labels import last_layer
 from tinynet.layers import Array, Dense, Flatten
-from tinynet.losses import Loss
+from tinynet.losses import Huber, Loss, MeanAbsoluteError, MeanSquaredError, Quantile, SumSquaredError
 from tinynet.matching import check_fit
 from tinynet.model import Model
 from tinynet.probe import Seen, probe
+from tinynet.standardize import Standardize
 
 _log = logging.getLogger("tinynet")
+_DISTANCES = (MeanSquaredError, SumSquaredError, MeanAbsoluteError, Huber, Quantile)  # between outputs and targets
 
 # A slope with which a unit learns a thousand times more slowly than with 1: a sigmoid beyond 6.9, tanh beyond 4.1. It is
 # below LeakyReLU's 0.01, which is intended.
@@ -38,6 +41,9 @@ SHRUNK, GROWN = 1e-3, 1e3
 # Y. LeCun et al. (1998), Efficient BackProp, 4.3: mean 0 and deviation 1. The curvature of a Dense layer's loss goes
 # with the square of a feature's size, so a factor of 10 is a condition number of 100.
 SCALE = 10.0
+# The gradient of a network that has learned nothing goes with the size of the targets. With targets of size 10, SGD(0.01)
+# learns as with 1; with 30 it diverges, or all units die (64-64, ReLU), and Adam(0.001) takes longer.
+LARGE = 30.0
 # fastai's range test stops at four times the least loss; a run with a good rate does not return there.
 RISEN = 4.0
 
@@ -46,8 +52,8 @@ RISEN = 4.0
 class Finding:
     """A problem that was found after ``step`` steps.
 
-    ``kind`` is "inputs", "dead", "vanishing", "exploding" or "rate". ``place`` is the position of the layer ("2.0" is the
-    first layer inside the third), or "". ``text`` is a sentence with figures and a remedy.
+    ``kind`` is "inputs", "targets", "dead", "vanishing", "exploding" or "rate". ``place`` is the position of the layer
+    ("2.0" is the first layer inside the third), or "". ``text`` is a sentence with figures and a remedy.
     """
 
     step: int
@@ -57,7 +63,7 @@ class Finding:
 
 
 class Diagnosis:
-    """A callback for `fit` that detects unscaled inputs, dead units, vanishing or exploding gradients, and divergence.
+    """A callback for `fit` that detects unscaled inputs and targets, dead units, vanishing or exploding gradients, divergence.
 
     It inspects the model on ``samples`` samples, spread evenly over ``data``: before training, after 1, 2, 4, … steps, then
     every ``every`` steps, and after each epoch. An inspection costs as much as a few training steps on these samples and
@@ -93,10 +99,14 @@ class Diagnosis:
         loss = model.loss if loss is None else loss
         if loss is None:
             raise ValueError("the model has no loss yet: fit it, or give look(…, loss=…)")
-        value, seen = probe(model, self._samples(model, loss), loss, step=step)
+        batch = self._samples(model, loss)
+        value, seen = probe(model, batch, loss, step=step)
         self.losses.append((step, value))
         known = {(f.kind, f.place) for f in self.findings}
-        found = [*self._inputs(model, seen), *self._units(model, seen), *_gradients(model, seen), *self._rate()]
+        found = [
+            *self._inputs(model, seen), *_targets(model, batch.y, loss), *self._units(model, seen),
+            *_gradients(model, seen), *self._rate(),
+        ]  # fmt: skip
         new = [Finding(step, *one) for one in found if one[:2] not in known]
         for finding in new:
             self.findings.append(finding)
@@ -156,6 +166,21 @@ class Diagnosis:
                 "lower the rate, to a tenth or what find_rate suggests, or bound the gradient with clip=1.0"
             )
             yield "rate", "", text
+
+
+def _targets(model: Model, target: Array, loss: Loss) -> Iterator[tuple[str, str, str]]:
+    """Targets that are large where outputs have to become as large, by weights alone."""
+    if not isinstance(loss, _DISTANCES) or isinstance(last_layer(model.net), Standardize):
+        return
+    mean, deviation = (_host(model, f, target) for f in (_mean, _deviation))
+    size = [hypot(m, d) for m, d in zip(mean, deviation, strict=True)]
+    if large := sum(s > LARGE for s in size):
+        j = max(range(len(size)), key=lambda j: size[j])
+        text = (
+            f"{large} of {len(size)} targets are far from mean 0 and deviation 1; target {j} has mean {mean[j]:.4g} and "
+            f"deviation {deviation[j]:.4g}: subtract that mean and divide by that deviation"
+        )
+        yield "targets", "", text
 
 
 def _gradients(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
