@@ -192,16 +192,21 @@ def test_solvers(solver):
 
 
 def test_sgd_takes_scikit_learn_s_steps():
-    """From the same weights, over the same batches: its own MLP, penalty and all, to rounding."""
+    """From the same weights, over the same batches: its own MLP, penalty and all, to rounding.
+
+    The losses of several targets are summed there, and here their mean.
+    """
     options = {"solver": "sgd", "alpha": 0.3, "shuffle": False, "max_iter": 7, "batch_size": 89, "activation": "tanh"}
     options |= {"learning_rate_init": 0.05, "momentum": 0.8, "random_state": 0, "hidden_layer_sizes": (7,)}
     x = StandardScaler().fit_transform(X)
-    for ours, other, y in [
-        (MLPClassifier, theirs.MLPClassifier, Y),
-        (MLPClassifier, theirs.MLPClassifier, TWO),
-        (MLPRegressor, theirs.MLPRegressor, Z[:, 0]),
+    for ours, other, y, targets in [
+        (MLPClassifier, theirs.MLPClassifier, Y, 1),
+        (MLPClassifier, theirs.MLPClassifier, TWO, 1),
+        (MLPClassifier, theirs.MLPClassifier, np.eye(3, dtype=int)[Y] | np.eye(3, dtype=int)[1 - TWO], 3),
+        (MLPRegressor, theirs.MLPRegressor, Z[:, 0], 1),
+        (MLPRegressor, theirs.MLPRegressor, Z, Z.shape[1]),
     ]:
-        mine = ours(**options, standardize=False, warm_start=True)
+        mine = ours(**options, standardize=False, warm_start=True).set_params(alpha=0.3 / targets)
         its = other(**options, warm_start=True)
         mine.set_params(max_iter=1, learning_rate_init=1e-300).fit(x, y)
         its.set_params(max_iter=1, learning_rate_init=1e-300)
@@ -210,8 +215,8 @@ def test_sgd_takes_scikit_learn_s_steps():
         parts = [a for pair in zip(mine.coefs_, mine.intercepts_, strict=True) for a in pair]
         its.coefs_, its.intercepts_ = parts[::2], parts[1::2]
         its.coefs_, its.intercepts_ = copy.deepcopy(its.coefs_), copy.deepcopy(its.intercepts_)
-        for model in (mine, its):
-            model.set_params(max_iter=7, learning_rate_init=0.05)
+        for model, rate in ((mine, 0.05 * targets), (its, 0.05)):
+            model.set_params(max_iter=7, learning_rate_init=rate)
         mine.optimizer_state_ = {}
         mine.fit(x, y)
         with pytest.warns(ConvergenceWarning):
