@@ -15,11 +15,12 @@ from tinynet_backends.cuda import plan as plans
 from tinynet_backends.cuda import tune
 from tinynet_backends.cuda.plan import Epilogue
 from tinynet_backends.cuda.products import Products
-from tinynet_backends.cuda.tune import Choice, Choices, fastest, key
+from tinynet_backends.cuda.tune import Choices, fastest, key
 
 RNG = np.random.default_rng(0)
 PORTABLE = get_backend("numpy")
 MACHINE = {"gpu": "fake", "driver": 1, "cublaslt": 2}
+CHOICE = ["a", fake_cuda.CODE.hex()]
 RTOL = {"float64": 1e-12, "float32": 2e-6, "bf16x3": 2e-5, "tf32": 2e-3, "bf16": 2e-2}
 
 
@@ -283,8 +284,8 @@ def test_long_products_are_timed_under_load(monkeypatch):
 
 def test_choices_are_a_machine_s_own(tmp_path):
     p = plans.plan(*(plans.Array(s, (s[1], 1), "float32") for s in ((4, 3), (3, 2), (4, 2))))
-    Choices(MACHINE).keep(p, Choice(0, fake_cuda.CODE))
-    assert Choices(MACHINE).find(p) == Choice(0, fake_cuda.CODE)
+    Choices(MACHINE).keep(p, CHOICE)
+    assert Choices(MACHINE).find(p) == CHOICE
     for name in MACHINE:
         assert Choices(MACHINE | {name: "another"}).find(p) is None
 
@@ -293,7 +294,7 @@ def test_choices_are_a_machine_s_own(tmp_path):
 def test_a_damaged_file_is_tuned_again(damage, caplog):
     p = plans.plan(*(plans.Array(s, (s[1], 1), "float32") for s in ((4, 3), (3, 2), (4, 2))))
     choices = Choices(MACHINE)
-    choices.keep(p, Choice(0, fake_cuda.CODE))
+    choices.keep(p, CHOICE)
     text = choices.path.read_text()
     whole = json.loads(text)
     code = fake_cuda.CODE.hex()
@@ -310,15 +311,15 @@ def test_a_damaged_file_is_tuned_again(damage, caplog):
         again = Choices(MACHINE)
     assert again.find(p) is None
     assert "timed again" in caplog.text
-    again.keep(p, Choice(1, fake_cuda.CODE))
-    assert Choices(MACHINE).find(p) == Choice(1, fake_cuda.CODE)
+    again.keep(p, CHOICE)
+    assert Choices(MACHINE).find(p) == CHOICE
 
 
 def test_an_algorithm_that_no_longer_fits_is_tuned_again():
     p = products()
     x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
     planned = p.planned(x, w)
-    for choice in (Choice(0, b"?" * 64), Choice(9, fake_cuda.CODE)):
+    for choice in (["", "3f" * 64], ["abd", fake_cuda.CODE.hex()]):
         p.choices.keep(planned, choice)
         p._ready.clear()
         before = p.runtime.timed
@@ -330,8 +331,8 @@ def test_two_processes_add_to_one_file():
     shapes = [((n, 3), (3, 2), (n, 2)) for n in (4, 5)]
     first, second = Choices(MACHINE), Choices(MACHINE)
     made = [plans.plan(*(plans.Array(s, (s[1], 1), "float32") for s in group)) for group in shapes]
-    first.keep(made[0], Choice(0, fake_cuda.CODE))
-    second.keep(made[1], Choice(0, fake_cuda.CODE))
+    first.keep(made[0], CHOICE)
+    second.keep(made[1], CHOICE)
     assert all(Choices(MACHINE).find(p) for p in made)
     assert len({key(p) for p in made}) == 2
 
@@ -343,9 +344,9 @@ def test_two_threads_write_one_file_each(monkeypatch, caplog):
     caplog.set_level("INFO", logger="tinynet")
     planned = products().planned(*(np.zeros(shape, "float32") for shape in ((4, 3), (3, 2))))
     with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(lambda n: Choices(MACHINE).keep(planned, Choice(n, bytes(64))), range(2)):
+        for _ in pool.map(lambda _: Choices(MACHINE).keep(planned, CHOICE), range(2)):
             pass
-    assert Choices(MACHINE).find(planned).code == bytes(64)
+    assert Choices(MACHINE).find(planned) == CHOICE
     assert not caplog.records
 
 
@@ -363,11 +364,11 @@ def test_a_candidate_that_fails_is_out(caplog):
     def fails():
         raise RuntimeError("no")
 
-    assert fastest([fails, lambda: None, lambda: None], lambda run: (run(), 1.0)[1]) == 1
-    assert fastest([fails], lambda run: (run(), 1.0)[1]) is None
+    assert fastest([fails, lambda: None, lambda: None], lambda run: (run(), 1.0)[1]) == (1, True)
+    assert fastest([fails], lambda run: (run(), 1.0)[1]) == (None, True)
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert caplog.records[0].getMessage().startswith("none of 1 candidates runs on this device: no")
-    assert fastest([], lambda run: 0.0) is None
+    assert fastest([], lambda run: 0.0) == (None, True)
 
 
 def test_too_little_memory_is_no_property_of_a_product(caplog, monkeypatch):
@@ -383,6 +384,29 @@ def test_too_little_memory_is_no_property_of_a_product(caplog, monkeypatch):
             p.affine(x, w, None)
     near(p.affine(x, w, None), x @ w, "float32")
     assert not caplog.records
+
+
+def test_what_is_chosen_while_memory_is_short_is_not_kept():
+    """The fastest candidate lacks memory now, not in the next process."""
+
+    class Short(fake_cuda.Runtime):
+        lacking = frozenset((0,))
+
+        def seconds(self, run):
+            seconds = super().seconds(run)
+            if self.timed - 1 in self.lacking:
+                raise MemoryError("no memory for a workspace")
+            return 10.0 * seconds
+
+    p = products(runtime=Short(), choices=Choices(MACHINE))
+    x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
+    planned = p.planned(x, w)
+    for lacking, code in ((frozenset((0,)), 1), (frozenset(), 0)):
+        p.runtime.timed, p.runtime.lacking = 0, lacking
+        near(p.affine(x, w, None), x @ w, "float32")
+        assert p._ready[planned].algorithm.code[0] == code
+        p = products(runtime=p.runtime, choices=Choices(MACHINE))  # another process
+    assert p.choices.find(planned) == ["", (b"\0" + fake_cuda.CODE[1:]).hex()]
 
 
 @pytest.mark.parametrize("refused", [{4}, {256}, {4, 256}, {1, 4, 256}])
@@ -408,7 +432,7 @@ def test_without_an_algorithm_for_the_epilogue_it_is_the_plain_product(refused, 
 def test_those_close_to_the_fastest_are_timed_again_in_turns():
     asked, clock = [], iter([1.3, 9.0, 1.1, 1.0, 1.2, 1.0, 1.1, 1.2, 3.0, 1.1, 1.2, 1.2, 1.1, 1.3])  # one is disturbed
     runs = [lambda n=n: asked.append(n) for n in range(5)]
-    assert fastest(runs, lambda run: (run(), next(clock))[1]) == 2
+    assert fastest(runs, lambda run: (run(), next(clock))[1]) == (2, True)
     assert asked == [0, 1, 2, 3, 4] + [3, 2, 4] * 3
 
     def fails():
@@ -416,7 +440,7 @@ def test_those_close_to_the_fastest_are_timed_again_in_turns():
         if asked.count(5) > 1:
             raise RuntimeError("no memory any more")
 
-    assert fastest([fails, runs[0]], lambda run: run() or 1.0) == 1
+    assert fastest([fails, runs[0]], lambda run: run() or 1.0) == (1, True)
 
 
 @pytest.mark.parametrize("shapes", [((6, 5), (5, 7)), ((3, 6, 5), (3, 5, 7))])

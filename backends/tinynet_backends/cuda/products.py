@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tinynet_backends.cuda import plan as plans
 from tinynet_backends.cuda.lt import Algorithm
 from tinynet_backends.cuda.plan import Epilogue, Layout, Plan
-from tinynet_backends.cuda.tune import Choice, Choices, fastest
+from tinynet_backends.cuda.tune import Choices, fastest
 
 Array = Any
 _log = logging.getLogger("tinynet")
@@ -130,23 +130,24 @@ class Products:
         if planned in self._ready:
             return self._ready[planned]
         with self._lock:
-            variants = [(v, self.problem(v)) for v in plans.variants(planned)]
-            if (known := self.choices.find(planned)) is not None and known.variant < len(variants):
-                variant, problem = variants[known.variant]
-                algorithm = problem.checked(self.handle, known.code)
+            variants = {v.copied: (v, self.problem(v)) for v in plans.variants(planned)}
+            copied, code = self.choices.find(planned) or ("", "")
+            if code and copied in variants:
+                variant, problem = variants[copied]
+                algorithm = problem.checked(self.handle, bytes.fromhex(code))
                 if algorithm is not None:
                     self._ready[planned] = _Ready(variant, problem, algorithm)
                     return self._ready[planned]
             candidates = [
-                (n, _Ready(variant, problem, algorithm))
-                for n, (variant, problem) in enumerate(variants)
+                _Ready(variant, problem, algorithm)
+                for variant, problem in variants.values()
                 for algorithm in problem.candidates(self.handle)
             ]
             if self.runtime.capturing():  # nothing can be timed now
-                return candidates[0][1] if candidates else None
-            runs = [self._run(ready, *arrays) for _, ready in candidates]
+                return candidates[0] if candidates else None
+            runs = [self._run(ready, *arrays) for ready in candidates]
             long = 2.0 * planned.batch * planned.m * planned.n * planned.k >= _LONG
-            best = fastest(runs, self.runtime.seconds_under_load if long else self.runtime.seconds)
+            best, certain = fastest(runs, self.runtime.seconds_under_load if long else self.runtime.seconds)
             if best is None:
                 if planned.epilogue == Epilogue.NONE:  # with one, a plain product and a pass take its place
                     size = f"({planned.n}, {planned.k}) x ({planned.k}, {planned.m})"
@@ -154,8 +155,9 @@ class Products:
                     _log.warning(unable, size, planned.precision)
                 self._ready[planned] = None
                 return None
-            number, ready = candidates[best]
-            self.choices.keep(planned, Choice(number, ready.algorithm.code))
+            ready = candidates[best]
+            if certain:
+                self.choices.keep(planned, (ready.plan.copied, ready.algorithm.code.hex()))
             self._ready[planned] = ready
             return ready
 

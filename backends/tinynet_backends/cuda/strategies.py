@@ -12,7 +12,7 @@ from tinynet_backends.backend import Array, DenseLayer, Gradients
 from tinynet_backends.cuda import chain
 from tinynet_backends.cuda.fused import MOST, Fused, Work
 from tinynet_backends.cuda.operations import Sum
-from tinynet_backends.cuda.tune import Choice, Choices, fastest, timed
+from tinynet_backends.cuda.tune import Choices, fastest, timed
 
 _log = logging.getLogger("tinynet")
 _ENOUGH = 128  # tiles that occupy the whole device
@@ -103,17 +103,18 @@ class Strategies:
         sure = len(strategies) == 1 or (first.front == 0 and work.behind(0, first.tile).each <= _SURE)
         with self._lock:
             kept = None if sure else self.choices.find(work)
-            if kept is not None and kept.variant < len(strategies):
-                first, sure = strategies[kept.variant], True
+            if kept is not None and (known := Strategy(*kept)) in strategies:
+                first, sure = known, True
             if ops._runtime.capturing():  # nothing can be tried or timed now
                 return first
             if sure:
                 strategy = first if not first.tile or _works(first, ops, work, x, layers) else Strategy(len(layers), 0)
                 return self._known.setdefault(work, strategy)
             with ops.outside_step():
-                best = fastest(_runs(strategies, ops, work, x, layers), ops._runtime.seconds)
+                best, certain = fastest(_runs(strategies, ops, work, x, layers), ops._runtime.seconds)
             strategy = Strategy(len(layers), 0) if best is None else strategies[best]
-            self.choices.keep(work, Choice(strategies.index(strategy), b""))
+            if certain:
+                self.choices.keep(work, strategy)
             return self._known.setdefault(work, strategy)
 
     def timed(self, ops: Any, work: Work, x: Array, layers: Sequence[DenseLayer]) -> dict[Strategy, float]:
