@@ -31,6 +31,13 @@ class Graph:
         self.work, self.launches = work, 0
 
 
+class Device:
+    """CuPy's device, as far as a `DeviceMemory` uses it."""
+
+    def __init__(self, total, free=None):
+        self.mem_info = total if free is None else free, total
+
+
 class MemoryPool:
     """CuPy's pool, as far as a `DeviceMemory` uses it."""
 
@@ -100,7 +107,7 @@ class Runtime:
         self.refuses = ""  # the error with which a capture ends
         self.launched = 0
         self.main = Stream()
-        self.device_memory = DeviceMemory(MemoryPool(), 1 << 33)
+        self.device_memory = DeviceMemory(MemoryPool(), Device(1 << 33))
         Stream.others.clear()
         self.copied = []
         # whether work of the side stream is delayed until `join`: its arrays must be of this memory

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import fake_cuda
 import numpy as np
 import pytest
+from fake_cuda import Device
 from fake_cuda import MemoryPool as Pool
 from tinynet_backends.cuda.device import CudaDevice
 from tinynet_backends.cuda.memory import DeviceMemory, limit_from, shown
@@ -36,17 +37,17 @@ def test_readable_sizes():
 
 def test_the_limit_is_ours_else_cupy_s_else_the_device_s(monkeypatch):
     monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
-    assert DeviceMemory(Pool(), 1000).limit == 1000
+    assert DeviceMemory(Pool(), Device(1000)).limit == 1000
     main = Pool(limit=400)
-    assert DeviceMemory(main, 1000).limit == 400
+    assert DeviceMemory(main, Device(1000)).limit == 400
     assert main.limit == 400
     monkeypatch.setenv("TINYNET_GPU_MEMORY", "30%")
-    assert DeviceMemory(main, 1000).limit == main.limit == 300
+    assert DeviceMemory(main, Device(1000)).limit == main.limit == 300
 
 
 def test_graphs_and_the_rest_keep_to_one_limit():
     main = Pool(limit=1000, used=300, total=500)
-    memory = DeviceMemory(main, 5000)
+    memory = DeviceMemory(main, Device(5000))
     graph = Pool()
     memory.add(graph)
     assert main.freed == 1  # unused blocks make room
@@ -69,7 +70,7 @@ def test_graphs_and_the_rest_keep_to_one_limit():
 def test_a_limit_that_is_set_later_holds(monkeypatch):
     monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
     main = Pool()
-    memory, graph = DeviceMemory(main, 5000), Pool(total=200)
+    memory, graph = DeviceMemory(main, Device(5000)), Pool(total=200)
     memory.add(graph)
     memory.share()
     assert main.limit == 4800
@@ -84,7 +85,7 @@ def test_a_limit_that_is_set_later_holds(monkeypatch):
     memory.share()
     assert (memory.limit, main.limit) == (5000, 5000)
     monkeypatch.setenv("TINYNET_GPU_MEMORY", "30%")
-    memory = DeviceMemory(main, 5000)
+    memory = DeviceMemory(main, Device(5000))
     main.set_limit(size=4000)
     memory.share()
     assert (memory.limit, main.limit) == (1500, 1500)  # whoever sets the variable means it
@@ -100,7 +101,7 @@ def test_a_graph_that_ends_while_limits_are_set():
             graphs.clear()
 
     graphs = []
-    memory = DeviceMemory(Main(limit=1000), 5000)
+    memory = DeviceMemory(Main(limit=1000), Device(5000))
     for total in (100, 200):
         graph = Pool(total=total)
         memory.add(graph)
@@ -112,7 +113,7 @@ def test_a_graph_that_ends_while_limits_are_set():
 
 
 def test_a_graph_that_is_made_while_others_are_counted():
-    memory, made = DeviceMemory(Pool(limit=1000), 5000), []
+    memory, made = DeviceMemory(Pool(limit=1000), Device(5000)), []
 
     class Busy(Pool):
         def total_bytes(self):
@@ -128,7 +129,7 @@ def test_a_graph_that_is_made_while_others_are_counted():
 
 
 def test_a_run_that_does_not_fit_is_told_before_it_starts():
-    memory = DeviceMemory(Pool(limit=4 * GIB, used=GIB), 8 * GIB)
+    memory = DeviceMemory(Pool(limit=4 * GIB, used=GIB), Device(8 * GIB))
     memory.admit(3 * GIB, "a step")
     with pytest.raises(MemoryError) as e:
         memory.admit(3 * GIB + 2**29, "a step with batch_size 4096")
@@ -138,10 +139,18 @@ def test_a_run_that_does_not_fit_is_told_before_it_starts():
     )
 
 
+def test_a_run_does_not_fit_into_what_other_processes_have_taken():
+    """What is free is that of the device, and what CuPy's pool holds without using it."""
+    memory = DeviceMemory(Pool(used=GIB, total=2 * GIB), Device(8 * GIB, free=2 * GIB))
+    memory.admit(3 * GIB, "a step")
+    with pytest.raises(MemoryError, match="takes about 3.5 GiB, but only 3.0 GiB of 8.0 GiB on the device are free"):
+        memory.admit(3 * GIB + 2**29, "a step")
+
+
 def backend(rt, pool):
     made = CudaDevice.__new__(CudaDevice)
     made._here = nullcontext
-    rt.device_memory = DeviceMemory(pool, 8 * GIB)
+    rt.device_memory = DeviceMemory(pool, Device(8 * GIB))
     made._attach(rt, Products(rt, None, None, None, "float32", None, None))
     return made
 

@@ -37,13 +37,13 @@ class DeviceMemory:
     """The memory of one device, divided between the main pool and the pools of graphs, under one limit.
 
     The limit is $TINYNET_GPU_MEMORY, else that of ``main``, CuPy's pool, as it was or as others set it later, else all of
-    the memory.
+    the memory. ``device.mem_info`` has its free bytes, which other processes may take, and all of them.
     """
 
-    def __init__(self, main: Any, total: int) -> None:
-        self.main, self.total = main, total
+    def __init__(self, main: Any, device: Any) -> None:
+        self.main, self.device, self.total = main, device, int(device.mem_info[1])
         text = os.environ.get(VARIABLE)
-        self.limit = limit_from(text, total) if text else main.get_limit() or total
+        self.limit = limit_from(text, self.total) if text else main.get_limit() or self.total
         self._given = None if text else int(main.get_limit())  # the limit of ``main`` that is known to us
         self._sharing = threading.Lock()
         self._graphs: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -86,7 +86,8 @@ class DeviceMemory:
     def admit(self, needed: int, what: str) -> None:
         """MemoryError unless the ``needed`` bytes for ``what`` are free."""
         self.share()
-        free = self.limit - self.used
+        unused = int(self.main.total_bytes()) - int(self.main.used_bytes())
+        free = min(self.limit - self.used, int(self.device.mem_info[0]) + unused)
         if needed > free:
             raise MemoryError(
                 f"{what} takes about {shown(needed)}, but only {shown(max(0, free))} of {shown(self.limit)} on the device "

@@ -28,12 +28,11 @@ class Runtime:
     def __init__(self, cp: Any, number: int) -> None:
         self.cp, self.number = cp, number
         device = cp.cuda.Device(number)
-        total = int(device.mem_info[1])
         # bytes that a block may have if its kernel opts in
         self.shared_memory = int(device.attributes["MaxSharedMemoryPerBlockOptin"])
         main = cp.get_default_memory_pool()
         with _making:  # one for all backends of a device, whatever their precision
-            self.device_memory = _memories.get((id(main), number)) or DeviceMemory(OnDevice(main, device), total)
+            self.device_memory = _memories.get((id(main), number)) or DeviceMemory(OnDevice(main, device), device)
             _memories[id(main), number] = self.device_memory  # which keeps the pool, so that no other has its id
         self._rings = threading.local()
         self._beside = threading.local()
