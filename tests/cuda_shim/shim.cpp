@@ -40,7 +40,7 @@ static Fiber *current, *first;  // the one that runs, and the first of its warp
 static Turns lanes;             // of a warp, in the order in which they run
 static size_t turn;
 static jmp_buf scheduler;
-static std::vector<uint64_t> room;  // dynamic shared memory, and a fence behind it that nobody may write to
+static std::vector<uint64_t> dynamic_shared;  // dynamic shared memory, and a fence behind it that nobody may write to
 static const uint64_t fence = 0x5a5a5a5a5a5a5a5a;
 static void (*body)(void**);
 static void** arguments;
@@ -93,7 +93,7 @@ static void make_fibers(size_t threads) {
 
 // What kernels call --------------------------------------------------------------------------------------------------
 
-void* shim_room() { return room.data(); }
+void* shim_shared_memory() { return dynamic_shared.data(); }
 
 void store(void* to, const void* from) {
     if (reinterpret_cast<uintptr_t>(to) % 16) error = "an address is not aligned";
@@ -198,8 +198,8 @@ static bool shuffle() {
 
 static void block(const Turns& warps, ShimShared shared) {
     if (shared.begin) std::memset(shared.begin, 0xff, shared.end - shared.begin);
-    std::fill(room.begin(), room.end() - 8, ~0ull);
-    std::fill(room.end() - 8, room.end(), fence);
+    std::fill(dynamic_shared.begin(), dynamic_shared.end() - 8, ~0ull);
+    std::fill(dynamic_shared.end() - 8, dynamic_shared.end(), fence);
     for (Fiber& f : fibers) f.state = State::ready;
     while (error.empty()) {
         // one warp as far as possible, then the next: they get as far apart as barriers allow
@@ -210,7 +210,7 @@ static void block(const Turns& warps, ShimShared shared) {
         }
         size_t waiting = 0, done = 0;
         for (Fiber& f : fibers) waiting += f.state == State::block, done += f.state == State::done;
-        if (std::count(room.end() - 8, room.end(), fence) < 8) error = "a write beyond the shared memory";
+        if (std::count(dynamic_shared.end() - 8, dynamic_shared.end(), fence) < 8) error = "a write beyond the shared memory";
         if (done == fibers.size()) return;
         // a barrier that some threads never reach is a mistake, though devices may tolerate it
         if (waiting != fibers.size()) error = "threads wait at a barrier or a shuffle that others do not reach";
@@ -228,7 +228,7 @@ static Turns turns(unsigned n, unsigned order) {
 }
 
 const char* shim_launch(void (*call)(void**), void** args, ShimShared shared, ShimSchedule s) {
-    room.resize((s.room + 7) / 8 + 8);
+    dynamic_shared.resize((s.shared + 7) / 8 + 8);
     const unsigned threads = s.columns * s.rows;  // whole warps
     error.clear();
     gridDim = {s.grid, 1, 1};

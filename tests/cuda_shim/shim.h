@@ -15,7 +15,7 @@
 #define __grid_constant__
 #define __shared__ static __attribute__((section("shim_shared")))
 #define __restrict__ __restrict
-#define SHARED_ROOM(name) real* const name = (real*)shim_room()
+#define SHARED_MEMORY(name) real* const name = (real*)shim_shared_memory()
 
 using std::copysign, std::exp, std::expm1, std::fabs, std::floor, std::fma, std::fmax, std::fmod, std::log, std::log1p;
 using std::rint, std::sqrt, std::tanh;
@@ -42,7 +42,7 @@ static inline long long __double_as_longlong(double x) { return shim_bits<long l
 static inline unsigned __float_as_uint(float x) { return shim_bits<unsigned>(x); }
 static inline float __uint_as_float(unsigned x) { return shim_bits<float>(x); }
 
-void* shim_room();  // dynamic shared memory
+void* shim_shared_memory();  // dynamic shared memory
 void store(void* to, const void* from);
 void shim_copy(void* to, const void* from, size_t bytes);
 template <int bytes> static inline void copy(void* to, const void* from) { shim_copy(to, from, bytes); }
@@ -88,7 +88,7 @@ template <class... A> static const char* shim_takes(void (*)(A...)) {
     return shim_names(types, sizeof...(A));
 }
 
-struct ShimSchedule { unsigned grid, columns, rows, order, room; };
+struct ShimSchedule { unsigned grid, columns, rows, order, shared; };
 struct ShimShared { char *begin, *end; };  // static shared memory
 extern "C" char __start_shim_shared[] __attribute__((weak)), __stop_shim_shared[] __attribute__((weak));
 
@@ -104,9 +104,9 @@ template <class... A> static inline void shim_call(void (*kernel)(A...), void** 
 #define SHIM_EXPORT(name, kernel)                                                                              \
     extern "C" const char* name##_takes() { return shim_takes(kernel); }                                       \
     extern "C" const char* name##_run(                                                                         \
-        void** args, unsigned grid, unsigned columns, unsigned rows, unsigned order, unsigned room             \
+        void** args, unsigned grid, unsigned columns, unsigned rows, unsigned order, unsigned dynamic          \
     ) {                                                                                                        \
         const auto call = [](void** args) { shim_call(kernel, args); };                                        \
         const ShimShared shared = {__start_shim_shared, __stop_shim_shared};                                   \
-        return shim_launch(call, args, shared, {grid, columns, rows, order, room});                            \
+        return shim_launch(call, args, shared, {grid, columns, rows, order, dynamic});                            \
     }

@@ -172,7 +172,7 @@ class Chain(Pass):
         return _in_rows(made)
 
     def _beside_one_another(self, a: Array) -> Array:
-        """Room for the pieces (3, n, k) of a matrix, which are neighbours in each row."""
+        """Memory for the pieces (3, n, k) of a matrix, which are neighbours in each row."""
         return self.ops.empty((len(a), self.pieces, wide(a.shape[1])), _HALF).swapaxes(0, 1)
 
     def _along_rows(self, a: Array) -> Array:

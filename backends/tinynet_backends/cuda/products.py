@@ -56,13 +56,13 @@ class Products:
         return y
 
     def weight_gradient(
-        self, x: Array, dy: Array, bias: bool, room: Callable[..., Array] | None = None,
+        self, x: Array, dy: Array, bias: bool, allocate: Callable[..., Array] | None = None,
     ) -> tuple[Array, Array | None] | None:  # fmt: skip
         """``x.T @ dy`` and, if ``bias``, dy's sum over the samples: (..., n, i), (..., n, o) -> (..., i, o), (..., o).
 
-        The results are arrays allocated by ``room(shape, dtype)``; None if cublasLt cannot.
+        The results are arrays made by ``allocate(shape, dtype)``; None if cublasLt cannot.
         """
-        make: Callable[..., Array] = room or self.runtime.empty
+        make: Callable[..., Array] = allocate or self.runtime.empty
         xt, axes = _transposed(x), _axes(x, dy)
         out = make((*axes, x.shape[-1], dy.shape[-1]), dy.dtype)
         db = make((*dy.shape[:-2], dy.shape[-1]), dy.dtype) if bias else None

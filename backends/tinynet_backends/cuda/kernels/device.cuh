@@ -15,13 +15,13 @@ struct alignas(16) Words { u64 v[2]; };
 
 // What the tests implement in another way: members of classes, a store of 16 bytes, which the compiler would split for some
 // structs, dynamic shared memory, asynchronous copies to it, which are complete after `copied`, and products on tensor cores.
-#ifndef SHARED_ROOM
+#ifndef SHARED_MEMORY
 #define MEMBER DEVICE
 DEVICE void store(void* to, const void* from) {
     const uint4 words = *(const uint4*)from;
     asm volatile("st.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w) : "memory");
 }
-#define SHARED_ROOM(name)                   \
+#define SHARED_MEMORY(name)                 \
     extern __shared__ Words name##_words[]; \
     real* const name = (real*)name##_words
 #if __CUDA_ARCH__ >= 800

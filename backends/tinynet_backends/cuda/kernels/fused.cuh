@@ -339,10 +339,10 @@ KERNEL forward(
     i64 n, int tile, const __grid_constant__ Layers layers, const real* __restrict__ x, real* __restrict__ kept,
     real* __restrict__ y
 ) {
-    SHARED_ROOM(room);
+    SHARED_MEMORY(shared);
     tile = TILE_ROWS;
     const int last = LAYERS - 1;
-    real* free = room;
+    real* free = shared;
 #pragma unroll UNROLLED
     for (int k = 0; k <= last; ++k) {  // weights, each followed by the bias as one more row
         const int i = WIDTHS[k], o = WIDTHS[k + 1];
@@ -360,7 +360,7 @@ KERNEL forward(
         __syncthreads();  // the last tile has been read
         if (!early || first == (i64)blockIdx.x * tile)
             fetch<true>(x + first * WIDTHS[0], rows, tile, WIDTHS[0], rows_of_x);
-        const real *w = room, *in = rows_of_x;
+        const real *w = shared, *in = rows_of_x;
 #pragma unroll UNROLLED
         for (int k = 0; k <= last; ++k) {
             const int i = WIDTHS[k], o = WIDTHS[k + 1], p = pitch(o), f = FORMULAS[k];
@@ -422,11 +422,11 @@ KERNEL backward(
     const real* __restrict__ x, const real* __restrict__ kept, const real* __restrict__ dy, real* __restrict__ dx,
     u16* __restrict__ half_dx, real* __restrict__ parts
 ) {
-    SHARED_ROOM(room);
+    SHARED_MEMORY(shared);
     tile = TILE_ROWS;
     const bool through = dx || half_dx;
     const int last = LAYERS - 1, most = widest(layers, before ? 0 : 1);
-    real* free = room;
+    real* free = shared;
 #pragma unroll UNROLLED
     for (int k = last; k >= 0; --k) {
         if (!k && !through) break;
@@ -482,7 +482,7 @@ KERNEL backward(
             }
             if (!LARGE) copied();
             in = inputs;
-            const real* w = room;
+            const real* w = shared;
             real* sums = parts + chunk * apart + p;
 #pragma unroll UNROLLED
             for (int k = last; k >= 0; --k) {

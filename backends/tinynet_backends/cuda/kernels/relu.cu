@@ -27,11 +27,11 @@ DEVICE Columns<T, N> columns(const T* from, int here) {
     return x;
 }
 
-// `go_back` in N columns, the rows from `row` to `end` `stride` apart: `here` columns are read, `room` are written, all of
+// `go_back` in N columns, the rows from `row` to `end` `stride` apart: `inputs` columns are read, `outputs` are written, all of
 // them in accesses of 16 bytes if `whole`. Returns the sums of the columns.
 template <bool PACKED, int N, class From, class To>
 DEVICE Columns<real, N> go_down(
-    i64 row, i64 end, i64 stride, int here, int room, bool whole, i64 dy_pitch, i64 y_pitch, i64 dz_pitch, const From* dy,
+    i64 row, i64 end, i64 stride, int inputs, int outputs, bool whole, i64 dy_pitch, i64 y_pitch, i64 dz_pitch, const From* dy,
     const From* y, To* dz
 ) {
     constexpr int AT_ONCE = 16 / N;  // rows that are loaded together
@@ -41,8 +41,8 @@ DEVICE Columns<real, N> go_down(
 #pragma unroll
         for (int d = 0; d < AT_ONCE; ++d) {  // dz may be dy: read everything before writing
             const i64 at = row + d * stride;
-            if (at < end) x[d] = columns<PACKED, N>(dy + at * dy_pitch, here);
-            if (at < end && y) kept[d] = columns<PACKED, N>(y + at * y_pitch, here);
+            if (at < end) x[d] = columns<PACKED, N>(dy + at * dy_pitch, inputs);
+            if (at < end && y) kept[d] = columns<PACKED, N>(y + at * y_pitch, inputs);
         }
 #pragma unroll
         for (int d = 0; d < AT_ONCE; ++d) {
@@ -62,7 +62,7 @@ DEVICE Columns<real, N> go_down(
             }
 #pragma unroll
             for (int j = 0; j < N; ++j)
-                if (j < room) dz[at * dz_pitch + j] = ((const To*)&z)[j];
+                if (j < outputs) dz[at * dz_pitch + j] = ((const To*)&z)[j];
         }
     }
     return sum;
@@ -84,13 +84,13 @@ DEVICE void go_back(
         const u32 chunk = item / tiles, first = (item - chunk * tiles) * width + threadIdx.x * N;
         const i64 begin = chunk * size;
         const i64 end = begin + size < n ? begin + size : n;
-        const int here = first + N <= k ? N : first < k ? (int)(k - first) : 0;
-        const int room = first + N <= wide ? N : first < wide ? (int)(wide - first) : 0;
+        const int inputs = first + N <= k ? N : first < k ? (int)(k - first) : 0;
+        const int outputs = first + N <= wide ? N : first < wide ? (int)(wide - first) : 0;
 #define DOWN(packed) \
     go_down<packed, N>( \
-        begin + threadIdx.y, room ? end : begin, blockDim.y, here, room, even_out && room == N, dy_pitch, y_pitch, dz_pitch, \
-        dy + first, y ? y + first : y, dz ? dz + first : dz)
-        Columns<real, N> sum = even_in && here == N ? DOWN(true) : DOWN(false);
+        begin + threadIdx.y, outputs ? end : begin, blockDim.y, inputs, outputs, even_out && outputs == N, dy_pitch, y_pitch, \
+        dz_pitch, dy + first, y ? y + first : y, dz ? dz + first : dz)
+        Columns<real, N> sum = even_in && inputs == N ? DOWN(true) : DOWN(false);
 #undef DOWN
         if (!db) continue;
         for (u32 rows = blockDim.y; rows > 1; rows /= 2) {  // halve the rows that remain to be added
@@ -106,7 +106,7 @@ DEVICE void go_back(
         real* to = chunks == 1 ? db : parts + chunk * k;
 #pragma unroll
         for (int j = 0; j < N; ++j)
-            if (j < here) to[first + j] = sum.v[j];
+            if (j < inputs) to[first + j] = sum.v[j];
     }
 }
 

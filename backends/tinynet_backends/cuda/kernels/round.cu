@@ -30,15 +30,15 @@ DEVICE void read(Numbers* to, const real* __restrict__ from, i64 down, i64 right
 
 DEVICE void put(Line& line, int l, u16 word) { line |= (u64)word << 16 * l; }
 
-// The first `room` words of a line.
-DEVICE void write(u16* to, Line line, i64 room) {
-    if (room >= WORDS && (u64)to % sizeof(Line) == 0) {
+// The first `here` words of a line.
+DEVICE void write(u16* to, Line line, i64 here) {
+    if (here >= WORDS && (u64)to % sizeof(Line) == 0) {
         *(Line*)to = line;
         return;
     }
 #pragma unroll
     for (int l = 0; l < WORDS; ++l)
-        if (l < room) to[l] = (u16)(line >> 16 * l);
+        if (l < here) to[l] = (u16)(line >> 16 * l);
 }
 
 // Rows of a matrix are lines of WORDS, the last of them perhaps shorter. A thread has the same line of LINES rows, one below
@@ -146,7 +146,7 @@ KERNEL unpad(
     const bool whole = k % LANES == 0 && pitch % LANES == 0 && aligned((u64)x), packed = aligned((u64)y);
     for (i64 i = thread() * LANES; i < size; i += threads() * LANES) {
         i64 row = quotient(i, k), j = i - row * k;
-        const i64 room = size - i;
+        const i64 left = size - i;
         Pack z, bias = {};
         if (whole) {
             z = *(const Pack*)(x + row * pitch + j);
@@ -155,8 +155,8 @@ KERNEL unpad(
         } else {
 #pragma unroll
             for (int l = 0; l < LANES; ++l) {  // a line may span rows
-                z.v[l] = l < room ? x[row * pitch + j] : (real)0;
-                bias.v[l] = b && l < room ? b[j] : (real)0;
+                z.v[l] = l < left ? x[row * pitch + j] : (real)0;
+                bias.v[l] = b && l < left ? b[j] : (real)0;
                 if (++j == k) j = 0, ++row;
             }
         }
@@ -165,12 +165,12 @@ KERNEL unpad(
             if (b) z.v[l] += bias.v[l];
             if (positive && z.v[l] <= 0) z.v[l] = 0;  // NaN stays
         }
-        if (packed && room >= LANES) {
+        if (packed && left >= LANES) {
             *(Pack*)(y + i) = z;
             continue;
         }
 #pragma unroll
         for (int l = 0; l < LANES; ++l)
-            if (l < room) y[i + l] = z.v[l];
+            if (l < left) y[i + l] = z.v[l];
     }
 }

@@ -268,8 +268,8 @@ KERNEL forward(
     i64 n, int tile, const __grid_constant__ Layers layers, const real* __restrict__ x, real* __restrict__ kept,
     real* __restrict__ y
 ) {
-    SHARED_ROOM(room);
-    Four* const w = (Four*)room;
+    SHARED_MEMORY(shared);
+    Four* const w = (Four*)shared;
     real* const b = (real*)(w + weights_before(0, COUNT));
     const bool active = 16 * warp() < tile;
     Quad next[blocks(WIDTH[0])][2] = {};
@@ -503,9 +503,9 @@ KERNEL backward(
     const real* __restrict__ x, const real* __restrict__ kept, const real* __restrict__ dy, real* __restrict__ dx,
     u16* __restrict__ half_dx, real* __restrict__ parts
 ) {
-    SHARED_ROOM(room);
+    SHARED_MEMORY(shared);
     constexpr int LAST = COUNT - 1, FIRST = THROUGH ? 0 : 1, O = WIDTH[COUNT], ALL = columns_before(COUNT);
-    Four* const w = (Four*)room;
+    Four* const w = (Four*)shared;
     real* const biases = (real*)(w + weights_before(FIRST, COUNT));
     Stored* now = (Stored*)(biases + tile / 16 * ALL);
     Stored* next = now + 2 * tile * PITCH;
