@@ -275,8 +275,8 @@ def test_steps_launched_together_are_the_steps_one_by_one(precision, reasons, mo
     assert reasons() == []
 
 
-@pytest.mark.parametrize("options", [{"seeds": [1, 2, 3], "shuffle": True}, {"lr": [0.01, 0.1]}], ids=str)
-def test_steps_of_many_networks_launched_together_are_the_steps_one_by_one(options, ops, monkeypatch):
+@pytest.mark.parametrize("options", [{"seeds": [1, 2, 3], "shuffle": True}, {"lr": [0.01, 0.1], "clip": 0.5}], ids=str)
+def test_steps_of_many_networks_launched_together_are_the_steps_one_by_one(options, ops, reasons, monkeypatch):
     net, data, found = tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dense(3)), tn.data.Blobs(3000, seed=1), []
     several, counts = training.Step.several, []
     monkeypatch.setattr(
@@ -288,6 +288,7 @@ def test_steps_of_many_networks_launched_together_are_the_steps_one_by_one(optio
         found.append((ops.to_numpy(networks.theta).tobytes(), [history.curve for history in networks.histories]))
     assert found[0] == found[1]
     assert counts == [64, 16, 4, 4, 4] * 3
+    assert reasons() == []
 
 
 @pytest.mark.parametrize("launched", [0, 2**24], ids=["one by one", "together"])

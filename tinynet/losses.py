@@ -189,7 +189,7 @@ class Huber(Loss):
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
-        bounded = xp.clip(e, -self.delta, self.delta)
+        bounded = xp.minimum(xp.maximum(e, -self.delta), self.delta)
         return bounded * (e - 0.5 * bounded), bounded
 
 

@@ -272,7 +272,7 @@ class Backend:
         """
         xp = self.xp
         norm = xp.sqrt(xp.sum(g * g, axis=-1))
-        g[...] = g * xp.clip(max_norm / (norm + 1e-6), None, 1.0)[..., None]
+        g[...] = g * xp.minimum(max_norm / (norm + 1e-6), 1.0)[..., None]
         return norm
 
     # Rows ----------------------------------------------------------------------------------------------------------
