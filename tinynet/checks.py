@@ -7,6 +7,8 @@ from math import inf, isfinite, nan
 from operator import index
 from typing import Any, NamedTuple
 
+from tinynet_backends import Backend
+
 
 def _is_array(value: Any) -> bool:
     """Whether ``value`` is an array with at least one axis, of any library."""
@@ -96,6 +98,15 @@ def coerce_bool(owner: object, name: str, remedy: str = "") -> None:
 def as_bool(value: Any) -> bool | None:
     """``value`` as bool if it is one; None for anything else."""
     return bool(value) if type(value).__name__ in ("bool", "bool_") else None
+
+
+def first_false_row(good: Any, ops: Backend) -> int | None:
+    """The first row of ``good``, an array of bools on ``ops``, with one that is False; None if there is none."""
+    xp = ops.xp
+    if bool(ops.to_numpy(xp.all(good))):
+        return None
+    rows = xp.min(xp.astype(xp.reshape(good, (good.shape[0], -1)), xp.int8), axis=1)
+    return int(ops.to_numpy(xp.argmin(rows)))
 
 
 def short_repr(value: Any) -> str:

@@ -113,10 +113,8 @@ class Loss:
         """ValueError if a target lies outside the domain of the loss; by default any target is accepted."""
 
     def _require(self, good: Array, target: Array, claim: str, ops: Backend) -> None:
-        xp = ops.xp
-        if not bool(ops.to_numpy(xp.all(good))):
-            flat = xp.astype(xp.reshape(good, (good.shape[0], -1)), xp.int8)
-            row = int(ops.to_numpy(xp.argmin(xp.min(flat, axis=1))))
+        row = checks.first_false_row(good, ops)
+        if row is not None:
             raise ValueError(f"{type(self).__name__}: {claim}; row {row} is {ops.to_numpy(target[row, ...]).tolist()}")
 
 

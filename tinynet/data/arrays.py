@@ -10,6 +10,7 @@ from typing import Any
 
 from tinynet_backends import Backend, get_backend
 
+from tinynet import checks
 from tinynet.data import resident
 from tinynet.data.columns import Columns
 from tinynet.data.conversion import as_array, as_array_beside_x, read_only
@@ -196,13 +197,8 @@ class Arrays(Dataset):
 
     def _first_bad_row(self, a: Array, good: Callable[[Array], Array]) -> int | None:
         """The first row of ``a`` with an element that is not good; None if there is none."""
-        xp, ops = self.ops.xp, self.ops
-        for start, piece in self._pieces(a):
-            valid = good(piece)
-            if not bool(ops.to_numpy(xp.all(valid))):
-                rows = xp.min(xp.astype(xp.reshape(valid, (valid.shape[0], -1)), xp.int8), axis=1)
-                return start + int(ops.to_numpy(xp.argmin(rows)))
-        return None
+        found = ((start, checks.first_false_row(good(piece), self.ops)) for start, piece in self._pieces(a))
+        return next((start + row for start, row in found if row is not None), None)
 
     def _check_all(self, a: Array, good: Callable[[Array], Array], claim: str) -> None:
         """ValueError that names the first row of ``a`` with an element that is not good."""
