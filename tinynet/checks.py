@@ -76,6 +76,17 @@ def at_least(least: int) -> Range:
     return Range(lambda number: number >= least, f"at least {least}")
 
 
+def set_fields(owner: object, **values: Any) -> None:
+    """Set fields of a frozen dataclass, which forbids it to all but its own ``__post_init__``."""
+    for name, value in values.items():
+        object.__setattr__(owner, name, value)
+
+
+def coerce_positive(owner: object, name: str) -> None:
+    """Make this field of a frozen dataclass an int; ValueError unless it is an integer of at least 1."""
+    set_fields(owner, **{name: positive(f"{type(owner).__name__} {name}", getattr(owner, name))})
+
+
 def coerce_numbers(owner: object, within: Range, *names: str) -> None:
     """Make these fields of a frozen dataclass Python's own numbers; ValueError unless they are numbers ``within`` a range."""
     for name in names:
@@ -83,7 +94,7 @@ def coerce_numbers(owner: object, within: Range, *names: str) -> None:
         if not within.holds(float_or_nan(value)):
             raise ValueError(f"{type(owner).__name__} {name} {short_repr(value)} is out of range: give {within.text}")
         own = as_int(value)
-        object.__setattr__(owner, name, float_or_nan(value) if own is None else own)
+        set_fields(owner, **{name: float_or_nan(value) if own is None else own})
 
 
 def coerce_bool(owner: object, name: str, remedy: str = "") -> None:
@@ -92,7 +103,7 @@ def coerce_bool(owner: object, name: str, remedy: str = "") -> None:
     own = as_bool(value)
     if own is None:
         raise TypeError(f"{type(owner).__name__} {name} {short_repr(value)} is neither True nor False{remedy}")
-    object.__setattr__(owner, name, own)
+    set_fields(owner, **{name: own})
 
 
 def as_bool(value: Any) -> bool | None:

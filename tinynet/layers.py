@@ -105,7 +105,7 @@ def _settle_shape(owner: Param | Spec) -> None:
     if not isinstance(shape, (tuple, list)):
         kind, text = type(owner).__name__, checks.short_repr(shape)
         raise TypeError(f"{kind} shape {text} is not a shape: give a tuple, such as ({checks.as_int(shape) or 8},)")
-    object.__setattr__(owner, "shape", tuple(shape))
+    checks.set_fields(owner, shape=tuple(shape))
 
 
 def _check_initializer(name: str, given: Any) -> None:
@@ -178,7 +178,7 @@ class Dense(Layer):
     bias_init: Initializer = initializers.Constant(0.0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "width", checks.positive("Dense width", self.width))
+        checks.coerce_positive(self, "width")
         checks.coerce_bool(self, "bias", ": an activation is a layer of its own, put it after this one")
         for name in ("init", "bias_init"):
             _check_initializer(f"Dense {name}", getattr(self, name))

@@ -250,7 +250,7 @@ class BinaryCrossEntropy(Loss):
 
     def __post_init__(self) -> None:
         if self.class_weight is not None:
-            object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
+            checks.set_fields(self, class_weight=_checked_weights(self, self.class_weight))
             if len(self.class_weight) != 2:
                 raise ValueError(f"BinaryCrossEntropy class_weight has {len(self.class_weight)} numbers: expected 2")
 
@@ -320,7 +320,7 @@ class CrossEntropy(Loss):
     def __post_init__(self) -> None:
         checks.coerce_numbers(self, checks.FRACTION, "smoothing")
         if self.class_weight is not None:
-            object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
+            checks.set_fields(self, class_weight=_checked_weights(self, self.class_weight))
 
     def _class_weights(self, dtype: Any, ops: Backend) -> Array | None:
         if self.class_weight is None:

@@ -52,7 +52,7 @@ class StepOptions:
             text = checks.short_repr(self.ema)
             raise ValueError(f"ema {text} is out of range: give the weight of the old average, in [0, 1)")
         clip, ema = checks.as_float(self.clip), checks.as_float(self.ema)
-        vars(self).update(clip=clip, accumulate=accumulate, ema=ema)  # 1 and 1.0 are the same run
+        checks.set_fields(self, clip=clip, accumulate=accumulate, ema=ema)  # 1 and 1.0 are the same run
 
 
 class Step:

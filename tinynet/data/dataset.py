@@ -52,8 +52,7 @@ class Dataset:
 
     def _set(self, **attributes: Any) -> None:
         """Set attributes, also those of a frozen dataclass."""
-        for name, value in attributes.items():
-            object.__setattr__(self, name, value)
+        checks.set_fields(self, **attributes)
 
     def _describe_like(self, other: Dataset) -> None:
         """Copy from ``other`` everything that describes a sample and where samples come from."""

@@ -165,7 +165,7 @@ def _coerce(owner: object, name: str, number_of: Callable[[Any], Any], least: fl
     number = number_of(value)
     if number is None or not least <= number <= most:
         raise ValueError(f"{type(owner).__name__} {name} {checks.short_repr(value)} is out of range: give {wanted}")
-    object.__setattr__(owner, name, number)
+    checks.set_fields(owner, **{name: number})
 
 
 def check_noise(owner: object, name: str = "noise") -> None:
