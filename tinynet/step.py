@@ -21,6 +21,7 @@ from tinynet.layers import Array, Context, Params, checked_forward, checked_grad
 from tinynet.losses import Loss, checked_loss, real_columns
 from tinynet.network import Network
 from tinynet.optim import Optimizer, State
+from tinynet.pieces import split_range
 
 
 @dataclass
@@ -154,15 +155,15 @@ def _gradient(
     if lead:
         x = ops.xp.broadcast_to(x, (*lead, *x.shape[1:]))  # all networks may share the samples
     size = -(-n // parts)
-    for start in range(0, n, size):
-        rows = *(slice(None) for _ in lead), slice(start, min(start + size, n))
+    for number, part in enumerate(split_range(range(n), size)):
+        rows = *(slice(None) for _ in lead), slice(part.start, part.stop)
         w = None if weight is None else weight[rows]
-        ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=start // size)
+        ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=number)
         out, backprop = checked_forward(model.net, model.out_shape, params, x[(*rows, ...)], ctx)
         value, dy = checked_loss(loss, out, y[(*rows, ...)], ops, w, denominator)
         gradients = checked_gradients(model.gradient_names, backprop(dy)[1], params)
-        ops.pack(gradients, vectors[-1] if start else vectors[0])
-        if start:
+        ops.pack(gradients, vectors[-1] if number else vectors[0])
+        if number:
             ops.update(_add, [vectors[0]], [vectors[-1]])
         total = value if total is None else total + value
     return total

@@ -14,7 +14,8 @@ from tinynet import checks
 from tinynet.data import resident
 from tinynet.data.columns import Columns
 from tinynet.data.conversion import as_array, as_array_beside_x, read_only
-from tinynet.data.dataset import Array, Batch, Dataset, Index, split_range
+from tinynet.data.dataset import Array, Batch, Dataset, Index
+from tinynet.pieces import split_range
 
 _PIECE = 2**20  # numbers checked at a time, so that checking takes little memory
 _FLOAT32 = 3.4028235677973366e38  # from here on float32 is infinite

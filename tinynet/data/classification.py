@@ -10,7 +10,7 @@ from math import nextafter
 from tinynet_backends import Backend, exact, get_backend
 
 from tinynet import checks
-from tinynet.data.dataset import Array, split_range
+from tinynet.data.dataset import Array
 from tinynet.data.virtual import (
     ClassFirst,
     Virtual,
@@ -24,6 +24,7 @@ from tinynet.data.virtual import (
     low_uniform,
     uniforms,
 )
+from tinynet.pieces import split_range
 
 
 def noisy_plane(ops: Backend, x0: Array, x1: Array, noise: float, words: Array) -> Array:

@@ -10,6 +10,7 @@ from tinynet_backends import Backend, get_backend
 
 from tinynet import checks
 from tinynet.data.columns import Columns
+from tinynet.pieces import split_range
 
 Array = Any
 Shape = tuple[int, ...]
@@ -227,11 +228,6 @@ def label_pieces(data: Dataset) -> Iterator[Array]:
     host = get_backend("numpy")
     for rows in split_range(range(data.n), max(1, _PIECE // prod(data.shape))):
         yield data.rows(rows, host, "float64").y  # in float64 any feature is finite
-
-
-def split_range(whole: range, size: int) -> Iterator[range]:
-    """Ranges of ``size`` numbers, of which the last may have fewer."""
-    return (whole[start : start + size] for start in range(0, len(whole), size))
 
 
 def spaced_indices(n: int, count: int) -> Array:
