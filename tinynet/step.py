@@ -57,18 +57,19 @@ class StepOptions:
 
 
 class Step:
-    """One step on a batch, in place: ``step(batch, t)`` -> loss (), or (networks,).
+    """One step of ``run`` on a batch, ``model`` changed in place: ``step(batch, t)`` -> loss (), or (networks,).
 
     It is ``compute(*fixed, *batch, t, *numbers(t))``, compiled; ``numbers`` is called once for each step, in order.
     ``updates`` is whether it is known to change weights by `Backend.update` alone.
     """
 
     def __init__(
-        self, ops: Backend, compute: Callable[..., Array], fixed: tuple[Any, ...],
+        self, model: Network, run: Run, compute: Callable[..., Array], fixed: tuple[Any, ...],
         numbers: Callable[[int], tuple[float, ...]], updates: bool,
     ) -> None:  # fmt: skip
-        self.ops, self.compute, self.fixed, self.numbers, self.updates = ops, compute, fixed, numbers, updates
-        self._one = ops.compile(compute, *fixed)
+        self.model, self.run, self.ops = model, run, model.ops
+        self.compute, self.fixed, self.numbers, self.updates = compute, fixed, numbers, updates
+        self._one = self.ops.compile(compute, *fixed)
         self._several: dict[int, Callable[..., Array]] = {}
 
     def __call__(self, batch: Batch, t: int) -> Array:
@@ -137,7 +138,8 @@ def make_step(
 
     arrays = {name: value for name, value in run.slots.items() if not isinstance(value, float)}
     fixed = model.params, theta, arrays, run.average, vectors, rate
-    return Step(ops, step, fixed, partial(optimizer.numbers, run.slots), type(optimizer).apply is Optimizer.apply)
+    numbers, updates = partial(optimizer.numbers, run.slots), type(optimizer).apply is Optimizer.apply
+    return Step(model, run, step, fixed, numbers, updates)
 
 
 def _gradient(
