@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple
@@ -44,8 +43,7 @@ class Instruction(NamedTuple):
     kind: str
 
 
-@dataclass(frozen=True)
-class Trace:
+class Trace(NamedTuple):
     """A formula of ``arrays`` arrays of one shape and dtype and, after them, ``numbers`` Python floats."""
 
     arrays: int

@@ -97,7 +97,6 @@ def _stream(seed: int, purpose: int, depth: int, host: Backend) -> tuple[tuple[i
     return (seed, streams.DATA), (0, purpose, depth)
 
 
-@dataclass(frozen=True)
 class ClassFirst(Virtual):
     """A virtual set whose class is drawn first, from the upper half of word 0, and the features given the class."""
 
