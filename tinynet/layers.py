@@ -76,7 +76,7 @@ class Param:
     init: Initializer
 
     def __post_init__(self) -> None:
-        _settle_shape(self)
+        _coerce_shape(self)
         _check_initializer("Param init", self.init)
 
 
@@ -93,13 +93,13 @@ class Spec:
     state: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _settle_shape(self)
+        _coerce_shape(self)
         for name, value in (*self.params.items(), *self.state.items()):
             if not isinstance(value, (Param, Mapping)):
                 raise TypeError(f"Spec has {checks.short_repr(value)} as {name!r}: give a Param(shape, init)")
 
 
-def _settle_shape(owner: Param | Spec) -> None:
+def _coerce_shape(owner: Param | Spec) -> None:
     """Make the shape a tuple; TypeError if it is none."""
     shape = owner.shape
     if not isinstance(shape, (tuple, list)):

@@ -16,7 +16,7 @@ from tinynet.ensemble import Ensemble
 from tinynet.epochs import Tally
 from tinynet.errors import Interrupted
 from tinynet.evaluation import Evaluation
-from tinynet.fitting import adapt, averaged, check_draws_itself, fit, settle
+from tinynet.fitting import adapt, averaged, check_draws_itself, fit, with_defaults
 from tinynet.layers import Array, Context, checked_forward, checked_gradients
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
@@ -80,7 +80,7 @@ def fit_many(
     _check_possible(data, others)
     source = data.data if isinstance(data, Loader) else as_dataset(data, model.ops)
     held_out = None if validation is None else as_dataset(validation, model.ops, source.columns)
-    loss, optimizer, chosen = settle(source, loss, optimizer, metrics)
+    loss, optimizer, chosen = with_defaults(source, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
     numbers, rates = _pairs(model.seed if seeds is None else seeds, optimizer.lr if lr is None else lr)
     optimizer, *_ = (replace(optimizer, lr=rate) for rate in rates)  # which checks the rates

@@ -79,7 +79,7 @@ class Spirals(ClassFirst):
             raise TypeError(f"index {checks.short_repr(index)} is not a range of samples: give one of step 1")
         if (count := checks.as_int(points)) is None or not 1 <= count <= 2**20:
             raise ValueError(f"points {checks.short_repr(points)} is out of range: give a whole number in [1, 2**20]")
-        self._find(index[0], index[-1])
+        self._check_range(index[0], index[-1])
         if self.noise == 0:
             return 1.0, 0.0
         ops = get_backend("numpy")
