@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
-from tinynet.data import array_files, inputs, tables, writing
-from tinynet.data import arrays as mapped
+from tinynet.data import array_files, inputs, resident, tables, writing
 
 D = tn.data
 HOST = tn.get_backend("numpy")
@@ -328,10 +327,10 @@ def test_a_pickle_of_shards_numbers_classes_as_they_do_together(tmp_path, monkey
 
 def test_a_pickle_of_mapped_arrays_holds_their_numbers(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", X)
-    monkeypatch.setattr(mapped, "RELEASE", 100)
+    monkeypatch.setattr(resident, "RELEASE", 100)
     data = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), Y)
     again = pickle.loads(pickle.dumps(data))
-    assert (len(data._maps), again._maps) == (1, [])
+    assert (data._maps.large, again._maps.large) == (True, False)
     np.testing.assert_array_equal(parts(again, np.arange(50))[0], parts(data, np.arange(50))[0])
 
 
@@ -443,35 +442,35 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(suffix, tmp_path, 
 
 
 def test_pages_of_large_maps_are_let_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(mapped, "_resident", lambda: None)  # as where the system does not say
-    monkeypatch.setattr(mapped, "RELEASE", 10 * 2**14)
-    monkeypatch.setattr(mapped, "_FAULT", 2**14)
-    monkeypatch.setattr(mapped, "_PIECE", 1000)
+    monkeypatch.setattr(resident, "_resident", lambda: None)  # as where the system does not say
+    monkeypatch.setattr(resident, "RELEASE", 10 * 2**14)
+    monkeypatch.setattr(resident, "FAULT", 2**14)
+    monkeypatch.setattr("tinynet.data.arrays._PIECE", 1000)
     x = RNG.standard_normal((20_000, 4))
     np.save(tmp_path / "x.npy", x)
     y = np.arange(20_000) % 3
     data = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), y)
     calls = []
-    touch = data._limit_resident
-    monkeypatch.setattr(data, "_limit_resident", lambda size: (calls.append(size), touch(size)))
+    touch = data._maps.touch
+    monkeypatch.setattr(data._maps, "touch", lambda size: (calls.append(size), touch(size)))
     for _ in range(5):
         index = RNG.integers(0, 20_000, 100)
         np.testing.assert_array_equal(parts(data, index)[0], x[index])
-        assert data._touched <= mapped.RELEASE
+        assert data._maps._touched <= resident.RELEASE
     assert calls == [10 * 2**14] * 50
-    resident = [2**40]  # other files of the process
-    monkeypatch.setattr(mapped, "_resident", lambda: resident[0])
-    data = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), y)
-    touched = data._touched
-    data._limit_resident(2**30)
-    assert data._touched == touched + 2**30
-    resident[0] += mapped.RELEASE + 1
-    data._limit_resident(1)
-    assert data._touched == 0
+    size = [2**40]  # other files of the process
+    monkeypatch.setattr(resident, "_resident", lambda: size[0])
+    maps = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), y)._maps
+    touched = maps._touched
+    maps.touch(2**30)
+    assert maps._touched == touched + 2**30
+    size[0] += resident.RELEASE + 1
+    maps.touch(1)
+    assert maps._touched == 0
     private = np.load(tmp_path / "x.npy", mmap_mode="c")
     private[0, 0] = 5.0  # a change that is nowhere but in the page
     data = tn.Arrays(private, y)
-    assert data._maps == []
+    assert not data._maps.large
     assert parts(data, range(1))[0][0, 0] == 5.0
 
 
@@ -484,16 +483,16 @@ def test_resident_memory_is_bounded(tmp_path):
     code = f"""
 import sys; sys.path[:0] = {sys.path!r}
 import numpy as np, tinynet as tn
-from tinynet.data import arrays
-arrays.RELEASE = 2**28
+from tinynet.data import resident
+resident.RELEASE = 2**28
 x = np.load({str(path)!r}, mmap_mode="r")
-resident = lambda: sum(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(("RssFile", "RssAnon"))) / 1024
+size = lambda: sum(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(("RssFile", "RssAnon"))) / 1024
 data = tn.Arrays(x, np.zeros(6_000_000, np.int8))
 loader, ops, most = tn.Loader(data, 4096, shuffle=True), tn.get_backend("numpy"), 0
-before = resident()
+before = size()
 for t in range(400):
     loader.batch(t, ops, "float32")
-    most = max(most, resident())
+    most = max(most, size())
 print(before, most)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,6 +7,8 @@ from math import inf, isfinite, nan
 from operator import index
 from typing import Any, NamedTuple
 
+from tinynet_backends import Backend
+
 
 def _is_array(value: Any) -> bool:
     """Whether ``value`` is an array with at least one axis, of any library."""
@@ -74,6 +76,17 @@ def at_least(least: int) -> Range:
     return Range(lambda number: number >= least, f"at least {least}")
 
 
+def set_fields(owner: object, **values: Any) -> None:
+    """Set fields of a frozen dataclass, which forbids it to all but its own ``__post_init__``."""
+    for name, value in values.items():
+        object.__setattr__(owner, name, value)
+
+
+def coerce_positive(owner: object, name: str) -> None:
+    """Make this field of a frozen dataclass an int; ValueError unless it is an integer of at least 1."""
+    set_fields(owner, **{name: positive(f"{type(owner).__name__} {name}", getattr(owner, name))})
+
+
 def coerce_numbers(owner: object, within: Range, *names: str) -> None:
     """Make these fields of a frozen dataclass Python's own numbers; ValueError unless they are numbers ``within`` a range."""
     for name in names:
@@ -81,7 +94,7 @@ def coerce_numbers(owner: object, within: Range, *names: str) -> None:
         if not within.holds(float_or_nan(value)):
             raise ValueError(f"{type(owner).__name__} {name} {short_repr(value)} is out of range: give {within.text}")
         own = as_int(value)
-        object.__setattr__(owner, name, float_or_nan(value) if own is None else own)
+        set_fields(owner, **{name: float_or_nan(value) if own is None else own})
 
 
 def coerce_bool(owner: object, name: str, remedy: str = "") -> None:
@@ -90,12 +103,21 @@ def coerce_bool(owner: object, name: str, remedy: str = "") -> None:
     own = as_bool(value)
     if own is None:
         raise TypeError(f"{type(owner).__name__} {name} {short_repr(value)} is neither True nor False{remedy}")
-    object.__setattr__(owner, name, own)
+    set_fields(owner, **{name: own})
 
 
 def as_bool(value: Any) -> bool | None:
     """``value`` as bool if it is one; None for anything else."""
     return bool(value) if type(value).__name__ in ("bool", "bool_") else None
+
+
+def first_false_row(good: Any, ops: Backend) -> int | None:
+    """The first row of ``good``, an array of bools on ``ops``, with one that is False; None if there is none."""
+    xp = ops.xp
+    if bool(ops.to_numpy(xp.all(good))):
+        return None
+    rows = xp.min(xp.astype(xp.reshape(good, (good.shape[0], -1)), xp.int8), axis=1)
+    return int(ops.to_numpy(xp.argmin(rows)))
 
 
 def short_repr(value: Any) -> str:

@@ -15,7 +15,7 @@ from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
 
 from tinynet import losses, optim, schedules
-from tinynet.checks import FRACTION, Range, at_least, float_or_nan, repeated
+from tinynet.checks import FRACTION, Range, at_least, float_or_nan, repeated, set_fields
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
 from tinynet.data.class_labels import MOST_CLASSES
@@ -116,8 +116,7 @@ class Config:
     options: dict[str, Any] = _option({}, "hyperparameters of the data set, as noise=0.2 (in TOML a table)", COMPUTED)
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
+        set_fields(self, **{f.name: _checked(f, getattr(self, f.name)) for f in fields(self)})
         for data in self.paths:
             _check_data(data, alone=len(self.paths) == 1)
         if twice := repeated(self.paths):

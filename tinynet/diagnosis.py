@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import hypot, isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinynet_backends import Backend
 
@@ -48,8 +47,7 @@ LARGE = 30.0
 RISEN = 4.0
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """A problem that was found after ``step`` steps.
 
     ``kind`` is "inputs", "targets", "dead", "vanishing", "exploding" or "rate". ``place`` is the position of the layer

@@ -35,7 +35,7 @@ class EarlyStopping:
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "patience", checks.positive("EarlyStopping patience", self.patience))
+        checks.coerce_positive(self, "patience")
         if not isinstance(self.monitor, str):
             text = checks.short_repr(self.monitor)
             raise TypeError(f"EarlyStopping monitor {text} is not a name: give one, such as 'loss'")

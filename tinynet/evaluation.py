@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import nan
 from typing import Any
 
-from tinynet.data.dataset import split_range
 from tinynet.labels import boundary
 from tinynet.layers import Array, Context, Params, checked_forward
 from tinynet.losses import Loss, real_columns
 from tinynet.metrics import Metric, added
 from tinynet.network import Network, broadcast
+from tinynet.pieces import split_range
 
 
 class Evaluation:

@@ -95,7 +95,7 @@ def fit(
     draw = {"shuffle": shuffle, "drop_last": drop_last, "weights": weights, "balance": balance}
     loader = as_loader(data, batch_size, model, **draw)
     held_out = None if validation is None else as_dataset(validation, model.ops, loader.data.columns)
-    loss, optimizer, chosen = settle(loader.data, loss, optimizer, metrics)
+    loss, optimizer, chosen = with_defaults(loader.data, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
     callbacks = checked_callbacks(callbacks)
     if held_out is not None:
@@ -267,7 +267,7 @@ def _may_stop(history: History) -> Iterator[None]:
         history.stopped = str(e) or "a callback asked for it"
 
 
-def settle(
+def with_defaults(
     data: Dataset, loss: Loss | None, optimizer: Optimizer | None, metrics: Iterable[str | Metric] | None
 ) -> tuple[Loss, Optimizer, tuple[Metric, ...]]:
     """Loss, optimizer and metrics, with defaults where none is given; TypeError or ValueError for anything else."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from tinynet_backends import Backend, exact
 
 from tinynet import checks
+from tinynet.pieces import split_range
 from tinynet.streams import Counter, Key
 
 Array = Any
@@ -30,12 +31,11 @@ class Initializer(Protocol):
 _BLOCK = 2**15  # weights that are made at a time, in a cache
 
 
-def _each(shape: Shape, key: Key, counter: Counter, host: Backend, of: Callable[[Array], Array]) -> Array:
+def _drawn(shape: Shape, key: Key, counter: Counter, host: Backend, of: Callable[[Array], Array]) -> Array:
     """``of(words)``, a random word for each weight."""
     out = host.empty((prod(shape),), host.xp.float64)
-    for start in range(0, prod(shape), _BLOCK):
-        block = out[start : start + _BLOCK]
-        block[...] = of(host.words(key, counter, start, block.shape[0]))
+    for block in split_range(range(prod(shape)), _BLOCK):
+        out[block.start : block.stop] = of(host.words(key, counter, block.start, len(block)))
     return host.xp.reshape(out, shape)
 
 
@@ -66,7 +66,7 @@ class Uniform:
 
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
         low, width = self.low, self.high - self.low
-        return _each(shape, key, counter, host, lambda words: low + width * exact.uniform64(host.xp, words))
+        return _drawn(shape, key, counter, host, lambda words: low + width * exact.uniform64(host.xp, words))
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,16 @@ class _Scaled:
         return self.gain * sqrt(self._variance(fan_in, fan_out))
 
 
-@dataclass(frozen=True)
 class _Normal(_Scaled):
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
         std = self._std(shape)
-        return _each(shape, key, counter, host, lambda words: std * host.normal(words))
+        return _drawn(shape, key, counter, host, lambda words: std * host.normal(words))
 
 
-@dataclass(frozen=True)
 class _Uniform(_Scaled):
     def draw(self, shape: Shape, key: Key, counter: Counter, host: Backend) -> Array:
         bound = sqrt(3.0) * self._std(shape)  # a uniform in [-b, b) has variance b**2 / 3
-        return _each(shape, key, counter, host, lambda words: bound * (2.0 * exact.uniform64(host.xp, words) - 1.0))
+        return _drawn(shape, key, counter, host, lambda words: bound * (2.0 * exact.uniform64(host.xp, words) - 1.0))
 
 
 class _Glorot(_Scaled):
@@ -158,7 +156,7 @@ class Orthogonal:
             raise ValueError(f"Orthogonal makes matrices, not shape {shape}: use another initializer")
         xp = host.xp
         rows, columns = max(shape), min(shape)
-        a = _each((rows, columns), key, counter, host, host.normal)
+        a = _drawn((rows, columns), key, counter, host, host.normal)
         reflections, signs = [], []
         for j in range(columns):
             v = xp.asarray(a[j:, j], copy=True)

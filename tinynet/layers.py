@@ -76,7 +76,7 @@ class Param:
     init: Initializer
 
     def __post_init__(self) -> None:
-        _settle_shape(self)
+        _coerce_shape(self)
         _check_initializer("Param init", self.init)
 
 
@@ -93,19 +93,19 @@ class Spec:
     state: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _settle_shape(self)
+        _coerce_shape(self)
         for name, value in (*self.params.items(), *self.state.items()):
             if not isinstance(value, (Param, Mapping)):
                 raise TypeError(f"Spec has {checks.short_repr(value)} as {name!r}: give a Param(shape, init)")
 
 
-def _settle_shape(owner: Param | Spec) -> None:
+def _coerce_shape(owner: Param | Spec) -> None:
     """Make the shape a tuple; TypeError if it is none."""
     shape = owner.shape
     if not isinstance(shape, (tuple, list)):
         kind, text = type(owner).__name__, checks.short_repr(shape)
         raise TypeError(f"{kind} shape {text} is not a shape: give a tuple, such as ({checks.as_int(shape) or 8},)")
-    object.__setattr__(owner, "shape", tuple(shape))
+    checks.set_fields(owner, shape=tuple(shape))
 
 
 def _check_initializer(name: str, given: Any) -> None:
@@ -178,7 +178,7 @@ class Dense(Layer):
     bias_init: Initializer = initializers.Constant(0.0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "width", checks.positive("Dense width", self.width))
+        checks.coerce_positive(self, "width")
         checks.coerce_bool(self, "bias", ": an activation is a layer of its own, put it after this one")
         for name in ("init", "bias_init"):
             _check_initializer(f"Dense {name}", getattr(self, name))

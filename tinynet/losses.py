@@ -113,10 +113,8 @@ class Loss:
         """ValueError if a target lies outside the domain of the loss; by default any target is accepted."""
 
     def _require(self, good: Array, target: Array, claim: str, ops: Backend) -> None:
-        xp = ops.xp
-        if not bool(ops.to_numpy(xp.all(good))):
-            flat = xp.astype(xp.reshape(good, (good.shape[0], -1)), xp.int8)
-            row = int(ops.to_numpy(xp.argmin(xp.min(flat, axis=1))))
+        row = checks.first_false_row(good, ops)
+        if row is not None:
             raise ValueError(f"{type(self).__name__}: {claim}; row {row} is {ops.to_numpy(target[row, ...]).tolist()}")
 
 
@@ -252,7 +250,7 @@ class BinaryCrossEntropy(Loss):
 
     def __post_init__(self) -> None:
         if self.class_weight is not None:
-            object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
+            checks.set_fields(self, class_weight=_checked_weights(self, self.class_weight))
             if len(self.class_weight) != 2:
                 raise ValueError(f"BinaryCrossEntropy class_weight has {len(self.class_weight)} numbers: expected 2")
 
@@ -322,7 +320,7 @@ class CrossEntropy(Loss):
     def __post_init__(self) -> None:
         checks.coerce_numbers(self, checks.FRACTION, "smoothing")
         if self.class_weight is not None:
-            object.__setattr__(self, "class_weight", _checked_weights(self, self.class_weight))
+            checks.set_fields(self, class_weight=_checked_weights(self, self.class_weight))
 
     def _class_weights(self, dtype: Any, ops: Backend) -> Array | None:
         if self.class_weight is None:

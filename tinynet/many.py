@@ -9,14 +9,14 @@ from math import isfinite
 from typing import Any
 
 from tinynet import checks
-from tinynet.data import Batch, Dataset, Loader, as_dataset
+from tinynet.data import Dataset, Loader, as_dataset
 from tinynet.data.loader import has_chunks
 from tinynet.data.stacked import StackedLoader
 from tinynet.ensemble import Ensemble
 from tinynet.epochs import Tally
 from tinynet.errors import Interrupted
 from tinynet.evaluation import Evaluation
-from tinynet.fitting import adapt, averaged, check_draws_itself, fit, settle
+from tinynet.fitting import adapt, averaged, check_draws_itself, fit, with_defaults
 from tinynet.layers import Array, Context, checked_forward, checked_gradients
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
@@ -80,7 +80,7 @@ def fit_many(
     _check_possible(data, others)
     source = data.data if isinstance(data, Loader) else as_dataset(data, model.ops)
     held_out = None if validation is None else as_dataset(validation, model.ops, source.columns)
-    loss, optimizer, chosen = settle(source, loss, optimizer, metrics)
+    loss, optimizer, chosen = with_defaults(source, loss, optimizer, metrics)
     epochs = checks.positive("epochs", epochs)
     numbers, rates = _pairs(model.seed if seeds is None else seeds, optimizer.lr if lr is None else lr)
     optimizer, *_ = (replace(optimizer, lr=rate) for rate in rates)  # which checks the rates
@@ -102,8 +102,9 @@ def fit_many(
     own = _Rates(rates, ensemble)
     loader, source_in_step = read_in_step(loader, ensemble.ops, ensemble.dtype)
     step = make_step(ensemble, loss, optimizer, run, options, rate=own.array, source=source_in_step)
-    session = _Session(ensemble, run, loader, held_out, Evaluation(ensemble, loss, chosen))
-    session.take(step if own.constant else own.before(step), steps, own.constant)
+    if not own.constant:
+        step.numbers = own.before(step.numbers)
+    _Session(ensemble, step, loader, held_out, Evaluation(ensemble, loss, chosen)).take(steps, own.constant)
     return ensemble
 
 
@@ -133,17 +134,17 @@ class _Session:
     """A run of `fit_many`, and what happens between its steps: the losses and the validation of each network."""
 
     def __init__(
-        self, ensemble: Ensemble, run: Run, loader: StackedLoader, held_out: Dataset | None, evaluate: Evaluation
+        self, ensemble: Ensemble, step: Step, loader: StackedLoader, held_out: Dataset | None, evaluate: Evaluation
     ) -> None:
-        self.ensemble, self.run, self.loader = ensemble, run, loader
+        self.ensemble, self.step, self.loader = ensemble, step, loader
         self.held_out, self.evaluate = held_out, evaluate
         self.tallies = [Tally() for _ in ensemble.seeds]
 
-    def take(self, step: Any, steps: int, together: bool) -> None:
+    def take(self, steps: int, together: bool) -> None:
         """Take ``steps`` steps, or fewer where all networks diverge; the others are those of `loop`."""
-        ensemble, run, watch = self.ensemble, self.run, _Watch(self.ensemble)
+        ensemble, run, watch = self.ensemble, self.step.run, _Watch(self.ensemble)
         try:
-            for report in loop(ensemble, self.loader, step, run, steps, check=watch, together=together):
+            for report in loop(self.step, self.loader, steps, check=watch, together=together):
                 self._after_step(report)
                 if report.last_of_epoch:
                     self._after_epoch(report)
@@ -171,7 +172,7 @@ class _Session:
         """The columns of each network's row that validation adds."""
         if self.held_out is None:
             return [{}] * len(self.ensemble)
-        with averaged(self.ensemble, self.run):
+        with averaged(self.ensemble, self.step.run):
             scores = self.evaluate.each(self.held_out, max(_ROWS // len(self.ensemble), 256))
         return [{f"val_{name}": value for name, value in score.items()} for score in scores]
 
@@ -226,9 +227,9 @@ class _Rates:
                 self._last = now
         return step
 
-    def before(self, step: Step) -> Callable[[Batch, int], Array]:
-        """``step``, which finds the rates of its number set."""
-        return lambda batch, t: step(batch, self.at(t))
+    def before(self, numbers: Callable[[int], tuple[float, ...]]) -> Callable[[int], tuple[float, ...]]:
+        """``numbers`` of a `Step`, which then finds the rates of its number set."""
+        return lambda t: numbers(self.at(t))
 
 
 class _Watch:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tinynet_backends import Backend
 
 from tinynet import checks
-from tinynet.data.arrays import as_array, check_unmasked, read_only
+from tinynet.data.conversion import as_array, check_unmasked, read_only
 from tinynet.data.dataset import Batch, Dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array

@@ -108,7 +108,7 @@ class TopK(_Ratio):
     name: str = "top_k"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "k", checks.positive("TopK k", self.k))
+        checks.coerce_positive(self, "k")
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         xp = ops.xp

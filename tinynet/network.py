@@ -9,13 +9,13 @@ from tinynet_backends import Backend
 
 from tinynet import checks
 from tinynet.data.columns import Columns
-from tinynet.data.dataset import split_range
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Context, Layer, Params, Spec, checked_forward, leaves, merge
 from tinynet.losses import Loss
 from tinynet.matching import as_inputs
 from tinynet.metrics import Metric
 from tinynet.parameters import Vector, protected, views
+from tinynet.pieces import split_range
 
 _CACHED = 2**19  # numbers of a layer's output that stay in the cache until the next layer reads them
 

@@ -46,7 +46,7 @@ class Optimizer:
         for f in fields(self):
             if f.name in _RANGES and not (f.name == "lr" and callable(self.lr)):
                 checks.coerce_numbers(self, _RANGES[f.name], f.name)
-                object.__setattr__(self, f.name, float(getattr(self, f.name)))  # 1 and 1.0 are the same run
+                checks.set_fields(self, **{f.name: float(getattr(self, f.name))})  # 1 and 1.0 are the same run
 
     def init(self, theta: Array, ops: Backend) -> State:
         """State before the first step: a zero vector for each slot."""

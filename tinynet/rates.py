@@ -8,13 +8,12 @@ from typing import Any
 
 from tinynet import checks
 from tinynet.errors import DivergedError
-from tinynet.fitting import adapt, as_loader, settle
+from tinynet.fitting import adapt, as_loader, with_defaults
 from tinynet.losses import Loss
 from tinynet.model import Model
 from tinynet.optim import Optimizer
 from tinynet.parameters import on_its_device
 from tinynet.schedules import Exponential
-from tinynet.step import Run
 from tinynet.training import train
 
 STOP = 4.0  # the test ends at this multiple of the least loss, as in fastai's learner
@@ -76,16 +75,15 @@ def find_rate(
             f"steps {checks.short_repr(steps)} is too few to see a curve: give a whole number of at least 10"
         )
     loader = as_loader(data, batch_size, model)
-    loss, optimizer, _ = settle(loader.data, loss, optimizer, ())
+    loss, optimizer, _ = with_defaults(loader.data, loss, optimizer, ())
     growth = Exponential(low, (high / low) ** (1.0 / (steps - 1)))
     rising = replace(optimizer, lr=growth)
     copy = model.to(model.ops)
-    run = Run(rising.init(copy.theta, copy.ops))
     adapt(copy, loader.data)
     losses: list[float] = []
     recent: list[float] = []  # means of the last losses
     try:
-        for report in train(copy, loader, loss, rising, steps=steps, run=run, due=lambda step: True):
+        for report in train(copy, loader, loss, rising, steps=steps, due=lambda step: True):
             losses += report.recent
             if len(losses) >= LAST:
                 recent.append(sum(losses[-LAST:]) / LAST)

@@ -14,7 +14,7 @@ from tinynet import checks
 Schedule = Callable[[int], float]
 
 
-def _settle(owner: object, rates: tuple[str, ...], positive: tuple[str, ...] = ()) -> None:
+def _coerce(owner: object, rates: tuple[str, ...], positive: tuple[str, ...] = ()) -> None:
     checks.coerce_numbers(owner, checks.NOT_NEGATIVE, *rates)
     checks.coerce_numbers(owner, checks.POSITIVE, *positive)
 
@@ -26,7 +26,7 @@ class Constant:
     rate: float
 
     def __post_init__(self) -> None:
-        _settle(self, ("rate",))
+        _coerce(self, ("rate",))
 
     def __call__(self, step: int) -> float:
         return self.rate
@@ -48,7 +48,7 @@ class Step:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _settle(self, ("rate",), ("every", "factor"))
+        _coerce(self, ("rate",), ("every", "factor"))
 
     def __call__(self, step: int) -> float:
         return self.rate * self.factor ** (step // self.every)
@@ -62,7 +62,7 @@ class Exponential:
     factor: float
 
     def __post_init__(self) -> None:
-        _settle(self, ("rate",), ("factor",))
+        _coerce(self, ("rate",), ("factor",))
 
     def __call__(self, step: int) -> float:
         return float(self.rate * self.factor**step)
@@ -76,7 +76,7 @@ class InverseSquareRoot:
     scale: float = 1000.0
 
     def __post_init__(self) -> None:
-        _settle(self, ("rate",), ("scale",))
+        _coerce(self, ("rate",), ("scale",))
 
     def __call__(self, step: int) -> float:
         return self.rate * sqrt(self.scale / (self.scale + step))
@@ -100,7 +100,7 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _settle(self, ("rate", "final"), ("steps",))
+        _coerce(self, ("rate", "final"), ("steps",))
 
     def __call__(self, step: int) -> float:
         return _half_cosine(self.rate, self.final, min(step / self.steps, 1.0))
@@ -123,7 +123,7 @@ class Warmup:
     then: float | Schedule
 
     def __post_init__(self) -> None:
-        _settle(self, () if callable(self.then) else ("then",), ("steps",))
+        _coerce(self, () if callable(self.then) else ("then",), ("steps",))
 
     def __call__(self, step: int) -> float:
         if step < self.steps:
@@ -146,7 +146,7 @@ class OneCycle:
     end: float = 1e4
 
     def __post_init__(self) -> None:
-        _settle(self, ("rate",), ("steps", "start", "end"))
+        _coerce(self, ("rate",), ("steps", "start", "end"))
         checks.coerce_numbers(self, checks.Range(lambda rise: 0 < rise < 1, "a fraction in (0, 1)"), "rise")
 
     def __call__(self, step: int) -> float:

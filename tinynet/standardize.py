@@ -12,10 +12,11 @@ from tinynet_backends import Backend, get_backend
 
 from tinynet import checks
 from tinynet.data.columns import Columns
-from tinynet.data.dataset import Dataset, split_range
+from tinynet.data.dataset import Dataset
 from tinynet.frozen import Frozen
 from tinynet.initializers import Constant, Shape
 from tinynet.layers import Array, Backprop, Context, Layer, Param, Sequential, Spec
+from tinynet.pieces import split_range
 
 _log = logging.getLogger("tinynet")
 _PIECE = 2**20  # numbers that are read at a time

@@ -21,6 +21,7 @@ from tinynet.layers import Array, Context, Params, checked_forward, checked_grad
 from tinynet.losses import Loss, checked_loss, real_columns
 from tinynet.network import Network
 from tinynet.optim import Optimizer, State
+from tinynet.pieces import split_range
 
 
 @dataclass
@@ -52,22 +53,23 @@ class StepOptions:
             text = checks.short_repr(self.ema)
             raise ValueError(f"ema {text} is out of range: give the weight of the old average, in [0, 1)")
         clip, ema = checks.as_float(self.clip), checks.as_float(self.ema)
-        vars(self).update(clip=clip, accumulate=accumulate, ema=ema)  # 1 and 1.0 are the same run
+        checks.set_fields(self, clip=clip, accumulate=accumulate, ema=ema)  # 1 and 1.0 are the same run
 
 
 class Step:
-    """One step on a batch, in place: ``step(batch, t)`` -> loss (), or (networks,).
+    """One step of ``run`` on a batch, ``model`` changed in place: ``step(batch, t)`` -> loss (), or (networks,).
 
     It is ``compute(*fixed, *batch, t, *numbers(t))``, compiled; ``numbers`` is called once for each step, in order.
     ``updates`` is whether it is known to change weights by `Backend.update` alone.
     """
 
     def __init__(
-        self, ops: Backend, compute: Callable[..., Array], fixed: tuple[Any, ...],
+        self, model: Network, run: Run, compute: Callable[..., Array], fixed: tuple[Any, ...],
         numbers: Callable[[int], tuple[float, ...]], updates: bool,
     ) -> None:  # fmt: skip
-        self.ops, self.compute, self.fixed, self.numbers, self.updates = ops, compute, fixed, numbers, updates
-        self._one = ops.compile(compute, *fixed)
+        self.model, self.run, self.ops = model, run, model.ops
+        self.compute, self.fixed, self.numbers, self.updates = compute, fixed, numbers, updates
+        self._one = self.ops.compile(compute, *fixed)
         self._several: dict[int, Callable[..., Array]] = {}
 
     def __call__(self, batch: Batch, t: int) -> Array:
@@ -136,7 +138,8 @@ def make_step(
 
     arrays = {name: value for name, value in run.slots.items() if not isinstance(value, float)}
     fixed = model.params, theta, arrays, run.average, vectors, rate
-    return Step(ops, step, fixed, partial(optimizer.numbers, run.slots), type(optimizer).apply is Optimizer.apply)
+    numbers, updates = partial(optimizer.numbers, run.slots), type(optimizer).apply is Optimizer.apply
+    return Step(model, run, step, fixed, numbers, updates)
 
 
 def _gradient(
@@ -154,15 +157,15 @@ def _gradient(
     if lead:
         x = ops.xp.broadcast_to(x, (*lead, *x.shape[1:]))  # all networks may share the samples
     size = -(-n // parts)
-    for start in range(0, n, size):
-        rows = *(slice(None) for _ in lead), slice(start, min(start + size, n))
+    for number, part in enumerate(split_range(range(n), size)):
+        rows = *(slice(None) for _ in lead), slice(part.start, part.stop)
         w = None if weight is None else weight[rows]
-        ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=start // size)
+        ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=number)
         out, backprop = checked_forward(model.net, model.out_shape, params, x[(*rows, ...)], ctx)
         value, dy = checked_loss(loss, out, y[(*rows, ...)], ops, w, denominator)
         gradients = checked_gradients(model.gradient_names, backprop(dy)[1], params)
-        ops.pack(gradients, vectors[-1] if start else vectors[0])
-        if start:
+        ops.pack(gradients, vectors[-1] if number else vectors[0])
+        if number:
             ops.update(_add, [vectors[0]], [vectors[-1]])
         total = value if total is None else total + value
     return total

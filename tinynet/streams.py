@@ -80,9 +80,7 @@ class Stream:
                 text = checks.short_repr(value)
                 raise ValueError(f"Stream {name} {text} is out of range: give a whole number in [0, 2**{bits})")
             numbers.append(number)
-        object.__setattr__(self, "seed", check_seed(self.seed))
-        object.__setattr__(self, "purpose", numbers[0])
-        object.__setattr__(self, "counter", tuple(numbers[1:]))
+        checks.set_fields(self, seed=check_seed(self.seed), purpose=numbers[0], counter=tuple(numbers[1:]))
 
     def words(self, index: Index, ops: Backend | None = None) -> Array:
         """Random words, (n,) uint64."""

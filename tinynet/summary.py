@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinynet.frozen import Frozen
 from tinynet.initializers import Shape
@@ -15,8 +15,7 @@ BYTES = {"float32": 4, "float64": 8}
 _LONGEST = 32  # characters of a layer in the table
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A layer: its place ("2.0" is the first layer inside the third), the shape of an output sample, and its costs.
 
     ``bytes`` are those of parameters and layer state, ``flops`` those of the forward pass of one sample.

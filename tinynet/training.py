@@ -18,7 +18,6 @@ from tinynet.layers import Array, leaves
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
 from tinynet.model import Model
-from tinynet.network import Network
 from tinynet.optim import Optimizer, check_optimizer
 from tinynet.step import Run, Step, StepOptions, make_step, read_in_step
 
@@ -107,7 +106,7 @@ def train(
             run.average = ops.xp.asarray(theta, copy=True)
     loader, source = read_in_step(loader, ops, model.dtype)
     step = make_step(model, loss, optimizer, run, options, source=source)
-    return loop(model, loader, step, run, int(steps), due=due, together=together)
+    return loop(step, loader, int(steps), due=due, together=together)
 
 
 def _needed(model: Model, loader: BatchSource, slots: int, options: StepOptions, launches: list[int]) -> int:
@@ -150,15 +149,15 @@ Reports = Generator[Report, bool | None, None]
 
 
 def loop(
-    model: Network, loader: BatchSource | StackedLoader, step: Any, run: Run, steps: int, *,
-    due: Callable[[int], bool] | None = None, check: Check = check_finite, together: bool = False,
+    step: Step, loader: BatchSource | StackedLoader, steps: int, *, due: Callable[[int], bool] | None = None,
+    check: Check = check_finite, together: bool = False,
 ) -> Reports:  # fmt: skip
-    """Run ``steps`` steps and report each; ``step`` is a `Step` or, unless ``together``, any callable like one.
+    """Take ``steps`` steps on the batches of ``loader`` and report each: see `train`.
 
     Where the loop waits for the device it calls ``check``, which returns `Report.recent`. After ``send(True)`` the last
     report comes again, with these losses, and is the end.
     """
-    ops, theta = model.ops, model.theta
+    model, run, ops, theta = step.model, step.run, step.ops, step.model.theta
     grouping = Grouping(loader, ops, theta)
     together = together and grouping.possible
     often = grouping.unchecked() if together else CHECK_EVERY
@@ -178,7 +177,7 @@ def loop(
                     ops.assign(value, step(supply.batch(t), t))
                     run.step = t + 1
                 else:
-                    _take(step, supply, run, count, as_one, losses[t - since :, ...], due)
+                    _take(step, supply, count, as_one, losses[t - since :, ...], due)
                     value = losses[run.step - 1 - since, ...]
                 epoch, place = divmod(run.step - 1, loader.steps_per_epoch)
                 last = place + 1 == loader.steps_per_epoch
@@ -196,10 +195,10 @@ def loop(
 
 
 def _take(
-    step: Step, supply: Supply, run: Run, count: int, as_one: bool, losses: Array, due: Callable[[int], bool] | None
+    step: Step, supply: Supply, count: int, as_one: bool, losses: Array, due: Callable[[int], bool] | None
 ) -> None:
     """Take ``count`` steps, or fewer if one becomes due meanwhile; ``losses`` begins with theirs."""
-    t = run.step
+    run, t = step.run, step.run.step
     with step.undisturbed():
         if as_one:
             step.several(supply.several(t, count), t, losses[:count, ...])

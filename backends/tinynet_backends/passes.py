@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import inf, nan
 from typing import Any, NamedTuple
@@ -41,18 +40,17 @@ class Pass(NamedTuple):
     out: Slot
 
 
-@dataclass(frozen=True)
 class OnNumbers:
     """``f(*numbers, *slots)`` fills () arrays with what a formula computes from plain numbers."""
 
-    f: Callable[..., None]
+    def __init__(self, f: Callable[..., None]) -> None:
+        self.f = f
 
     def __call__(self, *args: Any) -> None:
         self.f(*args)
 
 
-@dataclass(frozen=True)
-class Passes:
+class Passes(NamedTuple):
     """A formula's passes. ``numbers`` fills the () arrays that they read, ``slots`` of them; ``scratch`` counts the
     arrays of each kind that they need. Outputs must not overlap inputs, except in place.
     """

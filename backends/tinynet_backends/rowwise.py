@@ -13,12 +13,11 @@ from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
-from tinynet_backends.tracing import Ref, Untraceable
+from tinynet_backends.tracing import COMPARISONS, PLAIN, REFLECTED, Ref, Untraceable, set_operators
 
 _log = logging.getLogger("tinynet")
 
 LONGEST = 2000  # instructions at most: longer formulas are not worth compiling
-COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
 
 
 class Table(NamedTuple):
@@ -181,24 +180,11 @@ class _Operators:
         raise Untraceable("a branch on values")
 
 
-def _operator(op: str, reflected: bool) -> Callable[..., Row]:
-    def method(self: _Operators, *others: Any) -> Row:
-        return self.ops.elementwise(op, *others, self) if reflected else self.ops.elementwise(op, self, *others)
-
-    return method
-
-
-for _name, _op in {
-    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "mod": "remainder", "and": "bitwise_and",
-    "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "left_shift", "rshift": "right_shift",
-}.items():  # fmt: skip
-    setattr(_Operators, f"__{_name}__", _operator(_op, reflected=False))
-    setattr(_Operators, f"__r{_name}__", _operator(_op, reflected=True))
-for _name, _op in {
-    "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal",
-    "neg": "negative", "abs": "abs",
-}.items():  # fmt: skip
-    setattr(_Operators, f"__{_name}__", _operator(_op, reflected=False))
+_OF_INTEGERS = {
+    "mod": "remainder", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "left_shift",
+    "rshift": "right_shift",
+}  # fmt: skip
+set_operators(_Operators, lambda self, *call: self.ops.elementwise(*call), REFLECTED | _OF_INTEGERS, PLAIN)
 for _name in ("abs", "floor", "sqrt", "log", "maximum", "minimum"):
     setattr(RowOps, _name, (lambda op: lambda self, *args: self.elementwise(op, *args))(_name))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -133,10 +133,17 @@ def use_backend(backend: str | Backend) -> Iterator[Backend]:
 
 def available_backends() -> dict[str, str]:
     """All backends by name, each with the versions it uses, or with the reason why it cannot run here ("not here: …")."""
-    found = {}
-    for name in NAMES:
-        try:
-            found[name] = get_backend(name).versions()
-        except BackendUnavailable as e:
-            found[name] = f"not here: {e}"
-    return found
+    found = {name: _attempt(name) for name in NAMES}
+    return {name: one.versions() if isinstance(one, Backend) else f"not here: {one}" for name, one in found.items()}
+
+
+def usable_backends(names: Iterable[str] = NAMES) -> list[str]:
+    """Those of the backends of these names that can run here."""
+    return [name for name in names if isinstance(_attempt(name), Backend)]
+
+
+def _attempt(name: str) -> Backend | BackendUnavailable:
+    try:
+        return get_backend(name)
+    except BackendUnavailable as e:
+        return e

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple
@@ -44,8 +43,7 @@ class Instruction(NamedTuple):
     kind: str
 
 
-@dataclass(frozen=True)
-class Trace:
+class Trace(NamedTuple):
     """A formula of ``arrays`` arrays of one shape and dtype and, after them, ``numbers`` Python floats."""
 
     arrays: int
@@ -137,21 +135,24 @@ class Symbol:
         raise Untraceable(f"the power {exponent!r}")
 
 
-def _operator(op: str, reflected: bool) -> Callable[..., Symbol]:
-    def method(self: Symbol, *others: Any) -> Symbol:
-        return self.recorder.do(op, *others, self) if reflected else self.recorder.do(op, self, *others)
-
-    return method
-
-
-for _name, _op in {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide"}.items():
-    setattr(Symbol, f"__{_name}__", _operator(_op, reflected=False))
-    setattr(Symbol, f"__r{_name}__", _operator(_op, reflected=True))
-for _name, _op in {
+# Python's operators, by the names of their methods: those that have a reflected form, and those that need none.
+REFLECTED = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide"}
+PLAIN = {
     "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal",
-    "neg": "negative", "abs": "abs", "and": "logical_and", "or": "logical_or", "invert": "logical_not",
-}.items():  # fmt: skip
-    setattr(Symbol, f"__{_name}__", _operator(_op, reflected=False))
+    "neg": "negative", "abs": "abs",
+}  # fmt: skip
+
+
+def set_operators(kind: type, do: Callable[..., Any], reflected: dict[str, str], plain: dict[str, str]) -> None:
+    """Give symbols of a ``kind`` Python's operators: each is ``do(self, op, *operands)``."""
+    for name, op in (reflected | plain).items():
+        setattr(kind, f"__{name}__", lambda self, *others, op=op: do(self, op, self, *others))
+    for name, op in reflected.items():
+        setattr(kind, f"__r{name}__", lambda self, other, op=op: do(self, op, other, self))
+
+
+_LOGICAL = {"and": "logical_and", "or": "logical_or", "invert": "logical_not"}
+set_operators(Symbol, lambda self, *call: self.recorder.do(*call), REFLECTED, PLAIN | _LOGICAL)
 
 
 class _Method(tuple[Any, ...]):

@@ -16,8 +16,8 @@ from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
-from tinynet_backends import available_backends, get_backend
-from tinynet_backends.switch import CHOICES
+from tinynet_backends import get_backend
+from tinynet_backends.switch import CHOICES, usable_backends
 
 from tinynet import __version__
 from tinynet.activations import ReLU
@@ -64,8 +64,7 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     if not (isfinite(args.seconds) and args.seconds > 0):
         raise ValueError(f"seconds {args.seconds!r} is out of range: give a positive number")
-    available = available_backends()
-    names = args.backend or [name for name in BACKENDS if not available[name].startswith("not here")]
+    names = args.backend or usable_backends(BACKENDS)
     versions = [f"  {name}: {get_backend(name).versions()}" for name in names]
     print(f"tinynet {__version__} · Python {platform.python_version()} · {platform.machine()}, {os.cpu_count()} cores")
     print("\n".join(versions))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from tinynet_backends import available_backends
 from tinynet_backends.switch import NAMES as BACKENDS
+from tinynet_backends.switch import usable_backends
 
 from tinynet.cli.common import Commands, command, suggest
 
@@ -24,7 +24,6 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     from tinynet.verify import verify
 
-    here = [name for name, what in available_backends().items() if not what.startswith("not here")]
-    held = verify(args.backend or here)
+    held = verify(args.backend or usable_backends())
     print("all held" if held else "NOT all held")
     return 0 if held else 1

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from tinynet.checks import listed
-from tinynet.data.dataset import Array, split_range
+from tinynet.data.dataset import Array
 from tinynet.data.mapped import MappedFile, check_disk_space, check_regular_file, file_errors, scratch_folder
 from tinynet.data.tables import Request
 from tinynet.errors import DataFileError
+from tinynet.pieces import split_range
 
 _BLOCK = 2**20  # numbers of HDF5 decoded at a time, or those of a chunk if it has more
 

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import mmap
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from math import prod
-from pathlib import Path
 from sys import float_info
 from typing import Any
 
 from tinynet_backends import Backend, get_backend
 
+from tinynet import checks
+from tinynet.data import resident
 from tinynet.data.columns import Columns
-from tinynet.data.dataset import Array, Batch, Dataset, Index, split_range
+from tinynet.data.conversion import as_array, as_array_beside_x, read_only
+from tinynet.data.dataset import Array, Batch, Dataset, Index
+from tinynet.pieces import split_range
 
 _PIECE = 2**20  # numbers checked at a time, so that checking takes little memory
 _FLOAT32 = 3.4028235677973366e38  # from here on float32 is infinite
-_FAULT = 2**21  # bytes that reading one row may make resident: Linux maps its surroundings too, up to a huge page
-
-
-def _memory() -> int:
-    """Bytes of physical memory; 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # as on Windows
-        return 0
-
-
-def _resident() -> int | None:
-    """Bytes of files that are resident in this process; None where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_bytes().split()[2]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return None
-
-
-# Bytes of mapped files that may become resident before they are released. A page that was takes a microsecond to read again.
-RELEASE = max(2**28, _memory() // 8)
 
 
 class Arrays(Dataset):
@@ -65,26 +45,23 @@ class Arrays(Dataset):
         self.columns = self.columns or Columns.of_frames(x, y)
         self.x, self.ops = as_array(x, "X")
         self.on_host = self.ops is get_backend("numpy")
-        self.y = _as_array_beside_x(y, "y", self.ops)
-        self.weight = None if weight is None else _as_array_beside_x(weight, "weight", self.ops)
+        self.y = as_array_beside_x(y, "y", self.ops)
+        self.weight = None if weight is None else as_array_beside_x(weight, "weight", self.ops)
         self._check_shapes()
-        self._find_maps()
+        self._maps = self._find_maps()
         self._float32_error = ""  # what is wrong if float32 is requested
         self._check_values(finite)
         self._set_targets()
-
-    def _find_maps(self) -> None:
-        """Set the maps of files that the arrays are views of, and their size."""
-        self._maps = [m for a in (self.x, self.y, self.weight) if (m := _mapping(a)) is not None]
-        self._mapped, self._touched = sum(len(m) for m in self._maps), 0
-        self._before = _resident() if self._maps else None  # bytes that were resident before anything was read
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_maps"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._find_maps()
+        self._maps = self._find_maps()
+
+    def _find_maps(self) -> resident.Maps:
+        return resident.Maps((self.x, self.y, self.weight))
 
     def _check_shapes(self) -> None:
         """Set ``n`` and ``shape``; ValueError unless y and weight fit X."""
@@ -173,17 +150,16 @@ class Arrays(Dataset):
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         self.check_dtype(dtype)
-        large = self._mapped > RELEASE
         if isinstance(index, range):
             x, y = self.x[index.start : index.stop, ...], self.y[index.start : index.stop, ...]
             weight = None if self.weight is None else self.weight[index.start : index.stop]
-            if large:
-                self._limit_resident(x.nbytes + y.nbytes)
+            if self._maps.large:
+                self._maps.touch(x.nbytes + y.nbytes)
         else:
             take = (ops if ops.on_host and self.ops.on_host else self.ops).gather
             i = index if self.ops.on_host else self.ops.asarray(index)
-            arrays = [a for a in (self.x, self.y, self.weight) if a is not None]
-            x, y, *rest = self._gather_mapped(take, arrays, i) if large else take(arrays, i, inside=True)
+            given = [a for a in (self.x, self.y, self.weight) if a is not None]
+            x, y, *rest = self._gather_mapped(take, given, i) if self._maps.large else take(given, i, inside=True)
             weight = rest[0] if rest else None
         if not ops.owns(x):  # from a device by way of the host, which is the only crossing
             x, y, weight = (None if a is None else self.ops.to_numpy(a) for a in (x, y, weight))
@@ -195,7 +171,7 @@ class Arrays(Dataset):
         real, labels = ops.dtype(dtype), ops.dtype("int64")
         kinds = (self.x, real), (self.y, real if self.classes is None else labels), (self.weight, real)
         alike = all(a is None or (ops.reads(a) and a.dtype == kind) for a, kind in kinds)
-        return type(self).rows is Arrays.rows and alike and self._mapped <= RELEASE  # else `rows` may release memory
+        return type(self).rows is Arrays.rows and alike and not self._maps.large  # else `rows` may release memory
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
         check(self.y, self.ops)
@@ -211,24 +187,19 @@ class Arrays(Dataset):
         kinds = [f"{str(a.dtype).rpartition('.')[2]} {tuple(a.shape)}" for a in (self.x, self.y)]
         return f"Arrays({', '.join(kinds)}, {digest.hexdigest()[:16]})"
 
-    def _pieces(self, a: Array) -> Any:
+    def _pieces(self, a: Array) -> Iterator[tuple[int, Array]]:
         """(first row, rows) over ``a``, in pieces that take little memory."""
         size = max(1, _PIECE // prod(a.shape[1:]))
         for rows in split_range(range(self.n), size):
             piece = a[rows.start : rows.stop, ...]
-            if self._mapped > RELEASE:
-                self._limit_resident(piece.nbytes)
+            if self._maps.large:
+                self._maps.touch(piece.nbytes)
             yield rows.start, piece
 
     def _first_bad_row(self, a: Array, good: Callable[[Array], Array]) -> int | None:
         """The first row of ``a`` with an element that is not good; None if there is none."""
-        xp, ops = self.ops.xp, self.ops
-        for start, piece in self._pieces(a):
-            valid = good(piece)
-            if not bool(ops.to_numpy(xp.all(valid))):
-                rows = xp.min(xp.astype(xp.reshape(valid, (valid.shape[0], -1)), xp.int8), axis=1)
-                return int(start) + int(ops.to_numpy(xp.argmin(rows)))
-        return None
+        found = ((start, checks.first_false_row(good(piece), self.ops)) for start, piece in self._pieces(a))
+        return next((start + row for start, row in found if row is not None), None)
 
     def _check_all(self, a: Array, good: Callable[[Array], Array], claim: str) -> None:
         """ValueError that names the first row of ``a`` with an element that is not good."""
@@ -238,89 +209,9 @@ class Arrays(Dataset):
 
     def _gather_mapped(self, take: Callable[..., list[Array]], arrays: list[Array], index: Array) -> list[Array]:
         """Rows of large maps, some at a time, between which memory is released."""
-        size, pieces = max(1, RELEASE // _FAULT), []
+        size, pieces = max(1, resident.RELEASE // resident.FAULT), []
         for start in range(0, max(len(index), 1), size):
             some = index[start : start + size]
             pieces.append(take(arrays, some, inside=True))
-            self._limit_resident(len(some) * _FAULT)
+            self._maps.touch(len(some) * resident.FAULT)
         return [self.ops.xp.concat(each, axis=0) for each in zip(*pieces, strict=True)] if pieces[1:] else pieces[0]
-
-    def _limit_resident(self, size: int) -> None:
-        """Release what became resident, beyond `RELEASE`; the system still caches it. ``size`` bytes may have become so."""
-        self._touched += size
-        resident = _resident()
-        more = self._touched if resident is None or self._before is None else resident - self._before
-        if more > RELEASE and hasattr(mmap, "MADV_DONTNEED"):
-            for m in self._maps:
-                m.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
-
-
-def _mapping(a: Any) -> Any:
-    """The file map behind ``a``, if its pages can be released without loss: not one with private changes."""
-    while a is not None and not isinstance(getattr(a, "_mmap", None), mmap.mmap):
-        a = getattr(a, "base", None)
-    return a._mmap if a is not None and a.mode != "c" else None
-
-
-def read_only(a: Array) -> Array:
-    """``a``, a view of the user's array: where NumPy can forbid it, a layer that writes to it is an error."""
-    if hasattr(a, "setflags"):
-        a.setflags(write=False)
-    return a
-
-
-def check_unmasked(x: Any, name: str) -> None:
-    """TypeError for one of NumPy's masked arrays, if it has missing values: its numbers are there all the same."""
-    if type(x).__name__ == "MaskedArray" and x.mask.any():
-        raise TypeError(f"{name} is a masked array, and no value can be missing: give {name}.filled(…)")
-
-
-def _is_array(x: Any) -> bool:
-    """Whether ``x`` is an array of some library, and not one of NumPy's scalars, which have the same protocols."""
-    protocol = hasattr(x, "__array_namespace__") or hasattr(x, "__dlpack__")
-    return protocol and not isinstance(x, get_backend("numpy").xp.generic)
-
-
-def as_array(x: Any, name: str) -> tuple[Array, Backend]:
-    """``x`` and its backend: the host for lists and NumPy arrays, otherwise the one that owns it.
-
-    Of a subclass of NumPy's arrays the plain array: ``*`` of two matrices is another product.
-    """
-    host = get_backend("numpy")
-    check_unmasked(x, name)
-    if _is_array(x):
-        for backend in (host, get_backend()):
-            if backend.owns(x):
-                return backend.xp.asarray(x), backend
-        kind = f"{type(x).__module__.split('.')[0]} array on {getattr(x, 'device', 'no device')}"
-        raise TypeError(
-            f"{name} is a {kind}, which backend '{get_backend().name}' does not own: convert it, or switch backends"
-        )
-    try:
-        array = host.xp.asarray(x)
-    except ValueError:
-        raise TypeError(f"{name} is not an array: its rows differ in length") from None
-    if array.ndim == 0 and array.dtype.kind in "OUS":  # a sparse matrix, a dict, a generator, a path
-        raise TypeError(f"{name} is a {type(x).__name__}, not an array: give an array or a list")
-    if array.ndim == 2 and array.dtype.kind == "O" and hasattr(x, "columns"):
-        return _side_by_side(x, name, host.xp), host
-    return array, host
-
-
-def _side_by_side(frame: Any, name: str, xp: Any) -> Array:
-    """The columns of a data frame as one array: pandas makes objects of flags beside numbers."""
-    columns = {label: xp.asarray(frame[label]) for label in frame.columns}
-    for label, column in columns.items():
-        if column.ndim != 1 or not xp.isdtype(column.dtype, ("real floating", "integral", "bool")):
-            kind = getattr(frame[label], "dtype", column.dtype)
-            raise TypeError(f"{name} has the column {label!r} of dtype {kind}, which is not numeric: encode or drop it")
-    return xp.stack(list(columns.values()), axis=1)
-
-
-def _as_array_beside_x(x: Any, name: str, ops: Backend) -> Array:
-    """``x`` as an array on the backend of X: a list, or an array of the same library and device."""
-    if _is_array(x) and not ops.owns(x):
-        kind = f"{type(x).__module__.split('.')[0]} array on {getattr(x, 'device', 'no device')}"
-        raise TypeError(f"{name} is a {kind} and X lies on '{ops.name}': bring both to one library and device")
-    return ops.asarray(as_array(x, name)[0])

@@ -12,6 +12,7 @@ import numpy as np
 from tinynet import checks
 from tinynet.data.dataset import Array
 from tinynet.errors import DataFileError
+from tinynet.pieces import split_range
 
 MOST_CLASSES = 1000  # a target with more distinct values is taken for a mistake
 
@@ -75,8 +76,8 @@ def recode(y: Array, names: Sequence[str], new: Sequence[str]) -> None:
     """Map labels y (n,), indices into ``names``, to indices into ``new``, in place; ``new`` contains all names."""
     labels = {name: label for label, name in enumerate(new)}
     table = np.asarray([labels[name] for name in names], np.int64)
-    for start in range(0, len(y), 2**20):
-        y[start : start + 2**20] = table[y[start : start + 2**20]]
+    for rows in split_range(range(len(y)), 2**20):
+        y[rows.start : rows.stop] = table[y[rows.start : rows.stop]]
 
 
 def is_integer(name: str) -> bool:

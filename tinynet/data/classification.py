@@ -10,7 +10,7 @@ from math import nextafter
 from tinynet_backends import Backend, exact, get_backend
 
 from tinynet import checks
-from tinynet.data.dataset import Array, split_range
+from tinynet.data.dataset import Array
 from tinynet.data.virtual import (
     ClassFirst,
     Virtual,
@@ -24,6 +24,7 @@ from tinynet.data.virtual import (
     low_uniform,
     uniforms,
 )
+from tinynet.pieces import split_range
 
 
 def noisy_plane(ops: Backend, x0: Array, x1: Array, noise: float, words: Array) -> Array:
@@ -78,7 +79,7 @@ class Spirals(ClassFirst):
             raise TypeError(f"index {checks.short_repr(index)} is not a range of samples: give one of step 1")
         if (count := checks.as_int(points)) is None or not 1 <= count <= 2**20:
             raise ValueError(f"points {checks.short_repr(points)} is out of range: give a whole number in [1, 2**20]")
-        self._find(index[0], index[-1])
+        self._check_range(index[0], index[-1])
         if self.noise == 0:
             return 1.0, 0.0
         ops = get_backend("numpy")

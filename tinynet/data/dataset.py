@@ -10,6 +10,7 @@ from tinynet_backends import Backend, get_backend
 
 from tinynet import checks
 from tinynet.data.columns import Columns
+from tinynet.pieces import split_range
 
 Array = Any
 Shape = tuple[int, ...]
@@ -52,8 +53,7 @@ class Dataset:
 
     def _set(self, **attributes: Any) -> None:
         """Set attributes, also those of a frozen dataclass."""
-        for name, value in attributes.items():
-            object.__setattr__(self, name, value)
+        checks.set_fields(self, **attributes)
 
     def _describe_like(self, other: Dataset) -> None:
         """Copy from ``other`` everything that describes a sample and where samples come from."""
@@ -89,11 +89,12 @@ class Dataset:
 
         ``dtype`` is "float32" or "float64". IndexError if an index is out of range.
         """
-        self._find(*_extremes(index))
+        self._check_range(*_extremes(index))
         with ops.active():
             return self.rows(index, ops, dtype)
 
-    def _find(self, least: int, most: int) -> None:
+    def _check_range(self, least: int, most: int) -> None:
+        """IndexError unless both are numbers of samples."""
         if least < 0 or most >= self.n:
             wrong = checks.short_repr(least if least < 0 else most)
             raise IndexError(f"sample {wrong} is out of range: there are {self.n}, numbered from 0")
@@ -119,14 +120,14 @@ class Dataset:
             index = range(start, stop, step)
         elif (number := checks.as_int(index)) is not None:
             if not -self.n <= number < self.n:
-                self._find(number, number)
+                self._check_range(number, number)
             number %= self.n
             index = range(number, number + 1)
         if not isinstance(index, range) or index.step != 1:
-            index = self._numbers(index if not isinstance(index, range) else list(index))
+            index = self._indices(index if not isinstance(index, range) else list(index))
         return self.batch(index, get_backend(), "float32")
 
-    def _numbers(self, index: Any) -> Array:
+    def _indices(self, index: Any) -> Array:
         """Numbers of samples, in a list or an array, as (m,) int64 on the host; IndexError for anything else."""
         xp = get_backend("numpy").xp
         try:
@@ -134,12 +135,12 @@ class Dataset:
         except (TypeError, ValueError):
             raise IndexError(f"samples {checks.short_repr(index)} do not exist: give whole numbers in a list") from None
         if index.ndim == 1 and str(index.dtype) == "object" and all(checks.as_int(i) is not None for i in index):
-            self._find(min(index), max(index))  # integers too large for an array
+            self._check_range(min(index), max(index))  # integers too large for an array
         if index.ndim != 1 or not (index.size == 0 or xp.isdtype(index.dtype, "integral")):
             raise IndexError(
                 f"samples are chosen by whole numbers in a list or a range, not {index.dtype} {index.shape}"
             )
-        self._find(*_extremes(index))  # before 2**63 becomes negative
+        self._check_range(*_extremes(index))  # before 2**63 becomes negative
         return xp.astype(index, xp.int64)
 
     def split(self, first: float | int) -> tuple[Dataset, Dataset]:
@@ -228,11 +229,6 @@ def label_pieces(data: Dataset) -> Iterator[Array]:
     host = get_backend("numpy")
     for rows in split_range(range(data.n), max(1, _PIECE // prod(data.shape))):
         yield data.rows(rows, host, "float64").y  # in float64 any feature is finite
-
-
-def split_range(whole: range, size: int) -> Iterator[range]:
-    """Ranges of ``size`` numbers, of which the last may have fewer."""
-    return (whole[start : start + size] for start in range(0, len(whole), size))
 
 
 def spaced_indices(n: int, count: int) -> Array:

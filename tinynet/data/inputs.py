@@ -17,10 +17,11 @@ from tinynet import checks
 from tinynet.data import tables
 from tinynet.data.array_files import data_sets, hdf5_array, names_in, npy_array, npz_arrays
 from tinynet.data.columns import Columns
-from tinynet.data.dataset import Array, Shape, split_range
+from tinynet.data.dataset import Array, Shape
 from tinynet.data.mapped import check_regular_file, file_errors
 from tinynet.data.sources import KINDS, TABLES
 from tinynet.errors import DataFileError
+from tinynet.pieces import split_range
 
 _PIECE = 2**21  # numbers read at a time
 PIPE = "-"

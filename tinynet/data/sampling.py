@@ -9,7 +9,7 @@ from typing import Any
 from tinynet_backends import Backend, get_backend
 
 from tinynet import checks, streams
-from tinynet.data.arrays import check_unmasked
+from tinynet.data.conversion import check_unmasked
 from tinynet.data.dataset import Array, Dataset, Index, label_pieces
 
 _CHUNK = 65536  # places of a shuffle that are computed at a time: the cost of each array call spread over many

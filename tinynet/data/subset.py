@@ -20,7 +20,7 @@ class Subset(Selection):
 
     def __init__(self, whole: Dataset, index: Any) -> None:
         self._describe_like(whole)
-        self.whole, self.index = whole, whole._numbers(index)
+        self.whole, self.index = whole, whole._indices(index)
         self.n = int(self.index.shape[0])
         if not self.n:
             raise ValueError("a subset of no samples: give the number of at least one")

@@ -97,7 +97,6 @@ def _stream(seed: int, purpose: int, depth: int, host: Backend) -> tuple[tuple[i
     return (seed, streams.DATA), (0, purpose, depth)
 
 
-@dataclass(frozen=True)
 class ClassFirst(Virtual):
     """A virtual set whose class is drawn first, from the upper half of word 0, and the features given the class."""
 
@@ -165,7 +164,7 @@ def _coerce(owner: object, name: str, number_of: Callable[[Any], Any], least: fl
     number = number_of(value)
     if number is None or not least <= number <= most:
         raise ValueError(f"{type(owner).__name__} {name} {checks.short_repr(value)} is out of range: give {wanted}")
-    object.__setattr__(owner, name, number)
+    checks.set_fields(owner, **{name: number})
 
 
 def check_noise(owner: object, name: str = "noise") -> None:

@@ -20,9 +20,10 @@ from tinynet.atomic import replacing
 from tinynet.data.array_files import write_npy_header
 from tinynet.data.columns import Columns
 from tinynet.data.concatenated import class_names
-from tinynet.data.dataset import Array, Dataset, split_range
+from tinynet.data.dataset import Array, Dataset
 from tinynet.data.loader import sample_size
 from tinynet.data.tables import check_unique, is_feature
+from tinynet.pieces import split_range
 
 ROWS = 65536  # samples written at a time
 _AROUND = 2**14  # bytes, more than HDF5 writes around the numbers

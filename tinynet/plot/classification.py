@@ -9,10 +9,10 @@ from tinynet_backends import get_backend
 
 from tinynet.activations import Sigmoid, Softmax
 from tinynet.data import as_dataset
-from tinynet.data.dataset import split_range
 from tinynet.labels import as_labels, boundary, last_layer
 from tinynet.losses import BinaryCrossEntropy, CrossEntropy
 from tinynet.model import Model
+from tinynet.pieces import split_range
 from tinynet.plot.labels import class_names, labels
 from tinynet.plot.style import COLOURS, GREY, axes_or_new, check_finite, check_positive, escaped, new_figure, style_axes
 

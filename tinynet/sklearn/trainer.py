@@ -83,7 +83,7 @@ class Trainer:
         check_fit(self.inner, passes.data, self.loss)
         if self._step is None:
             self._step = make_step(self.inner, self.loss, self.optimizer, self.run, StepOptions())
-        return loop(self.inner, passes.source, self._step, self.run, steps, due=passes.ends_epoch, together=True)
+        return loop(self._step, passes.source, steps, due=passes.ends_epoch, together=True)
 
     def note(self, estimator: MLP) -> None:
         """Note what ``estimator`` now has, so that `continues` notices a change."""
