@@ -383,6 +383,15 @@ def test_memory_does_not_grow_with_the_number_of_shapes(ops):
     assert [kind[0][0][0] for kind in compilation.replays][-3:] == [1, 2 * KINDS - 1, 5]
 
 
+@pytest.mark.parametrize("part", [lambda x, n: x[n] * 1.0, lambda x, n: np.diagonal(x, n) * 1.0])
+def test_a_part_that_a_number_chooses_is_another_in_every_call(part, ops):
+    """A row of a table, such as that of the step, is a view: the replay gave the same one for ever."""
+    table = np.arange(25.0).reshape(5, 5)
+    compiled = ops.compile(part, table)
+    for n in range(5):
+        assert compiled(n).tolist() == part(table, n).tolist()
+
+
 def test_numbers_are_read_anew(ops):
     theta = np.zeros(40_000, "float32")
     compiled = ops.compile(lambda theta, rate: ops.update(lambda xp, a, r: (a + r,), [theta], [], rate), theta)

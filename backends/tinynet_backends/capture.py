@@ -225,6 +225,8 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         if kwargs.get("out") is not None or itself or (any(owners) and not all(owners)):
             self.tape.stop(f"the function {function.__name__}, which may write to an argument")
             return value
+        if any(owners) and any(isinstance(a, Number) for a in stand_ins):
+            self.tape.stop("a number that says which part of an array is meant")
         if all(owners):
             results = [own[0]._wrap(v) for v, own in zip(values, owners, strict=True)]
         else:
