@@ -176,7 +176,16 @@ UNCAPTURABLE = {
     "the function sum, which may write to an argument": lambda x: into(np.sum, x, 0, None),
     "the function nan_to_num, which may write to an argument": lambda x: np.nan_to_num(np.sqrt(x), copy=False),
     "TypeError: only arrays here": lambda x: only_arrays(x),
+    "elements selected by a mask": lambda x: x + 0.1 * x[x > 0].mean(),
+    "the function where": lambda x: x + 0.1 * x[np.where(x[:, 0] > 0)[0]].sum(axis=0),
+    "the function bincount": lambda x: x * (1 + 0.01 * np.bincount(np.argmax(x, axis=1)).max()),
+    "an attribute that is set, 'shape'": lambda x: reshaped(x * 1.0),
 }  # fmt: skip
+
+
+def reshaped(y):
+    y.shape = y.shape[::-1]
+    return y.T
 
 
 def only_arrays(x):
@@ -213,9 +222,13 @@ DRAWN = {
     "a number": lambda x, rng: x * rng.random(),
     "a whole number": lambda x, rng: x * int(rng.integers(10**6)) * 1e-6,
     "assigned": lambda x, rng: assigned(x, rng.normal(size=len(x))),
+    "into one array": lambda x, rng: x + rng.standard_normal(out=NOISE, dtype="float32")[: len(x)],
     "a mask": lambda x, rng: np.add(x, 1.0, out=x * 1.0, where=rng.random(x.shape) < 0.5),
     "given to the backend": lambda x, rng: x + get_backend("numpy").asarray(rng.normal(size=x.shape), str(x.dtype)),
 }
+
+
+NOISE = np.empty((32, 5), "float32")
 
 
 def assigned(x, numbers):
@@ -250,8 +263,20 @@ CAPTURABLE = {
     "themselves": lambda x: np.real(np.atleast_2d(x.astype(x.dtype, copy=False))).squeeze() * 2.0,
     "selected by numbers": lambda x: x[:, np.array([4, 3, 2, 1, 0])] + x[np.arange(len(x))],
     "one by one": lambda x: x + x[0, 0] * x[1][2] + sum(row[0] for row in x),
+    "scalars": lambda x: scalars(x),
     "reductions": lambda x: x * np.logaddexp.reduce(x, axis=1, keepdims=True) + np.add.outer(x[:, 0], x[0]),
 }
+
+
+def scalars(x):
+    """A scalar is a copy, which neither a write to the array nor ``+=`` changes."""
+    total = x.sum(axis=0)
+    first, *others = total
+    total[:] = 0.0
+    last = x[0, -1]
+    twice = last
+    twice += last
+    return x + total * first + sum(others) * (twice - last)
 
 
 def in_place(x):
@@ -266,6 +291,43 @@ def in_place(x):
 def test_calls_of_numpy_are_captured(kind, ops, reasons, monkeypatch):
     net = tn.Sequential(tn.Dense(5), Own(CAPTURABLE[kind]), tn.Dense(3))
     compare(lambda: trained(net, ops), ops, reasons, monkeypatch)
+
+
+@dataclass(frozen=True, repr=False)
+class Centred(tn.Layer):
+    """Samples minus a moving average of their means, which it keeps."""
+
+    kept: dict
+    asks: bool = True
+
+    def forward(self, params, x, ctx):
+        if self.asks:
+            ctx.ops.as_written("it keeps an average")
+        self.kept["mean"] = mean = 0.9 * self.kept.get("mean", 0.0) + 0.1 * x.mean(axis=0)
+        return ctx.ops.elementwise(lambda xp, a, b: a - b, x, x * 0 + mean), lambda dy: (dy, {})
+
+
+def test_what_a_layer_keeps_is_an_array_if_it_asks_to_run_as_written(ops, reasons, monkeypatch):
+    net = lambda **asks: tn.Sequential(tn.Dense(5), Centred({}, **asks), tn.Dense(3))  # noqa: E731
+    model, _ = trained(net(), ops)
+    assert set(reasons()) == {"it keeps an average"}
+    with pytest.raises(TypeError, match="was kept: call ops.as_written"):
+        trained(net(asks=False), ops)
+    as_written(monkeypatch)
+    assert model.theta.tobytes() == trained(net(), ops)[0].theta.tobytes()
+
+
+def test_noise_that_a_formula_is_given_is_new_in_every_step(ops):
+    rng = np.random.default_rng(0)
+    compiled = ops.compile(lambda x: ops.elementwise(lambda xp, a, b: a + b, x, rng.normal(size=3)))
+    assert len({compiled(np.zeros(3)).tobytes() for _ in range(5)}) == 5
+
+
+def test_a_result_of_another_shape_is_not_broadcast(ops):
+    compiled = ops.compile(lambda x: x.repeat(np.argmax(x)))
+    assert [len(compiled(x)) for x in np.eye(4)[::-1][:2]] == [12, 8]
+    with pytest.raises(ValueError, match="as_written"):
+        compiled(np.eye(4)[1])
 
 
 def test_a_failure_after_a_write_is_not_run_twice(ops):
@@ -319,6 +381,15 @@ def test_memory_does_not_grow_with_the_number_of_shapes(ops):
             np.testing.assert_array_equal(compilation((np.full((n, 3), 2.0),)), np.full((n, 3), 4.0))
     assert len(compilation.replays) == KINDS
     assert [kind[0][0][0] for kind in compilation.replays][-3:] == [1, 2 * KINDS - 1, 5]
+
+
+@pytest.mark.parametrize("part", [lambda x, n: x[n] * 1.0, lambda x, n: np.diagonal(x, n) * 1.0])
+def test_a_part_that_a_number_chooses_is_another_in_every_call(part, ops):
+    """A row of a table, such as that of the step, is a view: the replay gave the same one for ever."""
+    table = np.arange(25.0).reshape(5, 5)
+    compiled = ops.compile(part, table)
+    for n in range(5):
+        assert compiled(n).tolist() == part(table, n).tolist()
 
 
 def test_numbers_are_read_anew(ops):

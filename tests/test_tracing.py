@@ -168,6 +168,35 @@ def test_a_formula_that_calls_a_method_which_was_replaced_is_another():
         assert get_backend("numpy").elementwise(Scaled().f, np.ones(3)).tolist() == [weight] * 3
 
 
+RATE, RATES = 2.0, [2.0]
+
+
+def rate():
+    return RATE
+
+
+def test_a_formula_that_reads_a_variable_which_was_set_is_another(ops, monkeypatch):
+    """A loss whose weight is a global variable, set anew between two runs, kept its first one, in silence."""
+
+    class Scaled:
+        factor = 2.0
+
+        def f(self, xp, x):
+            return x * self.factor
+
+    enclosing = 2.0
+    formulas = [
+        lambda xp, x: x * RATE, lambda xp, x: x * rate(), lambda xp, x: x * RATES[0], lambda xp, x: x * enclosing, Scaled().f,
+    ]  # fmt: skip
+    ones = ops.asarray(np.ones(3))
+    for number in (2.0, 3.0):
+        monkeypatch.setitem(globals(), "RATE", number)
+        RATES[0] = enclosing = Scaled.factor = number
+        assert [ops.to_numpy(ops.elementwise(f, ones)).tolist() for f in formulas] == [[number] * 3] * 5
+    RATES[0] = 2.0
+    assert traced(formulas[0], 1) is traced(formulas[0], 1) is not None
+
+
 def test_equal_objects_have_one_trace():
     """Each new network was traced anew, and 1024 traces were kept of one formula."""
     assert traced(tn.GELU().df, 3) is traced(tn.GELU().df, 3)

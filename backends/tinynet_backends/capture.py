@@ -19,6 +19,8 @@ import numpy as np
 
 Array = Any
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
+_REMEDY = "call ops.as_written('why') in that step, first"
+_KEPT = f"an array of a captured step was kept: {_REMEDY}"
 
 
 def run(calls: Iterable[Sequence[Any]]) -> None:
@@ -37,32 +39,50 @@ class Tape:
         self.broken = ""
         self.wrote = False  # to an array from before the step, which therefore cannot be run again
         self.given: list[Any] = []  # arrays and numbers that are none of the step's: a replay takes them for constants
+        self.ended = False
 
     def stop(self, reason: str) -> None:
         """Break the tape: the step does what it cannot hold."""
+        self._check_running()
         self.broken = self.broken or reason
 
     def do(self, f: Callable[..., Any], *args: Any) -> None:
         """``f(*args)`` now and at every replay. What it returns is dropped: results go to arguments."""
+        self._check(args)
         f(*[real(a) for a in args])
         self.calls.append((f, args))
 
     def do_all(self, calls: Sequence[Call]) -> None:
         """The same for several calls, with no signal between them."""
+        for _, args in calls:
+            self._check(args)
         run([(f, *map(real, args)) for f, args in calls])
         self.calls.extend(calls)
 
     def give(self, *values: Any) -> None:
         """Note which of the ``values`` in an expression of the step come from elsewhere."""
+        self._check(values)
         for value in values:
             if isinstance(value, (np.ndarray, np.generic, float)):
-                self.given.append(value)
+                a = np.asarray(value)
+                self.given.append((a.dtype, a.shape, a.tobytes()))  # the next step may have other numbers in this array
             elif isinstance(value, (tuple, list)):
                 self.give(*value)
 
-    def array(self, value: Array, source: Source | None = None) -> StandIn:
-        """A stand-in for ``value``, a part of ``source`` if that is given."""
-        return StandIn(self, value, source)
+    def _check(self, values: Iterable[Any]) -> None:
+        """TypeError if there is a stand-in of another step among ``values``."""
+        for value in values:
+            if isinstance(value, StandIn) and value.tape is not self:
+                raise TypeError(_KEPT)
+        self._check_running()
+
+    def _check_running(self) -> None:
+        if self.ended:
+            raise TypeError(_KEPT)
+
+    def array(self, value: Any, source: Source | None = None) -> StandIn:
+        """A stand-in for ``value``, an array, a part of ``source`` if that is given, or one of NumPy's scalars."""
+        return StandIn(self, np.asarray(value), source, isinstance(value, np.generic))
 
 
 class Source:
@@ -82,12 +102,14 @@ class Number:
 class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
     """Stands for an array of the step.
 
-    ``source`` is the argument that it is or is a view of; None for an array that keeps its place in memory.
+    ``source`` is the argument that it is or is a view of; None for an array that keeps its place in memory. A ``scalar`` of
+    NumPy's is in a () array, and nothing changes it: ``s += 1`` makes another.
     """
 
-    def __init__(self, tape: Tape, value: Array, source: Source | None) -> None:
-        self.tape, self.value = tape, value
-        self.source: Any = source
+    __slots__ = ("scalar", "source", "tape", "value")
+
+    def __init__(self, tape: Tape, value: Array, source: Any, scalar: bool = False) -> None:
+        self.tape, self.value, self.source, self.scalar = tape, value, source, scalar
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -112,15 +134,28 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         self.tape.stop(f"the attribute {name!r} of an array")
         return getattr(self.value, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__slots__:
+            object.__setattr__(self, name, value)
+            return
+        self.tape.stop(f"an attribute that is set, {name!r}")
+        setattr(self.value, name, real(value))
+
     def _method(self, name: str, *args: Any, **kwargs: Any) -> Any:
         return self._function(getattr(np.ndarray, name), (self, *args), kwargs)
 
     def __getitem__(self, key: Any) -> Any:
         names = [key] if not isinstance(key, tuple) else list(key)
-        if all(isinstance(k, (int, slice, type(None), type(...))) for k in names):
-            # the ellipsis makes () views where NumPy would make scalars
-            return self._wrap(self.value[(*names, ...) if ... not in names else key])
-        return self._function(lambda x, k: x[k], (self, key), {})
+        if not all(type(k) in _BASIC for k in names):
+            if any(isinstance(k, StandIn) and k.dtype == bool for k in names):
+                self.tape.stop("elements selected by a mask")
+            return self._function(lambda x, k: x[k], (self, key), {})
+        view = self._wrap(self.value[key if ... in names else (*names, ...)])
+        if view.shape or ... in names:
+            return view
+        element = self.tape.array(view.value[()])  # a scalar, as NumPy's, which no later write changes
+        self.tape.do(np.copyto, element, view)
+        return element
 
     def __setitem__(self, key: Any, value: Any) -> None:
         part = self.value[key] if not isinstance(key, tuple) or not any(isinstance(k, StandIn) for k in key) else None
@@ -135,13 +170,15 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         tape, out = self.tape, options.pop("out", None)
         tape.give(*inputs, *options.values())
-        tape.given += [value for value in inputs if type(value) is int]  # those of other functions are sizes and axes
+        tape.given += [
+            value for value in inputs if type(value) in (int, bool)
+        ]  # those of other functions are sizes and axes
         if any(isinstance(value, StandIn) for value in options.values()):  # where=
             tape.stop("a mask among the options of a call")
             options = {name: real(value) for name, value in options.items()}
         f = ufunc if method == "__call__" else getattr(ufunc, method)
         f = partial(f, **options) if options else f
-        if out is None:
+        if out is None or (isinstance(out[0], StandIn) and out[0].scalar):
             if ufunc.nout != 1 or method in ("at", "reduceat"):
                 tape.stop(f"{ufunc.__name__}.{method}")
                 return f(*[real(a) for a in inputs])
@@ -156,8 +193,7 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
 
     def _into(self, f: Callable[..., Any], inputs: Sequence[Any]) -> StandIn:
         """``f(*inputs)``, a ufunc or a method of one, in an array of its own."""
-        value = np.asarray(f(*[real(a) for a in inputs]))
-        result = self.tape.array(value)
+        result = self.tape.array(f(*[real(a) for a in inputs]))
         self.tape.calls.append((partial(_out, f), (*inputs, result)))
         return result
 
@@ -165,7 +201,7 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         name = function.__name__
         if name in _OF_SHAPES:
             return function(*real(args), **real(kwargs))
-        if name in _OF_UNKNOWN_SHAPE or name.startswith("unique"):
+        if name in _OF_UNKNOWN_SHAPE or name.startswith("unique") or (name == "where" and len(args) == 1):
             self.tape.stop(f"the function {name}")
             return function(*real(args), **real(kwargs))
         return self._function(function, args, kwargs)
@@ -189,16 +225,22 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         if kwargs.get("out") is not None or itself or (any(owners) and not all(owners)):
             self.tape.stop(f"the function {function.__name__}, which may write to an argument")
             return value
+        if any(owners) and any(isinstance(a, Number) for a in stand_ins):
+            self.tape.stop("a number that says which part of an array is meant")
         if all(owners):
             results = [own[0]._wrap(v) for v, own in zip(values, owners, strict=True)]
         else:
-            results = [self.tape.array(np.asarray(v)) for v in values]
+            results = [self.tape.array(v) for v in values]
             places = [r.value for r in results]
 
             def repeat(*found: Any) -> None:
                 rest = list(found)
                 new = function(*_refill(args, rest), **_refill(kwargs, rest))
                 for place, v in zip(places, new if several else [new], strict=True):
+                    if place.shape != v.shape:
+                        raise ValueError(
+                            f"{function.__name__} gave {place.shape} in a captured step, and now {v.shape}: {_REMEDY}"
+                        )
                     np.copyto(place, v)
 
             self.tape.calls.append((repeat, tuple(stand_ins)))
@@ -220,7 +262,8 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
 
 _OF_SHAPES = {"shape", "ndim", "size", "result_type", "isdtype", "can_cast"}
 _OF_UNKNOWN_SHAPE = {"nonzero", "flatnonzero", "argwhere", "extract", "compress", "trim_zeros", "union1d", "intersect1d",
-                     "setdiff1d", "setxor1d"}  # fmt: skip
+                     "setdiff1d", "setxor1d", "bincount", "repeat", "delete"}  # fmt: skip
+_BASIC = {int, slice, type(None), type(...)}  # what an array is indexed by for a view
 
 # Functions that return an argument itself where there is nothing to do.
 _PASSING_ON = {"astype", "broadcast_arrays", "atleast_1d", "atleast_2d", "atleast_3d", "real", "squeeze"}

@@ -33,6 +33,7 @@ class NumbaBackend(NumbaDense, NumbaNumbers):
         trace = traced(formula, len(arrays))
         if trace is None or not alike(arrays):
             return super().elementwise(formula, *arrays)
+        self._give(*arrays)
         out = self.empty(arrays[0].shape, arrays[0].dtype)
         kernel = Kernel(build.formula(trace, out.dtype, "map"), self._parts(out.size), rows_of(out))
         self._do(kernel, out.size, *arrays, out)

@@ -28,6 +28,7 @@ class ThreadState(threading.local):
     def __init__(self) -> None:
         self.arena: Arena | None = None  # of the compiled step that runs
         self.tape: Tape | None = None  # on which that step is being recorded
+        self.refusal = ""  # why that step must not be
         self.scratch: dict[Any, list[Array]] = {}
 
 
@@ -74,6 +75,7 @@ class NumpyBackend(NumpyNumbers):
         return Compiled(self, step, fixed)
 
     def as_written(self, reason: str) -> None:
+        self._running.refusal = reason
         if self._running.tape is not None:
             self._running.tape.stop(reason)
 
@@ -82,6 +84,11 @@ class NumpyBackend(NumpyNumbers):
         for f, args in in_place(calls, replay.passing):
             add = replay.add_of_numbers if isinstance(f, OnNumbers) else replay.add
             add(f, args)
+
+    def _give(self, *arrays: Array) -> None:
+        """Note which of a user's arrays are none of the step's."""
+        if self._running.tape is not None:
+            self._running.tape.give(*arrays)
 
     def _do(self, f: Callable[..., None], *args: Any) -> None:
         """Call ``f(*args)``, whose results go to arrays among the arguments, and record it if there is a tape."""
@@ -155,6 +162,7 @@ class NumpyBackend(NumpyNumbers):
         return value if running.tape is None else running.tape.array(value)
 
     def elementwise(self, formula: Formula, *arrays: Array) -> Array:
+        self._give(*arrays)
         trace = traced(formula, len(arrays))
         if trace is None or not _alike(arrays):
             return formula(np, *arrays)

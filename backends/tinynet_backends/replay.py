@@ -199,8 +199,8 @@ class Compilation:
     def _first_calls(self, kind: Any, reason: str | list[Any] | None, args: tuple[Any, ...]) -> Any:
         """Run the first calls of a kind, and all that cannot be replayed."""
         running = self.ops._running
-        outer = running.arena
-        running.arena = self.arena.rewind()
+        outer, refusal = running.arena, running.refusal
+        running.arena, running.refusal = self.arena.rewind(), ""
         try:
             if reason is None:
                 while len(self.replays) >= KINDS:
@@ -209,9 +209,12 @@ class Compilation:
                 self.replays[kind] = "" if usual else "arguments that are neither arrays nor numbers"
             if reason == "" or isinstance(reason, list):
                 return self._capture(kind, args)
-            return self.step(*self.fixed, *args)
+            result = self.step(*self.fixed, *args)
+            if reason is None and running.refusal:  # what such a step keeps must not be a stand-in
+                self.replays[kind] = _not_captured(running.refusal)
+            return result
         finally:
-            running.arena = outer
+            running.arena, running.refusal = outer, refusal or running.refusal
 
     def _capture(self, kind: Any, args: tuple[Any, ...]) -> Any:
         tape = self.ops._running.tape = Tape()
@@ -226,33 +229,33 @@ class Compilation:
             tape.stop(f"{type(e).__name__}: {e}")
             failed = True
         finally:
-            self.ops._running.tape = None
+            self.ops._running.tape, tape.ended = None, True
         if not tape.broken and has_source(result):
-            tape.stop("an input that is returned")
+            tape.broken = "an input that is returned"
         if not tape.broken and tape.given:
             before = self.replays[kind]
             if not isinstance(before, list):
                 self.replays[kind] = tape.given
                 tape.calls.clear()
                 return real(result)
-            if not _same(tape.given, before):
-                tape.stop("an array or a number made outside of it, another one in every call")
+            if tape.given != before:
+                tape.broken = "an array or a number made outside of it, another one in every call"
         if not tape.broken:
             replay = self.replays[kind] = Replay(result, args, self.arena.taken())
             self.ops._lower(tape.calls, replay)
             tape.calls.clear()  # with stand-ins, that have the tape: data would stay until garbage is collected
             return replay.result
         tape.calls.clear()
-        _log.info("a step is not captured, and runs call by call: %s", tape.broken)
-        self.replays[kind] = tape.broken
+        self.replays[kind] = _not_captured(tape.broken)
         if failed:
             self.arena.rewind()
             return self.step(*self.fixed, *args)
         return real(result)
 
 
-def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
-    return len(now) == len(before) and all(a is b or np.array_equal(a, b) for a, b in zip(now, before, strict=True))
+def _not_captured(reason: str) -> str:
+    _log.info("a step is not captured, and runs call by call: %s", reason)
+    return reason
 
 
 def _contiguous(a: Any) -> Any:

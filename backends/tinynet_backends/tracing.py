@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import lru_cache
-from types import FunctionType, MethodType
+from functools import lru_cache, partial
+from types import CodeType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
 _log = logging.getLogger("tinynet")
@@ -155,15 +155,59 @@ _LOGICAL = {"and": "logical_and", "or": "logical_or", "invert": "logical_not"}
 set_operators(Symbol, lambda self, *call: self.recorder.do(*call), REFLECTED, PLAIN | _LOGICAL)
 
 
-class _Method(tuple[Any, ...]):
-    """A method as its function, and the class and state of its object: where these are equal it is the same formula."""
+class _Formula(tuple[Any, ...]):
+    """A formula as its function, what that reads, and the class and state of its object: where these are equal, so is it."""
 
     call: Callable[..., Any]
 
 
-def _functions(kind: type) -> tuple[FunctionType, ...]:
-    """What methods of a class may call; one of them may have been replaced."""
-    return tuple([f for base in kind.__mro__ for f in vars(base).values() if type(f) is FunctionType])
+_ABSENT = object()
+
+
+@lru_cache(maxsize=1024)
+def _names(code: CodeType) -> tuple[str, ...]:
+    """The names of globals and attributes in a function, also in those that it defines."""
+    return *code.co_names, *(name for inner in code.co_consts if type(inner) is CodeType for name in _names(inner))
+
+
+class _Reads:
+    """What a function, and those that it may call, read besides arguments and their object: globals, the variables of an
+    enclosing function, attributes of the class. ``version`` is another object once any of it has been set anew, None if some
+    of it may change inside.
+    """
+
+    def __init__(self, f: FunctionType, owner: type) -> None:
+        self.f, self.owner = f, owner
+        self._look()
+
+    def current(self) -> object | None:
+        if any(get(name, _ABSENT) is not value for get, name, value in self.found):
+            self._look()
+        return self.version
+
+    def _look(self) -> None:
+        self.found: list[tuple[Callable[[str, Any], Any], str, Any]] = []
+        functions = [self.f]
+        for f in functions:  # which grows
+            places: list[Any] = [f.__globals__.get, *(vars(base).get for base in self.owner.__mro__)]
+            names = [(place, name) for name in _names(f.__code__) for place in places]
+            names += [(partial(getattr, cell), "cell_contents") for cell in f.__closure__ or ()]
+            for get, name in names:
+                value = get(name, _ABSENT)
+                if value is not _ABSENT:
+                    self.found.append((get, name, value))
+                if type(value) is FunctionType and value not in functions:
+                    functions.append(value)
+        try:
+            hash(tuple([_key(value) for _, _, value in self.found]))
+            self.version: object | None = object()
+        except TypeError:
+            self.version = None
+
+
+@lru_cache(maxsize=1024)
+def _reads(f: FunctionType, owner: type) -> _Reads:
+    return _Reads(f, owner)
 
 
 def _state(thing: object) -> tuple[Any, ...]:
@@ -186,7 +230,7 @@ def _key(value: Any) -> Any:
 
 @lru_cache(maxsize=1024)
 def _known(formula: Any, arrays: int, numbers: int) -> Trace | None:
-    call = formula.call if isinstance(formula, _Method) else formula
+    call = formula.call if isinstance(formula, _Formula) else formula
     try:
         return trace(call, arrays, numbers)
     except (TypeError, AttributeError) as e:  # of a symbol that is asked for what only an array has, too
@@ -197,14 +241,18 @@ def _known(formula: Any, arrays: int, numbers: int) -> Trace | None:
 def traced(formula: Callable[..., Any], arrays: int, numbers: int = 0) -> Trace | None:
     """`trace`, remembered; None for a formula that cannot be traced.
 
-    What a method reads of its object is a constant of the trace: with other attributes it is another formula.
+    What it reads, of its object or elsewhere, is a constant of the trace: with another value it is another formula.
     """
     known: Any = formula
-    if isinstance(formula, MethodType):
-        owner = formula.__self__
-        known = _Method((formula.__func__, type(owner), _functions(type(owner)), _state(owner)))
-        known.call = formula
     try:
+        if isinstance(formula, (FunctionType, MethodType)):
+            owner, function = getattr(formula, "__self__", None), getattr(formula, "__func__", formula)
+            kind: Any = type(owner)
+            version = _reads(function, kind).current()
+            if version is None:
+                return None
+            known = _Formula((version, function, kind, _state(owner)))
+            known.call = formula
         return _known(known, arrays, numbers)
-    except TypeError:  # an attribute without a hash: what is in it may change
+    except (TypeError, ValueError):  # an attribute without a hash, or a variable that is not set yet
         return None
