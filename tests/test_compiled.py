@@ -827,7 +827,7 @@ def test_a_file_too_large_to_keep_in_memory_is_not_read_in_a_step(tmp_path, monk
     """Its pages are released now and then, by Python."""
     data, ops = tn.Arrays(*written(tmp_path / "x.npy")), tn.get_backend("numba")
     assert data.in_step(ops, "float32")
-    monkeypatch.setattr("tinynet.data.arrays.RELEASE", X.nbytes)  # the header is mapped, too
+    monkeypatch.setattr("tinynet.data.resident.RELEASE", X.nbytes)  # the header is mapped, too
     assert not data.in_step(ops, "float32")
     assert not tn.Arrays(X, LABELS).in_step(tn.get_backend("numpy"), "float32")
 

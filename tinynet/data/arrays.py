@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Callable
 from hashlib import sha256
 from math import prod
-from pathlib import Path
 from sys import float_info
 from typing import Any
 
 from tinynet_backends import Backend, get_backend
 
+from tinynet.data import resident
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Batch, Dataset, Index, split_range
 
 _PIECE = 2**20  # numbers checked at a time, so that checking takes little memory
 _FLOAT32 = 3.4028235677973366e38  # from here on float32 is infinite
-_FAULT = 2**21  # bytes that reading one row may make resident: Linux maps its surroundings too, up to a huge page
-
-
-def _memory() -> int:
-    """Bytes of physical memory; 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # as on Windows
-        return 0
-
-
-def _resident() -> int | None:
-    """Bytes of files that are resident in this process; None where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_bytes().split()[2]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return None
-
-
-# Bytes of mapped files that may become resident before they are released. A page that was takes a microsecond to read again.
-RELEASE = max(2**28, _memory() // 8)
 
 
 class Arrays(Dataset):
@@ -49,8 +26,8 @@ class Arrays(Dataset):
     Lengths are checked once, and so is that every number is finite (unless ``finite=False``) and no weight negative:
     TypeError or ValueError, which names the first bad row.
 
-    Arrays of ``np.memmap`` stay in their files: at most about a quarter of the machine's memory, or 512 MiB if that is more,
-    is resident. A pickle holds the numbers; that of a file that `read` opened holds its path.
+    Arrays of ``np.memmap`` stay in their files: of all that data sets map, at most about a quarter of the machine's memory, or
+    512 MiB if that is more, is resident. A pickle holds the numbers; that of a file that `read` opened holds its path.
 
     Examples
     --------
@@ -74,10 +51,15 @@ class Arrays(Dataset):
         self._set_targets()
 
     def _find_maps(self) -> None:
-        """Set the maps of files that the arrays are views of, and their size."""
-        self._maps = [m for a in (self.x, self.y, self.weight) if (m := _mapping(a)) is not None]
-        self._mapped, self._touched = sum(len(m) for m in self._maps), 0
-        self._before = _resident() if self._maps else None  # bytes that were resident before anything was read
+        """Find the maps of files that the arrays are views of."""
+        self._maps = [m for a in (self.x, self.y, self.weight) if (m := resident.mapping(a)) is not None]
+        for each in self._maps:
+            resident.MAPS.add(each)
+
+    @property
+    def _large(self) -> bool:
+        """Whether what is read may have to be released."""
+        return bool(self._maps) and resident.MAPS.large
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_maps"}
@@ -173,12 +155,12 @@ class Arrays(Dataset):
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         self.check_dtype(dtype)
-        large = self._mapped > RELEASE
+        large = self._large
         if isinstance(index, range):
             x, y = self.x[index.start : index.stop, ...], self.y[index.start : index.stop, ...]
             weight = None if self.weight is None else self.weight[index.start : index.stop]
             if large:
-                self._limit_resident(x.nbytes + y.nbytes)
+                resident.MAPS.touch(x.nbytes + y.nbytes)
         else:
             take = (ops if ops.on_host and self.ops.on_host else self.ops).gather
             i = index if self.ops.on_host else self.ops.asarray(index)
@@ -195,7 +177,7 @@ class Arrays(Dataset):
         real, labels = ops.dtype(dtype), ops.dtype("int64")
         kinds = (self.x, real), (self.y, real if self.classes is None else labels), (self.weight, real)
         alike = all(a is None or (ops.reads(a) and a.dtype == kind) for a, kind in kinds)
-        return type(self).rows is Arrays.rows and alike and self._mapped <= RELEASE  # else `rows` may release memory
+        return type(self).rows is Arrays.rows and alike and not self._large  # else `rows` may release memory
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
         check(self.y, self.ops)
@@ -216,8 +198,8 @@ class Arrays(Dataset):
         size = max(1, _PIECE // prod(a.shape[1:]))
         for rows in split_range(range(self.n), size):
             piece = a[rows.start : rows.stop, ...]
-            if self._mapped > RELEASE:
-                self._limit_resident(piece.nbytes)
+            if self._large:
+                resident.MAPS.touch(piece.nbytes)
             yield rows.start, piece
 
     def _first_bad_row(self, a: Array, good: Callable[[Array], Array]) -> int | None:
@@ -238,29 +220,12 @@ class Arrays(Dataset):
 
     def _gather_mapped(self, take: Callable[..., list[Array]], arrays: list[Array], index: Array) -> list[Array]:
         """Rows of large maps, some at a time, between which memory is released."""
-        size, pieces = max(1, RELEASE // _FAULT), []
+        size, pieces = max(1, resident.RELEASE // resident.FAULT), []
         for start in range(0, max(len(index), 1), size):
             some = index[start : start + size]
             pieces.append(take(arrays, some, inside=True))
-            self._limit_resident(len(some) * _FAULT)
+            resident.MAPS.touch(len(some) * resident.FAULT)
         return [self.ops.xp.concat(each, axis=0) for each in zip(*pieces, strict=True)] if pieces[1:] else pieces[0]
-
-    def _limit_resident(self, size: int) -> None:
-        """Release what became resident, beyond `RELEASE`; the system still caches it. ``size`` bytes may have become so."""
-        self._touched += size
-        resident = _resident()
-        more = self._touched if resident is None or self._before is None else resident - self._before
-        if more > RELEASE and hasattr(mmap, "MADV_DONTNEED"):
-            for m in self._maps:
-                m.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
-
-
-def _mapping(a: Any) -> Any:
-    """The file map behind ``a``, if its pages can be released without loss: not one with private changes."""
-    while a is not None and not isinstance(getattr(a, "_mmap", None), mmap.mmap):
-        a = getattr(a, "base", None)
-    return a._mmap if a is not None and a.mode != "c" else None
 
 
 def read_only(a: Array) -> Array:
