@@ -256,6 +256,10 @@ def test_a_model_reads_a_file_as_its_table(tmp_path):
     assert model.history[-1]["val_loss"] == wanted["loss"]
     with pytest.raises(ValueError, match="does not continue .*: the columns of their features differ"):
         D.Concatenated([D.read(tmp_path / name) for name in ("a.csv", "b.csv")])
+    (tmp_path / "a.csv").write_text("u,y0,y1\n0,9,8\n")
+    (tmp_path / "b.csv").write_text("u,y1,y0\n0,8,9\n")
+    with pytest.raises(ValueError, match="does not continue .*: the columns of their targets differ"):
+        D.Concatenated([D.read(tmp_path / name) for name in ("a.csv", "b.csv")])
 
 
 def test_shards_are_one_data_set_in_order(ops, tmp_path):
