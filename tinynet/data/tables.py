@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -42,28 +42,26 @@ class Request(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Column names, their Arrow types, and the rows as record batches."""
+    """Column names, their Arrow types, and the rows as record batches, which have at least the columns asked for."""
 
     path: Path
     names: list[str]
     types: list[Any]
-    batches: Iterable[Any]
+    batches: Callable[[Sequence[str]], Iterable[Any]]
 
 
 # Opening --------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def open_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[Table]:
+def open_parquet(path: Path) -> Iterator[Table]:
     import pyarrow.parquet as pq
 
     # by pages: else whole row groups are in memory, and a file may be a single one
     paged: dict[str, Any] = {"pre_buffer": False, "buffer_size": _BUFFER}
     with pq.ParquetFile(path, page_checksum_verification=True, **paged) as f:
         schema = f.schema_arrow
-        names = schema.names
-        present = None if columns is None else list(set(columns) & set(names))
-        yield Table(path, names, schema.types, f.iter_batches(ROWS, columns=present))
+        yield Table(path, schema.names, schema.types, lambda columns: f.iter_batches(ROWS, columns=columns))
 
 
 class Header(NamedTuple):
@@ -113,7 +111,7 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
     first = _Parser(path, header, types | booleans, decimal)(block, 0)
     names, kinds = first.schema.names, first.schema.types
 
-    def batches() -> Iterator[Any]:
+    def batches(columns: Sequence[str]) -> Iterator[Any]:
         yield from first.to_batches()
         rows, parse = first.num_rows, _Parser(path, header, dict(zip(names, kinds, strict=True)), decimal)
         for block in blocks:
@@ -121,7 +119,7 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
             yield from table.to_batches()
             rows += table.num_rows
 
-    return Table(path, names, kinds, batches())
+    return Table(path, names, kinds, batches)
 
 
 def _blocks(path: Path, f: BinaryIO, header: Header) -> Iterator[bytes]:
