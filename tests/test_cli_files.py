@@ -880,6 +880,9 @@ def test_a_row_group_is_not_read_as_a_whole():
     with tables.open_parquet(Path("d.parquet")) as table:
         next(iter(table.batches(table.names)))
         assert pa.total_allocated_bytes() - before < numbers.nbytes / 2
+    parquet.write_table(pa.table({f"x{j}": numbers[:4096] for j in range(1024)}), "d.parquet")
+    with tables.open_parquet(Path("d.parquet")) as table:
+        assert [batch.num_rows for batch in table.batches(table.names)] == [2048, 2048]
 
 
 def test_of_a_parquet_file_only_columns_that_are_used_are_decoded(monkeypatch):

@@ -17,7 +17,8 @@ from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array
 from tinynet.errors import DataFileError
 
-ROWS = 65536  # rows decoded at a time
+ROWS = 65536  # rows of Parquet decoded at a time,
+_NUMBERS, _LEAST_ROWS = 2**21, 1024  # or fewer, of so many numbers; but each column takes time in each batch
 TASKS = ("auto", "classification", "regression")
 _BUFFER = 65536  # bytes of a column read at a time
 # A pandas index in Parquet and, without a name, in CSV; and what pandas calls the latter when it has read it.
@@ -61,7 +62,12 @@ def open_parquet(path: Path) -> Iterator[Table]:
     paged: dict[str, Any] = {"pre_buffer": False, "buffer_size": _BUFFER}
     with pq.ParquetFile(path, page_checksum_verification=True, **paged) as f:
         schema = f.schema_arrow
-        yield Table(path, schema.names, schema.types, lambda columns: f.iter_batches(ROWS, columns=columns))
+
+        def batches(columns: Sequence[str]) -> Iterator[Any]:
+            rows = min(ROWS, max(_LEAST_ROWS, _NUMBERS // len(columns)))
+            yield from f.iter_batches(rows, columns=columns)
+
+        yield Table(path, schema.names, schema.types, batches)
 
 
 class Header(NamedTuple):
