@@ -866,7 +866,7 @@ def test_one_thread_reads_a_csv_file():
     f = Watched(b"a,y\n" + b"1.5,2\n" * 500_000)
     path = Path("d.csv")
     header = tables.read_header(path, f)
-    assert sum(batch.num_rows for batch in tables.open_csv(path, f, header, {}).batches) == 500_000
+    assert sum(batch.num_rows for batch in tables.open_csv(path, f, header, {}).batches([])) == 500_000
     assert threads == {threading.get_ident()}
 
 
@@ -878,8 +878,27 @@ def test_a_row_group_is_not_read_as_a_whole():
     parquet.write_table(pa.table({"a": numbers}), "d.parquet", row_group_size=len(numbers))
     before = pa.total_allocated_bytes()
     with tables.open_parquet(Path("d.parquet")) as table:
-        next(iter(table.batches))
+        next(iter(table.batches(table.names)))
         assert pa.total_allocated_bytes() - before < numbers.nbytes / 2
+    parquet.write_table(pa.table({f"x{j}": numbers[:4096] for j in range(1024)}), "d.parquet")
+    with tables.open_parquet(Path("d.parquet")) as table:
+        assert [batch.num_rows for batch in table.batches(table.names)] == [2048, 2048]
+
+
+def test_of_a_parquet_file_only_columns_that_are_used_are_decoded(monkeypatch):
+    """Not texts or pictures, of which 65 536 rows may be larger than memory."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(
+        pa.table({"a.b": [0.5, 1.5], "a": [2.5, 3.5], "text": ["long", "longer"], "y": [0, 1]}), "d.parquet"
+    )
+    asked, read = [], parquet.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        parquet.ParquetFile, "iter_batches", lambda *a, columns: asked.append(columns) or read(*a, columns=columns)
+    )
+    assert tn.data.read("d.parquet", exclude=["text"]).x.tolist() == [[0.5, 2.5], [1.5, 3.5]]
+    assert asked == [["a.b", "a", "y"]]
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -255,6 +256,10 @@ def test_a_model_reads_a_file_as_its_table(tmp_path):
     assert model.history[-1]["val_loss"] == wanted["loss"]
     with pytest.raises(ValueError, match="does not continue .*: the columns of their features differ"):
         D.Concatenated([D.read(tmp_path / name) for name in ("a.csv", "b.csv")])
+    (tmp_path / "a.csv").write_text("u,y0,y1\n0,9,8\n")
+    (tmp_path / "b.csv").write_text("u,y1,y0\n0,8,9\n")
+    with pytest.raises(ValueError, match="does not continue .*: the columns of their targets differ"):
+        D.Concatenated([D.read(tmp_path / name) for name in ("a.csv", "b.csv")])
 
 
 def test_shards_are_one_data_set_in_order(ops, tmp_path):
@@ -330,7 +335,7 @@ def test_a_pickle_of_mapped_arrays_holds_their_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(resident, "RELEASE", 100)
     data = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), Y)
     again = pickle.loads(pickle.dumps(data))
-    assert (data._maps.large, again._maps.large) == (True, False)
+    assert (len(data._maps), again._maps) == (1, [])
     np.testing.assert_array_equal(parts(again, np.arange(50))[0], parts(data, np.arange(50))[0])
 
 
@@ -441,63 +446,120 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(suffix, tmp_path, 
 # Memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_pages_of_large_maps_are_let_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(resident, "_resident", lambda: None)  # as where the system does not say
+@pytest.fixture
+def maps(monkeypatch):
+    """No map is known yet, and those of 160 KiB are large."""
+    found = resident.Maps()
+    monkeypatch.setattr(resident, "MAPS", found)
     monkeypatch.setattr(resident, "RELEASE", 10 * 2**14)
     monkeypatch.setattr(resident, "FAULT", 2**14)
     monkeypatch.setattr("tinynet.data.arrays._PIECE", 1000)
+    return found
+
+
+def test_pages_of_large_maps_are_let_go(tmp_path, monkeypatch, maps):
+    monkeypatch.setattr(resident, "_resident", lambda: None)  # as where the system does not say
     x = RNG.standard_normal((20_000, 4))
     np.save(tmp_path / "x.npy", x)
     y = np.arange(20_000) % 3
     data = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), y)
     calls = []
-    touch = data._maps.touch
-    monkeypatch.setattr(data._maps, "touch", lambda size: (calls.append(size), touch(size)))
+    touch = maps.touch
+    monkeypatch.setattr(maps, "touch", lambda size: (calls.append(size), touch(size)))
     for _ in range(5):
         index = RNG.integers(0, 20_000, 100)
         np.testing.assert_array_equal(parts(data, index)[0], x[index])
-        assert data._maps._touched <= resident.RELEASE
+        assert maps._touched <= resident.RELEASE
     assert calls == [10 * 2**14] * 50
-    size = [2**40]  # other files of the process
-    monkeypatch.setattr(resident, "_resident", lambda: size[0])
-    maps = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), y)._maps
+    pages = [2**40]  # other files of the process
+    monkeypatch.setattr(resident, "_resident", lambda: pages[0])
+    del data
+    data = tn.Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), y)
     touched = maps._touched
-    maps.touch(2**30)
+    touch(2**30)
     assert maps._touched == touched + 2**30
-    size[0] += resident.RELEASE + 1
-    maps.touch(1)
+    pages[0] += resident.RELEASE + 1
+    touch(1)
     assert maps._touched == 0
+    touch(1)  # what is still resident is not ours
+    assert maps._touched == 1
     private = np.load(tmp_path / "x.npy", mmap_mode="c")
     private[0, 0] = 5.0  # a change that is nowhere but in the page
     data = tn.Arrays(private, y)
-    assert not data._maps.large
+    assert data._maps == []
     assert parts(data, range(1))[0][0, 0] == 5.0
+
+
+def test_pages_of_many_small_maps_are_let_go(tmp_path, maps):
+    """Each shard alone could stay resident."""
+    x = RNG.standard_normal((2000, 4))
+    paths, y = [tmp_path / f"{number}.npy" for number in range(4)], np.arange(2000) % 3
+    for path in paths:
+        np.save(path, x)
+    data = D.Concatenated([tn.Arrays(np.load(path, mmap_mode="r"), y) for path in paths])
+    assert all(len(part._maps[0]) < resident.RELEASE for part in data.parts)
+    maps._before = -(2**40)  # much has become resident
+    np.testing.assert_array_equal(parts(data, np.arange(1990, 2010))[0], np.concatenate([x[-10:], x[:10]]))
+    assert maps.large
+    assert maps._before >= 0
+    del data
+    tn.Arrays(np.load(tmp_path / "0.npy", mmap_mode="r"), np.ones(2000))
+    assert not maps.large
+
+
+def test_writing_takes_the_memory_of_some_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "ROWS", 4096)
+    D.write(D.Spirals(10), tmp_path / "data.npz")  # what is imported takes memory, too
+    tracemalloc.start()
+    D.write(D.Spirals(200_000), tmp_path / "data.npz")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 200_000 * 8
+
+
+MEASURED = """
+import sys; sys.path[:0] = {path!r}
+import numpy as np, tinynet as tn
+from tinynet.data import resident
+resident.RELEASE = 2**25
+def pages():
+    lines = [line.split() for line in open("/proc/self/status") if line.startswith(("RssFile", "RssAnon"))]
+    return np.array([int(line[1]) / 1024 for line in lines])
+import h5py, pyarrow.csv, pyarrow.parquet
+before = most = pages()
+loader = tn.Loader(tn.data.read(sys.argv[1:]), 4096, shuffle=True)
+for t in range(10):
+    loader.batch(t, tn.get_backend("numpy"), "float32")
+    most = np.maximum(most, pages())
+print(*most - before)
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
-def test_resident_memory_is_bounded(tmp_path):
-    """Random rows of a file of 1.5 GB, which would all be resident in the end."""
-    path = tmp_path / "x.npy"
-    np.lib.format.open_memmap(path, "w+", np.float32, (6_000_000, 64)).flush()
-    code = f"""
-import sys; sys.path[:0] = {sys.path!r}
-import numpy as np, tinynet as tn
-from tinynet.data import resident
-resident.RELEASE = 2**28
-x = np.load({str(path)!r}, mmap_mode="r")
-size = lambda: sum(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(("RssFile", "RssAnon"))) / 1024
-data = tn.Arrays(x, np.zeros(6_000_000, np.int8))
-loader, ops, most = tn.Loader(data, 4096, shuffle=True), tn.get_backend("numpy"), 0
-before = size()
-for t in range(400):
-    loader.batch(t, ops, "float32")
-    most = max(most, size())
-print(before, most)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    before, most = map(float, done.stdout.split())
-    assert most < before + 512 + 100, (before, most)  # twice 256 MiB of pages, and the batches of a chunk
+@pytest.mark.parametrize("kind", ["npy", "npz", "compressed.npz", "h5", "parquet", "csv", "shards"])
+def test_resident_memory_is_bounded(kind, tmp_path):
+    """Random rows of 80 to 160 MB, all of which would be resident in the end."""
+    n = 500_000
+    data = D.Blobs(n, n_features=40)
+    if kind == "shards":
+        paths = [tmp_path / f"{number}.npy" for number in range(4)]
+        for number, path in enumerate(paths):
+            D.write(data.shard(number, 4), path)
+    elif kind == "compressed.npz":
+        paths = [tmp_path / kind]
+        x, y, _ = data[:n]
+        np.savez_compressed(paths[0], X=x * 0 + y[:, None], y=y)
+    else:
+        paths = [tmp_path / f"data.{kind}"]
+        D.write(data, paths[0])
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED.format(path=sys.path), *map(str, paths)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    private, mapped = map(float, done.stdout.split())
+    assert private < 170, private  # most for Parquet: pages and dictionaries of all columns
+    assert mapped < 2 * 32 + 20, mapped  # and the libraries' own
 
 
 # Bad files --------------------------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ class Arrays(Dataset):
     Lengths are checked once, and so is that every number is finite (unless ``finite=False``) and no weight negative:
     TypeError or ValueError, which names the first bad row.
 
-    Arrays of ``np.memmap`` stay in their files: at most about a quarter of the machine's memory, or 512 MiB if that is more,
-    is resident. A pickle holds the numbers; that of a file that `read` opened holds its path.
+    Arrays of ``np.memmap`` stay in their files: of all that data sets map, at most about a quarter of the machine's memory, or
+    512 MiB if that is more, is resident. A pickle holds the numbers; that of a file that `read` opened holds its path.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class Arrays(Dataset):
         self.y = as_array_beside_x(y, "y", self.ops)
         self.weight = None if weight is None else as_array_beside_x(weight, "weight", self.ops)
         self._check_shapes()
-        self._maps = self._find_maps()
+        self._find_maps()
         self._float32_error = ""  # what is wrong if float32 is requested
         self._check_values(finite)
         self._set_targets()
@@ -58,10 +58,18 @@ class Arrays(Dataset):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._maps = self._find_maps()
+        self._find_maps()
 
-    def _find_maps(self) -> resident.Maps:
-        return resident.Maps((self.x, self.y, self.weight))
+    def _find_maps(self) -> None:
+        """Find the maps of files that the arrays are views of."""
+        self._maps = [m for a in (self.x, self.y, self.weight) if (m := resident.mapping(a)) is not None]
+        for each in self._maps:
+            resident.MAPS.add(each)
+
+    @property
+    def _large(self) -> bool:
+        """Whether what is read may have to be released."""
+        return bool(self._maps) and resident.MAPS.large
 
     def _check_shapes(self) -> None:
         """Set ``n`` and ``shape``; ValueError unless y and weight fit X."""
@@ -153,13 +161,13 @@ class Arrays(Dataset):
         if isinstance(index, range):
             x, y = self.x[index.start : index.stop, ...], self.y[index.start : index.stop, ...]
             weight = None if self.weight is None else self.weight[index.start : index.stop]
-            if self._maps.large:
-                self._maps.touch(x.nbytes + y.nbytes)
+            if self._large:
+                resident.MAPS.touch(x.nbytes + y.nbytes)
         else:
             take = (ops if ops.on_host and self.ops.on_host else self.ops).gather
             i = index if self.ops.on_host else self.ops.asarray(index)
             given = [a for a in (self.x, self.y, self.weight) if a is not None]
-            x, y, *rest = self._gather_mapped(take, given, i) if self._maps.large else take(given, i, inside=True)
+            x, y, *rest = self._gather_mapped(take, given, i) if self._large else take(given, i, inside=True)
             weight = rest[0] if rest else None
         if not ops.owns(x):  # from a device by way of the host, which is the only crossing
             x, y, weight = (None if a is None else self.ops.to_numpy(a) for a in (x, y, weight))
@@ -171,7 +179,7 @@ class Arrays(Dataset):
         real, labels = ops.dtype(dtype), ops.dtype("int64")
         kinds = (self.x, real), (self.y, real if self.classes is None else labels), (self.weight, real)
         alike = all(a is None or (ops.reads(a) and a.dtype == kind) for a, kind in kinds)
-        return type(self).rows is Arrays.rows and alike and not self._maps.large  # else `rows` may release memory
+        return type(self).rows is Arrays.rows and alike and not self._large  # else `rows` may release memory
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
         check(self.y, self.ops)
@@ -192,8 +200,8 @@ class Arrays(Dataset):
         size = max(1, _PIECE // prod(a.shape[1:]))
         for rows in split_range(range(self.n), size):
             piece = a[rows.start : rows.stop, ...]
-            if self._maps.large:
-                self._maps.touch(piece.nbytes)
+            if self._large:
+                resident.MAPS.touch(piece.nbytes)
             yield rows.start, piece
 
     def _first_bad_row(self, a: Array, good: Callable[[Array], Array]) -> int | None:
@@ -213,5 +221,5 @@ class Arrays(Dataset):
         for start in range(0, max(len(index), 1), size):
             some = index[start : start + size]
             pieces.append(take(arrays, some, inside=True))
-            self._maps.touch(len(some) * resident.FAULT)
+            resident.MAPS.touch(len(some) * resident.FAULT)
         return [self.ops.xp.concat(each, axis=0) for each in zip(*pieces, strict=True)] if pieces[1:] else pieces[0]

@@ -26,6 +26,13 @@ class Concatenated(Dataset):
                 raise ValueError(f"{part!r} does not continue {first!r}: shapes or kinds of target differ")
             if part.columns and first.columns and part.columns.features != first.columns.features:
                 raise ValueError(f"{part!r} does not continue {first!r}: the columns of their features differ")
+            if (
+                (part.outputs or 1) > 1
+                and part.columns
+                and first.columns
+                and part.columns.target != first.columns.target
+            ):
+                raise ValueError(f"{part!r} does not continue {first!r}: the columns of their targets differ")
             if class_names(part) != class_names(first):
                 raise ValueError(f"{part!r} does not continue {first!r}: the classes that their targets name differ")
             if part.outputs != first.outputs:

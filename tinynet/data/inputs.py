@@ -73,9 +73,7 @@ def _of_table(path: Path, suffix: str, pipe: bool, shape: Shape, columns: Column
         raise DataFileError(f"{path}: a table holds rows of features, and the model wants samples of shape {shape}")
     if suffix == ".parquet":
         with tables.open_parquet(path) as table:
-            wanted = _features(path, table.names, shape, columns)
-        with tables.open_parquet(path, wanted) as table:
-            yield from _rows(table, wanted)
+            yield from _rows(table, _features(path, table.names, shape, columns))
         return
     import pyarrow as pa
 
@@ -107,7 +105,7 @@ def _rows(table: tables.Table, wanted: list[str]) -> Iterator[Array]:
     for name in wanted:
         tables.check_numeric(table.path, name, kinds[name])
     row = 0
-    for batch in table.batches:
+    for batch in table.batches(wanted):
         yield tables.stack_columns(table.path, batch, wanted, np.dtype(np.float64), row)
         row += batch.num_rows
 

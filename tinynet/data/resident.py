@@ -1,12 +1,13 @@
-"""How much of the files that are mapped into memory is resident: a process that reads all of one must not fill the machine."""
+"""Files that are mapped into memory, and how much of them may be resident: all data sets of the process together."""
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
 from pathlib import Path
+from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
 FAULT = 2**21  # bytes that reading one row may make resident: Linux maps its surroundings too, up to a huge page
 
@@ -32,16 +33,25 @@ RELEASE = max(2**28, _memory() // 8)
 
 
 class Maps:
-    """The maps of files that some arrays are views of, if there are any."""
+    """Maps of files. Each is known as long as somebody uses it."""
 
-    def __init__(self, arrays: Iterable[Any]) -> None:
-        self._maps = [m for a in arrays if (m := _mapping(a)) is not None]
-        self._size, self._touched = sum(map(len, self._maps)), 0
-        self._before = _resident() if self._maps else None  # bytes that were resident before anything was read
+    def __init__(self) -> None:
+        self._maps: WeakSet[mmap.mmap] = WeakSet()
+        self._lock = Lock()
+        self._size = 0  # bytes, perhaps of some that are no longer used
+        self._before: int | None = None  # bytes of other files that were resident at the last release
+        self._touched = 0  # bytes that may have become so since then
+
+    def add(self, new: mmap.mmap) -> None:
+        with self._lock:
+            if not self._maps:
+                self._begin()
+            self._maps.add(new)
+            self._size = sum(map(len, self._maps))
 
     @property
     def large(self) -> bool:
-        """Whether so much may become resident that who reads has to tell: see `touch`."""
+        """Whether more than `RELEASE` could become resident."""
         return self._size > RELEASE
 
     def touch(self, size: int) -> None:
@@ -50,12 +60,20 @@ class Maps:
         resident = _resident()
         more = self._touched if resident is None or self._before is None else resident - self._before
         if more > RELEASE and hasattr(mmap, "MADV_DONTNEED"):
-            for m in self._maps:
-                m.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
+            with self._lock:
+                for each in self._maps:
+                    each.madvise(mmap.MADV_DONTNEED)
+                self._begin()
+
+    def _begin(self) -> None:
+        """None of the maps is resident: what is belongs to others."""
+        self._before, self._touched = _resident(), 0
 
 
-def _mapping(a: Any) -> Any:
+MAPS = Maps()
+
+
+def mapping(a: Any) -> mmap.mmap | None:
     """The file map behind ``a``, if its pages can be released without loss: not one with private changes."""
     while a is not None and not isinstance(getattr(a, "_mmap", None), mmap.mmap):
         a = getattr(a, "base", None)

@@ -103,9 +103,9 @@ def read(
     "classification" unless its target is floating-point. ``columns`` are those of a model: the table is then read with the
     features and classes of that model, in its order. ``data.columns`` has the names that were found.
 
-    The file is mapped into memory: at most about a quarter of the machine's memory, or 512 MiB if that is more, is
-    resident, however large it is. `DataFileError`, which names the file and what is wrong with it; OSError if the file
-    does not exist.
+    The file is mapped into memory: of all files together, at most about a quarter of the machine's memory, or 512 MiB if
+    that is more, is resident, however large they are. `DataFileError`, which names the file and what is wrong with it;
+    OSError if the file does not exist.
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")

@@ -130,7 +130,7 @@ def _write(table: Table, layout: _Layout, classes: ClassLabels, scratch: Path) -
     n = 0
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(scratch / name, "wb")) for name in layout.arrays}
-        for batch in table.batches:
+        for batch in table.batches([*layout.used, *layout.target, *layout.weight]):
             for name, (columns, dtype) in layout.arrays.items():
                 if name == "y" and layout.coded:
                     piece: Array = classes.labels(batch.column(columns[0]), n)

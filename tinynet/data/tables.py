@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -17,7 +17,8 @@ from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array
 from tinynet.errors import DataFileError
 
-ROWS = 65536  # rows decoded at a time
+ROWS = 65536  # rows of Parquet decoded at a time,
+_NUMBERS, _LEAST_ROWS = 2**21, 1024  # or fewer, of so many numbers; but each column takes time in each batch
 TASKS = ("auto", "classification", "regression")
 _BUFFER = 65536  # bytes of a column read at a time
 # A pandas index in Parquet and, without a name, in CSV; and what pandas calls the latter when it has read it.
@@ -42,28 +43,31 @@ class Request(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Column names, their Arrow types, and the rows as record batches."""
+    """Column names, their Arrow types, and the rows as record batches, which have at least the columns asked for."""
 
     path: Path
     names: list[str]
     types: list[Any]
-    batches: Iterable[Any]
+    batches: Callable[[Sequence[str]], Iterable[Any]]
 
 
 # Opening --------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def open_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[Table]:
+def open_parquet(path: Path) -> Iterator[Table]:
     import pyarrow.parquet as pq
 
     # by pages: else whole row groups are in memory, and a file may be a single one
     paged: dict[str, Any] = {"pre_buffer": False, "buffer_size": _BUFFER}
     with pq.ParquetFile(path, page_checksum_verification=True, **paged) as f:
         schema = f.schema_arrow
-        names = schema.names
-        present = None if columns is None else list(set(columns) & set(names))
-        yield Table(path, names, schema.types, f.iter_batches(ROWS, columns=present))
+
+        def batches(columns: Sequence[str]) -> Iterator[Any]:
+            rows = min(ROWS, max(_LEAST_ROWS, _NUMBERS // len(columns)))
+            yield from f.iter_batches(rows, columns=columns)
+
+        yield Table(path, schema.names, schema.types, batches)
 
 
 class Header(NamedTuple):
@@ -113,7 +117,7 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
     first = _Parser(path, header, types | booleans, decimal)(block, 0)
     names, kinds = first.schema.names, first.schema.types
 
-    def batches() -> Iterator[Any]:
+    def batches(columns: Sequence[str]) -> Iterator[Any]:
         yield from first.to_batches()
         rows, parse = first.num_rows, _Parser(path, header, dict(zip(names, kinds, strict=True)), decimal)
         for block in blocks:
@@ -121,7 +125,7 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
             yield from table.to_batches()
             rows += table.num_rows
 
-    return Table(path, names, kinds, batches())
+    return Table(path, names, kinds, batches)
 
 
 def _blocks(path: Path, f: BinaryIO, header: Header) -> Iterator[bytes]:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from math import prod
 from os import PathLike
 from pathlib import Path
-from shutil import disk_usage
+from shutil import copyfileobj, disk_usage
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -102,16 +103,18 @@ def _npy(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> No
 
 
 def _npz(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
-    """Two uncompressed members, so that they can be mapped; y is collected in memory: it is small beside X."""
-    targets = []
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z:
+    """Two uncompressed members, so that they can be mapped, one after the other: y waits in a file of its own."""
+    dtype, shape = (np.int64, ()) if data.classes else (np.float32, (data.outputs or 1,))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z, TemporaryFile(dir=path.parent) as targets:
         with z.open("X.npy", "w", force_zip64=True) as f:
             write_npy_header(f, np.float32, (data.n, *data.shape))
             for x, y in pieces:
                 f.write(np.ascontiguousarray(x).tobytes())
-                targets.append(y)
+                targets.write(np.ascontiguousarray(y).tobytes())
+        targets.seek(0)
         with z.open("y.npy", "w", force_zip64=True) as f:
-            np.lib.format.write_array(f, np.concatenate(targets), allow_pickle=False)
+            write_npy_header(f, dtype, (data.n, *shape))
+            copyfileobj(targets, f)
 
 
 def _hdf5(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> None:
