@@ -106,6 +106,20 @@ def test_shapes_types_and_classes(data, ops):
         assert y.shape == (50, data.outputs)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_checked_before_training_is_asked_for_in_its_dtype(dtype):
+    """A backend compiles for each dtype: numba waited a second for what nobody else asked for."""
+    asked = []
+
+    class Own(D.Moons):
+        def rows(self, index, ops, dtype):
+            asked.append(dtype)
+            return super().rows(index, ops, dtype)
+
+    tn.Model(tn.Dense(2), 2, dtype=dtype).fit(Own(8), validation=Own(4).take(2))
+    assert set(asked) == {dtype}
+
+
 EVEN = (D.Spirals, D.Blobs, D.Moons, D.Circles, D.Parity, D.GaussianQuantiles)
 
 

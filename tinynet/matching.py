@@ -84,7 +84,7 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
     fits = data.classes is None or data.classes <= k
     if fits or data.stored:  # of stored data it names the row
         with model.ops.active():
-            data.check(check, model.ops)
+            data.check(check, model.ops, model.dtype)
     if not fits:
         other = ", or BinaryCrossEntropy" if data.classes == 2 else ""
         raise ValueError(

@@ -67,8 +67,8 @@ class Scaled(Dataset):
         y = (host.xp.reshape(y, (x.shape[0], -1)) - self.scale.mean) / self.scale.deviation
         return self._as_batch(x, y, weight, ops, dtype)
 
-    def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
-        self.whole.check(check, ops)
+    def check(self, check: Callable[[Array, Backend], None], ops: Backend, dtype: str) -> None:
+        self.whole.check(check, ops, "float64")  # as `rows` asks for them
 
     def fingerprint(self) -> str:
         return f"{self.whole.fingerprint()}, targets scaled"

@@ -181,7 +181,7 @@ class Arrays(Dataset):
         alike = all(a is None or (ops.reads(a) and a.dtype == kind) for a, kind in kinds)
         return type(self).rows is Arrays.rows and alike and not self._large  # else `rows` may release memory
 
-    def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
+    def check(self, check: Callable[[Array, Backend], None], ops: Backend, dtype: str) -> None:
         check(self.y, self.ops)
 
     def fingerprint(self) -> str:

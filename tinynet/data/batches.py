@@ -19,9 +19,9 @@ class _First(Arrays):
 
     target_check: Callable[[Array, Backend], None] | None = None
 
-    def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
+    def check(self, check: Callable[[Array, Backend], None], ops: Backend, dtype: str) -> None:
         self.target_check = check
-        super().check(check, ops)
+        super().check(check, ops, dtype)
 
 
 class Batches:
@@ -103,7 +103,7 @@ class Batches:
             if data.columns and self.data.columns:
                 data.columns.check_order(self.data.columns)
             if self.data.target_check is not None:
-                data.check(self.data.target_check, ops)
+                data.check(self.data.target_check, ops, dtype)
         except ValueError as e:
             raise ValueError(f"batch {step}: {e}") from None
         self._next += 1

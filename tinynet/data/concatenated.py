@@ -77,9 +77,9 @@ class Concatenated(Dataset):
             if start < stop:
                 yield part, range(start - first, stop - first)
 
-    def check(self, check: Any, ops: Backend) -> None:
+    def check(self, check: Any, ops: Backend, dtype: str) -> None:
         for part in self.parts:
-            part.check(check, ops)
+            part.check(check, ops, dtype)
 
     def check_dtype(self, dtype: str) -> None:
         for part in self.parts:

@@ -197,13 +197,14 @@ class Dataset:
             raise ValueError(f"shard {number} of {checks.short_repr(count)} is empty: there are {self.n} samples")
         return Part(self, start, stop)
 
-    def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
-        """Run ``check(targets, ops)`` on targets: on all that are stored, where they lie, else on the first 64.
+    def check(self, check: Callable[[Array, Backend], None], ops: Backend, dtype: str) -> None:
+        """Run ``check(targets, ops)`` on targets: on all that are stored, where they lie, else on the first 64, in ``dtype``.
 
-        Those are made by `rows`, which a user may have written: TypeError or ValueError unless it gives what it should.
+        Those are made by `rows`, which a user may have written: TypeError or ValueError unless it gives what it should. They
+        are asked for as training will ask for them, since a backend may compile what makes them for each dtype.
         """
         ops, count, kind = ops.generator, min(self.n, 64), type(self).__name__
-        batch = self.rows(range(count), ops, "float64")
+        batch = self.rows(range(count), ops, dtype)
         if not isinstance(batch, Batch):
             raise TypeError(f"{kind}.rows gives a {type(batch).__name__}: return a Batch(x, y, weight)")
         shapes = [tuple(getattr(a, "shape", ())) for a in batch if a is not None]
@@ -261,8 +262,8 @@ class Selection(Dataset):
         own = type(self).rows is not Selection.rows  # of a subclass, which does more with them
         return (self, index) if own else self.whole.locate(self._in_whole(index))
 
-    def check(self, check: Callable[[Array, Backend], None], ops: Backend) -> None:
-        self.whole.check(check, ops)
+    def check(self, check: Callable[[Array, Backend], None], ops: Backend, dtype: str) -> None:
+        self.whole.check(check, ops, dtype)
 
     def check_dtype(self, dtype: str) -> None:
         self.whole.check_dtype(dtype)

@@ -59,8 +59,8 @@ class Wrapper(Dataset):
     def fingerprint(self) -> str:
         return f"{self!r} of {self.data.fingerprint()}"
 
-    def check(self, check: Any, ops: Backend) -> None:
-        self.data.check(check, ops)
+    def check(self, check: Any, ops: Backend, dtype: str) -> None:
+        self.data.check(check, ops, "float64")  # as `rows` asks for them
 
     def check_dtype(self, dtype: str) -> None:
         self.data.check_dtype(dtype)
