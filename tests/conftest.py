@@ -42,7 +42,9 @@ FORMULAS = Activation, Loss, Optimizer, Virtual, Wrapper
 
 @pytest.hookimpl(tryfirst=True)  # before slow tests are left out
 def pytest_collection_modifyitems(items):
-    """Numba compiles every formula, and anew for float64, which takes most of a test's time.
+    """On array-api-strict each operation takes a hundred times as long: tests that are `long` are slow there.
+
+    Numba compiles every formula, and anew for float64, which takes most of a test's time.
 
     So of a table of formulas (activations, losses, optimizers, data sets) numba has the first by default, in float32, and
     all of them if slow tests run. Each instruction of a formula is tested by default, in `test_ops.CASES`.
@@ -50,6 +52,8 @@ def pytest_collection_modifyitems(items):
     first: dict[str, str] = {}
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
+        if item.get_closest_marker("long") and any(str(v).startswith("strict") for v in params.values()):
+            item.add_marker(pytest.mark.slow)
         if not any(isinstance(v, str) and v == "numba" for v in params.values()):
             continue
         values = (v[0] if isinstance(v, list) and v else v for v in params.values())

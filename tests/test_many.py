@@ -102,9 +102,9 @@ def test_every_layer(layers, few_agree):
 def test_layers_before_the_first_product(ops):
     """What meets the inputs, which all networks may share."""
     whole = tn.Sequential(tn.Standardize(), tn.Dropout(0.2), tn.BatchNorm(), tn.Residual(tn.Tanh(), tn.Dense(5)), net())
-    for network in (whole, tn.Sequential(tn.Tanh(), net()), tn.Sequential(tn.LayerNorm(), net())):
-        for shuffle in (True, False):
-            agree(ops, network, (X, LABELS), seeds=[1, 2], batch_size=16, shuffle=shuffle)
+    tanh, norm = tn.Sequential(tn.Tanh(), net()), tn.Sequential(tn.LayerNorm(), net())
+    for network, shuffle in ((whole, True), (whole, False), (tanh, True), (norm, False)):
+        agree(ops, network, (X, LABELS), seeds=[1, 2], batch_size=16, shuffle=shuffle)
 
 
 SIGNS, UNIT, COUNTS = np.sign(NUMBERS), 1 / (1 + np.exp(-NUMBERS)), RNG.poisson(2.0, (41, 2)) * 1.0
@@ -126,7 +126,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize(("loss", "y"), LOSSES.values(), ids=LOSSES)
-@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
+@pytest.mark.parametrize("weighted", [pytest.param(False, marks=pytest.mark.long), True], ids=["", "weights"])
 def test_every_loss(loss, y, weighted, few_agree):
     data = (X, y, RNG.uniform(0.5, 2.0, 41)) if weighted else (X, y)
     held_out = (X[:9], y[:9])
@@ -151,6 +151,7 @@ OPTIMIZERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_every_optimizer(optimizer, few_agree):
     rates = [0.001, tn.schedules.Step(0.02, every=2), 0.0, tn.schedules.Warmup(3, tn.schedules.Cosine(0.01, 9))]
@@ -167,6 +168,7 @@ def test_clipping_and_averages_are_each_networks_own(ops):
     agree(ops, net(tn.ReLU()), (X, LABELS), seeds=[0, 1, 2], lr=rates, optimizer=tn.SGD(0.1), **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [

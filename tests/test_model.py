@@ -258,6 +258,7 @@ WEIGHT = RNG.uniform(0.1, 2.0, 30)
     ("loss", "target"),
     [(tn.CrossEntropy(0.1, (1, 2, 3)), LABELS), (tn.SumSquaredError(), REAL), (tn.MeanAbsoluteError(), REAL)],
 )
+@pytest.mark.long
 def test_evaluation_in_batches_is_that_of_the_whole(loss, target, weight, size, ops):
     model = made(ops)
     data = (X, target) if weight is None else (X, target, weight)

@@ -53,6 +53,7 @@ def test_least_squares_breaks_out_beyond_two_over_the_curvature(seed, scale):
 
 
 @pytest.mark.double
+@pytest.mark.long
 def test_the_model_is_as_it_was(ops):
     model = spirals_model(backend=ops)
     model.fit(SPIRALS.take(200))

@@ -282,6 +282,7 @@ def test_mistakes(make, said):
 
 
 @pytest.mark.parametrize("name", ["strict:device1", "numba", "torch", pytest.param("cupy", marks=pytest.mark.gpu)])
+@pytest.mark.long
 def test_a_shuffle_is_the_same_wherever_it_is_computed(name):
     try:
         ops = get_backend(name)
