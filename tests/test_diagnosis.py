@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from test_losses import EPS, usual
 
 import tinynet as tn
 from tinynet.data import Arrays
@@ -45,7 +46,7 @@ def test_nothing_is_said_of_what_is_well():
 
 @pytest.mark.parametrize("activation", [tn.ReLU, tn.LeakyReLU, tn.ELU, tn.GELU, tn.SiLU, tn.Softplus, tn.Tanh])
 def test_nothing_is_said_of_an_untrained_network(activation):
-    for seed in range(5):
+    for seed in range(2):
         assert looked(tn.Model(network(64, 64, 64, activation=activation), 2, seed=seed)).findings == []
 
 
@@ -206,6 +207,7 @@ def test_a_norm_of_any_size(ops, size):
     assert float(ops.to_numpy(_norm(ops.xp, 0.0 * a))) == 0.0
 
 
+@pytest.mark.long
 def test_nothing_changes_by_looking(ops):
     net = tn.Sequential(
         tn.Dense(16), tn.BatchNorm(), tn.ReLU(), tn.Dropout(0.5), tn.Residual(tn.Dense(16)), tn.Dense(2)
@@ -238,12 +240,13 @@ def test_it_is_said_once_and_logged(caplog):
 
 def test_a_probe_sees_what_the_model_does(ops):
     net = tn.Sequential(tn.Dense(6), tn.Residual(tn.Dense(6), tn.Tanh()), tn.Dense(2))
-    model = tn.Model(net, 2, backend=ops, dtype="float64")
-    batch = MOONS.batch(range(50), ops, "float64")
+    model = tn.Model(net, 2, backend=ops, dtype=usual(ops))
+    batch = MOONS.batch(range(50), ops, usual(ops))
     value, seen = probe(model, batch, tn.CrossEntropy())
     assert [one.place for one in seen] == ["0", "1.0", "1.1", "2"]
     assert np.allclose(ops.to_numpy(seen[-1].y), ops.to_numpy(model.predict(batch.x)))
-    assert value == pytest.approx(model.evaluate(MOONS.take(50), loss=tn.CrossEntropy())["loss"])
+    wanted = model.evaluate(MOONS.take(50), loss=tn.CrossEntropy())["loss"]
+    assert value == pytest.approx(wanted, rel=50 * EPS[usual(ops)])
     found = {name for one in seen for name in one.gradients}
     assert found == set(model.gradient_names)
     assert ops.to_numpy(seen[1].dy).shape == (50, 6)

@@ -249,7 +249,7 @@ def test_two_classes_take_one_output_and_labels(ops):
     assert runs[0][0].pop("accuracy") > 0.5  # the metrics of numbers are others
     runs[1][0].pop("r2")
     assert runs[0] == runs[1]
-    model.fit(tn.data.Moons(64, noise=0.2), loss=tn.BinaryCrossEntropy())
+    model.fit(tn.data.Moons(64), loss=tn.BinaryCrossEntropy())
     with pytest.raises(ValueError, match=r"3 classes do not fit outputs \(n, 1\): expected width 3$"):
         model.fit(tn.data.Spirals(64), loss=tn.BinaryCrossEntropy())
     with pytest.raises(ValueError, match="expected width 2, or BinaryCrossEntropy"):

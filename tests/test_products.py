@@ -19,6 +19,7 @@ if not tiles.available():
     pytest.skip("products are NumPy's here: the processor has no AVX-512", allow_module_level=True)
 
 BITS, ROWS, DEPTH = tiles.BITS, tiles.ROWS, products.DEPTH
+DTYPES = pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 
 
 def whole(rng, *shape):
@@ -79,7 +80,7 @@ def test_every_edge(dtype):
         check(dtype, m, n, k, turned=(False, not turned[1]), gap=1, biased=False)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@DTYPES
 @pytest.mark.parametrize("turned", list(product((False, True), repeat=2)))
 def test_many_blocks_and_parts(dtype, turned):
     check(dtype, 301, 700, 2 * DEPTH + 3, turned=turned)
@@ -87,7 +88,7 @@ def test_many_blocks_and_parts(dtype, turned):
     assert products.pays(260, 1100 * np.dtype(dtype).itemsize)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@DTYPES
 @pytest.mark.parametrize("turned", list(product((False, True), repeat=2)))
 def test_many_networks(dtype, turned):
     for count, m, n, k in ((1, 5, 3, 4), (3, 9, 50, 7), (40, 17, 33, 65), (2, 300, 90, 300), (2, 600, 260, 70)):
@@ -152,7 +153,8 @@ def test_no_bit_depends_on_how_a_product_is_divided(monkeypatch):
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("tiled", [False, True])
-def test_blocks_that_are_added_up_apart(turned, tiled, monkeypatch):
+@DTYPES
+def test_blocks_that_are_added_up_apart(dtype, turned, tiled, monkeypatch):
     library = blas.find()
     if library is None and not tiled:
         pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
@@ -164,7 +166,7 @@ def test_blocks_that_are_added_up_apart(turned, tiled, monkeypatch):
         ops, "_by_blas", lambda gemm, a, *b, **c: made.append(("blas", a.ndim)) or by_blas(gemm, a, *b, **c)
     )
     sizes = *product((3, 100), (3, 150)), (20, 20)  # of the last a block alone would be a product for BLAS
-    for dtype, (m, n) in product(("float32", "float64"), sizes):
+    for m, n in sizes:
         for k in (4 * DEPTH - 5, 8 * DEPTH, 8 * DEPTH + 1):
             rng, found = np.random.default_rng(m * n), []
             a, b, shift = rng.standard_normal((m, k)), rng.standard_normal((k, n)), rng.standard_normal(n)
