@@ -175,7 +175,11 @@ def test_the_picture(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "panels"), [(("tinynet numpy", "torch"), 2), ([f"tinynet {n} networks" for n in range(6)], 1)]
+    ("names", "panels"),
+    [
+        (("tinynet numpy", "torch"), 2),
+        pytest.param([f"tinynet {n} networks" for n in range(6)], 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_picture_has_all_its_words(names, panels, tmp_path, monkeypatch):
     """Title and legend lie within it, and there are no ratios where there are no peers."""

@@ -65,7 +65,11 @@ LYING = {
     "all rows alike": lambda put, x: np.broadcast_to(put(x[..., :1, :]), x.shape),
 }
 HALVES = ["bf16", "bf16x3"]
-SHAPES = [(4, 3, 5), (8, 16, 8), (1, 7, 3), (17, 10, 1)]
+SHAPES = pytest.mark.parametrize(
+    "shapes",
+    [[(4, 3, 5), (17, 10, 1)], pytest.param([(8, 16, 8), (1, 7, 3)], marks=pytest.mark.slow)],
+    ids=["uneven", "even and a row"],
+)
 
 
 def kind(precision):
@@ -77,9 +81,10 @@ def kind(precision):
     ("precision", "x_lies", "w_lies"),
     [*(("float64", x, w) for x in LYING for w in LYING), *((p, lies, lies) for p in HALVES for lies in LYING)],
 )
-def test_affine_in_every_layout(precision, x_lies, w_lies):
+@SHAPES
+def test_affine_in_every_layout(shapes, precision, x_lies, w_lies):
     p = products(precision, Decided())
-    for n, i, o in SHAPES:
+    for n, i, o in shapes:
         put = lambda a: p.runtime.array(a.astype(kind(precision)))  # noqa: E731
         x, w, b = LYING[x_lies](put, real(n, i)), LYING[w_lies](put, real(i, o)), put(real(o))
         for bias in (b, None):
@@ -93,9 +98,10 @@ def test_affine_in_every_layout(precision, x_lies, w_lies):
         *((p, lies, lies, lies) for p in HALVES for lies in LYING),
     ],
 )
-def test_affine_grad_in_every_layout(precision, x_lies, dy_lies, w_lies):
+@SHAPES
+def test_affine_grad_in_every_layout(shapes, precision, x_lies, dy_lies, w_lies):
     p = products(precision, Decided())
-    for n, i, o in SHAPES:
+    for n, i, o in shapes:
         put = lambda a: p.runtime.array(a.astype(kind(precision)))  # noqa: E731
         x, w, dy = LYING[x_lies](put, real(n, i)), LYING[w_lies](put, real(i, o)), LYING[dy_lies](put, real(n, o))
         dx, dw, db = Backend.affine_grad(PORTABLE, dy, x, w, True)

@@ -67,7 +67,17 @@ def run(text, name):
             assert printed.getvalue() == shown
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in (DOCS / page).read_text("utf-8")])
+LONG = {"howto/looking.md", "howto/research.md"}  # many steps of training, many pictures
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow) if page in LONG else page
+        for page in PAGES
+        if "```python" in (DOCS / page).read_text("utf-8")
+    ],
+)
 def test_a_page_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "TABLE", dict(registry.TABLE))  # a page may add layers
@@ -173,6 +183,8 @@ def test_how_fast_is_what_the_newest_files_say(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     for what, date, seconds in (("cpu", "2031-02-03", 0.25), ("cpu", "2030-01-01", 0.125), ("gpu", "2029-01-01", 4)):
         (tmp_path / "results" / f"{what}-{date}.json").write_text(json.dumps(results(what, date, seconds)))
+    more = results("cpu", "2031-02-03", 0.5) | {"machine": {"cpu": "a processor, A=B", "cores": 3, "os": "an OS"}}
+    (tmp_path / "results" / "cpu-2031-02-03-ab.json").write_text(json.dumps(more))  # the same date, another setting
     (tmp_path / "results" / "other.json").write_text('{"format": 1}')
     text = speed.page(tmp_path / "results", tmp_path)
     assert "2031-02-03" in text
@@ -182,14 +194,9 @@ def test_how_fast_is_what_the_newest_files_say(tmp_path, monkeypatch):
     assert "| **2.00** |" in text
     assert "a processor, 3 cores; an OS" in text
     assert "numpy 9.9" in text
-    assert text.index("On the CPU") < text.index("On a CUDA device")
+    assert text.index("## On the CPU\n") < text.index("## On the CPU, with `A=B`") < text.index("On a CUDA device")
     pictures = re.findall(r"\]\((\S+\.png)\)", text)
-    assert len(pictures) == 2
-    more = results("cpu", "2031-02-03", 0.5) | {"machine": {"cpu": "a processor, A=B", "cores": 3, "os": "an OS"}}
-    (tmp_path / "results" / "cpu-2031-02-03-ab.json").write_text(json.dumps(more))  # the same date, another setting
-    both = speed.page(tmp_path / "results", tmp_path)
-    assert both.index("## On the CPU\n") < both.index("## On the CPU, with `A=B`") < both.index("On a CUDA device")
-    assert len(set(re.findall(r"\]\((\S+\.png)\)", both))) == 3
+    assert len(pictures) == len(set(pictures)) == 3
     assert all((tmp_path / picture).read_bytes()[:4] == b"\x89PNG" for picture in pictures)
 
 

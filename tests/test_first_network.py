@@ -40,7 +40,7 @@ def test_the_weights_are_the_article_s(backend, steps):
     np.testing.assert_allclose(mine[1], w2, atol=1e-10)
 
 
-@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 20))])
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))])
 def test_every_seed_comes_close_to_the_facts(seed):
     assert np.abs(example["first_network"](seed).predict(X) - Y).max() < 0.05
 

@@ -115,11 +115,11 @@ def test_many_permutations_at_once_are_those_one_by_one(n):
 
 
 def test_every_bit_of_every_key_that_is_used_matters():
-    for n, used in ((500, 24), (4093, 8)):
+    for n, used, bits in ((500, 24, range(32)), (4093, 8, (0, 13, 31))):
         keys, index = one(), np.arange(n)
         before = permutation.permute(np, index, n, keys)
         for j in range(24):
-            for bit in range(32):
+            for bit in bits:
                 other = (*keys[:j], keys[j] ^ (1 << bit), *keys[j + 1 :])
                 same = (permutation.permute(np, index, n, other) == before).mean()
                 # A last round moves each of sqrt(n) rows by a step of its own: some, by chance, by the old one.
