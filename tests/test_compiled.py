@@ -864,11 +864,11 @@ def test_steps_of_any_loss_are_one_program(loss, target, weighted, monkeypatch):
     thetas = []
     for backend in ("numba", "numpy"):
         width = 1 if isinstance(loss, tn.BinaryCrossEntropy) else 3
-        model = tn.Model(tn.Sequential(tn.Dense(16), tn.Tanh(), tn.Dense(width)), 20, backend=backend, dtype="float64")
-        data = (X.astype(np.float64), target, *[WEIGHT.astype(np.float64)] * weighted)
+        model = tn.Model(tn.Sequential(tn.Dense(16), tn.Tanh(), tn.Dense(width)), 20, backend=backend)
+        data = (X, target, *[WEIGHT] * weighted)
         for _ in tn.train(model, tn.Loader(data, 50, shuffle=True), loss, tn.SGD(0.01), steps=40, together=True):
             pass
         thetas.append(model.theta)
     assert scanned
     assert all(scanned)
-    np.testing.assert_allclose(*thetas, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(*thetas, rtol=1e-5, atol=1e-6)  # a few roundings in each of forty steps
