@@ -213,7 +213,7 @@ def test_a_model_that_gets_other_weights_draws_none(tmp_path, monkeypatch):
     model = made()
     ensemble = tn.fit_many(model, (X, LABELS), seeds=[1, 2])
     model.save(tmp_path / "model.safetensors")
-    monkeypatch.setattr(tn.initializers, "_each", None)
+    monkeypatch.setattr(tn.initializers, "_drawn", None)
     for again in (model.to("strict"), tn.load(tmp_path / "model.safetensors")):
         np.testing.assert_array_equal(again.ops.to_numpy(again.theta), model.theta)
     np.testing.assert_array_equal(ensemble[1].theta, ensemble.theta[1])
