@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from interrupts import interrupt
+from test_losses import EPS
 from tinynet_backends import get_backend
 
 import tinynet as tn
@@ -33,6 +34,7 @@ from tinynet_backends.numba_dense import _layout
 from tinynet_backends.tracing import trace
 
 RNG = np.random.default_rng(0)
+DTYPES = pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])  # compiled anew
 DATA = tn.data.Blobs(2000, n_features=30, n_classes=4, seed=1)
 
 
@@ -323,17 +325,18 @@ def test_an_update_takes_what_is_too_small_to_be_normal_for_zero():
     assert (tiny * np.float32(2.0) > 0).all(), "the thread goes on as it was"
 
 
-def test_layouts_that_blas_takes_and_does_not():
+@DTYPES
+def test_layouts_that_blas_takes_and_does_not(dtype):
     ops = get_backend("numba")
-    rng = np.random.default_rng(0)
-    big = rng.standard_normal((40, 60), "float32")
+    rng, near = np.random.default_rng(0), {"rtol": 100 * EPS[dtype], "atol": 100 * EPS[dtype]}
+    big = rng.standard_normal((40, 60), dtype)
     for x in (big[:20, :30], big[::2, :30], big.T[:20, :30], big[:20, 1:61:2], big[:20, ::-1][:, :30], big[:1, :30], big[:20, :1],
               np.broadcast_to(big[:1, :30], (20, 30)), np.broadcast_to(big[:20, :1], (20, 30))):  # fmt: skip
-        w, b = rng.standard_normal((x.shape[1], 7), "float32"), rng.standard_normal(7, "float32")
-        np.testing.assert_allclose(ops.affine(x, w, b), x @ w + b, rtol=1e-5, atol=1e-5)
-        dy = rng.standard_normal((x.shape[0], 7), "float32")
+        w, b = rng.standard_normal((x.shape[1], 7), dtype), rng.standard_normal(7, dtype)
+        np.testing.assert_allclose(ops.affine(x, w, b), x @ w + b, **near)
+        dy = rng.standard_normal((x.shape[0], 7), dtype)
         for got, want in zip(ops.affine_grad(dy, x, w, True), (dy @ w.T, x.T @ dy, dy.sum(0)), strict=True):
-            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(got, want, **near)
 
 
 def together(ops, network, count):
@@ -847,6 +850,7 @@ def test_a_compiled_gather_checks_indices_that_may_be_anything():
     known(np.array([2**62, 2**62, 2**62]))  # somebody was wrong: what comes is not theirs, but nothing else is read
 
 
+@DTYPES
 @pytest.mark.parametrize(
     ("loss", "target", "weighted"),
     [
@@ -857,18 +861,19 @@ def test_a_compiled_gather_checks_indices_that_may_be_anything():
         (tn.BinaryCrossEntropy((1.0, 3.0)), LABELS // 2, False),
     ],
 )  # fmt: skip
-def test_steps_of_any_loss_are_one_program(loss, target, weighted, monkeypatch):
+def test_steps_of_any_loss_are_one_program(loss, target, weighted, dtype, monkeypatch):
     """A single call of NumPy's in a step divides its program, and between steps there is Python again."""
     scanned, scan = [], program._Repeated.__call__
     monkeypatch.setattr(program._Repeated, "__call__", lambda *args: scanned.append(scan(*args)) or scanned[-1])
     thetas = []
     for backend in ("numba", "numpy"):
         width = 1 if isinstance(loss, tn.BinaryCrossEntropy) else 3
-        model = tn.Model(tn.Sequential(tn.Dense(16), tn.Tanh(), tn.Dense(width)), 20, backend=backend)
-        data = (X, target, *[WEIGHT] * weighted)
+        model = tn.Model(tn.Sequential(tn.Dense(16), tn.Tanh(), tn.Dense(width)), 20, backend=backend, dtype=dtype)
+        data = (X.astype(dtype), target, *[WEIGHT.astype(dtype)] * weighted)
         for _ in tn.train(model, tn.Loader(data, 50, shuffle=True), loss, tn.SGD(0.01), steps=40, together=True):
             pass
         thetas.append(model.theta)
     assert scanned
     assert all(scanned)
-    np.testing.assert_allclose(*thetas, rtol=1e-5, atol=1e-6)  # a few roundings in each of forty steps
+    few = 80 * EPS[dtype]  # two roundings of numbers near 1 in each of forty steps
+    np.testing.assert_allclose(*thetas, rtol=few, atol=few)

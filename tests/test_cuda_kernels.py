@@ -280,9 +280,10 @@ def test_samples_of_formulas_that_no_set_has(dtype, ops):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-def test_optimizers(optimizer, ops):
+@DTYPES
+def test_optimizers(optimizer, dtype, ops):
     """Steps through ``Optimizer.step``, which passes rates and corrections: one launch each."""
-    theta, *gradients = (g.astype(F4) for g in (real(501), odd(501), *real(3, 501)))
+    theta, *gradients = (g.astype(dtype) for g in (real(501), odd(501), *real(3, 501)))
     results = []
     for each in (ops, get_backend("numpy")):
         weights = theta.copy()
@@ -290,7 +291,7 @@ def test_optimizers(optimizer, ops):
         for t, g in enumerate(gradients):
             optimizer.step(weights, g, state, t, each)
         results.append([weights, *[v for v in state.values() if isinstance(v, np.ndarray)]])
-    assert_same(*results, RTOL[F4])
+    assert_same(*results, RTOL[dtype])
     assert len(ops._cp.launched) == len(gradients)
 
 

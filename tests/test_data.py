@@ -63,10 +63,10 @@ def test_golden_bits(data, ops):
     assert_golden(data, ops, *(["float32", "float64"] if ops.name == "numpy" else ["float32"]))
 
 
-@pytest.mark.slow  # each set is compiled anew
-@pytest.mark.parametrize("ops", ["numba"], indirect=True)
+@pytest.mark.slow  # numba compiles each set anew
+@pytest.mark.parametrize("ops", ["numba", "strict", "torch"], indirect=True)
 @sets
-def test_golden_bits_of_compiled_sets_in_float64(data, ops):
+def test_golden_bits_in_float64(data, ops):
     assert_golden(data, ops, "float64")
 
 
