@@ -73,8 +73,8 @@ class Again(Dataset):
             self._batches[times] = self.one if times == 1 else tn.data.Batch(*parts)
         return self._batches[times]
 
-    def check(self, check: Callable[[Any, tn.Backend], None], ops: tn.Backend) -> None:
-        self.whole.check(check, ops)
+    def check(self, check: Callable[[Any, tn.Backend], None], ops: tn.Backend, dtype: str) -> None:
+        self.whole.check(check, ops, dtype)
 
 
 class Several:
