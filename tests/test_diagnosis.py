@@ -147,6 +147,10 @@ def test_targets_that_are_not_scaled(ops):
     )
     assert looked(model, Arrays(x, y), tn.Poisson()).findings == []
     assert looked(model, Arrays(x, (y - mean) / deviation), tn.MeanSquaredError()).findings == []
+    begun = tn.Model(network(8), 2, backend=ops)
+    begun.weights()["2.b"][...] = ops.asarray([400.0, 400.0], "float32")  # as an estimator begins
+    wide, narrow = (Arrays(x, 400 + factor * x) for factor in (50, 5))
+    assert [kinds(looked(begun, data, tn.MeanSquaredError())) for data in (wide, narrow)] == [["targets"], []]
     undone = tn.Model(tn.Sequential(*network(8).layers, tn.Standardize()), 2, backend=ops)
     undone.weights()["3.scale"][...] = ops.asarray(deviation, "float32")
     assert "targets" not in kinds(looked(undone, Arrays(x, y), tn.MeanSquaredError()))

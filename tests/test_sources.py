@@ -539,8 +539,8 @@ print(*most - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
 @pytest.mark.parametrize("kind", ["npy", "npz", "compressed.npz", "h5", "parquet", "csv", "shards"])
 def test_resident_memory_is_bounded(kind, tmp_path):
-    """Random rows of 80 to 160 MB, all of which would be resident in the end."""
-    n = 500_000
+    """Random rows of 80 MB, or 240 MB of Parquet, all of which would be resident in the end."""
+    n = 1_500_000 if kind == "parquet" else 500_000
     data = D.Blobs(n, n_features=40)
     if kind == "shards":
         paths = [tmp_path / f"{number}.npy" for number in range(4)]
@@ -558,7 +558,8 @@ def test_resident_memory_is_bounded(kind, tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     private, mapped = map(float, done.stdout.split())
-    assert private < 170, private  # most for Parquet: pages and dictionaries of all columns
+    # 35 MB of batches; pages, dictionaries and what Arrow keeps for all columns are 120 to 145 MB, of any number of rows
+    assert private < (220 if kind == "parquet" else 120), private
     assert mapped < 2 * 32 + 20, mapped  # and the libraries' own
 
 

@@ -102,7 +102,7 @@ class Diagnosis:
         self.losses.append((step, value))
         known = {(f.kind, f.place) for f in self.findings}
         found = [
-            *self._inputs(model, seen), *_targets(model, batch.y, loss), *self._units(model, seen),
+            *self._inputs(model, seen), *_targets(model, seen, batch.y, loss), *self._units(model, seen),
             *_gradients(model, seen), *self._rate(),
         ]  # fmt: skip
         new = [Finding(step, *one) for one in found if one[:2] not in known]
@@ -166,14 +166,15 @@ class Diagnosis:
             yield "rate", "", text
 
 
-def _targets(model: Model, target: Array, loss: Loss) -> Iterator[tuple[str, str, str]]:
-    """Targets that are large where outputs have to become as large, by weights alone."""
-    if not isinstance(loss, _DISTANCES) or isinstance(last_layer(model.net), Standardize):
+def _targets(model: Model, seen: Sequence[Seen], target: Array, loss: Loss) -> Iterator[tuple[str, str, str]]:
+    """Targets that are large, and far from outputs that have to become as large, by weights alone."""
+    if not seen or not isinstance(loss, _DISTANCES) or isinstance(last_layer(model.net), Standardize):
         return
-    mean, deviation = (_host(model, f, target) for f in (_mean, _deviation))
-    size = [hypot(m, d) for m, d in zip(mean, deviation, strict=True)]
-    if large := sum(s > LARGE for s in size):
+    size = _host(model, _size, target)
+    error = _host(model, lambda xp, y, out: _size(xp, y - out), target, seen[-1].y)
+    if large := sum(s > LARGE and e > LARGE for s, e in zip(size, error, strict=True)):
         j = max(range(len(size)), key=lambda j: size[j])
+        mean, deviation = (_host(model, f, target) for f in (_mean, _deviation))
         text = (
             f"{large} of {len(size)} targets are far from mean 0 and deviation 1; target {j} has mean {mean[j]:.4g} and "
             f"deviation {deviation[j]:.4g}: subtract that mean and divide by that deviation"
@@ -228,6 +229,10 @@ def _mean(xp: Any, x: Array) -> Array:
 
 def _deviation(xp: Any, x: Array) -> Array:
     return xp.std(_rows(xp, x), axis=0)
+
+
+def _size(xp: Any, x: Array) -> Array:
+    return xp.sqrt(xp.mean(_rows(xp, x) ** 2, axis=0))
 
 
 def _largest(xp: Any, y: Array) -> Array:
