@@ -308,7 +308,9 @@ class Centred(tn.Layer):
 
 
 def test_what_a_layer_keeps_is_an_array_if_it_asks_to_run_as_written(ops, reasons, monkeypatch):
-    net = lambda **asks: tn.Sequential(tn.Dense(5), Centred({}, **asks), tn.Dense(3))  # noqa: E731
+    def net(**asks):
+        return tn.Sequential(tn.Dense(5), Centred({}, **asks), tn.Dense(3))
+
     model, _ = trained(net(), ops)
     assert set(reasons()) == {"it keeps an average"}
     with pytest.raises(TypeError, match="was kept: call ops.as_written"):

@@ -24,15 +24,11 @@ class Concatenated(Dataset):
         for part in parts[1:]:
             if part.shape != first.shape or (part.classes is None) != (first.classes is None):
                 raise ValueError(f"{part!r} does not continue {first!r}: shapes or kinds of target differ")
-            if part.columns and first.columns and part.columns.features != first.columns.features:
-                raise ValueError(f"{part!r} does not continue {first!r}: the columns of their features differ")
-            if (
-                (part.outputs or 1) > 1
-                and part.columns
-                and first.columns
-                and part.columns.target != first.columns.target
-            ):
-                raise ValueError(f"{part!r} does not continue {first!r}: the columns of their targets differ")
+            if part.columns and first.columns:
+                if part.columns.features != first.columns.features:
+                    raise ValueError(f"{part!r} does not continue {first!r}: the columns of their features differ")
+                if (part.outputs or 1) > 1 and part.columns.target != first.columns.target:
+                    raise ValueError(f"{part!r} does not continue {first!r}: the columns of their targets differ")
             if class_names(part) != class_names(first):
                 raise ValueError(f"{part!r} does not continue {first!r}: the classes that their targets name differ")
             if part.outputs != first.outputs:
