@@ -23,6 +23,8 @@ def colours(names: list[str]) -> dict[str, str]:
 
 def _bars(axes: Any, comparisons: list[Comparison], palette: dict[str, str]) -> None:
     """Groups of bars, each with the whisker of its spread; a contender that is not there takes no room."""
+    from matplotlib.ticker import EngFormatter
+
     for place, c in enumerate(comparisons):
         names = [name for name in palette if c.times.get(name)]
         width = 0.84 / max(len(names), 1)
@@ -31,13 +33,12 @@ def _bars(axes: Any, comparisons: list[Comparison], palette: dict[str, str]) -> 
             x = place + (number - (len(names) - 1) / 2) * width
             axes.bar(x, middle, 0.92 * width, color=palette[name], label=name)
             axes.errorbar(x, middle, [[middle - low], [high - middle]], color="#333333", linewidth=0.8, capsize=1.5)
-    axes.set(yscale="log", ylabel="seconds", title="Time (lower is better)")
+    axes.set(yscale="log", title="Time (lower is better)")
+    _ticks(axes, EngFormatter("s"))
 
 
 def _ratios(axes: Any, comparisons: list[Comparison], palette: dict[str, str]) -> None:
     """For each of ours a bar to the best peer, upwards where we are faster."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
     mine = [name for name in palette if is_ours(name)]
     width = 0.84 / max(len(mine), 1)
     for place, c in enumerate(comparisons):
@@ -54,8 +55,15 @@ def _ratios(axes: Any, comparisons: list[Comparison], palette: dict[str, str]) -
     axes.axhline(1, color="#333333", linewidth=0.8)
     axes.set(yscale="log", ylabel="best peer's time / ours", title="Ratio (above 1 we are faster)")
     axes.margins(y=0.2)
+    _ticks(axes, "{x:g}")
+
+
+def _ticks(axes: Any, formatter: Any) -> None:
+    """A logarithmic axis with ticks at 1, 2, 5, 10, …"""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter(formatter)
     axes.yaxis.set_minor_locator(NullLocator())
 
 

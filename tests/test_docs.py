@@ -185,18 +185,26 @@ def test_how_fast_is_what_the_newest_files_say(tmp_path, monkeypatch):
         (tmp_path / "results" / f"{what}-{date}.json").write_text(json.dumps(results(what, date, seconds)))
     more = results("cpu", "2031-02-03", 0.5) | {"machine": {"cpu": "a processor, A=B", "cores": 3, "os": "an OS"}}
     (tmp_path / "results" / "cpu-2031-02-03-ab.json").write_text(json.dumps(more))  # the same date, another setting
+    part = results("cpu", "2031-03-04", 0.75)
+    part["sections"] = {"Another step.": part["sections"]["A step."]}  # later, and not of the first one
+    (tmp_path / "results" / "cpu-2031-03-04.json").write_text(json.dumps(part))
     (tmp_path / "results" / "other.json").write_text('{"format": 1}')
     text = speed.page(tmp_path / "results", tmp_path)
     assert "2031-02-03" in text
     assert "2030-01-01" not in text
     assert "250 ms" in text
+    assert "750 ms" in text
     assert "125 ms" not in text
     assert "| **2.00** |" in text
     assert "a processor, 3 cores; an OS" in text
     assert "numpy 9.9" in text
-    assert text.index("## On the CPU\n") < text.index("## On the CPU, with `A=B`") < text.index("On a CUDA device")
+    assert (
+        text.index("## On the CPU: a processor\n")
+        < text.index("## On the CPU: a processor, A=B\n")
+        < text.index("## On a CUDA device: a processor\n")
+    )
     pictures = re.findall(r"\]\((\S+\.png)\)", text)
-    assert len(pictures) == len(set(pictures)) == 3
+    assert len(pictures) == len(set(pictures)) == 4
     assert all((tmp_path / picture).read_bytes()[:4] == b"\x89PNG" for picture in pictures)
 
 

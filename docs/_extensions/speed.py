@@ -1,6 +1,7 @@
 """What has been measured, made of the files that ``python -m benchmarks --save`` keeps: ``generated/speed.md``.
 
-Of each kind (cpu, ops, gpu) the files of the newest date are shown. Every figure of the page comes from these files.
+Of each kind (cpu, ops, gpu) and machine, each section is shown as it was measured last. Every figure of the page comes
+from these files.
 """
 
 from __future__ import annotations
@@ -20,14 +21,33 @@ NOTHING = "Nothing has been measured yet: there is no file in `benchmarks/result
 
 
 def newest(folder: Path) -> list[dict[str, Any]]:
-    """The newest results of each kind, by the date within the file; of one date, the shortest name first."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(folder.glob("*.json"), key=lambda path: (len(path.name), path.name)):
-        saved = json.loads(path.read_text("utf-8"))
-        if "sections" in saved:  # and is no report of another kind
-            found.setdefault(saved["what"], []).append({**saved, "file": path.name})
-    kinds = sorted(found, key=[*KINDS, *found].index)
-    return [s for what in kinds for s in found[what] if s["date"] == max(other["date"] for other in found[what])]
+    """The results of each kind, those files first that have most sections.
+
+    A section that was measured on the same machine at a later date, the date within the file, is left out.
+    """
+    files = [{**json.loads(path.read_text("utf-8")), "file": path.name} for path in sorted(folder.glob("*.json"))]
+    found = [saved for saved in files if "sections" in saved]  # and is no report of another kind
+    latest: dict[Any, str] = {}
+    for saved in sorted(found, key=lambda saved: saved["date"]):
+        latest |= dict.fromkeys(_measured(saved), saved["date"])
+    for saved in found:
+        kept = [
+            title
+            for title, key in zip(saved["sections"], _measured(saved), strict=True)
+            if latest[key] == saved["date"]
+        ]
+        saved["sections"] = {title: saved["sections"][title] for title in kept}
+    order = [*KINDS, *(saved["what"] for saved in found)]
+    found.sort(
+        key=lambda saved: (order.index(saved["what"]), -len(saved["sections"]), len(saved["file"]), saved["file"])
+    )
+    return [saved for saved in found if saved["sections"]]
+
+
+def _measured(saved: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """What each section of a file is about, and where it was measured."""
+    machine = saved["machine"]
+    return [(saved["what"], machine["cpu"], machine.get("device"), title) for title in saved["sections"]]
 
 
 def about(saved: dict[str, Any]) -> Iterator[str]:
@@ -65,9 +85,9 @@ def page(results: Path, folder: Path) -> str:
     """The text of the page; its pictures are written to ``folder``."""
     parts = []
     for saved in newest(results):
-        title = KINDS.get(saved["what"], saved["what"])
-        setting = saved["machine"]["cpu"].partition(", ")[2]
-        parts += [f"## {title}{f', with `{setting}`' if setting else ''}"]
+        machine = saved["machine"]
+        where = machine["device"].split(", ")[-1] if "device" in machine else machine["cpu"]
+        parts += [f"## {KINDS.get(saved['what'], saved['what'])}: {where}"]
         parts += ["\n".join(["| | |", "|---|---|", *about(saved)])]
         parts += sections(saved, folder)
     return "\n\n".join(part for part in parts if part) + "\n" if parts else NOTHING
