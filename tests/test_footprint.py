@@ -22,6 +22,17 @@ def test_it_follows_from_shapes():
     assert more == 8 * (9 * 100 + 2 * 10 * 5 + 3 * 3 * 27)
 
 
+def test_a_layer_that_runs_its_layers_in_another_way_is_one_layer():
+    class Parallel(tn.Sequential):
+        """Each layer on the same input, their outputs side by side."""
+
+        def build(self, shape):
+            return tn.layers.Spec((sum(layer.build(shape).shape[0] for layer in self.layers),))
+
+    net = Parallel(tn.Dense(3), tn.Residual(tn.Dense(4)))  # which does not take the output of the first
+    assert step_bytes(net, (4,), 0, 0, batch_size=2, itemsize=4) == 4 * (2 * 2 * 4 + 2 * 3 * 7)
+
+
 def test_launches_of_several_steps_take_their_batches_and_gradients(monkeypatch):
     sizes, labels, numbers = (
         [6, 3, 9, 3],

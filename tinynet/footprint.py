@@ -9,7 +9,7 @@ from math import prod
 from tinynet.data import Dataset
 from tinynet.data.loader import sample_size
 from tinynet.initializers import Shape
-from tinynet.layers import Layer, Sequential
+from tinynet.layers import Layer, inner_layers, is_composite
 
 _VALUES = 3  # arrays of a layer's output shape that live at once: the output, its gradient, and one between the two
 
@@ -46,10 +46,6 @@ def launch_bytes(
 
 def _outputs(net: Layer, shape: Shape) -> int:
     """The sizes of all layers' outputs for one sample, added up."""
-    if not isinstance(net, Sequential):
-        return prod(net.build(shape).shape)
-    total = 0
-    for layer in net.layers:
-        total += _outputs(layer, shape)
-        shape = layer.build(shape).shape
-    return total
+    if is_composite(net):
+        return sum(_outputs(*inner) for inner in inner_layers(net, shape))
+    return prod(net.build(shape).shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, TypeGuard
 
 from tinynet_backends import Backend, DenseLayer
 
@@ -362,6 +362,19 @@ class Residual(Sequential):
 
 def _add(xp: Any, a: Array, b: Array) -> Array:
     return a + b
+
+
+def is_composite(layer: Layer) -> TypeGuard[Sequential]:
+    """Whether ``layer`` is its inner layers one after the other; a subclass with passes of its own is a layer like others."""
+    kind = type(layer)
+    return any(kind.forward is own.forward and kind.build is own.build for own in (Sequential, Residual))
+
+
+def inner_layers(layer: Sequential, shape: Shape) -> Iterator[tuple[Layer, Shape]]:
+    """The inner layers, each with the shape of the samples that it gets where ``layer`` gets ``shape``."""
+    for inner in layer.layers:
+        yield inner, shape
+        shape = inner.build(shape).shape
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinynet.data import Batch
-from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Residual, Sequential, Spec, leaves
+from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec, is_composite, leaves
 from tinynet.losses import Loss
 from tinynet.model import Model
-from tinynet.summary import opens
 
 
 @dataclass
@@ -77,7 +76,7 @@ def probe(model: Model, batch: Batch, loss: Loss, *, step: int = 0) -> tuple[flo
 
 
 def _watched(layer: Layer, place: str, seen: list[Seen]) -> Layer:
-    if isinstance(layer, Sequential) and (opens(layer, Sequential) or opens(layer, Residual)):
+    if is_composite(layer):
         outer = copy(layer)
         inner = (f"{place}.{number}" if place else str(number) for number in range(len(layer.layers)))
         outer.layers = tuple(_watched(one, name, seen) for one, name in zip(layer.layers, inner, strict=True))

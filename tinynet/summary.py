@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tinynet.frozen import Frozen
 from tinynet.initializers import Shape
-from tinynet.layers import Layer, Residual, Sequential, leaves
+from tinynet.layers import Layer, Residual, inner_layers, is_composite, leaves
 
 BYTES = {"float32": 4, "float64": 8}
 _LONGEST = 32  # characters of a layer in the table
@@ -82,35 +82,24 @@ def summarize(net: Layer, shape: Shape, dtype: str) -> Summary:
     return Summary(tuple(_rows(net, shape, "", BYTES[dtype])))
 
 
-def _rows(layer: Any, shape: Shape, place: str, size: int) -> Iterator[Row]:
-    if opens(layer, Sequential) or opens(layer, Residual):
-        for number, inner in enumerate(layer.layers):
-            yield from _rows(inner, shape, f"{place}.{number}" if place else str(number), size)
-            shape = inner.build(shape).shape
+def _rows(layer: Layer, shape: Shape, prefix: str, size: int) -> Iterator[Row]:
+    if is_composite(layer):
+        for number, inner in enumerate(inner_layers(layer, shape)):
+            yield from _rows(*inner, f"{prefix}{number}.", size)
     else:
         spec = layer.build(shape)
         parameters, state = ([p.shape for _, p in leaves(tree)] for tree in (spec.params, spec.state))
         learned, kept = sum(map(prod, parameters)), sum(map(prod, state))
-        yield Row(place, layer, spec.shape, learned, (learned + kept) * size, 2 * _in_matrices(layer, shape))
+        yield Row(prefix[:-1], layer, spec.shape, learned, (learned + kept) * size, 2 * _in_matrices(layer, shape))
 
 
-def _in_matrices(layer: Any, shape: Shape) -> int:
+def _in_matrices(layer: Layer, shape: Shape) -> int:
     """How many numbers the matrices of a layer have, frozen ones too; other layer state takes part in no product."""
     if isinstance(layer, Frozen):
         return _in_matrices(layer.layer, shape)
-    if not (opens(layer, Sequential) or opens(layer, Residual)):
-        return sum(prod(p.shape) for _, p in leaves(layer.build(shape).params) if len(p.shape) > 1)
-    count = 0
-    for inner in layer.layers:
-        count += _in_matrices(inner, shape)
-        shape = inner.build(shape).shape
-    return count
-
-
-def opens(layer: Layer, kind: type[Sequential]) -> bool:
-    """Whether ``layer`` treats its inner layers as ``kind`` does; a subclass with passes of its own is a single layer."""
-    own = type(layer)
-    return isinstance(layer, kind) and own.forward is kind.forward and own.build is kind.build
+    if is_composite(layer):
+        return sum(_in_matrices(*inner) for inner in inner_layers(layer, shape))
+    return sum(prod(p.shape) for _, p in leaves(layer.build(shape).params) if len(p.shape) > 1)
 
 
 def drawing(net: Layer, shape: Shape) -> str:
@@ -126,24 +115,20 @@ def drawing(net: Layer, shape: Shape) -> str:
 
 def _drawn(layer: Layer, shape: Shape, left: str) -> Iterator[tuple[str, str]]:
     """Lines of text, each with its number of parameters; ``left`` draws the lines of the blocks around."""
-    if opens(layer, Residual):
-        yield f"{left}├─╮", ""
-        yield from _in_turn(layer, shape, f"{left}│ ")
-        yield f"{left}+─╯", ""
-    elif opens(layer, Sequential):
-        yield from _in_turn(layer, shape, left)
+    if is_composite(layer):
+        block = isinstance(layer, Residual)
+        if block:
+            yield f"{left}├─╮", ""
+        for inner in inner_layers(layer, shape):
+            yield from _drawn(*inner, f"{left}│ " if block else left)
+        if block:
+            yield f"{left}+─╯", ""
     else:
         spec = layer.build(shape)
         count = sum(prod(p.shape) for _, p in leaves(spec.params))
         yield f"{left}│  {layer!r}", f"{count:,}" if count else ""
         if spec.shape != shape:
             yield f"{left}{_written(spec.shape)}", ""
-
-
-def _in_turn(net: Any, shape: Shape, left: str) -> Iterator[tuple[str, str]]:
-    for layer in net.layers:
-        yield from _drawn(layer, shape, left)
-        shape = layer.build(shape).shape
 
 
 def _written(shape: Shape) -> str:
