@@ -24,7 +24,7 @@ from tinynet.data.sources import KINDS
 from tinynet.data.tables import TASKS
 from tinynet.epochs import EarlyStopping
 from tinynet.layers import Sequential
-from tinynet.metrics import METRICS, as_metrics, check_metrics, check_of_numbers
+from tinynet.metrics import METRICS, as_metrics, check_metrics
 from tinynet.mlp import ACTIVATIONS, NORMS, OPTIMIZERS, mlp
 
 NORM_OPTIONS = ("none", *NORMS)
@@ -187,9 +187,7 @@ class Config:
         ValueError for a metric, or weights, of classes that it does not have.
         """
         metrics = as_metrics(self.metrics)
-        check_metrics(metrics, training.classes is not None)
-        if training.classes is None:
-            check_of_numbers(metrics)
+        check_metrics(metrics, of_numbers=training.classes is None)
         return {
             "loss": self._make_loss(training),
             "metrics": metrics or None,
@@ -318,7 +316,7 @@ def parse(name: str, text: str) -> Any:
             return _whole(text)
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
-        if name in ("features", "exclude", "metrics"):
+        if f.metadata["each"] is _NAMES:
             return next(csv.reader([text], skipinitialspace=True), [])
         if kind is list:
             return [_whole(part) for part in text.split(",")] if text else []

@@ -62,7 +62,8 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
     TypeError unless ``loss`` is a loss.
     """
     check_loss(loss)
-    check_metrics(metrics, data.classes is not None)
+    if data.classes is not None:  # labels may also be columns of numbers
+        check_metrics(metrics, of_numbers=False)
     check_inputs(data.shape, model)
     data.check_dtype(model.dtype)  # now, as validation data are read after an epoch, and wrappers read in float64
     out = model.out_shape

@@ -250,20 +250,13 @@ class R2(Metric):
 METRICS: dict[str, Metric] = {m.name: m for m in (Accuracy(), TopK(), LogLoss(), F1(), R2(), MAE(), RMSE())}
 
 
-def check_metrics(metrics: Iterable[Metric], labels: bool) -> None:
-    """ValueError if one of the metrics does not take the targets, which are ``labels`` or numbers."""
-    wrong = [metric.name for metric in metrics if labels and metric.of_numbers]
-    if wrong:
-        others = ", ".join(name for name, metric in METRICS.items() if not metric.of_numbers)
-        raise ValueError(f"metric {wrong[0]!r} does not take labels: choose from {others}")
-
-
-def check_of_numbers(metrics: Iterable[Metric]) -> None:
-    """ValueError if one of the metrics is for classes: of numbers it would compare the signs."""
-    wrong = [metric.name for metric in metrics if not metric.of_numbers]
-    if wrong:
-        others = ", ".join(name for name, metric in METRICS.items() if metric.of_numbers)
-        raise ValueError(f"metric {wrong[0]!r} is for classes, and the target has numbers: choose from {others}")
+def check_metrics(metrics: Iterable[Metric], *, of_numbers: bool) -> None:
+    """ValueError unless all metrics are for numbers or, without ``of_numbers``, for classes: these would compare signs."""
+    for metric in metrics:
+        if metric.of_numbers != of_numbers:
+            claim = "is for classes, and the target has numbers" if of_numbers else "does not take labels"
+            others = ", ".join(name for name, other in METRICS.items() if other.of_numbers == of_numbers)
+            raise ValueError(f"metric {metric.name!r} {claim}: choose from {others}")
 
 
 def as_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:

@@ -11,7 +11,7 @@ from tinynet.config import COMPUTED, STORED, parse
 from tinynet.data import DATASETS, Dataset
 from tinynet.data import read as read_data
 from tinynet.data.sources import KINDS
-from tinynet.metrics import METRICS, Metric, as_metrics, check_of_numbers
+from tinynet.metrics import METRICS, Metric, as_metrics, check_metrics
 from tinynet.model import Model
 
 EXAMPLES = """
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     model = open_model(args.model, args.backend)
     metrics = as_metrics(parse("metrics", args.metrics)) if args.metrics else model.metrics
     if any(metric.of_numbers for metric in model.metrics):  # what it was trained to predict
-        check_of_numbers(metrics)
+        check_metrics(metrics, of_numbers=True)
     for name, value in model.evaluate(_data(args, model, metrics), metrics=metrics).items():
         print(f"{name} {value:.6g}")
     return 0
