@@ -45,10 +45,10 @@ class History:
 
     def __repr__(self) -> str:
         last = self.rows[-1] if self.rows else {}
-        row = {name: checks.as_float(value) for name, value in last.items()}  # a callback's may be text
-        scores = [f"{name} {n:.4g}" for name, n in row.items() if n is not None and name not in _NO_SCORES]
+        row = {name: checks.as_float(value) for name, value in scores(last).items()}  # a callback's may be text
+        texts = [f"{name} {n:.4g}" for name, n in row.items() if n is not None]
         count = f"{len(self)} epoch{'s' if len(self) != 1 else ''}"
-        shown = f", the last with {', '.join(scores)}" if scores else ""
+        shown = f", the last with {', '.join(texts)}" if texts else ""
         return f"<{count}{shown}{f'; {self.stopped}' if self.stopped else ''}>"
 
     def __len__(self) -> int:
@@ -97,6 +97,11 @@ class History:
 
 
 Sequence.register(History)  # pyright: ignore[reportAttributeAccessIssue] - of rows, which data frames are made of
+
+
+def scores(row: dict[str, float]) -> dict[str, float]:
+    """What a row says of the model: all but its place in the run and the time that it took."""
+    return {name: value for name, value in row.items() if name not in _NO_SCORES}
 
 
 def json_line(row: dict[str, float]) -> str:

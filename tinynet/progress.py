@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tinynet.history import History, scores
 from tinynet.terminal import curve
-
-if TYPE_CHECKING:
-    from tinynet.history import History
 
 CURVE = 8  # lines of the curve; it is omitted if the terminal has fewer than twice as many
 
@@ -34,8 +32,7 @@ class Silent:
 def line(row: dict[str, float]) -> str:
     """A row of the history in one line."""
     shown = [f"epoch {row['epoch']:.0f}", f"step {row['step']:.0f}"]
-    skipped = ("epoch", "step", "seconds", "samples_per_second")
-    shown += [f"{name} {value:.4f}" for name, value in row.items() if name not in skipped]
+    shown += [f"{name} {value:.4f}" for name, value in scores(row).items()]
     return "  ".join([*shown, _speed(row["samples_per_second"])])
 
 
