@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinynet import checks
 from tinynet.history import History
@@ -11,9 +11,7 @@ from tinynet.layers import Array
 from tinynet.model import Model, undrawn
 from tinynet.network import Network
 from tinynet.parameters import draw, on_its_device
-
-if TYPE_CHECKING:
-    from tinynet.schedules import Schedule
+from tinynet.schedules import Schedule
 
 
 class Ensemble(Network):

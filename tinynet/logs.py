@@ -15,15 +15,13 @@ from collections.abc import Iterable
 from itertools import count
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinynet import checks
 from tinynet.atomic import naming
 from tinynet.errors import DataFileError
 from tinynet.history import json_line
-
-if TYPE_CHECKING:
-    from tinynet.model import Model
+from tinynet.model import Model
 
 Row = dict[str, float]
 _numbers = count()  # of event files

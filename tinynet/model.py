@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from math import prod
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinynet_backends import Backend, get_backend
 
 from tinynet import checks, streams
 from tinynet.data import as_dataset
 from tinynet.evaluation import Evaluation
+from tinynet.history import History
 from tinynet.initializers import Shape
 from tinynet.labels import as_labels, boundary
 from tinynet.layers import Array, Context, Layer, Sequential, checked_build, checked_forward, checked_gradients, leaves
@@ -22,9 +23,6 @@ from tinynet.network import Network
 from tinynet.parameters import Views, draw, on_its_device, vector, views
 from tinynet.standardize import mean_and_scale, standardizer
 from tinynet.summary import Summary, drawing, summarize
-
-if TYPE_CHECKING:
-    from tinynet.history import History
 
 DTYPES = ("float32", "float64")
 

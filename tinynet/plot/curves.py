@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tinynet.history import History
 from tinynet.plot.style import COLOURS, GREY, axes_or_new, new_figure, style_axes
-
-if TYPE_CHECKING:
-    from tinynet.history import History
-    from tinynet.rates import RateTest
+from tinynet.rates import RateTest
 
 _WIDE = 30.0  # ratio of the largest to the smallest loss above which the scale is logarithmic
 

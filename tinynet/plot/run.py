@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tinynet.data import Dataset
+from tinynet.history import History
 from tinynet.model import Model
 from tinynet.plot.curves import history as draw
 from tinynet.plot.curves import losses
 from tinynet.plot.regions import decision_regions
 from tinynet.plot.style import COLOURS, escaped, new_figure, png
-
-if TYPE_CHECKING:
-    from tinynet.history import History
 
 
 def training_png(model: Model, data: Dataset, history: History, title: str) -> bytes:
