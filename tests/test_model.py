@@ -552,6 +552,11 @@ def test_bad_inputs_to_predict(x, said):
     assert str(e.value) == said
 
 
+def test_the_shape_that_images_should_have():
+    with pytest.raises(ValueError, match=r"^X \(2,\) is not a table: expected \(n, 2, 3\)$"):
+        tn.Model(tn.Flatten(), (2, 3)).predict([1.0, 2.0])
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [

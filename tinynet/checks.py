@@ -134,6 +134,11 @@ def written_shape(shape: tuple[int, ...]) -> str:
     return str(shape[0]) if len(shape) == 1 else str(shape)
 
 
+def batch_shape(shape: tuple[int, ...]) -> str:
+    """The shape of any number of such samples in a message: (n, 28, 28)."""
+    return str(("n", *shape)).replace("'", "")
+
+
 def two(result: Any, owner: object, method: str, wanted: str) -> Any:
     """``result``, of a method that a user may have written; TypeError unless it is two, which are ``wanted``."""
     if not isinstance(result, (tuple, list)) or len(result) != 2:

@@ -43,7 +43,7 @@ def as_inputs(x: Any, model: Network) -> Any:
     array, ops = (model.ops.xp.asarray(x), model.ops) if model.ops.owns(x) else as_array(x, "X")
     if array.ndim < 2:
         remedy = "; reshape(1, -1) makes one row" if tuple(array.shape) == model.in_shape else ""
-        expected = f"(n, {checks.written_shape(model.in_shape)})"
+        expected = checks.batch_shape(model.in_shape)
         raise ValueError(f"X {tuple(array.shape)} is not a table: expected {expected}{remedy}")
     if ops.xp.isdtype(array.dtype, "complex floating") or not ops.xp.isdtype(array.dtype, ("numeric", "bool")):
         raise TypeError(f"X of dtype {array.dtype} is not numeric: give real or whole numbers")

@@ -8,6 +8,7 @@ import platform
 from tinynet_backends import available_backends, get_backend
 
 from tinynet import __version__
+from tinynet.checks import batch_shape
 from tinynet.cli.common import Commands, command, open_model
 
 EXAMPLES = """
@@ -36,8 +37,8 @@ def _model(name: str) -> int:
     model = open_model(name, "numpy")
     print(repr(model.net))
     rows: list[tuple[str, object]] = [
-        ("inputs", f"(n, {', '.join(map(str, model.in_shape))}) {model.dtype}"),
-        ("outputs", f"(n, {', '.join(map(str, model.out_shape))})"),
+        ("inputs", f"{batch_shape(model.in_shape)} {model.dtype}"),
+        ("outputs", batch_shape(model.out_shape)),
         ("parameters", f"{model.theta.shape[0]:,}"),
         ("loss", model.loss),
         ("metrics", ", ".join(m.name for m in model.metrics)),

@@ -10,6 +10,7 @@ from time import perf_counter
 
 from tinynet_backends import get_backend
 
+from tinynet.checks import batch_shape
 from tinynet.cli.common import Commands, add_backend, add_model, check_not_input, command, expand_patterns, open_model
 from tinynet.data.class_labels import is_integer
 from tinynet.labels import as_labels, boundary
@@ -72,7 +73,7 @@ def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Cal
     """
     ops, loss = model.ops, model.loss
     if len(model.out_shape) != 1:
-        raise ValueError(f"outputs (n, {', '.join(map(str, model.out_shape))}) are not a table: use Model.predict")
+        raise ValueError(f"outputs {batch_shape(model.out_shape)} are not a table: use Model.predict")
     width = model.out_shape[0]
     shown = not (alone and proba)
     of_classes = loss is not None and loss.classes(width) > 0

@@ -141,8 +141,7 @@ def _check(path: Path, x: Any, shape: Shape) -> None:
     if x.dtype.kind not in "biuf":
         raise DataFileError(f"{path}: X of dtype {x.dtype} is not numeric: store numbers")
     if x.ndim < 2 or tuple(x.shape[1:]) != shape:
-        wanted = ", ".join(map(str, ("n", *shape)))
-        raise DataFileError(f"{path}: X {tuple(x.shape)} does not fit the model: expected ({wanted})")
+        raise DataFileError(f"{path}: X {tuple(x.shape)} does not fit the model: expected {checks.batch_shape(shape)}")
 
 
 def _pieces(path: Path, x: Any, shape: Shape, chunk: int = 1) -> Iterator[Array]:
