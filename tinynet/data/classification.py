@@ -21,6 +21,7 @@ from tinynet.data.virtual import (
     check_scale,
     check_turns,
     check_whole,
+    digitize,
     low_uniform,
     uniforms,
 )
@@ -282,18 +283,18 @@ class GaussianQuantiles(Virtual):
 
     def bounds(self) -> tuple[float, ...]:
         """The n_classes - 1 squared distances that separate the classes."""
-        return tuple(chi_squared_quantile(c, self.n_classes, self.n_features) for c in range(1, self.n_classes))
+        return _chi_squared_quantiles(self.n_classes, self.n_features)
 
     def _samples(self, ops: Backend, words: Array, *tables: Array) -> tuple[Array, Array]:
-        xp, x = ops.xp, ops.normal(words)
-        square = ops.sum_in_order(x * x)
-        label = xp.zeros_like(square, dtype=xp.int64)
-        for bound in self.cache.get("bounds") or self.cache.setdefault("bounds", self.bounds()):
-            label = label + xp.astype(square >= bound, xp.int64)
-        return x, label
+        x = ops.normal(words)
+        return x, digitize(ops.xp, ops.sum_in_order(x * x), self.bounds())
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=64)
+def _chi_squared_quantiles(of: int, degrees: int) -> tuple[float, ...]:
+    return tuple(chi_squared_quantile(part, of, degrees) for part in range(1, of))
+
+
 def chi_squared_quantile(part: int, of: int, degrees: int) -> float:
     """x with ``P(chi squared <= x) = part / of``: Newton's method on the series of the incomplete gamma function.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import wraps
 from typing import Any, ClassVar
@@ -130,6 +130,14 @@ def cached_per_backend(method: Callable[[Any, Backend], Array]) -> Callable[[Any
 def integers(xp: Any, words: Array, n: int) -> Array:
     """Integers in [0, n) from words, int64: upper half of the upper 32 bits times n (bias below n / 2**32)."""
     return xp.astype(((words >> 32) * n) >> 32, xp.int64)
+
+
+def digitize(xp: Any, x: Array, bounds: Sequence[float]) -> Array:
+    """How many of ``bounds``, which rise, each x reaches, int64."""
+    count = xp.zeros_like(x, dtype=xp.int64)
+    for bound in bounds:
+        count = count + xp.astype(x >= bound, xp.int64)
+    return count
 
 
 def low_uniform(xp: Any, words: Array) -> Array:

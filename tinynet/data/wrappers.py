@@ -14,7 +14,7 @@ from tinynet_backends import Backend, exact
 
 from tinynet import checks, streams
 from tinynet.data.dataset import Array, Batch, Dataset, Index, Shape
-from tinynet.data.virtual import ClassFirst, check_noise, check_real, check_whole, draw, integers
+from tinynet.data.virtual import ClassFirst, check_noise, check_real, check_whole, digitize, draw, integers
 
 _LABEL_NOISE, _FEATURE_NOISE, _NUISANCE, _IMBALANCED = 2, 3, 4, 5  # beside SAMPLES and CONSTANTS
 
@@ -152,6 +152,7 @@ class Imbalanced(Wrapper):
     """
 
     weights: tuple[float, ...] = ()
+    bounds: tuple[float, ...] = field(init=False, repr=False, default=())  # of the classes in [0, 1)
 
     def _validate(self) -> None:
         _features_given(self, self.data)
@@ -171,10 +172,7 @@ class Imbalanced(Wrapper):
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         host = ops.generator
-        xp, bounds = host.xp, self.bounds  # type: ignore[attr-defined]
-        u = exact.uniform64(xp, self._draw(_IMBALANCED, index, 1, host)[:, 0])
-        label = xp.zeros_like(u, dtype=xp.int64)
-        for bound in bounds:
-            label = label + xp.astype(u >= bound, xp.int64)
+        u = exact.uniform64(host.xp, self._draw(_IMBALANCED, index, 1, host)[:, 0])
+        label = digitize(host.xp, u, self.bounds)
         x = _features_given(self, self.data)(label, index, host)
         return self._as_batch(x, label, None, ops, dtype)
