@@ -9,7 +9,6 @@ from typing import Any
 from tinynet_backends import Backend
 
 from tinynet.data.loader import has_chunks
-from tinynet.data.stacked import StackedLoader
 from tinynet.layers import Array
 
 CHECK_EVERY = 64  # steps, or launches of several; a check of the losses waits for the device
@@ -23,6 +22,7 @@ class Grouping:
 
     def __init__(self, loader: Any, ops: Backend, theta: Array) -> None:
         self.loader, self.ops = loader, ops
+        self.many = len(theta.shape) > 1
         self.parameters = max(prod(theta.shape), 1)  # of all networks
 
     @property
@@ -33,13 +33,13 @@ class Grouping:
         like a batch of its own, or matrix products would have other bits. On the host they may be for many networks, and
         where a step is short: Ctrl-C waits for all of them, and what is between two steps is not short.
         """
-        loader, many = self.loader, isinstance(self.loader, StackedLoader)
-        if not many and not has_chunks(loader):
+        loader = self.loader
+        if not self.many and not has_chunks(loader):
             return False
         if self.ops.launches:
             return not loader.made_on_host(self.ops) and loader.batch_size % 4 == 0
         short: bool = self.parameters * loader.batch_size <= _SHORT
-        return many or (short and loader.made_on_host(self.ops))
+        return self.many or (short and loader.made_on_host(self.ops))
 
     def unchecked(self) -> int:
         """How many steps pass between two checks of the losses.

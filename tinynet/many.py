@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from inspect import signature
 from math import isfinite
@@ -100,10 +100,10 @@ def fit_many(
     if ema is not None:
         run.average = ensemble.ops.xp.asarray(ensemble.theta, copy=True)
     own = _Rates(rates, ensemble)
+    if not own.constant:
+        optimizer = replace(optimizer, lr=own)
     loader, source_in_step = read_in_step(loader, ensemble.ops, ensemble.dtype)
     step = make_step(ensemble, loss, optimizer, run, options, rate=own.array, source=source_in_step)
-    if not own.constant:
-        step.numbers = own.before(step.numbers)
     _Session(ensemble, step, loader, held_out, Evaluation(ensemble, loss, chosen)).take(steps, own.constant)
     return ensemble
 
@@ -208,7 +208,10 @@ def _adapt(ensemble: Ensemble, data: Dataset) -> None:
 
 
 class _Rates:
-    """The rates of the networks: an ``array`` of theta's shape, or None where all have the same."""
+    """The rates of the networks: an ``array`` of theta's shape, or None where all have the same.
+
+    As a schedule it gives the rate of the first network, after it has set the array to those of the step.
+    """
 
     def __init__(self, rates: list[float | Schedule], ensemble: Ensemble) -> None:
         self.rates, self.ops, self.dtype = rates, ensemble.ops, ensemble.dtype
@@ -216,20 +219,14 @@ class _Rates:
         self.array: Array | None = None if same else self.ops.zeros(ensemble.theta.shape, ensemble.theta.dtype)
         self._last: list[float] = []
         self.constant = same or not any(map(callable, rates))
-        self.at(0)
+        self(0)
 
-    def at(self, step: int) -> int:
-        """``step``, after the array has been set for it."""
-        if self.array is not None:
-            now = [rate_at(rate, step) for rate in self.rates]
-            if now != self._last:
-                self.array[...] = self.ops.asarray(now, self.dtype)[:, None]
-                self._last = now
-        return step
-
-    def before(self, numbers: Callable[[int], tuple[float, ...]]) -> Callable[[int], tuple[float, ...]]:
-        """``numbers`` of a `Step`, which then finds the rates of its number set."""
-        return lambda t: numbers(self.at(t))
+    def __call__(self, step: int) -> float:
+        now = [rate_at(rate, step) for rate in self.rates]
+        if self.array is not None and now != self._last:
+            self.array[...] = self.ops.asarray(now, self.dtype)[:, None]
+            self._last = now
+        return now[0]
 
 
 class _Watch:
