@@ -14,6 +14,7 @@ from tinynet import data, export, initializers, losses, metrics, optim, plot, sc
 from tinynet.activations import ELU, GELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from tinynet.checkpoints import Checkpoints
 from tinynet.data import Arrays, Dataset, Loader
+from tinynet.dense import Dense, Flatten
 from tinynet.diagnosis import Diagnosis, Finding
 from tinynet.ensemble import Ensemble
 from tinynet.epochs import EarlyStopping
@@ -23,7 +24,7 @@ from tinynet.fitting import fit
 from tinynet.frozen import Frozen
 from tinynet.gradients import check_gradients
 from tinynet.history import History
-from tinynet.layers import Context, Dense, Flatten, Layer, Residual, Sequential
+from tinynet.layers import Context, Layer
 from tinynet.logs import CSVLog, JSONLines, TensorBoard
 from tinynet.losses import (
     BinaryCrossEntropy,
@@ -41,6 +42,7 @@ from tinynet.model import Model
 from tinynet.optim import SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
 from tinynet.rates import RateTest, find_rate
 from tinynet.regularization import BatchNorm, Dropout, LayerNorm
+from tinynet.sequential import Residual, Sequential
 from tinynet.standardize import Standardize
 from tinynet.step import Run
 from tinynet.streams import Stream

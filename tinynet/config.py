@@ -23,9 +23,9 @@ from tinynet.data.dataset import label_pieces
 from tinynet.data.sources import KINDS
 from tinynet.data.tables import TASKS
 from tinynet.epochs import EarlyStopping
-from tinynet.layers import Sequential
 from tinynet.metrics import METRICS, as_metrics, check_metrics
 from tinynet.mlp import ACTIVATIONS, NORMS, OPTIMIZERS, mlp
+from tinynet.sequential import Sequential
 
 NORM_OPTIONS = ("none", *NORMS)
 SCHEDULES = ("constant", "cosine", "one_cycle")

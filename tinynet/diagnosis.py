@@ -16,8 +16,9 @@ from tinynet import checks
 from tinynet.activations import Activation, Identity
 from tinynet.data import Batch, as_dataset
 from tinynet.data.dataset import spaced_indices
+from tinynet.dense import Dense, Flatten
 from tinynet.labels import last_layer
-from tinynet.layers import Array, Dense, Flatten
+from tinynet.layers import Array
 from tinynet.losses import Huber, Loss, MeanAbsoluteError, MeanSquaredError, Quantile, SumSquaredError
 from tinynet.matching import check_fit
 from tinynet.model import Model

@@ -9,7 +9,8 @@ from math import prod
 from tinynet.data import Dataset
 from tinynet.data.loader import sample_size
 from tinynet.initializers import Shape
-from tinynet.layers import Layer, inner_layers, is_composite
+from tinynet.layers import Layer
+from tinynet.sequential import inner_layers, is_composite
 
 _VALUES = 3  # arrays of a layer's output shape that live at once: the output, its gradient, and one between the two
 

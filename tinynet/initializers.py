@@ -28,6 +28,13 @@ class Initializer(Protocol):
         ...
 
 
+def check_initializer(name: str, given: Any) -> None:
+    """TypeError, which calls it ``name``, unless ``given`` is an initializer."""
+    if isinstance(given, type) or not hasattr(given, "draw"):
+        shown = checks.short_repr(given)
+        raise TypeError(f"{name} {shown} is not an initializer: give one, such as initializers.HeNormal()")
+
+
 _BLOCK = 2**15  # weights that are made at a time, in a cache
 
 

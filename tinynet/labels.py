@@ -6,7 +6,8 @@ from typing import Any
 
 from tinynet.activations import Sigmoid
 from tinynet.frozen import Frozen
-from tinynet.layers import Array, Layer, Sequential
+from tinynet.layers import Array, Layer
+from tinynet.sequential import Sequential
 
 
 def last_layer(net: Layer) -> Layer:

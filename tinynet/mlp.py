@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tinynet import activations, optim, regularization
-from tinynet.layers import Dense, Flatten, Layer, Sequential
+from tinynet.dense import Dense, Flatten
+from tinynet.layers import Layer
+from tinynet.sequential import Sequential
 from tinynet.standardize import Standardize
 
 ACTIVATIONS: dict[str, Layer] = {

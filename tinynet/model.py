@@ -15,12 +15,13 @@ from tinynet.evaluation import Evaluation
 from tinynet.history import History
 from tinynet.initializers import Shape
 from tinynet.labels import as_labels, boundary
-from tinynet.layers import Array, Context, Layer, Sequential, checked_build, checked_forward, checked_gradients, leaves
+from tinynet.layers import Array, Context, Layer, checked_build, checked_forward, checked_gradients, leaves
 from tinynet.losses import Loss
 from tinynet.matching import as_inputs, check_fit, check_inputs
 from tinynet.metrics import Metric, as_metrics
 from tinynet.network import Network
 from tinynet.parameters import Views, draw, on_its_device, vector, views
+from tinynet.sequential import Sequential
 from tinynet.standardize import mean_and_scale, standardizer
 from tinynet.summary import Summary, drawing, summarize
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinynet.data import Batch
-from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec, is_composite, leaves
+from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec, leaves
 from tinynet.losses import Loss
 from tinynet.model import Model
+from tinynet.sequential import is_composite
 
 
 @dataclass

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from tinynet import activations, frozen, initializers, layers, losses, regularization, standardize
+from tinynet import activations, dense, frozen, initializers, losses, regularization, sequential, standardize
 
 _KINDS: tuple[type, ...] = (
-    layers.Dense, layers.Flatten, layers.Sequential, layers.Residual,
+    dense.Dense, dense.Flatten, sequential.Sequential, sequential.Residual,
     activations.Identity, activations.Sigmoid, activations.Tanh, activations.ReLU, activations.LeakyReLU,
     activations.ELU, activations.GELU, activations.SiLU, activations.Softplus, activations.Softmax,
     regularization.Dropout, regularization.LayerNorm, regularization.BatchNorm, standardize.Standardize, frozen.Frozen,
@@ -30,7 +30,7 @@ def describe(thing: Any, depth: int = 0) -> Any:
     """
     if depth > DEEPEST:
         raise TypeError(f"layers nested so deep cannot be saved: {DEEPEST // 2} of them may be inside one another")
-    if isinstance(thing, layers.Sequential):
+    if isinstance(thing, sequential.Sequential):
         return {"kind": _kind(thing), "layers": describe(thing.layers, depth + 1)}
     if is_dataclass(thing):
         return {"kind": _kind(thing), **{f.name: describe(getattr(thing, f.name), depth + 1) for f in fields(thing)}}
@@ -66,7 +66,7 @@ def rebuild(data: Any, depth: int = 0) -> Any:
         raise ValueError(f"unknown kind {name!r}")
     values = {key: rebuild(value, depth + 1) for key, value in values.items()}
     try:
-        if issubclass(kind, layers.Sequential):
+        if issubclass(kind, sequential.Sequential):
             return kind(*values.pop("layers"), **values)
         return kind(**values)
     except (TypeError, KeyError) as e:

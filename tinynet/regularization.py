@@ -7,7 +7,7 @@ from typing import Any
 
 from tinynet import checks
 from tinynet.initializers import Constant, Shape
-from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec
+from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec, check_vectors
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,11 +41,6 @@ class Dropout(Layer):
         return y, lambda dy: (ops.dropout_grad(dy, keep, self.rate), {})
 
 
-def _check_vectors(name: str, shape: Shape) -> None:
-    if len(shape) != 1:
-        raise ValueError(f"{name} takes vectors, not samples of shape {shape}: put Flatten() before it")
-
-
 @dataclass(frozen=True, repr=False)
 class LayerNorm(Layer):
     """Each sample normalized to mean 0 and variance 1 over its features, then scaled and shifted (Ba et al. 2016).
@@ -60,7 +55,7 @@ class LayerNorm(Layer):
         checks.coerce_numbers(self, checks.NOT_NEGATIVE, "epsilon")
 
     def build(self, shape: Shape) -> Spec:
-        _check_vectors("LayerNorm", shape)
+        check_vectors(self, shape)
         return Spec(shape, {"gamma": Param(shape, Constant(1.0)), "beta": Param(shape, Constant(0.0))})
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
@@ -94,7 +89,7 @@ class BatchNorm(Layer):
         checks.coerce_numbers(self, checks.NOT_NEGATIVE, "epsilon")
 
     def build(self, shape: Shape) -> Spec:
-        _check_vectors("BatchNorm", shape)
+        check_vectors(self, shape)
         one, zero = Param(shape, Constant(1.0)), Param(shape, Constant(0.0))
         return Spec(shape, {"gamma": one, "beta": zero}, {"mean": zero, "var": one})
 

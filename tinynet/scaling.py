@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from tinynet_backends import Backend, get_backend
 
 from tinynet.data.dataset import Array, Batch, Dataset, Index
-from tinynet.layers import Sequential
 from tinynet.model import Model, undrawn
+from tinynet.sequential import Sequential
 from tinynet.standardize import ROUNDED, Standardize, moments, varying
 
 

@@ -15,8 +15,9 @@ from tinynet.data.columns import Columns
 from tinynet.data.dataset import Dataset
 from tinynet.frozen import Frozen
 from tinynet.initializers import Constant, Shape
-from tinynet.layers import Array, Backprop, Context, Layer, Param, Sequential, Spec
+from tinynet.layers import Array, Backprop, Context, Layer, Param, Spec
 from tinynet.pieces import split_range
+from tinynet.sequential import Sequential
 
 _log = logging.getLogger("tinynet")
 _PIECE = 2**20  # numbers that are read at a time

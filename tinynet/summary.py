@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from tinynet.frozen import Frozen
 from tinynet.initializers import Shape
-from tinynet.layers import Layer, Residual, inner_layers, is_composite, leaves
+from tinynet.layers import Layer, leaves
+from tinynet.sequential import Residual, inner_layers, is_composite
 
 BYTES = {"float32": 4, "float64": 8}
 _LONGEST = 32  # characters of a layer in the table

@@ -16,11 +16,13 @@ from tinynet_backends.permutation import permute, unpermute
 from tinynet import activations, losses, regularization, schedules
 from tinynet.checkpoints import Checkpoints
 from tinynet.data import DATASETS, Loader
+from tinynet.dense import Dense
 from tinynet.gradients import TOLERANCE, layer_error, loss_error
-from tinynet.layers import Dense, Layer, Residual, Sequential
+from tinynet.layers import Layer
 from tinynet.model import Model
 from tinynet.operands import operands
 from tinynet.optim import AdamW
+from tinynet.sequential import Residual, Sequential
 from tinynet.standardize import Standardize
 from tinynet.streams import Stream
 

@@ -23,11 +23,12 @@ from tinynet import __version__
 from tinynet.activations import ReLU
 from tinynet.cli.common import Commands, command, suggest
 from tinynet.data import Arrays, Blobs, Loader
+from tinynet.dense import Dense
 from tinynet.grouping import CHECK_EVERY
-from tinynet.layers import Dense, Sequential
 from tinynet.losses import CrossEntropy
 from tinynet.model import Model
 from tinynet.optim import Adam
+from tinynet.sequential import Sequential
 from tinynet.training import train
 
 EXAMPLES = """

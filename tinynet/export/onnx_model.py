@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from tinynet_backends.tracing import Untraceable
 
-from tinynet import activations, frozen, layers, losses, regularization, standardize
+from tinynet import activations, dense, frozen, losses, regularization, sequential, standardize
 from tinynet.activations import Activation
 from tinynet.atomic import write_atomically
 from tinynet.export.graph import INPUT, LOGITS, OPSET, PROBABILITIES, Graph, Tensor
 from tinynet.files import is_finite
+from tinynet.layers import Layer
 from tinynet.model import Model
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _as_json(classes: Any, model: Model) -> str:
 # Layers ---------------------------------------------------------------------------------------------------------------
 
 
-def export_layer(layer: layers.Layer, params: Names, x: Tensor, graph: Graph) -> Tensor:
+def export_layer(layer: Layer, params: Names, x: Tensor, graph: Graph) -> Tensor:
     """Add ``layer`` to ``graph`` and return the name of its output for the input ``x``, as ``layer.forward`` does."""
     export = NODES.get(type(layer))  # not that of a base class, whose forward a subclass may override
     if export is None and isinstance(layer, Activation) and type(layer).forward is Activation.forward:
@@ -171,13 +172,13 @@ def _float32(op: Exporter) -> Exporter:
     return lambda layer, params, x, graph: (op if graph.dtype == "float32" else _formula)(layer, params, x, graph)
 
 
-def _sequential(layer: layers.Sequential, params: Names, x: Tensor, graph: Graph) -> Tensor:
+def _sequential(layer: sequential.Sequential, params: Names, x: Tensor, graph: Graph) -> Tensor:
     for number, inner in enumerate(layer.layers):
         x = export_layer(inner, params.get(str(number), {}), x, graph.child(number))
     return x
 
 
-def _dense(layer: layers.Dense, params: Names, x: Tensor, graph: Graph) -> Tensor:
+def _dense(layer: dense.Dense, params: Names, x: Tensor, graph: Graph) -> Tensor:
     return graph.add("Gemm", x, params["w"], *([params["b"]] if layer.bias else []))
 
 
@@ -206,18 +207,18 @@ def _batch_norm(layer: regularization.BatchNorm, params: Names, x: Tensor, graph
     return graph.add("Add", graph.add("Mul", normed, params["gamma"]), params["beta"])
 
 
-def _identity(layer: layers.Layer, params: Names, x: Tensor, graph: Graph) -> Tensor:
+def _identity(layer: Layer, params: Names, x: Tensor, graph: Graph) -> Tensor:
     return x
 
 
 # The exporter of each type of layer: like its `forward`, a function of (layer, params, x, graph), but params, x and the
 # result are names. `Graph.add` adds an operator, `Graph.formula` an elementwise formula. Add layers of your own here;
 # an `Activation` of your own needs no entry, because its formula is traced.
-NODES: dict[type[layers.Layer], Exporter] = {
-    layers.Dense: _dense,
-    layers.Flatten: _operator("Flatten", axis=1),
-    layers.Sequential: _sequential,
-    layers.Residual: lambda layer, params, x, graph: graph.add("Add", x, _sequential(layer, params, x, graph)),
+NODES: dict[type[Layer], Exporter] = {
+    dense.Dense: _dense,
+    dense.Flatten: _operator("Flatten", axis=1),
+    sequential.Sequential: _sequential,
+    sequential.Residual: lambda layer, params, x, graph: graph.add("Add", x, _sequential(layer, params, x, graph)),
     regularization.Dropout: _identity,
     regularization.LayerNorm: _layer_norm,
     regularization.BatchNorm: _batch_norm,

@@ -28,13 +28,15 @@ from typing import Any, NamedTuple
 
 from tinynet_backends import get_backend
 
+from tinynet.dense import Dense
 from tinynet.errors import ModelFileError
 from tinynet.files import is_finite, opened, write_host
 from tinynet.frozen import Frozen
-from tinynet.layers import Array, Dense, Layer, Params, Sequential, leaves
+from tinynet.layers import Array, Layer, Params, leaves
 from tinynet.model import Model
 from tinynet.parameters import on_its_device
 from tinynet.regularization import BatchNorm, LayerNorm
+from tinynet.sequential import Sequential
 from tinynet.standardize import Standardize
 
 # For each type of layer, the names of its arrays and those of its PyTorch module. Add layers of your own here.

@@ -19,13 +19,14 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from tinynet_backends import Backend, backend_of, get_backend
 
 from tinynet.data import Columns, Loader
+from tinynet.dense import Dense
 from tinynet.history import History
-from tinynet.layers import Dense, Sequential
 from tinynet.losses import BinaryCrossEntropy, CrossEntropy, Loss
 from tinynet.metrics import Metric
 from tinynet.model import Model, undrawn
 from tinynet.optim import State
 from tinynet.parameters import views
+from tinynet.sequential import Sequential
 from tinynet.sklearn.callbacks import CallbackSupportMixin, FitTask, fit_task, with_callbacks
 from tinynet.sklearn.hyperparameters import Hyperparameters
 from tinynet.sklearn.loop import Loop

@@ -13,11 +13,12 @@ from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOp
 
 from tinynet import checks
 from tinynet.activations import Identity
-from tinynet.layers import Layer, Sequential
+from tinynet.layers import Layer
 from tinynet.mlp import ACTIVATIONS, NORMS, OPTIMIZERS, mlp
 from tinynet.model import DTYPES, Model
 from tinynet.optim import SGD, Adam, Optimizer
 from tinynet.schedules import Schedule
+from tinynet.sequential import Sequential
 from tinynet.sklearn.solver import Rate
 
 _ACTIVATIONS = {"identity": Identity(), "logistic": ACTIVATIONS["sigmoid"], **ACTIVATIONS}
