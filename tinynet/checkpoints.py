@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from time import time
-from typing import Any
+from typing import Any, TypeVar
 
 from tinynet import checks
 from tinynet.data.loader import BatchSource
@@ -29,6 +30,7 @@ from tinynet.step import Run
 # What a checkpoint holds. In the first, which did not say so, Adam's slots were means, not sums; in the second, the history
 # was in the header, and a long one made a file that could not be read.
 _CONTENTS = 3
+T = TypeVar("T")
 _NAME = re.compile(r"step-(\d{12})\.safetensors")
 
 
@@ -45,11 +47,7 @@ class Snapshot:
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arrays by name, and the rest as JSON data."""
-        run, best, history, tally = self.run, self.best, self.history, self.tally
-        arrays = {"theta": self.model.theta, "state": self.model.state}
-        arrays |= {f"slot.{name}": value for name, value in run.slots.items() if not isinstance(value, float)}
-        if run.average is not None:
-            arrays["average"] = run.average
+        arrays, run, best, history, tally = self._arrays(), self.run, self.best, self.history, self.tally
         if best.kept is not None:
             arrays["best.theta"], arrays["best.state"] = best.kept
         about = {
@@ -65,7 +63,7 @@ class Snapshot:
     def unpack(self, arrays: dict[str, Any], about: dict[str, Any]) -> None:
         """Take everything back, or raise ValueError, TypeError or KeyError and change nothing."""
         model, run, best, history = self.model, self.run, self.best, self.history
-        shapes = self._shapes()
+        shapes = {name: tuple(a.shape) for name, a in self._arrays().items()}
         if "best.theta" in arrays:
             shapes |= {"best.theta": shapes["theta"], "best.state": shapes["state"]}
         check_arrays(arrays, shapes, model.dtype, "run")
@@ -101,11 +99,11 @@ class Snapshot:
         vars(history).update(vars(past))  # in place: the model and the callers have this object
         run.step, self.tally, self.finished = step, tally, finished
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of what `pack` gives, without best weights."""
-        p, s = tuple(self.model.theta.shape), tuple(self.model.state.shape)
-        slots = {f"slot.{name}": p for name, value in self.run.slots.items() if not isinstance(value, float)}
-        return {"theta": p, "state": s, **slots, **({} if self.run.average is None else {"average": p})}
+    def _arrays(self) -> dict[str, Any]:
+        """All arrays but the best weights."""
+        slots = {f"slot.{name}": value for name, value in self.run.slots.items() if not isinstance(value, float)}
+        average = {} if self.run.average is None else {"average": self.run.average}
+        return {"theta": self.model.theta, "state": self.model.state, **slots, **average}
 
 
 class Checkpoints:
@@ -163,16 +161,8 @@ class Checkpoints:
 
         A damaged one is reported with a warning. ModelFileError if all are.
         """
-        steps = self.steps()
-        for step in steps:
-            path = self.path(step)
-            try:
-                return dict(read_sealed(path)[0]["fingerprint"])
-            except (ValueError, TypeError, KeyError) as e:
-                _warn(path, e)
-        if steps:
-            raise self._all_damaged(len(steps))
-        return {}
+        found, _ = self._newest(lambda path: dict(read_sealed(path)[0]["fingerprint"]))
+        return found or {}
 
     def open(self, snapshot: Snapshot, fingerprint: dict[str, str], resume: bool) -> None:
         """Make the folder; with ``resume``, take the newest intact checkpoint in it.
@@ -186,32 +176,36 @@ class Checkpoints:
         for left in self.folder.glob(".*.safetensors.*.tmp"):  # by a writer that was killed, unless it still writes
             if time() - left.stat().st_mtime > 3600:
                 left.unlink(missing_ok=True)
-        steps = self.steps()
-        damaged: list[Path] = []
-        if steps and not resume:
+        if self.steps() and not resume:
             raise ValueError(f"{self.folder} has checkpoints already: give resume=True, or another folder")
-        for step in steps:
-            path = self.path(step)
+
+        def take(path: Path) -> None:
+            about, arrays = read_sealed(path)
+            if about.get("contents") != _CONTENTS:
+                raise _AnotherRun(f"{path} was written by another version of tinynet: begin in another folder")
+            self._compare(about["fingerprint"], path)
+            snapshot.unpack(arrays, about)
+            self._least = float(about["least"])
+
+        _, damaged = self._newest(take)
+        for path in damaged:
+            os.replace(path, path.with_suffix(".damaged"))
+
+    def _newest(self, use: Callable[[Path], T]) -> tuple[T | None, list[Path]]:
+        """What ``use`` makes of the newest intact checkpoint, if there is one, and the damaged ones that are newer."""
+        damaged: list[Path] = []
+        for path in map(self.path, self.steps()):
             try:
-                about, arrays = read_sealed(path)
-                if about.get("contents") != _CONTENTS:
-                    raise _AnotherRun(f"{path} was written by another version of tinynet: begin in another folder")
-                self._compare(about["fingerprint"], path)
-                snapshot.unpack(arrays, about)
-                self._least = float(about["least"])
-                for path in damaged:
-                    os.replace(path, path.with_suffix(".damaged"))
-                return
+                return use(path), damaged
             except (_AnotherRun, OSError):
                 raise
             except (ValueError, TypeError, KeyError, AttributeError) as e:
                 _warn(path, e)
                 damaged.append(path)
-        if steps:
-            raise self._all_damaged(len(steps))
-
-    def _all_damaged(self, count: int) -> ModelFileError:
-        return ModelFileError(f"{self.folder}: none of its {count} checkpoints is whole: begin in another folder")
+        if damaged:
+            count = len(damaged)
+            raise ModelFileError(f"{self.folder}: none of its {count} checkpoints is whole: begin in another folder")
+        return None, damaged
 
     def _compare(self, theirs: dict[str, str], path: Path) -> None:
         if not isinstance(theirs, dict):
@@ -248,7 +242,7 @@ class Checkpoints:
 def _warn(path: Path, e: Exception) -> None:
     """Say, where the caller of a method of `Checkpoints` is, that a checkpoint is damaged."""
     why = str(e) if isinstance(e, ModelFileError) else f"{path}: damaged checkpoint: {e}"
-    warnings.warn(f"{why}; going back to the one before", stacklevel=4)
+    warnings.warn(f"{why}; going back to the one before", stacklevel=5)
 
 
 class _AnotherRun(ValueError):
