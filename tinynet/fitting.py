@@ -11,6 +11,7 @@ from tinynet import checks
 from tinynet import progress as bars
 from tinynet.checkpoints import Checkpoints, Snapshot, fingerprint
 from tinynet.data import Dataset, Loader, as_dataset
+from tinynet.data.columns import check_order
 from tinynet.data.loader import BatchSource
 from tinynet.epochs import Best, EarlyStopping, Tally
 from tinynet.errors import StopTraining
@@ -283,8 +284,7 @@ def as_loader(data: Any, batch_size: int, model: Model, **draw: Any) -> BatchSou
     if hasattr(data, "steps_per_epoch"):
         check_draws_itself(data, batch_size, draw)
         loader: BatchSource = data
-        if loader.data.columns and model.columns:
-            loader.data.columns.check_order(model.columns)
+        check_order(loader.data.columns, model.columns)
         return loader
     return Loader(as_dataset(data, model.ops, model.columns), batch_size, seed=model.seed, **draw)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tinynet_backends import Backend
 
 from tinynet import checks
+from tinynet.data.columns import check_order
 from tinynet.data.conversion import as_array, check_unmasked, read_only
 from tinynet.data.dataset import Batch, Dataset
 from tinynet.initializers import Shape
@@ -34,8 +35,7 @@ def as_inputs(x: Any, model: Network) -> Any:
     """``x`` as something with ``n`` and ``batch``; ValueError unless its shape is that of the model's inputs."""
     if isinstance(x, Dataset):
         check_inputs(x.shape, model)
-        if x.columns and model.columns:
-            x.columns.check_order(model.columns, of_inputs=True)
+        check_order(x.columns, model.columns, of_inputs=True)
         return x
     if model.columns:
         model.columns.check_frame(x)

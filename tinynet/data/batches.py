@@ -9,6 +9,7 @@ from tinynet_backends import Backend, get_backend
 
 from tinynet import checks
 from tinynet.data.arrays import Arrays
+from tinynet.data.columns import check_order
 from tinynet.data.dataset import Array, Batch
 
 A = TypeVar("A", bound=Arrays)
@@ -100,8 +101,7 @@ class Batches:
         if data.shape != self.data.shape or data.outputs != self.data.outputs:
             raise ValueError(f"batch {step} is {data!r}, and the first was {self.data!r}: shapes or targets differ")
         try:
-            if data.columns and self.data.columns:
-                data.columns.check_order(self.data.columns)
+            check_order(data.columns, self.data.columns)
             if self.data.target_check is not None:
                 data.check(self.data.target_check, ops, dtype)
         except ValueError as e:

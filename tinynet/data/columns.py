@@ -32,18 +32,22 @@ class Columns:
         target = _names(y) or ((name,) if isinstance(name, str) and name else ())
         return cls(features, target if len(set(target)) == len(target) else ())
 
-    def check_order(self, known: Columns, *, of_inputs: bool = False) -> None:
-        """ValueError where a feature, target or class is not what has its number in ``known``; ``of_inputs``: a feature."""
-        remedy = "data.read(path, columns=model.columns) numbers them as there"
-        _check("feature", self.features, known.features, remedy)
-        if not of_inputs:
-            _check("class", self.classes or (), known.classes or (), remedy)
-        if not of_inputs and len(known.target) > 1:  # a single one may have any name
-            _check("target", self.target, known.target, remedy)
-
     def check_frame(self, x: Any) -> None:
         """ValueError if ``x`` is a data frame, of any library, with named columns that are not the features in order."""
         _check("feature", _names(x), self.features, "X[list(model.columns.features)] has them in that order")
+
+
+def check_order(columns: Columns | None, known: Columns | None, *, of_inputs: bool = False) -> None:
+    """ValueError where a feature, target or class is not what has its number in ``known``; ``of_inputs``: a feature."""
+    if columns is None or known is None:
+        return
+    remedy = "data.read(path, columns=model.columns) numbers them as there"
+    _check("feature", columns.features, known.features, remedy)
+    if of_inputs:
+        return
+    _check("class", columns.classes or (), known.classes or (), remedy)
+    if len(known.target) > 1:  # a single one may have any name
+        _check("target", columns.target, known.target, remedy)
 
 
 def _names(frame: Any) -> tuple[str, ...]:

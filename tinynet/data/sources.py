@@ -19,7 +19,7 @@ from tinynet import checks
 from tinynet.data.array_files import read_hdf5, read_npy, read_npz
 from tinynet.data.arrays import Arrays
 from tinynet.data.class_labels import recode, sorted_names
-from tinynet.data.columns import Columns
+from tinynet.data.columns import Columns, check_order
 from tinynet.data.concatenated import Concatenated, class_names
 from tinynet.data.dataset import Dataset
 from tinynet.data.mapped import MappedFile, check_regular_file, file_errors
@@ -53,8 +53,7 @@ def as_dataset(data: Any, ops: Backend | None = None, columns: Columns | None = 
             raise TypeError(
                 f"{type(data).__name__}.batch is not what training calls: write it as rows(index, ops, dtype)"
             )
-        if data.columns and columns:
-            data.columns.check_order(columns)
+        check_order(data.columns, columns)
         if not isinstance(getattr(data, "shape", None), tuple):
             found = checks.short_repr(getattr(data, "shape", None))
             raise TypeError(f"{type(data).__name__}.shape {found} is not the shape of a sample: set a tuple, as (3,)")
@@ -68,8 +67,7 @@ def as_dataset(data: Any, ops: Backend | None = None, columns: Columns | None = 
             columns.check_frame(data[0])
         with use_backend(ops if ops is not None and ops.owns(data[0]) else get_backend()):
             arrays = Arrays(*data)
-        if columns and arrays.columns:
-            arrays.columns.check_order(columns)
+        check_order(arrays.columns, columns)
         return arrays
     batches = ", or Batches(…) of what yields them" if hasattr(data, "__iter__") and not hasattr(data, "shape") else ""
     raise TypeError(

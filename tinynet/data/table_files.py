@@ -43,7 +43,7 @@ def _csv_types(names: Sequence[str], target: Sequence[str], used: Sequence[str],
 
     numbers = set(used) | ({"weight"} - set(request.exclude))
     types = {name: pa.float64() if name in numbers else pa.binary() for name in names if name not in target}
-    task, classes = request.task, request.columns.classes if request.columns else None
+    task, classes = request.task, request.classes
     if task == "regression":
         types |= {name: pa.float64() for name in target}
     elif task == "classification" or (
@@ -88,9 +88,8 @@ def _layout(table: Table, request: Request) -> _Layout:
     kind = kinds[target[0]]
     text = str(kind) in ("string", "large_string", "string_view") or pa.types.is_dictionary(kind)
     integer = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-    classes = request.columns.classes if request.columns else None
     may_be_labels = len(target) == 1 and task != "regression"
-    named = classes is not None or text or task == "classification" or (task == "auto" and integer)
+    named = request.classes is not None or text or task == "classification" or (task == "auto" and integer)
     coded = may_be_labels and named
     if not coded or pa.types.is_nested(kind):
         for name in target:
@@ -109,8 +108,7 @@ def _decoded(table: Table, request: Request) -> MappedFile:
     """The table as a data set: X (n, features), y (n,) int64 for labels, else (n, o) float64."""
     with scratch_folder() as scratch:
         layout = _layout(table, request)
-        known = request.columns.classes if request.columns else None
-        classes = ClassLabels(table.path, layout.target[0], known, mixed=request.task == "classification")
+        classes = ClassLabels(table.path, layout.target[0], request.classes, mixed=request.task == "classification")
         n = _write(table, layout, classes, scratch)
         if n == 0:
             raise DataFileError(f"{table.path}: has no rows")
@@ -119,7 +117,7 @@ def _decoded(table: Table, request: Request) -> MappedFile:
             flat = name == "weight" or (name == "y" and dtype.kind == "i")
             mode: Any = "r+" if name == "y" and layout.coded else "r"  # labels may be renumbered
             arrays[name] = np.memmap(scratch / name, dtype, mode, 0, (n,) if flat else (n, len(columns)))
-        if layout.coded and known is None:
+        if layout.coded and request.classes is None:
             classes.sort(arrays["y"])
         names = Columns(tuple(layout.used), tuple(layout.target), tuple(classes.numbers) if layout.coded else None)
         return MappedFile(table.path, arrays["X"], arrays["y"], arrays.get("weight"), scratch, names)

@@ -41,6 +41,11 @@ class Request(NamedTuple):
     features: tuple[str, ...] | None = None  # the columns that are features, or all others
     exclude: tuple[str, ...] = ()
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The classes that the target may have, if they are known."""
+        return self.columns.classes if self.columns else None
+
 
 class Table(NamedTuple):
     """Column names, their Arrow types, and the rows as record batches, which have at least the columns asked for."""
