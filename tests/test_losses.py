@@ -437,6 +437,26 @@ def test_a_mean_of_one_s_own_divides_by_its_denominator(ops):
     assert [model.evaluate(data, loss=loss)["loss"] for loss in (Divided(), Summed())] == [3.0, 3.0]
 
 
+def test_a_sum_of_one_s_own_is_no_mean(ops):
+    """It was trained as a mean and evaluated as a sum."""
+
+    class Summed(tn.MeanSquaredError):
+        mean = False
+
+    class SummedLabels(tn.CrossEntropy):
+        mean = False
+
+    y, target, weight = (ops.asarray(a, "float32") for a in ([[1.0], [2.0]], [[0.0], [4.0]], [3.0, 0.5]))
+    for given in (None, weight):
+        for own, wanted in zip(
+            Summed()(y, target, ops, given), tn.SumSquaredError()(y, target, ops, given), strict=True
+        ):
+            np.testing.assert_allclose(ops.to_numpy(own), ops.to_numpy(wanted))
+    value, dy = SummedLabels(class_weight=(2.0, 1.0))(ops.xp.concat([y, y], axis=1), ops.asarray([0, 0]), ops)
+    np.testing.assert_allclose(ops.to_numpy(value), 4.0 * np.log(2.0), rtol=1e-6)
+    np.testing.assert_allclose(ops.to_numpy(dy), [[-1.0, 1.0]] * 2, rtol=1e-6)
+
+
 @pytest.mark.parametrize("pole", [0.0, 0.5])
 def test_a_mean_of_one_s_own_may_be_infinite_somewhere(pole, ops):
     """Whether it divides by its denominator is not seen there: a loss of probabilities was refused."""

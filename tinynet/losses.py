@@ -43,6 +43,8 @@ class Loss:
 
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
         """``W`` for these targets and weights: an int, or a () array if it depends on data."""
+        if not self.mean:
+            return 1
         if weight is not None:
             return ops.total_weight(weight)
         return target.shape[-1 if self._has_labels(target, ops) else -2]
@@ -138,9 +140,6 @@ class SumSquaredError(Loss):
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         e = y - target
         return e * e, 2.0 * e
-
-    def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
-        return 1
 
     def _scale(self, y: Array, target: Array, ops: Backend, weight: Any, denominator: Any, width: int) -> Array:
         return super()._scale(y, target, ops, weight, denominator, 1)
@@ -332,7 +331,7 @@ class CrossEntropy(Loss):
         return ops.softmax(y)
 
     def denominator(self, target: Array, weight: Array | None, ops: Backend) -> Any:
-        if self.class_weight is None or not self._has_labels(target, ops):
+        if not self.mean or self.class_weight is None or not self._has_labels(target, ops):
             return super().denominator(target, weight, ops)
         dtype = ops.widest if weight is None else weight.dtype
         return ops.total_weight(weight, target, self._class_weights(dtype, ops))
