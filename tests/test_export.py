@@ -608,6 +608,21 @@ def test_files_that_are_no_states(tmp_path):
             export.from_torch_state(model, path)
 
 
+def test_what_a_layer_of_layers_has_beside_them(monkeypatch):
+    """It was left out in silence."""
+
+    class Scaled(tn.Sequential):
+        def build(self, shape):
+            inner = super().build(shape)
+            return tn.layers.Spec(shape, {**inner.params, "gain": Param((1,), tn.initializers.Constant(2.0))})
+
+    model = tn.Model(tn.Sequential(Scaled(tn.Dense(3))), 3)
+    with pytest.raises(TypeError, match=r"^layer 0, Scaled\(Dense\(width=3\)\), cannot be exported: .* its 'gain' is"):
+        export.to_torch_state(model)
+    monkeypatch.setitem(export.STATE_NAMES, Scaled, {"gain": "scale"})
+    assert list(export.to_torch_state(model)) == ["0.0.weight", "0.0.bias", "0.scale"]
+
+
 def test_what_has_no_name_in_pytorch(monkeypatch):
     model = tn.Model(tn.Sequential(tn.Tanh(), Wide(2)), 3)
     for use in (export.to_torch_state, lambda m: export.from_torch_state(m, {})):

@@ -187,12 +187,11 @@ def _entries(layer: Layer, params: Params, prefix: str = "") -> Iterator[_Entry]
     if isinstance(layer, Frozen):
         yield from _entries(layer.layer, params, prefix)
         return
+    params, names = dict(params), STATE_NAMES.get(type(layer), {})
     if isinstance(layer, Sequential):
         for number, inner in enumerate(layer.layers):
-            yield from _entries(inner, params.get(str(number), {}), f"{prefix}{number}.")
-        return
-    names = STATE_NAMES.get(type(layer), {})
-    for own, array in leaves(params):
+            yield from _entries(inner, params.pop(str(number), {}), f"{prefix}{number}.")
+    for own, array in leaves(params):  # a subclass of `Sequential` may have some beside its layers
         if own not in names:
             place, kind = f"layer {prefix[:-1]}" if prefix else "the network", type(layer).__name__
             raise TypeError(
