@@ -82,6 +82,33 @@ def test_a_layer_of_one_s_own_is_saved_once_it_is_in_the_table(tmp_path, monkeyp
     assert tn.load(tmp_path / "m.safetensors").net == model.net
 
 
+class Times(tn.Sequential):
+    def __init__(self, *layers, factor=2.0):
+        super().__init__(*layers)
+        self.factor = factor
+
+
+class Block(tn.Sequential):
+    def __init__(self, width):
+        super().__init__(tn.Dense(width), tn.Tanh())
+        self.width = width
+
+
+def test_a_layer_of_layers_is_saved_with_its_hyperparameters_or_not_at_all(tmp_path, monkeypatch):
+    """The factor was that of the default, also for ``==`` and in a checkpoint's fingerprint; no Block could be loaded."""
+    for kind in (Times, Block):
+        monkeypatch.setitem(TABLE, kind.__name__, kind)
+    model = tn.Model(tn.Sequential(Times(tn.Dense(2), factor=3.0)), 2)
+    model.save(tmp_path / "m")
+    assert repr(tn.load(tmp_path / "m").net) == "Sequential(Times(Dense(width=2), factor=3.0))"
+    assert tn.load(tmp_path / "m").net == model.net != tn.Sequential(Times(tn.Dense(2)))
+    with pytest.raises(
+        TypeError, match=r"^cannot be saved, because it could not be made again: Block: .*: let its constr"
+    ):
+        tn.Model(Block(3), 2).save(tmp_path / "m")
+    assert tn.load(tmp_path / "m").net == model.net
+
+
 @pytest.mark.parametrize(
     "cut",
     [lambda v: v[::-1], lambda v: np.asfortranarray(v.reshape(-1, 1)).ravel(), lambda v: np.repeat(v, 2)[::2]],

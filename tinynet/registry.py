@@ -23,19 +23,31 @@ TABLE: dict[str, type] = {kind.__name__: kind for kind in _KINDS}
 DEEPEST = 32
 
 
-def describe(thing: Any, depth: int = 0) -> Any:
+def describe(thing: Any) -> Any:
     """``thing`` as JSON data: ``{"kind": "Dense", "width": 64, …}``; numbers, strings and None as they are.
 
     TypeError for anything that `rebuild` would not take back.
     """
+    data = _described(thing, 0)
+    try:
+        rebuild(data)
+    except ValueError as e:
+        raise TypeError(
+            f"cannot be saved, because it could not be made again: {e}: let its constructor take what the layer has, inner "
+            "layers one by one and all else by name"
+        ) from None
+    return data
+
+
+def _described(thing: Any, depth: int) -> Any:
     if depth > DEEPEST:
         raise TypeError(f"layers nested so deep cannot be saved: {DEEPEST // 2} of them may be inside one another")
     if isinstance(thing, sequential.Sequential):
-        return {"kind": _kind(thing), "layers": describe(thing.layers, depth + 1)}
+        return {"kind": _kind(thing), **{name: _described(value, depth + 1) for name, value in vars(thing).items()}}
     if is_dataclass(thing):
-        return {"kind": _kind(thing), **{f.name: describe(getattr(thing, f.name), depth + 1) for f in fields(thing)}}
+        return {"kind": _kind(thing), **{f.name: _described(getattr(thing, f.name), depth + 1) for f in fields(thing)}}
     if isinstance(thing, (list, tuple)):
-        return [describe(part, depth + 1) for part in thing]
+        return [_described(part, depth + 1) for part in thing]
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
     raise TypeError(f"{type(thing).__name__} is not in the table of layers and losses and cannot be saved")

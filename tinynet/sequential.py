@@ -7,6 +7,7 @@ from typing import Any, TypeGuard
 
 from tinynet_backends import DenseLayer
 
+from tinynet import checks
 from tinynet.dense import Dense
 from tinynet.initializers import Shape
 from tinynet.layers import Array, Backprop, Context, Layer, Params, Spec, checked_build, checked_pass
@@ -38,13 +39,13 @@ class Sequential(Layer):
         self.layers = layers
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and isinstance(other, Sequential) and other.layers == self.layers
+        return type(other) is type(self) and vars(other) == vars(self)  # a subclass may have hyperparameters
 
     def __hash__(self) -> int:
         return hash((type(self), self.layers))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
+        return f"{type(self).__name__}({', '.join([*map(repr, self.layers), *checks.attributes(self)])})"
 
     def build(self, shape: Shape) -> Spec:
         params, state = {}, {}
