@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from tinynet_backends import Backend
 
+DTYPES = {"float32": 4, "float64": 8}  # those of networks and samples, with the bytes of a number
+
 
 def _is_array(value: Any) -> bool:
     """Whether ``value`` is an array with at least one axis, of any library."""

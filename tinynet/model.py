@@ -25,8 +25,6 @@ from tinynet.sequential import Sequential
 from tinynet.standardize import mean_and_scale, standardizer
 from tinynet.summary import Summary, drawing, summarize
 
-DTYPES = ("float32", "float64")
-
 
 class Model(Network):
     """A network with its parameters, on a backend.
@@ -71,8 +69,8 @@ class Model(Network):
         """Set all but the numbers."""
         if not isinstance(net, Layer):
             raise TypeError(f"net {net!r} is not a layer: give one, such as Sequential(Dense(8), ReLU(), Dense(1))")
-        if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
+        if not isinstance(dtype, str) or dtype not in checks.DTYPES:
+            raise ValueError(f"unknown dtype {dtype!r}: choose from {', '.join(checks.DTYPES)}")
         self.net = net
         self.in_shape = _shape(n_in)
         self.seed = streams.check_seed(seed)

@@ -225,7 +225,7 @@ def _whole_numbers(index: Index) -> Array | None:
 
 
 def _check_dtype(dtype: str) -> None:
-    if not isinstance(dtype, str) or dtype not in ("float32", "float64"):
+    if not isinstance(dtype, str) or dtype not in checks.DTYPES:
         raise ValueError(f"dtype {checks.short_repr(dtype)} is not one of numbers drawn: give 'float32' or 'float64'")
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
+from tinynet import checks
 from tinynet.frozen import Frozen
 from tinynet.initializers import Shape
 from tinynet.layers import Layer, leaves
 from tinynet.sequential import Residual, inner_layers, is_composite
 
-BYTES = {"float32": 4, "float64": 8}
 _LONGEST = 32  # characters of a layer in the table
 
 
@@ -80,7 +80,7 @@ def _short(text: str) -> str:
 
 def summarize(net: Layer, shape: Shape, dtype: str) -> Summary:
     """The table of ``net`` for samples of ``shape``."""
-    return Summary(tuple(_rows(net, shape, "", BYTES[dtype])))
+    return Summary(tuple(_rows(net, shape, "", checks.DTYPES[dtype])))
 
 
 def _rows(layer: Layer, shape: Shape, prefix: str, size: int) -> Iterator[Row]:

@@ -111,7 +111,7 @@ def train(
 
 def _needed(model: Model, loader: BatchSource, slots: int, options: StepOptions, launches: list[int]) -> int:
     """Roughly the bytes that a run takes besides the model: see `footprint`."""
-    sizes = {"batch_size": loader.batch_size, "itemsize": 4 if model.dtype == "float32" else 8}
+    sizes = {"batch_size": loader.batch_size, "itemsize": checks.DTYPES[model.dtype]}
     parameters = [prod(p.shape) for _, p in leaves(model.spec.params)]
     return step_bytes(
         model.net, model.in_shape, sum(parameters), slots, accumulate=options.accumulate,

@@ -23,7 +23,7 @@ from tinynet_backends.switch import NAMES as BACKENDS
 from tinynet import config as settings
 from tinynet.atomic import write_atomically
 from tinynet.checkpoints import Checkpoints
-from tinynet.checks import listed
+from tinynet.checks import DTYPES, listed
 from tinynet.cli.common import Commands, command, expand_patterns, one_line_warnings, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
@@ -33,7 +33,7 @@ from tinynet.data.sources import KINDS
 from tinynet.fitting import fit
 from tinynet.history import History
 from tinynet.metrics import METRICS
-from tinynet.model import DTYPES, Model
+from tinynet.model import Model
 from tinynet.scaling import Scale, Scaled
 
 EXAMPLES = """

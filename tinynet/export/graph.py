@@ -36,6 +36,13 @@ class Graph:
         self.constants: dict[Tensor, Any] = {} if parent is None else parent.constants
         self._taken: set[Tensor] = {INPUT, LOGITS, PROBABILITIES} if parent is None else parent._taken
 
+    @property
+    def kind(self) -> int:
+        """ONNX's number of the dtype."""
+        from onnx import TensorProto
+
+        return int(TensorProto.DOUBLE if self.dtype == "float64" else TensorProto.FLOAT)
+
     def child(self, number: int) -> Graph:
         """The graph as an inner layer sees it."""
         return Graph(self.dtype, f"{self.path}{number}.", self)
@@ -50,12 +57,11 @@ class Graph:
 
     def constant(self, value: float | Array, name: Tensor | None = None) -> Tensor:
         """A number in the graph's dtype, or a host array in its own, called ``name`` (numbered if that is taken)."""
-        from onnx import TensorProto, helper, numpy_helper
+        from onnx import helper, numpy_helper
 
         if isinstance(value, (int, float)):
             name = f"constant_{float(value)!r}"
-            kind = TensorProto.DOUBLE if self.dtype == "float64" else TensorProto.FLOAT
-            self.constants[name] = helper.make_tensor(name, kind, (), [value])
+            self.constants[name] = helper.make_tensor(name, self.kind, (), [value])
         else:
             name = self._free(name or f"{self.path}constant")
             self.constants[name] = numpy_helper.from_array(value, name)

@@ -12,6 +12,7 @@ from tinynet_backends.tracing import Untraceable
 from tinynet import activations, dense, frozen, losses, regularization, sequential, standardize
 from tinynet.activations import Activation
 from tinynet.atomic import write_atomically
+from tinynet.checks import DTYPES
 from tinynet.export.graph import INPUT, LOGITS, OPSET, PROBABILITIES, Graph, Tensor
 from tinynet.files import is_finite
 from tinynet.layers import Layer
@@ -58,10 +59,9 @@ def to_onnx(
     op, attributes = _head(model.loss if probabilities else None)
     out = graph.add(op, y, name=LOGITS if op == "Identity" else PROBABILITIES, **attributes)
 
-    kind = onnx.TensorProto.DOUBLE if model.dtype == "float64" else onnx.TensorProto.FLOAT
     helper, opset = onnx.helper, onnx.helper.make_opsetid("", OPSET)
     rows, predictions = (
-        helper.make_tensor_value_info(name, kind, [BATCH, *shape])
+        helper.make_tensor_value_info(name, graph.kind, [BATCH, *shape])
         for name, shape in ((INPUT, model.in_shape), (out, model.out_shape))
     )
     constants = list(graph.constants.values())
@@ -84,7 +84,7 @@ def to_onnx(
 
 def _weights(model: Model, graph: Graph) -> Names:
     """Parameters and layer state as constants of the graph, under their names in `Model.weights`."""
-    size = (model.theta.shape[0] + model.state.shape[0]) * (8 if model.dtype == "float64" else 4)
+    size = (model.theta.shape[0] + model.state.shape[0]) * DTYPES[model.dtype]
     if size > LARGEST:
         raise ValueError(
             f"weights of {size} bytes do not fit into an ONNX file: expected at most {LARGEST}; save() takes any"
@@ -187,12 +187,9 @@ def _standardize(layer: standardize.Standardize, params: Names, x: Tensor, graph
 
 
 def _layer_norm(layer: regularization.LayerNorm, params: Names, x: Tensor, graph: Graph) -> Tensor:
-    # the type in which mean and deviation are computed is an attribute, float32 by default
-    from onnx import TensorProto
-
-    stash = TensorProto.DOUBLE if graph.dtype == "float64" else TensorProto.FLOAT
     gamma, beta = params["gamma"], params["beta"]
-    return graph.add("LayerNormalization", x, gamma, beta, axis=-1, epsilon=layer.epsilon, stash_type=stash)
+    # the type in which mean and deviation are computed is an attribute, float32 by default
+    return graph.add("LayerNormalization", x, gamma, beta, axis=-1, epsilon=layer.epsilon, stash_type=graph.kind)
 
 
 def _batch_norm(layer: regularization.BatchNorm, params: Names, x: Tensor, graph: Graph) -> Tensor:

@@ -15,7 +15,7 @@ from tinynet import checks
 from tinynet.activations import Identity
 from tinynet.layers import Layer
 from tinynet.mlp import ACTIVATIONS, NORMS, OPTIMIZERS, mlp
-from tinynet.model import DTYPES, Model
+from tinynet.model import Model
 from tinynet.optim import SGD, Adam, Optimizer
 from tinynet.schedules import Schedule
 from tinynet.sequential import Sequential
@@ -123,7 +123,7 @@ class Hyperparameters(BaseEstimator):
         "norm": [StrOptions(set(NORMS)), Layer, None],
         "callbacks": [HasMethods("__iter__"), None],
         "backend": [str, None],
-        "precision": [StrOptions(set(DTYPES)), None],
+        "precision": [StrOptions(set(checks.DTYPES)), None],
     }
 
     @classmethod
