@@ -594,10 +594,17 @@ def test_a_method_that_training_does_not_call_is_refused():
         def formula(self, xp, y, target):
             return y, target
 
+    class Brier(tn.MeanSquaredError):
+        labels = True
+
     with pytest.raises(
         TypeError, match=r"^Focal.formula is not used: CrossEntropy is not elementwise, write a __call__$"
     ):
         start().fit(DATA, loss=Focal())
+    with pytest.raises(
+        TypeError, match=r"^Brier takes labels, and a formula is of numbers \(n, o\): write a __call__$"
+    ):  # it was given labels, which broadcast where a batch has as many samples as there are classes
+        start().fit(DATA, loss=Brier())
     with pytest.raises(TypeError, match=r"^Own.step is not what training calls: write it as a rule\(xp, theta, …\)$"):
         start().fit(DATA, optimizer=Own(0.1))
     with pytest.raises(

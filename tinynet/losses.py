@@ -28,7 +28,7 @@ class Loss:
     weights, or 1 for a subclass with ``mean = False``. If all weights are 0, so is the loss.
 
     A subclass that overrides `formula` is an elementwise loss: ``l_i`` is the mean of the formula over the outputs of
-    sample i. Any other loss overrides ``__call__``. ``labels = True`` says that targets may be integer labels (n,).
+    sample i. Any other loss overrides ``__call__``; its targets may be integer labels (n,) if it says ``labels = True``.
     """
 
     labels: ClassVar[bool] = False  # whether integer labels (n,) are accepted as targets, with an output for each class
@@ -397,11 +397,13 @@ def checked_loss(
 
 
 def check_loss(loss: Any) -> None:
-    """TypeError unless ``loss`` is one, or if it is a `CrossEntropy` with a formula, which would not be used."""
+    """TypeError unless ``loss`` is one, or if it has a formula that would not be used, or would be given labels."""
     if not isinstance(loss, Loss):
         raise TypeError(f"loss {checks.short_repr(loss)} is not a loss: give one, such as CrossEntropy()")
     if isinstance(loss, CrossEntropy) and type(loss).formula is not Loss.formula:
         raise TypeError(f"{type(loss).__name__}.formula is not used: CrossEntropy is not elementwise, write a __call__")
+    if loss.labels and type(loss).__call__ is Loss.__call__:
+        raise TypeError(f"{type(loss).__name__} takes labels, and a formula is of numbers (n, o): write a __call__")
 
 
 def check_denominator(loss: Loss, out: Shape, target: Array, ops: Backend) -> None:
