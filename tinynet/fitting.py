@@ -19,7 +19,7 @@ from tinynet.evaluation import Evaluation
 from tinynet.history import History
 from tinynet.losses import CrossEntropy, Loss, MeanSquaredError, check_loss
 from tinynet.matching import check_fit
-from tinynet.metrics import METRICS, Metric, as_metrics
+from tinynet.metrics import Metric, as_metrics
 from tinynet.model import Model
 from tinynet.network import Network
 from tinynet.optim import Adam, Optimizer, check_optimizer
@@ -272,11 +272,15 @@ def with_defaults(
     data: Dataset, loss: Loss | None, optimizer: Optimizer | None, metrics: Iterable[str | Metric] | None
 ) -> tuple[Loss, Optimizer, tuple[Metric, ...]]:
     """Loss, optimizer and metrics, with defaults where none is given; TypeError or ValueError for anything else."""
-    loss = usual_loss(data) if loss is None else loss
-    optimizer = Adam() if optimizer is None else optimizer
+    if loss is None:
+        loss = CrossEntropy() if data.classes else MeanSquaredError()
+    if optimizer is None:
+        optimizer = Adam()
+    if metrics is None:
+        metrics = ["accuracy" if data.classes else "r2"]
     check_loss(loss)
     check_optimizer(optimizer)
-    return loss, optimizer, _usual_metrics(data) if metrics is None else as_metrics(metrics)
+    return loss, optimizer, as_metrics(metrics)
 
 
 def as_loader(data: Any, batch_size: int, model: Model, **draw: Any) -> BatchSource:
@@ -306,14 +310,6 @@ def adapt(model: Model, data: Dataset) -> None:
     layer = standardizer(model.net, model.params)
     if layer is not None and unset(layer, model.ops):
         model.adapt(data)
-
-
-def usual_loss(data: Dataset) -> Loss:
-    return CrossEntropy() if data.classes else MeanSquaredError()
-
-
-def _usual_metrics(data: Dataset) -> tuple[Metric, ...]:
-    return (METRICS["accuracy"],) if data.classes else (METRICS["r2"],)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 from tinynet_backends import Backend
 
 from tinynet.layers import Array
+from tinynet.losses import MeanSquaredError
 from tinynet.optim import Adam
 from tinynet.streams import Stream
 
@@ -45,7 +46,7 @@ def operands(name: str, ops: Backend, n: int, k: int, dtype: str) -> list[tuple[
         "standardize": lambda: [(real(n, k), real(k), real(k))],
         "normalize": lambda: [(real(n, k), real(k), real(k), axis, 1e-5) for axis in (-1, -2)],
         "normalize_grad": lambda: [(real(n, k), real(n, k), real(n, 1), real(k), -1)],
-        "elementwise_loss": lambda: [(_square, real(n, k), real(n, k), real(n))],
+        "elementwise_loss": lambda: [(MeanSquaredError().formula, real(n, k), real(n, k), real(n))],
         "softmax_cross_entropy": lambda: [
             (real(n, k), labels, real(n)), (real(n, k), labels, real(n), 0.1, abs(real(k))),
         ],
@@ -71,11 +72,6 @@ def operands(name: str, ops: Backend, n: int, k: int, dtype: str) -> list[tuple[
 
 def _swish(xp: Any, x: Array) -> Array:
     return x / (1.0 + xp.exp(-1.702 * x))
-
-
-def _square(xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
-    e = y - target
-    return e * e, 2.0 * e
 
 
 def _sample(ops: Backend, words: Array) -> tuple[Array, Array]:
