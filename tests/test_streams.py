@@ -136,7 +136,7 @@ def test_where_there_is_no_float64():
         (lambda: Stream(0, 2**64), f"Stream purpose {2**64} is out of range: give a whole number in [0, 2**64)"),
         (lambda: Stream(0, 5, (0, 0, 2**32)),
          f"Stream counter[2] {2**32} is out of range: give a whole number in [0, 2**32)"),
-        (lambda: STREAM.words(range(-1, 5)), "numbers range(-1, 5) of a stream do not exist: give a range or a list in [0, 2**62)"),
+        (lambda: STREAM.words(range(-1, 5)), "indices range(-1, 5) are not valid: give a range or a list in [0, 2**62)"),
         (lambda: STREAM.permute(range(-1, 2**60), 5),
          f"indices range(-1, {2**60}) are not valid: give a range or a list in [0, 2**62)"),
         (lambda: STREAM.integers(range(3), 0), "integers below 0 cannot be drawn: give a whole number in [1, 2**63]"),

@@ -18,7 +18,8 @@ _KINDS: tuple[type, ...] = (
     losses.SumSquaredError, losses.MeanSquaredError, losses.MeanAbsoluteError, losses.Huber, losses.Quantile,
     losses.Poisson, losses.Hinge, losses.BinaryCrossEntropy, losses.CrossEntropy,
 )  # fmt: skip
-# Add layers, initializers and losses of your own here, before a model with them is saved or loaded: frozen dataclasses.
+# Add layers, initializers and losses of your own here, before a model with them is saved or loaded: frozen dataclasses, or
+# a `Sequential` that is made by (*layers, name=value, …).
 TABLE: dict[str, type] = {kind.__name__: kind for kind in _KINDS}
 DEEPEST = 32
 

@@ -179,12 +179,10 @@ class Stream:
     def _words(self, index: Index, host: Backend, again: int) -> Array:
         counter = *self.counter[:2], self.counter[2] + again * 2**32
         key = self.seed, self.purpose
-        if isinstance(index, range) and index.step == 1 and 0 <= index.start <= index.stop <= 2**62:
+        index = _checked(index)
+        if isinstance(index, range):
             return host.words(key, counter, index.start, len(index))
-        if (numbers := _whole_numbers(index)) is not None:
-            return host.words_at(key, counter, host.asarray(numbers, "int64"), 1)[:, 0]
-        text = checks.short_repr(index)
-        raise IndexError(f"numbers {text} of a stream do not exist: give a range or a list in [0, 2**62)")
+        return host.words_at(key, counter, host.asarray(index, "int64"), 1)[:, 0]
 
 
 @contextmanager
@@ -197,15 +195,20 @@ def _drawing(ops: Backend | None) -> Iterator[Backend]:
 
 def _places(index: Index, n: int, host: Backend) -> Array:
     """``index`` as (m,) int64 on ``host``; IndexError if anything in it is not an integer in [0, n)."""
-    xp = get_backend("numpy").xp  # where they are checked: an error of a device would have to be waited for
+    index = _checked(index)
+    # where NumPy checks them: an error of a device would have to be waited for
+    permutation.check_inside(get_backend("numpy").xp, index, n)
+    return host.arange(index.start, index.stop) if isinstance(index, range) else host.asarray(index, "int64")
+
+
+def _checked(index: Index) -> Index:
+    """``index`` as a range of step 1 or (n,) int64 on the host; IndexError if anything in it is no integer in [0, 2**62)."""
     if isinstance(index, range) and index.step == 1 and 0 <= index.start <= index.stop <= 2**62:
-        permutation.check_inside(xp, index, n)
-        return host.arange(index.start, index.stop)
+        return index
     numbers = _whole_numbers(index)
     if numbers is None:
         raise IndexError(f"indices {checks.short_repr(index)} are not valid: give a range or a list in [0, 2**62)")
-    permutation.check_inside(xp, numbers, n)
-    return host.asarray(numbers, "int64")
+    return numbers
 
 
 def _whole_numbers(index: Index) -> Array | None:
