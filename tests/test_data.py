@@ -306,6 +306,15 @@ def test_a_shuffle_of_2_to_the_62_is_evaluated_by_index(ops):
 KINDS_OF_DATA = "give a data set, a path, or a tuple (X, y) or (X, y, weight)"
 
 
+def test_what_is_shuffled_by_default():
+    """Stored data, and parts that are joined: a run would otherwise see one kind of samples, then another."""
+    same = D.Moons(10, seed=0)
+    joined, stored = D.Concatenated([same, D.Moons(10, seed=1)]), tn.Arrays(same[:].x, same[:].y)
+    for data, shuffled in ((same, False), (joined, True), (stored, True)):
+        order = list(tn.Loader(data, data.n).index(0))
+        assert (order != sorted(order)) is shuffled, data
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

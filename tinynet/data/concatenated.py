@@ -36,7 +36,8 @@ class Concatenated(Dataset):
         self.parts = list(parts)
         self.shape, self.outputs, self.columns = first.shape, first.outputs, first.columns
         self.classes = max(part.classes or 0 for part in parts) or None
-        self.ordered, self.stored = any(p.ordered for p in parts), any(p.stored for p in parts)
+        self.ordered = len(parts) > 1 or first.ordered  # virtual sets, too: those of a part are neighbours
+        self.stored = any(p.stored for p in parts)
         self.on_host, self.depth = all(p.on_host for p in parts), max(p.depth for p in parts)
         ends = list(accumulate(part.n for part in parts))
         if ends[-1] > 2**62:

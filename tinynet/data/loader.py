@@ -35,7 +35,7 @@ class Loader:
 
     - ``data``: a data set, or what `as_dataset` makes one of. In an epoch each sample is used once.
     - ``shuffle``: give each epoch a random order of its own, computed index by index, without a list. By default stored data
-      are shuffled and virtual sets, whose samples are independent, are not.
+      and sets that are joined are shuffled; virtual sets, whose samples are independent, are not.
     - ``drop_last``: leave out the last batch of an epoch if it has fewer than ``batch_size`` samples.
     - ``weights`` (n,), at least 0: draw samples with replacement, with probabilities in proportion to these numbers.
     - ``balance``: draw the classes in turn, each equally often, and within a class its samples in random order.
