@@ -68,8 +68,8 @@ class Foreign:
 
 def first_of(loader: Any) -> tn.data.Batch:
     """A batch in memory of its own."""
-    found = loader.batch(0, tn.get_backend(), "float32")
-    return tn.data.Batch(*(None if a is None else np.array(a) for a in found))
+    found: tn.data.Batch = loader.batch(0, tn.get_backend(), "float32")
+    return found.map(np.array)
 
 
 class Turns:

@@ -69,8 +69,8 @@ class Again(Dataset):
     def rows(self, index: Any, ops: tn.Backend, dtype: str) -> tn.data.Batch:
         times = len(index) // self.whole.n
         if times not in self._batches:
-            parts = (None if a is None else ops.xp.tile(a, (times, *(1,) * (a.ndim - 1))) for a in self.one)
-            self._batches[times] = self.one if times == 1 else tn.data.Batch(*parts)
+            tiled = self.one.map(lambda a: ops.xp.tile(a, (times, *(1,) * (a.ndim - 1))))
+            self._batches[times] = self.one if times == 1 else tiled
         return self._batches[times]
 
     def check(self, check: Callable[[Any, tn.Backend], None], ops: tn.Backend, dtype: str) -> None:

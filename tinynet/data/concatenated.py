@@ -64,7 +64,7 @@ class Concatenated(Dataset):
             return self.parts[0].rows(index, ops, dtype)
         by_part = host.argsort(which, stable=True)
         back = ops.asarray(host.argsort(by_part, stable=True))  # to the order that was asked for
-        return Batch(*(None if a is None else ops.xp.take(a, back, axis=0) for a in _join(pieces, ops)))
+        return _join(pieces, ops).map(lambda a: ops.xp.take(a, back, axis=0))
 
     def _overlaps(self, index: range) -> Iterator[tuple[Dataset, range]]:
         """The parts that ``index`` touches, each with its own indices of those samples."""

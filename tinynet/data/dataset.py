@@ -25,6 +25,10 @@ class Batch(NamedTuple):
     y: Array
     weight: Array | None
 
+    def map(self, f: Callable[[Array], Array]) -> Batch:
+        """``f`` of each array, as a batch."""
+        return Batch(*(None if a is None else f(a) for a in self))
+
 
 class Dataset:
     """The base class of data sets: ``n`` samples, accessed by index.

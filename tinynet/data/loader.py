@@ -179,10 +179,10 @@ class Loader:
     def cut(self, chunk: Batch, number: int, ops: Backend, put: Feed | None = None) -> Batch:
         """The batch of the ``number``-th step of a chunk, on ``ops``; ``put`` there by `Backend.feed`, if given."""
         rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        parts = [None if a is None else a[rows] for a in chunk]
-        if not ops.on_host:
-            parts = put(parts) if put else [None if a is None else ops.asarray(a) for a in parts]
-        return Batch(*parts)
+        part = chunk.map(lambda a: a[rows])
+        if ops.on_host:
+            return part
+        return Batch(*put(part)) if put else part.map(ops.asarray)
 
 
 def _check_step(step: int) -> int:

@@ -51,14 +51,13 @@ class StackedLoader:
         host, xp, count = host_of(ops), ops.xp, len(self.loaders)
         if self.alike:
             rows = self.data.rows(self.first.order.draws(epoch, start, stop, host), ops, dtype)
-            x, y, weight = (None if a is None else xp.reshape(a, (steps, 1, -1, *a.shape[1:])) for a in rows)
-            y, weight = (None if a is None else xp.repeat(a, count, axis=1) for a in (y, weight))
-            return first, steps, Batch(x, y, weight)
+            x, y, weight = rows.map(lambda a: xp.reshape(a, (steps, 1, -1, *a.shape[1:])))
+            of_all = Batch(None, y, weight).map(lambda a: xp.repeat(a, count, axis=1))
+            return first, steps, of_all._replace(x=x)
         if self.shuffles is not None:
             draws = self.shuffles.draws(epoch, start, stop, host)
         else:
             draws = host.xp.stack([loader.order.draws(epoch, start, stop, host) for loader in self.loaders])
         index = host.xp.permute_dims(host.xp.reshape(draws, (count, steps, -1)), (1, 0, 2))
         rows = self.data.rows(host.xp.reshape(index, (-1,)), ops, dtype)
-        batches = (None if a is None else xp.reshape(a, (steps, count, -1, *a.shape[1:])) for a in rows)
-        return first, steps, Batch(*batches)
+        return first, steps, rows.map(lambda a: xp.reshape(a, (steps, count, -1, *a.shape[1:])))

@@ -104,7 +104,7 @@ class _Cut(_InChunks):
 
     def several(self, step: int, count: int) -> Batch:
         batches, number, _ = self._find(step)
-        return _part(_divided(batches, self.loader.batch_size, self.ops), slice(number, number + count))
+        return _divided(batches, self.loader.batch_size, self.ops).map(lambda a: a[number : number + count, ...])
 
 
 class _Stacked(_InChunks):
@@ -112,19 +112,14 @@ class _Stacked(_InChunks):
 
     def batch(self, step: int) -> Batch:
         batches, number, _ = self._find(step)
-        return Batch(*(None if a is None else self.ops.asarray(a) for a in _part(batches, number)))
+        return batches.map(lambda a: self.ops.asarray(a[number, ...]))
 
     def several(self, step: int, count: int) -> Batch:
         batches, number, _ = self._find(step)
-        return _part(batches, slice(number, number + count))
-
-
-def _part(batches: Batch, steps: int | slice) -> Batch:
-    return Batch(*(None if a is None else a[steps, ...] for a in batches))
+        return batches.map(lambda a: a[number : number + count, ...])
 
 
 def _divided(batches: Batch, size: int, ops: Backend) -> Batch:
     """(n, …) -> (n // size, size, …): without the rest."""
     count = batches.x.shape[0] // size
-    shapes = (None if a is None else (a[: count * size, ...], (count, size, *a.shape[1:])) for a in batches)
-    return Batch(*(None if a is None else ops.xp.reshape(*a) for a in shapes))
+    return batches.map(lambda a: ops.xp.reshape(a[: count * size, ...], (count, size, *a.shape[1:])))
