@@ -27,7 +27,7 @@ class Batch(NamedTuple):
 
     def map(self, f: Callable[[Array], Array]) -> Batch:
         """``f`` of each array, as a batch."""
-        return Batch(*(None if a is None else f(a) for a in self))
+        return Batch(*[None if a is None else f(a) for a in self])
 
 
 class Dataset:
