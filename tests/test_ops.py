@@ -439,6 +439,13 @@ def test_ctrl_c_in_an_update_leaves_whole_vectors(at, after):
         np.testing.assert_array_equal(a, b)
 
 
+def test_what_an_update_gives_may_be_another_of_its_arrays():
+    a, b = real(7), real(7)
+    arrays = [a.copy(), b.copy()]
+    Backend.update(get_backend("numpy"), lambda xp, now, before: (now + before, now), arrays, [])
+    np.testing.assert_array_equal(arrays, [a + b, a])
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", ["numpy", "numba"])
 def test_signals_wait_until_an_update_is_whole(name, compiled):

@@ -92,6 +92,14 @@ def test_zeros_of_both_signs_are_two_constants():
     assert np.signbit(out[1]).tolist() == [False, False]
 
 
+def test_a_condition_of_constants_is_decided_at_once():
+    x = np.array([1.0, -2.0])
+    assert get_backend("numpy").elementwise(lambda xp, x: xp.where(xp.ones_like(x) < 0, x, -x), x).tolist() == [
+        -1.0,
+        2.0,
+    ]
+
+
 def test_a_result_may_be_an_input_or_come_twice():
     ops, a, b = get_backend("numpy"), np.array([1.0, 2.0]), np.array([3.0, 4.0])
     ops.update(lambda xp, a, b: (b, a), [a, b], [])

@@ -99,7 +99,9 @@ class _Recorder:
         number = self.instructions.setdefault(instruction, self.inputs + len(self.instructions))
         return Symbol(self, Ref(number), kind)
 
-    def where(self, condition: Symbol, x: Any, y: Any) -> Symbol:
+    def where(self, condition: Symbol | bool, x: Any, y: Any) -> Any:
+        if isinstance(condition, bool):  # of constants
+            return x if condition else y
         return self.do("where", condition, x, y)
 
     def clip(self, x: Symbol, low: float | None = None, high: float | None = None) -> Symbol:
