@@ -134,7 +134,7 @@ def test_every_loss(loss, y, weighted, few_agree):
     few_agree(network, data, seeds=[0, 5], loss=loss, batch_size=16, epochs=1, validation=held_out, accumulate=2)
 
 
-def test_no_loss_and_no_clipping_selects_by_a_mask(monkeypatch):
+def test_no_loss_no_activation_and_no_clipping_selects_by_a_mask(monkeypatch):
     """array_api_compat's clip does: CuPy then waits for the number of elements, and such a step cannot be captured."""
     from array_api_compat import numpy as xp
 
@@ -142,6 +142,8 @@ def test_no_loss_and_no_clipping_selects_by_a_mask(monkeypatch):
     portable, two = Backend("portable", xp), lambda a: np.stack([a, a])
     for loss, target in LOSSES.values():
         loss(two(NUMBERS), two(target), portable)
+    for one in (tn.ELU(), tn.GELU(), tn.Softplus()):  # of columns, for instance, which no kernel takes
+        one.df(xp, NUMBERS, NUMBERS, one.f(xp, NUMBERS))
     np.testing.assert_allclose(portable.clip_norm(np.full((2, 4), 3.0), 1.0), 6.0)
 
 

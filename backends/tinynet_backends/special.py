@@ -37,11 +37,10 @@ def erf(xp: Any, x: Array) -> Array:
     a = xp.abs(x)
     small = xp.where(a <= 0.46875, x, xp.zeros_like(x))
     near = x * _ratio(small * small, _A, _B)
-    middle = xp.clip(a, 0.46875, 4.0)
-    far = xp.clip(a, 4.0, 6.0)  # erf(6) rounds to 1
+    bounded = xp.minimum(a, 6.0)  # erf(6) rounds to 1
+    middle, far = xp.minimum(xp.maximum(a, 0.46875), 4.0), xp.maximum(bounded, 4.0)
     inverse_square = 1.0 / (far * far)
     tail = (_ONE_OVER_SQRT_PI - inverse_square * _ratio(inverse_square, _P, _Q)) / far
     tail = xp.where(a <= 4.0, _ratio(middle, _C, _D), tail)
-    bounded = xp.clip(a, 0.0, 6.0)
     one_minus = 1.0 - xp.exp(-bounded * bounded) * tail
     return xp.where(a <= 0.46875, near, xp.where(x < 0, -one_minus, one_minus))
