@@ -11,9 +11,10 @@ One report in Markdown, which grows line by line: a run may be cut short anywher
 reaches it or fails, its process ends, and the next part runs in another. The exit code is 1 if a part failed, 2 if there is no
 device.
 
-Who has a device for a quarter of an hour, ten minutes at a time, gets most from two runs, whose times go to one JSON file:
-``FILE smoke steps data calls --seconds 520``, then
-``FILE2 tests small training strategies sanitizer captured products --seconds 300``.
+Without a PART the most valuable ones come first, and the others have what time they leave; those that are named share the time,
+so that the first cannot use up that of the last. Who has a device for a quarter of an hour, ten minutes at a time, gets most from
+two runs, whose times go to one JSON file: ``FILE smoke tests steps data --seconds 575`` and, in the minutes that are left,
+``FILE2 calls training small strategies --seconds 200``.
 Times are of float32 and bf16 unless ``--precisions`` says otherwise: for all there would not be time.
 """
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import traceback
@@ -397,12 +399,15 @@ def tests(log: Path, limit: float) -> Lines:
     command = [sys.executable, "-m", "pytest", *plugins, "-m", "gpu", "-v", "-rfE", "--tb", "long"]
     command += ["-n", "12", "--dist", "load", "tests"]  # the tests of a file are otherwise for one process
     with log.open("w") as file:
-        run = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT)
+        run = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, start_new_session=True)
         try:
             status = str(run.wait(limit))
         except subprocess.TimeoutExpired:
-            run.kill()
             status = f"none after {limit:.0f} s"
+        finally:
+            if run.returncode is None:  # with the processes of xdist, which would work on beside the next part
+                os.killpg(run.pid, signal.SIGKILL)
+                run.wait()
     output = log.read_text("utf-8", "replace").splitlines()
     for name, why in failures(output):
         yield "\n".join([f"FAILED {name}", "```", *why, "```"])
@@ -533,15 +538,16 @@ def main(arguments: list[str]) -> int:
     options = Options(gpu.SECONDS, args.repeats, rows=tuple(map(int, args.rows)), precisions=tuple(args.precisions))
     log = path.with_suffix(".log")  # of the process that has the device
     with closing(Worker(dict(os.environ), log)) as worker:
-        status = whole(worker, path, args.parts or list(LIMITS), args.seconds, options)
+        status = whole(worker, path, args.parts, args.seconds, options)
     if status != 1:
         log.unlink(missing_ok=True)
     return status
 
 
 def whole(worker: Worker, path: Path, parts: list[str], seconds: float, options: Options) -> int:
-    """Run these parts within ``seconds``; the exit status."""
-    end = monotonic() + seconds
+    """Run these parts, which share the ``seconds``, or as many as there is time for; the exit status."""
+    end, named = monotonic() + seconds, bool(parts)
+    parts = parts or list(LIMITS)
     try:
         device = worker.ask(LIMITS["smoke"], FOUND, {"device": "gpu"})
     except Failed as e:
@@ -550,8 +556,9 @@ def whole(worker: Worker, path: Path, parts: list[str], seconds: float, options:
     one, status = Report(path), 0
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
     one.say(f"# {device}\n\n{date.today().isoformat()}, tinynet {tn.__version__}, {versions}")
-    for name in parts:
-        limit = min(LIMITS[name], end - monotonic())
+    for n, name in enumerate(parts):
+        share = LIMITS[name] / sum(LIMITS[part] for part in parts[n:]) if named else 1.0
+        limit = min(LIMITS[name], share * (end - monotonic()))
         if limit <= 0:
             one.say(f"\n{name}: no time was left for it")
             continue

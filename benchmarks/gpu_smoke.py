@@ -46,6 +46,7 @@ def checks() -> dict[str, Callable[[], str]]:
     for task in (FUSED, TAIL):
         found[f"float64, layers {task.label}"] = partial(every_way, ops, task, "float64", 1e-11)
     found["steps in one launch"] = partial(together, ops, SMALL, 5, 32)
+    found["networks as one"] = partial(networks, ops)
     if "bf16, captured" in found:
         found["bf16, weights rounded by their update"] = partial(together, backend("bf16"), WIDE, 64, 128)
     return found | {name: partial(operation, ops, name) for name in overrides(ops)}
@@ -160,6 +161,18 @@ def together(ops: Any, net: tn.Sequential, features: int, batch: int) -> str:
     if not np.isfinite(found[0][1]).all():
         raise Wrong("losses are not finite")
     return "the bits of single steps"
+
+
+def networks(ops: Any) -> str:
+    """Two networks trained as one, beside each by itself."""
+    rates, options = [0.01, 0.001], {"batch_size": 32, "clip": 0.5, "optimizer": tn.NAdam()}
+    data, model = tn.data.Blobs(2000, n_features=5, n_classes=3, seed=1), tn.Model(SMALL, 5, backend=ops, seed=2)
+    both, worst = ops.to_numpy(tn.fit_many(model, data, lr=rates, **options).theta), 0.0
+    for rate, theta in zip(rates, both, strict=True):
+        alone = tn.Model(SMALL, 5, backend=ops, seed=2)
+        alone.fit(data, **options | {"optimizer": tn.NAdam(rate)})
+        worst = max(worst, error(theta, ops.to_numpy(alone.theta)))
+    return held("weights", worst, 1e-3)
 
 
 def operation(ops: Any, name: str) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
-# Tests that failed when they last ran, for a reason that nobody saw; then those of what only a device shows
-FIRST = "test_gpu.py::test_scikit_learn_s_checks_of_arrays", "test_gpu.py::"
+# Tests of what has changed most since they last ran on a device; then those of what only a device shows
+FIRST = "test_gpu.py::test_steps_", "test_gpu.py::"
 _BEGIN, _END = "____ failed: ", "____ end of "
 
 

@@ -334,6 +334,54 @@ def test_times_are_a_part_like_others(reported, monkeypatch):
     assert said.endswith("\ndata: no time was left for it\n")
 
 
+def test_parts_that_are_named_share_the_time(reported, monkeypatch):
+    """None uses up that of the last; by default the first have all that they may take."""
+    monkeypatch.setattr(gpu_report, "Worker", Here)
+    now, limits = [0.0], []
+
+    def smoke(worker, limit):
+        """Every kind of kernel"""
+        limits.append(limit)
+        now[0] += limit - 10.0
+        yield "fine"
+
+    monkeypatch.setattr(gpu_report, "monotonic", lambda: now[0])
+    monkeypatch.setattr(gpu_report, "smoke", smoke)
+
+    def tests(log, limit):
+        """Tests"""
+        return smoke(None, limit)
+
+    monkeypatch.setattr(gpu_report, "tests", tests)
+    monkeypatch.setattr(gpu_report, "LIMITS", {"smoke": 100, "tests": 300})
+    reported("smoke", "tests", "--seconds", "200", status=0)
+    reported("--seconds", "200", status=0)
+    assert limits == [50.0, 160.0, 100.0, 110.0]
+
+
+def _runs(number):
+    """Whether a process runs, as Linux says it."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_tests_that_are_late_end_with_all_their_processes(tmp_path, monkeypatch):
+    script, child = tmp_path / "python", tmp_path / "child"
+    script.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {child}\nwait\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(gpu_report.sys, "executable", str(script))
+    lines = []
+    assert not gpu_report.report(gpu_report.tests(tmp_path / "log", 0.5), lines.append)
+    assert lines[-1] == "- FAILED: Wrong: the exit status is none after 0 s: see log"
+    until = time.monotonic() + 5  # when the system has ended it
+    while _runs(child.read_text().strip()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def test_a_report_without_a_device(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="^unknown part two: choose from smoke, steps, data, "):
         gpu_report.main([str(tmp_path / "report.md"), "two"])
@@ -566,12 +614,12 @@ def test_why_tests_failed_is_known_before_the_run_ends(capsys):
 
 
 def test_what_is_least_known_runs_first():
-    names = ["test_a.py::a", "test_gpu.py::a", "test_a.py::b", f"{hurried.FIRST[0]}[1]", "test_gpu.py::b"]
+    names = ["test_a.py::a", "test_gpu.py::a", "test_a.py::b", f"{hurried.FIRST[0]}a", "test_gpu.py::b"]
     items = [SimpleNamespace(nodeid=f"tests/{name}") for name in names]
     hurried.pytest_collection_modifyitems(items)
     assert [item.nodeid.removeprefix("tests/") for item in items] == [names[n] for n in (3, 1, 4, 0, 2)]
     path = Path(__file__).with_name("test_gpu.py")
-    assert f"def {hurried.FIRST[0].rpartition('::')[2]}(" in path.read_text("utf-8")
+    assert f"def {hurried.FIRST[0].rpartition('::')[2]}" in path.read_text("utf-8")
 
 
 @pytest.mark.slow
@@ -589,7 +637,7 @@ def test_why_tests_failed_is_known_with_several_processes(tmp_path):
 def test_the_report_has_all_that_tests_say_of_their_failures(tmp_path, monkeypatch):
     def run(command, stdout, **options):
         print(f"\n{hurried._BEGIN}a::b\nthis\n{hurried._END}a::b\nx PASSED y\n1 failed", file=stdout, flush=True)
-        return SimpleNamespace(wait=lambda limit: 1)
+        return SimpleNamespace(wait=lambda limit: 1, returncode=1)
 
     monkeypatch.setattr(gpu_report.subprocess, "Popen", run)
     lines = []
