@@ -72,7 +72,8 @@ class Views(dict[str, Any]):
             raise KeyError(f"there is no array {name!r} to set: there are {checks.listed(list(self))}")
         if value is not self[name]:  # as after `weights["0.w"] *= 0.5`
             with nullcontext() if self.ops is None else self.ops.active():
-                self[name][...] = value
+                own = self[name]
+                own[...] = value if self.ops is None else self.ops.asarray(value, self.ops.real_name(own.dtype))
 
     def update(self, *args: Any, **named: Any) -> None:
         for name, value in dict(*args, **named).items():
