@@ -207,6 +207,20 @@ def test_samples(data):
         assert isinstance(data[3:5].x, There)
 
 
+def test_arrays_that_lie_there(monkeypatch):
+    ops = Second()
+    monkeypatch.setattr(type(get_backend("numpy")), "owns", lambda self, x: type(x) is np.ndarray)
+    with tn.use_backend(ops):
+        data = tn.Arrays(there(X), there(np.array([0, 1, 2])), there(np.ones(3)))
+    assert data.ops is ops
+    assert data.fingerprint() == tn.Arrays(X, [0, 1, 2], np.ones(3)).fingerprint()
+    tn.Model(NET, 5, backend=ops).fit(data)
+
+
+def test_a_diagnosis():
+    tn.Diagnosis(DATA).look(tn.Model(NET, 5, backend=Second()), loss=tn.CrossEntropy())
+
+
 def test_random_numbers():
     stream, ops = tn.Stream(1), Drawing()
     for make in (

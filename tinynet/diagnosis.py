@@ -215,8 +215,9 @@ def _named(one: Seen) -> str:
 
 def _host(model: Model, f: Any, *args: Any) -> list[float]:
     """``f(xp, *args)`` as floats, compiled so that NumPy does not warn of overflow."""
-    made = model.ops.compile(lambda: f(model.ops.xp, *args))()
-    values: list[float] = model.ops.to_numpy(made).reshape(-1).tolist()
+    with model.ops.active():
+        made = model.ops.compile(lambda: f(model.ops.xp, *args))()
+        values: list[float] = model.ops.to_numpy(made).reshape(-1).tolist()
     return values
 
 

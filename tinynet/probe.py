@@ -11,6 +11,7 @@ from tinynet.data import Batch
 from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec, leaves
 from tinynet.losses import Loss
 from tinynet.model import Model
+from tinynet.parameters import on_its_device
 from tinynet.sequential import is_composite
 
 
@@ -56,6 +57,7 @@ class _Watched(Layer):
         return seen.y, recording
 
 
+@on_its_device
 def probe(model: Model, batch: Batch, loss: Loss, *, step: int = 0) -> tuple[float, list[Seen]]:
     """The loss of ``batch`` and what every layer saw, in order, as in training step ``step``.
 

@@ -45,13 +45,14 @@ class Arrays(Dataset):
         self.columns = self.columns or Columns.of_frames(x, y)
         self.x, self.ops = as_array(x, "X")
         self.on_host = self.ops is get_backend("numpy")
-        self.y = as_array_beside_x(y, "y", self.ops)
-        self.weight = None if weight is None else as_array_beside_x(weight, "weight", self.ops)
-        self._check_shapes()
-        self._find_maps()
-        self._float32_error = ""  # what is wrong if float32 is requested
-        self._check_values(finite)
-        self._set_targets()
+        with self.ops.active():
+            self.y = as_array_beside_x(y, "y", self.ops)
+            self.weight = None if weight is None else as_array_beside_x(weight, "weight", self.ops)
+            self._check_shapes()
+            self._find_maps()
+            self._float32_error = ""  # what is wrong if float32 is requested
+            self._check_values(finite)
+            self._set_targets()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_maps"}
@@ -189,7 +190,9 @@ class Arrays(Dataset):
         host, digest = get_backend("numpy"), sha256()
         count = min(self.n, 4096)
         index = host.asarray([row * (self.n - 1) // max(count - 1, 1) for row in range(count)], "int64")
-        for a in self.rows(index, host, "float64"):
+        with self.ops.active():
+            some = self.rows(index, host, "float64")
+        for a in some:
             if a is not None:
                 digest.update(host.xp.ascontiguousarray(a).tobytes())
         kinds = [f"{str(a.dtype).rpartition('.')[2]} {tuple(a.shape)}" for a in (self.x, self.y)]

@@ -19,7 +19,8 @@ def as_array(x: Any, name: str) -> tuple[Array, Backend]:
     if _is_array(x):
         for backend in (host, get_backend()):
             if backend.owns(x):
-                return backend.xp.asarray(x), backend
+                with backend.active():  # CuPy would copy it to the current device
+                    return backend.xp.asarray(x), backend
         owner = get_backend().name
         raise TypeError(f"{name} is a {_kind(x)}, which backend '{owner}' does not own: convert it, or switch backends")
     try:
