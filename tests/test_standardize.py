@@ -35,11 +35,14 @@ def test_a_weight_of_k_is_k_samples(piece, ops, monkeypatch):
         np.testing.assert_allclose(host.to_numpy(a), b, rtol=1e-6)
 
 
-def test_a_feature_that_never_varies_may_have_a_mean_that_is_rounded():
-    x = np.full((37, 2), [0.1, 1e5 / 3])
+@pytest.mark.parametrize("n", [37, 300, 300_000])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_feature_that_never_varies_may_have_a_mean_that_is_rounded(n, weighted):
+    """Of 300 such samples the scale was 2e15, in silence, and another value later was infinitely far."""
+    x = np.full((n, 2), [0.1, 1e5 / 3])
     assert x.std(0).max() > 0  # so it is
     model = tn.Model(tn.Standardize(), 2, dtype="float64")
-    model.adapt((x, np.zeros(37)))
+    model.adapt((x, np.zeros(n), RNG.random(n)) if weighted else (x, np.zeros(n)))
     np.testing.assert_allclose(model.predict([[2.1, 1e5 / 3]]), [[2.0, 0.0]], atol=1e-10)
 
 

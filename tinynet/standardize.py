@@ -156,12 +156,16 @@ def moments(
 def _moments(x: Array, weight: Array | None, ops: Backend) -> tuple[float, Array, Array]:
     """The sum of the weights of a piece, its mean, and the weighted sum of squared distances from that."""
     xp = ops.xp
-    if weight is None:
-        mean = xp.mean(x, axis=0)
-        return x.shape[0], mean, xp.sum((x - mean) ** 2, axis=0)
-    total = float(ops.to_numpy(xp.sum(weight)))
-    if not total:
-        return 0.0, None, None
-    w = xp.reshape(weight, (-1, *(1 for _ in x.shape[1:])))
-    mean = xp.sum(w * x, axis=0) / total
-    return total, mean, xp.sum(w * (x - mean) ** 2, axis=0)
+    total: float = x.shape[0]
+    if weight is not None:
+        total = float(ops.to_numpy(xp.sum(weight)))
+        if not total:
+            return 0.0, None, None
+        weight = xp.reshape(weight, (-1, *(1 for _ in x.shape[1:])))
+
+    def summed(a: Array) -> Array:
+        return xp.sum(a if weight is None else weight * a, axis=0)
+
+    mean = summed(x) / total
+    mean = mean + summed(x - mean) / total  # the error of a sum grows with its terms: constants seemed to vary
+    return total, mean, summed((x - mean) ** 2)
