@@ -808,6 +808,10 @@ def test_true_and_false_are_numbers(capsys, monkeypatch):
     assert main(["predict", "r", "-", "--backend", "numpy"]) == 0
     assert capsys.readouterr().out == Path("p.csv").read_text()
 
+    put("d.csv", "red,late,y\n" + "".join(rows[:2]) + "True,maybe,1\n")  # it said that True, in row 0, is no number
+    said = "d.csv: column 'late' has 'maybe' in row 2, which is no value like those before: fix or drop it, or exclude the column"
+    assert mistake(capsys, "predict", "r", "d.csv") == said
+
 
 def test_columns_that_are_no_numbers_are_named_at_once(capsys):
     put("d.csv", "a,b,c,d,y\n1,x,2024-01-31,4,0\n2,z,2024-02-01,,1\n")

@@ -185,13 +185,16 @@ def _first_rows(path: Path, header: Header, types: dict[str, Any], block: bytes)
     rows = tables[sign].select(numbers)
     kinds = dict(zip(numbers, rows.schema.types, strict=True))
     wrong = [name for name, kind in kinds.items() if not _is_numeric(kind) or rows.column(name).null_count]
-    signs_alone = any(_WITH_SIGNS.fullmatch(str(rows.column(name)[0])) for name in wrong)
+    odd = {name: str(rows.column(name)[0]) for name in wrong}
+    signs_alone = any(map(_WITH_SIGNS.fullmatch, odd.values()))
     if len(wrong) > 1 and not signs_alone:
         raise DataFileError(
             f"{path}: columns {checks.listed(wrong)} have values that are missing or no numbers: fix or drop those, or "
             "exclude the columns"
         )
-    return {name: kind for name, kind in kinds.items() if pa.types.is_boolean(kind)}, sign
+    booleans = {name for name, value in odd.items() if value.lower() in ("true", "false")}  # something else comes later
+    booleans |= {name for name, kind in kinds.items() if pa.types.is_boolean(kind)}
+    return dict.fromkeys(booleans, pa.bool_()), sign
 
 
 class _Parser:
