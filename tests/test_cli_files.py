@@ -262,6 +262,8 @@ def test_columns_that_are_used(tmp_path):
 
     parquet.write_table(csv.read_csv("t.csv"), "t.parquet")
     parquet.write_table(csv.read_csv("t.csv").rename_columns(["weight", "a", "b", "c", "y"]), "text.parquet")
+    ids = csv.read_csv("t.csv").drop_columns(["weight"])
+    parquet.write_table(ids.append_column("weight", ids["id"]), "two.parquet")
     for path in ("t.csv", "t.parquet"):
         for options, names, x, weighted in (
             ({"exclude": ["id"]}, ("a", "b"), [[1, 2], [4, 5]], True),
@@ -284,6 +286,7 @@ def test_columns_that_are_used(tmp_path):
         ("t.csv", {}, "t.csv: column 'id' has 'k-1' in row 0, which is no number: fix or drop it, or exclude the column"),
         ("t.parquet", {}, "t.parquet: column 'id' of type string is not numeric: exclude it, or make it numbers"),
         ("text.parquet", {}, "text.parquet: column 'weight' of type string is not numeric: exclude it, or make it numbers"),
+        ("two.parquet", {}, "two.parquet: columns id, weight are not numeric: exclude them, or make them numbers"),
         ("t.npy", {"exclude": ["a"]}, "t.npy: its columns have no names: features and exclude are for .csv, .tsv, .parquet"),
         ("t.csv", {"exclude": ["id"], "features": ["a"]},
          "features and exclude are two ways to say which columns are used: give one of them"),

@@ -78,8 +78,7 @@ def _layout(table: Table, request: Request) -> _Layout:
     used = tables.feature_columns(path, table.names, target, request)
     kinds = dict(zip(table.names, table.types, strict=True))
     weight = ["weight"] if "weight" in set(kinds) - {*target, *used, *request.exclude} else []
-    for name in (*used, *weight):
-        tables.check_numeric(path, name, kinds[name])
+    tables.check_all_numeric(path, {name: kinds[name] for name in (*used, *weight)})
     for name in target:
         if pa.types.is_null(kinds[name]):
             raise DataFileError(f"{path}: column {name!r} has no value in any row")

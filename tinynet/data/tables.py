@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -328,6 +328,15 @@ def check_numeric(path: Path, name: str, kind: Any, use: str = "feature") -> Non
         raise DataFileError(f"{path}: column {name!r} has no value in any row{': exclude it' * (use == 'feature')}")
     if not _is_numeric(kind):
         raise DataFileError(f"{path}: column {name!r} of type {kind} is not numeric: {_REMEDIES[use]}")
+
+
+def check_all_numeric(path: Path, kinds: Mapping[str, Any]) -> None:
+    """DataFileError unless the features, of these Arrow types, hold numbers; it names all that do not."""
+    others = [name for name, kind in kinds.items() if not _is_numeric(kind)]
+    if len(others) > 1:
+        raise DataFileError(f"{path}: columns {checks.listed(others)} are not numeric: exclude them, or make them numbers")
+    for name in others:
+        check_numeric(path, name, kinds[name])
 
 
 _REMEDIES = {
