@@ -139,3 +139,22 @@ def test_a_metric_of_one_s_own():
     wanted = float((model.predict(x) - 3.0).mean())
     got = model.evaluate((x, 3.0 * x), loss=tn.MeanSquaredError(), metrics=[Bias(name="bias")])
     assert got["bias"] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_several_labels_a_sample(ops):
+    """Each sample's first label was taken for its class, and R² was that of logits, in silence."""
+    x, several = RNG.standard_normal((20, 2)), np.array([[0, 1, 0], [1, 0, 1]] * 10)
+    model = tn.Model(tn.Dense(3), 2, backend=ops)
+    for data in ((x, several), (x, several * 1.0)):
+        history = model.fit(data, loss=tn.BinaryCrossEntropy(), validation=data)
+        assert [name for name in history[-1] if name.startswith("val_")] == ["val_loss"]
+        for name in ("accuracy", "top_k", "log_loss", "f1"):
+            said = rf"metric '{name}' is for one class a sample, and row 1 has targets \[1(.0)?, 0(.0)?, 1(.0)?\]: leave it out, or"
+            with pytest.raises(ValueError, match=said):
+                model.evaluate(data, metrics=[name])
+    scores = model.evaluate((x, np.eye(3)[several[:, 0]]), metrics=["accuracy"])  # one a sample, each of it a question
+    assert set(scores) == {"loss", "accuracy"}
+    soft = tn.Model(tn.Dense(1), 2, backend=ops).fit(
+        (x, several[:, :1]), loss=tn.Poisson(), validation=(x, several[:, :1])
+    )
+    assert "val_r2" not in soft[-1]

@@ -65,7 +65,8 @@ def fit(
     - ``epochs``: passes over the data. ``batch_size``, ``shuffle``, ``drop_last``, ``weights`` and ``balance`` say how
       mini-batches are drawn: see `Loader`, which is made with the model's seed.
     - ``validation``: data that is evaluated after each epoch, with the loss ("val_loss") and the ``metrics``, names or
-      `metrics.Metric` objects: by default accuracy for labels ("val_accuracy") and R² for numbers ("val_r2").
+      `metrics.Metric` objects: by default accuracy for labels ("val_accuracy") and, if outputs are estimates of numbers,
+      rather than logits or logarithms of such, R² ("val_r2").
     - ``clip`` and ``accumulate``: see `train`.
     - ``ema`` in [0, 1): the decay of an exponential moving average of the weights. Validation uses the average, and the
       model has it at the end.
@@ -274,11 +275,11 @@ def with_defaults(
     """Loss, optimizer and metrics, with defaults where none is given; TypeError or ValueError for anything else."""
     if loss is None:
         loss = CrossEntropy() if data.classes else MeanSquaredError()
+    check_loss(loss)
     if optimizer is None:
         optimizer = Adam()
     if metrics is None:
-        metrics = ["accuracy" if data.classes else "r2"]
-    check_loss(loss)
+        metrics = ["accuracy"] if data.classes else ["r2"] if loss.estimates else []
     check_optimizer(optimizer)
     return loss, optimizer, as_metrics(metrics)
 

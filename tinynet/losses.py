@@ -29,10 +29,12 @@ class Loss:
 
     A subclass that overrides `formula` is an elementwise loss: ``l_i`` is the mean of the formula over the outputs of
     sample i. Any other loss overrides ``__call__``; its targets may be integer labels (n,) if it says ``labels = True``.
+    ``estimates = False`` says that outputs are not estimates of the targets, whose R² would mean nothing.
     """
 
     labels: ClassVar[bool] = False  # whether integer labels (n,) are accepted as targets, with an output for each class
     mean: ClassVar[bool] = True  # whether W is the sum of the weights; else it is 1
+    estimates: ClassVar[bool] = True  # whether outputs are estimates of the targets, not logits or logarithms of such
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(checks.attributes(self))})"
@@ -215,6 +217,8 @@ class Poisson(Loss):
     It is the negative log-likelihood of counts t >= 0 without the term ``log t!``; y is the logarithm of the expected count.
     """
 
+    estimates: ClassVar[bool] = False
+
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         rate = xp.exp(y)
         return rate - target * y, rate - target
@@ -226,6 +230,8 @@ class Poisson(Loss):
 @dataclass(frozen=True)
 class Hinge(Loss):
     """Mean of ``max(0, 1 - t * y)`` over samples and outputs, y (n, o), targets t (n, o) of -1 and 1."""
+
+    estimates: ClassVar[bool] = False
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         margin = 1.0 - target * y
@@ -246,6 +252,7 @@ class BinaryCrossEntropy(Loss):
     """
 
     class_weight: tuple[float, float] | None = None
+    estimates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.class_weight is not None:
@@ -315,6 +322,7 @@ class CrossEntropy(Loss):
     smoothing: float = 0.0
     class_weight: tuple[float, ...] | None = None
     labels: ClassVar[bool] = True
+    estimates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         checks.coerce_numbers(self, checks.FRACTION, "smoothing")

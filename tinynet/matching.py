@@ -13,8 +13,8 @@ from tinynet.data.conversion import as_array, check_unmasked, read_only
 from tinynet.data.dataset import Batch, Dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array
-from tinynet.losses import Loss, check_denominator, check_loss
-from tinynet.metrics import Metric, check_metrics
+from tinynet.losses import BinaryCrossEntropy, Loss, check_denominator, check_loss
+from tinynet.metrics import Metric, check_metrics, check_one_class
 
 if TYPE_CHECKING:
     from tinynet.network import Network
@@ -73,6 +73,8 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
     def check(target: Array, ops: Backend) -> None:
         loss.check(out, target, ops)
         check_denominator(loss, out, target, ops)
+        if isinstance(loss, BinaryCrossEntropy):
+            check_one_class(metrics, target, ops)
 
     k = loss.classes(out[-1])
     if not data.stored:

@@ -22,13 +22,15 @@ class Metric:
     """The base class of metrics: `sums` of a batch, `merge` of two sets of samples, and the `result` for all of them.
 
     ``name`` is the key of the result. ``larger_is_better`` is what early stopping asks. A metric ``of_numbers`` takes no
-    labels. A metric that ``decides`` compares classes: if there is a single output, it is positive for class 1, also if
-    the network ends in `Sigmoid` (1/2 is then subtracted).
+    labels; one ``of_one_class`` takes a class for each sample, not several labels. A metric that ``decides`` compares
+    classes: if there is a single output, it is positive for class 1, also if the network ends in `Sigmoid` (1/2 is then
+    subtracted).
     """
 
     name: str
     larger_is_better: bool = True
     of_numbers: ClassVar[bool] = False
+    of_one_class: ClassVar[bool] = False
     decides: ClassVar[bool] = False
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
@@ -93,6 +95,7 @@ class Accuracy(_Ratio):
     """
 
     name: str = "accuracy"
+    of_one_class: ClassVar[bool] = True
     decides: ClassVar[bool] = True
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
@@ -106,6 +109,7 @@ class TopK(_Ratio):
 
     k: int = 5
     name: str = "top_k"
+    of_one_class: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.coerce_positive(self, "k")
@@ -126,6 +130,7 @@ class LogLoss(_Ratio):
 
     name: str = "log_loss"
     larger_is_better: bool = False
+    of_one_class: ClassVar[bool] = True
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         xp = ops.xp
@@ -151,6 +156,7 @@ class F1(Metric):
     """
 
     name: str = "f1"
+    of_one_class: ClassVar[bool] = True
     decides: ClassVar[bool] = True
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
@@ -257,6 +263,19 @@ def check_metrics(metrics: Iterable[Metric], *, of_numbers: bool) -> None:
             claim = "is for classes, and the target has numbers" if of_numbers else "does not take labels"
             others = ", ".join(name for name, other in METRICS.items() if other.of_numbers == of_numbers)
             raise ValueError(f"metric {metric.name!r} {claim}: choose from {others}")
+
+
+def check_one_class(metrics: Iterable[Metric], target: Array, ops: Backend) -> None:
+    """ValueError if a metric of one class a sample is given targets of several yes-or-no outputs: it would look at one of them."""
+    for metric in metrics:
+        if metric.of_one_class and target.ndim == 2 and target.shape[1] > 1:
+            total = ops.xp.sum(ops.xp.astype(target, ops.widest), axis=1)
+            row = checks.first_false_row(ops.xp.abs(total - 1.0) < 1e-3, ops)
+            if row is not None:
+                raise ValueError(
+                    f"metric {metric.name!r} is for one class a sample, and row {row} has targets "
+                    f"{ops.to_numpy(target[row, ...]).tolist()}: leave it out, or write a metric of your own"
+                )
 
 
 def as_metrics(metrics: Iterable[str | Metric]) -> tuple[Metric, ...]:

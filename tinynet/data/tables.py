@@ -334,7 +334,9 @@ def check_all_numeric(path: Path, kinds: Mapping[str, Any]) -> None:
     """DataFileError unless the features, of these Arrow types, hold numbers; it names all that do not."""
     others = [name for name, kind in kinds.items() if not _is_numeric(kind)]
     if len(others) > 1:
-        raise DataFileError(f"{path}: columns {checks.listed(others)} are not numeric: exclude them, or make them numbers")
+        raise DataFileError(
+            f"{path}: columns {checks.listed(others)} are not numeric: exclude them, or make them numbers"
+        )
     for name in others:
         check_numeric(path, name, kinds[name])
 
