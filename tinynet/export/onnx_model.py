@@ -39,10 +39,11 @@ def to_onnx(
 
     Its input "x" is (n, *in_shape) for any number of rows n; weights and rows have the model's dtype. A leading
     `Standardize` is included. The output is "probabilities" if the model's loss is `CrossEntropy` (a softmax) or
-    `BinaryCrossEntropy` (a sigmoid); otherwise, or with ``probabilities=False``, it is "y", the output of
-    `Model.predict`, which with `Poisson` is the logarithm of the expected count. ``classes`` are the names of the classes, by
-    default those of the table that the model was fitted to, stored as JSON in the metadata entry "classes"; the names of
-    features, in the order of the inputs, are in "features" if the model was fitted to a table.
+    `BinaryCrossEntropy` (a sigmoid; a single output is then the probability of label 1 alone, (n, 1)); otherwise, or with
+    ``probabilities=False``, it is "y", the output of `Model.predict`, which with `Poisson` is the logarithm of the expected
+    count. ``classes`` are the names of the classes, by default those of the table that the model was fitted to, stored as
+    JSON in the metadata entry "classes"; the names of features, in the order of the inputs, are in "features" if the model
+    was fitted to a table.
 
     TypeError for a layer without ONNX operators: add layers of your own to `NODES`. ValueError for weights that are not
     finite or take more than 2 GiB, and for ``classes`` that repeat or whose number is not the model's. ImportError without
