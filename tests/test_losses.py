@@ -369,6 +369,12 @@ MAKES = "; astype(int) makes labels of whole numbers, data.read(path, task='clas
     ("loss", "out", "target", "said"),
     [
         (tn.CrossEntropy(), (3,), [[0], [1]], "labels (2, 1) do not fit outputs (2, 3): expected (2,)"),
+        (
+            tn.CrossEntropy(),
+            (2,),
+            [[0, 1], [1, 0]],
+            "labels (2, 2) do not fit outputs (2, 2): expected (2,); argmax(axis=1) makes labels of columns of 0 and 1",
+        ),
         (tn.CrossEntropy(), (3,), [0, 1, 3], f"CrossEntropy: labels must be in [0, 3), {THE}; row 2 is 3"),
         (tn.CrossEntropy(), (3,), [0, -1], f"CrossEntropy: labels must be in [0, 3), {THE}; row 1 is -1"),
         (

@@ -106,7 +106,8 @@ class Loss:
         """ValueError unless integers are labels (n,) of k classes."""
         n, xp = target.shape[0], ops.xp
         if target.ndim != 1:
-            raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}")
+            remedy = "; argmax(axis=1) makes labels of columns of 0 and 1" if tuple(target.shape) == (n, k) else ""
+            raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}{remedy}")
         claim = f"labels must be in [0, {k}), the numbers of the outputs"
         if k == 1:
             claim += ", or be those of BinaryCrossEntropy"
