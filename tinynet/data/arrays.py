@@ -98,7 +98,7 @@ class Arrays(Dataset):
             if not xp.isdtype(a.dtype, ("real floating", "integral", "bool")):
                 text = name == "y" and getattr(a.dtype, "kind", "") in "OUST"
                 remedy = (
-                    "number the classes, as unique(y, return_inverse=True) does"
+                    "number the classes, as unique(y, return_inverse=True) does, or as model.columns.classes has them"
                     if text
                     else "give real or whole numbers"
                 )
