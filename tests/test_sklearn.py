@@ -770,6 +770,8 @@ def test_scikit_learn_s_errors():
         MLPClassifier().fit(X, np.stack([Y, Y], axis=1))
     with pytest.raises(ValueError, match="classes must be passed on the first call to partial_fit"):
         MLPClassifier().partial_fit(X, Y)
+    with pytest.raises(ValueError, match="Input y contains NaN"):  # of objects it looks at what they were
+        MLPRegressor().fit(X, np.where(Y == 1, None, X[:, 0]))
     with pytest.raises(ValueError, match="non-finite parameter weights"):
         MLPRegressor(solver="sgd", learning_rate_init=1e9).fit(X, Z)
     with pytest.raises(AttributeError, match="has no attribute 'predict_proba'"):

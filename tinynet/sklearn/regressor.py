@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
+from sklearn.utils import assert_all_finite
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import column_or_1d
 from tinynet_backends import Backend, get_backend
@@ -69,6 +70,7 @@ class MLPRegressor(RegressorMixin, MLP):
         return {"y_numeric": True}
 
     def _check_targets(self, y: Any, known: bool, home: Backend) -> Any:
+        assert_all_finite(y, input_name="y")  # scikit-learn looks before None, as a database gives it, becomes NaN
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         outputs = 1 if y.ndim == 1 else int(y.shape[1])
