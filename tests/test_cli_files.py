@@ -906,7 +906,11 @@ def test_text_is_text_however_arrow_stores_it(kind):
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    parquet.write_table(pa.table({"a": [0.0, 1.0], "y": pa.array(["x", "z"], getattr(pa, kind)())}), "d.parquet")
+    table = pa.table({"a": [0.0, 1.0], "y": pa.array(["x", "z"], getattr(pa, kind)())})
+    try:
+        parquet.write_table(table, "d.parquet")
+    except pa.ArrowNotImplementedError as e:  # before 21
+        pytest.skip(str(e))
     assert tn.data.read("d.parquet").columns.classes == ("x", "z")
 
 
