@@ -1071,6 +1071,7 @@ finally:
 """
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
 def test_permission_denied(run):
     """As somebody who may not do everything: root gives up the right to pass over modes first."""
     plain = ["--backend", "numpy"]
@@ -1103,6 +1104,7 @@ def test_permission_denied(run):
     assert not os.path.exists("new")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs are POSIX")
 def test_what_is_no_file_keeps_its_place(run, capsys):
     put("d.csv", GOOD)
     os.mkfifo("p.csv")
