@@ -6,6 +6,8 @@ import gc
 import signal
 from collections.abc import Callable, Sequence
 
+import pytest
+
 
 def interrupt(action: Callable[[], object], check: Callable[[], object], delays: Sequence[float], times: int) -> None:
     """Run ``action`` over and over, interrupted after each of ``delays`` (seconds) in turn, with ``check`` after every run.
@@ -13,6 +15,8 @@ def interrupt(action: Callable[[], object], check: Callable[[], object], delays:
     It ends when ``times`` runs were cut short, and fails after 2000 runs. The garbage collector is off meanwhile: Python
     swallows what is raised in its callbacks (hypothesis registers one), and the interrupt would be lost.
     """
+    if not hasattr(signal, "setitimer"):
+        pytest.skip("alarms are POSIX")
 
     def raise_it(*_: object) -> None:
         raise KeyboardInterrupt

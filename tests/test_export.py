@@ -112,6 +112,14 @@ def test_every_layer_has_its_operators():
     assert set(export.NODES) == {kind for kind in TABLE.values() if issubclass(kind, Layer)}
 
 
+def test_silu_in_float64_is_not_what_onnx_runtime_fuses():
+    """Up to 1.30 it made QuickGelu of x * Sigmoid(x), had no kernel for that, and refused the whole model."""
+    pytest.importorskip("onnx", reason="ONNX needs the extra onnx")
+    for dtype, fused in (("float32", True), ("float64", False)):
+        proto = export.to_onnx(moved(tn.SiLU(), 2, dtype))
+        assert ("Sigmoid" in [node.op_type for node in proto.graph.node]) == fused
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layer", LAYERS, ids=repr)
 def test_layer(layer, dtype, rt):

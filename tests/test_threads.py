@@ -1,5 +1,6 @@
 """Work in pieces on several threads: the same bits, the caller's context, the caller's errors."""
 
+import os
 import threading
 
 import numpy as np
@@ -63,3 +64,10 @@ def test_samples_and_orders_have_the_bits_of_one_thread(data, three, monkeypatch
     for a, b in zip(several, one, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
+
+
+def test_cores_that_the_process_may_not_use_get_no_threads(monkeypatch):
+    monkeypatch.setattr(blas, "find", lambda: None)  # a NumPy with a BLAS of another name
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {5}, raising=False)
+    assert blas.threads() == 1

@@ -95,6 +95,8 @@ def find() -> Blas | None:
 
 
 def threads() -> int:
-    """How many threads may work at once: as many as BLAS may use or, if it is not NumPy's own, as there are cores."""
+    """How many threads may work at once: as many as BLAS may use or, if it is not NumPy's own, as this process has cores."""
     library = find()
-    return library.threads() if library else os.cpu_count() or 1
+    if library is not None:
+        return library.threads()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -231,7 +231,7 @@ NODES: dict[type[Layer], Exporter] = {
     activations.GELU: _float32(
         lambda layer, params, x, graph: graph.add("Gelu", x, approximate="tanh" if layer.approximate else "none")
     ),
-    activations.SiLU: lambda layer, params, x, graph: graph.add("Mul", x, graph.add("Sigmoid", x)),
+    activations.SiLU: _float32(lambda layer, params, x, graph: graph.add("Mul", x, graph.add("Sigmoid", x))),
     activations.Softplus: _float32(_operator("Softplus")),
     activations.Softmax: _operator("Softmax", axis=-1),
 }
