@@ -52,7 +52,9 @@ def pytest_collection_modifyitems(items):
     first: dict[str, str] = {}
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        if item.get_closest_marker("long") and any(str(v).startswith("strict") for v in params.values()):
+        if item.get_closest_marker("long") and any(
+            isinstance(v, str) and v.startswith("strict") for v in params.values()
+        ):
             item.add_marker(pytest.mark.slow)
         if not any(isinstance(v, str) and v == "numba" for v in params.values()):
             continue

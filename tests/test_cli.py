@@ -279,7 +279,7 @@ def test_a_mistake_in_a_config_is_one_line(text, said, tmp_path, capsys):
 
 def test_the_environment_s_backend_counts_where_none_is_named(monkeypatch, capsys):
     monkeypatch.setenv("TINYNET_BACKEND", "strict")
-    assert main(["train", *SMALL[:-2], "--out", "r", "--quiet"]) == 0
+    assert main(["train", *SMALL[:-2], "--samples", "200", "--validation", "50", "--out", "r", "--quiet"]) == 0
     assert "float32 on strict" in capsys.readouterr().out
     assert tomllib.loads(Path("r/config.toml").read_text())["backend"] == "strict"
     monkeypatch.setenv("TINYNET_BACKEND", "abacus")

@@ -61,6 +61,10 @@ def backend(machine, precision):
     return made
 
 
+# by default all networks in bfloat16, and the longest in others
+LONGEST = [("several", "float32"), ("several", "bf16x3")]
+
+
 def pass_through(ops, net, n_in, dtype, x, dy):
     """The output, the gradient of x and those of all parameters."""
     model = tn.Model(net, n_in, seed=3, dtype=dtype)
@@ -80,10 +84,16 @@ def pass_through(ops, net, n_in, dtype, x, dy):
 
 
 @pytest.mark.parametrize(
-    "precision", [pytest.param(name, marks=[pytest.mark.slow] if name in ("float64", "tf32") else []) for name in RTOL]
-)
-@pytest.mark.parametrize(
-    ("name", "refused"), [*((name, ()) for name in NETS), ("several", (6,))], ids=[*NETS, "no algorithm for ReLU"]
+    ("name", "refused", "precision"),
+    [
+        pytest.param(
+            *(name, refused, precision),
+            marks=[] if precision == "bf16" or (name, precision) in LONGEST else pytest.mark.slow,
+            id=f"{name}-{precision}" if not refused else f"no algorithm for ReLU-{precision}",
+        )
+        for name, refused in [*((name, ()) for name in NETS), ("several", (6,))]
+        for precision in RTOL
+    ],
 )
 def test_layers_together_are_the_layers_one_by_one(name, precision, refused, machine, monkeypatch):
     monkeypatch.setattr(fake_cuda.Problem, "refused", frozenset(refused))
@@ -335,7 +345,7 @@ def test_a_derivative_of_its_own_is_not_taken_for_relu_s(machine):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (64, 8), (130, 37), (70, 613), (9000, 2)])
-@pytest.mark.parametrize("kind", ["float32", "float64", "to half", "in half"])
+@pytest.mark.parametrize("kind", ["float32", pytest.param("float64", marks=pytest.mark.slow), "to half", "in half"])
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_way_back_to_a_product(machine, shape, kind, masked):
     ops, rng, (n, k) = backend(machine, "bf16"), np.random.default_rng(3), shape

@@ -56,9 +56,8 @@ def sources():
     for activations in ([tn.ReLU()], KINDS, []):
         yield fused.kernels(pairs(*activations), "float32", "float32")
     yield load("reduce", F4)
-    for precision in ("tf32", "bf16"):
-        yield fused.kernels(pairs(tn.Tanh(), tn.GELU()), "float32", precision)
-        yield fused.kernels((), "float32", precision)
+    yield fused.kernels(pairs(tn.Tanh(), tn.GELU()), "float32", "bf16")
+    yield fused.kernels((), "float32", "bf16")
     for name, precision in DEFAULT:
         yield fused.for_sizes(registers(precision, *IN_REGISTERS[name])[0])
     yield fused.for_sizes(large(*LARGE["chunks"])[0])
@@ -70,7 +69,7 @@ IN_REGISTERS = {  # rows, tile, widths, activations, bias, whether the gradient 
     "infinite at 0": (37, 16, [5, 9, 4, 6], [Log(), tn.ReLU(), tn.Tanh()], False, True),
     "one layer": (16, 16, [1, 16], [tn.GELU()], True, False),
 }
-DEFAULT = [*((name, "bf16") for name in [*IN_REGISTERS][:3]), ("tiles in one chunk", "tf32")]  # the others are slow
+DEFAULT = [(name, "bf16") for name in [*IN_REGISTERS][:3]]  # the others are slow
 
 
 def registers(precision, n, tile, widths, activations, bias, need_dx):
@@ -150,6 +149,7 @@ def rounded(precision, a):
 
 
 ROUNDED = {precision: partial(rounded, precision) for precision in ("float32", "tf32", "bf16")}
+ROUNDINGS = pytest.mark.parametrize("precision", ["float32", pytest.param("tf32", marks=pytest.mark.slow), "bf16"])
 
 
 def exactly(layers):
@@ -215,7 +215,7 @@ def test_a_layer_without_activation(machine):
     agree(together(shim.ShimBackend(machine), x, made, dy), wanted, RTOL[F4])
 
 
-@pytest.mark.parametrize(("precision", "bits"), [("tf32", 11), ("bf16", 8)])
+@pytest.mark.parametrize(("precision", "bits"), [pytest.param("tf32", 11, marks=pytest.mark.slow), ("bf16", 8)])
 @pytest.mark.parametrize("n", [3, 21, pytest.param(70, marks=pytest.mark.slow)])
 def test_operands_are_rounded(precision, bits, n, machine):
     ops = shim.ShimBackend(machine, precision)
@@ -287,7 +287,7 @@ def test_kernels_for_sizes_return_the_same_bits(precision, machine, monkeypatch)
     assert [a.tobytes() for a in results[0]] == [a.tobytes() for a in results[1]]
 
 
-@pytest.mark.parametrize("precision", ROUNDED)
+@ROUNDINGS
 def test_nan_and_infinity_go_where_they_go_one_by_one(precision, machine):
     half = precision != "float32"
     ops, activations = shim.ShimBackend(machine, precision), [tn.Tanh(), tn.GELU()] if half else [tn.ReLU()]
@@ -438,7 +438,7 @@ def halved(machine, widths, activations, precision="float32", bias=True):
     return ops, made
 
 
-@pytest.mark.parametrize("precision", ROUNDED)
+@ROUNDINGS
 @pytest.mark.parametrize(
     ("activation", "width", "bias"),
     [

@@ -362,7 +362,7 @@ def test_a_flipped_bit_is_refused_or_leaves_a_model(tmp_path):
     content = bytearray(forge(tmp_path / "m").read_bytes())
     rng = np.random.default_rng(0)
     refused = 0
-    for at in rng.integers(0, len(content) * 8, 600).tolist():
+    for at in rng.integers(0, len(content) * 8, 200).tolist():
         damaged = bytearray(content)
         damaged[at // 8] ^= 1 << at % 8
         (tmp_path / "m").write_bytes(damaged)
@@ -370,4 +370,4 @@ def test_a_flipped_bit_is_refused_or_leaves_a_model(tmp_path):
             tn.load(tmp_path / "m")
         except tn.ModelFileError:
             refused += 1
-    assert refused > 300
+    assert refused > 100

@@ -29,7 +29,7 @@ def article(w1, w2, steps):
     return w1, w2
 
 
-@pytest.mark.parametrize(("backend", "steps"), [("numpy", 1500), ("strict:device1", 100)])
+@pytest.mark.parametrize(("backend", "steps"), [("numpy", 1500), ("strict:device1", 30)])
 def test_the_weights_are_the_article_s(backend, steps):
     start = example["first_network"](steps=1)  # a model needs a step; its start is drawn again below
     fresh = tn.Model(start.net, 3, dtype="float64")
@@ -40,7 +40,7 @@ def test_the_weights_are_the_article_s(backend, steps):
     np.testing.assert_allclose(mine[1], w2, atol=1e-10)
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
 def test_every_seed_comes_close_to_the_facts(seed):
     assert np.abs(example["first_network"](seed).predict(X) - Y).max() < 0.05
 

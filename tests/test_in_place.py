@@ -52,7 +52,7 @@ def program(rng):
 
 def test_the_same_arrays_are_left(small_ones_too):
     moved = 0
-    for seed in range(300):
+    for seed in range(100):
         calls, buffers, kept = program(np.random.default_rng(seed))
         run([(f, *args) for f, args in calls])
         wanted = [a.copy() for a in kept]
@@ -65,7 +65,7 @@ def test_the_same_arrays_are_left(small_ones_too):
         moved += any(
             a is not b for (_, old), (_, new) in zip(calls, changed, strict=True) for a, b in zip(old, new, strict=True)
         )
-    assert moved > 100
+    assert moved > 30
 
 
 def places(calls, buffers):

@@ -92,13 +92,18 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize(
+    "layers",
+    [pytest.param(layers, marks=[] if name == "all" else pytest.mark.long) for name, layers in LAYERS.items()],
+    ids=LAYERS,
+)
 def test_every_layer(layers, few_agree):
     # SGD: a bias before batch norm has a gradient of rounding alone, of which Adam would make whole steps
     options = {"optimizer": tn.SGD(0.1, momentum=0.9), "batch_size": 16, "epochs": 1, "validation": (X[:9], LABELS[:9])}
     few_agree(net(*layers), (X, LABELS), seeds=[3, 8], lr=[0.1, 0.3], **options)
 
 
+@pytest.mark.long
 def test_layers_before_the_first_product(ops):
     """What meets the inputs, which all networks may share."""
     whole = tn.Sequential(tn.Standardize(), tn.Dropout(0.2), tn.BatchNorm(), tn.Residual(tn.Tanh(), tn.Dense(5)), net())
@@ -125,7 +130,11 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize(("loss", "y"), LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "y"),
+    [pytest.param(*case, marks=[] if name == "class weights" else pytest.mark.long) for name, case in LOSSES.items()],
+    ids=LOSSES,
+)
 @pytest.mark.parametrize("weighted", [pytest.param(False, marks=pytest.mark.long), True], ids=["", "weights"])
 def test_every_loss(loss, y, weighted, few_agree):
     data = (X, y, RNG.uniform(0.5, 2.0, 41)) if weighted else (X, y)
@@ -164,6 +173,7 @@ def test_a_schedule_for_all(ops):
     agree(ops, net(tn.Tanh()), (X, LABELS), seeds=[4, 5], lr=tn.schedules.Step(0.02, every=2), batch_size=16, epochs=2)
 
 
+@pytest.mark.long
 def test_clipping_and_averages_are_each_networks_own(ops):
     options = {"clip": 0.3, "ema": 0.8, "batch_size": 8, "epochs": 2, "validation": (X[:9], LABELS[:9])}
     rates = [0.001, 0.3, 0.01]
@@ -197,6 +207,7 @@ def test_a_loader_decides_the_order_of_all(ops):
     agree(ops, net(tn.ReLU()), loader, seeds=[3, 4], epochs=2)
 
 
+@pytest.mark.long
 def test_a_learning_rate_sweep_and_a_single_network(ops):
     sweep = agree(ops, net(tn.ReLU()), (X, LABELS), seeds=None, start=6, lr=np.array([0.001, 0.01, 0.1]), batch_size=8)
     assert sweep.seeds == (6, 6, 6)
@@ -256,6 +267,7 @@ def test_an_ensemble_can_be_copied_and_pickled(copied, ops):
     np.testing.assert_array_equal(ops.to_numpy(ensemble.predict(X)), wanted)
 
 
+@pytest.mark.long
 @pytest.mark.double
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are wanted here
 def test_a_network_that_diverges_leaves_the_others_alone(ops):
@@ -389,6 +401,7 @@ def test_a_loss_that_was_infinite_once_is_enough(ops):
 
 
 @pytest.mark.double
+@pytest.mark.long
 def test_ctrl_c_keeps_the_networks(ops):
     """As the last finished step left them; one that had diverged with its last good weights."""
     seen = []

@@ -311,6 +311,7 @@ class Gain(tn.Layer):
 
 
 @pytest.mark.double
+@pytest.mark.long
 def test_a_parameter_may_be_a_number(ops):
     tn.check_gradients(Gain(), backend=ops)
     model = tn.Model(Gain(), 4, backend=ops, dtype="float64")
@@ -332,6 +333,7 @@ LAYER_MISTAKES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wrong", LAYER_MISTAKES)
 def test_a_layer_that_does_not_do_what_it_says(wrong, ops):
     model = tn.Model(tn.Sequential(Scale(wrong)), 4, backend=ops)
@@ -390,6 +392,7 @@ def test_a_method_that_is_missing():
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "value", "said"), NO_LAYERS)
 def test_a_layer_that_lacks_a_part(name, value, said, ops):
     for net in (Bad(name, value), tn.Sequential(tn.Identity(), Bad(name, value), tn.Identity())):
@@ -412,6 +415,7 @@ NO_ARRAYS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("said", NO_ARRAYS)
 def test_a_layer_gives_arrays_of_the_right_shape(said, ops):
     bad = Bad("forward", lambda params, x, ctx: NO_ARRAYS[said](x))

@@ -55,7 +55,7 @@ def check(dtype, m, n, k, *, count=None, turned=(False, False), gap=0, biased=Tr
     assert (around == -77.0).all(), "written outside"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@DTYPES
 def test_every_edge(dtype):
     lanes = BITS // 8 // np.dtype(dtype).itemsize
     panel = lanes * tiles.PANEL
@@ -96,7 +96,8 @@ def test_many_networks(dtype, turned):
     assert products.pays(260, 600 * np.dtype(dtype).itemsize)  # so both operands of the last are packed
 
 
-def test_products_of_numpys_blas():
+@DTYPES
+def test_products_of_numpys_blas(dtype):
     """What other processors have."""
     library = blas.find()
     if library is None:
@@ -105,19 +106,20 @@ def test_products_of_numpys_blas():
     def multiply(ops, a, b, c, bias):
         ops._by_blas(library.gemm[c.dtype], a, b, c, bias, networks=c.ndim == 3)
 
-    for dtype, count, turned in product(("float32", "float64"), (None, 3), product((False, True), repeat=2)):
+    for count, turned in product((None, 3), product((False, True), repeat=2)):
         for m, n, k in ((1, 1, 1), (5, 3, 4), (90, 130, 70), (130, 90, 70)):
             check(dtype, m, n, k, count=count, turned=turned, gap=1, multiply=multiply)
 
 
-def test_products_with_a_vector():
+@DTYPES
+def test_products_with_a_vector(dtype):
     if blas.find() is None:
         pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
 
     def multiply(ops, a, b, c, bias):
         ops._products(a, b, c, bias)
 
-    for dtype, turned, gap in product(("float32", "float64"), product((False, True), repeat=2), (0, 1)):
+    for turned, gap in product(product((False, True), repeat=2), (0, 1)):
         for m, n, k in ((1, 1, 70000), (1, 515, 260), (515, 1, 260), (1, 20, 4000), (20, 1, 4000), (5000, 1, 63)):
             check(dtype, m, n, k, turned=turned, gap=gap, biased=gap == 0, multiply=multiply)
 
@@ -151,8 +153,10 @@ def test_no_bit_depends_on_how_a_product_is_divided(monkeypatch):
         assert c[0].tobytes() == np.frombuffer(next(iter(found)), "float32").reshape(150, 333)[row].tobytes()
 
 
-@pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize(
+    ("tiled", "turned"),
+    [(False, True), (True, False), *(pytest.param(way, way, marks=pytest.mark.slow) for way in (False, True))],
+)
 @DTYPES
 def test_blocks_that_are_added_up_apart(dtype, turned, tiled, monkeypatch):
     library = blas.find()
@@ -202,11 +206,12 @@ def test_threads_do_not_change_a_bit():
     assert len(found) == 1
 
 
-def test_what_is_not_finite_goes_where_it_belongs():
+@DTYPES
+def test_what_is_not_finite_goes_where_it_belongs(dtype):
     ops = get_backend("numba")
     rng = np.random.default_rng(2)
     for bad in (np.nan, np.inf, -np.inf):
-        x, w = rng.standard_normal((19, 30)), rng.standard_normal((30, 21))
+        x, w = rng.standard_normal((19, 30)).astype(dtype), rng.standard_normal((30, 21)).astype(dtype)
         x[5, 7], w[3, 20] = bad, -bad
         y = ops.affine(x, w)
         wrong = ~np.isfinite(y)
@@ -215,7 +220,7 @@ def test_what_is_not_finite_goes_where_it_belongs():
         assert wrong.sum() == 19 + 21 - 1
         with np.errstate(invalid="ignore"):
             np.testing.assert_array_equal(y[wrong], (x @ w)[wrong])
-    assert np.isnan(ops.affine(np.full((1, 2), np.inf), np.array([[1.0], [-1.0]]))).all()
+    assert np.isnan(ops.affine(np.full((1, 2), np.inf, dtype), np.array([[1.0], [-1.0]], dtype))).all()
 
 
 @pytest.mark.slow  # all sizes, in a process of its own

@@ -23,7 +23,7 @@ def words(n, seed=0):
 
 def test_words_are_numpy_s(ops):
     rng = np.random.default_rng(0)
-    for _ in range(10):
+    for _ in range(5):
         key, counter = rng.integers(0, 2**64, 2, dtype=np.uint64), rng.integers(0, 2**64, 3, dtype=np.uint64)
         skip, n = (int(v) for v in rng.integers(0, 40, 2))
         wanted = np.random.Philox(key=key, counter=np.array([0, *counter], np.uint64)).random_raw(skip + n)[skip:]

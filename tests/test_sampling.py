@@ -98,6 +98,7 @@ def test_balanced_training_learns_the_rare_class():
     assert recall[0] < 0.3 < 0.7 < recall[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prefetch", [True, False, None])
 @pytest.mark.parametrize("first", [0, 5])
 @pytest.mark.parametrize("drop_last", [False, True])
@@ -300,6 +301,7 @@ def test_a_shuffle_is_the_same_wherever_it_is_computed(name):
             assert np.array_equal(ops.to_numpy(got.y), wanted.y)
 
 
+@pytest.mark.long
 def test_the_orders_of_several_epochs_are_those_of_each(ops):
     """Small sets have those of 16 epochs made together, unless only one is asked for."""
     for n in (5, 300, sampling._FEW):

@@ -92,6 +92,7 @@ def test_a_table_is_written_with_its_names(suffix, tmp_path):
             D.write(numbers, second)
 
 
+@pytest.mark.long
 def test_every_backend_trains_from_a_file(ops, tmp_path):
     D.write(D.Moons(400), tmp_path / "m.npz")
     model = tn.Model(tn.Sequential(tn.Dense(16), tn.Tanh(), tn.Dense(2)), 2, backend=ops)
