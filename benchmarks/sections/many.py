@@ -11,12 +11,8 @@ from benchmarks.comparison import Comparison
 from benchmarks.runner import Order, Runner
 
 NETWORKS, FEATURES, SAMPLES = 64, 20, 2000
-RUNS = (
-    (8, 10),
-    (32, 1),
-    (32, 10),
-    (128, 10),
-)  # batch size, and epochs: in a short run much of the time goes to its beginning
+# Batch size, and epochs: in a short run much of the time goes to its beginning
+RUNS = ((8, 10), (32, 1), (32, 10), (128, 10))
 RATE = 1e-3
 
 
