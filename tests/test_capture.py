@@ -6,6 +6,7 @@ import logging
 import threading
 import weakref
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -374,6 +375,18 @@ def test_arguments_left_out_and_arrays_of_a_subclass_are_not_those_before(ops, t
         x[...] = n
         assert compiled(x, np.asarray(3.0)).tolist() == [3.0 * n] * shape[0]
         assert compiled(x).tolist() == [2.0 * n] * shape[0]
+
+
+class Pair(NamedTuple):
+    w: np.ndarray
+    b: np.ndarray
+
+
+def test_fixed_arrays_may_be_in_named_tuples(ops, reasons):
+    fixed = Pair(np.ones((3, 2)), np.zeros(2)), {"scale": [np.full(2, 3.0)]}
+    compiled = ops.compile(lambda pair, others, x: ops.affine(x, pair.w, pair.b) * others["scale"][0], *fixed)
+    assert [compiled(np.full((4, 3), n)).tolist() for n in (1.0, 2.0, 3.0)] == [[[9.0 * n] * 2] * 4 for n in (1, 2, 3)]
+    assert not reasons()
 
 
 def test_memory_does_not_grow_with_the_number_of_shapes(ops):

@@ -61,13 +61,12 @@ class Tape:
 
     def give(self, *values: Any) -> None:
         """Note which of the ``values`` in an expression of the step come from elsewhere."""
-        self._check(values)
-        for value in values:
+        found = [*leaves(values)]
+        self._check(found)
+        for value in found:
             if isinstance(value, (np.ndarray, np.generic, float)):
                 a = np.asarray(value)
                 self.given.append((a.dtype, a.shape, a.tobytes()))  # the next step may have other numbers in this array
-            elif isinstance(value, (tuple, list)):
-                self.give(*value)
 
     def _check(self, values: Iterable[Any]) -> None:
         """TypeError if there is a stand-in of another step among ``values``."""
@@ -83,6 +82,10 @@ class Tape:
     def array(self, value: Any, source: Source | None = None) -> StandIn:
         """A stand-in for ``value``, an array, a part of ``source`` if that is given, or one of NumPy's scalars."""
         return StandIn(self, np.asarray(value), source, isinstance(value, np.generic))
+
+    def arrays(self, tree: Any) -> Any:
+        """``tree`` with stand-ins for its arrays."""
+        return tree_map(lambda value: self.array(value) if isinstance(value, np.ndarray) else value, tree)
 
 
 class Source:
@@ -211,9 +214,9 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
 
         One that returns an argument itself has written to it: ``out`` may be given by its place, or be what ``copy=False`` says.
         """
-        stand_ins: list[Any] = []
         self.tape.give(*args, *kwargs.values())
-        value = function(*real(args, stand_ins), **real(kwargs, stand_ins))
+        stand_ins = [a for a in leaves((args, kwargs)) if isinstance(a, (StandIn, Number))]
+        value = function(*real(args), **real(kwargs))
         several = isinstance(value, (tuple, list))
         values = list(value) if several else [value]
         if not all(isinstance(v, (np.ndarray, np.generic)) for v in values):
@@ -234,8 +237,11 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
             places = [r.value for r in results]
 
             def repeat(*found: Any) -> None:
-                rest = list(found)
-                new = function(*_refill(args, rest), **_refill(kwargs, rest))
+                rest = iter(found)
+                new_args, options = tree_map(
+                    lambda a: next(rest) if isinstance(a, (StandIn, Number)) else a, (args, kwargs)
+                )
+                new = function(*new_args, **options)
                 for place, v in zip(places, new if several else [new], strict=True):
                     if place.shape != v.shape:
                         raise ValueError(
@@ -309,29 +315,34 @@ def _out(f: Callable[..., Any], *args: Any) -> None:
     f(*args[:-1], out=args[-1])
 
 
-def real(value: Any, found: list[Any] | None = None) -> Any:
-    """``value`` with the real arrays and numbers in place of its stand-ins, which are appended to ``found``."""
-    if type(value) is int:  # most of a kernel's arguments are
-        return value
-    if isinstance(value, (StandIn, Number)):
-        if found is not None:
-            found.append(value)
-        return value.value
-    if isinstance(value, dict):
-        return {name: real(v, found) for name, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        values = [real(v, found) for v in value]
-        return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
-    return value
+def real(tree: Any) -> Any:
+    """``tree`` with the real arrays and numbers in place of its stand-ins."""
+    return tree if type(tree) is int else tree_map(_value, tree)  # most of a kernel's arguments are
 
 
-def _refill(value: Any, found: list[Any]) -> Any:
-    """``value`` with the elements of ``found``, in the order of `real`, in place of its stand-ins; ``found`` is used up."""
-    if isinstance(value, (StandIn, Number)):
-        return found.pop(0)
-    if isinstance(value, dict):
-        return {name: _refill(v, found) for name, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        values = [_refill(v, found) for v in value]
-        return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
-    return value
+def _value(a: Any) -> Any:
+    return a.value if isinstance(a, (StandIn, Number)) else a
+
+
+def is_input(value: Any) -> bool:
+    """Whether ``value`` is an argument of the step that may be another at every call, or a view of one."""
+    return isinstance(value, (StandIn, Number)) and value.source is not None
+
+
+def tree_map(f: Callable[[Any], Any], tree: Any) -> Any:
+    """``tree``, made of dicts, lists and tuples, with ``f(value)`` in place of each value in it, each of its kind."""
+    if isinstance(tree, dict):
+        return type(tree)((name, tree_map(f, value)) for name, value in tree.items())
+    if isinstance(tree, (tuple, list)):
+        values = [tree_map(f, value) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+    return f(tree)
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    """The values in a tree, in the order of `tree_map`."""
+    if isinstance(tree, (dict, tuple, list)):
+        for branch in tree.values() if isinstance(tree, dict) else tree:
+            yield from leaves(branch)
+    else:
+        yield tree

@@ -8,12 +8,12 @@ where BLAS has two threads, half of a buffer that is used again comes from the c
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from functools import partial
 from typing import Any
 
 import numpy as np
-from tinynet_backends.capture import Call, real
+from tinynet_backends.capture import Call, leaves, real
 from tinynet_backends.replay import offset_of, whole_of
 
 Array = Any
@@ -85,18 +85,14 @@ def _uses(calls: Sequence[Call], passing: Set[int]) -> dict[int, list[Use]]:
             if isinstance(a, np.ndarray):
                 use(2 * n + 1, a)
             else:
-                hidden.update(_within(a))
-        hidden.update(_within([getattr(f, name, None) for name in ("__self__", "args", "keywords")]))
+                hidden.update(_buffers(a))
+        hidden.update(_buffers([getattr(f, name, None) for name in ("__self__", "args", "keywords")]))
     return {buffer: found for buffer, found in uses.items() if buffer not in hidden}
 
 
-def _within(value: Any) -> Iterator[int]:
-    """The buffers of the arrays in dicts, lists and tuples."""
-    if isinstance(value, np.ndarray):
-        yield id(whole_of(value))
-    elif isinstance(value, (dict, tuple, list)):
-        for v in value.values() if isinstance(value, dict) else value:
-            yield from _within(v)
+def _buffers(tree: Any) -> set[int]:
+    """The buffers of the arrays in a tree."""
+    return {id(whole_of(a)) for a in leaves(tree) if isinstance(a, np.ndarray)}
 
 
 def _elementwise(f: Any, args: Sequence[Any]) -> tuple[list[Array], Array | None]:

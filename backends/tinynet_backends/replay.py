@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from tinynet_backends.arena import Arena, aligned
-from tinynet_backends.capture import Number, Source, StandIn, Tape, real, run
+from tinynet_backends.capture import Number, Source, StandIn, Tape, is_input, leaves, real, run
 
 Array = Any
 _log = logging.getLogger("tinynet")
@@ -31,10 +31,9 @@ class Replay:
     """
 
     def __init__(self, result: Any, inputs: Sequence[Any], buffers: Sequence[Array] = ()) -> None:
-        met: list[Any] = []
-        self.result = real(result, met)
+        self.result = real(result)
         used = {id(whole_of(a)): a.nbytes for a in buffers}
-        results = {id(whole_of(m.value)) for m in met if isinstance(m, StandIn)}
+        results = {id(whole_of(a)) for a in leaves(self.result) if isinstance(a, np.ndarray)}
         self.returned = {whole: used[whole] for whole in used.keys() & results}
         self.passing = used.keys() - results
         self.several: Callable[[Replay, Sequence[Any], Array], bool] | None = None
@@ -46,7 +45,7 @@ class Replay:
     def add(self, f: Callable[..., Any], args: Sequence[Any] = ()) -> None:
         values = [f, *map(real, args)]
         for n, a in enumerate(args):
-            if isinstance(a, (StandIn, Number)) and a.source is not None:
+            if is_input(a):
                 put = partial(_put, self.calls, len(self.calls), values, n + 1, view_of(a))
                 self.places[a.source.number].append(put)
         self.calls.append(tuple(values))
@@ -128,13 +127,6 @@ def whole_of(a: Array) -> Array:
     return a
 
 
-def has_source(tree: Any) -> bool:
-    """Whether an input, or a view of one, is in ``tree``."""
-    met: list[Any] = []
-    real(tree, met)
-    return any(m.source is not None for m in met)
-
-
 class Compiled(threading.local):
     """A compiled step: a compilation for each thread that calls it."""
 
@@ -164,7 +156,7 @@ class Compilation:
     def __call__(self, args: tuple[Any, ...]) -> Any:
         running = self.ops._running
         if running.tape is not None:  # within another step that is being captured: a part of it
-            return self.step(*_stand_in(self.fixed, running.tape), *args)
+            return self.step(*running.tape.arrays(self.fixed), *args)
         if self.latest is None or not self.latest.takes(args):
             args = tuple(map(_contiguous, args))
             kind, replay = self._find(args)
@@ -221,7 +213,7 @@ class Compilation:
         sources = [Source(n, a) for n, a in enumerate(args)]
         result, failed = None, False
         try:
-            result = self.step(*_stand_in(self.fixed, tape), *[_stand(tape, source) for source in sources])
+            result = self.step(*tape.arrays(self.fixed), *[_stand(tape, source) for source in sources])
         except Exception as e:
             if tape.wrote:
                 e.add_note("while a compiled step was being captured: what cannot be should call ops.as_written first")
@@ -230,7 +222,7 @@ class Compilation:
             failed = True
         finally:
             self.ops._running.tape, tape.ended = None, True
-        if not tape.broken and has_source(result):
+        if not tape.broken and any(map(is_input, leaves(result))):
             tape.broken = "an input that is returned"
         if not tape.broken and tape.given:
             before = self.replays[kind]
@@ -269,12 +261,3 @@ def _stand(tape: Tape, source: Source) -> Any:
     if source.value is None:
         return None
     return StandIn(tape, source.value, source) if isinstance(source.value, np.ndarray) else Number(tape, source)
-
-
-def _stand_in(tree: Any, tape: Tape) -> Any:
-    """``tree``, made of dicts, lists and tuples, with stand-ins for its arrays."""
-    if isinstance(tree, dict):
-        return type(tree)((name, _stand_in(value, tape)) for name, value in tree.items())
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(_stand_in(value, tape) for value in tree)
-    return tape.array(tree) if isinstance(tree, np.ndarray) else tree

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numba import types
 from tinynet_backends import blas
-from tinynet_backends.capture import Call, Number, StandIn, real
+from tinynet_backends.capture import Call, Number, StandIn, is_input, real
 from tinynet_backends.compiled import loop
 from tinynet_backends.compiled.cached import compiled
 from tinynet_backends.compiled.tiles import available
@@ -122,7 +122,7 @@ class _Records:
         self.words += [3 + len(args), f.address, f.parts]
         for a in args:
             value = real(a)
-            if _changing(a):
+            if is_input(a):
                 self.places.append((len(self.words), a))
             else:
                 self.kept.append(value)
@@ -233,7 +233,7 @@ def _agree(cuts: dict[int, int], args: Sequence[Any], rows: int) -> bool:
     """
     for a in args:
         array = real(a)
-        if not isinstance(array, np.ndarray) or (isinstance(a, StandIn) and a.source is not None):
+        if not isinstance(array, np.ndarray) or is_input(a):
             continue  # inputs are read by all and written by none
         whole, cut = whole_of(array), 0
         taken = [step for n, step in zip(array.shape, array.strides, strict=True) if n > 1]
@@ -276,17 +276,12 @@ def _changes(chain: Sequence[Call], returned: Container[int]) -> list[int]:
     for _, args in chain:
         for n, a in enumerate(args, start=3):
             value = real(a)
-            if _changing(a):
+            if is_input(a):
                 inputs.append(place + n)
             elif isinstance(value, np.ndarray) and id(whole_of(value)) in returned:
                 results.append(place + n)
         place += 3 + len(args)
     return inputs + results
-
-
-def _changing(a: Any) -> bool:
-    """Whether an argument is an input of the step, or a view of one."""
-    return isinstance(a, (StandIn, Number)) and a.source is not None
 
 
 def _placing(array: Any, positions: list[tuple[int, int]]) -> Callable[[Any], None]:

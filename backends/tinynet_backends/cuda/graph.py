@@ -252,7 +252,8 @@ class _Compilation:
                 for args in calls:
                     stand_ins = [self._stand_in(a, recording, arrays, numbers, places) for a in args]
                     result = self.step(*self.fixed, *stand_ins)
-                    _no_numbers(result)
+                    if any(isinstance(value, Number) for value in capture.leaves(result)):
+                        raise Uncapturable("a number that is returned")
                     results.append(result)
             if recording.broken:  # the step caught the exception
                 raise Uncapturable(recording.broken)
@@ -294,10 +295,3 @@ def _same(some: list[Array], others: list[Array]) -> bool:
 def _not_captured(reason: str, level: int = logging.INFO) -> str:
     _log.log(level, "a step is not captured, and runs call by call: %s", reason)
     return reason
-
-
-def _no_numbers(value: Any) -> None:
-    if isinstance(value, Number):
-        raise Uncapturable("a number that is returned")
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ():
-        _no_numbers(part)
