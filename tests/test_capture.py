@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+import math
 import threading
 import weakref
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ UNCAPTURABLE = {
     "a value needed by Python (float)": lambda x: x * min(1.0, float(x.sum())),
     "a value needed by Python (int)": lambda x: x * int(x[0, 0] * 0 + 2),
     "a value needed by Python (index)": lambda x: x * range(1, 9)[np.argmax(x[0])],
-    "a value needed by Python (str)": lambda x: x + len(f"{x}"),
+    "a value needed by Python (str)": lambda x: x + len(str(x)),
     "an array made of one (asarray)": lambda x: x + np.asarray(x).mean(),
     "the function unique": lambda x: x + np.unique(x)[0],
     "the function array_equal": lambda x: x + float(np.array_equal(x, x)),
@@ -345,6 +346,28 @@ def test_a_failure_after_a_write_is_not_run_twice(ops):
         compiled(np.ones(3))
     assert "as_written" in e.value.__notes__[0]
     assert theta.tolist() == [2.0] * 3
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x, n: x * len(f"{n:.3f}"), lambda x, n: x * round(n, 1), lambda x, n: x * divmod(n, 2)[1],
+        lambda x, n: x * +math.floor(n), lambda x, n: x * (1 << n), lambda x, n: x * len(f"{x.mean():.3f}"),
+        lambda x, n: x * round(x[0], 1),
+    ],
+)  # fmt: skip
+def test_a_value_that_python_needs_after_a_write(f, ops):
+    """A format, or a number that was rounded, ended a run whose step had written before."""
+
+    def step(theta, x, n):
+        theta[...] = theta + x
+        return f(x, n)
+
+    theta = np.zeros(3)
+    compiled, x = ops.compile(step, theta), np.full(3, 0.25)
+    for n in range(1, 5):
+        assert compiled(x, n).tolist() == f(x, n).tolist()
+        assert theta.tolist() == [0.25 * n] * 3
 
 
 def test_inputs_of_every_layout_and_shape(ops):

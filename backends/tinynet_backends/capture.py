@@ -8,6 +8,7 @@ it: the step still ends as it should, and `Tape.broken` says why.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -286,29 +287,28 @@ def _crossing(name: str, f: Callable[..., Any]) -> Callable[..., Any]:
         if any(isinstance(a, StandIn) for a in args):
             return NotImplemented  # left to the array
         self.tape.stop(f"a value needed by Python ({name})")
-        return f(self.value, *[real(a) for a in args])
+        value = self.value[()] if isinstance(self, StandIn) else self.value  # a scalar has more methods than a () array
+        return f(value, *[real(a) for a in args])
 
     return method
 
 
-_CROSSINGS: dict[str, Callable[..., Any]] = {
-    "bool": bool,
-    "int": int,
-    "float": float,
-    "complex": complex,
-    "index": operator.index,
-    "str": str,
+# What Python does with an array of one number and with a number, with a number alone, and with two numbers.
+_Functions = dict[str, Callable[..., Any]]
+_OF_BOTH: _Functions = {f.__name__: f for f in (bool, int, float, complex, operator.index, round, str, format)}
+_OF_NUMBERS: _Functions = {f.__name__: f for f in (hash, abs, math.trunc, math.floor, math.ceil)} | {
+    name: getattr(operator, f"__{name}__") for name in ("pos", "neg", "invert", "lt", "le", "gt", "ge", "eq", "ne")
 }
-for _name, _f in _CROSSINGS.items():
+_OF_TWO: _Functions = {"divmod": divmod} | {
+    name: getattr(operator, f"__{name}__")
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift")
+}
+for _name, _f in _OF_BOTH.items():
     setattr(StandIn, f"__{_name}__", _crossing(_name, _f))
+for _name, _f in (_OF_BOTH | _OF_NUMBERS | _OF_TWO).items():
     setattr(Number, f"__{_name}__", _crossing(_name, _f))
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
-    _f = getattr(operator, _name)
-    setattr(Number, f"__{_name}__", _crossing(_name, _f))
+for _name, _f in _OF_TWO.items():
     setattr(Number, f"__r{_name}__", _crossing(_name, lambda x, y, f=_f: f(y, x)))
-for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "abs"):
-    setattr(Number, f"__{_name}__", _crossing(_name, getattr(operator, _name)))
-Number.__hash__ = _crossing("hash", hash)  # type: ignore[method-assign]
 
 
 def _out(f: Callable[..., Any], *args: Any) -> None:
