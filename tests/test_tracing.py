@@ -100,6 +100,16 @@ def test_a_condition_of_constants_is_decided_at_once():
     ]
 
 
+def test_options_have_the_names_that_the_array_api_gives_them():
+    def named(xp, x):
+        return xp.where(x > 2.0, xp.full_like(x, fill_value=3.0), xp.clip(x, min=-1.0, max=1.0))
+
+    def by_place(xp, x):
+        return xp.where(x > 2.0, xp.full_like(x, 3.0), xp.clip(x, -1.0, 1.0))
+
+    assert trace(named, 1) == trace(by_place, 1)
+
+
 def test_a_result_may_be_an_input_or_come_twice():
     ops, a, b = get_backend("numpy"), np.array([1.0, 2.0]), np.array([3.0, 4.0])
     ops.update(lambda xp, a, b: (b, a), [a, b], [])

@@ -63,7 +63,6 @@ class Passes(NamedTuple):
     def calls(self, dtype: Any, size: int, places: dict[str, Sequence[Array]]) -> list[Call]:
         """The passes on flat arrays of one length, by their kind."""
         made: list[Call] = []
-
         for op, args, out in self.passes:
             filled = size if op in _COMPARES else None
             values = [_constant(a.which, dtype, filled) if a.kind == "c" else places[a.kind][a.which] for a in args]
@@ -104,42 +103,20 @@ class _Scratch:
                 self.free[slot.kind].append(slot)
 
 
-class _Numbers:
-    """What a formula does with plain numbers, as the text of a function that fills the () arrays which passes read."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.count = trace.numbers
-        self.names = {trace.arrays + n: f"s{n}" for n in range(trace.numbers)}
-        self.lines: list[str] = []
-        self.slots: dict[str, Slot] = {}  # of the numbers that a pass reads
-
-    def compute(self, number: int, op: str, args: Sequence[Ref | str]) -> None:
-        values = [self.names[a.number] if isinstance(a, Ref) else a for a in args]
-        name = self.names[number] = f"v{number}"
-        self.lines.append(f"{name} = {f' {ON_NUMBERS[op]} '.join(values) if len(values) == 2 else '-' + values[0]}")
-
-    def slot(self, number: int) -> Slot:
-        return self.slots.setdefault(self.names[number], Slot("n", len(self.slots)))
-
-    def written(self) -> OnNumbers:
-        text = [*self.lines, *(f"c{slot.which}[...] = {name}" for name, slot in self.slots.items())] or ["pass"]
-        head = [*(f"s{n}" for n in range(self.count)), *(f"c{n}" for n in range(len(self.slots)))]
-        space: dict[str, Any] = {"inf": inf, "nan": nan}
-        exec(f"def numbers({', '.join(head)}):\n    " + "\n    ".join(text), space)
-        return OnNumbers(space["numbers"])
-
-
 @lru_cache(maxsize=1024)
 def write_passes(trace: Trace, in_place: bool = False) -> Passes:
     """The passes of a trace; with ``in_place`` its n-th output is written where its n-th input is."""
-    scratch, numbers, last, found = _Scratch(), _Numbers(trace), trace.last_uses(), list[Pass]()
+    scratch, last, found = _Scratch(), trace.last_uses(), list[Pass]()
     place = {n: Slot("a", n) for n in range(trace.arrays)}
+    numbers: dict[int, Slot] = {}  # those that a pass reads
     outputs = {ref.number: n for n, ref in enumerate(trace.outputs) if ref.number >= trace.inputs}
 
     def slot(arg: Ref | str) -> Slot:
         if isinstance(arg, str):
             return Slot("c", arg)
-        return place[arg.number] if arg.number in place else numbers.slot(arg.number)
+        if arg.number in place:
+            return place[arg.number]
+        return numbers.setdefault(arg.number, Slot("n", len(numbers)))
 
     def own_place(number: int, n: int, selects: bool) -> Slot | None:
         """Where the n-th instruction may write an output at once."""
@@ -154,7 +131,6 @@ def write_passes(trace: Trace, in_place: bool = False) -> Passes:
     for n, (op, args, kind) in enumerate(trace.instructions):
         number, selects = trace.inputs + n, op == "where"
         if kind == "number":
-            numbers.compute(number, op, args)
             continue
         operands = tuple(slot(a) for a in args)
         dead = {place[a.number] for a in args if isinstance(a, Ref) and a.number in place and last[a.number] == n}
@@ -167,7 +143,21 @@ def write_passes(trace: Trace, in_place: bool = False) -> Passes:
         found.append(Pass(op, operands, target))
         place[number] = target
     found += _stores(trace, place, scratch.take, "a" if in_place else "o")
-    return Passes(tuple(found), numbers.written(), len(numbers.slots), scratch.made)
+    return Passes(tuple(found), _on_numbers(trace, [*numbers]), len(numbers), scratch.made)
+
+
+def _on_numbers(trace: Trace, read: Sequence[int]) -> OnNumbers:
+    """What a formula does with plain numbers, to fill a () array with each of those that passes ``read``."""
+    lines = []
+    for n, (op, args, kind) in enumerate(trace.instructions, start=trace.inputs):
+        if kind == "number":
+            values = [f"s{a.number}" if isinstance(a, Ref) else a for a in args]
+            lines.append(f"s{n} = {ON_NUMBERS[op].format(*values)}")
+    lines += [f"c{n}[...] = s{n}" for n in read] or ["pass"]
+    head = [*(f"s{n}" for n in range(trace.arrays, trace.inputs)), *(f"c{n}" for n in read)]
+    space: dict[str, Any] = {"inf": inf, "nan": nan}
+    exec(f"def numbers({', '.join(head)}):\n    " + "\n    ".join(lines), space)
+    return OnNumbers(space["numbers"])
 
 
 def _stores(trace: Trace, place: dict[int, Slot], take: Callable[[str], Slot], kind: str) -> list[Pass]:

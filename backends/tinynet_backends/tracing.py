@@ -19,7 +19,8 @@ _log = logging.getLogger("tinynet")
 UNARY = ("abs", "negative", "sign", "sqrt", "exp", "expm1", "log", "log1p", "tanh", "floor", "logical_not")
 BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum", "logical_and", "logical_or")
 COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
-ON_NUMBERS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "negative": "-"}
+# Those that a formula may do with plain numbers, too, as any language writes them.
+ON_NUMBERS = {"add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}", "negative": "-{}"}
 
 
 class Untraceable(TypeError):
@@ -59,6 +60,27 @@ class Trace(NamedTuple):
         """For each value the number of the last instruction that reads it; outputs are read at the end."""
         last = {a.number: n for n, i in enumerate(self.instructions) for a in i.args if isinstance(a, Ref)}
         return last | dict.fromkeys((ref.number for ref in self.outputs), len(self.instructions))
+
+    def assignments(
+        self, spelled: dict[str, str], literal: Callable[[str], str] = str
+    ) -> tuple[list[tuple[str, str, str]], list[str]]:
+        """The kind, the name and the value of each instruction's result as text, and the names of the outputs.
+
+        Names begin with a for an array, v for what is made of arrays, s for a number and m for a bool. ``spelled`` has the
+        expression of each operation, with {} for each operand; ``literal`` writes a constant. A number beside arrays is
+        ``real(number)``.
+        """
+        names = [f"{'a' if n < self.arrays else 's'}{n}" for n in range(self.inputs)]
+        made = []
+        for op, args, kind in self.instructions:
+            values = [names[a.number] if isinstance(a, Ref) else literal(a) for a in args]
+            if kind != "number":
+                for n, v in enumerate(values):
+                    if v[0] not in "av" and not op.startswith("logical") and (op, n) != ("where", 0):
+                        values[n] = f"real({v})"
+            names.append(f"{ {'number': 's', 'bool': 'm', 'array': 'v'}[kind] }{len(names)}")
+            made.append((kind, names[-1], spelled[op].format(*values)))
+        return made, [names[ref.number] for ref in self.outputs]
 
 
 def trace(formula: Callable[..., Any], arrays: int, numbers: int = 0) -> Trace:
@@ -104,9 +126,9 @@ class _Recorder:
             return x if condition else y
         return self.do("where", condition, x, y)
 
-    def clip(self, x: Symbol, low: float | None = None, high: float | None = None) -> Symbol:
-        x = x if low is None else self.do("maximum", x, low)
-        return x if high is None else self.do("minimum", x, high)
+    def clip(self, x: Symbol, min: float | None = None, max: float | None = None) -> Symbol:
+        x = x if min is None else self.do("maximum", x, min)
+        return x if max is None else self.do("minimum", x, max)
 
     # A constant of an array's shape is the constant: it takes the shape and dtype of whatever it meets.
 
@@ -116,8 +138,8 @@ class _Recorder:
     def ones_like(self, x: Symbol) -> float:
         return 1.0
 
-    def full_like(self, x: Symbol, value: float) -> float:
-        return value
+    def full_like(self, x: Symbol, fill_value: float) -> float:
+        return fill_value
 
 
 class Symbol:

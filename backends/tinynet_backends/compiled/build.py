@@ -22,7 +22,7 @@ from tinynet_backends.compiled import kernels, samples
 from tinynet_backends.compiled.cached import compiled, unkept
 from tinynet_backends.compiled.program import KERNEL
 from tinynet_backends.rowwise import RowTrace
-from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
+from tinynet_backends.tracing import ON_NUMBERS, Trace
 
 _log = logging.getLogger("tinynet")
 _REAL = {np.dtype("float32"): float32, np.dtype("float64"): float64}
@@ -121,9 +121,8 @@ def _module(text: str) -> tuple[Any, bool]:
         return space["make"], False
 
 
-_SPELLED = {
-    "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}", "negative": "-{}", "abs": "abs({})",
-    "sqrt": "math.sqrt({})", "exp": "exp({})", "expm1": "expm1({})", "log": "math.log({})",
+_SPELLED = ON_NUMBERS | {
+    "abs": "abs({})", "sqrt": "math.sqrt({})", "exp": "exp({})", "expm1": "expm1({})", "log": "math.log({})",
     "log1p": "math.log1p({})", "tanh": "tanh({})", "floor": "np.floor({})",
     "sign": "({0} if {0} != {0} else real({0} > 0) - real({0} < 0))",
     "maximum": "({0} if ({0} >= {1}) | ({0} != {0}) else {1})", "minimum": "({0} if ({0} <= {1}) | ({0} != {0}) else {1})",
@@ -134,24 +133,15 @@ _SPELLED = {
 
 
 def _lines(trace: Trace, kind: str) -> list[str]:
-    """The body of a kernel: arrays are called a and v, numbers s, masks m."""
+    """The body of a kernel."""
     first = 2 if kind == "loss" else 1  # place of the first input among the kernel's words
-    names = [f"{'a' if n < trace.arrays else 's'}{n}" for n in range(trace.inputs)]
+    made, outputs = trace.assignments(_SPELLED)
     before = [f"p{n} = pointer(real, w[{first + n}])" for n in range(trace.arrays)]
     before += [f"s{n} = s[{first + n}]" for n in range(trace.arrays, trace.inputs)]
+    before += [f"{name} = {value}" for result, name, value in made if result == "number"]
     inside = [f"a{n} = p{n}[i]" for n in range(trace.arrays)]
-    for op, args, result in trace.instructions:
-        values = [names[a.number] if isinstance(a, Ref) else a for a in args]
-        name = f"{ {'number': 's', 'bool': 'm', 'array': 'v'}[result] }{len(names)}"
-        names.append(name)
-        if result == "number":
-            before.append(f"{name} = " + (f" {ON_NUMBERS[op]} ".join(values) if len(values) == 2 else f"-{values[0]}"))
-            continue
-        for n, v in enumerate(values):
-            if v[0] not in "av" and not op.startswith("logical") and (op, n) != ("where", 0):
-                values[n] = f"real({v})"
-        inside.append(f"{name} = {_SPELLED[op].format(*values)}")
-    inside += [f"r{n} = {names[ref.number]}" for n, ref in enumerate(trace.outputs)]
+    inside += [f"{name} = {value}" for result, name, value in made if result != "number"]
+    inside += [f"r{n} = {name}" for n, name in enumerate(outputs)]
     if kind == "loss":
         return [
             *before, "scale, cost, slope = pointer(real, w[4]), pointer(real, w[5]), pointer(real, w[6])",

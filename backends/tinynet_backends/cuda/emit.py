@@ -11,10 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 from tinynet_backends.cuda.source import Source, whole
-from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
+from tinynet_backends.tracing import ON_NUMBERS, Trace
 
-_SPELLED = {
-    "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}", "negative": "-{}",
+SPELLED = ON_NUMBERS | {
     "abs": "fabs({})", "sqrt": "sqrt({})", "exp": "exp({})", "expm1": "expm1({})", "log": "log({})", "log1p": "log1p({})",
     "tanh": "tanh({})", "floor": "floor({})", "sign": "{0} != {0} ? {0} : (real)({0} > 0) - (real)({0} < 0)",
     "maximum": "{0} >= {1} || {0} != {0} ? {0} : {1}", "minimum": "{0} <= {1} || {0} != {0} ? {0} : {1}",
@@ -22,6 +21,7 @@ _SPELLED = {
     "not_equal": "{} != {}", "logical_and": "{} && {}", "logical_or": "{} || {}", "logical_not": "!{}",
     "where": "{0} ? {1} : {2}",
 }  # fmt: skip
+_TYPES = {"number": "double", "bool": "bool", "array": "real"}
 
 
 @lru_cache(maxsize=1024)
@@ -53,28 +53,16 @@ def _results(trace: Trace) -> list[str]:
     return _names("r", range(len(trace.outputs)))
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """A float in Python's notation, in C's."""
     return text.replace("inf", "INF").replace("nan", "NOT_A_NUMBER")
 
 
 def _element(trace: Trace, name: str = "element") -> list[str]:
-    """The formula as a function of one element. Prefixes: a arrays, v values, s numbers, m masks."""
-    names = [*_arrays(trace), *_numbers(trace)]
-    lines = []
-    for op, args, kind in trace.instructions:
-        values = [names[a.number] if isinstance(a, Ref) else _literal(a) for a in args]
-        result = f"{ {'number': 's', 'bool': 'm', 'array': 'v'}[kind] }{len(names)}"
-        names.append(result)
-        if kind == "number":
-            value = f" {ON_NUMBERS[op]} ".join(values) if len(values) == 2 else f"-{values[0]}"
-            lines.append(f"    const double {result} = {value};")
-            continue
-        for n, v in enumerate(values):
-            if v[0] not in "av" and not op.startswith("logical") and (op, n) != ("where", 0):
-                values[n] = f"(real){v}"
-        lines.append(f"    const {'bool' if kind == 'bool' else 'real'} {result} = {_SPELLED[op].format(*values)};")
-    lines += [f"    r{n} = {names[ref.number]};" for n, ref in enumerate(trace.outputs)]
+    """The formula as a function of one element."""
+    made, outputs = trace.assignments(SPELLED, literal)
+    lines = [f"    const {_TYPES[kind]} {name} = {value};" for kind, name, value in made]
+    lines += [f"    r{n} = {name};" for n, name in enumerate(outputs)]
     arguments = [f"double {s}" for s in _numbers(trace)]
     arguments += [f"real {a}" for a in _arrays(trace)] + [f"real& {r}" for r in _results(trace)]
     return [f"DEVICE void {name}({', '.join(arguments)}) {{", *lines, "}"]
