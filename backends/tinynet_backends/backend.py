@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from tinynet_backends import exact, philox
 from tinynet_backends.permutation import permute
+from tinynet_backends.philox import Counter, Key
 
 Array = Any
 Formula = Callable[..., Any]
@@ -404,12 +405,12 @@ class Backend:
     # Numbers by counter --------------------------------------------------------------------------------------------
 
     @portable
-    def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
+    def words(self, key: Key, counter: Counter, start: int, n: int) -> Array:
         """Words start, …, start + n - 1 of a Philox4x64-10 stream, as `numpy.random.Philox` gives them: (n,) uint64."""
         return philox.words(self.xp, key, counter, start, n, device=self.device)
 
     @portable
-    def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
+    def words_at(self, key: Key, counter: Counter, index: Array, width: int) -> Array:
         """Rows of ``width`` words of such a stream; row i begins at word ``index[i] * width``: (n,) int64 -> (n, width) uint64."""
         return philox.words_at(self.xp, key, counter, index, width)
 
@@ -424,9 +425,7 @@ class Backend:
         return exact.halves(self.xp, words)
 
     @portable
-    def dropout(
-        self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
-    ) -> tuple[Array, Array]:
+    def dropout(self, x: Array, rate: float, key: Key, counter: Counter) -> tuple[Array, Array]:
         """``x / (1 - rate)`` where a uniform number is at least ``rate``, else 0; and the mask, True where x is kept.
 
         Both have the shape of x. The uniform numbers are those of the Philox stream of this key and counter.
@@ -437,9 +436,7 @@ class Backend:
         keep = xp.reshape(u[:size] >= rate, x.shape)
         return xp.where(keep, x * (1.0 / (1.0 - rate)), xp.zeros_like(x)), keep
 
-    def dropouts(
-        self, x: Array, rate: float, keys: Sequence[tuple[int, int]], counter: tuple[int, int, int]
-    ) -> tuple[Array, Array]:
+    def dropouts(self, x: Array, rate: float, keys: Sequence[Key], counter: Counter) -> tuple[Array, Array]:
         """`dropout` for several networks, x (networks, ...), each with its own key."""
         each = [self.dropout(x[n, ...], rate, key, counter) for n, key in enumerate(keys)]
         y, keep = (self.xp.stack(parts) for parts in zip(*each, strict=True))
@@ -508,7 +505,7 @@ class Backend:
         xp, flat = self.xp, self.xp.reshape(index, (-1,))
         return [xp.reshape(xp.take(x, flat, axis=0), (*index.shape, *x.shape[1:])) for x in arrays]
 
-    def draw(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> Array:
+    def draw(self, key: Key, counter: Counter, index: Any, width: int) -> Array:
         """The random words of samples, (n, width) uint64, for a range of step 1 or (n,) int64 indices.
 
         Those of sample i begin with word ``i * width`` of the Philox stream of this key and counter.
@@ -520,7 +517,7 @@ class Backend:
 
     @portable
     def samples(
-        self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
+        self, formula: Formula, key: Key, counter: Counter, index: Any, width: int,
         tables: Sequence[Array], dtype: str, out: Sequence[Array] | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
         """Samples of a virtual data set: ``formula(ops, words, *tables)``, with the words that `draw` gives.

@@ -42,8 +42,8 @@ def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
     return y
 
 
-_LOG2_HIGH, _LOG2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # the former ends in 21 zero bits
-_LOG_SERIES = tuple(2.0 / k for k in range(21, 2, -2))
+LOG2_HIGH, LOG2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # the former ends in 21 zero bits
+LOG_SERIES = tuple(2.0 / k for k in range(21, 2, -2))
 
 
 def log(xp: Any, x: Array) -> Array:
@@ -66,8 +66,8 @@ def log(xp: Any, x: Array) -> Array:
     exponent = xp.where(large, exponent + 1.0, exponent)
     s = (x - 1.0) / (x + 1.0)
     square = s * s
-    rest = 2.0 * s + s * square * _polynomial(square, _LOG_SERIES)
-    return exponent * _LOG2_HIGH + (exponent * _LOG2_LOW + rest)
+    rest = 2.0 * s + s * square * _polynomial(square, LOG_SERIES)
+    return exponent * LOG2_HIGH + (exponent * LOG2_LOW + rest)
 
 
 # M. J. Wichura, "Algorithm AS 241: The percentage points of the normal distribution", Appl. Stat. 37 (1988), 477-484.
@@ -177,7 +177,7 @@ def normal_lines(xp: Any, device: Any) -> Array:
     return xp.concat([xp.zeros((2 * CELLS, 2), dtype=xp.float64, device=device), rows], axis=0)
 
 
-_PI = 3.141592653589793
+PI = 3.141592653589793
 
 
 def _taylor(first: int, terms: int) -> tuple[float, ...]:
@@ -191,20 +191,20 @@ def _taylor(first: int, terms: int) -> tuple[float, ...]:
     return tuple(float((-1) ** (n // 2) * (2 * pi) ** n / factorial(n)) for n in powers)[::-1]
 
 
-_SINE, _COSINE = _taylor(1, 9), _taylor(0, 9)
+SINE, COSINE = _taylor(1, 9), _taylor(0, 9)
 
 
-_POINTS = 4096
+POINTS = 4096
 
 
 @_cached_per_device
-def _circle(xp: Any, device: Any) -> tuple[Array, Array]:
+def circle_table(xp: Any, device: Any) -> tuple[Array, Array]:
     """Sines and cosines of k / 4096 turns, (4096,) each, by Taylor's series, to about half a unit in the last place."""
-    turns = xp.arange(_POINTS, dtype=xp.float64, device=device) / _POINTS
+    turns = xp.arange(POINTS, dtype=xp.float64, device=device) / POINTS
     quarter = xp.round(4.0 * turns)
     t = turns - 0.25 * quarter  # in [-1/8, 1/8], exact
     square = t * t
-    sine, cosine = t * _polynomial(square, _SINE), _polynomial(square, _COSINE)
+    sine, cosine = t * _polynomial(square, SINE), _polynomial(square, COSINE)
     odd = (quarter == 1.0) | (quarter == 3.0)
     s, c = xp.where(odd, cosine, sine), xp.where(odd, sine, cosine)
     s = xp.where((quarter == 2.0) | (quarter == 3.0), -s, s)
@@ -216,28 +216,28 @@ def sincos(xp: Any, turns: Array) -> tuple[Array, Array]:
 
     From the nearest of 4096 points on the circle, by the angle sum formulas.
     """
-    near = xp.round(turns * _POINTS)
-    t = turns - near * (1.0 / _POINTS)  # at most 1/8192, exact
+    near = xp.round(turns * POINTS)
+    t = turns - near * (1.0 / POINTS)  # at most 1/8192, exact
     square = t * t
-    s, c = t * _polynomial(square, _SINE[-2:]), _polynomial(square, _COSINE[-3:])
-    k = xp.reshape(xp.astype(near, xp.int64) & (_POINTS - 1), (-1,))
-    sine, cosine = (xp.reshape(xp.take(table, k), turns.shape) for table in _circle(xp, turns.device))
+    s, c = t * _polynomial(square, SINE[-2:]), _polynomial(square, COSINE[-3:])
+    k = xp.reshape(xp.astype(near, xp.int64) & (POINTS - 1), (-1,))
+    sine, cosine = (xp.reshape(xp.take(table, k), turns.shape) for table in circle_table(xp, turns.device))
     return sine * c + cosine * s, cosine * c - sine * s
 
 
-_NODES = 1024
+NODES = 1024
 _ARCTAN = tuple((-1) ** n / (2 * n + 1) for n in range(30, 0, -1))
 
 
 @_cached_per_device
-def _arctangents(xp: Any, device: Any) -> Array:
+def arctan_table(xp: Any, device: Any) -> Array:
     """Arc tangents of k / 1024, (1025,), by Taylor's series below tan(pi / 8), from pi / 4 above."""
-    t = xp.arange(_NODES + 1, dtype=xp.float64, device=device) / _NODES
+    t = xp.arange(NODES + 1, dtype=xp.float64, device=device) / NODES
     large = t > 0.41421356237309503
     t = xp.where(large, (t - 1.0) / (t + 1.0), t)
     square = t * t
     angle = t + t * square * _polynomial(square, _ARCTAN)
-    return xp.where(large, angle + 0.25 * _PI, angle)
+    return xp.where(large, angle + 0.25 * PI, angle)
 
 
 def arctan(xp: Any, y: Array, x: Array) -> Array:
@@ -248,10 +248,10 @@ def arctan(xp: Any, y: Array, x: Array) -> Array:
     """
     a = xp.abs(y)
     t = xp.minimum(a, x) / xp.maximum(a, x)
-    k = xp.round(t * _NODES)
-    node = k * (1.0 / _NODES)
+    k = xp.round(t * NODES)
+    node = k * (1.0 / NODES)
     u = (t - node) / (1.0 + t * node)  # at most 1/2048: the next term of the series would be 6e-18
     rest = u - u * u * u * (1.0 / 3.0)
-    angle = xp.take(_arctangents(xp, y.device), xp.astype(k, xp.int64)) + rest
-    angle = xp.where(a > x, 0.5 * _PI - angle, angle)
+    angle = xp.take(arctan_table(xp, y.device), xp.astype(k, xp.int64)) + rest
+    angle = xp.where(a > x, 0.5 * PI - angle, angle)
     return xp.copysign(angle, y)

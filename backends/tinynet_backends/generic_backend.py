@@ -12,6 +12,7 @@ from typing import Any
 from tinynet_backends.backend import Array, Backend
 from tinynet_backends.errors import BackendUnavailable, first_line
 from tinynet_backends.numpy_backend import NumpyBackend
+from tinynet_backends.philox import Counter, Key
 
 # Library -> its array API namespace: a fixed table, so that no name from a file or a command line is ever imported.
 NAMESPACES = {"torch": "array_api_compat.torch", "dpnp": "dpnp"}
@@ -37,10 +38,10 @@ class GenericBackend(Backend):
 
         return super().to_numpy(array_api_compat.to_device(x, "cpu"))
 
-    def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
+    def words(self, key: Key, counter: Counter, start: int, n: int) -> Array:
         return self.asarray(self._host.words(key, counter, start, n))
 
-    def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
+    def words_at(self, key: Key, counter: Counter, index: Array, width: int) -> Array:
         return self.asarray(self._host.words_at(key, counter, self.to_numpy(index), width))
 
     def normal(self, words: Array) -> Array:
@@ -49,9 +50,7 @@ class GenericBackend(Backend):
     def halves(self, words: Array) -> Array:
         return self.asarray(self._host.halves(self.to_numpy(words)))
 
-    def dropout(
-        self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
-    ) -> tuple[Array, Array]:
+    def dropout(self, x: Array, rate: float, key: Key, counter: Counter) -> tuple[Array, Array]:
         ones = self._host.xp.ones(x.shape, "float32")
         keep = self.asarray(self._host.dropout(ones, rate, key, counter)[1])
         return self.xp.where(keep, x * (1.0 / (1.0 - rate)), self.xp.zeros_like(x)), keep

@@ -13,6 +13,7 @@ from tinynet_backends.capture import StandIn
 from tinynet_backends.compiled import build, counters
 from tinynet_backends.compiled.program import Kernel
 from tinynet_backends.numba_calls import GRAIN, NumbaCalls, dense, ready, rows_of
+from tinynet_backends.philox import Counter, Key
 from tinynet_backends.rowwise import traced as traced_rows
 
 TILE = 2048  # random words that are made and used at a time
@@ -23,13 +24,13 @@ _F8, _U8 = np.dtype(np.float64), np.dtype(np.uint64)
 class NumbaNumbers(NumbaCalls):
     """Random words and what is made of them, shuffles, the samples of virtual data sets, and rows by number."""
 
-    def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
+    def words(self, key: Key, counter: Counter, start: int, n: int) -> Array:
         out = self.empty((n,), _U8)
         place, skip = philox.block_of(counter, start)
         self._run(counters.words, _F8, self._parts(n, GRAIN // 4), n, *key, *place, skip, out)
         return out
 
-    def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
+    def words_at(self, key: Key, counter: Counter, index: Array, width: int) -> Array:
         out = self.empty((index.size, width), _U8)
         index = np.ascontiguousarray(index, np.int64)
         parts = self._parts(out.size, GRAIN // 4)
@@ -51,9 +52,7 @@ class NumbaNumbers(NumbaCalls):
         self._run(counters.halves, _F8, self._parts(out.size), rows, columns, words, stride, out)
         return out
 
-    def dropout(
-        self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
-    ) -> tuple[Array, Array]:
+    def dropout(self, x: Array, rate: float, key: Key, counter: Counter) -> tuple[Array, Array]:
         if not ready(x, x.dtype):
             return super().dropout(x, rate, key, counter)
         y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, np.dtype(np.bool_))
@@ -61,9 +60,7 @@ class NumbaNumbers(NumbaCalls):
         self._run(counters.dropout, x.dtype, self._parts(x.size), x.size, x, float(rate), pair, *counter, y, keep)
         return y, keep
 
-    def dropouts(
-        self, x: Array, rate: float, keys: Sequence[tuple[int, int]], counter: tuple[int, int, int]
-    ) -> tuple[Array, Array]:
+    def dropouts(self, x: Array, rate: float, keys: Sequence[Key], counter: Counter) -> tuple[Array, Array]:
         if not x.size or not ready(x, x.dtype):
             return super().dropouts(x, rate, keys, counter)
         y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, np.dtype(np.bool_))
@@ -131,7 +128,7 @@ class NumbaNumbers(NumbaCalls):
         return super().gather(arrays, index)  # negative ones count from the end
 
     def samples(
-        self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
+        self, formula: Formula, key: Key, counter: Counter, index: Any, width: int,
         tables: Sequence[Array], dtype: str, out: Sequence[Array] | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
         kind = np.dtype(dtype)
@@ -152,10 +149,10 @@ class NumbaNumbers(NumbaCalls):
     @cached_property
     def _exact(self) -> tuple[list[Array], list[int]]:
         """What formulas of samples read normal numbers, sines, cosines and angles from, and the addresses."""
-        exacts = exact.normal_lines(np, "cpu"), *exact._circle(np, "cpu"), exact._arctangents(np, "cpu")
+        exacts = exact.normal_lines(np, "cpu"), *exact.circle_table(np, "cpu"), exact.arctan_table(np, "cpu")
         return [*exacts], [a.ctypes.data for a in exacts]
 
-    def _stream(self, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int) -> tuple[Any, ...]:
+    def _stream(self, key: Key, counter: Counter, index: Any, width: int) -> tuple[Any, ...]:
         """What `counters.drawn` is told."""
         if isinstance(index, range):
             place, skip = philox.block_of(counter, width * index.start)

@@ -15,6 +15,7 @@ from tinynet_backends.capture import Call, StandIn, Tape, real, run
 from tinynet_backends.in_place import in_place
 from tinynet_backends.numpy_numbers import BLOCK, NumpyNumbers
 from tinynet_backends.passes import INTEGER, OnNumbers, Passes, write_passes
+from tinynet_backends.philox import Counter, Key
 from tinynet_backends.replay import Compiled, Replay
 from tinynet_backends.tracing import traced
 
@@ -310,9 +311,7 @@ class NumpyBackend(NumpyNumbers):
         else:
             do(np.dot, chosen, weight, loss)
 
-    def dropout(
-        self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
-    ) -> tuple[Array, Array]:
+    def dropout(self, x: Array, rate: float, key: Key, counter: Counter) -> tuple[Array, Array]:
         y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, np.dtype(np.bool_))
         self._do(self._dropout, x, rate, *key, *counter, y, keep)
         return y, keep

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tinynet_backends import exact, permutation
 from tinynet_backends.backend import Array, Backend, Formula
+from tinynet_backends.philox import Counter, Key
 from tinynet_backends.threads import for_each
 
 BLOCK = 32768  # elements: a handful of float32 temporaries of this length fit a 1 MiB second-level cache
@@ -38,7 +39,7 @@ _GENERATOR = _Generator()
 class NumpyNumbers(Backend):
     block = 2 * BLOCK  # random words at a time: fewer passes touch them
 
-    def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
+    def words(self, key: Key, counter: Counter, start: int, n: int) -> Array:
         first, skip = divmod(start, 4)
         above, first = divmod(first, 2**64)
         place = first, (counter[0] + above) % 2**64, *counter[1:]
@@ -74,20 +75,20 @@ class NumpyNumbers(Backend):
     def sincos(self, turns: Array) -> tuple[Array, Array]:
         # `exact.sincos` in place
         flat = turns.reshape(-1)
-        near = flat * float(exact._POINTS)
+        near = flat * float(exact.POINTS)
         np.rint(near, out=near)
         cell = near.astype(np.int64)
-        cell &= exact._POINTS - 1
-        near *= 1.0 / exact._POINTS
+        cell &= exact.POINTS - 1
+        near *= 1.0 / exact.POINTS
         t = np.subtract(flat, near, out=near)
         square = t * t
-        s, c = square * exact._SINE[-2], square * exact._COSINE[-3]
-        s += exact._SINE[-1]
+        s, c = square * exact.SINE[-2], square * exact.COSINE[-3]
+        s += exact.SINE[-1]
         s *= t
-        c += exact._COSINE[-2]
+        c += exact.COSINE[-2]
         c *= square
-        c += exact._COSINE[-1]
-        sine, cosine = (table.take(cell, mode="clip") for table in exact._circle(self.xp, turns.device))
+        c += exact.COSINE[-1]
+        sine, cosine = (table.take(cell, mode="clip") for table in exact.circle_table(self.xp, turns.device))
         np.multiply(sine, s, out=t)
         np.multiply(cosine, s, out=square)
         sine *= c
@@ -99,7 +100,7 @@ class NumpyNumbers(Backend):
     def arctan(self, y: Array, x: Array) -> Array:
         # `exact.arctan` in place. t + 1.5 * 2**42 is rounded to a multiple of 1/1024: the node, whose number is in the
         # lowest bits.
-        angles, coarse = exact._arctangents(self.xp, y.device), 1.5 * 2.0**42
+        angles, coarse = exact.arctan_table(self.xp, y.device), 1.5 * 2.0**42
         angle = np.abs(y)
         swapped = angle > x
         t, u = np.minimum(angle, x), np.maximum(angle, x)
@@ -117,7 +118,7 @@ class NumpyNumbers(Backend):
         u -= t
         np.take(angles, cell, out=angle, mode="clip")
         angle += u
-        np.subtract(np.multiply(swapped, 0.5 * exact._PI), angle, out=angle)  # the quarter's rest, or the negative
+        np.subtract(np.multiply(swapped, 0.5 * exact.PI), angle, out=angle)  # the quarter's rest, or the negative
         np.abs(angle, out=angle)
         return np.copysign(angle, y, out=angle)
 
@@ -150,7 +151,7 @@ class NumpyNumbers(Backend):
         return found
 
     def samples(
-        self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
+        self, formula: Formula, key: Key, counter: Counter, index: Any, width: int,
         tables: Sequence[Array], dtype: str, out: Sequence[Array] | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
         n, size = len(index), max(1, self.block // max(width, 1))

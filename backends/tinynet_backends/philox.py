@@ -12,16 +12,16 @@ from functools import reduce
 from typing import Any
 
 Array = Any
+Key = tuple[int, int]  # the seed and the purpose of a stream
+Counter = tuple[int, int, int]  # the upper three words of the counters of its blocks
 
-_MULTIPLIER = 0xD2E7470EE14C6C93, 0xCA5A826395121157
-_WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
+MULTIPLIER = 0xD2E7470EE14C6C93, 0xCA5A826395121157
+WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 _LOW32 = 0xFFFFFFFF
 _LOW64 = 0xFFFFFFFFFFFFFFFF
 
 
-def words(
-    xp: Any, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int, device: Any = None
-) -> Array:
+def words(xp: Any, key: Key, counter: Counter, start: int, n: int, device: Any = None) -> Array:
     """Words ``start .. start + n`` of the stream (key, counter): (n,) uint64; ``0 <= start < 2**80``.
 
     The stream is that of ``np.random.Philox(key=key, counter=[0, *counter]).random_raw``.
@@ -37,7 +37,7 @@ def words(
     return xp.reshape(xp.stack(block, axis=1), (-1,))[skip : skip + n]
 
 
-def block_of(counter: tuple[int, int, int], start: int) -> tuple[tuple[int, int, int, int], int]:
+def block_of(counter: Counter, start: int) -> tuple[tuple[int, int, int, int], int]:
     """The counter of the block that word ``start`` of a stream is in, and how many words of that block are before it."""
     first, skip = divmod(start, 4)
     above, first = divmod(first + 1, 2**64)  # NumPy increments before it makes a block: block 0 has counter 1
@@ -53,7 +53,7 @@ def rows_of(words: Array) -> tuple[int, int, int] | None:
     return (words.size, 1, 1) if words.flags.c_contiguous else None
 
 
-def words_at(xp: Any, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
+def words_at(xp: Any, key: Key, counter: Counter, index: Array, width: int) -> Array:
     """Row ``r`` is words ``width * index[r] .. + width`` of the stream (key, counter): (n,) int64 -> (n, width) uint64.
 
     ``0 <= width * index < 2**80``: the index of a block may exceed 64 bits and carries into the counter's next word.
@@ -78,7 +78,7 @@ def words_at(xp: Any, key: tuple[int, int], counter: tuple[int, int, int], index
 
 
 def blocks(
-    xp: Any, c0: Array, c1: Array | int, c2: Array | int, c3: Array | int, key: tuple[int, int]
+    xp: Any, c0: Array, c1: Array | int, c2: Array | int, c3: Array | int, key: Key
 ) -> tuple[Array, Array, Array, Array]:
     """The four words of the block at each counter: uint64 ``c0``, and uint64 or int ``c1 c2 c3`` -> four like ``c0``.
 
@@ -99,10 +99,10 @@ def blocks(
         return reduce(operator.xor, arrays, constant(xp, number, device)) if arrays else number
 
     for _ in range(10):
-        high0, low0 = multiply(_MULTIPLIER[0], c0)
-        high1, low1 = multiply(_MULTIPLIER[1], c2)
+        high0, low0 = multiply(MULTIPLIER[0], c0)
+        high1, low1 = multiply(MULTIPLIER[1], c2)
         c0, c1, c2, c3 = xor(high1, c1, k0), low1, xor(high0, c3, k1), low0
-        k0, k1 = (k0 + _WEYL[0]) & _LOW64, (k1 + _WEYL[1]) & _LOW64
+        k0, k1 = (k0 + WEYL[0]) & _LOW64, (k1 + WEYL[1]) & _LOW64
     return c0, c1, c2, c3
 
 

@@ -108,10 +108,10 @@ def put_blocks(context: Any, c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: An
         states += [(builder.add(c0, _WORD(n)), *counter) for n in range(VECTORS * LANES, BLOCKS)]
         for _ in range(10):
             for n, (v0, v1, v2, v3) in enumerate(states):  # interleaved: while one waits for a product, others go on
-                high0, low0 = _product(builder, philox._MULTIPLIER[0], v0)
-                high1, low1 = _product(builder, philox._MULTIPLIER[1], v2)
+                high0, low0 = _product(builder, philox.MULTIPLIER[0], v0)
+                high1, low1 = _product(builder, philox.MULTIPLIER[1], v2)
                 states[n] = _mixed(builder, high1, v1, k0), low1, _mixed(builder, high0, v3, k1), low0
-            k0, k1 = (builder.add(k, _WORD(w)) for k, w in zip((k0, k1), philox._WEYL, strict=True))
+            k0, k1 = (builder.add(k, _WORD(w)) for k, w in zip((k0, k1), philox.WEYL, strict=True))
         place = 0
         for state in states:
             for part in _in_order(builder, state):

@@ -21,6 +21,7 @@ from tinynet_backends.cuda.plan import ALIGNED, STORED
 from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.source import Source
 from tinynet_backends.cuda.staging import Staging
+from tinynet_backends.philox import Counter, Key
 from tinynet_backends.tracing import traced
 
 R = TypeVar("R")
@@ -276,9 +277,7 @@ class CudaDevice(Backend):
             scalars = tuple(map(graph.real, scalars))
         super().update(formula, arrays, inputs, *scalars)
 
-    def dropout(
-        self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
-    ) -> tuple[Array, Array]:
+    def dropout(self, x: Array, rate: float, key: Key, counter: Counter) -> tuple[Array, Array]:
         first, second, third = map(graph.whole, counter)
         return super().dropout(x, rate, key, (first, second, third))
 

@@ -15,6 +15,7 @@ from tinynet_backends.backend import Array, Backend, Formula
 from tinynet_backends.cuda import emit
 from tinynet_backends.cuda import samples as rows
 from tinynet_backends.cuda.source import REAL, Source, load
+from tinynet_backends.philox import Counter, Key
 from tinynet_backends.rowtext import tables as tables_of
 from tinynet_backends.rowwise import traced as traced_rows
 from tinynet_backends.tracing import traced
@@ -236,8 +237,7 @@ class CudaOperations(Backend):
         return dx
 
     def standardize(self, x: Array, mean: Array, scale: Array) -> Array:
-        fits = x.ndim == 2 and x.size and _ready(x, x.dtype)
-        if not fits or not all(_ready(a, x.dtype) and a.shape == x.shape[1:] for a in (mean, scale)):
+        if not _with_vectors(x, mean, scale):
             return super().standardize(x, mean, scale)
         y = self.empty(x.shape, x.dtype)
         self._launch(load("norms", x.dtype), "standardize", *_rows(*x.shape), x, mean, scale, y)
@@ -246,8 +246,7 @@ class CudaOperations(Backend):
     def normalize(
         self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
     ) -> tuple[Array, Array, Array, Array, Array]:
-        fits = x.ndim == 2 and x.size and axis in (-1, -2) and _ready(x, x.dtype)
-        if not fits or not all(_ready(a, x.dtype) and a.shape == x.shape[1:] for a in (gamma, beta)):
+        if not _with_vectors(x, gamma, beta) or axis not in (-1, -2):
             return super().normalize(x, gamma, beta, axis, eps)
         source, (n, i) = load("norms", x.dtype), x.shape
         y, normed = self.empty(x.shape, x.dtype), self.empty(x.shape, x.dtype)
@@ -264,11 +263,8 @@ class CudaOperations(Backend):
     def normalize_grad(
         self, dy: Array, normed: Array, rstd: Array, gamma: Array, axis: int
     ) -> tuple[Array, Array, Array]:
-        fits = dy.ndim == 2 and dy.size and axis in (-1, -2) and _alike((dy, normed))
-        shapes = ((dy.shape[0], 1) if axis == -1 else (1, *dy.shape[1:])), dy.shape[1:]
-        if not fits or not all(
-            _ready(a, dy.dtype) and a.shape == s for a, s in zip((rstd, gamma), shapes, strict=True)
-        ):
+        fits = _with_vectors(dy, gamma) and _alike((dy, normed)) and _ready(rstd, dy.dtype) and axis in (-1, -2)
+        if not fits or rstd.shape != ((len(dy), 1) if axis == -1 else (1, *gamma.shape)):
             return super().normalize_grad(dy, normed, rstd, gamma, axis)
         source, (n, i) = load("norms", dy.dtype), dy.shape
         dx, dgamma, dbeta = (self.empty(shape, dy.dtype) for shape in (dy.shape, (i,), (i,)))
@@ -337,7 +333,7 @@ class CudaOperations(Backend):
 
     # Numbers by counter --------------------------------------------------------------------------------------------
 
-    def words(self, key: tuple[int, int], counter: tuple[int, int, int], start: int, n: int) -> Array:
+    def words(self, key: Key, counter: Counter, start: int, n: int) -> Array:
         place, skip = philox.block_of(counter, start)
         out = self.empty((n,), _U8)
         if n:
@@ -345,7 +341,7 @@ class CudaOperations(Backend):
             self._launch(_INTEGERS, "words", *_threads(n // 4 + 1), np.int64(n), *numbers, np.int64(skip), out)
         return out
 
-    def words_at(self, key: tuple[int, int], counter: tuple[int, int, int], index: Array, width: int) -> Array:
+    def words_at(self, key: Key, counter: Counter, index: Array, width: int) -> Array:
         (n,) = index.shape
         out = self.empty((n, width), _U8)
         if out.size:
@@ -371,9 +367,7 @@ class CudaOperations(Backend):
             self._launch(_INTEGERS, "halves", *_threads(words.size), *sizes, words, out)
         return out
 
-    def dropout(
-        self, x: Array, rate: float, key: tuple[int, int], counter: tuple[int, int, int]
-    ) -> tuple[Array, Array]:
+    def dropout(self, x: Array, rate: float, key: Key, counter: Counter) -> tuple[Array, Array]:
         """As specified; a number of the counter may also be a () uint64 array, which is read when the kernel runs."""
         if not _ready(x, x.dtype):
             return super().dropout(x, rate, key, counter)
@@ -426,7 +420,7 @@ class CudaOperations(Backend):
     # Samples -------------------------------------------------------------------------------------------------------
 
     def samples(
-        self, formula: Formula, key: tuple[int, int], counter: tuple[int, int, int], index: Any, width: int,
+        self, formula: Formula, key: Key, counter: Counter, index: Any, width: int,
         tables: Sequence[Array], dtype: str, out: Sequence[Array] | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
         n, trace = len(index), traced_rows(formula, width, tuple(t.shape for t in tables))
@@ -437,8 +431,8 @@ class CudaOperations(Backend):
         if out is None:
             out = self.empty((n, k or 0), kind), self.empty((n,), _I8) if o is None else self.empty((n, o), kind)
         x, y = out
-        ours = exact.normal_lines(self.xp, x.device), *exact._circle(self.xp, x.device)
-        constants = *ours, exact._arctangents(self.xp, x.device), *[tables[number] for number in tables_of(trace)]
+        ours = exact.normal_lines(self.xp, x.device), *exact.circle_table(self.xp, x.device)
+        constants = *ours, exact.arctan_table(self.xp, x.device), *[tables[number] for number in tables_of(trace)]
         first, numbers = (index.start, None) if isinstance(index, range) else (0, self._dense(self.asarray(index), _I8))
         place = *map(np.uint64, (*key, *counter)), np.int64(first), numbers
         blocks = _threads(n * rows.parts(trace))
@@ -476,6 +470,12 @@ def _alike(arrays: Sequence[Array]) -> bool:
     """Whether all have one shape and dtype, and are ready."""
     first = arrays[0]
     return all(a.shape == first.shape and _ready(a, first.dtype) for a in arrays)
+
+
+def _with_vectors(x: Array, *vectors: Array) -> bool:
+    """Whether kernels can take x (n, i), which is not empty, with vectors (i,)."""
+    fits = x.ndim == 2 and x.size and _ready(x, x.dtype)
+    return bool(fits and all(_ready(v, x.dtype) and v.shape == x.shape[1:] for v in vectors))
 
 
 def _number(number: Any, kind: Any) -> tuple[Any, Any]:

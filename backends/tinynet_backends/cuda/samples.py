@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from tinynet_backends import exact
+from tinynet_backends.cuda.emit import SPELLED, literal
 from tinynet_backends.cuda.source import Source, read, whole
 from tinynet_backends.rowtext import FEW, Writer, tables
 from tinynet_backends.rowwise import RowTrace
@@ -18,9 +19,9 @@ from tinynet_backends.rowwise import RowTrace
 EACH = 32  # features that a thread makes at a time, as in kernels/exact.cuh
 _TYPES = {"float64": "double", "int64": "i64", "uint64": "u64", "bool": "bool", "real": "real"}
 _DEFINED = {
-    "POINTS": exact._POINTS, "NODES": float(exact._NODES), "QUARTER": 0.5 * exact._PI,
-    "SINE0": exact._SINE[-2], "SINE1": exact._SINE[-1], "COSINE0": exact._COSINE[-3], "COSINE1": exact._COSINE[-2],
-    "COSINE2": exact._COSINE[-1], "LOG2_HIGH": exact._LOG2_HIGH, "LOG2_LOW": exact._LOG2_LOW,
+    "POINTS": exact.POINTS, "NODES": float(exact.NODES), "QUARTER": 0.5 * exact.PI,
+    "SINE0": exact.SINE[-2], "SINE1": exact.SINE[-1], "COSINE0": exact.COSINE[-3], "COSINE1": exact.COSINE[-2],
+    "COSINE2": exact.COSINE[-1], "LOG2_HIGH": exact.LOG2_HIGH, "LOG2_LOW": exact.LOG2_LOW,
 }  # fmt: skip
 
 
@@ -29,15 +30,11 @@ class Cuda:
 
     def __init__(self) -> None:
         self.short = True  # whether there is little work beside the features
-        self.spelled = {
-            "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}",
+        self.spelled = SPELLED | {
             "remainder": "remainder_of({}, {})", "bitwise_and": "{} & {}", "bitwise_or": "{} | {}", "bitwise_xor": "{} ^ {}",
-            "left_shift": "{} << {}", "right_shift": "{} >> {}", "negative": "-{}", "abs": "magnitude({})", "floor": "floor({})",
-            "sqrt": "sqrt({})", "maximum": "{0} >= {1} || {0} != {0} ? {0} : {1}",
-            "minimum": "{0} <= {1} || {0} != {0} ? {0} : {1}", "less": "{} < {}", "less_equal": "{} <= {}",
-            "greater": "{} > {}", "greater_equal": "{} >= {}", "equal": "{} == {}", "not_equal": "{} != {}",
-            "where": "{0} ? {1} : {2}", "constant": "{}", "log": "logarithm({})", "sine": "sine({}, sines, cosines)",
-            "cosine": "cosine({}, sines, cosines)", "arctan": "arctan({}, {}, angles)", "normal": "normal({}, lines)",
+            "left_shift": "{} << {}", "right_shift": "{} >> {}", "abs": "magnitude({})", "log": "logarithm({})",
+            "sine": "sine({}, sines, cosines)", "cosine": "cosine({}, sines, cosines)", "arctan": "arctan({}, {}, angles)",
+            "normal": "normal({}, lines)", "constant": "{}",
         }  # fmt: skip
 
     def let(self, name: str, kind: str, value: str) -> str:
@@ -75,7 +72,7 @@ class Cuda:
         if "(" in text:
             kind, _, value = text[:-1].partition("(")
             return f"({_TYPES[kind]}){value}" + ("ull" if kind == "uint64" else "ll")
-        text = text.replace("inf", "INF").replace("nan", "NOT_A_NUMBER")
+        text = literal(text)
         return f"({text})" if text[0] == "-" else text
 
     def word(self, place: str) -> str:
@@ -119,7 +116,7 @@ def kernel(trace: RowTrace, dtype: Any) -> Source:
     arguments = ["i64 n", *stream, "real* __restrict__ x", result, *shared, *own]
     lines = [
         *[f"#define {name} {value!r}" for name, value in _DEFINED.items()],
-        f"#define SERIES {{{', '.join(map(repr, exact._LOG_SERIES))}}}",
+        f"#define SERIES {{{', '.join(map(repr, exact.LOG_SERIES))}}}",
         read("philox.cuh"),
         read("exact.cuh"),
         f"KERNEL samples({', '.join(arguments)}) {{",
