@@ -58,7 +58,7 @@ def test_work_is_shared_out(monkeypatch):
     machine = program.Machine()
     machine.cores = 4  # more helpers than there may be cores
     machine._fresh()
-    monkeypatch.setattr(program, "_machine", lambda: machine)
+    monkeypatch.setattr(program, "machine", lambda: machine)
     x, g = np.arange(1e5), np.ones(1)
     for parts in (1, 2, 3, 7, 64):
         kernel = program.Kernel(build.formula(trace(lambda xp, x: x + 1.0, 1), x.dtype, "update"), parts)
@@ -119,7 +119,7 @@ def test_the_callers_limit_is_kept_and_changes_no_bit(wanted):
 
 def test_threadpoolctl():
     threadpoolctl = pytest.importorskip("threadpoolctl")
-    machine = program._machine()
+    machine = program.machine()
     if machine.blas is None:
         pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
     with threadpoolctl.threadpool_limits(1), machine.blas.alone() as allowed:
@@ -179,7 +179,7 @@ def test_a_forked_process_goes_on(wanted):
 @pytest.mark.parametrize("absent", [{"tiles": False}, {"tiles": False, "blas": None}])
 def test_products_of_numpys(monkeypatch, wanted, absent):
     for name, value in absent.items():
-        monkeypatch.setattr(program._machine(), name, value)
+        monkeypatch.setattr(program.machine(), name, value)
     theta = np.frombuffer(trained(), "float32")
     np.testing.assert_allclose(theta, np.frombuffer(wanted, "float32"), rtol=1e-3, atol=1e-3)
 
@@ -541,7 +541,7 @@ def test_a_scan_returns_a_part_of_a_result(divided):
 def test_what_nobody_reads_afterwards_stays_in_the_cache(monkeypatch):
     """Each part has all networks' numbers between two kernels at one place; what is returned has a place for each."""
     monkeypatch.setattr(program, "_SHARE", 1)
-    parts = program.TURNS * program.cores()
+    parts = program.TURNS * program.machine().cores
     ops, x, seen = get_backend("numba"), np.arange(12.0 * parts).reshape(3 * parts, 4), []
 
     def step(x):

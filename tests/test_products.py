@@ -162,7 +162,7 @@ def test_blocks_that_are_added_up_apart(dtype, turned, tiled, monkeypatch):
     library = blas.find()
     if library is None and not tiled:
         pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
-    monkeypatch.setattr(program, "tiles", lambda: tiled)
+    monkeypatch.setattr(program.machine(), "tiles", tiled)
     ops, made, ways = get_backend("numba"), [], set()
     by_tiles, by_blas = ops._by_tiles, ops._by_blas
     monkeypatch.setattr(ops, "_by_tiles", lambda a, *b, **c: made.append(("tiles", a.ndim)) or by_tiles(a, *b, **c))

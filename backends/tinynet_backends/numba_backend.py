@@ -17,7 +17,7 @@ try:
     from numba.core import config
     from tinynet_backends.compiled import build, kernels
     from tinynet_backends.compiled.program import Kernel
-    from tinynet_backends.numba_calls import GRAIN, alike, dense, networks, ready, rows_of
+    from tinynet_backends.numba_calls import GRAIN, alike, dense, networks, ready, rows_of, with_vectors
     from tinynet_backends.numba_dense import NumbaDense
     from tinynet_backends.numba_numbers import NumbaNumbers
 except ImportError as e:
@@ -106,42 +106,36 @@ class NumbaBackend(NumbaDense, NumbaNumbers):
         return dx
 
     def standardize(self, x: Array, mean: Array, scale: Array) -> Array:
-        many = x.ndim == 3 and mean.shape == scale.shape == (len(x), x.shape[2]) and networks((mean, scale), x.dtype)
-        single = x.ndim == 2 and all(a.shape == x.shape[1:] and ready(a, x.dtype) for a in (mean, scale))
-        if not (many or single) or not ready(x, x.dtype):
+        if not with_vectors(x, mean, scale):
             return super().standardize(x, mean, scale)
-        y, parts = self.empty(x.shape, x.dtype), self._parts(x.size)
-        words = *x.shape[-2:], x, mean, scale, y
-        self._run_each_if(many, kernels.standardize, x.dtype, parts, *words)
+        y, words = self.empty(x.shape, x.dtype), (*x.shape[-2:], x, mean, scale)
+        self._run_each_if(x.ndim == 3, kernels.standardize, x.dtype, self._parts(x.size), *words, y)
         return y
 
     def normalize(
         self, x: Array, gamma: Array, beta: Array, axis: int, eps: float
     ) -> tuple[Array, Array, Array, Array, Array]:
-        single = x.ndim == 2 and all(a.shape == x.shape[1:] and ready(a, x.dtype) for a in (gamma, beta))
-        many = x.ndim == 3 and gamma.shape == (len(x), x.shape[2]) and networks((gamma, beta), x.dtype)
-        if not (single or many) or not x.size or axis not in (-1, -2) or not ready(x, x.dtype):
+        if not with_vectors(x, gamma, beta) or not x.size or axis not in (-1, -2):
             return super().normalize(x, gamma, beta, axis, eps)
         *lead, n, i = x.shape
         y, normed = self.empty(x.shape, x.dtype), self.empty(x.shape, x.dtype)
         rstd, mean, var = (self.empty((*lead, n, 1) if axis == -1 else (*lead, 1, i), x.dtype) for _ in range(3))
         maker = kernels.normalize_rows if axis == -1 else kernels.normalize_columns
         words = n, i, x, gamma, beta, float(eps), y, normed, rstd, mean, var
-        self._run_each_if(many, maker, x.dtype, self._parts(x.size), *words)
+        self._run_each_if(x.ndim == 3, maker, x.dtype, self._parts(x.size), *words)
         return y, normed, rstd, mean, var
 
     def normalize_grad(
         self, dy: Array, normed: Array, rstd: Array, gamma: Array, axis: int
     ) -> tuple[Array, Array, Array]:
-        single = dy.ndim == 2 and gamma.shape == dy.shape[1:] and ready(gamma, dy.dtype)
-        many = dy.ndim == 3 and gamma.shape == (len(dy), dy.shape[2]) and networks((gamma,), dy.dtype)
-        usual = (single or many) and dy.size and axis in (-1, -2) and alike((dy, normed)) and ready(rstd, dy.dtype)
+        usual = with_vectors(dy, gamma) and dy.size and axis in (-1, -2)
+        usual = usual and alike((dy, normed)) and ready(rstd, dy.dtype)
         *lead, n, i = dy.shape
         if not usual or rstd.shape != ((*lead, n, 1) if axis == -1 else (*lead, 1, i)):
             return super().normalize_grad(dy, normed, rstd, gamma, axis)
         parts = self._parts(dy.size)
         dx, dgamma, dbeta = self.empty(dy.shape, dy.dtype), *(self._gradient((*lead, i), dy.dtype) for _ in range(2))
-        run = partial(self._run_each_if, many)
+        run = partial(self._run_each_if, dy.ndim == 3)
         run(kernels.scale_grad, dy.dtype, parts, n, i, dy, normed, dgamma, dbeta)
         if axis == -1:
             run(kernels.normalize_rows_grad, dy.dtype, parts, n, i, dy, normed, rstd, gamma, dx)

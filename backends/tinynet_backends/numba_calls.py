@@ -22,7 +22,7 @@ class NumbaCalls(NumpyBackend):
 
     def __init__(self) -> None:
         super().__init__("numba")
-        self._cores = program.cores()
+        self._cores = program.machine().cores
 
     def _lower(self, calls: Sequence[Call], replay: Replay) -> None:
         program.lower(calls, replay)
@@ -47,13 +47,14 @@ class NumbaCalls(NumpyBackend):
         """A kernel for each network: the arrays among its arguments have an axis of networks first."""
         count = next(len(a) for a in args if hasattr(a, "strides"))
         room = self.empty((count, len(args)), np.dtype(np.int64))
-        made, words = program.of_each(kernel, min(parts, count), count, args, room)
-        self._do(made, *words)
+        steps = [a.strides[0] if hasattr(a, "strides") else 0 for a in args]
+        each = Kernel(program.machine().each, min(parts, count), count)
+        self._do(each, count, kernel, len(args), room, *steps, *args)
 
     def versions(self) -> str:
-        blas = program.library()
-        kernels = f"OpenBLAS for {blas.kernels}, " if blas else ""
-        if program.tiles():
+        machine = program.machine()
+        kernels = f"OpenBLAS for {machine.blas.kernels}, " if machine.blas else ""
+        if machine.tiles:
             kernels = "products of its own for AVX-512, "
         return f"NumPy {np.__version__}, numba {numba.__version__}, {kernels}{self._cores} threads"
 
@@ -78,14 +79,21 @@ def alike(arrays: Sequence[Array]) -> bool:
     return all(a.shape == first.shape and ready(a, first.dtype) for a in arrays)
 
 
-def networks(arrays: Sequence[Array], dtype: Any = None) -> bool:
+def with_vectors(x: Array, *vectors: Array) -> bool:
+    """Whether a kernel can take x (n, i) with vectors (i,), or x (networks, n, i) with vectors (networks, i)."""
+    fits = x.ndim in (2, 3) and ready(x, x.dtype)
+    fits = fits and all(v.dtype == x.dtype and v.shape == (*x.shape[:-2], x.shape[-1]) for v in vectors)
+    return fits and (networks(vectors) if x.ndim == 3 else all(map(dense, vectors)))
+
+
+def networks(arrays: Sequence[Array]) -> bool:
     """Whether all are of one shape (networks, p) and dtype, each network's numbers without gaps."""
     first = arrays[0]
-    return build.supported(first.dtype if dtype is None else dtype) and all(
+    return build.supported(first.dtype) and all(
         a.ndim == 2
         and a.size
         and a.shape == first.shape
-        and a.dtype == (dtype or first.dtype)
+        and a.dtype == first.dtype
         and a.strides[1] == a.itemsize
         and a.strides[0] >= a.itemsize * a.shape[1]
         and a.flags.aligned

@@ -66,11 +66,11 @@ class NumbaDense(NumbaCalls):
 
     def _products(self, a: Array, b: Array, c: Array, bias: Array | None = None) -> None:
         """``c[...] = a @ b + bias``, one product or one for each of many networks."""
-        (m, k), n, blas = a.shape[-2:], b.shape[-1], program.library()
+        (m, k), n, blas = a.shape[-2:], b.shape[-1], program.machine().blas
         vector = c.ndim == 2 and min(m, n) == 1 and m * n * k > _FLOPS // 4  # BLAS has a product for matrix and vector
         if vector and blas is not None:
             self._by_vector(blas.gemv[c.dtype], *((a, b, c) if n == 1 else (b.mT, a.mT, c.mT)), bias, int(n > 1))
-        elif vector or not a.size or not b.size or (blas is None and not program.tiles()):
+        elif vector or not a.size or not b.size or (blas is None and not program.machine().tiles):
             self._do(np.matmul, a, b, c)
             if bias is not None:
                 self._do(np.add, c, bias[..., None, :], c)
@@ -101,9 +101,9 @@ class NumbaDense(NumbaCalls):
 
     def _algorithm(self, a: Array, b: Array) -> Callable[..., None]:
         """What computes ``c[...] = a @ b + bias``, one product or several, ``networks``' or blocks of terms."""
-        (m, k), n, blas = a.shape[-2:], b.shape[-1], program.library()
+        (m, k), n, blas = a.shape[-2:], b.shape[-1], program.machine().blas
         short = _layout(a)[0] == kernels.TRANSPOSED and m * n * k < _SHORT
-        if blas is not None and (short or min(m, n) <= _FEW or not program.tiles()):
+        if blas is not None and (short or min(m, n) <= _FEW or not program.machine().tiles):
             return partial(self._by_blas, blas.gemm[b.dtype])
         return self._by_tiles
 

@@ -41,7 +41,7 @@ _C32 = tuple(np.float32(1 / factorial(n)) for n in range(8))
 
 
 @plain
-def _reduced32(x):  # type: ignore[no-untyped-def]
+def _reduced32(x):
     """n, and ``exp(r) - 1``."""
     n = np.floor(x * _LOG2E32 + float32(0.5))
     n = n if n == n else float32(0.0)
@@ -52,12 +52,12 @@ def _reduced32(x):  # type: ignore[no-untyped-def]
 
 
 @plain
-def _power32(n):  # type: ignore[no-untyped-def]
+def _power32(n):
     return bits(float32, int32((n + 127) << 23))
 
 
 @plain
-def _exp32(x):  # type: ignore[no-untyped-def]
+def _exp32(x):
     x = float32(-104.0) if x < float32(-104.0) else x
     x = float32(89.0) if x > float32(89.0) else x
     n, s = _reduced32(x)
@@ -66,7 +66,7 @@ def _exp32(x):  # type: ignore[no-untyped-def]
 
 
 @plain
-def _expm132(x):  # type: ignore[no-untyped-def]
+def _expm132(x):
     x = float32(-30.0) if x < float32(-30.0) else x
     x = float32(89.0) if x > float32(89.0) else x
     n, s = _reduced32(x)
@@ -80,7 +80,7 @@ _C64 = tuple(1 / factorial(n) for n in range(14))
 
 
 @plain
-def _reduced64(x):  # type: ignore[no-untyped-def]
+def _reduced64(x):
     n = np.floor(x * _LOG2E64 + 0.5)
     n = n if n == n else 0.0
     r = x - n * _HIGH64 - n * _LOW64
@@ -91,12 +91,12 @@ def _reduced64(x):  # type: ignore[no-untyped-def]
 
 
 @plain
-def _power64(n):  # type: ignore[no-untyped-def]
+def _power64(n):
     return bits(float64, (n + 1023) << 52)
 
 
 @plain
-def _exp64(x):  # type: ignore[no-untyped-def]
+def _exp64(x):
     x = -746.0 if x < -746.0 else x
     x = 710.0 if x > 710.0 else x
     n, s = _reduced64(x)
@@ -105,7 +105,7 @@ def _exp64(x):  # type: ignore[no-untyped-def]
 
 
 @plain
-def _expm164(x):  # type: ignore[no-untyped-def]
+def _expm164(x):
     x = -50.0 if x < -50.0 else x
     x = 710.0 if x > 710.0 else x
     n, s = _reduced64(x)
@@ -114,27 +114,27 @@ def _expm164(x):  # type: ignore[no-untyped-def]
 
 
 @overload(exp)
-def _exp(x):  # type: ignore[no-untyped-def]
+def _exp(x):
     return (lambda x: _exp32(x)) if x == types.float32 else (lambda x: _exp64(x))
 
 
 @overload(expm1)
-def _expm1(x):  # type: ignore[no-untyped-def]
+def _expm1(x):
     return (lambda x: _expm132(x)) if x == types.float32 else (lambda x: _expm164(x))
 
 
 @plain
-def _tanh32(x):  # type: ignore[no-untyped-def]
+def _tanh32(x):
     e = _expm132(float32(-2.0) * abs(x))
     return math.copysign(e / (float32(2.0) + e), x)
 
 
 @plain
-def _tanh64(x):  # type: ignore[no-untyped-def]
+def _tanh64(x):
     e = _expm164(-2.0 * abs(x))
     return math.copysign(e / (2.0 + e), x)
 
 
 @overload(tanh)
-def _tanh(x):  # type: ignore[no-untyped-def]
+def _tanh(x):
     return (lambda x: _tanh32(x)) if x == types.float32 else (lambda x: _tanh64(x))

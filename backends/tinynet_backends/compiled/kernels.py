@@ -20,7 +20,7 @@ AS_STORED, TRANSPOSED = 111, 112  # CBLAS's codes of a matrix
 
 
 @njit(inline="always")
-def share(n, part, parts, grain):  # type: ignore[no-untyped-def]
+def share(n, part, parts, grain):
     """The share of range(n) that ``part`` has, in multiples of ``grain``."""
     if parts == 1:  # a division takes as long as 50 numbers of a sum
         return 0, n
@@ -32,7 +32,7 @@ def share(n, part, parts, grain):  # type: ignore[no-untyped-def]
 
 
 @njit
-def multiply(real, size, w, m, n, a, b, c, bias):  # type: ignore[no-untyped-def]
+def multiply(real, size, w, m, n, a, b, c, bias):
     """The product in the words w of `product`, but of m rows and n columns, at these addresses; ``bias`` 0 is none."""
     gemm(w[0], w[1], w[2], m, n, w[5], real(1.0), a, w[7], b, w[9], real(0.0), c, w[11])
     if bias != 0:
@@ -47,7 +47,7 @@ def product(real: Any) -> Body:
     """[gemm, ta, tb, m, n, k, a, lda, b, ldb, c, ldc, bias]: ``c = op(a) @ op(b) + bias``, by rows or columns."""
     size = real.bitwidth // 8
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         ta, tb, m, n, lda, ldb, ldc = w[1], w[2], w[3], w[4], w[7], w[9], w[11]
         top, bottom = share(m, part, parts, 4) if m >= n else (0, m)
@@ -66,7 +66,7 @@ def products(real: Any) -> Body:
     """[count, sa, sb, sc, sbias] and then the words of `product`: ``count`` products, of operands as many bytes apart."""
     size = real.bitwidth // 8
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         s, w = pointer(types.int64, at), pointer(types.int64, at + 40)
         low, high = share(s[0], part, parts, 1)
         for i in range(low, high):
@@ -83,7 +83,7 @@ def product_with_vector(real: Any) -> Body:
     """
     size = real.bitwidth // 8
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         t, m, n, lda, incy = w[1], w[2], w[3], w[5], w[9]
         low, high = share(m if t == AS_STORED else n, part, parts, 16)
@@ -104,7 +104,7 @@ def product_with_vector(real: Any) -> Body:
 
 
 @njit
-def add_rows(real, x, n, o, out, low, high):  # type: ignore[no-untyped-def]
+def add_rows(real, x, n, o, out, low, high):
     """``out = x.sum(0)`` of x (n, o), from column ``low`` to ``high``: four rows at a time, since ``out`` is read and written."""
     for j in range(low, high):
         out[j] = real(0.0)
@@ -121,7 +121,7 @@ def add_rows(real, x, n, o, out, low, high):  # type: ignore[no-untyped-def]
 def column_sums(real: Any) -> Body:
     """[n, o, x, out]: ``out = x.sum(0)``, by columns."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         n, o, x, out = w[0], w[1], pointer(real, w[2]), pointer(real, w[3])
         low, high = share(o, part, parts, 16)
@@ -134,7 +134,7 @@ def add_up(real: Any) -> Body:
     """[blocks, m, n, x, out, bias]: ``out = x.sum(0) + bias`` of x (blocks, m, n), block to block."""
     size = real.bitwidth // 8
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         blocks, m, n, bias = w[0], w[1], w[2], pointer(real, w[5])
         low, high = share(m, part, parts, 1)
@@ -155,7 +155,7 @@ def columns_of_each(real: Any) -> Body:
     """[count, n, o, x, out, step]: ``out = x.sum(1)`` of x (count, n, o), its rows ``step`` bytes apart."""
     size = real.bitwidth // 8
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         n, o = w[1], w[2]
         low, high = share(w[0], part, parts, 1)
@@ -170,7 +170,7 @@ def columns_of_each(real: Any) -> Body:
 
 
 @njit
-def largest(x, base, k):  # type: ignore[no-untyped-def]
+def largest(x, base, k):
     """The largest of k numbers, in four independent turns; NaN if the first of a turn is."""
     a = b = c = d = x[base]
     j = 1
@@ -189,7 +189,7 @@ def largest(x, base, k):  # type: ignore[no-untyped-def]
 def softmax(real: Any) -> Body:
     """[n, k, x, y]: `Backend.softmax`, by rows."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         k, x, y = w[1], pointer(real, w[2]), pointer(real, w[3])
         low, high = share(w[0], part, parts, 1)
@@ -208,7 +208,7 @@ def softmax(real: Any) -> Body:
 def softmax_grad(real: Any) -> Body:
     """[n, k, dy, y, dx]: `Backend.softmax_grad`, by rows."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         k, dy, y, dx = w[1], pointer(real, w[2]), pointer(real, w[3]), pointer(real, w[4])
         low, high = share(w[0], part, parts, 1)
@@ -225,7 +225,7 @@ def softmax_grad(real: Any) -> Body:
 def standardize(real: Any) -> Body:
     """[n, i, x, mean, scale, y]: `Backend.standardize`, by rows."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         i, x, mean, scale, y = w[1], pointer(real, w[2]), pointer(real, w[3]), pointer(real, w[4]), pointer(real, w[5])
         low, high = share(w[0], part, parts, 1)
@@ -239,7 +239,7 @@ def standardize(real: Any) -> Body:
 def normalize_rows(real: Any) -> Body:
     """[n, i, x, gamma, beta, eps, y, normed, rstd, mean, var]: `Backend.normalize` along axis -1, by rows."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         i, x, gamma, beta = w[1], pointer(real, w[2]), pointer(real, w[3]), pointer(real, w[4])
         y, normed = pointer(real, w[6]), pointer(real, w[7])
@@ -271,7 +271,7 @@ def normalize_rows(real: Any) -> Body:
 def normalize_columns(real: Any) -> Body:
     """[n, i, x, gamma, beta, eps, y, normed, rstd, mean, var]: `Backend.normalize` along axis -2, by columns."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         n, i, x, gamma, beta = w[0], w[1], pointer(real, w[2]), pointer(real, w[3]), pointer(real, w[4])
         y, normed, rstd = pointer(real, w[6]), pointer(real, w[7]), pointer(real, w[8])
@@ -305,7 +305,7 @@ def normalize_columns(real: Any) -> Body:
 def scale_grad(real: Any) -> Body:
     """[n, i, dy, normed, dgamma, dbeta]: sums of ``dy * normed`` and of ``dy``, by columns."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         i, dy, normed = w[1], pointer(real, w[2]), pointer(real, w[3])
         dgamma, dbeta = pointer(real, w[4]), pointer(real, w[5])
@@ -324,7 +324,7 @@ def scale_grad(real: Any) -> Body:
 def normalize_rows_grad(real: Any) -> Body:
     """[n, i, dy, normed, rstd, gamma, dx]: the input's part of `Backend.normalize_grad` along axis -1, by rows."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         i, dy, normed, rstd = w[1], pointer(real, w[2]), pointer(real, w[3]), pointer(real, w[4])
         gamma, dx, size = pointer(real, w[5]), pointer(real, w[6]), real(i)
@@ -346,7 +346,7 @@ def normalize_rows_grad(real: Any) -> Body:
 def normalize_columns_grad(real: Any) -> Body:
     """[n, i, dy, normed, rstd, gamma, dgamma, dbeta, dx]: the same along axis -2; its sums are those of `scale_grad`."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         n, i, dy, normed, rstd = w[0], w[1], pointer(real, w[2]), pointer(real, w[3]), pointer(real, w[4])
         gamma, dgamma, dbeta, dx = pointer(real, w[5]), pointer(real, w[6]), pointer(real, w[7]), pointer(real, w[8])
@@ -368,7 +368,7 @@ _TOGETHER = 1024  # numbers whose exponentials are taken in one loop, because ro
 def cross_entropy(real: Any) -> Body:
     """[n, k, z, target, scale, cost, dz]: `Backend.softmax_cross_entropy` with labels, by rows; cost (n,) adds up to it."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         n, k, z, target, scale = w[0], w[1], pointer(real, w[2]), pointer(types.int64, w[3]), pointer(real, w[4])
         cost, dz = pointer(real, w[5]), pointer(real, w[6])
@@ -399,7 +399,7 @@ def cross_entropy(real: Any) -> Body:
 
 
 @njit(inline="always")
-def _asked(real, target, place, label, j, smoothing, uniform, weight, weighted):  # type: ignore[no-untyped-def]
+def _asked(real, target, place, label, j, smoothing, uniform, weight, weighted):
     """``q`` of class j in `Backend.softmax_cross_entropy`; without a label, one below 0, the target is at ``place + j``."""
     t = target[place + j] if label < 0 else (real(1.0) if label == j else real(0.0))
     q = t * (real(1.0) - smoothing) + uniform
@@ -412,7 +412,7 @@ def cross_entropy_of_mix(real: Any) -> Body:
     It is labels or probabilities; the address of the other, or of no class weights, is 0.
     """
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         k, z, labels, target = w[1], pointer(real, w[2]), pointer(types.int64, w[3]), pointer(real, w[4])
         scale, weight, cost, dz = pointer(real, w[5]), pointer(real, w[7]), pointer(real, w[8]), pointer(real, w[9])
@@ -445,7 +445,7 @@ def cross_entropy_of_mix(real: Any) -> Body:
 def total_weight(real: Any) -> Body:
     """[count, n, weight, labels, k, class_weight, out]: `Backend.total_weight`; the address of what there is not is 0."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         n, weight, labels, of_class = w[1], pointer(real, w[2]), pointer(types.int64, w[3]), pointer(real, w[5])
         low, high = share(w[0], part, parts, 1)
@@ -465,7 +465,7 @@ def share_weight(real: Any) -> Body:
     """[count, n, weight, total, double, parts, out]: `Backend.share_weight`; ``double`` is whether totals are in float64."""
     smallest = real(2.0**-126 if real.bitwidth == 32 else 2.0**-1022)
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         n, weight, out = w[1], pointer(real, w[2]), pointer(real, w[6])
         low, high = share(w[0], part, parts, 1)
@@ -483,7 +483,7 @@ def share_weight(real: Any) -> Body:
 def total(real: Any) -> Body:
     """[count, n, x, out]: ``out = x.sum(1)`` of x (count, n)."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         n, x, out = w[1], pointer(real, w[2]), pointer(real, w[3])
         low, high = share(w[0], part, parts, 1)
@@ -502,7 +502,7 @@ SQUARES = 4096  # elements whose squares are added up as one
 def squares(real: Any) -> Body:
     """[p, g, sums]: the sum of the squares of each 4096 elements of g (p,), in float64."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         p, g, sums = w[0], pointer(real, w[1]), pointer(float64, w[2])
         low, high = share(p, part, parts, SQUARES)
@@ -518,7 +518,7 @@ def squares(real: Any) -> Body:
 def norm(real: Any) -> Body:
     """[blocks, sums, norm]: the root of the sum of `squares`, ()."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         sums, s = pointer(float64, w[1]), 0.0
         for block in range(w[0]):
@@ -531,7 +531,7 @@ def norm(real: Any) -> Body:
 def clip(real: Any) -> Body:
     """[p, g, norm, max_norm]: scale g (p,) by ``min(1, max_norm / (norm + 1e-6))``."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         p, g, most = w[0], pointer(real, w[1]), pointer(float64, at)[3]
         factor = real(most) / (pointer(real, w[2])[0] + real(1e-6))

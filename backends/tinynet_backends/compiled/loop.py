@@ -25,7 +25,7 @@ def pool_size(threads: int) -> int:
 
 
 @njit
-def _share_out(pool, kernel, args, parts):  # type: ignore[no-untyped-def]
+def _share_out(pool, kernel, args, parts):
     """Give the parts of a record to the threads; the first ones have one more if they cannot have the same number."""
     words = pointer(types.int64, pool)
     threads = words[THREADS]
@@ -40,7 +40,7 @@ def _share_out(pool, kernel, args, parts):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _work(pool, thread):  # type: ignore[no-untyped-def]
+def _work(pool, thread):
     """Do the parts of a thread, then those of others that are left; one without any lets their owners begin."""
     words = pointer(types.int64, pool)
     owners = words[_OWNERS]
@@ -59,7 +59,7 @@ def _work(pool, thread):  # type: ignore[no-untyped-def]
                 fetch_add(pool + 8 * _DONE, 1)
 
 
-def chain(at, part, parts):  # type: ignore[no-untyped-def]
+def chain(at, part, parts):
     """All records with one share of their rows, then with the next.
 
     The arguments are [shares, room, moves, changes, n, steps, table, moves …, changes …, n words of records]. A move is
@@ -93,7 +93,7 @@ def chain(at, part, parts):  # type: ignore[no-untyped-def]
                 place += 8 * record[0]
 
 
-def each(at, part, parts):  # type: ignore[no-untyped-def]
+def each(at, part, parts):
     """A kernel on each row.
 
     The arguments are [count, kernel, n, room, n steps, n words]: the kernel's n words for row 0, and by how much they grow
@@ -109,7 +109,7 @@ def each(at, part, parts):  # type: ignore[no-untyped-def]
         call(head[1], place, 0, 1)
 
 
-def run(first, last, pool):  # type: ignore[no-untyped-def]
+def run(first, last, pool):
     """All records between two addresses, with the threads of a pool or, where that is 0, alone."""
     place = first
     while place < last:
@@ -128,7 +128,7 @@ def run(first, last, pool):  # type: ignore[no-untyped-def]
         store(pool + 8 * RUNNING, 0)
 
 
-def assist(pool, thread, spins):  # type: ignore[no-untyped-def]
+def assist(pool, thread, spins):
     """What a helper does: its parts of each record that appears, until none has while it looked ``spins`` times."""
     idle, seen = 0, -1
     while idle < spins:

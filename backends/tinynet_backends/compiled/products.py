@@ -92,7 +92,7 @@ def grid(count: int, m: int, n: int, k: int, size: int, cores: int, whole: bool)
 
 
 @njit(inline="always")
-def _start(panel, least, more):  # type: ignore[no-untyped-def]
+def _start(panel, least, more):
     """At which vector a panel begins: all have ``least`` vectors, and the first ``more`` of them one more."""
     return panel * least + min(panel, more)
 
@@ -100,7 +100,7 @@ def _start(panel, least, more):  # type: ignore[no-untyped-def]
 def _pack(real: Any, lanes: int, copy: Any) -> Body:
     size = real.bitwidth // 8
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         k, n, ldb, vectors, panels = w[2], w[3], size * w[5], w[7], w[8]
         least, more = vectors // panels, vectors % panels
@@ -137,7 +137,7 @@ def pack_transposed(real: Any) -> Body:
     """[count, step, k, n, b, ldb, out, vectors, panels]: panels of each b.T, where b is (n, k), one after another."""
     size, lanes = real.bitwidth // 8, BITS // real.bitwidth
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         k, n, ldb, vectors, panels = w[2], w[3], size * w[5], w[7], w[8]
         least, more = vectors // panels, vectors % panels
@@ -164,7 +164,7 @@ def product(real: Any) -> Body:
     """
     size, lanes = real.bitwidth // 8, BITS // real.bitwidth
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         m, n, k, strip, down, right = w[5], w[6], w[7], size * w[9], size * w[10], size * w[11]
         ldb, ldc, vectors, panels, tall, wide = size * w[13], size * w[15], w[17], w[18], w[19], w[20]

@@ -109,11 +109,11 @@ class _Records:
     def begin_chain(self, chain: Sequence[Call], shares: int, replay: Replay | None) -> None:
         """The head of a chain, whose records follow; with ``replay`` if they are all of its calls."""
         self.chained = True
-        shared, size = min(shares, TURNS * _machine().cores), sum(3 + len(args) for _, args in chain)
+        shared, size = min(shares, TURNS * machine().cores), sum(3 + len(args) for _, args in chain)
         moves = _moves(chain, shares, replay.passing) if replay else []
         self.changes = _changes(chain, replay.returned) if replay else []
         room = np.empty(shared * size, np.int64)
-        self.words += [3 + loop.HEAD + len(moves) + len(self.changes) + size, _machine().chain, shared]
+        self.words += [3 + loop.HEAD + len(moves) + len(self.changes) + size, machine().chain, shared]
         self.words += [shares, _word(room), len(moves) // 2, len(self.changes), size, 0, 0, *moves, *self.changes]
         self.kept.append(room)
         self.parts = max(self.parts, shared)
@@ -139,7 +139,7 @@ class _Records:
                 inputs.setdefault(a.source.number, []).append((position, offset))
             for number, positions in inputs.items():
                 replay.places[number].append(_placing(array, positions))
-            running = (AdaptiveProgram if self.parts > 1 else Program)(_machine(), array, self.kept)
+            running = (AdaptiveProgram if self.parts > 1 else Program)(machine(), array, self.kept)
             replay.add(running)
             if self.changes:
                 sources = [a.source.number for _, a in self.places]
@@ -239,7 +239,7 @@ def _agree(cuts: dict[int, int], args: Sequence[Any], rows: int) -> bool:
         taken = [step for n, step in zip(array.shape, array.strides, strict=True) if n > 1]
         if array.ndim and len(array) == rows and min(taken) > 0:
             end = array[0].size and sum((n - 1) * s for n, s in zip(array.shape[1:], array.strides[1:], strict=True))
-            offset = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+            offset = offset_of(array, whole)
             cut = array.strides[0] if offset >= 0 and offset + end + array.itemsize <= array.strides[0] else 0
         if cuts.setdefault(id(whole), cut) != cut:
             return False
@@ -366,36 +366,18 @@ def _span(words: Any) -> tuple[int, int]:
 
 def run(words: Any, parallel: bool) -> None:
     """Run the records in ``words`` once."""
-    machine, span = _machine(), _span(words)
     if parallel:
-        machine.together(*span)
+        machine().together(*_span(words))
     else:
-        machine.run(*span, 0)
-
-
-def cores() -> int:
-    """Threads that work is divided for."""
-    return _machine().cores
-
-
-def of_each(kernel: int, parts: int, count: int, args: Sequence[Any], room: Any) -> tuple[Kernel, list[Any]]:
-    """What does with each of so many rows of the arrays among ``args`` what a kernel does with one; ``room`` (count, args)."""
-    steps = [a.strides[0] if hasattr(a, "strides") else 0 for a in args]
-    return Kernel(_machine().each, parts, count), [count, kernel, len(args), room, *steps, *args]
-
-
-def tiles() -> bool:
-    """Whether products are our own."""
-    return _machine().tiles
-
-
-def library() -> blas.Blas | None:
-    """The BLAS that kernels call for the other products; its number of threads is our limit."""
-    return _machine().blas
+        machine().run(*_span(words), 0)
 
 
 class Machine:
-    """The compiled loop over records, and the threads that help with their parts."""
+    """The compiled loop over records, and the threads that help with their parts.
+
+    Work is divided for ``cores`` threads. Matrix products are our own if there are ``tiles``; for the others kernels call
+    ``blas``, whose number of threads is our limit.
+    """
 
     def __init__(self) -> None:
         word = ctypes.c_int64
@@ -463,5 +445,6 @@ def _helper(machine: weakref.ref[Machine], number: int) -> None:
 
 
 @cache
-def _machine() -> Machine:
+def machine() -> Machine:
+    """The one of this process."""
     return Machine()
