@@ -24,14 +24,18 @@ def fraction32(xp: Any, w: Array) -> Array:
 
 def halves(xp: Any, w: Array) -> Array:
     """uint64 words (..., n) -> float64 (..., 2n) in [0, 1): the lower 32 bits of each, then its upper 32."""
-    both = xp.stack([w & 0xFFFFFFFF, w >> 32], axis=-1)
-    return xp.astype(xp.reshape(both, (*w.shape[:-1], 2 * w.shape[-1])), xp.float64) * 2.0**-32
+    return xp.astype(_words32(xp, w), xp.float64) * 2.0**-32
 
 
 def uniform32(xp: Any, w: Array) -> Array:
     """uint64 words (n,) -> float32 (2n,) in [0, 1): 24 bits of each lower half, then upper half, as in NumPy."""
-    halves = xp.stack([w & 0xFFFFFFFF, w >> 32], axis=1)
-    return xp.astype(xp.reshape(halves >> 8, (-1,)), xp.float32) * 2.0**-24
+    return xp.astype(_words32(xp, w) >> 8, xp.float32) * 2.0**-24
+
+
+def _words32(xp: Any, w: Array) -> Array:
+    """The lower, then the upper 32 bits of each word: (..., n) -> (..., 2n), still uint64."""
+    both = xp.stack([w & 0xFFFFFFFF, w >> 32], axis=-1)
+    return xp.reshape(both, (*w.shape[:-1], 2 * w.shape[-1]))
 
 
 def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any
 
 from llvmlite import ir
@@ -23,6 +24,21 @@ def has(feature: str) -> bool:
     return f"+{feature}" in target.codegen().magic_tuple()[2].split(",")
 
 
+def emitted(signature: Any, emit: Callable[..., Any]) -> tuple[Any, Callable[..., Any]]:
+    """What an intrinsic returns; ``emit(builder, *values)`` writes its instructions and gives its value, None for no value."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = emit(builder, *args)
+        return context.get_dummy_value() if value is None else value
+
+    return signature, write
+
+
+def instructions(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Make ``emit``, as in `emitted`, a function of compiled code, whose types are always these."""
+    return lambda emit: intrinsic(wraps(emit)(lambda context, *kinds: emitted(signature, emit)))
+
+
 @intrinsic
 def pointer(context: Any, kind: Any, address: Any) -> Any:
     """The memory at ``address`` as numbers of ``kind``, a numba type."""
@@ -33,33 +49,31 @@ def pointer(context: Any, kind: Any, address: Any) -> Any:
     return types.CPointer(kind.instance_type)(kind, types.int64), write
 
 
+@intrinsic
+def bits(context: Any, kind: Any, value: Any) -> Any:
+    """``value`` read as another ``kind`` of number of the same size."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[1], context.get_value_type(signature.return_type))
+
+    return kind.instance_type(kind, value), write
+
+
 def _call(builder: Any, address: Any, *values: Any) -> None:
     """Call the C function of these arguments at ``address``, which returns nothing."""
     function = ir.FunctionType(_VOID, [value.type for value in values])
     builder.call(builder.inttoptr(address, function.as_pointer()), values)
 
 
-@intrinsic
-def call(context: Any, kernel: Any, args: Any, part: Any, parts: Any) -> Any:
+@instructions(types.void(*[types.int64] * 4))
+def call(builder: Any, kernel: Any, args: Any, part: Any, parts: Any) -> None:
     """``kernel(args, part, parts)``, given its address."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _call(builder, *args)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), write
+    _call(builder, kernel, args, part, parts)
 
 
-def _cblas(codes: int, *kinds: Any) -> Any:
-    """A call of a row-major CBLAS function: its address, ``codes`` codes of matrices, and arguments of ``kinds``."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        function, *values = args
-        values[:codes] = [builder.trunc(code, _INT) for code in values[:codes]]
-        _call(builder, function, _ROW_MAJOR, *values)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, *[types.int64] * codes, *kinds), write
+def _cblas(codes: int, builder: Any, function: Any, *values: Any) -> None:
+    """Call a row-major CBLAS function at an address; the first ``codes`` of its arguments are codes of matrices."""
+    _call(builder, function, _ROW_MAJOR, *(builder.trunc(code, _INT) for code in values[:codes]), *values[codes:])
 
 
 @intrinsic
@@ -68,8 +82,8 @@ def gemm(
     zero: Any, c: Any, ldc: Any,
 ) -> Any:  # fmt: skip
     """``c = op(a) @ op(b)`` by a CBLAS ``function`` with 64-bit sizes; all but ``one`` and ``zero`` are words."""
-    words = [types.int64] * 4
-    return _cblas(2, *words[:3], one, *words, one, *words[:2])
+    word = types.int64
+    return emitted(types.void(*[word] * 6, one, *[word] * 4, one, *[word] * 2), partial(_cblas, 2))
 
 
 @intrinsic
@@ -78,55 +92,37 @@ def gemv(
     y: Any, incy: Any,
 ) -> Any:  # fmt: skip
     """``y = op(a) @ x``, a (m, n) as it is stored: as `gemm`, for a vector."""
-    words = [types.int64] * 4
-    return _cblas(1, *words[:2], one, *words, one, *words[:2])
+    word = types.int64
+    return emitted(types.void(*[word] * 4, one, *[word] * 4, one, *[word] * 2), partial(_cblas, 1))
 
 
-@intrinsic
-def fetch_add(context: Any, address: Any, value: Any) -> Any:
+@instructions(types.int64(types.int64, types.int64))
+def fetch_add(builder: Any, address: Any, value: Any) -> Any:
     """Add to the word at ``address`` atomically; returns the word before."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.atomic_rmw("add", builder.inttoptr(args[0], _WORD.as_pointer()), args[1], "seq_cst")
-
-    return types.int64(types.int64, types.int64), write
+    return builder.atomic_rmw("add", builder.inttoptr(address, _WORD.as_pointer()), value, "seq_cst")
 
 
-@intrinsic
-def load(context: Any, address: Any) -> Any:
+@instructions(types.int64(types.int64))
+def load(builder: Any, address: Any) -> Any:
     """The word at ``address``, atomically."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load_atomic(builder.inttoptr(args[0], _WORD.as_pointer()), "seq_cst", 8)
-
-    return types.int64(types.int64), write
+    return builder.load_atomic(builder.inttoptr(address, _WORD.as_pointer()), "seq_cst", 8)
 
 
-@intrinsic
-def store(context: Any, address: Any, value: Any) -> Any:
+@instructions(types.void(types.int64, types.int64))
+def store(builder: Any, address: Any, value: Any) -> None:
     """Set the word at ``address``, atomically."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store_atomic(args[1], builder.inttoptr(args[0], _WORD.as_pointer()), "seq_cst", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), write
+    builder.store_atomic(value, builder.inttoptr(address, _WORD.as_pointer()), "seq_cst", 8)
 
 
 _X86 = platform.machine() in ("x86_64", "AMD64")
 
 
-@intrinsic
-def pause(context: Any) -> Any:
+@instructions(types.void())
+def pause(builder: Any) -> None:
     """Tell the processor that this loop waits."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if _X86:
-            function = ir.FunctionType(_VOID, [])
-            builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
-        return context.get_dummy_value()
-
-    return types.void(), write
+    if _X86:
+        function = ir.FunctionType(_VOID, [])
+        builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
 
 
 _FLUSHING = 0x8040  # bits of the control word: denormal results, and denormal operands, count as 0
@@ -144,85 +140,51 @@ def _control_word(builder: Any) -> tuple[Any, Callable[[str], None]]:
     return place, write
 
 
-@intrinsic
-def flush(context: Any) -> Any:
+@instructions(types.int32())
+def flush(builder: Any) -> Any:
     """From now on denormal floats count as 0 in this thread; returns the control word before.
 
     Dividing one, or taking its root, takes some processors a hundred times as long.
     """
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if not _X86:
-            return _INT(0)
-        place, instruct = _control_word(builder)
-        instruct("stmxcsr")
-        before = builder.load(place)
-        builder.store(builder.or_(before, _INT(_FLUSHING)), place)
-        instruct("ldmxcsr")
-        return before
-
-    return types.int32(), write
+    if not _X86:
+        return _INT(0)
+    place, instruct = _control_word(builder)
+    instruct("stmxcsr")
+    before = builder.load(place)
+    builder.store(builder.or_(before, _INT(_FLUSHING)), place)
+    instruct("ldmxcsr")
+    return before
 
 
-@intrinsic
-def restore(context: Any, before: Any) -> Any:
+@instructions(types.void(types.int32))
+def restore(builder: Any, before: Any) -> None:
     """Put back the control word that `flush` returned."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if _X86:
-            place, instruct = _control_word(builder)
-            builder.store(args[0], place)
-            instruct("ldmxcsr")
-        return context.get_dummy_value()
-
-    return types.void(types.int32), write
+    if _X86:
+        place, instruct = _control_word(builder)
+        builder.store(before, place)
+        instruct("ldmxcsr")
 
 
-@intrinsic
-def bits(context: Any, kind: Any, value: Any) -> Any:
-    """``value`` read as another ``kind`` of number of the same size."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[1], context.get_value_type(signature.return_type))
-
-    return kind.instance_type(kind, value), write
-
-
-@intrinsic
-def multiply(context: Any, a: Any, b: Any) -> Any:
+@instructions(types.UniTuple(types.uint64, 2)(types.uint64, types.uint64))
+def multiply(builder: Any, a: Any, b: Any) -> Any:
     """The upper and the lower 64 bits of the product of two unsigned words."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        wide = ir.IntType(128)
-        product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
-        halves = [builder.trunc(builder.lshr(product, wide(64)), _WORD), builder.trunc(product, _WORD)]
-        return context.make_tuple(builder, signature.return_type, halves)
-
-    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), write
+    wide = ir.IntType(128)
+    product = builder.mul(builder.zext(a, wide), builder.zext(b, wide))
+    halves = builder.lshr(product, wide(64)), product
+    return cgutils.pack_array(builder, [builder.trunc(half, _WORD) for half in halves])
 
 
-@intrinsic
-def copy(context: Any, target: Any, source: Any, size: Any) -> Any:
+@instructions(types.void(*[types.int64] * 3))
+def copy(builder: Any, target: Any, source: Any, size: Any) -> None:
     """Copy ``size`` bytes from one address to another; they do not overlap."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        to, from_ = (builder.inttoptr(a, byte) for a in args[:2])
-        cgutils.raw_memcpy(builder, to, from_, args[2], 1)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 3), write
+    byte = ir.IntType(8).as_pointer()
+    cgutils.raw_memcpy(builder, builder.inttoptr(target, byte), builder.inttoptr(source, byte), size, 1)
 
 
-@intrinsic
-def prefetch(context: Any, address: Any) -> Any:
+@instructions(types.void(types.int64))
+def prefetch(builder: Any, address: Any) -> None:
     """Prefetch the memory at ``address``, which may be invalid."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = ir.FunctionType(_VOID, [byte, word, word, word])
-        ask = cgutils.get_or_insert_function(builder.module, function, f"llvm.prefetch.{byte.intrinsic_name}")
-        builder.call(ask, [builder.inttoptr(args[0], byte), word(0), word(2), word(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), write
+    byte = ir.IntType(8).as_pointer()
+    function = ir.FunctionType(_VOID, [byte, _INT, _INT, _INT])
+    ask = cgutils.get_or_insert_function(builder.module, function, f"llvm.prefetch.{byte.intrinsic_name}")
+    builder.call(ask, [builder.inttoptr(address, byte), _INT(0), _INT(2), _INT(1)])

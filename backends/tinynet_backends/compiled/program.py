@@ -26,7 +26,7 @@ from tinynet_backends.compiled.cached import compiled
 from tinynet_backends.compiled.tiles import available
 from tinynet_backends.replay import Replay, offset_of, whole_of
 
-KERNEL = _ASSIST = types.void(*[types.int64] * 3)
+KERNEL = types.void(*[types.int64] * 3)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
 TURNS = 4  # parts of a chain for each core: one that is slower, or has something else to do, does fewer of them
 _EARLY, _EVERY = 16, 2048  # steps from the first trial without helpers to the second; twice as many to each further one
@@ -380,12 +380,10 @@ class Machine:
     """
 
     def __init__(self) -> None:
-        word = ctypes.c_int64
-        self._compiled = compiled(KERNEL, loop.run), compiled(_ASSIST, loop.assist)
-        self.run = ctypes.CFUNCTYPE(None, word, word, word)(self._compiled[0].address or 0)
-        self._kernels = compiled(KERNEL, loop.chain), compiled(KERNEL, loop.each)
-        self.chain, self.each = (int(kernel.address or 0) for kernel in self._kernels)
-        self._help = ctypes.CFUNCTYPE(None, word, word, word)(self._compiled[1].address or 0)
+        self._compiled = [compiled(KERNEL, body) for body in (loop.run, loop.assist, loop.chain, loop.each)]
+        run, assist, self.chain, self.each = (int(made.address or 0) for made in self._compiled)
+        function = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)
+        self.run, self._help = function(run), function(assist)
         self.tiles = available()
         self.blas = blas.find()
         self.cores = blas.threads()

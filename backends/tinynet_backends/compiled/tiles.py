@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from tinynet_backends.compiled.intrinsics import has, intrinsic
+from tinynet_backends.compiled.intrinsics import emitted, has, intrinsic
 
 # a vector; rows of a tile and vectors side by side: sums and operands fill the 32 registers
 BITS, ROWS, PANEL = 512, 8, 3
@@ -107,11 +107,9 @@ def tile(
     c is rows x columns, at most `ROWS` by ``vectors`` (at most `PANEL`) vectors. Rows of a lie ``down``
     bytes apart and its columns ``right``; rows of b and c are without gaps, ``ldb`` and ``ldc`` bytes apart. k is at least 1.
     """
-    kind = real.instance_type
 
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        v, vectors, rest = _Vectors(builder, kind), args[1], args[2:]
-        end = builder.append_basic_block("end")
+    def emit(builder: Any, _: Any, vectors: Any, *rest: Any) -> None:
+        v, end = _Vectors(builder, real.instance_type), builder.append_basic_block("end")
         choice = builder.switch(vectors, end)
         for width in range(1, PANEL + 1):
             block = builder.append_basic_block("tile")
@@ -119,9 +117,8 @@ def tile(
             builder.position_at_end(block)
             _tile(builder, v, width, end, *rest)
         builder.position_at_end(end)
-        return context.get_dummy_value()
 
-    return types.void(real, *[types.int64] * 13), write
+    return emitted(types.void(real, *[types.int64] * 13), emit)
 
 
 def _tile(
@@ -230,11 +227,10 @@ def transpose(
 
     As many of both as a vector has lanes, or fewer; rows of the target are written in full, with anything.
     """
-    kind = real.instance_type
 
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        v, (_, source, apart, target, there, rows, columns) = _Vectors(builder, kind), args
-        mask, vectors = v.first(columns), []
+    def emit(builder: Any, _: Any, source: Any, apart: Any, target: Any, there: Any, rows: Any, columns: Any) -> None:
+        v, vectors = _Vectors(builder, real.instance_type), []
+        mask = v.first(columns)
         for row in range(v.lanes):
             vectors.append(v.load(source, 0, mask))
             more = builder.icmp_signed("<", _WORD(row + 1), rows)
@@ -252,22 +248,18 @@ def transpose(
             target = builder.add(target, there)
         builder.branch(end)
         builder.position_at_end(end)
-        return context.get_dummy_value()
 
-    return types.void(real, *[types.int64] * 6), write
+    return emitted(types.void(real, *[types.int64] * 6), emit)
 
 
 def _copy(lanes: int = 0) -> Any:
     @intrinsic
     def copy(context: Any, real: Any, source: Any, target: Any, columns: Any) -> Any:
-        kind = real.instance_type
+        def emit(builder: Any, _: Any, source: Any, target: Any, columns: Any) -> None:
+            v = _Vectors(builder, real.instance_type, lanes)
+            v.store(v.load(source, 0, v.first(columns)), target)
 
-        def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            v = _Vectors(builder, kind, lanes)
-            v.store(v.load(args[1], 0, v.first(args[3])), args[2])
-            return context.get_dummy_value()
-
-        return types.void(real, *[types.int64] * 3), write
+        return emitted(types.void(real, *[types.int64] * 3), emit)
 
     return copy
 

@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from tinynet_backends import exact, philox
-from tinynet_backends.compiled.intrinsics import has, intrinsic
+from tinynet_backends.compiled.intrinsics import has, instructions
 
 # Blocks that Philox makes at once: two vectors, since one alone waits for its own products, and beside them, where vectors
 # leave time for it, a few scalars, which have a unit of the processor to themselves.
@@ -91,35 +91,29 @@ def _mixed(builder: Any, a: Any, b: Any, key: Any) -> Any:
     return mixed if b is None else builder.xor(mixed, b)
 
 
-@intrinsic
-def put_blocks(context: Any, c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any, out: Any) -> Any:
+@instructions(types.void(*[types.uint64] * 6, types.int64))
+def put_blocks(builder: Any, c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any, out: Any) -> None:
     """The words of BLOCKS blocks, from the one at the counter (c0, c1, c2, c3) on, to the address ``out``.
 
     No counter's first word may overflow: what is equal for all blocks then costs next to nothing in two rounds of ten.
     """
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        c0, c1, c2, c3, k0, k1, out = args
-        counter = c1, c2, c3
-        firsts = range(0, VECTORS * LANES, LANES)
-        states = [
-            (builder.add(_spread(builder, c0), ir.Constant(_VECTOR, [*range(n, n + LANES)])), *counter) for n in firsts
-        ]
-        states += [(builder.add(c0, _WORD(n)), *counter) for n in range(VECTORS * LANES, BLOCKS)]
-        for _ in range(10):
-            for n, (v0, v1, v2, v3) in enumerate(states):  # interleaved: while one waits for a product, others go on
-                high0, low0 = _product(builder, philox.MULTIPLIER[0], v0)
-                high1, low1 = _product(builder, philox.MULTIPLIER[1], v2)
-                states[n] = _mixed(builder, high1, v1, k0), low1, _mixed(builder, high0, v3, k1), low0
-            k0, k1 = (builder.add(k, _WORD(w)) for k, w in zip((k0, k1), philox.WEYL, strict=True))
-        place = 0
-        for state in states:
-            for part in _in_order(builder, state):
-                builder.store(part, builder.inttoptr(builder.add(out, _WORD(place)), part.type.as_pointer()), align=8)
-                place += 8 * getattr(part.type, "count", 1)
-        return context.get_dummy_value()
-
-    return types.void(*[types.uint64] * 6, types.int64), write
+    counter = c1, c2, c3
+    firsts = range(0, VECTORS * LANES, LANES)
+    states = [
+        (builder.add(_spread(builder, c0), ir.Constant(_VECTOR, [*range(n, n + LANES)])), *counter) for n in firsts
+    ]
+    states += [(builder.add(c0, _WORD(n)), *counter) for n in range(VECTORS * LANES, BLOCKS)]
+    for _ in range(10):
+        for n, (v0, v1, v2, v3) in enumerate(states):  # interleaved: while one waits for a product, others go on
+            high0, low0 = _product(builder, philox.MULTIPLIER[0], v0)
+            high1, low1 = _product(builder, philox.MULTIPLIER[1], v2)
+            states[n] = _mixed(builder, high1, v1, k0), low1, _mixed(builder, high0, v3, k1), low0
+        k0, k1 = (builder.add(k, _WORD(w)) for k, w in zip((k0, k1), philox.WEYL, strict=True))
+    place = 0
+    for state in states:
+        for part in _in_order(builder, state):
+            builder.store(part, builder.inttoptr(builder.add(out, _WORD(place)), part.type.as_pointer()), align=8)
+            place += 8 * getattr(part.type, "count", 1)
 
 
 def _in_order(builder: Any, state: Any) -> list[Any]:
@@ -135,58 +129,46 @@ def _in_order(builder: Any, state: Any) -> list[Any]:
     return blocks
 
 
-@intrinsic
-def put_normals(context: Any, words: Any, lines: Any, out: Any) -> Any:
+@instructions(types.void(*[types.int64] * 3))
+def put_normals(builder: Any, words: Any, lines: Any, out: Any) -> None:
     """NORMALS normal numbers, float64, of words, by the table `exact.normal_lines`; all three are addresses."""
     kind, real = ir.VectorType(_WORD, NORMALS), ir.VectorType(ir.DoubleType(), NORMALS)
     line = ir.VectorType(ir.DoubleType(), 2).as_pointer()
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        words, lines, out = args
-        w = builder.load(builder.inttoptr(words, kind.as_pointer()), align=8)
-        bits = builder.or_(builder.lshr(w, _all(kind, 11)), _all(kind, exact.WORD_EXPONENT))
-        g = builder.fsub(builder.bitcast(bits, real), _all(real, exact.WORD_OFFSET))
-        cells, table = builder.lshr(builder.bitcast(g, kind), _all(kind, 42)), builder.inttoptr(lines, line)
-        found = [
-            builder.load(builder.gep(table, [builder.extract_element(cells, _PLACE(j))]), align=8)
-            for j in range(NORMALS)
-        ]
-        while len(found) > 1:
-            size = 2 * found[0].type.count
-            found = [_chosen(builder, a, b, list(range(size))) for a, b in zip(found[::2], found[1::2], strict=True)]
-        a, b = (_chosen(builder, found[0], found[0], list(range(n, 2 * NORMALS, 2))) for n in range(2))
-        z = builder.bitcast(builder.fadd(a, builder.fmul(b, g)), kind)
-        z = builder.xor(z, builder.and_(w, _all(kind, 1 << 63)))
-        builder.store(z, builder.inttoptr(out, kind.as_pointer()), align=8)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 3), write
+    w = builder.load(builder.inttoptr(words, kind.as_pointer()), align=8)
+    bits = builder.or_(builder.lshr(w, _all(kind, 11)), _all(kind, exact.WORD_EXPONENT))
+    g = builder.fsub(builder.bitcast(bits, real), _all(real, exact.WORD_OFFSET))
+    cells, table = builder.lshr(builder.bitcast(g, kind), _all(kind, 42)), builder.inttoptr(lines, line)
+    found = [
+        builder.load(builder.gep(table, [builder.extract_element(cells, _PLACE(j))]), align=8) for j in range(NORMALS)
+    ]
+    while len(found) > 1:
+        size = 2 * found[0].type.count
+        found = [_chosen(builder, a, b, list(range(size))) for a, b in zip(found[::2], found[1::2], strict=True)]
+    a, b = (_chosen(builder, found[0], found[0], list(range(n, 2 * NORMALS, 2))) for n in range(2))
+    z = builder.bitcast(builder.fadd(a, builder.fmul(b, g)), kind)
+    z = builder.xor(z, builder.and_(w, _all(kind, 1 << 63)))
+    builder.store(z, builder.inttoptr(out, kind.as_pointer()), align=8)
 
 
-@intrinsic
-def feistel_round(context: Any, x: Any, y: Any, bound: Any, key: Any) -> Any:
+@instructions(types.void(*[types.int64] * 2, *[types.uint64] * 2))
+def feistel_round(builder: Any, x: Any, y: Any, bound: Any, key: Any) -> None:
     """A round of `permutation.permute` on `PAIRS` pairs of uint32: ``x = (x + hash(y, key)) % bound``, with x below ``bound``.
 
     x and y are addresses, and the hash is `permutation._below`.
     """
     kind = ir.VectorType(_PLACE, PAIRS)
     pairs = ir.VectorType(_WORD, PAIRS // 2)
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x_at, y_at = (builder.inttoptr(a, kind.as_pointer()) for a in args[:2])
-        bound, key = (_spread(builder, builder.trunc(a, _PLACE), kind) for a in args[2:])
-        h = builder.xor(builder.load(y_at, align=4), key)
-        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-            h = builder.mul(builder.xor(h, builder.lshr(h, _all(kind, shift))), _all(kind, factor))
-        h = builder.bitcast(builder.xor(h, builder.lshr(h, _all(kind, 16))), pairs)
-        wide = builder.and_(builder.bitcast(bound, pairs), _all(pairs, _LOW32))
-        even = builder.mul(builder.and_(h, _all(pairs, _LOW32)), wide)
-        odd = builder.mul(builder.lshr(h, _all(pairs, 32)), wide)
-        upper = builder.and_(odd, _all(pairs, _LOW32 << 32))
-        h = builder.bitcast(builder.or_(builder.lshr(even, _all(pairs, 32)), upper), kind)
-        x, rest = builder.load(x_at, align=4), builder.sub(bound, h)  # x + h may have 33 bits
-        left = builder.sub(x, rest)
-        builder.store(builder.select(builder.icmp_unsigned(">=", x, rest), left, builder.add(x, h)), x_at, align=4)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 2, *[types.uint64] * 2), write
+    x_at, y_at = (builder.inttoptr(a, kind.as_pointer()) for a in (x, y))
+    bound, key = (_spread(builder, builder.trunc(a, _PLACE), kind) for a in (bound, key))
+    h = builder.xor(builder.load(y_at, align=4), key)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        h = builder.mul(builder.xor(h, builder.lshr(h, _all(kind, shift))), _all(kind, factor))
+    h = builder.bitcast(builder.xor(h, builder.lshr(h, _all(kind, 16))), pairs)
+    wide = builder.and_(builder.bitcast(bound, pairs), _all(pairs, _LOW32))
+    even = builder.mul(builder.and_(h, _all(pairs, _LOW32)), wide)
+    odd = builder.mul(builder.lshr(h, _all(pairs, 32)), wide)
+    upper = builder.and_(odd, _all(pairs, _LOW32 << 32))
+    h = builder.bitcast(builder.or_(builder.lshr(even, _all(pairs, 32)), upper), kind)
+    x, rest = builder.load(x_at, align=4), builder.sub(bound, h)  # x + h may have 33 bits
+    left = builder.sub(x, rest)
+    builder.store(builder.select(builder.icmp_unsigned(">=", x, rest), left, builder.add(x, h)), x_at, align=4)
