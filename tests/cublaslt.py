@@ -30,11 +30,16 @@ def numbers(x):
     return (x.astype("uint32") << 16).view("float32") if x.dtype == "uint16" else x
 
 
+def extent(layout):
+    """Elements that one matrix spans."""
+    return (layout.cols - 1) * layout.ld + layout.rows
+
+
 def matrices(buffer, layout, batch):
     """The column-major matrices that a layout describes in a buffer: (batch, rows, cols), a view."""
     assert layout.ld >= layout.rows, "the leading dimension is smaller than a column"
     assert layout.stride >= 0
-    last = (batch - 1) * layout.stride + (layout.cols - 1) * layout.ld + layout.rows
+    last = (batch - 1) * layout.stride + extent(layout)
     assert last <= buffer.size, f"{last} elements of {buffer.size}"
     size = buffer.itemsize
     return np.lib.stride_tricks.as_strided(
@@ -49,7 +54,7 @@ def matmul(plan, a, b, d, bias=None):
         assert layout.dtype in SIZES
         assert alignment & (alignment - 1) == 0, "an alignment is a power of two"
     assert plan.a.dtype == plan.b.dtype == OPERANDS[plan.precision]
-    assert plan.batch == 1 or plan.d.stride >= plan.d.extent, "results of a batch overlap"
+    assert plan.batch == 1 or plan.d.stride >= extent(plan.d), "results of a batch overlap"
     mats = [matrices(x, layout, plan.batch) for x, layout in ((a, plan.a), (b, plan.b), (d, plan.d))]
     A = rounded(numbers(mats[0].swapaxes(1, 2) if plan.transpose_a else mats[0]), plan.precision)
     B = rounded(numbers(mats[1].swapaxes(1, 2) if plan.transpose_b else mats[1]), plan.precision)

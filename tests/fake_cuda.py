@@ -285,7 +285,7 @@ class Problem:
             for address, layout, alignment in zip((a, b, d), (plan.a, plan.b, plan.d), plan.alignments, strict=True)
         )
         matrices = [
-            at(address, (plan.batch - 1) * layout.stride + layout.extent, stored(layout.dtype))
+            at(address, (plan.batch - 1) * layout.stride + cublaslt.extent(layout), stored(layout.dtype))
             for address, layout in ((a, plan.a), (b, plan.b), (d, plan.d))
         ]
         rows = (

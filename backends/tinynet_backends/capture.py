@@ -80,9 +80,9 @@ class Tape:
         if self.ended:
             raise TypeError(_KEPT)
 
-    def array(self, value: Any, source: Source | None = None) -> StandIn:
-        """A stand-in for ``value``, an array, a part of ``source`` if that is given, or one of NumPy's scalars."""
-        return StandIn(self, np.asarray(value), source, isinstance(value, np.generic))
+    def array(self, value: Any) -> StandIn:
+        """A stand-in for ``value``, an array that keeps its place in memory or one of NumPy's scalars."""
+        return StandIn(self, np.asarray(value), None, isinstance(value, np.generic))
 
     def arrays(self, tree: Any) -> Any:
         """``tree`` with stand-ins for its arrays."""
@@ -216,10 +216,9 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         One that returns an argument itself has written to it: ``out`` may be given by its place, or be what ``copy=False`` says.
         """
         self.tape.give(*args, *kwargs.values())
-        stand_ins = [a for a in leaves((args, kwargs)) if isinstance(a, (StandIn, Number))]
+        stand_ins = [a for a in leaves((args, kwargs)) if isinstance(a, _STAND_INS)]
         value = function(*real(args), **real(kwargs))
-        several = isinstance(value, (tuple, list))
-        values = list(value) if several else [value]
+        values = [*leaves(value)]
         if not all(isinstance(v, (np.ndarray, np.generic)) for v in values):
             self.tape.stop(f"the function {function.__name__}")
             return value
@@ -235,25 +234,10 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
             results = [own[0]._wrap(v) for v, own in zip(values, owners, strict=True)]
         else:
             results = [self.tape.array(v) for v in values]
-            places = [r.value for r in results]
-
-            def repeat(*found: Any) -> None:
-                rest = iter(found)
-                new_args, options = tree_map(
-                    lambda a: next(rest) if isinstance(a, (StandIn, Number)) else a, (args, kwargs)
-                )
-                new = function(*new_args, **options)
-                for place, v in zip(places, new if several else [new], strict=True):
-                    if place.shape != v.shape:
-                        raise ValueError(
-                            f"{function.__name__} gave {place.shape} in a captured step, and now {v.shape}: {_REMEDY}"
-                        )
-                    np.copyto(place, v)
-
-            self.tape.calls.append((repeat, tuple(stand_ins)))
-        if not several:
-            return results[0]
-        return type(value)(*results) if hasattr(value, "_fields") else type(value)(results)
+            again = _filling([r.value for r in results], function, args, kwargs)
+            self.tape.calls.append((again, tuple(stand_ins)))
+        rest = iter(results)
+        return tree_map(lambda _: next(rest), value)
 
     def _wrap(self, view: Array) -> StandIn:
         return StandIn(self.tape, view, self.source)
@@ -267,6 +251,7 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         return self.value.__reduce_ex__(protocol)
 
 
+_STAND_INS = StandIn, Number
 _OF_SHAPES = {"shape", "ndim", "size", "result_type", "isdtype", "can_cast"}
 _OF_UNKNOWN_SHAPE = {"nonzero", "flatnonzero", "argwhere", "extract", "compress", "trim_zeros", "union1d", "intersect1d",
                      "setdiff1d", "setxor1d", "bincount", "repeat", "delete"}  # fmt: skip
@@ -315,18 +300,35 @@ def _out(f: Callable[..., Any], *args: Any) -> None:
     f(*args[:-1], out=args[-1])
 
 
+def _filling(places: Sequence[Array], function: Callable[..., Any], args: Any, kwargs: Any) -> Callable[..., None]:
+    """``function(*args, **kwargs)``, given what their stand-ins stand for, with its results copied to ``places``."""
+
+    def call(*found: Any) -> None:
+        rest = iter(found)
+        now, options = tree_map(lambda a: next(rest) if isinstance(a, _STAND_INS) else a, (args, kwargs))
+        new = function(*now, **options)
+        for place, v in zip(places, leaves(new), strict=True):
+            if place.shape != v.shape:
+                raise ValueError(
+                    f"{function.__name__} gave {place.shape} in a captured step, and now {v.shape}: {_REMEDY}"
+                )
+            np.copyto(place, v)
+
+    return call
+
+
 def real(tree: Any) -> Any:
     """``tree`` with the real arrays and numbers in place of its stand-ins."""
     return tree if type(tree) is int else tree_map(_value, tree)  # most of a kernel's arguments are
 
 
 def _value(a: Any) -> Any:
-    return a.value if isinstance(a, (StandIn, Number)) else a
+    return a.value if isinstance(a, _STAND_INS) else a
 
 
 def is_input(value: Any) -> bool:
     """Whether ``value`` is an argument of the step that may be another at every call, or a view of one."""
-    return isinstance(value, (StandIn, Number)) and value.source is not None
+    return isinstance(value, _STAND_INS) and value.source is not None
 
 
 def tree_map(f: Callable[[Any], Any], tree: Any) -> Any:

@@ -30,7 +30,7 @@ class Replay:
     `scan` says.
     """
 
-    def __init__(self, result: Any, inputs: Sequence[Any], buffers: Sequence[Array] = ()) -> None:
+    def __init__(self, result: Any, inputs: Sequence[Any], buffers: Sequence[Array]) -> None:
         self.result = real(result)
         used = {id(whole_of(a)): a.nbytes for a in buffers}
         results = {id(whole_of(a)) for a in leaves(self.result) if isinstance(a, np.ndarray)}

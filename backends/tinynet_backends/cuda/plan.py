@@ -49,11 +49,6 @@ class Layout:
     ld: int
     stride: int = 0
 
-    @property
-    def extent(self) -> int:
-        """Elements that one matrix spans."""
-        return (self.cols - 1) * self.ld + self.rows
-
     def padded(self, dtype: str) -> Layout:
         """The layout of a copy: matrices one after another, every column aligned."""
         ld = _up(self.rows, ALIGNED // SIZES[dtype])
