@@ -24,45 +24,35 @@ def permute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
     ``keys`` are 24 or more ints in [0, 2**32). Raises `ValueError` for fewer, and unless ``1 <= n <= 2**62``;
     `IndexError` for an index that is not in [0, n).
     """
-    n = check_inside(xp, index, n)
-    a, b = sides(n)
-    used = list(enumerate(used_keys(keys, n)))
-
-    def forward(x: Array) -> Array:
-        l = x // b
-        r = x - l * b
-        for j, key in used:
-            # min(y, y - a) is y mod a for y < 2 a: a negative difference wraps around to a huge number.
-            if j % 2:
-                r += _below(xp, b, l, key)
-                r = xp.minimum(r, r - b)
-            else:
-                l += _below(xp, a, r, key)
-                l = xp.minimum(l, l - a)
-        return l * b + r
-
-    return _walk(xp, forward, index, n, a * b)
+    return _permuted(xp, index, n, keys, inverse=False)
 
 
 def unpermute(xp: Any, index: Array, n: int, keys: Sequence[int]) -> Array:
     """The inverse of `permute` with the same n and keys: (m,) int64 -> (m,) int64, both in [0, n)."""
+    return _permuted(xp, index, n, keys, inverse=True)
+
+
+def _permuted(xp: Any, index: Array, n: int, keys: Sequence[int], inverse: bool) -> Array:
     n = check_inside(xp, index, n)
     a, b = sides(n)
-    used = list(enumerate(used_keys(keys, n)))
+    rounds = [*enumerate(used_keys(keys, n))]
 
-    def backward(x: Array) -> Array:
+    def step(x: Array) -> Array:
         l = x // b
         r = x - l * b
-        for j, key in reversed(used):
-            if j % 2:
-                r -= _below(xp, b, l, key)
-                r = xp.minimum(r, r + b)
+        for j, key in reversed(rounds) if inverse else rounds:
+            side, other, size = (r, l, b) if j % 2 else (l, r, a)
+            # the minimum is the sum modulo size: a negative number wraps around to a huge one
+            if inverse:
+                side -= _below(xp, size, other, key)
+                side = xp.minimum(side, side + size)
             else:
-                l -= _below(xp, a, r, key)
-                l = xp.minimum(l, l + a)
+                side += _below(xp, size, other, key)
+                side = xp.minimum(side, side - size)
+            l, r = (l, side) if j % 2 else (side, r)
         return l * b + r
 
-    return _walk(xp, backward, index, n, a * b)
+    return _walk(xp, step, index, n, a * b)
 
 
 def _walk(xp: Any, step: Callable[[Array], Array], index: Array, n: int, size: int) -> Array:

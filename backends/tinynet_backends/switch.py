@@ -12,9 +12,10 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from tinynet_backends import generic_backend
 from tinynet_backends.backend import Backend
 from tinynet_backends.errors import BackendUnavailable
-from tinynet_backends.generic_backend import NAMESPACES
+from tinynet_backends.generic_backend import NAMESPACES, GenericBackend
 
 NAMES = ("numpy", "numba", "cupy", "strict", *NAMESPACES)
 # A name here is the first backend of its list that can run.
@@ -38,8 +39,6 @@ def _load(name: str) -> Backend:
             return backend
     library, _, device = name.partition(":")
     if library in NAMESPACES:
-        from tinynet_backends import generic_backend
-
         return generic_backend.make(library, device or None)
     if library not in NAMES:
         raise ValueError(f"unknown backend {name!r}: choose from auto, {', '.join(NAMES)}")
@@ -95,8 +94,6 @@ def _wrap(xp: ModuleType, name: str, device: Any) -> Backend:
         from tinynet_backends.strict_backend import StrictBackend
 
         return StrictBackend(name, xp, device)
-    from tinynet_backends.generic_backend import GenericBackend
-
     return GenericBackend(name, xp, device)
 
 
