@@ -13,10 +13,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tinynet_backends.capture import Call, leaves, real
+from tinynet_backends.capture import Array, Call, leaves, real
 from tinynet_backends.replay import offset_of, whole_of
 
-Array = Any
 # When a call uses which bytes of a buffer: (time, start, stop). An elementwise function of NumPy reads before it writes; of
 # another function nothing is known.
 Use = tuple[int, int, int]

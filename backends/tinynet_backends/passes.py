@@ -14,10 +14,8 @@ from math import inf, nan
 from typing import Any, NamedTuple
 
 import numpy as np
-from tinynet_backends.capture import Call, real
+from tinynet_backends.capture import Array, Call, real
 from tinynet_backends.tracing import ON_NUMBERS, Ref, Trace
-
-Array = Any
 
 _FEW = 512  # up to so many elements, selecting by a mask is faster than by bits
 INTEGER = {2: np.dtype(np.int16), 4: np.dtype(np.int32), 8: np.dtype(np.int64)}

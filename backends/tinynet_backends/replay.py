@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 from tinynet_backends.arena import Arena, aligned
-from tinynet_backends.capture import Number, Source, StandIn, Tape, is_input, leaves, real, run
+from tinynet_backends.capture import Array, Number, Source, StandIn, Tape, is_input, leaves, real, run
 
-Array = Any
 _log = logging.getLogger("tinynet")
 # Tapes that a step keeps, each with arrays of its own: a further kind of arguments takes the place of the one that was
 # used least recently.

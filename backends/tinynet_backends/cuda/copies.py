@@ -6,11 +6,10 @@ Otherwise each step would read all weights once more, only to round them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
+from tinynet_backends.backend import Array
 from tinynet_backends.cuda.plan import ALIGNED, SIZES
 
-Array = Any
 _ROW = ALIGNED // SIZES["bfloat16"]
 
 

@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 
 from tinynet_backends import capture
 from tinynet_backends.arena import Arena
+from tinynet_backends.backend import Array
 from tinynet_backends.cuda.copies import Copies
 from tinynet_backends.cuda.joined import Launch
 from tinynet_backends.cuda.plan import ALIGNED
 from tinynet_backends.errors import first_line
-
-Array = Any
 
 _log = logging.getLogger("tinynet")
 # Graphs that a step keeps: one for a further kind of arguments replaces the least recently used.

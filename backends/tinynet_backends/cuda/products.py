@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+from tinynet_backends.backend import Array
 from tinynet_backends.cuda import plan as plans
 from tinynet_backends.cuda.lt import Algorithm
 from tinynet_backends.cuda.plan import Epilogue, Layout, Plan
 from tinynet_backends.cuda.tune import Choices, fastest
 
-Array = Any
 _log = logging.getLogger("tinynet")
 _LONG = 1e11  # multiplications and additions, from which on a product is timed under load
 KINDS = ("float32", "float64", plans.STORED["bfloat16"])

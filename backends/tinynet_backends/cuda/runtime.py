@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
+from tinynet_backends.backend import Array
 from tinynet_backends.cuda.memory import DeviceMemory
 
-Array = Any
 _ROWS = 128  # calls whose numbers may be in flight to the device at once
 _SHORT = 5e-3  # seconds up to which the time to queue work on the host may dominate
 _AGAIN = 8  # repetitions in a graph, at most

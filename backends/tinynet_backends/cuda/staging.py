@@ -9,7 +9,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-Array = Any
+from tinynet_backends.backend import Array
+
 PLACES = 2
 
 
