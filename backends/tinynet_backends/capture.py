@@ -302,12 +302,20 @@ def _out(f: Callable[..., Any], *args: Any) -> None:
 
 def _filling(places: Sequence[Array], function: Callable[..., Any], args: Any, kwargs: Any) -> Callable[..., None]:
     """``function(*args, **kwargs)``, given what their stand-ins stand for, with its results copied to ``places``."""
+    changing = [n for n, a in enumerate(args) if isinstance(a, _STAND_INS)]
+
+    def again(*found: Any) -> Any:
+        if len(changing) == len(found):  # as usual: a walk through all would take longer than many functions
+            now = [*args]
+            for n, value in zip(changing, found, strict=True):
+                now[n] = value
+            return function(*now, **kwargs)
+        rest = iter(found)
+        now, options = tree_map(lambda a: next(rest) if isinstance(a, _STAND_INS) else a, ([*args], kwargs))
+        return function(*now, **options)
 
     def call(*found: Any) -> None:
-        rest = iter(found)
-        now, options = tree_map(lambda a: next(rest) if isinstance(a, _STAND_INS) else a, (args, kwargs))
-        new = function(*now, **options)
-        for place, v in zip(places, leaves(new), strict=True):
+        for place, v in zip(places, leaves(again(*found)), strict=True):
             if place.shape != v.shape:
                 raise ValueError(
                     f"{function.__name__} gave {place.shape} in a captured step, and now {v.shape}: {_REMEDY}"
