@@ -13,21 +13,22 @@ from tinynet_backends.compiled.exactly import normals
 from tinynet_backends.compiled.intrinsics import call, copy, multiply, pointer, prefetch
 from tinynet_backends.compiled.kernels import Body, share
 from tinynet_backends.compiled.vectors import BLOCKS, NORMALS, PAIRS, WIDE, feistel_round, put_blocks
+from tinynet_backends.philox import MULTIPLIER, WEYL
 
-_M0, _M1 = uint64(0xD2E7470EE14C6C93), uint64(0xCA5A826395121157)
+_M0, _M1 = map(uint64, MULTIPLIER)
+_W0, _W1 = map(uint64, WEYL)
 _LOW = uint64(0xFFFFFFFF)
-_W0, _W1 = uint64(0x9E3779B97F4A7C15), uint64(0xBB67AE8584CAA73B)
 
 
 @njit(inline="always")
-def _round(c, k0, k1):  # type: ignore[no-untyped-def]
+def _round(c, k0, k1):
     h0, l0 = multiply(_M0, c[0])
     h1, l1 = multiply(_M1, c[2])
     return h1 ^ c[1] ^ k0, l1, h0 ^ c[3] ^ k1, l0
 
 
 @njit(inline="always")
-def philox(c, k0, k1):  # type: ignore[no-untyped-def]
+def philox(c, k0, k1):
     """The four words at a counter of four: `tinynet_backends.philox.blocks`."""
     for _ in range(10):
         c = _round(c, k0, k1)
@@ -36,7 +37,7 @@ def philox(c, k0, k1):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def philox_pair(c, d, k0, k1):  # type: ignore[no-untyped-def]
+def philox_pair(c, d, k0, k1):
     """`philox` at two counters, taking turns: each alone waits for its own products most of the time."""
     for _ in range(10):
         c, d = _round(c, k0, k1), _round(d, k0, k1)
@@ -45,7 +46,7 @@ def philox_pair(c, d, k0, k1):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _counter(u, block):  # type: ignore[no-untyped-def]
+def _counter(u, block):
     """The counter of a block from the one at words 3 to 6 on: its first word runs over into the second."""
     c0 = u[3] + uint64(block)
     return c0, (u[4] + uint64(1) if c0 < u[3] else u[4]), u[5], u[6]
@@ -54,7 +55,7 @@ def _counter(u, block):  # type: ignore[no-untyped-def]
 def words(real: Any) -> Body:
     """[n, k0, k1, c0, c1, c2, c3, skip, out]: n words from the block at (c0, c1, c2, c3), the first ``skip`` left out."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w, u = pointer(types.int64, at), pointer(uint64, at)
         n, skip, out = w[0], w[7], pointer(uint64, w[8])
         low, high = share((n + skip + 3) // 4, part, parts, BLOCKS)
@@ -85,7 +86,7 @@ def words(real: Any) -> Body:
 def words_at(real: Any) -> Body:
     """[n, k0, k1, c0, c1, c2, width, index, out]: rows of ``width`` words, `tinynet_backends.philox.words_at`."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w, u = pointer(types.int64, at), pointer(uint64, at)
         n, width, index, out = w[0], w[6], pointer(uint64, w[7]), pointer(uint64, w[8])
         low, high = share(n, part, parts, 1)
@@ -110,7 +111,7 @@ SPARE = 4 + 4 * BLOCKS  # and behind them
 
 
 @njit
-def drawn(at, first, rows, room):  # type: ignore[no-untyped-def]
+def drawn(at, first, rows, room):
     """The address of the words of ``rows`` samples from the ``first`` of a batch on, which are made behind ``room``.
 
     ``at`` is the address of [kernel, width, index, k0, k1, c0, c1, c2, c3, skip]: `words_at` and the address of the
@@ -135,7 +136,7 @@ def drawn(at, first, rows, room):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def chosen(half, least):  # type: ignore[no-untyped-def]
+def chosen(half, least):
     """Whether a uniform number from 32 bits is at least ``least``: `exact.uniform32`."""
     return types.float32(half >> uint64(8)) * types.float32(2.0**-24) >= least
 
@@ -143,7 +144,7 @@ def chosen(half, least):  # type: ignore[no-untyped-def]
 def dropout(real: Any) -> Body:
     """[n, x, rate, key, c0, c1, c2, y, keep]: `Backend.dropout`, with key (2,)."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w, u = pointer(types.int64, at), pointer(uint64, at)
         n, x, key, y, keep = w[0], pointer(real, w[1]), pointer(uint64, w[3]), pointer(real, w[7]), pointer(uint8, w[8])
         rate = pointer(float64, at)[2]
@@ -173,7 +174,7 @@ def dropout(real: Any) -> Body:
 def dropout_grad(real: Any) -> Body:
     """[n, dy, keep, rate, dx]: `Backend.dropout_grad`."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         dy, keep, dx = pointer(real, w[1]), pointer(uint8, w[2]), pointer(real, w[4])
         scale = real(1.0 / (1.0 - pointer(float64, at)[3]))
@@ -188,7 +189,7 @@ def dropout_grad(real: Any) -> Body:
 def normal(real: Any) -> Body:
     """[rows, columns, words, stride, lines, out]: `exact.normal` of rows of words that lie ``stride`` words apart."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         rows, columns, stride, lines = w[0], w[1], w[3], pointer(float64, w[4])
         low, high = share(rows, part, parts, 1)
@@ -209,7 +210,7 @@ def normal(real: Any) -> Body:
 def halves(real: Any) -> Body:
     """[rows, columns, words, stride, out]: `exact.halves` of rows of words that lie ``stride`` words apart."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         rows, columns, source, stride, out = w[0], w[1], pointer(uint64, w[2]), w[3], pointer(float64, w[4])
         low, high = share(rows, part, parts, 1)
@@ -223,7 +224,7 @@ def halves(real: Any) -> Body:
 
 
 @njit(inline="always")
-def _below(bound, x, key):  # type: ignore[no-untyped-def]
+def _below(bound, x, key):
     """A hash of (x, key) in [0, bound), all uint32: `permutation._below`."""
     x = uint32(x ^ key)
     x = uint32(x ^ (x >> uint32(16)))
@@ -235,7 +236,7 @@ def _below(bound, x, key):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _moved(x, by, bound):  # type: ignore[no-untyped-def]
+def _moved(x, by, bound):
     """``(x + by) % bound`` of uint32 below ``bound``, whose sum may have 33 bits."""
     rest = uint32(bound - by)
     return uint32(x - rest) if x >= rest else uint32(x + by)
@@ -250,7 +251,7 @@ def permute(real: Any) -> Body:
     Without an index, the address 0, it is start, start + 1, ….
     """
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w, u = pointer(types.int64, at), pointer(uint64, at)
         index, out, keys = pointer(uint64, w[1]), pointer(uint64, w[2]), pointer(uint64, w[7])
         n, a, b, rounds = u[3], uint32(u[4]), uint32(u[5]), w[6]
@@ -298,7 +299,7 @@ def permute(real: Any) -> Body:
 def from_integers(real: Any) -> Body:
     """[n, x, out]: int64 numbers as real ones."""
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w = pointer(types.int64, at)
         x, out = pointer(types.int64, w[1]), pointer(real, w[2])
         low, high = share(w[0], part, parts, 1)
@@ -313,7 +314,7 @@ _LINES = 64  # of rows to prefetch before they are copied: they lie anywhere
 
 
 @njit
-def _copy_rows(size, x, out, index, low, high):  # type: ignore[no-untyped-def]
+def _copy_rows(size, x, out, index, low, high):
     """Rows ``index[low:high]`` of ``size`` bytes of x, to those places of out."""
     ahead = max(1, _LINES // (1 + size // _LINE))
     if size == 8:  # labels, say: numbers are copied faster than bytes
@@ -339,7 +340,7 @@ def gather(real: Any) -> Body:
     nothing unless that is below n.
     """
 
-    def kernel(at, part, parts):  # type: ignore[no-untyped-def]
+    def kernel(at, part, parts):
         w, index = pointer(types.int64, at), pointer(types.int64, pointer(types.int64, at)[2])
         low, high = share(w[0], part, parts, 1)
         largest = uint64(0)
