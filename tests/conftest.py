@@ -37,6 +37,23 @@ def ops(request):
         pytest.skip(str(e))
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--rehearse",
+        type=int,
+        choices=(0, 1),
+        metavar="DEVICE",
+        help="with -m gpu: tests of CUDA on a stand-in for CuPy that has two devices; see tests/rehearsal/__init__.py",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("rehearse") is not None:
+        from rehearsal.plugin import Rehearsal
+
+        config.pluginmanager.register(Rehearsal(config))
+
+
 FORMULAS = Activation, Loss, Optimizer, Virtual, Wrapper
 
 

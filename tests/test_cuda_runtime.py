@@ -1,103 +1,121 @@
-"""The calls of CuPy, on a fake one."""
+"""The calls of CuPy, on its stand-in."""
 
 import ctypes
 from types import SimpleNamespace
 
-import fake_cupy
 import numpy as np
 import pytest
+from rehearsal import memory, modules, state, streams
 from tinynet_backends.cuda import runtime
 
+K = memory.BLOCK
 
-def test_the_memory_of_a_device_is_not_taken_for_the_current_one_s(monkeypatch):
+
+@pytest.fixture
+def cp(monkeypatch):
+    """With nothing allocated, on devices of 1000 blocks, and limits of 1000 and 2000."""
     monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
-    cp = fake_cupy.Cupy()
-    first, second = cp.cuda.pools
+    monkeypatch.setattr(memory, "TOTAL", 1000 * K)
+    monkeypatch.setattr(memory, "taken", [0, 0])
+    monkeypatch.setattr(memory, "main", memory.MemoryPool())
+    monkeypatch.setattr(state.clock, "now", 0.0)
+    for number in range(2):
+        with memory.Device(number):
+            memory.main.set_limit(size=1000 * K * (number + 1))
+    return modules.cupy
+
+
+def work(seconds):
+    streams.do(lambda: None, seconds=seconds - state.KERNEL)
+
+
+def test_the_memory_of_a_device_is_not_taken_for_the_current_one_s(cp):
+    cp.empty(1)  # and freed: the first device's pool keeps the block
     rt = runtime.Runtime(cp, 1)
     pool = rt.new_pool()
-    second.total = 300
+    with memory.Device(1):
+        held = cp.empty(300 * K, "uint8")
     rt.device_memory.admit(1, "a step")
     del pool  # as the garbage collector does, with any current device
-    assert rt.device_memory.limit == second.limit == 2000
-    assert (first.limit, first.freed) == (1000, 0)
-    assert set(cp.cuda.asked) == {1}
-    assert cp.cuda.current == 0
+    assert rt.device_memory.limit == 2000 * K
+    assert rt.device_memory.used == held.nbytes
+    assert (memory.main.get_limit(), memory.main.total_bytes()) == (1000 * K, K)
+    with memory.Device(1):
+        assert memory.main.get_limit() == 2000 * K
 
 
-def test_all_backends_of_a_device_share_its_memory(monkeypatch):
-    monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
-    cp = fake_cupy.Cupy()
+def test_all_backends_of_a_device_share_its_memory(cp, monkeypatch):
     first, second, other = runtime.Runtime(cp, 0), runtime.Runtime(cp, 0), runtime.Runtime(cp, 1)
     pool = first.new_pool()
-    pool.malloc(300)
+    pool.malloc(300 * K)
     first.device_memory.share()
     third = runtime.Runtime(cp, 0)  # of another precision
     assert first.device_memory is second.device_memory is third.device_memory is not other.device_memory
-    assert third.device_memory.limit == 1000
-    assert third.device_memory.used == 300
-    assert runtime.Runtime(fake_cupy.Cupy(), 0).device_memory is not first.device_memory
+    assert third.device_memory.limit == 1000 * K
+    assert third.device_memory.used == 300 * K
+    monkeypatch.setattr(memory, "main", memory.MemoryPool())
+    assert runtime.Runtime(cp, 0).device_memory is not first.device_memory
 
 
-def test_a_graph_s_memory_stays_when_the_device_has_no_more():
+def test_a_graph_s_memory_stays_when_the_device_has_no_more(cp):
     """What a step frees while it is captured, its graph uses at each launch."""
-    cuda = fake_cupy.Cupy().cuda
-    pool = runtime.Pool(cuda, 0)
-    pool.malloc(400)  # and freed
-    first = pool.malloc(400)
-    assert pool.total_bytes() == cuda.taken == 400
+    pool = runtime.Pool(cp.cuda, 0)
+    pool.malloc(400 * K)  # and freed
+    first = pool.malloc(400 * K)
+    assert pool.total_bytes() == memory.taken[0] == 400 * K
     del first
-    with pytest.raises(RuntimeError, match="out of memory"):
-        pool.malloc(700)
-    assert cuda.taken == 400
-    pool.set_limit(900)
-    with pytest.raises(MemoryError, match="501 bytes are over the limit of 900, of which 400 are taken"):
-        pool.malloc(501)
-    last = pool.malloc(500)
+    with pytest.raises(MemoryError, match="Out of memory"):
+        pool.malloc(700 * K)
+    assert memory.taken[0] == 400 * K
+    pool.set_limit(900 * K)
+    with pytest.raises(
+        MemoryError, match=f"{501 * K} bytes are over the limit of {900 * K}, of which {400 * K} are taken"
+    ):
+        pool.malloc(501 * K)
+    last = pool.malloc(500 * K)
     del pool
-    assert cuda.taken == 900
+    assert memory.taken[0] == 900 * K
     del last
-    assert cuda.taken == 0
+    assert memory.taken[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("work", "eager", "captured"),
+    ("parts", "eager", "captured"),
     [([2e-6], 2, 8), ([4e-6, 5e-6], 2, 8), ([2e-3], 2, 3), ([1e-3] * 7, 4, 0), ([3e-2], 4, 0)],
 )
-def test_seconds_are_those_of_the_device(work, eager, captured):
+def test_seconds_are_those_of_the_device(parts, eager, captured, cp):
     """And not what the host needs to queue it, 100 µs per kernel here."""
-    cp, calls = fake_cupy.Cupy(), []
-    rt = runtime.Runtime(cp, 0)
+    calls = []
 
     def run():
-        calls.append(cp.cuda.work is None)
-        for seconds in work:
-            cp.cuda.do(seconds)
+        calls.append(not streams.capturing())
+        for seconds in parts:
+            work(seconds)
 
-    measured = rt.seconds(run)
-    assert measured == pytest.approx(sum(work) + (cp.cuda.launch / captured if captured else 0))
+    measured = runtime.Runtime(cp, 0).seconds(run)
+    assert measured == pytest.approx(sum(parts) + (state.LAUNCH / captured if captured else 0))
     assert calls == [True] * eager + [False] * captured
 
 
-def test_under_load_a_run_is_timed_among_many_and_after_as_many():
-    cp, begun = fake_cupy.Cupy(), []
-    rt = runtime.Runtime(cp, 0)
+def test_under_load_a_run_is_timed_among_many_and_after_as_many(cp):
+    begun = []
 
     def run():
-        begun.append(cp.cuda.now)
-        cp.cuda.do(1e-3 if cp.cuda.now < 7e-3 else 2e-3)  # slower when it is warm
+        begun.append(state.clock.now)
+        work(1e-3 if state.clock.now < 7e-3 else 2e-3)  # slower when it is warm
 
-    assert rt.seconds_under_load(run) == pytest.approx(2e-3)
+    assert runtime.Runtime(cp, 0).seconds_under_load(run) == pytest.approx(2e-3)
     assert begun[-1] > 1.6e-2
 
 
-def test_the_driver_counts_the_nodes_of_a_graph(monkeypatch):
+def test_the_driver_counts_the_nodes_of_a_graph(cp, monkeypatch):
     class Driver:
         def cuGraphGetNodes(self, graph, nodes, count):
             assert (graph.value, nodes) == (0x7F0000001000, None)
             count._obj.value = 5
             return status
 
-    rt, graph = runtime.Runtime(fake_cupy.Cupy(), 0), SimpleNamespace(graph=0x7F0000001000)
+    rt, graph = runtime.Runtime(cp, 0), SimpleNamespace(graph=0x7F0000001000)
     monkeypatch.setattr(runtime.C, "CDLL", lambda name: Driver())
     status = 0
     assert rt.nodes(graph) == 5
@@ -111,9 +129,9 @@ def test_the_driver_counts_the_nodes_of_a_graph(monkeypatch):
     assert rt.nodes(graph) == -1
 
 
-def test_numbers_are_sent_from_memory_that_is_free_again(monkeypatch):
+def test_numbers_are_sent_from_memory_that_is_free_again(cp, monkeypatch):
     """On the current stream; the place of a call's numbers is used again by the 128th after it, once they have been sent."""
-    cp, copies, waited = fake_cupy.Cupy(), [], []
+    copies, waited = [], []
 
     class Sent:
         done = True
@@ -128,16 +146,16 @@ def test_numbers_are_sent_from_memory_that_is_free_again(monkeypatch):
 
     def copy(to, address, size, kind, stream):
         copies.append(lambda: ctypes.memmove(to, address, size))
-        assert (kind, stream) == (1, 7)
+        assert (kind, stream) == (1, here.ptr)
 
-    cp.cuda.runtime.memcpyAsync, cp.cuda.runtime.memcpyHostToDevice = copy, 1
-    cp.cuda.get_current_stream = cp.cuda.Stream
+    monkeypatch.setattr(cp.cuda.runtime, "memcpyAsync", copy)
     rt = runtime.Runtime(cp, 0)
     monkeypatch.setattr(rt, "pinned", np.zeros)
     monkeypatch.setattr(rt, "event", Sent)
     there = [np.zeros((2, 3), np.uint64) for _ in range(runtime._ROWS + 2)]
-    for n, to in enumerate(there):
-        rt.send(SimpleNamespace(data=SimpleNamespace(ptr=to.ctypes.data)), [n, 0.5 * n, -1])
+    with streams.Stream(non_blocking=True) as here:
+        for n, to in enumerate(there):
+            rt.send(SimpleNamespace(data=SimpleNamespace(ptr=to.ctypes.data)), [n, 0.5 * n, -1])
     assert waited == [runtime._ROWS, runtime._ROWS + 1]
     for copied in copies[2:]:
         copied()
@@ -147,35 +165,27 @@ def test_numbers_are_sent_from_memory_that_is_free_again(monkeypatch):
         assert to[1].tolist() == [n, 0, 2**64 - 1]
 
 
-def test_what_cannot_be_captured_cannot_be_timed():
-    cp = fake_cupy.Cupy()
-
-    def run():
-        if cp.cuda.work is not None:
-            raise RuntimeError("cuBLAS is not supported here")
-
-    with pytest.raises(RuntimeError, match="cuBLAS"):
-        runtime.Runtime(cp, 0).seconds(run)
-    assert cp.cuda.work is None
+def test_what_cannot_be_captured_cannot_be_timed(cp):
+    a = cp.ones((2, 2))
+    with pytest.raises(NotImplementedError, match="cuBLAS"):
+        runtime.Runtime(cp, 0).seconds(lambda: a @ a)
+    assert not streams.capturing()
 
 
-def test_the_limit_on_memory_holds_while_work_is_timed(monkeypatch):
-    monkeypatch.delenv("TINYNET_GPU_MEMORY", raising=False)
-    cp, limits = fake_cupy.Cupy(), []
+def test_the_limit_on_memory_holds_while_work_is_timed(cp, monkeypatch):
+    limits = []
     monkeypatch.setattr(runtime.Pool, "set_limit", lambda self, size: limits.append(size))
     rt = runtime.Runtime(cp, 0)
-    cp.cuda.pools[0].total = 300
-    rt.seconds(lambda: cp.cuda.do(2e-6))
-    assert limits == [700]
+    held = cp.empty(300 * K, "uint8")
+    rt.seconds(lambda: work(2e-6))
+    assert limits == [1000 * K - held.nbytes]
 
 
-def test_without_memory_for_a_graph_work_is_timed_as_it_is_queued():
-    cp = fake_cupy.Cupy()
-
+def test_without_memory_for_a_graph_work_is_timed_as_it_is_queued(cp):
     def run():
-        if cp.cuda.work is not None:
-            raise MemoryError("the main pool has taken all")
-        cp.cuda.do(2e-6)
+        if streams.capturing():
+            cp.empty(1001 * K)
+        work(2e-6)
 
-    assert runtime.Runtime(cp, 0).seconds(run) == pytest.approx(cp.cuda.launch)
-    assert cp.cuda.work is None
+    assert runtime.Runtime(cp, 0).seconds(run) == pytest.approx(state.LAUNCH)
+    assert not streams.capturing()

@@ -97,7 +97,7 @@ class Kernel:
 
 
 class Shim:
-    """A stand-in for the module cupy: kernels run on the host, in several `SCHEDULES`, which must agree.
+    """A stand-in for the module cupy: kernels run on the host, in several ``schedules``, which must agree.
 
     Binaries are kept in ``folder``. ``launched`` has the names of kernels in the order of their launches; ``behind`` the arrays
     that a kernel finds by a table of addresses, by the table's own address.
@@ -108,8 +108,8 @@ class Shim:
 
     cuda = SimpleNamespace(compiler=SimpleNamespace(CompileException=CompileException))
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, schedules: Sequence[tuple[int, int]] = SCHEDULES) -> None:
+        self.folder, self.schedules = folder, schedules
         self.launched: list[str] = []
         self.behind: dict[int, list[Any]] = {}
         self._loaded: dict[str, tuple[Any, str]] = {}
@@ -170,7 +170,7 @@ class Shim:
         sizes = (text, kernel, grid, block, shared, *map(size, args))
         times = self._launches[sizes]
         self._launches[sizes] += 1
-        schedules = [SCHEDULES[times % len(SCHEDULES)]] if times else SCHEDULES
+        schedules = [self.schedules[times % len(self.schedules)]] if times else self.schedules
         results, written = [], []
         behind = [a for arg in args if isinstance(arg, np.ndarray) for a in self.behind.get(arg.ctypes.data, [])]
         before = [*map(content, behind)]
