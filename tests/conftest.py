@@ -40,15 +40,13 @@ def ops(request):
 def pytest_addoption(parser):
     parser.addoption(
         "--rehearse",
-        type=int,
-        choices=(0, 1),
-        metavar="DEVICE",
-        help="with -m gpu: tests of CUDA on a stand-in for CuPy that has two devices; see tests/rehearsal/__init__.py",
+        action="store_true",
+        help="with -m gpu: the tests of CUDA on a stand-in for CuPy, see tests/rehearsal/__init__.py",
     )
 
 
 def pytest_configure(config):
-    if config.getoption("rehearse") is not None:
+    if config.getoption("rehearse"):
         from rehearsal.plugin import Rehearsal
 
         config.pluginmanager.register(Rehearsal(config))

@@ -103,9 +103,8 @@ cupyx = Module("cupyx", empty_pinned=np.empty, allow_synchronize=allow_synchroni
 
 
 @contextmanager
-def installed(folder, number=0):
-    """In the place of CuPy: kernels are kept in ``folder``, and "cupy" is the device of that number."""
-    make = cupy_backend.make
+def installed(folder):
+    """In the place of CuPy; kernels are kept in ``folder``."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in sys.modules if name.startswith("array_api_compat.cupy")]:
             patch.delitem(sys.modules, name)
@@ -115,7 +114,6 @@ def installed(folder, number=0):
         patch.setattr(lt, "library", kernels.Library)
         patch.setattr(lt, "Problem", kernels.Problem)
         patch.setattr(cupy_backend, "Choices", lambda machine: fake_cuda.Choices())
-        patch.setattr(cupy_backend, "make", lambda device: make(device or str(number)))
         patch.setattr(runtime.Runtime, "nodes", lambda self, graph: len(graph.work))
         switch._load.cache_clear()
         yield

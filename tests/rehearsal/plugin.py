@@ -1,4 +1,4 @@
-"""``pytest --rehearse=…``: the gpu tests, except those that need a device for what they are about."""
+"""``pytest --rehearse``: the gpu tests, except those that need a device for what they are about."""
 
 from contextlib import ExitStack
 
@@ -22,7 +22,7 @@ class Rehearsal:
         if shim.missing():
             raise pytest.UsageError(f"--rehearse: {shim.missing()}")
         self.place = ExitStack()
-        self.place.enter_context(modules.installed(config.cache.mkdir("cuda_shim"), config.getoption("rehearse")))
+        self.place.enter_context(modules.installed(config.cache.mkdir("cuda_shim")))
 
     def pytest_collection_modifyitems(self, items):
         for item in items:
