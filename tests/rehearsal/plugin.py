@@ -1,4 +1,4 @@
-"""``pytest --rehearse``: the gpu tests, except those that need a device for what they are about."""
+"""``pytest --rehearse``: the gpu tests, except those whose kernels take minutes on the host."""
 
 from contextlib import ExitStack
 
@@ -8,7 +8,7 @@ from cuda_shim import shim
 from rehearsal import modules
 
 WIDE, LONG = "g++'s kernels take minutes for layers as wide", "g++'s kernels take minutes for as many steps"
-NEED_A_DEVICE = {  # part of a test's id: why it is not rehearsed
+TOO_LONG = {  # part of a test's id: why it is not rehearsed
     "::test_layers_behind_one_of_odd_size": WIDE,
     "-(300, ": WIDE,
     "-(9000, ": WIDE,
@@ -26,7 +26,7 @@ class Rehearsal:
 
     def pytest_collection_modifyitems(self, items):
         for item in items:
-            for part, why in NEED_A_DEVICE.items():
+            for part, why in TOO_LONG.items():
                 if part in item.nodeid:
                     item.add_marker(pytest.mark.skip(reason=f"not rehearsed: {why}"))
 
