@@ -25,7 +25,7 @@ def stream():
 
 def test_a_name_that_is_not_cupy_s_is_an_error():
     with pytest.raises(AttributeError, match="rehearsal's cupy has no 'einsum'"):
-        cp.einsum  # noqa: B018
+        _ = cp.einsum
     with pytest.raises(TypeError, match=r"cupy.sum\(a, axis=None.*unexpected keyword argument 'initial'"):
         cp.sum(cp.ones(3), initial=1)
 

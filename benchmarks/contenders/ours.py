@@ -69,8 +69,9 @@ class Again(Dataset):
     def rows(self, index: Any, ops: tn.Backend, dtype: str) -> tn.data.Batch:
         times = len(index) // self.whole.n
         if times not in self._batches:
-            tiled = self.one.map(lambda a: ops.xp.tile(a, (times, *(1,) * (a.ndim - 1))))
-            self._batches[times] = self.one if times == 1 else tiled
+            self._batches[times] = self.one
+            if times > 1:
+                self._batches[times] = self.one.map(lambda a: ops.xp.tile(a, (times, *(1,) * (a.ndim - 1))))
         return self._batches[times]
 
     def check(self, check: Callable[[Any, tn.Backend], None], ops: tn.Backend, dtype: str) -> None:
