@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from secrets import token_hex
 
 
 @contextmanager
@@ -40,7 +39,7 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     if path.exists() and not path.is_file():  # a device, say, whose place must not be taken
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
     # not by `mkstemp`: its mode is another, and the umask, which is the process's, cannot be read without being set
-    new = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
+    new = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         new.touch(exist_ok=False)
     except OSError as e:

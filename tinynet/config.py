@@ -20,7 +20,7 @@ from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
 from tinynet.data.class_labels import MOST_CLASSES
 from tinynet.data.dataset import label_pieces
-from tinynet.data.sources import KINDS
+from tinynet.data.reading import KINDS
 from tinynet.data.tables import TASKS
 from tinynet.epochs import EarlyStopping
 from tinynet.metrics import METRICS, as_metrics, check_metrics

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from tinynet_backends.permutation import permute, unpermute
 from tinynet import activations, losses, regularization, schedules
 from tinynet.checkpoints import Checkpoints
 from tinynet.data import DATASETS, Loader
+from tinynet.data.digest import digest
 from tinynet.dense import Dense
 from tinynet.gradients import TOLERANCE, layer_error, loss_error
 from tinynet.layers import Layer
@@ -57,7 +57,7 @@ Check = Callable[[Backend], Iterator[str]]
 
 
 def _digest(ops: Backend, *arrays: Any) -> str:
-    return sha256(b"".join(ops.to_numpy(a).tobytes() for a in arrays)).hexdigest()[:16]
+    return digest(map(ops.to_numpy, arrays))
 
 
 def _gradients(ops: Backend) -> Iterator[str]:

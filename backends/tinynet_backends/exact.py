@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from math import factorial
 from typing import Any
 
 Array = Any
@@ -186,13 +187,10 @@ PI = 3.141592653589793
 
 def _taylor(first: int, terms: int) -> tuple[float, ...]:
     """Coefficients of sin(2 pi t) / t (``first`` 1) or cos(2 pi t) (0) in t**2, from the highest power down."""
-    from fractions import Fraction
-    from math import factorial
-
-    # pi to 50 digits, so that each coefficient is rounded only once
-    pi = Fraction(314159265358979323846264338327950288419716939937511, 10**50)
+    # pi to 50 digits: a quotient of whole numbers is rounded only once, however large they are
+    pi, unit = 314159265358979323846264338327950288419716939937511, 10**50
     powers = range(first, first + 2 * terms, 2)
-    return tuple(float((-1) ** (n // 2) * (2 * pi) ** n / factorial(n)) for n in powers)[::-1]
+    return tuple((-1) ** (n // 2) * (2 * pi) ** n / (unit**n * factorial(n)) for n in powers)[::-1]
 
 
 SINE, COSINE = _taylor(1, 9), _taylor(0, 9)

@@ -10,7 +10,7 @@ from tinynet.cli.data import add_virtual_options, virtual_config
 from tinynet.config import COMPUTED, STORED, parse
 from tinynet.data import DATASETS, Dataset
 from tinynet.data import read as read_data
-from tinynet.data.sources import KINDS
+from tinynet.data.reading import KINDS
 from tinynet.metrics import METRICS, Metric, as_metrics, check_metrics
 from tinynet.model import Model
 

@@ -29,7 +29,7 @@ from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import DATASETS, Dataset, Spirals
 from tinynet.data.class_labels import is_integer
-from tinynet.data.sources import KINDS
+from tinynet.data.reading import KINDS
 from tinynet.fitting import fit
 from tinynet.history import History
 from tinynet.metrics import METRICS

@@ -27,11 +27,10 @@ from tinynet.data.regression import (
     SparseUncorrelated,
     Teacher,
 )
-from tinynet.data.sources import as_dataset, read
+from tinynet.data.sources import as_dataset, read, write
 from tinynet.data.subset import Subset, stratified
 from tinynet.data.virtual import Virtual
 from tinynet.data.wrappers import FeatureNoise, Imbalanced, LabelNoise, Nuisance
-from tinynet.data.writing import write
 
 DATASETS: dict[str, type[Virtual]] = {
     "spirals": Spirals,

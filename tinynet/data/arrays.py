@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from math import prod
 from sys import float_info
 from typing import Any
@@ -15,6 +14,7 @@ from tinynet.data import resident
 from tinynet.data.columns import Columns
 from tinynet.data.conversion import as_array, as_array_beside_x, read_only
 from tinynet.data.dataset import Array, Batch, Dataset, Index
+from tinynet.data.digest import digest
 from tinynet.pieces import split_range
 
 _PIECE = 2**20  # numbers checked at a time, so that checking takes little memory
@@ -187,16 +187,13 @@ class Arrays(Dataset):
 
     def fingerprint(self) -> str:
         """Shapes, dtypes, and a hash of up to 4096 evenly spaced rows."""
-        host, digest = get_backend("numpy"), sha256()
+        host = get_backend("numpy")
         count = min(self.n, 4096)
         index = host.asarray([row * (self.n - 1) // max(count - 1, 1) for row in range(count)], "int64")
         with self.ops.active():
             some = self.rows(index, host, "float64")
-        for a in some:
-            if a is not None:
-                digest.update(host.xp.ascontiguousarray(a).tobytes())
         kinds = [f"{str(a.dtype).rpartition('.')[2]} {tuple(a.shape)}" for a in (self.x, self.y)]
-        return f"Arrays({', '.join(kinds)}, {digest.hexdigest()[:16]})"
+        return f"Arrays({', '.join(kinds)}, {digest(a for a in some if a is not None)})"
 
     def _pieces(self, a: Array) -> Iterator[tuple[int, Array]]:
         """(first row, rows) over ``a``, in pieces that take little memory."""

@@ -19,7 +19,7 @@ from tinynet.data.array_files import data_sets, hdf5_array, names_in, npy_array,
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape
 from tinynet.data.mapped import check_regular_file, file_errors
-from tinynet.data.sources import KINDS, TABLES
+from tinynet.data.reading import KINDS, TABLES
 from tinynet.errors import DataFileError
 from tinynet.pieces import split_range
 

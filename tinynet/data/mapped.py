@@ -54,7 +54,7 @@ class MappedFile(Arrays):
             self.classes = len(columns.classes)  # also those of which it has no sample
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from tinynet.data.sources import read_again
+        from tinynet.data.reading import read_again
 
         # labels are numbered as here, perhaps by the classes of several files
         request = self.request._replace(columns=self.columns)

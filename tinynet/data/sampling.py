@@ -11,6 +11,7 @@ from tinynet_backends import Backend, get_backend
 from tinynet import checks, streams
 from tinynet.data.conversion import check_unmasked
 from tinynet.data.dataset import Array, Dataset, Index, label_pieces
+from tinynet.data.digest import digest
 
 _CHUNK = 65536  # places of a shuffle that are computed at a time: the cost of each array call spread over many
 _FEW, _EPOCHS = 2048, 16  # of so few samples the places in so many epochs, for the same reason
@@ -142,9 +143,7 @@ class Weighted(Order):
         return "weights=…"
 
     def fingerprint(self) -> str:
-        from hashlib import sha256
-
-        return f"weights={sha256(self.bounds.tobytes()).hexdigest()[:16]}"
+        return f"weights={digest([self.bounds])}"
 
     def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
         words = host.words(streams.key(self.seed, streams.ORDER), (epoch, _WEIGHTED, 0), start, stop - start)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from typing import Any
 
 from tinynet_backends import get_backend
 
 from tinynet import checks, streams
 from tinynet.data.dataset import Dataset, Index, Selection, label_pieces
+from tinynet.data.digest import digest
 from tinynet.data.sampling import SPLIT, permutation_keys
 
 
@@ -32,7 +32,7 @@ class Subset(Selection):
         return self.index[index.start : index.stop] if isinstance(index, range) else self.index[index]
 
     def fingerprint(self) -> str:
-        return f"{self.whole.fingerprint()}[{sha256(self.index.tobytes()).hexdigest()[:16]}]"
+        return f"{self.whole.fingerprint()}[{digest([self.index])}]"
 
 
 def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subset]:

@@ -30,23 +30,8 @@ ROWS = 65536  # samples written at a time
 _AROUND = 2**14  # bytes, more than HDF5 writes around the numbers
 
 
-def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int], object] = lambda done: None) -> None:
-    """Write ``data`` to a file that `read` reads, in pieces; ``progress(done)`` is called with the number of samples written.
-
-    The suffix of ``path`` decides the format: ``.npz`` (X, y), ``.npy`` (a table in float32, the target last, of which
-    labels are read with ``task="classification"``), ``.h5`` (X, y), ``.parquet`` or ``.csv`` (with the names of columns and
-    classes, else x0, x1, … and y, or y0, y1, …). Features and numeric targets are written in float32, labels in int64.
-
-    ValueError for sample weights, for several targets in an ``.npy``, for another suffix, and for a feature whose name
-    `read` would take for something else, such as "weight"; OSError if the disk has too little space. After an error or
-    Ctrl-C the file is as it was before.
-
-    Examples
-    --------
-    >>> tn.data.write(tn.data.Friedman1(1000), "friedman.npz")
-    >>> len(tn.data.read("friedman.npz"))
-    1000
-    """
+def write_file(data: Dataset, path: str | PathLike[str], progress: Callable[[int], object]) -> None:
+    """What `sources.write` promises."""
     if not isinstance(data, Dataset):
         raise TypeError(f"data {type(data).__name__} is not a data set: tinynet.data.as_dataset makes one")
     if not isinstance(path, (str, PathLike)):

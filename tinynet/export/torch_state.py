@@ -20,7 +20,6 @@ layers that PyTorch lacks take a few lines:
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -120,7 +119,9 @@ def from_torch_state(model: Model, state: Mapping[str, Any] | str | PathLike[str
 
 
 def _read(path: Path, entries: list[_Entry], dtype: str) -> dict[str, Array]:
-    if path.is_file() and zipfile.is_zipfile(path):  # is_file: opening a pipe would wait for it
+    from zipfile import is_zipfile
+
+    if path.is_file() and is_zipfile(path):  # is_file: opening a pipe would wait for it
         raise ModelFileError(
             f"{path}: what torch.save wrote, not a safetensors file: "
             "safetensors.torch.save_file(net.state_dict(), path) writes one"
