@@ -117,19 +117,21 @@ def run(args: argparse.Namespace) -> int:
         print(f"{history.stopped} after step {step}: resume with tinynet train --resume {folder}", file=sys.stderr)
         return 128 + number
     _print_results(history, config, data, training.n, None if resume else seconds)
-    _write_picture(folder / "training.png", model, held_out, history, config, training.n)
-    print(f"config, history, checkpoints, model and picture are in {folder}")
+    drawn = _write_picture(folder / "training.png", model, held_out, history, config, training.n)
+    print(f"config, history, checkpoints{', model and picture' if drawn else ' and model'} are in {folder}")
     return 0
 
 
-def _write_picture(path: Path, *about: Any) -> None:
-    """Write the run's picture or say why there is none: the run itself is done and saved."""
+def _write_picture(path: Path, *about: Any) -> bool:
+    """Write the run's picture, or say why there is none: the run itself is done and saved. Returns whether it is there."""
     try:
         write_atomically(path, picture(*about))
+        return True
     except ImportError:
         print("no picture: it needs matplotlib, from the extra plot", file=sys.stderr)
     except ValueError as e:
         print(f"no picture: {e}", file=sys.stderr)
+    return False
 
 
 def _print_results(history: History, config: Config, data: Dataset, samples: int, seconds: float | None) -> None:
