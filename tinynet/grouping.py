@@ -8,7 +8,7 @@ from typing import Any
 
 from tinynet_backends import Backend
 
-from tinynet.data.loader import has_chunks
+from tinynet.data.stacked import has_chunks
 from tinynet.layers import Array
 
 CHECK_EVERY = 64  # steps, or launches of several; a check of the losses waits for the device
@@ -34,7 +34,7 @@ class Grouping:
         where a step is short: Ctrl-C waits for all of them, and what is between two steps is not short.
         """
         loader = self.loader
-        if not self.many and not has_chunks(loader):
+        if not has_chunks(loader):
             return False
         if self.ops.launches:
             return not loader.made_on_host(self.ops) and loader.batch_size % 4 == 0

@@ -10,8 +10,7 @@ from typing import Any
 
 from tinynet import checks
 from tinynet.data import Dataset, Loader, as_dataset
-from tinynet.data.loader import has_chunks
-from tinynet.data.stacked import StackedLoader
+from tinynet.data.stacked import StackedLoader, has_chunks
 from tinynet.ensemble import Ensemble
 from tinynet.epochs import Tally
 from tinynet.errors import Interrupted

@@ -14,9 +14,7 @@ from tinynet_backends import Backend
 
 from tinynet import checks
 from tinynet.data import Batch, Dataset
-from tinynet.data.loader import has_chunks
-from tinynet.data.sampling import Balanced, Shuffled, Weighted
-from tinynet.data.stacked import StackedLoader
+from tinynet.data.stacked import has_chunks
 from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
 from tinynet.losses import Loss, checked_loss, real_columns
 from tinynet.network import Network
@@ -172,17 +170,15 @@ def _gradient(
 
 
 def read_in_step(loader: Any, ops: Backend, dtype: str) -> tuple[Any, Dataset | None]:
-    """The loader of a run: ``loader`` or, if a step had better read the samples itself, right before it uses them, one of
-    their indices, and the data set that it reads.
+    """A loader for the steps of a run, and the data set that each step reads samples of, or None.
 
-    Batches in sequence are views, those that many networks share are made once, and no compiled step checks the indices
-    that another's order gives.
+    Where samples are gathered, a step had better do that itself, right before it uses them: the loader then gives indices,
+    and the data set is theirs. Otherwise it is ``loader``. Batches in sequence are views, which cost nothing, and no
+    compiled step checks the indices of a user's order.
     """
-    first = loader.first if isinstance(loader, StackedLoader) else loader
-    drawn = has_chunks(first) and not first.prefetch and type(first.order) in (Shuffled, Weighted, Balanced)
-    if not drawn or (first is not loader and loader.alike):
+    if not has_chunks(loader) or not loader.gathers:
         return loader, None
-    source, _ = first.data.locate(range(1))
+    source, _ = loader.data.locate(range(1))
     return (loader.as_indices(), source) if source.in_step(ops, dtype) else (loader, None)
 
 
