@@ -142,7 +142,7 @@ def batch_shape(shape: tuple[int, ...]) -> str:
 
 
 def two(result: Any, owner: object, method: str, wanted: str) -> Any:
-    """``result``, of a method that a user may have written; TypeError unless it is two, which are ``wanted``."""
+    """``result``, from a method that a user may have written; TypeError unless it is a pair, described by ``wanted``."""
     if not isinstance(result, (tuple, list)) or len(result) != 2:
         raise TypeError(f"{type(owner).__name__}.{method} does not give two results: return {wanted}")
     return result

@@ -237,7 +237,7 @@ class _Session:
         if saver is None:
             return ""
         due = saver.due(report.step) or (report.last_of_epoch and not saver.every)
-        # a stop that was noted after the losses were asked for waits for the next step
+        # a stop that was requested after the loop had asked what is due waits for the losses of the next step
         if not (last or (due and report.recent)):
             return ""
         saver.save(self.snapshot)
@@ -255,7 +255,7 @@ def checked_callbacks(callbacks: Any) -> list[Callback]:
             stops = isinstance(callback, EarlyStopping)
             remedy = "early_stopping=… takes it" if stops else "give functions (model, row) in a list"
             raise TypeError(f"callback {checks.short_repr(callback)} cannot be called: {remedy}")
-        if isinstance(callback, type):  # which can, after an epoch
+        if isinstance(callback, type):  # a call would make an object, and do nothing else
             raise TypeError(f"callback {callback.__name__} is a class: make one of it, as {callback.__name__}(…)")
     return found
 
@@ -295,10 +295,10 @@ def as_loader(data: Any, batch_size: int, model: Model, **draw: Any) -> BatchSou
 
 
 def check_draws_itself(loader: Any, batch_size: int, draw: dict[str, Any]) -> None:
-    """TypeError if options of `Loader` are given beside a loader, which would not know of them."""
+    """TypeError if options of `Loader` are given beside a loader, which would ignore them."""
     unless_given = {"shuffle": None, "drop_last": False, "weights": None, "balance": False}
     given = [name for name, value in draw.items() if value is not unless_given[name]]
-    if batch_size not in (32, loader.batch_size):  # the former if none is given
+    if batch_size not in (32, loader.batch_size):  # 32 is the default
         given.append("batch_size")
     if given:
         kind, names = type(loader).__name__, ", ".join(given)

@@ -140,7 +140,7 @@ class _Session:
         self.tallies = [Tally() for _ in ensemble.seeds]
 
     def take(self, steps: int, together: bool) -> None:
-        """Take ``steps`` steps, or fewer where all networks diverge; the others are those of `loop`."""
+        """Take ``steps`` steps, or fewer if all networks diverge; ``together`` is that of `loop`."""
         ensemble, run, watch = self.ensemble, self.step.run, _Watch(self.ensemble)
         try:
             for report in loop(self.step, self.loader, steps, check=watch, together=together):
@@ -157,7 +157,7 @@ class _Session:
         watch.finish()
 
     def _after_step(self, report: Report) -> None:
-        columns = zip(*report.recent, strict=True)  # none where no losses came in
+        columns = zip(*report.recent, strict=True)  # none if the report has no losses
         for tally, history, losses in zip(self.tallies, self.ensemble.histories, columns, strict=False):
             tally.add(losses)
             history.record(report.step, losses, report.last_of_epoch)
@@ -168,7 +168,7 @@ class _Session:
             tally.reset()
 
     def _validated(self) -> list[dict[str, float]]:
-        """The columns of each network's row that validation adds."""
+        """What validation adds to each network's row."""
         if self.held_out is None:
             return [{}] * len(self.ensemble)
         with averaged(self.ensemble, self.step.run):
@@ -177,9 +177,9 @@ class _Session:
 
 
 def _check_axes(ensemble: Ensemble) -> None:
-    """An error for a layer that takes the first axis, that of the networks, for the samples.
+    """An error for a layer that takes the axis of the networks, the first, for that of the samples.
 
-    Where there are as many networks as samples in a batch, it would mix them in silence; here there are not.
+    In training it would mix the networks in silence if there are as many of them as samples in a batch. Here there are not.
     """
     ops, net, params = ensemble.ops, ensemble.net, ensemble.params
     x = ops.empty((len(ensemble), 2 if len(ensemble) != 2 else 3, *ensemble.in_shape), ops.dtype(ensemble.dtype))

@@ -62,10 +62,10 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
     TypeError unless ``loss`` is a loss.
     """
     check_loss(loss)
-    if data.classes is not None:  # labels may also be columns of numbers
+    if data.classes is not None:  # else targets may still be classes, as columns of numbers
         check_metrics(metrics, of_numbers=False)
     check_inputs(data.shape, model)
-    data.check_dtype(model.dtype)  # now, as validation data are read after an epoch, and wrappers read in float64
+    data.check_dtype(model.dtype)  # now: validation data are read after an epoch, and wrappers read in float64
     out = model.out_shape
     if len(out) != 1:
         raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")
@@ -85,7 +85,7 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
         if data.classes is not None and not k:
             raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
     fits = data.classes is None or data.classes <= k
-    if fits or data.stored:  # of stored data it names the row
+    if fits or data.stored:  # of stored data the loss names the row
         with model.ops.active():
             data.check(check, model.ops, model.dtype)
     if not fits:

@@ -74,9 +74,9 @@ class Step:
         return self._one(*batch, t, *self.numbers(t))
 
     def several(self, chunk: Batch, first: int, losses: Array) -> None:
-        """Set ``losses`` (steps, …) by steps ``first``, ``first + 1``, …, whose batches are the entries of ``chunk``.
+        """Take steps ``first``, ``first + 1``, … on the batches in ``chunk``, and write their losses to ``losses`` (steps, …).
 
-        Weights and losses have the bits of single steps. On a device that launches, all of them take one launch.
+        Weights and losses have the bits of steps taken one by one. A device that launches steps takes one launch for all.
         """
         steps, scan = losses.shape[0], self.ops.scan(self._one)
         numbers = [(t, *self.numbers(t)) for t in range(first, first + steps)]
@@ -91,7 +91,7 @@ class Step:
         self.ops.assign(losses, self.ops.xp.reshape(found, losses.shape))
 
     def undisturbed(self) -> AbstractContextManager[Any]:
-        """`Backend.undisturbed`, for calls between which nothing else happens."""
+        """`Backend.undisturbed`, for steps between which nothing else happens."""
         return self.ops.undisturbed() if self.updates else nullcontext()
 
     def joins(self) -> bool:

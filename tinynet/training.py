@@ -154,8 +154,8 @@ def loop(
 ) -> Reports:  # fmt: skip
     """Take ``steps`` steps on the batches of ``loader`` and report each: see `train`.
 
-    Where the loop waits for the device it calls ``check``, which returns `Report.recent`. After ``send(True)`` the last
-    report comes again, with these losses, and is the end.
+    Where the loop waits for the device it calls ``check``, which returns `Report.recent`. ``send(True)`` ends the run: it
+    returns the last report again, with the losses since the last check.
     """
     model, run, ops, theta = step.model, step.run, step.ops, step.model.theta
     grouping = Grouping(loader, ops, theta)
@@ -187,7 +187,7 @@ def loop(
                     losses = ops.zeros(shape, theta.dtype)  # a new array: the reports given out keep theirs
                     since = run.step
             report = Report(run.step, epoch, last, value, run, recent)
-            if (yield report):  # the run ends here, and the losses since the last check are asked for
+            if (yield report):
                 with ops.active():
                     recent = check(model, losses[: run.step - since, ...], good, since)
                 yield report._replace(recent=recent)
