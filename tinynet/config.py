@@ -34,7 +34,7 @@ CLASS_WEIGHTS = ("none", "balanced")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", list: "a list with commas, as 64,64"}
 _WIDTHS, _NAMES = (int, "widths: expected whole numbers"), (str, "names: expected text")
 COMPUTED, STORED = "data that are computed", "data in a file"
-# files are small, so that they are learned by heart, and of any scale
+# files are usually small, so that networks soon overfit them, and their features have any scale
 FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True, "patience": 10}
 
 
@@ -201,7 +201,7 @@ class Config:
         }
 
     def _make_loss(self, training: Dataset) -> losses.Loss | None:
-        """The loss with weights for the classes of ``training``, n / (classes * samples of the class); or no other one."""
+        """A loss that weighs the classes of ``training`` by n / (classes * samples of the class); None for `fit`'s default."""
         if self.class_weight == "none":
             return None
         if not training.classes:

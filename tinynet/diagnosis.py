@@ -168,7 +168,7 @@ class Diagnosis:
 
 
 def _targets(model: Model, seen: Sequence[Seen], target: Array, loss: Loss) -> Iterator[tuple[str, str, str]]:
-    """Targets that are large, and far from outputs that have to become as large, by weights alone."""
+    """Large targets that the outputs are still far from: weights alone would have to make the outputs as large."""
     if not seen or not isinstance(loss, _DISTANCES) or isinstance(last_layer(model.net), Standardize):
         return
     size = _host(model, _size, target)
@@ -184,7 +184,7 @@ def _targets(model: Model, seen: Sequence[Seen], target: Array, loss: Loss) -> I
 
 
 def _gradients(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
-    """The gradients with respect to the outputs of layers with parameters, those of the first against the last."""
+    """Gradients that vanish or explode, from the output of the last layer with parameters to that of the first."""
     learning = [one for one in seen if one.gradients]
     if len(learning) < 2:
         return

@@ -83,7 +83,7 @@ class Loss:
         """``w_i / (W width)``, (n,)."""
         if denominator is None:
             denominator = self.denominator(target, weight, ops)
-        if type(denominator) not in (int, float):  # and no sum of NumPy's, whose numbers are floats too
+        if type(denominator) not in (int, float):  # exactly these: NumPy's float64, which a sum may be, is a float too
             return ops.share_weight(weight, denominator, y, width)
         total = denominator * width
         return ops.constant(y.shape[:-1], 1.0 / total, y.dtype) if weight is None else weight / total
@@ -95,7 +95,7 @@ class Loss:
             self._check_labels(out[-1], target, ops)
             return
         if tuple(target.shape[1:]) != tuple(out):
-            expected = f"{(n, *out)}"
+            expected = str((n, *out))
             if prod(target.shape) == n:  # a number for each sample
                 labels = f"or labels {(n,)} with CrossEntropy{_of_numbers(target, ops)}"
                 expected += "; reshape(-1, 1) makes one column" if prod(out) == 1 else f", {labels}"
@@ -381,7 +381,7 @@ def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
     """Class weights as floats; ValueError unless they are finite, not negative, and not all 0."""
     try:
         values = () if isinstance(weights, (Mapping, bytes)) else tuple(map(checks.float_or_nan, weights))
-    except TypeError:  # not iterable, as a () array also is
+    except TypeError:  # it cannot be iterated over, nor can a () array
         values = ()
     if not all(0 <= w < inf for w in values) or not any(values):
         raise ValueError(
@@ -406,7 +406,7 @@ def checked_loss(
 
 
 def check_loss(loss: Any) -> None:
-    """TypeError unless ``loss`` is one, or if it has a formula that would not be used, or would be given labels."""
+    """TypeError unless ``loss`` is one, or if it has a formula that is never called, or that would be given labels."""
     if not isinstance(loss, Loss):
         raise TypeError(f"loss {checks.short_repr(loss)} is not a loss: give one, such as CrossEntropy()")
     if isinstance(loss, CrossEntropy) and type(loss).formula is not Loss.formula:
@@ -416,12 +416,12 @@ def check_loss(loss: Any) -> None:
 
 
 def check_denominator(loss: Loss, out: Shape, target: Array, ops: Backend) -> None:
-    """TypeError if a mean of one's own is not divided by the denominator that it is given: parts would not add up."""
+    """TypeError if a user's mean ignores the denominator that it is given: the parts of a batch would not add up."""
     if not loss.mean or type(loss).__call__ in (Loss.__call__, BinaryCrossEntropy.__call__, CrossEntropy.__call__):
         return
     t = target[:2, ...]
     dtype = t.dtype if ops.xp.isdtype(t.dtype, "real floating") else ops.dtype("float32")
-    y = ops.zeros((t.shape[0], *out), dtype) + 0.5  # which has a logarithm, if y are probabilities
+    y = ops.zeros((t.shape[0], *out), dtype) + 0.5  # may be probabilities, whose logarithms are finite
     t = real_columns(t, 1, y, ops)
     one, half = (float(ops.to_numpy(checked_loss(loss, y, t, ops, None, number)[0])) for number in (1, 2))
     if isfinite(one) and one == half != 0.0:

@@ -16,7 +16,7 @@ A = TypeVar("A", bound=Arrays)
 
 
 class _First(Arrays):
-    """The first batch, which keeps what is demanded of its targets: so much is demanded of those of all others."""
+    """The first batch. It keeps the check that its targets had to pass, for those of all other batches."""
 
     target_check: Callable[[Array, Backend], None] | None = None
 

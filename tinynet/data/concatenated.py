@@ -36,7 +36,7 @@ class Concatenated(Dataset):
         self.parts = list(parts)
         self.shape, self.outputs, self.columns = first.shape, first.outputs, first.columns
         self.classes = max(part.classes or 0 for part in parts) or None
-        self.ordered = len(parts) > 1 or first.ordered  # virtual sets, too: those of a part are neighbours
+        self.ordered = len(parts) > 1 or first.ordered  # of virtual sets, too: the samples of one are neighbours
         self.stored = any(p.stored for p in parts)
         self.on_host, self.depth = all(p.on_host for p in parts), max(p.depth for p in parts)
         ends = list(accumulate(part.n for part in parts))

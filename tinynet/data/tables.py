@@ -17,8 +17,9 @@ from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array
 from tinynet.errors import DataFileError
 
-ROWS = 65536  # rows of Parquet decoded at a time,
-_NUMBERS, _LEAST_ROWS = 2**21, 1024  # or fewer, of so many numbers; but each column takes time in each batch
+# Rows of Parquet decoded at a time: of a wide table those that have so many numbers, but no fewer than the least, because
+# each column takes time in each batch.
+ROWS, _NUMBERS, _LEAST_ROWS = 65536, 2**21, 1024
 TASKS = ("auto", "classification", "regression")
 _BUFFER = 65536  # bytes of a column read at a time
 # A pandas index in Parquet and, without a name, in CSV; and what pandas calls the latter when it has read it.
@@ -169,7 +170,7 @@ def _open_quote(block: bytes, delimiter: str) -> bytes:
 
 
 def _first_rows(path: Path, header: Header, types: dict[str, Any], block: bytes) -> tuple[dict[str, Any], str]:
-    """Of the columns that ``types`` has as numbers, those of true and false; and the decimal sign. By the first rows.
+    """What the first rows tell: which of the columns that ``types`` has as numbers are of true and false; the decimal sign.
 
     Between semicolons the sign may be a comma: it is if more columns are then numeric. DataFileError if several columns
     of numbers have something else; one alone is reported with its row when that is read, as are numbers with commas, which

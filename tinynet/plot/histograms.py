@@ -62,7 +62,7 @@ def _histograms(title: str, arrays: Mapping[str, Any], bins: int, colour: str) -
         axes.axvline(0.0, color=GREY, linewidth=0.7)
         lost = f", {flat.size - finite.size:,} not finite" if finite.size < flat.size else ""
         rms = float(np.sqrt(np.mean(finite**2))) if finite.size else float("nan")
-        style_axes(axes, title=f"{name}", grid=False)
+        style_axes(axes, title=name, grid=False)
         axes.set_title(f"{' × '.join(map(str, a.shape))}, rms {rms:.2g}{lost}", loc="right", fontsize=8, color=GREY)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)

@@ -65,7 +65,7 @@ class Fitted:
 class FitRequest(NamedTuple):
     """What is to be fitted: X (n, i) and y, validated, the backend that X lies on, and the one that trains on it in ``dtype``.
 
-    ``continued`` is whether the last fit is, and ``one_epoch`` whether for one epoch, as by `partial_fit`.
+    ``continued`` is whether the last fit goes on, and ``one_epoch`` whether for one epoch only, as in `partial_fit`.
     """
 
     X: Array
@@ -297,7 +297,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         return Trainer(self, model, loss, rate, penalty, ingredients)
 
     def _begin(self, model: Model, samples: Samples) -> None:
-        """Set what of a new network follows from the data: standardization, and the bias of its outputs."""
+        """Set what in a new network follows from the data: standardization, and the bias of its outputs."""
         if self.standardize:
             model.adapt(samples.arrays(model))
         bias = self._initial_bias(samples, model.ops)

@@ -37,7 +37,7 @@ class Loop:
     home: Backend
     task: FitTask
     epochs: int
-    keep_step: bool = False  # for the next such loop of the same trainer
+    keep_step: bool = False  # the compiled step, for the next loop of the same trainer
     best: tuple[Array, Array] | None = None  # theta and state of the best epoch, with early stopping
 
     def __post_init__(self) -> None:
