@@ -10,7 +10,7 @@ from tinynet.data import Dataset
 from tinynet.data.loader import sample_size
 from tinynet.initializers import Shape
 from tinynet.layers import Layer
-from tinynet.sequential import inner_layers, is_composite
+from tinynet.sequential import simple_layers
 
 _VALUES = 3  # arrays of a layer's output shape that live at once: the output, its gradient, and one between the two
 
@@ -26,7 +26,8 @@ def step_bytes(
     """
     vectors = 1 + (accumulate > 1) + 1 + average + 2 * slots + 1
     rows = -(-batch_size // accumulate)
-    numbers = 2 * batch_size * prod(in_shape) + rows * _VALUES * _outputs(net, in_shape)
+    outputs = sum(prod(layer.build(shape).shape) for _, layer, shape in simple_layers(net, in_shape))  # of a sample
+    numbers = 2 * batch_size * prod(in_shape) + rows * _VALUES * outputs
     return itemsize * (vectors * parameters + numbers)
 
 
@@ -43,10 +44,3 @@ def launch_bytes(
     kept = sum(size for size, place in zip(parameters, places, strict=False) if place * itemsize % 16)
     sample = itemsize * sample_size(data) + 8 * (data.outputs is None)
     return sum(steps) * (2 * batch_size * sample + itemsize * kept)
-
-
-def _outputs(net: Layer, shape: Shape) -> int:
-    """The sizes of all layers' outputs for one sample, added up."""
-    if is_composite(net):
-        return sum(_outputs(*inner) for inner in inner_layers(net, shape))
-    return prod(net.build(shape).shape)

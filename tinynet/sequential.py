@@ -167,3 +167,12 @@ def inner_layers(layer: Sequential, shape: Shape) -> Iterator[tuple[Layer, Shape
     for inner in layer.layers:
         yield inner, shape
         shape = inner.build(shape).shape
+
+
+def simple_layers(net: Layer, shape: Shape, place: str = "") -> Iterator[tuple[str, Layer, Shape]]:
+    """The layers of ``net`` that are not composite, in order: the place of each ("2.0"), the layer, and the shape that it gets."""
+    if not is_composite(net):
+        yield place, net, shape
+        return
+    for number, (inner, own) in enumerate(inner_layers(net, shape)):
+        yield from simple_layers(inner, own, f"{place}.{number}" if place else str(number))
