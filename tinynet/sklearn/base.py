@@ -84,14 +84,13 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
     # What a subclass defines ------------------------------------------------------------------------------------------
 
     def _check_targets(self, y: Any, known: bool, home: Backend) -> Any:
-        """The targets, validated. They define what the estimator predicts or, if that is ``known``, must agree with it."""
+        """The targets, validated. They define what the estimator predicts or, if that is ``known``, must agree with it.
+
+        Sets ``n_outputs_``, the number of outputs of the network.
+        """
         raise NotImplementedError
 
     def _loss(self) -> Loss:
-        raise NotImplementedError
-
-    def _width(self) -> int:
-        """The number of outputs of the network."""
         raise NotImplementedError
 
     def _targets(self, y: Any, ops: Backend, dtype: str) -> Array:
@@ -149,7 +148,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
                 self._train(request, sample_weight, held_out)
 
     def _train(self, request: FitRequest, sample_weight: Any, held_out: tuple[Any, Any, Any]) -> None:
-        net, loss = self._net(self._width()), self._loss()
+        net, loss = self._net(self.n_outputs_), self._loss()
         if request.continued:
             self._check_same_layers(net)
         samples = self._samples(request, sample_weight, by_class=True)
@@ -283,7 +282,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         rate = self._rate(n, -(-n // batch_size))
         mean_weight = 1.0 if samples.weight is None else float(samples.weight.mean())
         penalty = self.alpha / (mean_weight * batch_size)
-        ingredients = (*self.get_params(deep=False).values(), self._width(), request.dtype, request.ops)
+        ingredients = (*self.get_params(deep=False).values(), self.n_outputs_, request.dtype, request.ops)
         kept: Trainer | None = self.__dict__.pop("_kept", None)
         if kept is not None and request.one_epoch and kept.continues(self, ingredients):
             kept.change(rate, penalty)

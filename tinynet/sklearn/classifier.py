@@ -127,6 +127,8 @@ class MLPClassifier(ClassifierMixin, MLP):
             raise ValueError(f"`y` has classes not in `self.classes_`: {unseen} are not among {fitted.tolist()}")
         self._multilabel = multilabel
         self.classes_ = fitted if _is_text(fitted) else move(fitted, home)
+        one_for_two = len(fitted) == 2 and not multilabel and not isinstance(self._loss(), CrossEntropy)
+        self.n_outputs_ = 1 if one_for_two else len(fitted)
         return y
 
     def _loss(self) -> Loss:
@@ -143,12 +145,6 @@ class MLPClassifier(ClassifierMixin, MLP):
     def _class_names(self) -> tuple[str, ...] | None:
         names = tuple(map(str, to_host(self.classes_).tolist()))
         return names if self._fitted_loss.classes(self.n_outputs_) > 1 else None
-
-    def _width(self) -> int:
-        k = int(self.classes_.shape[0])
-        one_for_two = k == 2 and not self._multilabel and not isinstance(self._loss(), CrossEntropy)
-        self.n_outputs_ = 1 if one_for_two else k
-        return self.n_outputs_
 
     def _targets(self, y: Any, ops: Backend, dtype: str) -> Array:
         """Indices of classes for `CrossEntropy`; for other losses a column for each class, or one for two classes.

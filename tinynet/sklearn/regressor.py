@@ -88,9 +88,6 @@ class MLPRegressor(RegressorMixin, MLP):
             loss = MeanSquaredError()
         return loss, (METRICS["r2"],) if self.out_activation_ == "identity" else ()
 
-    def _width(self) -> int:
-        return self.n_outputs_
-
     def _targets(self, y: Any, ops: Backend, dtype: str) -> Array:
         return ops.xp.reshape(move(y, ops, dtype), (-1, self.n_outputs_))
 
