@@ -20,10 +20,8 @@ from tinynet.probe import probe
 def weights(model: Model, *, bins: int = 60) -> Any:
     """A histogram of each array of the model's parameters."""
     check_positive(bins=bins)
-    arrays = model.weights()
-    return _histograms(
-        "Weights", {name: model.ops.to_numpy(arrays[name]) for name in model.gradient_names}, bins, COLOURS[0]
-    )
+    parameters = {name: model.ops.to_numpy(a) for name, a in model.weights(model.theta).items()}
+    return _histograms("Weights", parameters, bins, COLOURS[0])
 
 
 def gradients(model: Model, data: Any, *, loss: Loss | None = None, samples: int = 512, bins: int = 60) -> Any:
