@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from inspect import signature
-from math import isfinite
 from typing import Any
 
 from tinynet import checks
@@ -27,7 +26,7 @@ from tinynet.schedules import Schedule, rate_at
 from tinynet.standardize import check_others, standardizer
 from tinynet.step import Run, Step, StepOptions, make_step, read_in_step
 from tinynet.streams import check_seed
-from tinynet.training import Report, loop
+from tinynet.training import Report, first_not_finite, loop
 
 _ROWS = 4096  # samples times networks that are evaluated at a time
 
@@ -252,9 +251,7 @@ class _Watch:
         return tuple(values)
 
     def _freeze(self, number: int, losses: list[float], since: int) -> None:
-        bad = next((n for n, value in enumerate(losses) if not isfinite(value)), None)
-        what = "a weight" if bad is None else f"the loss of step {since + bad + 1}"
-        said = f"{what} is not finite; the network is back at step {since}"
+        said = f"{first_not_finite(losses, since)} is not finite; the network is back at step {since}"
         self.ensemble.diverged[number] = self.ensemble.histories[number].stopped = said
         self.ensemble.theta[number, ...] = float("nan")
 

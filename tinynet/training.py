@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from math import isfinite, prod
 from typing import Any, NamedTuple
@@ -137,11 +137,16 @@ def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> 
     if fine:
         return tuple(values)
     model.theta[...], model.state[...] = good
-    bad = next((n for n, value in enumerate(values) if not isfinite(value)), None)
-    what = "a weight" if bad is None else f"the loss of step {since + bad + 1}"
+    what = first_not_finite(values, since)
     raise DivergedError(
         f"{what} is not finite: try a lower learning rate, clip=1.0 or scaled inputs; the model is back at step {since}"
     )
+
+
+def first_not_finite(losses: Sequence[float], since: int) -> str:
+    """What is no longer finite, in words: the first such of the losses after step ``since``, else a weight."""
+    bad = next((n for n, value in enumerate(losses) if not isfinite(value)), None)
+    return "a weight" if bad is None else f"the loss of step {since + bad + 1}"
 
 
 Check = Callable[[Any, Array, list[Array], int], tuple[Any, ...]]  # as `check_finite`
