@@ -227,8 +227,8 @@ class Checkpoints:
         for step in self.steps()[self.keep :]:
             self.path(step).unlink(missing_ok=True)
 
-    def rate(self, row: dict[str, float], model: Model) -> None:
-        """Keep ``model`` as the best if its epoch is."""
+    def keep_best(self, row: dict[str, float], model: Model) -> None:
+        """Write ``model`` to ``best.safetensors`` if ``row``, that of its epoch, is the best so far."""
         value = row.get("val_loss", row["loss"])
         if value < self._least:
             self._least = value

@@ -212,7 +212,7 @@ class _Session:
                     self._check_unchanged()
             row |= {name: checks.plain(value) for name, value in row.items()}  # what a callback added may be NumPy's
             if self.saver is not None:
-                self.saver.rate(row, model)
+                self.saver.keep_best(row, model)
         tally.reset()
 
     def _check_unchanged(self) -> None:

@@ -72,7 +72,7 @@ class Loss:
 
     def _pair(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         """`formula`; TypeError if it gives anything but two results, which a compiled kernel would not notice."""
-        pair: tuple[Array, Array] = checks.two(self.formula(xp, y, target), self, "formula", "(loss, derivative in y)")
+        pair: tuple[Array, Array] = checks.pair(self.formula(xp, y, target), self, "formula", "(loss, derivative in y)")
         return pair
 
     def probabilities(self, y: Array, ops: Backend) -> Array:
@@ -395,7 +395,7 @@ def checked_loss(
     loss: Loss, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
 ) -> tuple[Array, Array]:
     """``loss(y, …)``; ValueError unless it is one number, and a gradient in the shape of y: another could broadcast unnoticed."""
-    value, dy = checks.two(loss(y, target, ops, weight, denominator), loss, "__call__", "(loss, gradient in y)")
+    value, dy = checks.pair(loss(y, target, ops, weight, denominator), loss, "__call__", "(loss, gradient in y)")
     for name, a, wanted in (("loss", value, y.shape[:-2]), ("gradient", dy, y.shape)):
         shape = tuple(getattr(a, "shape", ()))
         if shape != tuple(wanted):

@@ -10,6 +10,7 @@ from typing import Any
 from tinynet import checks
 from tinynet.data import Dataset, Loader, as_dataset
 from tinynet.data.stacked import StackedLoader, has_chunks
+from tinynet.data.supply import read_in_step
 from tinynet.ensemble import Ensemble
 from tinynet.epochs import Tally
 from tinynet.errors import Interrupted
@@ -24,7 +25,7 @@ from tinynet.optim import Optimizer
 from tinynet.parameters import on_its_device
 from tinynet.schedules import Schedule, rate_at
 from tinynet.standardize import check_others, standardizer
-from tinynet.step import Run, Step, StepOptions, make_step, read_in_step
+from tinynet.step import Run, Step, StepOptions, make_step
 from tinynet.streams import check_seed
 from tinynet.training import Report, first_not_finite, loop
 

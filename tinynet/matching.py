@@ -52,6 +52,7 @@ def as_inputs(x: Any, model: Network) -> Any:
 
 
 def check_inputs(shape: Shape, model: Network) -> None:
+    """ValueError unless samples of ``shape`` are what the model takes."""
     if tuple(shape) != model.in_shape:
         raise ValueError(f"samples of shape {tuple(shape)} do not fit the model: expected {model.in_shape}")
 

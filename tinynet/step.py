@@ -14,7 +14,6 @@ from tinynet_backends import Backend
 
 from tinynet import checks
 from tinynet.data import Batch, Dataset
-from tinynet.data.stacked import has_chunks
 from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
 from tinynet.losses import Loss, checked_loss, real_columns
 from tinynet.network import Network
@@ -167,19 +166,6 @@ def _gradient(
             ops.update(_add, [vectors[0]], [vectors[-1]])
         total = value if total is None else total + value
     return total
-
-
-def read_in_step(loader: Any, ops: Backend, dtype: str) -> tuple[Any, Dataset | None]:
-    """A loader for the steps of a run, and the data set that each step reads samples of, or None.
-
-    Where samples are gathered, a step had better do that itself, right before it uses them: the loader then gives indices,
-    and the data set is theirs. Otherwise it is ``loader``. Batches in sequence are views, which cost nothing, and no
-    compiled step checks the indices of a user's order.
-    """
-    if not has_chunks(loader) or not loader.gathers:
-        return loader, None
-    source, _ = loader.data.locate(range(1))
-    return (loader.as_indices(), source) if source.in_step(ops, dtype) else (loader, None)
 
 
 def _add(xp: Any, a: Array, b: Array) -> tuple[Array]:

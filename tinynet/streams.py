@@ -233,6 +233,7 @@ def _check_dtype(dtype: str) -> None:
 
 
 def need_float64(ops: Backend, what: str) -> None:
+    """TypeError, which says ``what`` is computed in it, unless ``ops`` has float64."""
     if not ops.has_float64:
         raise TypeError(
             f"{what} are computed in float64, which '{ops.name}' does not have: "

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tinynet import checks
 from tinynet.data.loader import BatchSource
 from tinynet.data.stacked import StackedLoader
-from tinynet.data.supply import Supply, supply_of
+from tinynet.data.supply import Supply, read_in_step, supply_of
 from tinynet.errors import DivergedError
 from tinynet.footprint import launch_bytes, step_bytes
 from tinynet.grouping import CHECK_EVERY, Grouping
@@ -19,7 +19,7 @@ from tinynet.losses import Loss
 from tinynet.matching import check_fit
 from tinynet.model import Model
 from tinynet.optim import Optimizer, check_optimizer
-from tinynet.step import Run, Step, StepOptions, make_step, read_in_step
+from tinynet.step import Run, Step, StepOptions, make_step
 
 
 class Report(NamedTuple):

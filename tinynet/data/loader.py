@@ -137,7 +137,7 @@ class Loader:
         return part if ops.on_host else part.map(ops.asarray)
 
     # On the host the batches of several steps, a chunk of them, are made together, so that the cost of calls and of a cold
-    # cache is spread over them. `StackedLoader` has the methods from here on, too.
+    # cache is spread over them. A `StackedLoader` does the same.
 
     def made_on_host(self, ops: Backend) -> bool:
         """Whether batches for ``ops`` are made by the host."""

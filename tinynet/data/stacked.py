@@ -49,7 +49,7 @@ class StackedLoader:
         return min(self.first.steps_per_chunk(ops), power_of_two(LARGEST_CHUNK // samples))
 
     def chunk(self, step: int, ops: Backend, dtype: str) -> Chunk:
-        """The chunk that ``step`` belongs to, its batches on ``ops``: (steps, …)."""
+        """The chunk that ``step`` belongs to, its batches (steps, …) where those of `Loader.chunk` lie."""
         if self.made_on_host(ops):
             ops = host_of(ops)
         most, place = self.steps_per_chunk(ops), step % self.steps_per_epoch

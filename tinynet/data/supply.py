@@ -6,7 +6,7 @@ from typing import Any
 
 from tinynet_backends import Backend
 
-from tinynet.data.dataset import Batch
+from tinynet.data.dataset import Batch, Dataset
 from tinynet.data.loader import BatchSource, Chunk, Loader
 from tinynet.data.prefetch import chunks
 from tinynet.data.stacked import StackedLoader, has_chunks
@@ -34,6 +34,19 @@ def supply_of(loader: Any, first: int, ops: Backend, dtype: str) -> Supply:
     if isinstance(loader, Loader) and not loader.made_on_host(ops):
         return _OnDevice(loader, ops, dtype)
     return _InChunks(loader, first, ops, dtype)
+
+
+def read_in_step(loader: Any, ops: Backend, dtype: str) -> tuple[Any, Dataset | None]:
+    """A loader for the steps of a run, and the data set that each step reads samples of, or None.
+
+    Where samples are gathered, a step had better do that itself, right before it uses them: the loader then gives indices,
+    and the data set is theirs. Otherwise it is ``loader``. Batches in sequence are views, which cost nothing, and no
+    compiled step checks the indices of a user's order.
+    """
+    if not has_chunks(loader) or not loader.gathers:
+        return loader, None
+    source, _ = loader.data.locate(range(1))
+    return (loader.as_indices(), source) if source.in_step(ops, dtype) else (loader, None)
 
 
 class _OneByOne(Supply):
