@@ -128,7 +128,7 @@ class Diagnosis:
         size = [hypot(m, d) for m, d in zip(mean, deviation, strict=True)]
         far = [abs(m) > SCALE * d > 0 and abs(m) > 1 / SCALE for m, d in zip(mean, deviation, strict=True)]
         bad = [j for j, s in enumerate(size) if s > SCALE or far[j]]
-        # rare indicators have a small deviation, too, and are 1 where they count
+        # a feature that is 0, and seldom 1, has a small deviation too
         if not bad and 0 < max(size) < 1 / SCALE and max(_host(model, _largest, first.x)) < 1:
             bad = list(range(len(size)))
         if bad:

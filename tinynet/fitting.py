@@ -125,11 +125,11 @@ def fit(
         clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
         together=not session.per_step,
     )  # fmt: skip
-    if not run.step:  # and `train` has refused what it cannot do: the model changes from here on
+    if not run.step:  # `train` has checked everything by now: from here on the model changes
         adapt(model, loader.data)
 
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
-    if not run.step:  # a run that is resumed has called them after this step
+    if not run.step:  # a resumed run has called them after this step, before it stopped
         session.call_per_step(0)
     bar = bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent()
     if history.stopped or session.run(reports, steps, bar):
@@ -210,14 +210,14 @@ class _Session:
                 for callback in self.callbacks:
                     callback(model, row)
                     self._check_unchanged()
-            row |= {name: checks.plain(value) for name, value in row.items()}  # what a callback added may be NumPy's
+            row |= {name: checks.plain(value) for name, value in row.items()}  # those of a callback may be NumPy's
             if self.saver is not None:
                 self.saver.keep_best(row, model)
         tally.reset()
 
     def _check_unchanged(self) -> None:
-        """ValueError if a callback has changed what it cannot: hyperparameters, which a step that is repeated has read, or
-        weights while they are their average."""
+        """ValueError if a callback has changed what it must not: hyperparameters, which a compiled step has already read, or
+        weights while the model has their average."""
         for thing, before in self.made_of:
             if repr(thing) != before:
                 raise ValueError(

@@ -111,7 +111,7 @@ class Loss:
         claim = f"labels must be in [0, {k}), the numbers of the outputs"
         if k == 1:
             claim += ", or be those of BinaryCrossEntropy"
-        most = min(k - 1, int(xp.iinfo(target.dtype).max))  # a number that the dtype has
+        most = min(k - 1, int(xp.iinfo(target.dtype).max))  # in the range of the dtype
         self._require((target >= 0) & (target <= most), target, claim, ops)
 
     def check_values(self, target: Array, ops: Backend) -> None:

@@ -236,7 +236,7 @@ class _Watch:
         self.good: list[Array] = []
 
     def __call__(self, model: Any, losses: Array, good: list[Array], since: int) -> tuple[list[float], ...]:
-        """The losses (steps, n) as lists of a step; and keep the weights of the networks that are all finite."""
+        """The losses (steps, n) as a list for each step. Keeps the weights of finite networks, and freezes the others."""
         ensemble, self.good = self.ensemble, good
         ops, xp = ensemble.ops, ensemble.ops.xp
         vectors = ensemble.theta, ensemble.state

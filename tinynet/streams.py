@@ -215,7 +215,7 @@ def _whole_numbers(index: Index) -> Array | None:
     """``index`` as (n,) int64 on the host; None if anything in it is not an integer in [0, 2**62)."""
     xp = get_backend("numpy").xp
     if isinstance(index, range) and index and not 0 <= min(index[0], index[-1]) <= max(index[0], index[-1]) < 2**62:
-        return None  # and an array of it could be of any size
+        return None  # here, since an array of the range could be of any size
     try:
         index = xp.asarray(index)
     except (TypeError, ValueError, OverflowError):

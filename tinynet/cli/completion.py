@@ -99,7 +99,7 @@ def zsh(commands: list[Command]) -> Iterator[str]:
     yield "    case $words[1] in"
     for c in commands:
         yield f"        {c.name}) _arguments \\"
-        # what an option takes in a row is completed as if it stood alone, so that options after it are, too
+        # further values of an option are completed like arguments, so that options after them are completed, too
         rest = "*" if any(a.several for a in c.arguments) else ""
         for place, a in enumerate(sorted(c.arguments, key=lambda a: not a.flags)):
             help = re.sub(r"[][:]", r"\\\g<0>", a.help)

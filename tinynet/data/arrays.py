@@ -170,7 +170,7 @@ class Arrays(Dataset):
             given = [a for a in (self.x, self.y, self.weight) if a is not None]
             x, y, *rest = self._gather_mapped(take, given, i) if self._large else take(given, i, inside=True)
             weight = rest[0] if rest else None
-        if not ops.owns(x):  # from a device by way of the host, which is the only crossing
+        if not ops.owns(x):  # from one device to another, by way of the host
             x, y, weight = Batch(x, y, weight).map(self.ops.to_numpy)
         elif isinstance(index, range):
             x, y, weight = Batch(x, y, weight).map(read_only)

@@ -92,7 +92,7 @@ class Batches:
                 f"batches that are handed in cannot go to step {step} (the next is {self._next}): "
                 "give a data set or a path, which can"
             )
-        if self._first is not None:  # of the iteration that has begun
+        if self._first is not None:  # taken when this object was made
             data, self._first = self._first, None
         else:
             if self._again and step % self.steps_per_epoch == 0:

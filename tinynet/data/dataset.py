@@ -263,7 +263,7 @@ class Selection(Dataset):
         return self.whole.rows(self._in_whole(index), ops, dtype)
 
     def locate(self, index: Index) -> tuple[Dataset, Index]:
-        own = type(self).rows is not Selection.rows  # of a subclass, which does more with them
+        own = type(self).rows is not Selection.rows  # of a subclass: it does more than select
         return (self, index) if own else self.whole.locate(self._in_whole(index))
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend, dtype: str) -> None:

@@ -15,7 +15,7 @@ from tinynet.data.sources import as_dataset
 
 Chunk = tuple[int, int, Batch]  # its first step, how many steps it has, and the batches of all, one after another
 LARGEST_CHUNK = 2**22  # numbers in a chunk, at most, on the host
-LARGEST_ON_DEVICE = 2**23  # of one that a device makes: the host needs the time to queue the steps
+LARGEST_ON_DEVICE = 2**23  # of one that a device makes, larger, so that the host has time to queue the steps
 
 
 class BatchSource(Protocol):
@@ -92,7 +92,7 @@ class Loader:
             self.order = Shuffled(n, self.seed)
         else:
             self.order = Sequential(n)
-        self._kept: tuple[int, int, str, Batch] | None = None  # the chunk that was made last: from step to step
+        self._kept: tuple[int, int, str, Batch] | None = None  # the last chunk's first step, end, dtype, batches
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.data!r}, {self.batch_size}, seed={self.seed}, {self.order!r})"
@@ -152,7 +152,7 @@ class Loader:
         """This loader, with batches of `SampleIndices`."""
         found = copy(self)
         found.data, found.prefetch = SampleIndices(self.data), False  # indices alone are not worth a thread
-        found._kept = None  # that is of samples
+        found._kept = None  # it has samples
         return found
 
     def steps_per_chunk(self, ops: Backend) -> int:

@@ -28,7 +28,7 @@ def _resident() -> int | None:
         return None
 
 
-# Bytes of mapped files that may become resident before they are released. A page that was takes a microsecond to read again.
+# Bytes of mapped files that may become resident before they are released. To read a released page again takes a microsecond.
 RELEASE = max(2**28, _memory() // 8)
 
 

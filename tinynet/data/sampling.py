@@ -135,7 +135,7 @@ class Weighted(Order):
         if largest == 0:
             raise ValueError("weights are zero everywhere: give some sample a positive one")
         running = xp.cumulative_sum(w / largest)
-        # Places on a line of 2**62 points; a sample has those from the bound of the one before it up to its own.
+        # On a line of 2**62 points, a sample has those from the bound of the sample before it up to its own.
         self.bounds = xp.astype(xp.round(running / running[-1] * 2.0**62), xp.int64)
         self.n, self.seed = n, seed
 

@@ -57,7 +57,7 @@ class Fitted:
     _multilabel: bool
     _binarizer: Any  # of sparse labels; None of others
     _progress: Progress
-    _fitted_loss: Loss  # by which outputs are predictions, whatever the parameter ``loss`` has become
+    _fitted_loss: Loss  # of the last fit: what outputs mean follows from it, not from the parameter ``loss``
     _live: tuple[Array, Array, Model]  # the two vectors, and a model on them
     _kept: Trainer  # for the next `partial_fit`
 
@@ -245,7 +245,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, reset=False, **self._target_options)
             y = self._check_targets(y, True, request.home)
             test = self._samples(request._replace(X=X, y=y), weight)
-            if self.early_stopping and len(test) < 2:  # of which R² is NaN
+            if self.early_stopping and len(test) < 2:  # R² of a single sample is NaN
                 raise ValueError("The validation set is too small. Give at least two samples as X_val.")
             return samples, test
         if y is not None or weight is not None:

@@ -24,7 +24,7 @@ from tinynet.sklearn.samples import Samples
 
 
 def _loss_in_force(estimator: Any) -> str | Loss:
-    """The loss of the last fit, whose outputs there are, or the one that a first fit will have."""
+    """The loss of the last fit or, before any, the one that a fit would have."""
     loss: str | Loss = getattr(estimator, "_fitted_loss", estimator.loss)
     return loss
 
@@ -187,7 +187,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         return float(accuracy_score(self._codes(y), decided, sample_weight=weight))
 
     def _codes(self, y: Any) -> Any:
-        """What `_decide` would give for outputs that are right, on the host, from the targets of the loss."""
+        """Targets of the loss as `_decide` gives them for perfect outputs, on the host."""
         return y if isinstance(self._loss(), CrossEntropy) else self._decide(y, get_backend("numpy").xp)
 
     def _decide(self, out: Array, xp: Any) -> Array:

@@ -43,7 +43,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.evaluate = Evaluation(self.trainer.inner, self.trainer.loss, ())
         self.callbacks = checked_callbacks(self.estimator.callbacks or ())
-        if self.estimator.early_stopping and self.estimator.best_validation_score_ > -inf:  # of a fit that goes on
+        if self.estimator.early_stopping and self.estimator.best_validation_score_ > -inf:  # it continues a fit
             self.best = self._weights()
 
     def run(self) -> bool:
