@@ -52,9 +52,9 @@ class StackedLoader:
         """The chunk that ``step`` belongs to, its batches (steps, …) where those of `Loader.chunk` lie."""
         if self.made_on_host(ops):
             ops = host_of(ops)
-        most, place = self.steps_per_chunk(ops), step % self.steps_per_epoch
-        first = step - place % most if place < self.data.n // self.batch_size else step
-        steps = max(1, min(most, self.data.n // self.batch_size - first % self.steps_per_epoch))
+        most, place, full = self.steps_per_chunk(ops), step % self.steps_per_epoch, self.data.n // self.batch_size
+        first = step - place % most if place < full else step
+        steps = max(1, min(most, full - first % self.steps_per_epoch))
         epoch, start, stop = self.first.span(first, steps)
         host, xp, count = host_of(ops), ops.xp, len(self.loaders)
         if self.alike:
