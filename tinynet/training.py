@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from math import isfinite, prod
+from math import isfinite
 from typing import Any, NamedTuple
 
 from tinynet import checks
@@ -14,7 +14,7 @@ from tinynet.data.supply import Supply, read_in_step, supply_of
 from tinynet.errors import DivergedError
 from tinynet.footprint import launch_bytes, step_bytes
 from tinynet.grouping import CHECK_EVERY, Grouping
-from tinynet.layers import Array, leaves
+from tinynet.layers import Array
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
 from tinynet.model import Model
@@ -92,7 +92,7 @@ def train(
     ops, theta = model.ops, model.theta
     grouping, slots = Grouping(loader, ops, theta), 0 if run is not None else len(optimizer.used_slots())
     launches = grouping.launches() if together and ops.launches and grouping.possible else []
-    needed = _needed(model, loader, slots, options, launches)
+    needed = step_bytes(model, loader.batch_size, slots, options) + launch_bytes(model, loader, launches)
     ops.admit(needed, f"training with batch_size {loader.batch_size}")
     with ops.active():
         if run is None:
@@ -107,16 +107,6 @@ def train(
     loader, source = read_in_step(loader, ops, model.dtype)
     step = make_step(model, loss, optimizer, run, options, source=source)
     return loop(step, loader, int(steps), due=due, together=together)
-
-
-def _needed(model: Model, loader: BatchSource, slots: int, options: StepOptions, launches: list[int]) -> int:
-    """Roughly the bytes that a run takes besides the model: see `footprint`."""
-    sizes = {"batch_size": loader.batch_size, "itemsize": checks.DTYPES[model.dtype]}
-    parameters = [prod(p.shape) for _, p in leaves(model.spec.params)]
-    return step_bytes(
-        model.net, model.in_shape, sum(parameters), slots, accumulate=options.accumulate,
-        average=options.ema is not None, **sizes,
-    ) + launch_bytes(loader.data, parameters, launches, **sizes)  # fmt: skip
 
 
 def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:
