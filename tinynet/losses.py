@@ -29,12 +29,14 @@ class Loss:
 
     A subclass that overrides `formula` is an elementwise loss: ``l_i`` is the mean of the formula over the outputs of
     sample i. Any other loss overrides ``__call__``; its targets may be integer labels (n,) if it says ``labels = True``.
-    ``estimates = False`` says that outputs are not estimates of the targets, whose R² would mean nothing.
+    ``estimates = False`` says that outputs are not estimates of the targets, whose R² would mean nothing, ``binary = True``
+    that each is a yes or no of its own: a sample may have several classes.
     """
 
     labels: ClassVar[bool] = False  # whether integer labels (n,) are accepted as targets, with an output for each class
     mean: ClassVar[bool] = True  # whether W is the sum of the weights; else it is 1
     estimates: ClassVar[bool] = True  # whether outputs are estimates of the targets, not logits or logarithms of such
+    binary: ClassVar[bool] = False  # whether each output is a yes or no of its own
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(checks.attributes(self))})"
@@ -233,6 +235,7 @@ class Hinge(Loss):
     """Mean of ``max(0, 1 - t * y)`` over samples and outputs, y (n, o), targets t (n, o) of -1 and 1."""
 
     estimates: ClassVar[bool] = False
+    binary: ClassVar[bool] = True
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         margin = 1.0 - target * y
@@ -254,6 +257,7 @@ class BinaryCrossEntropy(Loss):
 
     class_weight: tuple[float, float] | None = None
     estimates: ClassVar[bool] = False
+    binary: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.class_weight is not None:

@@ -13,7 +13,7 @@ from tinynet.data.conversion import as_array, check_unmasked, read_only
 from tinynet.data.dataset import Batch, Dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array
-from tinynet.losses import BinaryCrossEntropy, Loss, check_denominator, check_loss
+from tinynet.losses import Loss, check_denominator, check_loss
 from tinynet.metrics import Metric, check_metrics, check_one_class
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
     def check(target: Array, ops: Backend) -> None:
         loss.check(out, target, ops)
         check_denominator(loss, out, target, ops)
-        if isinstance(loss, BinaryCrossEntropy):
+        if loss.binary:
             check_one_class(metrics, target, ops)
 
     k = loss.classes(out[-1])
