@@ -20,7 +20,7 @@ class StackedLoader:
     end of an epoch.
     """
 
-    prefetch = False  # a thread makes none of them
+    prefetch = False  # no thread makes batches ahead of time
 
     def __init__(self, loaders: Sequence[Loader]) -> None:
         first = self.first = loaders[0]

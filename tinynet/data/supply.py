@@ -37,11 +37,10 @@ def supply_of(loader: Any, first: int, ops: Backend, dtype: str) -> Supply:
 
 
 def read_in_step(loader: Any, ops: Backend, dtype: str) -> tuple[Any, Dataset | None]:
-    """A loader for the steps of a run, and the data set that each step reads samples of, or None.
+    """The loader of a run and, if its steps are to read the samples themselves, the data set that they read; else None.
 
-    Where samples are gathered, a step had better do that itself, right before it uses them: the loader then gives indices,
-    and the data set is theirs. Otherwise it is ``loader``. Batches in sequence are views, which cost nothing, and no
-    compiled step checks the indices of a user's order.
+    A step had better gather its samples right before it uses them: the loader then gives indices of that data set. But
+    batches in sequence are views, which cost nothing, and no compiled step checks the indices of a user's order.
     """
     if not has_chunks(loader) or not loader.gathers:
         return loader, None
