@@ -44,8 +44,8 @@ class Source(tn.Loader):
         self.switch.waited += perf_counter() - began
         return found
 
-    def cut(self, chunk: tn.data.Batch, number: int, ops: tn.Backend, put: Any = None) -> tn.data.Batch:
-        return super().cut(chunk, number, ops, put) if self.switch.fed else self.fixed
+    def cut(self, batches: tn.data.Batch, number: int) -> tn.data.Batch:
+        return super().cut(batches, number) if self.switch.fed else self.fixed
 
 
 class Foreign:

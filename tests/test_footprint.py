@@ -12,14 +12,16 @@ from tinynet_backends import get_backend
 
 import tinynet as tn
 from tinynet.footprint import launch_bytes, step_bytes
+from tinynet.step import StepOptions
 
 
 def test_it_follows_from_shapes():
-    net = tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Residual(tn.Dense(8)), tn.Dense(3))
+    net = tn.Sequential(tn.Dense(8), tn.ReLU(), tn.Residual(tn.Dense(8)), tn.Dense(3))  # 147 parameters
     # outputs 8 + 8 + 8 + 3; vectors: gradient, good, update of theta and two slots, the slots
-    assert step_bytes(net, (5,), 100, 2, batch_size=10, itemsize=4) == 4 * (7 * 100 + 2 * 10 * 5 + 10 * 3 * 27)
-    more = step_bytes(net, (5,), 100, 2, batch_size=10, itemsize=8, accumulate=4, average=True)
-    assert more == 8 * (9 * 100 + 2 * 10 * 5 + 3 * 3 * 27)
+    usual = step_bytes(tn.Model(net, 5), 10, 2, StepOptions())
+    assert usual == 4 * (7 * 147 + 2 * 10 * 5 + 10 * 3 * 27)
+    more = step_bytes(tn.Model(net, 5, dtype="float64"), 10, 2, StepOptions(accumulate=4, ema=0.9))
+    assert more == 8 * (9 * 147 + 2 * 10 * 5 + 3 * 3 * 27)
 
 
 def test_a_layer_that_runs_its_layers_in_another_way_is_one_layer():
@@ -30,19 +32,20 @@ def test_a_layer_that_runs_its_layers_in_another_way_is_one_layer():
             return tn.layers.Spec((sum(layer.build(shape).shape[0] for layer in self.layers),))
 
     net = Parallel(tn.Dense(3), tn.Residual(tn.Dense(4)))  # which does not take the output of the first
-    assert step_bytes(net, (4,), 0, 0, batch_size=2, itemsize=4) == 4 * (2 * 2 * 4 + 2 * 3 * 7)
+    assert step_bytes(tn.Model(net, 4), 2, 0, StepOptions()) == 4 * (2 * 2 * 4 + 2 * 3 * 7)
 
 
 def test_launches_of_several_steps_take_their_batches_and_gradients(monkeypatch):
-    sizes, labels, numbers = (
-        [6, 3, 9, 3],
-        tn.data.Blobs(50, n_features=5),
-        tn.data.Linear(50, n_features=5, n_outputs=2),
+    net, labels, numbers = (
+        tn.Sequential(tn.Dense(3), tn.Dense(3)),
+        tn.Loader(tn.data.Blobs(50, n_features=2), 10),
+        tn.Loader(tn.data.Linear(50, n_features=2, n_outputs=3), 10),
     )
+    single, double = (tn.Model(net, 2, dtype=dtype) for dtype in ("float32", "float64"))
     # of 64 steps in a chunk, 64 and 16 are launched together; parameters at 6, 9 and 18 are not aligned, as float64 only 9
-    assert launch_bytes(labels, sizes, [64, 16], batch_size=10, itemsize=4) == 160 * 10 * 28 + 80 * 4 * 15
-    assert launch_bytes(numbers, sizes, [64, 16], batch_size=10, itemsize=8) == 160 * 10 * 56 + 80 * 8 * 9
-    assert launch_bytes(numbers, sizes, [], batch_size=10, itemsize=4) == 0
+    assert launch_bytes(single, labels, [64, 16]) == 160 * 10 * 16 + 80 * 4 * 15
+    assert launch_bytes(double, numbers, [64, 16]) == 160 * 10 * 40 + 80 * 8 * 9
+    assert launch_bytes(single, numbers, []) == 0
 
     ops, asked = get_backend("numpy"), []
     monkeypatch.setattr(type(ops), "launches", True)
@@ -61,7 +64,6 @@ def test_it_is_near_what_is_taken(widths, batch):
     net = tn.Sequential(*[layer for w in widths for layer in (tn.Dense(w), tn.ReLU())][:-1])
     data = tn.Arrays(np.ones((batch, 64), "float32"), np.zeros(batch, "int64"))
     model = tn.Model(net, 64)
-    parameters = model.theta.shape[0]
     tracemalloc.start()
     try:
         reports = tn.train(model, tn.Loader(data, batch), tn.CrossEntropy(), tn.Adam(1e-3), steps=3)
@@ -70,7 +72,7 @@ def test_it_is_near_what_is_taken(widths, batch):
         taken = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    said = step_bytes(net, (64,), parameters, 2, batch_size=batch, itemsize=4)
+    said = step_bytes(model, batch, 2, StepOptions())
     assert 0.5 < said / taken < 2
 
 

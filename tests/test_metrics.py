@@ -144,12 +144,13 @@ def test_a_metric_of_one_s_own():
 def test_several_labels_a_sample(ops):
     """Each sample's first label was taken for its class, and R² was that of logits, in silence."""
     x, several = RNG.standard_normal((20, 2)), np.array([[0, 1, 0], [1, 0, 1]] * 10)
-    model = tn.Model(tn.Dense(3), 2, backend=ops)
-    for data in ((x, several), (x, several * 1.0)):
-        history = model.fit(data, loss=tn.BinaryCrossEntropy(), validation=data)
+    model, signs = tn.Model(tn.Dense(3), 2, backend=ops), 2.0 * several - 1.0
+    for y, loss in ((signs, tn.Hinge()), (several, tn.BinaryCrossEntropy()), (several * 1.0, tn.BinaryCrossEntropy())):
+        data = x, y
+        history = model.fit(data, loss=loss, validation=data)
         assert [name for name in history[-1] if name.startswith("val_")] == ["val_loss"]
         for name in ("accuracy", "top_k", "log_loss", "f1"):
-            said = rf"metric '{name}' is for one class a sample, and row 1 has targets \[1(.0)?, 0(.0)?, 1(.0)?\]: leave it out, or"
+            said = rf"metric '{name}' is for one class a sample, and row 1 has targets \[1\S*, (0|-1)\S*, 1\S*\]: leave it out, or"
             with pytest.raises(ValueError, match=said):
                 model.evaluate(data, metrics=[name])
     scores = model.evaluate((x, np.eye(3)[several[:, 0]]), metrics=["accuracy"])  # one a sample, each of it a question

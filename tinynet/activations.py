@@ -136,7 +136,7 @@ class GELU(Activation):
     def df(self, xp: Any, dy: Array, x: Array, y: Array) -> Array:
         if self.approximate:
             t = xp.tanh(self._inner(x))
-            # x**2 bounded, beyond where tanh is 1: its square may be infinite, and 0 * inf is no slope
+            # x**2 is bounded where tanh has long been 1: it may be infinite, and 0 * inf is NaN
             slope = sqrt(2.0 / pi) * (1.0 + 3.0 * 0.044715 * xp.minimum(x * x, 1e4))
             return dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
         density = xp.exp(-0.5 * x * x) * (1.0 / sqrt(2.0 * pi))

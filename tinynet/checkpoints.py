@@ -27,8 +27,8 @@ from tinynet.model import Model
 from tinynet.optim import Optimizer
 from tinynet.step import Run
 
-# What a checkpoint holds. In the first, which did not say so, Adam's slots were means, not sums; in the second, the history
-# was in the header, and a long one made a file that could not be read.
+# The version of what a checkpoint holds. In version 1, which had no number, Adam's slots were means, not sums; in version 2
+# the history was in the header, and a long one made a file that could not be read.
 _CONTENTS = 3
 T = TypeVar("T")
 _NAME = re.compile(r"step-(\d{12})\.safetensors")
@@ -173,7 +173,7 @@ class Checkpoints:
         """
         self._fingerprint = fingerprint
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(".*.safetensors.*.tmp"):  # by a writer that was killed, unless it still writes
+        for left in self.folder.glob(".*.safetensors.*.tmp"):  # a killed writer's; a newer one may still be written
             if time() - left.stat().st_mtime > 3600:
                 left.unlink(missing_ok=True)
         if self.steps() and not resume:
@@ -227,8 +227,8 @@ class Checkpoints:
         for step in self.steps()[self.keep :]:
             self.path(step).unlink(missing_ok=True)
 
-    def rate(self, row: dict[str, float], model: Model) -> None:
-        """Keep ``model`` as the best if its epoch is."""
+    def keep_best(self, row: dict[str, float], model: Model) -> None:
+        """Write ``model`` to ``best.safetensors`` if ``row``, that of its epoch, is the best so far."""
         value = row.get("val_loss", row["loss"])
         if value < self._least:
             self._least = value
@@ -240,7 +240,7 @@ class Checkpoints:
 
 
 def _warn(path: Path, e: Exception) -> None:
-    """Say, where the caller of a method of `Checkpoints` is, that a checkpoint is damaged."""
+    """Warn of a damaged checkpoint, at the line that called a method of `Checkpoints`."""
     why = str(e) if isinstance(e, ModelFileError) else f"{path}: damaged checkpoint: {e}"
     warnings.warn(f"{why}; going back to the one before", stacklevel=5)
 
@@ -259,6 +259,6 @@ def fingerprint(
         "data set or loader": batches(),
         "loss": repr(loss),
         "optimizer": repr(optimizer),
-        **{name: repr(checks.plain(value)) for name, value in options.items()},  # 0.5 of NumPy's is 0.5
+        **{name: repr(checks.plain(value)) for name, value in options.items()},  # NumPy's 0.5 is written as Python's
     }
     return {name: re.sub(r" at 0x[0-9a-fA-F]+", "", text) for name, text in texts.items()}

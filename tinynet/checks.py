@@ -141,8 +141,8 @@ def batch_shape(shape: tuple[int, ...]) -> str:
     return str(("n", *shape)).replace("'", "")
 
 
-def two(result: Any, owner: object, method: str, wanted: str) -> Any:
-    """``result``, of a method that a user may have written; TypeError unless it is two, which are ``wanted``."""
+def pair(result: Any, owner: object, method: str, wanted: str) -> Any:
+    """``result``, from a method that a user may have written; TypeError unless it is a pair, described by ``wanted``."""
     if not isinstance(result, (tuple, list)) or len(result) != 2:
         raise TypeError(f"{type(owner).__name__}.{method} does not give two results: return {wanted}")
     return result

@@ -34,7 +34,7 @@ CLASS_WEIGHTS = ("none", "balanced")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", list: "a list with commas, as 64,64"}
 _WIDTHS, _NAMES = (int, "widths: expected whole numbers"), (str, "names: expected text")
 COMPUTED, STORED = "data that are computed", "data in a file"
-# files are small, so that they are learned by heart, and of any scale
+# files are usually small, so that networks soon overfit them, and their features have any scale
 FOR_FILES = {"batch_size": 32, "epochs": 50, "lr": 0.003, "standardize": True, "patience": 10}
 
 
@@ -160,7 +160,7 @@ class Config:
             return computed, *computed.split(self.samples)
         columns = {"features": self.features or None, "exclude": self.exclude}
         data = read_data(self.data, target=self.target or None, task=self.task, **columns)  # type: ignore[arg-type]
-        for part in getattr(data, "parts", [data]):  # or its error, if it has a number too large for the dtype
+        for part in getattr(data, "parts", [data]):  # raises its error if a number is too large for the dtype
             part.rows(range(1), get_backend("numpy"), self.dtype)
         if data.classes == 1:
             raise ValueError(f"{', '.join(self.paths)}: the target is the same in every row: there is nothing to learn")
@@ -201,7 +201,7 @@ class Config:
         }
 
     def _make_loss(self, training: Dataset) -> losses.Loss | None:
-        """The loss with weights for the classes of ``training``, n / (classes * samples of the class); or no other one."""
+        """A loss that weighs the classes of ``training`` by n / (classes * samples of the class); None for `fit`'s default."""
         if self.class_weight == "none":
             return None
         if not training.classes:
@@ -258,7 +258,7 @@ def _checked(f: Any, value: Any) -> Any:
     kind, choices, each, within = type(_default(f)), *(f.metadata[name] for name in ("choices", "each", "within"))
     if f.name == "data" and type(value) is list and value:
         return value[0] if len(value) == 1 else value
-    if {kind, type(value)} == {int, float} and float_or_nan(value).is_integer():  # 1, which is 1.0, or 1e6
+    if {kind, type(value)} == {int, float} and float_or_nan(value).is_integer():  # 1 for 1.0, and 1e6 for 1000000
         value = kind(value)
     if type(value) is not kind:
         expected = "a list in brackets" if kind is list else _WORDS.get(kind, kind.__name__)
@@ -290,7 +290,7 @@ def _is_file(data: str) -> bool:
 def read(path: str | PathLike[str]) -> dict[str, Any]:
     """The options that a TOML file sets; ValueError, naming the file, if it is no TOML."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows write a mark in front
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows write a byte-order mark
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a TOML file, which is text in UTF-8: save it in that encoding") from None
     except tomllib.TOMLDecodeError as e:

@@ -128,7 +128,7 @@ class Diagnosis:
         size = [hypot(m, d) for m, d in zip(mean, deviation, strict=True)]
         far = [abs(m) > SCALE * d > 0 and abs(m) > 1 / SCALE for m, d in zip(mean, deviation, strict=True)]
         bad = [j for j, s in enumerate(size) if s > SCALE or far[j]]
-        # rare indicators have a small deviation, too, and are 1 where they count
+        # a feature that is 0, and seldom 1, has a small deviation too
         if not bad and 0 < max(size) < 1 / SCALE and max(_host(model, _largest, first.x)) < 1:
             bad = list(range(len(size)))
         if bad:
@@ -168,7 +168,7 @@ class Diagnosis:
 
 
 def _targets(model: Model, seen: Sequence[Seen], target: Array, loss: Loss) -> Iterator[tuple[str, str, str]]:
-    """Targets that are large, and far from outputs that have to become as large, by weights alone."""
+    """Large targets that the outputs are still far from: weights alone would have to make the outputs as large."""
     if not seen or not isinstance(loss, _DISTANCES) or isinstance(last_layer(model.net), Standardize):
         return
     size = _host(model, _size, target)
@@ -184,7 +184,7 @@ def _targets(model: Model, seen: Sequence[Seen], target: Array, loss: Loss) -> I
 
 
 def _gradients(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
-    """The gradients with respect to the outputs of layers with parameters, those of the first against the last."""
+    """Gradients that vanish or explode, from the output of the last layer with parameters to that of the first."""
     learning = [one for one in seen if one.gradients]
     if len(learning) < 2:
         return

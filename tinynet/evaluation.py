@@ -22,9 +22,8 @@ class Evaluation:
         def step(params: Params, x: Array, target: Array, weight: Array | None) -> list[list[Array]]:
             y = checked_forward(model.net, model.out_shape, params, broadcast(x, lead, ops), ctx)[0]
             target = real_columns(target, 1, model.theta, ops)
-            return (
-                [sums(y[number, ...], target, weight) for number in range(*lead)] if lead else [sums(y, target, weight)]
-            )
+            networks = [y[number, ...] for number in range(*lead)] if lead else [y]
+            return [sums(y, target, weight) for y in networks]
 
         def sums(y: Array, target: Array, weight: Array | None) -> list[Array]:
             total = loss.denominator(target, weight, ops)

@@ -125,11 +125,11 @@ def fit(
         clip=clip, accumulate=accumulate, ema=ema, run=run, due=None if saver is None else saver.due,
         together=not session.per_step,
     )  # fmt: skip
-    if not run.step:  # and `train` has refused what it cannot do: the model changes from here on
+    if not run.step:  # `train` has checked everything by now: from here on the model changes
         adapt(model, loader.data)
 
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
-    if not run.step:  # a run that is resumed has called them after this step
+    if not run.step:  # a resumed run has called them after this step, before it stopped
         session.call_per_step(0)
     bar = bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent()
     if history.stopped or session.run(reports, steps, bar):
@@ -210,14 +210,14 @@ class _Session:
                 for callback in self.callbacks:
                     callback(model, row)
                     self._check_unchanged()
-            row |= {name: checks.plain(value) for name, value in row.items()}  # what a callback added may be NumPy's
+            row |= {name: checks.plain(value) for name, value in row.items()}  # those of a callback may be NumPy's
             if self.saver is not None:
-                self.saver.rate(row, model)
+                self.saver.keep_best(row, model)
         tally.reset()
 
     def _check_unchanged(self) -> None:
-        """ValueError if a callback has changed what it cannot: hyperparameters, which a step that is repeated has read, or
-        weights while they are their average."""
+        """ValueError if a callback has changed what it must not: hyperparameters, which a compiled step has already read, or
+        weights while the model has their average."""
         for thing, before in self.made_of:
             if repr(thing) != before:
                 raise ValueError(
@@ -237,7 +237,7 @@ class _Session:
         if saver is None:
             return ""
         due = saver.due(report.step) or (report.last_of_epoch and not saver.every)
-        # a stop that was noted after the losses were asked for waits for the next step
+        # a stop that was requested after the loop had asked what is due waits for the losses of the next step
         if not (last or (due and report.recent)):
             return ""
         saver.save(self.snapshot)
@@ -255,7 +255,7 @@ def checked_callbacks(callbacks: Any) -> list[Callback]:
             stops = isinstance(callback, EarlyStopping)
             remedy = "early_stopping=… takes it" if stops else "give functions (model, row) in a list"
             raise TypeError(f"callback {checks.short_repr(callback)} cannot be called: {remedy}")
-        if isinstance(callback, type):  # which can, after an epoch
+        if isinstance(callback, type):  # a call would make an object, and do nothing else
             raise TypeError(f"callback {callback.__name__} is a class: make one of it, as {callback.__name__}(…)")
     return found
 
@@ -295,10 +295,10 @@ def as_loader(data: Any, batch_size: int, model: Model, **draw: Any) -> BatchSou
 
 
 def check_draws_itself(loader: Any, batch_size: int, draw: dict[str, Any]) -> None:
-    """TypeError if options of `Loader` are given beside a loader, which would not know of them."""
+    """TypeError if options of `Loader` are given beside a loader, which would ignore them."""
     unless_given = {"shuffle": None, "drop_last": False, "weights": None, "balance": False}
     given = [name for name, value in draw.items() if value is not unless_given[name]]
-    if batch_size not in (32, loader.batch_size):  # the former if none is given
+    if batch_size not in (32, loader.batch_size):  # 32 is the default
         given.append("batch_size")
     if given:
         kind, names = type(loader).__name__, ", ".join(given)

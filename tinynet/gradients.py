@@ -127,7 +127,8 @@ def layer_error(
     start = model.theta + 0.3 * draw(*model.theta.shape)
     x, dx, dtheta = draw(6, *model.in_shape), draw(6, *model.in_shape), draw(*model.theta.shape)
     if part:
-        moves = [xp.ones_like(p) if name == part else xp.zeros_like(p) for name, p in _parameters(model)]
+        named = model.weights(model.theta).items()
+        moves = [xp.ones_like(p) if name == part else xp.zeros_like(p) for name, p in named]
         dtheta = dtheta * ops.pack(moves, ops.zeros(start.shape, start.dtype))
         dx = dx if part == "inputs" else xp.zeros_like(dx)
     state = xp.asarray(model.state, copy=True)
@@ -165,11 +166,6 @@ def _along(xp: Any, g: Array, direction: Array) -> Array:
 
 def _any(ops: Backend, wrong: Array) -> bool:
     return bool(ops.to_numpy(ops.xp.any(wrong)))
-
-
-def _parameters(model: Model) -> list[tuple[str, Array]]:
-    named = model.weights()
-    return [(name, named[name]) for name in model.gradient_names]
 
 
 def loss_error(loss: Loss, target: Array, width: int, ops: Backend, *, seed: int = 0) -> float:

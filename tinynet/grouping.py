@@ -8,7 +8,7 @@ from typing import Any
 
 from tinynet_backends import Backend
 
-from tinynet.data.loader import has_chunks
+from tinynet.data.stacked import has_chunks
 from tinynet.layers import Array
 
 CHECK_EVERY = 64  # steps, or launches of several; a check of the losses waits for the device
@@ -29,12 +29,12 @@ class Grouping:
     def possible(self) -> bool:
         """Whether several steps may be run as one.
 
-        They may be on a device that launches them and makes their batches itself; each part of a chunk must then be aligned
-        like a batch of its own, or matrix products would have other bits. On the host they may be for many networks, and
-        where a step is short: Ctrl-C waits for all of them, and what is between two steps is not short.
+        On a device that launches steps, they may if it makes their batches, too, and if each batch in a chunk is aligned like
+        one of its own: otherwise matrix products would have other bits. On the host they may for many networks, and where a
+        step is short: Ctrl-C waits for all of them, and beside a long step the Python between two steps costs little.
         """
         loader = self.loader
-        if not self.many and not has_chunks(loader):
+        if not has_chunks(loader):
             return False
         if self.ops.launches:
             return not loader.made_on_host(self.ops) and loader.batch_size % 4 == 0
@@ -52,17 +52,14 @@ class Grouping:
         return max(most - most % CHECK_EVERY, CHECK_EVERY)
 
     def launches(self) -> list[int]:
-        """The numbers of steps that a device is given to launch together: all of a chunk, a quarter or a 16th of it.
-
-        Each is another graph.
-        """
+        """How many steps a device may launch together: those of a chunk, a quarter or a 16th of it, each with its own graph."""
         chunk = self._chunk()
         return [n for n in (chunk, chunk // 4, chunk // 16) if 1 < n <= _LAUNCHED // self.parameters]
 
     def next(self, t: int, stop: int, due: Callable[[int], bool] | None) -> tuple[int, bool]:
-        """How many steps a report from ``t`` on stands for, and whether they are run as one.
+        """How many steps the next report stands for, from ``t`` on, and whether they are run as one.
 
-        They are full batches of one chunk, up to ``stop`` or to where a step is due.
+        Their batches are full ones of one chunk, and they end at ``stop`` or where a step is due.
         """
         loader, chunk, place = self.loader, self._chunk(), t % self.loader.steps_per_epoch
         left = CHECK_EVERY if self.ops.launches and chunk == 1 else chunk - place % chunk

@@ -38,11 +38,11 @@ def check_initializer(name: str, given: Any) -> None:
 _BLOCK = 2**15  # weights that are made at a time, in a cache
 
 
-def _drawn(shape: Shape, key: Key, counter: Counter, host: Backend, of: Callable[[Array], Array]) -> Array:
-    """``of(words)``, a random word for each weight."""
+def _drawn(shape: Shape, key: Key, counter: Counter, host: Backend, f: Callable[[Array], Array]) -> Array:
+    """``f(words)`` in ``shape``, with a random word for each weight, block by block."""
     out = host.empty((prod(shape),), host.xp.float64)
     for block in split_range(range(prod(shape)), _BLOCK):
-        out[block.start : block.stop] = of(host.words(key, counter, block.start, len(block)))
+        out[block.start : block.stop] = f(host.words(key, counter, block.start, len(block)))
     return host.xp.reshape(out, shape)
 
 

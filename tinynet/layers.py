@@ -185,13 +185,13 @@ def checked_build(layer: Layer, shape: Shape) -> Spec:
 
 def checked_pass(layer: Layer, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
     """``layer.forward``; TypeError or ValueError, here and in the backward pass, for results that are not what they should be."""
-    y, backprop = checks.two(layer.forward(params, x, ctx), layer, "forward", "(y, backprop)")
+    y, backprop = checks.pair(layer.forward(params, x, ctx), layer, "forward", "(y, backprop)")
     name, wanted = type(layer).__name__, tuple(x.shape)
     if not hasattr(y, "shape"):
         raise TypeError(f"{name}.forward gives {checks.short_repr(y)} as outputs: return an array")
 
     def checked(dy: Array) -> tuple[Array, dict[str, Any]]:
-        dx, dparams = checks.two(backprop(dy), layer, "backprop", "(dx, gradients)")
+        dx, dparams = checks.pair(backprop(dy), layer, "backprop", "(dx, gradients)")
         if ctx.need_dx and getattr(dx, "shape", None) != wanted:
             found = checks.short_repr(dx) if getattr(dx, "shape", None) is None else tuple(dx.shape)
             raise ValueError(f"{name}.backprop gives dx {found}: expected {wanted}, the shape of the inputs")

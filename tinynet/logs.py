@@ -162,7 +162,7 @@ class TensorBoard:
         return {**self.__dict__, "_writer": None}
 
     def _open(self, begun: int) -> Any:
-        """A new event file. In a run that is resumed after ``begun`` steps, what older files have of later ones is over."""
+        """A new event file. If the run is resumed after ``begun`` steps, TensorBoard drops what older files have of later ones."""
         again = {"purge_step": begun + 1} if begun else {}
         # tensorboardX names a file by the second and replaces one of that name
         suffix = f".{os.getpid()}.{next(_numbers)}"

@@ -29,12 +29,14 @@ class Loss:
 
     A subclass that overrides `formula` is an elementwise loss: ``l_i`` is the mean of the formula over the outputs of
     sample i. Any other loss overrides ``__call__``; its targets may be integer labels (n,) if it says ``labels = True``.
-    ``estimates = False`` says that outputs are not estimates of the targets, whose R² would mean nothing.
+    ``estimates = False`` says that outputs are not estimates of the targets, whose R² would mean nothing, ``binary = True``
+    that each is a yes or no of its own: a sample may have several classes.
     """
 
     labels: ClassVar[bool] = False  # whether integer labels (n,) are accepted as targets, with an output for each class
     mean: ClassVar[bool] = True  # whether W is the sum of the weights; else it is 1
     estimates: ClassVar[bool] = True  # whether outputs are estimates of the targets, not logits or logarithms of such
+    binary: ClassVar[bool] = False  # whether each output is a yes or no of its own
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(checks.attributes(self))})"
@@ -72,7 +74,7 @@ class Loss:
 
     def _pair(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         """`formula`; TypeError if it gives anything but two results, which a compiled kernel would not notice."""
-        pair: tuple[Array, Array] = checks.two(self.formula(xp, y, target), self, "formula", "(loss, derivative in y)")
+        pair: tuple[Array, Array] = checks.pair(self.formula(xp, y, target), self, "formula", "(loss, derivative in y)")
         return pair
 
     def probabilities(self, y: Array, ops: Backend) -> Array:
@@ -83,7 +85,7 @@ class Loss:
         """``w_i / (W width)``, (n,)."""
         if denominator is None:
             denominator = self.denominator(target, weight, ops)
-        if type(denominator) not in (int, float):  # and no sum of NumPy's, whose numbers are floats too
+        if type(denominator) not in (int, float):  # exactly these: NumPy's float64, which a sum may be, is a float too
             return ops.share_weight(weight, denominator, y, width)
         total = denominator * width
         return ops.constant(y.shape[:-1], 1.0 / total, y.dtype) if weight is None else weight / total
@@ -95,7 +97,7 @@ class Loss:
             self._check_labels(out[-1], target, ops)
             return
         if tuple(target.shape[1:]) != tuple(out):
-            expected = f"{(n, *out)}"
+            expected = str((n, *out))
             if prod(target.shape) == n:  # a number for each sample
                 labels = f"or labels {(n,)} with CrossEntropy{_of_numbers(target, ops)}"
                 expected += "; reshape(-1, 1) makes one column" if prod(out) == 1 else f", {labels}"
@@ -111,7 +113,7 @@ class Loss:
         claim = f"labels must be in [0, {k}), the numbers of the outputs"
         if k == 1:
             claim += ", or be those of BinaryCrossEntropy"
-        most = min(k - 1, int(xp.iinfo(target.dtype).max))  # a number that the dtype has
+        most = min(k - 1, int(xp.iinfo(target.dtype).max))  # in the range of the dtype
         self._require((target >= 0) & (target <= most), target, claim, ops)
 
     def check_values(self, target: Array, ops: Backend) -> None:
@@ -233,6 +235,7 @@ class Hinge(Loss):
     """Mean of ``max(0, 1 - t * y)`` over samples and outputs, y (n, o), targets t (n, o) of -1 and 1."""
 
     estimates: ClassVar[bool] = False
+    binary: ClassVar[bool] = True
 
     def formula(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
         margin = 1.0 - target * y
@@ -254,6 +257,7 @@ class BinaryCrossEntropy(Loss):
 
     class_weight: tuple[float, float] | None = None
     estimates: ClassVar[bool] = False
+    binary: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.class_weight is not None:
@@ -381,7 +385,7 @@ def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:
     """Class weights as floats; ValueError unless they are finite, not negative, and not all 0."""
     try:
         values = () if isinstance(weights, (Mapping, bytes)) else tuple(map(checks.float_or_nan, weights))
-    except TypeError:  # not iterable, as a () array also is
+    except TypeError:  # it cannot be iterated over, nor can a () array
         values = ()
     if not all(0 <= w < inf for w in values) or not any(values):
         raise ValueError(
@@ -395,7 +399,7 @@ def checked_loss(
     loss: Loss, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
 ) -> tuple[Array, Array]:
     """``loss(y, …)``; ValueError unless it is one number, and a gradient in the shape of y: another could broadcast unnoticed."""
-    value, dy = checks.two(loss(y, target, ops, weight, denominator), loss, "__call__", "(loss, gradient in y)")
+    value, dy = checks.pair(loss(y, target, ops, weight, denominator), loss, "__call__", "(loss, gradient in y)")
     for name, a, wanted in (("loss", value, y.shape[:-2]), ("gradient", dy, y.shape)):
         shape = tuple(getattr(a, "shape", ()))
         if shape != tuple(wanted):
@@ -406,7 +410,7 @@ def checked_loss(
 
 
 def check_loss(loss: Any) -> None:
-    """TypeError unless ``loss`` is one, or if it has a formula that would not be used, or would be given labels."""
+    """TypeError unless ``loss`` is one, or if it has a formula that is never called, or that would be given labels."""
     if not isinstance(loss, Loss):
         raise TypeError(f"loss {checks.short_repr(loss)} is not a loss: give one, such as CrossEntropy()")
     if isinstance(loss, CrossEntropy) and type(loss).formula is not Loss.formula:
@@ -416,12 +420,12 @@ def check_loss(loss: Any) -> None:
 
 
 def check_denominator(loss: Loss, out: Shape, target: Array, ops: Backend) -> None:
-    """TypeError if a mean of one's own is not divided by the denominator that it is given: parts would not add up."""
+    """TypeError if a user's mean ignores the denominator that it is given: the parts of a batch would not add up."""
     if not loss.mean or type(loss).__call__ in (Loss.__call__, BinaryCrossEntropy.__call__, CrossEntropy.__call__):
         return
     t = target[:2, ...]
     dtype = t.dtype if ops.xp.isdtype(t.dtype, "real floating") else ops.dtype("float32")
-    y = ops.zeros((t.shape[0], *out), dtype) + 0.5  # which has a logarithm, if y are probabilities
+    y = ops.zeros((t.shape[0], *out), dtype) + 0.5  # may be probabilities, whose logarithms are finite
     t = real_columns(t, 1, y, ops)
     one, half = (float(ops.to_numpy(checked_loss(loss, y, t, ops, None, number)[0])) for number in (1, 2))
     if isfinite(one) and one == half != 0.0:

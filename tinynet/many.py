@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from inspect import signature
-from math import isfinite
 from typing import Any
 
 from tinynet import checks
 from tinynet.data import Dataset, Loader, as_dataset
-from tinynet.data.loader import has_chunks
-from tinynet.data.stacked import StackedLoader
+from tinynet.data.stacked import StackedLoader, has_chunks
+from tinynet.data.supply import read_in_step
 from tinynet.ensemble import Ensemble
 from tinynet.epochs import Tally
 from tinynet.errors import Interrupted
@@ -26,9 +25,9 @@ from tinynet.optim import Optimizer
 from tinynet.parameters import on_its_device
 from tinynet.schedules import Schedule, rate_at
 from tinynet.standardize import check_others, standardizer
-from tinynet.step import Run, Step, StepOptions, make_step, read_in_step
+from tinynet.step import Run, Step, StepOptions, make_step
 from tinynet.streams import check_seed
-from tinynet.training import Report, loop
+from tinynet.training import Report, first_not_finite, loop
 
 _ROWS = 4096  # samples times networks that are evaluated at a time
 
@@ -141,7 +140,7 @@ class _Session:
         self.tallies = [Tally() for _ in ensemble.seeds]
 
     def take(self, steps: int, together: bool) -> None:
-        """Take ``steps`` steps, or fewer where all networks diverge; the others are those of `loop`."""
+        """Take ``steps`` steps, or fewer if all networks diverge; ``together`` is that of `loop`."""
         ensemble, run, watch = self.ensemble, self.step.run, _Watch(self.ensemble)
         try:
             for report in loop(self.step, self.loader, steps, check=watch, together=together):
@@ -158,7 +157,7 @@ class _Session:
         watch.finish()
 
     def _after_step(self, report: Report) -> None:
-        columns = zip(*report.recent, strict=True)  # none where no losses came in
+        columns = zip(*report.recent, strict=True)  # none if the report has no losses
         for tally, history, losses in zip(self.tallies, self.ensemble.histories, columns, strict=False):
             tally.add(losses)
             history.record(report.step, losses, report.last_of_epoch)
@@ -169,7 +168,7 @@ class _Session:
             tally.reset()
 
     def _validated(self) -> list[dict[str, float]]:
-        """The columns of each network's row that validation adds."""
+        """What validation adds to each network's row."""
         if self.held_out is None:
             return [{}] * len(self.ensemble)
         with averaged(self.ensemble, self.step.run):
@@ -178,9 +177,9 @@ class _Session:
 
 
 def _check_axes(ensemble: Ensemble) -> None:
-    """An error for a layer that takes the first axis, that of the networks, for the samples.
+    """An error for a layer that takes the axis of the networks, the first, for that of the samples.
 
-    Where there are as many networks as samples in a batch, it would mix them in silence; here there are not.
+    In training it would mix the networks in silence if there are as many of them as samples in a batch. Here there are not.
     """
     ops, net, params = ensemble.ops, ensemble.net, ensemble.params
     x = ops.empty((len(ensemble), 2 if len(ensemble) != 2 else 3, *ensemble.in_shape), ops.dtype(ensemble.dtype))
@@ -237,7 +236,7 @@ class _Watch:
         self.good: list[Array] = []
 
     def __call__(self, model: Any, losses: Array, good: list[Array], since: int) -> tuple[list[float], ...]:
-        """The losses (steps, n) as lists of a step; and keep the weights of the networks that are all finite."""
+        """The losses (steps, n) as a list for each step. Keeps the weights of finite networks, and freezes the others."""
         ensemble, self.good = self.ensemble, good
         ops, xp = ensemble.ops, ensemble.ops.xp
         vectors = ensemble.theta, ensemble.state
@@ -253,9 +252,7 @@ class _Watch:
         return tuple(values)
 
     def _freeze(self, number: int, losses: list[float], since: int) -> None:
-        bad = next((n for n, value in enumerate(losses) if not isfinite(value)), None)
-        what = "a weight" if bad is None else f"the loss of step {since + bad + 1}"
-        said = f"{what} is not finite; the network is back at step {since}"
+        said = f"{first_not_finite(losses, since)} is not finite; the network is back at step {since}"
         self.ensemble.diverged[number] = self.ensemble.histories[number].stopped = said
         self.ensemble.theta[number, ...] = float("nan")
 

@@ -13,7 +13,7 @@ from tinynet.data.conversion import as_array, check_unmasked, read_only
 from tinynet.data.dataset import Batch, Dataset
 from tinynet.initializers import Shape
 from tinynet.layers import Array
-from tinynet.losses import BinaryCrossEntropy, Loss, check_denominator, check_loss
+from tinynet.losses import Loss, check_denominator, check_loss
 from tinynet.metrics import Metric, check_metrics, check_one_class
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def as_inputs(x: Any, model: Network) -> Any:
 
 
 def check_inputs(shape: Shape, model: Network) -> None:
+    """ValueError unless samples of ``shape`` are what the model takes."""
     if tuple(shape) != model.in_shape:
         raise ValueError(f"samples of shape {tuple(shape)} do not fit the model: expected {model.in_shape}")
 
@@ -62,10 +63,10 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
     TypeError unless ``loss`` is a loss.
     """
     check_loss(loss)
-    if data.classes is not None:  # labels may also be columns of numbers
+    if data.classes is not None:  # else targets may still be classes, as columns of numbers
         check_metrics(metrics, of_numbers=False)
     check_inputs(data.shape, model)
-    data.check_dtype(model.dtype)  # now, as validation data are read after an epoch, and wrappers read in float64
+    data.check_dtype(model.dtype)  # now: validation data are read after an epoch, and wrappers read in float64
     out = model.out_shape
     if len(out) != 1:
         raise ValueError(f"the network makes {out} of a sample and a loss takes vectors: put Flatten() last")
@@ -73,7 +74,7 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
     def check(target: Array, ops: Backend) -> None:
         loss.check(out, target, ops)
         check_denominator(loss, out, target, ops)
-        if isinstance(loss, BinaryCrossEntropy):
+        if loss.binary:
             check_one_class(metrics, target, ops)
 
     k = loss.classes(out[-1])
@@ -85,7 +86,7 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
         if data.classes is not None and not k:
             raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
     fits = data.classes is None or data.classes <= k
-    if fits or data.stored:  # of stored data it names the row
+    if fits or data.stored:  # of stored data the loss names the row
         with model.ops.active():
             data.check(check, model.ops, model.dtype)
     if not fits:

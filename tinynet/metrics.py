@@ -266,10 +266,13 @@ def check_metrics(metrics: Iterable[Metric], *, of_numbers: bool) -> None:
 
 
 def check_one_class(metrics: Iterable[Metric], target: Array, ops: Backend) -> None:
-    """ValueError if a metric of one class a sample is given targets of several yes-or-no outputs: it would look at one of them."""
+    """ValueError if a metric of one class a sample is given targets (n, o) with a row that does not say one class.
+
+    A row says one by a single 1 beside 0 or -1, or by shares that add up to 1.
+    """
     for metric in metrics:
         if metric.of_one_class and target.ndim == 2 and target.shape[1] > 1:
-            total = ops.xp.sum(ops.xp.astype(target, ops.widest), axis=1)
+            total = ops.xp.sum(ops.xp.maximum(ops.xp.astype(target, ops.widest), 0.0), axis=1)
             row = checks.first_false_row(ops.xp.abs(total - 1.0) < 1e-3, ops)
             if row is not None:
                 raise ValueError(

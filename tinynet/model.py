@@ -66,7 +66,7 @@ class Model(Network):
     def _plan(
         self, net: Layer, n_in: int | tuple[int, ...], seed: int, backend: str | Backend | None, dtype: str
     ) -> None:
-        """Set all but the numbers."""
+        """Set everything but the vectors and their views."""
         if not isinstance(net, Layer):
             raise TypeError(f"net {net!r} is not a layer: give one, such as Sequential(Dense(8), ReLU(), Dense(1))")
         if not isinstance(dtype, str) or dtype not in checks.DTYPES:
@@ -310,7 +310,7 @@ def undrawn(net: Layer, n_in: int | Shape, *, seed: int, backend: str | Backend 
 def without_standardize(model: Model) -> Model:
     """``model`` without its first layer, a `Standardize`, on the same vectors: what changes in one changes in the other."""
     _, *layers = model.net.layers  # type: ignore[attr-defined]
-    rest = Model.__new__(Model)  # nothing is drawn for it
+    rest = Model.__new__(Model)  # draws no weights
     vars(rest).update(vars(model), net=Sequential(*layers))
     rest.spec = rest.net.build(model.in_shape)
     rest._bind(model.theta, model.state[2 * prod(model.in_shape) :])

@@ -58,7 +58,7 @@ class Network:
         self._forward = self.ops.compile(forward, self.params)
 
     def _outputs(self, x: Any, batch_size: int | None) -> Array:
-        """(n, *in_shape) -> (..., n, *out_shape), so many rows at a time, or as many as fit in a cache."""
+        """(n, *in_shape) -> (..., n, *out_shape), ``batch_size`` rows at a time, by default as many as fit in a cache."""
         data, lead = as_inputs(x, self), self._theta.shape[:-1]
         every = (slice(None),) * len(lead)  # networks
         out = self.ops.empty((*lead, data.n, *self.out_shape), self.ops.dtype(self.dtype))
@@ -76,11 +76,11 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         with self.ops.active():
-            # copies, also of what `copy.copy` has not copied and of maps that cannot be written
+            # copies: `copy.copy` shares its arrays with the original, and a pickle's may be maps that cannot be written
             self._bind(*(self._copy(state[name]) for name in ("_theta", "_state")))
 
     def _copy(self, values: Array) -> Array:
-        """A host's vector in new memory of the backend's."""
+        """A vector on the host, copied to new memory of the backend."""
         values = self.ops.asarray(values)
         copy = self.ops.empty(values.shape, values.dtype)
         self.ops.assign(copy, values)

@@ -97,7 +97,7 @@ class Optimizer:
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """TypeError unless ``optimizer`` is one, or if it has a `step` of its own, of which training calls the halves."""
+    """TypeError unless ``optimizer`` is one, or if it overrides `step`, which training does not call, only its two halves."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer {checks.short_repr(optimizer)} is not an optimizer: give one, such as Adam(1e-3)")
     if type(optimizer).step is not Optimizer.step:

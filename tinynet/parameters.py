@@ -60,7 +60,8 @@ class Vector:
 class Views(dict[str, Any]):
     """Arrays by name that are views of a vector: an assignment to one of them copies, in place.
 
-    It makes the device of ``ops`` the current one. Where a step is captured, its copy has no ``ops``: the device is current.
+    The assignment makes the device of ``ops`` the current one. A captured step has a copy without ``ops``, as its device
+    is current already.
     """
 
     def __init__(self, arrays: Iterable[tuple[str, Any]], ops: Backend | None = None) -> None:
@@ -88,7 +89,7 @@ class Views(dict[str, Any]):
 
 
 def vector(tree: Mapping[str, Any], ops: Backend, dtype: str) -> Array:
-    """A vector (p,) for the numbers of all `Param` in ``tree``, with anything in it."""
+    """An uninitialized vector (p,) for the numbers of all `Param` in ``tree``."""
     return ops.empty((sum(prod(p.shape) for _, p in leaves(tree)),), ops.dtype(dtype))
 
 
@@ -127,6 +128,6 @@ def views(vector: Array, tree: Mapping[str, Any], ops: Backend) -> dict[str, Any
 
 
 def protected(tree: Mapping[str, Any], ops: Backend) -> Views:
-    """Nested dicts as `Views`: a layer that assigns to its state would else leave the vector as it was."""
+    """Nested dicts as `Views`: if a layer assigned to its state in a plain dict, the vector would not change."""
     pairs = ((name, protected(value, ops) if isinstance(value, dict) else value) for name, value in tree.items())
     return Views(pairs, ops)

@@ -7,6 +7,8 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+from tinynet_backends import Backend
+
 from tinynet.data import Batch
 from tinynet.layers import Array, Backprop, Context, Layer, Param, Params, Spec, leaves
 from tinynet.losses import Loss
@@ -65,7 +67,7 @@ def probe(model: Model, batch: Batch, loss: Loss, *, step: int = 0) -> tuple[flo
     """
     ops, seen = model.ops, list[Seen]()
     net = _watched(model.net, "", seen)
-    params = _with_copies(model.params, model.spec.state, lambda a: ops.xp.asarray(a, copy=True))
+    params = _with_copies(model.params, model.spec.state, ops)
     ctx = Context(ops, train=True, seed=model.seed, step=step, need_dx=False)
 
     def run(batch: Batch) -> Array:
@@ -88,10 +90,10 @@ def _watched(layer: Layer, place: str, seen: list[Seen]) -> Layer:
     return _Watched(seen[-1])
 
 
-def _with_copies(params: Params, state: Mapping[str, Any], copied: Any) -> dict[str, Any]:
+def _with_copies(params: Params, state: Mapping[str, Any], ops: Backend) -> dict[str, Any]:
     """``params``, with copies of the arrays that ``state`` names."""
-    new = {
-        name: copied(params[name]) if isinstance(spec, Param) else _with_copies(params[name], spec, copied)
-        for name, spec in state.items()
-    }
-    return {**params, **new}
+    new = dict(params)
+    for name, spec in state.items():
+        own = params[name]
+        new[name] = ops.xp.asarray(own, copy=True) if isinstance(spec, Param) else _with_copies(own, spec, ops)
+    return new

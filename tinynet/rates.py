@@ -17,8 +17,8 @@ from tinynet.schedules import Exponential
 from tinynet.training import train
 
 STOP = 4.0  # the test ends at this multiple of the least loss, as in fastai's learner
-LAST = 10  # losses whose mean has to be that: a batch may by chance have ten times the loss of another
-DIVISOR = 10.0  # what is suggested is the rate at the least loss over this: there the loss still falls
+LAST = 10  # it compares means of so many losses: a batch may by chance have ten times the loss of another
+DIVISOR = 10.0  # the suggestion is the rate at the least loss divided by this: there the loss still falls
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def _half_cosine(a: float, b: float, done: float) -> float:
 
 
 def rate_at(rate: float | Schedule, step: int) -> float:
-    """The rate at ``step``, of a number or of a schedule; ValueError for what a schedule gives beside rates."""
+    """The rate at ``step``, of a number or of a schedule; ValueError if a schedule gives anything else than a rate."""
     if not callable(rate):
         return float(rate)
     try:

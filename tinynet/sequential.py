@@ -63,23 +63,19 @@ class Sequential(Layer):
 
     def forward(self, params: Params, x: Array, ctx: Context) -> tuple[Array, Backprop]:
         steps: list[Backprop] = []
-        number = 0
-        while number < len(self.layers):
-            dense, stop = self._dense_layers(number, params)
-            fused = ctx.ops.dense(x, [*dense.values()], ctx.child(number).need_dx) if dense else None
-            if fused is None:  # one layer at a time
-                stop = max(stop, number + 1)
-                for n in range(number, stop):
-                    try:
-                        x, backprop = checked_pass(self.layers[n], params.get(str(n), {}), x, ctx.child(n))
-                    except Exception as e:
-                        e.add_note(f"in layer {n}, {self.layers[n]!r}")
-                        raise
-                    steps.append(_named(str(n), backprop))
-            else:
+        for numbers, dense in self._rows(params):
+            fused = ctx.ops.dense(x, [*dense.values()], ctx.child(numbers[0]).need_dx) if dense else None
+            if fused is not None:
                 x, gradients = fused
                 steps.append(_fused([*dense.items()], gradients))
-            number = stop
+                continue
+            for n in numbers:  # one layer at a time
+                try:
+                    x, backprop = checked_pass(self.layers[n], params.get(str(n), {}), x, ctx.child(n))
+                except Exception as e:
+                    e.add_note(f"in layer {n}, {self.layers[n]!r}")
+                    raise
+                steps.append(_named(str(n), backprop))
 
         def backward(dy: Array) -> tuple[Array, dict[str, Any]]:
             dparams: dict[str, Any] = {}
@@ -90,17 +86,22 @@ class Sequential(Layer):
 
         return x, backward
 
-    def _dense_layers(self, number: int, params: Params) -> tuple[dict[str, DenseLayer], int]:
-        """The unbroken row of dense layers that starts at ``number``, by name, each with the elementwise layer after it
-        if there is one; and the number of the first layer beyond them."""
-        found: dict[str, DenseLayer] = {}
-        while number < len(self.layers) and type(self.layers[number]) is Dense:
-            name, (w, b) = str(number), (params[str(number)].get(key) for key in ("w", "b"))
-            number += 1
-            formulas = self.layers[number].formulas if number < len(self.layers) else None
-            found[name] = DenseLayer(w, b, *(formulas or (None, None)))
-            number += formulas is not None
-        return found, number
+    def _rows(self, params: Params) -> Iterator[tuple[range, dict[str, DenseLayer]]]:
+        """The numbers of all layers in order, dense layers that follow one another together, other layers one by one.
+
+        With the numbers come the dense layers among them by name, each with the elementwise layer after it, if there is one.
+        """
+        number, end = 0, len(self.layers)
+        while number < end:
+            first, dense = number, dict[str, DenseLayer]()
+            while number < end and type(self.layers[number]) is Dense:
+                name, (w, b) = str(number), (params[str(number)].get(key) for key in ("w", "b"))
+                number += 1
+                formulas = self.layers[number].formulas if number < end else None
+                dense[name] = DenseLayer(w, b, *(formulas or (None, None)))
+                number += formulas is not None
+            number = max(number, first + 1)
+            yield range(first, number), dense
 
 
 def _named(name: str, backprop: Backprop) -> Backprop:
@@ -167,3 +168,12 @@ def inner_layers(layer: Sequential, shape: Shape) -> Iterator[tuple[Layer, Shape
     for inner in layer.layers:
         yield inner, shape
         shape = inner.build(shape).shape
+
+
+def simple_layers(net: Layer, shape: Shape, place: str = "") -> Iterator[tuple[str, Layer, Shape]]:
+    """The layers of ``net`` that are not composite, in order: the place of each ("2.0"), the layer, and the shape that it gets."""
+    if not is_composite(net):
+        yield place, net, shape
+        return
+    for number, (inner, own) in enumerate(inner_layers(net, shape)):
+        yield from simple_layers(inner, own, f"{place}.{number}" if place else str(number))

@@ -106,7 +106,7 @@ def mean_and_scale(data: Dataset, dtype: str, ops: Backend, samples: int | None)
 
 
 def varying(mean: Array, deviation: Array, ops: Backend) -> tuple[Array, Array]:
-    """Which numbers of these moments vary at all, and which of those are `ROUNDED`."""
+    """Which features, or targets, vary at all, going by their moments, and which of those are `ROUNDED`."""
     size, eps = ops.xp.abs(mean), ops.xp.finfo(mean.dtype).eps
     varies = deviation > 8.0 * eps * size  # the mean is rounded, so a constant may come out with a deviation above 0
     gap = 2.0**-23 * size  # between float32 numbers near the mean, or half of that
@@ -114,7 +114,7 @@ def varying(mean: Array, deviation: Array, ops: Backend) -> tuple[Array, Array]:
 
 
 def _first_feature(marked: Any, columns: Columns | None) -> str | None:
-    """What the first feature is called that is ``marked``, an array on the host in the shape of a sample, if any is."""
+    """The first feature that is ``marked``, bools on the host in the shape of a sample, by name or index; None if none is."""
     if not marked.any():
         return None
     first, *rest = (int(index[0]) for index in marked.nonzero())
@@ -167,5 +167,5 @@ def _moments(x: Array, weight: Array | None, ops: Backend) -> tuple[float, Array
         return xp.sum(a if weight is None else weight * a, axis=0)
 
     mean = summed(x) / total
-    mean = mean + summed(x - mean) / total  # the error of a sum grows with its terms: constants seemed to vary
+    mean = mean + summed(x - mean) / total  # the error of one sum grows with its terms: constants would seem to vary
     return total, mean, summed((x - mean) ** 2)

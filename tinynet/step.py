@@ -14,9 +14,6 @@ from tinynet_backends import Backend
 
 from tinynet import checks
 from tinynet.data import Batch, Dataset
-from tinynet.data.loader import has_chunks
-from tinynet.data.sampling import Balanced, Shuffled, Weighted
-from tinynet.data.stacked import StackedLoader
 from tinynet.layers import Array, Context, Params, checked_forward, checked_gradients
 from tinynet.losses import Loss, checked_loss, real_columns
 from tinynet.network import Network
@@ -76,9 +73,9 @@ class Step:
         return self._one(*batch, t, *self.numbers(t))
 
     def several(self, chunk: Batch, first: int, losses: Array) -> None:
-        """Set ``losses`` (steps, …) by steps ``first``, ``first + 1``, …, whose batches are the entries of ``chunk``.
+        """Take steps ``first``, ``first + 1``, … on the batches in ``chunk``, and write their losses to ``losses`` (steps, …).
 
-        Weights and losses have the bits of single steps. On a device that launches, all of them take one launch.
+        Weights and losses have the bits of steps taken one by one. A device that launches steps takes one launch for all.
         """
         steps, scan = losses.shape[0], self.ops.scan(self._one)
         numbers = [(t, *self.numbers(t)) for t in range(first, first + steps)]
@@ -93,7 +90,7 @@ class Step:
         self.ops.assign(losses, self.ops.xp.reshape(found, losses.shape))
 
     def undisturbed(self) -> AbstractContextManager[Any]:
-        """`Backend.undisturbed`, for calls between which nothing else happens."""
+        """`Backend.undisturbed`, for steps between which nothing else happens."""
         return self.ops.undisturbed() if self.updates else nullcontext()
 
     def joins(self) -> bool:
@@ -169,21 +166,6 @@ def _gradient(
             ops.update(_add, [vectors[0]], [vectors[-1]])
         total = value if total is None else total + value
     return total
-
-
-def read_in_step(loader: Any, ops: Backend, dtype: str) -> tuple[Any, Dataset | None]:
-    """The loader of a run: ``loader`` or, if a step had better read the samples itself, right before it uses them, one of
-    their indices, and the data set that it reads.
-
-    Batches in sequence are views, those that many networks share are made once, and no compiled step checks the indices
-    that another's order gives.
-    """
-    first = loader.first if isinstance(loader, StackedLoader) else loader
-    drawn = has_chunks(first) and not first.prefetch and type(first.order) in (Shuffled, Weighted, Balanced)
-    if not drawn or (first is not loader and loader.alike):
-        return loader, None
-    source, _ = first.data.locate(range(1))
-    return (loader.as_indices(), source) if source.in_step(ops, dtype) else (loader, None)
 
 
 def _add(xp: Any, a: Array, b: Array) -> tuple[Array]:

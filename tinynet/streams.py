@@ -85,13 +85,13 @@ class Stream:
     def words(self, index: Index, ops: Backend | None = None) -> Array:
         """Random words, (n,) uint64."""
         with _drawing(ops) as ops:
-            return ops.asarray(self._words(index, ops.generator, 0))
+            return ops.asarray(self._words(index, ops.generator))
 
     def uniform(self, index: Index, dtype: str = "float64", ops: Backend | None = None) -> Array:
         """Uniform numbers in [0, 1), (n,): the upper 53 bits of each word in float64, the upper 24 in float32."""
         with _drawing(ops) as ops:
             _check_dtype(dtype)
-            words = self._words(index, ops.generator, 0)
+            words = self._words(index, ops.generator)
             if dtype == "float32":
                 return ops.asarray(exact.fraction32(ops.generator.xp, words))
             need_float64(ops.generator, "uniform numbers in float64")
@@ -108,7 +108,7 @@ class Stream:
         with _drawing(ops) as ops:
             _check_dtype(dtype)
             need_float64(ops.generator, "normal numbers")
-            return ops.asarray(ops.generator.normal(self._words(index, ops.generator, 0)), dtype)
+            return ops.asarray(ops.generator.normal(self._words(index, ops.generator)), dtype)
 
     def integers(self, index: Index, n: int, ops: Backend | None = None) -> Array:
         """Integers in [0, n), (m,) int64 for m indices, all exactly equally likely, for n in [1, 2**63].
@@ -125,7 +125,7 @@ class Stream:
         with _drawing(ops) as ops:
             host = ops.generator
             xp, again = host.xp, 0
-            high, low = philox.multiply(below, self._words(index, host, again))
+            high, low = philox.multiply(below, self._words(index, host))
             surplus = philox.constant(xp, 2**64 % below, host.device)
             while bool(host.to_numpy(xp.any(low < surplus))):
                 again += 1
@@ -146,7 +146,7 @@ class Stream:
             raise ValueError(f"probability {checks.short_repr(p)} is out of range: give one in [0, 1]")
         with _drawing(ops) as ops:
             host = ops.generator
-            words = self._words(index, host, 0)
+            words = self._words(index, host)
             if chance == 1:
                 return ops.asarray(host.xp.ones_like(words, dtype=host.xp.bool))
             return ops.asarray(words < philox.constant(host.xp, int(chance * 2.0**64), host.device))
@@ -176,7 +176,7 @@ class Stream:
     def _permutation_keys(self) -> tuple[int, ...]:
         return permutation_keys((self.seed, self.purpose), self.counter)
 
-    def _words(self, index: Index, host: Backend, again: int) -> Array:
+    def _words(self, index: Index, host: Backend, again: int = 0) -> Array:
         counter = *self.counter[:2], self.counter[2] + again * 2**32
         key = self.seed, self.purpose
         index = _checked(index)
@@ -215,7 +215,7 @@ def _whole_numbers(index: Index) -> Array | None:
     """``index`` as (n,) int64 on the host; None if anything in it is not an integer in [0, 2**62)."""
     xp = get_backend("numpy").xp
     if isinstance(index, range) and index and not 0 <= min(index[0], index[-1]) <= max(index[0], index[-1]) < 2**62:
-        return None  # and an array of it could be of any size
+        return None  # here, since an array of the range could be of any size
     try:
         index = xp.asarray(index)
     except (TypeError, ValueError, OverflowError):
@@ -233,6 +233,7 @@ def _check_dtype(dtype: str) -> None:
 
 
 def need_float64(ops: Backend, what: str) -> None:
+    """TypeError, which says ``what`` is computed in it, unless ``ops`` has float64."""
     if not ops.has_float64:
         raise TypeError(
             f"{what} are computed in float64, which '{ops.name}' does not have: "

@@ -11,7 +11,7 @@ from tinynet import checks
 from tinynet.frozen import Frozen
 from tinynet.initializers import Shape
 from tinynet.layers import Layer, leaves
-from tinynet.sequential import Residual, inner_layers, is_composite
+from tinynet.sequential import Residual, inner_layers, is_composite, simple_layers
 
 _LONGEST = 32  # characters of a layer in the table
 
@@ -80,26 +80,19 @@ def _short(text: str) -> str:
 
 def summarize(net: Layer, shape: Shape, dtype: str) -> Summary:
     """The table of ``net`` for samples of ``shape``."""
-    return Summary(tuple(_rows(net, shape, "", checks.DTYPES[dtype])))
+    return Summary(tuple(_row(*layer, checks.DTYPES[dtype]) for layer in simple_layers(net, shape)))
 
 
-def _rows(layer: Layer, shape: Shape, prefix: str, size: int) -> Iterator[Row]:
-    if is_composite(layer):
-        for number, inner in enumerate(inner_layers(layer, shape)):
-            yield from _rows(*inner, f"{prefix}{number}.", size)
-    else:
-        spec = layer.build(shape)
-        parameters, state = ([p.shape for _, p in leaves(tree)] for tree in (spec.params, spec.state))
-        learned, kept = sum(map(prod, parameters)), sum(map(prod, state))
-        yield Row(prefix[:-1], layer, spec.shape, learned, (learned + kept) * size, 2 * _in_matrices(layer, shape))
+def _row(place: str, layer: Layer, shape: Shape, size: int) -> Row:
+    spec = layer.build(shape)
+    learned, kept = (sum(prod(p.shape) for _, p in leaves(tree)) for tree in (spec.params, spec.state))
+    return Row(place, layer, spec.shape, learned, (learned + kept) * size, 2 * _in_matrices(layer, shape))
 
 
 def _in_matrices(layer: Layer, shape: Shape) -> int:
     """How many numbers the matrices of a layer have, frozen ones too; other layer state takes part in no product."""
     if isinstance(layer, Frozen):
-        return _in_matrices(layer.layer, shape)
-    if is_composite(layer):
-        return sum(_in_matrices(*inner) for inner in inner_layers(layer, shape))
+        return sum(_in_matrices(inner, own) for _, inner, own in simple_layers(layer.layer, shape))
     return sum(prod(p.shape) for _, p in leaves(layer.build(shape).params) if len(p.shape) > 1)
 
 

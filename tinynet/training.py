@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from math import isfinite, prod
+from math import isfinite
 from typing import Any, NamedTuple
 
 from tinynet import checks
 from tinynet.data.loader import BatchSource
 from tinynet.data.stacked import StackedLoader
-from tinynet.data.supply import Supply, supply_of
+from tinynet.data.supply import Supply, read_in_step, supply_of
 from tinynet.errors import DivergedError
 from tinynet.footprint import launch_bytes, step_bytes
 from tinynet.grouping import CHECK_EVERY, Grouping
-from tinynet.layers import Array, leaves
+from tinynet.layers import Array
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
 from tinynet.model import Model
 from tinynet.optim import Optimizer, check_optimizer
-from tinynet.step import Run, Step, StepOptions, make_step, read_in_step
+from tinynet.step import Run, Step, StepOptions, make_step
 
 
 class Report(NamedTuple):
@@ -92,7 +92,7 @@ def train(
     ops, theta = model.ops, model.theta
     grouping, slots = Grouping(loader, ops, theta), 0 if run is not None else len(optimizer.used_slots())
     launches = grouping.launches() if together and ops.launches and grouping.possible else []
-    needed = _needed(model, loader, slots, options, launches)
+    needed = step_bytes(model, loader.batch_size, slots, options) + launch_bytes(model, loader, launches)
     ops.admit(needed, f"training with batch_size {loader.batch_size}")
     with ops.active():
         if run is None:
@@ -107,16 +107,6 @@ def train(
     loader, source = read_in_step(loader, ops, model.dtype)
     step = make_step(model, loss, optimizer, run, options, source=source)
     return loop(step, loader, int(steps), due=due, together=together)
-
-
-def _needed(model: Model, loader: BatchSource, slots: int, options: StepOptions, launches: list[int]) -> int:
-    """Roughly the bytes that a run takes besides the model: see `footprint`."""
-    sizes = {"batch_size": loader.batch_size, "itemsize": checks.DTYPES[model.dtype]}
-    parameters = [prod(p.shape) for _, p in leaves(model.spec.params)]
-    return step_bytes(
-        model.net, model.in_shape, sum(parameters), slots, accumulate=options.accumulate,
-        average=options.ema is not None, **sizes,
-    ) + launch_bytes(loader.data, parameters, launches, **sizes)  # fmt: skip
 
 
 def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> tuple[float, ...]:
@@ -137,11 +127,16 @@ def check_finite(model: Model, losses: Array, good: list[Array], since: int) -> 
     if fine:
         return tuple(values)
     model.theta[...], model.state[...] = good
-    bad = next((n for n, value in enumerate(values) if not isfinite(value)), None)
-    what = "a weight" if bad is None else f"the loss of step {since + bad + 1}"
+    what = first_not_finite(values, since)
     raise DivergedError(
         f"{what} is not finite: try a lower learning rate, clip=1.0 or scaled inputs; the model is back at step {since}"
     )
+
+
+def first_not_finite(losses: Sequence[float], since: int) -> str:
+    """What is no longer finite, in words: the first such of the losses after step ``since``, else a weight."""
+    bad = next((n for n, value in enumerate(losses) if not isfinite(value)), None)
+    return "a weight" if bad is None else f"the loss of step {since + bad + 1}"
 
 
 Check = Callable[[Any, Array, list[Array], int], tuple[Any, ...]]  # as `check_finite`
@@ -154,8 +149,8 @@ def loop(
 ) -> Reports:  # fmt: skip
     """Take ``steps`` steps on the batches of ``loader`` and report each: see `train`.
 
-    Where the loop waits for the device it calls ``check``, which returns `Report.recent`. After ``send(True)`` the last
-    report comes again, with these losses, and is the end.
+    Where the loop waits for the device it calls ``check``, which returns `Report.recent`. ``send(True)`` ends the run: it
+    returns the last report again, with the losses since the last check.
     """
     model, run, ops, theta = step.model, step.run, step.ops, step.model.theta
     grouping = Grouping(loader, ops, theta)
@@ -187,7 +182,7 @@ def loop(
                     losses = ops.zeros(shape, theta.dtype)  # a new array: the reports given out keep theirs
                     since = run.step
             report = Report(run.step, epoch, last, value, run, recent)
-            if (yield report):  # the run ends here, and the losses since the last check are asked for
+            if (yield report):
                 with ops.active():
                     recent = check(model, losses[: run.step - since, ...], good, since)
                 yield report._replace(recent=recent)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinynet_backends import Backend, get_backend, overrides
+from tinynet_backends.capture import leaves
 from tinynet_backends.permutation import permute, unpermute
 
 from tinynet import activations, losses, regularization, schedules
@@ -107,9 +108,7 @@ def _difference(x: Any, y: Any) -> float:
 
 def _flat(value: Any) -> list[Any]:
     """The arrays in nested tuples and lists."""
-    if isinstance(value, (tuple, list)):
-        return [a for part in value for a in _flat(part)]
-    return [value] if hasattr(value, "shape") else []
+    return [a for a in leaves(value) if hasattr(a, "shape")]
 
 
 def _golden(ops: Backend) -> Iterator[str]:

@@ -39,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 success, 1 diverged or a failed check, 2 a mistake in the request, 130 Ctrl-C, 141 the reader of the output closed
     it, 143 SIGTERM.
     """
-    if sys.stderr is None:  # closed: nobody reads it
+    if sys.stderr is None:  # how Python represents a closed one
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
     logging.basicConfig(level=logging.WARNING, format="tinynet: %(message)s")
     try:
-        if sys.stdout is None:  # how Python represents a closed one
+        if sys.stdout is None:
             raise OSError("standard output: is closed")
         if isinstance(sys.stdout, io.TextIOWrapper):
             # a terminal that lacks a letter of a name shows its number

@@ -28,12 +28,12 @@ def command(
     commands: Commands, name: str, what: str, run: Callable[[argparse.Namespace], int], examples: str
 ) -> argparse.ArgumentParser:
     """Declare a command; ``examples``, one per line, are shown below its options."""
-    lines = "".join(f"  {line}\n" for line in examples.strip().splitlines())
+    lines = examples.strip().splitlines()
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=what,
         description=f"{what[0].upper()}{what[1:]}.",
-        epilog=f"example{'s' if lines.count(chr(10)) > 1 else ''}:\n{lines}",
+        epilog="\n  ".join(["examples:" if lines[1:] else "example:", *lines]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -99,19 +99,19 @@ def zsh(commands: list[Command]) -> Iterator[str]:
     yield "    case $words[1] in"
     for c in commands:
         yield f"        {c.name}) _arguments \\"
-        # what an option takes in a row is completed as if it stood alone, so that options after it are, too
+        # further values of an option are completed like arguments, so that options after them are completed, too
         rest = "*" if any(a.several for a in c.arguments) else ""
-        for place, a in enumerate(sorted(c.arguments, key=lambda a: not a.flags)):
+        arguments, specs = sorted(c.arguments, key=lambda a: not a.flags), []
+        for a in arguments:
             help = re.sub(r"[][:]", r"\\\g<0>", a.help)
-            at_end = place == len(c.arguments) - 1
-            last = " ;;" if at_end else " \\"
             what = ("_default" if a.files else "") if not a.values else f"({' '.join(a.values)})"
             if a.values and a.files:
                 what = f'{{_alternative "values\\:value\\:({" ".join(a.values)})" "files\\:file\\:_files"}}'
             for flag in a.flags or ("",):
-                spec = f"*{flag}[{help}]" if flag else rest if at_end else ""
+                spec = f"*{flag}[{help}]" if flag else rest if a is arguments[-1] else ""
                 spec += f":{flag.strip('-') or 'argument'}:{what}" if a.takes_value else ""
-                yield f"            {_quoted(spec)}{last if flag == (a.flags or ('',))[-1] else ' ' + chr(92)}"
+                specs.append(f"            {_quoted(spec)}")
+        yield " \\\n".join(specs) + " ;;"
     yield "    esac"
     yield "}"
     yield 'if [[ $funcstack[1] == _tinynet ]]; then _tinynet "$@"; else compdef _tinynet tinynet; fi'

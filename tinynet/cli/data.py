@@ -19,7 +19,7 @@ SAMPLES = "1e6"
 
 def add(commands: Commands) -> None:
     parser = command(commands, "data", "write a virtual data set to a file", run, EXAMPLES)
-    suggest(parser.add_argument("data", metavar="NAME", help=f"{', '.join(DATASETS)}"), DATASETS)
+    suggest(parser.add_argument("data", metavar="NAME", help=", ".join(DATASETS)), DATASETS)
     add_virtual_options(parser, SAMPLES)
     parser.add_argument(
         "--out", required=True, metavar="FILE", help=".npy, .npz, .h5, .parquet or .csv; replaced if there"

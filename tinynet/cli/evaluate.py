@@ -77,7 +77,7 @@ def _data(args: argparse.Namespace, model: Model, metrics: tuple[Metric, ...]) -
     loss = model.loss
     labels = loss is not None and loss.classes(model.out_shape[-1])
     if loss is not None and not loss.labels and any(metric.of_numbers for metric in metrics):
-        labels = 0  # a loss that takes both, with metrics that do not
+        labels = 0  # the loss takes labels and numbers, these metrics only numbers
     files = expand_patterns(args.data)
     data = read_data(files, target=args.target, task=None if labels else "regression", columns=model.columns)
     if loss is not None and loss.labels and data.outputs == 1 and data.columns is None:

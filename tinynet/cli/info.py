@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
     chosen, auto = get_backend().name, get_backend("auto").name
     for name, description in available_backends().items():
         marks = [mark for mark, which in (("in force", chosen), ("auto", auto)) if which == name]
-        print(f"  {name:<8}{description}{f'  [{chr(44).join(marks)}]' if marks else ''}")
+        note = f"  [{','.join(marks)}]" if marks else ""
+        print(f"  {name:<8}{description}{note}")
     return 0
 
 

@@ -54,7 +54,7 @@ def _history(path: Path, config: Config) -> History:
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         curve = [(int(row["step"]), float(row["loss"])) for row in lines if "epoch" not in row]
-        # JSON has no NaN, and null in its place
+        # JSON has null instead of NaN
         rows = [{name: nan if v is None else float(v) for name, v in row.items()} for row in lines if "epoch" in row]
         losses = {row["val_loss"]: int(row["epoch"]) for row in reversed(rows) if isfinite(row["val_loss"])}
         best = losses[min(losses)] if losses and config.patience else None

@@ -97,7 +97,7 @@ def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Cal
     if not proba:
         return names, predictions
     row = ops.zeros((1, *model.in_shape), ops.dtype(model.dtype))
-    k = int(model.predict_proba(row).shape[-1])  # or the error of a model without probabilities
+    k = int(model.predict_proba(row).shape[-1])  # raises the error of a model without probabilities
     of_each = (classes if of_classes else targets) or range(k)
     return [*([] if alone else names), *(f"p_{name}" for name in of_each)], predictions
 
@@ -108,6 +108,6 @@ def _values(classes: tuple[str, ...]) -> Array:
     if classes == ("false", "true"):
         return xp.asarray([False, True])
     if all(map(is_integer, classes)):
-        with suppress(OverflowError):  # such as an account of 20 digits, which tables have as text
+        with suppress(OverflowError):  # numbers of 20 digits, such as those of accounts, are text in a table
             return xp.asarray(list(map(int, classes)), dtype=xp.int64)
     return xp.asarray(classes)

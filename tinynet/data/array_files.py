@@ -55,7 +55,7 @@ def npy_array(path: str | PathLike[str]) -> Array:
 
 
 def write_npy_header(f: Any, dtype: Any, shape: tuple[int, ...]) -> None:
-    """Write the header of an .npy file of rows, of one length for any number of them, so that it can be written again."""
+    """Write the header of an .npy file, which has one length for any number of rows, so that it can be overwritten later."""
     about = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_2_0(f, about)
 
@@ -175,15 +175,15 @@ def hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
         raise DataFileError(f"{path}: {data.name} of dtype {data.dtype} is not numeric: store numbers")
     if data.size == 0:
         return np.empty(data.shape, data.dtype)
-    # not so of bfloat16, or of 12 bits in 16
+    # it is not with bfloat16, or with 12 bits in 16
     as_is = data.id.get_type() == h5py.h5t.py_create(data.dtype, logical=True)
     offset = data.id.get_offset() if as_is and data.chunks is None and not data.external else None
-    file = data.file.filename  # another one behind an external link
+    file = data.file.filename  # another file if the link is external
     if offset is not None and offset + data.nbytes <= os.path.getsize(file):
         return np.memmap(file, data.dtype, "r", offset, data.shape)
     check_disk_space(path, data.nbytes, scratch.parent)
     with open(scratch, "wb") as out:
-        if hasattr(os, "posix_fallocate"):  # a map that finds the disk full ends the process
+        if hasattr(os, "posix_fallocate"):  # writing to a map on a full disk kills the process
             os.posix_fallocate(out.fileno(), 0, data.nbytes)
         else:
             out.truncate(data.nbytes)
@@ -195,7 +195,7 @@ def hdf5_array(path: Path, data: Any, scratch: Path) -> Array:
 
 
 def _blocks(data: Any) -> Iterator[tuple[slice, ...]]:
-    """Blocks that cover a data set of HDF5, of whole chunks: part of one costs as much as all of it to decode."""
+    """Blocks of whole chunks that cover a data set of HDF5: a part of a chunk takes as long to decode as all of it."""
     block = [min(sizes) for sizes in zip(data.chunks or (1,) * data.ndim, data.shape, strict=True)]
     for axis in reversed(range(data.ndim)):
         block[axis] = min(block[axis] * max(1, _BLOCK // prod(block)), data.shape[axis])

@@ -170,10 +170,10 @@ class Arrays(Dataset):
             given = [a for a in (self.x, self.y, self.weight) if a is not None]
             x, y, *rest = self._gather_mapped(take, given, i) if self._large else take(given, i, inside=True)
             weight = rest[0] if rest else None
-        if not ops.owns(x):  # from a device by way of the host, which is the only crossing
-            x, y, weight = (None if a is None else self.ops.to_numpy(a) for a in (x, y, weight))
+        if not ops.owns(x):  # from one device to another, by way of the host
+            x, y, weight = Batch(x, y, weight).map(self.ops.to_numpy)
         elif isinstance(index, range):
-            x, y, weight = (None if a is None else read_only(a) for a in (x, y, weight))
+            x, y, weight = Batch(x, y, weight).map(read_only)
         return self._as_batch(x, y, weight, ops, dtype)
 
     def in_step(self, ops: Backend, dtype: str) -> bool:

@@ -16,7 +16,7 @@ A = TypeVar("A", bound=Arrays)
 
 
 class _First(Arrays):
-    """The first batch, which keeps what is demanded of its targets: so much is demanded of those of all others."""
+    """The first batch. It keeps the check that its targets had to pass, for those of all other batches."""
 
     target_check: Callable[[Array, Backend], None] | None = None
 
@@ -92,7 +92,7 @@ class Batches:
                 f"batches that are handed in cannot go to step {step} (the next is {self._next}): "
                 "give a data set or a path, which can"
             )
-        if self._first is not None:  # of the iteration that has begun
+        if self._first is not None:  # taken when this object was made
             data, self._first = self._first, None
         else:
             if self._again and step % self.steps_per_epoch == 0:

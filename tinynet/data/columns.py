@@ -38,7 +38,7 @@ class Columns:
 
 
 def check_order(columns: Columns | None, known: Columns | None, *, of_inputs: bool = False) -> None:
-    """ValueError where a feature, target or class is not what has its number in ``known``; ``of_inputs``: a feature."""
+    """ValueError if features, targets or classes are in another order than in ``known``; with ``of_inputs``, features alone."""
     if columns is None or known is None:
         return
     remedy = "data.read(path, columns=model.columns) numbers them as there"
@@ -60,7 +60,7 @@ def _names(frame: Any) -> tuple[str, ...]:
 
 
 def _check(kind: str, theirs: Iterable[str], ours: Iterable[str], in_order: str) -> None:
-    """ValueError where one of theirs is not what has its number in ours; ``in_order`` is the remedy if ours are there."""
+    """ValueError for the first name that differs; ``in_order`` is the remedy if one of the two is in another place."""
     theirs, ours = tuple(theirs), tuple(ours)
     for number, (name, own) in enumerate(zip(theirs, ours, strict=False)):
         if name != own:

@@ -22,21 +22,12 @@ class Concatenated(Dataset):
             raise ValueError("no shards: give at least one")
         first = parts[0]
         for part in parts[1:]:
-            if part.shape != first.shape or (part.classes is None) != (first.classes is None):
-                raise ValueError(f"{part!r} does not continue {first!r}: shapes or kinds of target differ")
-            if part.columns and first.columns:
-                if part.columns.features != first.columns.features:
-                    raise ValueError(f"{part!r} does not continue {first!r}: the columns of their features differ")
-                if (part.outputs or 1) > 1 and part.columns.target != first.columns.target:
-                    raise ValueError(f"{part!r} does not continue {first!r}: the columns of their targets differ")
-            if class_names(part) != class_names(first):
-                raise ValueError(f"{part!r} does not continue {first!r}: the classes that their targets name differ")
-            if part.outputs != first.outputs:
-                raise ValueError(f"{part!r} does not continue {first!r}: numbers of outputs differ")
+            if different := _difference(first, part):
+                raise ValueError(f"{part!r} does not continue {first!r}: {different} differ")
         self.parts = list(parts)
         self.shape, self.outputs, self.columns = first.shape, first.outputs, first.columns
         self.classes = max(part.classes or 0 for part in parts) or None
-        self.ordered = len(parts) > 1 or first.ordered  # virtual sets, too: those of a part are neighbours
+        self.ordered = len(parts) > 1 or first.ordered  # of virtual sets, too: the samples of one are neighbours
         self.stored = any(p.stored for p in parts)
         self.on_host, self.depth = all(p.on_host for p in parts), max(p.depth for p in parts)
         ends = list(accumulate(part.n for part in parts))
@@ -81,6 +72,20 @@ class Concatenated(Dataset):
     def check_dtype(self, dtype: str) -> None:
         for part in self.parts:
             part.check_dtype(dtype)
+
+
+def _difference(a: Dataset, b: Dataset) -> str:
+    """What keeps two data sets from being joined; empty if nothing does."""
+    if a.shape != b.shape or (a.classes is None) != (b.classes is None):
+        return "shapes or kinds of target"
+    if a.columns and b.columns:
+        if a.columns.features != b.columns.features:
+            return "the columns of their features"
+        if (b.outputs or 1) > 1 and a.columns.target != b.columns.target:
+            return "the columns of their targets"
+    if class_names(a) != class_names(b):
+        return "the classes that their targets name"
+    return "numbers of outputs" if a.outputs != b.outputs else ""
 
 
 def class_names(data: Dataset) -> tuple[str, ...] | None:

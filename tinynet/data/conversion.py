@@ -12,7 +12,7 @@ from tinynet.data.dataset import Array
 def as_array(x: Any, name: str) -> tuple[Array, Backend]:
     """``x`` and its backend: the host for lists and NumPy arrays, otherwise the one that owns it.
 
-    Of a subclass of NumPy's arrays the plain array: ``*`` of two matrices is another product.
+    Of a subclass of NumPy's arrays it is the plain array: ``*`` of two of its matrices, for one, is another product.
     """
     host = get_backend("numpy")
     check_unmasked(x, name)

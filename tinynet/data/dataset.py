@@ -77,15 +77,15 @@ class Dataset:
         return Batch(ops.asarray(x, dtype), y, None if weight is None else ops.asarray(weight, dtype))
 
     def rows_into(self, index: Index, ops: Backend, dtype: str, last: Batch | None) -> Batch:
-        """`rows`; perhaps in ``last``, the arrays of as many samples that it gave before, which is then returned."""
+        """`rows`, perhaps written into ``last``, an earlier result for as many samples, which is then returned."""
         return self.rows(index, ops, dtype)
 
     def locate(self, index: Index) -> tuple[Dataset, Index]:
-        """The data set that has the samples ``index`` of this one, and their numbers there."""
+        """The data set that the samples ``index`` of this one come from, and their indices there."""
         return self, index
 
     def in_step(self, ops: Backend, dtype: str) -> bool:
-        """Whether `rows` of numbers in an array does operations of ``ops`` and nothing else: a compiled step may do it."""
+        """Whether `rows`, for indices in an array, is nothing but operations of ``ops``, so that a compiled step may do it."""
         return False
 
     def batch(self, index: Index, ops: Backend, dtype: str) -> Batch:
@@ -204,8 +204,8 @@ class Dataset:
     def check(self, check: Callable[[Array, Backend], None], ops: Backend, dtype: str) -> None:
         """Run ``check(targets, ops)`` on targets: on all that are stored, where they lie, else on the first 64, in ``dtype``.
 
-        Those are made by `rows`, which a user may have written: TypeError or ValueError unless it gives what it should. They
-        are asked for as training will ask for them, since a backend may compile what makes them for each dtype.
+        The latter come from `rows`, which a user may have written: TypeError or ValueError unless it gives what it should.
+        They are in the dtype of the training because a backend may compile what makes them, for each dtype anew.
         """
         ops, count, kind = ops.generator, min(self.n, 64), type(self).__name__
         batch = self.rows(range(count), ops, dtype)
@@ -256,14 +256,14 @@ class Selection(Dataset):
     whole: Dataset
 
     def _in_whole(self, index: Index) -> Index:
-        """The numbers that the samples ``index`` have in ``whole``."""
+        """The indices that the samples ``index`` have in ``whole``."""
         raise NotImplementedError
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
         return self.whole.rows(self._in_whole(index), ops, dtype)
 
     def locate(self, index: Index) -> tuple[Dataset, Index]:
-        own = type(self).rows is not Selection.rows  # of a subclass, which does more with them
+        own = type(self).rows is not Selection.rows  # of a subclass: it does more than select
         return (self, index) if own else self.whole.locate(self._in_whole(index))
 
     def check(self, check: Callable[[Array, Backend], None], ops: Backend, dtype: str) -> None:

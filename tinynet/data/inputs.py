@@ -116,7 +116,7 @@ def _of_arrays(path: Path, suffix: str, shape: Shape) -> Iterator[Array]:
     if suffix == ".npy":
         yield from _pieces(path, npy_array(path), shape)
         return
-    # where open files cannot be deleted, the map may outlive the folder's end: what is left then is the system's
+    # Windows does not delete a file that is still mapped: what is left of the folder is then the system's to remove
     with tempfile.TemporaryDirectory(prefix="tinynet-", ignore_cleanup_errors=True) as scratch:
         if suffix == ".npz":
             with zipfile.ZipFile(path) as z:

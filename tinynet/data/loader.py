@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from copy import copy
 from math import prod
-from typing import Any, Protocol, Self, TypeGuard
+from typing import Any, Protocol, Self
 
 from tinynet_backends import Backend, get_backend
 
@@ -14,10 +13,9 @@ from tinynet.data.dataset import Batch, Dataset, Index, SampleIndices
 from tinynet.data.sampling import Balanced, Order, Sequential, Shuffled, Weighted
 from tinynet.data.sources import as_dataset
 
-Feed = Callable[[Sequence[Any]], list[Any]]
 Chunk = tuple[int, int, Batch]  # its first step, how many steps it has, and the batches of all, one after another
 LARGEST_CHUNK = 2**22  # numbers in a chunk, at most, on the host
-LARGEST_ON_DEVICE = 2**23  # of one that a device makes: the host needs the time to queue the steps
+LARGEST_ON_DEVICE = 2**23  # of one that a device makes, larger, so that the host has time to queue the steps
 
 
 class BatchSource(Protocol):
@@ -94,7 +92,7 @@ class Loader:
             self.order = Shuffled(n, self.seed)
         else:
             self.order = Sequential(n)
-        self._kept: tuple[int, int, str, Batch] | None = None  # the chunk that was made last: from step to step
+        self._kept: tuple[int, int, str, Batch] | None = None  # the last chunk's first step, end, dtype, batches
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.data!r}, {self.batch_size}, seed={self.seed}, {self.order!r})"
@@ -135,24 +133,30 @@ class Loader:
         if kept is None or not isinstance(step, int) or not kept[0] <= step < kept[1] or kept[2] != dtype:
             first, steps, chunk = self.chunk(_check_step(step), ops, dtype)
             kept = self._kept = first, first + steps, dtype, chunk
-        return self.cut(kept[3], step - kept[0], ops)
+        part = self.cut(kept[3], step - kept[0])
+        return part if ops.on_host else part.map(ops.asarray)
 
-    # The batches of several steps, a chunk of them, are made together on the host: the cost of calls and of a cold cache is
-    # spread over them.
+    # On the host the batches of several steps, a chunk of them, are made together, so that the cost of calls and of a cold
+    # cache is spread over them. A `StackedLoader` does the same.
 
     def made_on_host(self, ops: Backend) -> bool:
         """Whether batches for ``ops`` are made by the host."""
         return self.data.on_host or (not self.data.stored and ops.generator.on_host)
 
+    @property
+    def gathers(self) -> bool:
+        """Whether samples are gathered in an order that the library draws, and not by a thread ahead of time."""
+        return not self.prefetch and type(self.order) in (Shuffled, Weighted, Balanced)
+
     def as_indices(self) -> Self:
         """This loader, with batches of `SampleIndices`."""
         found = copy(self)
         found.data, found.prefetch = SampleIndices(self.data), False  # indices alone are not worth a thread
-        found._kept = None  # that is of samples
+        found._kept = None  # it has samples
         return found
 
     def steps_per_chunk(self, ops: Backend) -> int:
-        """How many steps a chunk for ``ops`` has, but for the last of an epoch."""
+        """How many steps a chunk for ``ops`` has; the last of an epoch may have fewer."""
         largest = LARGEST_CHUNK if self.made_on_host(ops) else LARGEST_ON_DEVICE
         return power_of_two(largest // (self.batch_size * sample_size(self.data)))
 
@@ -172,17 +176,20 @@ class Loader:
         return data.rows_into(index, ops, dtype, last)
 
     def _order_backend(self, ops: Backend) -> Backend:
-        """The backend that computes which samples make a batch for ``ops``: itself, if it can and they are used there."""
+        """The backend that computes the order of samples for ``ops``: ``ops`` itself if it can, and computes the samples too."""
         there = isinstance(self.order, Shuffled) and self.data.computed and not self.made_on_host(ops)
         return ops if there and ops.generator is ops else host_of(ops)
 
-    def cut(self, chunk: Batch, number: int, ops: Backend, put: Feed | None = None) -> Batch:
-        """The batch of the ``number``-th step of a chunk, on ``ops``; ``put`` there by `Backend.feed`, if given."""
+    def cut(self, batches: Batch, number: int) -> Batch:
+        """The batch of step ``number`` of a chunk, from the batches of all."""
         rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        part = chunk.map(lambda a: a[rows])
-        if ops.on_host:
-            return part
-        return Batch(*put(part)) if put else part.map(ops.asarray)
+        return batches.map(lambda a: a[rows])
+
+    def divided(self, batches: Batch, ops: Backend) -> Batch:
+        """The batches of a chunk on ``ops`` with an axis of steps, without a smaller last one: (n, …) -> (steps, batch_size, …)."""
+        size = self.batch_size
+        count = batches.x.shape[0] // size
+        return batches.map(lambda a: ops.xp.reshape(a[: count * size, ...], (count, size, *a.shape[1:])))
 
 
 def _check_step(step: int) -> int:
@@ -195,12 +202,6 @@ def _check_step(step: int) -> int:
 def host_of(ops: Backend) -> Backend:
     """The backend that makes batches for ``ops`` on the host."""
     return ops if ops.on_host else get_backend("numpy")
-
-
-def has_chunks(loader: Any) -> TypeGuard[Loader]:
-    """Whether it is a `Loader` whose batches are those in its chunks: a subclass may make others."""
-    kind = type(loader)
-    return isinstance(loader, Loader) and kind.batch is Loader.batch and kind.index is Loader.index
 
 
 def sample_size(data: Dataset) -> int:

@@ -51,14 +51,14 @@ class MappedFile(Arrays):
         if self._float32_error:
             self._float32_error = f"{path}: {self._float32_error}"
         if columns is not None and columns.classes:
-            self.classes = len(columns.classes)  # also those of which it has no sample
+            self.classes = len(columns.classes)  # also classes of which it has no sample
 
     def __reduce__(self) -> tuple[Any, ...]:
         from tinynet.data.reading import read_again
 
         # labels are numbered as here, perhaps by the classes of several files
         request = self.request._replace(columns=self.columns)
-        if self.columns is None and request.target is not None:  # a file, too
+        if self.columns is None and request.target is not None:  # which is a file, too
             request = request._replace(target=Path(request.target).absolute())
         return read_again, (self.path.absolute(), request, self.fingerprint())
 

@@ -55,9 +55,9 @@ def _trial(make: Make, step: int) -> Generator[tuple[Chunk, bool], None, tuple[b
 
 
 def _timed(coming: Chunks) -> Generator[tuple[Chunk, bool], None, tuple[float, float, int]]:
-    """Three chunks, of which the first does not count: it is slower than others, and not made in the background.
+    """Three chunks, of which the last two are timed: the first is slower than others, and not made in the background.
 
-    Returns the seconds until the other two were used, those of them that their making took, and the next step.
+    Returns the seconds until these two were used, how many of them were spent waiting for the chunks, and the next step.
     """
     found = next(coming)
     yield found

@@ -28,7 +28,7 @@ def _resident() -> int | None:
         return None
 
 
-# Bytes of mapped files that may become resident before they are released. A page that was takes a microsecond to read again.
+# Bytes of mapped files that may become resident before they are released. To read a released page again takes a microsecond.
 RELEASE = max(2**28, _memory() // 8)
 
 
@@ -55,7 +55,7 @@ class Maps:
         return self._size > RELEASE
 
     def touch(self, size: int) -> None:
-        """Release what became resident, beyond `RELEASE`; the system still caches it. ``size`` bytes may have become so."""
+        """Note that ``size`` more bytes may be resident, and release all if they exceed `RELEASE`; the system caches them still."""
         self._touched += size
         resident = _resident()
         more = self._touched if resident is None or self._before is None else resident - self._before
@@ -66,7 +66,7 @@ class Maps:
                 self._begin()
 
     def _begin(self) -> None:
-        """None of the maps is resident: what is belongs to others."""
+        """Begin to count: no part of these maps is resident now, so what is resident belongs to other files."""
         self._before, self._touched = _resident(), 0
 
 

@@ -14,16 +14,16 @@ from tinynet.data.dataset import Array, Dataset, Index, label_pieces
 from tinynet.data.digest import digest
 
 _CHUNK = 65536  # places of a shuffle that are computed at a time: the cost of each array call spread over many
-_FEW, _EPOCHS = 2048, 16  # of so few samples the places in so many epochs, for the same reason
+_FEW, _EPOCHS = 2048, 16  # of up to so many samples the orders of so many epochs at a time, for the same reason
 _SHUFFLE, _WEIGHTED, _BALANCED, SPLIT = 0, 1, 2, 3  # the second word of the stream's counter
 
 
 class Order:
-    """Which sample comes when; ``repr`` is how a `Loader` is given it."""
+    """Which sample comes when; ``repr`` is the option of `Loader` that chooses it."""
 
     def draws(self, epoch: int, start: int, stop: int, host: Backend) -> Index:
-        """The samples at places start, …, stop - 1 of an epoch: a range, or int64 indices of ``host`` (`Shuffled`: of any
-        backend)."""
+        """The samples at places start, …, stop - 1 of an epoch: a range, or int64 indices on ``host``, which for `Shuffled`
+        may be any backend."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
@@ -135,7 +135,7 @@ class Weighted(Order):
         if largest == 0:
             raise ValueError("weights are zero everywhere: give some sample a positive one")
         running = xp.cumulative_sum(w / largest)
-        # Places on a line of 2**62 points; a sample has those from the bound of the one before it up to its own.
+        # On a line of 2**62 points, a sample has those from the bound of the sample before it up to its own.
         self.bounds = xp.astype(xp.round(running / running[-1] * 2.0**62), xp.int64)
         self.n, self.seed = n, seed
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tinynet_backends import Backend
 
-from tinynet.data.dataset import Batch
-from tinynet.data.loader import BatchSource, Chunk, Loader, has_chunks
-from tinynet.data.prefetch import Chunks, chunks
-from tinynet.data.stacked import StackedLoader
+from tinynet.data.dataset import Batch, Dataset
+from tinynet.data.loader import BatchSource, Chunk, Loader
+from tinynet.data.prefetch import chunks
+from tinynet.data.stacked import StackedLoader, has_chunks
 
 
 class Supply:
@@ -25,19 +27,25 @@ class Supply:
         """Wait for the background thread, if there is one, and end it."""
 
 
-def supply_of(loader: BatchSource | StackedLoader, first: int, ops: Backend, dtype: str) -> Supply:
-    """The batches of a run from step ``first`` on."""
-    if not isinstance(loader, StackedLoader) and not has_chunks(loader):
+def supply_of(loader: Any, first: int, ops: Backend, dtype: str) -> Supply:
+    """The batches of a run from step ``first`` on; ``loader`` is any `BatchSource`, or a `StackedLoader`."""
+    if not has_chunks(loader):
         return _OneByOne(loader, ops, dtype)
     if isinstance(loader, Loader) and not loader.made_on_host(ops):
         return _OnDevice(loader, ops, dtype)
+    return _InChunks(loader, first, ops, dtype)
 
-    def make(step: int) -> Chunk:
-        return loader.chunk(step, ops, dtype)
 
-    if isinstance(loader, StackedLoader):
-        return _Stacked(chunks(make, first, prefetch=False), ops)
-    return _Cut(chunks(make, first, loader.prefetch), ops, loader)
+def read_in_step(loader: Any, ops: Backend, dtype: str) -> tuple[Any, Dataset | None]:
+    """The loader of a run and, if its steps are to read the samples themselves, the data set that they read; else None.
+
+    A step had better gather its samples right before it uses them: the loader then gives indices of that data set. But
+    batches in sequence are views, which cost nothing, and no compiled step checks the indices of a user's order.
+    """
+    if not has_chunks(loader) or not loader.gathers:
+        return loader, None
+    source, _ = loader.data.locate(range(1))
+    return (loader.as_indices(), source) if source.in_step(ops, dtype) else (loader, None)
 
 
 class _OneByOne(Supply):
@@ -51,7 +59,7 @@ class _OneByOne(Supply):
 
 
 class _OnDevice(Supply):
-    """Batches that a device makes, where it can always in the same arrays: a compiled step may read them where they are."""
+    """Batches that a device makes, in the same arrays each time if it can: a compiled step then reads them in place."""
 
     def __init__(self, loader: Loader, ops: Backend, dtype: str) -> None:
         self.loader, self.ops, self.dtype = loader, ops, dtype
@@ -61,23 +69,36 @@ class _OnDevice(Supply):
         return self.several(step, 1)
 
     def several(self, step: int, count: int) -> Batch:
-        """Of one step, which may be short, as (n, …)."""
+        """As in the base class; a single batch, which may be smaller, is (n, …)."""
         loader, each = self.loader, self.loader.batch_size
         samples = min(count * each, loader.data.n - step % loader.steps_per_epoch * each)
         last, given = self._last.get(samples, (None, None))
         made = loader.make(step, count, self.ops, self.dtype, last)
         if last is None or given is None or any(a is not b for a, b in zip(made, last, strict=True)):
-            given = _divided(made, each, self.ops) if count > 1 else made
+            given = loader.divided(made, self.ops) if count > 1 else made
         self._last[samples] = made, given
         return given
 
 
 class _InChunks(Supply):
-    """Batches that are made a chunk at a time."""
+    """Batches that are made a chunk at a time, on the host or, for many networks, perhaps on the device."""
 
-    def __init__(self, coming: Chunks, ops: Backend) -> None:
-        self.ops, self._coming = ops, coming
+    def __init__(self, loader: Loader | StackedLoader, first: int, ops: Backend, dtype: str) -> None:
+        self.loader, self.ops = loader, ops
+        self._coming = chunks(lambda step: loader.chunk(step, ops, dtype), first, loader.prefetch)
         self._latest: tuple[Chunk, bool] = (0, 0, Batch(None, None, None)), False
+        self._feed = None if ops.on_host else ops.feed()
+
+    def batch(self, step: int) -> Batch:
+        batches, number, ahead = self._find(step)
+        part = self.loader.cut(batches, number)
+        if self._feed is None:
+            return part
+        return Batch(*self._feed(part)) if ahead else part.map(self.ops.asarray)
+
+    def several(self, step: int, count: int) -> Batch:
+        batches, number, _ = self._find(step)
+        return self.loader.divided(batches, self.ops).map(lambda a: a[number : number + count, ...])
 
     def _find(self, step: int) -> tuple[Batch, int, bool]:
         """The batches of the chunk that ``step`` belongs to, its number among them, and whether a thread made them."""
@@ -88,38 +109,3 @@ class _InChunks(Supply):
 
     def close(self) -> None:
         self._coming.close()
-
-
-class _Cut(_InChunks):
-    """Batches of the host's, one after another in a chunk: (n, …)."""
-
-    def __init__(self, coming: Chunks, ops: Backend, loader: Loader) -> None:
-        super().__init__(coming, ops)
-        self.loader = loader
-        self._put = None if ops.on_host else ops.feed()
-
-    def batch(self, step: int) -> Batch:
-        batches, number, ahead = self._find(step)
-        return self.loader.cut(batches, number, self.ops, self._put if ahead else None)
-
-    def several(self, step: int, count: int) -> Batch:
-        batches, number, _ = self._find(step)
-        return _divided(batches, self.loader.batch_size, self.ops).map(lambda a: a[number : number + count, ...])
-
-
-class _Stacked(_InChunks):
-    """Batches of many networks, with an axis of steps in a chunk: (steps, …)."""
-
-    def batch(self, step: int) -> Batch:
-        batches, number, _ = self._find(step)
-        return batches.map(lambda a: self.ops.asarray(a[number, ...]))
-
-    def several(self, step: int, count: int) -> Batch:
-        batches, number, _ = self._find(step)
-        return batches.map(lambda a: a[number : number + count, ...])
-
-
-def _divided(batches: Batch, size: int, ops: Backend) -> Batch:
-    """(n, …) -> (n // size, size, …): without the rest."""
-    count = batches.x.shape[0] // size
-    return batches.map(lambda a: ops.xp.reshape(a[: count * size, ...], (count, size, *a.shape[1:])))

@@ -17,11 +17,12 @@ from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array
 from tinynet.errors import DataFileError
 
-ROWS = 65536  # rows of Parquet decoded at a time,
-_NUMBERS, _LEAST_ROWS = 2**21, 1024  # or fewer, of so many numbers; but each column takes time in each batch
+# Rows of Parquet decoded at a time: of a wide table those that have so many numbers, but no fewer than the least, because
+# each column takes time in each batch.
+ROWS, _NUMBERS, _LEAST_ROWS = 65536, 2**21, 1024
 TASKS = ("auto", "classification", "regression")
 _BUFFER = 65536  # bytes of a column read at a time
-# A pandas index in Parquet and, without a name, in CSV; and what pandas calls the latter when it has read it.
+# A pandas index in Parquet and, without a name, in CSV; and the name that pandas gives the latter when it reads it.
 _INDEX = re.compile(r"(__index_level_\d+__|Unnamed: \d+)?")
 _LONGEST_LINE = 16 * 2**20
 _BLOCK = 2**20  # bytes of a CSV file that are read at a time; those of the first tell what its columns are
@@ -136,7 +137,7 @@ def open_csv(path: Path, f: BinaryIO, header: Header, types: dict[str, Any]) -> 
 def _blocks(path: Path, f: BinaryIO, header: Header) -> Iterator[bytes]:
     """The rest of ``f`` in blocks of whole rows, about a megabyte or 64 rows each; of a pipe as much as it has now.
 
-    Arrow would read ``f`` in a thread of its own. One that lets go of it while the interpreter exits aborts the process.
+    Arrow would read ``f`` in a thread of its own, which aborts the process if it releases ``f`` while the interpreter exits.
     """
     delimiter, read = header.delimiter, f.read if f.seekable() else f.read1  # type: ignore[attr-defined]
     size = min(max(_BLOCK, 64 * 8 * len(header.names)), _LONGEST_LINE)  # each column takes time in each block
@@ -161,15 +162,15 @@ def _blocks(path: Path, f: BinaryIO, header: Header) -> Iterator[bytes]:
 
 
 def _open_quote(block: bytes, delimiter: str) -> bytes:
-    """The value that goes on after ``block``, which begins with a row, since its quote is not closed; empty if none does."""
-    before = rb"[^\n%b]" % re.escape(delimiter.encode())  # a quote, which then is one like other characters
+    """The last value of ``block``, which begins with a row, if its quote is not closed in it; else nothing."""
+    before = rb"[^\n%b]" % re.escape(delimiter.encode())  # after one of these a quote is an ordinary character
     whole = rb'(?:[^"]++|(?<!%b)"(?:[^"]++|"")*+"|(?<=%b)")*+' % (before, before)
-    closed: Any = re.match(whole, block)  # of no length if need be
+    closed: Any = re.match(whole, block)  # never None, since it may have no length
     return block[closed.end() :]
 
 
 def _first_rows(path: Path, header: Header, types: dict[str, Any], block: bytes) -> tuple[dict[str, Any], str]:
-    """Of the columns that ``types`` has as numbers, those of true and false; and the decimal sign. By the first rows.
+    """What the first rows tell: which of the columns that ``types`` has as numbers are of true and false; the decimal sign.
 
     Between semicolons the sign may be a comma: it is if more columns are then numeric. DataFileError if several columns
     of numbers have something else; one alone is reported with its row when that is read, as are numbers with commas, which
@@ -181,7 +182,7 @@ def _first_rows(path: Path, header: Header, types: dict[str, Any], block: bytes)
     sought = [*numbers, *(name for name in header.names if name not in types)]
     signs = ".," if header.delimiter == ";" else "."
     tables = {sign: _Parser(path, header, {}, sign, sought)(block, 0) for sign in signs}
-    sign = max(signs, key=lambda sign: sum(map(_is_numeric, tables[sign].schema.types)))  # in doubt a point
+    sign = max(signs, key=lambda sign: sum(map(_is_numeric, tables[sign].schema.types)))  # a point if they tie
     rows = tables[sign].select(numbers)
     kinds = dict(zip(numbers, rows.schema.types, strict=True))
     wrong = [name for name, kind in kinds.items() if not _is_numeric(kind) or rows.column(name).null_count]
@@ -192,7 +193,7 @@ def _first_rows(path: Path, header: Header, types: dict[str, Any], block: bytes)
             f"{path}: columns {checks.listed(wrong)} have values that are missing or no numbers: fix or drop those, or "
             "exclude the columns"
         )
-    booleans = {name for name, value in odd.items() if value.lower() in ("true", "false")}  # something else comes later
+    booleans = {name for name, value in odd.items() if value.lower() in ("true", "false")}  # and something else later
     booleans |= {name for name, kind in kinds.items() if pa.types.is_boolean(kind)}
     return dict.fromkeys(booleans, pa.bool_()), sign
 
@@ -235,7 +236,7 @@ class _Parser:
             kind = "number" if number else "value like those before"
             if number and _WITH_SIGNS.fullmatch(value):
                 remedy = "write it with a decimal point, and nothing between thousands"
-            elif pa.types.is_integer(self.types[name]):  # of a target, told by the first rows
+            elif pa.types.is_integer(self.types[name]):  # a target, of the type that the first rows have
                 remedy = "fix or drop it, or say what the task is"
             else:
                 remedy = "fix or drop it, or exclude the column"
@@ -363,7 +364,7 @@ def stack_columns(path: Path, batch: Any, names: Sequence[str], dtype: Any, firs
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     for j, name in enumerate(names):
         column = columns[name]
-        if dtype.kind == "i":  # labels, of which large unsigned ones would become negative
+        if dtype.kind == "i":  # labels: large unsigned ones must not become negative
             column = column.cast("int64")
         if column.null_count:
             raise _not_finite(path, name, column.is_null().to_numpy(zero_copy_only=False), first)

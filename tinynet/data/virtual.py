@@ -72,7 +72,7 @@ class Virtual(Dataset):
         return self._made(index, ops, dtype, None)
 
     def rows_into(self, index: Index, ops: Backend, dtype: str, last: Batch | None) -> Batch:
-        own = type(self).rows is not Virtual.rows  # of a subclass, which may keep what it gave
+        own = type(self).rows is not Virtual.rows  # of a subclass: it may have kept what it returned
         return self.rows(index, ops, dtype) if own else self._made(index, ops, dtype, last)
 
     def _made(self, index: Index, ops: Backend, dtype: str, last: Batch | None) -> Batch:

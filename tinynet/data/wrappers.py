@@ -152,7 +152,7 @@ class Imbalanced(Wrapper):
     """
 
     weights: tuple[float, ...] = ()
-    bounds: tuple[float, ...] = field(init=False, repr=False, default=())  # of the classes in [0, 1)
+    bounds: tuple[float, ...] = field(init=False, repr=False, default=())  # between the classes in [0, 1)
 
     def _validate(self) -> None:
         _features_given(self, self.data)

@@ -108,7 +108,7 @@ def _hdf5(path: Path, data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> N
     y: tuple[Any, Any] = ((), np.dtype(np.int64)) if data.classes else ((data.outputs or 1,), np.dtype(np.float32))
     rows = {"X": (data.shape, np.dtype(np.float32)), "y": y}
     size = data.n * sum(prod(shape) * dtype.itemsize for shape, dtype in rows.values())
-    if hasattr(os, "posix_fallocate"):  # of a quota, or a limit for files, the free space does not tell
+    if hasattr(os, "posix_fallocate"):  # free space says nothing of a quota, or of a limit for files
         with open(path, "wb") as f:
             os.posix_fallocate(f.fileno(), 0, size + _AROUND)
     with h5py.File(path, "w") as h:

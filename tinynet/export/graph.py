@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from tinynet_backends.tracing import Ref, Trace, Untraceable, trace
@@ -29,12 +30,11 @@ class Graph:
     ``dtype`` is 'float32' or 'float64'. A `child` appends to the same lists.
     """
 
-    def __init__(self, dtype: str, path: str = "", parent: Graph | None = None) -> None:
-        self.dtype = dtype
-        self.path = path
-        self.nodes: list[Any] = [] if parent is None else parent.nodes
-        self.constants: dict[Tensor, Any] = {} if parent is None else parent.constants
-        self._taken: set[Tensor] = {INPUT, LOGITS, PROBABILITIES} if parent is None else parent._taken
+    def __init__(self, dtype: str) -> None:
+        self.dtype, self.path = dtype, ""
+        self.nodes: list[Any] = []
+        self.constants: dict[Tensor, Any] = {}
+        self._taken: set[Tensor] = {INPUT, LOGITS, PROBABILITIES}
 
     @property
     def kind(self) -> int:
@@ -45,7 +45,9 @@ class Graph:
 
     def child(self, number: int) -> Graph:
         """The graph as an inner layer sees it."""
-        return Graph(self.dtype, f"{self.path}{number}.", self)
+        inner = copy(self)
+        inner.path = f"{self.path}{number}."
+        return inner
 
     def add(self, op: str, *inputs: Tensor, name: Tensor | None = None, **attributes: Any) -> Tensor:
         """The (first) output of a new node: an ONNX operator with its inputs and attributes."""

@@ -20,10 +20,8 @@ from tinynet.probe import probe
 def weights(model: Model, *, bins: int = 60) -> Any:
     """A histogram of each array of the model's parameters."""
     check_positive(bins=bins)
-    arrays = model.weights()
-    return _histograms(
-        "Weights", {name: model.ops.to_numpy(arrays[name]) for name in model.gradient_names}, bins, COLOURS[0]
-    )
+    parameters = {name: model.ops.to_numpy(a) for name, a in model.weights(model.theta).items()}
+    return _histograms("Weights", parameters, bins, COLOURS[0])
 
 
 def gradients(model: Model, data: Any, *, loss: Loss | None = None, samples: int = 512, bins: int = 60) -> Any:
@@ -62,7 +60,7 @@ def _histograms(title: str, arrays: Mapping[str, Any], bins: int, colour: str) -
         axes.axvline(0.0, color=GREY, linewidth=0.7)
         lost = f", {flat.size - finite.size:,} not finite" if finite.size < flat.size else ""
         rms = float(np.sqrt(np.mean(finite**2))) if finite.size else float("nan")
-        style_axes(axes, title=f"{name}", grid=False)
+        style_axes(axes, title=name, grid=False)
         axes.set_title(f"{' × '.join(map(str, a.shape))}, rms {rms:.2g}{lost}", loc="right", fontsize=8, color=GREY)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)

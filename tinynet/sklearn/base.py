@@ -57,7 +57,7 @@ class Fitted:
     _multilabel: bool
     _binarizer: Any  # of sparse labels; None of others
     _progress: Progress
-    _fitted_loss: Loss  # by which outputs are predictions, whatever the parameter ``loss`` has become
+    _fitted_loss: Loss  # of the last fit: what outputs mean follows from it, not from the parameter ``loss``
     _live: tuple[Array, Array, Model]  # the two vectors, and a model on them
     _kept: Trainer  # for the next `partial_fit`
 
@@ -65,7 +65,7 @@ class Fitted:
 class FitRequest(NamedTuple):
     """What is to be fitted: X (n, i) and y, validated, the backend that X lies on, and the one that trains on it in ``dtype``.
 
-    ``continued`` is whether the last fit is, and ``one_epoch`` whether for one epoch, as by `partial_fit`.
+    ``continued`` is whether the last fit goes on, and ``one_epoch`` whether for one epoch only, as in `partial_fit`.
     """
 
     X: Array
@@ -84,14 +84,13 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
     # What a subclass defines ------------------------------------------------------------------------------------------
 
     def _check_targets(self, y: Any, known: bool, home: Backend) -> Any:
-        """The targets, validated. They define what the estimator predicts or, if that is ``known``, must agree with it."""
+        """The targets, validated. They define what the estimator predicts or, if that is ``known``, must agree with it.
+
+        Sets ``n_outputs_``, the number of outputs of the network.
+        """
         raise NotImplementedError
 
     def _loss(self) -> Loss:
-        raise NotImplementedError
-
-    def _width(self) -> int:
-        """The number of outputs of the network."""
         raise NotImplementedError
 
     def _targets(self, y: Any, ops: Backend, dtype: str) -> Array:
@@ -149,7 +148,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
                 self._train(request, sample_weight, held_out)
 
     def _train(self, request: FitRequest, sample_weight: Any, held_out: tuple[Any, Any, Any]) -> None:
-        net, loss = self._net(self._width()), self._loss()
+        net, loss = self._net(self.n_outputs_), self._loss()
         if request.continued:
             self._check_same_layers(net)
         samples = self._samples(request, sample_weight, by_class=True)
@@ -246,7 +245,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
             X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, reset=False, **self._target_options)
             y = self._check_targets(y, True, request.home)
             test = self._samples(request._replace(X=X, y=y), weight)
-            if self.early_stopping and len(test) < 2:  # of which R² is NaN
+            if self.early_stopping and len(test) < 2:  # R² of a single sample is NaN
                 raise ValueError("The validation set is too small. Give at least two samples as X_val.")
             return samples, test
         if y is not None or weight is not None:
@@ -283,7 +282,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         rate = self._rate(n, -(-n // batch_size))
         mean_weight = 1.0 if samples.weight is None else float(samples.weight.mean())
         penalty = self.alpha / (mean_weight * batch_size)
-        ingredients = (*self.get_params(deep=False).values(), self._width(), request.dtype, request.ops)
+        ingredients = (*self.get_params(deep=False).values(), self.n_outputs_, request.dtype, request.ops)
         kept: Trainer | None = self.__dict__.pop("_kept", None)
         if kept is not None and request.one_epoch and kept.continues(self, ingredients):
             kept.change(rate, penalty)
@@ -297,7 +296,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         return Trainer(self, model, loss, rate, penalty, ingredients)
 
     def _begin(self, model: Model, samples: Samples) -> None:
-        """Set what of a new network follows from the data: standardization, and the bias of its outputs."""
+        """Set what in a new network follows from the data: standardization, and the bias of its outputs."""
         if self.standardize:
             model.adapt(samples.arrays(model))
         bias = self._initial_bias(samples, model.ops)

@@ -24,7 +24,7 @@ from tinynet.sklearn.samples import Samples
 
 
 def _loss_in_force(estimator: Any) -> str | Loss:
-    """The loss of the last fit, whose outputs there are, or the one that a first fit will have."""
+    """The loss of the last fit or, before any, the one that a fit would have."""
     loss: str | Loss = getattr(estimator, "_fitted_loss", estimator.loss)
     return loss
 
@@ -127,6 +127,8 @@ class MLPClassifier(ClassifierMixin, MLP):
             raise ValueError(f"`y` has classes not in `self.classes_`: {unseen} are not among {fitted.tolist()}")
         self._multilabel = multilabel
         self.classes_ = fitted if _is_text(fitted) else move(fitted, home)
+        one_for_two = len(fitted) == 2 and not multilabel and not isinstance(self._loss(), CrossEntropy)
+        self.n_outputs_ = 1 if one_for_two else len(fitted)
         return y
 
     def _loss(self) -> Loss:
@@ -143,12 +145,6 @@ class MLPClassifier(ClassifierMixin, MLP):
     def _class_names(self) -> tuple[str, ...] | None:
         names = tuple(map(str, to_host(self.classes_).tolist()))
         return names if self._fitted_loss.classes(self.n_outputs_) > 1 else None
-
-    def _width(self) -> int:
-        k = int(self.classes_.shape[0])
-        one_for_two = k == 2 and not self._multilabel and not isinstance(self._loss(), CrossEntropy)
-        self.n_outputs_ = 1 if one_for_two else k
-        return self.n_outputs_
 
     def _targets(self, y: Any, ops: Backend, dtype: str) -> Array:
         """Indices of classes for `CrossEntropy`; for other losses a column for each class, or one for two classes.
@@ -191,7 +187,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         return float(accuracy_score(self._codes(y), decided, sample_weight=weight))
 
     def _codes(self, y: Any) -> Any:
-        """What `_decide` would give for outputs that are right, on the host, from the targets of the loss."""
+        """Targets of the loss as `_decide` gives them for perfect outputs, on the host."""
         return y if isinstance(self._loss(), CrossEntropy) else self._decide(y, get_backend("numpy").xp)
 
     def _decide(self, out: Array, xp: Any) -> Array:

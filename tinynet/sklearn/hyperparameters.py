@@ -94,7 +94,7 @@ class Hyperparameters(BaseEstimator):
     backend: str | None = None
     precision: str | None = None
 
-    _names: ClassVar[list[str]]  # of the parameters, of each class its own
+    _names: ClassVar[list[str]]  # of the parameters; each class has its own list
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(_ACTIVATIONS)), Layer],

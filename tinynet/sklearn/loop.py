@@ -37,13 +37,13 @@ class Loop:
     home: Backend
     task: FitTask
     epochs: int
-    keep_step: bool = False  # for the next such loop of the same trainer
+    keep_step: bool = False  # the compiled step, for the next loop of the same trainer
     best: tuple[Array, Array] | None = None  # theta and state of the best epoch, with early stopping
 
     def __post_init__(self) -> None:
         self.evaluate = Evaluation(self.trainer.inner, self.trainer.loss, ())
         self.callbacks = checked_callbacks(self.estimator.callbacks or ())
-        if self.estimator.early_stopping and self.estimator.best_validation_score_ > -inf:  # of a fit that goes on
+        if self.estimator.early_stopping and self.estimator.best_validation_score_ > -inf:  # it continues a fit
             self.best = self._weights()
 
     def run(self) -> bool:

@@ -70,7 +70,7 @@ class MLPRegressor(RegressorMixin, MLP):
         return {"y_numeric": True}
 
     def _check_targets(self, y: Any, known: bool, home: Backend) -> Any:
-        assert_all_finite(y, input_name="y")  # scikit-learn looks before None, as a database gives it, becomes NaN
+        assert_all_finite(y, input_name="y")  # scikit-learn checks before None, as databases give it, becomes NaN
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         outputs = 1 if y.ndim == 1 else int(y.shape[1])
@@ -87,9 +87,6 @@ class MLPRegressor(RegressorMixin, MLP):
         if isinstance(loss, HalfSquaredError):  # which no file can name
             loss = MeanSquaredError()
         return loss, (METRICS["r2"],) if self.out_activation_ == "identity" else ()
-
-    def _width(self) -> int:
-        return self.n_outputs_
 
     def _targets(self, y: Any, ops: Backend, dtype: str) -> Array:
         return ops.xp.reshape(move(y, ops, dtype), (-1, self.n_outputs_))

@@ -43,7 +43,10 @@ class Samples:
 
 
 class Passes:
-    """The batches of ``loader`` in a run that has done ``step`` steps in ``epochs`` epochs, perhaps of other lengths."""
+    """The batches of ``loader``, for a run that continues after ``step`` steps and ``epochs`` epochs.
+
+    Its epochs so far may have had other numbers of steps, so that its steps and the loader's differ by a ``shift``.
+    """
 
     def __init__(self, loader: Loader, step: int, epochs: int) -> None:
         self.loader, self.data = loader, loader.data
@@ -61,7 +64,7 @@ class Passes:
 
     @property
     def source(self) -> BatchSource:
-        """What has these batches: the loader itself, whose steps can be run together, if it counts as the run does."""
+        """What to train on: the loader itself, whose steps can be run together, unless there is a shift or a single batch."""
         return self if self.shift or self.steps_per_epoch == 1 else self.loader
 
     def ends_epoch(self, step: int) -> bool:

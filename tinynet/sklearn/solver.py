@@ -48,11 +48,8 @@ class Penalized(Optimizer):
 
     def __init__(self, inner: Optimizer, penalty: float, model: Model) -> None:
         self.inner, self.penalty = inner, penalty
-        xp, weights = model.ops.xp, model.weights()
-        parts = [
-            (xp.ones_like if name.rpartition(".")[2] == "w" else xp.zeros_like)(weights[name])
-            for name in model.gradient_names
-        ]
+        xp, named = model.ops.xp, model.weights(model.theta).items()
+        parts = [xp.ones_like(a) if name.rpartition(".")[2] == "w" else xp.zeros_like(a) for name, a in named]
         self.mask = model.ops.pack(parts, xp.zeros_like(model.theta))
 
     def init(self, theta: Array, ops: Backend) -> State:
