@@ -308,6 +308,22 @@ def test_a_weight_of_k_is_k_samples_for_balanced_classes_too(x, y):
     np.testing.assert_allclose(weighted.theta_, repeated.theta_, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("y", "classes", "weights"),
+    [
+        (Y, [0, 1, 2], {2: 5.0}),
+        (NAMES, [*set(NAMES)], {"nebbiolo": 5.0}),
+        (np.c_[Y == 0, Y == 2] + 0, [0, 1], [{}, {1: 5.0}]),
+    ],
+    ids=["numbers", "names", "labels"],
+)
+def test_class_weight_may_name_a_class_that_a_batch_lacks(y, classes, weights):
+    """It was an error: the other classes, it said, are not in class_weight."""
+    rows = Y < 2
+    model = MLPClassifier(max_iter=1, class_weight=weights, warm_start=True).partial_fit(X, y, classes=classes)
+    assert model.partial_fit(X[rows], y[rows]).fit(X[rows], y[rows]).t_ == len(X) + 2 * rows.sum()
+
+
 def test_samples_of_weight_0_are_not_there_in_any_batch():
     weight = np.ones(len(X))
     weight[::2] = 0
@@ -392,6 +408,11 @@ def test_a_fit_that_fails_leaves_everything_as_it_was():
         np.testing.assert_array_equal(model.predict(X), numbers)
     with pytest.raises(ValueError, match="y has 2 outputs and 1 before"):
         MLPRegressor().fit(X, Z[:, 0], X_val=X, y_val=Z)
+    model = MLPClassifier()
+    with pytest.raises(ValueError, match="not in"):
+        model.partial_fit(X, Y, classes=[0, 1])
+    assert vars(model).keys() == vars(MLPClassifier()).keys()
+    assert model.partial_fit(X, Y, classes=[0, 1, 2]).t_ == len(X)
 
 
 @pytest.mark.parametrize(
