@@ -336,9 +336,20 @@ def test_samples_of_weight_0_are_not_there_in_any_batch():
 # More than one fit ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ops_of", ["numpy", "numba"])
-def test_partial_fit_is_fit_step_by_step(ops_of):
-    options = {"random_state": 3, "batch_size": 50, "dropout": 0.1, "tol": 0, "n_iter_no_change": 99, "solver": "nadam"}
+@pytest.mark.parametrize(
+    ("ops_of", "more"),
+    [("numpy", {}), ("numba", {}), ("numpy", {"learning_rate": "adaptive", "tol": 1e9, "n_iter_no_change": 1})],
+)
+def test_partial_fit_is_fit_step_by_step(ops_of, more):
+    """An adaptive rate began anew in each: it was never lowered."""
+    options = {
+        "random_state": 3,
+        "batch_size": 50,
+        "dropout": 0.1,
+        "tol": 0,
+        "n_iter_no_change": 99,
+        "solver": "nadam",
+    } | more
     once = MLPClassifier(**options, max_iter=4, backend=ops_of).fit(X, NAMES)
     steps = MLPClassifier(**options, backend=ops_of)
     for _ in range(4):

@@ -113,7 +113,9 @@ class Loop:
             stop = True
         if progress.stale > estimator.n_iter_no_change:
             progress.stale = 0
-            stop = stop or not self.trainer.rate.lower()
+            lowered = self.trainer.rate.lower()
+            progress.lowered += lowered
+            stop = stop or not lowered
         return stop
 
     def _weights(self) -> tuple[Array, Array]:

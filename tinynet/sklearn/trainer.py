@@ -30,6 +30,7 @@ class Progress:
     steps: int = 0
     epochs: int = 0
     stale: int = 0  # the last epochs in a row that were no better
+    lowered: int = 0  # how often an adaptive rate was, since the last `fit` began
     solver: str = ""  # the optimizer that ``optimizer_state_`` is of
 
 
