@@ -359,6 +359,14 @@ def test_partial_fit_is_fit_step_by_step(ops_of, more):
     assert (steps.t_, steps.n_iter_, once.n_iter_) == (4 * len(X), 1, 4)
 
 
+def test_the_samples_seen_may_be_of_fits_of_any_size():
+    """Those before counted as if there had been as many in a step as now."""
+    options = {"random_state": 0, "solver": "sgd", "learning_rate_init": 0.05, "backend": "numpy"}
+    seen = MLPClassifier(**options, learning_rate="invscaling").partial_fit(X, Y, classes=[0, 1, 2])
+    constant = copy.deepcopy(seen).set_params(learning_rate="constant", learning_rate_init=0.05 / (len(X) + 1) ** 0.5)
+    np.testing.assert_allclose(seen.partial_fit(X[:5], Y[:5]).theta_, constant.partial_fit(X[:5], Y[:5]).theta_)
+
+
 def test_an_epoch_is_every_sample_once_whatever_went_before():
     loader = tn.Loader((X[:10], Y[:10]), 4, seed=1, shuffle=True)
     passes, orders = Passes(loader, step=7, epochs=2), []
