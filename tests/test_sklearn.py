@@ -397,6 +397,17 @@ def test_warm_start_keeps_the_optimizer_s_state():
     assert set(again.optimizer_state_) == {"v"}
 
 
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_what_was_best_for_other_samples_does_not_count(early_stopping):
+    """Training ended after a few epochs that came near nothing of it, and with early stopping had changed nothing."""
+    options = {"random_state": 0, "learning_rate_init": 0.05, "backend": "numpy"}
+    model = MLPClassifier(**options, early_stopping=early_stopping, warm_start=True).fit(X, Y)
+    assert model.score(X, Y) > 0.97
+    model.fit(X, (Y + 1) % 3)
+    assert model.score(X, (Y + 1) % 3) > 0.9
+    assert early_stopping or model.best_loss_ == min(model.loss_curve_[-model.n_iter_ :])
+
+
 def test_what_warm_start_cannot_go_on_with():
     model = MLPClassifier(warm_start=True, max_iter=1).fit(X, Y)
     with pytest.raises(ValueError, match="continue with the network of the last fit"):

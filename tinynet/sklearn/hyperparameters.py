@@ -49,7 +49,8 @@ class Hyperparameters(BaseEstimator):
     - ``random_state``: decides initial weights, order, dropout masks and which samples are held out. ``verbose``: print a line
       per epoch.
     - ``warm_start``: `fit` continues where the last one ended, including the state of the optimizer, which scikit-learn
-      resets; an adaptive rate begins anew, except in `partial_fit`.
+      resets. An adaptive rate begins anew, except in `partial_fit`; what was best for the samples of the last fit does not
+      count.
 
     These are not in scikit-learn:
 
