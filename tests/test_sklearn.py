@@ -397,6 +397,18 @@ def test_warm_start_keeps_the_optimizer_s_state():
     assert set(again.optimizer_state_) == {"v"}
 
 
+@pytest.mark.parametrize("solver", ["adam", "nadam"])
+@pytest.mark.parametrize("alpha", [0.0, 1e-4])
+def test_another_optimizer_begins_with_its_own_first_step(solver, alpha):
+    """Its bias corrections were those of the run's step: steps of Adam up to 6.5 times too large."""
+    options = {"random_state": 3, "shuffle": False, "alpha": alpha, "tol": 0, "warm_start": True, "backend": "numpy"}
+    first = MLPRegressor(**options, solver="sgd", max_iter=50).fit(X, Z)
+    moved = copy.deepcopy(first).set_params(solver=solver, max_iter=3).fit(X, Z)
+    fresh = MLPRegressor(**options, solver=solver, max_iter=1).fit(X, Z)
+    fresh.theta_, fresh._progress, fresh.optimizer_state_ = first.theta_, trainer.Progress(seed=0), {}
+    np.testing.assert_allclose(moved.theta_, fresh.set_params(max_iter=3).fit(X, Z).theta_, rtol=1e-9)
+
+
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_what_was_best_for_other_samples_does_not_count(early_stopping):
     """Training ended after a few epochs that came near nothing of it, and with early stopping had changed nothing."""
