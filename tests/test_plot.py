@@ -296,6 +296,9 @@ def _numbers():
         (lambda m: tn.plot.confusion(m, _numbers()), "the targets are numbers, not labels: this picture is of classes"),
         (lambda m: tn.plot.calibration(m, Arrays(np.ones((2, 2)), np.asarray([1, -1]))),
          "label -1 is negative: number classes from 0"),
+        *[(lambda m, draw=draw: draw(m, Arrays(np.ones((3, 2)), np.asarray([1, 2, 3]))),
+           "label 3 is not among the model's 3 classes: number classes from 0")
+          for draw in (tn.plot.confusion, tn.plot.calibration, tn.plot.decision_regions)],
         (lambda m: tn.plot.confusion(m, SPIRALS, names="ab"), "2 names do not fit 3 classes: give one each"),
         (lambda m: tn.plot.calibration(m, SPIRALS, bins=0), "bins 0 is not a positive whole number"),
         (lambda m: tn.plot.weights(m, bins=0), "bins 0 is not a positive whole number"),

@@ -308,6 +308,22 @@ def test_a_weight_of_k_is_k_samples_for_balanced_classes_too(x, y):
     np.testing.assert_allclose(weighted.theta_, repeated.theta_, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("y", "classes", "weights"),
+    [
+        (Y, [0, 1, 2], {2: 5.0}),
+        (NAMES, [*set(NAMES)], {"nebbiolo": 5.0}),
+        (np.c_[Y == 0, Y == 2] + 0, [0, 1], [{}, {1: 5.0}]),
+    ],
+    ids=["numbers", "names", "labels"],
+)
+def test_class_weight_may_name_a_class_that_a_batch_lacks(y, classes, weights):
+    """It was an error: the other classes, it said, are not in class_weight."""
+    rows = Y < 2
+    model = MLPClassifier(max_iter=1, class_weight=weights, warm_start=True).partial_fit(X, y, classes=classes)
+    assert model.partial_fit(X[rows], y[rows]).fit(X[rows], y[rows]).t_ == len(X) + 2 * rows.sum()
+
+
 def test_samples_of_weight_0_are_not_there_in_any_batch():
     weight = np.ones(len(X))
     weight[::2] = 0
@@ -320,9 +336,20 @@ def test_samples_of_weight_0_are_not_there_in_any_batch():
 # More than one fit ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ops_of", ["numpy", "numba"])
-def test_partial_fit_is_fit_step_by_step(ops_of):
-    options = {"random_state": 3, "batch_size": 50, "dropout": 0.1, "tol": 0, "n_iter_no_change": 99, "solver": "nadam"}
+@pytest.mark.parametrize(
+    ("ops_of", "more"),
+    [("numpy", {}), ("numba", {}), ("numpy", {"learning_rate": "adaptive", "tol": 1e9, "n_iter_no_change": 1})],
+)
+def test_partial_fit_is_fit_step_by_step(ops_of, more):
+    """An adaptive rate began anew in each: it was never lowered."""
+    options = {
+        "random_state": 3,
+        "batch_size": 50,
+        "dropout": 0.1,
+        "tol": 0,
+        "n_iter_no_change": 99,
+        "solver": "nadam",
+    } | more
     once = MLPClassifier(**options, max_iter=4, backend=ops_of).fit(X, NAMES)
     steps = MLPClassifier(**options, backend=ops_of)
     for _ in range(4):
@@ -330,6 +357,14 @@ def test_partial_fit_is_fit_step_by_step(ops_of):
     np.testing.assert_array_equal(steps.theta_, once.theta_)
     assert steps.loss_curve_ == once.loss_curve_
     assert (steps.t_, steps.n_iter_, once.n_iter_) == (4 * len(X), 1, 4)
+
+
+def test_the_samples_seen_may_be_of_fits_of_any_size():
+    """Those before counted as if there had been as many in a step as now."""
+    options = {"random_state": 0, "solver": "sgd", "learning_rate_init": 0.05, "backend": "numpy"}
+    seen = MLPClassifier(**options, learning_rate="invscaling").partial_fit(X, Y, classes=[0, 1, 2])
+    constant = copy.deepcopy(seen).set_params(learning_rate="constant", learning_rate_init=0.05 / (len(X) + 1) ** 0.5)
+    np.testing.assert_allclose(seen.partial_fit(X[:5], Y[:5]).theta_, constant.partial_fit(X[:5], Y[:5]).theta_)
 
 
 def test_an_epoch_is_every_sample_once_whatever_went_before():
@@ -362,6 +397,29 @@ def test_warm_start_keeps_the_optimizer_s_state():
     assert set(again.optimizer_state_) == {"v"}
 
 
+@pytest.mark.parametrize("solver", ["adam", "nadam"])
+@pytest.mark.parametrize("alpha", [0.0, 1e-4])
+def test_another_optimizer_begins_with_its_own_first_step(solver, alpha):
+    """Its bias corrections were those of the run's step: steps of Adam up to 6.5 times too large."""
+    options = {"random_state": 3, "shuffle": False, "alpha": alpha, "tol": 0, "warm_start": True, "backend": "numpy"}
+    first = MLPRegressor(**options, solver="sgd", max_iter=50).fit(X, Z)
+    moved = copy.deepcopy(first).set_params(solver=solver, max_iter=3).fit(X, Z)
+    fresh = MLPRegressor(**options, solver=solver, max_iter=1).fit(X, Z)
+    fresh.theta_, fresh._progress, fresh.optimizer_state_ = first.theta_, trainer.Progress(seed=0), {}
+    np.testing.assert_allclose(moved.theta_, fresh.set_params(max_iter=3).fit(X, Z).theta_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_what_was_best_for_other_samples_does_not_count(early_stopping):
+    """Training ended after a few epochs that came near nothing of it, and with early stopping had changed nothing."""
+    options = {"random_state": 0, "learning_rate_init": 0.05, "backend": "numpy"}
+    model = MLPClassifier(**options, early_stopping=early_stopping, warm_start=True).fit(X, Y)
+    assert model.score(X, Y) > 0.97
+    model.fit(X, (Y + 1) % 3)
+    assert model.score(X, (Y + 1) % 3) > 0.9
+    assert early_stopping or model.best_loss_ == min(model.loss_curve_[-model.n_iter_ :])
+
+
 def test_what_warm_start_cannot_go_on_with():
     model = MLPClassifier(warm_start=True, max_iter=1).fit(X, Y)
     with pytest.raises(ValueError, match="continue with the network of the last fit"):
@@ -392,6 +450,11 @@ def test_a_fit_that_fails_leaves_everything_as_it_was():
         np.testing.assert_array_equal(model.predict(X), numbers)
     with pytest.raises(ValueError, match="y has 2 outputs and 1 before"):
         MLPRegressor().fit(X, Z[:, 0], X_val=X, y_val=Z)
+    model = MLPClassifier()
+    with pytest.raises(ValueError, match="not in"):
+        model.partial_fit(X, Y, classes=[0, 1])
+    assert vars(model).keys() == vars(MLPClassifier()).keys()
+    assert model.partial_fit(X, Y, classes=[0, 1, 2]).t_ == len(X)
 
 
 @pytest.mark.parametrize(

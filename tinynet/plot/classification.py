@@ -110,7 +110,7 @@ def _pieces(model: Model, data: Any) -> Any:
     data = as_dataset(data, model.ops, model.columns)
     for rows in split_range(range(data.n), _PIECE):
         batch = data.batch(rows, model.ops, model.dtype)
-        yield check_finite(model.ops.to_numpy(model.predict(batch.x))), labels(model.ops.to_numpy(batch.y))
+        yield check_finite(model.ops.to_numpy(model.predict(batch.x))), labels(model.ops.to_numpy(batch.y), model)
 
 
 def _labels(model: Model, data: Any) -> tuple[Any, Any, int]:
@@ -118,7 +118,7 @@ def _labels(model: Model, data: Any) -> tuple[Any, Any, int]:
     edge = boundary(model.net)
     pieces = [(as_labels(y, np, edge), true) for y, true in _pieces(model, data)]
     predicted, true = (np.concatenate(a).astype(np.int64) for a in zip(*pieces, strict=True))
-    return predicted, true, max(2, model.out_shape[-1], int(true.max()) + 1)
+    return predicted, true, max(2, model.out_shape[-1])
 
 
 def _confidence(model: Model, data: Any) -> tuple[Any, Any]:

@@ -23,18 +23,25 @@ def class_names(model: Model, k: int) -> list[str]:
     return list(map(escaped, known if known and len(known) == k else range(k)))
 
 
-def labels(target: Any) -> Any:
-    """(n,) integers of at least 0 unchanged; one column of 0, or -1, and 1 as 0 and 1; rows with a single 1 as its index.
+def labels(target: Any, model: Model) -> Any:
+    """Numbers of the model's classes, (n,): integers; one column of 0, or -1, and 1; or rows with a single 1, at its index.
 
-    ValueError for other numbers, which are no classes.
+    ValueError for other numbers, which are no classes, or not the model's.
     """
+    found, k = _numbers(target), max(2, model.out_shape[-1])
+    if found.min() < 0:
+        raise ValueError(f"label {found.min()} is negative: number classes from 0")
+    if found.max() >= k:
+        raise ValueError(f"label {found.max()} is not among the model's {k} classes: number classes from 0")
+    return found.astype(np.int64)
+
+
+def _numbers(target: Any) -> Any:
     if target.ndim == 1 and np.issubdtype(target.dtype, np.integer):
-        if target.min() < 0:
-            raise ValueError(f"label {target.min()} is negative: number classes from 0")
-        return target.astype(np.int64)
+        return target
     if target.ndim == 2 and np.isin(target, (-1, 0, 1)).all():
         if target.shape[1] == 1:
-            return (target[:, 0] > 0).astype(np.int64)
+            return target[:, 0] > 0
         if ((target > 0).sum(axis=1) == 1).all():
-            return target.argmax(axis=1).astype(np.int64)
+            return target.argmax(axis=1)
     raise ValueError("the targets are numbers, not labels: this picture is of classes")

@@ -28,7 +28,7 @@ def decision_regions(model: Model, data: Any, *, axes: Any = None, points: int =
             f"these samples have shape {tuple(data.shape)} and {k} classes"
         )
     batch = spaced_batch(model, data, points)
-    x, true = model.ops.to_numpy(batch.x), labels(model.ops.to_numpy(batch.y))
+    x, true = model.ops.to_numpy(batch.x), labels(model.ops.to_numpy(batch.y), model)
     sides = [np.linspace(a, b, grid) for a, b in _bounds(x)]
     plane = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
     y = check_finite(model.ops.to_numpy(model.predict(plane)))

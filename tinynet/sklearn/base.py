@@ -279,7 +279,11 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
     def _trainer(self, net: Sequential, loss: Loss, samples: Samples, batch_size: int, request: FitRequest) -> Trainer:
         """A trainer of a new network, of that of the last fit, or the one that the last `partial_fit` kept."""
         n = len(samples)
-        rate = self._rate(n, -(-n // batch_size))
+        rate = self._rate(n, -(-n // batch_size), self.t_, self._progress.steps)
+        if not request.one_epoch:
+            self._progress.lowered = 0
+        for _ in range(self._progress.lowered):
+            rate.lower()
         mean_weight = 1.0 if samples.weight is None else float(samples.weight.mean())
         penalty = self.alpha / (mean_weight * batch_size)
         ingredients = (*self.get_params(deep=False).values(), self.n_outputs_, request.dtype, request.ops)

@@ -88,10 +88,11 @@ class MLPClassifier(ClassifierMixin, MLP):
             raise ValueError(
                 "class_weight 'balanced' is not supported for partial_fit, which never sees all labels: give a dict"
             )
-        if hasattr(self, "classes_"):
-            self.classes_ = to_host(self.classes_)
-        _check_partial_fit_first_call(self, None if classes is None else to_host(classes))
-        self._fit(X, y, sample_weight, (None, None, None), one_epoch=True)
+        with self._restored_on_failure():
+            if hasattr(self, "classes_"):
+                self.classes_ = to_host(self.classes_)
+            _check_partial_fit_first_call(self, None if classes is None else to_host(classes))
+            self._fit(X, y, sample_weight, (None, None, None), one_epoch=True)
         return self
 
     # Labels are looked up on the host, where they may be strings ---------------------------------------------------
@@ -160,11 +161,15 @@ class MLPClassifier(ClassifierMixin, MLP):
         return ops.asarray(xp.where(columns[:, -self.n_outputs_ :], 1.0, low), dtype)
 
     def _class_weights(self, y: Any, weight: Any) -> Any:
+        xp = get_backend("numpy").xp
         if self.class_weight is None:
             return None
-        if isinstance(self.class_weight, str) and weight is not None and weight.any():
-            return self._balance(y, weight)
-        factor = compute_sample_weight(self.class_weight, y)
+        if isinstance(self.class_weight, str):
+            return self._balance(y, xp.ones(len(y)) if weight is None else weight)
+        # every class once after y, because scikit-learn refuses weights of a class that y lacks
+        k = int(self.classes_.shape[0])
+        every = xp.asarray([[0] * k, [1] * k]) if self._multilabel else to_host(self.classes_)
+        factor = compute_sample_weight(self.class_weight, xp.concat([y, every]))[: len(y)]
         if not ((factor >= 0) & (factor < inf)).all():
             raise ValueError(f"class_weight {self.class_weight} is out of range: give finite weights of at least 0")
         return factor

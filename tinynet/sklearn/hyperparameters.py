@@ -49,7 +49,8 @@ class Hyperparameters(BaseEstimator):
     - ``random_state``: decides initial weights, order, dropout masks and which samples are held out. ``verbose``: print a line
       per epoch.
     - ``warm_start``: `fit` continues where the last one ended, including the state of the optimizer, which scikit-learn
-      resets.
+      resets. An adaptive rate begins anew, except in `partial_fit`; what was best for the samples of the last fit does not
+      count.
 
     These are not in scikit-learn:
 
@@ -153,13 +154,13 @@ class Hyperparameters(BaseEstimator):
             return kind(rate, beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon)
         return kind(rate)
 
-    def _rate(self, samples: int, steps: int) -> Rate:
-        """The learning rate for epochs of so many ``samples`` and ``steps``."""
+    def _rate(self, samples: int, steps: int, seen: int, done: int) -> Rate:
+        """The learning rate for epochs of so many ``samples`` and ``steps``, after ``seen`` samples in ``done`` steps."""
         if callable(self.learning_rate):
             return Rate(self.learning_rate_init, self.learning_rate)
         if self.learning_rate == "invscaling":
             first, power = self.learning_rate_init, self.power_t
-            return Rate(first, lambda step: first / (step // steps * samples + 1) ** power)
+            return Rate(first, lambda step: first / (seen + (step - done) // steps * samples + 1) ** power)
         return Rate(self.learning_rate_init, adaptive=self.learning_rate == "adaptive")
 
     def _batch_size(self, samples: int) -> int:

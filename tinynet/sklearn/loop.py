@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tinynet_backends import Backend
@@ -43,13 +42,14 @@ class Loop:
     def __post_init__(self) -> None:
         self.evaluate = Evaluation(self.trainer.inner, self.trainer.loss, ())
         self.callbacks = checked_callbacks(self.estimator.callbacks or ())
-        if self.estimator.early_stopping and self.estimator.best_validation_score_ > -inf:  # it continues a fit
-            self.best = self._weights()
 
     def run(self) -> bool:
         """Train; whether it ended before the last epoch."""
         estimator, model = self.estimator, self.trainer.model
         estimator.n_iter_ = 0
+        if self.test is not None and estimator.early_stopping and self.progress.epochs:  # the samples may be others now
+            estimator.best_validation_score_ = self._score(self.test)
+            self.best = self._weights()
         try:
             ended = self._epochs()
         except DivergedError as e:
@@ -113,7 +113,9 @@ class Loop:
             stop = True
         if progress.stale > estimator.n_iter_no_change:
             progress.stale = 0
-            stop = stop or not self.trainer.rate.lower()
+            lowered = self.trainer.rate.lower()
+            progress.lowered += lowered
+            stop = stop or not lowered
         return stop
 
     def _weights(self) -> tuple[Array, Array]:
@@ -122,12 +124,14 @@ class Loop:
         return _copy(model.theta, model.ops), _copy(model.state, model.ops)
 
     def _validate(self, test: Samples) -> dict[str, float]:
-        model = self.trainer.inner
-        loss = self.evaluate(test.arrays(model), 4096)["loss"]
-        out, y = (model.ops.to_numpy(a) for a in (model.predict(test.x), test.y))
-        score = self.estimator._score_outputs(y, out, test.weight)
+        loss, score = self.evaluate(test.arrays(self.trainer.inner), 4096)["loss"], self._score(test)
         self.estimator.validation_scores_.append(score)
         return {"val_loss": loss, "val_score": score}
+
+    def _score(self, test: Samples) -> float:
+        model = self.trainer.inner
+        out, y = (model.ops.to_numpy(a) for a in (model.predict(test.x), test.y))
+        return self.estimator._score_outputs(y, out, test.weight)
 
     def _is_best(self, row: dict[str, float]) -> bool:
         """Whether an epoch is the best so far, by the held-out score or, without early stopping, by the loss.
@@ -140,7 +144,10 @@ class Loop:
             estimator.best_validation_score_ = max(estimator.best_validation_score_, row["val_score"])
         else:
             gain = estimator.best_loss_ - row["loss"]
-            estimator.best_loss_ = min(estimator.best_loss_, row["loss"])
+            first = (
+                estimator.n_iter_ == 1 and not self.keep_step
+            )  # of a fit: the best loss may be that of other samples
+            estimator.best_loss_ = row["loss"] if first else min(estimator.best_loss_, row["loss"])
         self.progress.stale = self.progress.stale + 1 if gain < estimator.tol else 0
         return gain > 0
 

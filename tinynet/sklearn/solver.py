@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from tinynet_backends import Backend
 
+from tinynet import checks
 from tinynet.model import Model
 from tinynet.optim import Optimizer, State
-from tinynet.schedules import Schedule
+from tinynet.schedules import Schedule, rate_at
 from tinynet.sklearn.placement import Array
 
 _SLOWEST = 1e-6  # an adaptive rate below this ends training, as in scikit-learn
@@ -39,15 +41,17 @@ class Penalized(Optimizer):
     """``inner``, for the loss plus ``penalty / 2`` times the sum of squared weights, biases left out.
 
     A vector of ones and zeros among the slots marks the weights, and the penalty is an argument of every step: neither
-    is compiled into a kernel.
+    is compiled into a kernel. ``begun`` is the number of steps of the run that another optimizer had made before.
     """
 
     inner: Optimizer
     penalty: float
     mask: Array
 
-    def __init__(self, inner: Optimizer, penalty: float, model: Model) -> None:
-        self.inner, self.penalty = inner, penalty
+    def __init__(self, inner: Optimizer, penalty: float, model: Model, begun: int) -> None:
+        self.inner, self.penalty, self.begun = inner, penalty, begun
+        self.without_rate = copy(inner)
+        checks.set_fields(self.without_rate, lr=0.0)
         xp, named = model.ops.xp, model.weights(model.theta).items()
         parts = [xp.ones_like(a) if name.rpartition(".")[2] == "w" else xp.zeros_like(a) for name, a in named]
         self.mask = model.ops.pack(parts, xp.zeros_like(model.theta))
@@ -56,7 +60,9 @@ class Penalized(Optimizer):
         return {**self.inner.init(theta, ops), "penalized": self.mask}
 
     def numbers(self, state: State, t: int) -> tuple[float, ...]:
-        return self.penalty, *self.inner.numbers(state, t)
+        # a bias correction counts the solver's own steps, a schedule all of them
+        _, *scalars = self.without_rate.numbers(state, t - self.begun)
+        return self.penalty, rate_at(self.inner.lr, t), *scalars
 
     def apply(self, theta: Array, g: Array, state: State, numbers: tuple[float, ...], ops: Backend) -> None:
         ops.update(_add_penalty, [g], [theta, state["penalized"]], numbers[0])

@@ -30,7 +30,9 @@ class Progress:
     steps: int = 0
     epochs: int = 0
     stale: int = 0  # the last epochs in a row that were no better
+    lowered: int = 0  # how often an adaptive rate was, since the last `fit` began
     solver: str = ""  # the optimizer that ``optimizer_state_`` is of
+    begun: int = 0  # after how many steps it did
 
 
 class Trainer:
@@ -50,9 +52,11 @@ class Trainer:
         slots = solver.init(model.theta, model.ops)
         if progress.solver == self.solver:
             self._restore(slots, estimator.optimizer_state_)
+        else:
+            progress.begun = progress.steps
         self.optimizer: Optimizer = solver
-        if estimator.alpha:
-            self.optimizer = Penalized(solver, penalty, model)
+        if estimator.alpha or progress.begun:
+            self.optimizer = Penalized(solver, penalty, model, progress.begun)
             slots["penalized"] = self.optimizer.mask
         self.run = Run(slots, progress.steps)
         self._step: Step | None = None
