@@ -12,7 +12,7 @@ from test_cuda_plan import RTOL
 from tinynet_backends import get_backend
 from tinynet_backends.backend import DenseLayer
 from tinynet_backends.cuda import chain, graph, operations
-from tinynet_backends.cuda.plan import Epilogue
+from tinynet_backends.cuda.plan import Epilogue, padded
 from tinynet_backends.cuda.source import REAL, load
 from tinynet_backends.numpy_backend import NumpyBackend
 
@@ -414,7 +414,7 @@ def test_rounding_is_to_the_nearest_even_and_fills_up_with_zeros(machine):
             np.testing.assert_array_equal(cublaslt.numbers(out), cublaslt.numbers(wanted))
     arrays = [rng.standard_normal(s).astype("float32") for s in [(5, 7), (300, 9), (9,), *[(3, 4)] * 40]]
     out = [np.ones(tuple(n + -n % 8 for n in a.shape), "uint16") for a in arrays]
-    ops.rounded_together(arrays, out)
+    ops.rounded_together([*zip(arrays, out, strict=True)])
     for a, got in zip(arrays, out, strict=True):
         wanted = np.zeros_like(got)
         fake_cuda.rounded(a, wanted)
@@ -427,7 +427,7 @@ def test_padding_is_left_out_as_bias_and_relu_are_added(dtype, machine):
     for (n, k), biased, relu in itertools.product(
         [(1, 1), (7, 1), (3, 7), (130, 10), (5, 100), (2, 1000), (0, 3)], (False, True), (False, True)
     ):
-        x = rng.standard_normal((n, chain.wide(k))).astype(dtype)
+        x = rng.standard_normal((n, padded(k))).astype(dtype)
         x.reshape(-1)[:3] = np.array([np.nan, np.inf, -np.inf])[: x.size]
         b = rng.standard_normal(k + 1).astype(dtype)[1:] if biased else None  # not aligned
         wanted = x[:, :k] + (b if biased else 0)

@@ -100,8 +100,6 @@ def sides(n: int) -> tuple[int, int]:
     If a and b were odd, every round on Z_a x Z_b, and so their composition, would be an even permutation: half of all
     permutations would be impossible.
     """
-    if not 1 <= n <= 2**62:
-        raise ValueError(f"no permutation of range({n}): expected 1 <= n <= 2**62")
     root = isqrt(n)
     pairs = ((a, -(-n // a)) for a in range(max(root - min(root // 4, 1024), 1), root + 2))
     even = ((a, b + a * b % 2) for a, b in pairs)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
 from tinynet_backends.backend import Array
 from tinynet_backends.cuda import plan as plans
 from tinynet_backends.cuda.lt import Algorithm
@@ -204,8 +205,6 @@ class Products:
 
 def _axes(x: Array, w: Array) -> tuple[int, ...]:
     """Leading axes of a product."""
-    import numpy as np
-
     return np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
 
 
