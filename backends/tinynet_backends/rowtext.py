@@ -14,7 +14,7 @@ from tinynet_backends.tracing import Ref
 
 FEW = 8  # the length up to which a vector gets one variable per number
 _VIEWS = {"words", "part", "column", "halves", "take", "constant"}  # recomputed rather than stored
-KEPT = {"float64", "uint64", "int64"}
+KEPT = {"float64", "uint64", "int64"}  # kinds of numbers that buffers hold
 
 
 class Language(Protocol):

@@ -109,8 +109,8 @@ class _Rows(Writer):
         self.long += [f"for j in range({width} * (last - first)):", f"    {target} = {value}"]
 
     def even(self, value: Ref | Table | str) -> bool:
-        """Whether a vector is made of the words of its row, place by place and of all of them: the vectors of all rows in a
-        tile are then one, over which a loop pays where those over a row are short."""
+        """Whether a vector is made of all words of its row, each number of one word and in their order: the vectors of all rows in
+        a tile are then one long vector, and a loop over that is faster than a short loop over each row."""
         if not isinstance(value, Ref):
             return isinstance(value, str)
         made = self.trace.instructions[value.number]
@@ -140,8 +140,8 @@ class _Rows(Writer):
 
 
 def lines(trace: RowTrace) -> tuple[list[str], bool, int, int]:
-    """The body of a kernel, whether it keeps a normal number for each word of a tile, and the other numbers it keeps: for a
-    row at a time, and for each of a tile."""
+    """The body of a kernel; whether it keeps a normal number for each word of a tile; and how many other numbers it keeps,
+    for one row at a time and for each row of a tile."""
     language = Numba(trace.instructions[0].width)
     written = _Rows(trace, language)
     named, width = trace.instructions[trace.target.number].width is None, language.width

@@ -28,7 +28,7 @@ from tinynet_backends.tracing import Ref, Trace, traced
 
 MOST = 16  # layers, as in kernels/layers.cuh
 _CHUNKS = 256  # chunks of rows, and so blocks, at most
-_ALONE = 128  # where each has a multiprocessor for itself
+_ALONE = 128  # the same if a block has a multiprocessor for itself
 _TILES = (16, 32, 64)  # rows of a tile
 _REGISTERS = 200  # of a thread, for what `kernels/warps.cuh` holds in them
 _WORTH = 1 << 20  # parameters times rows, from which on kernels are compiled for sizes

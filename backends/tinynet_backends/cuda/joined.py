@@ -61,7 +61,7 @@ class _Code(NamedTuple):
 
 
 class _Body(NamedTuple):
-    """What launches have in common that differ in words of the table."""
+    """What launches share that differ in words of the table alone."""
 
     code: _Code
     kernel: str

@@ -489,7 +489,7 @@ def _number(number: Any, kind: Any) -> tuple[Any, Any]:
 
 
 def _lines(high: int, wide: int) -> int:
-    """8 bytes of bfloat16, and the same of the rows below, of a (high, wide) matrix, as in kernels/round.cu."""
+    """Items of work in a (high, wide) matrix of bfloat16: 8 bytes of each of `_LINES` rows, as in kernels/round.cu."""
     return -(-high // _LINES) * -(-wide // 4)
 
 

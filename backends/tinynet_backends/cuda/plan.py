@@ -26,7 +26,7 @@ PIECES = 3  # with precision bf16x3: see kernels/round.cu
 
 
 def padded(k: int, dtype: str = "bfloat16") -> int:
-    """The least number of elements from k on with which all of several rows in a row are aligned."""
+    """The width to which rows of k numbers are padded, so that each begins at an aligned address."""
     return k + -k % (ALIGNED // SIZES[dtype])
 
 

@@ -180,8 +180,8 @@ class Runtime:
     def seconds(self, run: Callable[[], None]) -> float:
         """Seconds that the device takes for ``run``: the minimum of a few runs after a warm-up.
 
-        Short work is launched as a graph, as in a step: otherwise it takes as long as the host needs to queue it. If there
-        is no memory for a graph beside what the main pool has taken, it does.
+        Short work is launched as a graph, as in a step: otherwise the host's time to queue it is measured. It is, if the main
+        pool has left no memory for a graph.
         """
         run()
         once = self._least(run, 1)

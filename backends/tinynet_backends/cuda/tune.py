@@ -78,7 +78,7 @@ def _sum(choices: Any) -> str:
 def timed(runs: Sequence[Callable[[], None]], seconds: Callable[[Callable[[], None]], float]) -> dict[int, float]:
     """The seconds of each of ``runs``, by index, without those that fail; infinite for one that lacks memory.
 
-    MemoryError if none is left, and not because of the device: later there may be memory enough.
+    MemoryError if those that do not fail all lack memory: later there may be enough.
     """
     times: dict[int, float] = {}
     failed: RuntimeError | None = None
