@@ -172,8 +172,8 @@ class Runtime:
         if not event.done:
             event.synchronize()
 
-    def copy_from_pinned(self, to: Array, host: Any, stream: Any = None) -> None:
-        to.data.copy_from_host_async(host.ctypes.data, host.nbytes, stream or self.cp.cuda.get_current_stream())
+    def copy_from_pinned(self, to: Array, host: Any, stream: Any) -> None:
+        to.data.copy_from_host_async(host.ctypes.data, host.nbytes, stream)
 
     # Clock and names -------------------------------------------------------------------------------------------------
 
