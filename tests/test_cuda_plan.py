@@ -296,7 +296,7 @@ def test_choices_are_a_machine_s_own(tmp_path):
         assert Choices(MACHINE | {name: "another"}).find(p) is None
 
 
-@pytest.mark.parametrize("damage", ["", "{", "null", "[]", "cut", "flip", "machine", "short", "binary"])
+@pytest.mark.parametrize("damage", ["", "{", "null", "[]", "cut", "flip", "machine", "format", "short", "binary"])
 def test_a_damaged_file_is_tuned_again(damage, caplog):
     p = plans.plan(*(plans.Array(s, (s[1], 1), "float32") for s in ((4, 3), (3, 2), (4, 2))))
     choices = Choices(MACHINE)
@@ -306,7 +306,7 @@ def test_a_damaged_file_is_tuned_again(damage, caplog):
     code = fake_cuda.CODE.hex()
     damaged = {
         "cut": text[: len(text) // 2], "flip": text.replace(code, code[:-1] + "f"), "short": text.replace(code, code[:-2]),
-        "machine": json.dumps(whole | {"machine": {}}), "binary": None,
+        "machine": json.dumps(whole | {"machine": {}}), "format": json.dumps(whole | {"format": 1}), "binary": None,
     }.get(damage, damage)  # fmt: skip
     if damaged is None:
         choices.path.write_bytes(b"\xff\xfe\x00")
