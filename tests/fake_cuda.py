@@ -230,8 +230,8 @@ class Runtime:
         while event.reached < event.count:
             assert self.step_of_some_stream(), "the host waits for an event that is never reached"
 
-    def copy_from_pinned(self, to, host, stream=None):
-        (stream or self.main).queue.append(("do", lambda: np.copyto(to, host)))
+    def copy_from_pinned(self, to, host, stream):
+        stream.queue.append(("do", lambda: np.copyto(to, host)))
 
     def step_of_some_stream(self, order=(0, 1)):
         """One step of the first stream that can proceed."""

@@ -154,7 +154,7 @@ def test_without_cublaslt(cupy, monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
-    monkeypatch.setattr(lt, "_found", [])
+    monkeypatch.setattr(lt, "library", lt.library.__wrapped__)
     cupy(FakeCupy())
     with pytest.raises(BackendUnavailable) as e:
         tn.get_backend("cupy")

@@ -12,9 +12,10 @@ from test_cuda_plan import RTOL
 from tinynet_backends import get_backend
 from tinynet_backends.backend import DenseLayer
 from tinynet_backends.cuda import chain, graph, operations
-from tinynet_backends.cuda.plan import Epilogue
+from tinynet_backends.cuda.plan import Epilogue, padded
 from tinynet_backends.cuda.source import REAL, load
 from tinynet_backends.numpy_backend import NumpyBackend
+from tinynet_backends.tracing import traced
 
 import tinynet as tn
 
@@ -103,7 +104,7 @@ def test_layers_together_are_the_layers_one_by_one(name, precision, refused, mac
     ops = backend(machine, "float32" if precision == "float64" else precision)
     out = tn.Model(net, n_in).out_shape
     x, dy = (rng.standard_normal((67, *s)).astype(dtype) for s in ((n_in,), out))
-    x = np.asfortranarray(x) if name == "several" else x
+    x, dy = (np.asfortranarray(a) if name == "several" else a for a in (x, dy))
     got, names = pass_through(ops, net, n_in, dtype, x, dy)
     reference = Rounding(precision) if precision in ("tf32", "bf16") else get_backend("numpy")
     wanted, others = pass_through(reference, net, n_in, "float64", x.astype("float64"), dy.astype("float64"))
@@ -189,7 +190,16 @@ def test_a_training_captured_and_as_written(precision, machine, monkeypatch):
     np.testing.assert_allclose(found[0][0], wanted, rtol=0, atol={"bf16x3": 1e-5, "bf16": 1e-2}[precision])
 
 
-def test_copies_of_weights_change_with_them(machine):
+@pytest.mark.parametrize(
+    ("rule", "numbers"),
+    [
+        (lambda xp, theta, g, rate: (theta - rate * g,), 1),
+        (lambda xp, theta, g, rate: (theta - rate * xp.flip(xp.flip(g)),), 1),
+        (lambda xp, theta, g: (theta - 0.01 * xp.flip(xp.flip(g)),), 0),
+    ],
+    ids=["with a kernel", "without", "without, nor a number"],
+)
+def test_copies_of_weights_change_with_them(rule, numbers, machine, monkeypatch):
     def trained(copies):
         ops, rng, relu = backend(machine, "bf16"), np.random.default_rng(7), tn.ReLU()
         ops.empty = ops._runtime.empty  # which is never freed: arguments hold addresses of arrays
@@ -204,8 +214,8 @@ def test_copies_of_weights_change_with_them(machine):
             y, back = ops.dense(x, layers, False)
             (dw1, db1), (dw2, _) = back(y)[1]
             ops.pack([dw1, db1, dw2, b2], g)
-            ops.update(lambda xp, theta, g, rate: (theta - rate * g,), [theta], [g], rate)
-            return y
+            ops.update(rule, [theta], [g], *[rate][:numbers])
+            return ops.dense(x, layers, False)[0]
 
         compiled, found = ops.compile(step, theta, g), []
         x = x.reshape((6, 8))
@@ -217,11 +227,13 @@ def test_copies_of_weights_change_with_them(machine):
             theta *= 0.5  # by somebody else
         return theta.tobytes(), found, machine.launched.count("round_rows")
 
+    runs = [trained(copies) for copies in (True, False)[: 1 + numbers]]  # a formula is not captured without a device
+    monkeypatch.setattr(graph._Compilation, "__call__", lambda self, calls: self._as_written(calls))
     *wanted, none = trained(False)
-    *got, made = trained(True)
-    assert got == wanted
-    # as written once and twice; at the first launch of each graph in each context
-    assert (made, none) == (3 + 5, 0)
+    assert all([*got] == wanted for *got, _ in runs)
+    made = runs[0][-1]
+    # as written once and twice; at the first launch of each graph in each context. Without a kernel all 18 are as written
+    assert (made, none) == (3 + 5 if traced(rule, 2, numbers) else 18, 0)
 
 
 class Halved(tn.SGD):
@@ -414,7 +426,7 @@ def test_rounding_is_to_the_nearest_even_and_fills_up_with_zeros(machine):
             np.testing.assert_array_equal(cublaslt.numbers(out), cublaslt.numbers(wanted))
     arrays = [rng.standard_normal(s).astype("float32") for s in [(5, 7), (300, 9), (9,), *[(3, 4)] * 40]]
     out = [np.ones(tuple(n + -n % 8 for n in a.shape), "uint16") for a in arrays]
-    ops.rounded_together(arrays, out)
+    ops.rounded_together([*zip(arrays, out, strict=True)])
     for a, got in zip(arrays, out, strict=True):
         wanted = np.zeros_like(got)
         fake_cuda.rounded(a, wanted)
@@ -427,7 +439,7 @@ def test_padding_is_left_out_as_bias_and_relu_are_added(dtype, machine):
     for (n, k), biased, relu in itertools.product(
         [(1, 1), (7, 1), (3, 7), (130, 10), (5, 100), (2, 1000), (0, 3)], (False, True), (False, True)
     ):
-        x = rng.standard_normal((n, chain.wide(k))).astype(dtype)
+        x = rng.standard_normal((n, padded(k))).astype(dtype)
         x.reshape(-1)[:3] = np.array([np.nan, np.inf, -np.inf])[: x.size]
         b = rng.standard_normal(k + 1).astype(dtype)[1:] if biased else None  # not aligned
         wanted = x[:, :k] + (b if biased else 0)

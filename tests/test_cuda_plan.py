@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Barrier
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 from tinynet_backends import Backend, get_backend
 from tinynet_backends.cuda import plan as plans
-from tinynet_backends.cuda import tune
 from tinynet_backends.cuda.plan import Epilogue
 from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.tune import Choices, fastest, key
@@ -296,7 +296,7 @@ def test_choices_are_a_machine_s_own(tmp_path):
         assert Choices(MACHINE | {name: "another"}).find(p) is None
 
 
-@pytest.mark.parametrize("damage", ["", "{", "null", "[]", "cut", "flip", "machine", "short", "binary"])
+@pytest.mark.parametrize("damage", ["", "{", "null", "[]", "cut", "flip", "machine", "format", "short", "binary"])
 def test_a_damaged_file_is_tuned_again(damage, caplog):
     p = plans.plan(*(plans.Array(s, (s[1], 1), "float32") for s in ((4, 3), (3, 2), (4, 2))))
     choices = Choices(MACHINE)
@@ -306,7 +306,7 @@ def test_a_damaged_file_is_tuned_again(damage, caplog):
     code = fake_cuda.CODE.hex()
     damaged = {
         "cut": text[: len(text) // 2], "flip": text.replace(code, code[:-1] + "f"), "short": text.replace(code, code[:-2]),
-        "machine": json.dumps(whole | {"machine": {}}), "binary": None,
+        "machine": json.dumps(whole | {"machine": {}}), "format": json.dumps(whole | {"format": 1}), "binary": None,
     }.get(damage, damage)  # fmt: skip
     if damaged is None:
         choices.path.write_bytes(b"\xff\xfe\x00")
@@ -345,8 +345,8 @@ def test_two_processes_add_to_one_file():
 
 def test_two_threads_write_one_file_each(monkeypatch, caplog):
     """As two devices of one kind, or two precisions of one device."""
-    both, replace = Barrier(2, timeout=10), tune.os.replace
-    monkeypatch.setattr(tune.os, "replace", lambda *paths: (both.wait(), replace(*paths)))
+    both, replace = Barrier(2, timeout=10), os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (both.wait(), replace(*paths)))
     caplog.set_level("INFO", logger="tinynet")
     planned = products().planned(*(np.zeros(shape, "float32") for shape in ((4, 3), (3, 2))))
     with ThreadPoolExecutor(2) as pool:

@@ -108,6 +108,32 @@ def test_under_load_a_run_is_timed_among_many_and_after_as_many(cp):
     assert begun[-1] > 1.6e-2
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_copies_are_of_any_layout(dtype, cp):
+    what = cp.arange(6, dtype="float32")
+    to = cp.zeros((2, 3), dtype)
+    for source in (what.reshape((2, 3)), what.reshape((3, 2)).T):
+        runtime.Runtime(cp, 0).copy(to, source)
+        assert to.get().tolist() == source.get().tolist()
+
+
+def test_work_beside_other_work(cp):
+    """It waits for what was queued before, and a capture contains it only if it is joined."""
+    rt = runtime.Runtime(cp, 0)
+    pool, done = rt.new_pool(), []
+    with rt.capture(pool) as graphs:
+        streams.do(lambda: done.append("before"))
+        with rt.beside():
+            streams.do(lambda: done.append("beside"))
+        streams.do(lambda: done.append("after"))
+        rt.join()
+    assert done == []
+    rt.launch(graphs[0])
+    assert done == ["before", "beside", "after"]
+    with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureUnjoined"), rt.capture(pool), rt.beside():
+        streams.do(lambda: None)
+
+
 def test_the_driver_counts_the_nodes_of_a_graph(cp, monkeypatch):
     class Driver:
         def cuGraphGetNodes(self, graph, nodes, count):

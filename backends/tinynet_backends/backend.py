@@ -243,7 +243,7 @@ class Backend:
         Ctrl-C takes effect when either all arrays are new or none is, so an interrupted run has consistent weights.
         """
         new = formula(self.xp, *arrays, *inputs, *scalars)
-        # one that is another array as it was is a copy, before that array changes
+        # a result that is one of the arrays itself is copied before that array is overwritten
         new = [self.xp.asarray(value, copy=True) if any(value is a for a in arrays) else value for value in new]
         interrupt = None
         while new is not None:

@@ -39,11 +39,11 @@ class Tape:
         self.calls: list[Call] = []
         self.broken = ""
         self.wrote = False  # to an array from before the step, which therefore cannot be run again
-        self.given: list[Any] = []  # arrays and numbers that are none of the step's: a replay takes them for constants
+        self.given: list[Any] = []  # arrays and numbers from outside of the step, which a replay takes for constants
         self.ended = False
 
     def stop(self, reason: str) -> None:
-        """Break the tape: the step does what it cannot hold."""
+        """Break the tape: the step does something that it cannot hold."""
         self._check_running()
         self.broken = self.broken or reason
 
@@ -106,8 +106,8 @@ class Number:
 class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
     """Stands for an array of the step.
 
-    ``source`` is the argument that it is or is a view of; None for an array that keeps its place in memory. A ``scalar`` of
-    NumPy's is in a () array, and nothing changes it: ``s += 1`` makes another.
+    ``source`` is the argument that it is or is a view of; None for an array that keeps its place in memory. If ``scalar``, it
+    stands for one of NumPy's scalars, which nothing changes (``s += 1`` makes another), and the value is in a () array.
     """
 
     __slots__ = ("scalar", "source", "tape", "value")
@@ -174,9 +174,8 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         tape, out = self.tape, options.pop("out", None)
         tape.give(*inputs, *options.values())
-        tape.given += [
-            value for value in inputs if type(value) in (int, bool)
-        ]  # those of other functions are sizes and axes
+        # of other functions, ints are sizes and axes
+        tape.given += [value for value in inputs if type(value) in (int, bool)]
         if any(isinstance(value, StandIn) for value in options.values()):  # where=
             tape.stop("a mask among the options of a call")
             options = {name: real(value) for name, value in options.items()}
@@ -213,7 +212,7 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
     def _function(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Any function: a view of an argument stays one; other results are copied to arrays of their own.
 
-        One that returns an argument itself has written to it: ``out`` may be given by its place, or be what ``copy=False`` says.
+        A function that returns one of its arguments has written to it: as ``out``, given by position, or as ``copy=False`` asks.
         """
         self.tape.give(*args, *kwargs.values())
         stand_ins = [a for a in leaves((args, kwargs)) if isinstance(a, _STAND_INS)]

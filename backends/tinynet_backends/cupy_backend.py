@@ -89,9 +89,6 @@ class CupyBackend(CudaDevice, CudaOperations):
         except self._cp.cuda.compiler.CompileException as e:
             raise RuntimeError(f"NVRTC does not compile {source.name}: {first_line(e)}") from e
 
-    def _address(self, a: Array) -> int:
-        return int(a.data.ptr)
-
     def _here(self) -> AbstractContextManager[Any]:
         # entered several times in a step: CuPy's device takes much longer to enter than to ask for
         device: AbstractContextManager[Any] = self.device

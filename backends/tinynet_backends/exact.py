@@ -39,7 +39,7 @@ def _words32(xp: Any, w: Array) -> Array:
     return xp.reshape(both, (*w.shape[:-1], 2 * w.shape[-1]))
 
 
-def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
+def polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
     """Horner's scheme; coefficients from the highest power down."""
     y = coefficients[0] * x + coefficients[1]
     for c in coefficients[2:]:
@@ -71,7 +71,7 @@ def log(xp: Any, x: Array) -> Array:
     exponent = xp.where(large, exponent + 1.0, exponent)
     s = (x - 1.0) / (x + 1.0)
     square = s * s
-    rest = 2.0 * s + s * square * _polynomial(square, LOG_SERIES)
+    rest = 2.0 * s + s * square * polynomial(square, LOG_SERIES)
     return exponent * LOG2_HIGH + (exponent * LOG2_LOW + rest)
 
 
@@ -109,12 +109,10 @@ def quantile(xp: Any, p: Array) -> Array:
     """
     q = 0.5 - p
     r = 0.180625 - q * q
-    centre = q * (_polynomial(r, _A) / _polynomial(r, _B))
+    centre = q * (polynomial(r, _A) / polynomial(r, _B))
     r = xp.sqrt(-log(xp, p))
     near, far = r - 1.6, r - 5.0
-    tail = xp.where(
-        r <= 5.0, _polynomial(near, _C) / _polynomial(near, _D), _polynomial(far, _E) / _polynomial(far, _F)
-    )
+    tail = xp.where(r <= 5.0, polynomial(near, _C) / polynomial(near, _D), polynomial(far, _E) / polynomial(far, _F))
     return xp.where(q <= 0.425, centre, tail)
 
 
@@ -206,7 +204,7 @@ def circle_table(xp: Any, device: Any) -> tuple[Array, Array]:
     quarter = xp.round(4.0 * turns)
     t = turns - 0.25 * quarter  # in [-1/8, 1/8], exact
     square = t * t
-    sine, cosine = t * _polynomial(square, SINE), _polynomial(square, COSINE)
+    sine, cosine = t * polynomial(square, SINE), polynomial(square, COSINE)
     odd = (quarter == 1.0) | (quarter == 3.0)
     s, c = xp.where(odd, cosine, sine), xp.where(odd, sine, cosine)
     s = xp.where((quarter == 2.0) | (quarter == 3.0), -s, s)
@@ -221,7 +219,7 @@ def sincos(xp: Any, turns: Array) -> tuple[Array, Array]:
     near = xp.round(turns * POINTS)
     t = turns - near * (1.0 / POINTS)  # at most 1/8192, exact
     square = t * t
-    s, c = t * _polynomial(square, SINE[-2:]), _polynomial(square, COSINE[-3:])
+    s, c = t * polynomial(square, SINE[-2:]), polynomial(square, COSINE[-3:])
     k = xp.reshape(xp.astype(near, xp.int64) & (POINTS - 1), (-1,))
     sine, cosine = (xp.reshape(xp.take(table, k), turns.shape) for table in circle_table(xp, turns.device))
     return sine * c + cosine * s, cosine * c - sine * s
@@ -238,7 +236,7 @@ def arctan_table(xp: Any, device: Any) -> Array:
     large = t > 0.41421356237309503
     t = xp.where(large, (t - 1.0) / (t + 1.0), t)
     square = t * t
-    angle = t + t * square * _polynomial(square, _ARCTAN)
+    angle = t + t * square * polynomial(square, _ARCTAN)
     return xp.where(large, angle + 0.25 * PI, angle)
 
 

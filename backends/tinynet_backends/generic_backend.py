@@ -53,11 +53,10 @@ class GenericBackend(Backend):
     def dropout(self, x: Array, rate: float, key: Key, counter: Counter) -> tuple[Array, Array]:
         ones = self._host.xp.ones(x.shape, "float32")
         keep = self.asarray(self._host.dropout(ones, rate, key, counter)[1])
-        return self.xp.where(keep, x * (1.0 / (1.0 - rate)), self.xp.zeros_like(x)), keep
+        return self.dropout_grad(x, keep, rate), keep  # what is kept is scaled, as its gradient is
 
     def permute(self, index: Any, n: int, keys: tuple[int, ...]) -> Array:
-        index = index if isinstance(index, range) else self.to_numpy(index)
-        return self.asarray(self._host.permute(index, n, keys))
+        return self.permutes(index, n, [keys])[0, ...]
 
     def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
         index = index if isinstance(index, range) else self.to_numpy(index)

@@ -1,8 +1,8 @@
 """Results in the place of operands that nobody reads again.
 
-While a step runs, nobody knows what will still be read, so every result gets a buffer of its own; its tape shows it. A pass
-that writes where it reads takes one array less through memory. In small arrays it gains nothing: they stay in the cache, and
-where BLAS has two threads, half of a buffer that is used again comes from the cache of the other core.
+While a step runs, nobody knows what will still be read, so every result gets a buffer of its own. The tape of a step shows what
+is read. A pass that writes where it reads takes one array less through memory. With small arrays that gains nothing: they stay in
+the cache and, where BLAS has two threads, half of a buffer that is used again comes from the cache of the other core.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from tinynet_backends.capture import Array, Call, leaves, real
 from tinynet_backends.replay import offset_of, whole_of
 
-# When a call uses which bytes of a buffer: (time, start, stop). An elementwise function of NumPy reads before it writes; of
-# another function nothing is known.
+# When a call uses which bytes of a buffer: (time, start, stop). An elementwise function of NumPy reads before it writes; any
+# other function may read and write in any order.
 Use = tuple[int, int, int]
 _LARGE = 2**18  # bytes
 
@@ -29,7 +29,7 @@ def in_place(calls: Sequence[Call], passing: Set[int]) -> list[Call]:
     """
     met = [whole_of(a) for _, args in calls for a in map(real, args) if isinstance(a, np.ndarray)]
     uses = _uses(calls, passing & {id(buffer) for buffer in met if buffer.nbytes >= _LARGE})
-    home: dict[int, Array] = {}  # a buffer's id, and the buffer that has its values instead
+    home: dict[int, Array] = {}  # by a buffer's id, the buffer that takes its values instead
     tried: set[tuple[int, int]] = set()
 
     def found(a: Array) -> Array:
@@ -63,7 +63,7 @@ def in_place(calls: Sequence[Call], passing: Set[int]) -> list[Call]:
 
 
 def _uses(calls: Sequence[Call], passing: Set[int]) -> dict[int, list[Use]]:
-    """The uses of passing buffers, of those that functions find among their arguments and nowhere else."""
+    """The uses of each passing buffer, except those that a function holds outside of its arguments: uses of these are unknown."""
     uses: dict[int, list[Use]] = defaultdict(list)
     hidden: set[int] = set()
     if not passing:
@@ -114,7 +114,7 @@ def _alike(a: Array, b: Array) -> bool:
 
 
 def _span(a: Array) -> tuple[int, int]:
-    """The bytes of its buffer from the first to behind the last one of an array."""
+    """Where an array begins and ends in its buffer, in bytes."""
     start, stop = np.lib.array_utils.byte_bounds(a)
     first = whole_of(a).__array_interface__["data"][0]
     return start - first, stop - first

@@ -60,7 +60,7 @@ class NumbaCalls(NumpyBackend):
 
 
 def rows_of(a: Array) -> int:
-    """Entries of the first axis of an array that has more than one."""
+    """The length of the first of several axes; 0 for an array with fewer than two."""
     return int(a.shape[0]) if a.ndim > 1 else 0
 
 

@@ -17,7 +17,7 @@ from tinynet_backends.philox import Counter, Key
 from tinynet_backends.rowwise import traced as traced_rows
 
 TILE = 2048  # random words that are made and used at a time
-_SMALL = 2**19  # bytes that NumPy gathers faster than a kernel is called, or gathers from: they lie in a core's cache
+_SMALL = 2**19  # bytes up to which NumPy gathers faster than a kernel can be called: all is in a core's cache
 _F8, _U8 = np.dtype(np.float64), np.dtype(np.uint64)
 
 

@@ -29,7 +29,7 @@ class ThreadState(threading.local):
     def __init__(self) -> None:
         self.arena: Arena | None = None  # of the compiled step that runs
         self.tape: Tape | None = None  # on which that step is being recorded
-        self.refusal = ""  # why that step must not be
+        self.refusal = ""  # why that step must not be recorded
         self.scratch: dict[Any, list[Array]] = {}
 
 
@@ -65,7 +65,7 @@ class NumpyBackend(NumpyNumbers):
 
     def constant(self, shape: tuple[int, ...], value: float | tuple[float, ...], dtype: Any) -> Array:
         full = _full(shape, value, dtype)
-        return self.asarray(full) if isinstance(value, tuple) else full  # which a loss recognizes
+        return self.asarray(full) if isinstance(value, tuple) else full  # the array that `elementwise_loss` recognizes
 
     def compile(self, step: Callable[..., R], *fixed: Any) -> Callable[..., R]:
         """``step(*fixed, …)`` with memory of its own: the second call with arguments of a kind is captured, later ones
@@ -87,7 +87,7 @@ class NumpyBackend(NumpyNumbers):
             add(f, args)
 
     def _give(self, *arrays: Array) -> None:
-        """Note which of a user's arrays are none of the step's."""
+        """Note those of a user's arrays that do not come from the step."""
         if self._running.tape is not None:
             self._running.tape.give(*arrays)
 
@@ -99,11 +99,6 @@ class NumpyBackend(NumpyNumbers):
         else:
             tape.do(f, *args)
 
-    def _writes(self) -> None:
-        """Note that what follows changes arrays that outlive the step."""
-        if self._running.tape is not None:
-            self._running.tape.wrote = True
-
     def _do_all(self, calls: Sequence[Call]) -> None:
         """The same for several calls of functions in C, with no Ctrl-C between them."""
         tape = self._running.tape
@@ -112,6 +107,11 @@ class NumpyBackend(NumpyNumbers):
                 run([(f, *args) for f, args in calls])
         else:
             tape.do_all(calls)
+
+    def _writes(self) -> None:
+        """Note that what follows changes arrays that outlive the step."""
+        if self._running.tape is not None:
+            self._running.tape.wrote = True
 
     def affine(self, x: Array, w: Array, b: Array | None = None) -> Array:
         if x.ndim < 2 or x.shape[:-2] != w.shape[:-2]:
@@ -247,7 +247,7 @@ class NumpyBackend(NumpyNumbers):
         return y
 
     def pack(self, parts: Sequence[Array], out: Array) -> Array:
-        """As specified; from the next step on, gradients from this step's arena are written in their place at once."""
+        """As specified. From the next step on, gradients that came from this step's arena are written to their place directly."""
         arena, vector = self._running.arena, real(out)
         shapes = [part.shape for part in parts]
         places = cuts(vector, shapes) if arena is None else arena.places(vector, shapes)
@@ -270,8 +270,10 @@ class NumpyBackend(NumpyNumbers):
         return loss, dz
 
     def _cross_entropy(self, z: Array, target: Array, scale: Array, loss: Array, dz: Array) -> None:
-        """For one matrix of logits (n, k), transposed if classes are few, so that what is per row is an element of a long
-        vector. A label that is no class costs nothing, as specified."""
+        """For one matrix of logits (n, k). If classes are few it is transposed, so that NumPy's loops are over samples.
+
+        A label that is no class costs nothing, as specified.
+        """
         (n, k), do, transposed = z.shape, self._do, z.shape[1] <= _FEW_CLASSES
         low, total, chosen, weight = np.empty((4, n), z.dtype)
         label, wrong = np.empty(n, np.int64), np.empty(n, np.bool_)

@@ -18,7 +18,7 @@ _FEW = 8  # columns: to copy rows so short takes NumPy several times as long as 
 
 
 class _Generator(threading.local):
-    """Each thread's Philox; setting its state takes a tenth of the time of a new one."""
+    """Each thread's Philox: to set its state takes a tenth of the time of making a new one."""
 
     philox: np.random.Philox | None = None
     state: Any = None
@@ -131,7 +131,7 @@ class NumpyNumbers(Backend):
         return self.permutes(index, n, [keys])[0]
 
     def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
-        """As specified. A round hashes one of few numbers, a side: of a long range it is looked up."""
+        """As specified. A round hashes a number below one of the `permutation.sides`: for a long range, from a table."""
         n, m = permutation.check_inside(np, index, n), len(index)
         count, side = max(len(keys), 1), max(permutation.sides(n))
         worth = m >= 16 * side and count * side <= BLOCK // 2  # tables that are read often, and fit a cache
@@ -209,7 +209,7 @@ def _looked_up(places: range, n: int, keys: Sequence[Any]) -> Array:
 
 
 def _through(l: Array, r: Array, steps: Array, out: Array | None = None) -> Array:
-    """The rounds ``steps`` of `permutation.permute`, without its walk. Places in a table are clipped: they are in it."""
+    """The rounds ``steps`` of `permutation.permute`, without its walk. All places are in the tables: "clip" is the fastest mode."""
     *rounds, left, right = steps
     found = np.empty_like(l)
     for j, hashes in enumerate(rounds):

@@ -100,8 +100,6 @@ def sides(n: int) -> tuple[int, int]:
     If a and b were odd, every round on Z_a x Z_b, and so their composition, would be an even permutation: half of all
     permutations would be impossible.
     """
-    if not 1 <= n <= 2**62:
-        raise ValueError(f"no permutation of range({n}): expected 1 <= n <= 2**62")
     root = isqrt(n)
     pairs = ((a, -(-n // a)) for a in range(max(root - min(root // 4, 1024), 1), root + 2))
     even = ((a, b + a * b % 2) for a, b in pairs)
@@ -127,8 +125,8 @@ def used_keys(keys: Sequence[int], n: int) -> Sequence[int]:
 def tables(xp: Any, n: int, keys: Sequence[Sequence[int]]) -> Array:
     """The rounds of several permutations as tables, (rounds + 2, keys, length) int64.
 
-    Round j adds to the ``j % 2``-th of the `sides` what its table has for the other. Sums are left as they are: no side
-    gets longer than the tables, which repeat. The last two have the parts of the result that follow from l and from r.
+    Of the pair (l, r), round j changes number ``j % 2``: it adds what its table has for the other. Sums are not reduced; the
+    tables repeat, and are long enough for the largest sum. The last two have the terms of the result that l and r contribute.
     """
     a, b = sides(n)
     used = xp.asarray([used_keys(each, n) for each in keys], dtype=xp.uint64).T[:, :, None]

@@ -45,7 +45,7 @@ def block_of(counter: Counter, start: int) -> tuple[tuple[int, int, int, int], i
 
 
 def rows_of(words: Array) -> tuple[int, int, int] | None:
-    """(rows, columns, distance of rows in words) of NumPy's or CuPy's uint64 words; None unless that says how they lie."""
+    """(rows, columns, distance of rows in words) of NumPy's or CuPy's uint64 words; None if they do not lie like that."""
     if words.ndim == 2 and words.strides[1] == 8 and words.strides[0] >= 0 and words.strides[0] % 8 == 0:
         return *words.shape, words.strides[0] // 8
     if words.ndim == 1 and words.strides[0] > 8 and words.strides[0] % 8 == 0:

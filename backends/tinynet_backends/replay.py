@@ -24,9 +24,9 @@ class Replay:
     """A tape to be replayed: ``run()``, once `takes` has accepted arrays and numbers like those it was captured with.
 
     ``calls`` are those of the tape, or what a backend made of them; ``places[n]`` are functions that put a new n-th
-    input where the calls read it. ``passing`` are the ids of buffers' memory (`whole_of`) that nobody reads after the last
-    call, ``returned`` those of the other buffers', with the bytes in use. ``several``, if a backend has set it, does what
-    `scan` says.
+    input where the calls read it. Of the step's buffers, ``passing`` has the ids of memory (`whole_of`) that nobody reads after
+    the last call, ``returned`` those of the rest, with the bytes in use. ``several``, if a backend has set it, does what `scan`
+    says.
     """
 
     def __init__(self, result: Any, inputs: Sequence[Any], buffers: Sequence[Array]) -> None:
@@ -146,7 +146,7 @@ class Compilation:
     def __init__(self, ops: Any, step: Callable[..., Any], fixed: tuple[Any, ...]) -> None:
         self.ops, self.step, self.fixed = ops, step, fixed
         self.arena = Arena(aligned)
-        # or why there is none; "" where it is still to be tried, or what the first capture was given
+        # by kind: its replay; or why there is none; or, before that is known, "" and then what the first capture was given
         self.replays: dict[Any, Replay | str | list[Any]] = {}
         self.latest: Replay | None = None
         self.quiet = copy_context()  # with floating-point warnings off: entering it is faster than np.errstate
@@ -208,6 +208,7 @@ class Compilation:
             running.arena, running.refusal = outer, refusal or running.refusal
 
     def _capture(self, kind: Any, args: tuple[Any, ...]) -> Any:
+        """Run a call on stand-ins, and keep what becomes of its tape."""
         tape = self.ops._running.tape = Tape()
         sources = [Source(n, a) for n, a in enumerate(args)]
         result, failed = None, False

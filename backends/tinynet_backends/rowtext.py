@@ -14,7 +14,7 @@ from tinynet_backends.tracing import Ref
 
 FEW = 8  # the length up to which a vector gets one variable per number
 _VIEWS = {"words", "part", "column", "halves", "take", "constant"}  # recomputed rather than stored
-KEPT = {"float64", "uint64", "int64"}
+KEPT = {"float64", "uint64", "int64"}  # kinds of numbers that buffers hold
 
 
 class Language(Protocol):
@@ -51,10 +51,6 @@ class Language(Protocol):
     def cast(self, kind: str, value: str) -> str:
         """A value as another kind; 'real' is the dtype of the samples."""
         ...
-
-    def either(self, a: str, b: str) -> str: ...
-
-    def both(self, a: str, b: str) -> str: ...
 
 
 class Writer:
@@ -176,11 +172,12 @@ class Writer:
         (x,), language = made.args, self.language
         self.text += [language.let(f"v{n}", "int64", "0"), language.let(f"top{n}", "float64", self.read(x))]
         self.text.append(language.let(f"new{n}", "float64", f"top{n}"))
-        nan = language.both(f"new{n} != new{n}", f"top{n} == top{n}")
+        either, both = language.spelled["logical_or"], language.spelled["logical_and"]
+        first_nan = both.format(f"(new{n} != new{n})", f"(top{n} == top{n})")
+        condition = either.format(f"(new{n} > top{n})", f"({first_nan})")
 
         def step(j: str) -> list[str]:
             larger = [language.put(f"v{n}", j), language.put(f"top{n}", f"new{n}")]
-            condition = language.either(f"new{n} > top{n}", nan)
             return [language.put(f"new{n}", self.read(x, j)), *language.when(condition, larger)]
 
         self._rest(x, step)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinynet_backends.exact import polynomial
+
 Array = Any
 
 # W. J. Cody, "Rational Chebyshev approximations for the error function", Math. Comp. 23 (1969), 631-637.
@@ -22,25 +24,17 @@ _Q = (1.0, 2.56852019228982242e0, 1.87295284992346725e0, 5.27905102951428412e-1,
 _ONE_OVER_SQRT_PI = 0.56418958354775628695
 
 
-def _ratio(x: Array, above: tuple[float, ...], below: tuple[float, ...]) -> Array:
-    """Quotient of two polynomials in ``x``, coefficients from the highest power down (Horner)."""
-    p, q = above[0] * x + above[1], below[0] * x + below[1]
-    for a in above[2:]:
-        p = p * x + a
-    for b in below[2:]:
-        q = q * x + b
-    return p / q
-
-
 def erf(xp: Any, x: Array) -> Array:
     """Error function of ``x`` (any shape), elementwise; relative error below 7e-16 in float64. NaN stays NaN."""
     a = xp.abs(x)
     small = xp.where(a <= 0.46875, x, xp.zeros_like(x))
-    near = x * _ratio(small * small, _A, _B)
+    square = small * small
+    near = x * (polynomial(square, _A) / polynomial(square, _B))
     bounded = xp.minimum(a, 6.0)  # erf(6) rounds to 1
     middle, far = xp.minimum(xp.maximum(a, 0.46875), 4.0), xp.maximum(bounded, 4.0)
     inverse_square = 1.0 / (far * far)
-    tail = (_ONE_OVER_SQRT_PI - inverse_square * _ratio(inverse_square, _P, _Q)) / far
-    tail = xp.where(a <= 4.0, _ratio(middle, _C, _D), tail)
+    ratio = polynomial(inverse_square, _P) / polynomial(inverse_square, _Q)
+    tail = (_ONE_OVER_SQRT_PI - inverse_square * ratio) / far
+    tail = xp.where(a <= 4.0, polynomial(middle, _C) / polynomial(middle, _D), tail)
     one_minus = 1.0 - xp.exp(-bounded * bounded) * tail
     return xp.where(a <= 0.46875, near, xp.where(x < 0, -one_minus, one_minus))

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def for_each(pieces: Sequence[T], do: Callable[[T], None]) -> None:
-    """``do(piece)`` for each, in any order, on as many threads as BLAS may use; a few hundred microseconds are lost by that.
+    """``do(piece)`` for each, in any order, on as many threads as BLAS may use, which takes a few hundred microseconds to begin.
 
     The threads have the caller's context: the backend in force, and what `numpy.errstate` ignores.
     """

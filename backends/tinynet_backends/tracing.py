@@ -180,7 +180,7 @@ set_operators(Symbol, lambda self, *call: self.recorder.do(*call), REFLECTED, PL
 
 
 class _Formula(tuple[Any, ...]):
-    """A formula as its function, what that reads, and the class and state of its object: where these are equal, so is it."""
+    """A formula as its function, what that reads, and the class and state of its object: with all of these, it is equal."""
 
     call: Callable[..., Any]
 
@@ -257,7 +257,7 @@ def _known(formula: Any, arrays: int, numbers: int) -> Trace | None:
     call = formula.call if isinstance(formula, _Formula) else formula
     try:
         return trace(call, arrays, numbers)
-    except (TypeError, AttributeError) as e:  # of a symbol that is asked for what only an array has, too
+    except (TypeError, AttributeError) as e:  # the latter where a symbol is asked for what only arrays have
         _log.debug("%r is computed as it stands: %s", call, e)
         return None
 

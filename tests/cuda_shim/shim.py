@@ -297,9 +297,6 @@ class ShimBackend(CupyBackend):
             raise RuntimeError("the current stream is capturing, so H2D transfers are disallowed")
         return made
 
-    def _address(self, a: Any) -> int:
-        return int(a.ctypes.data)
-
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         made = np.empty(shape, dtype)
         made.reshape(-1).view(np.uint8).fill(255)

@@ -1,8 +1,8 @@
 """Compiled functions that numba keeps on disk, each under a name that says what it was compiled from, and for what.
 
 Numba checks whether the file of a function has changed, but not those of the functions that it calls: after an edit of
-one of these it would load old code, and nobody would notice. It numbers the files of functions that have one name, such as
-a kernel for float32 and for float64: of two processes that write them at once, each may give its number to the other's code.
+one of these it would load old code, and nobody would notice. It numbers the files of functions that share a name, such as a
+kernel for float32 and for float64: if two processes write these at once, one may be loaded in the place of the other.
 """
 
 from __future__ import annotations

@@ -106,13 +106,13 @@ def words_at(real: Any) -> Body:
     return kernel
 
 
-ROOM = 16  # words before those that `drawn` has made: what it asks for them with
-SPARE = 4 + 4 * BLOCKS  # and behind them
+# Words around those that `drawn` makes: before them the arguments of its kernel, behind them what that makes too many.
+ROOM, SPARE = 16, 4 + 4 * BLOCKS
 
 
 @njit
 def drawn(at, first, rows, room):
-    """The address of the words of ``rows`` samples from the ``first`` of a batch on, which are made behind ``room``.
+    """Make the words of ``rows`` samples, from the ``first`` of a batch on, behind ``room``; returns their address.
 
     ``at`` is the address of [kernel, width, index, k0, k1, c0, c1, c2, c3, skip]: `words_at` and the address of the
     samples' numbers, or `words`, where the first block of the batch is, and how many of its words to leave out.

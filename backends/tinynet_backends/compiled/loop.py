@@ -1,10 +1,10 @@
 """The compiled loops: over the records of a program, and over parts of another thread's records.
 
-The pool is words that threads share. Each thread has a ticket: the end of the parts of the record in work that are its own,
-above, and the next of them, below, so that one atomic addition claims a part. They lie side by side, and are the same
-share of each record's parts, so that a thread finds in its core's cache what it wrote; one that has done its own takes
-others'. Another word counts the parts that are done, one the records so far, and one says whether a program is running:
-a helper may then have nothing to do for a while, and must not fall asleep.
+The pool is words that threads share. Each thread has adjacent parts of the current record, the same share as of every other
+record, so that it finds in its core's cache what it wrote; a thread that has finished its own parts takes those of others. Its
+ticket is a word: the next of its parts in the lower half, their end in the upper half, so one atomic addition claims a part.
+Another word counts the parts that are done, one the records so far, and one says whether a program is running: a helper may
+then have nothing to do for a while, and must not fall asleep.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _share_out(pool, kernel, args, parts):
 
 @njit
 def _work(pool, thread):
-    """Do the parts of a thread, then those of others that are left; one without any lets their owners begin."""
+    """Do the parts of a thread, then what is left of others'. A thread without parts waits first, so that their owners begin."""
     words = pointer(types.int64, pool)
     owners = words[_OWNERS]
     if thread >= owners:
@@ -62,11 +62,11 @@ def _work(pool, thread):
 def chain(at, part, parts):
     """All records with one share of their rows, then with the next.
 
-    The arguments are [shares, room, moves, changes, n, steps, table, moves …, changes …, n words of records]. A move is
-    a place among the records' words and the bytes of a share: what is there is an address in memory where every share of
-    a part lies where its first does, far from those of other cores. ``room`` has n words for each part. With ``steps``,
-    a share goes through the records that often; a change is a place among their words, for which a row of the table has
-    the word of a step.
+    The arguments are [shares, room, moves, changes, n, steps, table, moves …, changes …, n words of records]. ``room`` has n
+    words for each part, its copy of the records. A move is a place among the records' words, and the bytes of a share: the
+    address there is changed so that all shares of a part lie where its first one does, and stay in its core's cache. With
+    ``steps``, a share goes through the records that many times; a change is a place among their words whose value in each step
+    is in that step's row of the table.
     """
     head = pointer(types.int64, at)
     shares, moves, changes, n, steps = head[0], head[2], head[3], head[4], head[5]

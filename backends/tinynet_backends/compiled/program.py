@@ -29,9 +29,9 @@ from tinynet_backends.replay import Replay, offset_of, whole_of
 KERNEL = types.void(*[types.int64] * 3)
 _SHARE = 2**18  # bytes that a part of a chain goes through, about: its arrays then stay in a second-level cache
 TURNS = 4  # parts of a chain for each core: one that is slower, or has something else to do, does fewer of them
-_EARLY, _EVERY = 16, 2048  # steps from the first trial without helpers to the second; twice as many to each further one
+_EARLY, _EVERY = 16, 2048  # steps from the first trial to the second; then twice as many each time, up to the latter
 _TRIED = 6  # steps of a trial with helpers, and then as many without
-_UNUSED = 2  # the first steps of either, in which caches hold what another core needs
+_UNUSED = 2  # steps at the beginning of either that are not timed: data are still in the caches of other cores
 _LONG = 2e-3  # seconds of a program that are worth helpers anyway
 _SPINS = 20_000  # turns of about 40 ns that a worker waits for another program before it goes to sleep
 
@@ -39,8 +39,8 @@ _SPINS = 20_000  # turns of about 40 ns that a worker waits for another program 
 class Kernel:
     """A compiled kernel by its address, with its parts: ``kernel(*args)`` runs it at once, on arrays and numbers.
 
-    ``rows`` are the entries of its arrays' first axis, if it does with each of them the same, apart from the others: in
-    as many parts as divide them, a part writes its share of them, and reads its share of the arrays that have that axis.
+    ``rows`` is the length of its arrays' first axis if it treats the entries along that axis separately, else 0. If the number of
+    parts divides ``rows``, a part reads and writes only its own share of the arrays that have this axis.
     """
 
     __slots__ = ("address", "parts", "rows")
@@ -72,11 +72,11 @@ def _words(numbers: list[Any]) -> Any:
 def lower(calls: Sequence[Call], replay: Replay) -> None:
     """Give ``replay`` the calls of a tape, adjacent ones of kernels as one program.
 
-    Kernels that have rows of their own, of many networks, are chained: the cores do not wait for one another from kernel
-    to kernel, and each goes through all of them with a few networks at a time. If they are all of the tape, what nobody
-    reads afterwards lies at the same place for all networks of a part, and stays in a cache; and several steps are one
-    run, in which a core takes a few networks through all of the steps, then the next few. If one program without chains is
-    all of the tape, several steps are one run of its records, once for each step.
+    Kernels with the same rows, such as many networks, are chained: a core takes a few rows through all of them, then the next
+    few, and cores do not wait for one another from kernel to kernel. If the whole tape is one chain, what nobody reads
+    afterwards has the same place for all rows of a part, and stays in a cache; and several steps are one run, in which a core
+    takes a few rows through all steps. If the whole tape is one program without chains, several steps are one run of its
+    records, once for each step.
     """
     records, chains = _Records(), list(_chains(calls))
     for chain in chains:
@@ -207,7 +207,7 @@ class _Repeated(_Several):
 
 
 def _chains(calls: Sequence[Call]) -> Iterator[list[Call]]:
-    """The calls, those in one list of which each part can be done without waiting for the other parts."""
+    """The calls in lists: each part of the rows can go through all calls of a list without waiting for the other parts."""
     chain: list[Call] = []
     cuts: dict[int, int] = {}
     for call in calls:
@@ -227,9 +227,10 @@ def _chains(calls: Sequence[Call]) -> Iterator[list[Call]]:
 
 
 def _agree(cuts: dict[int, int], args: Sequence[Any], rows: int) -> bool:
-    """Whether all that lies in one piece of memory is cut into rows at the same places; ``cuts``: how, by memory.
+    """Whether these and earlier arguments divide each piece of memory into rows at the same places.
 
-    An array without the axis of rows is only read, which is well as long as no other call has its memory by rows.
+    ``cuts`` has the bytes from row to row, by the memory's id; 0 for an array without the axis of rows, which is only read: that
+    is safe as long as no call divides its memory.
     """
     for a in args:
         array = real(a)
@@ -396,7 +397,7 @@ class Machine:
         self._pool = np.zeros(loop.pool_size(self.cores), np.int64)
         self._pool[loop.THREADS] = self.cores
         self._address = self._pool.ctypes.data
-        # the first one's owner gets it again: it may still have it from a call that Ctrl-C ended
+        # the first is reentrant: a call that Ctrl-C ended may have left it locked by this thread
         self._busy, self._wake, self._counting = threading.RLock(), threading.Semaphore(0), threading.Lock()
         self._helpers = self._asleep = 0
 
@@ -417,7 +418,7 @@ class Machine:
                 self._helpers += 1
                 args = weakref.ref(self), self._helpers
                 threading.Thread(target=_helper, args=args, name="tinynet-helper", daemon=True).start()
-            self._pool[loop.RUNNING] = 1  # before it is asked who sleeps: whoever is about to looks at it
+            self._pool[loop.RUNNING] = 1  # before the sleeping are counted: a helper looks at it before it falls asleep
             with self._counting:
                 woken = min(self._asleep, allowed - 1)
                 self._asleep -= woken

@@ -6,33 +6,18 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from tinynet_backends.compiled.emit import SPELLED
 from tinynet_backends.rowtext import FEW, KEPT, Writer, tables
 from tinynet_backends.rowwise import Instruction, RowTrace, Table
 from tinynet_backends.tracing import Ref
 
-HEAD = '''"""A formula of samples as a kernel; written by tinynet_backends.compiled.samples, version 7."""
-
-import math
-
-import numpy as np
-from numba import float64, int64, types, uint32, uint64
-from tinynet_backends.compiled.exactly import arctan, cosine, half, log, normal, normals, sine
-from tinynet_backends.compiled.intrinsics import pointer
-from tinynet_backends.compiled.counters import ROOM, SPARE, drawn
-from tinynet_backends.compiled.kernels import share
-
-
-def make(real):
-    inf, nan = math.inf, math.nan
-
-    def kernel(at, part, parts):
-        w = pointer(types.int64, at)
-        x, y, room = pointer(real, w[2]), w[3], w[4] + 8 * part * w[5]
-        scratch = room + 8 * w[6]
-        float64s, uint64s, int64s = pointer(float64, scratch), pointer(uint64, scratch), pointer(int64, scratch)
-        table, sines, cosines, angles = w[7], pointer(float64, w[8]), pointer(float64, w[9]), pointer(float64, w[10])
-        lines, stream = pointer(float64, table), at + 8 * 11
-'''
+_SETUP = [  # from the kernel's words
+    "x, y, room = pointer(real, w[2]), w[3], w[4] + 8 * part * w[5]",
+    "scratch = room + 8 * w[6]",
+    "float64s, uint64s, int64s = pointer(float64, scratch), pointer(uint64, scratch), pointer(int64, scratch)",
+    "table, sines, cosines, angles = w[7], pointer(float64, w[8]), pointer(float64, w[9]), pointer(float64, w[10])",
+    "lines, stream = pointer(float64, table), at + 8 * 11",
+]
 _FIRST_TABLE = 21  # the word behind those
 _SHORT = 32  # numbers in a row: a loop over no more is unrolled by the compiler, and then not made of vectors
 
@@ -40,18 +25,15 @@ _SHORT = 32  # numbers in a row: a loop over no more is unrolled by the compiler
 class Numba:
     """Python as numba takes it; vectors are kept in a scratch row of each part."""
 
+    spelled = SPELLED | {
+        "remainder": "{} % {}", "bitwise_and": "{} & {}", "bitwise_or": "{} | {}", "bitwise_xor": "{} ^ {}",
+        "left_shift": "{} << {}", "right_shift": "{} >> {}", "log": "log({})", "sine": "sine({}, sines, cosines)",
+        "cosine": "cosine({}, sines, cosines)", "arctan": "arctan({}, {}, angles)", "normal": "normal({}, lines)",
+        "constant": "{}",
+    }  # fmt: skip
+
     def __init__(self, width: int | None) -> None:
         self.scratch, self.width = 0, width
-        self.spelled = {
-            "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}", "remainder": "{} % {}",
-            "bitwise_and": "{} & {}", "bitwise_or": "{} | {}", "bitwise_xor": "{} ^ {}", "left_shift": "{} << {}",
-            "right_shift": "{} >> {}", "negative": "-{}", "abs": "abs({})", "floor": "np.floor({})",
-            "sqrt": "math.sqrt({})", "maximum": "{0} if ({0} >= {1}) | ({0} != {0}) else {1}",
-            "minimum": "{0} if ({0} <= {1}) | ({0} != {0}) else {1}", "less": "{} < {}", "less_equal": "{} <= {}",
-            "greater": "{} > {}", "greater_equal": "{} >= {}", "equal": "{} == {}", "not_equal": "{} != {}",
-            "where": "{1} if {0} else {2}", "constant": "{}", "log": "log({})", "sine": "sine({}, sines, cosines)",
-            "cosine": "cosine({}, sines, cosines)", "arctan": "arctan({}, {}, angles)", "normal": "normal({}, lines)",
-        }  # fmt: skip
 
     def let(self, name: str, kind: str, value: str) -> str:
         return f"{name} = {kind}({value})" if kind == "int64" else f"{name} = {value}"
@@ -80,12 +62,6 @@ class Numba:
 
     def cast(self, kind: str, value: str) -> str:
         return f"{kind}({value})"
-
-    def either(self, a: str, b: str) -> str:
-        return f"({a}) | ({b})"
-
-    def both(self, a: str, b: str) -> str:
-        return f"({a}) & ({b})"
 
 
 class _Rows(Writer):
@@ -133,8 +109,8 @@ class _Rows(Writer):
         self.long += [f"for j in range({width} * (last - first)):", f"    {target} = {value}"]
 
     def even(self, value: Ref | Table | str) -> bool:
-        """Whether a vector is made of the words of its row, place by place and of all of them: the vectors of all rows in a
-        tile are then one, over which a loop pays where those over a row are short."""
+        """Whether a vector is made of all words of its row, each number of one word and in their order: the vectors of all rows in
+        a tile are then one long vector, and a loop over that is faster than a short loop over each row."""
         if not isinstance(value, Ref):
             return isinstance(value, str)
         made = self.trace.instructions[value.number]
@@ -164,15 +140,15 @@ class _Rows(Writer):
 
 
 def lines(trace: RowTrace) -> tuple[list[str], bool, int, int]:
-    """The body of a kernel, whether it keeps a normal number for each word of a tile, and the other numbers it keeps: for a
-    row at a time, and for each of a tile."""
+    """The body of a kernel; whether it keeps a normal number for each word of a tile; and how many other numbers it keeps,
+    for one row at a time and for each row of a tile."""
     language = Numba(trace.instructions[0].width)
     written = _Rows(trace, language)
     named, width = trace.instructions[trace.target.number].width is None, language.width
     normal = [f"    normals(first_word, table, tile, {width} * (last - first))"] if written.tiled else []
     made = [(n, trace.instructions[n], before) for n, before in written.made.items()]
     return [
-        "labels = pointer(int64, y)" if named else "targets = pointer(real, y)",
+        *_SETUP, "labels = pointer(int64, y)" if named else "targets = pointer(real, y)",
         *[f"t{n} = pointer(float64, w[{_FIRST_TABLE + n}])" for n in tables(trace)],
         *[f"made{n} = pointer({i.kind}, scratch + 8 * ({language.scratch} + {before} * w[1]))" for n, i, before in made],
         f"tile = room + 8 * (ROOM + {width} * w[1] + SPARE)", "normal_words = pointer(float64, tile)",

@@ -10,15 +10,16 @@ from numba.core import cgutils
 from tinynet_backends import exact, philox
 from tinynet_backends.compiled.intrinsics import has, instructions
 
-# Blocks that Philox makes at once: two vectors, since one alone waits for its own products, and beside them, where vectors
-# leave time for it, a few scalars, which have a unit of the processor to themselves.
+# Blocks that Philox makes at once: two vectors, since one alone waits for its own products, and with AVX-512 a few scalars
+# beside them, whose products are made by a unit of the processor that vectors do not use.
 LANES, VECTORS, SINGLE = 8, 2, 4 if has("avx512f") else 0
 BLOCKS = VECTORS * LANES + SINGLE
 NORMALS = 8
 PAIRS = 16  # of numbers of 32 bits, in a round of a Feistel network
 # Products of 32-bit halves, several an instruction, beat the processor's own of 64 bits from AVX2 on.
 WIDE = has("avx2")
-_FUSED = has("avx512ifma") and has("avx512dq")  # those of 52 bits with a sum, and the lower halves of those of 64
+# Products of 52 bits that are added to a sum, and the lower halves of those of 64 bits.
+_FUSED = has("avx512ifma") and has("avx512dq")
 
 _WORD, _PLACE = ir.IntType(64), ir.IntType(32)
 _VECTOR = ir.VectorType(_WORD, LANES)

@@ -13,10 +13,10 @@ from typing import Any
 
 from tinynet_backends.backend import Array, DenseLayer, Gradients
 from tinynet_backends.cuda.operations import Sum
-from tinynet_backends.cuda.plan import ALIGNED, PIECES, SIZES, STORED, Epilogue
+from tinynet_backends.cuda.plan import PIECES, STORED, Epilogue, padded
 from tinynet_backends.tracing import traced
 
-_HALF, _ROW = STORED["bfloat16"], ALIGNED // SIZES["bfloat16"]
+_HALF = STORED["bfloat16"]
 
 
 def _relu(xp: Any, x: Array) -> Array:
@@ -126,7 +126,7 @@ class Chain(Pass):
             if n == last and self.through:
                 b = y = None
             elif n == last and self.half:
-                dz = self.ops.empty((len(dy), wide(dy.shape[1])), _HALF)
+                dz = self.ops.empty((len(dy), padded(dy.shape[1])), _HALF)
             elif n == last:
                 dz = dy if y is None else self.ops.empty(dy.shape, self.real)
             (i, o), x = w.shape, self.inputs[n]
@@ -157,10 +157,10 @@ class Chain(Pass):
         """``out = x @ w + b``, with ``relu`` not below 0; False if cublasLt cannot. ``x`` and ``w`` may be padded."""
         if w.shape[1] == out.shape[1]:
             return self.products.product(x, w, _epilogue(b, relu), b, out=out) is not None
-        padded = self.ops.empty((len(x), w.shape[1]), out.dtype)
-        if self.products.product(x, w, out=padded) is None:
+        wide = self.ops.empty((len(x), w.shape[1]), out.dtype)
+        if self.products.product(x, w, out=wide) is None:
             return False
-        self.ops.unpadded(padded, b, relu, out)
+        self.ops.unpadded(wide, b, relu, out)
         return True
 
     def _operand(self, a: Array, lo: int) -> Array:
@@ -173,7 +173,7 @@ class Chain(Pass):
 
     def _beside_one_another(self, a: Array) -> Array:
         """Memory for the pieces (3, n, k) of a matrix, which are neighbours in each row."""
-        return self.ops.empty((len(a), self.pieces, wide(a.shape[1])), _HALF).swapaxes(0, 1)
+        return self.ops.empty((len(a), self.pieces, padded(a.shape[1])), _HALF).swapaxes(0, 1)
 
     def _along_rows(self, a: Array) -> Array:
         """An operand with its pieces as rows: those of a row are neighbours in memory."""
@@ -187,20 +187,20 @@ class Chain(Pass):
         """The input, weights, and biases of all but the last layer, in bfloat16 and padded."""
         weights = [layer.w for layer in self.layers]
         arrays = [*weights, *(b for b in biases[:-1] if b is not None)]
-        rounded_x = self.ops.empty((len(x), wide(x.shape[1])), _HALF)
-        together, results = [], []
+        rounded_x = self.ops.empty((len(x), padded(x.shape[1])), _HALF)
+        pairs = []
         if x.flags.c_contiguous:
-            together, results = [x], [rounded_x]
+            pairs.append((x, rounded_x))
         else:
             self.ops.rounded(x, rounded_x)
         rounded = []
         for a in arrays:
             made = self.ops.operand_of(a)
             if made is None:
-                made = self.ops.empty(tuple(map(wide, a.shape)), _HALF)
-                together, results = [*together, a], [*results, made]
+                made = self.ops.empty(tuple(map(padded, a.shape)), _HALF)
+                pairs.append((a, made))
             rounded.append(made)
-        self.ops.rounded_together(together, results)
+        self.ops.rounded_together(pairs)
         rest = iter(rounded[len(weights) :])
         inner: list[Array | None] = [None if b is None else next(rest) for b in biases[:-1]]
         return rounded_x, rounded[: len(weights)], [*inner, biases[-1]]
@@ -209,7 +209,7 @@ class Chain(Pass):
         """The input, weights, and transposed weights in pieces; not those of the first layer if nothing needs them."""
         weights = [layer.w for layer in self.layers]
         first = 0 if self.need_dx else 1
-        stacked = [self.ops.empty((self.pieces, *map(wide, w.shape)), _HALF) for w in weights]
+        stacked = [self.ops.empty((self.pieces, *map(padded, w.shape)), _HALF) for w in weights]
         beside = [self._beside_one_another(a) for a in (x, *weights[first:])]
         arrays, lo = [*weights, x, *weights[first:]], [1] * len(stacked) + [0] * len(beside)
         self.ops.split(arrays, stacked + beside, lo)
@@ -220,11 +220,6 @@ class Chain(Pass):
 def _in_rows(pieces: Array) -> Array:
     """Pieces (3, n, k) that are neighbours in each row, as one matrix (n, 3 k)."""
     return pieces.swapaxes(0, 1).reshape((pieces.shape[1], -1))
-
-
-def wide(k: int) -> int:
-    """A padded width."""
-    return k + -k % _ROW
 
 
 def _epilogue(b: Array | None, relu: bool) -> int:

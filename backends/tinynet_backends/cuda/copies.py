@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from tinynet_backends.backend import Array
-from tinynet_backends.cuda.plan import ALIGNED, SIZES
-
-_ROW = ALIGNED // SIZES["bfloat16"]
+from tinynet_backends.cuda.plan import padded
 
 
 class Copies:
@@ -30,7 +28,7 @@ class Copies:
     def operand(self, w: Array) -> Array | None:
         """The copy of ``w`` (i, o) or (o,), as an operand of products; None if that would have to be aligned or padded."""
         number, start = self._place(w)
-        if number < 0 or any(size % _ROW for size in (start, *w.shape)):
+        if number < 0 or any(size != padded(size) for size in (start, *w.shape)):
             return None
         if number not in self._made and w.ndim == 2:  # a bias alone is not worth it
             self._made[number] = self._make(self._vectors[number])

@@ -45,6 +45,9 @@ class CudaDevice(Backend):
         self._running = graph.ThreadState()
         self._strategies = strategies.Strategies(products.choices)
 
+    def _address(self, a: Array) -> int:
+        return int(self._runtime.address(a))
+
     def _here(self) -> AbstractContextManager[Any]:
         """A context in which the device is the current one."""
         raise NotImplementedError
@@ -57,14 +60,9 @@ class CudaDevice(Backend):
         own, running = _Own(self.empty), self._running
 
         def begun(*args: Any) -> R:
-            before = running.arena, running.constants, running.copies
-            running.arena, running.constants = own.arena.rewind(), own.constants
-            if running.copies is None and running.undisturbed:
-                running.copies = self._copies(fixed)
-            try:
+            copies = self._copies(fixed) if running.copies is None and running.undisturbed else running.copies
+            with self._within(own.arena.rewind(), own.constants, copies):
                 return step(*args)
-            finally:
-                running.arena, running.constants, running.copies = before
 
         return _Step(self, graph.Compiled(self._runtime, self._running, begun, fixed, self._joined))
 
@@ -95,7 +93,7 @@ class CudaDevice(Backend):
             return copy
 
         vectors = [a for a in fixed if self._runtime.owns(a) and a.ndim == 1 and a.dtype.name == "float32"]
-        copies = Copies([a for a in vectors if a.flags.c_contiguous], self._runtime.address, made)
+        copies = Copies([a for a in vectors if a.flags.c_contiguous], self._address, made)
         if recording is not None:
             recording.copies = copies
         return copies
@@ -116,7 +114,7 @@ class CudaDevice(Backend):
 
     def _launch(self, source: Source, kernel: str, blocks: int, row: int, *args: Any, shared: int = 0) -> None:
         if self._running.recording is not None:
-            places = tuple(self._runtime.address(a) if _is_array(a) else a for a in args)
+            places = tuple(self._address(a) if _is_array(a) else a for a in args)
             self._running.recording.launches.append(Launch(source, kernel, blocks, row, places, shared))
         self._run(source, kernel, blocks, row, *args, shared=shared)
 
@@ -186,12 +184,16 @@ class CudaDevice(Backend):
         with self._here():
             return strategies.through(self, x, layers, need_dx)
 
-    @contextmanager
-    def outside_step(self) -> Iterator[None]:
+    def outside_step(self) -> AbstractContextManager[None]:
         """A context for work that is not part of a step: it gets memory of its own."""
+        return self._within(None, None, None)
+
+    @contextmanager
+    def _within(self, arena: Arena | None, constants: dict[Any, Array] | None, copies: Copies | None) -> Iterator[None]:
+        """A context in which these are what the running step has."""
         running = self._running
         before = running.arena, running.constants, running.copies
-        running.arena = running.constants = running.copies = None
+        running.arena, running.constants, running.copies = arena, constants, copies
         try:
             yield
         finally:
@@ -239,19 +241,19 @@ class CudaDevice(Backend):
 
     def _lies_at(self, part: Array, place: Array) -> bool:
         alike = part.dtype == place.dtype and part.flags.c_contiguous
-        return bool(alike and self._runtime.address(part) == self._runtime.address(place))
+        return bool(alike and self._address(part) == self._address(place))
 
     def _move(self, arena: Arena, parts: Sequence[Array], out: Array) -> None:
         """From the next call on, give the packed gradients the places of their parts in ``out``."""
         starts = [*accumulate((part.size for part in parts), initial=0)]
-        firsts = {self._runtime.address(part): n for n, part in reversed([*enumerate(parts)])}
+        firsts = {self._address(part): n for n, part in reversed([*enumerate(parts)])}
         for buffer in [*arena.gradients]:
-            first = firsts.get(self._runtime.address(buffer))
+            first = firsts.get(self._address(buffer))
             if first is None or buffer.dtype != out.dtype or not self._divided(buffer, parts[first:]):
                 continue
             place = out[starts[first] : starts[first] + buffer.size].reshape(buffer.shape)
             # an unaligned result, unless a single number, would be computed differently and have other bits
-            if not self._lies_at(buffer, place) and (self._runtime.address(place) % ALIGNED == 0 or not buffer.ndim):
+            if not self._lies_at(buffer, place) and (self._address(place) % ALIGNED == 0 or not buffer.ndim):
                 arena.move(buffer, place)
 
     def _divided(self, buffer: Array, parts: Sequence[Array]) -> bool:

@@ -22,12 +22,13 @@ from tinynet_backends.arena import cuts
 from tinynet_backends.backend import Array, DenseLayer, Gradients
 from tinynet_backends.cuda import chain, emit
 from tinynet_backends.cuda.operations import THREADS, Sum
+from tinynet_backends.cuda.plan import padded
 from tinynet_backends.cuda.source import REAL, Source, read, whole
 from tinynet_backends.tracing import Ref, Trace, traced
 
 MOST = 16  # layers, as in kernels/layers.cuh
 _CHUNKS = 256  # chunks of rows, and so blocks, at most
-_ALONE = 128  # where each has a multiprocessor for itself
+_ALONE = 128  # the same if a block has a multiprocessor for itself
 _TILES = (16, 32, 64)  # rows of a tile
 _REGISTERS = 200  # of a thread, for what `kernels/warps.cuh` holds in them
 _WORTH = 1 << 20  # parameters times rows, from which on kernels are compiled for sizes
@@ -86,12 +87,22 @@ class Work:
         """The layers after the first ``front``, in tiles of ``tile`` rows, or fewer if there are fewer."""
         # they also do a chain's last pass over memory; in bfloat16, only if nothing has to be padded
         relu = front > 0 and self.formulas[front - 1] == chain.RELU and set(self.formulas[:front]) <= {None, chain.RELU}
-        relu = relu and (self.operands != "bf16" or chain.wide(self.widths[front]) == self.widths[front])
+        relu = relu and (self.operands != "bf16" or padded(self.widths[front]) == self.widths[front])
         behind = replace(
             self, widths=self.widths[front:], biases=self.biases[front:], formulas=self.formulas[front:],
             need_dx=self.need_dx or front > 0, tile=tile, before=1 + self.biases[front - 1] if relu else 0,
         )  # fmt: skip
         return behind if behind.in_registers else replace(behind, tile=min(tile, _up(self.n)))
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[Trace, Trace], ...]:
+        """The different formulas and their derivatives, which kernels number from 1."""
+        return tuple(dict.fromkeys(pair for pair in self.formulas if pair is not None))
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """For each layer, the number of its formula, 0 for none."""
+        return [0 if pair is None else 1 + self.pairs.index(pair) for pair in self.formulas]
 
     @cached_property
     def blocks(self) -> tuple[int, ...]:
@@ -241,11 +252,10 @@ def _source(name: str, pairs: Sequence[tuple[Trace, Trace]], dtype: str, operand
 @lru_cache(maxsize=1024)
 def for_sizes(work: Work) -> Source:
     """The same for layers of these sizes only, whose rows stay in registers if they can (`kernels/warps.cuh`)."""
-    pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
     numbers = {"COUNT": len(work.biases), "THROUGH": int(work.need_dx), "TILE": work.tile}
     tables = {
         "WIDTH": work.widths,
-        "FORMULA": [0 if pair is None else 1 + pairs.index(pair) for pair in work.formulas],
+        "FORMULA": work.numbers,
         "OF_INPUT": map(int, work.of_input),
         "BIASED": map(int, work.biases),
     }
@@ -254,7 +264,7 @@ def for_sizes(work: Work) -> Source:
     lines = [f"#define {name} {number}" for name, number in numbers.items()]
     lines += [f"constexpr int {name}[] = {{{', '.join(map(str, table))}}};" for name, table in tables.items()]
     name = "warps.cuh" if work.in_registers else "fused.cuh"
-    return _source(name, pairs, work.dtype, work.operands, "\n".join([*lines, ""]))
+    return _source(name, work.pairs, work.dtype, work.operands, "\n".join([*lines, ""]))
 
 
 class Fused(chain.Pass):
@@ -262,16 +272,19 @@ class Fused(chain.Pass):
 
     def __init__(self, ops: Any, work: Work, layers: Sequence[DenseLayer]) -> None:
         self.ops, self.work = ops, work
-        pairs = [*dict.fromkeys(pair for pair in work.formulas if pair is not None)]
         worth = work.in_registers or work.alone or work.n * work.p >= _WORTH
-        self.source = for_sizes(work) if worth else kernels(tuple(pairs), work.dtype, work.operands)
+        self.source = for_sizes(work) if worth else kernels(work.pairs, work.dtype, work.operands)
         argument = np.zeros((), _LAYERS)
-        for k, (w, b, *_) in enumerate(layers):
-            pair = work.formulas[k]
-            argument["w"][k], argument["b"][k] = ops._address(w), 0 if b is None else ops._address(b)
-            argument["kept"][k], argument["of_input"][k] = work.kept[0][k], work.of_input[k]
-            argument["f"][k] = 0 if pair is None else 1 + pairs.index(pair)
-        argument["width"][: len(work.widths)] = work.widths
+        tables: dict[str, Sequence[int]] = {
+            "w": [ops._address(w) for w, *_ in layers],
+            "b": [0 if b is None else ops._address(b) for _, b, *_ in layers],
+            "f": work.numbers,
+            "kept": work.kept[0],
+            "of_input": work.of_input,
+            "width": work.widths,
+        }
+        for name, values in tables.items():
+            argument[name][: len(values)] = values
         argument["count"] = len(layers)
         self.argument = argument
 

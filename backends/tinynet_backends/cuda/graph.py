@@ -277,14 +277,11 @@ class _Compilation:
         self._fill(captured.inputs, arrays)
         if numbers:
             self.runtime.send(captured.numbers, numbers)
-        running = self.running
-        if running.latest is not captured:
+        if self.running.latest is not captured:
             for do in captured.before:
                 do()
-        running.latest = None
         self.runtime.launch(captured.graph)
-        if running.undisturbed:
-            running.latest = captured
+        self.running.latest = captured if self.running.undisturbed else None
 
 
 def _same(some: list[Array], others: list[Array]) -> bool:

@@ -28,9 +28,9 @@ _INDICES = {
 
 
 class Launch(NamedTuple):
-    """What `CudaOperations._launch` is called with, but for arrays, of which there are the addresses.
+    """The arguments of a call of `CudaOperations._launch`, with addresses in the place of arrays.
 
-    A graph's memory is used again as soon as an array in it is of no more use: arrays kept here would take that of all steps.
+    While a graph is captured, memory is used again as soon as nobody has the array in it: arrays kept here would need more.
     """
 
     source: Source
@@ -61,7 +61,7 @@ class _Code(NamedTuple):
 
 
 class _Body(NamedTuple):
-    """What launches have in common that differ in words of the table."""
+    """What launches share that differ in words of the table alone."""
 
     code: _Code
     kernel: str

@@ -12,7 +12,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from tinynet_backends.cuda.plan import Layout, Plan
@@ -196,14 +196,10 @@ class Problem:
             )  # fmt: skip
 
 
-_found: list[Library] = []
-
-
+@cache
 def library() -> Library:
     """cublasLt from the CUDA wheels or the toolkit; OSError if there is neither."""
-    if not _found:
-        _found.append(Library(_load()))
-    return _found[0]
+    return Library(_load())
 
 
 def _load() -> Any:

@@ -123,17 +123,16 @@ class CudaOperations(Backend):
         sizes = (np.int64(n) for n in (*x.shape, *(s // 4 for s in x.strides), *out.shape))
         self._launch(load("round", x.dtype), "round_rows", *_threads(_lines(*out.shape)), *sizes, x, out)
 
-    def rounded_together(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
-        """`rounded` of vectors and matrices in C order, up to 32 per launch."""
-        for first in range(0, len(arrays), _ROUNDED):
+    def rounded_together(self, pairs: Sequence[tuple[Array, Array]]) -> None:
+        """`rounded` of pairs of vectors or matrices in C order, up to 32 per launch."""
+        for first in range(0, len(pairs), _ROUNDED):
             argument = np.zeros((), _ARRAYS_ARGUMENT)
-            pairs = [*zip(arrays[first : first + _ROUNDED], out[first : first + _ROUNDED], strict=True)]
-            for n, (x, y) in enumerate(pairs):
+            for n, (x, y) in enumerate(pairs[first : first + _ROUNDED]):
                 argument["from"][n], argument["to"][n] = self._address(x), self._address(y)
                 argument["n"][n], argument["k"][n] = (1, *x.shape)[-2:]
                 argument["high"][n], argument["wide"][n] = (1, *y.shape)[-2:]
                 argument["pieces"][n] = -(-_lines(*(1, *y.shape)[-2:]) // THREADS)
-            pieces, source = argument["pieces"].sum(), load("round", arrays[0].dtype)
+            pieces, source = argument["pieces"].sum(), load("round", pairs[0][0].dtype)
             self._launch(source, "round_arrays", min(int(pieces), _BLOCKS), THREADS, pieces, argument)
 
     def split(self, arrays: Sequence[Array], out: Sequence[Array], lo: Sequence[int]) -> None:
@@ -490,7 +489,7 @@ def _number(number: Any, kind: Any) -> tuple[Any, Any]:
 
 
 def _lines(high: int, wide: int) -> int:
-    """8 bytes of bfloat16, and the same of the rows below, of a (high, wide) matrix, as in kernels/round.cu."""
+    """Items of work in a (high, wide) matrix of bfloat16: 8 bytes of each of `_LINES` rows, as in kernels/round.cu."""
     return -(-high // _LINES) * -(-wide // 4)
 
 

@@ -25,6 +25,11 @@ OPERANDS = {
 PIECES = 3  # with precision bf16x3: see kernels/round.cu
 
 
+def padded(k: int, dtype: str = "bfloat16") -> int:
+    """The width to which rows of k numbers are padded, so that each begins at an aligned address."""
+    return k + -k % (ALIGNED // SIZES[dtype])
+
+
 class Epilogue(IntFlag):
     """What is done to the product before it is stored; the values of cublasLtEpilogue_t."""
 
@@ -51,7 +56,7 @@ class Layout:
 
     def padded(self, dtype: str) -> Layout:
         """The layout of a copy: matrices one after another, every column aligned."""
-        ld = _up(self.rows, ALIGNED // SIZES[dtype])
+        ld = padded(self.rows, dtype)
         return replace(self, dtype=dtype, ld=ld, stride=ld * self.cols if self.stride else 0)
 
     @property
@@ -126,7 +131,7 @@ def plan(x: Array, w: Array, out: Array, precision: str = "float32", epilogue: i
     if pieces > 1:
         if epilogue & Epilogue.SUM_A:
             return None  # hi would be counted twice
-        k = pieces * _up(k, ALIGNED // SIZES[kind])
+        k = pieces * padded(k, kind)
         a, b = _longer(a, k, transpose_a), _longer(b, k, not transpose_b)
     alignments = tuple(
         ALIGNED if copy else _alignment(operand, layout)
@@ -200,7 +205,3 @@ def _even(shape: Sequence[int], strides: Sequence[int], axes: Sequence[int]) -> 
 def _alignment(array: Array, layout: Layout) -> int:
     step = layout.stride * SIZES[layout.dtype]
     return min(array.alignment, step & -step or ALIGNED)
-
-
-def _up(n: int, to: int) -> int:
-    return -(-n // to) * to

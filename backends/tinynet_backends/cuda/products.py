@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
 from tinynet_backends.backend import Array
 from tinynet_backends.cuda import plan as plans
 from tinynet_backends.cuda.lt import Algorithm
@@ -96,9 +97,9 @@ class Products:
         planned = self.planned(x, w, epilogue, out)
         if planned is None:
             return None
-        if bias is not None and not self._in_words(bias):
+        if bias is not None and not self._is_aligned(bias):
             bias = None if planned.epilogue & Epilogue.SUM_A else bias.copy()
-            if bias is None or not self._in_words(bias):
+            if bias is None or not self._is_aligned(bias):
                 return None
         if out is None:
             out = self.runtime.empty((*_axes(x, w), x.shape[-2], w.shape[-1]), kind)
@@ -108,7 +109,7 @@ class Products:
         self._execute(ready, x, w, out, bias)
         return out
 
-    def _in_words(self, bias: Array) -> bool:
+    def _is_aligned(self, bias: Array) -> bool:
         """Whether each row is aligned: kernels may access a bias 16 bytes at a time, and cublasLt cannot be asked for others."""
         rows = bias.shape[-1] * bias.itemsize if bias.ndim > 1 else 0
         return bool(bias.flags.c_contiguous and (self.runtime.address(bias) | rows) % plans.ALIGNED == 0)
@@ -204,8 +205,6 @@ class Products:
 
 def _axes(x: Array, w: Array) -> tuple[int, ...]:
     """Leading axes of a product."""
-    import numpy as np
-
     return np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
 
 

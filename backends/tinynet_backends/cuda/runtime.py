@@ -172,16 +172,16 @@ class Runtime:
         if not event.done:
             event.synchronize()
 
-    def copy_from_pinned(self, to: Array, host: Any, stream: Any = None) -> None:
-        to.data.copy_from_host_async(host.ctypes.data, host.nbytes, stream or self.cp.cuda.get_current_stream())
+    def copy_from_pinned(self, to: Array, host: Any, stream: Any) -> None:
+        to.data.copy_from_host_async(host.ctypes.data, host.nbytes, stream)
 
     # Clock and names -------------------------------------------------------------------------------------------------
 
     def seconds(self, run: Callable[[], None]) -> float:
         """Seconds that the device takes for ``run``: the minimum of a few runs after a warm-up.
 
-        Short work is launched as a graph, as in a step: otherwise it takes as long as the host needs to queue it. If there
-        is no memory for a graph beside what the main pool has taken, it does.
+        Short work is launched as a graph, as in a step: otherwise the host's time to queue it is measured. It is, if the main
+        pool has left no memory for a graph.
         """
         run()
         once = self._least(run, 1)

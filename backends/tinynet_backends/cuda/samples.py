@@ -28,14 +28,15 @@ _DEFINED = {
 class Cuda:
     """CUDA C++; vectors are stored in local arrays."""
 
+    spelled = SPELLED | {
+        "remainder": "remainder_of({}, {})", "bitwise_and": "{} & {}", "bitwise_or": "{} | {}", "bitwise_xor": "{} ^ {}",
+        "left_shift": "{} << {}", "right_shift": "{} >> {}", "abs": "magnitude({})", "log": "logarithm({})",
+        "sine": "sine({}, sines, cosines)", "cosine": "cosine({}, sines, cosines)", "arctan": "arctan({}, {}, angles)",
+        "normal": "normal({}, lines)", "constant": "{}",
+    }  # fmt: skip
+
     def __init__(self) -> None:
         self.short = True  # whether there is little work beside the features
-        self.spelled = SPELLED | {
-            "remainder": "remainder_of({}, {})", "bitwise_and": "{} & {}", "bitwise_or": "{} | {}", "bitwise_xor": "{} ^ {}",
-            "left_shift": "{} << {}", "right_shift": "{} >> {}", "abs": "magnitude({})", "log": "logarithm({})",
-            "sine": "sine({}, sines, cosines)", "cosine": "cosine({}, sines, cosines)", "arctan": "arctan({}, {}, angles)",
-            "normal": "normal({}, lines)", "constant": "{}",
-        }  # fmt: skip
 
     def let(self, name: str, kind: str, value: str) -> str:
         return f"{_TYPES[kind]} {name} = {value};"
@@ -80,12 +81,6 @@ class Cuda:
 
     def cast(self, kind: str, value: str) -> str:
         return f"(({_TYPES[kind]})({value}))"
-
-    def either(self, a: str, b: str) -> str:
-        return f"({a}) || ({b})"
-
-    def both(self, a: str, b: str) -> str:
-        return f"({a}) && ({b})"
 
 
 def parts(trace: RowTrace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from math import inf
 from statistics import median
 from typing import Any
 
-from tinynet_backends.cache import cache_folder
+from tinynet_backends.cache import cache_folder, replace_file
 from tinynet_backends.cuda.plan import Plan
 
 _log = logging.getLogger("tinynet")
@@ -69,13 +68,7 @@ class Choices:
     def _write(self) -> None:
         choices = dict(sorted(self._known.items()))
         content = {"format": _FORMAT, "machine": self.machine, "sum": _sum(choices), "choices": choices}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")  # two devices may be of one kind
-        try:
-            draft.write_text(json.dumps(content, indent=0), "utf-8")
-            os.replace(draft, self.path)
-        finally:
-            draft.unlink(missing_ok=True)
+        replace_file(self.path, json.dumps(content, indent=0).encode())
 
 
 def _sum(choices: Any) -> str:
@@ -85,7 +78,7 @@ def _sum(choices: Any) -> str:
 def timed(runs: Sequence[Callable[[], None]], seconds: Callable[[Callable[[], None]], float]) -> dict[int, float]:
     """The seconds of each of ``runs``, by index, without those that fail; infinite for one that lacks memory.
 
-    MemoryError if none is left, and not because of the device: later there may be memory enough.
+    MemoryError if those that do not fail all lack memory: later there may be enough.
     """
     times: dict[int, float] = {}
     failed: RuntimeError | None = None
