@@ -37,6 +37,7 @@ def sigmoid(z):
 CASES = [
     ("accuracy", Z, LABELS, lambda m, w: m.accuracy_score(LABELS, Z.argmax(1), sample_weight=w)),
     ("accuracy", LOGIT, BINARY, lambda m, w: m.accuracy_score(BINARY, LOGIT > 0, sample_weight=w)),
+    ("accuracy", LOGIT, 0.05 + 0.9 * BINARY, lambda m, w: m.accuracy_score(BINARY, LOGIT > 0, sample_weight=w)),
     ("accuracy", Z, np.eye(K)[LABELS], lambda m, w: m.accuracy_score(LABELS, Z.argmax(1), sample_weight=w)),
     ("log_loss", Z, LABELS, lambda m, w: m.log_loss(LABELS, softmax(Z), sample_weight=w)),
     ("log_loss", LOGIT, BINARY, lambda m, w: m.log_loss(BINARY[:, 0], sigmoid(LOGIT[:, 0]), sample_weight=w)),

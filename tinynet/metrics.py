@@ -56,10 +56,13 @@ def _rows(y: Array, weight: Array | None, ops: Backend) -> Array:
 
 
 def _decide(y: Array, target: Array, ops: Backend) -> tuple[Array, Array]:
-    """Predicted and true labels (n,) int64. One output column is a logit (or a margin): positive means class 1."""
+    """Predicted and true labels (n,) int64. One output column is a logit (or a margin): positive means class 1.
+
+    A target of one column, 0 or -1 and 1, or a probability, is class 1 above 1/2.
+    """
     xp = ops.xp
     if y.shape[-1] == 1:
-        return xp.astype(y[:, 0] > 0, xp.int64), xp.astype(xp.reshape(target, (-1,)) > 0, xp.int64)
+        return xp.astype(y[:, 0] > 0, xp.int64), xp.astype(2 * xp.reshape(target, (-1,)) > 1, xp.int64)
     if target.ndim == 2:
         target = xp.argmax(target, axis=1)
     return xp.astype(xp.argmax(y, axis=-1), xp.int64), xp.astype(target, xp.int64)
