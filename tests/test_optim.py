@@ -165,6 +165,14 @@ def test_a_read_only_vector_is_an_error(backend):
     assert (theta == 1).all()
 
 
+def test_a_gradient_of_another_shape(ops):
+    """The value of a loss, in place of its gradient, moved all weights alike, in silence."""
+    theta, adam = ops.asarray(THETA, "float32"), tn.Adam()
+    for shape in ((), (1,), (P, 1)):
+        with pytest.raises(ValueError, match=r"^gradient \(.*\) does not fit theta: expected \(37,\)$"):
+            adam.step(theta, ops.asarray(np.ones(shape), "float32"), adam.init(theta, ops), 0, ops)
+
+
 def test_whole_numbers_take_no_steps(ops):
     """Each step was cut off to whole numbers, in silence."""
     with pytest.raises(

@@ -56,6 +56,8 @@ class Optimizer:
 
     def step(self, theta: Array, g: Array, state: State, t: int, ops: Backend) -> None:
         """In place: one step on theta (p,) and ``state``, for the gradient g (p,). ``t`` is the number of steps done before."""
+        if (found := tuple(getattr(g, "shape", ()))) != tuple(theta.shape):  # a loss, say, would broadcast unnoticed
+            raise ValueError(f"gradient {found} does not fit theta: expected {tuple(theta.shape)}")
         self.apply(theta, g, state, self.numbers(state, t), ops)
 
     def numbers(self, state: State, t: int) -> tuple[float, ...]:
