@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,6 +211,16 @@ def test_the_best_file_is_the_model_of_the_best_epoch(tmp_path):
     assert best.evaluate(held_out)["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-6)
     assert min(history["val_loss"]) < history["val_loss"][-1]
     assert len(folder.steps()) == 3
+
+
+def test_the_best_file_of_a_second_run_is_its_own(tmp_path):
+    """Where the folder was deleted, the least loss of the run before was still the one to beat: there was no best file."""
+    folder = tn.Checkpoints(tmp_path / "run")
+    for rate in (0.1, 0.0):
+        shutil.rmtree(folder.folder, ignore_errors=True)
+        model = tn.Model(tn.Dense(1), 1)
+        model.fit(([[0.0], [1.0]], [[1.0], [3.0]]), optimizer=tn.SGD(rate), epochs=3, checkpoint=folder)
+    assert (tn.load(folder.folder / "best.safetensors").theta == model.theta).all()
 
 
 @pytest.mark.double

@@ -242,6 +242,18 @@ def test_it_is_said_once_and_logged(caplog):
     assert diagnosis.findings == first
 
 
+def test_another_run_is_looked_at_by_itself():
+    """The loss of a fresh model had risen from that of the trained one before, and its dead units were known."""
+    diagnosis = tn.Diagnosis(MOONS)
+    for number, bias in enumerate((-100.0, -100.0, 0.0)):
+        model = tn.Model(network(10), 2)
+        model.weights()["0.b"][...], model.loss = bias, tn.CrossEntropy()
+        diagnosis.at_step(model, 0)
+        assert [f.kind for f in diagnosis.findings].count("dead") == min(number + 1, 2)
+        diagnosis.losses = [(0, 0.1), (64, 0.01)]
+    assert "rate" not in {f.kind for f in diagnosis.findings}
+
+
 def test_a_probe_sees_what_the_model_does(ops):
     net = tn.Sequential(tn.Dense(6), tn.Residual(tn.Dense(6), tn.Tanh()), tn.Dense(2))
     model = tn.Model(net, 2, backend=ops, dtype=usual(ops))

@@ -107,6 +107,9 @@ def test_a_second_log_goes_on(tmp_path, kind):
     log(None, ROW)
     line = once.splitlines(keepends=True)[-1]
     assert (tmp_path / "log").read_text() == once + line + line
+    (tmp_path / "log").unlink()  # and so does one whose file was deleted, with a header
+    log(None, ROW)
+    assert (tmp_path / "log").read_text() == once
 
 
 @pytest.mark.parametrize("kind", [JSONLines, CSVLog])

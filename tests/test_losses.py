@@ -288,13 +288,31 @@ def test_columns_of_whole_numbers_are_numbers(width, ops):
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("loss", [tn.MeanSquaredError(), tn.BinaryCrossEntropy()], ids=repr)
+@pytest.mark.parametrize("loss", [tn.MeanSquaredError(), tn.BinaryCrossEntropy(), tn.CrossEntropy()], ids=repr)
 def test_a_loss_by_itself_takes_columns_of_whole_numbers(loss, ops):
     y, target = ops.asarray(np.linspace(-2, 2, 6).reshape(3, 2), "float32"), np.array([[0, 1], [1, 1], [0, 0]])
     found = [loss(y, ops.asarray(target, kind), ops) for kind in ("int64", "float32")]
     for whole, real in zip(*found, strict=True):
         assert whole.dtype == real.dtype == ops.dtype("float32")
         np.testing.assert_array_equal(ops.to_numpy(whole), ops.to_numpy(real))
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "weight", "said"),
+    [
+        (tn.MeanSquaredError(), (3,), None, "targets (3,) do not fit outputs (3, 2): expected (3, 2)"),
+        (tn.MeanSquaredError(), (3, 1), None, "targets (3, 1) do not fit outputs (3, 2): expected (3, 2)"),
+        (tn.CrossEntropy(), (3, 1), None,
+         "targets (3, 1) do not fit outputs (3, 2): expected integer labels (3,) or probabilities (3, 2)"),
+        (tn.CrossEntropy(), (3,), (3, 1), "weights (3, 1) do not fit outputs (3, 2): expected (3,)"),
+        (tn.MeanSquaredError(), (3, 2), (1,), "weights (1,) do not fit outputs (3, 2): expected (3,)"),
+    ],
+)  # fmt: skip
+def test_a_loss_by_itself_does_not_broadcast(loss, target, weight, said, ops):
+    y, target = ops.asarray(np.ones((3, 2)), usual(ops)), ops.asarray(np.zeros(target, int))
+    with pytest.raises(ValueError) as e:
+        loss(y, target, ops, None if weight is None else ops.asarray(np.ones(weight), usual(ops)))
+    assert str(e.value) == said
 
 
 def test_a_formula_without_its_derivative(ops):

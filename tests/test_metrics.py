@@ -37,6 +37,7 @@ def sigmoid(z):
 CASES = [
     ("accuracy", Z, LABELS, lambda m, w: m.accuracy_score(LABELS, Z.argmax(1), sample_weight=w)),
     ("accuracy", LOGIT, BINARY, lambda m, w: m.accuracy_score(BINARY, LOGIT > 0, sample_weight=w)),
+    ("accuracy", LOGIT, 0.05 + 0.9 * BINARY, lambda m, w: m.accuracy_score(BINARY, LOGIT > 0, sample_weight=w)),
     ("accuracy", Z, np.eye(K)[LABELS], lambda m, w: m.accuracy_score(LABELS, Z.argmax(1), sample_weight=w)),
     ("log_loss", Z, LABELS, lambda m, w: m.log_loss(LABELS, softmax(Z), sample_weight=w)),
     ("log_loss", LOGIT, BINARY, lambda m, w: m.log_loss(BINARY[:, 0], sigmoid(LOGIT[:, 0]), sample_weight=w)),
@@ -45,6 +46,7 @@ CASES = [
     ("r2", REAL, TARGET, lambda m, w: m.r2_score(TARGET, REAL, sample_weight=w)),
     ("mae", REAL, TARGET, lambda m, w: m.mean_absolute_error(TARGET, REAL, sample_weight=w)),
     ("rmse", REAL, TARGET, lambda m, w: m.mean_squared_error(TARGET, REAL, sample_weight=w) ** 0.5),
+    ("top_1", LOGIT, BINARY, lambda m, w: m.accuracy_score(BINARY, LOGIT > 0, sample_weight=w)),
     ("top_k", Z, LABELS, lambda m, w: m.top_k_accuracy_score(LABELS, Z, k=5, labels=range(K), sample_weight=w)),
 ]
 
@@ -57,7 +59,8 @@ CASES = [
 )
 def test_scikit_learn_s_numbers(name, y, target, oracle, weight, size, ops):
     judge = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn")
-    got = measure(metrics.METRICS[name], y, target, weight, ops, size)
+    metric = metrics.TopK(1) if name == "top_1" else metrics.METRICS[name]
+    got = measure(metric, y, target, weight, ops, size)
     assert got == pytest.approx(oracle(judge, weight), rel=1e-10)
 
 

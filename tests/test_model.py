@@ -133,6 +133,14 @@ def test_behind_a_sigmoid_the_boundary_is_at_one_half(ops):
     assert ops.to_numpy(added.predict_labels(X)).tolist() == (z + 1 / (1 + np.exp(-z)) > 0).tolist()
 
 
+def test_small_outputs_of_a_last_sigmoid_are_told_apart(ops):
+    """Where there are several, their scores are those of their labels: less 1/2, outputs of 1e-8 were all alike."""
+    net = tn.Sequential(tn.Dense(3, bias_init=tn.initializers.Constant(-18.0)), tn.Sigmoid())
+    model = tn.Model(net, 4, backend=ops)
+    labels = ops.to_numpy(model.predict_labels(X))
+    assert model.evaluate((X, np.eye(3)[labels]), loss=tn.BinaryCrossEntropy(), metrics=["accuracy"])["accuracy"] == 1.0
+
+
 def test_a_data_set_is_predicted_too():
     data = tn.data.Blobs(50, n_features=4)
     model = made()

@@ -152,6 +152,35 @@ def test_a_schedule_gives_rates(schedule, said):
     assert str(e.value) == said
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_read_only_vector_is_an_error(backend):
+    """A kernel of numba wrote to it all the same; to one that is mapped from a file, the process ended."""
+    ops = tn.get_backend(backend)
+    theta = np.ones(P, "float32")
+    theta.setflags(write=False)
+    sgd = tn.SGD(0.1)
+    for write in (lambda: sgd.step(theta, np.ones_like(theta), {}, 0, ops), lambda: ops.clip_norm(theta, 0.1)):
+        with pytest.raises(ValueError, match="read-only"):
+            write()
+    assert (theta == 1).all()
+
+
+def test_a_gradient_of_another_shape(ops):
+    """The value of a loss, in place of its gradient, moved all weights alike, in silence."""
+    theta, adam = ops.asarray(THETA, "float32"), tn.Adam()
+    for shape in ((), (1,), (P, 1)):
+        with pytest.raises(ValueError, match=r"^gradient \(.*\) does not fit theta: expected \(37,\)$"):
+            adam.step(theta, ops.asarray(np.ones(shape), "float32"), adam.init(theta, ops), 0, ops)
+
+
+def test_whole_numbers_take_no_steps(ops):
+    """Each step was cut off to whole numbers, in silence."""
+    with pytest.raises(
+        TypeError, match="^theta of dtype .*int64 cannot take steps: give a vector of a floating dtype$"
+    ):
+        tn.Adam().init(ops.asarray([3, -2]), ops)
+
+
 def test_clipping_is_pytorch_s(ops):
     torch = pytest.importorskip("torch", reason="parity needs PyTorch")
     for bound in (0.1, 100.0):

@@ -625,6 +625,18 @@ def test_samples_by_number_slice_and_list(data, backend):
 
 
 @protocol
+def test_a_batch_of_any_whole_numbers(data):
+    """A range of another step was taken for one of step 1, and a mask for the numbers 0 and 1, both in silence."""
+    ops = tn.get_backend("numpy")
+    wanted = data.batch(np.array([7, 5, 3]), ops, "float64")
+    for index in (range(7, 2, -2), [7, 5, 3], np.array([7, 5, 3], np.uint8)):
+        for a, b in zip(data.batch(index, ops, "float64"), wanted, strict=True):
+            np.testing.assert_array_equal(a, b)
+    with pytest.raises(IndexError, match="samples are chosen by whole numbers in a list or a range, not bool"):
+        data.batch(np.arange(10) < 3, ops, "float64")
+
+
+@protocol
 @pytest.mark.parametrize(
     ("index", "said"),
     [

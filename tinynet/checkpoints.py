@@ -171,7 +171,7 @@ class Checkpoints:
         are, and again the next time; ValueError if they were written for something else, or if there are some and
         ``resume`` is not set.
         """
-        self._fingerprint = fingerprint
+        self._fingerprint, self._least = fingerprint, float("inf")  # of this run, not of one before
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(".*.safetensors.*.tmp"):  # a killed writer's; a newer one may still be written
             if time() - left.stat().st_mtime > 3600:

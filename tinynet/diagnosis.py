@@ -66,7 +66,7 @@ class Diagnosis:
 
     It inspects the model on ``samples`` samples, spread evenly over ``data``: before training, after 1, 2, 4, … steps, then
     every ``every`` steps, and after each epoch. An inspection costs as much as a few training steps on these samples and
-    does not change the run. Each `Finding` is kept in ``findings``, and logged once as a warning of the logger "tinynet".
+    does not change the run. Each `Finding` is kept in ``findings``, and logged once a run as a warning of the logger "tinynet".
 
     Examples
     --------
@@ -82,6 +82,7 @@ class Diagnosis:
         self.samples = min(checks.positive("Diagnosis samples", samples), self.data.n)
         self.findings: list[Finding] = []
         self.losses: list[tuple[int, float]] = []  # (step, loss) of each inspection
+        self._earlier = 0  # how many findings are of runs before
         self._kept: tuple[tuple[Backend, str], Batch] | None = None
 
     def __call__(self, model: Model, row: dict[str, float]) -> None:
@@ -89,7 +90,9 @@ class Diagnosis:
             self.look(model, int(row["step"]))
 
     def at_step(self, model: Model, step: int) -> None:
-        """Inspect the model if it is time."""
+        """Inspect the model if it is time. With step 0 another run begins, whose findings and losses are its own."""
+        if step == 0:
+            self.losses, self._earlier = [], len(self.findings)
         if step % self.every == 0 or (step < self.every and step & (step - 1) == 0):
             self.look(model, step)
 
@@ -101,7 +104,7 @@ class Diagnosis:
         batch = self._samples(model, loss)
         value, seen = probe(model, batch, loss, step=step)
         self.losses.append((step, value))
-        known = {(f.kind, f.place) for f in self.findings}
+        known = {(f.kind, f.place) for f in self.findings[self._earlier :]}
         found = [
             *self._inputs(model, seen), *_targets(model, seen, batch.y, loss), *self._units(model, seen),
             *_gradients(model, seen), *self._rate(),

@@ -33,7 +33,7 @@ class Evaluation:
             scores = (m.sums(relative if m.decides else y, target, weight, ops) for m in metrics)
             return [ops.xp.stack([value, total]), *scores]
 
-        edge = boundary(model.net)
+        edge = boundary(model.net) if model.out_shape[-1] == 1 else 0.0  # several are compared with one another
         self.model, self.loss, self.metrics = model, loss, metrics
         self.step = ops.compile(step, model.params)
 

@@ -40,7 +40,7 @@ class _Lines:
 
     def __call__(self, model: Model, row: Row) -> None:
         head, line = self.head(row), self.line(row)
-        if not self._checked:
+        if not self._checked or not self.path.exists():  # which a second run may find deleted
             content = self.path.read_bytes() if self.path.exists() else b""
             *lines, rest = content.split(b"\n")
             self.check(lines, rest, row)

@@ -68,7 +68,7 @@ class Loss:
         ``denominator`` is W, by default that of this batch. The parts of a batch are given that of the whole batch, so that
         their losses and gradients add up to those of the whole.
         """
-        target = real_columns(target, y.ndim - 1, y, ops)
+        target = self._fitting(y, target, weight, ops)
         scale = self._scale(y, target, ops, weight, denominator, y.shape[-1])
         return ops.elementwise_loss(self._pair, y, target, scale)
 
@@ -76,6 +76,17 @@ class Loss:
         """`formula`; TypeError if it gives anything but two results, which a compiled kernel would not notice."""
         pair: tuple[Array, Array] = checks.pair(self.formula(xp, y, target), self, "formula", "(loss, derivative in y)")
         return pair
+
+    def _fitting(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
+        """`real_columns` of a target; ValueError unless it and the weights fit y: others could broadcast unnoticed."""
+        target, out = real_columns(target, y.ndim - 1, y, ops), tuple(y.shape)
+        n = out[:-1]
+        if tuple(target.shape) != (n if self._has_labels(target, ops) else out):
+            expected = f"integer labels {n} or probabilities {out}" if self.labels else out
+            raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {out}: expected {expected}")
+        if weight is not None and tuple(weight.shape) != n:
+            raise ValueError(f"weights {tuple(weight.shape)} do not fit outputs {out}: expected {n}")
+        return target
 
     def probabilities(self, y: Array, ops: Backend) -> Array:
         """The probabilities that outputs y (n, o) stand for; TypeError if they stand for none."""
@@ -352,6 +363,7 @@ class CrossEntropy(Loss):
     def __call__(
         self, y: Array, target: Array, ops: Backend, weight: Array | None = None, denominator: Any = None
     ) -> tuple[Array, Array]:
+        target = self._fitting(y, target, weight, ops)
         scale = self._scale(y, target, ops, weight, denominator, 1)
         return ops.softmax_cross_entropy(y, target, scale, self.smoothing, self._class_weights(y.dtype, ops))
 

@@ -58,11 +58,18 @@ def _rows(y: Array, weight: Array | None, ops: Backend) -> Array:
 def _decide(y: Array, target: Array, ops: Backend) -> tuple[Array, Array]:
     """Predicted and true labels (n,) int64. One output column is a logit (or a margin): positive means class 1."""
     xp = ops.xp
+    predicted = y[:, 0] > 0 if y.shape[-1] == 1 else xp.argmax(y, axis=-1)
+    return xp.astype(predicted, xp.int64), _true(y, target, ops)
+
+
+def _true(y: Array, target: Array, ops: Backend) -> Array:
+    """True labels (n,) int64. For a single output a target is 0 or -1 and 1, or a probability: class 1 above 1/2."""
+    xp = ops.xp
     if y.shape[-1] == 1:
-        return xp.astype(y[:, 0] > 0, xp.int64), xp.astype(xp.reshape(target, (-1,)) > 0, xp.int64)
-    if target.ndim == 2:
+        target = 2 * xp.reshape(target, (-1,)) > 1
+    elif target.ndim == 2:
         target = xp.argmax(target, axis=1)
-    return xp.astype(xp.argmax(y, axis=-1), xp.int64), xp.astype(target, xp.int64)
+    return xp.astype(target, xp.int64)
 
 
 def _is_class(labels: Array, k: int, ops: Backend) -> Array:
@@ -105,20 +112,24 @@ class Accuracy(_Ratio):
 
 @dataclass(frozen=True)
 class TopK(_Ratio):
-    """The fraction of samples for which fewer than ``k`` outputs are larger than that of their class."""
+    """The fraction of samples for which fewer than ``k`` outputs are larger than that of their class.
+
+    A single output stands for two classes, as for `Accuracy`.
+    """
 
     k: int = 5
     name: str = "top_k"
     of_one_class: ClassVar[bool] = True
+    decides: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.coerce_positive(self, "k")
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
-        xp = ops.xp
-        if target.ndim == 2:
-            target = xp.argmax(target, axis=1)
-        at_label = _is_class(target, y.shape[-1], ops)
+        xp, true = ops.xp, _true(y, target, ops)
+        if y.shape[-1] == 1:
+            y = xp.concat([-y, y], axis=-1)
+        at_label = _is_class(true, y.shape[-1], ops)
         own = xp.sum(xp.where(at_label, y, xp.zeros_like(y)), axis=-1, keepdims=True)
         above = xp.sum(xp.astype(~(y <= own), xp.int64), axis=-1)  # NaN counts as above
         return self._pair(xp.astype(above < self.k, y.dtype), _rows(y, weight, ops), ops)

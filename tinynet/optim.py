@@ -49,11 +49,15 @@ class Optimizer:
                 checks.set_fields(self, **{f.name: float(getattr(self, f.name))})  # 1 and 1.0 are the same run
 
     def init(self, theta: Array, ops: Backend) -> State:
-        """State before the first step: a zero vector for each slot."""
+        """State before the first step: a zero vector for each slot. TypeError unless theta is of a real floating dtype."""
+        if not ops.xp.isdtype(theta.dtype, "real floating"):  # steps would be cut off to whole numbers
+            raise TypeError(f"theta of dtype {theta.dtype} cannot take steps: give a vector of a floating dtype")
         return {name: ops.zeros(theta.shape, theta.dtype) for name in self.used_slots()}
 
     def step(self, theta: Array, g: Array, state: State, t: int, ops: Backend) -> None:
         """In place: one step on theta (p,) and ``state``, for the gradient g (p,). ``t`` is the number of steps done before."""
+        if (found := tuple(getattr(g, "shape", ()))) != tuple(theta.shape):  # a loss, say, would broadcast unnoticed
+            raise ValueError(f"gradient {found} does not fit theta: expected {tuple(theta.shape)}")
         self.apply(theta, g, state, self.numbers(state, t), ops)
 
     def numbers(self, state: State, t: int) -> tuple[float, ...]:

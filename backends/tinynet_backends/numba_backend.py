@@ -55,7 +55,7 @@ class NumbaBackend(NumbaDense, NumbaNumbers):
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
         floats = all(isinstance(real(s), float) for s in scalars)  # a kernel takes them as words, and 1 is not 1.0
-        usual = alike(values) or networks(values)
+        usual = (alike(values) or networks(values)) and all(a.flags.writeable for a in arrays)  # else NumPy's error
         if trace is None or not usual or not floats or len(trace.outputs) != len(arrays):
             super().update(formula, arrays, inputs, *scalars)
             return
@@ -79,7 +79,7 @@ class NumbaBackend(NumbaDense, NumbaNumbers):
         return sorted(starts)
 
     def clip_norm(self, g: Array, max_norm: float) -> Array:
-        if not g.size or not ready(g, g.dtype) or g.ndim > 2:
+        if not g.size or not ready(g, g.dtype) or not g.flags.writeable or g.ndim > 2:
             return super().clip_norm(g, max_norm)
         norm, parts = self.empty(g.shape[:-1], g.dtype), self._parts(g.size)
         sums = self.empty((*norm.shape, -(-g.shape[-1] // kernels.SQUARES)), np.dtype(np.float64))

@@ -89,11 +89,14 @@ class Dataset:
         return False
 
     def batch(self, index: Index, ops: Backend, dtype: str) -> Batch:
-        """The samples ``index``, a range of step 1 or (m,) int64 on the host, as arrays of ``ops``.
+        """The samples ``index``, a range or (m,) whole numbers on the host, as arrays of ``ops``.
 
-        ``dtype`` is "float32" or "float64". IndexError if an index is out of range.
+        ``dtype`` is "float32" or "float64". IndexError for an index that is out of range or not a whole number.
         """
-        self._check_range(*_extremes(index))
+        if isinstance(index, range) and index.step == 1:
+            self._check_range(*_extremes(index))
+        else:
+            index = self._indices(list(index) if isinstance(index, range) else index)
         with ops.active():
             return self.rows(index, ops, dtype)
 
@@ -127,8 +130,6 @@ class Dataset:
                 self._check_range(number, number)
             number %= self.n
             index = range(number, number + 1)
-        if not isinstance(index, range) or index.step != 1:
-            index = self._indices(index if not isinstance(index, range) else list(index))
         return self.batch(index, get_backend(), "float32")
 
     def _indices(self, index: Any) -> Array:
