@@ -181,7 +181,7 @@ class Compilation:
 
     def _find(self, args: tuple[Any, ...]) -> tuple[Any, Replay | str | list[Any] | None]:
         """The kind of arguments, and what there is for it, which becomes the latest."""
-        kind = tuple([(a.shape, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in args])
+        kind = tuple([(a.shape, a.dtype, type(a)) if isinstance(a, np.ndarray) else type(a) for a in args])
         replay = self.replays.pop(kind, None)
         if replay is not None:
             self.replays[kind] = replay
@@ -205,6 +205,8 @@ class Compilation:
                 self.replays[kind] = _not_captured(running.refusal)
             return result
         finally:
+            if running.refusal:  # such a step may keep an array, which the next one must not write to
+                self.arena = Arena(aligned)
             running.arena, running.refusal = outer, refusal or running.refusal
 
     def _capture(self, kind: Any, args: tuple[Any, ...]) -> Any:
@@ -223,6 +225,8 @@ class Compilation:
             self.ops._running.tape, tape.ended = None, True
         if not tape.broken and any(map(is_input, leaves(result))):
             tape.broken = "an input that is returned"
+        if not tape.broken and tape.has_input_in_list():
+            tape.broken = "a list with an input in it"
         if not tape.broken and tape.given:
             before = self.replays[kind]
             if not isinstance(before, list):
