@@ -295,6 +295,11 @@ def test_calls_of_numpy_are_captured(kind, ops, reasons, monkeypatch):
     compare(lambda: trained(net, ops), ops, reasons, monkeypatch)
 
 
+def test_a_dropout_of_a_view_is_captured(ops, reasons, monkeypatch):
+    net = tn.Sequential(tn.Dense(5), Own(lambda x: x[:, ::-1]), tn.Dropout(0.3), tn.Dense(3))
+    compare(lambda: trained(net, ops), ops, reasons, monkeypatch)
+
+
 @dataclass(frozen=True, repr=False)
 class Centred(tn.Layer):
     """Samples minus a moving average of their means, which it keeps."""
