@@ -507,6 +507,35 @@ def test_operations_on_one_number(ops):
         assert total == 12.0 * n
 
 
+def test_what_ctrl_c_kept_from_its_place_is_put_there_by_the_next_call(ops):
+    """Called again with the same array, the step took it for one that was in place, and read the one before."""
+    compilation = Compilation(ops, lambda x, n: ops.elementwise(double, x) * n, ())
+    for n in range(4):
+        compilation((np.full(3, float(n)), n))
+
+    def interrupt(new):
+        del replay.places[0][0]
+        raise KeyboardInterrupt
+
+    replay, x = compilation.latest, np.full(3, 5.0)
+    replay.places[0].insert(0, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compilation((x, 2))
+    assert compilation((x, 2)).tolist() == [20.0] * 3
+
+
+def test_ctrl_c_before_a_capture_begins(ops, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    compilation, x = Compilation(ops, lambda x: ops.elementwise(double, x), ()), np.ones(3)
+    compilation((x,))
+    monkeypatch.setattr("tinynet_backends.replay.Source", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compilation((x,))
+    assert isinstance(ops.elementwise(double, x), np.ndarray)
+
+
 def test_what_is_computed_from_numbers_alone_waits_for_new_ones(monkeypatch):
     """On NumPy: two formulas with numbers of their own, of which one stays."""
     ops, theta, ran = get_backend("numpy"), np.zeros(3), []

@@ -37,6 +37,7 @@ class Replay:
         self.passing = used.keys() - results
         self.several: Callable[[Replay, Sequence[Any], Array], bool] | None = None
         self.inputs = list(inputs)
+        self.settled = True  # whether all inputs are where the calls read them, and no Ctrl-C came in between
         self.calls: list[tuple[Any, ...]] = []
         self.places: list[list[Callable[[Any], None]]] = [[] for _ in inputs]
         self.due: dict[int, list[Any]] = {}  # calls of numbers, by their ids, that have changed since they ran
@@ -58,21 +59,23 @@ class Replay:
 
     def takes(self, inputs: Sequence[Any]) -> bool:
         """Put ``inputs`` where the calls read them, if they are like those before."""
-        known = self.inputs
+        known, settled = self.inputs, self.settled
         if len(inputs) != len(known):
             return False
+        self.settled = False
         for n, new in enumerate(inputs):
-            if new is (old := known[n]):
+            if new is (old := known[n]) and settled:
                 continue
-            if type(new) is not type(old):
-                return False
-            if isinstance(new, np.ndarray) and not (
-                new.shape == old.shape and new.dtype == old.dtype and new.flags.c_contiguous
+            if type(new) is not type(old) or (
+                isinstance(new, np.ndarray)
+                and not (new.shape == old.shape and new.dtype == old.dtype and new.flags.c_contiguous)
             ):
+                self.settled = settled
                 return False
             known[n] = new
             for put in self.places[n]:
                 put(new)
+        self.settled = True
         return True
 
     def run(self) -> Any:
@@ -210,10 +213,10 @@ class Compilation:
             running.arena, running.refusal = outer, refusal or running.refusal
 
     def _capture(self, kind: Any, args: tuple[Any, ...]) -> Any:
-        tape = self.ops._running.tape = Tape()
+        tape, result, failed = Tape(), None, False
         sources = [Source(n, a) for n, a in enumerate(args)]
-        result, failed = None, False
         try:
+            self.ops._running.tape = tape
             result = self.step(*tape.arrays(self.fixed), *[_stand(tape, source) for source in sources])
         except Exception as e:
             if tape.wrote:
