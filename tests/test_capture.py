@@ -295,6 +295,11 @@ def test_calls_of_numpy_are_captured(kind, ops, reasons, monkeypatch):
     compare(lambda: trained(net, ops), ops, reasons, monkeypatch)
 
 
+def test_a_dropout_of_a_view_is_captured(ops, reasons, monkeypatch):
+    net = tn.Sequential(tn.Dense(5), Own(lambda x: x[:, ::-1]), tn.Dropout(0.3), tn.Dense(3))
+    compare(lambda: trained(net, ops), ops, reasons, monkeypatch)
+
+
 @dataclass(frozen=True, repr=False)
 class Centred(tn.Layer):
     """Samples minus a moving average of their means, which it keeps."""
@@ -327,6 +332,22 @@ def test_noise_that_a_formula_is_given_is_new_in_every_step(ops):
     assert len({compiled(np.zeros(3)).tobytes() for _ in range(5)}) == 5
 
 
+def test_what_a_layer_keeps_is_not_written_by_the_next_step(ops):
+    """The memory of a step is that of the step before: a layer that kept its output found the new one."""
+    kept = []
+
+    def step(w, x):
+        ops.as_written("it keeps its outputs")
+        kept.append(ops.affine(x, w))
+        return kept[-1]
+
+    compiled = ops.compile(step, np.ones((2, 1)))
+    for n in range(4):
+        compiled(np.full((3, 2), float(n)))
+        compiled(np.full((4, 2), float(n)))
+    assert [y.tolist() for y in kept] == [[[2.0 * n]] * size for n in range(4) for size in (3, 4)]
+
+
 def test_a_result_of_another_shape_is_not_broadcast(ops):
     compiled = ops.compile(lambda x: x.repeat(np.argmax(x)))
     assert [len(compiled(x)) for x in np.eye(4)[::-1][:2]] == [12, 8]
@@ -334,9 +355,20 @@ def test_a_result_of_another_shape_is_not_broadcast(ops):
         compiled(np.eye(4)[1])
 
 
-def test_a_failure_after_a_write_is_not_run_twice(ops):
+def assign(theta, x):
+    theta[...] = theta + x
+
+
+WRITES = [
+    assign, lambda theta, x: np.copyto(theta, theta + x), lambda theta, x: np.add.at(theta, [0, 1, 2], x),
+    lambda theta, x: theta.__setitem__([0, 1, 2], theta + x), lambda theta, x: np.clip(theta + x, 0, 9, out=theta),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_failure_after_a_write_is_not_run_twice(write, ops):
     def step(theta, x):
-        theta[...] = theta + x
+        write(theta, x)
         return only_arrays(x)
 
     theta = np.zeros(3)
@@ -393,6 +425,8 @@ def test_one_function_may_return_views_of_an_input_and_of_what_stays(ops):
 def test_arguments_left_out_and_arrays_of_a_subclass_are_not_those_before(ops, tmp_path):
     """An optional argument is not the one of the last call, and a memory map has a shape as any array has."""
     compiled = ops.compile(lambda x, by=None: x + x if by is None else x * by)
+    for n in range(4):
+        assert compiled(np.full(3, float(n)), None).tolist() == [2.0 * n] * 3
     for n, shape in enumerate([(3,), (3,), (3,), (5,)]):
         x = np.memmap(tmp_path / str(n), np.float64, "w+", shape=shape)
         x[...] = n
@@ -437,6 +471,69 @@ def test_numbers_are_read_anew(ops):
         compiled(float(n))
         compiled(n)
     assert set(theta.tolist()) == {30.0}
+
+
+def listed(x, number):
+    y = x * 1.0
+    y[0] = [number, 0.5]
+    return np.add(y, [x[1], x[0]])
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        listed, lambda x, n: np.add(x, [n, 1.0]), lambda x, n: x * np.sqrt(n), lambda x, n: x * np.full(2, n),
+        lambda x, n: x * np.asarray(n),
+    ],
+)  # fmt: skip
+def test_inputs_in_lists_and_numbers_made_arrays_are_read_anew(f, ops):
+    """A list was recorded with the rows and numbers of one call; an array of a number was one of objects."""
+    compiled = ops.compile(f)
+    for n in range(5):
+        x = np.arange(4.0).reshape(2, 2) + n
+        for number in (n, n + 0.5):
+            found, wanted = compiled(x, number), f(x, number)
+            assert (found.tolist(), found.dtype) == (wanted.tolist(), wanted.dtype)
+
+
+def test_operations_on_one_number(ops):
+    """numba took a scalar of NumPy's for an address: the process ended."""
+    x, total = np.full(3, 2.0), np.zeros(())
+    step = ops.compile(
+        lambda total, x: ops.update(lambda xp, a, b: (a + b,), [total], [ops.elementwise(double, x.sum())]), total
+    )
+    for n in range(1, 5):
+        step(x)
+        assert total == 12.0 * n
+
+
+def test_what_ctrl_c_kept_from_its_place_is_put_there_by_the_next_call(ops):
+    """Called again with the same array, the step took it for one that was in place, and read the one before."""
+    compilation = Compilation(ops, lambda x, n: ops.elementwise(double, x) * n, ())
+    for n in range(4):
+        compilation((np.full(3, float(n)), n))
+
+    def interrupt(new):
+        del replay.places[0][0]
+        raise KeyboardInterrupt
+
+    replay, x = compilation.latest, np.full(3, 5.0)
+    replay.places[0].insert(0, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compilation((x, 2))
+    assert compilation((x, 2)).tolist() == [20.0] * 3
+
+
+def test_ctrl_c_before_a_capture_begins(ops, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    compilation, x = Compilation(ops, lambda x: ops.elementwise(double, x), ()), np.ones(3)
+    compilation((x,))
+    monkeypatch.setattr("tinynet_backends.replay.Source", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compilation((x,))
+    assert isinstance(ops.elementwise(double, x), np.ndarray)
 
 
 def test_what_is_computed_from_numbers_alone_waits_for_new_ones(monkeypatch):

@@ -1,6 +1,8 @@
 """Formulas run on symbols, and the passes that NumPy makes of them: the same bits as the formula as it stands."""
 
+import types
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from tinynet_backends import get_backend
 from tinynet_backends.numpy_backend import BLOCK
 from tinynet_backends.passes import write_passes
+from tinynet_backends.replay import Compilation
 from tinynet_backends.tracing import Untraceable, trace, traced
 
 import tinynet as tn
@@ -132,6 +135,9 @@ def test_the_same_is_not_computed_twice():
         lambda xp, x: x * np.arange(4.0),
         lambda xp, x: x if x > 0 else -x,
         lambda xp, x: 1.0,
+        lambda xp, x: x * ((x > 0) + (x > 1)),
+        lambda xp, x: xp.where(x, x, -x),
+        lambda xp, x: xp.where(xp.logical_and(x, x - 1), x, -x),
     ],
 )
 def test_what_cannot_be_traced(formula):
@@ -215,6 +221,48 @@ def test_a_formula_that_reads_a_variable_which_was_set_is_another(ops, monkeypat
     assert traced(formulas[0], 1) is traced(formulas[0], 1) is not None
 
 
+class Settings:
+    """What modules, classes and objects may hold: a number, and a function that reads another object's."""
+
+    rate = 1.0
+
+    def times(self, x):
+        return x * self.rate
+
+
+SETTINGS = Settings()
+
+
+def test_a_formula_that_reads_an_attribute_of_something_else_is_another_once_it_is_set(ops, monkeypatch):
+    """A loss that read ``config.rate``, a formula that is an object or a partial one: each kept its first number, in silence."""
+
+    class Of:
+        def __init__(self):
+            self.settings, self.rate = Settings(), 1.0
+
+        def f(self, xp, x):
+            return x * self.settings.rate
+
+        def method(self, xp, x):
+            return self.settings.times(x)
+
+        def __call__(self, xp, x):
+            return x * self.rate
+
+    module, kind, own, enclosed = types.ModuleType("config"), type("Kind", (), {}), Of(), Settings()
+    monkeypatch.setitem(globals(), "config", module)
+    formulas = [
+        lambda xp, x: x * config.rate, lambda xp, x: x * kind.rate, lambda xp, x: x * SETTINGS.rate,  # noqa: F821
+        lambda xp, x: enclosed.times(x), own.f, own.method, own, partial(own.f), partial(own.__call__),
+    ]  # fmt: skip
+    ones = ops.asarray(np.ones(3))
+    for number in (2.0, 3.0):
+        for settings in (module, kind, SETTINGS, enclosed, own.settings, own):
+            settings.rate = number
+        assert [ops.to_numpy(ops.elementwise(f, ones)).tolist() for f in formulas] == [[number] * 3] * len(formulas)
+    assert all(traced(f, 1) is traced(f, 1) is not None for f in formulas)
+
+
 def test_equal_objects_have_one_trace():
     """Each new network was traced anew, and 1024 traces were kept of one formula."""
     assert traced(tn.GELU().df, 3) is traced(tn.GELU().df, 3)
@@ -271,15 +319,18 @@ def steps(backward, times=4):
     ops, g = get_backend("numpy"), np.empty(8)
     seen = []
 
+    class Uncaptured(Compilation):  # it makes arrays of a number
+        def _capture(self, kind, args):
+            return self.step(*self.fixed, *args)
+
     def step(g, number):
-        ops.as_written("it makes arrays of a number")
         parts = backward(ops, number)
         ops.pack(parts, g)
         return parts
 
-    compiled = ops.compile(step, g)
+    compiled = Uncaptured(ops, step, (g,))
     for number in range(times):
-        parts = compiled(number)
+        parts = compiled((number,))
         seen.append((g.copy(), [np.shares_memory(p, g) for p in parts]))
     return seen
 

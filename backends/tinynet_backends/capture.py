@@ -80,6 +80,11 @@ class Tape:
         if self.ended:
             raise TypeError(_KEPT)
 
+    def has_input_in_list(self) -> bool:
+        """Whether an input is within a list that is an argument of a call, where no replay puts the next one."""
+        lists = (a for _, args in self.calls for a in args if isinstance(a, (list, tuple)))
+        return any(is_input(a) for tree in lists for a in leaves(tree))
+
     def array(self, value: Any) -> StandIn:
         """A stand-in for ``value``, an array that keeps its place in memory or one of NumPy's scalars."""
         return StandIn(self, np.asarray(value), None, isinstance(value, np.generic))
@@ -101,6 +106,10 @@ class Number:
 
     def __init__(self, tape: Tape, source: Source) -> None:
         self.tape, self.value, self.source = tape, source.value, source
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        self.tape.stop("an array made of a number")
+        return np.array(self.value, dtype)
 
 
 class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
@@ -164,6 +173,7 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
     def __setitem__(self, key: Any, value: Any) -> None:
         part = self.value[key] if not isinstance(key, tuple) or not any(isinstance(k, StandIn) for k in key) else None
         if self.source is not None or part is None or not np.may_share_memory(part, self.value):
+            self.tape.wrote = True
             self.tape.stop("a write to selected elements")
             self.value[real(key)] = real(value)
             return
@@ -183,11 +193,13 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         f = partial(f, **options) if options else f
         if out is None or (isinstance(out[0], StandIn) and out[0].scalar):
             if ufunc.nout != 1 or method in ("at", "reduceat"):
+                tape.wrote |= method == "at"
                 tape.stop(f"{ufunc.__name__}.{method}")
                 return f(*[real(a) for a in inputs])
             return self._into(f, inputs)
         (target,) = out
         if not isinstance(target, StandIn) or target.source is not None or method == "at":
+            tape.wrote = True
             tape.stop("a result written to an array that the step does not own")
             return f(*[real(a) for a in inputs], out=real(target))
         tape.wrote = True
@@ -219,12 +231,14 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         value = function(*real(args), **real(kwargs))
         values = [*leaves(value)]
         if not all(isinstance(v, (np.ndarray, np.generic)) for v in values):
+            self.tape.wrote |= value is None  # as of a function that writes
             self.tape.stop(f"the function {function.__name__}")
             return value
         arrays = [a for a in stand_ins if isinstance(a, StandIn)]
         owners = [[a for a in arrays if np.may_share_memory(v, a.value)] for v in values]
         itself = function.__name__ not in _PASSING_ON and any(v is a.value for v in values for a in arrays)
         if kwargs.get("out") is not None or itself or (any(owners) and not all(owners)):
+            self.tape.wrote = True
             self.tape.stop(f"the function {function.__name__}, which may write to an argument")
             return value
         if any(owners) and any(isinstance(a, Number) for a in stand_ins):

@@ -69,8 +69,8 @@ def dense(a: Array) -> bool:
 
 
 def ready(a: Array, dtype: Any) -> bool:
-    """Whether a kernel can take ``a`` as an array of ``dtype``."""
-    return a.dtype == dtype and build.supported(a.dtype) and dense(a)
+    """Whether a kernel can take ``a`` as an array of ``dtype``. One number may be a scalar of NumPy's, without an address."""
+    return a.ndim > 0 and a.dtype == dtype and build.supported(a.dtype) and dense(a)
 
 
 def alike(arrays: Sequence[Array]) -> bool:

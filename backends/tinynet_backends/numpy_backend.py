@@ -321,7 +321,8 @@ class NumpyBackend(NumpyNumbers):
     def _dropout(
         self, x: Array, rate: float, k0: int, k1: int, c0: int, c1: int, c2: int, y: Array, keep: Array
     ) -> None:
-        u = exact.uniform32(np, self.words((k0, k1), (c0, c1, c2), 0, (x.size + 1) // 2))
+        words = NumpyNumbers.words(self, (k0, k1), (c0, c1, c2), 0, (x.size + 1) // 2)  # one call, also on numba
+        u = exact.uniform32(np, words)
         np.greater_equal(u[: x.size].reshape(x.shape), rate, out=keep)
         np.multiply(x, 1.0 / (1.0 - rate), out=y)
         y[~keep] = 0.0  # not a product with the mask: infinity times 0 is NaN

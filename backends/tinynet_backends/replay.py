@@ -37,6 +37,7 @@ class Replay:
         self.passing = used.keys() - results
         self.several: Callable[[Replay, Sequence[Any], Array], bool] | None = None
         self.inputs = list(inputs)
+        self.settled = True  # whether all inputs are where the calls read them, and no Ctrl-C came in between
         self.calls: list[tuple[Any, ...]] = []
         self.places: list[list[Callable[[Any], None]]] = [[] for _ in inputs]
         self.due: dict[int, list[Any]] = {}  # calls of numbers, by their ids, that have changed since they ran
@@ -58,21 +59,23 @@ class Replay:
 
     def takes(self, inputs: Sequence[Any]) -> bool:
         """Put ``inputs`` where the calls read them, if they are like those before."""
-        known = self.inputs
+        known, settled = self.inputs, self.settled
         if len(inputs) != len(known):
             return False
+        self.settled = False
         for n, new in enumerate(inputs):
-            if new is (old := known[n]):
+            if new is (old := known[n]) and settled:
                 continue
-            if type(new) is not type(old):
-                return False
-            if isinstance(new, np.ndarray) and not (
-                new.shape == old.shape and new.dtype == old.dtype and new.flags.c_contiguous
+            if type(new) is not type(old) or (
+                isinstance(new, np.ndarray)
+                and not (new.shape == old.shape and new.dtype == old.dtype and new.flags.c_contiguous)
             ):
+                self.settled = settled
                 return False
             known[n] = new
             for put in self.places[n]:
                 put(new)
+        self.settled = True
         return True
 
     def run(self) -> Any:
@@ -181,7 +184,7 @@ class Compilation:
 
     def _find(self, args: tuple[Any, ...]) -> tuple[Any, Replay | str | list[Any] | None]:
         """The kind of arguments, and what there is for it, which becomes the latest."""
-        kind = tuple([(a.shape, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in args])
+        kind = tuple([(a.shape, a.dtype, type(a)) if isinstance(a, np.ndarray) else type(a) for a in args])
         replay = self.replays.pop(kind, None)
         if replay is not None:
             self.replays[kind] = replay
@@ -205,14 +208,16 @@ class Compilation:
                 self.replays[kind] = _not_captured(running.refusal)
             return result
         finally:
+            if running.refusal:  # such a step may keep an array, which the next one must not write to
+                self.arena = Arena(aligned)
             running.arena, running.refusal = outer, refusal or running.refusal
 
     def _capture(self, kind: Any, args: tuple[Any, ...]) -> Any:
         """Run a call on stand-ins, and keep what becomes of its tape."""
-        tape = self.ops._running.tape = Tape()
+        tape, result, failed = Tape(), None, False
         sources = [Source(n, a) for n, a in enumerate(args)]
-        result, failed = None, False
         try:
+            self.ops._running.tape = tape
             result = self.step(*tape.arrays(self.fixed), *[_stand(tape, source) for source in sources])
         except Exception as e:
             if tape.wrote:
@@ -224,6 +229,8 @@ class Compilation:
             self.ops._running.tape, tape.ended = None, True
         if not tape.broken and any(map(is_input, leaves(result))):
             tape.broken = "an input that is returned"
+        if not tape.broken and tape.has_input_in_list():
+            tape.broken = "a list with an input in it"
         if not tape.broken and tape.given:
             before = self.replays[kind]
             if not isinstance(before, list):

@@ -8,9 +8,9 @@ on Python's floats, as it is where the formula is computed at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import lru_cache, partial
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 _log = logging.getLogger("tinynet")
@@ -110,6 +110,11 @@ class _Recorder:
         kinds = {a.kind for a in args if isinstance(a, Symbol)}
         if not all(isinstance(a, (Symbol, int, float)) for a in args):
             raise Untraceable(f"{op} of {args!r}")
+        truths = args if op.startswith("logical") else args[:1] if op == "where" else ()
+        if any(isinstance(a, Symbol) and a.kind != "bool" for a in truths):
+            raise Untraceable(f"{op} of a number")
+        if op in ("add", "subtract", "negative") and all(isinstance(a, Symbol) and a.kind == "bool" for a in args):
+            raise Untraceable(f"{op} of bools")  # in NumPy a sum is True or False, and there are no others
         if kinds == {"number"}:
             if op not in ON_NUMBERS:
                 raise Untraceable(f"{op} of numbers")
@@ -196,8 +201,9 @@ def _names(code: CodeType) -> tuple[str, ...]:
 
 class _Reads:
     """What a function, and those that it may call, read besides arguments and their object: globals, the variables of an
-    enclosing function, attributes of the class. ``version`` is another object once any of it has been set anew, None if some
-    of it may change inside.
+    enclosing function, attributes of the class; and of modules, classes and objects among these, the attributes.
+    ``version`` is another object once any of it has been set anew, None if some of it may change inside. ``names`` are those
+    of all these globals and attributes.
     """
 
     def __init__(self, f: FunctionType, owner: type) -> None:
@@ -210,18 +216,21 @@ class _Reads:
         return self.version
 
     def _look(self) -> None:
-        self.found: list[tuple[Callable[[str, Any], Any], str, Any]] = []
-        functions = [self.f]
-        for f in functions:  # which grows
-            places: list[Any] = [f.__globals__.get, *(vars(base).get for base in self.owner.__mro__)]
-            names = [(place, name) for name in _names(f.__code__) for place in places]
-            names += [(partial(getattr, cell), "cell_contents") for cell in f.__closure__ or ()]
-            for get, name in names:
-                value = get(name, _ABSENT)
-                if value is not _ABSENT:
-                    self.found.append((get, name, value))
-                if type(value) is FunctionType and value not in functions:
-                    functions.append(value)
+        functions, owners, known = [self.f], list[Any](self.owner.__mro__), 0
+        while known < len(functions) + len(owners):  # until there is nothing new
+            known = len(functions) + len(owners)
+            self.names = {name for f in functions for name in _names(f.__code__)}
+            reads = [(f.__globals__.get, name) for f in functions for name in _names(f.__code__)]
+            reads += [(vars(owner).get, name) for owner in owners for name in self.names]
+            reads += [(partial(getattr, cell), "cell_contents") for f in functions for cell in f.__closure__ or ()]
+            found = [(get, name, get(name, _ABSENT)) for get, name in reads]
+            self.found = [read for read in found if read[2] is not _ABSENT]
+            for _, _, value in self.found:
+                f, kind = _function(value), value if isinstance(value, type) else type(value)
+                if f is not None:
+                    functions += [f] if f not in functions else []
+                elif hasattr(value, "__dict__"):
+                    owners += [owner for owner in (value, *kind.__mro__) if not any(owner is o for o in owners)]
         try:
             hash(tuple([_key(value) for _, _, value in self.found]))
             self.version: object | None = object()
@@ -229,17 +238,37 @@ class _Reads:
             self.version = None
 
 
+def _function(value: Any) -> FunctionType | None:
+    """The function that is ``value``, or that is in it, a property or a method."""
+    f = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    return f if type(f) is FunctionType else None
+
+
 @lru_cache(maxsize=1024)
 def _reads(f: FunctionType, owner: type) -> _Reads:
     return _Reads(f, owner)
 
 
-def _state(thing: object) -> tuple[Any, ...]:
-    """The attributes of an object, with a hash unless one of them may change inside."""
+def _state(thing: object, names: Set[str]) -> tuple[Any, ...]:
+    """The attributes of an object, and of objects among them that have one of the ``names``; with a hash unless one of
+    these may change inside."""
     held: Any = object.__getstate__(thing)
     parts = held if isinstance(held, tuple) else (held,)  # of a class with slots there are two
     inside = _key(tuple(thing)) if isinstance(thing, tuple) else ()  # a named tuple has no attributes
-    return (*inside, *[(name, _key(value)) for part in parts if part for name, value in part.items()])
+    found = [*inside]
+    for part in parts:
+        for name, value in (part or {}).items():
+            found.append((name, _key(value)))
+            if name in names and _plain(value):
+                found += _state(value, names)
+    return tuple(found)
+
+
+def _plain(value: Any) -> bool:
+    """Whether an object has attributes, and is equal to itself alone, whatever they are."""
+    kind: Any = type(value)
+    known = isinstance(value, (type, ModuleType, FunctionType))
+    return not known and hasattr(value, "__dict__") and kind.__hash__ is object.__hash__
 
 
 def _key(value: Any) -> Any:
@@ -253,12 +282,11 @@ def _key(value: Any) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _known(formula: Any, arrays: int, numbers: int) -> Trace | None:
-    call = formula.call if isinstance(formula, _Formula) else formula
+def _known(formula: _Formula, arrays: int, numbers: int) -> Trace | None:
     try:
-        return trace(call, arrays, numbers)
+        return trace(formula.call, arrays, numbers)
     except (TypeError, AttributeError) as e:  # the latter where a symbol is asked for what only arrays have
-        _log.debug("%r is computed as it stands: %s", call, e)
+        _log.debug("%r is computed as it stands: %s", formula.call, e)
         return None
 
 
@@ -267,16 +295,26 @@ def traced(formula: Callable[..., Any], arrays: int, numbers: int = 0) -> Trace 
 
     What it reads, of its object or elsewhere, is a constant of the trace: with another value it is another formula.
     """
-    known: Any = formula
     try:
-        if isinstance(formula, (FunctionType, MethodType)):
-            owner, function = getattr(formula, "__self__", None), getattr(formula, "__func__", formula)
-            kind: Any = type(owner)
-            version = _reads(function, kind).current()
-            if version is None:
-                return None
-            known = _Formula((version, function, kind, _state(owner)))
-            known.call = formula
+        known = _Formula(_identity(formula))
+        known.call = formula
         return _known(known, arrays, numbers)
-    except (TypeError, ValueError):  # an attribute without a hash, or a variable that is not set yet
+    except (TypeError, ValueError, RecursionError):  # no hash, a variable that is not set yet, objects in a circle
         return None
+
+
+def _identity(formula: Any) -> tuple[Any, ...]:
+    """What is equal for two formulas if they do the same; TypeError if something that they read may change inside."""
+    if isinstance(formula, partial):
+        return *_identity(formula.func), *map(_key, formula.args), *((n, _key(v)) for n, v in formula.keywords.items())
+    if not isinstance(formula, (FunctionType, MethodType)):  # an object
+        formula = formula.__call__
+    owner, function = getattr(formula, "__self__", None), getattr(formula, "__func__", formula)
+    if type(function) is not FunctionType:
+        return (function,)
+    kind: Any = type(owner)
+    reads = _reads(function, kind)
+    version = reads.current()
+    if version is None:
+        raise TypeError(f"{function.__name__} reads what may change")
+    return version, function, kind, *_state(owner, reads.names)
