@@ -761,6 +761,7 @@ def test_bad_tables_to_train_on(text, argv, said, capsys):
         (["--held-out", "0.1"],
          "held_out 0.1 is none of 2 samples in 2 classes: if they are numbers, the task is regression; else give more"),
         (["--task", "ranking"], "unknown task 'ranking': choose from auto, classification, regression"),
+        (["--dtype", "f4"], "unknown dtype 'f4': choose from float32, float64"),  # rows are read before there is a model
         (["--data", "moons"], "option target is for data in a file: data 'moons' has no such option"),
     ],
 )  # fmt: skip

@@ -23,7 +23,7 @@ from tinynet_backends.switch import NAMES as BACKENDS
 from tinynet import config as settings
 from tinynet.atomic import write_atomically
 from tinynet.checkpoints import Checkpoints
-from tinynet.checks import DTYPES, listed
+from tinynet.checks import listed
 from tinynet.cli.common import Commands, command, expand_patterns, one_line_warnings, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
@@ -51,7 +51,6 @@ SUGGESTED: dict[str, Iterable[str]] = {  # besides the choices that an option is
     "metrics": METRICS,
     "standardize": ("true", "false"),
     "backend": ("auto", *BACKENDS),
-    "dtype": DTYPES,
 }
 
 STOPPED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
