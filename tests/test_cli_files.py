@@ -936,6 +936,22 @@ def test_what_is_no_class_in_a_parquet_file():
             tn.data.read("d.parquet", task="classification")
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_several_targets_are_numbers(suffix, capsys):
+    """Asked for classes, a Parquet file was trained on numbers, in silence."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import csv, parquet
+
+    table = pa.table({name: np.arange(9) % k for k, name in enumerate(("a", "y0", "y1"), 2)})
+    {"csv": csv.write_csv, "parquet": parquet.write_table}[suffix](table, f"d.{suffix}")
+    argv = ["train", "--data", f"d.{suffix}", "--backend", "numpy", "--quiet"]
+    assert mistake(capsys, *argv, "--task", "classification") == (
+        f"{os.path.abspath(f'd.{suffix}')}: classes have one column, and the targets are y0, y1: name one"
+    )
+    assert main([*argv, "--epochs", "1"]) == 0
+    assert "target: numbers, with errors in units of their standard deviation; 7 train" in capsys.readouterr().out
+
+
 def test_labels_beyond_int64_in_a_parquet_file():
     """They became negative."""
     pa = pytest.importorskip("pyarrow")

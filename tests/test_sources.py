@@ -189,7 +189,8 @@ def test_labels_of_a_floating_type(tmp_path):
     """Numbers, unless the task says otherwise; then they must be whole."""
     np.save(tmp_path / "d.npy", np.column_stack([X, Y]))
     np.savez(tmp_path / "d.npz", X=X, y=Y.astype(np.float32))
-    for path in (tmp_path / "d.npy", tmp_path / "d.npz"):
+    np.savez(tmp_path / "column.npz", X=X, y=Y.reshape(-1, 1))  # which are numbers in any dtype
+    for path in (tmp_path / "d.npy", tmp_path / "d.npz", tmp_path / "column.npz"):
         assert D.read(path).outputs == 1
         data = D.read(path, task="classification")
         assert data.classes == 4

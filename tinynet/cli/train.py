@@ -158,7 +158,8 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
         if not names or all(map(is_integer, names)):
             found += ", or numbers with --task regression"
     else:
-        found = "numbers, with errors in units of their standard deviation, or classes with --task classification"
+        found = "numbers, with errors in units of their standard deviation"
+        found += ", or classes with --task classification" * (data.outputs == 1)
     weights = ""
     if data.rows(range(1), get_backend("numpy"), "float64").weight is not None:
         weights = f"; 'weight' has sample weights{', or a feature if --features names it' if data.columns else ''}"
