@@ -160,8 +160,8 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
     else:
         found = "numbers, with errors in units of their standard deviation"
         found += ", or classes with --task classification" * (data.outputs == 1)
-    weights = ""
-    if data.rows(range(1), get_backend("numpy"), "float64").weight is not None:
+    host, weights = get_backend("numpy"), ""
+    if any(part.rows(range(1), host, "float64").weight is not None for part in getattr(data, "parts", [data])):
         weights = f"; 'weight' has sample weights{', or a feature if --features names it' if data.columns else ''}"
     return f"target: {found}; {training.n:,} training samples, {validation.n:,} held out{weights}"
 

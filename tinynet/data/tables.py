@@ -287,6 +287,8 @@ def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], req
             raise DataFileError(f"{path}: has no column {name!r} to use or exclude: it has {checks.listed(names)}")
         if name in target:
             raise DataFileError(f"{path}: column {name!r} is the target: name other features, or another target")
+    left = {*target, *request.exclude}
+    free = [name for name in names if name not in left and is_feature(name)]
     if request.features is not None:
         found = list(request.features)
     elif request.columns:
@@ -295,9 +297,13 @@ def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], req
             raise DataFileError(
                 f"{path}: column {both[0]!r} is the target, and a feature of the {request.of}: name another target"
             )
+        if request.of != "model" and (more := set(free).difference(found)):
+            name = next(name for name in free if name in more)
+            raise DataFileError(
+                f"{path}: has a column {name!r}, which {request.of} has not: drop it, or list the features"
+            )
     else:
-        left = {*target, *request.exclude}
-        found = [name for name in names if name not in left and is_feature(name)]
+        found = free
     if not found:
         raise DataFileError(f"{path}: has no features beside {', '.join(target) or checks.listed(names)}")
     return found
