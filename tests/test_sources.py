@@ -244,6 +244,8 @@ def test_csv_as_people_write_it(tmp_path):
     assert D.read(tmp_path / "d.csv", target="b").outputs == 1
     (tmp_path / "d.tsv").write_bytes(b"\r\n\na\tb\ty\r\n1\t2\t0\r\n\r\n3\t4\t1\r\n\r\n")
     assert parts(D.read(tmp_path / "d.tsv"), range(2))[0].tolist() == [[1, 2], [3, 4]]
+    (tmp_path / "d.csv").write_text("a;b;y;;\n1,5;2;0;;\n3;4;1;;x\n")  # a spreadsheet's empty columns, and a note there
+    assert parts(D.read(tmp_path / "d.csv"), range(2))[0].tolist() == [[1.5, 2], [3, 4]]
 
 
 def test_a_model_reads_a_file_as_its_table(tmp_path):

@@ -256,8 +256,8 @@ class _Parser:
 
 
 def check_unique(path: Path, names: Sequence[str]) -> None:
-    """DataFileError if a name occurs twice."""
-    name = checks.repeated(names)
+    """DataFileError if a name occurs twice; columns without a name are left out."""
+    name = checks.repeated([name for name in names if name])
     if name is not None:
         raise DataFileError(f"{path}: has two columns {name!r}: rename one")
 
