@@ -726,6 +726,19 @@ def test_missing_files_and_loops_are_the_system_s_errors(tmp_path):
         D.read(tmp_path / "x.npy", target=tmp_path)  # a pipe would be waited for
 
 
+def test_reading_a_table_does_not_import_pandas(tmp_path):
+    """As Arrow does before it makes a NumPy array, for half a second; and what a signal raises there, it drops."""
+    pytest.importorskip("pyarrow", reason="the formats need it")
+    pytest.importorskip("pandas")
+    (tmp_path / "d.csv").write_text("a,b,y\n1,true,x\n2.5,false,z\n")
+    D.write(D.Blobs(20), tmp_path / "d.parquet")
+    code = "import sys, tinynet as tn; [tn.data.read(path) for path in sys.argv[1:]]; print('pandas' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "d.csv", tmp_path / "d.parquet"], capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     for name in ("pyarrow", "pyarrow.parquet", "h5py"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -373,13 +373,26 @@ def stack_columns(path: Path, batch: Any, names: Sequence[str], dtype: Any, firs
         if dtype.kind == "i":  # labels: large unsigned ones must not become negative
             column = column.cast("int64")
         if column.null_count:
-            raise _not_finite(path, name, column.is_null().to_numpy(zero_copy_only=False), first)
-        out[:, j] = column.to_numpy(zero_copy_only=False)
+            raise _not_finite(path, name, to_numpy(column.is_null()), first)
+        out[:, j] = to_numpy(column)
     finite = np.isfinite(out)
     if not finite.all():
         j = int(np.argmin(finite.all(axis=0)))
         raise _not_finite(path, names[j], ~finite[:, j], first)
     return out
+
+
+def to_numpy(column: Any) -> Array:
+    """An Arrow array of numbers as one of NumPy's, with 1 for true and 0 for false; none of them may be missing.
+
+    Arrow's `to_numpy` imports pandas, where that is installed, for half a second, and what a signal raises there is lost.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_decimal(column.type):
+        made: Array = column.to_numpy(zero_copy_only=False)
+        return made
+    return np.from_dlpack(column.cast("uint8") if pa.types.is_boolean(column.type) else column)
 
 
 def _not_finite(path: Path, name: str, missing: Array, first: int) -> DataFileError:
