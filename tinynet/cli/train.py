@@ -106,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
             progress=not args.quiet, **options,
         )  # fmt: skip
     seconds = perf_counter() - start
+    if len(history) > config.epochs:
+        raise ValueError(f"{folder}: has {len(history)} epochs already: give as many, or more")
     if scale:
         model = scale.undo(model)
     write_atomically(folder / "config.toml", config.toml().encode())  # a resumed run may have changed options
