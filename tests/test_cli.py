@@ -159,7 +159,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
         assert process.wait(20) == -signal.SIGTERM
 
 
-def test_a_finished_run_may_be_resumed_for_more_epochs(tmp_path, monkeypatch):
+def test_a_finished_run_may_be_resumed_for_more_epochs(tmp_path, monkeypatch, capsys):
     some = [*SMALL, "--quiet", "--schedule", "constant"]
     assert main(["train", *some, "--epochs", "2", "--out", "a"]) == 0
     assert main(["train", *some, "--out", "b"]) == 0
@@ -170,6 +170,11 @@ def test_a_finished_run_may_be_resumed_for_more_epochs(tmp_path, monkeypatch):
     assert main(["train", "--resume", "", "--epochs", "3", "--quiet"]) == 0  # it began another run by that config
     assert "epochs = 3" in (tmp_path / "b/config.toml").read_text()
     assert not (tmp_path / "b/runs").exists()
+    monkeypatch.chdir(tmp_path)
+    # its config then said 1, and did not train the same again
+    said = mistake(capsys, "train", "--resume", "b", "--epochs", "1")
+    assert said == "b: has 3 epochs already: give as many, or more"
+    assert "epochs = 3" in (tmp_path / "b/config.toml").read_text()
 
 
 def test_a_schedule_ends_with_its_epochs(capsys):

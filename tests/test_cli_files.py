@@ -277,7 +277,11 @@ def test_columns_that_are_used(tmp_path):
     data = tn.data.read(["t.csv", "t.parquet"], exclude=["id", "b", "weight"])
     batch = data.batch(range(4), HOST, "float64")
     assert (batch.x.tolist(), batch.weight) == ([[1], [4], [1], [4]], None)
+    put("c.csv", "a,b,c,y\n7,8,9,0\n")
+    parts = tn.data.read(["t.csv", "c.csv"], features=["b", "a"])
+    assert parts.batch(range(3), HOST, "float64").x.tolist() == [[2, 1], [5, 4], [8, 7]]
     assert tn.data.read("t.csv", columns=data.columns).batch(range(1), HOST, "float64").x.tolist() == [[1]]
+    put("d.csv", "a,b,y\n1,2,0\n")
     np.save("t.npy", np.ones((3, 3)))
     for path, options, said in (
         ("t.csv", {"exclude": ["none"]}, "t.csv: has no column 'none' to use or exclude: it has id, a, b, weight, y"),
@@ -288,6 +292,9 @@ def test_columns_that_are_used(tmp_path):
         ("text.parquet", {}, "text.parquet: column 'weight' of type string is not numeric: exclude it, or make it numbers"),
         ("two.parquet", {}, "two.parquet: columns id, weight are not numeric: exclude them, or make them numbers"),
         ("t.npy", {"exclude": ["a"]}, "t.npy: its columns have no names: features and exclude are for .csv, .tsv, .parquet"),
+        # what the first has not was left out in silence
+        (["t.csv", "c.csv"], {"features": ["weight"]}, "c.csv: has no column 'weight' to use or exclude: it has a, b, c, y"),
+        (["d.csv", "c.csv"], {}, "c.csv: has a column 'c', which d.csv has not: drop it, or list the features"),
         ("t.csv", {"exclude": ["id"], "features": ["a"]},
          "features and exclude are two ways to say which columns are used: give one of them"),
     ):  # fmt: skip
@@ -367,6 +374,13 @@ def test_parts_of_a_table(tmp_path, capsys):
         assert line.startswith(f"tinynet: error: {said}")
         assert line.count("\n") == 1
     assert not Path("runs").exists()
+
+
+def test_weights_in_a_part_of_a_table_are_mentioned(capsys):
+    put("1.csv", "a,y\n" + "".join(f"{n},{n / 7}\n" for n in range(9)))
+    put("2.csv", "a,y,weight\n" + "".join(f"{n},{n / 7},2\n" for n in range(9)))
+    assert main(["train", "--data", "1.csv", "2.csv", "--epochs", "1", "--quiet", "--backend", "numpy"]) == 0
+    assert "; 'weight' has sample weights" in capsys.readouterr().out
 
 
 def test_names_of_columns_with_commas():
@@ -761,6 +775,7 @@ def test_bad_tables_to_train_on(text, argv, said, capsys):
         (["--held-out", "0.1"],
          "held_out 0.1 is none of 2 samples in 2 classes: if they are numbers, the task is regression; else give more"),
         (["--task", "ranking"], "unknown task 'ranking': choose from auto, classification, regression"),
+        (["--dtype", "f4"], "unknown dtype 'f4': choose from float32, float64"),  # rows are read before there is a model
         (["--data", "moons"], "option target is for data in a file: data 'moons' has no such option"),
     ],
 )  # fmt: skip
@@ -933,6 +948,22 @@ def test_what_is_no_class_in_a_parquet_file():
         parquet.write_table(pa.table({"a": [0.0, 1.0], "y": y}), "d.parquet")
         with pytest.raises(tn.DataFileError, match=f"{said[number]}$"):
             tn.data.read("d.parquet", task="classification")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_several_targets_are_numbers(suffix, capsys):
+    """Asked for classes, a Parquet file was trained on numbers, in silence."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import csv, parquet
+
+    table = pa.table({name: np.arange(9) % k for k, name in enumerate(("a", "y0", "y1"), 2)})
+    {"csv": csv.write_csv, "parquet": parquet.write_table}[suffix](table, f"d.{suffix}")
+    argv = ["train", "--data", f"d.{suffix}", "--backend", "numpy", "--quiet"]
+    assert mistake(capsys, *argv, "--task", "classification") == (
+        f"{os.path.abspath(f'd.{suffix}')}: classes have one column, and the targets are y0, y1: name one"
+    )
+    assert main([*argv, "--epochs", "1"]) == 0
+    assert "target: numbers, with errors in units of their standard deviation; 7 train" in capsys.readouterr().out
 
 
 def test_labels_beyond_int64_in_a_parquet_file():

@@ -189,7 +189,8 @@ def test_labels_of_a_floating_type(tmp_path):
     """Numbers, unless the task says otherwise; then they must be whole."""
     np.save(tmp_path / "d.npy", np.column_stack([X, Y]))
     np.savez(tmp_path / "d.npz", X=X, y=Y.astype(np.float32))
-    for path in (tmp_path / "d.npy", tmp_path / "d.npz"):
+    np.savez(tmp_path / "column.npz", X=X, y=Y.reshape(-1, 1))  # which are numbers in any dtype
+    for path in (tmp_path / "d.npy", tmp_path / "d.npz", tmp_path / "column.npz"):
         assert D.read(path).outputs == 1
         data = D.read(path, task="classification")
         assert data.classes == 4
@@ -243,6 +244,8 @@ def test_csv_as_people_write_it(tmp_path):
     assert D.read(tmp_path / "d.csv", target="b").outputs == 1
     (tmp_path / "d.tsv").write_bytes(b"\r\n\na\tb\ty\r\n1\t2\t0\r\n\r\n3\t4\t1\r\n\r\n")
     assert parts(D.read(tmp_path / "d.tsv"), range(2))[0].tolist() == [[1, 2], [3, 4]]
+    (tmp_path / "d.csv").write_text("a;b;y;;\n1,5;2;0;;\n3;4;1;;x\n")  # a spreadsheet's empty columns, and a note there
+    assert parts(D.read(tmp_path / "d.csv"), range(2))[0].tolist() == [[1.5, 2], [3, 4]]
 
 
 def test_a_model_reads_a_file_as_its_table(tmp_path):
@@ -721,6 +724,19 @@ def test_missing_files_and_loops_are_the_system_s_errors(tmp_path):
         D.read(tmp_path / "x.npy", target=tmp_path / "missing.npy")
     with pytest.raises(tn.DataFileError, match=r"not a regular file$"):
         D.read(tmp_path / "x.npy", target=tmp_path)  # a pipe would be waited for
+
+
+def test_reading_a_table_does_not_import_pandas(tmp_path):
+    """As Arrow does before it makes a NumPy array, for half a second; and what a signal raises there, it drops."""
+    pytest.importorskip("pyarrow", reason="the formats need it")
+    pytest.importorskip("pandas")
+    (tmp_path / "d.csv").write_text("a,b,y\n1,true,x\n2.5,false,z\n")
+    D.write(D.Blobs(20), tmp_path / "d.parquet")
+    code = "import sys, tinynet as tn; [tn.data.read(path) for path in sys.argv[1:]]; print('pandas' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "d.csv", tmp_path / "d.parquet"], capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
 
 from tinynet import losses, optim, schedules
-from tinynet.checks import FRACTION, Range, at_least, float_or_nan, repeated, set_fields
+from tinynet.checks import DTYPES, FRACTION, Range, at_least, float_or_nan, repeated, set_fields
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
 from tinynet.data.class_labels import MOST_CLASSES
@@ -109,7 +109,7 @@ class Config:
         "auto",
         f"auto, {', '.join(BACKENDS)}, or with a device, as in strict:device1; if not given, $TINYNET_BACKEND counts",
     )
-    dtype: str = _option("float32", "float32 or float64")
+    dtype: str = _option("float32", " or ".join(DTYPES), choices=DTYPES)
     seed: int = _option(0, "of the random weights, data, order and masks")
     checkpoint: int = _option(1000, "steps between two checkpoints; 0: one per epoch", within=at_least(0))
     out: str = _option("", "run folder; by default a new one in runs/")

@@ -23,7 +23,7 @@ from tinynet_backends.switch import NAMES as BACKENDS
 from tinynet import config as settings
 from tinynet.atomic import write_atomically
 from tinynet.checkpoints import Checkpoints
-from tinynet.checks import DTYPES, listed
+from tinynet.checks import listed
 from tinynet.cli.common import Commands, command, expand_patterns, one_line_warnings, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
@@ -51,7 +51,6 @@ SUGGESTED: dict[str, Iterable[str]] = {  # besides the choices that an option is
     "metrics": METRICS,
     "standardize": ("true", "false"),
     "backend": ("auto", *BACKENDS),
-    "dtype": DTYPES,
 }
 
 STOPPED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -107,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
             progress=not args.quiet, **options,
         )  # fmt: skip
     seconds = perf_counter() - start
+    if len(history) > config.epochs:
+        raise ValueError(f"{folder}: has {len(history)} epochs already: give as many, or more")
     if scale:
         model = scale.undo(model)
     write_atomically(folder / "config.toml", config.toml().encode())  # a resumed run may have changed options
@@ -159,9 +160,10 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
         if not names or all(map(is_integer, names)):
             found += ", or numbers with --task regression"
     else:
-        found = "numbers, with errors in units of their standard deviation, or classes with --task classification"
-    weights = ""
-    if data.rows(range(1), get_backend("numpy"), "float64").weight is not None:
+        found = "numbers, with errors in units of their standard deviation"
+        found += ", or classes with --task classification" * (data.outputs == 1)
+    host, weights = get_backend("numpy"), ""
+    if any(part.rows(range(1), host, "float64").weight is not None for part in getattr(data, "parts", [data])):
         weights = f"; 'weight' has sample weights{', or a feature if --features names it' if data.columns else ''}"
     return f"target: {found}; {training.n:,} training samples, {validation.n:,} held out{weights}"
 

@@ -25,6 +25,8 @@ _BLOCK = 2**20  # numbers of HDF5 decoded at a time, or those of a chunk if it h
 
 def _for_task(path: Path, y: Array, task: str | None) -> Array:
     """Targets in the form that ``task`` needs: integer labels (n,), or numbers (n, o)."""
+    if task == "classification" and y.shape[1:] == (1,):
+        y = y[:, 0]
     if task == "classification" and y.ndim == 1 and y.dtype.kind == "f":
         y = _labels(path, y)
     integer = y.dtype.kind in "biu"

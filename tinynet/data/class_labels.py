@@ -11,6 +11,7 @@ import numpy as np
 
 from tinynet import checks
 from tinynet.data.dataset import Array
+from tinynet.data.tables import to_numpy
 from tinynet.errors import DataFileError
 from tinynet.pieces import split_range
 
@@ -29,13 +30,13 @@ class ClassLabels:
         import pyarrow as pa
 
         column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-        gaps = np.flatnonzero(column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False))
+        gaps = np.flatnonzero(to_numpy(column.is_null(nan_is_null=True)))
         if len(gaps):
             raise DataFileError(
                 f"{self.path}: column {self.name!r} has no value in row {first + int(gaps[0])}: fill or drop it"
             )
         coded = column.cast(pa.string()).dictionary_encode()
-        places = coded.indices.to_numpy(zero_copy_only=False)
+        places = to_numpy(coded.indices)
         values = coded.dictionary.to_pylist()
         for place, value in enumerate(values):
             if value not in self.numbers:

@@ -70,7 +70,7 @@ def _shards(paths: list[Path], request: Request) -> Dataset:
     parts = [_read(paths[0], request)]
     known = parts[0].columns
     if known is not None and request.columns is None:  # the same columns in the same order
-        request = request._replace(columns=replace(known, classes=None), of=str(paths[0]), features=None)
+        request = request._replace(columns=replace(known, classes=None), of=str(paths[0]))
     parts += [_read(path, request) for path in paths[1:]]
     names = dict.fromkeys(name for part in parts for name in class_names(part) or ())
     if known is not None and all(map(class_names, parts)):

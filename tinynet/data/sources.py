@@ -72,7 +72,7 @@ def read(
     - ``.parquet``, ``.csv`` and ``.tsv``: columns of numbers. ``target`` names the target column, by default ``y``,
       ``target``, or all of ``y0``, ``y1``, …. A column ``weight`` has sample weights. All other columns are features, in
       their order, except those in ``exclude`` and an index of pandas, which has no name or "Unnamed: 0"; or ``features``
-      lists them. Further shards may have their columns in another order.
+      lists them. Further shards have the same features, in any order.
 
     Integer targets are labels. Text in the target column of a table is classes, numbered in the order of their names.
     With ``task="regression"`` targets are numbers. With "classification" the distinct values of a table's target are its

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinynet import checks
 from tinynet.data import tables
 from tinynet.data.class_labels import ClassLabels, is_integer
 from tinynet.data.columns import Columns
@@ -84,6 +85,8 @@ def _layout(table: Table, request: Request) -> _Layout:
             raise DataFileError(f"{path}: column {name!r} has no value in any row")
         if pa.types.is_binary(kinds[name]):
             raise DataFileError(f"{path}: column {name!r} is not text in UTF-8: save the file in that encoding")
+    if task == "classification" and len(target) > 1:
+        raise DataFileError(f"{path}: classes have one column, and the targets are {checks.listed(target)}: name one")
     kind = kinds[target[0]]
     text = str(kind) in ("string", "large_string", "string_view") or pa.types.is_dictionary(kind)
     integer = pa.types.is_integer(kind) or pa.types.is_boolean(kind)

@@ -256,8 +256,8 @@ class _Parser:
 
 
 def check_unique(path: Path, names: Sequence[str]) -> None:
-    """DataFileError if a name occurs twice."""
-    name = checks.repeated(names)
+    """DataFileError if a name occurs twice; columns without a name are left out."""
+    name = checks.repeated([name for name in names if name])
     if name is not None:
         raise DataFileError(f"{path}: has two columns {name!r}: rename one")
 
@@ -287,6 +287,8 @@ def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], req
             raise DataFileError(f"{path}: has no column {name!r} to use or exclude: it has {checks.listed(names)}")
         if name in target:
             raise DataFileError(f"{path}: column {name!r} is the target: name other features, or another target")
+    left = {*target, *request.exclude}
+    free = [name for name in names if name not in left and is_feature(name)]
     if request.features is not None:
         found = list(request.features)
     elif request.columns:
@@ -295,9 +297,13 @@ def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], req
             raise DataFileError(
                 f"{path}: column {both[0]!r} is the target, and a feature of the {request.of}: name another target"
             )
+        if request.of != "model" and (more := set(free).difference(found)):
+            name = next(name for name in free if name in more)
+            raise DataFileError(
+                f"{path}: has a column {name!r}, which {request.of} has not: drop it, or list the features"
+            )
     else:
-        left = {*target, *request.exclude}
-        found = [name for name in names if name not in left and is_feature(name)]
+        found = free
     if not found:
         raise DataFileError(f"{path}: has no features beside {', '.join(target) or checks.listed(names)}")
     return found
@@ -367,13 +373,26 @@ def stack_columns(path: Path, batch: Any, names: Sequence[str], dtype: Any, firs
         if dtype.kind == "i":  # labels: large unsigned ones must not become negative
             column = column.cast("int64")
         if column.null_count:
-            raise _not_finite(path, name, column.is_null().to_numpy(zero_copy_only=False), first)
-        out[:, j] = column.to_numpy(zero_copy_only=False)
+            raise _not_finite(path, name, to_numpy(column.is_null()), first)
+        out[:, j] = to_numpy(column)
     finite = np.isfinite(out)
     if not finite.all():
         j = int(np.argmin(finite.all(axis=0)))
         raise _not_finite(path, names[j], ~finite[:, j], first)
     return out
+
+
+def to_numpy(column: Any) -> Array:
+    """An Arrow array of numbers as one of NumPy's, with 1 for true and 0 for false; none of them may be missing.
+
+    Arrow's `to_numpy` imports pandas, where that is installed, for half a second, and what a signal raises there is lost.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_decimal(column.type):
+        made: Array = column.to_numpy(zero_copy_only=False)
+        return made
+    return np.from_dlpack(column.cast("uint8") if pa.types.is_boolean(column.type) else column)
 
 
 def _not_finite(path: Path, name: str, missing: Array, first: int) -> DataFileError:
