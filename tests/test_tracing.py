@@ -211,12 +211,13 @@ def test_a_formula_that_reads_a_variable_which_was_set_is_another(ops, monkeypat
     enclosing = 2.0
     formulas = [
         lambda xp, x: x * RATE, lambda xp, x: x * rate(), lambda xp, x: x * RATES[0], lambda xp, x: x * enclosing, Scaled().f,
+        lambda xp, x, rates=RATES: x * rates[0],
     ]  # fmt: skip
     ones = ops.asarray(np.ones(3))
     for number in (2.0, 3.0):
         monkeypatch.setitem(globals(), "RATE", number)
         RATES[0] = enclosing = Scaled.factor = number
-        assert [ops.to_numpy(ops.elementwise(f, ones)).tolist() for f in formulas] == [[number] * 3] * 5
+        assert [ops.to_numpy(ops.elementwise(f, ones)).tolist() for f in formulas] == [[number] * 3] * 6
     RATES[0] = 2.0
     assert traced(formulas[0], 1) is traced(formulas[0], 1) is not None
 
@@ -254,6 +255,8 @@ def test_a_formula_that_reads_an_attribute_of_something_else_is_another_once_it_
     formulas = [
         lambda xp, x: x * config.rate, lambda xp, x: x * kind.rate, lambda xp, x: x * SETTINGS.rate,  # noqa: F821
         lambda xp, x: enclosed.times(x), own.f, own.method, own, partial(own.f), partial(own.__call__),
+        lambda xp, x, c=enclosed: x * c.rate, lambda xp, x, *, c=enclosed: x * c.rate,
+        partial(lambda xp, x, c: x * c.rate, c=enclosed), partial(lambda c, xp, x: c.times(x), enclosed),
     ]  # fmt: skip
     ones = ops.asarray(np.ones(3))
     for number in (2.0, 3.0):

@@ -8,7 +8,7 @@ on Python's floats, as it is where the formula is computed at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -201,7 +201,7 @@ def _names(code: CodeType) -> tuple[str, ...]:
 
 class _Reads:
     """What a function, and those that it may call, read besides arguments and their object: globals, the variables of an
-    enclosing function, attributes of the class; and of modules, classes and objects among these, the attributes.
+    enclosing function, defaults, attributes of the class; and of modules, classes and objects among these, the attributes.
     ``version`` is another object once any of it has been set anew, None if some of it may change inside. ``names`` are those
     of all these globals and attributes.
     """
@@ -223,6 +223,8 @@ class _Reads:
             reads = [(f.__globals__.get, name) for f in functions for name in _names(f.__code__)]
             reads += [(vars(owner).get, name) for owner in owners for name in self.names]
             reads += [(partial(getattr, cell), "cell_contents") for f in functions for cell in f.__closure__ or ()]
+            defaults = [{**dict(enumerate(f.__defaults__ or ())), **(f.__kwdefaults__ or {})} for f in functions]
+            reads += [(given.get, name) for given in defaults for name in given]
             found = [(get, name, get(name, _ABSENT)) for get, name in reads]
             self.found = [read for read in found if read[2] is not _ABSENT]
             for _, _, value in self.found:
@@ -303,18 +305,23 @@ def traced(formula: Callable[..., Any], arrays: int, numbers: int = 0) -> Trace 
         return None
 
 
-def _identity(formula: Any) -> tuple[Any, ...]:
-    """What is equal for two formulas if they do the same; TypeError if something that they read may change inside."""
+def _identity(formula: Any, given: Sequence[tuple[Any, Any]] = ()) -> tuple[Any, ...]:
+    """What is equal for two formulas if they do the same; TypeError if something that they read may change inside.
+
+    ``given`` are arguments of partial functions around the formula, with their names or places.
+    """
     if isinstance(formula, partial):
-        return *_identity(formula.func), *map(_key, formula.args), *((n, _key(v)) for n, v in formula.keywords.items())
+        return _identity(formula.func, [*given, *enumerate(formula.args), *formula.keywords.items()])
+    arguments = [(name, _key(value)) for name, value in given]
     if not isinstance(formula, (FunctionType, MethodType)):  # an object
         formula = formula.__call__
     owner, function = getattr(formula, "__self__", None), getattr(formula, "__func__", formula)
     if type(function) is not FunctionType:
-        return (function,)
+        return function, *arguments
     kind: Any = type(owner)
     reads = _reads(function, kind)
     version = reads.current()
     if version is None:
         raise TypeError(f"{function.__name__} reads what may change")
-    return version, function, kind, *_state(owner, reads.names)
+    inside = [_state(value, reads.names) for _, value in given if _plain(value)]
+    return version, function, kind, *arguments, *inside, *_state(owner, reads.names)
