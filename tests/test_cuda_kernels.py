@@ -444,6 +444,9 @@ def test_what_has_no_kernel_is_left_to_the_portable_operation(ops):
     assert_same(ops.elementwise(lambda xp, x: xp.cumulative_sum(x), real(5)).shape, (5,), 0.0)  # no trace
     v = real(4)
     ops.update(lambda xp, a: (a[::-1],), [v.copy()], [])
+    after = [v[0], *(v[1:] + v[:-1])]
+    ops.update(lambda xp, a, b: (a + b,), [v[1:]], [v[:-1]])  # they overlap
+    assert_same(v, np.array(after), 0.0)
     ops.clip_norm(turned[0], 0.1)
     ops.pack([f2], np.empty(12))
     vector = real(12)

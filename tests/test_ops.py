@@ -444,6 +444,28 @@ def test_what_an_update_gives_may_be_another_of_its_arrays():
 
 
 @pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("size", [20, 70_000])
+@pytest.mark.parametrize("name", ["numpy", "numba", "strict"])
+def test_an_update_of_arrays_that_overlap_reads_before_it_writes(name, size, compiled):
+    """Each backend gave what the order of its loops made of it."""
+
+    def step(x, y):
+        ops.update(lambda xp, a, b: (a + b,), [x[1:]], [x[:-1]])
+        ops.update(lambda xp, a, b, by: (a * by, a), [y[:-1], y[1:]], [], 2.0)
+
+    ops, before = get_backend(name), real(size)
+    x, y = (ops.asarray(before.copy()) for _ in range(2))
+    run = ops.compile(step, x, y) if compiled else partial(step, x, y)
+    wanted_x, wanted_y = before.copy(), before.copy()
+    for _ in range(4):
+        run()
+        wanted_x[1:] = wanted_x[1:] + wanted_x[:-1]
+        wanted_y[0], wanted_y[1:] = wanted_y[0] * 2.0, wanted_y[:-1].copy()
+        assert_same(ops.to_numpy(x), wanted_x, 0.0)
+        assert_same(ops.to_numpy(y), wanted_y, 0.0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", ["numpy", "numba"])
 def test_signals_wait_until_an_update_is_whole(name, compiled):
     ops, size = get_backend(name), 400_000

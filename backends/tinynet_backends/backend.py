@@ -240,13 +240,14 @@ class Backend:
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
         """In place: ``arrays[:] = formula(xp, *arrays, *inputs, *scalars)``, elementwise, for arrays of one shape.
 
-        They may be the same, but no part of one may be another part of another.
+        Arrays may overlap: all are read before the first is written.
 
         Ctrl-C takes effect when either all arrays are new or none is, so an interrupted run has consistent weights.
         """
         new = formula(self.xp, *arrays, *inputs, *scalars)
-        # a result that is one of the arrays itself is copied before that array is overwritten
-        new = [self.xp.asarray(value, copy=True) if any(value is a for a in arrays) else value for value in new]
+        # a result that is an array given is copied before that is overwritten
+        given = [*arrays, *inputs]
+        new = [self.xp.asarray(value, copy=True) if any(value is a for a in given) else value for value in new]
         interrupt = None
         while new is not None:
             try:

@@ -10,6 +10,7 @@ import numpy as np
 from tinynet_backends.backend import Array, Formula
 from tinynet_backends.capture import StandIn, real
 from tinynet_backends.errors import BackendUnavailable
+from tinynet_backends.numpy_backend import apart
 from tinynet_backends.replay import offset_of, whole_of
 from tinynet_backends.tracing import traced
 
@@ -55,7 +56,8 @@ class NumbaBackend(NumbaDense, NumbaNumbers):
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
         floats = all(isinstance(real(s), float) for s in scalars)  # a kernel takes them as words, and 1 is not 1.0
-        usual = (alike(values) or networks(values)) and all(a.flags.writeable for a in arrays)  # else NumPy's error
+        usual = (alike(values) or networks(values)) and apart(values, len(arrays))
+        usual = usual and all(a.flags.writeable for a in arrays)  # else NumPy's error
         if trace is None or not usual or not floats or len(trace.outputs) != len(arrays):
             super().update(formula, arrays, inputs, *scalars)
             return

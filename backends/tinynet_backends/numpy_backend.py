@@ -229,7 +229,7 @@ class NumpyBackend(NumpyNumbers):
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
         self._writes()
-        if trace is None or not _alike(values):
+        if trace is None or not _alike(values) or not apart(values, len(arrays)):
             self._do(partial(self._update_as_written, formula, len(arrays)), *values, *scalars)
         else:
             self._in_blocks(write_passes(trace, in_place=True), values, scalars=scalars)
@@ -348,6 +348,18 @@ def _alike(arrays: Sequence[Array]) -> bool:
     return first.dtype.kind == "f" and all(
         a.shape == first.shape and a.dtype == first.dtype and a.flags.c_contiguous for a in arrays
     )
+
+
+def apart(arrays: Sequence[Array], count: int) -> bool:
+    """Whether no part of the first ``count`` of these arrays of one shape is another part of one of them."""
+    places = [(a.__array_interface__["data"][0], a) for a in map(real, arrays)]
+    near = [(a, b) for p, a in places[:count] for q, b in places if 0 < abs(p - q) < _extent(a)]
+    return not any(np.shares_memory(a, b) for a, b in near)
+
+
+def _extent(a: Array) -> int:
+    """Bytes from the beginning of an array to its end."""
+    return int(a.nbytes if a.flags.c_contiguous else len(a) * a.strides[0])
 
 
 def _keep_pages() -> None:

@@ -95,7 +95,9 @@ class CudaOperations(Backend):
         """A scalar may also be a () float64 array, which is read when the kernel runs."""
         values = [*arrays, *inputs]
         trace = traced(formula, len(values), len(scalars))
-        if trace is None or not _alike(values) or len(trace.outputs) != len(arrays):
+        starts = [self._address(a) for a in values]
+        apart = not any(0 < abs(p - q) < arrays[0].nbytes for p in starts[: len(arrays)] for q in starts)
+        if trace is None or not _alike(values) or not apart or len(trace.outputs) != len(arrays):
             self.changing(arrays)
             super().update(formula, arrays, inputs, *scalars)
         elif values[0].size:
