@@ -266,6 +266,7 @@ CAPTURABLE = {
     "selected by numbers": lambda x: x[:, np.array([4, 3, 2, 1, 0])] + x[np.arange(len(x))],
     "one by one": lambda x: x + x[0, 0] * x[1][2] + sum(row[0] for row in x),
     "scalars": lambda x: scalars(x),
+    "arrays of scalars": lambda x: arrays_of_scalars(x),
     "reductions": lambda x: x * np.logaddexp.reduce(x, axis=1, keepdims=True) + np.add.outer(x[:, 0], x[0]),
 }
 
@@ -279,6 +280,19 @@ def scalars(x):
     twice = last
     twice += last
     return x + total * first + sum(others) * (twice - last)
+
+
+def arrays_of_scalars(x):
+    """What NumPy makes of a scalar is another scalar, or an array that has nothing in common with it."""
+    total = x.sum()
+    made = [np.reshape(total, (1,)), total[None], total[...], np.broadcast_to(total, (1,)) * 1.0]
+    for array in made:
+        array += 1.0
+    copies = [total.copy(), total.astype(x.dtype), total.T, total[()]]
+    changed = [*copies]
+    for n in range(len(changed)):
+        changed[n] += 1.0
+    return x * total + sum(made) + sum(copies) - 0.5 * sum(changed)
 
 
 def in_place(x):
@@ -455,7 +469,32 @@ def test_memory_does_not_grow_with_the_number_of_shapes(ops):
     assert [kind[0][0][0] for kind in compilation.replays][-3:] == [1, 2 * KINDS - 1, 5]
 
 
-@pytest.mark.parametrize("part", [lambda x, n: x[n] * 1.0, lambda x, n: np.diagonal(x, n) * 1.0])
+def test_a_broadcast_array_of_no_elements(ops):
+    compiled = ops.compile(lambda x: x + np.broadcast_to(x[:0], (2, 0)).sum())
+    for n in range(4):
+        assert compiled(np.full(3, float(n))).tolist() == [float(n)] * 3
+
+
+def test_arguments_that_were_one_array_may_be_two(ops):
+    compiled = ops.compile(
+        lambda w, x, y: np.subtract(*np.broadcast_arrays(x, y)) + np.subtract(*np.broadcast_arrays(w, y)), W
+    )
+    for n in range(5):
+        y = W if n < 2 else np.full(3, float(n))
+        x = y if n < 3 else np.zeros(3)
+        assert compiled(x, y).tolist() == (x + W - 2 * y).tolist()
+
+
+W = np.arange(3.0)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda x, n: x[n] * 1.0, lambda x, n: np.diagonal(x, n) * 1.0,
+        lambda x, n: x[np.argmax(x[0] >= n)] * 1.0, lambda x, n: np.diagonal(x, np.argmax(x[0] >= n)) * 1.0,
+    ],
+)  # fmt: skip
 def test_a_part_that_a_number_chooses_is_another_in_every_call(part, ops):
     """A row of a table, such as that of the step, is a view: the replay gave the same one for ever."""
     table = np.arange(25.0).reshape(5, 5)

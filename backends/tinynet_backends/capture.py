@@ -155,9 +155,11 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         setattr(self.value, name, real(value))
 
     def _method(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._function(getattr(np.ndarray, name), (self, *args), kwargs)
+        return self._function(getattr(np.generic if self.scalar else np.ndarray, name), (self, *args), kwargs)
 
     def __getitem__(self, key: Any) -> Any:
+        if self.scalar:
+            return self._function(operator.getitem, (self, key), {})
         names = [key] if not isinstance(key, tuple) else list(key)
         if not all(type(k) in _BASIC for k in names):
             if any(isinstance(k, StandIn) and k.dtype == bool for k in names):
@@ -228,7 +230,7 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         """
         self.tape.give(*args, *kwargs.values())
         stand_ins = [a for a in leaves((args, kwargs)) if isinstance(a, _STAND_INS)]
-        value = function(*real(args), **real(kwargs))
+        value = function(*tree_map(_given, args), **tree_map(_given, kwargs))
         values = [*leaves(value)]
         if not all(isinstance(v, (np.ndarray, np.generic)) for v in values):
             self.tape.wrote |= value is None  # as of a function that writes
@@ -241,19 +243,22 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
             self.tape.wrote = True
             self.tape.stop(f"the function {function.__name__}, which may write to an argument")
             return value
-        if any(owners) and any(isinstance(a, Number) for a in stand_ins):
+        if any(len({id(a.source) for a in own}) > 1 for own in owners):
+            self.tape.stop("a view of one of two arguments that are one array")
+        if any(owners) and any(isinstance(a, Number) or a.scalar for a in stand_ins):
             self.tape.stop("a number that says which part of an array is meant")
         if all(owners):
             results = [own[0]._wrap(v) for v, own in zip(values, owners, strict=True)]
         else:
-            results = [self.tape.array(v) for v in values]
+            # one of no elements may be a broadcast one, which is read-only
+            results = [self.tape.array(v if v.flags.writeable else v.copy()) for v in values]
             again = _filling([r.value for r in results], function, args, kwargs)
             self.tape.calls.append((again, tuple(stand_ins)))
         rest = iter(results)
         return tree_map(lambda _: next(rest), value)
 
     def _wrap(self, view: Array) -> StandIn:
-        return StandIn(self.tape, view, self.source)
+        return StandIn(self.tape, view, self.source, self.scalar)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         self.tape.stop("an array made of one (asarray)")
@@ -316,6 +321,8 @@ def _out(f: Callable[..., Any], *args: Any) -> None:
 def _filling(places: Sequence[Array], function: Callable[..., Any], args: Any, kwargs: Any) -> Callable[..., None]:
     """``function(*args, **kwargs)``, given what their stand-ins stand for, with its results copied to ``places``."""
     changing = [n for n, a in enumerate(args) if isinstance(a, _STAND_INS)]
+    given = [a for a in leaves((args, kwargs)) if isinstance(a, _STAND_INS)]
+    scalars = {n for n, a in enumerate(given) if isinstance(a, StandIn) and a.scalar}
 
     def again(*found: Any) -> Any:
         if len(changing) == len(found):  # as usual: a walk through all would take longer than many functions
@@ -328,6 +335,8 @@ def _filling(places: Sequence[Array], function: Callable[..., Any], args: Any, k
         return function(*now, **options)
 
     def call(*found: Any) -> None:
+        if scalars:
+            found = tuple([a[()] if n in scalars else a for n, a in enumerate(found)])
         for place, v in zip(places, leaves(again(*found)), strict=True):
             if place.shape != v.shape:
                 raise ValueError(
@@ -345,6 +354,11 @@ def real(tree: Any) -> Any:
 
 def _value(a: Any) -> Any:
     return a.value if isinstance(a, _STAND_INS) else a
+
+
+def _given(a: Any) -> Any:
+    """The same for a function: of one of NumPy's scalars it makes an array, where it would return a view of a () array."""
+    return a.value[()] if isinstance(a, StandIn) and a.scalar else _value(a)
 
 
 def is_input(value: Any) -> bool:
