@@ -522,7 +522,7 @@ def listed(x, number):
     "f",
     [
         listed, lambda x, n: np.add(x, [n, 1.0]), lambda x, n: x * np.sqrt(n), lambda x, n: x * np.full(2, n),
-        lambda x, n: x * np.asarray(n),
+        lambda x, n: x * np.asarray(n), lambda x, n: x * 2.0 if isinstance(n, int) else x * 3.0,
     ],
 )  # fmt: skip
 def test_inputs_in_lists_and_numbers_made_arrays_are_read_anew(f, ops):

@@ -256,7 +256,7 @@ CROSSINGS = {
     "a value needed by Python (mul)": lambda t: t * 2,
     "a value needed by Python (float)": float,
     "a value needed by Python (lt)": lambda t: t < 3,
-    "a value needed by Python (index)": lambda t: [0][t * 0 if isinstance(t, int) else t],
+    "a value needed by Python (index)": lambda t: range(9)[t],
     "a value needed by Python (hash)": hash,
     "a value needed by Python (bool)": lambda t: t or 1,
 }

@@ -65,7 +65,7 @@ class Tape:
         found = [*leaves(values)]
         self._check(found)
         for value in found:
-            if isinstance(value, (np.ndarray, np.generic, float)):
+            if isinstance(value, (np.ndarray, np.generic, float)) and not isinstance(value, Number):
                 a = np.asarray(value)
                 self.given.append((a.dtype, a.shape, a.tobytes()))  # the next step may have other numbers in this array
 
@@ -106,6 +106,10 @@ class Number:
 
     def __init__(self, tape: Tape, source: Source) -> None:
         self.tape, self.value, self.source = tape, source.value, source
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self.value)  # isinstance(n, int) is what it is of the number
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         self.tape.stop("an array made of a number")
