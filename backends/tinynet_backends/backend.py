@@ -240,9 +240,8 @@ class Backend:
     def update(self, formula: Formula, arrays: Sequence[Array], inputs: Sequence[Array], *scalars: float) -> None:
         """In place: ``arrays[:] = formula(xp, *arrays, *inputs, *scalars)``, elementwise, for arrays of one shape.
 
-        They may be the same, but no part of one may be another part of another.
-
-        Ctrl-C takes effect when either all arrays are new or none is, so an interrupted run has consistent weights.
+        They may be the same arrays, but must not overlap in part. Ctrl-C takes effect when either all arrays are new or none
+        is, so an interrupted run has consistent weights.
         """
         new = formula(self.xp, *arrays, *inputs, *scalars)
         # a result that is one of the arrays itself is copied before that array is overwritten
