@@ -139,9 +139,9 @@ class Dataset:
             index = xp.asarray(index)
         except (TypeError, ValueError):
             raise IndexError(f"samples {checks.short_repr(index)} do not exist: give whole numbers in a list") from None
-        if index.ndim == 1 and str(index.dtype) == "object" and all(checks.as_int(i) is not None for i in index):
-            self._check_range(min(index), max(index))  # integers too large for an array
         if index.ndim != 1 or not (index.size == 0 or xp.isdtype(index.dtype, "integral")):
+            if index.ndim == 1 and all(checks.as_int(i) is not None for i in index):
+                self._check_range(min(index), max(index))  # integers too large for an array
             raise IndexError(
                 f"samples are chosen by whole numbers in a list or a range, not {index.dtype} {index.shape}"
             )
