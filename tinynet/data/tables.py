@@ -390,10 +390,11 @@ def to_numpy(column: Any) -> Array:
     """
     import pyarrow as pa
 
+    if pa.types.is_boolean(column.type):
+        column = column.cast("uint8")
     if pa.types.is_decimal(column.type):
-        made: Array = column.to_numpy(zero_copy_only=False)
-        return made
-    return np.from_dlpack(column.cast("uint8") if pa.types.is_boolean(column.type) else column)
+        column = column.cast("string").cast("float64")  # a cast to numbers directly is not always to the nearest
+    return np.from_dlpack(column)
 
 
 def to_arrow(column: Array) -> Any:
