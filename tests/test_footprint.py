@@ -36,11 +36,9 @@ def test_a_layer_that_runs_its_layers_in_another_way_is_one_layer():
 
 
 def test_launches_of_several_steps_take_their_batches_and_gradients(monkeypatch):
-    net, labels, numbers = (
-        tn.Sequential(tn.Dense(3), tn.Dense(3)),
-        tn.Loader(tn.data.Blobs(50, n_features=2), 10),
-        tn.Loader(tn.data.Linear(50, n_features=2, n_outputs=3), 10),
-    )
+    labels = tn.Loader(tn.data.Blobs(50, n_features=2), 10)
+    numbers = tn.Loader(tn.data.Linear(50, n_features=2, n_outputs=3), 10)
+    net = tn.Sequential(tn.Dense(3), tn.Dense(3))
     single, double = (tn.Model(net, 2, dtype=dtype) for dtype in ("float32", "float64"))
     # of 64 steps in a chunk, 64 and 16 are launched together; parameters at 6, 9 and 18 are not aligned, as float64 only 9
     assert launch_bytes(single, labels, [64, 16]) == 160 * 10 * 16 + 80 * 4 * 15

@@ -175,9 +175,8 @@ def test_a_gradient_of_another_shape(ops):
 
 def test_whole_numbers_take_no_steps(ops):
     """Each step was cut off to whole numbers, in silence."""
-    with pytest.raises(
-        TypeError, match="^theta of dtype .*int64 cannot take steps: give a vector of a floating dtype$"
-    ):
+    said = "^theta of dtype .*int64 cannot take steps: give a vector of a floating dtype$"
+    with pytest.raises(TypeError, match=said):
         tn.Adam().init(ops.asarray([3, -2]), ops)
 
 

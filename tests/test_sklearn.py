@@ -342,14 +342,8 @@ def test_samples_of_weight_0_are_not_there_in_any_batch():
 )
 def test_partial_fit_is_fit_step_by_step(ops_of, more):
     """An adaptive rate began anew in each: it was never lowered."""
-    options = {
-        "random_state": 3,
-        "batch_size": 50,
-        "dropout": 0.1,
-        "tol": 0,
-        "n_iter_no_change": 99,
-        "solver": "nadam",
-    } | more
+    options = {"random_state": 3, "batch_size": 50, "dropout": 0.1, "tol": 0, "n_iter_no_change": 99, "solver": "nadam"}
+    options |= more
     once = MLPClassifier(**options, max_iter=4, backend=ops_of).fit(X, NAMES)
     steps = MLPClassifier(**options, backend=ops_of)
     for _ in range(4):

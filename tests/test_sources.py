@@ -726,17 +726,29 @@ def test_missing_files_and_loops_are_the_system_s_errors(tmp_path):
         D.read(tmp_path / "x.npy", target=tmp_path)  # a pipe would be waited for
 
 
-def test_reading_a_table_does_not_import_pandas(tmp_path):
-    """As Arrow does before it makes a NumPy array, for half a second; and what a signal raises there, it drops."""
-    pytest.importorskip("pyarrow", reason="the formats need it")
-    pytest.importorskip("pandas")
-    (tmp_path / "d.csv").write_text("a,b,y\n1,true,x\n2.5,false,z\n")
-    D.write(D.Blobs(20), tmp_path / "d.parquet")
-    code = "import sys, tinynet as tn; [tn.data.read(path) for path in sys.argv[1:]]; print('pandas' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "d.csv", tmp_path / "d.parquet"], capture_output=True, text=True
-    )
+def test_tables_are_read_and_written_without_pandas(tmp_path):
+    """Arrow imports it before it takes or makes a NumPy array, for half a second; and what a signal raises there, it drops."""
+    pa = pytest.importorskip("pyarrow", reason="the formats need it")
+    pytest.importorskip("pandas", reason="what is not there is not imported")
+    from pyarrow import parquet
+
+    decimals = pa.array([0.5, 1.5]).cast(pa.decimal128(30, 20))
+    parquet.write_table(pa.table({"a": [3, 7], "y": decimals}), tmp_path / "c.parquet")
+    (tmp_path / "d.csv").write_text("a,b,y\n1,true,x\n2.5,false,ß\n", "utf-8")
+    code = """
+import sys, numpy, tinynet as tn
+from tinynet.data.outputs import output_writer
+tn.data.write(tn.data.read("d.csv"), "d.parquet")
+tn.data.write(tn.data.read("d.parquet"), "e.csv")
+tn.data.read("c.parquet")
+with output_writer("o.parquet", ["name", "yes"]) as write:
+    write([numpy.asarray(["ß", "x"]), numpy.asarray([False, True])])
+print("pandas" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")
+    assert (tmp_path / "e.csv").read_text("utf-8") == '"a","b","y"\n1,1,"x"\n2.5,0,"ß"\n'
+    assert parquet.read_table(tmp_path / "o.parquet").to_pydict() == {"name": ["ß", "x"], "yes": [False, True]}
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):

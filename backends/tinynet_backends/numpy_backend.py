@@ -321,7 +321,8 @@ class NumpyBackend(NumpyNumbers):
     def _dropout(
         self, x: Array, rate: float, k0: int, k1: int, c0: int, c1: int, c2: int, y: Array, keep: Array
     ) -> None:
-        words = NumpyNumbers.words(self, (k0, k1), (c0, c1, c2), 0, (x.size + 1) // 2)  # one call, also on numba
+        # not a subclass's: this whole function is one call of a captured step, which may not contain another
+        words = NumpyNumbers.words(self, (k0, k1), (c0, c1, c2), 0, (x.size + 1) // 2)
         u = exact.uniform32(np, words)
         np.greater_equal(u[: x.size].reshape(x.shape), rate, out=keep)
         np.multiply(x, 1.0 / (1.0 - rate), out=y)

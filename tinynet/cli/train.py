@@ -161,7 +161,8 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
             found += ", or numbers with --task regression"
     else:
         found = "numbers, with errors in units of their standard deviation"
-        found += ", or classes with --task classification" * (data.outputs == 1)
+        if data.outputs == 1:
+            found += ", or classes with --task classification"
     host, weights = get_backend("numpy"), ""
     if any(part.rows(range(1), host, "float64").weight is not None for part in getattr(data, "parts", [data])):
         weights = f"; 'weight' has sample weights{', or a feature if --features names it' if data.columns else ''}"

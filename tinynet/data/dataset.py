@@ -96,7 +96,7 @@ class Dataset:
         if isinstance(index, range) and index.step == 1:
             self._check_range(*_extremes(index))
         else:
-            index = self._indices(list(index) if isinstance(index, range) else index)
+            index = self._indices(index)
         with ops.active():
             return self.rows(index, ops, dtype)
 
@@ -133,20 +133,20 @@ class Dataset:
         return self.batch(index, get_backend(), "float32")
 
     def _indices(self, index: Any) -> Array:
-        """Numbers of samples, in a list or an array, as (m,) int64 on the host; IndexError for anything else."""
+        """Numbers of samples, in a list, a range or an array, as (m,) int64 on the host; IndexError for anything else."""
         xp = get_backend("numpy").xp
         try:
             index = xp.asarray(index)
         except (TypeError, ValueError):
             raise IndexError(f"samples {checks.short_repr(index)} do not exist: give whole numbers in a list") from None
-        if index.ndim == 1 and str(index.dtype) == "object" and all(checks.as_int(i) is not None for i in index):
-            self._check_range(min(index), max(index))  # integers too large for an array
         if index.ndim != 1 or not (index.size == 0 or xp.isdtype(index.dtype, "integral")):
+            if index.ndim == 1 and all(checks.as_int(i) is not None for i in index):
+                self._check_range(min(index), max(index))  # integers too large for an array
             raise IndexError(
                 f"samples are chosen by whole numbers in a list or a range, not {index.dtype} {index.shape}"
             )
         self._check_range(*_extremes(index))  # before 2**63 becomes negative
-        return xp.astype(index, xp.int64)
+        return xp.astype(index, xp.int64)  # a copy, which a `Subset` keeps
 
     def split(self, first: float | int) -> tuple[Dataset, Dataset]:
         """The first samples and the rest, as two data sets: ``first`` is a fraction in (0, 1) or a number of samples.

@@ -287,8 +287,8 @@ def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], req
             raise DataFileError(f"{path}: has no column {name!r} to use or exclude: it has {checks.listed(names)}")
         if name in target:
             raise DataFileError(f"{path}: column {name!r} is the target: name other features, or another target")
-    left = {*target, *request.exclude}
-    free = [name for name in names if name not in left and is_feature(name)]
+    left_out = {*target, *request.exclude}
+    free = [name for name in names if name not in left_out and is_feature(name)]
     if request.features is not None:
         found = list(request.features)
     elif request.columns:
@@ -297,10 +297,10 @@ def feature_columns(path: Path, names: Sequence[str], target: Sequence[str], req
             raise DataFileError(
                 f"{path}: column {both[0]!r} is the target, and a feature of the {request.of}: name another target"
             )
-        if request.of != "model" and (more := set(free).difference(found)):
-            name = next(name for name in free if name in more)
+        known = set(found)
+        if request.of != "model" and (more := [name for name in free if name not in known]):
             raise DataFileError(
-                f"{path}: has a column {name!r}, which {request.of} has not: drop it, or list the features"
+                f"{path}: has a column {more[0]!r}, which {request.of} has not: drop it, or list the features"
             )
     else:
         found = free
@@ -385,14 +385,31 @@ def stack_columns(path: Path, batch: Any, names: Sequence[str], dtype: Any, firs
 def to_numpy(column: Any) -> Array:
     """An Arrow array of numbers as one of NumPy's, with 1 for true and 0 for false; none of them may be missing.
 
-    Arrow's `to_numpy` imports pandas, where that is installed, for half a second, and what a signal raises there is lost.
+    Arrow's `to_numpy`, like its `array`, imports pandas, where that is installed, for half a second, and what a signal raises
+    there is lost.
     """
     import pyarrow as pa
 
+    if pa.types.is_boolean(column.type):
+        column = column.cast("uint8")
     if pa.types.is_decimal(column.type):
-        made: Array = column.to_numpy(zero_copy_only=False)
-        return made
-    return np.from_dlpack(column.cast("uint8") if pa.types.is_boolean(column.type) else column)
+        column = column.cast("string").cast("float64")  # a cast to numbers directly is not always to the nearest
+    return np.from_dlpack(column)
+
+
+def to_arrow(column: Array) -> Any:
+    """A vector of NumPy's numbers, bools or text as an Arrow array."""
+    import pyarrow as pa
+
+    if column.dtype.kind == "b":
+        return to_arrow(column.view(np.uint8)).cast(pa.bool_())
+    if column.dtype.kind == "U":
+        text = [value.encode() for value in column.tolist()]
+        ends, kind = np.cumsum([0, *map(len, text)], dtype=np.int32), pa.string()
+        buffers = [pa.py_buffer(ends), pa.py_buffer(b"".join(text))]
+    else:
+        kind, buffers = pa.from_numpy_dtype(column.dtype), [pa.py_buffer(np.ascontiguousarray(column))]
+    return pa.Array.from_buffers(kind, len(column), [None, *buffers])
 
 
 def _not_finite(path: Path, name: str, missing: Array, first: int) -> DataFileError:

@@ -23,7 +23,7 @@ from tinynet.data.columns import Columns
 from tinynet.data.concatenated import class_names
 from tinynet.data.dataset import Array, Dataset
 from tinynet.data.loader import sample_size
-from tinynet.data.tables import check_unique, is_feature
+from tinynet.data.tables import check_unique, is_feature, to_arrow
 from tinynet.pieces import split_range
 
 ROWS = 65536  # samples written at a time
@@ -138,14 +138,16 @@ def _batches(data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> tuple[Any,
 
     features, targets = _columns(data)
     classes = class_names(data)
+    names = to_arrow(np.asarray(classes)) if classes else None
     kind = pa.string() if classes else pa.int64() if data.classes else pa.float32()
     schema = pa.schema([*((name, pa.float32()) for name in features), *((name, kind) for name in targets)])
 
     def batches() -> Iterator[Any]:
-        for x, labels in pieces:
-            y = np.asarray(classes)[labels] if classes else labels
-            columns = [*np.ascontiguousarray(x.T), *np.ascontiguousarray(y.reshape(len(y), -1).T)]
-            yield pa.record_batch([pa.array(c) for c in columns], schema=schema)
+        for x, y in pieces:
+            columns = [to_arrow(c) for a in (x, y.reshape(len(y), -1)) for c in np.ascontiguousarray(a.T)]
+            if names is not None:
+                columns[-1] = names.take(columns[-1])
+            yield pa.record_batch(columns, schema=schema)
 
     return schema, batches()
 

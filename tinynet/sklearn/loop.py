@@ -144,9 +144,7 @@ class Loop:
             estimator.best_validation_score_ = max(estimator.best_validation_score_, row["val_score"])
         else:
             gain = estimator.best_loss_ - row["loss"]
-            first = (
-                estimator.n_iter_ == 1 and not self.keep_step
-            )  # of a fit: the best loss may be that of other samples
+            first = estimator.n_iter_ == 1 and not self.keep_step  # the best loss so far may be that of other samples
             estimator.best_loss_ = row["loss"] if first else min(estimator.best_loss_, row["loss"])
         self.progress.stale = self.progress.stale + 1 if gain < estimator.tol else 0
         return gain > 0

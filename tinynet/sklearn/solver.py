@@ -1,4 +1,5 @@
-"""What scikit-learn's solvers have beyond tinynet's optimizers: a rate that can be lowered, and a penalty on weights."""
+"""What scikit-learn's solvers have beyond tinynet's optimizers: a rate that can be lowered, a penalty on weights, taking
+over from another one."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ class Penalized(Optimizer):
 
     def __init__(self, inner: Optimizer, penalty: float, model: Model, begun: int) -> None:
         self.inner, self.penalty, self.begun = inner, penalty, begun
-        self.without_rate = copy(inner)
+        self.without_rate = copy(inner)  # its `numbers` do not ask the schedule for the rate of another step
         checks.set_fields(self.without_rate, lr=0.0)
         xp, named = model.ops.xp, model.weights(model.theta).items()
         parts = [xp.ones_like(a) if name.rpartition(".")[2] == "w" else xp.zeros_like(a) for name, a in named]
