@@ -726,17 +726,24 @@ def test_missing_files_and_loops_are_the_system_s_errors(tmp_path):
         D.read(tmp_path / "x.npy", target=tmp_path)  # a pipe would be waited for
 
 
-def test_reading_a_table_does_not_import_pandas(tmp_path):
-    """As Arrow does before it makes a NumPy array, for half a second; and what a signal raises there, it drops."""
+def test_tables_do_not_import_pandas(tmp_path):
+    """As Arrow does before it makes a NumPy array, or is made of one, for half a second; what a signal raises there, it drops."""
     pytest.importorskip("pyarrow", reason="the formats need it")
     pytest.importorskip("pandas")
     (tmp_path / "d.csv").write_text("a,b,y\n1,true,x\n2.5,false,z\n")
     D.write(D.Blobs(20), tmp_path / "d.parquet")
-    code = "import sys, tinynet as tn; [tn.data.read(path) for path in sys.argv[1:]]; print('pandas' in sys.modules)"
+    code = (
+        "import sys, numpy as np, tinynet as tn; from tinynet.data.outputs import output_writer\n"
+        "for path in sys.argv[1:]: tn.data.write(tn.data.read(path), path)\n"
+        "with output_writer(path, 'ab') as write: write([np.array([True, False]), np.array(['é', ''])])\n"
+        "print('pandas' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "d.csv", tmp_path / "d.parquet"], capture_output=True, text=True
     )
     assert (done.stdout, done.stderr) == ("False\n", "")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert parquet.read_table(tmp_path / "d.parquet").to_pydict() == {"a": [True, False], "b": ["é", ""]}
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from tinynet.atomic import replacing
 from tinynet.data.array_files import write_npy_header
 from tinynet.data.dataset import Array
 from tinynet.data.inputs import PIPE
+from tinynet.data.tables import from_numpy
 
 Write = Callable[[list[Array]], object]  # takes columns (m,), side by side
 
@@ -71,7 +72,7 @@ def _parquet(f: BinaryIO, names: Sequence[str]) -> Iterator[Write]:
 
     def write(columns: list[Array]) -> None:
         nonlocal writer
-        table = pa.table([pa.array(a) for a in columns], list(names))
+        table = pa.table([from_numpy(a) for a in columns], list(names))
         writer = writer or pq.ParquetWriter(f, table.schema)
         writer.write_table(table)
 

@@ -395,6 +395,20 @@ def to_numpy(column: Any) -> Array:
     return np.from_dlpack(column.cast("uint8") if pa.types.is_boolean(column.type) else column)
 
 
+def from_numpy(column: Array) -> Any:
+    """An array (n,) of numbers, of true and false or of texts as an Arrow array; `pyarrow.array` imports pandas, too."""
+    import pyarrow as pa
+
+    kind, column = pa.from_numpy_dtype(column.dtype), np.ascontiguousarray(column)
+    if column.dtype.kind == "U":
+        texts = [text.encode() for text in column.tolist()]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        return pa.Array.from_buffers(kind, len(texts), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))])
+    if column.dtype.kind == "b":
+        return from_numpy(column.view(np.uint8)).cast(kind)
+    return pa.Array.from_buffers(kind, len(column), [None, pa.py_buffer(column)])
+
+
 def _not_finite(path: Path, name: str, missing: Array, first: int) -> DataFileError:
     row = first + int(np.argmax(missing))
     return DataFileError(f"{path}: column {name!r} has no finite number in row {row}: fill or drop it")

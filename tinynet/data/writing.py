@@ -23,7 +23,7 @@ from tinynet.data.columns import Columns
 from tinynet.data.concatenated import class_names
 from tinynet.data.dataset import Array, Dataset
 from tinynet.data.loader import sample_size
-from tinynet.data.tables import check_unique, is_feature
+from tinynet.data.tables import check_unique, from_numpy, is_feature
 from tinynet.pieces import split_range
 
 ROWS = 65536  # samples written at a time
@@ -144,8 +144,7 @@ def _batches(data: Dataset, pieces: Iterator[tuple[Array, Array]]) -> tuple[Any,
     def batches() -> Iterator[Any]:
         for x, labels in pieces:
             y = np.asarray(classes)[labels] if classes else labels
-            columns = [*np.ascontiguousarray(x.T), *np.ascontiguousarray(y.reshape(len(y), -1).T)]
-            yield pa.record_batch([pa.array(c) for c in columns], schema=schema)
+            yield pa.record_batch([from_numpy(c) for c in [*x.T, *y.reshape(len(y), -1).T]], schema=schema)
 
     return schema, batches()
 
