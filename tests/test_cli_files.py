@@ -1173,7 +1173,12 @@ def full(*args):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(("number", "word", "code"), [("SIGINT", "interrupted", 130), ("SIGTERM", "terminated", 143)])
+ENDS = [("SIGINT", "interrupted", 130), ("SIGTERM", "terminated", 143)]
+if hasattr(signal, "SIGHUP"):
+    ENDS.append(("SIGHUP", "hung up", 129))
+
+
+@pytest.mark.parametrize(("number", "word", "code"), ENDS)
 @pytest.mark.parametrize("argv", [["predict", "RUN", "d.csv", "--out", "p.csv"], ["train", "--data", "d.csv"]])
 def test_a_signal_leaves_nothing_half_written(
     argv, number, word, code, run, capsys, monkeypatch, tmp_path_factory, request
