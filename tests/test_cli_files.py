@@ -1273,6 +1273,15 @@ def test_an_output_without_room(argv, capsys, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_standard_error_without_room(monkeypatch):
+    """It ended in a traceback, with the code of a run that diverged."""
+    disk = io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True)
+    with disk, monkeypatch.context() as m:
+        m.setattr(sys, "stderr", disk)
+        assert main(["info", "none"]) == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
 def test_a_run_that_cannot_say_that_it_begins_leaves_no_folder(capsys, monkeypatch):
     """With PYTHONUNBUFFERED the first line fails: the folder was left, with a config alone."""
     put("d.csv", "a,y\n" + "".join(f"{number},{number % 2}\n" for number in range(20)))

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from tinynet_backends import BackendUnavailable
@@ -60,18 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return 141
     except DivergedError as e:
-        print(f"tinynet: {e}", file=sys.stderr)
+        _say(str(e))
         return 1
     except (ValueError, TypeError, OSError, MemoryError, BackendUnavailable) as e:
         if isinstance(e, OSError) and e.errno == errno.ENOSPC:
             _discard_output()
-        print(f"tinynet: error: {_one_line(e)}", file=sys.stderr)
+        _say(f"error: {_one_line(e)}")
         return 2
     except KeyboardInterrupt:
-        print("tinynet: interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
     except _Terminated as e:
-        print(f"tinynet: {ENDING[e.number]}", file=sys.stderr)
+        _say(ENDING[e.number])
         return 128 + e.number
 
 
@@ -101,6 +101,11 @@ def _termination() -> Iterator[None]:
     finally:
         for number in usual:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # a full disk, or a terminal that is gone
+        print(f"tinynet: {text}", file=sys.stderr)
 
 
 def _one_line(e: Exception) -> str:
