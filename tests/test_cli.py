@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,7 @@ LONG = [
     "--samples", "4_000", "--batch-size", "100", "--epochs", "2", "--dropout", "0.2", "--norm", "batch", "--ema", "0.9",
 ]  # 80 steps  # fmt: skip
 INTERRUPTED, TERMINATED = (signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)
+HUNG_UP = (signal.SIGHUP, "hung up", 129) if hasattr(signal, "SIGHUP") else TERMINATED
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +110,13 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("at", "number", "word", "code"), [(1, *INTERRUPTED), (40, *TERMINATED), (57, *INTERRUPTED), (80, *TERMINATED)]
+    ("at", "number", "word", "code"), [(1, *INTERRUPTED), (40, *TERMINATED), (57, *HUNG_UP), (80, *TERMINATED)]
 )
 def test_a_signal_ends_the_step_and_resume_goes_on_bit_for_bit(
-    at, number, word, code, uninterrupted, monkeypatch, tmp_path, capsys
+    at, number, word, code, uninterrupted, monkeypatch, tmp_path, capsys, request
 ):
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a script ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     numbers = tn.Adam.numbers
 
     def signalled(self, state, t):
@@ -140,6 +144,22 @@ def test_a_signal_ends_the_step_and_resume_goes_on_bit_for_bit(
         [line for line in (run / "history.jsonl").read_text().splitlines() if "epoch" not in line] for run in runs
     )
     assert resumed == whole
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_signal_that_is_ignored_stays_so(monkeypatch, request):
+    """As SIGHUP is under nohup, and Ctrl-C in what a script runs in the background."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_IGN)))
+    init = tn.Adam.init
+
+    def signalled(*args):
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGINT)
+        return init(*args)
+
+    monkeypatch.setattr(tn.Adam, "init", signalled)
+    assert main(["train", *SMALL, "--out", "r", "--quiet"]) == 0
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere no process gets a signal from another")

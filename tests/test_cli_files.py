@@ -1173,7 +1173,12 @@ def full(*args):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(("number", "word", "code"), [("SIGINT", "interrupted", 130), ("SIGTERM", "terminated", 143)])
+ENDS = [("SIGINT", "interrupted", 130), ("SIGTERM", "terminated", 143)]
+if hasattr(signal, "SIGHUP"):
+    ENDS.append(("SIGHUP", "hung up", 129))
+
+
+@pytest.mark.parametrize(("number", "word", "code"), ENDS)
 @pytest.mark.parametrize("argv", [["predict", "RUN", "d.csv", "--out", "p.csv"], ["train", "--data", "d.csv"]])
 def test_a_signal_leaves_nothing_half_written(
     argv, number, word, code, run, capsys, monkeypatch, tmp_path_factory, request
@@ -1265,6 +1270,15 @@ def test_an_output_without_room(argv, capsys, monkeypatch):
         assert main(argv) == 2
         monkeypatch.undo()
     assert capsys.readouterr().err == "tinynet: error: No space left on device\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_standard_error_without_room(monkeypatch):
+    """It ended in a traceback, with the code of a run that diverged."""
+    disk = io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True)
+    with disk, monkeypatch.context() as m:
+        m.setattr(sys, "stderr", disk)
+        assert main(["info", "none"]) == 2
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")

@@ -1,5 +1,7 @@
 """Draws other than each sample once an epoch, and batches got ready in the background."""
 
+import multiprocessing
+import os
 import threading
 from itertools import pairwise
 
@@ -253,6 +255,21 @@ def test_an_error_in_the_thread_is_the_caller_s():
         for _ in tn.train(tn.Model(tn.Dense(4), 1), loader, tn.CrossEntropy(), tn.Adam(), steps=10):
             pass
     assert not [t for t in threading.enumerate() if t.name.startswith("tinynet-loader")]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*")  # of Python 3.12, and of JAX where another test has imported it
+def test_a_forked_process_makes_its_batches_itself():
+    """It waited for a thread that is the parent's alone."""
+    coming = prefetching.chunks(lambda step: (step, 2, None), 0, True)
+    next(coming)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=lambda: queue.put([next(coming)[0][0] for _ in range(3)]), daemon=True)
+    child.start()
+    assert queue.get(timeout=10) == [next(coming)[0][0] for _ in range(3)] == [2, 4, 6]
+    child.join()
+    coming.close()
 
 
 @pytest.mark.parametrize(

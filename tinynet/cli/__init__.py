@@ -14,13 +14,14 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from tinynet_backends import BackendUnavailable
 
 from tinynet import __version__
 from tinynet.cli import bench, completion, data, evaluate, export, info, plot, predict, train, verify
+from tinynet.cli.common import ENDING
 from tinynet.errors import DivergedError
 
 COMMANDS = (train, predict, evaluate, export, plot, info, data, bench, verify, completion)
@@ -36,8 +37,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0 success, 1 diverged or a failed check, 2 a mistake in the request, 130 Ctrl-C, 141 the reader of the output closed
-    it, 143 SIGTERM.
+    0 success, 1 diverged or a failed check, 2 a mistake in the request, 129 SIGHUP, 130 Ctrl-C, 141 the reader of the output
+    closed it, 143 SIGTERM.
     """
     if sys.stderr is None:  # how Python represents a closed one
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
@@ -59,42 +60,52 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return 141
     except DivergedError as e:
-        print(f"tinynet: {e}", file=sys.stderr)
+        _say(str(e))
         return 1
     except (ValueError, TypeError, OSError, MemoryError, BackendUnavailable) as e:
         if isinstance(e, OSError) and e.errno == errno.ENOSPC:
             _discard_output()
-        print(f"tinynet: error: {_one_line(e)}", file=sys.stderr)
+        _say(f"error: {_one_line(e)}")
         return 2
     except KeyboardInterrupt:
-        print("tinynet: interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
-    except _Terminated:
-        print("tinynet: terminated", file=sys.stderr)
-        return 143
+    except _Terminated as e:
+        _say(ENDING[e.number])
+        return 128 + e.number
 
 
 class _Terminated(BaseException):
-    """SIGTERM."""
+    """SIGTERM or SIGHUP."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @contextmanager
 def _termination() -> Iterator[None]:
-    """Inside, SIGTERM ends a command as Ctrl-C does, so that incomplete files are deleted; a second one kills it."""
+    """Inside, SIGTERM and SIGHUP end a command as Ctrl-C does, so that incomplete files are deleted; a second one kills it."""
 
     def first(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
-        raise _Terminated
+        raise _Terminated(number)
 
     main = threading.current_thread() is threading.main_thread()  # Python sets handlers in no other thread
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, first)
+    # not those that are ignored, as nohup does; Python raises an exception for Ctrl-C itself
+    usual = [number for number in ENDING if main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in usual:
+        signal.signal(number, first)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in usual:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # a full disk, or a terminal that is gone
+        print(f"tinynet: {text}", file=sys.stderr)
 
 
 def _one_line(e: Exception) -> str:

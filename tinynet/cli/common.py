@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import glob
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,10 @@ from tinynet.data import Dataset
 from tinynet.files import load
 from tinynet.model import Model
 
+# Signals that end a command, and how it says so. A closed terminal and a lost connection send SIGHUP, which Windows has not.
+ENDING: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+if hasattr(signal, "SIGHUP"):
+    ENDING[signal.SIGHUP] = "hung up"
 Commands = Any  # the result of argparse's add_subparsers, which has no public type
 
 

@@ -24,7 +24,7 @@ from tinynet import config as settings
 from tinynet.atomic import write_atomically
 from tinynet.checkpoints import Checkpoints
 from tinynet.checks import listed
-from tinynet.cli.common import Commands, command, expand_patterns, one_line_warnings, suggest
+from tinynet.cli.common import ENDING, Commands, command, expand_patterns, one_line_warnings, suggest
 from tinynet.cli.plot import picture
 from tinynet.config import Config, parse, parse_option, read
 from tinynet.data import DATASETS, Dataset, Spirals
@@ -52,8 +52,6 @@ SUGGESTED: dict[str, Iterable[str]] = {  # besides the choices that an option is
     "standardize": ("true", "false"),
     "backend": ("auto", *BACKENDS),
 }
-
-STOPPED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 def add(commands: Commands) -> None:
@@ -113,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     write_atomically(folder / "config.toml", config.toml().encode())  # a resumed run may have changed options
     write_atomically(folder / "history.jsonl", _lines(history).encode())
     model.save(folder / "model.safetensors")
-    if number := next((number for number, why in STOPPED.items() if why == history.stopped), 0):
+    if number := next((number for number, why in ENDING.items() if why == history.stopped), 0):
         step = checkpoints.steps()[0]
         print(f"{history.stopped} after step {step}: resume with tinynet train --resume {folder}", file=sys.stderr)
         return 128 + number
@@ -182,17 +180,19 @@ def _removed_on_error(folder: Path, checkpoints: Checkpoints) -> Iterator[None]:
 
 @contextmanager
 def _signals(checkpoints: Checkpoints) -> Iterator[None]:
-    """Inside, the first SIGINT or SIGTERM asks the run to stop after its step; a second one kills the process."""
+    """Inside, the first of the signals `ENDING` asks the run to stop after its step; a second one kills the process."""
 
     def first(number: int, frame: object) -> None:
-        checkpoints.stop(STOPPED[number])
-        for which in STOPPED:
+        checkpoints.stop(ENDING[number])
+        for which in before:
             signal.signal(which, signal.SIG_DFL)
 
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers in no other thread
         yield
         return
-    before = {which: signal.signal(which, first) for which in STOPPED}
+    before = {which: signal.getsignal(which) for which in ENDING if signal.getsignal(which) is not signal.SIG_IGN}
+    for which in before:
+        signal.signal(which, first)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -29,13 +30,16 @@ def _in_turn(make: Make, step: int) -> Chunks:
 
 
 def _ahead(make: Make, step: int) -> Chunks:
-    """While a chunk is used, the next is made in a background thread."""
+    """While a chunk is used, the next is made in a background thread, or by a forked child itself, which has no such thread."""
+    process = os.getpid()
     with ThreadPoolExecutor(1, thread_name_prefix="tinynet-loader") as pool:
         coming = pool.submit(make, step)
-        while True:
+        while os.getpid() == process:
             first, steps, _ = chunk = coming.result()
-            coming = pool.submit(make, first + steps)
+            step = first + steps
+            coming = pool.submit(make, step)
             yield chunk, True
+    yield from _in_turn(make, step)
 
 
 def _trial(make: Make, step: int) -> Generator[tuple[Chunk, bool], None, tuple[bool, int]]:
