@@ -199,6 +199,16 @@ def check_far_out(layer, ops, dtype):
     assert np.isnan(y).all()
 
 
+@pytest.mark.parametrize("ops", ["numpy", "numba"], indirect=True)
+def test_batch_norm_of_large_numbers(ops):
+    """Where they vary little, float32 has few digits of the differences, and a mean that is off takes away more than those."""
+    x = 1e4 + np.random.default_rng(0).standard_normal((2**16, 3)).astype("float32")
+    exact = x.astype("float64")
+    exact = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
+    one, zero = np.ones(3, "float32"), np.zeros(3, "float32")
+    np.testing.assert_allclose(ops.normalize(x, one, zero, -2, 1e-5)[0], exact, atol=2e-2)
+
+
 @pytest.mark.double
 def test_batch_norm_of_a_single_row(ops):
     """Its deviation is no measure of that of others: the running statistics stay."""

@@ -268,6 +268,9 @@ def normalize_rows(real: Any) -> Body:
     return kernel
 
 
+_BLOCK = 256  # rows that are added up before they join a sum over all of them, whose rounding grows with its terms
+
+
 def normalize_columns(real: Any) -> Body:
     """[n, i, x, gamma, beta, eps, y, normed, rstd, mean, var]: `Backend.normalize` along axis -2, by columns."""
 
@@ -280,12 +283,17 @@ def normalize_columns(real: Any) -> Body:
         low, high = share(i, part, parts, 16)
         for j in range(low, high):
             mean[j] = real(0.0)
-            var[j] = real(0.0)
-        for row in range(n):
+        for first in range(0, n, _BLOCK):
             for j in range(low, high):
-                mean[j] += x[row * i + j]
+                var[j] = real(0.0)  # the sum of this block, for now
+            for row in range(first, min(n, first + _BLOCK)):
+                for j in range(low, high):
+                    var[j] += x[row * i + j]
+            for j in range(low, high):
+                mean[j] += var[j]
         for j in range(low, high):
             mean[j] /= size
+            var[j] = real(0.0)
         for row in range(n):
             for j in range(low, high):
                 d = x[row * i + j] - mean[j]
