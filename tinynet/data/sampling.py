@@ -117,7 +117,7 @@ class StackedShuffled(Shuffled):
 
 
 class Weighted(Order):
-    """With replacement, each sample with a probability in proportion to its weight: exact to 2**-52 of it."""
+    """With replacement, each of n samples with a probability in proportion to its weight, to ``n * 2**-52`` at most."""
 
     def __init__(self, weights: Any, n: int, seed: int) -> None:
         host = get_backend("numpy")
