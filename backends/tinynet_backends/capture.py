@@ -108,7 +108,7 @@ class Number:
         self.tape, self.value, self.source = tape, source.value, source
 
     @property  # type: ignore[misc]
-    def __class__(self) -> type:
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody sets it
         return type(self.value)  # isinstance(n, int) is what it is of the number
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:

@@ -86,7 +86,9 @@ class Spirals(ClassFirst):
             return 1.0, 0.0
         ops = get_backend("numpy")
         xp, right = ops.xp, 0
-        count *= max(1, ceil(abs(self.turns)))
+        # Where more turns than 64 are within reach of the noise, the arms cannot be told apart by any number of positions.
+        turns = ceil(abs(self.turns) * min(1.0, 16.0 * self.noise))
+        count *= min(max(turns, 1), 64)
         places = (xp.arange(count, dtype=xp.float64) + 0.5) / count
         for rows in split_range(index, max(1, 2**19 // count)):
             x, label, _ = self.batch(rows, ops, "float64")
