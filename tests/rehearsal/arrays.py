@@ -259,9 +259,9 @@ class ndarray:
             raise TypeError(f"Unsupported type {type(value)}")
         keys = key if isinstance(key, tuple) else (key,)
         _from_host(keys)
-        to, index, value = self.inner, _index(keys), unwrapped(value)
-        read = [a.inner for a in inside(keys)] + [value] * isinstance(value, np.ndarray)
-        streams.do(lambda: quietly(to.__setitem__, index, value), to, *read)
+        to, index, what = self.inner, _index(keys), unwrapped(value)  # ``value`` holds its memory
+        read = [a.inner for a in inside(keys)] + [what] * isinstance(what, np.ndarray)
+        streams.do(lambda: quietly(to.__setitem__, index, what), to, *read)
 
     def fill(self, value):
         self[...] = value
