@@ -262,6 +262,11 @@ def test_a_scalar_of_an_update_may_be_computed_on_the_device(dtype, ops, reasons
     assert reasons() == []
 
 
+def test_a_number_that_is_written_to_an_array_is_read_anew(ops):
+    step = ops.compile(lambda x, n: ops.xp.full_like(x, n))
+    assert [step(ops.zeros((1,), ops.dtype("float32")), n).tolist() for n in range(4)] == [[0.0], [1.0], [2.0], [3.0]]
+
+
 def test_what_a_layer_keeps_is_not_written_by_the_next_step(ops):
     """As on NumPy: gradients and losses have the same memory in every step, unless it is to run as written."""
     kept = []

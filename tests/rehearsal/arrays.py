@@ -11,7 +11,7 @@ import numpy as np
 from rehearsal import memory, streams
 from rehearsal.state import thread
 
-SCALARS = bool, int, float, complex, np.generic
+SCALARS = bool, int, float, complex, np.generic  # by type(), as in C: a number of a captured step says that it is one
 IMPLICIT = (
     "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
 )
@@ -255,7 +255,7 @@ class ndarray:
         return self._view(self.inner[keys if any(part is Ellipsis for part in keys) else (*keys, ...)])
 
     def __setitem__(self, key, value):
-        if not isinstance(value, (*SCALARS, ndarray)):
+        if not issubclass(type(value), (*SCALARS, ndarray)):
             raise TypeError(f"Unsupported type {type(value)}")
         keys = key if isinstance(key, tuple) else (key,)
         _from_host(keys)
