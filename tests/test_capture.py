@@ -512,6 +512,20 @@ def test_numbers_are_read_anew(ops):
     assert set(theta.tolist()) == {30.0}
 
 
+def test_a_scalar_of_an_update_that_the_step_computes_is_read_anew(ops):
+    """Such as a norm: NumPy kept that of the captured call, and where a formula is not traced, took it for another number."""
+    theta, other = np.zeros(3, "float32"), np.zeros(3, "float32")
+
+    def step(theta, other, x, rate):
+        ops.update(lambda xp, a, r: (a + r,), [theta], [], np.sum(x))
+        ops.update(lambda xp, a, r, s: (a + (r * s if r else s),), [other], [], rate, np.sum(x))
+
+    compiled = ops.compile(step, theta, other)
+    for n in range(6):
+        compiled(np.full(2, n, "float32"), float(n))
+    assert (theta.tolist(), other.tolist()) == ([30.0] * 3, [110.0] * 3)
+
+
 def listed(x, number):
     y = x * 1.0
     y[0] = [number, 0.5]

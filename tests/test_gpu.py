@@ -251,6 +251,37 @@ def test_several_steps_in_one_launch(ops):
     np.testing.assert_array_equal(ops.to_numpy(theta[0]), ops.to_numpy(theta[1]))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_scalar_of_an_update_may_be_computed_on_the_device(dtype, ops, reasons):
+    """Such as a norm, of the arrays' own dtype."""
+    theta = ops.zeros((3,), ops.dtype(dtype))
+    step = ops.compile(lambda theta, x: ops.update(lambda xp, a, r: (a + r,), [theta], [], ops.xp.sum(x)), theta)
+    for n in range(6):
+        step(ops.asarray(np.full(2, n), dtype))
+    assert theta.tolist() == [30.0] * 3
+    assert reasons() == []
+
+
+def test_a_number_that_is_written_to_an_array_is_read_anew(ops):
+    step = ops.compile(lambda x, n: ops.xp.full_like(x, n))
+    assert [step(ops.zeros((1,), ops.dtype("float32")), n).tolist() for n in range(4)] == [[0.0], [1.0], [2.0], [3.0]]
+
+
+def test_what_a_layer_keeps_is_not_written_by_the_next_step(ops):
+    """As on NumPy: gradients and losses have the same memory in every step, unless it is to run as written."""
+    kept = []
+
+    def step(w, x):
+        dw = ops.affine_grad(x, x, w, True)[1]
+        ops.as_written("it keeps its gradients")
+        kept.extend([dw, ops.affine_grad(x, x, w, True)[2]])
+
+    compiled = ops.compile(step, ops.asarray(np.ones((1, 1), "float32")))
+    for n in range(4):
+        compiled(ops.asarray(np.full((2, 1), n, "float32")))
+    assert [float(a.sum()) for a in kept] == [0, 0, 2, 2, 8, 4, 18, 6]
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_steps_launched_together_are_the_steps_one_by_one(precision, reasons, monkeypatch):
     """And their batches are read where they are made: only a first call copies them, inputs and labels."""

@@ -30,6 +30,12 @@ def test_a_name_that_is_not_cupy_s_is_an_error():
         cp.sum(cp.ones(3), initial=1)
 
 
+def test_a_value_is_set_before_its_memory_is_free():
+    a = cp.zeros(3)
+    a.__setitem__(..., a + 1)  # nobody else has the sum
+    assert a.tolist() == [1.0] * 3
+
+
 HOST = np.ones(3)
 MIXED = {
     "a function": lambda a: cp.sum(HOST),

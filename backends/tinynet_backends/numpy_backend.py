@@ -83,7 +83,9 @@ class NumpyBackend(NumpyNumbers):
     def _lower(self, calls: Sequence[Call], replay: Replay) -> None:
         """Add the calls of a tape to ``replay``."""
         for f, args in in_place(calls, replay.passing):
-            add = replay.add_of_numbers if isinstance(f, OnNumbers) else replay.add
+            # a scalar may also be computed in the step, such as a norm
+            of_numbers = isinstance(f, OnNumbers) and not any(isinstance(a, StandIn) for a in args)
+            add = replay.add_of_numbers if of_numbers else replay.add
             add(f, args)
 
     def _give(self, *arrays: Array) -> None:
@@ -230,13 +232,13 @@ class NumpyBackend(NumpyNumbers):
         trace = traced(formula, len(values), len(scalars))
         self._writes()
         if trace is None or not _alike(values) or not apart(values, len(arrays)):
-            self._do(partial(self._update_as_written, formula, len(arrays)), *values, *scalars)
+            self._do(partial(self._update_as_written, formula, len(arrays), len(values)), *values, *scalars)
         else:
             self._in_blocks(write_passes(trace, in_place=True), values, scalars=scalars)
 
-    def _update_as_written(self, formula: Formula, count: int, *args: Any) -> None:
-        inputs = [a for a in args[count:] if isinstance(a, np.ndarray)]
-        super().update(formula, args[:count], inputs, *args[count + len(inputs) :])
+    def _update_as_written(self, formula: Formula, count: int, first: int, *args: Any) -> None:
+        """``count`` arrays, inputs, and scalars from ``first`` on."""
+        super().update(formula, args[:count], args[count:first], *args[first:])
 
     def standardize(self, x: Array, mean: Array, scale: Array) -> Array:
         if not x.dtype == mean.dtype == scale.dtype:

@@ -11,7 +11,7 @@ import numpy as np
 from rehearsal import memory, streams
 from rehearsal.state import thread
 
-SCALARS = bool, int, float, complex, np.generic
+SCALARS = bool, int, float, complex, np.generic  # by type(), as in C: a number of a captured step says that it is one
 IMPLICIT = (
     "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
 )
@@ -255,13 +255,13 @@ class ndarray:
         return self._view(self.inner[keys if any(part is Ellipsis for part in keys) else (*keys, ...)])
 
     def __setitem__(self, key, value):
-        if not isinstance(value, (*SCALARS, ndarray)):
+        if not issubclass(type(value), (*SCALARS, ndarray)):
             raise TypeError(f"Unsupported type {type(value)}")
         keys = key if isinstance(key, tuple) else (key,)
         _from_host(keys)
-        to, index, value = self.inner, _index(keys), unwrapped(value)
-        read = [a.inner for a in inside(keys)] + [value] * isinstance(value, np.ndarray)
-        streams.do(lambda: quietly(to.__setitem__, index, value), to, *read)
+        to, index, what = self.inner, _index(keys), unwrapped(value)  # ``value`` holds its memory
+        read = [a.inner for a in inside(keys)] + [what] * isinstance(what, np.ndarray)
+        streams.do(lambda: quietly(to.__setitem__, index, what), to, *read)
 
     def fill(self, value):
         self[...] = value

@@ -174,7 +174,7 @@ class ufunc:
         if len(args) > self.nin:
             *args, out = args
         for a in args:
-            if not isinstance(a, (*SCALARS, ndarray)):
+            if not issubclass(type(a), (*SCALARS, ndarray)):
                 raise TypeError(f"cupy.{self.__name__}: Unsupported type {type(a)}")
         return call(self._f, *args, out=out, **({} if dtype is None else {"dtype": dtype}))
 

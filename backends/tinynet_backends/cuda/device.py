@@ -143,8 +143,12 @@ class CudaDevice(Backend):
         return made[0]
 
     def as_written(self, reason: str) -> None:
-        if self._running.recording is not None:
-            self._running.recording.stop(reason)
+        running = self._running
+        if running.recording is not None:
+            running.recording.stop(reason)
+        if running.arena is not None:  # such a step may keep an array, which the next one must not write to
+            running.arena.gradients.clear()
+            running.arena = None
 
     def admit(self, needed: int, what: str) -> None:
         self._runtime.device_memory.admit(needed, what)

@@ -483,11 +483,9 @@ def _number(number: Any, kind: Any) -> tuple[Any, Any]:
     """A number as a pair of kernel arguments: its value, or its place, an array of ``kind``."""
     if isinstance(number, (int, float, np.generic)):
         return kind(number), None
-    if number.dtype != kind or number.shape != ():
-        raise TypeError(
-            f"a number on the device is a {number.shape} array of {number.dtype}: expected () {kind.__name__}"
-        )
-    return kind(0), number
+    if number.shape != ():
+        raise TypeError(f"a number on the device is a {number.shape} array: expected ()")
+    return kind(0), number.astype(kind, copy=False)
 
 
 def _lines(high: int, wide: int) -> int:
