@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 import pytest
 from tinynet_backends import BackendUnavailable, get_backend, set_backend
@@ -100,6 +101,18 @@ def no_picture(monkeypatch):
 def picture(monkeypatch, no_picture):
     """They draw it all the same."""
     monkeypatch.setattr("tinynet.cli.train.picture", tinynet.cli.plot.picture)
+
+
+@pytest.fixture
+def heard():
+    """Signals that nohup, or a script that starts a job in the background, may have set to be ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler}
+    if hasattr(signal, "SIGHUP"):
+        usual[signal.SIGHUP] = signal.SIG_DFL
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 gc.disable()  # until all tests are collected: next to nothing of what that makes is garbage

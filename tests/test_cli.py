@@ -113,10 +113,8 @@ def uninterrupted(tmp_path_factory):
     ("at", "number", "word", "code"), [(1, *INTERRUPTED), (40, *TERMINATED), (57, *HUNG_UP), (80, *TERMINATED)]
 )
 def test_a_signal_ends_the_step_and_resume_goes_on_bit_for_bit(
-    at, number, word, code, uninterrupted, monkeypatch, tmp_path, capsys, request
+    at, number, word, code, uninterrupted, monkeypatch, tmp_path, capsys, heard
 ):
-    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a script ignores it
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     numbers = tn.Adam.numbers
 
     def signalled(self, state, t):

@@ -1181,10 +1181,8 @@ if hasattr(signal, "SIGHUP"):
 @pytest.mark.parametrize(("number", "word", "code"), ENDS)
 @pytest.mark.parametrize("argv", [["predict", "RUN", "d.csv", "--out", "p.csv"], ["train", "--data", "d.csv"]])
 def test_a_signal_leaves_nothing_half_written(
-    argv, number, word, code, run, capsys, monkeypatch, tmp_path_factory, request
+    argv, number, word, code, run, capsys, monkeypatch, tmp_path_factory, heard
 ):
-    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a script ignores it
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     put("d.csv", "wide,thin,noise,y\n" + "1,2,3,4.5\n" * 9)
     scratch = tmp_path_factory.mktemp("scratch")
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))

@@ -322,8 +322,11 @@ def test_a_launch_reads_numbers_from_the_device(ops):
         del ops._cp.launch
     assert_same([theta, m], list(moments(np, *wanted, g, 0.7, 0.9)), 1e-15)
     assert_same([y, keep], list(Backend.dropout(ops, x, 0.5, (1, 2), (2**64 - 1, 7, 8))), 0.0)
-    with pytest.raises(TypeError, match=r"a number on the device is a \(\) array of int64: expected \(\) float64"):
-        ops.update(moments, [theta, m], [g], np.array(1), 0.9)
+    before = [theta.copy(), m.copy()]
+    ops.update(moments, [theta, m], [g], np.array(1), 0.9)
+    assert_same([theta, m], list(moments(np, *before, g, 1.0, 0.9)), 1e-15)
+    with pytest.raises(TypeError, match=r"a number on the device is a \(1,\) array: expected \(\)"):
+        ops.update(moments, [theta, m], [g], np.array([1.0]), 0.9)
 
 
 def test_philox_is_numpys(ops):
