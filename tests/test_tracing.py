@@ -253,7 +253,8 @@ def test_a_formula_that_reads_an_attribute_of_something_else_is_another_once_it_
     module, kind, own, enclosed = types.ModuleType("config"), type("Kind", (), {}), Of(), Settings()
     monkeypatch.setitem(globals(), "config", module)
     formulas = [
-        lambda xp, x: x * config.rate, lambda xp, x: x * kind.rate, lambda xp, x: x * SETTINGS.rate,  # noqa: F821
+        lambda xp, x: x * config.rate,  # noqa: F821 - it is a global of this module while the test runs
+        lambda xp, x: x * kind.rate, lambda xp, x: x * SETTINGS.rate,
         lambda xp, x: enclosed.times(x), own.f, own.method, own, partial(own.f), partial(own.__call__),
         lambda xp, x, c=enclosed: x * c.rate, lambda xp, x, *, c=enclosed: x * c.rate,
         partial(lambda xp, x, c: x * c.rate, c=enclosed), partial(lambda c, xp, x: c.times(x), enclosed),

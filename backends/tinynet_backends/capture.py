@@ -42,9 +42,10 @@ class Tape:
         self.given: list[Any] = []  # arrays and numbers from outside of the step, which a replay takes for constants
         self.ended = False
 
-    def stop(self, reason: str) -> None:
-        """Break the tape: the step does something that it cannot hold."""
+    def stop(self, reason: str, wrote: bool = False) -> None:
+        """Break the tape: the step does something that it cannot hold, and which perhaps ``wrote``."""
         self._check_running()
+        self.wrote |= wrote
         self.broken = self.broken or reason
 
     def do(self, f: Callable[..., Any], *args: Any) -> None:
@@ -107,9 +108,10 @@ class Number:
     def __init__(self, tape: Tape, source: Source) -> None:
         self.tape, self.value, self.source = tape, source.value, source
 
+    # isinstance(n, int) is what it is of the number. Checkers of types miss the setter, which nobody needs.
     @property  # type: ignore[misc]
-    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody sets it
-        return type(self.value)  # isinstance(n, int) is what it is of the number
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return type(self.value)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         self.tape.stop("an array made of a number")
@@ -179,8 +181,7 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
     def __setitem__(self, key: Any, value: Any) -> None:
         part = self.value[key] if not isinstance(key, tuple) or not any(isinstance(k, StandIn) for k in key) else None
         if self.source is not None or part is None or not np.may_share_memory(part, self.value):
-            self.tape.wrote = True
-            self.tape.stop("a write to selected elements")
+            self.tape.stop("a write to selected elements", wrote=True)
             self.value[real(key)] = real(value)
             return
         self.tape.wrote = True
@@ -199,14 +200,12 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         f = partial(f, **options) if options else f
         if out is None or (isinstance(out[0], StandIn) and out[0].scalar):
             if ufunc.nout != 1 or method in ("at", "reduceat"):
-                tape.wrote |= method == "at"
-                tape.stop(f"{ufunc.__name__}.{method}")
+                tape.stop(f"{ufunc.__name__}.{method}", wrote=method == "at")
                 return f(*[real(a) for a in inputs])
             return self._into(f, inputs)
         (target,) = out
         if not isinstance(target, StandIn) or target.source is not None or method == "at":
-            tape.wrote = True
-            tape.stop("a result written to an array that the step does not own")
+            tape.stop("a result written to an array that the step does not own", wrote=True)
             return f(*[real(a) for a in inputs], out=real(target))
         tape.wrote = True
         tape.do(f if method == "__call__" else partial(_out, f), *inputs, target)
@@ -237,15 +236,13 @@ class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
         value = function(*tree_map(_given, args), **tree_map(_given, kwargs))
         values = [*leaves(value)]
         if not all(isinstance(v, (np.ndarray, np.generic)) for v in values):
-            self.tape.wrote |= value is None  # as of a function that writes
-            self.tape.stop(f"the function {function.__name__}")
+            self.tape.stop(f"the function {function.__name__}", wrote=value is None)
             return value
         arrays = [a for a in stand_ins if isinstance(a, StandIn)]
         owners = [[a for a in arrays if np.may_share_memory(v, a.value)] for v in values]
         itself = function.__name__ not in _PASSING_ON and any(v is a.value for v in values for a in arrays)
         if kwargs.get("out") is not None or itself or (any(owners) and not all(owners)):
-            self.tape.wrote = True
-            self.tape.stop(f"the function {function.__name__}, which may write to an argument")
+            self.tape.stop(f"the function {function.__name__}, which may write to an argument", wrote=True)
             return value
         if any(len({id(a.source) for a in own}) > 1 for own in owners):
             self.tape.stop("a view of one of two arguments that are one array")

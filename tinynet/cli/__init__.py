@@ -68,11 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"error: {_one_line(e)}")
         return 2
     except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
+        return _ended_by(signal.SIGINT)
     except _Terminated as e:
-        _say(ENDING[e.number])
-        return 128 + e.number
+        return _ended_by(e.number)
 
 
 class _Terminated(BaseException):
@@ -101,6 +99,12 @@ def _termination() -> Iterator[None]:
     finally:
         for number in usual:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _ended_by(number: int) -> int:
+    """Say that a signal ended the command, and return the exit code for it, as shells count."""
+    _say(ENDING[number])
+    return 128 + number
 
 
 def _say(text: str) -> None:
