@@ -1,5 +1,7 @@
 """Metrics against scikit-learn's, in one batch and in several, and against small cases by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 from test_losses import EPS, usual
@@ -52,16 +54,15 @@ CASES = [
 
 
 @pytest.mark.filterwarnings("ignore:'k'")  # five of four classes: always right, in both
-@pytest.mark.parametrize("size", [N, 17])
-@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
 @pytest.mark.parametrize(
     ("name", "y", "target", "oracle"), CASES, ids=[f"{c[0]}-{c[1].shape[1]}-{c[2].ndim}" for c in CASES]
 )
-def test_scikit_learn_s_numbers(name, y, target, oracle, weight, size, ops):
+def test_scikit_learn_s_numbers(name, y, target, oracle, ops):
     judge = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn")
     metric = metrics.TopK(1) if name == "top_1" else metrics.METRICS[name]
-    got = measure(metric, y, target, weight, ops, size)
-    assert got == pytest.approx(oracle(judge, weight), rel=1e-10)
+    for weight, size in itertools.product((None, WEIGHT), (N, 17)):
+        got = measure(metric, y, target, weight, ops, size)
+        assert got == pytest.approx(oracle(judge, weight), rel=1e-10)
 
 
 @pytest.mark.parametrize("weight", [None, np.where(np.arange(N) % 7 < 3, 0.0, WEIGHT)], ids=["plain", "weighted"])

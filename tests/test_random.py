@@ -169,14 +169,12 @@ def test_every_function_has_the_same_bits_everywhere(lib):
             assert lib.to_numpy(a).tobytes() == b.tobytes()
 
 
-@pytest.mark.parametrize(
-    "n", [*range(1, 130), *(2**k + d for k in range(8, 13) for d in (-1, 0, 1)), 1000, 3599, 10_007]
-)
-def test_a_permutation_is_one_and_its_inverse_undoes_it(n):
-    index = np.arange(n)
-    there = permutation.permute(np, index, n, KEYS)
-    np.testing.assert_array_equal(np.sort(there), index)
-    np.testing.assert_array_equal(permutation.unpermute(np, there, n, KEYS), index)
+def test_a_permutation_is_one_and_its_inverse_undoes_it():
+    for n in (*range(1, 130), *(2**k + d for k in range(8, 13) for d in (-1, 0, 1)), 1000, 3599, 10_007):
+        index = np.arange(n)
+        there = permutation.permute(np, index, n, KEYS)
+        np.testing.assert_array_equal(np.sort(there), index, f"{n}")
+        np.testing.assert_array_equal(permutation.unpermute(np, there, n, KEYS), index, f"{n}")
 
 
 @pytest.mark.parametrize("n", [7, 1001, 10**12, 2**62])
