@@ -355,10 +355,10 @@ def test_what_a_layer_keeps_is_not_written_by_the_next_step(ops):
         kept.append(ops.affine(x, w))
         return kept[-1]
 
-    compiled = ops.compile(step, np.ones((2, 1)))
+    compiled = ops.compile(step, np.ones((2, 1), "float32"))
     for n in range(4):
-        compiled(np.full((3, 2), float(n)))
-        compiled(np.full((4, 2), float(n)))
+        compiled(np.full((3, 2), n, "float32"))
+        compiled(np.full((4, 2), n, "float32"))
     assert [y.tolist() for y in kept] == [[[2.0 * n]] * size for n in range(4) for size in (3, 4)]
 
 
