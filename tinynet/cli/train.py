@@ -201,21 +201,11 @@ def _signals(checkpoints: Checkpoints) -> Iterator[None]:
 
 
 def _config(args: argparse.Namespace) -> Config:
-    path = args.config
-    if path is None and args.data and len(args.data) > 1 and args.data[-1].endswith(".toml"):
-        path = args.data.pop()  # --data takes everything that follows it
-    if args.resume is not None:
-        if path is not None:
-            raise ValueError(f"{path} and --resume {args.resume} are two configs: give one of them")
-        if args.out is not None:
-            raise ValueError(f"--out {args.out} and --resume {args.resume} are two run folders: give one of them")
-        path = Path(args.resume) / "config.toml"
-        _check_length(read(path), args)
-    if path is not None and (str(path) in DATASETS or Path(path).suffix.lower() in KINDS):
-        raise ValueError(f"{path} is data, and no config: give it as --data {path}")
-    if path is not None and Path(path).suffix.lower() != ".toml" and not Path(path).exists():
-        raise ValueError(f"{path} is no config, a .toml file: several values are joined by commas, as --hidden 64,64")
+    """The options of the run: defaults, then those of a config file, then those of the command line."""
+    path = _config_file(args)
     changes = {} if path is None else read(path)
+    if args.resume is not None:
+        _check_length(changes, args)
     given = {f.name: getattr(args, f.name) for f in fields(Config) if f.name not in ("options", "data")}
     if args.data is not None:
         changes["data"] = expand_patterns(args.data)
@@ -225,13 +215,37 @@ def _config(args: argparse.Namespace) -> Config:
     if "backend" not in changes and (chosen := os.environ.get("TINYNET_BACKEND")):
         changes["backend"] = chosen  # so that it is written to the run's config
     config = Config().change(changes)
-    if config.stored:  # so that the saved config is valid from any folder
-        config = config.change({"data": [os.path.abspath(path) for path in config.paths]})
-        if config.target and config.paths[0].lower().endswith(".npy"):  # its target is a file, too
-            config = config.change({"target": os.path.abspath(config.target)})
-        for path in config.paths:
-            if path.encode(errors="ignore").decode() != path:
-                raise ValueError(f"{path!r}: a name that is not in UTF-8, which a config cannot hold: rename it")
+    return _with_whole_paths(config) if config.stored else config
+
+
+def _config_file(args: argparse.Namespace) -> str | Path | None:
+    """The file that the options begin with, if any: the one that is given, or that of the run to resume."""
+    path: str | None = args.config
+    if path is None and args.data and len(args.data) > 1 and args.data[-1].endswith(".toml"):
+        path = args.data.pop()  # --data takes everything that follows it
+    if args.resume is not None:
+        if path is not None:
+            raise ValueError(f"{path} and --resume {args.resume} are two configs: give one of them")
+        if args.out is not None:
+            raise ValueError(f"--out {args.out} and --resume {args.resume} are two run folders: give one of them")
+        return Path(args.resume) / "config.toml"
+    if path is None:
+        return None
+    if path in DATASETS or Path(path).suffix.lower() in KINDS:
+        raise ValueError(f"{path} is data, and no config: give it as --data {path}")
+    if Path(path).suffix.lower() != ".toml" and not Path(path).exists():
+        raise ValueError(f"{path} is no config, a .toml file: several values are joined by commas, as --hidden 64,64")
+    return path
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """``config`` of data in files, valid from any folder; ValueError for a name that its file cannot hold."""
+    config = config.change({"data": [os.path.abspath(path) for path in config.paths]})
+    if config.target and config.paths[0].lower().endswith(".npy"):  # its target is a file, too
+        config = config.change({"target": os.path.abspath(config.target)})
+    for path in config.paths:
+        if path.encode(errors="ignore").decode() != path:
+            raise ValueError(f"{path!r}: a name that is not in UTF-8, which a config cannot hold: rename it")
     return config
 
 
