@@ -138,6 +138,14 @@ def test_a_long_curve_stays_short():
     assert {loss for _, loss in history.curve} == {1.0}
 
 
+def test_a_long_curve_of_short_epochs_has_the_mean_of_each():
+    """The ninth loss of an epoch, an entry of its own, counted as much as the eight before it."""
+    history = tn.History()
+    for epoch in range(1, 2001):
+        history.record(9 * epoch, (1.0,) * 8 + (10.0,), end=True)
+    assert history.curve == [(9 * epoch, pytest.approx(2.0)) for epoch in range(1, 2001)]
+
+
 @pytest.mark.long
 def test_training_learns(ops):
     model = tn.Model(tn.Sequential(tn.Dense(16), tn.ReLU(), tn.Dense(2)), 2, backend=ops)

@@ -80,8 +80,7 @@ class History:
             done += len(entry)
             self.curve.append((step - len(losses) + done, sum(entry) / len(entry)))
             if len(self.curve) == LONGEST:
-                pairs = zip(self.curve[::2], self.curve[1::2], strict=True)
-                self.curve = [(b[0], 0.5 * (a[1] + b[1])) for a, b in pairs]
+                self.curve = _merged(self.curve)
                 self.stride *= 2
         self.pending = [*losses[done:]]
 
@@ -97,6 +96,16 @@ class History:
 
 
 Sequence.register(History)  # pyright: ignore[reportAttributeAccessIssue] - of rows, which data frames are made of
+
+
+def _merged(curve: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Neighbours as one entry, the mean over the steps of both: the last entry of an epoch is of fewer than the others."""
+    merged, start = [], 0
+    for (middle, a), (stop, b) in zip(curve[::2], curve[1::2], strict=True):
+        share = (middle - start) / (stop - start)
+        merged.append((stop, share * a + (1.0 - share) * b))
+        start = stop
+    return merged
 
 
 def scores(row: dict[str, float]) -> dict[str, float]:
