@@ -160,7 +160,7 @@ def test_targets_that_are_not_scaled(ops):
 def test_sparse_inputs_and_constants_are_well(share):
     generator = np.random.default_rng(0)
     x = (generator.random((600, 40)) < share).astype(np.float64)
-    x[:, 0], x[:, 1] = share > 0.01, 0.0
+    x[:, 0], x[:, 1], x[:, 2] = share > 0.01, 0.0, 0.3
     assert looked(tn.Model(network(8), 40), Arrays(x, np.arange(600) % 2)).findings == []
 
 

@@ -233,7 +233,8 @@ def _mean(xp: Any, x: Array) -> Array:
 
 
 def _deviation(xp: Any, x: Array) -> Array:
-    return xp.std(_rows(xp, x), axis=0)
+    rows = _rows(xp, x)
+    return xp.std(rows - rows[:1, :], axis=0)  # 0 of a constant, whose mean is rounded
 
 
 def _size(xp: Any, x: Array) -> Array:
