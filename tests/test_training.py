@@ -8,6 +8,7 @@ from tinynet_backends.numpy_backend import NumpyBackend
 
 import tinynet as tn
 from tinynet import schedules, training
+from tinynet.epochs import Tally
 from tinynet.grouping import CHECK_EVERY
 from tinynet.training import check_finite
 
@@ -636,6 +637,16 @@ def test_the_generator_complains_before_its_first_step():
     with pytest.raises(TypeError, match=r"^optimizer 'adam' is not an optimizer: give one, such as Adam\(1e-3\)$"):
         tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), "adam", steps=1)
     assert not list(tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=0))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "drop_last", "samples"), [(4000, False, 5.0), (4000, True, 4.0), (9000, False, 5.0)]
+)
+def test_samples_a_second_are_those_of_the_epoch(batch_size, drop_last, samples):
+    """A smaller last batch counted as a full one."""
+    loader = tn.Loader(tn.data.Moons(5000), batch_size, drop_last=drop_last)
+    row = Tally(1.0, 1, 1000.0).row(tn.Report(1, 0, True, 1.0, tn.Run({})), loader)
+    assert row["samples_per_second"] == samples
 
 
 def test_samples_a_second_take_few_letters():

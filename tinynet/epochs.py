@@ -65,7 +65,7 @@ class Tally:
             "step": report.step,
             "loss": self.total / self.counted,
             "seconds": round(seconds, 4),
-            "samples_per_second": round(loader.steps_per_epoch * loader.batch_size / seconds, 1),
+            "samples_per_second": round(loader.samples_per_epoch / seconds, 1),
         }
 
     def reset(self) -> None:

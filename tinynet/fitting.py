@@ -131,7 +131,7 @@ def fit(
     model.loss, model.metrics, model.history, model.columns = loss, chosen, history, loader.data.columns
     if not run.step:  # a resumed run has called them after this step, before it stopped
         session.call_per_step(0)
-    bar = bars.make(epochs, loader.steps_per_epoch, loader.batch_size, history) if progress else bars.Silent()
+    bar = bars.make(epochs, loader, history) if progress else bars.Silent()
     if history.stopped or session.run(reports, steps, bar):
         session.finish()
     return history

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tinynet.data.loader import BatchSource
 from tinynet.history import History, scores
 from tinynet.terminal import curve
 
@@ -54,13 +55,13 @@ class Lines(Silent):
 class Bar(Silent):
     """A bar with steps, samples per second, loss and remaining time; above it the curve of ``history``."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, history: History) -> None:
+    def __init__(self, epochs: int, loader: BatchSource, history: History) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.text import Text
 
-        total = self.total = epochs * steps_per_epoch
-        self.batch_size = batch_size
+        total = self.total = epochs * loader.steps_per_epoch
+        self.samples_per_step = loader.samples_per_epoch / loader.steps_per_epoch
         console = Console(stderr=True)
 
         class Curved(Progress):
@@ -90,16 +91,16 @@ class Bar(Silent):
 
     def step(self, step: int, loss: float) -> None:
         speed = self.bar.tasks[0].speed
-        rate = _speed(speed * self.batch_size) if speed else ""
+        rate = _speed(speed * self.samples_per_step) if speed else ""
         self.bar.update(self.task, completed=step, rate=rate, loss=f"{loss:.4f}")
 
     def epoch(self, row: dict[str, float]) -> None:
         self.bar.console.print(line(row), highlight=False)
 
 
-def make(epochs: int, steps_per_epoch: int, batch_size: int, history: History) -> Silent:
+def make(epochs: int, loader: BatchSource, history: History) -> Silent:
     """A bar if standard error is a terminal, else lines."""
-    return Bar(epochs, steps_per_epoch, batch_size, history) if sys.stderr.isatty() else Lines()
+    return Bar(epochs, loader, history) if sys.stderr.isatty() else Lines()
 
 
 @contextmanager

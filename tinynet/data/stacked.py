@@ -25,7 +25,7 @@ class StackedLoader:
     def __init__(self, loaders: Sequence[Loader]) -> None:
         first = self.first = loaders[0]
         self.data, self.steps_per_epoch, self.batch_size = first.data, first.steps_per_epoch, first.batch_size
-        self.loaders = loaders
+        self.samples_per_epoch, self.loaders = first.samples_per_epoch, loaders
         self.alike = isinstance(first.order, Sequential) or all(a.seed == first.seed for a in loaders)
         shuffled = all(isinstance(a.order, Shuffled) for a in loaders)
         self.shuffles = StackedShuffled(self.data.n, [a.seed for a in loaders]) if shuffled else None
