@@ -337,6 +337,12 @@ def test_a_wrong_gradient_is_named(wrong):
         tn.check_gradients(tn.Sequential(tn.Tanh(), Crooked(3, wrong=wrong)), n_in=2)
 
 
+@pytest.mark.parametrize(("widths", "activation", "seed"), [([50] * 10, tn.Tanh, 4), ([64] * 3, tn.ReLU, 0)])
+def test_right_gradients_of_many_weights(widths, activation, seed):
+    """All of them move at once, a long way: curvature, or the kink of some unit, was taken for a mistake."""
+    assert tn.check_gradients(network(*widths, activation=activation, out=3), seed=seed, backend="numpy") < 1e-6
+
+
 class Own(tn.Layer):
     """A layer whose passes are ``forward(x)`` and ``backward(dy)``."""
 
@@ -389,6 +395,7 @@ def test_every_loss_has_a_target(loss):
 def test_targets_of_ones_own():
     assert tn.check_gradients(tn.Poisson(), target=[[3.0, 0.0], [1.0, 7.0]]) < 1e-7
     assert tn.check_gradients(tn.CrossEntropy(), target=[4, 0, 1]) < 1e-7
+    assert tn.check_gradients(tn.CrossEntropy(class_weight=(1.0, 2.0))) < 1e-7
     with pytest.raises(ValueError, match="Poisson"):
         tn.check_gradients(tn.Poisson(), target=[[-3.0]])
     for target in (3, [], ["cat"]):
