@@ -108,6 +108,14 @@ def test_the_remedy_that_is_named_cures(activation):
     assert found(tn.LayerNorm()) != []
 
 
+@pytest.mark.parametrize("norm", [tn.BatchNorm(epsilon=1e-12), tn.LayerNorm(epsilon=1e-12)])
+def test_small_weights_before_a_normalization_are_well(norm):
+    """The outputs are those of large ones; the gradient that comes to them is ten thousand times as large."""
+    init = tn.initializers.HeNormal(gain=1e-4)
+    body = (layer for _ in range(2) for layer in (tn.Dense(32, init=init), norm, tn.ReLU()))
+    assert looked(tn.Model(tn.Sequential(*body, tn.Dense(2)), 2)).findings == []
+
+
 def test_what_is_not_finite_is_said_without_a_warning(ops):
     model = tn.Model(network(8, 8), 2, backend=ops)
     model.theta[...] = model.theta * 1e30

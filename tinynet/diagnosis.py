@@ -23,6 +23,7 @@ from tinynet.losses import Huber, Loss, MeanAbsoluteError, MeanSquaredError, Qua
 from tinynet.matching import check_fit
 from tinynet.model import Model
 from tinynet.probe import Seen, probe
+from tinynet.regularization import BatchNorm, LayerNorm
 from tinynet.standardize import Standardize
 
 _log = logging.getLogger("tinynet")
@@ -187,8 +188,12 @@ def _targets(model: Model, seen: Sequence[Seen], target: Array, loss: Loss) -> I
 
 
 def _gradients(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
-    """Gradients that vanish or explode, from the output of the last layer with parameters to that of the first."""
-    learning = [one for one in seen if one.gradients]
+    """Gradients that vanish or explode, from the output of the last layer with parameters to that of the first.
+
+    A layer that a normalization follows is left out: its gradient goes with 1 / the size of its outputs, which is undone.
+    """
+    followed = [isinstance(after.layer, (BatchNorm, LayerNorm)) for after in seen[1:]]
+    learning = [one for one, undone in zip(seen, [*followed, False], strict=True) if one.gradients and not undone]
     if len(learning) < 2:
         return
     sizes = [_host(model, _norm, one.dy)[0] for one in learning]
