@@ -964,6 +964,8 @@ def test_several_targets_are_numbers(suffix, capsys):
     )
     assert main([*argv, "--epochs", "1"]) == 0
     assert "target: numbers, with errors in units of their standard deviation; 7 train" in capsys.readouterr().out
+    assert main([*argv, "--epochs", "1", "--standardize", "false"]) == 0
+    assert "target: numbers; 7 train" in capsys.readouterr().out
 
 
 def test_labels_beyond_int64_in_a_parquet_file():

@@ -158,7 +158,9 @@ def _about(data: Dataset, training: Dataset, validation: Dataset) -> str:
         if not names or all(map(is_integer, names)):
             found += ", or numbers with --task regression"
     else:
-        found = "numbers, with errors in units of their standard deviation"
+        found = "numbers"
+        if isinstance(training, Scaled):
+            found += ", with errors in units of their standard deviation"
         if data.outputs == 1:
             found += ", or classes with --task classification"
     host, weights = get_backend("numpy"), ""
