@@ -238,9 +238,16 @@ def label_pieces(data: Dataset) -> Iterator[Array]:
 
 
 def spaced_indices(n: int, count: int) -> Array:
-    """``count`` of the indices 0, …, n - 1, evenly spaced: (count,) int64 on the host."""
+    """``count`` of the indices 0, …, n - 1, one from each of as many equal parts: (count,) int64 on the host.
+
+    Where in its part follows from multiples of the golden ratio: of samples whose classes alternate, every second one
+    would be of the same class.
+    """
     # Python's integers: the products may exceed 64 bits
-    return get_backend("numpy").asarray([number * n // count for number in range(count)], "int64")
+    starts = [number * n // count for number in range(count + 1)]
+    shares = [number * 2654435769 % 2**32 for number in range(count)]  # 2654435769 is 2**32 divided by the ratio
+    places = [a + ((b - a) * share >> 32) for a, b, share in zip(starts[:-1], starts[1:], shares, strict=True)]
+    return get_backend("numpy").asarray(places, "int64")
 
 
 def _extremes(index: Index) -> tuple[int, int]:
