@@ -159,6 +159,18 @@ def test_ctrl_c_does_not_leave_blas_with_one_thread():
     interrupt(often, whole, [1e-5 + 1e-7 * n for n in range(97)], times=300)
 
 
+def test_ctrl_c_before_a_program_lets_helpers_sleep(monkeypatch):
+    machine, x = program.machine(), np.ones(9)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        program.Kernel(build.written(kernels.squares, x.dtype), 2)(x.size, x, np.ones(1))
+    assert machine._pool[loop.RUNNING] == 0
+
+
 def _child(queue):
     queue.put(trained())
 

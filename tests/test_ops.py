@@ -277,6 +277,38 @@ def there(name):
         pytest.skip(str(e))
 
 
+OF_ANOTHER_KIND = {
+    "a class of two conditions": lambda ops, u, k: (u[:, 0] > 0.5) * 2 + (u[:, 1] > 0.5),
+    "a sum of bools": lambda ops, u, k: (u[:, 0] > 0.5) + (u[:, 1] > 0.5),
+    "a sum of a row's": lambda ops, u, k: ops.sum_in_order(u > 0.5),
+    "a bool and a number": lambda ops, u, k: (u[:, 0] > 0.5) & 2,
+    "a quotient of integers": lambda ops, u, k: k / 2,
+    "a root of integers": lambda ops, u, k: ops.xp.sqrt(k),
+}
+
+
+@pytest.mark.parametrize("target", OF_ANOTHER_KIND.values(), ids=OF_ANOTHER_KIND)
+def test_samples_for_which_numpy_changes_the_kind_are_computed_by_numpy(target):
+    def formula(ops, words):
+        u, k = ops.halves(words), ops.xp.astype(words[:, 0] >> 60, ops.xp.int64)
+        return u, ops.xp.astype(target(ops, u, k), ops.xp.float64)[:, None]
+
+    assert rowwise.traced(formula, 3, ()) is None
+    assert get_backend("numpy").samples(formula, KEY, COUNTER, range(9), 3, [], "float32")[1].shape == (9, 1)
+
+
+def test_a_sample_of_a_row_that_a_table_does_not_have_is_nan():
+    """A kernel read what lay behind the table; NumPy has an error."""
+
+    def formula(ops, words, table):
+        k = ops.xp.astype(words[:, 0] >> 62, ops.xp.int64) - 1
+        return ops.xp.take(table, k, axis=0), k
+
+    x, k = there("numba").samples(formula, KEY, COUNTER, range(40), 1, [real(2, 3)], "float32")
+    assert {*k.tolist()} == {-1, 0, 1, 2}
+    assert (np.isfinite(x).all(1) == ((k >= 0) & (k < 2))).all()
+
+
 def test_every_portable_operation_has_cases():
     assert set(CASES) == set(portable_operations())
 

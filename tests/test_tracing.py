@@ -137,6 +137,8 @@ def test_the_same_is_not_computed_twice():
         lambda xp, x: x if x > 0 else -x,
         lambda xp, x: 1.0,
         lambda xp, x: x * ((x > 0) + (x > 1)),
+        lambda xp, x: x * ((x > 0) * (x < 1) + (x > 1) * (x < 2)),
+        lambda xp, x: xp.where((x > 0) & (1.0 > 0), x, -x),
         lambda xp, x: xp.where(x, x, -x),
         lambda xp, x: xp.where(xp.logical_and(x, x - 1), x, -x),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from math import prod
@@ -16,6 +17,7 @@ from tinynet_backends.numba_calls import GRAIN, NumbaCalls, dense
 
 _FLOPS = 2**18  # multiplications of a product that are worth another thread
 _FEW = 8  # rows or columns: up to so many, NumPy's BLAS is faster than tiles and panels
+_CORES = os.cpu_count() or 1  # the machine's, whatever is allowed: how a product is divided changes what BLAS rounds
 _SHORT = 2**19  # multiplications: below, it is for sums over rows, as a tile is soon done and then takes long to write
 
 
@@ -158,15 +160,17 @@ class NumbaDense(NumbaCalls):
         self._run(kernels.product_with_vector, y.dtype, parts, *words)
 
     def _by_blas(self, gemm: int, a: Array, b: Array, c: Array, bias: Array | None, networks: bool) -> None:
+        if c.ndim == 3 and len(c) == 1:  # one part, which BLAS would divide among as many threads as it may use
+            a, b, c, bias = (one if one is None else one[0, ...] for one in (a, b, c, bias))
         (m, k), n = a.shape[-2:], b.shape[-1]
         (ta, lda), (tb, ldb), (_, ldc) = _layout(a), _layout(b), _layout(c)
         words = gemm, ta, tb, m, n, k, a, lda, b, ldb, c, ldc, 0 if bias is None else bias
+        parts = max(1, min(_CORES, c.size * k // _FLOPS))
         if c.ndim == 2:
-            self._run(kernels.product, c.dtype, self._parts(m * n * k, _FLOPS), *words)
+            self._run(kernels.product, c.dtype, parts, *words)
             return
-        parts = min(self._parts(c.size * k, _FLOPS), len(c))
         steps, rows = _steps(len(c), a, b, c, bias), len(c) if networks else 0
-        self._run(kernels.products, c.dtype, parts, len(c), *steps, *words, rows=rows)
+        self._run(kernels.products, c.dtype, min(parts, len(c)), len(c), *steps, *words, rows=rows)
 
 
 def _steps(count: int, *arrays: Array | None) -> list[int]:

@@ -127,7 +127,11 @@ class Writer:
         if made.op == "take":
             table, index = args
             assert isinstance(table, Table)
-            return _entry(table, [self.read(index), place][: len(table.shape)])
+            i, spelled = self.read(index), self.language.spelled
+            inside = spelled["logical_and"].format(f"({i} >= 0)", f"({i} < {table.shape[0]})")
+            entry = _entry(table, [i, place][: len(table.shape)])
+            # a row that is not there, which is NumPy's error, must not be what lies beside the table
+            return "(" + spelled["where"].format(f"({inside})", entry, self.language.constant("nan")) + ")"
         if made.op == "astype":
             return self.language.cast(made.kind, self.read(args[0], place))
         return "(" + self.language.spelled[made.op].format(*[self.read(a, place) for a in args]) + ")"

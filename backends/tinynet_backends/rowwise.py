@@ -17,6 +17,8 @@ from tinynet_backends.tracing import COMPARISONS, PLAIN, REFLECTED, Ref, Untrace
 
 _log = logging.getLogger("tinynet")
 
+_OF_BOOLS = *COMPARISONS, "bitwise_and", "bitwise_or", "bitwise_xor"
+_OF_FLOATS = "divide", "sqrt", "log", "sine", "cosine", "arctan"
 LONGEST = 2000  # instructions at most: longer formulas are not worth compiling
 
 
@@ -95,6 +97,8 @@ class RowOps:
         if len(kinds) != 1:
             raise Untraceable(f"{op} of {' and '.join(sorted(kinds)) or 'numbers'}")
         (kind,) = kinds
+        if (kind == "bool" and op not in _OF_BOOLS) or (kind != "float64" and op in _OF_FLOATS):
+            raise Untraceable(f"{op} of {kind}")  # whose result NumPy gives another kind
         width = _common([a.width for a in args if isinstance(a, (Row, _Table))], op)
         values = [a if isinstance(a, (Row, _Table)) else _text(a, kind) for a in args]
         return self.do(op, values, "bool" if op in COMPARISONS else kind, width)
@@ -142,8 +146,8 @@ class RowOps:
         return self.do("argmax", [x], "int64", None)
 
     def sum_in_order(self, x: Row) -> Row:
-        if x.width is None:
-            raise Untraceable("a sum of something that is not a vector")
+        if x.width is None or x.kind == "bool":
+            raise Untraceable("a sum of something that is not a vector of numbers")
         return self.do("sum", [x], x.kind, None)
 
     def affine_in_order(self, x: Row, w: _Table, b: _Table | None = None, scale: float = 1.0) -> Row:
@@ -165,7 +169,7 @@ def _common(widths: Sequence[int | None], op: str) -> int | None:
 
 
 def _text(value: Any, kind: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, int if kind != "float64" else (int, float)):
+    if kind == "bool" or isinstance(value, bool) or not isinstance(value, int if kind != "float64" else (int, float)):
         raise Untraceable(f"{value!r} beside {kind}")
     return repr(float(value)) if kind == "float64" else f"{kind}({value})"
 

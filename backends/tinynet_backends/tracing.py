@@ -111,16 +111,20 @@ class _Recorder:
         if not all(isinstance(a, (Symbol, int, float)) for a in args):
             raise Untraceable(f"{op} of {args!r}")
         truths = args if op.startswith("logical") else args[:1] if op == "where" else ()
-        if any(isinstance(a, Symbol) and a.kind != "bool" for a in truths):
+        if not all(isinstance(a, Symbol) and a.kind == "bool" for a in truths):
             raise Untraceable(f"{op} of a number")
-        if op in ("add", "subtract", "negative") and all(isinstance(a, Symbol) and a.kind == "bool" for a in args):
+        bools = all(isinstance(a, Symbol) and a.kind == "bool" for a in args)
+        if bools and op == "multiply":
+            op = "logical_and"  # which it is in NumPy
+        logical = op in COMPARISONS or op.startswith("logical")
+        if bools and not logical:
             raise Untraceable(f"{op} of bools")  # in NumPy a sum is True or False, and there are no others
         if kinds == {"number"}:
             if op not in ON_NUMBERS:
                 raise Untraceable(f"{op} of numbers")
             kind = "number"
         else:
-            kind = "bool" if op in COMPARISONS or op.startswith("logical") else "array"
+            kind = "bool" if logical else "array"
         refs = tuple(a.ref if isinstance(a, Symbol) else repr(float(a)) for a in args)
         instruction = Instruction(op, refs, kind)
         number = self.instructions.setdefault(instruction, self.inputs + len(self.instructions))

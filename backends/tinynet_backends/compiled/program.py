@@ -421,11 +421,12 @@ class Machine:
             self._pool[loop.RUNNING] = 1  # before the sleeping are counted: a helper looks at it before it falls asleep
             with self._counting:
                 woken = min(self._asleep, allowed - 1)
-                self._asleep -= woken
-            if woken:
-                self._wake.release(woken)
+                if woken:
+                    self._wake.release(woken)
+                    self._asleep -= woken  # if Ctrl-C comes before this, they are woken twice, not never
             self.run(first, last, self._address)
         finally:
+            self._pool[loop.RUNNING] = 0  # as a run ends, but Ctrl-C may have come before it: helpers would never sleep
             self._busy.release()
 
 
