@@ -97,6 +97,9 @@ def find() -> Blas | None:
 def threads() -> int:
     """How many threads may work at once: as many as BLAS may use or, if it is not NumPy's own, as this process has cores."""
     library = find()
-    if library is not None:
-        return library.threads()
+    return cores() if library is None else library.threads()
+
+
+def cores() -> int:
+    """The cores that this process has, whatever number of threads it is allowed."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
+from tinynet_backends import blas
 from tinynet_backends.arena import PAGE, aligned
 from tinynet_backends.backend import Array
 from tinynet_backends.compiled import build, kernels, products, program
@@ -17,7 +17,7 @@ from tinynet_backends.numba_calls import GRAIN, NumbaCalls, dense
 
 _FLOPS = 2**18  # multiplications of a product that are worth another thread
 _FEW = 8  # rows or columns: up to so many, NumPy's BLAS is faster than tiles and panels
-_CORES = os.cpu_count() or 1  # the machine's, whatever is allowed: how a product is divided changes what BLAS rounds
+_CORES = blas.cores()  # not the threads that are allowed: how a product is divided changes what BLAS rounds
 _SHORT = 2**19  # multiplications: below, it is for sums over rows, as a tile is soon done and then takes long to write
 
 
