@@ -500,6 +500,8 @@ def test_the_weights_of_an_estimator_are_in_one_place():
     np.testing.assert_array_equal(fitted.predict_proba(X), before)
     partly = pickle.loads(pickle.dumps(fitted)).partial_fit(X, Y)
     for same in (fitted, pickle.loads(pickle.dumps(fitted)), partly):
+        with pytest.raises(TypeError, match="does not support item assignment"):  # which would change nothing
+            same.coefs_[-1] = np.zeros((8, 3))
         same.coefs_[-1][...] = 0.0
         same.theta_[-3:] = 0.0  # the biases
         for one in (same, copy.deepcopy(same)):
