@@ -226,6 +226,18 @@ def test_sgd_takes_scikit_learn_s_steps():
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+def test_training_stops_when_the_loss_with_its_penalty_no_longer_falls():
+    """The loss alone rises while a strong penalty takes weights to 0, and training stopped long before they were there."""
+    x, options = StandardScaler().fit_transform(X), {"alpha": 100.0, "learning_rate_init": 0.01, "random_state": 0}
+    mine = MLPClassifier(**options, standardize=False).fit(x, Y)
+    its = theirs.MLPClassifier(**options).fit(x, Y)
+    assert mine.loss_ == pytest.approx(its.loss_, rel=0.01)
+    still = MLPClassifier(alpha=3.0, max_iter=1, learning_rate_init=1e-300, random_state=0).fit(X, Y)
+    squares = sum((w * w).sum() for w in still.coefs_)
+    assert still.loss_ - still.history_[0]["loss"] == pytest.approx(3.0 / 2 / len(X) * squares)
+    assert [still.loss_] == still.loss_curve_ == [still.best_loss_]
+
+
 @pytest.mark.parametrize("rate", ["constant", "invscaling", "adaptive", tn.schedules.Cosine(0.05, 60)], ids=str)
 def test_rates(rate):
     options = {"solver": "sgd", "learning_rate_init": 0.05, "max_iter": 60, "random_state": 0, "power_t": 0.1}
@@ -411,7 +423,7 @@ def test_what_was_best_for_other_samples_does_not_count(early_stopping):
     assert model.score(X, Y) > 0.97
     model.fit(X, (Y + 1) % 3)
     assert model.score(X, (Y + 1) % 3) > 0.9
-    assert early_stopping or model.best_loss_ == min(model.loss_curve_[-model.n_iter_ :])
+    assert model.best_loss_ == min(model.loss_curve_[-model.n_iter_ :])
 
 
 def test_what_warm_start_cannot_go_on_with():
@@ -500,6 +512,8 @@ def test_the_weights_of_an_estimator_are_in_one_place():
     np.testing.assert_array_equal(fitted.predict_proba(X), before)
     partly = pickle.loads(pickle.dumps(fitted)).partial_fit(X, Y)
     for same in (fitted, pickle.loads(pickle.dumps(fitted)), partly):
+        with pytest.raises(TypeError, match="does not support item assignment"):  # which would change nothing
+            same.coefs_[-1] = np.zeros((8, 3))
         same.coefs_[-1][...] = 0.0
         same.theta_[-3:] = 0.0  # the biases
         for one in (same, copy.deepcopy(same)):
@@ -588,6 +602,7 @@ def test_held_out_samples_of_one_s_own():
     unwatched = MLPClassifier(max_iter=5, **options).fit(a, c)
     np.testing.assert_array_equal(watched.theta_, unwatched.theta_)
     assert watched.score(b, d) == watched.validation_scores_[-1]
+    assert watched.best_validation_score_ == max(watched.validation_scores_)
     with pytest.raises(ValueError, match="classes not in"):
         MLPClassifier().fit(a, c, X_val=b, y_val=np.full(len(b), "merlot"))
     for alone in ({"y_val": d}, {"sample_weight_val": np.ones(len(d))}):
@@ -616,7 +631,7 @@ def test_our_callbacks():
 
     model = MLPRegressor(callbacks=[watch]).fit(X, Z)
     assert model.n_iter_ == 4
-    assert [loss for loss, _ in rows] == model.loss_curve_
+    assert [loss for loss, _ in rows] == [row["loss"] for row in model.history_]
     assert rows[0][1] == Z.shape
     with pytest.raises(TypeError, match=r"^callback 3 cannot be called: give functions \(model, row\) in a list$"):
         MLPRegressor(callbacks=[3]).fit(X, Z)

@@ -360,20 +360,20 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
         return "logistic" if isinstance(loss, BinaryCrossEntropy) else "identity"
 
     @property
-    def coefs_(self) -> list[Array]:
+    def coefs_(self) -> tuple[Array, ...]:
         """The weights (i, o) of each dense layer, views of ``theta_``."""
         return self._dense_arrays("w")
 
     @property
-    def intercepts_(self) -> list[Array]:
+    def intercepts_(self) -> tuple[Array, ...]:
         """The biases (o,) of each dense layer, views of ``theta_``."""
         return self._dense_arrays("b")
 
-    def _dense_arrays(self, which: str) -> list[Array]:
+    def _dense_arrays(self, which: str) -> tuple[Array, ...]:
         check_is_fitted(self, "theta_")
         spec = self.net_.build((self.n_features_in_,))
         params = views(self.theta_, spec.params, backend_of(self.theta_))
-        return [params[str(n)][which] for n, layer in enumerate(self.net_.layers) if isinstance(layer, Dense)]
+        return tuple(params[str(n)][which] for n, layer in enumerate(self.net_.layers) if isinstance(layer, Dense))
 
     def _outputs(self, X: Any, method: str) -> tuple[Array, Backend]:
         """What the network computes for X, (n, outputs), and the backend that both lie on."""

@@ -36,7 +36,8 @@ class Hyperparameters(BaseEstimator):
       learning rate. There is no "lbfgs". ``momentum`` in [0, 1) and ``nesterovs_momentum`` apply to "sgd"; ``beta_1``,
       ``beta_2`` and ``epsilon`` apply to "adam", "adamw" and "nadam".
     - ``alpha``: the L2 penalty. The loss of a mini-batch gets ``alpha / 2`` times the sum of the squared weights, without
-      biases, divided by ``batch_size`` (times the mean sample weight). ``loss_`` does not include it.
+      biases, divided by ``batch_size`` (times the mean sample weight). ``loss_``, ``best_loss_`` and ``loss_curve_`` include
+      that of the weights that the epoch began with; the losses in ``history_`` do not.
     - ``learning_rate_init``: the first learning rate. ``learning_rate``, here for every solver: "constant"; "invscaling",
       divided by ``(samples seen + 1)**power_t``; "adaptive", divided by 5 when there is no progress; or a schedule
       ``step -> rate``.
@@ -55,7 +56,7 @@ class Hyperparameters(BaseEstimator):
     These are not in scikit-learn:
 
     - ``standardize``: scale features to mean 0 and variance 1, with the moments of the samples of the first fit; sample
-      weights count.
+      weights count. False suits features that are nearly always 0, such as counts of words: a rare one would be scaled up most.
     - ``dropout`` in [0, 1): the fraction dropped after each activation. ``norm``: "layer", "batch" or a layer, before each
       activation.
     - ``callbacks``: each is called as ``callback(model, row)`` after an epoch, with the `Model` and a row of ``history_``, a

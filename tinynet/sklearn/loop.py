@@ -47,9 +47,10 @@ class Loop:
         """Train; whether it ended before the last epoch."""
         estimator, model = self.estimator, self.trainer.model
         estimator.n_iter_ = 0
-        if self.test is not None and estimator.early_stopping and self.progress.epochs:  # the samples may be others now
+        if self.test is not None and self.progress.epochs:  # the samples may be others now
             estimator.best_validation_score_ = self._score(self.test)
-            self.best = self._weights()
+            if estimator.early_stopping:
+                self.best = self._weights()
         try:
             ended = self._epochs()
         except DivergedError as e:
@@ -76,27 +77,30 @@ class Loop:
         sizes = [loader.batch_size] * loader.steps_per_epoch
         sizes[-1] += loader.data.n - sum(sizes)
         losses: list[float] = []
+        penalty = self.trainer.penalty()
         self.task.begin_epoch()
         for report in reports(passes, steps):
             losses += report.recent
             if not passes.ends_epoch(report.step):
                 continue
             progress.steps = report.step
-            if self._end_epoch(sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / loader.data.n):
+            loss = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / loader.data.n
+            if self._end_epoch(loss, penalty):
                 return True
             losses.clear()
+            penalty = self.trainer.penalty()
             if self.estimator.n_iter_ < self.epochs:
                 self.task.begin_epoch()
         return False
 
-    def _end_epoch(self, loss: float) -> bool:
-        """Record an epoch; whether it is the last."""
+    def _end_epoch(self, loss: float, penalty: float) -> bool:
+        """Record an epoch with this mean loss, of weights whose penalty was ``penalty`` at first; whether it is the last."""
         estimator, progress = self.estimator, self.progress
         estimator.n_iter_ += 1
         progress.epochs += 1
         estimator.t_ += self.loader.data.n
-        estimator.loss_ = loss
-        estimator.loss_curve_.append(loss)
+        estimator.loss_ = loss + penalty  # what is minimized: the loss alone may rise while that falls
+        estimator.loss_curve_.append(estimator.loss_)
         row = {"epoch": progress.epochs, "step": progress.steps, "loss": loss}
         if self.test is not None:
             row |= self._validate(self.test)
@@ -139,13 +143,14 @@ class Loop:
         Counts the epochs without progress.
         """
         estimator = self.estimator
-        if estimator.early_stopping:
-            gain = row["val_score"] - estimator.best_validation_score_
-            estimator.best_validation_score_ = max(estimator.best_validation_score_, row["val_score"])
-        else:
-            gain = estimator.best_loss_ - row["loss"]
-            first = estimator.n_iter_ == 1 and not self.keep_step  # the best loss so far may be that of other samples
-            estimator.best_loss_ = row["loss"] if first else min(estimator.best_loss_, row["loss"])
+        gain = estimator.best_loss_ - estimator.loss_
+        first = estimator.n_iter_ == 1 and not self.keep_step  # the best loss so far may be that of other samples
+        estimator.best_loss_ = estimator.loss_ if first else min(estimator.best_loss_, estimator.loss_)
+        if self.test is not None:
+            score, best = row["val_score"], estimator.best_validation_score_
+            estimator.best_validation_score_ = max(best, score)
+            if estimator.early_stopping:
+                gain = score - best
         self.progress.stale = self.progress.stale + 1 if gain < estimator.tol else 0
         return gain > 0
 

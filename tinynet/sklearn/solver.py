@@ -57,6 +57,11 @@ class Penalized(Optimizer):
         parts = [xp.ones_like(a) if name.rpartition(".")[2] == "w" else xp.zeros_like(a) for name, a in named]
         self.mask = model.ops.pack(parts, xp.zeros_like(model.theta))
 
+    def of(self, model: Model) -> float:
+        """The penalty of the weights of ``model``."""
+        squares = (self.mask * model.theta) @ model.theta
+        return 0.5 * self.penalty * float(model.ops.to_numpy(squares))
+
     def init(self, theta: Array, ops: Backend) -> State:
         return {**self.inner.init(theta, ops), "penalized": self.mask}
 

@@ -75,6 +75,10 @@ class Trainer:
         if isinstance(self.optimizer, Penalized):
             self.optimizer.penalty = penalty
 
+    def penalty(self) -> float:
+        """What the L2 penalty now adds to the loss."""
+        return self.optimizer.of(self.model) if isinstance(self.optimizer, Penalized) else 0.0
+
     def reports(self, passes: Passes, steps: int) -> Iterator[Report]:
         """Train for ``steps`` steps, and wait for the device at the end of each epoch."""
         return train(
