@@ -364,6 +364,38 @@ def test_a_layer_that_takes_networks_for_samples_is_found(networks, ops):
     assert "count axes from the end" in e.value.__notes__[-1]
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_a_layer_that_mixes_networks_is_found(train, ops):
+    """Its shapes are right whatever the number of networks."""
+
+    @dataclass(frozen=True, repr=False)
+    class Center(tn.Layer):
+        axis: int
+
+        def forward(self, params, x, ctx):
+            mean = partial(ctx.ops.xp.mean, axis=self.axis, keepdims=True)
+            return (x - mean(x), lambda dy: (dy - mean(dy), {})) if ctx.train == train else (x, lambda dy: (dy, {}))
+
+    def fit(axis):
+        model = tn.Model(tn.Sequential(tn.Dense(4), tn.Dropout(0.5), Center(axis)), 3, backend=ops)
+        return tn.fit_many(model, (np.ones((10, 3)), np.ones((10, 4))), seeds=[1, 2, 3], batch_size=10)
+
+    with pytest.raises(ValueError, match="mixes networks.*count axes from the end"):
+        fit(0)
+    fit(-2)
+
+
+def test_a_layer_may_have_noise_of_its_own_beside_other_networks():
+    class Noise(tn.Layer):
+        def forward(self, params, x, ctx):
+            ctx.ops.as_written("noise of NumPy's")
+            return x + RNG.standard_normal(x.shape), lambda dy: (dy, {})
+
+    tn.fit_many(
+        tn.Model(tn.Sequential(tn.Dense(4), Noise(), tn.Dense(1)), 3), (np.ones((9, 3)), np.ones((9, 1))), seeds=[1, 2]
+    )
+
+
 @pytest.mark.parametrize("batch", [1, 2, 5, 33])
 def test_batches_side_by_side_are_those_of_each_loader(batch, monkeypatch):
     """Their chunks cover an epoch, whatever its last batch is; of indices of samples, too."""

@@ -30,6 +30,7 @@ from tinynet.streams import check_seed
 from tinynet.training import Report, first_not_finite, loop
 
 _ROWS = 4096  # samples times networks that are evaluated at a time
+_AXES = "in fit_many every array has an axis of networks in front: count axes from the end, and use .mT for .T"
 
 
 @on_its_device
@@ -179,19 +180,40 @@ class _Session:
 def _check_axes(ensemble: Ensemble) -> None:
     """An error for a layer that takes the axis of the networks, the first, for that of the samples.
 
-    In training it would mix the networks in silence if there are as many of them as samples in a batch. Here there are not.
+    Such a layer mixes the networks in silence if its shapes are right all the same: those of ``x - mean(x, axis=0)`` always
+    are, others with as many networks as samples in a batch. So what the last network gives must not change with the inputs
+    of the others, and there are not as many networks as samples here.
     """
-    ops, net, params = ensemble.ops, ensemble.net, ensemble.params
-    x = ops.empty((len(ensemble), 2 if len(ensemble) != 2 else 3, *ensemble.in_shape), ops.dtype(ensemble.dtype))
-    x[...] = 1.0
+    ops = ensemble.ops
+
+    def same(first: list[Array], second: list[Array]) -> bool:
+        return all(bool(ops.xp.all(a == b)) for a, b in zip(first, second, strict=True))
+
+    for train in (False, True):
+        one, two = (_last_network(ensemble, others, train) for others in (1.0, 2.0))
+        # one that differs from itself has a layer with noise of its own
+        if not same(one, two) and same(one, _last_network(ensemble, 1.0, train)):
+            raise ValueError(
+                f"{ensemble.net!r} mixes networks: what one gives changes with the inputs of others; {_AXES}"
+            )
+
+
+def _last_network(ensemble: Ensemble, others: float, train: bool) -> list[Array]:
+    """Outputs and gradients of the last network, whose inputs are 1; those of the others are ``others``."""
+    ops, params, n = ensemble.ops, ensemble.params, len(ensemble)
+    state = ops.xp.asarray(ensemble.state, copy=True)
+    x = ops.empty((n, 2 if n != 2 else 3, *ensemble.in_shape), ops.dtype(ensemble.dtype))
+    x[...] = others
+    x[n - 1, ...] = 1.0
+    ctx = Context(ops, train, seed=ensemble.seed)
     try:
-        y, backprop = checked_forward(net, ensemble.out_shape, params, x, Context(ops, seed=ensemble.seed))
-        checked_gradients(ensemble.gradient_names, backprop(y)[1], params)
+        y, backprop = checked_forward(ensemble.net, ensemble.out_shape, params, x, ctx)
+        gradients = checked_gradients(ensemble.gradient_names, backprop(y)[1], params)
     except Exception as e:
-        e.add_note(
-            "in fit_many every array has an axis of networks in front: count axes from the end, and use .mT for .T"
-        )
+        e.add_note(_AXES)
         raise
+    ensemble.state[...] = state
+    return [ops.xp.asarray(a[n - 1, ...], copy=True) for a in (y, *gradients)]
 
 
 def _adapt(ensemble: Ensemble, data: Dataset) -> None:
