@@ -385,6 +385,24 @@ def test_a_layer_that_mixes_networks_is_found(train, ops):
     fit(-2)
 
 
+@pytest.mark.parametrize("axis", [None, -1])
+def test_an_optimizer_that_mixes_networks_is_found(axis, ops):
+    """Steps along the gradient over its norm, which was that of all networks together."""
+
+    class Normalized(tn.optim.Optimizer):
+        def rule(self, xp, theta, g, lr):
+            return (theta - lr * g / xp.sqrt(xp.sum(g * g, axis=axis, keepdims=True)),)
+
+    model = tn.Model(tn.Dense(1), 3, backend=ops)
+    fit = partial(tn.fit_many, model, (np.ones((9, 3)), np.ones((9, 1))), optimizer=Normalized(0.1))
+    if axis is None:
+        with pytest.raises(ValueError, match="Normalized.* mixes networks.*count axes from the end"):
+            fit(seeds=[1, 2])
+    else:
+        single = fit(seeds=[2]).theta[0, ...]
+        np.testing.assert_allclose(ops.to_numpy(fit(seeds=[1, 2]).theta[1, ...]), ops.to_numpy(single), rtol=1e-6)
+
+
 def test_a_layer_may_have_noise_of_its_own_beside_other_networks():
     class Noise(tn.Layer):
         def forward(self, params, x, ctx):
