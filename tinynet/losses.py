@@ -339,6 +339,9 @@ class CrossEntropy(Loss):
     ``class_weight`` (k,) is a factor for each class, at least 0; the mean over labels divides by the sum of their class
     weights, the mean over probabilities by the number of samples. All of this is as in PyTorch.
 
+    A label outside [0, k), which `fit` refuses, goes unnoticed in a call by itself, as that would have to wait for the device:
+    no output is its own. `check` finds it.
+
     Examples
     --------
     >>> import numpy as np
