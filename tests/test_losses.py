@@ -324,6 +324,21 @@ def test_a_formula_without_its_derivative(ops):
         Half()(ops.asarray(np.ones((2, 1)), "float32"), ops.asarray(np.ones((2, 1)), "float32"), ops)
 
 
+@pytest.mark.parametrize(("axis", "shape"), [(-1, "(3,)"), (None, "()")])
+def test_a_formula_that_sums(axis, shape, ops):
+    """Such a loss was broadcast, in silence: that of each sample became as many times too large as there are samples."""
+
+    class Sums(tn.losses.Loss):
+        def formula(self, xp, y, target):
+            return xp.sum((y - target) ** 2, axis=axis), 2.0 * (y - target)
+
+    y = ops.asarray(np.ones((3, 2)), "float32")
+    with pytest.raises(ValueError) as e:
+        Sums()(y, ops.xp.zeros_like(y), ops)
+    said = f"Sums.formula gives a loss {shape} for outputs (3, 2): give one for each output, or write a __call__"
+    assert str(e.value) == said
+
+
 class Own(tn.losses.Loss):
     """Squares, with a mistake."""
 
@@ -397,7 +412,8 @@ MAKES = "; astype(int) makes labels of whole numbers, data.read(path, task='clas
         (tn.CrossEntropy(), (3,), [0, -1], f"CrossEntropy: labels must be in [0, 3), {THE}; row 1 is -1"),
         (
             tn.CrossEntropy(), (1,), [0, 1],
-            f"CrossEntropy: labels must be in [0, 1), {THE}, or be those of BinaryCrossEntropy; row 1 is 1",
+            (f"CrossEntropy: labels must be in [0, 1), {THE}: give an output for each class or, for two classes, take "
+            "BinaryCrossEntropy; row 1 is 1"),
         ),
         (
             tn.CrossEntropy(), (3,), [0.0, 1.0],

@@ -73,8 +73,19 @@ class Loss:
         return ops.elementwise_loss(self._pair, y, target, scale)
 
     def _pair(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
-        """`formula`; TypeError if it gives anything but two results, which a compiled kernel would not notice."""
+        """`formula`; TypeError if it gives anything but two results, which a compiled kernel would not notice, and ValueError
+        if these are not for each output: a loss of each sample, or the mean of all, would broadcast."""
         pair: tuple[Array, Array] = checks.pair(self.formula(xp, y, target), self, "formula", "(loss, derivative in y)")
+        for name, a in zip(("loss", "derivative"), pair, strict=True):
+            shape, wanted = (
+                getattr(a, "shape", None),
+                getattr(y, "shape", None),
+            )  # None for the symbols of a traced formula
+            if shape is not None and wanted is not None and tuple(shape) != tuple(wanted):
+                raise ValueError(
+                    f"{type(self).__name__}.formula gives a {name} {tuple(shape)} for outputs {tuple(wanted)}: give one for "
+                    "each output, or write a __call__"
+                )
         return pair
 
     def _fitting(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
@@ -123,7 +134,7 @@ class Loss:
             raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}{remedy}")
         claim = f"labels must be in [0, {k}), the numbers of the outputs"
         if k == 1:
-            claim += ", or be those of BinaryCrossEntropy"
+            claim += ": give an output for each class or, for two classes, take BinaryCrossEntropy"
         most = min(k - 1, int(xp.iinfo(target.dtype).max))  # in the range of the dtype
         self._require((target >= 0) & (target <= most), target, claim, ops)
 
