@@ -335,7 +335,7 @@ def test_a_loss_takes_vectors(ops):
 
 
 LAYER_MISTAKES = {
-    "output": "Sequential gives (30, 1) in forward and says (30, 4) in build: make them one",
+    "output": "Sequential gives (30, 1) in forward and says (30, 4) in build: make them equal",
     "gradient": "the gradient of '0.a' is (): expected (4,), the shape of the parameter",
     "name": "backprop gives no gradient of '0.a': it gives 0.other",
 }

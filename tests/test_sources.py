@@ -896,6 +896,7 @@ def drain(batches, steps):
     ("make", "said"),
     [
         (lambda: D.Batches(some()), "an iterator has no length: say how many steps an epoch has, Batches(source, steps=…)"),
+        (lambda: D.Batches([]), "the source of batches is empty: give at least one"),
         (lambda: D.Batches(iter([]), steps=2), "the source of batches is empty: give at least one"),
         (lambda: D.Batches(some(), steps=0), "Batches steps 0 is not a positive whole number"),
         (lambda: drain(D.Batches([(X, Y), (X * np.inf, Y)]), range(2)),

@@ -474,6 +474,8 @@ def test_history_as_json_lines():
          "a Loader draws in an order of its own and does not take shuffle: set that where it is made"),
         ({"data": tn.Loader(DATA, 10), "batch_size": 20},
          "a Loader draws in an order of its own and does not take batch_size: set that where it is made"),
+        ({"data": tn.data.Batches([([[0.0, 0.0]], [0])]), "shuffle": True},
+         "a Batches draws in an order of its own and does not take shuffle: set that where its batches are made"),
         ({"epochs": 0}, "epochs 0 is not a positive whole number"),
         ({"batch_size": 0}, "batch_size 0 is not a positive whole number"),
         ({"batch_size": 999, "drop_last": True},

@@ -302,7 +302,8 @@ def check_draws_itself(loader: Any, batch_size: int, draw: dict[str, Any]) -> No
         given.append("batch_size")
     if given:
         kind, names = type(loader).__name__, ", ".join(given)
-        raise TypeError(f"a {kind} draws in an order of its own and does not take {names}: set that where it is made")
+        where = "it is" if isinstance(loader, Loader) else "its batches are"
+        raise TypeError(f"a {kind} draws in an order of its own and does not take {names}: set that where {where} made")
 
 
 def adapt(model: Model, data: Dataset) -> None:
