@@ -362,7 +362,7 @@ def test_data_shows_a_bar_where_there_is_a_terminal(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["moon", "--out", "x.npz"], f"unknown data 'moon': {CHOICE}"),
+        (["moon", "--out", "x.npz"], f"unknown data set 'moon': choose from {', '.join(tn.data.DATASETS)}"),
         (
             ["moons", "--out", "x.txt"],
             "x.txt: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv",

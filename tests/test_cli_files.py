@@ -1064,8 +1064,7 @@ def test_a_class_that_the_model_has_not_seen(run, tmp_path, capsys):
         (["bench", "--seconds", "0"], "seconds 0.0 is out of range: give a positive number"),
         (["bench", "--backend", "abacus"], "unknown backend 'abacus': choose from auto, numpy, numba, cupy, strict, torch, dpnp"),
         (["completion", "tcsh"], "unknown shell 'tcsh': choose from bash, zsh, fish"),
-        (["data", "x.csv", "--out", "y.csv"],
-         f"x.csv is a file already: give the name of a data set, out of {', '.join(tn.data.DATASETS)}"),
+        (["data", "x.csv", "--out", "y.csv"], f"unknown data set 'x.csv': choose from {', '.join(tn.data.DATASETS)}"),
     ],
 )  # fmt: skip
 def test_mistakes_of_other_commands(argv, said, run, capsys):

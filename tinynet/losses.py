@@ -76,12 +76,10 @@ class Loss:
         """`formula`; TypeError if it gives anything but two results, which a compiled kernel would not notice, and ValueError
         if these are not for each output: a loss of each sample, or the mean of all, would broadcast."""
         pair: tuple[Array, Array] = checks.pair(self.formula(xp, y, target), self, "formula", "(loss, derivative in y)")
+        wanted: Any = getattr(y, "shape", None)  # None for the symbols of a traced formula
         for name, a in zip(("loss", "derivative"), pair, strict=True):
-            shape, wanted = (
-                getattr(a, "shape", None),
-                getattr(y, "shape", None),
-            )  # None for the symbols of a traced formula
-            if shape is not None and wanted is not None and tuple(shape) != tuple(wanted):
+            shape = getattr(a, "shape", wanted)
+            if wanted is not None and tuple(shape) != tuple(wanted):
                 raise ValueError(
                     f"{type(self).__name__}.formula gives a {name} {tuple(shape)} for outputs {tuple(wanted)}: give one for "
                     "each output, or write a __call__"

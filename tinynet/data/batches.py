@@ -33,7 +33,8 @@ class Batches:
     and serves one run only; any other iterable starts again in each epoch. As batches come in order, such a run cannot be
     shuffled or resumed; a data set or a path can. A leading `Standardize` is set from the first batch.
 
-    ValueError for an iterator without ``steps``, for a source that ends early, and for a batch that is unlike the first.
+    ValueError for an iterator without ``steps``, for a source that is empty or ends early, and for a batch that is unlike the
+    first.
 
     Examples
     --------
