@@ -128,7 +128,8 @@ class Loss:
         """ValueError unless integers are labels (n,) of k classes."""
         n, xp = target.shape[0], ops.xp
         if target.ndim != 1:
-            remedy = "; argmax(axis=1) makes labels of columns of 0 and 1" if tuple(target.shape) == (n, k) else ""
+            columns = tuple(target.shape) == (n, k) != (n, 1)
+            remedy = "; argmax(axis=1) makes labels of columns of 0 and 1" if columns else _of_numbers(target, ops)
             raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}{remedy}")
         claim = f"labels must be in [0, {k}), the numbers of the outputs"
         if k == 1:
@@ -397,9 +398,12 @@ class CrossEntropy(Loss):
 
 def _of_numbers(target: Array, ops: Backend) -> str:
     """How to make labels of these targets, for the end of a message; empty unless there is one number per sample."""
-    if prod(target.shape) != target.shape[0] or not ops.xp.isdtype(target.dtype, "real floating"):
+    if prod(target.shape) != target.shape[0]:
         return ""
-    return "; astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"
+    steps, of_a_file = ["reshape(-1)"] * (target.ndim > 1), ""
+    if ops.xp.isdtype(target.dtype, "real floating"):
+        steps, of_a_file = [*steps, "astype(int)"], ", data.read(path, task='classification') those of a file"
+    return f"; {'.'.join(steps)} makes labels of whole numbers{of_a_file}" if steps else ""
 
 
 def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:

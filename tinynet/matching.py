@@ -81,7 +81,7 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
     if not data.stored:
         if data.classes is None and data.outputs != out[-1]:
             raise ValueError(
-                f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected width {out[-1]}"
+                f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected outputs (n, {data.outputs})"
             )
         if data.classes is not None and not k:
             raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")
@@ -92,5 +92,5 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
     if not fits:
         other = ", or BinaryCrossEntropy" if data.classes == 2 else ""
         raise ValueError(
-            f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}{other}"
+            f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected outputs (n, {data.classes}){other}"
         )
