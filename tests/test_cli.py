@@ -252,8 +252,8 @@ def test_a_run_that_diverges_says_so_and_exits_1(capsys):
         (["--set", "noise"], "option 'noise' is not understood: expected name=value"),
         (["--set", "noise=-1"], "Spirals noise -1 is out of range: give a standard deviation in [0, 1e30]"),
         (["--seed", "-1"], "seed -1 is out of range: give one in [0, 2**64)"),
-        (["--dropout", "1"], "Dropout rate 1.0 is out of range: give the fraction dropped, in [0, 1)"),
-        (["--lr", "nan"], "Cosine rate nan is out of range: give a finite number of at least 0"),
+        (["--dropout", "1"], "option dropout = 1.0 is out of range: give a number in [0, 1)"),
+        (["--lr", "nan"], "option lr = nan is out of range: give a finite number of at least 0"),
         (["--standardize", "perhaps"], "option standardize = 'perhaps' is not understood: expected true or false"),
         (["--checkpoint", "-1"], "option checkpoint = -1 is out of range: give at least 0"),
         (["--accumulate", "0"], "option accumulate = 0 is out of range: give at least 1"),
@@ -362,7 +362,7 @@ def test_data_shows_a_bar_where_there_is_a_terminal(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["moon", "--out", "x.npz"], f"unknown data 'moon': {CHOICE}"),
+        (["moon", "--out", "x.npz"], f"unknown data set 'moon': choose from {', '.join(tn.data.DATASETS)}"),
         (
             ["moons", "--out", "x.txt"],
             "x.txt: unknown kind of file: choose from .npy, .npz, .h5, .hdf5, .parquet, .csv",

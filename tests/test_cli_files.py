@@ -680,7 +680,7 @@ GOOD = "wide,thin,noise\n1,2,3\n"
         (GOOD + "1,,3\n", "d.csv: column 'thin' has no finite number in row 1: fill or drop it"),
         (
             GOOD + "1,red,3\n",
-            "d.csv: column 'thin' has 'red' in row 1, which is no number: fix or drop it, or exclude the column",
+            "d.csv: column 'thin' has 'red' in row 1, which is no number: fix or drop it",
         ),
         (GOOD + "1,inf,3\n", "d.csv: column 'thin' has no finite number in row 1: fill or drop it"),
         ("wide,thin,wide\n1,2,3\n", "d.csv: has two columns 'wide': rename one"),
@@ -702,7 +702,7 @@ def test_a_row_far_down_a_file_and_on_a_pipe(run, capsys, monkeypatch):
     text = "wide,thin,noise\n" + "1,2,3\n" * 400_000 + "1,2,x\n"
     put("d.csv", text)
     argv = ["predict", str(run), "d.csv", "--backend", "numpy", "--out", "p.npy"]
-    said = "column 'noise' has 'x' in {}, which is no number: fix or drop it, or exclude the column"
+    said = "column 'noise' has 'x' in {}, which is no number: fix or drop it"
     assert mistake(capsys, *argv) == f"d.csv: {said.format('row 400000')}"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     argv[2] = "-"
@@ -756,7 +756,7 @@ def test_bad_arrays_to_predict(file, said, run, capsys):
         (
             "a,y\n1,x\n2,z\n",
             ["--task", "regression"],
-            "column 'y' has 'x' in row 0, which is no number: fix or drop it, or exclude the column",
+            "column 'y' has 'x' in row 0, which is no number: fix or drop it",
         ),
     ],
 )
@@ -773,7 +773,8 @@ def test_bad_tables_to_train_on(text, argv, said, capsys):
         (["--set", "noise=1"], "option options is for data that are computed: data 'd.csv' has no such option"),
         (["--held-out", "1"], "held_out 1.0 is out of range: give a fraction in (0, 1)"),
         (["--held-out", "0.1"],
-         "held_out 0.1 is none of 2 samples in 2 classes: if they are numbers, the task is regression; else give more"),
+         ("held_out 0.1 is none of 2 samples in 2 classes: give a larger fraction or, if the classes are numbers, say that "
+         "the task is regression")),
         (["--task", "ranking"], "unknown task 'ranking': choose from auto, classification, regression"),
         (["--dtype", "f4"], "unknown dtype 'f4': choose from float32, float64"),  # rows are read before there is a model
         (["--data", "moons"], "option target is for data in a file: data 'moons' has no such option"),
@@ -827,7 +828,7 @@ def test_true_and_false_are_numbers(capsys, monkeypatch):
     assert capsys.readouterr().out == Path("p.csv").read_text()
 
     put("d.csv", "red,late,y\n" + "".join(rows[:2]) + "True,maybe,1\n")  # it said that True, in row 0, is no number
-    said = "d.csv: column 'late' has 'maybe' in row 2, which is no value like those before: fix or drop it, or exclude the column"
+    said = "d.csv: column 'late' has 'maybe' in row 2, which is no value like those before: fix or drop it"
     assert mistake(capsys, "predict", "r", "d.csv") == said
 
 
@@ -934,6 +935,24 @@ def test_text_is_text_however_arrow_stores_it(kind):
     except pa.ArrowNotImplementedError as e:  # before 21
         pytest.skip(str(e))
     assert tn.data.read("d.parquet").columns.classes == ("x", "z")
+
+
+def test_dates_as_a_target_may_be_classes(capsys):
+    put("d.csv", "a,y\n1,2024-01-31\n2,2024-02-01\n3,2024-01-31\n")
+    said = "column 'y' of type date32[day] is not numeric: make it numbers, or say that the task is classification"
+    assert mistake(capsys, "train", "--data", "d.csv") == f"{os.path.abspath('d.csv')}: {said}"
+    assert tn.data.read("d.csv", task="classification").columns.classes == ("2024-01-31", "2024-02-01")
+
+
+def test_a_model_wants_all_its_features_in_parquet_too(run, capsys):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for text, said in (("wide",), "column 'wide' of type string is"), (("wide", "thin"), "columns wide, thin are"):
+        columns = {name: ["x"] if name in text else [1.0] for name in ("wide", "thin", "noise")}
+        parquet.write_table(pa.table(columns), "d.parquet")
+        remedy = "make it numbers" if len(text) == 1 else "make them numbers"  # and predict has no --exclude
+        assert mistake(capsys, "predict", run, "d.parquet") == f"d.parquet: {said} not numeric: {remedy}"
 
 
 def test_what_is_no_class_in_a_parquet_file():
@@ -1047,8 +1066,7 @@ def test_a_class_that_the_model_has_not_seen(run, tmp_path, capsys):
         (["bench", "--seconds", "0"], "seconds 0.0 is out of range: give a positive number"),
         (["bench", "--backend", "abacus"], "unknown backend 'abacus': choose from auto, numpy, numba, cupy, strict, torch, dpnp"),
         (["completion", "tcsh"], "unknown shell 'tcsh': choose from bash, zsh, fish"),
-        (["data", "x.csv", "--out", "y.csv"],
-         f"x.csv is a file already: give the name of a data set, out of {', '.join(tn.data.DATASETS)}"),
+        (["data", "x.csv", "--out", "y.csv"], f"unknown data set 'x.csv': choose from {', '.join(tn.data.DATASETS)}"),
     ],
 )  # fmt: skip
 def test_mistakes_of_other_commands(argv, said, run, capsys):
@@ -1375,7 +1393,7 @@ def test_classes_weigh_the_same_and_metrics_are_shown(capsys):
         (["--class-weight", "equal"], "unknown class_weight 'equal': choose from none, balanced"),
         (
             ["--class-weight", "balanced", "--task", "regression"],
-            "option class_weight is for classes: the target has numbers",
+            "option class_weight is for classes, and the target has numbers: leave it out, or say that the task is classification",
         ),
         (
             ["--task", "regression", "--metrics", "mae,accuracy"],

@@ -123,13 +123,16 @@ def test_a_device_that_does_not_exist(cupy):
     assert str(e.value) == "backend 'cupy:2' does not exist: devices are 0 to 1"
 
 
+OR = ", or a precision: float32, bf16x3, tf32, bf16"
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("cupy:gpu", "backend 'cupy' takes a device number, not 'gpu': write 'cupy:0'"),
+        ("cupy:gpu", "backend 'cupy' takes a device number, not 'gpu': write 'cupy:0'" + OR),
         ("cupy:0:fp8", "backend 'cupy' has no precision 'fp8': choose from float32, bf16x3, tf32, bf16"),
-        ("cupy:tf32:1", "backend 'cupy' takes a device number, not 'tf32': write 'cupy:0'"),
-        ("cupy:-1", "backend 'cupy' takes a device number, not '-1': write 'cupy:0'"),
+        ("cupy:tf32:1", "backend 'cupy' takes a device number, not 'tf32': write 'cupy:0'" + OR),
+        ("cupy:-1", "backend 'cupy' takes a device number, not '-1': write 'cupy:0'" + OR),
     ],
 )
 def test_invalid_names(name, said, cupy):

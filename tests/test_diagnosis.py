@@ -299,7 +299,7 @@ def test_data_that_do_not_fit():
     other = tn.Diagnosis(tn.data.Blobs(20, n_features=3, n_classes=2))
     with pytest.raises(ValueError, match=r"^samples of shape \(3,\) do not fit the model: expected \(2,\)$"):
         tn.Model(network(2), 2).fit(MOONS, callbacks=[other])
-    with pytest.raises(ValueError, match=r"^2 classes do not fit outputs \(n, 1\): expected width 2"):
+    with pytest.raises(ValueError, match=r"^2 classes do not fit outputs \(n, 1\): expected outputs \(n, 2\)"):
         tn.Diagnosis(MOONS).look(tn.Model(network(out=1), 2), loss=tn.CrossEntropy())
 
 

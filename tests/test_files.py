@@ -107,6 +107,29 @@ def test_a_layer_of_layers_is_saved_with_its_hyperparameters_or_not_at_all(tmp_p
     ):
         tn.Model(Block(3), 2).save(tmp_path / "m")
     assert tn.load(tmp_path / "m").net == model.net
+    monkeypatch.delitem(TABLE, "Times")  # as in another program; it said that the file was damaged
+    with pytest.raises(tn.ModelFileError) as e:
+        tn.load(tmp_path / "m")
+    remedy = "if it is your own, tinynet.registry.TABLE['Times'] = Times adds it"
+    assert str(e.value) == f"{tmp_path / 'm'}: Times is not in the table of layers and losses: {remedy}"
+    monkeypatch.setitem(TABLE, "Times", Times)
+    assert tn.load(tmp_path / "m").net == model.net
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (type("Mine", (tn.losses.Loss,), {}), "Mine() cannot be saved: make its class a frozen dataclass"),
+        (
+            lambda: {"a": 1},
+            "{'a': 1} cannot be saved: hyperparameters are Python's numbers, text, layers, or lists of these",
+        ),
+    ],
+)
+def test_what_cannot_be_saved_has_a_remedy(make, said):
+    with pytest.raises(TypeError) as e:
+        describe(make())
+    assert str(e.value) == said
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,9 @@ def test_a_row_with_other_columns_is_no_line(tmp_path):
     log = CSVLog(tmp_path / "log.csv")
     log(None, ROW)
     before = (tmp_path / "log.csv").read_text()
-    with pytest.raises(tn.DataFileError, match="has columns epoch, step, loss, val_loss, and this row epoch$"):
+    with pytest.raises(
+        tn.DataFileError, match="has columns epoch, step, loss, val_loss, and this row epoch: give another path$"
+    ):
         log(None, {"epoch": 2})
     assert (tmp_path / "log.csv").read_text() == before
 

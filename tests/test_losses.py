@@ -252,9 +252,9 @@ def test_two_classes_take_one_output_and_labels(ops):
     assert runs[0][0].pop("accuracy") > 0.5  # numbers have none: R² would be that of logits
     assert runs[0] == runs[1]
     model.fit(tn.data.Moons(64), loss=tn.BinaryCrossEntropy())
-    with pytest.raises(ValueError, match=r"3 classes do not fit outputs \(n, 1\): expected width 3$"):
+    with pytest.raises(ValueError, match=r"3 classes do not fit outputs \(n, 1\): expected outputs \(n, 3\)$"):
         model.fit(tn.data.Spirals(64), loss=tn.BinaryCrossEntropy())
-    with pytest.raises(ValueError, match="expected width 2, or BinaryCrossEntropy"):
+    with pytest.raises(ValueError, match=r"expected outputs \(n, 2\), or BinaryCrossEntropy"):
         model.fit(tn.data.Moons(64))
 
 
@@ -368,6 +368,21 @@ def test_a_loss_with_more_outputs_than_targets(ops):
             fit()
 
 
+@pytest.mark.parametrize(("axis", "shape"), [(-1, "(3,)"), (None, "()")])
+def test_a_formula_that_sums(axis, shape, ops):
+    """Such a loss was broadcast, in silence: that of each sample became as many times too large as there are samples."""
+
+    class Sums(tn.losses.Loss):
+        def formula(self, xp, y, target):
+            return xp.sum((y - target) ** 2, axis=axis), 2.0 * (y - target)
+
+    y = ops.asarray(np.ones((3, 2)), "float32")
+    with pytest.raises(ValueError) as e:
+        Sums()(y, ops.xp.zeros_like(y), ops)
+    said = f"Sums.formula gives a loss {shape} for outputs (3, 2): give one for each output, or write a __call__"
+    assert str(e.value) == said
+
+
 class Own(tn.losses.Loss):
     """Squares, with a mistake."""
 
@@ -424,13 +439,15 @@ def test_a_loss_of_labels_of_one_s_own(ops):
 
 THE = "the numbers of the outputs"
 EXPECTED = "of a floating type do not fit outputs (2, 3): expected integer labels (2,) or probabilities (2, 3)"
+OF_COLUMN = "; reshape(-1) makes labels of whole numbers"
 MAKES = "; astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"
 
 
 @pytest.mark.parametrize(
     ("loss", "out", "target", "said"),
     [
-        (tn.CrossEntropy(), (3,), [[0], [1]], "labels (2, 1) do not fit outputs (2, 3): expected (2,)"),
+        (tn.CrossEntropy(), (3,), [[0], [1]],
+         f"labels (2, 1) do not fit outputs (2, 3): expected (2,){OF_COLUMN}"),
         (
             tn.CrossEntropy(),
             (2,),
@@ -441,7 +458,8 @@ MAKES = "; astype(int) makes labels of whole numbers, data.read(path, task='clas
         (tn.CrossEntropy(), (3,), [0, -1], f"CrossEntropy: labels must be in [0, 3), {THE}; row 1 is -1"),
         (
             tn.CrossEntropy(), (1,), [0, 1],
-            f"CrossEntropy: labels must be in [0, 1), {THE}, or be those of BinaryCrossEntropy; row 1 is 1",
+            (f"CrossEntropy: labels must be in [0, 1), {THE}: give an output for each class or, for two classes, take "
+            "BinaryCrossEntropy; row 1 is 1"),
         ),
         (
             tn.CrossEntropy(), (3,), [0.0, 1.0],
@@ -459,7 +477,9 @@ MAKES = "; astype(int) makes labels of whole numbers, data.read(path, task='clas
         (tn.CrossEntropy(0.0, (1, 2)), (3,), [0], "class_weight has 2 numbers for 3 classes: expected 3"),
         (tn.Huber(), (1,), [1.0, 2.0], "targets (2,) do not fit outputs (2, 1): expected (2, 1); reshape(-1, 1) makes one column"),
         (tn.Huber(), (2,), [[1.0], [2.0]],
-         f"targets (2, 1) do not fit outputs (2, 2): expected (2, 2), or labels (2,) with CrossEntropy{MAKES}"),
+         f"targets (2, 1) do not fit outputs (2, 2): expected (2, 2), or labels (2,) with CrossEntropy; reshape(-1).{MAKES[2:]}"),
+        (tn.MeanSquaredError(), (2,), [[0], [1]],
+         f"targets (2, 1) do not fit outputs (2, 2): expected (2, 2), or labels (2,) with CrossEntropy{OF_COLUMN}"),
         (tn.Huber(), (2,), [1, 2], "targets (2,) do not fit outputs (2, 2): expected (2, 2), or labels (2,) with CrossEntropy"),
         (tn.Huber(), (2,), np.zeros((2, 3)), "targets (2, 3) do not fit outputs (2, 2): expected (2, 2)"),
         (tn.Poisson(), (1,), [[1.0], [-1.0]], "Poisson: counts must not be negative; row 1 is [-1.0]"),

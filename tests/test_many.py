@@ -313,7 +313,7 @@ def test_when_all_diverge_it_ends():
         ({"seeds": [0.5]}, TypeError, "seed 0.5 is not a whole number: give one in [0, 2**64)"),
         ({"seeds": "12"}, TypeError, "seed '1' is not a whole number: give one in [0, 2**64)"),
         ({"lr": [0.1, -1.0]}, ValueError, "Adam lr -1.0 is out of range: give a finite number of at least 0, or step -> rate"),
-        ({"lr": ["0.1"]}, TypeError, "lr '0.1' is not a number or a schedule"),
+        ({"lr": ["0.1"]}, TypeError, "lr '0.1' is not a number or a schedule: give one, or a list of them"),
         ({"early_stopping": 3, "resume": True}, TypeError,
          "fit_many does not take early_stopping, resume: all networks take the same steps; use fit for one"),
         ({"rates": [0.1], "progress": True}, TypeError, "fit_many got an unexpected keyword argument 'rates'"),

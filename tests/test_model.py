@@ -335,7 +335,7 @@ def test_a_loss_takes_vectors(ops):
 
 
 LAYER_MISTAKES = {
-    "output": "Sequential gives (30, 1) in forward and says (30, 4) in build: make them one",
+    "output": "Sequential gives (30, 1) in forward and says (30, 4) in build: make them equal",
     "gradient": "the gradient of '0.a' is (): expected (4,), the shape of the parameter",
     "name": "backprop gives no gradient of '0.a': it gives 0.other",
 }
@@ -464,7 +464,7 @@ MISTAKES = [
     ((X[:29], LABELS), "y (30,) does not fit X (29, 4): expected 29 rows"),
     ((X, np.float64(1.0)), "y () does not fit X (30, 4): expected 30 rows"),
     ((X[:0], LABELS[:0]), "X (0, 4) has no samples: give at least one"),
-    ((X, LABELS[:, None]), "labels (30, 1) do not fit outputs (30, 3): expected (30,)"),
+    ((X, LABELS[:, None]), "labels (30, 1) do not fit outputs (30, 3): expected (30,); reshape(-1) makes labels of whole numbers"),
     ((X, bad(LABELS, 0, 1.0)),
      f"targets (30,) of a floating type do not fit outputs (30, 3): {EXPECTED}"),
     ((X, np.where(np.arange(30) == 7, 3, LABELS)),
@@ -790,7 +790,7 @@ def test_declared_classes_are_compared_where_targets_are_not_all_checked():
             x = ops.xp.ones((len(index), 4), dtype=ops.dtype(dtype))
             return tn.data.Batch(x, ops.asarray([3 * (i == 99) for i in index], "int64"), None)
 
-    with pytest.raises(ValueError, match=r"^4 classes do not fit outputs \(n, 3\): expected width 4$"):
+    with pytest.raises(ValueError, match=r"^4 classes do not fit outputs \(n, 3\): expected outputs \(n, 4\)$"):
         made().fit(Mine())
 
 

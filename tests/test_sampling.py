@@ -289,8 +289,8 @@ def test_a_forked_process_makes_its_batches_itself():
         (lambda: tn.Loader(tn.data.Linear(9), 5, balance=True),
          f"balance needs data with classes, and {tn.data.Linear(9)!r} has none"),
         (lambda: tn.Loader(tn.data.Moons(2**40), 5, balance=True),
-         (f"balance keeps a number for each of {2**40} samples, which are too many: "
-          "data.Imbalanced changes how often a virtual set draws its classes")),
+         (f"balance keeps a number for each of {2**40} samples, which are too many: take(…) fewer, or have "
+          "data.Imbalanced draw the classes")),
     ],
 )  # fmt: skip
 def test_mistakes(make, said):

@@ -626,7 +626,7 @@ BAD = {
         lambda p: npy(p, f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({2**62}, {2**62}), }}"), "cannot be read: "),
     "zeros.npy": (lambda p: p.write_bytes(bytes(999)), "not an .npy file"),
     "code.npy": (lambda p: npy(p, "__import__('os').system('false')"), "cannot be read: "),
-    "vector.npy": (lambda p: np.save(p, np.zeros(5)), "(5,) is not a table with a target: "),
+    "vector.npy": (lambda p: np.save(p, np.zeros(5)), "(5,) is not a table with a target: give two columns"),
     "text.npy": (lambda p: np.save(p, np.array([["a", "b"]])), "X of dtype <U1 is not numeric: give real or whole numbers"),
     "nan.npy": (lambda p: np.save(p, [[1, 2.0], [np.nan, 1]]), "X has a value that is NaN or infinite: first in row 1"),
     "none.npy": (lambda p: np.save(p, np.zeros((0, 3))), "X (0, 2) has no samples: give at least one"),
@@ -896,6 +896,7 @@ def drain(batches, steps):
     ("make", "said"),
     [
         (lambda: D.Batches(some()), "an iterator has no length: say how many steps an epoch has, Batches(source, steps=…)"),
+        (lambda: D.Batches([]), "the source of batches is empty: give at least one"),
         (lambda: D.Batches(iter([]), steps=2), "the source of batches is empty: give at least one"),
         (lambda: D.Batches(some(), steps=0), "Batches steps 0 is not a positive whole number"),
         (lambda: drain(D.Batches([(X, Y), (X * np.inf, Y)]), range(2)),

@@ -483,6 +483,8 @@ def test_history_as_json_lines():
          "a Loader draws in an order of its own and does not take shuffle: set that where it is made"),
         ({"data": tn.Loader(DATA, 10), "batch_size": 20},
          "a Loader draws in an order of its own and does not take batch_size: set that where it is made"),
+        ({"data": tn.data.Batches([([[0.0, 0.0]], [0])]), "shuffle": True},
+         "a Batches draws in an order of its own and does not take shuffle: set that where its batches are made"),
         ({"epochs": 0}, "epochs 0 is not a positive whole number"),
         ({"batch_size": 0}, "batch_size 0 is not a positive whole number"),
         ({"batch_size": 999, "drop_last": True},
@@ -502,7 +504,7 @@ def test_history_as_json_lines():
         ({"ema": 1.0}, "ema 1.0 is out of range: give the weight of the old average, in [0, 1)"),
         ({"accumulate": 0}, "accumulate 0 is not a positive whole number"),
         ({"validation": tn.data.Blobs(9, n_features=3)}, "samples of shape (3,) do not fit the model: expected (2,)"),
-        ({"validation": tn.data.Spirals(9, n_classes=4)}, "4 classes do not fit outputs (n, 2): expected width 4"),
+        ({"validation": tn.data.Spirals(9, n_classes=4)}, "4 classes do not fit outputs (n, 2): expected outputs (n, 4)"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be(wrong, said):
@@ -626,7 +628,7 @@ def test_a_method_that_training_does_not_call_is_refused():
 def test_the_generator_complains_before_its_first_step():
     with pytest.raises(ValueError, match=r"^steps -1 is not a whole number of at least 0$"):
         tn.train(start(), tn.Loader(DATA, 8), tn.CrossEntropy(), tn.Adam(), steps=-1)
-    with pytest.raises(ValueError, match=r"^4 classes do not fit outputs \(n, 2\): expected width 4$"):
+    with pytest.raises(ValueError, match=r"^4 classes do not fit outputs \(n, 2\): expected outputs \(n, 4\)$"):
         tn.train(start(), tn.Loader(tn.data.Spirals(9, n_classes=4), 8), tn.CrossEntropy(), tn.Adam(), steps=1)
     with pytest.raises(
         ValueError, match=r"^run has no 'm' for \d+ parameters: it belongs to another model or optimizer$"

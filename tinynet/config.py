@@ -15,7 +15,7 @@ from tinynet_backends import get_backend
 from tinynet_backends.switch import NAMES as BACKENDS
 
 from tinynet import losses, optim, schedules
-from tinynet.checks import DTYPES, FRACTION, Range, at_least, float_or_nan, repeated, set_fields
+from tinynet.checks import DTYPES, FRACTION, NOT_NEGATIVE, Range, at_least, float_or_nan, repeated, set_fields
 from tinynet.data import DATASETS, Dataset, Virtual, stratified
 from tinynet.data import read as read_data
 from tinynet.data.class_labels import MOST_CLASSES
@@ -85,9 +85,9 @@ class Config:
     hidden: list[int] = _option([64, 64], "widths of the hidden layers, as 64,64", each=_WIDTHS)
     activation: str = _option("relu", f"after each hidden layer: {', '.join(ACTIVATIONS)}", choices=ACTIVATIONS)
     norm: str = _option("none", f"before each activation: {', '.join(NORM_OPTIONS)}", choices=NORM_OPTIONS)
-    dropout: float = _option(0.0, "fraction dropped after each activation, in [0, 1)")
+    dropout: float = _option(0.0, "fraction dropped after each activation, in [0, 1)", within=FRACTION)
     optimizer: str = _option("adam", ", ".join(OPTIMIZERS), choices=OPTIMIZERS)
-    lr: float = _option(0.01, "learning rate; with a schedule, its highest")
+    lr: float = _option(0.01, "learning rate; with a schedule, its highest", within=NOT_NEGATIVE)
     schedule: str = _option(
         "cosine", f"how the learning rate changes over the run: {', '.join(SCHEDULES)}", choices=SCHEDULES
     )
@@ -205,7 +205,10 @@ class Config:
         if self.class_weight == "none":
             return None
         if not training.classes:
-            raise ValueError("option class_weight is for classes: the target has numbers")
+            raise ValueError(
+                "option class_weight is for classes, and the target has numbers: leave it out, or say that the task is "
+                "classification"
+            )
         host, counts = get_backend("numpy"), [0] * training.classes
         for labels in label_pieces(training):
             for label, count in zip(*(a.tolist() for a in host.xp.unique_counts(labels)), strict=True):

@@ -25,7 +25,7 @@ from tinynet.layers import Layer, leaves
 from tinynet.losses import Loss
 from tinynet.metrics import METRICS, Metric
 from tinynet.model import Model, undrawn
-from tinynet.registry import TABLE, describe, rebuild
+from tinynet.registry import TABLE, NotInTable, describe, rebuild
 
 FORMAT = 1
 LARGEST_HEADER = 16 * 2**20
@@ -123,6 +123,8 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
         _check_network(net, n_in, dtype, arrays)
         model = undrawn(net, n_in, seed=seed, backend=ops, dtype=dtype)
         model.columns = _columns(about.get("columns"), model)
+    except NotInTable as e:
+        raise ModelFileError(f"{path}: {e}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise ModelFileError(f"{path}: damaged model file: {e}") from None
     with model.ops.active():

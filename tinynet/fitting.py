@@ -57,9 +57,9 @@ def fit(
 ) -> History:
     """Train ``model`` in place on ``data`` and return the history, with a row of numbers for each epoch.
 
-    - ``data``: a data set, (X, y) or (X, y, weight), a path, a `Loader`, or `data.Batches`. A model that was fitted to a
-      table takes features and classes by their names in that table, also from a file that orders them differently;
-      ``model.columns = None`` ends this.
+    - ``data``: a data set, (X, y) or (X, y, weight), a path or a list of paths, a `Loader`, or `data.Batches`. A model that
+      was fitted to a table takes features and classes by their names in that table, also from a file that orders them
+      differently; ``model.columns = None`` ends this.
     - ``loss``: by default `CrossEntropy` for labels and `MeanSquaredError` for numbers. ``optimizer``: by default
       ``Adam(1e-3)``.
     - ``epochs``: passes over the data. ``batch_size``, ``shuffle``, ``drop_last``, ``weights`` and ``balance`` say how
@@ -302,7 +302,8 @@ def check_draws_itself(loader: Any, batch_size: int, draw: dict[str, Any]) -> No
         given.append("batch_size")
     if given:
         kind, names = type(loader).__name__, ", ".join(given)
-        raise TypeError(f"a {kind} draws in an order of its own and does not take {names}: set that where it is made")
+        where = "it is" if isinstance(loader, Loader) else "its batches are"
+        raise TypeError(f"a {kind} draws in an order of its own and does not take {names}: set that where {where} made")
 
 
 def adapt(model: Model, data: Dataset) -> None:

@@ -206,7 +206,7 @@ def checked_forward(net: Layer, shape: Shape, params: Params, x: Array, ctx: Con
     wanted = *x.shape[: ctx.axes], *shape
     if tuple(y.shape) != wanted:
         raise ValueError(
-            f"{type(net).__name__} gives {tuple(y.shape)} in forward and says {wanted} in build: make them one"
+            f"{type(net).__name__} gives {tuple(y.shape)} in forward and says {wanted} in build: make them equal"
         )
     return y, backprop
 

@@ -106,7 +106,8 @@ class CSVLog(_Lines):
     def line(self, row: Row) -> str:
         self.names = self.names or tuple(row)
         if tuple(row) != self.names:
-            raise DataFileError(f"{self.path} has columns {', '.join(self.names)}, and this row {', '.join(row)}")
+            columns, row_has = ", ".join(self.names), ", ".join(row)
+            raise DataFileError(f"{self.path} has columns {columns}, and this row {row_has}: give another path")
         return _csv(row.values())
 
     def check(self, lines: list[bytes], rest: bytes, row: Row) -> None:

@@ -81,8 +81,17 @@ class Loss:
         return ops.elementwise_loss(self._pair, y, target, scale)
 
     def _pair(self, xp: Any, y: Array, target: Array) -> tuple[Array, Array]:
-        """`formula`; TypeError if it gives anything but two results, which a compiled kernel would not notice."""
+        """`formula`; TypeError if it gives anything but two results, which a compiled kernel would not notice, and ValueError
+        if these are not for each output: a loss of each sample, or the mean of all, would broadcast."""
         pair: tuple[Array, Array] = checks.pair(self.formula(xp, y, target), self, "formula", "(loss, derivative in y)")
+        wanted: Any = getattr(y, "shape", None)  # None for the symbols of a traced formula
+        for name, a in zip(("loss", "derivative"), pair, strict=True):
+            shape = getattr(a, "shape", wanted)
+            if wanted is not None and tuple(shape) != tuple(wanted):
+                raise ValueError(
+                    f"{type(self).__name__}.formula gives a {name} {tuple(shape)} for outputs {tuple(wanted)}: give one for "
+                    "each output, or write a __call__"
+                )
         return pair
 
     def _fitting(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
@@ -131,11 +140,12 @@ class Loss:
         """ValueError unless integers are labels (n,) of k classes."""
         n, xp = target.shape[0], ops.xp
         if target.ndim != 1:
-            remedy = "; argmax(axis=1) makes labels of columns of 0 and 1" if tuple(target.shape) == (n, k) else ""
+            columns = tuple(target.shape) == (n, k) != (n, 1)
+            remedy = "; argmax(axis=1) makes labels of columns of 0 and 1" if columns else _of_numbers(target, ops)
             raise ValueError(f"labels {tuple(target.shape)} do not fit outputs {(n, k)}: expected {(n,)}{remedy}")
         claim = f"labels must be in [0, {k}), the numbers of the outputs"
         if k == 1:
-            claim += ", or be those of BinaryCrossEntropy"
+            claim += ": give an output for each class or, for two classes, take BinaryCrossEntropy"
         most = min(k - 1, int(xp.iinfo(target.dtype).max))  # in the range of the dtype
         self._require((target >= 0) & (target <= most), target, claim, ops)
 
@@ -403,9 +413,12 @@ class CrossEntropy(Loss):
 
 def _of_numbers(target: Array, ops: Backend) -> str:
     """How to make labels of these targets, for the end of a message; empty unless there is one number per sample."""
-    if prod(target.shape) != target.shape[0] or not ops.xp.isdtype(target.dtype, "real floating"):
+    if prod(target.shape) != target.shape[0]:
         return ""
-    return "; astype(int) makes labels of whole numbers, data.read(path, task='classification') those of a file"
+    steps, of_a_file = ["reshape(-1)"] * (target.ndim > 1), ""
+    if ops.xp.isdtype(target.dtype, "real floating"):
+        steps, of_a_file = [*steps, "astype(int)"], ", data.read(path, task='classification') those of a file"
+    return f"; {'.'.join(steps)} makes labels of whole numbers{of_a_file}" if steps else ""
 
 
 def _checked_weights(loss: Loss, weights: Any) -> tuple[float, ...]:

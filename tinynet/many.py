@@ -318,7 +318,7 @@ def _pairs(seeds: Any, lr: Any) -> tuple[list[int], list[float | Schedule]]:
     for rate in given:
         value = rate if callable(rate) else checks.as_float(rate)
         if value is None:
-            raise TypeError(f"lr {checks.short_repr(rate)} is not a number or a schedule")
+            raise TypeError(f"lr {checks.short_repr(rate)} is not a number or a schedule: give one, or a list of them")
         rates.append(value)
     for name, values in (("seeds", numbers), ("lr", rates)):
         if not values:

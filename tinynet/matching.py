@@ -92,5 +92,5 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
     if not fits:
         other = ", or BinaryCrossEntropy" if data.classes == 2 else ""
         raise ValueError(
-            f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected width {data.classes}{other}"
+            f"{data.classes} classes do not fit outputs (n, {out[-1]}): expected outputs (n, {data.classes}){other}"
         )

@@ -138,8 +138,8 @@ class Model(Network):
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Outputs of the network: (n, *in_shape) -> (n, *out_shape), an array of the model's backend.
 
-        ``x`` is an array, a list of rows, or a data set, whose inputs are used. The outputs are those of the last layer,
-        so they are logits if the network was trained with a cross-entropy; see `predict_proba`. They are computed
+        ``x`` is an array, a list of rows, a data frame, or a data set, whose inputs are used. The outputs are those of the
+        last layer, so they are logits if the network was trained with a cross-entropy; see `predict_proba`. They are computed
         ``batch_size`` rows at a time, by default as many as fit in a cache. ValueError if the samples do not have the
         shape ``in_shape``.
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from tinynet import activations, dense, frozen, initializers, losses, metrics, regularization, sequential, standardize
+from tinynet import (
+    activations,
+    checks,
+    dense,
+    frozen,
+    initializers,
+    losses,
+    metrics,
+    regularization,
+    sequential,
+    standardize,
+)
+from tinynet.layers import Layer
 
 _KINDS: tuple[type, ...] = (
     dense.Dense, dense.Flatten, sequential.Sequential, sequential.Residual,
@@ -52,7 +64,12 @@ def _described(thing: Any, depth: int) -> Any:
         return [_described(part, depth + 1) for part in thing]
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
-    raise TypeError(f"{type(thing).__name__} is not in the table of layers and losses and cannot be saved")
+    remedy = (
+        "make its class a frozen dataclass"
+        if isinstance(thing, (Layer, losses.Loss))
+        else "hyperparameters are Python's numbers, text, layers, or lists of these"
+    )
+    raise TypeError(f"{checks.short_repr(thing)} cannot be saved: {remedy}")
 
 
 def _kind(thing: Any) -> str:
@@ -65,8 +82,12 @@ def _kind(thing: Any) -> str:
     return name
 
 
+class NotInTable(ValueError):
+    """A name that may be that of a layer or loss of the user's own."""
+
+
 def rebuild(data: Any, depth: int = 0) -> Any:
-    """The inverse of `describe`; ValueError for anything that it does not write."""
+    """The inverse of `describe`; ValueError for anything that it does not write, NotInTable for a name that `TABLE` lacks."""
     if depth > DEEPEST:
         raise ValueError(f"layers nest deeper than {DEEPEST}")
     if isinstance(data, list):
@@ -76,6 +97,11 @@ def rebuild(data: Any, depth: int = 0) -> Any:
     values = dict(data)
     name = values.pop("kind", None)
     kind = TABLE.get(name) if isinstance(name, str) else None
+    if kind is None and isinstance(name, str) and name.isidentifier():
+        raise NotInTable(
+            f"{name} is not in the table of layers and losses: if it is your own, tinynet.registry.TABLE[{name!r}] = {name} "
+            "adds it"
+        )
     if kind is None:
         raise ValueError(f"unknown kind {name!r}")
     values = {key: rebuild(value, depth + 1) for key, value in values.items()}

@@ -54,7 +54,7 @@ def train(
 ) -> Reports:
     """An iterator over ``steps`` training steps: each `Report` that is taken from it is one step on ``model``, in place.
 
-    Break out of the loop to stop.
+    Break out of the loop to stop. A leading `Standardize` is not set here, but by `Model.adapt`.
 
     - ``clip``: the largest Euclidean norm of the gradient; a longer gradient is scaled down to it.
     - ``accumulate``: each batch is computed in that many parts, whose gradients are added up. The step is the same and

@@ -136,7 +136,9 @@ def make(device: str | None) -> CupyBackend:
     if number in PRECISIONS and not precision:
         number, precision = "0", number
     if not number.isdecimal():
-        raise ValueError(f"backend 'cupy' takes a device number, not {number!r}: write 'cupy:0'")
+        raise ValueError(
+            f"backend 'cupy' takes a device number, not {number!r}: write 'cupy:0', or a precision: {', '.join(PRECISIONS)}"
+        )
     if precision and precision not in PRECISIONS:
         raise ValueError(f"backend 'cupy' has no precision {precision!r}: choose from {', '.join(PRECISIONS)}")
     return CupyBackend(int(number), precision or "float32")

@@ -2,7 +2,7 @@
 
 
 class BackendUnavailable(RuntimeError):
-    """A known backend that cannot run here; the message says what to install."""
+    """A known backend that cannot run here; the message says why, and what to do."""
 
 
 def first_line(e: BaseException) -> str:

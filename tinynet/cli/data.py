@@ -44,9 +44,9 @@ def virtual_config(name: str, args: argparse.Namespace, samples: str) -> Config:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.data not in DATASETS:
+        raise ValueError(f"unknown data set {args.data!r}: choose from {', '.join(DATASETS)}")
     config = virtual_config(args.data, args, SAMPLES)
-    if config.stored:
-        raise ValueError(f"{args.data} is a file already: give the name of a data set, out of {', '.join(DATASETS)}")
     data = config.make_data(config.samples)
     start = perf_counter()
     with progress.samples(config.samples, args.quiet) as shown:

@@ -73,7 +73,9 @@ def add(commands: Commands) -> None:
         if suggested := f.metadata["choices"] or SUGGESTED.get(f.name):
             suggest(action, suggested, files=f.name == "data")
     parser.add_argument(
-        "--resume", metavar="RUN", help="resume the run in this folder; options given here override its own"
+        "--resume",
+        metavar="RUN",
+        help="resume the run in this folder with its options; only epochs, metrics, backend and checkpoint may differ",
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 

@@ -70,7 +70,8 @@ def read_npy(path: Path, request: Request) -> MappedFile:
             y = npy_array(request.target)
         return MappedFile(path, table, _for_task(path, y, request.task))
     if table.ndim != 2 or table.shape[1] < 2:
-        raise DataFileError(f"{path}: {table.shape} is not a table with a target: give two columns, or target='y.npy'")
+        remedy = "give two columns" + ", or target='y.npy'" * (table.ndim > 1)
+        raise DataFileError(f"{path}: {table.shape} is not a table with a target: {remedy}")
     return MappedFile(path, table[:, :-1], _for_task(path, table[:, -1], request.task))
 
 

@@ -13,6 +13,7 @@ from tinynet.data.columns import check_order
 from tinynet.data.dataset import Array, Batch
 
 A = TypeVar("A", bound=Arrays)
+_EMPTY = "the source of batches is empty: give at least one"
 
 
 class _First(Arrays):
@@ -32,7 +33,8 @@ class Batches:
     and serves one run only; any other iterable starts again in each epoch. As batches come in order, such a run cannot be
     shuffled or resumed; a data set or a path can. A leading `Standardize` is set from the first batch.
 
-    ValueError for an iterator without ``steps``, for a source that ends early, and for a batch that is unlike the first.
+    ValueError for an iterator without ``steps``, for a source that is empty or ends early, and for a batch that is unlike the
+    first.
 
     Examples
     --------
@@ -51,6 +53,8 @@ class Batches:
             if not (self._again and hasattr(source, "__len__")):
                 raise ValueError("an iterator has no length: say how many steps an epoch has, Batches(source, steps=…)")
             steps = len(source)  # type: ignore[arg-type]
+            if not steps:
+                raise ValueError(_EMPTY)
         self.steps_per_epoch = checks.positive("Batches steps", steps)
         self._source, self._iterator, self._next = source, iter(source), 0
         self.data: _First = self._take(_First)
@@ -73,7 +77,7 @@ class Batches:
             batch = next(self._iterator)
         except StopIteration:
             if self._next == 0:
-                raise ValueError("the source of batches is empty: give at least one") from None
+                raise ValueError(_EMPTY) from None
             raise ValueError(
                 f"the source of batches ended after {self._next}, and an epoch has {self.steps_per_epoch}: "
                 "say how many with steps=…"

@@ -102,7 +102,7 @@ def _features(path: Path, names: Sequence[str], shape: Shape, columns: Columns |
 
 def _rows(table: tables.Table, wanted: list[str]) -> Iterator[Array]:
     kinds = dict(zip(table.names, table.types, strict=True))
-    tables.check_all_numeric(table.path, {name: kinds[name] for name in wanted})
+    tables.check_all_numeric(table.path, {name: kinds[name] for name in wanted}, may_exclude=False)
     row = 0
     for batch in table.batches(wanted):
         yield tables.stack_columns(table.path, batch, wanted, np.dtype(np.float64), row)

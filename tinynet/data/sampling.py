@@ -158,8 +158,8 @@ class Balanced(_Cached):
             raise TypeError(f"balance needs data with classes, and {data!r} has none")
         if data.n > 2**31:
             raise ValueError(
-                f"balance keeps a number for each of {data.n} samples, which are too many: "
-                "data.Imbalanced changes how often a virtual set draws its classes"
+                f"balance keeps a number for each of {data.n} samples, which are too many: take(…) fewer, or have "
+                "data.Imbalanced draw the classes"
             )
         host = get_backend("numpy")
         xp = host.xp

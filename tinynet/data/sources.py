@@ -96,9 +96,9 @@ def write(data: Dataset, path: str | PathLike[str], *, progress: Callable[[int],
     labels are read with ``task="classification"``), ``.h5`` (X, y), ``.parquet`` or ``.csv`` (with the names of columns and
     classes, else x0, x1, … and y, or y0, y1, …). Features and numeric targets are written in float32, labels in int64.
 
-    ValueError for sample weights, for several targets in an ``.npy``, for another suffix, and for a feature whose name
-    `read` would take for something else, such as "weight"; OSError if the disk has too little space. After an error or
-    Ctrl-C the file is as it was before.
+    ValueError for sample weights, for several targets in an ``.npy``, for samples that are not vectors except in ``.npz`` and
+    ``.h5``, for another suffix, and for a feature whose name `read` would take for something else, such as "weight"; OSError
+    if the disk has too little space. After an error or Ctrl-C the file is as it was before.
 
     Examples
     --------

@@ -60,6 +60,7 @@ def stratified(data: Dataset, held_out: float, seed: int) -> tuple[Subset, Subse
             keys = permutation_keys(seed, 0, SPLIT, number)
             out[members[host.permute(range(count), n, keys)]] = True
     if not bool(xp.any(out)):
-        of = f" in {len(strata)} classes: if they are numbers, the task is regression; else" if len(strata) > 1 else ":"
-        raise ValueError(f"held_out {held_out!r} is none of {data.n} samples{of} give more")
+        of = f" in {len(strata)} classes" * (len(strata) > 1)
+        regression = " or, if the classes are numbers, say that the task is regression" * (len(strata) > 1)
+        raise ValueError(f"held_out {held_out!r} is none of {data.n} samples{of}: give a larger fraction{regression}")
     return Subset(data, xp.nonzero(~out)[0]), Subset(data, xp.nonzero(out)[0])

@@ -31,6 +31,8 @@ def read_csv(path: Path, request: Request) -> MappedFile:
         header = tables.read_header(path, f)
         target = tables.target_columns(path, header.names, request)
         used = tables.feature_columns(path, header.names, target, request)
+        if request.may_exclude:
+            header = header._replace(optional=frozenset(header.names).difference(target))
         return _decoded(tables.open_csv(path, f, header, _csv_types(header.names, target, used, request)), request)
 
 
@@ -79,7 +81,7 @@ def _layout(table: Table, request: Request) -> _Layout:
     used = tables.feature_columns(path, table.names, target, request)
     kinds = dict(zip(table.names, table.types, strict=True))
     weight = ["weight"] if "weight" in set(kinds) - {*target, *used, *request.exclude} else []
-    tables.check_all_numeric(path, {name: kinds[name] for name in (*used, *weight)})
+    tables.check_all_numeric(path, {name: kinds[name] for name in (*used, *weight)}, request.may_exclude)
     for name in target:
         if pa.types.is_null(kinds[name]):
             raise DataFileError(f"{path}: column {name!r} has no value in any row")
@@ -94,10 +96,10 @@ def _layout(table: Table, request: Request) -> _Layout:
     named = request.classes is not None or text or task == "classification" or (task == "auto" and integer)
     coded = may_be_labels and named
     if not coded or pa.types.is_nested(kind):
+        any_task = may_be_labels and request.may_exclude and not pa.types.is_nested(kind)
+        use = "target of a regression" if task == "regression" else "target of any task" if any_task else "target"
         for name in target:
-            tables.check_numeric(
-                path, name, kinds[name], "target of a regression" if task == "regression" else "target"
-            )
+            tables.check_numeric(path, name, kinds[name], use)
     exact = all(str(kinds[name]) in _EXACT_IN_32 for name in used)
     labels = coded or (may_be_labels and integer)
     return _Layout(

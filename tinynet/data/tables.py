@@ -43,6 +43,11 @@ class Request(NamedTuple):
     exclude: tuple[str, ...] = ()
 
     @property
+    def may_exclude(self) -> bool:
+        """Whether a feature may be left out: a model wants all that it has."""
+        return self.columns is None or self.of != "model"
+
+    @property
     def classes(self) -> tuple[str, ...] | None:
         """The classes that the target may have, if they are known."""
         return self.columns.classes if self.columns else None
@@ -81,6 +86,7 @@ class Header(NamedTuple):
 
     names: list[str]
     delimiter: str
+    optional: frozenset[str] = frozenset()  # the columns that may be excluded, for an error
 
 
 def read_header(path: Path, f: BinaryIO) -> Header:
@@ -189,9 +195,9 @@ def _first_rows(path: Path, header: Header, types: dict[str, Any], block: bytes)
     odd = {name: str(rows.column(name)[0]) for name in wrong}
     signs_alone = any(map(_WITH_SIGNS.fullmatch, odd.values()))
     if len(wrong) > 1 and not signs_alone:
+        remedy = "fix or drop those" + ", or exclude the columns" * header.optional.issuperset(wrong)
         raise DataFileError(
-            f"{path}: columns {checks.listed(wrong)} have values that are missing or no numbers: fix or drop those, or "
-            "exclude the columns"
+            f"{path}: columns {checks.listed(wrong)} have values that are missing or no numbers: {remedy}"
         )
     booleans = {name for name, value in odd.items() if value.lower() in ("true", "false")}  # and something else later
     booleans |= {name for name, kind in kinds.items() if pa.types.is_boolean(kind)}
@@ -239,7 +245,7 @@ class _Parser:
             elif pa.types.is_integer(self.types[name]):  # a target, of the type that the first rows have
                 remedy = "fix or drop it, or say what the task is"
             else:
-                remedy = "fix or drop it, or exclude the column"
+                remedy = "fix or drop it" + ", or exclude the column" * (name in self.header.optional)
             claim = f"column {name!r} has {checks.short_repr(value)} in row {row}, which is no {kind}: {remedy}"
         elif match := _COUNT.match(str(e)):
             row, wanted, found = (int(number) for number in match.groups())
@@ -337,20 +343,21 @@ def check_numeric(path: Path, name: str, kind: Any, use: str = "feature") -> Non
         raise DataFileError(f"{path}: column {name!r} of type {kind} is not numeric: {_REMEDIES[use]}")
 
 
-def check_all_numeric(path: Path, kinds: Mapping[str, Any]) -> None:
+def check_all_numeric(path: Path, kinds: Mapping[str, Any], may_exclude: bool) -> None:
     """DataFileError unless the features, of these Arrow types, hold numbers; it names all that do not."""
     others = [name for name, kind in kinds.items() if not _is_numeric(kind)]
     if len(others) > 1:
-        raise DataFileError(
-            f"{path}: columns {checks.listed(others)} are not numeric: exclude them, or make them numbers"
-        )
+        remedy = "exclude them, or " * may_exclude + "make them numbers"
+        raise DataFileError(f"{path}: columns {checks.listed(others)} are not numeric: {remedy}")
     for name in others:
-        check_numeric(path, name, kinds[name])
+        check_numeric(path, name, kinds[name], "feature" if may_exclude else "feature of a model")
 
 
 _REMEDIES = {
     "feature": "exclude it, or make it numbers",
+    "feature of a model": "make it numbers",
     "target": "make it numbers, or text, which names classes",
+    "target of any task": "make it numbers, or say that the task is classification",
     "target of a regression": "it cannot be the target of a regression",
 }
 

@@ -67,8 +67,9 @@ def calibration_curve(model: Model, data: Any, *, bins: int = 10) -> tuple[Any, 
     """Mean predicted probability, observed frequency and number of samples, for each bin that is not empty: three arrays.
 
     The probability is that of the predicted class or, with a single output, that of class 1. It is the output of a last
-    `Softmax` or `Sigmoid`, else what the model's loss makes of the output: TypeError if that is no probability. ``bins`` is
-    the number of bins, which divide [0, 1] evenly, as in scikit-learn's ``calibration_curve`` with ``strategy="uniform"``.
+    `Softmax` or `Sigmoid`, else what the model's loss (a cross-entropy if it has none yet) makes of the output: TypeError if
+    that is no probability. ``bins`` is the number of bins, which divide [0, 1] evenly, as in scikit-learn's
+    ``calibration_curve`` with ``strategy="uniform"``.
     """
     check_positive(bins=bins)
     p, hit = _confidence(model, data)
