@@ -30,7 +30,7 @@ def trained(backend="numpy", dtype="float32", net=NET):
     model = tn.Model(net, (2, 3), seed=4, backend=backend, dtype=dtype)
     rng = np.random.default_rng(0)
     data = (rng.standard_normal((40, 2, 3)), rng.integers(0, 3, 40))
-    model.fit(data, loss=tn.CrossEntropy(0.1, (1, 2, 3)), metrics=["accuracy", "f1"], epochs=2)
+    model.fit(data, loss=tn.CrossEntropy(0.1, (1, 2, 3)), metrics=["accuracy", tn.metrics.TopK(2)], epochs=2)
     return model, data
 
 
@@ -267,6 +267,7 @@ def test_what_nests_too_deep_to_be_loaded_is_not_saved(tmp_path):
         ({"dtype": "float16"}, "damaged model file: "),
         ({"dtype": "os"}, "damaged model file: "),
         ({"metrics": ["none"]}, "damaged model file: 'none'"),
+        ({"metrics": [{"kind": "Tanh"}]}, "damaged model file: its metrics are not metrics"),
     ],
 )
 def test_descriptions_that_lie(change, said, tmp_path):

@@ -1,5 +1,8 @@
 """Losses: gradients against differences, numbers against PyTorch's, and what weights mean."""
 
+import re
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
@@ -322,6 +325,47 @@ def test_a_formula_without_its_derivative(ops):
 
     with pytest.raises(TypeError, match=r"Half.formula does not give two results: return \(loss, derivative in y\)"):
         Half()(ops.asarray(np.ones((2, 1)), "float32"), ops.asarray(np.ones((2, 1)), "float32"), ops)
+
+
+@dataclass(frozen=True)
+class Gaussian(tn.losses.Loss):
+    """The negative logarithm of a normal density, whose mean and logarithm of its deviation are the outputs."""
+
+    estimates = False
+
+    def outputs(self, columns):
+        return 2 * columns
+
+    def __call__(self, y, target, ops, weight=None, denominator=None):
+        xp, k = ops.xp, target.shape[-1]
+        n = self.denominator(target, weight, ops) if denominator is None else denominator
+        w = 1.0 / n if weight is None else weight[..., None] / n
+        inverse = xp.exp(-y[..., k:])
+        z = (y[..., :k] - target) * inverse
+        loss = xp.sum(w * (y[..., k:] + 0.5 * z * z), axis=(-2, -1))
+        return loss, xp.concat([w * z * inverse, w * (1.0 - z * z)], axis=-1)
+
+
+def test_a_loss_with_more_outputs_than_targets(ops):
+    def made(width):
+        return tn.Model(tn.Dense(width), 1, backend=ops)
+
+    assert tn.check_gradients(Gaussian(), backend=ops) < 1e-6
+    assert tn.check_gradients(Gaussian(), target=[[1.0], [2.0]], backend=ops) < 1e-6
+    data, model = tn.data.Sinusoid(64, noise=0.1), made(2)
+    history = model.fit(data, loss=Gaussian(), validation=(data[:].x, data[:].y), epochs=2)
+    assert history[1]["val_loss"] < history[0]["val_loss"]
+    assert tn.fit_many(model, data, seeds=[1, 2], loss=Gaussian()).predict(data[:3].x).shape == (2, 3, 2)
+    for fit, said in (
+        (lambda: made(3).fit(data, loss=Gaussian()), "width 1 do not fit outputs (n, 3): expected outputs (n, 2)"),
+        (lambda: made(3).fit(data[:], loss=Gaussian()), "(64, 1) do not fit outputs (64, 3): expected outputs (64, 2)"),
+        (lambda: made(2).fit((data[:].x, np.ones(64)), loss=Gaussian()), "expected (64, 1); reshape(-1, 1) makes one"),
+        (lambda: model.evaluate(data, metrics=["r2"]), "'r2' compares outputs (64, 2) with targets (64, 1): write"),
+        (lambda: model.evaluate(data, metrics=["mae"]), "'mae' compares outputs"),
+        (lambda: model.evaluate(data, metrics=["rmse"]), "'rmse' compares outputs"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            fit()
 
 
 class Own(tn.losses.Loss):

@@ -364,6 +364,56 @@ def test_a_layer_that_takes_networks_for_samples_is_found(networks, ops):
     assert "count axes from the end" in e.value.__notes__[-1]
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_a_layer_that_mixes_networks_is_found(train, ops):
+    """Its shapes are right whatever the number of networks."""
+
+    @dataclass(frozen=True, repr=False)
+    class Center(tn.Layer):
+        axis: int
+
+        def forward(self, params, x, ctx):
+            mean = partial(ctx.ops.xp.mean, axis=self.axis, keepdims=True)
+            return (x - mean(x), lambda dy: (dy - mean(dy), {})) if ctx.train == train else (x, lambda dy: (dy, {}))
+
+    def fit(axis):
+        model = tn.Model(tn.Sequential(tn.Dense(4), tn.Dropout(0.5), Center(axis)), 3, backend=ops)
+        return tn.fit_many(model, (np.ones((10, 3)), np.ones((10, 4))), seeds=[1, 2, 3], batch_size=10)
+
+    with pytest.raises(ValueError, match="mixes networks.*count axes from the end"):
+        fit(0)
+    fit(-2)
+
+
+@pytest.mark.parametrize("axis", [None, -1])
+def test_an_optimizer_that_mixes_networks_is_found(axis, ops):
+    """Steps along the gradient over its norm, which was that of all networks together."""
+
+    class Normalized(tn.optim.Optimizer):
+        def rule(self, xp, theta, g, lr):
+            return (theta - lr * g / xp.sqrt(xp.sum(g * g, axis=axis, keepdims=True)),)
+
+    model = tn.Model(tn.Dense(1), 3, backend=ops)
+    fit = partial(tn.fit_many, model, (np.ones((9, 3)), np.ones((9, 1))), optimizer=Normalized(0.1))
+    if axis is None:
+        with pytest.raises(ValueError, match="Normalized.* mixes networks.*count axes from the end"):
+            fit(seeds=[1, 2])
+    else:
+        single = fit(seeds=[2]).theta[0, ...]
+        np.testing.assert_allclose(ops.to_numpy(fit(seeds=[1, 2]).theta[1, ...]), ops.to_numpy(single), rtol=1e-6)
+
+
+def test_a_layer_may_have_noise_of_its_own_beside_other_networks():
+    class Noise(tn.Layer):
+        def forward(self, params, x, ctx):
+            ctx.ops.as_written("noise of NumPy's")
+            return x + RNG.standard_normal(x.shape), lambda dy: (dy, {})
+
+    tn.fit_many(
+        tn.Model(tn.Sequential(tn.Dense(4), Noise(), tn.Dense(1)), 3), (np.ones((9, 3)), np.ones((9, 1))), seeds=[1, 2]
+    )
+
+
 @pytest.mark.parametrize("batch", [1, 2, 5, 33])
 def test_batches_side_by_side_are_those_of_each_loader(batch, monkeypatch):
     """Their chunks cover an epoch, whatever its last batch is; of indices of samples, too."""

@@ -23,9 +23,9 @@ from tinynet.data.columns import Columns
 from tinynet.errors import ModelFileError
 from tinynet.layers import Layer, leaves
 from tinynet.losses import Loss
-from tinynet.metrics import METRICS
+from tinynet.metrics import METRICS, Metric
 from tinynet.model import Model, undrawn
-from tinynet.registry import describe, rebuild
+from tinynet.registry import TABLE, describe, rebuild
 
 FORMAT = 1
 LARGEST_HEADER = 16 * 2**20
@@ -41,11 +41,16 @@ def save(model: Model, path: str | PathLike[str]) -> None:
         "seed": model.seed,
         "dtype": model.dtype,
         "loss": describe(model.loss),
-        "metrics": [m.name for m in model.metrics if METRICS.get(m.name) == m],
+        "metrics": [_described(m) for m in model.metrics if type(m) in TABLE.values()],
     }
     if model.columns is not None:
         about["columns"] = asdict(model.columns)
     write_tensors(path, model.weights(), about, model.ops)
+
+
+def _described(metric: Metric) -> Any:
+    """A metric as JSON data: its name, which all versions read, where that says all."""
+    return metric.name if METRICS.get(metric.name) == metric else describe(metric)
 
 
 def write_tensors(path: str | PathLike[str], arrays: dict[str, Any], about: dict[str, Any], ops: Backend) -> None:
@@ -112,8 +117,9 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
         if not isinstance(net, Layer) or not isinstance(loss, Loss | None):
             raise ValueError("its architecture is not a layer and a loss")
         n_in, seed, dtype = tuple(about["in_shape"]), about["seed"], about["dtype"]
-        names = about["metrics"]
-        metrics = tuple(METRICS[name] for name in names)
+        metrics = tuple(METRICS[m] if isinstance(m, str) else rebuild(m) for m in about["metrics"])
+        if not all(isinstance(m, Metric) for m in metrics):
+            raise ValueError("its metrics are not metrics")
         _check_network(net, n_in, dtype, arrays)
         model = undrawn(net, n_in, seed=seed, backend=ops, dtype=dtype)
         model.columns = _columns(about.get("columns"), model)

@@ -83,13 +83,15 @@ def _wrong_parts(layer: Layer, n_in: int | Shape, ops: Backend, train: bool, see
 
 
 def _checked_loss_error(loss: Loss, target: Array, ops: Backend, seed: int) -> float:
-    """`loss_error` in float64, for outputs of the width that ``target`` suggests; ValueError if the loss does not take it."""
+    """`loss_error` in float64, for as many outputs as ``target`` asks for; ValueError if the loss does not take it."""
     if not ops.xp.isdtype(target.dtype, ("bool", "numeric")) or 0 in (target.ndim, *target.shape):
         kind = str(target.dtype).rpartition(".")[2]
         raise ValueError(f"target {kind} {tuple(target.shape)} is no batch of targets: give numbers (n,) or (n, o)")
     if ops.xp.isdtype(target.dtype, "real floating"):
         target = ops.asarray(target, "float64")
-    width = target.shape[1] if target.ndim > 1 else int(ops.to_numpy(ops.xp.max(target))) + 1 if loss.labels else 1
+    columns = target.shape[1] if target.ndim > 1 else 1
+    labels = target.ndim == 1 and loss.labels
+    width = int(ops.to_numpy(ops.xp.max(target))) + 1 if labels else loss.outputs(columns)
     loss.check((width,), target, ops)
     return loss_error(loss, target, width, ops, seed=seed)
 
@@ -103,7 +105,7 @@ def _some_target(loss: Loss, ops: Backend, seed: int) -> Array:
     signs = ops.xp.where(normal > 0, ops.xp.ones_like(normal), -ops.xp.ones_like(normal))
     for target in (normal, signs, 0.5 * (signs + 1.0)):
         try:
-            loss.check((3,), target, ops)
+            loss.check((loss.outputs(3),), target, ops)
         except ValueError:
             continue
         return target

@@ -28,7 +28,8 @@ class Loss:
     weights, or 1 for a subclass with ``mean = False``. If all weights are 0, so is the loss.
 
     A subclass that overrides `formula` is an elementwise loss: ``l_i`` is the mean of the formula over the outputs of
-    sample i. Any other loss overrides ``__call__``; its targets may be integer labels (n,) if it says ``labels = True``.
+    sample i. Any other loss overrides ``__call__``; its targets may be integer labels (n,) if it says ``labels = True``, and
+    have another number of columns than there are outputs if it overrides `outputs`.
     ``estimates = False`` says that outputs are not estimates of the targets, whose R² would mean nothing, ``binary = True``
     that each is a yes or no of its own: a sample may have several classes.
     """
@@ -56,6 +57,13 @@ class Loss:
     def classes(self, width: int) -> int:
         """The number of classes, of which a sample has one, that outputs (n, width) stand for; 0 if for none."""
         return width if self.labels else 0
+
+    def outputs(self, columns: int) -> int:
+        """The number of outputs for targets (n, columns): ``2 * columns`` for a mean and a deviation of each, for example.
+
+        A loss with another number than ``columns``, the default, should say ``estimates = False``.
+        """
+        return columns
 
     def _has_labels(self, target: Array, ops: Backend) -> bool:
         return self.labels and _is_integral(target, ops)
@@ -107,11 +115,15 @@ class Loss:
         if self.labels and _is_integral(target, ops):
             self._check_labels(out[-1], target, ops)
             return
-        if tuple(target.shape[1:]) != tuple(out):
+        columns = tuple(target.shape[1:])
+        if len(columns) != 1 or (self.outputs(*columns),) != tuple(out):
             expected = str((n, *out))
-            if prod(target.shape) == n:  # a number for each sample
-                labels = f"or labels {(n,)} with CrossEntropy{_of_numbers(target, ops)}"
-                expected += "; reshape(-1, 1) makes one column" if prod(out) == 1 else f", {labels}"
+            if prod(target.shape) == n and self.outputs(1) == prod(out):
+                expected = f"{(n, 1)}; reshape(-1, 1) makes one column"
+            elif len(columns) == 1 and self.outputs(*columns) != columns[0]:
+                expected = f"outputs {(n, self.outputs(*columns))}"
+            elif prod(target.shape) == n:  # a number for each sample
+                expected += f", or labels {(n,)} with CrossEntropy{_of_numbers(target, ops)}"
             raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {expected}")
         self.check_values(target, ops)
 
@@ -326,6 +338,9 @@ class CrossEntropy(Loss):
     ``smoothing`` in [0, 1) is the share of the uniform distribution that is mixed into the target (Szegedy et al. 2016).
     ``class_weight`` (k,) is a factor for each class, at least 0; the mean over labels divides by the sum of their class
     weights, the mean over probabilities by the number of samples. All of this is as in PyTorch.
+
+    A label outside [0, k), which `fit` refuses, goes unnoticed in a call by itself, as that would have to wait for the device:
+    no output is its own. `check` finds it.
 
     Examples
     --------

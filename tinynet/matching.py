@@ -79,9 +79,9 @@ def check_fit(model: Network, data: Any, loss: Loss, metrics: Iterable[Metric] =
 
     k = loss.classes(out[-1])
     if not data.stored:
-        if data.classes is None and data.outputs != out[-1]:
+        if data.classes is None and (wanted := loss.outputs(data.outputs)) != out[-1]:
             raise ValueError(
-                f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected width {out[-1]}"
+                f"targets of width {data.outputs} do not fit outputs (n, {out[-1]}): expected outputs (n, {wanted})"
             )
         if data.classes is not None and not k:
             raise ValueError(f"{type(loss).__name__} does not take labels: use CrossEntropy, or other data")

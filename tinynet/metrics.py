@@ -190,6 +190,16 @@ class F1(Metric):
         return sum(defined) / len(defined) if defined else nan
 
 
+def _errors(y: Array, target: Array, metric: Metric) -> Array:
+    """``y - target``; ValueError unless they have one shape: another would broadcast unnoticed."""
+    if tuple(y.shape) != tuple(target.shape):
+        raise ValueError(
+            f"metric {metric.name!r} compares outputs {tuple(y.shape)} with targets {tuple(target.shape)}: write a metric of "
+            "your own, that takes of the outputs what estimates the targets"
+        )
+    return y - target
+
+
 class _Error(_Ratio):
     larger_is_better = False
     of_numbers: ClassVar[bool] = True
@@ -205,7 +215,7 @@ class MAE(_Error):
     name: str = "mae"
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
-        return self._mean(ops.xp.abs(y - target), weight, ops)
+        return self._mean(ops.xp.abs(_errors(y, target, self)), weight, ops)
 
 
 @dataclass(frozen=True)
@@ -215,7 +225,7 @@ class RMSE(_Error):
     name: str = "rmse"
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
-        return self._mean((y - target) ** 2, weight, ops)
+        return self._mean(_errors(y, target, self) ** 2, weight, ops)
 
     def result(self, sums: list[float]) -> float:
         return sqrt(super().result(sums))
@@ -239,7 +249,7 @@ class R2(Metric):
         y, target = xp.astype(y, ops.widest), xp.astype(target, ops.widest)
         rows = xp.astype(_rows(y, weight, ops), ops.widest)
         total, w = xp.reshape(xp.sum(rows), (1,)), rows[:, None]
-        errors = xp.sum(w * (y - target) ** 2, axis=0)
+        errors = xp.sum(w * _errors(y, target, self) ** 2, axis=0)
         # Relative to a target that counts, so that one that does not vary has squares of exactly 0.
         first = xp.take(target, xp.reshape(xp.argmax(rows), (1,)), axis=0)
         target = target - first

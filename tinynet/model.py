@@ -284,7 +284,8 @@ class Model(Network):
         """Write the model to a safetensors file, completely or not at all; `tinynet.load` reads it.
 
         The file holds weights, layer state, architecture, loss, metrics and columns, and no code. TypeError for a layer of
-        your own that is not in ``tinynet.registry.TABLE``, or could not be made again from its hyperparameters.
+        your own that is not in ``tinynet.registry.TABLE``, or could not be made again from its hyperparameters. Metrics of your
+        own that are not in that table are left out.
 
         Examples
         --------

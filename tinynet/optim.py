@@ -67,7 +67,8 @@ class Optimizer:
     def apply(self, theta: Array, g: Array, state: State, numbers: tuple[Any, ...], ops: Backend) -> None:
         """The second half of `step`, in place, on vectors alone.
 
-        The learning rate, the first of ``numbers``, may be an array of theta's shape: one rate for each element.
+        The learning rate, the first of ``numbers``, may be an array of theta's shape: one rate for each element. In
+        `fit_many` theta and the other vectors are (networks, p).
         """
         inputs = [g]
         if getattr(numbers[0], "shape", ()):

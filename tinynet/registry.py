@@ -1,11 +1,11 @@
-"""Layers, initializers and losses as plain data and back, by a fixed table: no name in a file is ever imported."""
+"""Layers, initializers, losses and metrics as plain data and back, by a fixed table: no name in a file is ever imported."""
 
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from tinynet import activations, dense, frozen, initializers, losses, regularization, sequential, standardize
+from tinynet import activations, dense, frozen, initializers, losses, metrics, regularization, sequential, standardize
 
 _KINDS: tuple[type, ...] = (
     dense.Dense, dense.Flatten, sequential.Sequential, sequential.Residual,
@@ -17,9 +17,10 @@ _KINDS: tuple[type, ...] = (
     initializers.Orthogonal,
     losses.SumSquaredError, losses.MeanSquaredError, losses.MeanAbsoluteError, losses.Huber, losses.Quantile,
     losses.Poisson, losses.Hinge, losses.BinaryCrossEntropy, losses.CrossEntropy,
+    metrics.Accuracy, metrics.TopK, metrics.LogLoss, metrics.F1, metrics.R2, metrics.MAE, metrics.RMSE,
 )  # fmt: skip
-# Add layers, initializers and losses of your own here, before a model with them is saved or loaded: frozen dataclasses, or
-# a `Sequential` that is made by (*layers, name=value, …).
+# Add layers, initializers, losses and metrics of your own here, before a model with them is saved or loaded: frozen
+# dataclasses, or a `Sequential` that is made by (*layers, name=value, …).
 TABLE: dict[str, type] = {kind.__name__: kind for kind in _KINDS}
 DEEPEST = 32
 
