@@ -246,7 +246,11 @@ def test_odd_widths_are_tried_with_padding_where_tensor_cores_work():
     out = plans.Array((64, 16), (16, 1), "float32")
     assert [p.copied for p in plans.variants(plans.plan(x, even, out, "tf32"))] == [""]
     off = plans.Array((784, 16), (16, 1), "float32", alignment=4)
-    assert [p.copied for p in plans.variants(plans.plan(x, off, out, "tf32"))] == ["", "a"]
+    plain, padded = plans.variants(plans.plan(x, off, out, "tf32"))
+    assert (plain.copied, padded.copied) == ("", "a")
+    assert (plain.alignments, padded.alignments) == ((4, 16, 16), (16, 16, 16))
+    off = plans.Array((64, 16), (16, 1), "float32", alignment=4)
+    assert [p.copied for p in plans.variants(plans.plan(x, even, off, "tf32"))] == ["", "d"]
 
 
 def test_the_alignment_that_is_promised_is_there():
