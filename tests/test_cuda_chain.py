@@ -317,6 +317,15 @@ def test_an_update_also_writes_copies(start, machine):
     np.testing.assert_array_equal(a, before * np.float32(1.5))
 
 
+def test_only_vectors_of_float32_in_order_are_copied(machine):
+    ops, vector = backend(machine, "bf16"), np.ones(128, "float32")
+    matrix = vector[:64].reshape((8, 8))
+    assert [
+        ops._copies([fixed]).operand(matrix) is not None
+        for fixed in (vector, vector[::2], vector.view("int32"), vector.reshape((8, 16)), {"w": vector})
+    ] == [True, False, False, False, False]
+
+
 @pytest.mark.slow
 def test_weights_are_rounded_when_an_epoch_begins_and_then_by_updates(trained):
     for copies in (True, False):
