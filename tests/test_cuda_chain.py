@@ -503,3 +503,32 @@ def test_gradients_in_another_order_end_up_in_their_places(machine):
                 g[...] = np.nan
                 compiled(*order)
                 assert g.tolist() == [1] * 4 + [2] * 4 + [1 if order[2] else 3] * 4 + [4] * 4, order
+
+
+def test_gradients_are_made_in_their_places_where_these_are_aligned(machine):
+    """Results that are not would have other bits, unless they are a single number."""
+    ops, lies = backend(machine, "float32"), []
+
+    def step(g):
+        parts = [ops.gradient(shape, g.dtype) for shape in ((4,), (3,), (), (4,), (1,), (4,))]
+        lies.append([np.may_share_memory(part, g) for part in parts])
+        return ops.pack(parts, g)
+
+    compiled = ops.compile(step, np.zeros(17, "float32"))
+    compiled()
+    compiled()
+    assert lies == [[False] * 6, [True] * 5 + [False]]
+
+
+def test_a_gradient_that_a_layer_transposes_stays_where_it_is(machine):
+    ops, lies = backend(machine, "float32"), []
+
+    def step(g):
+        made = ops.gradient((2, 2), g.dtype)
+        lies.append(np.may_share_memory(made, g))
+        return ops.pack([made.T], g)
+
+    compiled = ops.compile(step, np.zeros(4, "float32"))
+    compiled()
+    compiled()
+    assert lies == [False, False]
