@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tinynet_backends import Backend, get_backend
 from tinynet_backends.cuda import plan as plans
+from tinynet_backends.cuda.lt import Algorithm
 from tinynet_backends.cuda.plan import Epilogue
 from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.tune import Choices, fastest, key
@@ -174,7 +175,8 @@ def test_other_dtypes_and_shapes_are_left_to_the_portable_operation():
     assert p.affine(x, w, None) is None
     assert p.affine(x.astype("int32"), w.astype("int32"), None) is None
     assert p.affine(x[0], w.astype("float32"), None) is None
-    assert p.product(x, w.astype("float32"), Epilogue.BIAS, p.runtime.array(np.ones(3, "float32"))) is None
+    for bias in (np.ones(3, "float32"), np.ones(4)):
+        assert p.product(x, w.astype("float32"), Epilogue.BIAS, p.runtime.array(bias)) is None
 
 
 @pytest.mark.parametrize("precision", RTOL)
@@ -327,7 +329,7 @@ def test_a_damaged_file_is_tuned_again(damage, caplog):
 
 
 def test_an_algorithm_that_no_longer_fits_is_tuned_again():
-    p = products()
+    p = products(choices=Choices(MACHINE))
     x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
     planned = p.planned(x, w)
     for choice in (["", "3f" * 64], ["abd", fake_cuda.CODE.hex()]):
@@ -336,6 +338,16 @@ def test_an_algorithm_that_no_longer_fits_is_tuned_again():
         before = p.runtime.timed
         near(p.affine(x, w, None), x @ w, "float32")
         assert p.runtime.timed > before
+
+
+def test_an_algorithm_has_the_memory_that_it_asks_for(monkeypatch):
+    p, asked = products(), []
+    x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
+    empty = p.runtime.empty
+    monkeypatch.setattr(p.runtime, "empty", lambda shape, dtype: asked.append((shape, dtype)) or empty(shape, dtype))
+    monkeypatch.setattr(fake_cuda.Problem, "candidates", lambda self, handle: [Algorithm(fake_cuda.CODE, 300)])
+    near(p.affine(x, w, None), x @ w, "float32")
+    assert ((300,), "uint8") in asked
 
 
 def test_two_processes_add_to_one_file():
