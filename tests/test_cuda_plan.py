@@ -134,6 +134,13 @@ def test_leading_axes_are_a_batch(w_axes, precision):
             near(mine, wanted, precision)
 
 
+@pytest.mark.parametrize("precision", RTOL)
+def test_many_networks_may_share_their_samples(precision):
+    p = products(precision)
+    x, w = (p.runtime.array(real(*s).astype(kind(precision))) for s in ((4, 3), (2, 3, 5)))
+    near(p.affine(np.broadcast_to(x, (2, 4, 3)), w, None), x @ w, precision)
+
+
 @pytest.mark.parametrize("precision", ["float32", "tf32", *HALVES])
 def test_matrices_that_lie_unusually_one_after_another(precision):
     p = products(precision)
