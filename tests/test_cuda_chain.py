@@ -520,15 +520,27 @@ def test_gradients_are_made_in_their_places_where_these_are_aligned(machine):
     assert lies == [[False] * 6, [True] * 5 + [False]]
 
 
-def test_a_gradient_that_a_layer_transposes_stays_where_it_is(machine):
+@pytest.mark.parametrize(
+    "parts",
+    [lambda made, other: [made.T, other], lambda made, other: [made[:1], other, made[1:]]],
+    ids=["transposed", "apart"],
+)
+def test_a_gradient_of_which_a_layer_makes_others_stays_where_it_is(parts, machine):
     ops, lies = backend(machine, "float32"), []
 
     def step(g):
         made = ops.gradient((2, 2), g.dtype)
         lies.append(np.may_share_memory(made, g))
-        return ops.pack([made.T], g)
+        return ops.pack(parts(made, ops.empty((2,), g.dtype)), g)
 
-    compiled = ops.compile(step, np.zeros(4, "float32"))
+    compiled = ops.compile(step, np.zeros(6, "float32"))
     compiled()
     compiled()
     assert lies == [False, False]
+
+
+def test_without_an_algorithm_for_its_input_a_product_has_the_portable_gradients(machine):
+    ops, x = backend(machine, "float32"), np.ones((2, 3), "float32")
+    ops._products.input_gradient = lambda dy, w: None
+    dx, dw, db = ops.affine_grad(x, x, np.ones((3, 3), "float32"), True)
+    assert (dx.tolist(), dw.tolist(), db.tolist()) == ([[3.0] * 3] * 2, [[2.0] * 3] * 3, [2.0] * 3)
