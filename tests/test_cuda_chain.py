@@ -317,6 +317,15 @@ def test_an_update_also_writes_copies(start, machine):
     np.testing.assert_array_equal(a, before * np.float32(1.5))
 
 
+def test_only_vectors_of_float32_in_order_are_copied(machine):
+    ops, vector = backend(machine, "bf16"), np.ones(128, "float32")
+    matrix = vector[:64].reshape((8, 8))
+    assert [
+        ops._copies([fixed]).operand(matrix) is not None
+        for fixed in (vector, vector[::2], vector.view("int32"), vector.reshape((8, 16)), {"w": vector})
+    ] == [True, False, False, False, False]
+
+
 @pytest.mark.slow
 def test_weights_are_rounded_when_an_epoch_begins_and_then_by_updates(trained):
     for copies in (True, False):
@@ -494,3 +503,44 @@ def test_gradients_in_another_order_end_up_in_their_places(machine):
                 g[...] = np.nan
                 compiled(*order)
                 assert g.tolist() == [1] * 4 + [2] * 4 + [1 if order[2] else 3] * 4 + [4] * 4, order
+
+
+def test_gradients_are_made_in_their_places_where_these_are_aligned(machine):
+    """Results that are not would have other bits, unless they are a single number."""
+    ops, lies = backend(machine, "float32"), []
+
+    def step(g):
+        parts = [ops.gradient(shape, g.dtype) for shape in ((4,), (3,), (), (4,), (1,), (4,))]
+        lies.append([np.may_share_memory(part, g) for part in parts])
+        return ops.pack(parts, g)
+
+    compiled = ops.compile(step, np.zeros(17, "float32"))
+    compiled()
+    compiled()
+    assert lies == [[False] * 6, [True] * 5 + [False]]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [lambda made, other: [made.T, other], lambda made, other: [made[:1], other, made[1:]]],
+    ids=["transposed", "apart"],
+)
+def test_a_gradient_of_which_a_layer_makes_others_stays_where_it_is(parts, machine):
+    ops, lies = backend(machine, "float32"), []
+
+    def step(g):
+        made = ops.gradient((2, 2), g.dtype)
+        lies.append(np.may_share_memory(made, g))
+        return ops.pack(parts(made, ops.empty((2,), g.dtype)), g)
+
+    compiled = ops.compile(step, np.zeros(6, "float32"))
+    compiled()
+    compiled()
+    assert lies == [False, False]
+
+
+def test_without_an_algorithm_for_its_input_a_product_has_the_portable_gradients(machine):
+    ops, x = backend(machine, "float32"), np.ones((2, 3), "float32")
+    ops._products.input_gradient = lambda dy, w: None
+    dx, dw, db = ops.affine_grad(x, x, np.ones((3, 3), "float32"), True)
+    assert (dx.tolist(), dw.tolist(), db.tolist()) == ([[3.0] * 3] * 2, [[2.0] * 3] * 3, [2.0] * 3)

@@ -678,14 +678,21 @@ def test_losses_of_steps_together_are_written_where_they_are_read(machine):
 
 
 def test_an_array_of_one_number_is_made_once_per_step(machine):
-    ops, seen = shim.ShimBackend(machine), []
-    compiled = ops.compile(lambda x: seen.append(ops.constant((3,), 0.5, x.dtype)) or x)
+    ops, seen, others = shim.ShimBackend(machine), [], []
+
+    def step(x):
+        seen.append(ops.constant((3,), 0.5, x.dtype))
+        others.append(ops.constant((3,), 0.5, np.dtype("float64")))
+        return x
+
+    compiled = ops.compile(step)
     x = ops._runtime.array(np.zeros(2, "float32"))
     for _ in range(3):
         compiled(x)
     assert len(seen) == 2  # as written and captured
     assert seen[0] is seen[1]
     assert seen[0].tolist() == [0.5] * 3
+    assert (seen[0].dtype.name, others[0].dtype.name) == ("float32", "float64")
     assert ops.constant((3,), 0.5, x.dtype) is not seen[0]
     with ops.outside_step():
         assert ops.constant((3,), 0.5, x.dtype) is not seen[0]

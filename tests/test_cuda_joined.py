@@ -4,6 +4,7 @@ import logging
 import re
 import weakref
 
+import fake_cuda
 import numpy as np
 import pytest
 from cuda_shim import nvrtc, shim
@@ -193,6 +194,17 @@ def test_a_graph_does_not_keep_what_its_step_has_dropped(machine):
     for _ in range(2):
         compiled(np.ones(5, "float32"))
     assert len(made) == 6
+
+
+def test_what_they_share_is_enough_for_each_of_them(machine):
+    """And their arguments stay as long as the graph."""
+    ops, recording, asked = shim.ShimBackend(machine), graph.Recording(), []
+    ops._run = lambda *args, shared: asked.append((args[1], args[-1], shared))
+    pack = load("pack", np.dtype("float32"))
+    recording.launches += [joined.Launch(pack, "pack", 1, 256, (np.int64(n),), 100 * n) for n in (1, 3, 2)]
+    ops._joined(fake_cuda.Graph([None] * 3), recording, None)
+    assert [(kernel, shared) for kernel, _, shared in asked] == [("joined", 300)] * 2
+    assert [table is asked[0][1] for table in recording.kept] == [True]
 
 
 def test_more_than_one_block_is_not_joined(machine):

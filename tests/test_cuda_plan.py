@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tinynet_backends import Backend, get_backend
 from tinynet_backends.cuda import plan as plans
+from tinynet_backends.cuda.lt import Algorithm
 from tinynet_backends.cuda.plan import Epilogue
 from tinynet_backends.cuda.products import Products
 from tinynet_backends.cuda.tune import Choices, fastest, key
@@ -133,6 +134,13 @@ def test_leading_axes_are_a_batch(w_axes, precision):
             near(mine, wanted, precision)
 
 
+@pytest.mark.parametrize("precision", RTOL)
+def test_many_networks_may_share_their_samples(precision):
+    p = products(precision)
+    x, w = (p.runtime.array(real(*s).astype(kind(precision))) for s in ((4, 3), (2, 3, 5)))
+    near(p.affine(np.broadcast_to(x, (2, 4, 3)), w, None), x @ w, precision)
+
+
 @pytest.mark.parametrize("precision", ["float32", "tf32", *HALVES])
 def test_matrices_that_lie_unusually_one_after_another(precision):
     p = products(precision)
@@ -174,7 +182,8 @@ def test_other_dtypes_and_shapes_are_left_to_the_portable_operation():
     assert p.affine(x, w, None) is None
     assert p.affine(x.astype("int32"), w.astype("int32"), None) is None
     assert p.affine(x[0], w.astype("float32"), None) is None
-    assert p.product(x, w.astype("float32"), Epilogue.BIAS, p.runtime.array(np.ones(3, "float32"))) is None
+    for bias in (np.ones(3, "float32"), np.ones(4)):
+        assert p.product(x, w.astype("float32"), Epilogue.BIAS, p.runtime.array(bias)) is None
 
 
 @pytest.mark.parametrize("precision", RTOL)
@@ -246,7 +255,11 @@ def test_odd_widths_are_tried_with_padding_where_tensor_cores_work():
     out = plans.Array((64, 16), (16, 1), "float32")
     assert [p.copied for p in plans.variants(plans.plan(x, even, out, "tf32"))] == [""]
     off = plans.Array((784, 16), (16, 1), "float32", alignment=4)
-    assert [p.copied for p in plans.variants(plans.plan(x, off, out, "tf32"))] == ["", "a"]
+    plain, padded = plans.variants(plans.plan(x, off, out, "tf32"))
+    assert (plain.copied, padded.copied) == ("", "a")
+    assert (plain.alignments, padded.alignments) == ((4, 16, 16), (16, 16, 16))
+    off = plans.Array((64, 16), (16, 1), "float32", alignment=4)
+    assert [p.copied for p in plans.variants(plans.plan(x, even, off, "tf32"))] == ["", "d"]
 
 
 def test_the_alignment_that_is_promised_is_there():
@@ -323,7 +336,7 @@ def test_a_damaged_file_is_tuned_again(damage, caplog):
 
 
 def test_an_algorithm_that_no_longer_fits_is_tuned_again():
-    p = products()
+    p = products(choices=Choices(MACHINE))
     x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
     planned = p.planned(x, w)
     for choice in (["", "3f" * 64], ["abd", fake_cuda.CODE.hex()]):
@@ -332,6 +345,16 @@ def test_an_algorithm_that_no_longer_fits_is_tuned_again():
         before = p.runtime.timed
         near(p.affine(x, w, None), x @ w, "float32")
         assert p.runtime.timed > before
+
+
+def test_an_algorithm_has_the_memory_that_it_asks_for(monkeypatch):
+    p, asked = products(), []
+    x, w = (p.runtime.array(real(*s).astype("float32")) for s in ((4, 3), (3, 2)))
+    empty = p.runtime.empty
+    monkeypatch.setattr(p.runtime, "empty", lambda shape, dtype: asked.append((shape, dtype)) or empty(shape, dtype))
+    monkeypatch.setattr(fake_cuda.Problem, "candidates", lambda self, handle: [Algorithm(fake_cuda.CODE, 300)])
+    near(p.affine(x, w, None), x @ w, "float32")
+    assert ((300,), "uint8") in asked
 
 
 def test_two_processes_add_to_one_file():

@@ -1,6 +1,7 @@
 """The calls of CuPy, on its stand-in."""
 
 import ctypes
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -73,10 +74,27 @@ def test_a_graph_s_memory_stays_when_the_device_has_no_more(cp):
     ):
         pool.malloc(501 * K)
     last = pool.malloc(500 * K)
+    assert pool.total_bytes() == 900 * K
     del pool
     assert memory.taken[0] == 900 * K
     del last
     assert memory.taken[0] == 0
+
+
+def test_a_graph_s_memory_is_used_again_once_it_is_free(cp):
+    pool = runtime.Pool(cp.cuda, 0)
+    first, second = pool.malloc(K), pool.malloc(K)
+    assert first.ptr != (place := second.ptr)
+    del second
+    assert pool.malloc(K).ptr == place
+
+
+def test_what_a_graph_has_taken_nothing_else_can_have(cp):
+    rt = runtime.Runtime(cp, 0)
+    pool = rt.new_pool()
+    with rt.capture(pool):
+        cp.empty(300 * K, "uint8")
+    assert memory.main.get_limit() == 700 * K
 
 
 @pytest.mark.parametrize(
@@ -111,10 +129,10 @@ def test_under_load_a_run_is_timed_among_many_and_after_as_many(cp):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_copies_are_of_any_layout(dtype, cp):
     what = cp.arange(6, dtype="float32")
-    to = cp.zeros((2, 3), dtype)
     for source in (what.reshape((2, 3)), what.reshape((3, 2)).T):
-        runtime.Runtime(cp, 0).copy(to, source)
-        assert to.get().tolist() == source.get().tolist()
+        for to in (cp.zeros((2, 3), dtype), cp.zeros((3, 2), dtype).T):
+            runtime.Runtime(cp, 0).copy(to, source)
+            assert to.get().tolist() == source.get().tolist()
 
 
 def test_work_beside_other_work(cp):
@@ -189,6 +207,50 @@ def test_numbers_are_sent_from_memory_that_is_free_again(cp, monkeypatch):
     for n, to in enumerate(there):
         assert to[0].view(np.float64).tolist() == [n, 0.5 * n, -1.0]
         assert to[1].tolist() == [n, 0, 2**64 - 1]
+
+
+def test_numbers_are_sent_before_a_thread_gives_their_memory_back(cp, monkeypatch):
+    waited = []
+
+    class Sent:
+        done = True
+
+        def record(self, stream):
+            self.done = False
+
+        def synchronize(self):
+            waited.append(self)
+
+    rt = runtime.Runtime(cp, 0)
+    monkeypatch.setattr(rt, "pinned", np.zeros)
+    monkeypatch.setattr(rt, "event", Sent)
+    thread = threading.Thread(target=rt.send, args=(cp.zeros((2, 1), "uint64"), [0.5]))
+    thread.start()
+    thread.join()
+    assert len(waited) == 1
+
+
+def test_a_capture_that_fails_ends(cp):
+    rt, captured = runtime.Runtime(cp, 0), []
+
+    def fail():
+        captured.append(streams.get_current_stream())
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), rt.capture(rt.new_pool()):
+        fail()
+    assert not captured[0].is_capturing()
+
+
+def test_choices_are_those_of_a_device_and_its_driver(cp):
+    assert runtime.Runtime(cp, 0).machine() == {"gpu": "rehearsal", "driver": 13020}
+
+
+def test_arrays_of_a_device(cp):
+    rt = runtime.Runtime(cp, 1)
+    assert [rt.owns(a) for a in (cp.empty(1), np.empty(1), None)] == [False] * 3
+    with memory.Device(1):
+        assert rt.owns(cp.empty(1))
 
 
 def test_what_cannot_be_captured_cannot_be_timed(cp):

@@ -1,6 +1,7 @@
 """Formulas run on symbols, and the passes that NumPy makes of them: the same bits as the formula as it stands."""
 
 import types
+import weakref
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -154,6 +155,18 @@ def test_a_formula_that_cannot_be_traced_is_computed_as_it_stands():
     assert get_backend("numpy").elementwise(lambda xp, x: x**3, x).tolist() == [-8.0, -1.0, 0.0, 1.0]
     with pytest.raises(Untraceable, match="a branch on values"):
         trace(lambda xp, x: x if x > 0 else -x, 1)
+
+
+def test_an_array_that_a_formula_reads_is_not_kept():
+    """Where each step makes a formula that closes over an array of its own, a thousand of these were kept."""
+    kept = []
+
+    def step(factor, x):
+        kept.append(weakref.ref(factor))
+        return get_backend("numpy").elementwise(lambda xp, x: factor * x, x)
+
+    assert step(np.full(2, 3.0), np.ones(2)).tolist() == [3.0, 3.0]
+    assert kept[0]() is None
 
 
 def test_a_formula_without_a_hash():

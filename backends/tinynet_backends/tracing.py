@@ -206,15 +206,15 @@ def _names(code: CodeType) -> tuple[str, ...]:
 class _Reads:
     """What a function, and those that it may call, read besides arguments and their object: globals, the variables of an
     enclosing function, defaults, attributes of the class; and of modules, classes and objects among these, the attributes.
-    ``version`` is another object once any of it has been set anew, None if some of it may change inside. ``names`` are those
-    of all these globals and attributes.
+    ``version`` is another object once any of it has been set anew; TypeError if some of it may change inside. ``names`` are
+    those of all these globals and attributes.
     """
 
     def __init__(self, f: FunctionType, owner: type) -> None:
         self.f, self.owner = f, owner
         self._look()
 
-    def current(self) -> object | None:
+    def current(self) -> object:
         if any(get(name, _ABSENT) is not value for get, name, value in self.found):
             self._look()
         return self.version
@@ -230,18 +230,15 @@ class _Reads:
             defaults = [{**dict(enumerate(f.__defaults__ or ())), **(f.__kwdefaults__ or {})} for f in functions]
             reads += [(given.get, name) for given in defaults for name in given]
             found = [(get, name, get(name, _ABSENT)) for get, name in reads]
-            self.found = [read for read in found if read[2] is not _ABSENT]
-            for _, _, value in self.found:
+            found = [read for read in found if read[2] is not _ABSENT]
+            for _, _, value in found:
                 f, kind = _function(value), value if isinstance(value, type) else type(value)
                 if f is not None:
                     functions += [f] if f not in functions else []
                 elif hasattr(value, "__dict__"):
                     owners += [owner for owner in (value, *kind.__mro__) if not any(owner is o for o in owners)]
-        try:
-            hash(tuple([_key(value) for _, _, value in self.found]))
-            self.version: object | None = object()
-        except TypeError:
-            self.version = None
+        hash(tuple([_key(value) for _, _, value in found]))
+        self.found, self.version = found, object()
 
 
 def _function(value: Any) -> FunctionType | None:
@@ -252,7 +249,7 @@ def _function(value: Any) -> FunctionType | None:
 
 @lru_cache(maxsize=1024)
 def _reads(f: FunctionType, owner: type) -> _Reads:
-    return _Reads(f, owner)
+    return _Reads(f, owner)  # an error is not remembered, and so no array that the function reads
 
 
 def _state(thing: object, names: Set[str]) -> tuple[Any, ...]:
@@ -325,7 +322,5 @@ def _identity(formula: Any, given: Sequence[tuple[Any, Any]] = ()) -> tuple[Any,
     kind: Any = type(owner)
     reads = _reads(function, kind)
     version = reads.current()
-    if version is None:
-        raise TypeError(f"{function.__name__} reads what may change")
     inside = [_state(value, reads.names) for _, value in given if _plain(value)]
     return version, function, kind, *arguments, *inside, *_state(owner, reads.names)

@@ -80,16 +80,15 @@ class CudaDevice(Backend):
         recording = self._running.recording
         if recording is not None and recording.copies is not None:
             return recording.copies
-        kept, later = (None, None) if recording is None else (recording.kept, recording.before)
+        before = None if recording is None else recording.before
 
         def made(vector: Array) -> Array:
             copy = self.empty(vector.shape, np.dtype(STORED["bfloat16"]))
             make = partial(self._products.rounded, vector[None, :], copy[None, :])
-            if kept is None or later is None:
+            if before is None:
                 make()
             else:
-                kept.append(copy)
-                later.append(make)
+                before.append(make)  # which keeps the copy alive
             return copy
 
         vectors = [a for a in fixed if self._runtime.owns(a) and a.ndim == 1 and a.dtype.name == "float32"]

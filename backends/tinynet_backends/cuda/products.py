@@ -67,7 +67,7 @@ class Products:
         xt, axes = _transposed(x), _axes(x, dy)
         out = make((*axes, x.shape[-1], dy.shape[-1]), dy.dtype)
         db = make((*dy.shape[:-2], dy.shape[-1]), dy.dtype) if bias else None
-        if db is not None and dy.shape[:-2] == axes and self.product(xt, dy, Epilogue.SUM_A, db, out=out) is not None:
+        if db is not None and self.product(xt, dy, Epilogue.SUM_A, db, out=out) is not None:
             return out, db
         if self.product(xt, dy, out=out) is None:
             return None
