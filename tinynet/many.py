@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from inspect import signature
 from typing import Any
 
-from tinynet_backends import Backend
-
 from tinynet import checks
+from tinynet.apart import check_apart
 from tinynet.data import Dataset, Loader, as_dataset
 from tinynet.data.stacked import StackedLoader, has_chunks
 from tinynet.data.supply import read_in_step
@@ -19,11 +17,10 @@ from tinynet.epochs import Tally
 from tinynet.errors import Interrupted
 from tinynet.evaluation import Evaluation
 from tinynet.fitting import adapt, averaged, check_draws_itself, fit, with_defaults
-from tinynet.layers import Array, Context, checked_forward, checked_gradients
+from tinynet.layers import Array
 from tinynet.losses import Loss
 from tinynet.matching import check_fit
 from tinynet.metrics import Metric
-from tinynet.mlp import OPTIMIZERS
 from tinynet.model import Model
 from tinynet.optim import Optimizer
 from tinynet.parameters import on_its_device
@@ -34,10 +31,6 @@ from tinynet.streams import check_seed
 from tinynet.training import Report, first_not_finite, loop
 
 _ROWS = 4096  # samples times networks that are evaluated at a time
-_AXES = (
-    "in fit_many every array has an axis of networks in front: count axes from the end, name them in every sum, and use .mT "
-    "for .T"
-)
 
 
 @on_its_device
@@ -101,7 +94,7 @@ def fit_many(
 
     ensemble = Ensemble(model, numbers, rates)
     ensemble.loss, ensemble.metrics, ensemble.columns = loss, chosen, source.columns
-    _check_axes(ensemble, optimizer)
+    check_apart(ensemble, optimizer)
     run = Run(optimizer.init(ensemble.theta, ensemble.ops))
     _adapt(ensemble, source)
     if ema is not None:
@@ -182,62 +175,6 @@ class _Session:
         with averaged(self.ensemble, self.step.run):
             scores = self.evaluate.each(self.held_out, max(_ROWS // len(self.ensemble), 256))
         return [{f"val_{name}": value for name, value in score.items()} for score in scores]
-
-
-def _check_axes(ensemble: Ensemble, optimizer: Optimizer) -> None:
-    """An error for a layer, or an optimizer of the user's own, that takes the axis of the networks, the first, for another.
-
-    It would mix the networks in silence if its shapes are right all the same: those of ``x - mean(x, axis=0)`` always are,
-    others with as many networks as samples in a batch. So what the last network gets must not change with the numbers of
-    the others, and there are not as many networks as samples here.
-    """
-    for train in (False, True):
-        _check_apart(ensemble.net, partial(_last_outputs, ensemble, train), ensemble.ops)
-    if type(optimizer) not in OPTIMIZERS.values():
-        _check_apart(optimizer, partial(_last_step, ensemble, optimizer), ensemble.ops)
-
-
-def _check_apart(what: Any, last: Callable[[float], Array], ops: Backend) -> None:
-    """ValueError if ``last(others)``, what the last network gets, changes with the numbers of the ``others``."""
-
-    def same(a: Array, b: Array) -> bool:  # except for rounding, which in some libraries depends on where arrays lie
-        return bool(ops.xp.max(ops.xp.abs(a - b)) <= 1e-3 * ops.xp.max(ops.xp.abs(a)))
-
-    try:
-        one, two = last(1.0), last(2.0)
-        mixed = not same(one, two) and same(one, last(1.0))  # else a layer has noise of its own
-    except Exception as e:
-        e.add_note(_AXES)
-        raise
-    if mixed:
-        raise ValueError(f"{what!r} mixes networks: what one gets changes with the numbers of others; {_AXES}")
-
-
-def _last_outputs(ensemble: Ensemble, train: bool, others: float) -> Array:
-    """Outputs and gradients of the last network, one after the other, whose inputs are 1; those of the others are ``others``."""
-    ops, params, n = ensemble.ops, ensemble.params, len(ensemble)
-    state = ops.xp.asarray(ensemble.state, copy=True)
-    x = ops.empty((n, 2 if n != 2 else 3, *ensemble.in_shape), ops.dtype(ensemble.dtype))
-    x[...] = others
-    x[n - 1, ...] = 1.0
-    ctx = Context(ops, train, seed=ensemble.seed)
-    y, backprop = checked_forward(ensemble.net, ensemble.out_shape, params, x, ctx)
-    gradients = checked_gradients(ensemble.gradient_names, backprop(y)[1], params)
-    ensemble.state[...] = state
-    return ops.xp.concat([ops.xp.reshape(a[n - 1, ...], (-1,)) for a in (y, *gradients)])
-
-
-def _last_step(ensemble: Ensemble, optimizer: Optimizer, others: float) -> Array:
-    """The last network after a step along a gradient of 1; that of the others is ``others``, and so is their scale."""
-    ops, n = ensemble.ops, len(ensemble)
-    theta, gradient = (ops.xp.asarray(ensemble.theta, copy=True) for _ in range(2))
-    theta[: n - 1, ...] *= others
-    gradient[: n - 1, ...] = others
-    gradient[n - 1, ...] = 1.0
-    slots = optimizer.init(theta, ops)
-    _, *numbers = optimizer.numbers(slots, 0)
-    optimizer.apply(theta, gradient, slots, (1.0, *numbers), ops)
-    return theta[n - 1, ...]
 
 
 def _adapt(ensemble: Ensemble, data: Dataset) -> None:
