@@ -651,6 +651,19 @@ def test_samples_a_second_are_those_of_the_epoch(batch_size, drop_last, samples)
     assert row["samples_per_second"] == samples
 
 
+def test_a_loader_of_one_s_own():
+    class Again:
+        """One batch, again and again."""
+
+        data, batch_size, steps_per_epoch = tn.Arrays([[0.0], [1.0]], [[1.0], [3.0]]), 2, 5
+
+        def batch(self, step, ops, dtype):
+            return self.data.batch(range(2), ops, dtype)
+
+    history = tn.Model(tn.Dense(1), 1).fit(Again(), epochs=2)
+    assert history["step"] == [5, 10]
+
+
 def test_samples_a_second_take_few_letters():
     from tinynet.progress import line
 

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from tinynet import checks
 from tinynet.data.loader import BatchSource
-from tinynet.data.stacked import StackedLoader
+from tinynet.data.stacked import StackedLoader, samples_per_epoch
 from tinynet.layers import Array
 from tinynet.metrics import Metric
 from tinynet.model import Model
@@ -65,7 +65,7 @@ class Tally:
             "step": report.step,
             "loss": self.total / self.counted,
             "seconds": round(seconds, 4),
-            "samples_per_second": round(loader.samples_per_epoch / seconds, 1),
+            "samples_per_second": round(samples_per_epoch(loader) / seconds, 1),
         }
 
     def reset(self) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tinynet.data.loader import BatchSource
+from tinynet.data.stacked import samples_per_epoch
 from tinynet.history import History, scores
 from tinynet.terminal import curve
 
@@ -60,8 +61,8 @@ class Bar(Silent):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.text import Text
 
-        total = self.total = epochs * loader.steps_per_epoch
-        self.samples_per_step = loader.samples_per_epoch / loader.steps_per_epoch
+        total = epochs * loader.steps_per_epoch
+        self.samples_per_step = samples_per_epoch(loader) / loader.steps_per_epoch
         console = Console(stderr=True)
 
         class Curved(Progress):
@@ -80,7 +81,7 @@ class Bar(Silent):
             console=console,
             refresh_per_second=4,
         )
-        self.task: Any = self.bar.add_task("training", total=self.total, rate="", loss="")
+        self.task: Any = self.bar.add_task("training", total=total, rate="", loss="")
 
     def __enter__(self) -> Bar:
         self.bar.start()

@@ -60,7 +60,6 @@ class Batches:
         self.data: _First = self._take(_First)
         self._first: Arrays | None = self.data
         self.batch_size = self.data.n
-        self.samples_per_epoch = self.steps_per_epoch * self.batch_size
 
     def __len__(self) -> int:
         """Steps per epoch."""

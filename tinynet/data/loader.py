@@ -23,7 +23,6 @@ class BatchSource(Protocol):
 
     data: Dataset
     steps_per_epoch: int
-    samples_per_epoch: int
     batch_size: int
 
     def batch(self, step: int, ops: Backend, dtype: str) -> Batch: ...
@@ -80,7 +79,6 @@ class Loader:
             raise ValueError(
                 f"batch_size {batch_size} is larger than {n} samples and drop_last leaves none: choose a smaller one"
             )
-        self.samples_per_epoch = min(n, self.steps_per_epoch * batch_size)  # the last batch may be smaller, or left out
         if weights is not None and balance:
             raise ValueError("weights and balance are two ways to draw: give one of them")
         if (weights is not None or balance) and shuffle is False:

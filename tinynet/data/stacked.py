@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 from tinynet_backends import Backend
 
 from tinynet.data.dataset import Batch
-from tinynet.data.loader import LARGEST_CHUNK, Chunk, Loader, host_of, power_of_two, sample_size
+from tinynet.data.loader import LARGEST_CHUNK, BatchSource, Chunk, Loader, host_of, power_of_two, sample_size
 from tinynet.data.sampling import Sequential, Shuffled, StackedShuffled
 
 
@@ -25,7 +25,7 @@ class StackedLoader:
     def __init__(self, loaders: Sequence[Loader]) -> None:
         first = self.first = loaders[0]
         self.data, self.steps_per_epoch, self.batch_size = first.data, first.steps_per_epoch, first.batch_size
-        self.samples_per_epoch, self.loaders = first.samples_per_epoch, loaders
+        self.loaders = loaders
         self.alike = isinstance(first.order, Sequential) or all(a.seed == first.seed for a in loaders)
         shuffled = all(isinstance(a.order, Shuffled) for a in loaders)
         self.shuffles = StackedShuffled(self.data.n, [a.seed for a in loaders]) if shuffled else None
@@ -84,3 +84,9 @@ def has_chunks(loader: Any) -> TypeGuard[Loader | StackedLoader]:
     kind = type(loader)
     single = isinstance(loader, Loader) and kind.batch is Loader.batch and kind.index is Loader.index
     return single or isinstance(loader, StackedLoader)
+
+
+def samples_per_epoch(loader: BatchSource | StackedLoader) -> int:
+    """How many samples an epoch has, of which those of a data set may end in a smaller batch."""
+    full = loader.steps_per_epoch * loader.batch_size
+    return min(full, loader.data.n) if isinstance(loader, (Loader, StackedLoader)) else full

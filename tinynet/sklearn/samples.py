@@ -51,7 +51,6 @@ class Passes:
     def __init__(self, loader: Loader, step: int, epochs: int) -> None:
         self.loader, self.data = loader, loader.data
         self.steps_per_epoch, self.batch_size = loader.steps_per_epoch, loader.batch_size
-        self.samples_per_epoch = loader.samples_per_epoch
         self.shift = epochs * loader.steps_per_epoch - step
         self.all: Batch | None = None  # the batch of an epoch of one step, if it is the same in all epochs
 
