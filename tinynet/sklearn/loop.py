@@ -72,25 +72,21 @@ class Loop:
     def _epochs(self) -> bool:
         progress, loader = self.progress, self.loader
         passes = Passes(loader, progress.steps, progress.epochs)
-        steps = self.epochs * loader.steps_per_epoch
-        reports = self.trainer.reports_of_kept_step if self.keep_step else self.trainer.reports
+        reports_of = self.trainer.reports_of_kept_step if self.keep_step else self.trainer.reports
+        reports = reports_of(passes, self.epochs * loader.steps_per_epoch)
         sizes = [loader.batch_size] * loader.steps_per_epoch
         sizes[-1] += loader.data.n - sum(sizes)
-        losses: list[float] = []
-        penalty = self.trainer.penalty()
-        self.task.begin_epoch()
-        for report in reports(passes, steps):
-            losses += report.recent
-            if not passes.ends_epoch(report.step):
-                continue
-            progress.steps = report.step
+        for _ in range(self.epochs):
+            self.task.begin_epoch()
+            penalty, losses = self.trainer.penalty(), list[float]()
+            for report in reports:
+                losses += report.recent
+                if passes.ends_epoch(report.step):
+                    break
+            progress.steps = self.trainer.run.step
             loss = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / loader.data.n
             if self._end_epoch(loss, penalty):
                 return True
-            losses.clear()
-            penalty = self.trainer.penalty()
-            if self.estimator.n_iter_ < self.epochs:
-                self.task.begin_epoch()
         return False
 
     def _end_epoch(self, loss: float, penalty: float) -> bool:
