@@ -127,9 +127,7 @@ def load(path: str | PathLike[str], *, backend: Any = None) -> Model:
         raise ModelFileError(f"{path}: {e}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise ModelFileError(f"{path}: damaged model file: {e}") from None
-    with model.ops.active():
-        for name, view in model.weights().items():
-            view[...] = model.ops.asarray(arrays[name])
+    model.weights().update(arrays)
     model.loss, model.metrics = loss, metrics
     return model
 

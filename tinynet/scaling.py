@@ -40,12 +40,8 @@ class Scale:
         new = undrawn(
             Sequential(model.net, Standardize()), model.in_shape, seed=model.seed, backend=model.ops, dtype=model.dtype
         )
-        new.theta[...] = model.theta
-        weights = new.weights()
-        for name, values in model.weights().items():
-            weights[f"0.{name}"][...] = values
-        weights["1.mean"][...] = model.ops.asarray(-self.mean / self.deviation, model.dtype)
-        weights["1.scale"][...] = model.ops.asarray(self.deviation, model.dtype)
+        new.weights().update({f"0.{name}": values for name, values in model.weights().items()})
+        new.weights().update({"1.mean": -self.mean / self.deviation, "1.scale": self.deviation})
         new.loss, new.metrics, new.history, new.columns = model.loss, model.metrics, model.history, model.columns
         return new
 
