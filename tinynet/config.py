@@ -160,8 +160,7 @@ class Config:
             return computed, *computed.split(self.samples)
         columns = {"features": self.features or None, "exclude": self.exclude}
         data = read_data(self.data, target=self.target or None, task=self.task, **columns)  # type: ignore[arg-type]
-        for part in getattr(data, "parts", [data]):  # raises its error if a number is too large for the dtype
-            part.rows(range(1), get_backend("numpy"), self.dtype)
+        data.check_dtype(self.dtype)
         if data.classes == 1:
             raise ValueError(f"{', '.join(self.paths)}: the target is the same in every row: there is nothing to learn")
         if data.classes and data.classes > MOST_CLASSES:
