@@ -107,7 +107,7 @@ class Diagnosis:
         self.losses.append((step, value))
         known = {(f.kind, f.place) for f in self.findings[self._earlier :]}
         found = [
-            *self._inputs(model, seen), *_targets(model, seen, batch.y, loss), *self._units(model, seen),
+            *_inputs(model, seen), *_targets(model, seen, batch.y, loss), *self._units(model, seen),
             *_gradients(model, seen), *self._rate(),
         ]  # fmt: skip
         new = [Finding(step, *one) for one in found if one[:2] not in known]
@@ -123,25 +123,6 @@ class Diagnosis:
             check_fit(model, self.data, loss)
             self._kept = kind, self.data.batch(spaced_indices(self.data.n, self.samples), *kind)
         return self._kept[1]
-
-    def _inputs(self, model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
-        first = next((one for one in seen if not isinstance(one.layer, (Flatten, Identity))), None)
-        if first is None or not isinstance(first.layer, Dense):
-            return
-        mean, deviation = (_host(model, f, first.x) for f in (_mean, _deviation))
-        size = [hypot(m, d) for m, d in zip(mean, deviation, strict=True)]
-        far = [abs(m) > SCALE * d > 0 and abs(m) > 1 / SCALE for m, d in zip(mean, deviation, strict=True)]
-        bad = [j for j, s in enumerate(size) if s > SCALE or far[j]]
-        # a feature that is 0, and seldom 1, has a small deviation too
-        if not bad and 0 < max(size) < 1 / SCALE and max(_host(model, _largest, first.x)) < 1:
-            bad = list(range(len(size)))
-        if bad:
-            j = max(bad, key=lambda j: abs(size[j]))
-            text = (
-                f"{len(bad)} of {len(size)} features are far from mean 0 and deviation 1; feature {j} has mean "
-                f"{mean[j]:.4g} and deviation {deviation[j]:.4g}: put Standardize() first"
-            )
-            yield "inputs", first.place, text
 
     def _units(self, model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
         for one in seen:
@@ -171,6 +152,23 @@ class Diagnosis:
             yield "rate", "", text
 
 
+def _inputs(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
+    """Features that are far from mean 0 and deviation 1, where a `Dense` layer takes them as they are."""
+    first = next((one for one in seen if not isinstance(one.layer, (Flatten, Identity))), None)
+    if first is None or not isinstance(first.layer, Dense):
+        return
+    mean, deviation = (_host(model, f, first.x) for f in (_mean, _deviation))
+    size = [hypot(m, d) for m, d in zip(mean, deviation, strict=True)]
+    far = [abs(m) > SCALE * d > 0 and abs(m) > 1 / SCALE for m, d in zip(mean, deviation, strict=True)]
+    bad = [j for j, s in enumerate(size) if s > SCALE or far[j]]
+    # a feature that is 0, and seldom 1, has a small deviation too
+    if not bad and 0 < max(size) < 1 / SCALE and max(_host(model, _largest, first.x)) < 1:
+        bad = list(range(len(size)))
+    if bad:
+        worst = max(bad, key=size.__getitem__)
+        yield "inputs", first.place, f"{_scale('feature', len(bad), worst, mean, deviation)}: put Standardize() first"
+
+
 def _targets(model: Model, seen: Sequence[Seen], target: Array, loss: Loss) -> Iterator[tuple[str, str, str]]:
     """Large targets that the outputs are still far from: weights alone would have to make the outputs as large."""
     if not seen or not isinstance(loss, _DISTANCES) or isinstance(last_layer(model.net), Standardize):
@@ -178,13 +176,18 @@ def _targets(model: Model, seen: Sequence[Seen], target: Array, loss: Loss) -> I
     size = _host(model, _size, target)
     error = _host(model, lambda xp, y, out: _size(xp, y - out), target, seen[-1].y)
     if large := sum(s > LARGE and e > LARGE for s, e in zip(size, error, strict=True)):
-        j = max(range(len(size)), key=lambda j: size[j])
+        worst = max(range(len(size)), key=size.__getitem__)
         mean, deviation = (_host(model, f, target) for f in (_mean, _deviation))
-        text = (
-            f"{large} of {len(size)} targets are far from mean 0 and deviation 1; target {j} has mean {mean[j]:.4g} and "
-            f"deviation {deviation[j]:.4g}: subtract that mean and divide by that deviation"
-        )
-        yield "targets", "", text
+        remedy = "subtract that mean and divide by that deviation"
+        yield "targets", "", f"{_scale('target', large, worst, mean, deviation)}: {remedy}"
+
+
+def _scale(what: str, count: int, worst: int, mean: list[float], deviation: list[float]) -> str:
+    """That ``count`` of the features, or of the targets, have another scale than they should, as the ``worst`` of them has."""
+    return (
+        f"{count} of {len(mean)} {what}s are far from mean 0 and deviation 1; {what} {worst} has mean {mean[worst]:.4g} and "
+        f"deviation {deviation[worst]:.4g}"
+    )
 
 
 def _gradients(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
