@@ -125,16 +125,18 @@ class Loss:
             self._check_labels(out[-1], target, ops)
             return
         columns = tuple(target.shape[1:])
-        if len(columns) != 1 or (self.outputs(*columns),) != tuple(out):
-            expected = str((n, *out))
-            if prod(target.shape) == n and self.outputs(1) == prod(out):
-                expected = f"{(n, 1)}; reshape(-1, 1) makes one column"
-            elif len(columns) == 1 and self.outputs(*columns) != columns[0]:
-                expected = f"outputs {(n, self.outputs(*columns))}"
-            elif prod(target.shape) == n:  # a number for each sample
-                expected += f", or labels {(n,)} with CrossEntropy{_of_numbers(target, ops)}"
-            raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {expected}")
-        self.check_values(target, ops)
+        wanted = tuple(map(self.outputs, columns))
+        if len(columns) == 1 and wanted == tuple(out):
+            self.check_values(target, ops)
+            return
+        expected, single = str((n, *out)), prod(target.shape) == n  # a number for each sample
+        if single and self.outputs(1) == prod(out):
+            expected = f"{(n, 1)}; reshape(-1, 1) makes one column"
+        elif len(columns) == 1 and wanted != columns:
+            expected = f"outputs {(n, *wanted)}"
+        elif single:
+            expected += f", or labels {(n,)} with CrossEntropy{_of_numbers(target, ops)}"
+        raise ValueError(f"targets {tuple(target.shape)} do not fit outputs {(n, *out)}: expected {expected}")
 
     def _check_labels(self, k: int, target: Array, ops: Backend) -> None:
         """ValueError unless integers are labels (n,) of k classes."""
