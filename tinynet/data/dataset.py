@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -240,13 +241,13 @@ def label_pieces(data: Dataset) -> Iterator[Array]:
 def spaced_indices(n: int, count: int) -> Array:
     """``count`` of the indices 0, …, n - 1, one from each of as many equal parts: (count,) int64 on the host.
 
-    Where in its part follows from multiples of the golden ratio: of samples whose classes alternate, every second one
-    would be of the same class.
+    Its place in the part is the next multiple of the golden ratio's inverse, modulo 1: at equal distances, samples whose
+    classes alternate could all be of one class.
     """
-    # Python's integers: the products may exceed 64 bits
-    starts = [number * n // count for number in range(count + 1)]
-    shares = [number * 2654435769 % 2**32 for number in range(count)]  # 2654435769 is 2**32 divided by the ratio
-    places = [a + ((b - a) * share >> 32) for a, b, share in zip(starts[:-1], starts[1:], shares, strict=True)]
+    places, place = [], 0  # in units of 2**-32; Python's integers, because products may exceed 64 bits
+    for start, stop in pairwise(number * n // count for number in range(count + 1)):
+        places.append(start + ((stop - start) * place >> 32))
+        place = (place + 2654435769) % 2**32  # 2**32 divided by the golden ratio
     return get_backend("numpy").asarray(places, "int64")
 
 
