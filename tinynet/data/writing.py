@@ -23,6 +23,7 @@ from tinynet.data.columns import Columns
 from tinynet.data.concatenated import class_names
 from tinynet.data.dataset import Array, Dataset
 from tinynet.data.loader import sample_size
+from tinynet.data.reading import TABLES
 from tinynet.data.tables import check_unique, is_feature, to_arrow
 from tinynet.pieces import split_range
 
@@ -42,7 +43,7 @@ def write_file(data: Dataset, path: str | PathLike[str], progress: Callable[[int
         raise ValueError(f"{path}: unknown kind of file: choose from {', '.join(_WRITERS)}")
     _check_holds(path, data)
     with replacing(path) as new:
-        least = 0 if _is_table(path) else 4 * data.n * sample_size(data)
+        least = 0 if path.suffix.lower() in TABLES else 4 * data.n * sample_size(data)
         if disk_usage(new.parent).free < least:  # said now, not when the disk is full
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
@@ -51,24 +52,19 @@ def write_file(data: Dataset, path: str | PathLike[str], progress: Callable[[int
             raise ValueError(f"{path}: {e.name} is needed for this kind of file: install the extra files") from None
 
 
-def _is_table(path: Path) -> bool:
-    """Whether a file of this kind has columns with names."""
-    return path.suffix.lower() in (".parquet", ".csv")
-
-
 def _check_holds(path: Path, data: Dataset) -> None:
     """ValueError unless ``data`` can be read again from a file of this kind."""
-    flat = _is_table(path) or path.suffix.lower() == ".npy"
-    if flat and len(data.shape) != 1:
+    kind = path.suffix.lower()
+    if kind in (*TABLES, ".npy") and len(data.shape) != 1:
         raise ValueError(
             f"{path}: a table holds rows of features, not samples of shape {data.shape}: write .npz or .h5"
         )
-    if _is_table(path):
+    if kind in TABLES:
         features, targets = _columns(data)
         check_unique(path, [*features, *targets])
         if lost := [name for name in features if not is_feature(name)]:
             raise ValueError(f"{path}: a column {lost[0]!r} would not be read as a feature: rename it")
-    elif flat and (data.outputs or 1) > 1:  # all but the last would be read as features
+    elif kind == ".npy" and (data.outputs or 1) > 1:  # all but the last would be read as features
         raise ValueError(f"{path}: an .npy has one target, and the data have {data.outputs}: write .npz or .h5")
 
 
