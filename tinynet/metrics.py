@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from tinynet_backends import Backend
 
 from tinynet import checks
+from tinynet.labels import as_labels
 
 Array = Any
 
@@ -53,13 +54,6 @@ def added(a: list[float], b: list[float]) -> list[float]:
 
 def _rows(y: Array, weight: Array | None, ops: Backend) -> Array:
     return ops.xp.ones((y.shape[0],), dtype=y.dtype, device=ops.device) if weight is None else weight
-
-
-def _decide(y: Array, target: Array, ops: Backend) -> tuple[Array, Array]:
-    """Predicted and true labels (n,) int64. One output column is a logit (or a margin): positive means class 1."""
-    xp = ops.xp
-    predicted = y[:, 0] > 0 if y.shape[-1] == 1 else xp.argmax(y, axis=-1)
-    return xp.astype(predicted, xp.int64), _true(y, target, ops)
 
 
 def _true(y: Array, target: Array, ops: Backend) -> Array:
@@ -106,8 +100,8 @@ class Accuracy(_Ratio):
     decides: ClassVar[bool] = True
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
-        predicted, true = _decide(y, target, ops)
-        return self._pair(ops.xp.astype(predicted == true, y.dtype), _rows(y, weight, ops), ops)
+        right = as_labels(y, ops.xp, 0.0) == _true(y, target, ops)
+        return self._pair(ops.xp.astype(right, y.dtype), _rows(y, weight, ops), ops)
 
 
 @dataclass(frozen=True)
@@ -172,9 +166,9 @@ class F1(Metric):
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         xp = ops.xp
-        predicted, true = _decide(y, target, ops)
         rows = _rows(y, weight, ops)[:, None]
-        predicted, true = (_is_class(labels, max(2, y.shape[-1]), ops) for labels in (predicted, true))
+        labels = as_labels(y, xp, 0.0), _true(y, target, ops)
+        predicted, true = (_is_class(each, max(2, y.shape[-1]), ops) for each in labels)
         s = xp.astype(predicted, y.dtype) * rows
         t = xp.astype(true, y.dtype)
         both = xp.sum(s * t, axis=0), xp.sum(s, axis=0) + xp.sum(t * rows, axis=0)
