@@ -193,7 +193,8 @@ def _scale(what: str, count: int, worst: int, mean: list[float], deviation: list
 def _gradients(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
     """Gradients that vanish or explode, from the output of the last layer with parameters to that of the first.
 
-    A layer that a normalization follows is left out: its gradient goes with 1 / the size of its outputs, which is undone.
+    A layer before a normalization is left out: its gradient is in inverse proportion to the size of its outputs, which the
+    normalization undoes.
     """
     followed = [isinstance(after.layer, (BatchNorm, LayerNorm)) for after in seen[1:]]
     learning = [one for one, undone in zip(seen, [*followed, False], strict=True) if one.gradients and not undone]

@@ -15,8 +15,8 @@ from tinynet.losses import CrossEntropy, Loss, checked_loss
 from tinynet.model import Model
 from tinynet.streams import Stream
 
-# Rounding is of order 1e-16 / STEP, truncation of order STEP**2 times the third derivative: all weights move at once, so
-# that it is 1e5 in ten layers of 50 units.
+# Rounding is of order 1e-16 / STEP, truncation of order STEP**2 times the third derivative, which is 1e5 in ten layers of 50
+# units, because all weights move at once.
 STEP = 1e-6
 TOLERANCE = 1e-6
 
@@ -49,8 +49,8 @@ def check_gradients(
     together: a mistake in any gradient changes the result.
 
     `GradientError`, which names the wrong parts, if the error exceeds 1e-6; also for a layer that changes its inputs in
-    place, or gives other outputs for the same inputs. A kink within 1e-6 of a sample, such as that of
-    ReLU at 0, has the same effect: try another ``seed``.
+    place, or gives other outputs for the same inputs. A kink within 1e-6 of a sample, such as that of ReLU at 0, has the same
+    effect: try another ``seed``.
 
     Examples
     --------

@@ -99,7 +99,7 @@ Sequence.register(History)  # pyright: ignore[reportAttributeAccessIssue] - of r
 
 
 def _merged(curve: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Neighbours as one entry, the mean over the steps of both: the last entry of an epoch is of fewer than the others."""
+    """Each two neighbours as one, the mean over the steps of both: the last entry of an epoch has fewer than the others."""
     merged, start = [], 0
     for (middle, a), (stop, b) in zip(curve[::2], curve[1::2], strict=True):
         share = (middle - start) / (stop - start)

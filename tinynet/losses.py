@@ -351,8 +351,8 @@ class CrossEntropy(Loss):
     ``class_weight`` (k,) is a factor for each class, at least 0; the mean over labels divides by the sum of their class
     weights, the mean over probabilities by the number of samples. All of this is as in PyTorch.
 
-    A label outside [0, k), which `fit` refuses, goes unnoticed in a call by itself, as that would have to wait for the device:
-    no output is its own. `check` finds it.
+    `fit` refuses labels outside [0, k). A call by itself, which does not wait for the device, takes such a label for one that
+    no output stands for; `check` finds it.
 
     Examples
     --------

@@ -217,7 +217,7 @@ class MLP(Fitted, CallbackSupportMixin, Hyperparameters):
 
     def _samples(self, request: FitRequest, weight: Any, by_class: bool = False) -> Samples:
         """The samples with ``weight``, ``by_class`` times that of their class, without those of weight 0."""
-        X, y, _, ops, dtype, *_ = request
+        X, y, ops, dtype = request.X, request.y, request.ops, request.dtype
         if weight is not None:
             xp = get_backend("numpy").xp
             weight = _check_sample_weight(to_host(weight), xp.empty(int(X.shape[0])), dtype=xp.float64)

@@ -90,7 +90,7 @@ class Loop:
         return False
 
     def _end_epoch(self, loss: float, penalty: float) -> bool:
-        """Record an epoch with this mean loss, of weights whose penalty was ``penalty`` at first; whether it is the last."""
+        """Record an epoch with this mean ``loss``, and this ``penalty`` when it began; whether it is the last."""
         estimator, progress = self.estimator, self.progress
         estimator.n_iter_ += 1
         progress.epochs += 1
