@@ -42,17 +42,16 @@ class Concatenated(Dataset):
         return f"Concatenated({', '.join(part.fingerprint() for part in self.parts)})"
 
     def rows(self, index: Index, ops: Backend, dtype: str) -> Batch:
+        if len(index) == 0:
+            return self.parts[0].rows(index, ops, dtype)
         if isinstance(index, range):
-            pieces = [part.rows(rows, ops, dtype) for part, rows in self._overlaps(index)]
-            return _join(pieces, ops) if pieces else self.parts[0].rows(index, ops, dtype)
+            return _join([part.rows(rows, ops, dtype) for part, rows in self._overlaps(index)], ops)
         host = get_backend("numpy").xp
         which = host.searchsorted(self.ends, index, side="right")
         pieces = []
         for number in sorted(set(which.tolist())):
             part, end = self.parts[number], int(self.ends[number])
             pieces.append(part.rows(index[which == number] - (end - part.n), ops, dtype))
-        if not pieces:
-            return self.parts[0].rows(index, ops, dtype)
         by_part = host.argsort(which, stable=True)
         back = ops.asarray(host.argsort(by_part, stable=True))  # to the order that was asked for
         return _join(pieces, ops).map(lambda a: ops.xp.take(a, back, axis=0))
