@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -31,7 +30,7 @@ from tinynet.data import DATASETS, Dataset, Spirals
 from tinynet.data.class_labels import is_integer
 from tinynet.data.reading import KINDS
 from tinynet.fitting import fit
-from tinynet.history import History
+from tinynet.history import History, json_line
 from tinynet.metrics import METRICS
 from tinynet.model import Model
 from tinynet.scaling import Scale, Scaled
@@ -284,5 +283,5 @@ def _run_folder(config: Config) -> Path:
 
 def _lines(history: History) -> str:
     """The history as JSON lines: entries of the loss curve, then one row per epoch."""
-    steps = [json.dumps({"step": step, "loss": loss}) for step, loss in history.curve]
-    return "".join(line + "\n" for line in steps) + history.json_lines()
+    curve = ({"step": step, "loss": loss} for step, loss in history.curve)
+    return "".join(map(json_line, curve)) + history.json_lines()
