@@ -52,11 +52,10 @@ def read_files(
         raise ValueError("features and exclude are two ways to say which columns are used: give one of them")
     chosen = None if features is None else tuple(dict.fromkeys(features))
     request = Request(target, task, columns, "model", chosen, tuple(exclude))
-    if isinstance(path, (str, PathLike)):
-        return _read(Path(path), request)
-    if not isinstance(path, (list, tuple)) or not path or not all(isinstance(p, (str, PathLike)) for p in path):
+    paths = [path] if isinstance(path, (str, PathLike)) else path
+    if not isinstance(paths, (list, tuple)) or not paths or not all(isinstance(p, (str, PathLike)) for p in paths):
         raise TypeError(f"path {checks.short_repr(path)} is not a path: give one, or a list of the paths of shards")
-    return _shards([Path(part) for part in path], request)
+    return _shards([*map(Path, paths)], request)
 
 
 def _shards(paths: list[Path], request: Request) -> Dataset:

@@ -37,9 +37,8 @@ def as_dataset(data: Any, ops: Backend | None = None, columns: Columns | None = 
             found = checks.short_repr(getattr(data, "shape", None))
             raise TypeError(f"{type(data).__name__}.shape {found} is not the shape of a sample: set a tuple, as (3,)")
         return data
-    if isinstance(data, (str, PathLike)):
-        return read(data, columns=columns)
-    if isinstance(data, (list, tuple)) and data and all(isinstance(part, (str, PathLike)) for part in data):
+    parts = data if isinstance(data, (tuple, list)) else [data]
+    if parts and all(isinstance(part, (str, PathLike)) for part in parts):
         return read(data, columns=columns)
     if isinstance(data, (tuple, list)) and len(data) in (2, 3):
         if columns:
