@@ -77,7 +77,8 @@ class _Ratio(Metric):
     def result(self, sums: list[float]) -> float:
         return sums[0] / sums[1] if sums[1] else nan
 
-    def _pair(self, values: Array, rows: Array, ops: Backend) -> Array:
+    def _pair(self, values: Array, weight: Array | None, ops: Backend) -> Array:
+        rows = _rows(values, weight, ops)
         return ops.xp.stack([ops.xp.sum(values * rows), ops.xp.sum(rows)])
 
 
@@ -101,7 +102,7 @@ class Accuracy(_Ratio):
 
     def sums(self, y: Array, target: Array, weight: Array | None, ops: Backend) -> Array:
         right = as_labels(y, ops.xp, 0.0) == _true(y, target, ops)
-        return self._pair(ops.xp.astype(right, y.dtype), _rows(y, weight, ops), ops)
+        return self._pair(ops.xp.astype(right, y.dtype), weight, ops)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class TopK(_Ratio):
         at_label = _is_class(true, y.shape[-1], ops)
         own = xp.sum(xp.where(at_label, y, xp.zeros_like(y)), axis=-1, keepdims=True)
         above = xp.sum(xp.astype(~(y <= own), xp.int64), axis=-1)  # NaN counts as above
-        return self._pair(xp.astype(above < self.k, y.dtype), _rows(y, weight, ops), ops)
+        return self._pair(xp.astype(above < self.k, y.dtype), weight, ops)
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class LogLoss(_Ratio):
             log = shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
             # 0 * -inf is 0 here: a class that cannot occur costs nothing where the target does not ask for it
             values = -xp.sum(xp.where(target == 0, xp.zeros_like(log), target * log), axis=-1)
-        return self._pair(values, _rows(y, weight, ops), ops)
+        return self._pair(values, weight, ops)
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class _Error(_Ratio):
     of_numbers: ClassVar[bool] = True
 
     def _mean(self, e: Array, weight: Array | None, ops: Backend) -> Array:
-        return self._pair(ops.xp.mean(e, axis=-1), _rows(e, weight, ops), ops)
+        return self._pair(ops.xp.mean(e, axis=-1), weight, ops)
 
 
 @dataclass(frozen=True)
