@@ -13,6 +13,7 @@ from tinynet.config import Config
 from tinynet.data import Dataset
 from tinynet.history import History
 from tinynet.model import Model
+from tinynet.plot import training_png
 
 EXAMPLES = """
 tinynet plot runs/mine                              runs/mine/training.png
@@ -44,8 +45,6 @@ def run(args: argparse.Namespace) -> int:
 
 def picture(model: Model, data: Dataset, history: History, config: Config, samples: int) -> bytes:
     """The picture of a run as a PNG. ImportError without matplotlib."""
-    from tinynet.plot import training_png
-
     return training_png(model, data, history, f"{config.name}, {samples:,} samples")
 
 
