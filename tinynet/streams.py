@@ -91,11 +91,12 @@ class Stream:
         """Uniform numbers in [0, 1), (n,): the upper 53 bits of each word in float64, the upper 24 in float32."""
         with _drawing(ops) as ops:
             _check_dtype(dtype)
-            words = self._words(index, ops.generator)
+            host = ops.generator
+            words = self._words(index, host)
             if dtype == "float32":
-                return ops.asarray(exact.fraction32(ops.generator.xp, words))
-            need_float64(ops.generator, "uniform numbers in float64")
-            return ops.asarray(exact.uniform64(ops.generator.xp, words), dtype)
+                return ops.asarray(exact.fraction32(host.xp, words))
+            need_float64(host, "uniform numbers in float64")
+            return ops.asarray(exact.uniform64(host.xp, words), dtype)
 
     def normal(self, index: Index, dtype: str = "float64", ops: Backend | None = None) -> Array:
         """Standard normal numbers, (n,), as in `tinynet_backends.exact.normal`; in float32, those of float64 rounded.
