@@ -29,7 +29,7 @@ _KINDS: tuple[type, ...] = (
     initializers.Orthogonal,
     losses.SumSquaredError, losses.MeanSquaredError, losses.MeanAbsoluteError, losses.Huber, losses.Quantile,
     losses.Poisson, losses.Hinge, losses.BinaryCrossEntropy, losses.CrossEntropy,
-    metrics.Accuracy, metrics.TopK, metrics.LogLoss, metrics.F1, metrics.R2, metrics.MAE, metrics.RMSE,
+    *map(type, metrics.METRICS.values()),
 )  # fmt: skip
 # Add layers, initializers, losses and metrics of your own here, before a model with them is saved or loaded: frozen
 # dataclasses, or a `Sequential` that is made by (*layers, name=value, …).
