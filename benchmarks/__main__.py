@@ -16,15 +16,17 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
+from itertools import count
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks import machine, table
 from benchmarks.comparison import Comparison
 from benchmarks.runner import Options, Runner
+from tinynet.atomic import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
+SETTING = "date", "machine", "versions", "threads"  # of one results file
 Section = Callable[[Runner], Iterator[Comparison]]
 
 
@@ -77,7 +79,6 @@ def measure(
             "threads": options.threads,
             "threads in use": runner.threads,
             "repeats": options.repeats,
-            "control": {},
             "sections": found,
         }
         for section in sections:
@@ -86,14 +87,9 @@ def measure(
             for comparison in section(runner):
                 show(comparison)
                 found.setdefault(title, []).append(comparison.to_json())
-                results["control"] = _control(runner.control)
                 if folder:
                     save(results, folder)
     return results
-
-
-def _control(times: list[float]) -> dict[str, Any]:
-    return {"median": median(times), "spread": [min(times), max(times)], "times": times} if times else {}
 
 
 def show(c: Comparison) -> None:
@@ -101,9 +97,11 @@ def show(c: Comparison) -> None:
     print(f"  {c.label}")
     for name in c.times:
         ratios = [f"best peer / this {best:.2f}"] if name in c.ours and (best := c.against_best(name)) else []
-        kept = [f"{kind} {value:.3g}" for kind, value in c.notes.get(name, {}).items()]
+        kept = [f"{kind} {table.number(value)}" for kind, value in c.notes.get(name, {}).items()]
         print(f"    {name:<22}{table.duration(c.median(name)):>9}  ({table.span(*c.spread(name))})  ", end="")
         print("; ".join(ratios + kept), flush=True)
+    if not c.times and not c.left_out:
+        print("    no contender has a name that --only gives")
     for name, why in c.left_out.items():
         print(f"    {name:<22}left out: {why}", flush=True)
 
@@ -111,27 +109,30 @@ def show(c: Comparison) -> None:
 def save(results: dict[str, Any], folder: Path) -> Path:
     """Write a results file, named after what was run, the date and the device, if any.
 
-    A run may be made in pieces: they are merged if date, machine and versions are the same.
+    A run may be made in pieces, which are merged. In another setting it gets a file of its own, with a number.
     """
     device = results["machine"].get("device", "").rpartition(", ")[2]  # its name, which follows those of libraries
     parts = [results["what"], results["date"], *re.findall("[a-z0-9]+", device.lower())]
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{'-'.join(parts)}.json"
-    if path.exists():
-        results = _merged(json.loads(path.read_text("utf-8")), results)
-    path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    for number in count(1):
+        path = folder / f"{'-'.join(parts + [str(number)] * (number > 1))}.json"
+        if not path.exists():
+            break
+        earlier = json.loads(path.read_text("utf-8"))
+        if all(earlier[what] == results[what] for what in SETTING):
+            results = _merged(earlier, results)
+            break
+    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
     return path
 
 
 def _merged(earlier: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     """The results, with those comparisons of ``earlier`` that they do not repeat."""
-    if any(earlier.get(what) != results[what] for what in ("machine", "versions", "date")):
-        return results
     sections = {title: [*rows] for title, rows in earlier["sections"].items()}
     for title, rows in results["sections"].items():
         repeated = {row["label"] for row in rows}
         sections[title] = [row for row in sections.get(title, []) if row["label"] not in repeated] + rows
-    return results | {"sections": sections}
+    return results | {"sections": sections, "threads in use": earlier["threads in use"] | results["threads in use"]}
 
 
 def names(text: str) -> list[str]:
@@ -154,8 +155,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     add("--precisions", type=names, default=[], metavar="NAME,NAME", help="float32,tf32,bf16,bf16x3, on a device")
     add("--device", choices=("gpu", "cpu"), default="gpu", help=argparse.SUPPRESS)
-    add("--save", nargs="?", type=Path, const=RESULTS, metavar="FOLDER", help="keep the results, by default with ours")
-    return parser.parse_args(arguments)
+    add(
+        "--save", nargs="?", type=Path, const=RESULTS, metavar="FOLDER",
+        help="keep the results of cpu, ops or gpu, by default with ours",
+    )  # fmt: skip
+    args = parser.parse_args(arguments)
+    if len(args.files) != {"table": 1, "plot": 2}.get(args.what, 0):
+        parser.error("files are for table FILE and plot FILE OUT.png; parts of a run are chosen by --sections")
+    return args
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -197,9 +204,8 @@ def _run(args: argparse.Namespace) -> None:
         tuple(map(int, args.rows)), tuple(args.precisions), args.device,
     )  # fmt: skip
     results = measure(args.what, _sections(args.what, args.sections), options, device, args.save)
-    if results["control"]:
-        low, high = results["control"]["spread"]
-        print(f"\nControl: {table.duration(results['control']['median'])} ({table.span(low, high)})")
+    if control := table.control(results):
+        print(f"\nControl: {control}")
     if args.save:
         print(f"Saved: {save(results, args.save)}")
 

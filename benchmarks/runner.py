@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -54,23 +55,23 @@ class Failed(Exception):
 
 
 class Runner:
-    """Runs children, and collects the control's times and the threads of the whole run.
+    """Runs children, and collects the threads of the whole run.
 
-    ``cache`` is a folder for what contenders compile; it is empty at first, so that every run begins cold.
+    ``cache`` is a folder for what they compile. In a comparison each contender has an empty one to begin with, so that its
+    first repeat is cold, whatever was compared before.
     """
 
     def __init__(self, options: Options, cache: str) -> None:
         self.options, self.cache = options, cache
-        self.control: list[float] = []
         self.threads: dict[str, dict[str, int]] = {}
 
-    def run(self, order: Order) -> dict[str, Any]:
-        """The answer of a fresh child; `Failed` with its reason."""
+    def run(self, order: Order, cache: str | None = None) -> dict[str, Any]:
+        """The answer of a fresh child, which finds in ``cache`` what others have compiled; `Failed` with its reason."""
         sent = {"target": order.target, "arguments": order.arguments, "threads": self.options.threads}
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.child", json.dumps(sent)],
             capture_output=True, text=True, cwd=ROOT,
-            env=machine.environment(self.options.threads, self.cache),
+            env=machine.environment(self.options.threads, cache or self.cache),
         )  # fmt: skip
         if done.returncode:
             raise Failed(f"its process ended with {done.returncode}: {done.stderr.strip().rpartition(chr(10))[2]}")
@@ -86,28 +87,31 @@ class Runner:
         nothing was compiled yet.
         """
         found = Comparison(label, {name: [] for name in orders})
-        for repeat in range(self.options.repeats):
-            found.control.append(self.run(CONTROL)["result"]["seconds"])
-            said = self._turn(found, orders, repeat)
-            check({name: answer["result"].get("losses", []) for name, answer in said.items()})
-            for name, answer in said.items():
-                found.times[name].append(answer["result"]["seconds"])
-                peak = {"peak, MB": answer["peak_mb"]}
-                found.notes.setdefault(name, peak | answer["result"].get("notes", {}))
-                self.threads[name] = answer["threads"]
-        self.control += found.control
+        with tempfile.TemporaryDirectory(dir=self.cache, ignore_cleanup_errors=True) as cold:
+            for repeat in range(self.options.repeats):
+                found.control.append(self.run(CONTROL)["result"]["seconds"])
+                said = self._turn(found, orders, repeat, cold)
+                check({name: answer["result"].get("losses", []) for name, answer in said.items()})
+                for name, answer in said.items():
+                    found.times[name].append(answer["result"]["seconds"])
+                    peak = {"peak, MB": answer["peak_mb"]}
+                    found.notes.setdefault(name, peak | answer["result"].get("notes", {}))
+                    self.threads[name] = answer["threads"]
         return found
 
-    def _turn(self, found: Comparison, orders: Mapping[str, Order], repeat: int) -> dict[str, dict[str, Any]]:
+    def _turn(
+        self, found: Comparison, orders: Mapping[str, Order], repeat: int, cold: str
+    ) -> dict[str, dict[str, Any]]:
         names = list(found.times)
         turned = names[repeat % len(names) :] + names[: repeat % len(names)] if names else []
         said = {}
         for name in turned:
             try:
-                said[name] = self.run(orders[name])
+                said[name] = self.run(orders[name], f"{cold}/{name}")
             except Failed as e:
                 found.left_out[name] = str(e)
                 del found.times[name]
+                found.notes.pop(name, None)
         return {name: said[name] for name in names if name in said}
 
 

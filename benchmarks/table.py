@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from statistics import median
 from typing import Any
 
 from benchmarks.comparison import REFERENCES, Comparison
@@ -10,10 +11,15 @@ from benchmarks.comparison import REFERENCES, Comparison
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
+def number(value: float) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+
+
 def duration(seconds: float) -> str:
     """Three digits with a suitable unit: 2.35 ms."""
     size, unit = next(((size, unit) for size, unit in UNITS if seconds >= size), UNITS[-1])
-    return f"{seconds / size:.3g} {unit}"
+    return f"{number(seconds / size)} {unit}"
 
 
 def span(low: float, high: float) -> str:
@@ -76,7 +82,7 @@ def notes(comparisons: list[Comparison]) -> str:
     lines = [_line(["", "", *kinds]), _line(["---"] * (2 + len(kinds)))]
     for c in comparisons:
         for name, note in c.notes.items():
-            lines.append(_line([c.label, name, *(f"{note[k]:.3g}" if k in note else "" for k in kinds)]))
+            lines.append(_line([c.label, name, *(number(note[k]) if k in note else "" for k in kinds)]))
     return "\n".join(lines)
 
 
@@ -88,7 +94,7 @@ def noted(comparisons: list[Comparison]) -> Iterator[str]:
         for c in comparisons:
             found = [c.notes.get(name, {}).get(kind) for name in names]
             if any(value is not None for value in found):
-                lines.append(_line([c.label, *("" if value is None else f"{value:.3g}" for value in found)]))
+                lines.append(_line([c.label, *("" if value is None else number(value) for value in found)]))
         yield "\n".join(lines)
 
 
@@ -109,9 +115,15 @@ def repeats(saved: dict[str, Any]) -> str:
     return " to ".join(map(str, sorted({min(counts), max(counts)})))
 
 
+def control(saved: dict[str, Any]) -> str:
+    """The median and extremes of the control's times in all turns of a file, or nothing if there are none."""
+    found = [seconds for rows in saved["sections"].values() for row in rows for seconds in row.get("control", [])]
+    return f"{duration(median(found))} ({span(min(found), max(found))})" if found else ""
+
+
 def markdown(saved: dict[str, Any]) -> str:
     """A whole results file."""
-    machine, control = saved["machine"], saved["control"]
+    machine = saved["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in saved["versions"].items())
     parts = [
         f"{saved['what']}, {saved['date']}: {machine['cpu']}, {machine['cores']} cores, {machine['os']}; {versions}.",
@@ -119,9 +131,8 @@ def markdown(saved: dict[str, Any]) -> str:
     ]
     if "device" in machine:
         parts[0] = f"{parts[0][:-1]}; {machine['device']}."
-    if control:
-        low, high = control["spread"]
-        parts.append(f"Control: {duration(control['median'])} ({span(low, high)}).")
+    if said := control(saved):
+        parts.append(f"Control: {said}.")
     for title, rows in saved["sections"].items():
         comparisons = [Comparison.from_json(row) for row in rows]
         parts += [f"**{title}**", times(comparisons), notes(comparisons), left_out(comparisons)]

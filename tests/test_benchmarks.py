@@ -11,10 +11,11 @@ import pytest
 
 import tinynet as tn
 from benchmarks import __main__ as command
-from benchmarks import child, contenders, machine, plot, runner, tasks
+from benchmarks import child, contenders, machine, plot, runner, table, tasks
 from benchmarks.clock import WARM, time_steps
 from benchmarks.comparison import Comparison
 from benchmarks.contenders.ours import Fixed
+from benchmarks.sections import accuracy, classifier, imports
 
 TIMES = {
     "tinynet numpy": [1.0, 10.0, 2.0],
@@ -28,16 +29,16 @@ def saved(*comparisons):
     return {
         "what": "cpu", "date": "2026-01-02", "machine": {"cpu": "a CPU", "cores": 2, "os": "an OS"},
         "versions": {"numpy": "2.4"}, "threads": 1, "repeats": 3,
-        "control": {"median": 0.05, "spread": [0.04, 0.06]},
         "sections": {"Seconds of a step": [c.to_json() for c in comparisons]},
     }  # fmt: skip
 
 
 def made_up():
     c = Comparison("2-3 × 4", {k: [1e-3 * t for t in v] for k, v in TIMES.items()})
+    c.control = [0.05, 0.06]
     c.notes["torch"] = {"peak, MB": 300.0}
     c.left_out["tinynet numba"] = "ValueError: unknown backend"
-    return [c, Comparison("5-6 × 7", {"tinynet numpy": [2e-6], "torch": [1e-6]})]
+    return [c, Comparison("5-6 × 7", {"tinynet numpy": [2e-6], "torch": [1e-6]}, control=[0.04])]
 
 
 def test_ratios_are_medians_of_pairs():
@@ -83,6 +84,36 @@ def test_contenders_compute_the_same(name, task):
     np.testing.assert_allclose(losses(name, task), mine, rtol=1e-5)
     runner.check({"a": mine, "b": losses(name, task)})
     assert mine[4] < mine[0]
+
+
+@pytest.mark.slow
+def test_peers_are_as_fast_as_their_users_have_them(monkeypatch):
+    """JAX is not waited for at every step, and PyTorch's optimizer is one pass over the weights."""
+    jax, torch, found = pytest.importorskip("jax"), pytest.importorskip("torch"), []
+    monkeypatch.setattr(jax, "block_until_ready", lambda value: pytest.fail("it waits"))
+    assert float(contenders.make("jax", SMALL)()) > 0
+    for name, task in (("SGD", SMALL), ("Adam", LARGER)):
+        kind = getattr(torch.optim, name)
+        monkeypatch.setattr(
+            torch.optim, name, lambda *args, kind=kind, **how: found.append(kind(*args, **how)) or found[-1]
+        )
+        contenders.make("torch", task)
+    assert [optimizer.defaults["fused"] for optimizer in found] == [True, True]
+
+
+@pytest.mark.slow
+def test_ours_and_theirs_are_fitted_once_before_the_clock_starts(monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setitem(classifier.EPOCHS, "digits", 1)
+    for found in (classifier.ours("digits", "numpy"), classifier.theirs("digits")):
+        assert found["notes"].keys() == {"accuracy", "first fit, s"}
+    assert accuracy.measure("tinynet numpy", "digits", 0.1, [8], 64)["notes"]["first epoch, s"] > 0
+
+
+def test_the_size_of_jax_is_that_of_all_that_computes():
+    if importlib.util.find_spec("jaxlib") is None:
+        pytest.skip("jax is not installed")
+    assert imports.installed_mb("jax") > imports.installed_mb("jaxlib") > 0
 
 
 def test_the_article_s_class_computes_the_same():
@@ -132,22 +163,42 @@ def test_a_child_is_a_process_with_the_threads_it_was_given():
 class Scripted(runner.Runner):
     """A runner whose children answer at once."""
 
-    def run(self, order):
+    def run(self, order, cache=None):
         self.order = [*getattr(self, "order", []), order.target]
-        if order.target == "broken":
+        self.caches = {**getattr(self, "caches", {}), order.target: cache}
+        if order.target == "broken" or (order.target == "late" and self.order.count("late") > 1):
             raise runner.Failed("it is broken")
         return {"result": {"seconds": len(self.order), "losses": [1.0]}, "threads": {"cores": 1}, "peak_mb": 5.0}
 
 
-def test_contenders_take_turns_and_whoever_fails_is_left_out():
-    fake = Scripted(runner.Options(repeats=2), "cache")
+def test_contenders_take_turns_and_whoever_fails_is_left_out(tmp_path):
+    fake = Scripted(runner.Options(repeats=2), tmp_path)
     c = fake.compare("x", {name: runner.Order(name) for name in ("a", "b", "broken")})
     control = runner.CONTROL.target
     assert fake.order == [control, "a", "b", "broken", control, "b", "a"]
     assert c.times == {"a": [2, 7], "b": [3, 6]}
     assert c.left_out == {"broken": "it is broken"}
-    assert c.control == fake.control == [1, 5]
+    assert c.control == [1, 5]
     assert c.notes["a"] == {"peak, MB": 5.0}
+    late = fake.compare("y", {"late": runner.Order("late")})
+    assert late.times == late.notes == {}
+    assert late.left_out == {"late": "it is broken"}
+
+
+def test_in_a_comparison_nobody_finds_what_others_compiled(tmp_path):
+    fake, found = Scripted(runner.Options(repeats=2), tmp_path), set()
+    for label in ("x", "y"):
+        fake.compare(label, {name: runner.Order(name) for name in ("a", "b")})
+        found |= {fake.caches["a"], fake.caches["b"]}
+    assert len(found) == 4
+    assert not [*tmp_path.iterdir()]
+
+
+def test_files_and_parts_of_a_run_are_not_mixed_up(capsys):
+    for wrong in (["table"], ["plot", "a.json"], ["cpu", "steps"]):
+        with pytest.raises(SystemExit):
+            command.main(wrong)
+        assert "table FILE and plot FILE OUT.png; parts of a run are chosen by --sections" in capsys.readouterr().err
 
 
 def test_the_table(tmp_path, capsys):
@@ -163,6 +214,12 @@ def test_the_table(tmp_path, capsys):
     assert "tinynet numba is left out: ValueError: unknown backend" in said
     widths = [line.count("|") for line in said.splitlines() if line.startswith("|")]
     assert widths == [9] * 4 + [4] * 3
+
+
+def test_figures_have_three_digits():
+    assert [table.duration(s) for s in (2.345e-6, 999.6e-6, 0.0, 1234.5)] == ["2.35 µs", "1000 µs", "0 µs", "1234 s"]
+    c = Comparison("a", {"torch": [1.0]}, notes={"torch": {"peak, MB": 12345.6, "MB": -0.12345}})
+    assert "| a | torch | 12346 | -0.123 |" in table.notes([c])
 
 
 def test_the_picture(tmp_path):

@@ -190,12 +190,16 @@ def test_how_fast_is_what_the_newest_files_say(tmp_path, monkeypatch):
     part = results("cpu", "2031-03-04", 0.75)
     part["sections"] = {"Another step.": part["sections"]["A step."]}  # later, and not of the first one
     (tmp_path / "results" / "cpu-2031-03-04.json").write_text(json.dumps(part))
+    (tmp_path / "results" / "cpu-2031-04-05.json").write_text(
+        json.dumps(results("cpu", "2031-04-05", 0.625) | {"threads": 1})  # later, and of one thread
+    )
     (tmp_path / "results" / "other.json").write_text('{"format": 1}')
     text = speed.page(tmp_path / "results", tmp_path)
     assert "2031-02-03" in text
     assert "2030-01-01" not in text
     assert "250 ms" in text
     assert "750 ms" in text
+    assert "625 ms" in text
     assert "125 ms" not in text
     assert "| **2.00** |" in text
     assert "a processor, 3 cores; an OS" in text
@@ -206,9 +210,9 @@ def test_how_fast_is_what_the_newest_files_say(tmp_path, monkeypatch):
         < text.index("## On a CUDA device: a processor\n")
     )
     pictures = re.findall(r"\]\((\S+\.png)\)", text)
-    assert len(pictures) == len(set(pictures)) == 4
+    assert len(pictures) == len(set(pictures)) == 5
     drawn = sorted((tmp_path / picture).read_text() for picture in pictures)
-    assert drawn == ["2029-01-01", "2031-02-03", "2031-02-03", "2031-03-04"]
+    assert drawn == ["2029-01-01", "2031-02-03", "2031-02-03", "2031-03-04", "2031-04-05"]
 
 
 @pytest.mark.parametrize("page", PAGES)

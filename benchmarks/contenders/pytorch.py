@@ -6,7 +6,6 @@ For bf16x3 all is float32.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -39,9 +38,8 @@ def settle(precision: str) -> None:
 def make(task: Task, device: str = "cpu", precision: str = "float32") -> Step:
     settle(precision)
     net = _network(task).to(device)
-    one_kernel: dict[str, Any] = {"fused": True} if device == "cuda" else {}
     kind = partial(torch.optim.SGD, lr=1.0) if task.article else partial(torch.optim.Adam, lr=1e-3)
-    optimizer = kind(net.parameters(), **one_kernel)
+    optimizer = kind(net.parameters(), fused=True)  # faster than the default, on the CPU too
     loss_of = nn.MSELoss(reduction="sum") if task.article else nn.CrossEntropyLoss()
     x, y = (torch.tensor(a, device=device) for a in task.data())
 

@@ -38,7 +38,6 @@ def run(runner: Runner) -> Iterator[Comparison]:
             continue
         found = Comparison(task.label, {})
         found.control = [runner.run(CONTROL)["result"]["seconds"]]
-        runner.control += found.control
         for backend in ("numpy", "numba"):
             if runner.options.chosen([f"tinynet {backend}"]):
                 _add(found, runner, task, backend)

@@ -16,6 +16,7 @@ from benchmarks.comparison import Comparison
 from benchmarks.runner import ROOT, Runner
 
 TURNS = 7
+DISTRIBUTIONS = {"jax": ("jax", "jaxlib")}  # all that compiles and computes is in the second
 PACKAGES = (ROOT / "tinynet", ROOT / "backends" / "tinynet_backends")
 PROGRAMS = {
     "python": "import sys",
@@ -42,11 +43,12 @@ def _import(program: str) -> tuple[float, float]:
 
 
 def installed_mb(name: str) -> float:
-    """Size of a distribution's files; ours are counted in the checkout."""
+    """Size of a library's own files, without those it depends on; ours are counted in the checkout."""
     if name == "tinynet":
         files = [f for folder in PACKAGES for f in folder.rglob("*") if f.is_file() and f.suffix != ".pyc"]
     else:
-        files = [Path(str(f.locate())) for f in metadata.files(name) or [] if f.suffix != ".pyc"]
+        parts = [f for part in DISTRIBUTIONS.get(name, (name,)) for f in metadata.files(part) or []]
+        files = [Path(str(f.locate())) for f in parts if f.suffix != ".pyc"]
     return sum(f.stat().st_size for f in files if f.exists()) / 2**20
 
 

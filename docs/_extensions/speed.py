@@ -23,7 +23,7 @@ NOTHING = "Nothing has been measured yet: there is no file in `benchmarks/result
 def newest(folder: Path) -> list[dict[str, Any]]:
     """The results of each kind, those files first that have most sections.
 
-    A section that was measured on the same machine at a later date, the date within the file, is left out.
+    A section that was measured on the same machine and threads at a later date, the date within the file, is left out.
     """
     files = [{**json.loads(path.read_text("utf-8")), "file": path.name} for path in sorted(folder.glob("*.json"))]
     found = [saved for saved in files if "sections" in saved]  # and is no report of another kind
@@ -45,14 +45,15 @@ def newest(folder: Path) -> list[dict[str, Any]]:
 
 
 def _measured(saved: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """What each section of a file is about, and where it was measured."""
+    """What each section of a file is about, and where and how it was measured."""
     machine = saved["machine"]
-    return [(saved["what"], machine["cpu"], machine.get("device"), title) for title in saved["sections"]]
+    where = saved["what"], machine["cpu"], machine.get("device"), saved["threads"]
+    return [(*where, title) for title in saved["sections"]]
 
 
 def about(saved: dict[str, Any]) -> Iterator[str]:
     """Which machine, versions and date, as rows of a table."""
-    machine, control = saved["machine"], saved["control"]
+    machine = saved["machine"]
     yield f"| machine | {machine['cpu']}, {machine['cores']} cores; {machine['os']} |"
     if "device" in machine:
         yield f"| device | {machine['device']} |"
@@ -60,8 +61,8 @@ def about(saved: dict[str, Any]) -> Iterator[str]:
     yield f"| date | {saved['date']} |"
     yield f"| threads | {saved['threads'] or 'all cores'} |"
     yield f"| repeats | {table.repeats(saved)} in turns; times are medians (fastest to slowest) |"
-    if control:
-        yield f"| control | {table.duration(control['median'])} ({table.span(*control['spread'])}) |"
+    if control := table.control(saved):
+        yield f"| control | {control} |"
     yield f"| file | `benchmarks/results/{saved['file']}` |"
 
 
