@@ -326,6 +326,14 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch, trained):
         trained.history.plot()
 
 
+def test_a_noisy_range_test_is_in_its_picture_until_it_diverges():
+    losses = 0.3, 0.4, 0.5, 0.2, 90.0  # of a model that has learned: the first is by chance among the least
+    axes = tn.plot.rates(tn.RateTest((1e-4, 1e-3, 1e-2, 0.1, 1.0), losses, losses, 0.01)).axes[0]
+    low, high = axes.get_ylim()
+    assert low < 0.2
+    assert 0.5 < high < 1.0
+
+
 def test_no_pyplot_and_no_screen():
     root = Path(__file__).parents[1]
     code = (
