@@ -165,7 +165,7 @@ def test_targets_that_are_not_scaled(ops):
     assert "targets" not in kinds(looked(undone, Arrays(x, y), tn.MeanSquaredError()))
 
 
-@pytest.mark.parametrize("share", [0.02, 0.001])
+@pytest.mark.parametrize("share", [0.02, 0.001, 0.995])
 def test_sparse_inputs_and_constants_are_well(share):
     generator = np.random.default_rng(0)
     x = (generator.random((600, 40)) < share).astype(np.float64)

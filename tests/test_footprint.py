@@ -74,6 +74,23 @@ def test_it_is_near_what_is_taken(widths, batch):
     assert 0.5 < said / taken < 2
 
 
+def test_what_a_part_of_a_batch_took_is_free_before_the_next():
+    net = tn.Sequential(*[layer for _ in range(4) for layer in (tn.Dense(64), tn.ReLU())], tn.Dense(3))
+    data = tn.Arrays(np.ones((1024, 8), "float32"), np.zeros(1024, "int64"))
+    taken = []
+    for parts in (1, 2):
+        model = tn.Model(net, 8, backend="strict")  # NumPy and numba keep what a step took
+        reports = tn.train(model, tn.Loader(data, 1024), tn.CrossEntropy(), tn.SGD(1e-3), steps=1, accumulate=parts)
+        tracemalloc.start()
+        try:
+            for _ in reports:
+                pass
+            taken.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert taken[1] < 0.65 * taken[0]
+
+
 def test_a_backend_is_asked_before_anything_is_allocated(monkeypatch):
     asked = []
 

@@ -248,7 +248,7 @@ def test_what_is_not_finite_is_counted():
     model = tn.Model(tn.Dense(3), 2, backend="numpy")
     model.weights()["w"][0, :2] = np.nan
     figure = tn.plot.weights(model)
-    assert "2 not finite" in figure.axes[0].get_title(loc="right")
+    assert figure.axes[0].get_title(loc="right").endswith("\n2 not finite")  # a line of its own, beside a long name
     model.theta[...] = np.nan
     whole(tn.plot.weights(model))
 
@@ -324,6 +324,14 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch, trained):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="^pictures need matplotlib: install the extra plot$"):
         trained.history.plot()
+
+
+def test_a_noisy_range_test_is_in_its_picture_until_it_diverges():
+    losses = 0.3, 0.4, 0.5, 0.2, 90.0  # of a model that has learned: the first is by chance among the least
+    axes = tn.plot.rates(tn.RateTest((1e-4, 1e-3, 1e-2, 0.1, 1.0), losses, losses, 0.01)).axes[0]
+    low, high = axes.get_ylim()
+    assert low < 0.2
+    assert 0.5 < high < 1.0
 
 
 def test_no_pyplot_and_no_screen():
@@ -414,6 +422,19 @@ def test_names_of_a_table_are_on_its_pictures():
     assert [text.get_text() for text in axes.get_xticklabels()] == [r"1 \$", "x^2"]
     for draw in (tn.plot.decision_regions, tn.plot.confusion):
         draw(model, data).canvas.draw()
+
+
+def test_long_names_leave_room_for_the_picture():
+    model = tn.Model(tn.Dense(3), 2)
+    names = "agree", "neither agree nor disagree with what was asked for", "m" * 80
+    model.columns = tn.data.Columns(("x" * 90, "y" * 90), ("answer",), names)
+    data = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3
+    for draw in (tn.plot.decision_regions, tn.plot.confusion):
+        figure = draw(model, data)
+        whole(figure)
+        assert figure.axes[0].get_window_extent().width > 0.2 * figure.bbox.width
+    shown = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert shown == ["agree", "neither agre…s asked for", "m" * 12 + "…" + "m" * 11]
 
 
 def test_a_model_that_says_nothing_has_no_picture():

@@ -159,7 +159,12 @@ def _inputs(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]
         return
     mean, deviation = (_host(model, f, first.x) for f in (_mean, _deviation))
     size = [hypot(m, d) for m, d in zip(mean, deviation, strict=True)]
-    far = [abs(m) > SCALE * d > 0 and abs(m) > 1 / SCALE for m, d in zip(mean, deviation, strict=True)]
+    # an indicator that is 1 nearly always is, but for the bias, one that is seldom 1
+    other = _host(model, _not_indicated, first.x)
+    far = [
+        o != 0 and abs(m) > SCALE * d > 0 and abs(m) > 1 / SCALE
+        for m, d, o in zip(mean, deviation, other, strict=True)
+    ]
     bad = [j for j, s in enumerate(size) if s > SCALE or far[j]]
     # a feature that is 0, and seldom 1, has a small deviation too
     if not bad and 0 < max(size) < 1 / SCALE and max(_host(model, _largest, first.x)) < 1:
@@ -244,6 +249,12 @@ def _mean(xp: Any, x: Array) -> Array:
 def _deviation(xp: Any, x: Array) -> Array:
     rows = _rows(xp, x)
     return xp.std(rows - rows[:1, :], axis=0)  # 0 of a constant, whose mean is rounded
+
+
+def _not_indicated(xp: Any, x: Array) -> Array:
+    """0 of features that are 0 or 1 in each sample."""
+    rows = _rows(xp, x)
+    return xp.max(xp.abs(rows * (rows - 1)), axis=0)
 
 
 def _size(xp: Any, x: Array) -> Array:

@@ -154,7 +154,9 @@ def _gradient(
     if lead:
         x = ops.xp.broadcast_to(x, (*lead, *x.shape[1:]))  # all networks may share the samples
     size = -(-n // parts)
-    for number, part in enumerate(split_range(range(n), size)):
+
+    def one(number: int, part: range) -> Array:
+        """The loss of a part; what its passes took is free when this returns, before the next part."""
         rows = *(slice(None) for _ in lead), slice(part.start, part.stop)
         w = None if weight is None else weight[rows]
         ctx = Context(ops, train=True, seed=model.seed, step=t, need_dx=False, part=number)
@@ -162,6 +164,10 @@ def _gradient(
         value, dy = checked_loss(loss, out, y[(*rows, ...)], ops, w, denominator)
         gradients = checked_gradients(model.gradient_names, backprop(dy)[1], params)
         ops.pack(gradients, vectors[-1] if number else vectors[0])
+        return value
+
+    for number, part in enumerate(split_range(range(n), size)):
+        value = one(number, part)
         if number:
             ops.update(_add, [vectors[0]], [vectors[-1]])
         total = value if total is None else total + value

@@ -57,8 +57,9 @@ def train(
     Break out of the loop to stop. A leading `Standardize` is not set here, but by `Model.adapt`.
 
     - ``clip``: the largest Euclidean norm of the gradient; a longer gradient is scaled down to it.
-    - ``accumulate``: each batch is computed in that many parts, whose gradients are added up. The step is the same and
-      takes less memory, except that `BatchNorm` has the statistics, and `Dropout` the masks, of each part.
+    - ``accumulate``: each batch is computed in that many parts, whose gradients are added up. The step is the same,
+      except that `BatchNorm` has the statistics, and `Dropout` the masks, of each part. On a device it takes less memory;
+      NumPy and numba keep the arrays of all parts for the next step, and take hardly less.
     - ``ema`` in [0, 1): after each step ``run.average = ema * run.average + (1 - ema) * theta``.
     - ``run``: continue from this state, the ``run`` of an earlier report.
     - ``due(step)``: whether to check the losses after this step, too.

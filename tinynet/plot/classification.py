@@ -40,7 +40,9 @@ def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -
     if len(names) != k:
         raise ValueError(f"{len(names)} names do not fit {k} classes: give one each")
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(max(4.2, 2.0 + 0.55 * k), 11.0)
+    longest = max(map(len, names))
+    rotated = longest > 4
+    side = min(max(4.2, 2.0 + 0.55 * k) + 0.07 * longest * rotated, 11.0)
     axes = axes_or_new(axes, side + 0.8, side, square=True)
     image = axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
     if k <= _MOST_COUNTS:
@@ -52,7 +54,6 @@ def confusion(model: Model, data: Any, *, names: Any = None, axes: Any = None) -
     right = np.trace(counts) / max(counts.sum(), 1)
     style_axes(axes, title=f"Confusion matrix, accuracy {right:.4f}", x="predicted class", y="true class", grid=False)
     ticks = range(0, k, max(1, -(-k // 25)))
-    rotated = max(map(len, names)) > 4
     axes.set_xticks(ticks, [names[t] for t in ticks], **({"rotation": 45, "ha": "right"} if rotated else {}))
     axes.set_yticks(ticks, [names[t] for t in ticks])
     axes.tick_params(length=0)

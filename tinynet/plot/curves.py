@@ -83,8 +83,9 @@ def rates(test: RateTest, *, axes: Any = None) -> Any:
     style_axes(axes, title="Learning-rate range test", x="learning rate", y="loss")
     axes.set_xscale("log")
     if test.suggestion is not None:  # limit y, or the final divergence would flatten the rest of the curve
-        fall = test.smoothed[0] - min(test.smoothed)
-        axes.set_ylim(min(test.smoothed) - 0.3 * fall, test.smoothed[0] + 0.8 * fall)
+        least = min(test.smoothed)
+        most = max(test.smoothed[: test.smoothed.index(least)])
+        axes.set_ylim(least - 0.3 * (most - least), most + 0.8 * (most - least))
         axes.axvline(
             test.suggestion, color=COLOURS[5], linestyle="--", linewidth=1.4, label=f"suggested: {test.suggestion:.2g}"
         )

@@ -58,7 +58,7 @@ def _histograms(title: str, arrays: Mapping[str, Any], bins: int, colour: str) -
             margin = 0.0 if high - low > 1e-9 * largest else 0.5 * (largest or 1.0)  # a width even for a single value
             axes.hist(finite, bins=min(bins, few), range=(low - margin, high + margin), color=colour)
         axes.axvline(0.0, color=GREY, linewidth=0.7)
-        lost = f", {flat.size - finite.size:,} not finite" if finite.size < flat.size else ""
+        lost = f"\n{flat.size - finite.size:,} not finite" if finite.size < flat.size else ""
         rms = float(np.sqrt(np.mean(finite**2))) if finite.size else float("nan")
         style_axes(axes, title=name, grid=False)
         axes.set_title(f"{' × '.join(map(str, a.shape))}, rms {rms:.2g}{lost}", loc="right", fontsize=8, color=GREY)

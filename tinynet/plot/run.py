@@ -22,5 +22,5 @@ def training_png(model: Model, data: Dataset, history: History, title: str) -> b
         decision_regions(model, data, axes=figure.add_subplot(1, 2, 2))
     else:
         figure = draw(history)
-    figure.suptitle(escaped(title))
+    figure.suptitle(escaped(title, 60))
     return png(figure)

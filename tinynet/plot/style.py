@@ -47,9 +47,12 @@ def style_axes(axes: Any, *, title: str = "", x: str = "", y: str = "", grid: bo
         axes.grid(color="#E5E5E5", linewidth=0.8)
 
 
-def escaped(name: object) -> str:
-    """A name taken literally: a dollar sign begins no formula."""
-    return str(name).replace("$", r"\$")
+def escaped(name: object, most: int = 24) -> str:
+    """A name taken literally: a dollar sign begins no formula. Beyond ``most`` characters its middle is left out."""
+    text = str(name)
+    if len(text) > most:
+        text = f"{text[: most // 2]}…{text[len(text) - most + most // 2 + 1 :]}"
+    return text.replace("$", r"\$")
 
 
 def check_positive(**numbers: Any) -> None:
