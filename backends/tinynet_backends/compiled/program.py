@@ -426,7 +426,7 @@ class Machine:
                     self._asleep -= woken  # if Ctrl-C comes before this, they are woken twice, not never
             self.run(first, last, self._address)
         finally:
-            self._pool[loop.RUNNING] = 0  # as a run ends, but Ctrl-C may have come before it: helpers would never sleep
+            self._pool[loop.RUNNING] = 0  # here, since Ctrl-C may come before a run: helpers would never sleep
             self._busy.release()
 
 
