@@ -74,15 +74,12 @@ class _Vectors:
     def in_turns(self, a: Any, b: Any) -> tuple[Any, Any]:
         """The lanes of two in turns: those of their lower halves, and of their upper ones."""
         turns = [lane + of for lane in range(self.lanes) for of in (0, self.lanes)]
-        lower, upper = self._order(turns[: self.lanes]), self._order(turns[self.lanes :])
+        lower, upper = (ir.Constant(self._numbers, half) for half in (turns[: self.lanes], turns[self.lanes :]))
         return self.builder.shuffle_vector(a, b, lower), self.builder.shuffle_vector(a, b, upper)
 
     def _place(self, address: Any, offset: int) -> Any:
         address = self.builder.add(address, _WORD(offset * self.lanes * self.size))
         return self.builder.inttoptr(address, self.type.as_pointer())
-
-    def _order(self, lanes: list[int]) -> Any:
-        return ir.Constant(self._numbers, lanes)
 
 
 @intrinsic
