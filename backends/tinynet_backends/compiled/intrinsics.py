@@ -172,13 +172,17 @@ def restore(builder: Any, before: Any) -> None:
         instruct("ldmxcsr")
 
 
-@instructions(types.UniTuple(types.uint64, 2)(types.uint64, types.uint64))
-def multiply(builder: Any, a: Any, b: Any) -> Any:
+def wide_product(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
     """The upper and the lower 64 bits of the product of two unsigned words."""
     wide = ir.IntType(128)
     product = builder.mul(builder.zext(a, wide), builder.zext(b, wide))
-    halves = builder.lshr(product, wide(64)), product
-    return cgutils.pack_array(builder, [builder.trunc(half, _WORD) for half in halves])
+    return builder.trunc(builder.lshr(product, wide(64)), _WORD), builder.trunc(product, _WORD)
+
+
+@instructions(types.UniTuple(types.uint64, 2)(types.uint64, types.uint64))
+def multiply(builder: Any, a: Any, b: Any) -> Any:
+    """`wide_product`, as a function of compiled code."""
+    return cgutils.pack_array(builder, wide_product(builder, a, b))
 
 
 @instructions(types.void(*[types.int64] * 3))

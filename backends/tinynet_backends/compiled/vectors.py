@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from tinynet_backends import exact, philox
-from tinynet_backends.compiled.intrinsics import has, instructions, llvm, splat
+from tinynet_backends.compiled.intrinsics import has, instructions, llvm, splat, wide_product
 
 # Blocks that Philox makes at once: two vectors, since one alone waits for its own products, and with AVX-512 a few scalars
 # beside them, whose products are made by a unit of the processor that vectors do not use.
@@ -37,9 +37,7 @@ def _chosen(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
 def _product(builder: Any, m: int, x: Any) -> tuple[Any, Any]:
     """High and low halves of ``m * x``: `tinynet_backends.philox.multiply`."""
     if x.type == _WORD:
-        wide = ir.IntType(128)
-        both = builder.mul(builder.zext(x, wide), wide(m))
-        return builder.trunc(builder.lshr(both, wide(64)), _WORD), builder.trunc(both, _WORD)
+        return wide_product(builder, x, _WORD(m))
     if _FUSED:
         return _fused_product(builder, m, x)
     low, half = _all(_VECTOR, _LOW32), _all(_VECTOR, 32)
