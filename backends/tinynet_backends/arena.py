@@ -40,7 +40,7 @@ class Arena:
 
     def __init__(self, allocate: Callable[[tuple[int, ...], Any], Array]) -> None:
         self.allocate = allocate
-        self.slots: list[tuple[tuple[int, ...], Any, Array, Array]] = []  # shape, dtype, view, all bytes' owner
+        self.slots: list[tuple[Array, Array]] = []  # what was handed out, and the array that has all its bytes
         self.next = 0
         self.gradients: list[Array] = []
         self.next_gradient = 0
@@ -56,21 +56,20 @@ class Arena:
         n, self.next = self.next, self.next + 1
         if n == len(self.slots):
             owner = self.allocate(shape, dtype)
-            self.slots.append((shape, dtype, owner, owner))
-            return owner
-        was, kind, view, owner = self.slots[n]
-        if was == shape and kind == dtype:
+            self.slots.append((owner, owner))
+        view, owner = self.slots[n]
+        if view.shape == shape and view.dtype == dtype:
             return view
         if owner.dtype == dtype and owner.size >= prod(shape):
             view = owner.reshape(-1)[: prod(shape)].reshape(shape)
         else:
             view = owner = self.allocate(shape, dtype)
-        self.slots[n] = (shape, dtype, view, owner)
+        self.slots[n] = view, owner
         return view
 
     def taken(self) -> list[Array]:
         """All that `take` has handed out since `rewind`."""
-        return [view for _, _, view, _ in self.slots[: self.next]]
+        return [view for view, _ in self.slots[: self.next]]
 
     def take_gradient(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """A buffer from a sequence of its own, for a gradient that `move` may give another place."""

@@ -33,7 +33,7 @@ class Blas:
         corename = library.scipy_openblas_get_corename64_
         corename.restype = ctypes.c_char_p
         self.kernels = corename().decode()  # the processor whose kernels it uses; $OPENBLAS_CORETYPE overrides it
-        self._lock, self._users, self._before = threading.Lock(), 0, 1
+        self._lock, self._users, self._before = threading.Lock(), set[object](), 1
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
@@ -41,7 +41,7 @@ class Blas:
         """Forget the threads within `alone`, which a forked child does not have."""
         if self._users:
             self._set(self._before)
-        self._lock, self._users = threading.Lock(), 0
+        self._lock, self._users = threading.Lock(), set()
 
     def threads(self) -> int:
         """How many threads it may use outside of `alone`."""
@@ -50,27 +50,22 @@ class Blas:
     @contextmanager
     def alone(self) -> Iterator[int]:
         """A context in which each product runs on the calling thread; it yields the number of threads that are allowed."""
-        inside = left = False  # for Ctrl-C, which Python handles at calls and nowhere between them
-        interrupt = None
+        user, interrupt = object(), None
         try:
             with self._lock:
                 if not self._users:
                     self._before = int(self._get())
-                self._users += 1
-                inside = True
+                self._users.add(user)
                 if self._before > 1:
                     self._set(1)
             yield self._before
         finally:
-            while inside:
+            while user in self._users:
                 try:
                     with self._lock:
-                        if not left:
-                            self._users -= 1
-                            left = True
-                        if not self._users and self._before > 1:
+                        if len(self._users) == 1 and self._before > 1:
                             self._set(self._before)
-                        inside = False
+                        self._users.remove(user)
                 except KeyboardInterrupt as e:  # later, or BLAS would keep its one thread
                     interrupt = e
             if interrupt is not None:

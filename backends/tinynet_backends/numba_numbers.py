@@ -18,7 +18,7 @@ from tinynet_backends.rowwise import traced as traced_rows
 
 TILE = 2048  # random words that are made and used at a time
 _SMALL = 2**19  # bytes up to which NumPy gathers faster than a kernel can be called: all is in a core's cache
-_F8, _U8 = np.dtype(np.float64), np.dtype(np.uint64)
+_F8, _U8, _I8, _BOOL = (np.dtype(kind) for kind in (np.float64, np.uint64, np.int64, np.bool_))
 
 
 class NumbaNumbers(NumbaCalls):
@@ -55,17 +55,18 @@ class NumbaNumbers(NumbaCalls):
     def dropout(self, x: Array, rate: float, key: Key, counter: Counter) -> tuple[Array, Array]:
         if not ready(x, x.dtype):
             return super().dropout(x, rate, key, counter)
-        y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, np.dtype(np.bool_))
-        pair = np.array(key, _U8)
-        self._run(counters.dropout, x.dtype, self._parts(x.size), x.size, x, float(rate), pair, *counter, y, keep)
-        return y, keep
+        return self._dropped(x, rate, key, counter, many=False)
 
     def dropouts(self, x: Array, rate: float, keys: Sequence[Key], counter: Counter) -> tuple[Array, Array]:
         if not x.size or not ready(x, x.dtype):
             return super().dropouts(x, rate, keys, counter)
-        y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, np.dtype(np.bool_))
-        words = x.size // len(x), x, float(rate), np.array(keys, _U8), *counter, y, keep
-        self._run_each(build.written(counters.dropout, x.dtype), self._parts(x.size), *words)
+        return self._dropped(x, rate, keys, counter, many=True)
+
+    def _dropped(self, x: Array, rate: float, keys: Any, counter: Counter, many: bool) -> tuple[Array, Array]:
+        """`dropout` of one network, by its key, or `dropouts` of many, by theirs."""
+        y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, _BOOL)
+        words = x.size // len(x) if many else x.size, x, float(rate), np.array(keys, _U8), *counter, y, keep
+        self._run_each_if(many, counters.dropout, x.dtype, self._parts(x.size), *words)
         return y, keep
 
     def dropout_grad(self, dy: Array, keep: Array, rate: float) -> Array:
@@ -77,25 +78,19 @@ class NumbaNumbers(NumbaCalls):
         return dx
 
     def permute(self, index: Any, n: int, keys: tuple[int, ...]) -> Array:
-        n = permutation.check_inside(np, index, n)
-        a, b = permutation.sides(n)
-        used = np.asarray(permutation.used_keys(keys, n), np.uint64)
-        listed, start = _listed(index)
-        out, parts = self.empty((len(index),), np.dtype(np.int64)), self._parts(len(index), GRAIN // 8)
-        tiles = self.empty((parts, counters.TILE), _U8)
-        self._run(counters.permute, _F8, parts, out.size, listed, out, n, a, b, used.size, used, tiles, start)
-        return out
+        return self.permutes(index, n, [keys])[0, ...]
 
     def permutes(self, index: Any, n: int, keys: Sequence[tuple[int, ...]]) -> Array:
         n = permutation.check_inside(np, index, n)
         a, b = permutation.sides(n)
-        used = np.array([permutation.used_keys(each, n) for each in keys], np.uint64)
-        shape, (listed, start) = (len(keys), len(index)), _listed(index)
-        listed = np.broadcast_to(listed, shape) if isinstance(listed, np.ndarray) else listed
-        out, tiles = self.empty(shape, np.dtype(np.int64)), self.empty((len(keys), counters.TILE), _U8)
-        parts = self._parts(out.size, GRAIN // 8)
-        words = shape[1], listed, out, n, a, b, used.shape[1], used, tiles, start
-        self._run_each(build.written(counters.permute, _F8), parts, *words)
+        used = np.array([permutation.used_keys(each, n) for each in keys], _U8)
+        count, m, (listed, start) = len(keys), len(index), _listed(index)
+        if count > 1 and isinstance(listed, np.ndarray):
+            listed = np.broadcast_to(listed, (count, m))
+        out, parts = self.empty((count, m), _I8), self._parts(count * m, GRAIN // 8)
+        tiles = self.empty((max(count, parts), counters.TILE), _U8)  # one for each permutation, or part of the only one
+        words = m, listed, out, n, a, b, used.shape[1], used, tiles, start
+        self._run_each_if(count > 1, counters.permute, _F8, parts, *words)
         return out
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
@@ -138,7 +133,7 @@ class NumbaNumbers(NumbaCalls):
         (address, normal, scratch, each), k, o, work = found
         n, stream = len(index), self._stream(key, counter, index, width)
         x = self.empty((n, k or 0), kind)
-        y = self.empty((n,), np.dtype(np.int64)) if o is None else self.empty((n, o), kind)
+        y = self.empty((n,), _I8) if o is None else self.empty((n, o), kind)
         kernel = Kernel(address, max(1, min(self._parts(n * work, GRAIN // 4), n)))
         tile = max(1, min(TILE // max(width, 1), n))
         before = counters.ROOM + (tile * width + counters.SPARE) * (2 if normal else 1)

@@ -316,7 +316,7 @@ class NumpyBackend(NumpyNumbers):
             do(np.dot, chosen, weight, loss)
 
     def dropout(self, x: Array, rate: float, key: Key, counter: Counter) -> tuple[Array, Array]:
-        y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, np.dtype(np.bool_))
+        y, keep = self.empty(x.shape, x.dtype), self.empty(x.shape, _BOOL)
         self._do(self._dropout, x, rate, *key, *counter, y, keep)
         return y, keep
 

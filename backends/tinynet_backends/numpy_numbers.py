@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tinynet_backends import exact, permutation
 from tinynet_backends.backend import Array, Backend, Formula
-from tinynet_backends.philox import Counter, Key
+from tinynet_backends.philox import Counter, Key, block_of
 from tinynet_backends.threads import for_each
 
 BLOCK = 32768  # elements: a handful of float32 temporaries of this length fit a 1 MiB second-level cache
@@ -40,9 +40,7 @@ class NumpyNumbers(Backend):
     block = 2 * BLOCK  # random words at a time: fewer passes touch them
 
     def words(self, key: Key, counter: Counter, start: int, n: int) -> Array:
-        first, skip = divmod(start, 4)
-        above, first = divmod(first, 2**64)
-        place = first, (counter[0] + above) % 2**64, *counter[1:]
+        place, skip = block_of(counter, start - 4)  # the block before: NumPy increments the counter first
         return _GENERATOR.words(key, place, skip + n)[skip:]
 
     def normal(self, words: Array) -> Array:

@@ -219,6 +219,10 @@ class Compilation:
         try:
             self.ops._running.tape = tape
             result = self.step(*tape.arrays(self.fixed), *[_stand(tape, source) for source in sources])
+            if any(map(is_input, leaves(result))):
+                tape.stop("an input that is returned")
+            if tape.has_input_in_list():
+                tape.stop("a list with an input in it")
         except Exception as e:
             if tape.wrote:
                 e.add_note("while a compiled step was being captured: what cannot be should call ops.as_written first")
@@ -227,25 +231,20 @@ class Compilation:
             failed = True
         finally:
             self.ops._running.tape, tape.ended = None, True
-        if not tape.broken and any(map(is_input, leaves(result))):
-            tape.broken = "an input that is returned"
-        if not tape.broken and tape.has_input_in_list():
-            tape.broken = "a list with an input in it"
-        if not tape.broken and tape.given:
-            before = self.replays[kind]
+            # with stand-ins, that have the tape: data would stay until garbage is collected
+            calls, tape.calls = tape.calls, []
+        reason, before = tape.broken, self.replays[kind]
+        if tape.given and not reason:
             if not isinstance(before, list):
                 self.replays[kind] = tape.given
-                tape.calls.clear()
                 return real(result)
             if tape.given != before:
-                tape.broken = "an array or a number made outside of it, another one in every call"
-        if not tape.broken:
+                reason = "an array or a number made outside of it, another one in every call"
+        if not reason:
             replay = self.replays[kind] = Replay(result, args, self.arena.taken())
-            self.ops._lower(tape.calls, replay)
-            tape.calls.clear()  # with stand-ins, that have the tape: data would stay until garbage is collected
+            self.ops._lower(calls, replay)
             return replay.result
-        tape.calls.clear()
-        self.replays[kind] = _not_captured(tape.broken)
+        self.replays[kind] = _not_captured(reason)
         if failed:
             self.arena.rewind()
             return self.step(*self.fixed, *args)

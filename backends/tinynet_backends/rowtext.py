@@ -82,15 +82,15 @@ class Writer:
         if width is None:
             self.text.append(language.put(f"{name}[row]", self.read(ref)))
             return
-        self._each(
+        self.text += self._each(
             width, lambda j: language.put(f"{name}[row * {width} + {j}]", language.cast("real", self.read(ref, j)))
         )
 
-    def _each(self, count: int, line: Callable[[str], str], name: str = "j") -> None:
+    def _each(self, count: int, line: Callable[[str], str], name: str = "j") -> list[str]:
+        """``line`` for each place of a vector."""
         if count <= FEW:
-            self.text += [line(str(j)) for j in range(count)]
-        else:
-            self.text += self.language.loop(name, 0, count, [line(name)])
+            return [line(str(j)) for j in range(count)]
+        return self.language.loop(name, 0, count, [line(name)])
 
     # Values --------------------------------------------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ class Writer:
             self._names(n, made, [self.expression(made, str(j)) for j in range(made.width)])
         elif self.uses[n] > 1 and made.op not in _VIEWS and made.kind in KEPT:
             place = self._keep(n, made)
-            self._each(made.width, lambda j: language.put(place.format(j), self.expression(made, j)))
+            self.text += self._each(made.width, lambda j: language.put(place.format(j), self.expression(made, j)))
 
     def _names(self, n: int, made: Instruction, values: Sequence[str]) -> None:
         self.text += [self.language.let(f"v{n}_{j}", made.kind, value) for j, value in enumerate(values)]
@@ -189,28 +189,30 @@ class Writer:
     def _affine(self, n: int, made: Instruction) -> None:
         x, w, *bias, scale = made.args
         assert isinstance(w, Table)
-        outputs, language, put = made.width or 0, self.language, self.language.put
-        first = [f"{self.read(x)} * {_entry(w, ['0', str(o)])}" for o in range(min(outputs, FEW))]
-        few = outputs <= FEW
-        if few:
-            self._names(n, made, first)
-        place = f"v{n}_{{}}" if few else self._keep(n, made)
-        if not few:
-            self._each(outputs, lambda o: put(place.format(o), f"{self.read(x)} * {_entry(w, ['0', o])}"), "o")
+        outputs, put = made.width or 0, self.language.put
 
-        def add(i: str, o: str) -> str:
-            return put(place.format(o), f"{place.format(o)} + z{n} * {_entry(w, [i, o])}")
+        def each(value: Callable[[str], str]) -> list[str]:
+            return self._each(outputs, lambda o: put(place.format(o), value(o)), "o")
+
+        def first(o: str) -> str:
+            return f"{self.read(x)} * {_entry(w, ['0', o])}"
 
         def step(i: str) -> list[str]:
-            sums = [add(i, str(o)) for o in range(outputs)] if few else language.loop("o", 0, outputs, [add(i, "o")])
+            sums = each(lambda o: f"{place.format(o)} + z{n} * {_entry(w, [i, o])}")
             return [put(f"z{n}", self.read(x, i)), *sums]
 
-        self.text.append(language.let(f"z{n}", "float64", "0.0"))
+        if outputs <= FEW:
+            place = f"v{n}_{{}}"
+            self._names(n, made, [first(str(o)) for o in range(outputs)])
+        else:
+            place = self._keep(n, made)
+            self.text += each(first)
+        self.text.append(self.language.let(f"z{n}", "float64", "0.0"))
         self._rest(x, step)
         if scale != "1.0":
-            self._each(outputs, lambda o: put(place.format(o), f"{self.read(scale)} * {place.format(o)}"), "o")
+            self.text += each(lambda o: f"{self.read(scale)} * {place.format(o)}")
         if bias:
-            self._each(outputs, lambda o: put(place.format(o), f"{place.format(o)} + {self.read(bias[0], o)}"), "o")
+            self.text += each(lambda o: f"{place.format(o)} + {self.read(bias[0], o)}")
 
     def _rest(self, x: Ref | Table | str, step: Callable[[str], Sequence[str]]) -> None:
         """``step`` for each place of a vector after the first."""

@@ -19,6 +19,8 @@ _log = logging.getLogger("tinynet")
 
 _OF_BOOLS = *COMPARISONS, "bitwise_and", "bitwise_or", "bitwise_xor"
 _OF_FLOATS = "divide", "sqrt", "log", "sine", "cosine", "arctan"
+# What a Python number beside a value of some kind may be.
+_NUMBERS: dict[str, Any] = {"bool": (), "uint64": (int,), "int64": (int,), "float64": (int, float)}
 LONGEST = 2000  # instructions at most: longer formulas are not worth compiling
 
 
@@ -169,7 +171,7 @@ def _common(widths: Sequence[int | None], op: str) -> int | None:
 
 
 def _text(value: Any, kind: str) -> str:
-    if kind == "bool" or isinstance(value, bool) or not isinstance(value, int if kind != "float64" else (int, float)):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS[kind]):
         raise Untraceable(f"{value!r} beside {kind}")
     return repr(float(value)) if kind == "float64" else f"{kind}({value})"
 

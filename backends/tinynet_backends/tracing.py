@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 
 _log = logging.getLogger("tinynet")
 
-# Functions that act on each element alone; they have the same name in the array API, in NumPy and in a trace.
-UNARY = ("abs", "negative", "sign", "sqrt", "exp", "expm1", "log", "log1p", "tanh", "floor", "logical_not")
-BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum", "logical_and", "logical_or")
+# Functions that act on each element alone; they have the same name in the array API, in NumPy and in a trace. Those of numbers,
+# those of bools alone, and those that give bools of either.
+ARITHMETIC = ("add", "subtract", "multiply", "divide", "negative", "abs", "sign", "floor", "maximum", "minimum", "sqrt", "exp",
+              "expm1", "log", "log1p", "tanh")  # fmt: skip
+LOGICAL = ("logical_and", "logical_or", "logical_not")
 COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
 # Those that a formula may do with plain numbers, too, as any language writes them.
 ON_NUMBERS = {"add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}", "negative": "-{}"}
@@ -76,7 +78,7 @@ class Trace(NamedTuple):
             values = [names[a.number] if isinstance(a, Ref) else literal(a) for a in args]
             if kind != "number":
                 for n, v in enumerate(values):
-                    if v[0] not in "av" and not op.startswith("logical") and (op, n) != ("where", 0):
+                    if v[0] not in "av" and op not in LOGICAL and (op, n) != ("where", 0):
                         values[n] = f"real({v})"
             names.append(f"{ {'number': 's', 'bool': 'm', 'array': 'v'}[kind] }{len(names)}")
             made.append((kind, names[-1], spelled[op].format(*values)))
@@ -102,29 +104,26 @@ class _Recorder:
         self.instructions: dict[Instruction, int] = {}  # and the number of its result: none is computed twice
 
     def __getattr__(self, name: str) -> Any:
-        if name in UNARY or name in BINARY or name in COMPARISONS:
+        if name in ARITHMETIC or name in LOGICAL or name in COMPARISONS:
             return lambda *args: self.do(name, *args)
         raise Untraceable(f"the function {name}")
 
     def do(self, op: str, *args: Any) -> Symbol:
-        kinds = {a.kind for a in args if isinstance(a, Symbol)}
         if not all(isinstance(a, (Symbol, int, float)) for a in args):
             raise Untraceable(f"{op} of {args!r}")
-        truths = args if op.startswith("logical") else args[:1] if op == "where" else ()
-        if not all(isinstance(a, Symbol) and a.kind == "bool" for a in truths):
+        kinds = [a.kind if isinstance(a, Symbol) else "constant" for a in args]
+        truths = kinds if op in LOGICAL else kinds[:1] if op == "where" else []
+        if {*truths} - {"bool"}:
             raise Untraceable(f"{op} of a number")
-        bools = all(isinstance(a, Symbol) and a.kind == "bool" for a in args)
-        if bools and op == "multiply":
+        if {*kinds} == {"bool"} and op == "multiply":
             op = "logical_and"  # which it is in NumPy
-        logical = op in COMPARISONS or op.startswith("logical")
-        if bools and not logical:
-            raise Untraceable(f"{op} of bools")  # in NumPy a sum is True or False, and there are no others
-        if kinds == {"number"}:
+        kind = "bool" if op in LOGICAL or op in COMPARISONS else "array"
+        if {*kinds} == {"bool"} and kind == "array":
+            raise Untraceable(f"{op} of bools")  # where NumPy does something else, or raises an error
+        if {*kinds} - {"constant"} == {"number"}:
             if op not in ON_NUMBERS:
                 raise Untraceable(f"{op} of numbers")
             kind = "number"
-        else:
-            kind = "bool" if logical else "array"
         refs = tuple(a.ref if isinstance(a, Symbol) else repr(float(a)) for a in args)
         instruction = Instruction(op, refs, kind)
         number = self.instructions.setdefault(instruction, self.inputs + len(self.instructions))
@@ -184,8 +183,8 @@ def set_operators(kind: type, do: Callable[..., Any], reflected: dict[str, str],
         setattr(kind, f"__r{name}__", lambda self, other, op=op: do(self, op, other, self))
 
 
-_LOGICAL = {"and": "logical_and", "or": "logical_or", "invert": "logical_not"}
-set_operators(Symbol, lambda self, *call: self.recorder.do(*call), REFLECTED, PLAIN | _LOGICAL)
+_OF_BOOLS = {"and": "logical_and", "or": "logical_or", "invert": "logical_not"}
+set_operators(Symbol, lambda self, *call: self.recorder.do(*call), REFLECTED, PLAIN | _OF_BOOLS)
 
 
 class _Formula(tuple[Any, ...]):

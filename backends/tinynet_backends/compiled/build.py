@@ -68,7 +68,7 @@ def _compile(body: Callable[..., None], name: str, kept: bool, reorder: bool = F
     made = compiled(KERNEL, body, kept, error_model="numpy", fastmath={"reassoc"} if reorder else False)
     seconds = perf_counter() - began
     if not getattr(made, "cache_hits", 0):
-        if not unkept and not any(not getattr(other, "cache_hits", 0) for other in _compiled):
+        if not unkept and all(getattr(other, "cache_hits", 0) for other in _compiled):
             _log.warning("compiling kernels for this machine; they are kept, so only a first run waits for them")
         _log.info("compiled %s in %.2f s", name, seconds)
     _compiled.append(made)

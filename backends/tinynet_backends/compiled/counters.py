@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from numba import float64, njit, types, uint8, uint32, uint64
+from tinynet_backends.compiled.exactly import half, normals
 from tinynet_backends.compiled.exactly import normal as one_normal
-from tinynet_backends.compiled.exactly import normals
 from tinynet_backends.compiled.intrinsics import call, copy, multiply, pointer, prefetch
 from tinynet_backends.compiled.kernels import Body, share
 from tinynet_backends.compiled.vectors import BLOCKS, NORMALS, PAIRS, WIDE, feistel_round, put_blocks
@@ -217,8 +217,8 @@ def halves(real: Any) -> Body:
         for i in range(low, high):
             for j in range(columns):
                 word, place = source[i * stride + j], 2 * (i * columns + j)
-                out[place] = float64(types.int64(word & _LOW)) * 2.0**-32
-                out[place + 1] = float64(types.int64(word >> uint64(32))) * 2.0**-32
+                out[place] = half(word, 0)
+                out[place + 1] = half(word, 1)
 
     return kernel
 

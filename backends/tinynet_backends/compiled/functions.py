@@ -11,8 +11,9 @@ from math import factorial
 from typing import Any
 
 import numpy as np
-from numba import float32, float64, int32, int64, njit, types
+from numba import float32, float64, int32, int64, njit
 from numba.extending import overload
+from tinynet_backends import exact
 from tinynet_backends.compiled.intrinsics import bits
 
 # Numba compiles a function once in a process, with the options of its first caller unless it has its own: after a softmax,
@@ -35,106 +36,71 @@ def tanh(x: Any) -> Any:
     raise NotImplementedError
 
 
-# Float32: log 2 in two parts, the first with so few bits that its products with integers are exact; the series.
-_HIGH32, _LOW32, _LOG2E32 = np.float32(0.693359375), np.float32(-2.1219444005469058e-04), np.float32(1.4426950408889634)
-_C32 = tuple(np.float32(1 / factorial(n)) for n in range(8))
+def _made(real: Any, word: Any, digits: int, log2: tuple[float, float], terms: int, ends: tuple[float, ...]) -> Any:
+    """exp, expm1 and tanh of ``real``, which is stored as a ``word`` with a fraction of so many ``digits``.
+
+    ``log2`` is log 2 in two parts, the first with so few bits that its products with integers are exact; ``terms`` are those
+    of the series. The ``ends`` are numbers below which exp is 0 and expm1 -1, and one above which both are infinite.
+    """
+    high, low, log2e, zero, half, one, two = map(real, (*log2, 1.4426950408889634, 0.0, 0.5, 1.0, 2.0))
+    series = tuple(real(1 / factorial(n)) for n in range(terms - 1, 1, -1))
+    least, lowest, largest = map(real, ends)
+    bias = 2 ** (real.bitwidth - digits - 2) - 1
+
+    @plain
+    def reduced(x):
+        """n, and ``exp(r) - 1``."""
+        n = np.floor(x * log2e + half)
+        n = n if n == n else zero
+        r = x - n * high - n * low
+        s = series[0]
+        for i in range(1, len(series)):
+            s = s * r + series[i]
+        return int64(n), s * r * r + r
+
+    @plain
+    def power(n):
+        return bits(real, word((n + bias) << digits))
+
+    @plain
+    def exp(x):
+        x = least if x < least else x
+        x = largest if x > largest else x
+        n, s = reduced(x)
+        first = n >> 1  # 2**n in two steps: it may be too large, or too small, for one
+        return (one + s) * power(first) * power(n - first)
+
+    @plain
+    def expm1(x):
+        x = lowest if x < lowest else x
+        x = largest if x > largest else x
+        n, s = reduced(x)
+        first = n >> 1
+        return (s + (one - power(-n + int64(n == bias + 1)))) * power(first) * power(n - first)
+
+    @plain
+    def tanh(x):
+        e = expm1(-two * abs(x))
+        return math.copysign(e / (two + e), x)
+
+    return exp, expm1, tanh
 
 
-@plain
-def _reduced32(x):
-    """n, and ``exp(r) - 1``."""
-    n = np.floor(x * _LOG2E32 + float32(0.5))
-    n = n if n == n else float32(0.0)
-    r = x - n * _HIGH32 - n * _LOW32
-    c = _C32
-    s = ((((c[7] * r + c[6]) * r + c[5]) * r + c[4]) * r + c[3]) * r + c[2]
-    return int64(n), s * r * r + r
+_MADE = {
+    float32: _made(float32, int32, 23, (0.693359375, -2.1219444005469058e-04), 8, (-104.0, -30.0, 89.0)),
+    float64: _made(float64, int64, 52, (exact.LOG2_HIGH, exact.LOG2_LOW), 14, (-746.0, -50.0, 710.0)),
+}
 
 
-@plain
-def _power32(n):
-    return bits(float32, int32((n + 127) << 23))
+def _chosen(place: int) -> Any:
+    """Says, of the functions at ``place``, which one is for numbers like x."""
+
+    def choose(x):
+        made = _MADE[x][place]
+        return lambda x: made(x)
+
+    return choose
 
 
-@plain
-def _exp32(x):
-    x = float32(-104.0) if x < float32(-104.0) else x
-    x = float32(89.0) if x > float32(89.0) else x
-    n, s = _reduced32(x)
-    half = n >> 1  # 2**n in two steps: it may be too large, or too small, for one
-    return (float32(1.0) + s) * _power32(half) * _power32(n - half)
-
-
-@plain
-def _expm132(x):
-    x = float32(-30.0) if x < float32(-30.0) else x
-    x = float32(89.0) if x > float32(89.0) else x
-    n, s = _reduced32(x)
-    half = n >> 1
-    return (s + (float32(1.0) - _power32(-n + int64(n == 128)))) * _power32(half) * _power32(n - half)
-
-
-# Float64, the same.
-_HIGH64, _LOW64, _LOG2E64 = 6.93147180369123816490e-01, 1.90821492927058770002e-10, 1.4426950408889634
-_C64 = tuple(1 / factorial(n) for n in range(14))
-
-
-@plain
-def _reduced64(x):
-    n = np.floor(x * _LOG2E64 + 0.5)
-    n = n if n == n else 0.0
-    r = x - n * _HIGH64 - n * _LOW64
-    c = _C64
-    s = ((((((((((c[13] * r + c[12]) * r + c[11]) * r + c[10]) * r + c[9]) * r + c[8]) * r + c[7]) * r + c[6]) * r + c[5])
-          * r + c[4]) * r + c[3]) * r + c[2]  # fmt: skip
-    return int64(n), s * r * r + r
-
-
-@plain
-def _power64(n):
-    return bits(float64, (n + 1023) << 52)
-
-
-@plain
-def _exp64(x):
-    x = -746.0 if x < -746.0 else x
-    x = 710.0 if x > 710.0 else x
-    n, s = _reduced64(x)
-    half = n >> 1
-    return (1.0 + s) * _power64(half) * _power64(n - half)
-
-
-@plain
-def _expm164(x):
-    x = -50.0 if x < -50.0 else x
-    x = 710.0 if x > 710.0 else x
-    n, s = _reduced64(x)
-    half = n >> 1
-    return (s + (1.0 - _power64(-n + int64(n == 1024)))) * _power64(half) * _power64(n - half)
-
-
-@overload(exp)
-def _exp(x):
-    return (lambda x: _exp32(x)) if x == types.float32 else (lambda x: _exp64(x))
-
-
-@overload(expm1)
-def _expm1(x):
-    return (lambda x: _expm132(x)) if x == types.float32 else (lambda x: _expm164(x))
-
-
-@plain
-def _tanh32(x):
-    e = _expm132(float32(-2.0) * abs(x))
-    return math.copysign(e / (float32(2.0) + e), x)
-
-
-@plain
-def _tanh64(x):
-    e = _expm164(-2.0 * abs(x))
-    return math.copysign(e / (2.0 + e), x)
-
-
-@overload(tanh)
-def _tanh(x):
-    return (lambda x: _tanh32(x)) if x == types.float32 else (lambda x: _tanh64(x))
+for _place, _function in enumerate((exp, expm1, tanh)):
+    overload(_function)(_chosen(_place))

@@ -24,6 +24,19 @@ def has(feature: str) -> bool:
     return f"+{feature}" in target.codegen().magic_tuple()[2].split(",")
 
 
+def llvm(builder: Any, name: str, result: Any, *values: Any) -> Any:
+    """Call LLVM's own function ``name``, whose ``result`` is of this type."""
+    function = ir.FunctionType(result, [value.type for value in values])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, f"llvm.{name}"), values)
+
+
+def splat(builder: Any, value: Any, kind: Any) -> Any:
+    """A number in every place of a vector of this ``kind``."""
+    unset = ir.Constant(kind, ir.Undefined)
+    one = builder.insert_element(unset, value, _INT(0))
+    return builder.shuffle_vector(one, unset, ir.Constant(ir.VectorType(_INT, kind.count), [0] * kind.count))
+
+
 def emitted(signature: Any, emit: Callable[..., Any]) -> tuple[Any, Callable[..., Any]]:
     """What an intrinsic returns; ``emit(builder, *values)`` writes its instructions and gives its value, None for no value."""
 
@@ -121,23 +134,17 @@ _X86 = platform.machine() in ("x86_64", "AMD64")
 def pause(builder: Any) -> None:
     """Tell the processor that this loop waits."""
     if _X86:
-        function = ir.FunctionType(_VOID, [])
-        builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
+        llvm(builder, "x86.sse2.pause", _VOID)
 
 
 _FLUSHING = 0x8040  # bits of the control word: denormal results, and denormal operands, count as 0
 
 
-def _control_word(builder: Any) -> tuple[Any, Callable[[str], None]]:
+def _control_word(builder: Any) -> tuple[Any, Callable[[str], Any]]:
     """Memory for the word that says how floats are computed, and a way to write an instruction on it, by its name."""
     place = cgutils.alloca_once(builder, _INT)
     address = builder.bitcast(place, ir.IntType(8).as_pointer())
-
-    def write(name: str) -> None:
-        function = ir.FunctionType(_VOID, [address.type])
-        builder.call(cgutils.get_or_insert_function(builder.module, function, f"llvm.x86.sse.{name}"), [address])
-
-    return place, write
+    return place, lambda name: llvm(builder, f"x86.sse.{name}", _VOID, address)
 
 
 @instructions(types.int32())
@@ -165,13 +172,17 @@ def restore(builder: Any, before: Any) -> None:
         instruct("ldmxcsr")
 
 
-@instructions(types.UniTuple(types.uint64, 2)(types.uint64, types.uint64))
-def multiply(builder: Any, a: Any, b: Any) -> Any:
+def wide_product(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
     """The upper and the lower 64 bits of the product of two unsigned words."""
     wide = ir.IntType(128)
     product = builder.mul(builder.zext(a, wide), builder.zext(b, wide))
-    halves = builder.lshr(product, wide(64)), product
-    return cgutils.pack_array(builder, [builder.trunc(half, _WORD) for half in halves])
+    return builder.trunc(builder.lshr(product, wide(64)), _WORD), builder.trunc(product, _WORD)
+
+
+@instructions(types.UniTuple(types.uint64, 2)(types.uint64, types.uint64))
+def multiply(builder: Any, a: Any, b: Any) -> Any:
+    """`wide_product`, as a function of compiled code."""
+    return cgutils.pack_array(builder, wide_product(builder, a, b))
 
 
 @instructions(types.void(*[types.int64] * 3))
@@ -184,7 +195,5 @@ def copy(builder: Any, target: Any, source: Any, size: Any) -> None:
 @instructions(types.void(types.int64))
 def prefetch(builder: Any, address: Any) -> None:
     """Prefetch the memory at ``address``, which may be invalid."""
-    byte = ir.IntType(8).as_pointer()
-    function = ir.FunctionType(_VOID, [byte, _INT, _INT, _INT])
-    ask = cgutils.get_or_insert_function(builder.module, function, f"llvm.prefetch.{byte.intrinsic_name}")
-    builder.call(ask, [builder.inttoptr(address, byte), _INT(0), _INT(2), _INT(1)])
+    place = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    llvm(builder, f"prefetch.{place.type.intrinsic_name}", _VOID, place, _INT(0), _INT(2), _INT(1))

@@ -124,8 +124,6 @@ def run(first, last, pool):
             while load(pool + 8 * _DONE) < parts:
                 pause()
         place += 8 * record[0]
-    if pool != 0:
-        store(pool + 8 * RUNNING, 0)
 
 
 def assist(pool, thread, spins):

@@ -257,14 +257,21 @@ def _division(chain: Sequence[Call]) -> int:
     return next(n for n in range(max(wanted, 1), rows + 1) if not rows % n)
 
 
+def _arguments(chain: Sequence[Call]) -> Iterator[tuple[int, Any]]:
+    """The arguments in a chain's records, with their places among its words."""
+    place = 0
+    for _, args in chain:
+        yield from enumerate(args, start=place + 3)
+        place += 3 + len(args)
+
+
 def _moves(chain: Sequence[Call], shares: int, passing: Set[int]) -> list[int]:
     """Places among a chain's words that have addresses in buffers among ``passing``, each with the bytes of a share."""
-    moves, place, rows = [], 0, chain[0][0].rows  # type: ignore[attr-defined]
-    for _, args in chain:
-        for n, a in enumerate(map(real, args), start=3):
-            if isinstance(a, np.ndarray) and a.shape[:1] == (rows,) and id(whole_of(a)) in passing:
-                moves += [place + n, a.strides[0] * (rows // shares)]
-        place += 3 + len(args)
+    moves, rows = [], chain[0][0].rows  # type: ignore[attr-defined]
+    for place, argument in _arguments(chain):
+        a = real(argument)
+        if isinstance(a, np.ndarray) and a.shape[:1] == (rows,) and id(whole_of(a)) in passing:
+            moves += [place, a.strides[0] * (rows // shares)]
     return moves
 
 
@@ -273,15 +280,13 @@ def _changes(chain: Sequence[Call], returned: Container[int]) -> list[int]:
 
     The memory of results is that of buffers among ``returned``.
     """
-    inputs, results, place = [], [], 0
-    for _, args in chain:
-        for n, a in enumerate(args, start=3):
-            value = real(a)
-            if is_input(a):
-                inputs.append(place + n)
-            elif isinstance(value, np.ndarray) and id(whole_of(value)) in returned:
-                results.append(place + n)
-        place += 3 + len(args)
+    inputs, results = [], []
+    for place, a in _arguments(chain):
+        value = real(a)
+        if is_input(a):
+            inputs.append(place)
+        elif isinstance(value, np.ndarray) and id(whole_of(value)) in returned:
+            results.append(place)
     return inputs + results
 
 
@@ -426,7 +431,7 @@ class Machine:
                     self._asleep -= woken  # if Ctrl-C comes before this, they are woken twice, not never
             self.run(first, last, self._address)
         finally:
-            self._pool[loop.RUNNING] = 0  # as a run ends, but Ctrl-C may have come before it: helpers would never sleep
+            self._pool[loop.RUNNING] = 0  # here, since Ctrl-C may come before a run: helpers would never sleep
             self._busy.release()
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from tinynet_backends.compiled.intrinsics import emitted, has, intrinsic
+from tinynet_backends.compiled.intrinsics import emitted, has, intrinsic, llvm, splat
 
 # a vector; rows of a tile and vectors side by side: sums and operands fill the 32 registers
 BITS, ROWS, PANEL = 512, 8, 3
@@ -30,33 +29,22 @@ class _Vectors:
 
     def __init__(self, builder: ir.IRBuilder, kind: Any, lanes: int = 0) -> None:
         self.builder, self.size, self.lanes = builder, kind.bitwidth // 8, lanes or BITS // kind.bitwidth
-        self.real, name = _FLOATS[kind], f"v{self.lanes}f{kind.bitwidth}"
-        self.type = ir.VectorType(self.real, self.lanes)
-        self._numbers, place = ir.VectorType(_INT, self.lanes), self.type.as_pointer()
-        self._mask = ir.VectorType(ir.IntType(1), self.lanes)
-        self.zero, self._unset = ir.Constant(self.type, [0.0] * self.lanes), ir.Constant(self.type, ir.Undefined)
-
-        def function(name: str, result: Any, *arguments: Any) -> Any:
-            return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), f"llvm.{name}")
-
-        self._fma = function(f"fma.{name}", self.type, *[self.type] * 3)
-        self._load = function(f"masked.load.{name}.p0", self.type, place, _INT, self._mask, self.type)
-        self._store = function(f"masked.store.{name}.p0", _VOID, self.type, place, _INT, self._mask)
-        self._prefetch = function("prefetch.p0", _VOID, place, *[_INT] * 3)
+        self.real, self.name = _FLOATS[kind], f"v{self.lanes}f{kind.bitwidth}"
+        self.type, self._numbers = ir.VectorType(self.real, self.lanes), ir.VectorType(_INT, self.lanes)
+        self.zero = ir.Constant(self.type, [0.0] * self.lanes)
 
     def first(self, n: Any) -> Any:
         """A mask: the first ``n`` lanes."""
         lane = ir.Constant(self._numbers, list(range(self.lanes)))
-        many = ir.Constant(self._numbers, ir.Undefined)
-        many = self.builder.insert_element(many, self.builder.trunc(n, _INT), _INT(0))
-        many = self.builder.shuffle_vector(many, many, self._order([0] * self.lanes))
+        many = splat(self.builder, self.builder.trunc(n, _INT), self._numbers)
         return self.builder.icmp_signed("<", lane, many)
 
     def load(self, address: Any, offset: int = 0, mask: Any = None) -> Any:
         """The vector ``offset`` vectors from an address; without a mask's lanes, which are not touched."""
         place = self._place(address, offset)
         if mask is not None:
-            return self.builder.call(self._load, [place, _INT(self.size), mask, self.zero])
+            name = f"masked.load.{self.name}.p0"
+            return llvm(self.builder, name, self.type, place, _INT(self.size), mask, self.zero)
         value = self.builder.load(place)
         value.align = self.size
         return value
@@ -64,37 +52,34 @@ class _Vectors:
     def store(self, value: Any, address: Any, offset: int = 0, mask: Any = None) -> None:
         place = self._place(address, offset)
         if mask is not None:
-            self.builder.call(self._store, [value, place, _INT(self.size), mask])
+            llvm(self.builder, f"masked.store.{self.name}.p0", _VOID, value, place, _INT(self.size), mask)
         else:
             instruction: Any = self.builder.store(value, place)
             instruction.align = self.size
 
     def prefetch(self, address: Any, offset: int = 0) -> None:
         """Bring a vector into the first-level cache; there may be nothing at the address."""
-        self.builder.call(self._prefetch, [self._place(address, offset), _INT(0), _INT(3), _INT(1)])
+        place = self._place(address, offset)
+        llvm(self.builder, "prefetch.p0", _VOID, place, _INT(0), _INT(3), _INT(1))
 
     def spread(self, address: Any) -> Any:
         """The number at an address in all lanes."""
         number = self.builder.load(self.builder.inttoptr(address, self.real.as_pointer()))
         number.align = self.size
-        one = self.builder.insert_element(self._unset, number, _INT(0))
-        return self.builder.shuffle_vector(one, self._unset, self._order([0] * self.lanes))
+        return splat(self.builder, number, self.type)
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
-        return self.builder.call(self._fma, [a, b, c])
+        return llvm(self.builder, f"fma.{self.name}", self.type, a, b, c)
 
     def in_turns(self, a: Any, b: Any) -> tuple[Any, Any]:
         """The lanes of two in turns: those of their lower halves, and of their upper ones."""
         turns = [lane + of for lane in range(self.lanes) for of in (0, self.lanes)]
-        lower, upper = self._order(turns[: self.lanes]), self._order(turns[self.lanes :])
+        lower, upper = (ir.Constant(self._numbers, half) for half in (turns[: self.lanes], turns[self.lanes :]))
         return self.builder.shuffle_vector(a, b, lower), self.builder.shuffle_vector(a, b, upper)
 
     def _place(self, address: Any, offset: int) -> Any:
         address = self.builder.add(address, _WORD(offset * self.lanes * self.size))
         return self.builder.inttoptr(address, self.type.as_pointer())
-
-    def _order(self, lanes: list[int]) -> Any:
-        return ir.Constant(self._numbers, lanes)
 
 
 @intrinsic

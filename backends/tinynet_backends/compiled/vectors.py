@@ -6,9 +6,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from tinynet_backends import exact, philox
-from tinynet_backends.compiled.intrinsics import has, instructions
+from tinynet_backends.compiled.intrinsics import has, instructions, llvm, splat, wide_product
 
 # Blocks that Philox makes at once: two vectors, since one alone waits for its own products, and with AVX-512 a few scalars
 # beside them, whose products are made by a unit of the processor that vectors do not use.
@@ -30,14 +29,6 @@ def _all(kind: ir.VectorType, value: Any) -> ir.Constant:
     return ir.Constant(kind, [value] * kind.count)
 
 
-def _spread(builder: Any, value: Any, kind: ir.VectorType = _VECTOR) -> Any:
-    """A number in every place of a vector."""
-    if value.type == kind:
-        return value
-    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _PLACE(0))
-    return _chosen(builder, one, one, [0] * kind.count)
-
-
 def _chosen(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
     """The numbers of a, followed by b, at ``places``."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_PLACE, len(places)), places))
@@ -46,9 +37,7 @@ def _chosen(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
 def _product(builder: Any, m: int, x: Any) -> tuple[Any, Any]:
     """High and low halves of ``m * x``: `tinynet_backends.philox.multiply`."""
     if x.type == _WORD:
-        wide = ir.IntType(128)
-        both = builder.mul(builder.zext(x, wide), wide(m))
-        return builder.trunc(builder.lshr(both, wide(64)), _WORD), builder.trunc(both, _WORD)
+        return wide_product(builder, x, _WORD(m))
     if _FUSED:
         return _fused_product(builder, m, x)
     low, half = _all(_VECTOR, _LOW32), _all(_VECTOR, 32)
@@ -68,11 +57,9 @@ def _fused_product(builder: Any, m: int, x: Any) -> tuple[Any, Any]:
     With ``x = x1 * 2**52 + x0`` and ``m = m1 * 2**12 + m0``, all that is below 2**52 in ``m * x / 2**12`` matters by what
     it carries alone, and ``m0 * 2**40`` has 52 bits.
     """
-    function = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
 
     def add(half: str, total: Any, a: Any, b: Any) -> Any:
-        name = f"llvm.x86.avx512.vpmadd52{half}.uq.512"
-        return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [total, a, b])
+        return llvm(builder, f"x86.avx512.vpmadd52{half}.uq.512", _VECTOR, total, a, b)
 
     m1, m0, x1 = _all(_VECTOR, m >> 12), _all(_VECTOR, (m & 0xFFF) << 40), builder.lshr(x, _all(_VECTOR, 52))
     carry = add("l", add("h", add("l", _all(_VECTOR, 0), x, m1), x, m0), x1, m0)
@@ -88,7 +75,7 @@ def _mixed(builder: Any, a: Any, b: Any, key: Any) -> Any:
         key, b = builder.xor(key, b), None
     if a.type == _WORD:
         return builder.xor(a, key)
-    mixed = builder.xor(a, _spread(builder, key))
+    mixed = builder.xor(a, splat(builder, key, _VECTOR))
     return mixed if b is None else builder.xor(mixed, b)
 
 
@@ -98,11 +85,9 @@ def put_blocks(builder: Any, c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: An
 
     No counter's first word may overflow: what is equal for all blocks then costs next to nothing in two rounds of ten.
     """
-    counter = c1, c2, c3
-    firsts = range(0, VECTORS * LANES, LANES)
-    states = [
-        (builder.add(_spread(builder, c0), ir.Constant(_VECTOR, [*range(n, n + LANES)])), *counter) for n in firsts
-    ]
+    first, counter = splat(builder, c0, _VECTOR), (c1, c2, c3)
+    lanes = (ir.Constant(_VECTOR, [*range(n, n + LANES)]) for n in range(0, VECTORS * LANES, LANES))
+    states = [(builder.add(first, lane), *counter) for lane in lanes]
     states += [(builder.add(c0, _WORD(n)), *counter) for n in range(VECTORS * LANES, BLOCKS)]
     for _ in range(10):
         for n, (v0, v1, v2, v3) in enumerate(states):  # interleaved: while one waits for a product, others go on
@@ -160,7 +145,7 @@ def feistel_round(builder: Any, x: Any, y: Any, bound: Any, key: Any) -> None:
     kind = ir.VectorType(_PLACE, PAIRS)
     pairs = ir.VectorType(_WORD, PAIRS // 2)
     x_at, y_at = (builder.inttoptr(a, kind.as_pointer()) for a in (x, y))
-    bound, key = (_spread(builder, builder.trunc(a, _PLACE), kind) for a in (bound, key))
+    bound, key = (splat(builder, builder.trunc(a, _PLACE), kind) for a in (bound, key))
     h = builder.xor(builder.load(y_at, align=4), key)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         h = builder.mul(builder.xor(h, builder.lshr(h, _all(kind, shift))), _all(kind, factor))
