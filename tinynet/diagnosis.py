@@ -162,8 +162,7 @@ def _inputs(model: Model, seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]
     # an indicator that is 1 nearly always is, but for the bias, one that is seldom 1
     other = _host(model, _not_indicated, first.x)
     far = [
-        o != 0 and abs(m) > SCALE * d > 0 and abs(m) > 1 / SCALE
-        for m, d, o in zip(mean, deviation, other, strict=True)
+        o != 0 and abs(m) > SCALE * d > 0 and abs(m) > 1 / SCALE for m, d, o in zip(mean, deviation, other, strict=True)
     ]
     bad = [j for j, s in enumerate(size) if s > SCALE or far[j]]
     # a feature that is 0, and seldom 1, has a small deviation too

@@ -124,6 +124,8 @@ def run(first, last, pool):
             while load(pool + 8 * _DONE) < parts:
                 pause()
         place += 8 * record[0]
+    if pool != 0:
+        store(pool + 8 * RUNNING, 0)  # now: the caller may have to wait for Python's lock
 
 
 def assist(pool, thread, spins):

@@ -431,7 +431,7 @@ class Machine:
                     self._asleep -= woken  # if Ctrl-C comes before this, they are woken twice, not never
             self.run(first, last, self._address)
         finally:
-            self._pool[loop.RUNNING] = 0  # here, since Ctrl-C may come before a run: helpers would never sleep
+            self._pool[loop.RUNNING] = 0  # as `run` does, which Ctrl-C may come before: helpers would never sleep
             self._busy.release()
 
 
