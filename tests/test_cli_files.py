@@ -19,7 +19,7 @@ import pytest
 import tinynet as tn
 from tinynet import config
 from tinynet.cli import bench, main
-from tinynet.data import Columns, inputs, outputs, tables, writing
+from tinynet.data import Columns, arrow, csv_table, inputs, outputs, tables, writing
 from tinynet.metrics import METRICS
 
 pytest.importorskip("pyarrow", reason="CSV and Parquet need it")
@@ -888,8 +888,8 @@ def test_one_thread_reads_a_csv_file():
 
     f = Watched(b"a,y\n" + b"1.5,2\n" * 500_000)
     path = Path("d.csv")
-    header = tables.read_header(path, f)
-    assert sum(batch.num_rows for batch in tables.open_csv(path, f, header, {}).batches([])) == 500_000
+    header = csv_table.read_header(path, f)
+    assert sum(batch.num_rows for batch in csv_table.open_csv(path, f, header, {}).batches([])) == 500_000
     assert threads == {threading.get_ident()}
 
 
@@ -1206,14 +1206,14 @@ def test_a_signal_leaves_nothing_half_written(
     put("d.csv", "wide,thin,noise,y\n" + "1,2,3,4.5\n" * 9)
     scratch = tmp_path_factory.mktemp("scratch")
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    stack_columns, seen = tables.stack_columns, []
+    stack_columns, seen = arrow.stack_columns, []
 
     def signalled(*args):
         seen.extend([*os.listdir(), *os.listdir(scratch)])
         signal.raise_signal(signal.Signals[number])
         return stack_columns(*args)
 
-    monkeypatch.setattr(tables, "stack_columns", signalled)
+    monkeypatch.setattr(arrow, "stack_columns", signalled)
     before = signal.getsignal(signal.SIGTERM)
     assert main([a.replace("RUN", str(run)) for a in argv]) == code
     assert capsys.readouterr().err == f"tinynet: {word}\n"

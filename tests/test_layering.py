@@ -15,8 +15,7 @@ LIBRARIES = {"numpy", "cupy", "torch", "jax", "numba", "array_api_strict"}
 SPELLED = ("cupy", "numba", "torch")  # "numpy" is also the name of the backend that is always there
 # These may import NumPy: files and pictures are on the host.
 HOST_SIDE = {
-    "array_files.py", "class_labels.py", "files.py", "inputs.py", "outputs.py", "plot", "table_files.py", "tables.py",
-    "writing.py",
+    "array_files.py", "arrow.py", "class_labels.py", "files.py", "inputs.py", "outputs.py", "plot", "table_files.py", "writing.py",
 }  # fmt: skip
 EXPORT = "export"  # its files may spell PyTorch, whose names of weights they write and read, but not import it
 LAZY = {

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
-from tinynet.data import array_files, inputs, resident, tables, writing
+from tinynet.data import array_files, csv_table, inputs, resident, tables, writing
 
 D = tn.data
 HOST = tn.get_backend("numpy")
@@ -607,7 +607,7 @@ def test_line_breaks_in_quotes_wherever_a_block_ends(tmp_path, monkeypatch):
     with open(path, newline="") as f:
         rows = list(csv.reader(f))[1:]
     for size in range(1, 60, 3):
-        monkeypatch.setattr(tables, "_BLOCK", size)
+        monkeypatch.setattr(csv_table, "_BLOCK", size)
         data = tn.data.read(path)
         batch = data[:]
         assert [[f"{x:.0f}", data.columns.classes[y]] for (x,), y in zip(batch.x, batch.y, strict=True)] == rows

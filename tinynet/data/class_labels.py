@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tinynet import checks
+from tinynet.data.arrow import to_numpy
 from tinynet.data.dataset import Array
-from tinynet.data.tables import to_numpy
 from tinynet.errors import DataFileError
 from tinynet.pieces import split_range
 

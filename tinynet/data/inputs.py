@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinynet import checks
-from tinynet.data import tables
+from tinynet.data import arrow, csv_table, tables
 from tinynet.data.array_files import data_sets, hdf5_array, names_in, npy_array, npz_arrays
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array, Shape
@@ -78,10 +78,10 @@ def _of_table(path: Path, suffix: str, pipe: bool, shape: Shape, columns: Column
     import pyarrow as pa
 
     with nullcontext(sys.stdin.buffer) if pipe else open(path, "rb") as f:
-        header = tables.read_header(path, f)
+        header = csv_table.read_header(path, f)
         wanted = _features(path, header.names, shape, columns)
         types = dict.fromkeys(header.names, pa.binary()) | dict.fromkeys(wanted, pa.float64())
-        yield from _rows(tables.open_csv(path, f, header, types), wanted)
+        yield from _rows(csv_table.open_csv(path, f, header, types), wanted)
 
 
 def _features(path: Path, names: Sequence[str], shape: Shape, columns: Columns | None) -> list[str]:
@@ -105,7 +105,7 @@ def _rows(table: tables.Table, wanted: list[str]) -> Iterator[Array]:
     tables.check_all_numeric(table.path, {name: kinds[name] for name in wanted}, may_exclude=False)
     row = 0
     for batch in table.batches(wanted):
-        yield tables.stack_columns(table.path, batch, wanted, np.dtype(np.float64), row)
+        yield arrow.stack_columns(table.path, batch, wanted, np.dtype(np.float64), row)
         row += batch.num_rows
 
 

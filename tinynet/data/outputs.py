@@ -14,9 +14,9 @@ import numpy as np
 
 from tinynet.atomic import replacing
 from tinynet.data.array_files import write_npy_header
+from tinynet.data.arrow import to_arrow
 from tinynet.data.dataset import Array
 from tinynet.data.inputs import PIPE
-from tinynet.data.tables import to_arrow
 
 Write = Callable[[list[Array]], object]  # takes columns (m,), side by side
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinynet import checks
-from tinynet.data import tables
+from tinynet.data import arrow, csv_table, tables
 from tinynet.data.class_labels import ClassLabels, is_integer
 from tinynet.data.columns import Columns
 from tinynet.data.dataset import Array
@@ -28,12 +28,12 @@ def read_parquet(path: Path, request: Request) -> MappedFile:
 
 def read_csv(path: Path, request: Request) -> MappedFile:
     with open(path, "rb") as f:
-        header = tables.read_header(path, f)
+        header = csv_table.read_header(path, f)
         target = tables.target_columns(path, header.names, request)
         used = tables.feature_columns(path, header.names, target, request)
         if request.may_exclude:
             header = header._replace(optional=frozenset(header.names).difference(target))
-        return _decoded(tables.open_csv(path, f, header, _csv_types(header.names, target, used, request)), request)
+        return _decoded(csv_table.open_csv(path, f, header, _csv_types(header.names, target, used, request)), request)
 
 
 def _csv_types(names: Sequence[str], target: Sequence[str], used: Sequence[str], request: Request) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _write(table: Table, layout: _Layout, classes: ClassLabels, scratch: Path) -
                 if name == "y" and layout.coded:
                     piece: Array = classes.labels(batch.column(columns[0]), n)
                 else:
-                    piece = tables.stack_columns(table.path, batch, columns, dtype, n)
+                    piece = arrow.stack_columns(table.path, batch, columns, dtype, n)
                 files[name].write(piece.tobytes())
             n += batch.num_rows
     return n

@@ -19,12 +19,13 @@ from tinynet_backends import get_backend
 from tinynet import checks
 from tinynet.atomic import replacing
 from tinynet.data.array_files import write_npy_header
+from tinynet.data.arrow import to_arrow
 from tinynet.data.columns import Columns
 from tinynet.data.concatenated import class_names
 from tinynet.data.dataset import Array, Dataset
 from tinynet.data.loader import sample_size
 from tinynet.data.reading import TABLES
-from tinynet.data.tables import check_unique, is_feature, to_arrow
+from tinynet.data.tables import check_unique, is_feature
 from tinynet.pieces import split_range
 
 ROWS = 65536  # samples written at a time
