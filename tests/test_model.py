@@ -100,7 +100,7 @@ def test_what_does_not_fit_forward_and_back():
 
 def test_probabilities_are_those_of_the_loss(ops):
     model = tn.Model(tn.Dense(3), 4, backend=ops)
-    with pytest.raises(ValueError, match="the model has no loss yet, by which outputs are probabilities: fit it"):
+    with pytest.raises(ValueError, match="no loss yet, by which outputs are probabilities: fit it, or set model.loss"):
         model.predict_proba(X)
     model.loss = tn.CrossEntropy()
     p = ops.to_numpy(model.predict_proba(X, batch_size=7))

@@ -208,7 +208,7 @@ class Model(Network):
 
         With `CrossEntropy` they are the softmax of the outputs. With `BinaryCrossEntropy` they are the sigmoid of each
         output or, if there is only one output, the probabilities of labels 0 and 1. TypeError for any other loss,
-        ValueError before the first fit.
+        ValueError before the first fit, unless ``model.loss`` was set.
 
         Examples
         --------
@@ -218,7 +218,7 @@ class Model(Network):
         (1, 3)
         """
         if self.loss is None:
-            raise ValueError("the model has no loss yet, by which outputs are probabilities: fit it")
+            raise ValueError("the model has no loss yet, by which outputs are probabilities: fit it, or set model.loss")
         return self.loss.probabilities(self.predict(x, batch_size=batch_size), self.ops)
 
     @on_its_device
