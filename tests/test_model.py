@@ -133,6 +133,15 @@ def test_behind_a_sigmoid_the_boundary_is_at_one_half(ops):
     assert ops.to_numpy(added.predict_labels(X)).tolist() == (z + 1 / (1 + np.exp(-z)) > 0).tolist()
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_what_is_missing_has_no_label(width, ops):
+    """It was of class 0, in silence, as no comparison with NaN is true."""
+    x = X.copy()
+    x[[3, 5], 1] = np.nan
+    with pytest.raises(ValueError, match="^the outputs of row 3 are NaN, which is no label: fill or drop what X lacks"):
+        tn.Model(tn.Dense(width), 4, backend=ops).predict_labels(x)
+
+
 def test_small_outputs_of_a_last_sigmoid_are_told_apart(ops):
     """Where there are several, their scores are those of their labels: less 1/2, outputs of 1e-8 were all alike."""
     net = tn.Sequential(tn.Dense(3, bias_init=tn.initializers.Constant(-18.0)), tn.Sigmoid())
@@ -641,6 +650,11 @@ def test_a_frame_is_in_the_order_of_the_training_data(library):
             "X[list(model.columns.features)] has them in that order"
         )
     np.testing.assert_array_equal(model.predict(turned[list(model.columns.features)]), model.predict(X))
+    with pytest.raises(ValueError) as e:
+        model.predict(frames.DataFrame(dict.fromkeys((*"uvwx", "id"), X[:, 0])))
+    assert str(e.value) == (
+        "column 'id' of the table is no feature of the training data: X[list(model.columns.features)] has only those"
+    )
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
