@@ -554,6 +554,9 @@ def test_predicted_classes_are_of_the_type_that_the_table_has(classes):
     assert pyarrow.parquet.read_table("p.parquet")["prediction"].to_pylist() == said
     assert np.load("p.npy").tolist() == said
     assert Path("p.csv").read_text().split() == ["prediction", *map(str, said)]
+    assert main(["predict", "m.safetensors", "x.npy", "--proba", "--out", "p.csv", "--backend", "numpy"]) == 0
+    header = [f"p_{known.get(name, name)}" for name in classes]  # so that a prediction finds its column
+    assert Path("p.csv").read_text().split()[0] == ",".join(["prediction", *header])
 
 
 def test_probabilities_of_several_outputs(capsys):
@@ -575,7 +578,8 @@ def test_probabilities_of_several_outputs(capsys):
         np.testing.assert_array_equal(np.load("p.npy"), model.predict_proba(x))
         capsys.readouterr()
     tn.Model(tn.Dense(3), 2).save("m.safetensors")
-    assert mistake(capsys, *argv) == "the model has no loss yet, by which outputs are probabilities: fit it"
+    said = "the model has no loss yet, by which outputs are probabilities: fit it, or set model.loss"
+    assert mistake(capsys, *argv) == said
 
 
 def test_evaluate(rows, run, capsys):

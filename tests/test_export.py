@@ -541,16 +541,17 @@ def changed(**changes):
     return state
 
 
+NAMES, DTYPE = ": give the names of to_torch_state(model)", ": give net.to(torch.float32).state_dict()"
 WRONG = [
-    (dict.fromkeys(["5_weight"]), "the state does not fit the network: '5.weight' is missing"),
+    (dict.fromkeys(["5_weight"]), "the state does not fit the network: '5.weight' is missing" + NAMES),
     ({"5_weight": None, "1_bias": None, "6_weight": np.ones(2)},
-     "the state does not fit the network: '1.bias' and 1 more are missing, '6.weight' is not part of it"),
+     "the state does not fit the network: '1.bias' and 1 more are missing, '6.weight' is not part of it" + NAMES),
     ({"7_weight": np.ones(2), "7_a": np.ones(2)},
-     "the state does not fit the network: '7.a' and 1 more are not part of it"),
+     "the state does not fit the network: '7.a' and 1 more are not part of it" + NAMES),
     ({"1_weight": lambda a: a.T}, "'1.weight' is float32 (3, 4): expected float32 (4, 3)"),
     ({"1_bias": lambda a: a[:1]}, "'1.bias' is float32 (1,): expected float32 (4,)"),
-    ({"1_weight": lambda a: a.astype("float64")}, "'1.weight' is float64 (4, 3): expected float32 (4, 3)"),
-    ({"1_weight": lambda a: a.astype("int32")}, "'1.weight' is int32 (4, 3): expected float32 (4, 3)"),
+    ({"1_weight": lambda a: a.astype("float64")}, "'1.weight' is float64 (4, 3): expected float32 (4, 3)" + DTYPE),
+    ({"1_weight": lambda a: a.astype("int32")}, "'1.weight' is int32 (4, 3): expected float32 (4, 3)" + DTYPE),
     ({"2_num_batches_tracked": np.ones(2)}, "'2.num_batches_tracked' is float64 (2,): expected int64 ()"),
     ({"5_weight": lambda a: np.where(a == a[1, 1], np.nan, a)}, "'5.weight' has a value that is NaN or infinite"),
     ({"5_bias": lambda a: a + np.float32(np.inf)}, "'5.bias' has a value that is NaN or infinite"),
@@ -587,7 +588,7 @@ def test_a_dtype_that_numpy_lacks(torch, tmp_path):
     for given, said in ((state, "'weight' is bfloat16 (2, 3)"), (path, f"{path}: 'weight' is bfloat16 (2, 3)")):
         with pytest.raises(ValueError) as e:
             export.from_torch_state(model, given)
-        assert str(e.value) == said + ": expected float32 (2, 3)"
+        assert str(e.value) == said + ": expected float32 (2, 3)" + DTYPE
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs are POSIX")

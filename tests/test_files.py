@@ -82,6 +82,21 @@ def test_a_layer_of_one_s_own_is_saved_once_it_is_in_the_table(tmp_path, monkeyp
     assert tn.load(tmp_path / "m.safetensors").net == model.net
 
 
+def test_a_class_that_was_defined_again_is_another(tmp_path, monkeypatch):
+    """As in a notebook whose cell was run twice."""
+
+    def define():
+        return dataclass(frozen=True, repr=False)(type("Mine", (tn.Tanh,), {}))
+
+    first, second = define(), define()
+    model = tn.Model(tn.Sequential(tn.Dense(3), first()), n_in=2)
+    monkeypatch.setitem(TABLE, "Mine", second)
+    with pytest.raises(TypeError, match=r"has another Mine than this, .*TABLE\['Mine'\] to the type of this one"):
+        model.save(tmp_path / "m.safetensors")
+    monkeypatch.setitem(TABLE, "Mine", type(model.net.layers[1]))
+    model.save(tmp_path / "m.safetensors")
+
+
 class Times(tn.Sequential):
     def __init__(self, *layers, factor=2.0):
         super().__init__(*layers)

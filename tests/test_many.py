@@ -385,6 +385,28 @@ def test_a_layer_that_mixes_networks_is_found(train, ops):
     fit(-2)
 
 
+def test_a_vector_of_parameters_needs_an_axis_for_the_samples():
+    @dataclass(frozen=True, repr=False)
+    class Scale(tn.Layer):
+        many: bool
+
+        def build(self, shape):
+            return Spec(shape, {"s": Param(shape, tn.initializers.Constant(1.0))})
+
+        def forward(self, params, x, ctx):
+            s = params["s"][..., None, :] if self.many else params["s"]
+            return x * s, lambda dy: (dy * s, {"s": ctx.ops.xp.sum(dy * x, axis=-2)})
+
+    def fit(many):
+        model = tn.Model(tn.Sequential(tn.Dense(4), Scale(many), tn.Dense(1)), 3, backend="numpy")
+        return tn.fit_many(model, (np.ones((10, 3)), np.ones((10, 1))), seeds=[1, 2, 3])
+
+    with pytest.raises(ValueError) as e:
+        fit(False)
+    assert any(r"s[..., None, :] for a parameter s that is a vector" in note for note in e.value.__notes__)
+    fit(True)
+
+
 @pytest.mark.parametrize("axis", [None, -1])
 def test_an_optimizer_that_mixes_networks_is_found(axis, ops):
     """Steps along the gradient over its norm, which was that of all networks together."""

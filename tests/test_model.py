@@ -100,7 +100,7 @@ def test_what_does_not_fit_forward_and_back():
 
 def test_probabilities_are_those_of_the_loss(ops):
     model = tn.Model(tn.Dense(3), 4, backend=ops)
-    with pytest.raises(ValueError, match="the model has no loss yet, by which outputs are probabilities: fit it"):
+    with pytest.raises(ValueError, match="no loss yet, by which outputs are probabilities: fit it, or set model.loss"):
         model.predict_proba(X)
     model.loss = tn.CrossEntropy()
     p = ops.to_numpy(model.predict_proba(X, batch_size=7))
@@ -131,6 +131,15 @@ def test_behind_a_sigmoid_the_boundary_is_at_one_half(ops):
         assert scores["mae"] == pytest.approx(np.abs(ops.to_numpy(model.predict(X)) - y).mean(), rel=1e-5)
     z = ops.to_numpy(logits.predict(X))[:, 0]
     assert ops.to_numpy(added.predict_labels(X)).tolist() == (z + 1 / (1 + np.exp(-z)) > 0).tolist()
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_what_is_missing_has_no_label(width, ops):
+    """It was of class 0, in silence, as no comparison with NaN is true."""
+    x = X.copy()
+    x[[3, 5], 1] = np.nan
+    with pytest.raises(ValueError, match="^the outputs of row 3 are NaN, which is no label: fill or drop what X lacks"):
+        tn.Model(tn.Dense(width), 4, backend=ops).predict_labels(x)
 
 
 def test_small_outputs_of_a_last_sigmoid_are_told_apart(ops):
@@ -641,6 +650,11 @@ def test_a_frame_is_in_the_order_of_the_training_data(library):
             "X[list(model.columns.features)] has them in that order"
         )
     np.testing.assert_array_equal(model.predict(turned[list(model.columns.features)]), model.predict(X))
+    with pytest.raises(ValueError) as e:
+        model.predict(frames.DataFrame(dict.fromkeys((*"uvwx", "id"), X[:, 0])))
+    assert str(e.value) == (
+        "column 'id' of the table is no feature of the training data: X[list(model.columns.features)] has only those"
+    )
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])

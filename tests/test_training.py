@@ -493,7 +493,7 @@ def test_history_as_json_lines():
         ({"optimizer": "adam"}, "optimizer 'adam' is not an optimizer: give one, such as Adam(1e-3)"),
         ({"loss": tn.MeanSquaredError()}, "MeanSquaredError does not take labels: use CrossEntropy, or other data"),
         ({"metrics": ["acuracy"]}, "unknown metric 'acuracy': choose from accuracy, top_k, log_loss, f1, r2, mae, rmse"),
-        ({"early_stopping": 3}, "early stopping cannot watch 'val_loss': choose from loss"),
+        ({"early_stopping": 3}, "early stopping cannot watch 'val_loss': give validation=, or monitor='loss'"),
         ({"early_stopping": 0}, "EarlyStopping patience 0 is not a positive whole number"),
         ({"early_stopping": True}, "EarlyStopping patience True is not a positive whole number"),
         ({"metrics": "f1"}, "metrics 'f1' is a single metric: give a list, ['f1']"),

@@ -14,8 +14,8 @@ from tinynet.mlp import OPTIMIZERS
 from tinynet.optim import Optimizer
 
 _AXES = (
-    "in fit_many every array has an axis of networks in front: count axes from the end, name them in every sum, and use .mT "
-    "for .T"
+    "in fit_many every array has an axis of networks in front: count axes from the end, name them in every sum, write .mT for "
+    ".T, and s[..., None, :] for a parameter s that is a vector"
 )
 
 

@@ -107,5 +107,7 @@ def _sign(monitor: str, validated: tuple[Metric, ...] | None) -> float:
     if validated is not None:
         larger_is_better |= {"val_loss": False, **{f"val_{m.name}": m.larger_is_better for m in validated}}
     if monitor not in larger_is_better:
-        raise ValueError(f"early stopping cannot watch {monitor!r}: choose from {', '.join(larger_is_better)}")
+        names = ", ".join(larger_is_better)
+        remedy = "give validation=, or monitor='loss'" if validated is None else f"choose from {names}"
+        raise ValueError(f"early stopping cannot watch {monitor!r}: {remedy}")
     return -1.0 if larger_is_better[monitor] else 1.0

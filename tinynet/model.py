@@ -192,7 +192,7 @@ class Model(Network):
         """Predicted labels, (n, *in_shape) -> (n,) int64: the index of the largest output.
 
         With a single output the label is 1 if the output is positive, else 0; if the network ends in `Sigmoid`, 1 if the
-        output is above 1/2.
+        output is above 1/2. ValueError for outputs that are NaN, as those of a row with a missing value are.
 
         Examples
         --------
@@ -200,7 +200,11 @@ class Model(Network):
         >>> model.predict_labels([[1.0, 0.5], [0.0, -1.0]]).tolist()
         [1, 0]
         """
-        return as_labels(self.predict(x, batch_size=batch_size), self.ops.xp, boundary(self.net))
+        y = self.predict(x, batch_size=batch_size)
+        row = checks.first_false_row(y == y, self.ops)
+        if row is not None:  # every comparison with NaN is false: it would be of class 0
+            raise ValueError(f"the outputs of row {row} are NaN, which is no label: fill or drop what X lacks there")
+        return as_labels(y, self.ops.xp, boundary(self.net))
 
     @on_its_device
     def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
@@ -208,7 +212,7 @@ class Model(Network):
 
         With `CrossEntropy` they are the softmax of the outputs. With `BinaryCrossEntropy` they are the sigmoid of each
         output or, if there is only one output, the probabilities of labels 0 and 1. TypeError for any other loss,
-        ValueError before the first fit.
+        ValueError before the first fit, unless ``model.loss`` was set.
 
         Examples
         --------
@@ -218,7 +222,7 @@ class Model(Network):
         (1, 3)
         """
         if self.loss is None:
-            raise ValueError("the model has no loss yet, by which outputs are probabilities: fit it")
+            raise ValueError("the model has no loss yet, by which outputs are probabilities: fit it, or set model.loss")
         return self.loss.probabilities(self.predict(x, batch_size=batch_size), self.ops)
 
     @on_its_device

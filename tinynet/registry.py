@@ -74,12 +74,18 @@ def _described(thing: Any, depth: int) -> Any:
 
 def _kind(thing: Any) -> str:
     name = type(thing).__name__
-    if TABLE.get(name) is not type(thing):
+    known = TABLE.get(name)
+    if known is type(thing):
+        return name
+    if known is not None:  # a cell that was run twice makes another class
         raise TypeError(
-            f"{name} is not in the table of layers and losses and cannot be saved: tinynet.registry.TABLE[{name!r}] = {name} "
-            "adds it"
+            f"the table of layers and losses has another {name} than this, which cannot be saved: if the class was defined "
+            f"again, set tinynet.registry.TABLE[{name!r}] to the type of this one; else rename it"
         )
-    return name
+    raise TypeError(
+        f"{name} is not in the table of layers and losses and cannot be saved: tinynet.registry.TABLE[{name!r}] = {name} "
+        "adds it"
+    )
 
 
 class NotInTable(ValueError):

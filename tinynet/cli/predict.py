@@ -98,8 +98,9 @@ def _predictions(model: Model, proba: bool, alone: bool) -> tuple[list[str], Cal
         return names, predictions
     row = ops.zeros((1, *model.in_shape), ops.dtype(model.dtype))
     k = int(model.predict_proba(row).shape[-1])  # raises the error of a model without probabilities
-    of_each = (classes if of_classes else targets) or range(k)
-    return [*([] if alone else names), *(f"p_{name}" for name in of_each)], predictions
+    each = values if of_classes else targets or None
+    probabilities = [f"p_{name}" for name in (range(k) if each is None else each)]
+    return [*([] if alone else names), *probabilities], predictions
 
 
 def _values(classes: tuple[str, ...]) -> Array:

@@ -33,8 +33,12 @@ class Columns:
         return cls(features, target if len(set(target)) == len(target) else ())
 
     def check_frame(self, x: Any) -> None:
-        """ValueError if ``x`` is a data frame, of any library, with named columns that are not the features in order."""
-        _check("feature", _names(x), self.features, "X[list(model.columns.features)] has them in that order")
+        """ValueError if ``x`` is a data frame, of any library, with named columns that are not the features in order, or more."""
+        names, remedy = _names(x), "X[list(model.columns.features)] has"
+        _check("feature", names, self.features, f"{remedy} them in that order")
+        if len(names) > len(self.features):
+            other = names[len(self.features)]
+            raise ValueError(f"column {other!r} of the table is no feature of the training data: {remedy} only those")
 
 
 def check_order(columns: Columns | None, known: Columns | None, *, of_inputs: bool = False) -> None:

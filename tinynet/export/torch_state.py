@@ -153,7 +153,7 @@ def _checked(state: Mapping[str, Any], entries: list[_Entry], dtype: str) -> dic
     if missing or unknown:
         faults = ((missing, "missing"), (unknown, "not part of it"))
         text = ", ".join(f"{_few(names)} {fault}" for names, fault in faults if names)
-        raise ValueError(f"the state does not fit the network: {text}")
+        raise ValueError(f"the state does not fit the network: {text}: give the names of to_torch_state(model)")
     found = {}
     for name, entry in wanted.items():
         if name not in state:
@@ -164,7 +164,9 @@ def _checked(state: Mapping[str, Any], entries: list[_Entry], dtype: str) -> dic
         kind, shape = str(a.dtype).rpartition(".")[2], tuple(a.shape)  # PyTorch writes torch.float32
         expected = (dtype, entry.shape) if entry.kept else ("int64", ())
         if (kind, shape) != expected:
-            raise ValueError(f"{name!r} is {kind} {shape}: expected {expected[0]} {expected[1]}")
+            text = f"{name!r} is {kind} {shape}: expected {expected[0]} {expected[1]}"
+            other = entry.kept and shape == entry.shape
+            raise ValueError(text + f": give net.to(torch.{dtype}).state_dict()" * other)
         found[name] = _on_host(a)
         if not is_finite(found[name]):
             raise ValueError(f"{name!r} has a value that is NaN or infinite")

@@ -45,7 +45,8 @@ class Hyperparameters(BaseEstimator):
       each epoch.
     - ``max_iter``: the largest number of epochs. Training ends when the loss has not fallen by ``tol`` for more than
       ``n_iter_no_change`` epochs. With ``early_stopping`` it ends when the score of held-out samples has not risen by
-      ``tol`` for that long, and the best weights are kept. The fraction ``validation_fraction`` of the samples is held
+      ``tol`` for that long, and the best weights are kept; the accuracy of a classifier may stand still where a class is
+      rare, unless ``class_weight`` weights it. The fraction ``validation_fraction`` of the samples is held
       out, or `fit` is given ``X_val`` and ``y_val``.
     - ``random_state``: decides initial weights, order, dropout masks and which samples are held out. ``verbose``: print a line
       per epoch.

@@ -42,6 +42,7 @@ class MLPRegressor(RegressorMixin, MLP):
       `CrossEntropy`, for y of probabilities that add up to 1, their softmax.
 
     The biases of the last layer start where predictions are the mean of y, rather than at 0, so R² is near 0 before training.
+    Their scale is not changed: for y far from a standard deviation of 1, use scikit-learn's ``TransformedTargetRegressor``.
 
     Array libraries and attributes after a fit are those of `MLPClassifier`, without ``classes_``.
     """
