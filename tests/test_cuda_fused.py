@@ -365,11 +365,15 @@ def test_few_rows_have_small_tiles(machine):
 def test_what_does_not_fit_is_not_fused(machine):
     ops = shim.ShimBackend(machine)
     found, x, made = work(8, [784, 512, 600])
-    assert strategies._candidates(ops, found, x, made) == [(2, 0, False), (2, 0, True)]
+    candidates = strategies._candidates(ops, found, x, made)
+    assert candidates == [(2, 0, False), (2, 0, True)]
+    assert [one.of(ops, found, x, made).beside for one in candidates] == [False, True]
     assert strategies._candidates(ops, *work(4, [3, *[2] * 18], [None] * 18)) == [(2, 4, False), (18, 0, False)]
-    for most, strategy in ((1 << 20, (0, 8, False)), (10, (2, 0, False))):
-        ops._runtime.shared_memory = most
+    for most, strategy in ((6080, (0, 8, False)), (6079, (1, 8, False)), (10, (2, 0, False))):
+        ops._runtime.shared_memory = most  # the forward pass takes 6080 bytes, and the backward pass fewer
         assert strategies._candidates(ops, *work(8, [30, 20, 10]))[0] == strategy
+    assert ops._strategies.find(ops, *work(8, [784, 600])) == (1, 0, False)
+    assert ops._runtime.timed == 0  # there is nothing to choose from
     x = np.zeros((0, 3), F4)
     assert strategies.through(ops, x, layers([3, 2], [tn.ReLU()]), False) is None
     for untraceable in (lambda xp, x: x[::-1], lambda xp, x: (x, x)):
@@ -422,6 +426,28 @@ def test_timing_decides_where_sizes_do_not(activation, times, strategy, machine,
         assert [*kept.of.values()] == [strategy]
         ops._strategies = strategies.Strategies(kept)  # another process, whose candidates have another order
         monkeypatch.setattr(strategies, "_candidates", lambda *args: candidates(*args)[::-1])
+
+
+@pytest.mark.parametrize(
+    ("n", "kept", "best", "strategy", "timings"),
+    [
+        (4095, None, 0, (0, 16, False), 0), (4096, None, 0, (0, 32, False), 0), (8192, None, 0, (0, 16, False), 1),
+        (8192, (0, 64, False), 0, (0, 64, False), 0), (8192, (0, 8, False), 0, (0, 16, False), 1),
+        (8192, None, None, (2, 0, False), 1),
+    ],
+)  # fmt: skip
+def test_sizes_decide_or_timing_here_or_before(n, kept, best, strategy, timings, monkeypatch):
+    """The largest tiles of which there are 128, unless a block would have much to do: timed, if no candidate is kept."""
+    timed, choices, of = [], Kept(), work(n, [64, 64, 16])
+    monkeypatch.setattr(strategies, "_works", lambda *args: True)
+    monkeypatch.setattr(strategies, "fastest", lambda runs, seconds: timed.append(runs) or (best, False))
+    if kept:
+        choices.keep(of[0], kept)
+    ops, before = shim.ShimBackend(None), {**choices.of}
+    ops._strategies = strategies.Strategies(choices)
+    assert ops._strategies.find(ops, *of) == strategy
+    assert len(timed) == timings
+    assert choices.of == before  # what was the fastest while others lacked memory is not kept
 
 
 def halved(machine, widths, activations, precision="float32", bias=True):
@@ -482,6 +508,8 @@ def test_a_front_that_has_no_algorithm(machine, monkeypatch):
     monkeypatch.setattr(fake_cuda.Problem, "refused", frozenset(range(300)))
     ops._products._ready.clear()
     assert strategies.through(ops, draw(100, 8), made, True) is None  # each layer finds its own strategy
+    ops._strategies = strategies.Strategies(ops._products.choices)  # a process that finds it out by timing
+    assert strategies.through(ops, draw(100, 8), made, True) is None
 
 
 def test_nothing_is_timed_in_a_capture(machine, monkeypatch):
@@ -490,6 +518,8 @@ def test_nothing_is_timed_in_a_capture(machine, monkeypatch):
     found, x, made = work(300, [3, 4, 1])
     with ops._runtime.capture(None):
         assert ops._strategies.find(ops, found, x, made) == (0, 16, False)
+        ops._runtime.shared_memory = 10 << 10  # enough for the last layer in tiles of 16, of which these rows make 128
+        assert ops._strategies.find(ops, *work(2048, [8, 24, 40, 3])) == (2, 16, False)
     assert ops._strategies._known == {}
 
 
