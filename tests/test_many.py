@@ -376,13 +376,14 @@ def test_a_layer_that_mixes_networks_is_found(train, ops):
             mean = partial(ctx.ops.xp.mean, axis=self.axis, keepdims=True)
             return (x - mean(x), lambda dy: (dy - mean(dy), {})) if ctx.train == train else (x, lambda dy: (dy, {}))
 
-    def fit(axis):
-        model = tn.Model(tn.Sequential(tn.Dense(4), tn.Dropout(0.5), Center(axis)), 3, backend=ops)
+    def fit(*last):
+        model = tn.Model(tn.Sequential(tn.Dense(4), tn.Dropout(0.5), *last), 3, backend=ops)
         return tn.fit_many(model, (np.ones((10, 3)), np.ones((10, 4))), seeds=[1, 2, 3], batch_size=10)
 
-    with pytest.raises(ValueError, match="mixes networks.*count axes from the end"):
-        fit(0)
-    fit(-2)
+    for layer in (Center(0), tn.Sequential(tn.Frozen(Center(0)))):
+        with pytest.raises(ValueError, match="mixes networks.*count axes from the end"):
+            fit(layer)
+    fit(Center(-2))
 
 
 def test_a_vector_of_parameters_needs_an_axis_for_the_samples():

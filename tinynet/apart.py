@@ -9,9 +9,10 @@ from typing import Any
 from tinynet_backends import Backend
 
 from tinynet.ensemble import Ensemble
+from tinynet.frozen import Frozen
 from tinynet.layers import Array, Context, checked_forward, checked_gradients
-from tinynet.mlp import OPTIMIZERS
 from tinynet.optim import Optimizer
+from tinynet.sequential import simple_layers
 
 _AXES = (
     "in fit_many every array has an axis of networks in front: count axes from the end, name them in every sum, write .mT for "
@@ -20,16 +21,22 @@ _AXES = (
 
 
 def check_apart(ensemble: Ensemble, optimizer: Optimizer) -> None:
-    """An error for a layer, or an optimizer of the user's own, that takes the axis of the networks, the first, for another.
+    """An error for a layer or an optimizer of the user's own that takes the axis of the networks, the first, for another.
 
     It would mix the networks in silence if its shapes are right all the same: those of ``x - mean(x, axis=0)`` always are,
     others with as many networks as samples in a batch. So what the last network gets must not change with the numbers of
     the others, and there are not as many networks as samples here.
     """
-    for train in (False, True):
-        _check(ensemble.net, partial(_last_outputs, ensemble, train), ensemble.ops)
-    if type(optimizer) not in OPTIMIZERS.values():
+    if any(map(_is_own, (layer for _, layer, _ in simple_layers(ensemble.net, ensemble.in_shape)))):
+        for train in (False, True):
+            _check(ensemble.net, partial(_last_outputs, ensemble, train), ensemble.ops)
+    if _is_own(optimizer):
         _check(optimizer, partial(_last_step, ensemble, optimizer), ensemble.ops)
+
+
+def _is_own(thing: Any) -> bool:
+    """Whether it is the user's own, or may have such a layer inside; what the library has keeps networks apart."""
+    return isinstance(thing, Frozen) or not type(thing).__module__.startswith("tinynet.")
 
 
 def _check(what: Any, last: Callable[[float], Array], ops: Backend) -> None:
