@@ -89,7 +89,8 @@ def test_contenders_compute_the_same(name, task):
 @pytest.mark.slow
 def test_peers_are_as_fast_as_their_users_have_them(monkeypatch):
     """JAX is not waited for at every step, and PyTorch's optimizer is one pass over the weights."""
-    jax, torch, found = pytest.importorskip("jax"), pytest.importorskip("torch"), []
+    jax, torch = (pytest.importorskip(name, reason="it is the peer") for name in ("jax", "torch"))
+    found = []
     monkeypatch.setattr(jax, "block_until_ready", lambda value: pytest.fail("it waits"))
     assert float(contenders.make("jax", SMALL)()) > 0
     for name, task in (("SGD", SMALL), ("Adam", LARGER)):
@@ -103,7 +104,7 @@ def test_peers_are_as_fast_as_their_users_have_them(monkeypatch):
 
 @pytest.mark.slow
 def test_ours_and_theirs_are_fitted_once_before_the_clock_starts(monkeypatch):
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="theirs are scikit-learn's")
     monkeypatch.setitem(classifier.EPOCHS, "digits", 1)
     for found in (classifier.ours("digits", "numpy"), classifier.theirs("digits")):
         assert found["notes"].keys() == {"accuracy", "first fit, s"}
@@ -188,9 +189,10 @@ def test_contenders_take_turns_and_whoever_fails_is_left_out(tmp_path):
 def test_in_a_comparison_nobody_finds_what_others_compiled(tmp_path):
     fake, found = Scripted(runner.Options(repeats=2), tmp_path), set()
     for label in ("x", "y"):
-        fake.compare(label, {name: runner.Order(name) for name in ("a", "b")})
+        fake.compare(label, {"a": runner.Order("a"), "a compiled": runner.Order("b")})
         found |= {fake.caches["a"], fake.caches["b"]}
     assert len(found) == 4
+    assert not any(" " in folder for folder in found)  # which the compiler that PyTorch calls does not take
     assert not [*tmp_path.iterdir()]
 
 
