@@ -107,7 +107,9 @@ class Runner:
         said = {}
         for name in turned:
             try:
-                said[name] = self.run(orders[name], str(Path(cold, name.replace(" ", "-"))))  # g++ does not take a space
+                said[name] = self.run(
+                    orders[name], str(Path(cold, name.replace(" ", "-")))
+                )  # g++ does not take a space
             except Failed as e:
                 found.left_out[name] = str(e)
                 del found.times[name]

@@ -84,13 +84,13 @@ class Loss:
         """`formula`; TypeError if it gives anything but two results, which a compiled kernel would not notice, and ValueError
         if these are not for each output: a loss of each sample, or the mean of all, would broadcast."""
         pair: tuple[Array, Array] = checks.pair(self.formula(xp, y, target), self, "formula", "(loss, derivative in y)")
-        wanted: Any = getattr(y, "shape", None)  # None for the symbols of a traced formula
+        wanted = tuple(getattr(y, "shape", ()))  # the symbols of a formula that is traced have none
         for name, a in zip(("loss", "derivative"), pair, strict=True):
-            shape = getattr(a, "shape", wanted)
-            if wanted is not None and tuple(shape) != tuple(wanted):
+            shape = tuple(getattr(a, "shape", wanted))
+            if shape != wanted:
                 raise ValueError(
-                    f"{type(self).__name__}.formula gives a {name} {tuple(shape)} for outputs {tuple(wanted)}: give one for "
-                    "each output, or write a __call__"
+                    f"{type(self).__name__}.formula gives a {name} {shape} for outputs {wanted}: give one for each output, or "
+                    "write a __call__"
                 )
         return pair
 

@@ -219,7 +219,7 @@ class _Reads:
         return self.version
 
     def _look(self) -> None:
-        functions, owners, known = [self.f], list[Any](self.owner.__mro__), 0
+        functions, owners, found, known = [self.f], list[Any](self.owner.__mro__), list[Any](), 0
         while known < len(functions) + len(owners):  # until there is nothing new
             known = len(functions) + len(owners)
             self.names = {name for f in functions for name in _names(f.__code__)}
