@@ -6,7 +6,7 @@ of a 20-64-64-3 network on batches of 256; by default on all backends that can r
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -50,10 +50,15 @@ def lines(runs: Iterable[tuple[str, str]], steps: int = MARKS[-1]) -> Iterator[s
         yield f"{backend}, {dtype}: weights and losses after step {'; '.join(marks)}"
 
 
-def main(arguments: list[str]) -> None:
-    for line in lines([(name, "float32") for name in arguments] or HERE + DEVICE):
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tolerance", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("backend", nargs="*", help="by default all that can run")
+    chosen = [(name, "float32") for name in parser.parse_args(argv).backend]
+    for line in lines(chosen or HERE + DEVICE):
         print(line, flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
