@@ -106,10 +106,9 @@ class Runner:
         turned = names[repeat % len(names) :] + names[: repeat % len(names)] if names else []
         said = {}
         for name in turned:
+            own = str(Path(cold, name.replace(" ", "-")))  # g++, which PyTorch calls, does not take a space
             try:
-                said[name] = self.run(
-                    orders[name], str(Path(cold, name.replace(" ", "-")))
-                )  # g++ does not take a space
+                said[name] = self.run(orders[name], own)
             except Failed as e:
                 found.left_out[name] = str(e)
                 del found.times[name]
